@@ -1,0 +1,141 @@
+"""Every error a user may see, and the exit code it ends with.
+
+* LsqctlError                  1
+  * UsageError                 2   the command line asks for something that does not fit together
+  * RecipeError                2   one or more faults in a recipe; nothing was queued
+  * NotFound                   3   no run, recipe, model or dataset has this name
+  * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
+  * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
+  * IllegalTransition          1   e.g. cancelling a run that has finished
+  * RunFailed                  5   a run that was waited for failed
+  * LeaseLost                  75  another attempt owns the run: stop, change nothing
+  * Preempted                  75  the attempt was asked to stop and has saved its state
+  * Diverged                   77  NaN or infinity where a number was expected
+
+Library code raises these; only ``lsqctl.cli`` prints and exits (``lsqctl.worker.execute`` turns
+them into exit codes and end reasons).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class LsqctlError(Exception):
+    """A mistake or a fault that ends in one clear line; the message says what to do next."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(LsqctlError):
+    """The command line asks for something that does not fit together."""
+
+    exit_code = 2
+
+
+class NotFound(LsqctlError):
+    """No run, recipe, model or dataset has this name."""
+
+    exit_code = 3
+
+
+class StoreError(LsqctlError):
+    """The database is unreachable, locked, unsafe to use, or of another schema."""
+
+    exit_code = 4
+
+
+class DataError(LsqctlError):
+    """A dataset or a weights file is missing, damaged, or does not fit the model."""
+
+
+class IllegalTransition(LsqctlError):
+    """A run cannot go from its state to the one asked for."""
+
+
+class RunFailed(LsqctlError):
+    """A run that was waited for did not succeed."""
+
+    exit_code = 5
+
+
+class LeaseLost(LsqctlError):
+    """Another attempt owns the run now: stop, and change nothing."""
+
+    exit_code = 75
+
+
+class Preempted(LsqctlError):
+    """The attempt was asked to stop and has saved its state."""
+
+    exit_code = 75
+
+
+class Diverged(LsqctlError):
+    """A loss, gradient or step size is NaN or infinite."""
+
+    exit_code = 77
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A span in a text file: lines and columns count from 1, ``end_column`` is exclusive."""
+
+    line: int
+    column: int
+    end_column: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a recipe, and where.
+
+    ``code`` is stable (``R101``); ``title`` stands alone; ``label`` stands under the carets and
+    reads alone; ``helps`` say what to do. ``file`` is as the user named it; ``position`` is None
+    for what no line of the file says (a fault in ``--set``, an empty file).
+    """
+
+    code: str
+    title: str
+    label: str
+    file: str
+    position: Position | None = None
+    source_line: str = ""
+    helps: tuple[str, ...] = ()
+    cell: str = ""
+
+    def __str__(self) -> str:
+        where = self.file
+        if self.position:
+            where += f":{self.position.line}:{self.position.column}"
+        cell = f" ({self.cell})" if self.cell else ""
+        return f"{where}: error[{self.code}]: {self.title}{cell}: {self.label}"
+
+
+class RecipeError(LsqctlError):
+    """One or more faults in a recipe; nothing was queued."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name that ``word`` most likely meant, or None when none is near."""
+    names = sorted(set(known))
+    folded = {name.casefold().replace("_", "-"): name for name in names}
+    close = difflib.get_close_matches(
+        word.casefold().replace("_", "-"), list(folded), n=1, cutoff=cutoff
+    )
+    return folded[close[0]] if close else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean `x`?`` to end a message with, or nothing when no name is near."""
+    guess = nearest(word, known)
+    return f"; did you mean `{guess}`?" if guess else ""

@@ -1,0 +1,1 @@
+"""LSQ for PyTorch models, usable alone: ``from lsqctl.quant import prepare``."""

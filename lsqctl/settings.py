@@ -1,0 +1,100 @@
+"""What the environment and the file system say: the workspace, the database, where data lies.
+
+The only reader of ``os.environ``. Order: a flag, then a variable, then what is found.
+
+* ``LSQCTL_HOME``   the workspace folder (default: ``.lsqctl`` found upward like ``.git``)
+* ``LSQCTL_DB``     the database's URL (default: SQLite in the workspace)
+* ``LSQCTL_DATA``   the folder of datasets and weights (default: ``data`` in the workspace)
+* ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsqctl.errors import UsageError
+
+WORKSPACE = ".lsqctl"
+
+# Variables that explain a result and hold no secret; nothing else of the environment is stored.
+RECORDED_VARIABLES = (
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_VISIBLE_DEVICES",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "PYTHONHASHSEED",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_PARTITION",
+    "SLURM_NODELIST",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where things lie, and how long a lease lasts."""
+
+    home: Path
+    db_url: str
+    data_dir: Path
+    lease_seconds: float = 30.0
+
+    @property
+    def heartbeat_seconds(self) -> float:
+        """Seconds between two renewals of a lease."""
+        return self.lease_seconds / 6
+
+    @property
+    def runs_dir(self) -> Path:
+        """The folder that holds one folder a run, named by the run's id."""
+        return self.home / "runs"
+
+    def run_dir(self, run_id: str) -> Path:
+        """Return the folder of one run: its logs and checkpoints."""
+        return self.runs_dir / run_id
+
+
+def load_settings(
+    *, home: Path | None = None, db: str | None = None, data_dir: Path | None = None
+) -> Settings:
+    """Return the settings that hold here; arguments are command-line flags and come first."""
+    env = os.environ
+    home_dir = (home or _path(env.get("LSQCTL_HOME")) or find_home(Path.cwd())).absolute()
+    url = db or env.get("LSQCTL_DB") or f"sqlite:///{home_dir / 'lsqctl.db'}"
+    data = data_dir or _path(env.get("LSQCTL_DATA")) or home_dir / "data"
+    return Settings(home_dir, url, data.absolute(), _lease(env.get("LSQCTL_LEASE")))
+
+
+def find_home(start: Path) -> Path:
+    """Return the nearest ``.lsqctl`` at or above ``start``, or the one to be made in ``start``."""
+    for folder in (start, *start.parents):
+        if (folder / WORKSPACE).is_dir():
+            return folder / WORKSPACE
+    return start / WORKSPACE
+
+
+def recorded_environment() -> dict[str, str]:
+    """Return the variables of the allow-list that are set."""
+    return {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
+
+
+def child_environment(changes: dict[str, str]) -> dict[str, str]:
+    """Return this process's environment with ``changes``, for a child process."""
+    return {**os.environ, **changes}
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _lease(text: str | None) -> float:
+    if not text:
+        return 30.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.2 <= seconds <= 86_400:
+        raise UsageError(f"LSQCTL_LEASE must be 0.2 to 86400 seconds, got {text!r}")
+    return seconds
