@@ -1,0 +1,45 @@
+# make demo             set up, work the digits recipes through the queue, print the leaderboard
+# make demo SEEDS="0 1 2"   the same over three seeds
+# make test             set up and pass every check
+PYTHON ?= python3
+SEEDS ?= 0
+BIN := .venv/bin
+export PIP_CONSTRAINT := constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint tests clean
+
+demo: export LSQCTL_HOME := $(CURDIR)/.demo
+demo: .venv/.ready
+	rm -rf .demo leaderboard.csv
+	$(BIN)/lsqctl submit digits/resnet8-fp32 digits/resnet8-lsq $(SEEDS:%=--seed %)
+	$(BIN)/lsqctl worker --until-empty --slots 2
+	$(BIN)/lsqctl leaderboard
+	$(BIN)/lsqctl export leaderboard.csv
+
+test: lint tests
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+tests: .venv/.ready-dev
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "lsqctl needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.ready: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable .
+	touch $@
+
+.venv/.ready-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) --editable '.[dev]'
+	touch .venv/.ready $@
+
+clean:
+	rm -rf .venv .demo leaderboard.csv
