@@ -233,6 +233,16 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """The first fact of an attempt: it goes on from this step; None means from scratch.
+
+    Whatever an earlier attempt recorded after that step is to be forgotten.
+    """
+
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A sentence for the log and the run's record, e.g. a bad checkpoint that was passed over."""
 
@@ -307,7 +317,7 @@ class Result:
     notes: str = ""
 
 
-Fact = Metric | Progress | Note | Checkpoint | Result
+Fact = Resumed | Metric | Progress | Note | Checkpoint | Result
 
 
 @dataclass(frozen=True, slots=True)
