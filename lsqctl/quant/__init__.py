@@ -1,1 +1,77 @@
-"""LSQ for PyTorch models, usable alone: ``from lsqctl.quant import prepare``."""
+"""LSQ for PyTorch models, usable alone: ``from lsqctl.quant import prepare``.
+
+The specs are plain values and load at once; what needs torch loads when it is first used, so
+that a recipe can be checked without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.quant.spec import NONE_BITS, QuantSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from lsqctl.quant.calibration import calibrate
+    from lsqctl.quant.cost import LayerCost, ModelCost, model_cost
+    from lsqctl.quant.functional import (
+        MIN_STEP_SIZE,
+        grad_scale_factor,
+        lsq_codes,
+        lsq_fake_quantize,
+    )
+    from lsqctl.quant.layers import QuantConv2d, QuantLinear
+    from lsqctl.quant.optim import PositiveSteps, keep_positive, param_groups
+    from lsqctl.quant.quantizer import LsqQuantizer
+    from lsqctl.quant.step_init import initial_step_size
+    from lsqctl.quant.surgery import left_layers, prepare, quantized_layers, quantizers
+
+__all__ = [
+    "MIN_STEP_SIZE",
+    "NONE_BITS",
+    "LayerCost",
+    "LsqQuantizer",
+    "ModelCost",
+    "PositiveSteps",
+    "QuantConv2d",
+    "QuantLinear",
+    "QuantSpec",
+    "TensorSpec",
+    "calibrate",
+    "grad_scale_factor",
+    "initial_step_size",
+    "keep_positive",
+    "left_layers",
+    "lsq_codes",
+    "lsq_fake_quantize",
+    "model_cost",
+    "param_groups",
+    "prepare",
+    "quantized_layers",
+    "quantizers",
+]
+
+_FROM = {
+    "calibration": "calibrate",
+    "cost": "LayerCost ModelCost model_cost",
+    "functional": "MIN_STEP_SIZE grad_scale_factor lsq_codes lsq_fake_quantize",
+    "layers": "QuantConv2d QuantLinear",
+    "optim": "PositiveSteps keep_positive param_groups",
+    "quantizer": "LsqQuantizer",
+    "step_init": "initial_step_size",
+    "surgery": "left_layers prepare quantized_layers quantizers",
+}
+_HOME = {name: module for module, names in _FROM.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,175 @@
+"""Count what a model costs, without running it: MACs, bit operations, bytes.
+
+Size is what a deployed model stores: codes packed to their bits, 4 bytes for each step size, for
+each bias and for each float weight, and 8 for each channel of a batch norm (folded to a scale and
+a shift). Bit operations are MACs * weight bits * activation bits, 32 * 32 for what is float;
+sparsity is not discounted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from lsqctl.quant.calibration import evaluating
+from lsqctl.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from lsqctl.quant.quantizer import LsqQuantizer
+from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.surgery import quantizers
+
+OTHER = "(other)"
+
+_Layer = QuantLayer | nn.Conv2d | nn.Linear
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """The cost of one layer for one input; the layer "(other)" is all that is no such layer.
+
+    ``params`` leaves step sizes out, so that a prepared model has as many as the float one.
+    ``naive_bytes`` is params * b / 8, with b the bits that most weights of the model have.
+    """
+
+    name: str
+    weight_bits: int
+    act_bits: int
+    params: int
+    macs: int
+    size_bytes: int
+    naive_bytes: int
+
+    @property
+    def bops(self) -> int:
+        """MACs * weight bits * activation bits."""
+        return self.macs * self.weight_bits * self.act_bits
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """The cost of a model for one input: its layers in registration order, and their sums."""
+
+    layers: tuple[LayerCost, ...]
+    params: int
+    macs: int
+    bops: int
+    size_bytes: int
+    naive_bytes: int
+
+
+def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
+    """Return what ``model`` costs for one input of ``input_shape``, e.g. ``(3, 224, 224)``.
+
+    The model is float or prepared, calibrated or not. It is traced on the meta device: nothing is
+    computed, and parameters, statistics and training flags stay as they were. A layer used twice
+    counts its MACs twice and its bytes once.
+    """
+    found: dict[str, _Layer] = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, QuantConv2d | QuantLinear) or type(module) in (nn.Conv2d, nn.Linear)
+    }
+    macs, all_macs = _count_macs(model, found, input_shape)
+    steps = {id(quantizer.step_size) for quantizer in quantizers(model).values()}
+    sizes = {id(p): p.numel() for p in model.parameters() if id(p) not in steps}
+    params = sum(sizes.values())
+    common = _common_bits(found)
+    layers = [_layer_cost(name, layer, macs[name], sizes, common) for name, layer in found.items()]
+    layers.append(_rest(model, sum(sizes.values()), all_macs - macs.total(), common))
+    return ModelCost(
+        layers=tuple(layer for layer in layers if layer.params or layer.macs),
+        params=params,
+        macs=all_macs,
+        bops=sum(layer.bops for layer in layers),
+        size_bytes=sum(layer.size_bytes for layer in layers),
+        naive_bytes=_bytes(params, common),
+    )
+
+
+def _count_macs(
+    model: nn.Module, layers: dict[str, _Layer], input_shape: tuple[int, ...]
+) -> tuple[Counter[str], int]:
+    """Return the MACs of each layer, and those of the whole model."""
+    macs: Counter[str] = Counter()
+    state = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    }
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    inputs = torch.empty(1, *input_shape, dtype=dtype, device="meta")
+    handles = [
+        layer.register_forward_hook(partial(_count, macs, name)) for name, layer in layers.items()
+    ]
+    try:
+        with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
+            functional_call(model, state, (inputs,))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return macs, flops.get_total_flops() // 2
+
+
+def _count(macs: Counter[str], name: str, layer: _Layer, _: object, output: Tensor) -> None:
+    macs[name] += output.numel() * layer.weight[0].numel()
+
+
+def _layer_cost(
+    name: str, layer: _Layer, macs: int, sizes: dict[int, int], common: int
+) -> LayerCost:
+    """Count one layer; ``sizes`` loses what is counted here, so tied weights count once."""
+    weight_bits, act_bits = _bits(layer)
+    weights = sizes.pop(id(layer.weight), 0)
+    biases = sizes.pop(id(layer.bias), 0)
+    steps = sum(quantizer.step_size.numel() for quantizer in quantizers(layer).values())
+    return LayerCost(
+        name=name,
+        weight_bits=weight_bits,
+        act_bits=act_bits,
+        params=weights + biases,
+        macs=macs,
+        size_bytes=_bytes(weights, weight_bits) + 4 * (biases + steps),
+        naive_bytes=_bytes(weights + biases, common),
+    )
+
+
+def _rest(model: nn.Module, params: int, macs: int, common: int) -> LayerCost:
+    """Count what is in no layer: norms, embeddings, attention; 4 bytes for each parameter.
+
+    A batch norm without parameters still folds to a scale and a shift of its statistics.
+    """
+    bare = sum(
+        module.num_features
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and not module.affine
+        and module.track_running_stats
+    )
+    size = 4 * params + 8 * bare
+    return LayerCost(OTHER, NONE_BITS, NONE_BITS, params, macs, size, _bytes(params, common))
+
+
+def _bits(layer: _Layer) -> tuple[int, int]:
+    if not isinstance(layer, QuantConv2d | QuantLinear):
+        return NONE_BITS, NONE_BITS
+    return _bits_of(layer.weight_quantizer), _bits_of(layer.input_quantizer)
+
+
+def _bits_of(quantizer: LsqQuantizer | None) -> int:
+    return NONE_BITS if quantizer is None else quantizer.spec.bits
+
+
+def _common_bits(layers: dict[str, _Layer]) -> int:
+    """Return the bits that most weights have; 32 where there are none."""
+    votes: Counter[int] = Counter()
+    for layer in layers.values():
+        votes[_bits(layer)[0]] += layer.weight.numel()
+    return votes.most_common(1)[0][0] if votes else NONE_BITS
+
+
+def _bytes(count: int, bits: int) -> int:
+    return -(-count * bits // 8)

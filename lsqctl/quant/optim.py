@@ -1,0 +1,109 @@
+"""Parameter groups for any torch optimizer, and step sizes that stay positive under all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lsqctl.quant.functional import MIN_STEP_SIZE
+from lsqctl.quant.surgery import quantizers
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    step_weight_decay: float = 0.0,
+    step_lr_scale: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Return groups ``weights``, ``no_decay`` and ``step_sizes`` for any torch optimizer.
+
+    Weights decay; biases, norm parameters and all else of fewer than two dimensions do not; step
+    sizes have a decay of their own (0: a step is no weight) and ``lr * step_lr_scale``. Each
+    trainable parameter is in exactly one group, frozen ones in none, and empty groups are left
+    out. ``names`` lists the parameters' names in the order of ``params``.
+    """
+    steps = {id(quantizer.step_size) for quantizer in quantizers(model).values()}
+    step_lr = lr * step_lr_scale
+    groups = {
+        "weights": _group("weights", lr, weight_decay),
+        "no_decay": _group("no_decay", lr, 0.0),
+        "step_sizes": _group("step_sizes", step_lr, step_weight_decay),
+    }
+    for name, parameter in model.named_parameters():  # each once, also when shared
+        if parameter.requires_grad:
+            kind = "weights" if parameter.dim() > 1 else "no_decay"
+            group = groups["step_sizes" if id(parameter) in steps else kind]
+            group["params"].append(parameter)
+            group["names"].append(name)
+    return [group for group in groups.values() if group["params"]]
+
+
+def _group(name: str, lr: float, weight_decay: float) -> dict[str, Any]:
+    return {"name": name, "params": [], "names": [], "lr": lr, "weight_decay": weight_decay}
+
+
+def keep_positive(
+    optimizer: Optimizer, model: nn.Module, *, floor: float = MIN_STEP_SIZE
+) -> PositiveSteps:
+    """Clamp every step size of ``model`` to at least ``floor`` after each optimizer step.
+
+    A step size at or below zero would turn its tensor around or divide by zero; LSQ itself does
+    not say what then. NaN stays NaN, so that divergence is seen. ``forward`` never writes.
+
+    Raises:
+        ValueError: ``floor`` is not positive, the model has no quantizers, or the optimizer does
+            not hold all of their step sizes.
+    """
+    found = quantizers(model)
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trained = {name: q.step_size for name, q in found.items() if q.step_size.requires_grad}
+    if not floor > 0:
+        raise ValueError(f"floor must be positive, got {floor}")
+    if not found:
+        raise ValueError("the model has no quantizers: call prepare(model, spec) first")
+    if missing := [name for name, step in trained.items() if id(step) not in held]:
+        raise ValueError(
+            f"the optimizer lacks {len(missing)} step sizes, the first of {missing[0]!r}: make it "
+            "from param_groups(model, ...) after prepare"
+        )
+    return PositiveSteps(optimizer, trained, floor)
+
+
+class PositiveSteps:
+    """What ``keep_positive`` returns: the counts, and the way to stop."""
+
+    def __init__(self, optimizer: Optimizer, steps: dict[str, nn.Parameter], floor: float) -> None:
+        self._steps = steps
+        self._floor = floor
+        self._counts: Tensor | None = None
+        self._handle = optimizer.register_step_post_hook(self._clamp)
+
+    @property
+    def clamped(self) -> dict[str, int]:
+        """How often each quantizer's step size was clamped so far (per channel, where so made).
+
+        Reading waits for the device; counting does not.
+        """
+        if self._counts is None:
+            return dict.fromkeys(self._steps, 0)
+        sizes = [step.numel() for step in self._steps.values()]
+        parts = torch.split(self._counts.cpu(), sizes)
+        return {name: int(part.sum()) for name, part in zip(self._steps, parts, strict=True)}
+
+    def remove(self) -> None:
+        """Stop clamping; the counts stay readable."""
+        self._handle.remove()
+
+    @torch.no_grad()
+    def _clamp(self, *_: object) -> None:
+        steps = list(self._steps.values())
+        low = torch.cat([step.flatten() for step in steps]) < self._floor  # False for NaN
+        if self._counts is None:
+            self._counts = torch.zeros_like(low, dtype=torch.int64)
+        self._counts += low
+        torch._foreach_clamp_min_(steps, self._floor)

@@ -1,0 +1,143 @@
+"""A module that fake-quantizes one tensor with a learned step size, and knows when it may."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lsqctl.quant.functional import grad_scale_factor, lsq_codes, lsq_fake_quantize
+from lsqctl.quant.spec import TensorSpec
+from lsqctl.quant.step_init import initial_step_size
+
+_SIGN_UNKNOWN = -1
+
+
+class LsqQuantizer(nn.Module):
+    """Fake-quantizes a tensor with a learned ``step_size`` (Esser et al. 2020, section 2).
+
+    ``step_size`` has its final shape from the start, and calibration writes into it, so an
+    optimizer may be made before or after. ``batched`` says that dimension 0 of what comes in is a
+    batch (activations); ``channel_axis`` is where their channels lie: -3 for a convolution's
+    input and -1 for a linear layer's, which may both come without a batch.
+
+    Whether it is calibrated and which sign it found are Python attributes, so that ``forward``
+    never waits for the device; ``state_dict`` carries them as a small tensor.
+
+    >>> quantizer = LsqQuantizer(TensorSpec(bits=2))
+    >>> quantizer.calibrate(torch.tensor([-1.0, 1.0]))
+    >>> quantizer(torch.tensor([-9.0, 0.1, 9.0])).tolist()
+    [-4.0, 0.0, 2.0]
+    """
+
+    def __init__(
+        self,
+        spec: TensorSpec,
+        *,
+        step_shape: tuple[int, ...] = (),
+        batched: bool = False,
+        channel_axis: int = 1,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if not spec.quantized:
+            raise ValueError("32 bits is not quantized: use no quantizer (None) instead")
+        if spec.per_channel and not step_shape:
+            raise ValueError("a step per channel needs its shape: step_shape=(C, 1, 1, 1)")
+        self.spec = spec
+        self.batched = batched
+        self.channel_axis = channel_axis
+        self.calibrated = False
+        self.signed = spec.signed
+        self.step_size = nn.Parameter(torch.ones(step_shape, device=device, dtype=dtype))
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """(quant_min, quant_max); as if signed while the sign is not known."""
+        return self.spec.bounds(self.signed is not False)
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor) -> None:
+        """Give the step its first value, and decide the sign where the spec leaves it open.
+
+        Raises:
+            ValueError: ``x`` is empty, or holds NaN or infinity; nothing has changed then.
+        """
+        signed = self.spec.signed
+        if signed is None:
+            signed = bool((x < 0).any())
+        step = initial_step_size(
+            x,
+            *self.spec.bounds(signed),
+            init=self.spec.init,
+            step_shape=tuple(self.step_size.shape),
+            percentile=self.spec.percentile,
+            activation=self.batched,
+        )
+        self.step_size.copy_(step)
+        self.signed, self.calibrated = signed, True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` on the grid, same shape and dtype.
+
+        Raises:
+            RuntimeError: the step size has no first value yet.
+        """
+        self._check_calibrated(x)
+        quant_min, quant_max = self.bounds
+        scale = grad_scale_factor(self.count(x), quant_max)
+        return lsq_fake_quantize(x, self.step_size, quant_min, quant_max, scale)
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Return the integer codes of ``x``, int32; ``codes * step_size`` is ``forward(x)``."""
+        self._check_calibrated(x)
+        return lsq_codes(x, self.step_size, *self.bounds)
+
+    def count(self, x: Tensor) -> int:
+        """Return N of the gradient scale: N_W for weights (of one step), N_F for activations."""
+        if not self.batched:
+            return x.numel() // self.step_size.numel()
+        if self.spec.n_features == "numel":
+            return x.numel()
+        if self.spec.n_features == "channels":
+            return x.shape[self.channel_axis]
+        has_batch = x.dim() > abs(self.channel_axis)
+        return math.prod(x.shape[1:] if has_batch else x.shape)
+
+    def get_extra_state(self) -> Tensor:
+        """Return (calibrated, signed or -1) as int8, which every checkpoint format can hold."""
+        signed = _SIGN_UNKNOWN if self.signed is None else int(self.signed)
+        return torch.tensor([int(self.calibrated), signed], dtype=torch.int8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the flags of a checkpoint.
+
+        Raises:
+            ValueError: they are not ours, or their sign is not the one this spec demands.
+        """
+        flags = state.tolist() if isinstance(state, Tensor) else state
+        if flags not in [[c, s] for c in (0, 1) for s in (_SIGN_UNKNOWN, 0, 1)]:
+            raise ValueError(f"the quantizer's state must be [calibrated, signed], got {flags!r}")
+        signed = None if flags[1] == _SIGN_UNKNOWN else bool(flags[1])
+        if self.spec.signed is not None and signed is not self.spec.signed:
+            raise ValueError(
+                f"the checkpoint's quantizer has signed={signed}, this one demands "
+                f"signed={self.spec.signed}: prepare the model with the spec it was trained with"
+            )
+        self.calibrated, self.signed = bool(flags[0]), signed
+
+    def extra_repr(self) -> str:
+        """Return what ``print(model)`` shows."""
+        sign = {None: "sign open", True: "signed", False: "unsigned"}[self.signed]
+        shape = tuple(self.step_size.shape)
+        state = "" if self.calibrated else ", not calibrated"
+        return f"{self.spec.bits} bits, {sign}, step {shape}{state}"
+
+    def _check_calibrated(self, x: Tensor) -> None:
+        if not self.calibrated and not x.is_meta:  # on meta there are no values to get wrong
+            raise RuntimeError(
+                "the quantizer's step size has no value yet: call calibrate(model, batch), or "
+                "load a checkpoint of a calibrated model"
+            )
