@@ -1,0 +1,82 @@
+"""Which complete checkpoints a run has on disk; a row is written only after the bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection, delete, select, update
+
+from lsqctl.run import Checkpoint, Lease, Metric, StoredCheckpoint
+from lsqctl.store.base import Base
+from lsqctl.store.columns import now
+from lsqctl.store.database import reads, writes
+from lsqctl.store.metrics import insert_metrics
+from lsqctl.store.states import locked, own
+from lsqctl.store.tables import attempts, checkpoints, runs
+from lsqctl.store.upsert import upsert
+
+
+class Checkpoints(Base):
+    """Recording checkpoints under a lease, and reading them."""
+
+    @writes
+    def record_checkpoint(
+        self,
+        db: Connection,
+        lease: Lease,
+        checkpoint: Checkpoint,
+        metrics: Sequence[Metric] = (),
+        forget: Sequence[Path | str] = (),
+    ) -> None:
+        """Store a checkpoint together with the metrics up to it, and drop the rows of swept ones.
+
+        A best one takes the mark from the one before. Going further than ever before clears the
+        run's count of failures. Raises LeaseLost.
+        """
+        own(db, lease)
+        insert_metrics(db, lease, metrics)
+        mine = checkpoints.c.run_id == lease.run_id
+        swept = [str(directory) for directory in forget]
+        db.execute(delete(checkpoints).where(mine, checkpoints.c.directory.in_(swept)))
+        if checkpoint.best:
+            db.execute(update(checkpoints).where(mine).values(best=False))
+        upsert(
+            db,
+            checkpoints,
+            [
+                {
+                    "run_id": lease.run_id,
+                    "directory": str(checkpoint.directory),
+                    "step": checkpoint.step,
+                    "epoch": checkpoint.epoch,
+                    "sha256": checkpoint.sha256,
+                    "size_bytes": checkpoint.size_bytes,
+                    "best": checkpoint.best,
+                    "fence": lease.fence,
+                    "created_at": now(),
+                }
+            ],
+        )
+        _count_progress(db, lease, checkpoint.step)
+
+    @reads
+    def checkpoints(self, db: Connection, run_id: str) -> list[StoredCheckpoint]:
+        """Return a run's checkpoints, the furthest first."""
+        names = [checkpoints.c[name] for name in StoredCheckpoint.__dataclass_fields__]
+        query = select(*names).where(checkpoints.c.run_id == run_id)
+        order = checkpoints.c.step.desc(), checkpoints.c.created_at.desc()
+        return [StoredCheckpoint(*row) for row in db.execute(query.order_by(*order))]
+
+
+def _count_progress(db: Connection, lease: Lease, step: int) -> None:
+    if step <= locked(db, lease.run_id).checkpoint_step:
+        return
+    db.execute(
+        update(runs).where(runs.c.id == lease.run_id).values(checkpoint_step=step, failures=0)
+    )
+    db.execute(
+        update(attempts)
+        .where(attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
+        .values(progressed=True)
+    )

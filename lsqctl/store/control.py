@@ -1,0 +1,68 @@
+"""What a person may do to a run: cancel it, hold it, try it again."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, update
+
+from lsqctl.errors import IllegalTransition
+from lsqctl.run import UNFINISHED, EndReason, RunState
+from lsqctl.store.base import Base
+from lsqctl.store.columns import now
+from lsqctl.store.database import reshapes, writes
+from lsqctl.store.family import DEAD, fail_children, put_back
+from lsqctl.store.states import locked, move, record
+from lsqctl.store.tables import runs
+
+
+class Controls(Base):
+    """Commands by run id; each returns the run's state afterwards."""
+
+    @reshapes
+    def cancel(self, db: Connection, run_id: str) -> RunState:
+        """Cancel a run: at once when nobody works on it, else at its worker's next renewal.
+
+        Raises NotFound, and IllegalTransition for a finished run.
+        """
+        row = locked(db, run_id)
+        state = RunState(row.state)
+        if state not in UNFINISHED:
+            raise IllegalTransition(f"run {run_id} has {_ended(state)} and cannot be cancelled")
+        if state is RunState.RUNNING:
+            db.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
+            record(db, run_id, "cancel-requested")
+            return state
+        move(
+            *(db, run_id, state, RunState.CANCELLED, "cancelled"),
+            reason=EndReason.CANCELLED,
+            finished_at=now(),
+            not_before=None,
+        )
+        fail_children(db, run_id, row.name, "was cancelled")
+        return RunState.CANCELLED
+
+    @reshapes
+    def retry(self, db: Connection, run_id: str, *, from_scratch: bool = False) -> RunState:
+        """Put a failed or cancelled run back, with its failed parents and the children it failed.
+
+        ``from_scratch`` forgets its metrics and checkpoints. Raises NotFound, and
+        IllegalTransition for a run in any other state.
+        """
+        state = RunState(locked(db, run_id).state)
+        if state not in DEAD:
+            is_or_has = f"is {state}" if state in UNFINISHED else f"has {_ended(state)}"
+            raise IllegalTransition(
+                f"run {run_id} {is_or_has}; only a failed or cancelled run is tried again"
+            )
+        put_back(db, run_id, "retried", from_scratch=from_scratch)
+        return RunState(locked(db, run_id).state)
+
+    @writes
+    def hold(self, db: Connection, run_id: str, held: bool = True) -> None:
+        """Keep an unfinished run from being claimed, or let it go.  Raises NotFound."""
+        if locked(db, run_id).held != held:
+            db.execute(update(runs).where(runs.c.id == run_id).values(held=held))
+            record(db, run_id, "held" if held else "unheld")
+
+
+def _ended(state: RunState) -> str:
+    return "been cancelled" if state is RunState.CANCELLED else state.value

@@ -1,0 +1,99 @@
+"""One engine for SQLite and PostgreSQL: how connections are made and transactions begin."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from lsqctl.errors import StoreError
+from lsqctl.store.safety import prepare_file, wal_is_safe
+
+WRITES = "lsqctl_writes"  # the execution option of a connection that is going to write
+
+
+def parse_url(text: str) -> URL:
+    """Return the checked URL.  Raises StoreError, which never holds a password."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError) as error:
+        raise StoreError(
+            "the database URL cannot be read; write sqlite:///PATH or "
+            "postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in ("sqlite", "sqlite+pysqlite", "postgresql+psycopg"):
+        raise StoreError(
+            f"unknown kind of database `{url.drivername}`; "
+            "known are sqlite:///PATH and postgresql+psycopg://USER@HOST/NAME"
+        )
+    if is_sqlite(url) and url.database in (None, "", ":memory:"):
+        raise StoreError("the database must be a file, for every process opens it on its own")
+    return url
+
+
+def is_sqlite(url: URL) -> bool:
+    """Return whether the URL names a SQLite file."""
+    return url.get_backend_name() == "sqlite"
+
+
+def masked(url: URL) -> str:
+    """Return the URL for people, its password hidden."""
+    return url.render_as_string(hide_password=True)
+
+
+def make_engine(url: URL, *, busy_seconds: float, lease_seconds: float) -> Engine:
+    """Return an engine whose transactions are safe under several processes.  Raises StoreError."""
+    if is_sqlite(url):
+        return _sqlite(url, busy_seconds)
+    return _postgresql(url, busy_seconds, lease_seconds)
+
+
+def _sqlite(url: URL, busy_seconds: float) -> Engine:
+    prepare_file(Path(str(url.database)))
+    engine = create_engine(url, connect_args={"timeout": busy_seconds})
+    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "begin", _on_sqlite_begin)
+    return engine
+
+
+def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # the driver would begin late, and deferred
+    mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "PERSIST"
+    (actual,) = connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
+    if actual != mode.lower():
+        raise sqlite3.OperationalError(
+            f"the journal mode is {actual}, not {mode.lower()}: stop the other processes once"
+        )
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    # A write transaction that begins deferred fails at its first write when another was faster.
+    writes = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _postgresql(url: URL, busy_seconds: float, lease_seconds: float) -> Engine:
+    patience = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
+    try:
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": patience,
+                "tcp_user_timeout": patience * 1000,
+                "keepalives_idle": patience,
+                "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
+                " -c idle_in_transaction_session_timeout=60000",
+            },
+        )
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "PostgreSQL needs the driver psycopg: pip install 'lsqctl[postgres]'"
+        ) from error

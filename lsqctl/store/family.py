@@ -1,0 +1,117 @@
+"""Runs that wait for others: children are queued, failed and put back with their parents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, select, update
+
+from lsqctl.run import UNFINISHED, EndReason, RunState
+from lsqctl.store.columns import now
+from lsqctl.store.states import UNOWNED, locked, move
+from lsqctl.store.tables import checkpoints, metric_points, metric_summaries, run_parents, runs
+
+DEAD = (RunState.FAILED, RunState.CANCELLED)
+_FRESH: dict[str, Any] = {
+    **UNOWNED,
+    "reason": None,
+    "message": "",
+    "failures": 0,
+    "not_before": None,
+    "cancel_requested": False,
+    "finished_at": None,
+}
+_UNTRAINED = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
+
+
+def state_after_parents(states: Sequence[str]) -> RunState:
+    """Return the state of a run that is to start, given the states of its parents."""
+    ready = all(state == RunState.SUCCEEDED for state in states)
+    return RunState.QUEUED if ready else RunState.WAITING
+
+
+def queue_children(db: Connection, parent: str) -> None:
+    """Queue the waiting children whose parents have now all succeeded."""
+    for child in _children(db, parent, RunState.WAITING):
+        if state_after_parents(_parent_states(db, child)) is RunState.QUEUED:
+            move(db, child, RunState.WAITING, RunState.QUEUED, "queued", detail=f"after {parent}")
+
+
+def fail_children(db: Connection, parent: str, name: str, verb: str) -> None:
+    """Fail the waiting children of a run that failed or was cancelled, and theirs in turn."""
+    message = f"its parent {name} ({parent}) {verb}"
+    for child in _children(db, parent, RunState.WAITING):
+        move(
+            *(db, child, RunState.WAITING, RunState.FAILED, "failed"),
+            detail=message,
+            reason=EndReason.PARENT,
+            message=message,
+            finished_at=now(),
+        )
+        fail_children(db, child, locked(db, child).name, "failed")
+
+
+def put_back(db: Connection, run_id: str, kind: str, *, from_scratch: bool = False) -> None:
+    """Put a failed or cancelled run back, first its failed parents, then the children it failed."""
+    for parent, state in _parents(db, run_id).items():
+        if state in DEAD:
+            put_back(db, parent, "retried")
+    if from_scratch:
+        forget_all(db, run_id)
+        db.execute(update(runs).where(runs.c.id == run_id).values(_UNTRAINED))
+    row = locked(db, run_id)
+    if row.state not in DEAD:
+        return  # a parent that was put back has taken this run along
+    to = state_after_parents(_parent_states(db, run_id))
+    move(db, run_id, RunState(row.state), to, kind, **_FRESH)
+    for child in _children(db, run_id, RunState.FAILED, reason=EndReason.PARENT):
+        # a child with another dead parent would wait for ever: it stays failed
+        if not set(_parent_states(db, child)) & set(DEAD):
+            put_back(db, child, "retried")
+
+
+def forget_all(db: Connection, run_id: str) -> None:
+    """Delete a run's metrics and checkpoints, for it begins again."""
+    for table in (metric_points, metric_summaries, checkpoints):
+        db.execute(delete(table).where(table.c.run_id == run_id))
+
+
+def waiting_without_cause(db: Connection) -> list[str]:
+    """Return the ids of waiting runs that have no unfinished parent: there should be none."""
+    unfinished = (
+        select(run_parents.c.run_id)
+        .join(runs, runs.c.id == run_parents.c.parent_id)
+        .where(runs.c.state.in_(UNFINISHED))
+    )
+    query = select(runs.c.id).where(
+        runs.c.state == RunState.WAITING, runs.c.id.not_in(unfinished.scalar_subquery())
+    )
+    return list(db.scalars(query))
+
+
+def _parents(db: Connection, run_id: str) -> Mapping[str, str]:
+    query = (
+        select(runs.c.id, runs.c.state)
+        .join(run_parents, run_parents.c.parent_id == runs.c.id)
+        .where(run_parents.c.run_id == run_id)
+    )
+    return {row.id: row.state for row in db.execute(query)}
+
+
+def _parent_states(db: Connection, run_id: str) -> list[str]:
+    return list(_parents(db, run_id).values())
+
+
+def _children(
+    db: Connection, run_id: str, state: RunState, *, reason: EndReason | None = None
+) -> list[str]:
+    query = (
+        select(runs.c.id)
+        .join(run_parents, run_parents.c.run_id == runs.c.id)
+        .where(run_parents.c.parent_id == run_id, runs.c.state == state)
+        .distinct()
+    )
+    if reason:
+        query = query.where(runs.c.reason == reason)
+    return list(db.scalars(query))

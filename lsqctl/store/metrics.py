@@ -1,0 +1,172 @@
+"""Metric points and their summaries: written in batches under a fence, cut back on resume."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, select, update
+
+from lsqctl.run import Lease, Metric, MetricSummary, Progress
+from lsqctl.store.base import Base
+from lsqctl.store.claims import progress_values
+from lsqctl.store.columns import join_float, split_float
+from lsqctl.store.database import reads, writes
+from lsqctl.store.states import own, record
+from lsqctl.store.tables import attempts, checkpoints, metric_points, metric_summaries
+from lsqctl.store.upsert import upsert
+
+_SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|bytes|time")
+_Key = tuple[str, str]  # name, split
+
+
+def better(name: str, value: float, other: float) -> bool:
+    """Return whether ``value`` of this metric beats ``other``; any number beats NaN.
+
+    Losses, errors, times and sizes are better when small, all else when large.
+    """
+    if math.isnan(value) or math.isnan(other):
+        return not math.isnan(value)
+    return value < other if _SMALLER_IS_BETTER.search(name) else value > other
+
+
+class Metrics(Base):
+    """Writing metrics under a lease, and reading them."""
+
+    @writes
+    def log_metrics(
+        self,
+        db: Connection,
+        lease: Lease,
+        metrics: Sequence[Metric],
+        progress: Progress | None = None,
+    ) -> None:
+        """Store a batch; a point that is there already is replaced.  Raises LeaseLost."""
+        own(db, lease, **progress_values(progress))
+        insert_metrics(db, lease, metrics)
+
+    @writes
+    def resume_at(self, db: Connection, lease: Lease, step: int | None) -> None:
+        """Forget what lies after ``step``: points, summaries, checkpoints; None forgets all.
+
+        Raises LeaseLost.
+        """
+        kept = -1 if step is None else step
+        own(db, lease, step=max(kept, 0))
+        for table in (metric_points, checkpoints):
+            db.execute(delete(table).where(table.c.run_id == lease.run_id, table.c.step > kept))
+        _rebuild(db, lease.run_id)
+        db.execute(
+            update(attempts)
+            .where(attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
+            .values(resumed_step=step)
+        )
+        where = "from scratch" if step is None else f"at step {step}"
+        record(db, lease.run_id, "resumed", lease=lease, detail=where)
+
+    @reads
+    def metrics(
+        self, db: Connection, run_id: str, name: str | None = None, split: str | None = None
+    ) -> list[Metric]:
+        """Return a run's points by name, split and step, perhaps of one name or split only."""
+        wanted = {"name": name, "split": split}
+        where = [metric_points.c[key] == value for key, value in wanted.items() if value]
+        return _points(db, run_id, *where)
+
+    @reads
+    def summaries(self, db: Connection, run_id: str) -> list[MetricSummary]:
+        """Return the last and the best of each of a run's metrics, by name and split."""
+        return list(_summaries(db, run_id).values())
+
+
+def insert_metrics(db: Connection, lease: Lease, metrics: Sequence[Metric]) -> None:
+    """Store points and bring the summaries up to date; the caller holds the run's row."""
+    points = {(m.name, m.split, m.step): m for m in metrics}
+    upsert(db, metric_points, [_to_row(lease, metric) for metric in points.values()])
+    known = _summaries(db, lease.run_id)
+    if any(m.step <= known[key].last_step for m in metrics if (key := (m.name, m.split)) in known):
+        _rebuild(db, lease.run_id)  # a point may have been replaced: start from all of them
+        return
+    _write_summaries(db, lease.run_id, summarize(points.values(), known))
+
+
+def summarize(
+    metrics: Iterable[Metric], known: Mapping[_Key, MetricSummary]
+) -> list[MetricSummary]:
+    """Return the summaries after ``metrics``, which come after all that ``known`` has seen."""
+    found: dict[_Key, MetricSummary] = {}
+    for metric in sorted(metrics, key=lambda m: m.step):
+        key = metric.name, metric.split
+        this = MetricSummary(*key, *(metric.value, metric.step) * 2)
+        before = found.get(key) or known.get(key)
+        if before and not better(metric.name, metric.value, before.best):
+            this = replace(this, best=before.best, best_step=before.best_step)
+        found[key] = this
+    return list(found.values())
+
+
+def _rebuild(db: Connection, run_id: str) -> None:
+    db.execute(delete(metric_summaries).where(metric_summaries.c.run_id == run_id))
+    _write_summaries(db, run_id, summarize(_points(db, run_id), {}))
+
+
+def _points(db: Connection, run_id: str, *where: Any) -> list[Metric]:
+    columns = metric_points.c
+    query = select(columns.name, columns.split, columns.step, columns.value, columns.kind)
+    query = query.where(columns.run_id == run_id, *where)
+    rows = db.execute(query.order_by(columns.name, columns.split, columns.step))
+    return [Metric(r.name, r.split, r.step, join_float(r.value, r.kind)) for r in rows]
+
+
+def _summaries(db: Connection, run_id: str) -> dict[_Key, MetricSummary]:
+    columns = metric_summaries.c
+    query = select(metric_summaries).where(columns.run_id == run_id)
+    rows = db.execute(query.order_by(columns.name, columns.split))
+    return {(row.name, row.split): _to_summary(row) for row in rows}
+
+
+def _to_summary(row: Row[Any]) -> MetricSummary:
+    return MetricSummary(
+        name=row.name,
+        split=row.split,
+        last=join_float(row.last_value, row.last_kind),
+        last_step=row.last_step,
+        best=join_float(row.best_value, row.best_kind),
+        best_step=row.best_step,
+    )
+
+
+def _write_summaries(db: Connection, run_id: str, found: Sequence[MetricSummary]) -> None:
+    rows = []
+    for each in found:
+        last, best = split_float(each.last), split_float(each.best)
+        rows.append(
+            {
+                "run_id": run_id,
+                "name": each.name,
+                "split": each.split,
+                "last_value": last[0],
+                "last_kind": last[1],
+                "last_step": each.last_step,
+                "best_value": best[0],
+                "best_kind": best[1],
+                "best_step": each.best_step,
+            }
+        )
+    upsert(db, metric_summaries, rows)
+
+
+def _to_row(lease: Lease, metric: Metric) -> dict[str, Any]:
+    value, kind = split_float(metric.value)
+    return {
+        "run_id": lease.run_id,
+        "name": metric.name,
+        "split": metric.split,
+        "step": metric.step,
+        "value": value,
+        "kind": kind,
+        "fence": lease.fence,
+    }

@@ -1,0 +1,121 @@
+"""Bring a database to this version's schema, whole or not at all; refuse a newer one.
+
+Alembic is imported only when there is something to upgrade: its import costs more than most
+commands take.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, inspect, text
+
+from lsqctl.bundled import bundled
+from lsqctl.errors import StoreError
+from lsqctl.store.database import STRUCTURE_LOCK, Database
+from lsqctl.store.engine import WRITES
+
+
+def known_revisions(scripts: Path) -> list[str]:
+    """Return the revisions that this version ships, oldest first: ``0001``, …"""
+    return sorted(path.name.partition("_")[0] for path in scripts.glob("versions/[0-9]*.py"))
+
+
+def current_revision(db: Connection) -> str | None:
+    """Return the database's revision; None for one that is new."""
+    if not inspect(db).has_table("alembic_version"):
+        return None
+    found: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
+
+
+def ensure_schema(database: Database, *, migrate: bool, scripts: Path | None = None) -> None:
+    """Upgrade a fresh or older database, or raise StoreError when it may not or cannot be."""
+    scripts = scripts or bundled("db")
+    known = known_revisions(scripts)
+    found = database.read(current_revision)
+    if found == known[-1]:
+        return
+    _refuse_unknown(found, known)
+    if not migrate:
+        raise StoreError(
+            f"the database has schema {found or 'none'}, this lsqctl wants {known[-1]}; "
+            "open it once for writing to upgrade it"
+        )
+    upgrade(database, scripts)
+
+
+def upgrade(database: Database, scripts: Path) -> None:
+    """Run every missing revision in one transaction; a second process waits and finds it done."""
+    known = known_revisions(scripts)
+    with database.translated(), _exclusive(database) as db:
+        found = current_revision(db)
+        if found == known[-1]:
+            return  # another process was first
+        _refuse_unknown(found, known)
+        if found is not None and database.sqlite:
+            _back_up(Path(str(database.url.database)), found)
+        _run_alembic(db, scripts)
+        if database.sqlite and (broken := db.execute(text("PRAGMA foreign_key_check")).all()):
+            raise StoreError(f"the upgrade would break {len(broken)} references; nothing was done")
+
+
+def _refuse_unknown(found: str | None, known: list[str]) -> None:
+    if found is not None and found not in known:
+        raise StoreError(
+            f"the database has schema {found}, this lsqctl knows {known[-1]} at most; "
+            "use the newer lsqctl that wrote it"
+        )
+
+
+@contextmanager
+def _exclusive(database: Database) -> Iterator[Connection]:
+    """Yield a connection in a transaction that no other upgrade runs beside."""
+    with database.engine.execution_options(**{WRITES: True}).connect() as connection:
+        if database.sqlite:
+            # Within a transaction this is ignored; and with it on, altering `runs` (SQLite copies
+            # and drops the table) would delete every metric by CASCADE.
+            _pragma(connection, "foreign_keys=OFF")
+        try:
+            with connection.begin():
+                if not database.sqlite:
+                    lock = text("SELECT pg_advisory_xact_lock(:key)")
+                    connection.execute(lock, {"key": STRUCTURE_LOCK})
+                yield connection
+        finally:
+            if database.sqlite:
+                _pragma(connection, "foreign_keys=ON")
+
+
+def _pragma(connection: Connection, setting: str) -> None:
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    with closing(raw.cursor()) as cursor:  # not through SQLAlchemy, which would begin first
+        cursor.execute(f"PRAGMA {setting}")
+
+
+def _run_alembic(db: Connection, scripts: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config(attributes={"connection": db})
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    command.upgrade(config, "head")
+
+
+def _back_up(path: Path, revision: str) -> None:
+    """Copy the database beside itself, readable by its owner only, before it is altered."""
+    copy = path.with_name(f"{path.name}.schema-{revision}.bak")
+    if copy.exists():
+        return
+    half = copy.with_suffix(".tmp")
+    half.unlink(missing_ok=True)
+    os.close(os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(half)) as target:
+        source.backup(target)
+    half.rename(copy)

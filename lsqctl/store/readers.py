@@ -1,0 +1,159 @@
+"""Look at runs, sweeps and events.  Nothing here writes, and no list touches a metric point."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, func, select
+
+from lsqctl.errors import NotFound
+from lsqctl.run import (
+    UNFINISHED,
+    Attempt,
+    EndReason,
+    Event,
+    Run,
+    RunDetail,
+    RunState,
+    SweepCell,
+)
+from lsqctl.store.base import Base
+from lsqctl.store.columns import from_json, now
+from lsqctl.store.database import reads
+from lsqctl.store.enqueue import newest_of
+from lsqctl.store.rows import load_parents, load_runs, select_runs, to_run
+from lsqctl.store.tables import attempts, events, runs, sweep_cells, sweeps
+
+
+class Readers(Base):
+    """Lists and details."""
+
+    @reads
+    def runs(
+        self,
+        db: Connection,
+        *,
+        states: Collection[RunState] | None = None,
+        limit: int | None = None,
+        sweep: str | None = None,
+        name: str | None = None,
+    ) -> list[Run]:
+        """Return runs, newest first; each argument narrows them."""
+        where: list[ColumnElement[bool]] = []
+        if states is not None:
+            where.append(runs.c.state.in_(states))
+        if sweep is not None:
+            cells = select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
+            where.append(runs.c.id.in_(cells))
+        if name is not None:
+            where.append(runs.c.name == name)
+        return _newest(db, *where, limit=limit)
+
+    @reads
+    def detail(self, db: Connection, run_id: str) -> RunDetail:
+        """Return all that is known of a run.  Raises NotFound."""
+        found = load_runs(db, [run_id])
+        if not found:
+            raise NotFound(f"no run has the id {run_id}")
+        texts = db.execute(select(runs.c.recipe, runs.c.snapshot).where(runs.c.id == run_id)).one()
+        tries = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+        return RunDetail(
+            run=found[run_id],
+            recipe=from_json(texts.recipe),
+            snapshot=from_json(texts.snapshot),
+            parents=load_parents(db, run_id),
+            attempts=tuple(_to_attempt(row) for row in db.execute(tries)),
+        )
+
+    @reads
+    def find(self, db: Connection, run_sha256: str) -> Run | None:
+        """Return the run that stands for a hash: succeeded, else unfinished, else the newest."""
+        row = newest_of(db, run_sha256)
+        return load_runs(db, [row.id])[row.id] if row else None
+
+    @reads
+    def by_recipe(self, db: Connection, recipe_sha256: str) -> list[Run]:
+        """Return the runs of one recipe, whatever their seed, newest first."""
+        return _newest(db, runs.c.recipe_sha256 == recipe_sha256)
+
+    @reads
+    def by_name(self, db: Connection, name: str) -> list[Run]:
+        """Return the runs of one name, newest first."""
+        return _newest(db, runs.c.name == name)
+
+    @reads
+    def events(self, db: Connection, run_id: str) -> list[Event]:
+        """Return a run's history, oldest first."""
+        query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
+        return [_to_event(row) for row in db.execute(query)]
+
+    @reads
+    def sweeps(self, db: Connection) -> list[str]:
+        """Return the names of all sweeps, the oldest first."""
+        return list(db.scalars(select(sweeps.c.name).order_by(sweeps.c.created_at, sweeps.c.name)))
+
+    @reads
+    def sweep_cells(self, db: Connection, sweep: str) -> list[SweepCell]:
+        """Return a sweep's cells by name and seed.  Raises NotFound."""
+        if db.scalar(select(1).where(sweeps.c.name == sweep)) is None:
+            raise NotFound(f"no sweep is named `{sweep}`")
+        columns = sweep_cells.c
+        query = select(sweep_cells).where(columns.sweep == sweep)
+        rows = db.execute(query.order_by(columns.cell, columns.seed)).all()
+        found = load_runs(db, [row.run_id for row in rows if row.run_id])
+        return [SweepCell(row.sweep, row.cell, row.seed, found.get(row.run_id)) for row in rows]
+
+    @reads
+    def counts(self, db: Connection) -> dict[RunState, int]:
+        """Return how many runs are in each state, zeros included."""
+        query = select(runs.c.state, func.count().label("n")).group_by(runs.c.state)
+        found = {RunState(row.state): int(row.n) for row in db.execute(query)}
+        return {state: found.get(state, 0) for state in RunState}
+
+    def unfinished(self) -> int:
+        """Return how many runs are waiting, queued or running."""
+        counts = self.counts()
+        return sum(counts[state] for state in UNFINISHED)
+
+    @reads
+    def clock_skew(self, db: Connection) -> timedelta:
+        """Return how far the database's clock is ahead of this machine's."""
+        before = datetime.now(UTC)
+        there: datetime = db.execute(select(now())).scalar_one()
+        return there - (before + (datetime.now(UTC) - before) / 2)
+
+
+def _newest(db: Connection, *where: ColumnElement[bool], limit: int | None = None) -> list[Run]:
+    query = select_runs().where(*where).order_by(runs.c.seq.desc()).limit(limit)
+    return [to_run(row) for row in db.execute(query)]
+
+
+def _to_attempt(row: Row[Any]) -> Attempt:
+    return Attempt(
+        run_id=row.run_id,
+        number=row.number,
+        fence=row.fence,
+        worker=row.worker_id,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        reason=EndReason(row.reason) if row.reason else None,
+        message=row.message,
+        circumstances=from_json(row.circumstances),
+        resumed_step=row.resumed_step,
+    )
+
+
+def _to_event(row: Row[Any]) -> Event:
+    return Event(
+        id=row.id,
+        run_id=row.run_id,
+        kind=row.kind,
+        from_state=RunState(row.from_state) if row.from_state else None,
+        to_state=RunState(row.to_state) if row.to_state else None,
+        attempt=row.attempt,
+        fence=row.fence,
+        detail=row.detail,
+        at=row.at,
+    )

@@ -1,0 +1,144 @@
+"""What finished runs put on the board."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from lsqctl.errors import NotFound
+from lsqctl.run import BoardRow, Evaluation, Result, RunState
+from lsqctl.store.base import Base
+from lsqctl.store.columns import from_json, now
+from lsqctl.store.database import reads, writes
+from lsqctl.store.tables import checkpoints, results, runs
+
+_SHARED = tuple(f.name for f in fields(Result) if f.name != "evaluations")
+_COUNTED = ("variant", "selection", "headline", "n_correct", "n_correct_top5", "n_total", "step")
+_FROM_RUN = (
+    *("name", "state", "seed", "recipe_sha256", "created_at", "code_commit", "code_dirty"),
+)
+
+
+class Results(Base):
+    """Reading results, and marking those that were measured again."""
+
+    @reads
+    def full_result(self, db: Connection, run_id: str) -> Result | None:
+        """Return a run's Result as it was stored, hits included, or None when it has none."""
+        query = select(results).where(results.c.run_id == run_id)
+        rows = db.execute(query.order_by(results.c.variant, results.c.selection)).all()
+        if not rows:
+            return None
+        shared = {name: getattr(rows[0], name) for name in _SHARED}
+        return Result(tuple(_to_evaluation(row) for row in rows), **shared)
+
+    def result(self, run_id: str) -> list[Evaluation]:
+        """Return a run's evaluations, hits included, by variant and selection; none before."""
+        found = self.full_result(run_id)
+        return list(found.evaluations) if found else []
+
+    @reads
+    def hits(self, db: Connection, run_id: str, variant: str, selection: str) -> bytes:
+        """Return one bit an image, in dataset order, most significant first.  Raises NotFound."""
+        found: bytes | None = db.scalar(
+            select(results.c.hits).where(*_key(run_id, variant, selection))
+        )
+        if found is None:
+            raise NotFound(f"run {run_id} has no result ({variant}, {selection})")
+        return found
+
+    @writes
+    def mark_verified(
+        self, db: Connection, run_id: str, key: tuple[str, str], *, verified: bool
+    ) -> None:
+        """Store whether measuring again gave the same counts; ``key`` is (variant, selection).
+
+        Raises NotFound.
+        """
+        change = update(results).where(*_key(run_id, *key)).values(verified=verified)
+        if db.execute(change).rowcount == 0:
+            raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
+
+    @reads
+    def board_rows(self, db: Connection) -> list[BoardRow]:
+        """Return the headline results of succeeded runs, and failed runs without counts.
+
+        Oldest first; the hits are not loaded and metric points not touched.
+        """
+        return [*_headlines(db), *_failed(db)]
+
+
+def insert_result(db: Connection, run_id: str, result: Result) -> None:
+    """Store every evaluation of a result."""
+    shared = {name: getattr(result, name) for name in _SHARED}
+    for each in result.evaluations:
+        sha256 = select(checkpoints.c.sha256).where(
+            checkpoints.c.run_id == run_id, checkpoints.c.directory == each.checkpoint
+        )
+        own = {name: getattr(each, name) for name in _COUNTED}
+        db.execute(
+            insert(results).values(
+                **shared,
+                **own,
+                run_id=run_id,
+                hits=each.hits,
+                checkpoint_path=each.checkpoint,
+                checkpoint_sha256=db.scalar(sha256) or "",
+                created_at=now(),
+            )
+        )
+
+
+def _key(run_id: str, variant: str, selection: str) -> tuple[Any, ...]:
+    columns = results.c
+    return columns.run_id == run_id, columns.variant == variant, columns.selection == selection
+
+
+def _to_evaluation(row: Row[Any]) -> Evaluation:
+    counted = {name: getattr(row, name) for name in _COUNTED}
+    return Evaluation(**counted, hits=row.hits, checkpoint=row.checkpoint_path)
+
+
+def _headlines(db: Connection) -> list[BoardRow]:
+    names = [f.name for f in fields(BoardRow)]
+    columns = [runs.c[name] if name in _FROM_RUN else results.c[name] for name in names]
+    query = (
+        select(*columns)
+        .join(runs, runs.c.id == results.c.run_id)
+        .where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
+        .order_by(runs.c.seq)
+    )
+    return [_to_board_row(row._asdict()) for row in db.execute(query)]
+
+
+def _failed(db: Connection) -> list[BoardRow]:
+    columns = [runs.c[name] for name in _FROM_RUN]
+    query = (
+        select(runs.c.id.label("run_id"), *columns, runs.c.recipe, runs.c.message)
+        .where(runs.c.state == RunState.FAILED)
+        .order_by(runs.c.seq)
+    )
+    return [_without_counts(row) for row in db.execute(query)]
+
+
+def _without_counts(row: Any) -> BoardRow:
+    values = row._asdict()
+    recipe, message = from_json(values.pop("recipe")), values.pop("message")
+    quant = recipe.get("quant", {})
+    return _to_board_row(
+        values
+        | {
+            "dataset": recipe.get("data", {}).get("name", ""),
+            "arch": recipe.get("model", {}).get("name", ""),
+            "weight_bits": quant.get("weight_bits", 32),
+            "act_bits": quant.get("act_bits", 32),
+            "notes": message,
+        }
+    )
+
+
+def _to_board_row(values: Mapping[str, Any]) -> BoardRow:
+    return BoardRow(**{**values, "state": RunState(values["state"])})

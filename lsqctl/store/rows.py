@@ -1,0 +1,93 @@
+"""From rows to values: what a list of runs selects, and how each row becomes a Run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, case, func, select
+
+from lsqctl.run import EndReason, Lease, Run, RunState
+from lsqctl.store.columns import now
+from lsqctl.store.tables import metric_summaries, run_parents, runs, sweep_cells
+
+_CHUNK = 1000
+
+
+def select_runs() -> Select[Any]:
+    """Return a query for all that a Run shows; metric points are never touched."""
+    top1 = (
+        select(metric_summaries.c.last_value)
+        .where(
+            metric_summaries.c.run_id == runs.c.id,
+            metric_summaries.c.name == "top1",
+            metric_summaries.c.split != "train",
+        )
+        .order_by(metric_summaries.c.last_step.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    sweep = (
+        select(func.min(sweep_cells.c.sweep))
+        .where(sweep_cells.c.run_id == runs.c.id)
+        .scalar_subquery()
+    )
+    lapsed = case((and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0)
+    kept = [c for c in runs.c if c.name not in ("recipe", "snapshot", "circumstances")]
+    return select(*kept, top1.label("top1"), sweep.label("sweep"), lapsed.label("lapsed"))
+
+
+def to_run(row: Row[Any]) -> Run:
+    """Return the Run of one row of ``select_runs``."""
+    return Run(
+        id=row.id,
+        name=row.name,
+        state=RunState(row.state),
+        seed=row.seed,
+        recipe_sha256=row.recipe_sha256,
+        run_sha256=row.run_sha256,
+        created_at=row.created_at,
+        reason=EndReason(row.reason) if row.reason else None,
+        message=row.message,
+        sweep=row.sweep,
+        attempt=row.attempt,
+        worker=row.worker_id,
+        priority=-row.urgency,
+        held=row.held,
+        cancel_requested=row.cancel_requested,
+        lease_lapsed=bool(row.lapsed),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        step=row.step,
+        total_steps=row.total_steps,
+        epoch=row.epoch,
+        epochs=row.epochs,
+        top1=row.top1,
+    )
+
+
+def load_runs(db: Connection, ids: Iterable[str]) -> dict[str, Run]:
+    """Return the runs of these ids, by id."""
+    return {
+        row.id: to_run(row)
+        for some in chunks(sorted(set(ids)))
+        for row in db.execute(select_runs().where(runs.c.id.in_(some)))
+    }
+
+
+def load_parents(db: Connection, run_id: str) -> dict[str, str]:
+    """Return the run id behind each role."""
+    query = select(run_parents.c.role, run_parents.c.parent_id)
+    query = query.where(run_parents.c.run_id == run_id).order_by(run_parents.c.role)
+    return {row.role: row.parent_id for row in db.execute(query)}
+
+
+def lease_of(row: Row[Any]) -> Lease:
+    """Return the lease that a running run's row describes."""
+    return Lease(row.id, row.attempt, row.fence)
+
+
+def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the items in parts that fit into one statement."""
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]

@@ -1,0 +1,88 @@
+"""The database behind one class: the only SQL, on SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from lsqctl.store.check import Checks
+from lsqctl.store.checkpoints import Checkpoints
+from lsqctl.store.claims import Claims
+from lsqctl.store.control import Controls
+from lsqctl.store.database import Database
+from lsqctl.store.engine import masked, parse_url
+from lsqctl.store.enqueue import Enqueues
+from lsqctl.store.metrics import Metrics
+from lsqctl.store.migrate import ensure_schema
+from lsqctl.store.readers import Readers
+from lsqctl.store.reaper import Reaper
+from lsqctl.store.resolve import Resolves
+from lsqctl.store.results import Results
+from lsqctl.store.workers import Workers
+
+BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
+
+
+class Store(
+    Enqueues,
+    Claims,
+    Metrics,
+    Checkpoints,
+    Reaper,
+    Controls,
+    Workers,
+    Readers,
+    Resolves,
+    Results,
+    Checks,
+):
+    """Runs, their queue, their metrics and their results.
+
+    Delivery is at least once, effect exactly once: all that an attempt writes is guarded by its
+    fence, and raises LeaseLost, with nothing changed, once another attempt owns the run. Every
+    method is one transaction and raises StoreError, in one line, when the database fails.
+    """
+
+    @property
+    def url(self) -> str:
+        """The database's URL for people, its password hidden."""
+        return masked(self._database.url)
+
+    def close(self) -> None:
+        """Close every connection; a later call opens new ones."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_store(
+    url: str,
+    *,
+    lease_seconds: float = 30.0,
+    migrate: bool = True,
+    busy_seconds: float = BUSY_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> Store:
+    """Open the database at ``url``, made or upgraded first where it must be.
+
+    ``sqlite:///PATH`` or ``postgresql+psycopg://USER@HOST/NAME``. ``clock`` gives this process's
+    monotonic seconds. Raises StoreError for a database that is unreachable, unsafe or newer.
+    """
+    database = Database(parse_url(url), busy_seconds=busy_seconds, lease_seconds=lease_seconds)
+    try:
+        ensure_schema(database, migrate=migrate)
+    except BaseException:
+        database.close()
+        raise
+    return Store(database, lease_seconds, clock)

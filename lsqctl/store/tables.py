@@ -1,0 +1,237 @@
+"""The tables, as ``db/versions`` builds them and ``db/README.md`` draws them.  No behaviour."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+
+from lsqctl.store.columns import UtcDateTime
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _run_key() -> Column[str]:
+    return Column("run_id", Text, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("registered_at", UtcDateTime, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+    Column("gone_at", UtcDateTime),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("message", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("recipe_sha256", Text, nullable=False, index=True),
+    Column("run_sha256", Text, nullable=False, index=True),
+    Column("code_commit", Text, nullable=False),
+    Column("code_dirty", Boolean),
+    Column("urgency", Integer, nullable=False),  # -priority: one ascending index serves the claim
+    Column("held", Boolean, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Text),
+    Column("worker_id", Text, ForeignKey("workers.id")),
+    Column("lease_until", UtcDateTime),
+    Column("renewals", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),  # in a row, without checkpoint progress
+    Column("checkpoint_step", BigInteger, nullable=False),  # the furthest ever; -1 before any
+    Column("step", BigInteger, nullable=False),
+    Column("total_steps", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("epochs", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime),
+    Column("finished_at", UtcDateTime),
+    Column("circumstances", Text),  # device, threads, compile: decided by the first attempt
+    Column("recipe", Text, nullable=False),
+    Column("snapshot", Text, nullable=False),
+    CheckConstraint(
+        "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
+        name="state",
+    ),
+    Index(None, "state", "urgency", "seq"),
+    sqlite_autoincrement=True,
+)
+
+run_parents = Table(
+    "run_parents",
+    metadata,
+    _run_key(),
+    Column("role", Text, primary_key=True),
+    Column("parent_id", Text, ForeignKey("runs.id"), nullable=False, index=True),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    _run_key(),
+    Column("number", Integer, primary_key=True),
+    Column("fence", Text, nullable=False),
+    Column("worker_id", Text, ForeignKey("workers.id"), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("reason", Text),
+    Column("message", Text, nullable=False),
+    Column("resumed_step", BigInteger),
+    Column("progressed", Boolean, nullable=False),
+    Column("circumstances", Text, nullable=False),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+sweep_cells = Table(
+    "sweep_cells",
+    metadata,
+    Column("sweep", Text, ForeignKey("sweeps.name", ondelete="CASCADE"), primary_key=True),
+    Column("cell", Text, primary_key=True),
+    Column("seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_id", Text, ForeignKey("runs.id", ondelete="SET NULL"), index=True),
+)
+
+metric_points = Table(
+    "metric_points",
+    metadata,
+    _run_key(),
+    Column("name", Text, primary_key=True),
+    Column("split", Text, primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("value", Double),
+    Column("kind", Text, nullable=False),  # number, or nan, inf, -inf with a NULL value
+    Column("fence", Text, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+metric_summaries = Table(
+    "metric_summaries",
+    metadata,
+    _run_key(),
+    Column("name", Text, primary_key=True),
+    Column("split", Text, primary_key=True),
+    Column("last_value", Double),
+    Column("last_kind", Text, nullable=False),
+    Column("last_step", BigInteger, nullable=False),
+    Column("best_value", Double),
+    Column("best_kind", Text, nullable=False),
+    Column("best_step", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _run_key(),
+    Column("directory", Text, primary_key=True),
+    Column("step", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("best", Boolean, nullable=False),
+    Column("fence", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+results = Table(
+    "results",
+    metadata,
+    _run_key(),
+    Column("variant", Text, primary_key=True),
+    Column("selection", Text, primary_key=True),
+    Column("headline", Boolean, nullable=False),
+    Column("n_correct", BigInteger, nullable=False),
+    Column("n_correct_top5", BigInteger),
+    Column("n_total", BigInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("dataset", Text, nullable=False),
+    Column("split", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("weight_bits", Integer, nullable=False),
+    Column("act_bits", Integer, nullable=False),
+    Column("first_last_bits", Text, nullable=False),
+    Column("granularity", Text, nullable=False),
+    Column("params", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("naive_bytes", BigInteger, nullable=False),
+    Column("macs", BigInteger, nullable=False),
+    Column("bops", BigInteger, nullable=False),
+    Column("epochs", Integer, nullable=False),
+    Column("train_seconds", Double, nullable=False),
+    Column("peak_mem_bytes", BigInteger, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("torch", Text, nullable=False),
+    Column("precision", Text, nullable=False),
+    Column("deterministic", Text, nullable=False),
+    Column("data_digest", Text, nullable=False),
+    Column("preprocessing", Text, nullable=False),
+    Column("fp32_n_correct", BigInteger),
+    Column("fp32_n_total", BigInteger),
+    Column("notes", Text, nullable=False),
+    Column("verified", Boolean),
+    Column("checkpoint_path", Text, nullable=False),
+    Column("checkpoint_sha256", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("hits", LargeBinary, nullable=False),  # last: rows are read without touching it
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("from_state", Text),
+    Column("to_state", Text),
+    Column("attempt", Integer, nullable=False),
+    Column("fence", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    ForeignKeyConstraint(["run_id"], ["runs.id"], ondelete="CASCADE"),
+    Index(None, "run_id", "id"),
+    sqlite_autoincrement=True,
+)
