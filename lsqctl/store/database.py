@@ -11,7 +11,8 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lsqctl.errors import StoreError
 from lsqctl.store.engine import WRITES, is_sqlite, make_engine, masked
@@ -84,13 +85,13 @@ class Database:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Turn the library's errors into StoreError: one line, without a password."""
+        """Turn the database's errors into StoreError: one line, without a password."""
         try:
             yield
-        except SQLAlchemyError as error:
+        except (DBAPIError, PoolTimeout) as error:
             raise StoreError(self._explain(error)) from error
 
-    def _explain(self, error: SQLAlchemyError) -> str:
+    def _explain(self, error: DBAPIError | PoolTimeout) -> str:
         cause = error.orig if isinstance(error, DBAPIError) else error
         what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         if self.url.password:

@@ -81,7 +81,7 @@ def _insert(db: Connection, new: NewRun) -> str:
     parents = {role: _parent(db, new, role, sha) for role, sha in new.parents.items()}
     state = state_after_parents([row.state for row in parents.values()])
     run_id = _free_id(db)
-    db.execute(insert(runs).values(_first_values(new), id=run_id, state=state, created_at=now()))
+    db.execute(insert(runs).values(**_first_values(new), id=run_id, state=state, created_at=now()))
     for role, row in parents.items():
         db.execute(insert(run_parents).values(run_id=run_id, role=role, parent_id=row.id))
     record(db, run_id, "enqueued", to=state)
