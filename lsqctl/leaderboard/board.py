@@ -1,0 +1,122 @@
+"""The board as a value: entries in the order of the CSV contract, tables by dataset, counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the board: a group of runs (a recipe without its seed), or a published row.
+
+    The fields are the columns of the CSV contract, in order; ``columns`` says what each means.
+    None is unknown, or does not apply.
+    """
+
+    rank: int | None
+    model: str
+    arch: str | None
+    dataset: str
+    split: str | None
+    method: str | None
+    w_bits: int
+    a_bits: int
+    first_last_bits: str | None
+    granularity: str | None
+    top1_mean: float
+    top1_std: float | None
+    top1_ci95_lo: float | None
+    top1_ci95_hi: float | None
+    n_seeds: int | None
+    seeds: str | None
+    top1_best: float | None
+    best_run: str | None
+    top5_mean: float | None
+    fp32_top1: float | None
+    delta_fp32: float | None
+    eval_n: int | None
+    params: int | None
+    size_bytes: int | None
+    gmacs: float | None
+    gbops: float | None
+    pareto_optimal: bool | None
+    epochs: int | None
+    train_gpu_h: float | None
+    peak_mem_bytes: int | None
+    device: str | None
+    torch: str | None
+    precision: str | None
+    deterministic: str | None
+    state: str | None
+    n_failed: int | None
+    verified: bool | None
+    checkpoint_sha256: str | None
+    checkpoint_path: str | None
+    recipe_sha256: str | None
+    code_commit: str | None
+    code_dirty: bool | None
+    created_at: str | None
+    notes: str | None
+    origin: str
+    source_kind: str | None
+    source_url: str | None
+    selected_on_test: bool | None
+
+    @property
+    def own(self) -> bool:
+        """Whether this was measured here, rather than published."""
+        return self.origin == "own"
+
+    @property
+    def full_precision(self) -> bool:
+        """Whether nothing is quantized: such a row is shown, and not ranked."""
+        return self.w_bits == self.a_bits == 32
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval; the value itself where no interval is known."""
+        return self.top1_mean if self.top1_ci95_lo is None else self.top1_ci95_lo
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval; the value itself where no interval is known."""
+        return self.top1_mean if self.top1_ci95_hi is None else self.top1_ci95_hi
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many there are, so that nothing is dropped in silence.
+
+    ``groups`` are the own rows; ``empty_groups`` the recipes without one result, which have no
+    row. ``runs`` are all that ended, ``failed`` and ``cancelled`` among them.
+    """
+
+    groups: int = 0
+    runs: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    empty_groups: int = 0
+    published: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The rows of one dataset, best first; full precision last, without a rank."""
+
+    dataset: str
+    rows: tuple[Entry, ...]
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """One table a dataset; ``best_seed`` and ``per_run`` say how it was asked for."""
+
+    tables: tuple[Table, ...]
+    best_seed: bool = False
+    per_run: bool = False
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All rows of all tables, in order."""
+        return tuple(entry for table in self.tables for entry in table.rows)

@@ -1,0 +1,147 @@
+"""Published rows to compare with: each number with its source and the words it was read from."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from importlib.resources import files
+from typing import Any
+
+from lsqctl.errors import DataError, NotFound, did_you_mean
+from lsqctl.quant.spec import check_bits
+
+SOURCE_KINDS = ("paper", "readme", "page")
+PWC_PAGE = "pwc-lsq"
+"""The rows of the LSQ paper's page on Papers With Code."""
+
+_OPTIONAL_NUMBERS = ("top5", "fp32_top1")
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One published result, as printed; ``top1``, ``top5`` and ``fp32_top1`` in percent.
+
+    ``n_total`` images were evaluated (None: not known, so no interval). ``source_kind`` is paper,
+    readme or page; ``source_url`` a URL or a file. ``quote`` is what the number was read from.
+    ``page`` names a set of rows that can be shown alone.
+    """
+
+    dataset: str
+    model: str
+    arch: str
+    method: str
+    weight_bits: int
+    act_bits: int
+    top1: float
+    source_kind: str
+    source_url: str
+    quote: str
+    top5: float | None = None
+    fp32_top1: float | None = None
+    n_total: int | None = None
+    page: str = ""
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "model", "arch", "method", "source_kind", "source_url", "quote"):
+            _check_text(name, getattr(self, name), empty=False)
+        for name in ("page", "notes"):
+            _check_text(name, getattr(self, name), empty=True)
+        for name in ("weight_bits", "act_bits"):
+            check_bits(getattr(self, name), name)
+        _check_percent("top1", self.top1)
+        for name in _OPTIONAL_NUMBERS:
+            if getattr(self, name) is not None:
+                _check_percent(name, getattr(self, name))
+        if self.n_total is not None and (type(self.n_total) is not int or self.n_total < 1):
+            raise ValueError(f"n_total must be a whole number of images, got {self.n_total!r}")
+        if self.source_kind not in SOURCE_KINDS:
+            raise ValueError(
+                f"source_kind must be one of {', '.join(SOURCE_KINDS)}, got {self.source_kind!r}"
+            )
+
+
+def load_references(text: str | None = None, *, where: str = "references.toml") -> list[Reference]:
+    """Return the references of a TOML text, or those that ship with lsqctl.
+
+    Raises DataError, naming the file, the entry and the field.
+    """
+    if text is None:
+        text = files("lsqctl.leaderboard").joinpath("references.toml").read_text("utf-8")
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{where}: not TOML: {error}") from error
+    entries = document.get("reference", [])
+    if document.keys() - {"reference"} or not isinstance(entries, list):
+        raise DataError(f"{where}: only [[reference]] entries may stand here")
+    found = [_reference(entry, f"{where}: entry {n}") for n, entry in enumerate(entries, 1)]
+    _check_distinct(found, where)
+    return found
+
+
+def select_references(
+    references: Iterable[Reference],
+    *,
+    page: str | None = None,
+    datasets: Iterable[str] | None = None,
+) -> list[Reference]:
+    """Return the references of one page, or of some datasets; NotFound for an unknown page."""
+    all_of_them = list(references)
+    pages = {reference.page for reference in all_of_them} - {""}
+    if page is not None and page not in pages:
+        raise NotFound(
+            f"no published rows are called `{page}`{did_you_mean(page, pages)}; "
+            f"known: {', '.join(sorted(pages)) or 'none'}"
+        )
+    wanted = None if datasets is None else set(datasets)
+    return [
+        reference
+        for reference in all_of_them
+        if page in (None, reference.page) and (wanted is None or reference.dataset in wanted)
+    ]
+
+
+def _reference(entry: object, where: str) -> Reference:
+    if not isinstance(entry, Mapping):
+        raise DataError(f"{where}: must be a table of keys")
+    where += f" ({entry.get('model', 'without a model')})"
+    known = [field.name for field in fields(Reference)]
+    for key in sorted(entry.keys() - set(known)):
+        raise DataError(f"{where}: unknown key `{key}`{did_you_mean(key, known)}")
+    needed = [field.name for field in fields(Reference) if field.default is MISSING]
+    if missing := [name for name in needed if name not in entry]:
+        raise DataError(f"{where}: {', '.join(missing)} missing")
+    values: dict[str, Any] = dict(entry)
+    try:
+        return Reference(**values)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _check_distinct(references: list[Reference], where: str) -> None:
+    seen: set[tuple[str, str]] = set()
+    for number, reference in enumerate(references, 1):
+        key = (reference.dataset, reference.model)
+        if key in seen:
+            raise DataError(
+                f"{where}: entry {number} ({reference.model}): this model stands twice for "
+                f"{reference.dataset}; give each row a name of its own"
+            )
+        seen.add(key)
+
+
+def _check_text(name: str, value: object, *, empty: bool) -> None:
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise ValueError(
+            f"{name} must be {'text' if empty else 'a text, not empty'}, got {value!r}"
+        )
+
+
+def _check_percent(name: str, value: object) -> None:
+    if type(value) not in (int, float) or not math.isfinite(float(str(value))):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not 0 <= float(str(value)) <= 100:
+        raise ValueError(f"{name} must be 0..100 percent, got {value!r}")

@@ -1,0 +1,214 @@
+"""The board as cells to draw: words, alignment, emphasis, and which column gives way first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lsqctl.leaderboard.board import Board, Counts, Entry, Table
+from lsqctl.leaderboard.clean import clean
+
+OWN, PUBLISHED, FULL_PRECISION = "●", "○", "◌"
+NONE = "–"
+MINUS = "−"
+
+Align = Literal["left", "right"]
+Tone = Literal["", "good", "bad"]
+
+
+@dataclass(frozen=True, slots=True)
+class ViewColumn:
+    """A column's heading. The column with the lowest ``drop`` goes first; 0 never goes."""
+
+    key: str
+    title: str
+    align: Align
+    drop: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell, safe to print as it is. ``link`` is a URL that the text stands for."""
+
+    text: str
+    strong: bool = False
+    dim: bool = False
+    tone: Tone = ""
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewTable:
+    """One dataset's table; each row has one cell a column."""
+
+    title: str
+    columns: tuple[ViewColumn, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    footer: str
+
+
+COLUMNS: tuple[ViewColumn, ...] = (
+    ViewColumn("rank", "#", "left"),
+    ViewColumn("model", "model", "left"),
+    ViewColumn("w_bits", "W", "right"),
+    ViewColumn("a_bits", "A", "right"),
+    ViewColumn("top1", "Top-1 %", "left"),
+    ViewColumn("delta_fp32", "Δ FP", "right", drop=4),
+    ViewColumn("size", "size", "right", drop=2),
+    ViewColumn("bops", "BOPs", "right", drop=1),
+    ViewColumn("n", "n", "right", drop=3),
+    ViewColumn("source", "source", "left", drop=5),
+)
+
+
+def view(board: Board) -> tuple[ViewTable, ...]:
+    """Return the tables of a board as cells, in the board's order."""
+    return tuple(_view_table(table, best_seed=board.best_seed) for table in board.tables)
+
+
+def _view_table(table: Table, *, best_seed: bool) -> ViewTable:
+    shared = Counter(entry.rank for entry in table.rows)
+    accuracies = _accuracies(table.rows)
+    rows = tuple(
+        _cells(entry, accuracy, tied=shared[entry.rank] > 1)
+        for entry, accuracy in zip(table.rows, accuracies, strict=True)
+    )
+    return ViewTable(_title(table, best_seed=best_seed), COLUMNS, rows, _footer(table.counts))
+
+
+def _cells(entry: Entry, accuracy: str, *, tied: bool) -> tuple[Cell, ...]:
+    place = "" if entry.rank is None else f"{entry.rank}{'=' if tied else ''}"
+    return (
+        Cell(place, strong=True),
+        Cell(f"{_marker(entry)} {clean(entry.model)}", dim=not entry.own),
+        Cell(str(entry.w_bits)),
+        Cell(str(entry.a_bits)),
+        Cell(accuracy, strong=entry.rank == 1),
+        _delta(entry.delta_fp32),
+        _optional(None if entry.size_bytes is None else bytes_text(entry.size_bytes)),
+        _optional(None if entry.gbops is None else bops_text(entry.gbops * 1e9)),
+        _optional(None if entry.n_seeds is None else str(entry.n_seeds)),
+        _source(entry),
+    )
+
+
+def bytes_text(size: float) -> str:
+    """Return a size for people: ``140 kB``, ``1.08 MB`` (powers of ten)."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= unit:
+            return f"{_three_digits(size / unit)} {name}"
+    return f"{size:.0f} B"
+
+
+def bops_text(bops: float) -> str:
+    """Return bit operations for people: ``0.67 G``, ``42.0 G``; ``8.10 M`` below 0.1 G."""
+    unit, name = (1e9, "G") if bops >= 1e8 else (1e6, "M")
+    return f"{_three_digits(bops / unit)} {name}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign, two decimals: ``+0.32``, ``−1.12``, ``0.00``."""
+    text = f"{abs(value):.2f}"
+    if float(text) == 0:
+        return text
+    return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def _three_digits(amount: float) -> str:
+    decimals = 0 if amount >= 99.95 else 1 if amount >= 9.995 else 2
+    return f"{amount:.{decimals}f}"
+
+
+def _accuracies(entries: Sequence[Entry]) -> list[str]:
+    means = [f"{entry.top1_mean:.2f}" for entry in entries]
+    halves = [_half_width(entry) for entry in entries]
+    wide, wide_half = max(map(len, means), default=0), max(map(len, halves), default=0)
+    return [
+        f"{mean:>{wide}}{f' ±{half:>{wide_half}}' if half else ''}"
+        for mean, half in zip(means, halves, strict=True)
+    ]
+
+
+def _half_width(entry: Entry) -> str:
+    if entry.top1_ci95_lo is None or entry.top1_ci95_hi is None:
+        return ""
+    return f"{(entry.top1_ci95_hi - entry.top1_ci95_lo) / 2:.2f}"
+
+
+def _marker(entry: Entry) -> str:
+    if entry.full_precision:
+        return FULL_PRECISION
+    return OWN if entry.own else PUBLISHED
+
+
+def _delta(delta: float | None) -> Cell:
+    if delta is None:
+        return Cell(NONE, dim=True)
+    text = signed(delta)
+    return Cell(text, tone="bad" if text[0] == MINUS else "good" if text[0] == "+" else "")
+
+
+def _optional(text: str | None) -> Cell:
+    return Cell(NONE, dim=True) if text is None else Cell(text)
+
+
+def _source(entry: Entry) -> Cell:
+    if not entry.own:
+        url = entry.source_url or ""
+        web = url.startswith(("https://", "http://")) and clean(url) == url
+        return Cell(clean(entry.source_kind or "published"), dim=True, link=url if web else "")
+    words = ["own"]
+    if entry.verified:
+        words.append("verified")
+    if entry.verified is False:
+        words.append("verification failed")
+    if entry.n_failed:
+        words.append(f"{entry.n_failed} failed")
+    if entry.selected_on_test:
+        words.append("selected on test")
+    bad = bool(entry.n_failed) or entry.verified is False
+    return Cell(", ".join(words), tone="bad" if bad else "")
+
+
+def _title(table: Table, *, best_seed: bool) -> str:
+    parts = [clean(table.dataset), f"Top-1 on {_images(table.rows)}", _whose(table.counts)]
+    if best_seed:
+        parts.append("best seed of each recipe")
+    return " · ".join(parts)
+
+
+def _images(entries: Sequence[Entry]) -> str:
+    splits = sorted({entry.split for entry in entries if entry.split})
+    kind = f"{clean(splits[0])} images" if len(splits) == 1 else "images"
+    totals = sorted({entry.eval_n for entry in entries if entry.eval_n})
+    if not totals:
+        return kind
+    span = f"{totals[0]:,}" if len(totals) == 1 else f"{totals[0]:,} to {totals[-1]:,}"
+    return f"{span} {kind}"
+
+
+def _whose(counts: Counts) -> str:
+    own = counts.groups or counts.empty_groups
+    if own and counts.published:
+        return "own runs and published rows"
+    return "own runs" if own else "published rows"
+
+
+def _footer(counts: Counts) -> str:
+    parts = []
+    if counts.runs:
+        lost = [(counts.failed, "failed"), (counts.cancelled, "cancelled")]
+        told = ", ".join(f"{number} {what}" for number, what in lost if number)
+        runs = f"{_many(counts.groups, 'group')}, {_many(counts.runs, 'run')}"
+        parts.append(f"{runs} ({told})" if told else runs)
+    if counts.empty_groups:
+        parts.append(f"{_many(counts.empty_groups, 'group')} without a result")
+    if counts.published:
+        parts.append(_many(counts.published, "published row"))
+    return " · ".join([*parts, "a rank counts the rows that lie wholly above"])
+
+
+def _many(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,205 @@
+"""CSV, JSON and markdown: exact round trips, hostile text, the same bytes for the same runs."""
+
+import csv
+import io
+import json
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.errors import UsageError
+from lsqctl.leaderboard.board import Board, Counts, Entry, Table
+from lsqctl.leaderboard.columns import COLUMNS, NAMES, markdown_table
+from lsqctl.leaderboard.formats import (
+    escape_markdown,
+    from_csv,
+    guard,
+    to_csv,
+    to_json,
+    to_markdown,
+    unguard,
+)
+from lsqctl.leaderboard.frame import to_frame
+from lsqctl.leaderboard.rank import rank
+
+from .rows import HOSTILE, board_rows, references, row
+
+DANGEROUS = tuple("=+-@\t\r\0")
+CONTRACT = (
+    "rank, model, arch, dataset, split, method, w_bits, a_bits, first_last_bits, granularity, "
+    "top1_mean, top1_std, top1_ci95_lo, top1_ci95_hi, n_seeds, seeds, top1_best, best_run, "
+    "top5_mean, fp32_top1, delta_fp32, eval_n, params, size_bytes, gmacs, gbops, pareto_optimal, "
+    "epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, deterministic, state, "
+    "n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256, code_commit, "
+    "code_dirty, created_at, notes, origin, source_kind, source_url, selected_on_test"
+)
+
+
+def board_of(*entries):
+    return Board((Table("digits", entries, Counts()),))
+
+
+def example(**changes):
+    return replace(rank([row()]).entries[0], **changes)
+
+
+def test_the_contract_has_the_published_columns_in_their_order():
+    assert ", ".join(NAMES) == CONTRACT
+
+
+def test_an_entry_has_exactly_the_columns_with_their_types():
+    kinds = {"int": "number", "float": "number", "str": "text", "bool": "bool"}
+    assert [(f.name, kinds[str(f.type).split()[0]]) for f in fields(Entry)] == [
+        (column.name, column.kind) for column in COLUMNS
+    ]
+
+
+def test_the_documentation_shows_the_contract_as_it_is():
+    page = Path(__file__).parents[2] / "docs" / "csv.md"
+    assert page.read_text(encoding="utf-8").endswith(markdown_table())
+
+
+@given(board_rows(texts=HOSTILE), references)
+def test_a_csv_reads_back_as_the_same_entries(rows, published):
+    board = rank(rows, published)
+    assert from_csv(to_csv(board)) == board.entries
+    assert from_csv(to_csv(board, raw=True), raw=True) == board.entries
+
+
+@given(HOSTILE.filter(bool), HOSTILE.filter(bool))
+def test_any_two_texts_survive_the_csv_side_by_side(model, arch):
+    board = board_of(example(model=model, arch=arch), example(model=arch, notes=model))
+    assert from_csv(to_csv(board)) == board.entries
+
+
+@given(st.data(), board_rows(texts=HOSTILE), references)
+def test_every_format_gives_the_same_bytes_in_any_order_of_rows(data, rows, published):
+    shuffled = rank(data.draw(st.permutations(rows)), data.draw(st.permutations(published)))
+    board = rank(rows, published)
+    for write in (to_csv, to_json, to_markdown):
+        assert write(shuffled).encode() == write(board).encode()
+
+
+@given(HOSTILE)
+def test_the_guard_comes_off_without_a_trace(text):
+    assert unguard(guard(text)) == text
+
+
+@given(st.text(" \u00a0\n", max_size=3), st.sampled_from(DANGEROUS), st.text(max_size=5))
+def test_no_guarded_text_begins_like_a_formula_even_after_blanks(blanks, sign, rest):
+    assert guard(blanks + sign + rest).startswith("'")
+    assert not guard(blanks + sign + rest).lstrip().startswith(DANGEROUS)
+
+
+def test_harmless_text_is_left_alone():
+    assert guard("cifar10/resnet20-w4a4") == "cifar10/resnet20-w4a4"
+
+
+def test_no_text_cell_of_a_csv_begins_like_a_formula_but_negative_numbers_stay_numbers():
+    entry = example(model="=HYPERLINK(1)", notes="  @cmd", delta_fp32=-1.5)
+    (cells,) = csv.DictReader(io.StringIO(to_csv(board_of(entry))))
+    assert (cells["model"], cells["notes"]) == ("'=HYPERLINK(1)", "'  @cmd")
+    assert cells["delta_fp32"] == "-1.5"
+
+
+def test_raw_leaves_text_as_it_is():
+    assert "\n1,=1+1," in to_csv(board_of(example(model="=1+1")), raw=True)
+
+
+def test_missing_is_empty_and_nan_inf_and_booleans_are_spelled():
+    entry = example(top1_std=None, top5_mean=math.inf, gmacs=-math.inf, train_gpu_h=math.nan)
+    (cells,) = csv.DictReader(io.StringIO(to_csv(board_of(replace(entry, verified=True)))))
+    found = [cells[name] for name in ("top1_std", "top5_mean", "gmacs", "train_gpu_h", "verified")]
+    assert found == ["", "inf", "-inf", "nan", "true"]
+
+
+def test_a_csv_has_lf_only_no_byte_order_mark_and_ends_with_a_line():
+    text = to_csv(board_of(example(), example()))
+    assert (text.count("\n"), "\r" in text, text[0]) == (3, False, "r")
+    assert text.endswith("\n")
+
+
+def test_a_csv_that_went_through_a_spreadsheet_with_crlf_still_reads():
+    board = rank([row("a"), row("b")])
+    assert from_csv("\ufeff" + to_csv(board).replace("\n", "\r\n")) == board.entries
+
+
+def test_columns_of_a_later_version_are_ignored():
+    header, line = to_csv(board_of(example())).splitlines()
+    assert from_csv(f"{header},newer\n{line},1\n") == (example(),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected column `rank`, got ``"),
+        (",".join(NAMES).replace("arch", "arhc"), r"`arch`, got `arhc`; did you mean `arch`\?"),
+        (",".join(NAMES) + "\n1,x\n", "row 2: 2 cells where 48 belong"),
+        (",".join(NAMES) + "\nfirst" + "," * 47 + "\n", "row 2: `rank` is no number: 'first'"),
+        ('"unclosed', "not a leaderboard CSV"),
+    ],
+)
+def test_another_file_is_refused_with_the_place_of_its_fault(text, message):
+    with pytest.raises(UsageError, match=message):
+        from_csv(text)
+
+
+def test_pandas_reads_the_same_numbers_from_the_csv_as_from_the_frame():
+    import pandas as pd
+
+    board = rank([row("a", 0), row("a", 1, n_correct=493), row("b", 0, n_correct=1, bops=123)])
+    read = pd.read_csv(io.StringIO(to_csv(board)), float_precision="round_trip")
+    frame = to_frame(board)
+    for name in ("rank", "top1_mean", "top1_std", "top1_ci95_lo", "gbops", "n_seeds"):
+        assert read[name].dropna().tolist() == frame[name].dropna().tolist()
+
+
+def test_a_frame_of_an_empty_board_has_all_columns_with_their_types():
+    frame = to_frame(rank([]))
+    assert tuple(frame.columns) == NAMES
+    assert (str(frame["rank"].dtype), str(frame["verified"].dtype)) == ("Int64", "boolean")
+
+
+@given(board_rows(texts=HOSTILE), references)
+def test_json_parses_strictly_and_holds_every_row(rows, published):
+    def refuse(name):
+        raise AssertionError(name)
+
+    board = rank(rows, published)
+    read = json.loads(to_json(board), parse_constant=refuse)
+    assert read["schema_version"] == 1
+    found = [Entry(**cells) for table in read["tables"] for cells in table["rows"]]
+    assert tuple(found) == board.entries
+
+
+def test_json_spells_what_it_has_no_number_for():
+    read = json.loads(to_json(board_of(example(gmacs=math.inf, top5_mean=math.nan))))
+    (cells,) = read["tables"][0]["rows"]
+    assert (cells["gmacs"], cells["top5_mean"]) == ("inf", "nan")
+
+
+@given(HOSTILE.filter(bool))
+def test_a_markdown_table_keeps_its_shape_whatever_a_name_holds(name):
+    lines = to_markdown(board_of(example(model=name), example())).splitlines()
+    table = [line for line in lines if line.startswith("| ")]
+    bars = [line.replace("\\\\", "").replace("\\|", "").count("|") for line in table]
+    assert bars == [11] * 4
+    assert len(lines) == 8
+
+
+def test_markdown_shows_special_letters_as_they_are():
+    assert escape_markdown("a|b_c*<i>\n`x`\\") == r"a\|b\_c\*\<i\> \`x\`" + "\\\\"
+
+
+def test_markdown_links_a_published_row_to_its_source():
+    entry = example(origin="published", source_kind="readme", source_url="https://e.org/a|b")
+    assert "[readme](<https://e.org/a%7Cb>)" in to_markdown(board_of(entry))
+
+
+def test_an_empty_board_is_a_header_in_csv_and_nothing_in_markdown():
+    assert to_csv(rank([])) == ",".join(NAMES) + "\n"
+    assert to_markdown(rank([])) == ""
