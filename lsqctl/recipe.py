@@ -10,12 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
 
 from lsqctl.quant.spec import NONE_BITS, QuantSpec
 
@@ -115,9 +123,29 @@ def _unit(unit: str) -> dict[str, Any]:
     return {"unit": unit}
 
 
+def _bits(value: int) -> int:
+    if not (2 <= value <= 8 or value == NONE_BITS):
+        raise PydanticCustomError("out_of_range", "must be 2..8, or 32 for not quantized")
+    return value
+
+
+def _one_of(known: Collection[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise PydanticCustomError("choice", "is not one of the choices")
+        return value
+
+    return AfterValidator(check)
+
+
+BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, NONE_BITS)
 Bits = Annotated[
-    int, Field(ge=2, le=NONE_BITS, json_schema_extra={"unit": "bits", "values": "2..8 or 32"})
+    int,
+    AfterValidator(_bits),
+    Field(json_schema_extra={"unit": "bits", "choices": list(BIT_WIDTHS)}),
 ]
+ModelName = Annotated[str, _one_of(MODEL_NAMES)]
+DatasetName = Annotated[str, _one_of(DATASETS)]
 
 
 class RunRef(Section):
@@ -132,7 +160,7 @@ Weights = RunRef | Annotated[str, StringConstraints(min_length=1, max_length=102
 class ModelSection(Section):
     """The network and where its first weights come from."""
 
-    name: str = Field(
+    name: ModelName = Field(
         description="network: a torchvision classifier, resnet8, or cifar_resnet20/32/44/56/110",
         json_schema_extra={"choices": list(MODEL_NAMES)},
     )
@@ -147,7 +175,7 @@ class ModelSection(Section):
 class DataSection(Section):
     """The images, their batches and their augmentation."""
 
-    name: str = Field(description="dataset", json_schema_extra={"choices": list(DATASETS)})
+    name: DatasetName = Field(description="dataset", json_schema_extra={"choices": list(DATASETS)})
     batch_size: int = Field(
         128, ge=1, le=65536, description="images a training step", json_schema_extra=_unit("images")
     )
@@ -323,7 +351,7 @@ class DistillSection(Section):
     teacher: Weights = Field(
         description="the teacher's weights: a file, a torchvision weights name, or {run: NAME}"
     )
-    teacher_model: str | None = Field(
+    teacher_model: ModelName | None = Field(
         None,
         description="the teacher's network; null is the student's own, in full precision",
         json_schema_extra={"choices": list(MODEL_NAMES)},
@@ -419,7 +447,7 @@ def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 def check_together(recipe: Recipe) -> list[Problem]:
     """Return what is wrong between keys that are each valid."""
     problems = []
-    train, quant = recipe.train, recipe.quant
+    train = recipe.train
     if train.warmup_epochs > train.epochs:
         problems.append(
             Problem(
@@ -451,12 +479,6 @@ def check_together(recipe: Recipe) -> list[Problem]:
                 "data.name",
             )
         )
-    for field in type(quant).model_fields:
-        bits = getattr(quant, field)
-        if field.endswith("_bits") and 8 < bits < NONE_BITS:
-            problems.append(
-                Problem(f"quant.{field}", f"must be 2..8 or 32, got {bits}", "32 is not quantized")
-            )
     if recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight == 0:
         problems.append(
             Problem("distill.hard_weight", "both losses weigh 0", "give one of them a weight")

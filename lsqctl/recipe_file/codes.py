@@ -1,0 +1,100 @@
+"""The codes of faults and warnings: stable, each with what it means and an example."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Code(NamedTuple):
+    """What ``lsqctl explain`` says of a code."""
+
+    title: str
+    explanation: str
+    example: str
+
+
+CODES: Mapping[str, Code] = {
+    "R001": Code(
+        "not readable as YAML",
+        "The file is not UTF-8 text, or the text is not YAML, so nothing more can be said of it. "
+        "Indent with spaces, one `key: value` a line, and quote a text that holds `: ` or ` #`.",
+        "train:\n\tepochs: 1      # a tab",
+    ),
+    "R002": Code(
+        "not plain data",
+        "A recipe holds words, numbers, true, false, null, lists and sections, each key once. "
+        "Tags, merge keys, and texts that unfold to more than 10,000 values are refused.",
+        "seed: 1\nseed: 2           # given twice",
+    ),
+    "R003": Code(
+        "cannot build on another recipe",
+        "`extends` names a recipe that does not exist, goes round in a circle, or is a sweep; or a "
+        "base (`abstract: true`) was to be run itself. Name a bundled recipe or a path from this "
+        "file's folder.",
+        "extends: paper/w5a5",
+    ),
+    "R004": Code(
+        "bad sweep",
+        "Lists under `sweep.zip` go side by side and are equally long; `sweep.grid` combines all "
+        "its lists. There are at most 1,000 cells, and no two may have the same name and seed.",
+        "sweep:\n  zip: {quant.weight_bits: [2, 3], quant.act_bits: [2]}",
+    ),
+    "R101": Code(
+        "unknown key",
+        "No recipe has this key here; a misspelled key would otherwise be ignored in silence. "
+        "Correct it as proposed, or remove it.",
+        "quant:\n  wieght_bits: 4",
+    ),
+    "R102": Code(
+        "missing key",
+        "A key without a default is neither in the file nor in what it extends. "
+        "Only `model.name`, `data.name` and, with `distill`, `distill.teacher` have none.",
+        "model:\n  weights: IMAGENET1K_V1",
+    ),
+    "R103": Code(
+        "bad value",
+        "The value is of another type than the key's, or none of its choices. "
+        'Types are strict: "4" is text, 4.0 is no whole number, and yes is text in YAML 1.2.',
+        'train:\n  epochs: "90"',
+    ),
+    "R104": Code(
+        "out of range",
+        "The value is of the right type but beyond the key's bounds. "
+        "Bits are 2 to 8, or 32 for not quantized.",
+        "quant:\n  weight_bits: 16",
+    ),
+    "R105": Code(
+        "keys that do not fit together",
+        "Each value is fine alone, but not beside another one. "
+        "The help names the other key and its place.",
+        "train:\n  epochs: 5\n  warmup_epochs: 10",
+    ),
+    "R106": Code(
+        "bad name",
+        "A name is one to four parts joined by `/`, each of at most 64 letters, digits, `.`, `_` "
+        "and `-`, so that it is safe in paths. A bundled recipe is called by its path.",
+        "name: ../x",
+    ),
+    "W001": Code(
+        "high learning rate",
+        "A learning rate above 1 makes SGD diverge in nearly every case. The run is still queued.",
+        "train:\n  lr: 10",
+    ),
+    "W002": Code(
+        "seed given twice",
+        "The same recipe and seed give the same run. It is queued once.",
+        "sweep:\n  grid: {seed: [0, 1, 1]}",
+    ),
+    "W003": Code(
+        "key not used",
+        "Another key switches this one off. Probably one of the two is not meant.",
+        "quant:\n  per_channel: true      # while all bits are 32",
+    ),
+    "W004": Code(
+        "nothing to evaluate",
+        "Zero epochs train nothing, and without `model.weights` the weights are random. "
+        "The result would be chance.",
+        "train:\n  epochs: 0",
+    ),
+}

@@ -1,0 +1,116 @@
+"""Where a recipe is: a path, or the name of a bundled one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsqctl.bundled import bundled
+from lsqctl.errors import NotFound
+from lsqctl.recipe import valid_name
+from lsqctl.recipe_file.spelling import three_closest
+
+ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A recipe file: its path, the name it must bear if it is bundled, and how errors call it."""
+
+    path: Path
+    bundled_name: str | None
+    file: str
+
+    @property
+    def name(self) -> str:
+        """The name of the recipe unless it gives itself another."""
+        return self.bundled_name or self.path.stem
+
+
+def bundled_recipes() -> list[str]:
+    """Return the names of all shipped recipes, bases among them, sorted."""
+    root = bundled("recipes")
+    return sorted(
+        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")
+    )
+
+
+def find(ref: str | Path) -> Found:
+    """Return the recipe that a user means by a path or by a bundled name.  Raises NotFound.
+
+    A file of that name wins only where ``ref`` looks like a path: it ends in ``.yaml``, or begins
+    with ``.``, ``/`` or ``~``.
+    """
+    text = str(ref)
+    if "\0" in text or len(text) > 4096:
+        raise NotFound("a recipe's name is at most 4096 characters without NUL")
+    path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    if (isinstance(ref, Path) or looks_like_path(text)) and _is_file(path):
+        return at(path)
+    if (found := find_bundled(text)) is not None:
+        return found
+    raise NotFound(_not_found(text, path))
+
+
+def find_bundled(name: str) -> Found | None:
+    """Return the shipped recipe of this name (its ending may be given), or None."""
+    bare = name.removesuffix(".yaml")
+    if not valid_name(bare):
+        return None
+    path = bundled("recipes") / f"{bare}.yaml"
+    return Found(path, bare, _shown(path)) if _is_file(path) else None
+
+
+def find_base(name: str, child: Found) -> Found | None:
+    """Return the recipe that ``child`` extends: beside it, or a bundled one; None if there is none.
+
+    A path is taken from the child's folder; an absolute one is refused, for a recipe shall mean
+    the same on every machine.
+    """
+    if "\0" in name or len(name) > 1024 or Path(name).is_absolute():
+        return None
+    beside = child.path.parent / (name if name.endswith(ENDINGS) else f"{name}.yaml")
+    if _is_file(beside):
+        return at(beside)
+    return find_bundled(name)
+
+
+def at(path: Path) -> Found:
+    """Return the recipe file at ``path``; one that lies under the shipped folder is bundled."""
+    root = bundled("recipes").resolve()
+    real = path.resolve()
+    inside = real.is_relative_to(root) and real.suffix == ".yaml"
+    name = real.relative_to(root).with_suffix("").as_posix() if inside else None
+    return Found(path, name, _shown(path))
+
+
+def looks_like_path(text: str) -> bool:
+    """Return whether ``text`` is meant as a path rather than as a bundled name."""
+    return text.endswith(ENDINGS) or text.startswith((".", "/", "~"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a part too long for the file system, a folder that may not be entered
+        return False
+
+
+def _shown(path: Path) -> str:
+    try:
+        return path.absolute().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _not_found(text: str, path: Path) -> str:
+    if path.is_dir():
+        return f"`{text}` is a folder; name one recipe in it"
+    if _is_file(path):
+        return f"no bundled recipe `{text}`; to read the file of that name, write `./{text}`"
+    if _is_file(path.with_name(path.name + ".yaml")) if path.name else False:
+        return f"no bundled recipe `{text}`; to read the file beside you, write `{text}.yaml`"
+    near = three_closest(text.removesuffix(".yaml"), bundled_recipes())
+    names = ", ".join(f"`{name}`" for name in near)
+    kind = "no file and no bundled recipe" if looks_like_path(text) else "no bundled recipe"
+    return f"{kind} `{text}`; the nearest are {names} (all: lsqctl recipe ls)"

@@ -1,0 +1,149 @@
+"""Every key that a recipe may have, read off the models of ``lsqctl.recipe``."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from lsqctl.recipe import DATASETS, Recipe, Section, derived_defaults
+
+FILE_KEYS: Mapping[str, str] = {
+    "extends": "another recipe, by name or by its path from this file, whose keys this one changes",
+    "abstract": "true: a base for others, which cannot be run itself",
+    "sweep": "zip (side by side) and grid (every combination): dotted key to a list of values",
+}
+PATHS_OF_SWEEP = ("zip", "grid")
+
+
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """Return the section that a top-level key holds, or None."""
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    name: section
+    for name, field in Recipe.model_fields.items()
+    if (section := section_of(field)) is not None
+}
+FIELDS: Mapping[str, FieldInfo] = {
+    **{name: field for name, field in Recipe.model_fields.items() if name not in SECTIONS},
+    **{
+        f"{name}.{key}": field
+        for name, section in SECTIONS.items()
+        for key, field in section.model_fields.items()
+    },
+}
+TOP_KEYS: tuple[str, ...] = (*FILE_KEYS, *Recipe.model_fields)
+# What a sweep may vary and --set may change: what a run is, not what it is called.
+VARIABLE: tuple[str, ...] = (*(k for k in FIELDS if k not in ("name", "description")), "distill")
+
+
+def choices_of(key: str) -> tuple[str, ...]:
+    """Return the values a key chooses from, as text; empty where it takes any."""
+    field = FIELDS.get(key)
+    if field is None:
+        return ()
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if get_origin(kind) is Literal:
+            return tuple(map(str, get_args(kind)))
+    return tuple(map(str, _extra(field).get("choices", ())))
+
+
+def unit_of(key: str) -> str:
+    """Return the unit of a key's value; empty for words, switches and bare numbers."""
+    unit = str(_extra(FIELDS[key]).get("unit", "")) if key in FIELDS else ""
+    return "" if unit == "1" else unit
+
+
+class Row(NamedTuple):
+    """One line of the table of every key."""
+
+    key: str
+    type: str
+    default: str
+    unit: str
+    meaning: str
+
+
+def keys_table() -> list[Row]:
+    """Return every key of a recipe file with its type, default, unit and meaning."""
+    rows = [
+        Row("extends", "text", "–", "", FILE_KEYS["extends"]),
+        Row("abstract", "true or false", "false", "", FILE_KEYS["abstract"]),
+        Row("sweep", "section", "–", "", FILE_KEYS["sweep"]),
+    ]
+    for key, field in FIELDS.items():
+        rows.append(
+            Row(key, _type(key, field), _default(key, field), unit_of(key), _meaning(field))
+        )
+    return rows
+
+
+def keys_markdown() -> str:
+    """Return the table of every key as it stands in recipes/README.md."""
+    lines = ["| key | type | default | unit | meaning |", "|---|---|---|---|---|"]
+    for row in keys_table():
+        cells = (f"`{row.key}`", row.type, row.default, row.unit, row.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def type_words(kind: Any) -> str:
+    """Return a Python type in a recipe writer's words."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_words(part) for part in get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return "{run: NAME}"
+    if get_origin(kind) is not None:  # Annotated
+        return type_words(get_args(kind)[0])
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
+        kind, "null"
+    )
+
+
+def _type(key: str, field: FieldInfo) -> str:
+    if choices := choices_of(key):
+        return ", ".join(choices) if len(choices) <= 8 else "a known name"
+    words = type_words(field.annotation)
+    bounds = {type(m).__name__: m for m in field.metadata}
+    low = next((f"{w} {getattr(bounds[n], n.lower())}" for n, w in _LOW if n in bounds), "")
+    high = next((f"{w} {getattr(bounds[n], n.lower()):,}" for n, w in _HIGH if n in bounds), "")
+    return ", ".join(filter(None, (words, low, high)))
+
+
+_LOW = (("Ge", "at least"), ("Gt", "above"))
+_HIGH = (("Le", "at most"), ("Lt", "below"))
+
+
+def _default(key: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return "the file's path" if key == "name" else "required"
+    probes: list[dict[str, Any]] = [{"data": {"name": name}} for name in DATASETS]
+    found = [derived_defaults(probe).get(key, (None, ""))[0] for probe in probes]
+    if key.startswith("data.") and any(value is not None for value in found):
+        return "by dataset"
+    if key.startswith("quant.") and found[0] is not None:
+        return "8 or 32"
+    value = field.default
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value}" if value != "" else "empty"
+
+
+def _meaning(field: FieldInfo) -> str:
+    return field.description or ""
+
+
+def _extra(field: FieldInfo) -> Mapping[str, Any]:
+    extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
+    for part in get_args(field.annotation):  # Bits | None keeps its extras inside the union
+        for meta in getattr(part, "__metadata__", ()):
+            if isinstance(getattr(meta, "json_schema_extra", None), dict):
+                extra = {**meta.json_schema_extra, **extra}
+    return extra

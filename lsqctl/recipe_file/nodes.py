@@ -1,0 +1,104 @@
+"""What a YAML text is turned into: plain values that know where they were written."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lsqctl.errors import Fault, Position
+
+Scalar = str | int | float | bool | None
+SET = "--set"
+SEED = "--seed"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A text that was read. ``origin`` is how ``recipe show`` names it; empty: file and line."""
+
+    file: str
+    lines: tuple[str, ...]
+    origin: str = ""
+
+    def line(self, number: int) -> str:
+        """Return a line by its number from 1; empty outside the text."""
+        return self.lines[number - 1] if 0 < number <= len(self.lines) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A scalar, a sequence of nodes or a mapping of entries, and where it stands.
+
+    ``text`` is a scalar as it was written, without its quotes.
+    """
+
+    source: Source
+    position: Position
+    value: Scalar | tuple[Node, ...] | Mapping[str, Entry]
+    text: str = ""
+    quoted: bool = False
+
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """The entries of a mapping; of anything else, none."""
+        return self.value if isinstance(self.value, Mapping) else {}
+
+    @property
+    def origin(self) -> str:
+        """Where the value comes from, in words."""
+        return self.source.origin or f"{self.source.file}:{self.position.line}"
+
+    def plain(self) -> Any:
+        """Return the value as Python data."""
+        if isinstance(self.value, Mapping):
+            return {name: entry.value.plain() for name, entry in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [node.plain() for node in self.value]
+        return self.value
+
+    def fault(self, code: str, title: str, label: str, *helps: str) -> Fault:
+        """Return a fault that points here."""
+        return Fault(
+            code,
+            visible(title),
+            visible(label),
+            self.source.file,
+            self.position,
+            self.source.line(self.position.line),
+            tuple(map(visible, helps)),
+        )
+
+
+class Entry(NamedTuple):
+    """One key of a mapping and its value."""
+
+    key: Node
+    value: Node
+
+
+Tree = dict[str, Entry]
+
+
+def visible(text: str) -> str:
+    """Return ``text`` with control, direction and surrogate characters spelled out."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSEEN else char
+        for char in text
+    )
+
+
+def shown(node: Node) -> str:
+    """Return a short spelling of a value for a message."""
+    if isinstance(node.value, Mapping):
+        return "keys and values"
+    if isinstance(node.value, tuple):
+        return "a list"
+    if node.value is None:
+        return "nothing" if not node.text else f"`{node.text}`"
+    text = node.text if len(node.text) <= 60 else node.text[:57] + "..."
+    return f"'{text}'" if isinstance(node.value, str) else text
+
+
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}

@@ -1,0 +1,94 @@
+"""The recipe file as JSON Schema, for editors, and the text of a new recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lsqctl.recipe import Recipe
+from lsqctl.recipe_file.keys import FILE_KEYS, PATHS_OF_SWEEP, SECTIONS, VARIABLE
+
+SCHEMA_ID = "urn:lsqctl:recipe:1"
+SCHEMA_FILE = "recipe.schema.json"
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a recipe *file*: bases, sweeps and left-out keys included."""
+    schema = Recipe.model_json_schema()
+    definitions = schema["$defs"]
+    for section in SECTIONS.values():
+        definition = definitions[section.__name__]
+        definition.pop("required", None)  # a base may give it
+        for prop in definition["properties"].values():
+            _tidy(prop)
+    properties = schema["properties"]
+    for name, prop in properties.items():
+        _tidy(prop)
+        if name in SECTIONS:
+            target = {"$ref": f"#/$defs/{SECTIONS[name].__name__}"}
+            described = SECTIONS[name].__doc__ or ""
+            properties[name] = {"anyOf": [target, {"type": "null"}], "description": described}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        "title": "lsqctl recipe",
+        "description": "One experiment, or a sweep of several.",
+        "type": "object",
+        "additionalProperties": False,
+        "anyOf": [{"required": ["extends"]}, {"required": ["abstract"]}, {"required": ["model"]}],
+        "properties": {**_file_keys(definitions, properties), **properties},
+        "$defs": definitions,
+    }
+
+
+def template(name: str) -> str:
+    """Return the text of a new recipe called ``name``: it loads as it is."""
+    return f"""\
+# yaml-language-server: $schema={SCHEMA_FILE}
+# {name}: say here what this recipe is for
+# (lsqctl recipe schema > {SCHEMA_FILE} lets your editor complete keys and underline mistakes)
+name: {name}
+extends: paper/w4a4        # bits, epochs, learning rate and weight decay of the paper
+description: ""            # one line for `lsqctl recipe ls`
+model:
+  name: resnet18           # a torchvision classifier, resnet8, or cifar_resnet20/32/44/56/110
+  weights: IMAGENET1K_V1   # or a file, or {{run: NAME}}, the recipe whose weights are taken
+data:
+  name: imagenet           # digits, mnist, fashion_mnist, cifar10, cifar100, imagenet, imagefolder
+# train:
+#   epochs: 30             # every key: lsqctl recipe schema; all values: lsqctl recipe show {name}
+# sweep:
+#   zip: {{quant.weight_bits: [2, 3, 4], quant.act_bits: [2, 3, 4]}}
+#   grid: {{seed: [0, 1, 2]}}
+"""
+
+
+def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    axes = {"extends": {"type": "string", "description": FILE_KEYS["extends"]}}
+    for key in VARIABLE:
+        section, _, leaf = key.rpartition(".")
+        holder = definitions[SECTIONS[section].__name__]["properties"] if section else properties
+        axes[key] = holder[leaf]
+    lists = {key: {"type": "array", "minItems": 1, "items": item} for key, item in axes.items()}
+    axis = {"type": "object", "additionalProperties": False, "properties": lists}
+    return {
+        "extends": axes["extends"],
+        "abstract": {"type": "boolean", "description": FILE_KEYS["abstract"]},
+        "sweep": {
+            "type": ["object", "null"],
+            "description": FILE_KEYS["sweep"],
+            "additionalProperties": False,
+            "properties": dict.fromkeys(PATHS_OF_SWEEP, axis),
+        },
+    }
+
+
+def _tidy(prop: dict[str, Any]) -> None:
+    """Turn our own words, ``choices`` and ``unit``, into what an editor knows."""
+    choices = prop.pop("choices", None)
+    unit = prop.pop("unit", "1")
+    if unit != "1":
+        prop["description"] = f"{prop.get('description', '')} ({unit})"
+    if choices and "anyOf" in prop:
+        prop["anyOf"] = [{"enum": choices}, {"type": "null"}]
+    elif choices:
+        prop["enum"] = choices
