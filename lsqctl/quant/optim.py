@@ -101,7 +101,7 @@ class PositiveSteps:
 
     @torch.no_grad()
     def _clamp(self, *_: object) -> None:
-        steps = list(self._steps.values())
+        steps: list[Tensor] = list(self._steps.values())
         low = torch.cat([step.flatten() for step in steps]) < self._floor  # False for NaN
         if self._counts is None:
             self._counts = torch.zeros_like(low, dtype=torch.int64)

@@ -117,7 +117,7 @@ class LsqQuantizer(nn.Module):
         Raises:
             ValueError: they are not ours, or their sign is not the one this spec demands.
         """
-        flags = state.tolist() if isinstance(state, Tensor) else state
+        flags = state.tolist()
         if flags not in [[c, s] for c in (0, 1) for s in (_SIGN_UNKNOWN, 0, 1)]:
             raise ValueError(f"the quantizer's state must be [calibrated, signed], got {flags!r}")
         signed = None if flags[1] == _SIGN_UNKNOWN else bool(flags[1])
