@@ -1,0 +1,24 @@
+"""Train and evaluate one recipe: ``finetune(recipe, job)`` yields facts and keeps no books.
+
+Both names load when first used, so that ``locate`` can be asked without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lsqctl.training.finetuning import finetune
+    from lsqctl.training.runtime import Job
+
+__all__ = ["Job", "finetune"]
+
+_HOME = {"Job": "runtime", "finetune": "finetuning"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,259 @@
+"""Write a checkpoint so that a crash at any moment leaves a good one; read only what verifies.
+
+``ckpt.tmp.<fence>`` is filled file by file, each hashed while it is written and synced; then comes
+``manifest.json`` with sizes and sha256; then the folder is renamed to ``ckpt-<step>`` and its
+parent synced. The last two and the best are kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lsqctl.errors import DataError
+from lsqctl.run import Checkpoint
+from lsqctl.training.durable_file import DurableFile, sync_folder
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"ckpt-(\d{8,})(\.old)?")
+_KEPT = 2
+_HEADROOM = 3  # free space wanted, in sizes of the last checkpoint
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that a run needs to go on.
+
+    ``model`` is a state dict; ``training`` holds the optimizer's and the random states;
+    ``state`` plain values for JSON. ``best_step`` names the checkpoint to keep.
+    """
+
+    step: int
+    epoch: int
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    state: Mapping[str, Any]
+    best_step: int | None = None
+
+
+def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkpoint:
+    """Write a snapshot durably and drop checkpoints that are no longer kept.
+
+    Raises OSError, with earlier checkpoints untouched and nothing temporary left. An input/output
+    error is answered once with fresh files; a full disk is not.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_room(run_dir)
+    temporary = run_dir / f"ckpt.tmp.{fence}"
+    for last_try in (False, True):
+        try:
+            sha256, size = _fill(temporary, snapshot, fence)
+            break
+        except OSError as error:
+            needed = sum(entry.stat().st_size for entry in _files(temporary))
+            shutil.rmtree(temporary, ignore_errors=True)
+            if error.errno in _NO_ROOM:
+                raise _disk_full(run_dir, max(needed, _last_size(run_dir)), error.errno) from None
+            if last_try or error.errno != errno.EIO:
+                raise
+    final = run_dir / f"ckpt-{snapshot.step:08d}"
+    _put_in_place(temporary, final)
+    _prune(run_dir, snapshot.best_step)
+    best = snapshot.best_step == snapshot.step
+    return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best)
+
+
+def read_newest(run_dir: Path) -> tuple[Snapshot | None, list[str]]:
+    """Return the newest snapshot that verifies, or None, and a sentence for each bad one."""
+    complaints: list[str] = []
+    for folder in _checkpoints(run_dir):
+        try:
+            return read_checkpoint(folder), complaints
+        except DataError as error:
+            complaints.append(f"passed over a damaged checkpoint: {error}")
+    return None, complaints
+
+
+def read_checkpoint(folder: Path) -> Snapshot:
+    """Return a checkpoint; raises DataError naming the file that does not verify."""
+    manifest = _manifest(folder)
+    step, epoch, best = manifest["step"], manifest["epoch"], manifest["best_step"]
+    return Snapshot(
+        step,
+        epoch,
+        model=_tensors(folder, manifest, "model.pt"),
+        training=_tensors(folder, manifest, "training.pt"),
+        state=json.loads(_verified(folder, manifest, "state.json")),
+        best_step=best,
+    )
+
+
+def load_model_state(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's model, step sizes and flags included; raises DataError."""
+    return dict(_tensors(folder, _manifest(folder), "model.pt"))
+
+
+def verify_checkpoint(folder: Path) -> str:
+    """Return the manifest's sha256 when every byte verifies; raises DataError naming the file."""
+    for name in (manifest := _manifest(folder))["files"]:
+        _verified(folder, manifest, name)
+    return manifest_sha256(folder)
+
+
+def manifest_sha256(folder: Path) -> str:
+    """Return the sha256 of a checkpoint's manifest, which holds all the others."""
+    return hashlib.sha256(_bytes(folder / MANIFEST)).hexdigest()
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what dead attempts left half written; only the run's owner may call this."""
+    for folder in run_dir.glob("ckpt.tmp.*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:
+    """Write every file; return the manifest's sha256 and the size of all."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(mode=0o700)
+    state = json.dumps(snapshot.state).encode()
+    written: dict[str, tuple[int, str]] = {}
+    writers: dict[str, Callable[[DurableFile], object]] = {
+        "model.pt": lambda file: torch.save(dict(snapshot.model), file),  # type: ignore[arg-type]
+        "training.pt": lambda file: torch.save(dict(snapshot.training), file),  # type: ignore[arg-type]
+        "state.json": lambda file: file.write(state),
+    }
+    for name, write in writers.items():
+        written[name] = _write(temporary / name, write)
+    manifest = _manifest_text(
+        {
+            "schema": SCHEMA,
+            "step": snapshot.step,
+            "epoch": snapshot.epoch,
+            "best_step": snapshot.best_step,
+            "fence": fence,
+            "files": {name: {"size": s, "sha256": h} for name, (s, h) in written.items()},
+        }
+    )
+    size, sha256 = _write(temporary / MANIFEST, lambda file: file.write(manifest))
+    sync_folder(temporary)
+    return sha256, size + sum(size for size, _ in written.values())
+
+
+def _write(path: Path, write: Callable[[DurableFile], object]) -> tuple[int, str]:
+    with DurableFile(path) as file:
+        try:
+            write(file)
+        except RuntimeError:  # torch.save hides the file's own error
+            if file.fault is None:
+                raise
+            raise file.fault from None
+        file.sync()
+        return file.size, file.hexdigest()
+
+
+def _manifest_text(body: Mapping[str, Any]) -> bytes:
+    """Return the manifest with a hash of itself, so that no bit of it can flip unseen."""
+    own = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**body, "self_sha256": own}, sort_keys=True).encode()
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    data = _bytes(path)
+    try:
+        found = json.loads(data)
+        body = {key: value for key, value in found.items() if key != "self_sha256"}
+    except (ValueError, AttributeError):
+        raise DataError(f"{path} is damaged") from None
+    if _manifest_text(body) != data:
+        raise DataError(f"{path} is damaged: it does not have its own sha256")
+    if body["schema"] != SCHEMA:
+        raise DataError(f"{path} has schema {body['schema']}; this lsqctl reads {SCHEMA}")
+    return body
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _verified(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+    """Return a file's bytes after checking these very bytes."""
+    data, expected = _bytes(folder / name), manifest["files"][name]
+    if len(data) != expected["size"]:
+        raise DataError(f"{folder / name} has {len(data)} bytes instead of {expected['size']}")
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
+        raise DataError(f"{folder / name} is damaged: it does not have the manifest's sha256")
+    return data
+
+
+def _tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    data = _verified(folder, manifest, name)
+    try:
+        loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{folder / name} holds more than tensors: {error}") from None
+    found: Mapping[str, Any] = loaded
+    return found
+
+
+def _put_in_place(temporary: Path, final: Path) -> None:
+    """Rename over ``final``; a crash in between leaves the old one as ``.old``, which is read."""
+    old = final.with_name(f"{final.name}.old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    temporary.rename(final)
+    sync_folder(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    """Return the checkpoint folders, newest first; a replaced one after its replacement."""
+    found = []
+    for folder in run_dir.glob("ckpt-*"):
+        if match := _NAME.fullmatch(folder.name):
+            found.append((int(match[1]), match[2] is None, folder))
+    return [folder for *_, folder in sorted(found, reverse=True)]
+
+
+def _prune(run_dir: Path, best_step: int | None) -> None:
+    for folder in _checkpoints(run_dir)[_KEPT:]:
+        if best_step is None or folder.name != f"ckpt-{best_step:08d}":
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*") if path.is_file()]
+
+
+def _last_size(run_dir: Path) -> int:
+    return sum(path.stat().st_size for last in _checkpoints(run_dir)[:1] for path in _files(last))
+
+
+def _check_room(run_dir: Path) -> None:
+    needed = _HEADROOM * _last_size(run_dir)
+    if shutil.disk_usage(run_dir).free < needed:
+        raise _disk_full(run_dir, needed, errno.ENOSPC)
+
+
+def _disk_full(run_dir: Path, needed: int, code: int) -> OSError:
+    free = shutil.disk_usage(run_dir).free
+    return OSError(
+        code, f"disk full: need {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free on {run_dir}"
+    )

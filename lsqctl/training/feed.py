@@ -1,0 +1,87 @@
+"""Batches of a dataset as a network takes them: shuffled, augmented, normalized, on the device.
+
+The order is a pure function of (seed, epoch): a resumed run begins at any batch of any epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsqctl.recipe import Recipe
+from lsqctl.training import counter
+from lsqctl.training.images import Index, TrainEval
+
+
+class Feed:
+    """The training and evaluation batches of one run: (images (B, C, H, W) fp32, labels (B)).
+
+    ``channels`` is what the network takes; grey images are repeated to three after normalization.
+    A last batch of a single image is left out of training, for batch norm needs two.
+    """
+
+    def __init__(
+        self, dataset: TrainEval, recipe: Recipe, device: torch.device, *, channels: int
+    ) -> None:
+        self.dataset = dataset
+        self.channels = channels
+        self.seed = recipe.seed
+        self.batch_size = recipe.data.batch_size
+        self.eval_batch_size = recipe.data.eval_batch_size
+        self.device = device
+        self._train = dataset.train.to(device)
+        self._evaluation = dataset.evaluation.to(device)
+        self._mean = torch.tensor(dataset.mean, device=device)[:, None, None]
+        self._std = torch.tensor(dataset.std, device=device)[:, None, None]
+        full, rest = divmod(len(dataset.train), self.batch_size)
+        self.steps_per_epoch = max(1, full + (rest > 1))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """What the network takes: (C, H, W)."""
+        return self.channels, self.dataset.size, self.dataset.size
+
+    @property
+    def network(self) -> dict[str, int]:
+        """The arguments of ``build_model`` that the data decide."""
+        return {
+            "num_classes": self.dataset.classes,
+            "in_channels": self.channels,
+            "image_size": self.dataset.size,
+        }
+
+    def training(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training batches of an epoch from batch ``start`` on."""
+        order = counter.order(self.seed, epoch, len(self._train))
+        batches = _split(order, self.batch_size)[start : self.steps_per_epoch]
+        for pixels, labels in self._train.training(batches, seed=self.seed, epoch=epoch):
+            yield self._ready(pixels, labels)
+
+    def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the evaluation batches in dataset order."""
+        places = np.arange(len(self._evaluation))
+        for pixels, labels in self._evaluation.plain(_split(places, self.eval_batch_size)):
+            yield self._ready(pixels, labels)
+
+    def calibration(self, images: int) -> Iterator[Tensor]:
+        """Yield ``images`` shuffled training images, as evaluation would see them.
+
+        Not augmented: black borders and crops would shift the statistics of the first layers.
+        """
+        stream = counter.Stream.CALIBRATION
+        order = counter.order(self.seed, 0, len(self._train), stream=stream)
+        for pixels, labels in self._train.plain(_split(order[:images], self.eval_batch_size)):
+            yield self._ready(pixels, labels)[0]
+
+    def _ready(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images = pixels.to(self.device).float().div_(255).sub_(self._mean).div_(self._std)
+        if images.shape[1] == 1 < self.channels:
+            images = images.expand(-1, self.channels, -1, -1)
+        return images, labels.to(self.device)
+
+
+def _split(places: Index, size: int) -> list[Index]:
+    return [places[start : start + size] for start in range(0, len(places), size)]

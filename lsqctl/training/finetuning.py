@@ -1,0 +1,132 @@
+"""The main path of one run: data, model, weights, steps, epochs, result.
+
+``finetune`` yields each fact as it becomes known and keeps no books: the caller records, and stops
+a run through ``Job.stop`` or by ceasing to iterate. No queue, no database, no terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from lsqctl.errors import DataError, Preempted
+from lsqctl.quant import calibrate, keep_positive, prepare
+from lsqctl.recipe import Recipe
+from lsqctl.run import Fact, Note, Resumed
+from lsqctl.training.checkpoint import read_newest, sweep
+from lsqctl.training.cursor import Cursor, Tally
+from lsqctl.training.datasets import open_dataset
+from lsqctl.training.distill import freeze
+from lsqctl.training.epoch import evaluate_epoch, train_epoch
+from lsqctl.training.evaluate import evaluate
+from lsqctl.training.feed import Feed
+from lsqctl.training.models import build_model, takes_grey
+from lsqctl.training.models.weights import identity, load_weights
+from lsqctl.training.optim import build_optimizer
+from lsqctl.training.outcome import result
+from lsqctl.training.runtime import Job, circumstances, determinism, enter
+from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
+
+
+def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
+    """Train as the recipe says, from the newest good checkpoint in ``job.run_dir`` if there is one.
+
+    The first fact is Resumed, the last one Result. Training in one go and training that was
+    stopped and resumed yield the same metrics (but ``seconds``) and tensors, to the bit on a CPU.
+
+    Raises:
+        Preempted: ``job.stop`` said so; the state is saved and its Checkpoint was yielded.
+        Diverged: a loss, weight or step size is NaN or infinite; the last checkpoint is finite.
+        DataError: data or weights are missing, damaged or do not fit.
+        OSError: a checkpoint could not be written; the one before it is intact.
+    """
+    device = enter(job, recipe.seed)
+    sweep(job.run_dir)
+    snapshot, complaints = read_newest(job.run_dir)
+    yield Resumed(snapshot.step if snapshot else None)
+    dataset = open_dataset(recipe.data, job.data_dir, workers=job.threads - 1)
+    channels = dataset.channels if takes_grey(recipe.model.name) else 3
+    feed = Feed(dataset, recipe, device, channels=channels)
+    model = build(recipe.model.name, feed)
+    if snapshot:
+        cursor, changes = taken_up(snapshot, recipe, job)
+    else:
+        cursor, changes = first_cursor(recipe, job), []
+        load_start(model, recipe, job, feed=feed, cursor=cursor)
+    yield from map(Note, (*complaints, *changes, *dataset.notes))
+    model = quantize(model, recipe, feed, first_values=snapshot is None)
+    session = assemble(model, recipe, job, feed=feed, cursor=cursor)
+    if snapshot:
+        session.restore(snapshot)
+    else:
+        yield session.save()
+    try:
+        while not session.done:
+            yield from train_epoch(session)
+            yield from evaluate_epoch(session)
+            yield session.save()
+    except Preempted:
+        yield session.save()
+        raise
+    yield result(session)
+
+
+def build(name: str, feed: Feed) -> nn.Module:
+    """Return the network with random weights, on the device."""
+    return build_model(name, **feed.network).to(feed.device)
+
+
+def first_cursor(recipe: Recipe, job: Job) -> Cursor:
+    """Return the cursor of a run that begins; without epochs, only an evaluation is to come."""
+    return Cursor(
+        recipe=recipe_hash(recipe),
+        evaluation_pending=recipe.train.epochs == 0,
+        digests={key: identity(source) for key, source in job.inputs.items()},
+        circumstances=dict(circumstances(job)),
+        deterministic=determinism(job),
+    )
+
+
+def load_start(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> None:
+    """Load the first weights and, before they are quantized, count what they get right."""
+    if recipe.model.weights is None:
+        return
+    load_weights(model, job.inputs["model.weights"], model_name=recipe.model.name)
+    if recipe.quant.spec().quantized:
+        counts = evaluate(model, feed.evaluation(), before_batch=lambda: check_stop(job))
+        cursor.fp32 = Tally.of(counts, 0)
+
+
+def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool) -> nn.Module:
+    """Swap the layers and give the steps their first values, unless a checkpoint brings them."""
+    spec = recipe.quant.spec()
+    if not spec.quantized:
+        return model
+    try:
+        model = prepare(model, spec)
+        if first_values:
+            calibrate(model, feed.calibration(recipe.quant.calibration_images))
+    except ValueError as error:
+        raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+    return model
+
+
+def assemble(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> Session:
+    """Return the session: teacher, optimizer, and steps that stay positive."""
+    optimizer = build_optimizer(model, recipe)
+    positive = keep_positive(optimizer, model) if recipe.quant.spec().quantized else None
+    teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
+    return Session(recipe, job, feed, model, teacher, optimizer, positive, cursor)
+
+
+def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Module:
+    """Return the frozen teacher; raises DataError when its bytes are not those of the start."""
+    assert recipe.distill is not None
+    source = job.inputs["distill.teacher"]
+    if identity(source) != cursor.digests["distill.teacher"]:
+        raise DataError(f"the teacher {source} has changed since the run began")
+    name = recipe.distill.teacher_model or recipe.model.name
+    teacher = build(name, feed)
+    load_weights(teacher, source, model_name=name)
+    return freeze(teacher)

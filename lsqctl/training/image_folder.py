@@ -1,0 +1,158 @@
+"""Folders of image files, one a class: resized, cropped and mirrored as the recipe says.
+
+Crops are pure in (seed, epoch, index); how many processes decode changes nothing but the speed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lsqctl.errors import DataError
+from lsqctl.recipe import DataSection
+from lsqctl.training.counter import Stream, below, draw, fraction
+from lsqctl.training.images import Batch, Index
+
+_PLAIN = -1  # in the place of an epoch: as evaluation sees the image
+_TRIES = 10
+_WORKER_TIMEOUT_SECONDS = 300
+
+Item = tuple[int, int, int]  # seed, epoch or _PLAIN, index
+
+
+class _Decoded(Dataset[tuple[Tensor, int]]):
+    """Opens, resizes and crops one image: (C, crop, crop) uint8, and its label."""
+
+    def __init__(self, files: list[tuple[str, int]], data: DataSection) -> None:
+        self.files, self.data = files, data
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: Item) -> tuple[Tensor, int]:
+        from PIL import Image, UnidentifiedImageError
+        from torchvision.transforms.v2 import functional as tv
+
+        _, epoch, index = item
+        path, label = self.files[index]
+        try:
+            with Image.open(path) as opened:
+                image = tv.pil_to_tensor(opened.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{path} does not open as an image: {error}") from None
+        if epoch == _PLAIN:
+            return tv.center_crop(resized(image, self.data), [self.data.crop] * 2), label
+        return augmented(image, self.data, item), label
+
+
+class FolderImages:
+    """The images of one split; ``workers`` processes decode (0: this one)."""
+
+    def __init__(
+        self, files: list[tuple[str, int]], data: DataSection, *, workers: int = 0
+    ) -> None:
+        self.files, self.data, self.workers = files, data, workers
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def training(self, batches: Iterable[Index], *, seed: int, epoch: int) -> Iterator[Batch]:
+        """Yield batches, cropped at random and mirrored."""
+        return self._batches([[(seed, epoch, int(i)) for i in index] for index in batches])
+
+    def plain(self, batches: Iterable[Index]) -> Iterator[Batch]:
+        """Yield batches with central crops."""
+        return self._batches([[(0, _PLAIN, int(i)) for i in index] for index in batches])
+
+    def to(self, device: torch.device) -> FolderImages:
+        """Return the same set: its images go to the device batch by batch."""
+        return self
+
+    def digest(self) -> str:
+        """Return the sha256 of the names and sizes of the files, not of their bytes."""
+        found = hashlib.sha256()
+        for path, label in self.files:
+            file = Path(path)
+            found.update(f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode())
+        return found.hexdigest()
+
+    def _batches(self, items: list[list[Item]]) -> Iterator[Batch]:
+        loader: DataLoader[Any] = DataLoader(
+            _Decoded(self.files, self.data),
+            batch_sampler=items,
+            num_workers=self.workers,
+            timeout=_WORKER_TIMEOUT_SECONDS if self.workers else 0,
+            generator=torch.Generator(),  # or the loader would draw from the global one
+        )
+        try:
+            yield from loader
+        except RuntimeError as error:
+            if "DataLoader" not in str(error):
+                raise
+            raise OSError(f"a process that decodes images ended or hangs: {error}") from None
+
+
+def resized(image: Tensor, data: DataSection) -> Tensor:
+    """Return (C, H, W) with its shorter side, or both sides, at ``data.resize``."""
+    size = [data.resize] * (2 if data.resize_mode == "square" else 1)
+    return _resize(image, size, data)
+
+
+def augmented(image: Tensor, data: DataSection, item: Item) -> Tensor:
+    """Return a random crop (C, crop, crop), mirrored at random if the recipe says so."""
+    from torchvision.transforms.v2 import functional as tv
+
+    if data.train_crop == "random_resized":
+        top, left, height, width = _random_box(image.shape[-2:], item)
+        image = _resize(image[:, top : top + height, left : left + width], [data.crop] * 2, data)
+    else:
+        image = resized(image, data)
+        top = _below(image.shape[-2] - data.crop + 1, Stream.CROP_Y, item)
+        left = _below(image.shape[-1] - data.crop + 1, Stream.CROP_X, item)
+        image = image[:, top : top + data.crop, left : left + data.crop]
+    if data.flip and _below(2, Stream.FLIP, item):
+        image = tv.horizontal_flip(image)
+    return image.contiguous()
+
+
+def _resize(image: Tensor, size: list[int], data: DataSection) -> Tensor:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as tv
+
+    mode = InterpolationMode(data.interpolation)
+    out: Tensor = tv.resize(image, size, interpolation=mode, antialias=True)
+    return out
+
+
+def _random_box(shape: Iterable[int], item: Item) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width): 8 to 100 % of the area, sides 3:4 to 4:3."""
+    height, width = shape
+    for attempt in range(_TRIES):
+        area = height * width * (0.08 + 0.92 * _fraction(Stream.SCALE, item, attempt))
+        ratio = math.exp((2 * _fraction(Stream.RATIO, item, attempt) - 1) * math.log(4 / 3))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = _below(height - h + 1, Stream.CROP_Y, item)
+            left = _below(width - w + 1, Stream.CROP_X, item)
+            return top, left, h, w
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def _below(limit: int, stream: int, item: Item) -> int:
+    seed, epoch, index = item
+    return int(below(limit, draw(seed, epoch, stream, np.array([index])))[0])
+
+
+def _fraction(stream: int, item: Item, attempt: int) -> float:
+    seed, epoch, index = item
+    counter = np.array([index * _TRIES + attempt])
+    return float(fraction(draw(seed, epoch, stream, counter))[0])

@@ -1,0 +1,61 @@
+"""Build a network from its name in a recipe.  Importing this does not import torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lsqctl.errors import DataError, NotFound, did_you_mean
+from lsqctl.recipe import MODEL_NAMES, OWN_MODELS, TORCHVISION_MODELS
+from lsqctl.training.models.cifar_resnet import CifarResNet
+
+# Blocks in each of the three stages; resnet8 is the smallest of the family, for 8x8 to 32x32.
+_BLOCKS = {"resnet8": 1} | {f"cifar_resnet{6 * n + 2}": n for n in (3, 5, 7, 9, 18)}
+
+# Names that can be built; a test holds them equal to what a recipe accepts.
+MODELS: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *_BLOCKS)))
+
+_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+
+
+def takes_grey(name: str) -> bool:
+    """Return whether the network is built for the data's channels; others always take three.
+
+    Grey images are repeated to three channels by ``Feed``, after normalization.
+    """
+    return name in OWN_MODELS
+
+
+def build_model(
+    name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224
+) -> nn.Module:
+    """Return the network with random weights, taking (B, in_channels, image_size, image_size).
+
+    Torchvision's take three channels, whatever ``in_channels`` says. Raises NotFound for an
+    unknown name, DataError where the network cannot take images of this size.
+    """
+    if name in _BLOCKS:
+        return CifarResNet(_BLOCKS[name], num_classes=num_classes, in_channels=in_channels)
+    if name not in TORCHVISION_MODELS:
+        raise NotFound(f"no model is named `{name}`{did_you_mean(name, MODEL_NAMES)}")
+    return _from_torchvision(name, num_classes, image_size)
+
+
+def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+    from torchvision.models import get_model
+
+    arguments: dict[str, Any] = dict(_ARGUMENTS.get(name, {}))
+    if name.startswith("vit_"):
+        arguments["image_size"] = image_size
+    if name.startswith("maxvit_"):
+        arguments["input_size"] = (image_size, image_size)
+    try:
+        model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **arguments)
+    except (ValueError, AssertionError) as error:
+        raise DataError(f"{name} cannot take images of {image_size} pixels: {error}") from None
+    return model

@@ -1,0 +1,91 @@
+"""What a finished run puts on the board: counts, cost, and how it was computed."""
+
+from __future__ import annotations
+
+import torch
+
+from lsqctl.quant import left_layers, model_cost
+from lsqctl.recipe import QuantSection, Recipe
+from lsqctl.run import Evaluation, Result
+from lsqctl.training.cursor import Tally
+from lsqctl.training.runtime import circumstances, peak_memory
+from lsqctl.training.session import Session
+
+
+def result(session: Session) -> Result:
+    """Return the result of a session that is done."""
+    recipe, feed, cursor = session.recipe, session.feed, session.cursor
+    cost = model_cost(session.model, feed.input_shape)
+    return Result(
+        evaluations=evaluations(recipe, cursor.last, cursor.best),
+        dataset=recipe.data.name,
+        split=feed.dataset.split,
+        arch=recipe.model.name,
+        method=method(recipe),
+        weight_bits=recipe.quant.weight_bits,
+        act_bits=recipe.quant.act_bits,
+        first_last_bits=first_last_bits(recipe.quant),
+        granularity="per-channel" if recipe.quant.per_channel else "per-tensor",
+        params=cost.params,
+        size_bytes=cost.size_bytes,
+        naive_bytes=cost.naive_bytes,
+        macs=cost.macs,
+        bops=cost.bops,
+        epochs=recipe.train.epochs,
+        train_seconds=cursor.train_seconds,
+        peak_mem_bytes=peak_memory(feed.device),
+        device=str(circumstances(session.job)["device"]),
+        torch=torch.__version__,
+        precision=recipe.train.precision,
+        deterministic=cursor.deterministic,
+        data_digest=feed.dataset.digest,
+        preprocessing=feed.dataset.preprocessing,
+        fp32_n_correct=cursor.fp32.n_correct if cursor.fp32 else None,
+        fp32_n_total=cursor.fp32.n_total if cursor.fp32 else None,
+        notes="; ".join(notes(session)),
+    )
+
+
+def evaluations(recipe: Recipe, last: Tally | None, best: Tally | None) -> tuple[Evaluation, ...]:
+    """Return the last epoch's row and, after training, the best one's; one is the headline."""
+    headline = recipe.train.headline if recipe.train.epochs else "last"
+    rows = {"last": last, "best": best if recipe.train.epochs else None}
+    return tuple(
+        Evaluation(
+            variant="raw",
+            selection=selection,
+            headline=selection == headline,
+            n_correct=tally.n_correct,
+            n_correct_top5=tally.n_correct_top5,
+            n_total=tally.n_total,
+            hits=tally.hit_bytes,
+            step=tally.step,
+            checkpoint=f"ckpt-{tally.step:08d}",
+        )
+        for selection, tally in rows.items()
+        if tally
+    )
+
+
+def method(recipe: Recipe) -> str:
+    """Return ``fp32`` or ``lsq``, with ``+kd`` where a teacher took part."""
+    name = "lsq" if recipe.quant.spec().quantized else "fp32"
+    return name + ("+kd" if recipe.distill else "")
+
+
+def first_last_bits(quant: QuantSection) -> str:
+    """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs."""
+    first = f"w{quant.first_weight_bits}a{quant.first_act_bits}"
+    last = f"w{quant.last_weight_bits}a{quant.last_act_bits}"
+    return first if first == last else f"{first}/{last}"
+
+
+def notes(session: Session) -> list[str]:
+    """Return what a reader of the row should know besides."""
+    found = list(session.feed.dataset.notes)
+    if session.recipe.train.headline == "best" and session.recipe.train.epochs:
+        found.append("the epoch was selected on the evaluation split")
+    left = left_layers(session.model)
+    if session.positive is not None and left:
+        found.append(f"left in fp32: {', '.join(left)}")
+    return found

@@ -1,0 +1,112 @@
+"""Where and how one attempt computes: device, threads, determinism, random states, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import resource
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lsqctl.settings import recorded_environment
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The circumstances of one attempt; nothing here changes what is computed.
+
+    ``device`` is ``cpu`` or ``cuda:0``. ``inputs`` holds, by recipe key (``model.weights``,
+    ``distill.teacher``), a weights file, a checkpoint folder of a parent run, or
+    ``torchvision:NAME``. ``stop`` is asked at every step and at every evaluation batch: when it
+    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints.
+    """
+
+    run_dir: Path
+    data_dir: Path
+    device: str = "cpu"
+    threads: int = 1
+    fence: str = "0"
+    inputs: Mapping[str, Path | str] = field(default_factory=dict)
+    stop: Callable[[], bool] = lambda: False
+    checkpoint_seconds: float = 300.0
+
+
+def enter(job: Job, seed: int) -> torch.device:
+    """Seed every generator, fix threads and deterministic kernels; return the device."""
+    torch.set_num_threads(job.threads)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    device = torch.device(job.device)
+    torch.use_deterministic_algorithms(True, warn_only=determinism(job) != "bitwise")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    return device
+
+
+def determinism(job: Job) -> str:
+    """Return ``bitwise`` where the same machine computes the same bits again, or ``statistical``.
+
+    cuBLAS needs CUBLAS_WORKSPACE_CONFIG for it, set before the process starts.
+    """
+    fixed = recorded_environment().get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8")
+    return "bitwise" if job.device == "cpu" or fixed else "statistical"
+
+
+def circumstances(job: Job) -> dict[str, str | int]:
+    """Return what must be the same for a resumed attempt to compute the same bits."""
+    name = "cpu" if job.device == "cpu" else torch.cuda.get_device_name(job.device)
+    return {"device": name, "threads": job.threads, "torch": torch.__version__}
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a forward pass: bf16 autocast, or nothing for fp32."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def random_tensors() -> dict[str, Any]:
+    """Return torch's random states, of the CPU and of every CUDA device in use."""
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if in_use else []
+    return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def random_values() -> dict[str, Any]:
+    """Return Python's and NumPy's random states as plain values."""
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), *rest],
+    }
+
+
+def restore_random(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Put every random state back."""
+    version, internal, gauss = values["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = values["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(tensors["torch"])
+    if tensors["cuda"] and len(tensors["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(tensors["cuda"])
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held so far: on the GPU, or by this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts in KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

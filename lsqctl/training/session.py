@@ -1,0 +1,144 @@
+"""One run in memory: model, optimizer and cursor, and how they become a checkpoint and back."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.quant import PositiveSteps
+from lsqctl.recipe import Recipe, fingerprint
+from lsqctl.run import Checkpoint
+from lsqctl.training import runtime
+from lsqctl.training.checkpoint import Snapshot, write_checkpoint
+from lsqctl.training.cursor import Cursor
+from lsqctl.training.feed import Feed
+from lsqctl.training.runtime import Job
+
+
+@dataclass(slots=True)
+class Session:
+    """All that changes while a run trains.
+
+    ``pending`` holds what may still be on the device, (step, loss, right, images), and
+    ``clamped`` how many clamps were reported already.
+    """
+
+    recipe: Recipe
+    job: Job
+    feed: Feed
+    model: nn.Module
+    teacher: nn.Module | None
+    optimizer: torch.optim.Optimizer
+    positive: PositiveSteps | None
+    cursor: Cursor
+    pending: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
+    clamped: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch is trained and evaluated."""
+        cursor = self.cursor
+        return cursor.epoch >= self.recipe.train.epochs and not cursor.evaluation_pending
+
+    def check_stop(self) -> None:
+        """Raise Preempted when the attempt is asked to stop."""
+        check_stop(self.job)
+
+    def collect(self) -> None:
+        """Take the pending losses into the cursor; raises Diverged when one is not finite."""
+        for step, loss, right, images in self.pending:
+            value = loss.item()
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss is {value}", step)
+            self.cursor.window.append((value, int(right), images))
+        self.pending.clear()
+
+    def count_clamped(self) -> int:
+        """Return how often step sizes were clamped to their floor since the last call."""
+        if self.positive is None:
+            return 0
+        total = sum(self.positive.clamped.values())
+        new, self.clamped = total - self.clamped, total
+        return new
+
+    def save(self) -> Checkpoint:
+        """Write a checkpoint of this moment; raises Diverged rather than save NaN or infinity."""
+        self.collect()
+        if (name := first_not_finite(self.model)) is not None:
+            raise self._diverged(f"{name} holds NaN or infinity", self.cursor.step)
+        cursor = self.cursor
+        snapshot = Snapshot(
+            cursor.step,
+            cursor.epoch,
+            model=self.model.state_dict(),
+            training={
+                "optimizer": self.optimizer.state_dict(),
+                "random": runtime.random_tensors(),
+            },
+            state={
+                "cursor": cursor.to_state(),
+                "random": runtime.random_values(),
+                "network": self.feed.network,
+            },
+            best_step=cursor.best.step if cursor.best else None,
+        )
+        checkpoint = write_checkpoint(self.job.run_dir, snapshot, fence=self.job.fence)
+        self.saved_at = time.monotonic()
+        return checkpoint
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take up a checkpoint's tensors and random states, the cursor being taken already."""
+        self.model.load_state_dict(snapshot.model)
+        self.optimizer.load_state_dict(dict(snapshot.training["optimizer"]))
+        runtime.restore_random(snapshot.training["random"], snapshot.state["random"])
+
+    def _diverged(self, what: str, step: int) -> Diverged:
+        layer = first_not_finite(self.model)
+        where = f"first in layer {layer}" if layer else "all weights are still finite"
+        return Diverged(
+            f"{what} in epoch {self.cursor.epoch + 1}, step {step} ({where}); the last checkpoint "
+            "is finite: lower train.lr, or set train.warmup_epochs"
+        )
+
+
+def check_stop(job: Job) -> None:
+    """Raise Preempted when the attempt is asked to stop."""
+    if job.stop():
+        raise Preempted("asked to stop; the state is saved and the run goes on from it")
+
+
+def first_not_finite(model: nn.Module) -> str | None:
+    """Return the name of the first parameter, step size or buffer with NaN or infinity."""
+    tensors = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+    if not tensors:
+        return None
+    good = torch.stack([torch.isfinite(one).all() for one in tensors.values()]).tolist()
+    return next((name for name, fine in zip(tensors, good, strict=True) if not fine), None)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Return what a checkpoint is compared by: the recipe without the bytes of its inputs."""
+    return fingerprint(recipe, dict.fromkeys(recipe.references(), "-"), with_seed=True)
+
+
+def taken_up(snapshot: Snapshot, recipe: Recipe, job: Job) -> tuple[Cursor, list[str]]:
+    """Return the cursor of a checkpoint, and what is different from the first attempt.
+
+    Raises DataError when the checkpoint is of another recipe.
+    """
+    cursor = Cursor.from_state(snapshot.state["cursor"])
+    if cursor.recipe != recipe_hash(recipe):
+        raise DataError(f"the checkpoints in {job.run_dir} are of another recipe or seed")
+    now = runtime.circumstances(job)
+    changed = [name for name in now if now[name] != cursor.circumstances.get(name)]
+    if not changed:
+        return cursor, []
+    cursor.deterministic = "statistical"
+    was = ", ".join(f"{name} {cursor.circumstances.get(name)} → {now[name]}" for name in changed)
+    return cursor, [f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"]
