@@ -382,8 +382,8 @@ class DistillSection(Section):
 def _checked_name(value: object) -> object:
     if isinstance(value, str) and not valid_name(value):
         raise ValueError(
-            "must be one to four parts joined by `/`, each of letters, digits, `.`, `_` and `-`, "
-            "beginning with a letter or digit"
+            "must be one to four parts joined by `/`, each of at most 64 letters, digits, `.`, `_` "
+            "and `-`, beginning with a letter or digit, and none a device of Windows such as `con`"
         )
     return value
 

@@ -19,9 +19,9 @@ def level(fault: Fault) -> str:
     return "warning" if fault.code.startswith("W") else "error"
 
 
-def format_faults(faults: Sequence[Fault], *, color: bool = False) -> str:
+def format_faults(faults: Sequence[Fault], *, colour: bool = False) -> str:
     """Return each fault with its line of the source and carets, blank lines between."""
-    return "\n".join(_block(fault, color) for fault in faults)
+    return "\n".join(_block(fault, colour) for fault in faults)
 
 
 def format_summary(faults: Sequence[Fault], ref: str, *, queued: bool = False) -> str:
@@ -37,20 +37,20 @@ def format_summary(faults: Sequence[Fault], ref: str, *, queued: bool = False) -
     return f"{_clean(ref)}: {' and '.join(counts)}{end}. Full key list: lsqctl recipe schema"
 
 
-def format_github(faults: Sequence[Fault]) -> str:
+def faults_github(faults: Sequence[Fault]) -> str:
     """Return one workflow command a fault, which a pull request shows at the line."""
     return "".join(_annotation(fault) + "\n" for fault in faults)
 
 
-def format_json(faults: Sequence[Fault]) -> str:
+def faults_json(faults: Sequence[Fault]) -> str:
     """Return the faults as a JSON list; positions count from 1, ``end_column`` is exclusive."""
     rows: list[dict[str, Any]] = [{"level": level(fault), **asdict(fault)} for fault in faults]
-    return json.dumps({"schema_version": 1, "faults": rows}, indent=2) + "\n"
+    return json.dumps({"schema_version": 1, "faults": rows}, indent=2)
 
 
-def _block(fault: Fault, color: bool) -> str:
+def _block(fault: Fault, colour: bool) -> str:
     def paint(text: str, style: str) -> str:
-        return f"{style}{text}{_RESET}" if color else text
+        return f"{style}{text}{_RESET}" if colour else text
 
     style = _RED if level(fault) == "error" else _YELLOW
     cell = f" ({_clean(fault.cell)})" if fault.cell else ""
@@ -58,7 +58,7 @@ def _block(fault: Fault, color: bool) -> str:
     lines = [f"{head}{paint(f': {_clean(fault.title)}{cell}', _BOLD)}"]
     on_command_line = fault.file.startswith("--")
     number = "" if fault.position is None or on_command_line else str(fault.position.line)
-    gutter = " " * len(number)
+    gutter = " " * max(1, len(number))
     bar = paint("|", _BLUE)
     lines.append(f"{gutter}{paint('-->', _BLUE)} {_where(fault)}")
     if fault.position is None:
@@ -66,7 +66,7 @@ def _block(fault: Fault, color: bool) -> str:
     else:
         source, pad, carets = _window(fault)
         lines.append(f"{gutter} {bar}")
-        lines.append(f"{paint(number, _BLUE)} {bar} {source}".rstrip())
+        lines.append(f"{paint(number or ' ', _BLUE)} {bar} {source}".rstrip())
         lines.append(f"{gutter} {bar} {pad}{paint(f'{carets} {_clean(fault.label)}', style)}")
     lines += [f"{gutter} {paint('=', _BLUE)} help: {_clean(text)}" for text in fault.helps]
     return "\n".join(lines) + "\n"

@@ -103,7 +103,8 @@ def labels(changes: Sequence[Mapping[str, Node]], recipes: Sequence[Recipe]) -> 
 
 def tag(number: int, total: int, change: Mapping[str, Node]) -> str:
     """Return what a fault says of the cell it is in; nothing where there is only one."""
-    values = ", ".join(f"{key}={_written(node)}" for key, node in change.items())
+    swept = {key: node for key, node in change.items() if node.source.file != SET}
+    values = ", ".join(f"{key}={_written(node)}" for key, node in swept.items())
     return f"cell {number} of {total}: {values}" if total > 1 else ""
 
 

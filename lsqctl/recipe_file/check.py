@@ -39,7 +39,7 @@ def check(tree: Tree, name: str, *, start: Node, name_node: Node | None) -> Chec
         section, leaf = key.split(".")
         if isinstance(raw.setdefault(section, {}), dict):
             raw[section].setdefault(leaf, value)
-    origins = dict.fromkeys(FIELDS, "default")
+    origins = dict.fromkeys(FIELDS, "default") | {"name": "the file's path"}
     origins |= {key: origin for key, (_, origin) in derived.items()}
     origins |= {key: node.origin for key, node in nodes.items()}
     try:
@@ -81,22 +81,24 @@ def _unknown_keys(tree: Tree) -> tuple[list[Fault], set[str]]:
     meant: set[str] = set()
     for key, entry in tree.items():
         if key not in TOP_KEYS:
-            faults.append(_unknown(entry, key, "", TOP_KEYS, tree, meant))
+            faults.append(_unknown(entry, "", TOP_KEYS, beside=tree, meant=meant))
         for leaf, below in entry.value.entries.items() if key in SECTIONS else ():
             known = tuple(SECTIONS[key].model_fields)
             if leaf not in known:
-                faults.append(_unknown(below, leaf, key, known, entry.value.entries, meant))
+                beside = entry.value.entries
+                faults.append(_unknown(below, key, known, beside=beside, meant=meant))
     return faults, meant
 
 
 def _unknown(
     entry: Entry,
-    key: str,
     section: str,
     known: tuple[str, ...],
+    *,
     beside: Mapping[str, Entry],
     meant: set[str],
 ) -> Fault:
+    key = str(entry.key.value)
     dotted = f"{section}.{key}" if section else key
     near = closest(key, known, taken=beside)
     elsewhere = [name for name in FIELDS if name.rpartition(".")[2] == key]
@@ -106,7 +108,7 @@ def _unknown(
     elif near:
         required = section in SECTIONS and SECTIONS[section].model_fields[near].is_required()
         missing = near not in beside and (required or (not section and near in ("model", "data")))
-        helps.append(f"did you mean `{near}`?" + (" it is required" if missing else ""))
+        helps.append(f"did you mean `{near}`" + (", which is required?" if missing else "?"))
         meant.add(f"{section}.{near}" if section else near)
     else:
         helps.append(f"keys allowed here: {', '.join(known)}")
@@ -148,10 +150,15 @@ def _faults(
 
 
 def _is_other_branch(loc: tuple[str, ...], node: Node) -> bool:
-    """Whether an error is of the alternative of a union that was not meant."""
+    """Whether an error is of the alternative of a union that was not meant.
+
+    So is a missing ``run`` where another key stands instead: that one is reported.
+    """
     if len(loc) < 3:
         return False
-    return (loc[2] == "RunRef") != isinstance(node.value, Mapping)
+    if (loc[2] == "RunRef") != isinstance(node.value, Mapping):
+        return True
+    return loc[3:] == ("run",) and "run" not in node.entries and len(node.entries) > 0
 
 
 def _missing(section: Node, key: str) -> Fault:

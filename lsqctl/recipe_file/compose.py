@@ -32,8 +32,8 @@ def compose(text: str, source: Source, *, shift: int = 0) -> tuple[Node | None, 
     try:
         node = composer.document()
     except yaml.MarkedYAMLError as error:
-        label, *helps = in_plain_words(error)
-        here = composer.position(error.problem_mark or error.context_mark)
+        mark, label, *helps = in_plain_words(error)
+        here = composer.position(mark)
         raise RecipeError([composer.at(here).fault("R001", _UNREADABLE, label, *helps)]) from None
     except (ValueError, OverflowError):  # "\U00110000" and %YAML 9999…: not caught by the parser
         here = composer.position(composer.loader.get_mark())

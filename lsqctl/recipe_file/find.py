@@ -104,7 +104,7 @@ def _shown(path: Path) -> str:
 
 
 def _not_found(text: str, path: Path) -> str:
-    if path.is_dir():
+    if len(text) < 256 and path.is_dir():
         return f"`{text}` is a folder; name one recipe in it"
     if _is_file(path):
         return f"no bundled recipe `{text}`; to read the file of that name, write `./{text}`"

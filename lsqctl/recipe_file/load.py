@@ -181,11 +181,14 @@ class _Loading:
     def collect(
         self, checked: Sequence[Checked], changes: Sequence[Assignment], abstract: bool
     ) -> None:
-        """Gather the faults of all cells, each once; name the cell of one that is not in all."""
+        """Gather the faults of all cells, each once; name the cell of one that is not in all.
+
+        What is missing is not said of a base.
+        """
         where: dict[Fault, list[int]] = {}
         for number, one in enumerate(checked):
             for fault in one.faults:
-                if not (abstract and fault.code == "R102"):
+                if not (self.in_vain(fault) or (abstract and fault.code == "R102")):
                     where.setdefault(fault, []).append(number)
         for fault, numbers in where.items():
             cell = tag(numbers[0] + 1, len(checked), changes[numbers[0]])
@@ -196,6 +199,12 @@ class _Loading:
             self.faults.append(replace(fault, cell=cell))
         self.faults.extend(self.files.faults)
         self.faults.extend(_name_faults(self.document.found, self.name, self.name_node, self.start))
+
+    def in_vain(self, fault: Fault) -> bool:
+        """Whether a fault only follows from a base or a place that could not be read."""
+        unread = (*self.document.faults, *self.files.faults)
+        broken = any(f.code in ("R001", "R002", "R003") for f in unread)
+        return (broken and fault.code == "R102") or _place(fault) in map(_place, unread)
 
     def named(self, checked: Sequence[Checked], changes: Sequence[Assignment]) -> tuple[Cell, ...]:
         recipes = [one.recipe for one in checked if one.recipe is not None]
@@ -243,9 +252,9 @@ def _name_faults(found: Found, name: Any, node: Node | None, start: Node) -> lis
 def _in_order(faults: Sequence[Fault], file: str) -> list[Fault]:
     once = dict.fromkeys(faults)
 
-    def place(fault: Fault) -> tuple[bool, str, int, int]:
-        position = fault.position
-        line, column = (position.line, position.column) if position else (0, 0)
-        return fault.file != file, fault.file, line, column
+    return sorted(once, key=lambda fault: (fault.file != file, *_place(fault)))
 
-    return sorted(once, key=place)
+
+def _place(fault: Fault) -> tuple[str, int, int]:
+    position = fault.position
+    return (fault.file, position.line, position.column) if position else (fault.file, 0, 0)

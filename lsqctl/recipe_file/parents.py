@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,8 @@ def find_parent(name: str, near: Path | None = None) -> Parent:
     raise NotFound(f"no recipe `{name}` {beside}among the bundled ones; the nearest are {close}")
 
 
-class Header(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Header:
     """One line of ``recipe ls``. ``cells`` counts the runs that the recipe stands for."""
 
     name: str

@@ -8,7 +8,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.keys import FILE_KEYS, PATHS_OF_SWEEP, SECTIONS, VARIABLE
 
 SCHEMA_ID = "urn:lsqctl:recipe:1"
-SCHEMA_FILE = "recipe.schema.json"
+SCHEMA_FILE = "lsqctl.schema.json"
 
 
 def json_schema() -> dict[str, Any]:

@@ -56,10 +56,16 @@ def bad_value(error: Mapping[str, Any], key: str, inner: tuple[str, ...], node: 
 def _bound(kind: str, error: Mapping[str, Any], key: str) -> str:
     if kind in _BOUNDS:
         context, words = _BOUNDS[kind]
-        return f"must be {words} {error['ctx'][context]:,}{_unit(key)}"
+        limit = error["ctx"][context]
+        unit = _unit(key).removesuffix("s") if limit == 1 else _unit(key)
+        return f"must be {words} {_figure(limit)}{unit}"
     if kind == "finite_number":
         return "must be finite"
     return str(error["msg"]) if kind == "out_of_range" else ""
+
+
+def _figure(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _unit(key: str) -> str:
@@ -97,8 +103,14 @@ def _way_out(wanted: str, key: str, node: Node) -> str:
     if wanted == "true or false" and text.lower() in _YES:
         return f"write `{_YES[text.lower()]}`"
     if wanted == "a section of keys":
-        return f"write `{key}:` and its keys below, indented"
+        return _section(key, node)
     return _number(node)
+
+
+def _section(key: str, node: Node) -> str:
+    if key in ("model", "data") and isinstance(node.value, str):
+        return f"write `{key}: {{name: {node.text}}}`"
+    return f"write `{key}:` and its keys below, indented"
 
 
 def _number(node: Node) -> str:
@@ -141,7 +153,8 @@ def _run_ref(kind: str, key: str, inner: tuple[str, ...], node: Node) -> Fault:
     name = inner[1] if len(inner) > 1 else ""
     if kind == "extra_forbidden" and name in node.entries:
         title = f"unknown key `{key}.{name}`"
-        return node.entries[name].key.fault("R101", title, "not a known key", help_)
+        helps = ["did you mean `run`?"] if closest(name, ["run"]) else [help_]
+        return node.entries[name].key.fault("R101", title, "not a known key", *helps)
     if kind == "missing":
         return node.fault("R102", f"missing key `{key}.run`", "needs `run`", help_)
     inside = node.entries["run"].value if "run" in node.entries else node

@@ -1,0 +1,42 @@
+"""Each bad recipe says exactly what stands beside it.
+
+After a change of wording: ``python -m tests.recipe_file.test_golden`` writes the texts anew; read
+the difference before committing it.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lsqctl.cli.faults import format_faults, format_summary
+from lsqctl.errors import RecipeError
+from lsqctl.recipe_file import load
+
+GOLDEN = Path(__file__).parent / "golden"
+BAD = sorted(path.name for path in GOLDEN.glob("*.yaml"))
+
+
+def said_of(name: str) -> str:
+    try:
+        load(Path(name))
+    except RecipeError as error:
+        return format_faults(error.faults) + "\n" + format_summary(error.faults, name) + "\n"
+    raise AssertionError(f"{name} was accepted")
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_recipe_is_refused_in_exactly_these_words(name, monkeypatch):
+    monkeypatch.chdir(GOLDEN)
+    expected = Path(name).with_suffix(".txt").read_text(encoding="utf-8")
+    assert said_of(name) == expected
+
+
+def test_every_text_has_its_recipe():
+    assert sorted(p.stem for p in GOLDEN.glob("*.txt")) == [Path(name).stem for name in BAD]
+
+
+if __name__ == "__main__":
+    os.chdir(GOLDEN)
+    for bad in BAD:
+        Path(bad).with_suffix(".txt").write_text(said_of(bad), encoding="utf-8")
