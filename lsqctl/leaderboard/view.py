@@ -97,7 +97,7 @@ def _cells(entry: Entry, accuracy: str, *, tied: bool) -> tuple[Cell, ...]:
 def bytes_text(size: float) -> str:
     """Return a size for people: ``140 kB``, ``1.08 MB`` (powers of ten)."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= unit:
+        if size >= 0.9995 * unit:  # what would round up to 1000 of the smaller unit
             return f"{_three_digits(size / unit)} {name}"
     return f"{size:.0f} B"
 

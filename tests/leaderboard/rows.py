@@ -56,11 +56,11 @@ HOSTILE = (
         ["=1+1", "'=1", "''@x", " =x", '"', "a\r\nb", "\r", "nan", "true", "  ", "-1"]
     )
 )
-BITS = st.sampled_from([2, 3, 4, 8, 32])
+NOTE = st.just("note")
 
 
 @st.composite
-def board_rows(draw, texts=st.just("note"), max_size=24):
+def board_rows(draw, texts=NOTE, max_size=24):
     """Rows of few recipes, datasets and seeds, so that groups, ties and reruns come about."""
     rows = []
     for number in range(draw(st.integers(0, max_size))):

@@ -38,14 +38,15 @@ def test_the_board_reads_as_a_person_expects():
     table = drawn(rows, [reference("paper's", 80.0)])
     assert table.title == "digits · Top-1 on 540 test images · own runs and published rows"
     assert [[cell.text for cell in line] for line in table.rows] == [
-        ["1=", "● a", "4", "4", "98.15 ±1.19", "–", "140 kB", "0.67 G", "1", "own, verified"],
-        ["1=", "● b", "4", "4", "97.96 ±1.24", "−0.74", "–", "–", "1", "own"],
+        ["1=", "● a", "4", "4", "98.15 ±1.18", "–", "140 kB", "0.67 G", "1", "own, verified"],
+        ["1=", "● b", "4", "4", "97.96 ±1.23", "−0.74", "–", "–", "1", "own"],
         ["3", "○ paper's", "4", "4", "80.00", "–", "–", "–", "–", "paper"],
         ["4", "● c", "4", "4", "55.56 ±4.18", "–", "–", "–", "1", "own, 1 failed"],
         ["", "◌ fp", "32", "32", "98.70 ±1.01", "–", "–", "–", "1", "own"],
     ]
     assert table.footer == (
-        "4 groups, 5 runs (1 failed) · 1 published row · a rank counts the rows that lie wholly above"
+        "4 groups, 5 runs (1 failed) · 1 published row · "
+        "a rank counts the rows that lie wholly above"
     )
 
 
