@@ -39,6 +39,7 @@ class Settings:
     db_url: str
     data_dir: Path
     lease_seconds: float = 30.0
+    data_dir_given: bool = False  # by flag or variable; else a run's own record comes first
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -62,8 +63,14 @@ def load_settings(
     env = os.environ
     home_dir = (home or _path(env.get("LSQCTL_HOME")) or find_home(Path.cwd())).absolute()
     url = db or env.get("LSQCTL_DB") or f"sqlite:///{home_dir / 'lsqctl.db'}"
-    data = data_dir or _path(env.get("LSQCTL_DATA")) or home_dir / "data"
-    return Settings(home_dir, url, data.absolute(), _lease(env.get("LSQCTL_LEASE")))
+    given = data_dir or _path(env.get("LSQCTL_DATA"))
+    return Settings(
+        home=home_dir,
+        db_url=url,
+        data_dir=(given or home_dir / "data").absolute(),
+        lease_seconds=_lease(env.get("LSQCTL_LEASE")),
+        data_dir_given=given is not None,
+    )
 
 
 def find_home(start: Path) -> Path:

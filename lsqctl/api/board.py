@@ -1,0 +1,51 @@
+"""The leaderboard of a store: own results, published references, and files of both."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import UsageError
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.formats import to_csv, to_json, to_markdown
+from lsqctl.leaderboard.rank import rank
+from lsqctl.leaderboard.references import load_references
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+FORMATS = {"csv": to_csv, "json": to_json, "md": to_markdown}
+
+
+def board(store: Store, *, dataset: str | None = None, per_run: bool = False) -> Board:
+    """Return the ranked board of one dataset, or of all that have a row."""
+    return rank(store.board_rows(), load_references(), dataset=dataset, per_run=per_run)
+
+
+def export(board: Board, path: Path, *, force: bool = False) -> int:
+    """Write the board to a .csv, .json or .md file by its ending; return the number of bytes.
+
+    Raises UsageError for another ending, and where the file exists and ``force`` is not given.
+    The file appears whole or not at all; a link is never written through.
+    """
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in FORMATS:
+        raise UsageError(f"{path}: export knows .csv, .json and .md, not `{path.suffix or path}`")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is a link or not a plain file; name another path")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; --force overwrites it")
+    data = FORMATS[ending](board).encode()
+    _write_whole(path, data)
+    return len(data)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,84 @@
+"""What a result is made of: the code's digest, git's state, the environment; never a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lsqctl import __version__
+from lsqctl.bundled import package_root
+from lsqctl.settings import recorded_environment
+
+_PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
+
+
+@cache
+def code_sha256() -> str:
+    """Return one digest over every Python file of the package, names included."""
+    digest = hashlib.sha256()
+    root = package_root()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def snapshot(folder: Path) -> dict[str, Any]:
+    """Return what is true now of the code and of the machine that submits from ``folder``."""
+    return {
+        "lsqctl": __version__,
+        "code_sha256": code_sha256(),
+        "git": git_state(folder),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": _versions(),
+        "variables": recorded_environment(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return commit, whether files differ from it, and the digest of that difference.
+
+    The difference itself is not kept: it may hold what nobody meant to publish.  Empty where
+    ``folder`` is in no git checkout, or git is not installed.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv") or b""
+    untracked = _git(folder, "ls-files", "--others", "--exclude-standard") or b""
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(diff or untracked),
+        "diff_sha256": hashlib.sha256(diff + b"\0" + untracked).hexdigest() if diff else "",
+    }
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,51 @@
+"""Open the place where runs live: a folder and its database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import NotFound, StoreError
+from lsqctl.settings import WORKSPACE, Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+_SQLITE = "sqlite:///"
+
+
+def open_workspace(settings: Settings, *, create: bool = False) -> Store:
+    """Return the store of the workspace; ``create`` makes both where there are none.
+
+    Raises NotFound where nothing was made yet, rather than answer from an empty database in a
+    folder that the user did not mean.
+    """
+    from lsqctl.store import open_store
+
+    if not create and not workspace_exists(settings):
+        path = settings.db_url.removeprefix(_SQLITE)
+        raise NotFound(
+            f"no workspace here: there is no {path} (looked for {WORKSPACE} in this folder "
+            "and those above); `lsqctl submit RECIPE` makes one, --home names another"
+        )
+    if create:
+        make_home(settings)
+    return open_store(settings.db_url, lease_seconds=settings.lease_seconds)
+
+
+def make_home(settings: Settings) -> None:
+    """Make the workspace's folder, for this user only."""
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.runs_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the workspace {settings.home}: {error.strerror}; --home names another"
+        ) from None
+
+
+def workspace_exists(settings: Settings) -> bool:
+    """Return whether there is a database to read; one behind a URL counts as there."""
+    if not settings.db_url.startswith(_SQLITE):
+        return True
+    return Path(settings.db_url.removeprefix(_SQLITE)).exists()

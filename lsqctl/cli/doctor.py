@@ -1,0 +1,32 @@
+"""`doctor`: look the installation and the workspace over."""
+
+from __future__ import annotations
+
+import typer
+
+from lsqctl.cli.render import print_json, print_table
+from lsqctl.cli.state import Json, settings
+
+_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the top level."""
+    app.command(epilog="Example: lsqctl doctor")(doctor)
+
+
+def doctor(ctx: typer.Context, json: Json = False) -> None:
+    """Check Python, libraries, devices, disk, data and database; exit 1 on an error."""
+    from lsqctl.api.doctor import examine
+
+    findings = examine(settings(ctx))
+    if json:
+        print_json({"findings": findings})
+    else:
+        print_table(
+            ("", "finding", "fix"),
+            [(one.level, one.what, one.fix) for one in findings],
+            styles=_STYLES,
+        )
+    if any(one.level == "error" for one in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,111 @@
+"""Assemble the commands; end a user's mistake in one line on stderr and its exit code."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, sweep
+from lsqctl.cli.state import GlobalOptions
+from lsqctl.errors import LsqctlError, RecipeError
+
+EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
+_HOISTED = ("--home", "--db", "--data-dir")
+_LONG_LIVED = frozenset({"worker", "run"})
+
+app = typer.Typer(
+    name="lsqctl",
+    help="Queue, run and rank Learned Step Size Quantization (LSQ) fine-tuning.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+queue.register(app)
+app.add_typer(runs.app, name="runs")
+board.register(app)
+app.add_typer(recipe.app, name="recipe")
+app.add_typer(sweep.app, name="sweep")
+app.add_typer(data.app, name="data")
+app.add_typer(db.app, name="db")
+doctor.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from lsqctl.api.version import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Workspace folder; default: .lsqctl found upward, like .git."),
+    ] = None,
+    db_url: Annotated[
+        str | None,
+        typer.Option("--db", help="Database URL, e.g. postgresql+psycopg://host/name."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of datasets and weights files.")
+    ] = None,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+    ] = False,
+) -> None:
+    """Read the global options; every other module of the command line finds them in ``ctx``."""
+    ctx.obj = GlobalOptions(home, db_url, data_dir, debug)
+    if ctx.invoked_subcommand not in _LONG_LIVED:
+        # `lsqctl runs ls | head -1` ends quietly; a worker writes to pipes of children that die
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def hoist(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with global options moved to the front, where Typer wants them."""
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in _HOISTED:
+            front += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word == "--debug" or word.startswith(tuple(f"{name}=" for name in _HOISTED)):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def main() -> None:
+    """Run the command line; a user's mistake never ends in a traceback."""
+    arguments = hoist(sys.argv[1:])
+    try:
+        app(args=arguments)
+    except LsqctlError as error:
+        if "--debug" in arguments:
+            raise
+        _report(error)
+        sys.exit(error.exit_code)
+
+
+def _report(error: LsqctlError) -> None:
+    from lsqctl.cli.render import error_line, stderr_is_terminal
+
+    if isinstance(error, RecipeError):
+        from lsqctl.cli.faults import format_faults
+
+        print(format_faults(error.faults, color=stderr_is_terminal()), file=sys.stderr)
+    else:
+        error_line(str(error))

@@ -1,0 +1,218 @@
+"""`submit`, `run` and `worker`: put recipes into the queue and work it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli.render import note, print_json, print_table, say, warn
+from lsqctl.cli.state import Json, Quiet, settings, workspace
+from lsqctl.errors import RunFailed
+from lsqctl.run import Enqueued, IfExists, NewRun, Outcome, RunState
+
+if TYPE_CHECKING:
+    from lsqctl.api.submit import Plan
+    from lsqctl.store import Store
+
+Recipes = Annotated[
+    list[str],
+    typer.Argument(metavar="RECIPE…", help="Recipe files, or names of bundled recipes."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe; repeatable."),
+]
+Seeds = Annotated[
+    list[int] | None, typer.Option("--seed", help="Seed of every recipe; repeat for several.")
+]
+Exists = Annotated[
+    IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
+]
+Priority = Annotated[int, typer.Option(help="Higher runs first.")]
+SkipData = Annotated[
+    bool, typer.Option("--skip-data-check", help="The workers have the data, this machine not.")
+]
+Slots = Annotated[
+    int | None, typer.Option(help="Attempts at a time: shares of the CPU, or of each GPU.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda (every GPU) or cuda:0,2.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the top level."""
+    app.command(epilog="Example: lsqctl submit digits/resnet8-lsq --seed 0 --seed 1")(submit)
+    app.command(epilog="Example: lsqctl run digits/resnet8-fp32 --set train.epochs=3")(run)
+    app.command(epilog="Example: lsqctl worker --until-empty --slots 2")(worker)
+
+
+def submit(
+    ctx: typer.Context,
+    recipes: Recipes,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
+    if_exists: Exists = "skip",
+    priority: Priority = 0,
+    skip_data_check: SkipData = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check recipes, then queue a run for each (and for each parent that is missing)."""
+    from lsqctl.api import submit as api
+
+    options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority)
+    if dry_run:
+        _print_plan(_plan_dry(ctx, recipes, options), json=json)
+        return
+    with workspace(ctx, create=True) as store:
+        plan = api.plan(recipes, settings=settings(ctx), store=store, options=options)
+        _print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
+
+
+def run(
+    ctx: typer.Context,
+    recipes: Recipes,
+    sets: Sets = None,
+    seeds: Seeds = None,
+    if_exists: Exists = "skip",
+    skip_data_check: SkipData = False,
+    slots: Slots = None,
+    device: Device = "auto",
+) -> None:
+    """Submit recipes and work the queue here, until it is empty."""
+    from lsqctl.api import submit as api
+
+    options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
+    with workspace(ctx, create=True) as store:
+        plan = api.plan(recipes, settings=settings(ctx), store=store, options=options)
+        enqueued = api.submit(plan, store, if_exists=if_exists)
+        _print_enqueued(enqueued, plan, json=False, quiet=False)
+        code = _work(ctx, store, slots=slots, device=device, name=None, until_empty=True)
+        ended = [store.detail(one.run.id).run for one in enqueued]
+    if code:
+        raise typer.Exit(code)
+    bad = [one for one in ended if one.state is not RunState.SUCCEEDED]
+    if bad:
+        listed = ", ".join(f"{one.name} ({one.id}) {one.state}" for one in bad[:5])
+        raise RunFailed(f"{len(bad)} of {len(ended)} runs did not succeed: {listed}")
+
+
+def worker(
+    ctx: typer.Context,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when no run is left, waiting ones included.")
+    ] = False,
+    slots: Slots = None,
+    device: Device = "auto",
+    name: Annotated[str | None, typer.Option(help="What lists call this worker.")] = None,
+) -> None:
+    """Take runs from the queue and execute each in a process of its own.
+
+    Ctrl-C or SIGTERM once: save every run and put it back.  Twice: stop at once.
+    """
+    with workspace(ctx, create=True) as store:
+        code = _work(ctx, store, slots=slots, device=device, name=name, until_empty=until_empty)
+    raise typer.Exit(code)
+
+
+def _work(
+    ctx: typer.Context,
+    store: Store,
+    *,
+    slots: int | None,
+    device: str,
+    name: str | None,
+    until_empty: bool,
+) -> int:
+    from lsqctl.cli.live import watching
+    from lsqctl.worker.identity import this_worker
+    from lsqctl.worker.slots import make_slots
+    from lsqctl.worker.supervise import Options, Supervisor
+
+    places = make_slots(device, slots)
+    identity = this_worker(name, len(places), places[0].device)
+    with watching(store, places) as observer:
+        supervisor = Supervisor(
+            store,
+            settings(ctx),
+            identity=identity,
+            slots=places,
+            observer=observer,
+            options=Options(until_empty=until_empty),
+        )
+        return supervisor.run()
+
+
+def _plan_dry(ctx: typer.Context, recipes: Sequence[str], options: object) -> Plan:
+    """Plan against the workspace if there is one; make none."""
+    from lsqctl.api import submit as api
+    from lsqctl.api.workspace import workspace_exists
+
+    assert isinstance(options, api.Options)
+    here = settings(ctx)
+    if not workspace_exists(here):
+        return api.plan(recipes, settings=here, store=None, options=options)
+    with workspace(ctx) as store:
+        return api.plan(recipes, settings=here, store=store, options=options)
+
+
+def _print_plan(plan: Plan, *, json: bool) -> None:
+    for fault in plan.warnings:
+        warn(str(fault))
+    if json:
+        print_json({"runs": [_planned(new) for new in plan.runs]})
+        return
+    print_table(
+        ("run", "seed", "epochs", "waits for"),
+        [(new.name, str(new.seed), str(new.epochs), _waits(new, plan)) for new in plan.runs],
+        right=("seed", "epochs"),
+    )
+    say(f"{len(plan.runs)} runs would be queued; nothing was")
+
+
+def _planned(new: NewRun) -> dict[str, object]:
+    return {
+        "name": new.name,
+        "seed": new.seed,
+        "epochs": new.epochs,
+        "recipe_sha256": new.recipe_sha256,
+        "parents": dict(new.parents),
+        "recipe": new.recipe,
+    }
+
+
+def _waits(new: NewRun, plan: Plan) -> str:
+    names = {one.run_sha256: one.name for one in plan.runs}
+    return ", ".join(names.get(sha, sha[:8]) for sha in new.parents.values())
+
+
+def _print_enqueued(enqueued: Sequence[Enqueued], plan: Plan, *, json: bool, quiet: bool) -> None:
+    for fault in plan.warnings:
+        warn(str(fault))
+    if json:
+        print_json({"runs": [{"outcome": one.outcome, **_brief(one)} for one in enqueued]})
+        return
+    if quiet:
+        for one in enqueued:
+            print(one.run.id)
+        return
+    print_table(
+        ("id", "run", "seed", "outcome"),
+        [(one.run.id, one.run.name, str(one.run.seed), one.outcome) for one in enqueued],
+        right=("seed",),
+    )
+    _print_counts(enqueued)
+
+
+def _brief(one: Enqueued) -> dict[str, object]:
+    run = one.run
+    return {"id": run.id, "name": run.name, "seed": run.seed, "state": run.state}
+
+
+def _print_counts(enqueued: Sequence[Enqueued]) -> None:
+    counts = {kind: sum(one.outcome is kind for one in enqueued) for kind in Outcome}
+    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    new = len(enqueued) - counts[Outcome.EXISTS]
+    note(f"{told}; " + ("next: lsqctl worker --until-empty" if new else "nothing to do"))

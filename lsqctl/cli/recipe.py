@@ -1,0 +1,151 @@
+"""`recipe ls|show|check|schema|new`: look at recipes, check them, begin one."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn
+from lsqctl.cli.state import Json
+from lsqctl.errors import Fault, RecipeError, UsageError
+
+app = typer.Typer(
+    help="Look at recipes, check them, begin one.", no_args_is_help=True, rich_markup_mode=None
+)
+
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")
+]
+
+
+class FaultFormat(StrEnum):
+    """How faults are printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    GITHUB = "github"
+
+
+@app.command("ls", epilog="Example: lsqctl recipe ls")
+def list_recipes(json: Json = False) -> None:
+    """List the recipes that ship with lsqctl; each can be submitted by its name."""
+    from lsqctl.recipe_file import headers
+
+    found = headers()
+    if json:
+        print_json({"recipes": found})
+        return
+    print_table(
+        ("recipe", "runs", "what"),
+        [(one.name, "base" if one.abstract else str(one.cells), one.description) for one in found],
+        right=("runs",),
+    )
+    note(f"{len(found)} recipes; next: lsqctl recipe show NAME, lsqctl submit NAME")
+
+
+@app.command(epilog="Example: lsqctl recipe show digits/resnet8-w4a4")
+def show(
+    recipe: Annotated[str, typer.Argument(help="A file, or the name of a bundled recipe.")],
+    sets: Sets = None,
+    json: Json = False,
+) -> None:
+    """Print a recipe complete, each value with its origin."""
+    from lsqctl.recipe_file import dump, load
+
+    loaded = load(recipe, sets=tuple(sets or ()))
+    if json:
+        print_json(
+            {
+                "name": loaded.name,
+                "path": loaded.path,
+                "cells": [
+                    {
+                        "label": one.label,
+                        "recipe": one.recipe.model_dump(mode="json"),
+                        "origins": one.origins,
+                    }
+                    for one in loaded.cells
+                ],
+            }
+        )
+        return
+    for number, cell in enumerate(loaded.cells):
+        sys.stdout.write(("---\n" if number else "") + dump(cell.recipe, cell.origins))
+
+
+@app.command(epilog="Example: lsqctl recipe check my.yaml")
+def check(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="Files or names.")],
+    sets: Sets = None,
+    style: Annotated[FaultFormat, typer.Option("--format", help="How faults are printed.")] = (
+        FaultFormat.TEXT
+    ),
+    json: Json = False,
+) -> None:
+    """Check recipes and queue nothing; exit 2 when one has a fault."""
+    from lsqctl.recipe_file import load
+
+    faults: list[Fault] = []
+    runs = 0
+    for reference in recipes:
+        try:
+            loaded = load(reference, sets=tuple(sets or ()))
+        except RecipeError as error:
+            faults += error.faults
+            continue
+        runs += len(loaded.cells)
+        for fault in loaded.warnings:
+            warn(str(fault))
+    chosen = FaultFormat.JSON if json else style
+    _print_faults(faults, chosen)
+    if faults:
+        raise typer.Exit(RecipeError.exit_code)
+    if chosen is FaultFormat.TEXT:
+        say(f"{len(recipes)} recipes, {runs} runs: no fault")
+
+
+@app.command(epilog="Example: lsqctl recipe schema > lsqctl.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of recipe files, for editors that complete and underline."""
+    import json
+
+    from lsqctl.recipe_file import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+
+
+@app.command(epilog="Example: lsqctl recipe new mine.yaml")
+def new(
+    path: Annotated[Path, typer.Argument(help="The file to begin.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Begin a recipe: a commented file that loads as it is."""
+    from lsqctl.recipe_file import template
+
+    if path.suffix not in {".yaml", ".yml"}:
+        raise UsageError(f"{path}: a recipe's file ends in .yaml")
+    text = template(path.stem)
+    try:
+        with path.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} exists; --force overwrites it") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    say(f"wrote {path}; next: lsqctl recipe check {path}, lsqctl run {path}")
+
+
+def _print_faults(faults: list[Fault], style: FaultFormat) -> None:
+    from lsqctl.cli.faults import format_faults, format_github, format_json
+
+    match style:
+        case FaultFormat.JSON:
+            print(format_json(faults))
+        case FaultFormat.GITHUB:
+            sys.stdout.write(format_github(faults))
+        case FaultFormat.TEXT if faults:
+            print(format_faults(faults, color=stderr_is_terminal()), file=sys.stderr)

@@ -1,0 +1,56 @@
+"""What every command shares: the global options, and the workspace they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+RunArgument = Annotated[
+    str, typer.Argument(metavar="RUN", help="An id, a unique prefix of it, a name, or @last.")
+]
+RunArguments = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN…", help="Ids, unique prefixes, names, or @last."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """The options that stand before any command."""
+
+    home: Path | None = None
+    db_url: str | None = None
+    data_dir: Path | None = None
+    debug: bool = False
+
+
+def settings(ctx: typer.Context) -> Settings:
+    """Return the settings that the global options and the environment lead to."""
+    given: GlobalOptions = ctx.find_root().obj
+    return load_settings(home=given.home, db=given.db_url, data_dir=given.data_dir)
+
+
+@contextmanager
+def workspace(ctx: typer.Context, *, create: bool = False) -> Iterator[Store]:
+    """Open the store, say on stderr which one it is, and close it at the end."""
+    from lsqctl.api.workspace import open_workspace
+    from lsqctl.cli.render import note
+
+    store = open_workspace(settings(ctx), create=create)
+    note(f"store: {store.url}")
+    try:
+        yield store
+    finally:
+        store.close()

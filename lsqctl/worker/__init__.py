@@ -1,0 +1,1 @@
+"""Take runs from the queue and execute each in a process of its own."""

@@ -1,0 +1,205 @@
+"""The child: execute one attempt, record its facts under the fence, and end with a plain reason.
+
+``python -m lsqctl.worker.execute`` reads its order from standard input.  It iterates
+``training.finetune``, which knows no database, and writes what that yields.  It never decides what
+becomes of the run when it fails: it says why (last words, exit code) and the supervisor acts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+from lsqctl.errors import (
+    DataError,
+    Diverged,
+    LeaseLost,
+    Preempted,
+    RecipeError,
+    StoreError,
+)
+from lsqctl.run import EXIT_REASONS, EndReason
+from lsqctl.worker.order import LastWords, Order
+
+if TYPE_CHECKING:
+    from lsqctl.training.runtime import Job
+
+_PR_SET_PDEATHSIG = 1
+_ORPHAN_GRACE_SECONDS = 20.0
+EXIT_CODES = {reason: code for code, reason in EXIT_REASONS.items()}
+
+
+class StopFlag:
+    """Becomes true when the attempt should save its state and end."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __call__(self) -> bool:
+        """Return whether to stop; asked at every step."""
+        return self._event.is_set()
+
+    def raise_it(self) -> None:
+        """Ask for the stop, from a signal handler or a thread."""
+        self._event.set()
+
+    def on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """First signal: save and end.  Second: end now."""
+        if self._event.is_set():
+            os._exit(EXIT_CODES[EndReason.PREEMPTED])
+        self._event.set()
+
+
+def main() -> int:
+    """Execute the order on standard input; return the exit code that names the end reason."""
+    order = Order.from_line(sys.stdin.readline())
+    stop = StopFlag()
+    _die_with(order.supervisor_pid)
+    signal.signal(signal.SIGTERM, stop.on_signal)
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # a terminal's Ctrl-C is the supervisor's to handle
+    threading.Thread(target=_watch_lifeline, args=(sys.stdin, stop), daemon=True).start()
+    words = attempt(order, stop)
+    if words.message:
+        print(f"lsqctl: {words.reason}: {words.message}", flush=True)
+    _say(words)
+    return EXIT_CODES.get(words.reason, 1)
+
+
+def attempt(order: Order, stop: StopFlag) -> LastWords:
+    """Execute one attempt and return how it ended; nothing that torch raises gets past here."""
+    try:
+        _record(order, stop)
+    except Exception as error:  # the one place: a run may fail in any way that torch can
+        reason = reason_of(error)
+        if reason is EndReason.CODE:
+            traceback.print_exc()
+        return LastWords(reason, _one_line(error, reason))
+    return LastWords(EndReason.COMPLETED, "")
+
+
+def reason_of(error: Exception) -> EndReason:
+    """Return the end reason that an error means; the first row that fits decides."""
+    import torch
+
+    table: tuple[tuple[EndReason, tuple[type[Exception], ...]], ...] = (
+        (EndReason.PREEMPTED, (LeaseLost, Preempted)),
+        (EndReason.DIVERGED, (Diverged,)),
+        (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
+        (EndReason.RECIPE, (DataError, RecipeError)),
+        (EndReason.INFRA, (StoreError, OSError)),
+    )
+    fits = (reason for reason, kinds in table if isinstance(error, kinds))
+    return next(fits, EndReason.CODE)
+
+
+def _record(order: Order, stop: StopFlag) -> None:
+    """Run the training and write each fact that it yields."""
+    from lsqctl.recipe import load_stored
+    from lsqctl.store import open_store
+    from lsqctl.training import finetune
+    from lsqctl.worker.inputs import resolve_inputs
+    from lsqctl.worker.recorder import Recorder
+
+    store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
+    try:
+        detail = store.detail(order.run_id)
+        inputs = resolve_inputs(detail, store, Path(order.data_dir))
+        job = _job(order, stop, inputs)
+        store.settle(order.lease, _circumstances(order))
+        recipe = load_stored(detail.recipe)
+        with Recorder(store, order.lease) as recorder:
+            for fact in finetune(recipe, job):
+                recorder.record(fact)
+    finally:
+        store.close()
+
+
+def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path]) -> Job:
+    from lsqctl.training.runtime import Job
+
+    return Job(
+        run_dir=Path(order.run_dir),
+        data_dir=Path(order.data_dir),
+        device=order.device,
+        threads=order.threads,
+        fence=order.fence,
+        inputs=inputs,
+        stop=stop,
+    )
+
+
+def _circumstances(order: Order) -> dict[str, object]:
+    """What must stay the same for an exact resume, and what a reader wants to know."""
+    import platform
+
+    import torch
+
+    from lsqctl import __version__
+    from lsqctl.settings import recorded_environment
+
+    return {
+        "device": order.device.partition(":")[0],
+        "threads": order.threads,
+        "compile": False,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "lsqctl": __version__,
+        "variables": recorded_environment(),
+    }
+
+
+def _die_with(supervisor: int) -> None:
+    """Be killed by the kernel when the supervisor dies, however it dies (Linux only)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:  # it died before the call above took hold
+        os._exit(EXIT_CODES[EndReason.PREEMPTED])
+
+
+def _watch_lifeline(stdin: TextIO, stop: StopFlag) -> None:
+    """Stop when the supervisor closes the pipe; end by force when that takes too long."""
+    for _ in _lines(stdin):
+        pass
+    stop.raise_it()
+    time.sleep(_ORPHAN_GRACE_SECONDS)
+    os._exit(EXIT_CODES[EndReason.PREEMPTED])
+
+
+def _lines(stdin: TextIO) -> Iterator[str]:
+    while line := stdin.readline():
+        yield line
+
+
+def _say(words: LastWords) -> None:
+    """Send the last words up the pipe whose number the supervisor gave us."""
+    number = sys.argv[1:2]
+    if number:
+        with os.fdopen(int(number[0]), "w") as pipe:
+            pipe.write(words.to_line())
+
+
+def _one_line(error: Exception, reason: EndReason) -> str:
+    first = (str(error).splitlines() or [""])[0]
+    match reason:
+        case EndReason.OOM:
+            return f"{first or 'out of memory'}; make data.batch_size smaller"
+        case EndReason.CODE:
+            return f"{type(error).__name__}: {first}"
+    return first or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

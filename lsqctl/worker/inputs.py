@@ -1,0 +1,75 @@
+"""Find the bytes that a recipe names: weights files by digest, parents by checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.errors import DataError
+from lsqctl.run import RunDetail, StoredCheckpoint
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+
+def resolve_inputs(detail: RunDetail, store: Store, data_dir: Path) -> dict[str, str | Path]:
+    """Return, by recipe key, a checkpoint folder, a weights file, or ``torchvision:NAME``.
+
+    Raises DataError where a file is gone or no longer holds the bytes that were submitted.
+    """
+    found: dict[str, str | Path] = {
+        role: parent_checkpoint(store, run_id) for role, run_id in detail.parents.items()
+    }
+    for key, entry in _entries(detail.snapshot).items():
+        if "torchvision" in entry:
+            found[key] = f"torchvision:{entry['torchvision']}"
+        else:
+            found[key] = _file(key, entry, data_dir)
+    return found
+
+
+def parent_checkpoint(store: Store, run_id: str) -> Path:
+    """Return the folder of the checkpoint that a finished run stands for: its headline's."""
+    last = max(store.checkpoints(run_id), key=lambda one: one.step, default=None)
+    headline = next((one for one in store.result(run_id) if one.headline), None)
+    chosen = last
+    if headline is not None and headline.selection == "best":
+        chosen = _at_step(store.checkpoints(run_id), headline.step) or last
+    if chosen is None:
+        raise DataError(f"the parent run {run_id} has no checkpoint; `lsqctl retry {run_id}`")
+    return Path(chosen.directory)
+
+
+def find_file(reference: str, near: Path | None, data_dir: Path) -> Path | None:
+    """Return the weights file that a recipe names: beside the recipe, then in the data folder."""
+    path = Path(reference).expanduser()
+    folders = [] if path.is_absolute() else [near, Path.cwd(), data_dir]
+    candidates = [path] if path.is_absolute() else [one / path for one in folders if one]
+    return next((one.absolute() for one in candidates if one.is_file()), None)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entries(snapshot: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    inputs: Mapping[str, Mapping[str, str]] = snapshot.get("inputs", {})
+    return inputs
+
+
+def _file(key: str, entry: Mapping[str, str], data_dir: Path) -> Path:
+    recorded = Path(entry["path"])
+    path = recorded if recorded.is_file() else find_file(entry["name"], None, data_dir)
+    if path is None:
+        raise DataError(f"{key}: {recorded} is gone, and {data_dir} has no {entry['name']}")
+    if sha256_file(path) != entry["sha256"]:
+        raise DataError(f"{key}: {path} has changed since the run was submitted; submit it again")
+    return path
+
+
+def _at_step(checkpoints: list[StoredCheckpoint], step: int) -> StoredCheckpoint | None:
+    return next((one for one in checkpoints if one.step == step), None)

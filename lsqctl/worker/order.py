@@ -1,0 +1,67 @@
+"""What a supervisor tells its child, and what the child tells back: one JSON line each way.
+
+The order goes down the child's standard input, which then stays open: its end-of-file means that
+the supervisor is gone.  The child's last words come up a second pipe.  Nothing secret (the
+database's URL may hold a password) is ever on a command line.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lsqctl.run import EndReason, Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Everything a child needs to execute one attempt."""
+
+    run_id: str
+    attempt: int
+    fence: str
+    db_url: str
+    lease_seconds: float
+    run_dir: str
+    data_dir: str
+    device: str
+    threads: int
+    supervisor_pid: int
+
+    @property
+    def lease(self) -> Lease:
+        """The attempt's right to write."""
+        return Lease(self.run_id, self.attempt, self.fence)
+
+    def to_line(self) -> str:
+        """Return the order as one line of JSON."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> Order:
+        """Read what ``to_line`` wrote."""
+        return cls(**json.loads(line))
+
+
+@dataclass(frozen=True, slots=True)
+class LastWords:
+    """Why a child ends, as it sees it."""
+
+    reason: EndReason
+    message: str
+
+    def to_line(self) -> str:
+        """Return the words as one line of JSON, at most a pipe's buffer long."""
+        return json.dumps({"reason": self.reason, "message": self.message[:4000]}) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> LastWords:
+        """Read what ``to_line`` wrote."""
+        data = json.loads(line)
+        return cls(EndReason(data["reason"]), data["message"])
+
+
+def log_path(run_dir: Path, attempt: int) -> Path:
+    """Return the log file of one attempt."""
+    return run_dir / f"attempt-{attempt}.log"
