@@ -1,0 +1,287 @@
+"""Laws of opening: where a database may lie, who may read it, and what its schema may be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from lsqctl.bundled import bundled
+from lsqctl.errors import StoreError
+from lsqctl.store import open_store, safety
+from lsqctl.store.database import Database
+from lsqctl.store.engine import parse_url
+from lsqctl.store.migrate import ensure_schema, known_revisions
+from lsqctl.store.safety import file_system, is_network, wal_is_safe
+from tests.store.samples import new, submit
+
+ASSETS = Path(__file__).parent.parent / "assets" / "db"
+
+
+@pytest.fixture
+def no_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("no_umask")
+def test_only_the_owner_may_read_the_database_even_without_a_umask(tmp_path: Path) -> None:
+    with open_store(f"sqlite:///{tmp_path}/new/home/lsqctl.db") as store:
+        submit(store, new("a"))
+        modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "new").rglob("*")}
+    assert modes.pop("home") == 0o700
+    assert {name for name in modes if name.startswith("lsqctl.db")} == set(modes)
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_that_everyone_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(StoreError, match="writable by everyone.*chmod o-w"):
+        open_store(f"sqlite:///{tmp_path}/lsqctl.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_file_system_is_refused_and_postgresql_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n")
+    monkeypatch.setattr(safety, "MOUNTS", mounts)
+    with pytest.raises(StoreError, match=r"nfs4.*postgresql\+psycopg"):
+        open_store(f"sqlite:///{tmp_path}/home/lsqctl.db")
+
+
+def test_the_longest_mount_point_says_what_file_system_it_is() -> None:
+    mounts = "\n".join(
+        [
+            "/dev/a / ext4 rw 0 0",
+            "b /home nfs rw 0 0",
+            "c /home/me ext4 rw 0 0",
+            r"d /a\040b fuse.sshfs rw 0 0",
+        ]
+    )
+    kinds = {"/x": "ext4", "/home": "nfs", "/home/you": "nfs", "/home/me/x": "ext4"}
+    for path, kind in {**kinds, "/homes": "ext4", "/a b/c": "fuse.sshfs"}.items():
+        assert file_system(Path(path), mounts) == kind
+    assert [k for k in ("ext4", "fuse.sshfs", "fuseblk", "tmpfs", "cifs") if is_network(k)] == [
+        "fuse.sshfs",
+        "cifs",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "safe"),
+    [
+        ((3, 40, 1), False),
+        ((3, 44, 5), False),
+        ((3, 44, 6), True),
+        ((3, 45, 0), False),
+        ((3, 50, 6), False),
+        ((3, 50, 7), True),
+        ((3, 51, 2), False),
+        ((3, 51, 3), True),
+        ((3, 52, 0), True),
+        ((4, 0, 0), True),
+    ],
+)
+def test_wal_is_used_only_where_it_cannot_corrupt(version: tuple[int, ...], safe: bool) -> None:
+    assert wal_is_safe(version) is safe
+
+
+@pytest.mark.parametrize(
+    ("version", "mode"), [((3, 40, 1), "persist"), ((3, 51, 2), "persist"), ((3, 51, 3), "wal")]
+)
+def test_the_journal_mode_follows_the_version_and_every_commit_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], mode: str
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    with open_store(f"sqlite:///{tmp_path}/lsqctl.db") as store:
+        pragmas = ("journal_mode", "synchronous", "foreign_keys")
+
+        def ask(name: str) -> object:
+            return store._database.read(lambda db: db.exec_driver_sql(f"PRAGMA {name}").scalar())
+
+        assert [ask(name) for name in pragmas] == [mode, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u:hunter2@h/db", "mysql.*sqlite:///PATH"),
+        ("nonsense", "cannot be read"),
+        ("sqlite://", "must be a file"),
+        ("sqlite:///:memory:", "must be a file"),
+        ("postgresql://u:hunter2@127.0.0.1:1/db", r"u:\*\*\*@127.0.0.1.*is the server running"),
+        ("sqlite:////proc/lsqctl/lsqctl.db", "--home or --db"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_one_line_without_a_password(url: str, says: str) -> None:
+    with pytest.raises(StoreError, match=says) as caught:
+        open_store(url)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_or_a_folder_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, but long enough to be taken for one\n" * 100)
+    with pytest.raises(StoreError, match="not a database.*--db"):
+        open_store(f"sqlite:///{text}")
+    assert text.read_text().startswith("not a database")
+    with pytest.raises(StoreError, match="is a folder"):
+        open_store(f"sqlite:///{tmp_path}")
+    with pytest.raises(StoreError, match="notes.txt"):
+        open_store(f"sqlite:///{text}/home/lsqctl.db")
+
+
+def test_a_database_that_stays_locked_is_a_store_error_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "lsqctl.db"
+    with open_store(f"sqlite:///{path}", busy_seconds=0.05) as store:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            with pytest.raises(StoreError, match=r"locked.*another process"):
+                submit(store, new("a"))
+        assert len(submit(store, new("a"))) == 1
+
+
+def test_importing_the_store_imports_neither_alembic_nor_pandas_nor_torch(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/lsqctl.db"
+    open_store(url).close()
+    probe = (
+        "import sys; from lsqctl.store import open_store; open_store(sys.argv[1]).close(); "
+        "print({'alembic', 'pandas', 'torch'} & set(sys.modules))"
+    )
+    argv = [sys.executable, "-c", probe, url]
+    out = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+def test_revisions_build_exactly_the_tables(url: str) -> None:
+    with open_store(url) as store:
+        assert store.check() == []
+        assert store.schema_version() == known_revisions(bundled("db"))[-1]
+
+
+def test_two_first_starts_at_once_both_work(url: str) -> None:
+    probe = (
+        "import sys; from lsqctl.store import open_store; sys.stdin.read(); "
+        "print(len(open_store(sys.argv[1]).check()))"
+    )
+    argv = [sys.executable, "-W", "error", "-c", probe, url]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(argv, **pipes) for _ in range(3)]  # type: ignore[call-overload]
+    for process in both:
+        process.stdin.close()
+        process.stdin = None
+    assert [process.communicate()[0] for process in both] == ["0\n"] * 3
+
+
+def set_revision(url: str, revision: str) -> None:
+    with open_store(url) as store:
+        sql = f"UPDATE alembic_version SET version_num = '{revision}'"
+        store._database.write(lambda db: db.exec_driver_sql(sql))
+
+
+def test_a_newer_schema_is_refused_with_both_versions(url: str) -> None:
+    set_revision(url, "9999")
+    with pytest.raises(StoreError, match=r"9999.*0001"):
+        open_store(url)
+
+
+def test_an_older_schema_is_left_alone_when_nothing_may_be_upgraded(url: str) -> None:
+    with pytest.raises(StoreError, match=r"none.*0001"):
+        open_store(url, migrate=False)
+    open_store(url).close()
+    open_store(url, migrate=False).close()
+
+
+LATER = '''
+"""A later revision that alters runs, as batch mode does on SQLite: copy, drop, rename."""
+import sqlalchemy as sa
+from alembic import op
+revision = "0002"
+down_revision = "0001"
+def upgrade():
+    with op.batch_alter_table("runs", recreate="always") as batch:
+        batch.add_column(sa.Column("extra", sa.Text()))
+'''
+
+
+@pytest.fixture
+def later_scripts(tmp_path: Path) -> Path:
+    """The shipped revisions and one more."""
+    scripts = tmp_path / "db"
+    shutil.copytree(bundled("db"), scripts)
+    (scripts / "versions" / "0002_extra.py").write_text(LATER)
+    return scripts
+
+
+def filled(tmp_path: Path) -> Path:
+    path = tmp_path / "old.db"
+    shutil.copy(ASSETS / "0001.db", path)
+    return path
+
+
+def test_the_database_of_each_released_schema_opens_and_holds_its_rows(tmp_path: Path) -> None:
+    assert [p.stem for p in sorted(ASSETS.glob("*.db"))] == known_revisions(bundled("db"))
+    with open_store(f"sqlite:///{filled(tmp_path)}") as store:
+        assert [run.name for run in store.runs()] == ["released/child", "released/parent"]
+        row = store.board_rows()[0]
+        assert (row.n_correct, row.n_total) == (9, 10)
+        assert len(store.metrics(row.run_id)) == 3
+        assert store.check() == []
+
+
+def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
+    tmp_path: Path, later_scripts: Path
+) -> None:
+    path = filled(tmp_path)
+    database = Database(parse_url(f"sqlite:///{path}"), busy_seconds=1, lease_seconds=30)
+    ensure_schema(database, migrate=True, scripts=later_scripts)
+    counts = {
+        table: database.read(
+            lambda db, table=table: db.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar()
+        )
+        for table in ("runs", "metric_points", "results", "run_parents", "alembic_version")
+    }
+    enforced = database.read(lambda db: db.exec_driver_sql("PRAGMA foreign_keys").scalar())
+    database.close()
+    assert counts == {
+        "runs": 2,
+        "metric_points": 3,
+        "results": 1,
+        "run_parents": 1,
+        "alembic_version": 1,
+    }
+    assert enforced == 1
+    copy = tmp_path / "old.db.schema-0001.bak"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with open_store(f"sqlite:///{copy}") as store:
+        assert store.check() == []
+
+
+def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
+    tmp_path: Path, later_scripts: Path
+) -> None:
+    revision = later_scripts / "versions" / "0002_extra.py"
+    revision.write_text(LATER + "    op.execute('INSERT INTO nowhere VALUES (1)')\n")
+    path = filled(tmp_path)
+    database = Database(parse_url(f"sqlite:///{path}"), busy_seconds=1, lease_seconds=30)
+    with pytest.raises(StoreError, match="nowhere"):
+        ensure_schema(database, migrate=True, scripts=later_scripts)
+    database.close()
+    with open_store(f"sqlite:///{path}") as store:
+        assert store.schema_version() == "0001"
+        assert store.check() == []
+        assert len(store.runs()) == 2
