@@ -1,0 +1,55 @@
+"""Tiny recipes and jobs: the digits, the smallest net, an epoch or two."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lsqctl.recipe import Recipe
+from lsqctl.training.runtime import Job
+
+W4A4 = {
+    "weight_bits": 4,
+    "act_bits": 4,
+    "first_weight_bits": 8,
+    "first_act_bits": 8,
+    "last_weight_bits": 8,
+    "last_act_bits": 8,
+}
+
+
+def tiny(**changes: Any) -> Recipe:
+    """Return a recipe of six steps an epoch, changed by section."""
+    values: dict[str, dict[str, Any]] = {
+        "model": {"name": "resnet8"},
+        "data": {"name": "digits", "batch_size": 240, "eval_batch_size": 270, "pad": 1},
+        "quant": dict(W4A4),
+        "train": {"epochs": 2, "lr": 0.05},
+    }
+    seed = changes.pop("seed", 0)
+    for section, keys in changes.items():
+        values[section] = values.get(section, {}) | keys
+    return Recipe.model_validate({"name": "tiny", "seed": seed, **values})
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """Return a maker of jobs, each in a folder of the test's own, named by its first argument."""
+
+    def make(name: str = "run", **changes: Any) -> Job:
+        return Job(run_dir=tmp_path / name, data_dir=tmp_path / "data", **changes)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_no_trace() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,235 @@
+"""Datasets: fixed splits, exact sizes, and a clear word for what is missing or damaged."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lsqctl.errors import DataError, NotFound
+from lsqctl.recipe import DATASETS, DataSection
+from lsqctl.training.cifar import read_cifar
+from lsqctl.training.datasets import open_dataset
+from lsqctl.training.digits import read_digits
+from lsqctl.training.feed import Feed
+from lsqctl.training.fetch import fetch_dataset
+from lsqctl.training.idx_files import parse_idx
+from lsqctl.training.locate import PLACES
+
+from .conftest import tiny
+
+
+def feed(**data):
+    recipe = tiny(data=data)
+    return Feed(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=1)
+
+
+def test_the_digits_split_is_fixed_stratified_and_complete():
+    (train, train_labels), (test, test_labels), source = read_digits()
+    assert (train.shape, test.shape) == ((1257, 1, 8, 8), (540, 1, 8, 8))
+    counts = np.bincount(np.concatenate([train_labels, test_labels]))
+    assert np.abs(np.bincount(test_labels) - counts * 540 / 1797).max() < 1
+    assert (train.min(), train.max()) == (0, 255)
+    assert source.endswith("sha256 verified")
+    from sklearn.datasets import load_digits
+
+    ours = np.sort(np.concatenate([train, test]).reshape(-1, 64).sum(1, dtype=np.int64))
+    theirs = np.sort(np.rint(load_digits().images.reshape(-1, 64) * 255 / 16).sum(1))
+    assert (ours == theirs).all()
+
+
+def test_the_digits_mean_and_deviation_are_those_of_the_training_images():
+    pixels = read_digits()[0][0] / 255
+    assert pixels.mean() == pytest.approx(DATASETS["digits"].mean[0], abs=5e-4)
+    assert pixels.std() == pytest.approx(DATASETS["digits"].std[0], abs=5e-4)
+
+
+def test_an_epoch_shows_every_image_once_and_resumes_at_any_batch():
+    whole = list(feed(pad=0, batch_size=100).training(3))
+    assert torch.cat([labels for _, labels in whole]).bincount().tolist() == (
+        np.bincount(read_digits()[0][1]).tolist()
+    )
+    rest = list(feed(pad=0, batch_size=100).training(3, start=5))
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[5:], rest, strict=True))
+
+
+def test_an_image_looks_the_same_whatever_the_batch_size():
+    small, large = (
+        torch.cat([images for images, _ in feed(pad=1, batch_size=size).training(1)])
+        for size in (57, 419)
+    )
+    assert torch.equal(small, large)
+
+
+def test_a_last_batch_of_a_single_image_is_left_out():
+    assert feed(batch_size=628).steps_per_epoch == 2
+    assert [len(labels) for _, labels in feed(batch_size=628).training(0)] == [628, 628]
+
+
+def test_calibration_images_are_shuffled_training_images_of_every_class():
+    images = torch.cat(list(feed().calibration(512)))
+    assert images.shape == (512, 1, 8, 8)
+    assert torch.equal(images, torch.cat(list(feed(batch_size=7).calibration(512))))
+    assert not torch.equal(images, next(feed(batch_size=512).training(0))[0])
+
+
+def test_grey_images_become_three_equal_channels_for_nets_that_take_colour():
+    recipe = tiny()
+    colour = Feed(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=3)
+    images, _ = next(colour.evaluation())
+    assert images.shape[1] == 3
+    assert torch.equal(images[:, 0], images[:, 2])
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
+def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, name):
+    with pytest.raises(DataError) as error:
+        open_dataset(DataSection(name=name), tmp_path)
+    for part in (str(tmp_path), PLACES[name][0], f"lsqctl data fetch {name}", "LSQCTL_DATA"):
+        assert part in str(error.value)
+
+
+def test_every_dataset_has_its_places():
+    assert PLACES.keys() == DATASETS.keys()
+
+
+def fake_cifar10(folder, *, label=9, cut=0):
+    folder.mkdir(parents=True)
+    rows = np.zeros((10_000, 3073), np.uint8)
+    rows[:, 0] = np.arange(10_000) % 10
+    rows[5, 1:] = np.arange(3072) % 256
+    for name in (*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin"):
+        rows[9, 0] = label
+        rows.tofile(folder / name)
+    if cut:
+        path = folder / "data_batch_3.bin"
+        path.write_bytes(path.read_bytes()[:-cut])
+
+
+def test_the_binary_cifar10_is_read_plane_by_plane_and_called_unverified(tmp_path):
+    fake_cifar10(tmp_path / "cifar-10-batches-bin")
+    found = open_dataset(DataSection(name="cifar10"), tmp_path)
+    assert (len(found.train), len(found.evaluation), found.split) == (50_000, 10_000, "test")
+    pixels, labels = next(found.train.plain([np.array([5, 10_007])]))
+    assert pixels.shape == (2, 3, 32, 32)
+    assert pixels[0].flatten().tolist() == [i % 256 for i in range(3072)]
+    assert labels.tolist() == [5, 7]
+    assert "unverified copy, sha256" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"cut": 1}, r"data_batch_3\.bin has 30729999 bytes instead of 30730000"),
+        ({"label": 10}, "label 10"),
+    ],
+)
+def test_a_damaged_cifar10_is_refused_and_names_its_file(tmp_path, fault, message):
+    fake_cifar10(tmp_path / "cifar-10-batches-bin", **fault)
+    with pytest.raises(DataError, match=message):
+        read_cifar("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"])
+def test_an_archive_of_other_bytes_is_refused_before_it_is_opened(tmp_path, name):
+    (tmp_path / name).write_bytes(b"half a download")
+    with pytest.raises(DataError, match=f"{name} is damaged or partial: md5"):
+        read_cifar("cifar10", tmp_path)
+
+
+def test_an_idx_file_is_read_and_a_cut_one_refused(tmp_path):
+    data = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (2, 2, 3)) + bytes(range(12))
+    assert parse_idx(data, tmp_path)[1].tolist() == [[6, 7, 8], [9, 10, 11]]
+    for bad in (data[:-1], b"\0\0\x0d" + data[3:], b"", data[:6]):
+        with pytest.raises(DataError, match="no idx file"):
+            parse_idx(bad, tmp_path)
+
+
+def image_folder(root, *, classes=("cat", "dog")):
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 2)):
+        for name in classes:
+            folder = root / "imagefolder" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (40 + number, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+@pytest.mark.parametrize("crop", ["random", "random_resized"])
+@pytest.mark.parametrize("mode", ["shorter", "square"])
+def test_folder_images_are_the_same_for_any_number_of_processes(tmp_path, crop, mode):
+    image_folder(tmp_path)
+    data = DataSection(
+        name="imagefolder", resize=24, crop=16, flip=True, train_crop=crop, resize_mode=mode
+    )
+    batches = [np.array([4, 1]), np.array([0, 5, 2])]
+    seen = []
+    for workers in (0, 2):
+        found = open_dataset(data, tmp_path, workers=workers)
+        before = torch.get_rng_state()
+        seen.append(list(found.train.training(batches, seed=1, epoch=2)))
+        assert torch.equal(before, torch.get_rng_state())
+    assert (found.classes, found.size, found.split) == (2, 16, "val")
+    for (one, labels), (other, _) in zip(*seen, strict=True):
+        assert one.shape[1:] == (3, 16, 16)
+        assert one.dtype == torch.uint8
+        assert torch.equal(one, other)
+    assert labels.tolist() == [0, 1, 0]
+
+
+def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
+    image_folder(tmp_path)
+    data = DataSection(name="imagefolder", resize=24, crop=16)
+    broken = tmp_path / "imagefolder" / "val" / "dog" / "0.png"
+    broken.write_bytes(b"not an image")
+    found = open_dataset(data, tmp_path)
+    with pytest.raises(DataError, match=r"dog/0\.png does not open"):
+        list(found.evaluation.plain([np.array([2])]))
+    (tmp_path / "imagefolder" / "train" / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        open_dataset(data, tmp_path)
+
+
+def test_splits_of_different_classes_are_refused(tmp_path):
+    image_folder(tmp_path)
+    (tmp_path / "imagefolder" / "val" / "dog").rename(tmp_path / "imagefolder" / "val" / "fox")
+    with pytest.raises(DataError, match="they should be the same"):
+        open_dataset(DataSection(name="imagefolder"), tmp_path)
+
+
+def test_fetching_knows_what_needs_no_fetching_and_what_cannot_be(tmp_path):
+    assert fetch_dataset("digits", tmp_path) is None
+    with pytest.raises(NotFound, match="did you mean `cifar10`"):
+        fetch_dataset("cifar-10", tmp_path)
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        fetch_dataset("imagenet", tmp_path)
+
+
+DATA = os.environ.get("LSQCTL_DATA")
+PUBLIC = "cifar-resnet/resnet20-12fca82f.th"
+
+
+@pytest.mark.skipif(
+    not DATA or not (Path(DATA) / PUBLIC).is_file(),
+    reason=f"LSQCTL_DATA names no folder with CIFAR-10 and {PUBLIC}",
+)
+def test_the_public_resnet20_gets_exactly_9173_of_cifar10(tmp_path):
+    from lsqctl.recipe import Recipe
+    from lsqctl.training import Job, finetune
+
+    recipe = Recipe.model_validate(
+        {
+            "name": "x",
+            "model": {"name": "cifar_resnet20", "weights": PUBLIC},
+            "data": {"name": "cifar10", "normalize": "imagenet"},
+            "train": {"epochs": 0},
+        }
+    )
+    job = Job(tmp_path, Path(DATA), inputs={"model.weights": Path(DATA) / PUBLIC})
+    assert list(finetune(recipe, job))[-1].evaluations[0].n_correct == 9173

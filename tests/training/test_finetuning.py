@@ -1,0 +1,313 @@
+"""The law of a run: stopped anywhere and resumed, it is the run that was never stopped."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.run import Checkpoint, Metric, Note, Result, Resumed
+from lsqctl.training import finetune
+from lsqctl.training.checkpoint import Snapshot, read_checkpoint, read_newest, write_checkpoint
+
+from .conftest import tiny
+
+STEPS = 6  # an epoch of the tiny recipe
+EVALUATION = 2  # batches
+
+
+class StopAfter:
+    """Says stop once, at the n-th time of asking (0: the first)."""
+
+    def __init__(self, asked):
+        self.left = asked
+
+    def __call__(self):
+        self.left -= 1
+        return self.left == -1
+
+
+def run(recipe, job, stop_after=None):
+    """Return the facts of an attempt, whether it was stopped or ended."""
+    facts = []
+    job = job if stop_after is None else _with_stop(job, stop_after)
+    try:
+        for fact in finetune(recipe, job):
+            facts.append(fact)
+    except Preempted:
+        assert isinstance(facts[-1], Checkpoint)
+    return facts
+
+
+def _with_stop(job, asked):
+    from dataclasses import replace
+
+    return replace(job, stop=StopAfter(asked))
+
+
+def rows(facts):
+    return [one for one in facts if isinstance(one, Metric) and one.name != "seconds"]
+
+
+def tensors(value, prefix=""):
+    """Return every tensor and plain value of a nested state, by path."""
+    if isinstance(value, dict):
+        return {k: v for key in value for k, v in tensors(value[key], f"{prefix}/{key}").items()}
+    if isinstance(value, list | tuple):
+        return tensors(dict(enumerate(value)), prefix)
+    return {prefix: value}
+
+
+def assert_same_state(a: Path, b: Path):
+    first, second = read_newest(a)[0], read_newest(b)[0]
+    assert first is not None
+    assert second is not None
+    for part in ("model", "training", "state"):
+        one, other = tensors(dict(getattr(first, part))), tensors(dict(getattr(second, part)))
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            if not key.endswith("seconds"):
+                assert (
+                    torch.equal(torch.as_tensor(value), torch.as_tensor(other[key]))
+                    if (isinstance(value, torch.Tensor))
+                    else value == other[key]
+                ), key
+
+
+def plain(result):
+    from dataclasses import replace
+
+    return replace(result, train_seconds=0.0, peak_mem_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    from lsqctl.training import Job
+
+    folder = tmp_path_factory.mktemp("whole")
+    facts = run(tiny(), Job(run_dir=folder, data_dir=folder))
+    return folder, facts
+
+
+CUTS = {
+    "right after calibration": 0,
+    "step 1": 1,
+    "mid-epoch": 3,
+    "last batch of an epoch": STEPS - 1,
+    "first batch of an evaluation": STEPS,
+    "during an evaluation": STEPS + 1,
+    "first batch of the next epoch": STEPS + EVALUATION,
+    "last evaluation": 2 * STEPS + EVALUATION + 1,
+}
+
+
+@pytest.mark.parametrize("asked", CUTS.values(), ids=CUTS.keys())
+def test_stopping_and_resuming_gives_every_tensor_and_every_metric_row(uninterrupted, job, asked):
+    folder, whole = uninterrupted
+    first = run(tiny(), job(), stop_after=asked)
+    second = run(tiny(), job())
+    assert isinstance(second[0], Resumed)
+    assert second[0].step == first[-1].step
+    assert rows(first) + rows(second) == rows(whole)
+    assert plain(second[-1]) == plain(whole[-1])
+    assert_same_state(folder, job().run_dir)
+
+
+def test_many_stops_in_a_row_change_nothing(uninterrupted, job):
+    folder, whole = uninterrupted
+    found, facts = [], []
+    while not facts or not isinstance(facts[-1], Result):
+        facts = run(tiny(), job(), stop_after=1)
+        if len(found) > 200:
+            pytest.fail("no progress")
+        if not rows(facts) and facts[-1] == (found[-1:] or [None])[0]:
+            facts = run(tiny(), job(), stop_after=EVALUATION)  # an evaluation needs two batches
+        found += facts
+    assert rows(found) == rows(whole)
+    assert_same_state(folder, job().run_dir)
+
+
+def test_the_same_recipe_and_seed_give_the_same_metrics_and_another_seed_others(job):
+    short = {"train": {"epochs": 1, "lr": 0.05}}
+    facts = [rows(run(tiny(**short, seed=seed), job(f"{i}"))) for i, seed in enumerate((0, 0, 1))]
+    assert facts[0] == facts[1]
+    assert facts[0] != facts[2]
+
+
+def test_metric_keys_are_unique_and_steps_never_fall(uninterrupted):
+    found = [one for one in uninterrupted[1] if isinstance(one, Metric)]
+    keys = [(one.name, one.split, one.step) for one in found]
+    assert len(keys) == len(set(keys))
+    assert all(a.step <= b.step for a, b in pairwise(found))
+    names = {(one.name, one.split) for one in found}
+    assert names >= {("loss", "train"), ("top1", "train"), ("lr", "train"), ("epoch_loss", "train")}
+    assert names >= {("loss", "val"), ("top1", "val"), ("top5", "val")}
+
+
+def test_the_result_counts_the_evaluation_split_once(uninterrupted):
+    result = uninterrupted[1][-1]
+    last, best = result.evaluations
+    assert (last.selection, best.selection) == ("last", "best")
+    assert [last.headline, best.headline] == [True, False]
+    assert last.n_total == 540
+    assert best.n_correct >= last.n_correct
+    assert (result.method, result.first_last_bits, result.split) == ("lsq", "w8a8", "test")
+    assert result.params == 75_002
+    assert result.deterministic == "bitwise"
+
+
+def damaged(change):
+    """Return a function that rewrites the newest checkpoint with a change to its parts."""
+
+    def rewrite(folder: Path):
+        snapshot = read_newest(folder)[0]
+        parts = {"training": dict(snapshot.training), "state": dict(snapshot.state)}
+        change(parts)
+        write_checkpoint(
+            folder,
+            Snapshot(snapshot.step, snapshot.epoch, model=snapshot.model, **parts),
+            fence="test",
+        )
+
+    return rewrite
+
+
+def _without_cursor(parts):
+    parts["state"] = parts["state"] | {"cursor": parts["state"]["cursor"] | {"batch": 0}}
+
+
+def _without_momentum(parts):
+    parts["training"] = parts["training"] | {
+        "optimizer": parts["training"]["optimizer"] | {"state": {}}
+    }
+
+
+def _without_random(parts):
+    other = torch.Generator().manual_seed(99).get_state()
+    parts["training"] = parts["training"] | {"random": {"torch": other, "cuda": []}}
+
+
+@pytest.mark.parametrize("change", [_without_cursor, _without_momentum])
+def test_dropping_part_of_the_state_is_seen(uninterrupted, job, change):
+    first = run(tiny(), job(), stop_after=3)
+    damaged(change)(job().run_dir)
+    assert rows(first) + rows(run(tiny(), job())) != rows(uninterrupted[1])
+
+
+def test_a_net_with_dropout_resumes_exactly_and_not_without_its_random_states(job):
+    recipe = tiny(
+        model={"name": "mobilenet_v3_small"},
+        data={"batch_size": 420},
+        quant=dict.fromkeys(tiny().quant.model_fields_set, 32),
+        train={"epochs": 1},
+    )
+    whole = run(recipe, job("whole"))
+    for name, drop in (("kept", False), ("dropped", True)):
+        first = run(recipe, job(name), stop_after=1)
+        if drop:
+            damaged(_without_random)(job(name).run_dir)
+        second = run(recipe, job(name))
+        assert (rows(first) + rows(second) == rows(whole)) is not drop
+
+
+def test_nothing_depends_on_when_checkpoints_are_written(uninterrupted, job):
+    folder, whole = uninterrupted
+    facts = run(tiny(), job(checkpoint_seconds=0.0))
+    assert sum(isinstance(one, Checkpoint) for one in facts) == 1 + 2 * STEPS
+    assert rows(facts) == rows(whole)
+    assert_same_state(folder, job().run_dir)
+
+
+def test_a_finished_run_that_is_started_again_only_repeats_its_result(uninterrupted):
+    from lsqctl.training import Job
+
+    folder, whole = uninterrupted
+    again = run(tiny(), Job(run_dir=folder, data_dir=folder))
+    assert rows(again) == []
+    assert plain(again[-1]) == plain(whole[-1])
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_note_and_the_numbers_are_the_same(
+    uninterrupted, job
+):
+    first = run(tiny(), job(checkpoint_seconds=0.0), stop_after=4)
+    newest = first[-1].directory / "model.pt"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    second = run(tiny(), job())
+    assert any(isinstance(one, Note) and str(newest) in one.text for one in second)
+    known = [one for one in rows(first) if one.step <= second[0].step]
+    assert known + rows(second) == rows(uninterrupted[1])
+
+
+def test_a_quantized_run_starts_from_its_parent_and_counts_the_full_precision_start(job):
+    bits = dict.fromkeys(tiny().quant.model_fields_set, 32)
+    parent = run(tiny(quant=bits, train={"epochs": 3, "lr": 0.1}), job("parent"))
+    checkpoint = [one for one in parent if isinstance(one, Checkpoint)][-1]
+    inputs = {"model.weights": checkpoint.directory, "distill.teacher": checkpoint.directory}
+    recipe = tiny(
+        model={"weights": {"run": "parent"}},
+        distill={"teacher": {"run": "parent"}},
+        train={"epochs": 1, "lr": 0.01},
+    )
+    whole = run(recipe, job("child", inputs=inputs))
+    right = parent[-1].evaluations[0].n_correct
+    assert whole[-1].fp32_n_correct == right
+    assert whole[-1].fp32_n_total == 540
+    assert whole[-1].method == "lsq+kd"
+
+    first = run(recipe, job("cut", inputs=inputs), stop_after=2 + 2)  # the start asks twice
+    second = run(recipe, job("cut", inputs=inputs))
+    assert rows(first) + rows(second) == rows(whole)
+    assert second[-1].fp32_n_correct == right
+
+    only = tiny(quant=bits, model={"weights": {"run": "parent"}}, train={"epochs": 0})
+    result = run(only, job("only", inputs={"model.weights": checkpoint.directory}))[-1]
+    assert [(one.n_correct, one.headline) for one in result.evaluations] == [(right, True)]
+
+
+def test_divergence_names_epoch_step_and_layer_and_leaves_a_finite_checkpoint(job):
+    facts = []
+    with pytest.raises(Diverged, match=r"epoch 1, step [1-9].*first in layer") as error:
+        for fact in finetune(
+            tiny(
+                train={"epochs": 1, "lr": 1000.0, "warmup_epochs": 0.0},
+                quant=dict.fromkeys(tiny().quant.model_fields_set, 32),
+                data={"batch_size": 32},
+            ),
+            job(),
+        ):
+            facts.append(fact)
+    assert "lower train.lr" in str(error.value)
+    state = read_checkpoint([one for one in facts if isinstance(one, Checkpoint)][-1].directory)
+    assert all(torch.isfinite(one).all() for one in state.model.values())
+
+
+def test_checkpoints_of_another_recipe_are_refused(job):
+    run(tiny(), job(), stop_after=0)
+    with pytest.raises(DataError, match="another recipe or seed"):
+        run(tiny(seed=1), job())
+
+
+def test_another_thread_count_is_noted_and_no_longer_called_bitwise(job):
+    run(tiny(train={"epochs": 1}), job(threads=2), stop_after=0)
+    facts = run(tiny(train={"epochs": 1}), job(threads=1))
+    assert any("threads 2 → 1" in one.text for one in facts if isinstance(one, Note))
+    assert facts[-1].deterministic == "statistical"
+
+
+def test_a_checkpoint_gives_the_model_back_with_the_same_answers(uninterrupted):
+    import numpy as np
+
+    from lsqctl.training.digits import read_digits
+    from lsqctl.training.restore import restore_model
+
+    folder, whole = uninterrupted
+    checkpoint = [one for one in whole if isinstance(one, Checkpoint)][-1]
+    model = restore_model(tiny(), checkpoint.directory)
+    (pixels, labels) = read_digits()[1]
+    images = torch.from_numpy(pixels).float().div(255).sub(0.3053).div(0.3761)
+    hits = (model(images).argmax(1) == torch.from_numpy(labels)).numpy()
+    assert np.packbits(hits).tobytes() == whole[-1].evaluations[0].hits

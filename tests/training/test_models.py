@@ -1,0 +1,81 @@
+"""Every model of a recipe can be built; the own ones have the public weights' names."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lsqctl.errors import DataError, NotFound
+from lsqctl.recipe import MODEL_NAMES
+from lsqctl.training.models import MODELS, build_model
+
+
+def test_the_registry_is_exactly_what_a_recipe_accepts():
+    assert MODELS == MODEL_NAMES
+
+
+def test_the_registry_holds_every_torchvision_classifier():
+    import torchvision.models
+
+    assert set(torchvision.models.list_models(module=torchvision.models)) <= set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.filterwarnings("default")  # torchvision's own, about initializing on meta
+def test_every_model_builds_with_the_classes_asked_for(name):
+    with torch.device("meta"):
+        model = build_model(name, num_classes=7)
+    last = [one for one in model.modules() if isinstance(one, torch.nn.Linear | torch.nn.Conv2d)]
+    assert any(getattr(one, "out_features", None) == 7 for one in last) or any(
+        getattr(one, "out_channels", None) == 7 for one in last
+    )
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32)])
+def test_resnet8_takes_small_images(channels, size):
+    model = build_model("resnet8", num_classes=10, in_channels=channels, image_size=size)
+    assert model(torch.zeros(2, channels, size, size)).shape == (2, 10)
+
+
+def test_cifar_resnet20_has_the_size_and_the_names_of_the_public_one():
+    model = build_model("cifar_resnet20", num_classes=10)
+    assert sum(one.numel() for one in model.parameters()) == 269_722
+    names = {name for name, _ in model.named_parameters()}
+    assert {"conv1.weight", "bn1.bias", "layer2.0.conv1.weight", "layer3.2.bn2.weight"} <= names
+    assert {"linear.weight", "linear.bias"} <= names
+    assert not any("shortcut" in name for name in names)
+
+
+def test_an_unknown_model_names_its_neighbour():
+    with pytest.raises(NotFound, match="did you mean `resnet18`"):
+        build_model("resnet_18", num_classes=10)
+
+
+def test_a_model_that_cannot_take_the_images_says_so():
+    with pytest.raises(DataError, match="vit_b_16 cannot take images of 8 pixels"):
+        build_model("vit_b_16", num_classes=10, image_size=8)
+
+
+def test_training_the_digits_never_imports_torchvision_or_sklearn():
+    probe = """
+import sys, tempfile
+from pathlib import Path
+from lsqctl.recipe import Recipe
+from lsqctl.training import Job, finetune
+recipe = Recipe.model_validate({"name": "x", "model": {"name": "resnet8"}, "data":
+    {"name": "digits", "batch_size": 640}, "train": {"epochs": 1}})
+with tempfile.TemporaryDirectory() as folder:
+    list(finetune(recipe, Job(Path(folder), Path(folder))))
+print({"torchvision", "sklearn", "sqlalchemy", "pandas"} & set(sys.modules))
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert out.stdout.strip() == "set()"
+
+
+def test_looking_for_data_needs_no_torch():
+    probe = "import sys, lsqctl.training.locate; print({'torch', 'numpy'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
