@@ -42,9 +42,7 @@ def summary_of(metrics: list[Metric]) -> list[tuple[Any, ...]]:
 
 
 def flat(found: list[MetricSummary]) -> list[tuple[Any, ...]]:
-    return [
-        (s.name, s.split, repr(s.last), s.last_step, repr(s.best), s.best_step) for s in found
-    ]
+    return [(s.name, s.split, repr(s.last), s.last_step, repr(s.best), s.best_step) for s in found]
 
 
 def test_every_float_comes_back_as_it_was(store: Store) -> None:

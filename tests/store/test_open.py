@@ -47,7 +47,7 @@ def test_only_the_owner_may_read_the_database_even_without_a_umask(tmp_path: Pat
 @pytest.mark.parametrize("mode", [0o777, 0o1777])
 def test_a_folder_that_everyone_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(StoreError, match="writable by everyone.*chmod o-w"):
+    with pytest.raises(StoreError, match=r"writable by everyone.*chmod o-w"):
         open_store(f"sqlite:///{tmp_path}/lsqctl.db")
     assert list(tmp_path.iterdir()) == []
 
@@ -136,12 +136,12 @@ def test_a_database_that_cannot_be_used_is_one_line_without_a_password(url: str,
 def test_a_file_or_a_folder_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a database, but long enough to be taken for one\n" * 100)
-    with pytest.raises(StoreError, match="not a database.*--db"):
+    with pytest.raises(StoreError, match=r"not a database.*--db"):
         open_store(f"sqlite:///{text}")
     assert text.read_text().startswith("not a database")
     with pytest.raises(StoreError, match="is a folder"):
         open_store(f"sqlite:///{tmp_path}")
-    with pytest.raises(StoreError, match="notes.txt"):
+    with pytest.raises(StoreError, match=r"notes\.txt"):
         open_store(f"sqlite:///{text}/home/lsqctl.db")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -361,7 +362,7 @@ def test_every_change_of_state_leaves_an_event_and_they_form_a_chain(store: Stor
     assert [e.kind for e in moves] == (
         "enqueued claimed requeued claimed failed retried claimed succeeded".split()
     )
-    assert all(a.to_state == b.from_state for a, b in zip(moves, moves[1:], strict=False))
+    assert all(a.to_state == b.from_state for a, b in pairwise(moves))
     assert moves[0].from_state is None
     assert [e.attempt for e in moves if e.kind == "claimed"] == [1, 2, 3]
 

@@ -1,0 +1,130 @@
+"""Eight processes at one queue: every run is done once, and no write is lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from lsqctl.run import RunState
+from lsqctl.store import Store, open_store
+from tests.store.samples import identity, new, submit, take
+
+PROCESSES, RUNS = 8, 200
+ROOT = Path(__file__).parent.parent.parent
+
+WORKER = """
+import sys
+from lsqctl.run import Metric
+from lsqctl.store import open_store
+from tests.store.samples import identity, result
+url, name = sys.argv[1:]
+store = open_store(url, lease_seconds=60)
+store.register_worker(identity(name))
+print("ready", flush=True)
+sys.stdin.read()
+while store.unfinished():
+    claim = store.claim(name)
+    if claim is not None:
+        print(claim.run.id, flush=True)
+        store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
+        store.finish(claim.lease, result())
+store.close()
+"""
+
+
+def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-W", "error", "-c", script, *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+
+
+def test_eight_processes_do_every_run_once_parents_before_children(url: str) -> None:
+    with open_store(url) as store:
+        parents = [new(f"p{i}") for i in range(RUNS // 2)]
+        children = [new(f"c{i}", parents=[f"p{i}"]) for i in range(RUNS // 2)]
+        pairs = zip(parents, children, strict=True)
+        ids = submit(store, *(run for pair in pairs for run in pair))
+        workers = [start(WORKER, url, f"worker{i}") for i in range(PROCESSES)]
+        for each in workers:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in workers:
+            assert each.stdin is not None
+            each.stdin.close()
+            each.stdin = None
+        outputs = [each.communicate(timeout=200)[0].split() for each in workers]
+        assert [each.returncode for each in workers] == [0] * PROCESSES
+        assert Counter(run_id for output in outputs for run_id in output) == Counter(ids)
+        assert store.counts()[RunState.SUCCEEDED] == RUNS
+        assert sum(run.attempt for run in store.runs()) == RUNS
+        assert all(len(store.metrics(run_id)) == 1 for run_id in ids[:20])
+        assert store.check() == []
+
+
+def test_a_forked_child_has_its_own_connections(store: Store) -> None:
+    submit(store, new("a"))
+    lease = take(store).lease
+    pid = os.fork()
+    if pid == 0:  # no assertion here: a failing child must still end at once
+        try:
+            store.note(lease, "from the child")
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+    store.note(lease, "from the parent")
+    notes = [event.detail for event in store.events(lease.run_id) if event.kind == "note"]
+    assert notes == ["from the child", "from the parent"]
+
+
+def test_submitting_the_same_run_from_four_processes_adds_it_once(url: str) -> None:
+    script = (
+        "import sys; from lsqctl.store import open_store; from tests.store.samples import new; "
+        "s = open_store(sys.argv[1]); sys.stdin.read(); "
+        "print(*(e.outcome for e in s.enqueue([new('a'), new('b', parents=['a'])])))"
+    )
+    open_store(url).close()
+    processes = [start(script, url) for _ in range(4)]
+    for each in processes:
+        assert each.stdin is not None
+        each.stdin.close()
+        each.stdin = None
+    outcomes = Counter(each.communicate(timeout=60)[0].strip() for each in processes)
+    assert outcomes == {"queued waiting": 1, "exists exists": 3}
+
+
+def test_a_store_survives_the_loss_of_its_postgresql_connections(postgresql_url: str) -> None:
+    with open_store(postgresql_url) as store, open_store(postgresql_url) as other:
+        store.register_worker(identity("w1"))
+        submit(store, new("a"))
+        lease = take(store).lease
+        kill = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+        other._database.read(lambda db: db.exec_driver_sql(kill).all())
+        assert not store.renew(lease).cancel_requested
+
+
+def test_parents_that_finish_at_once_leave_no_child_waiting(url: str) -> None:
+    script = (
+        "import sys; from lsqctl.store import open_store; "
+        "from tests.store.samples import identity, result\n"
+        "s = open_store(sys.argv[1]); s.register_worker(identity(sys.argv[2]))\n"
+        "claims = [s.claim(sys.argv[2]) for _ in range(20)]; print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+        "[s.finish(c.lease, result()) for c in claims]"
+    )
+    with open_store(url) as store:
+        parents = [new(f"p{i}") for i in range(40)]
+        submit(store, *parents, *(new(f"c{i}", parents=[f"p{i}", f"p{i + 20}"]) for i in range(20)))
+        processes = [start(script, url, name) for name in ("x", "y")]
+        for each in processes:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in processes:
+            each.communicate(timeout=60)
+        assert store.counts()[RunState.QUEUED] == 20

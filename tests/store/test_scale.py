@@ -1,0 +1,130 @@
+"""With ten thousand runs and a million points, lists and boards stay quick."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from lsqctl.run import Lease, Metric, RunState
+from lsqctl.store import Store, open_store
+from tests.store.samples import identity, new, result, submit, take
+
+RUNS, POINTS = 10_000, 100
+
+
+def copies(db: sqlite3.Connection, table: str, changes: dict[str, str]) -> str:
+    """SQL that inserts a copy of the table's row for each number n, some columns changed."""
+    names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+    wanted = ", ".join(changes.get(name, f"t.{name}") for name in names)
+    return f"INSERT INTO {table} SELECT {wanted} FROM n, (SELECT * FROM {table} LIMIT 1) t"
+
+
+def fill(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("PRAGMA synchronous=OFF")
+        count = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {})"
+        db.execute(f"CREATE TEMP TABLE n AS {count.format(RUNS - 2)} SELECT i FROM c")
+        identifier = "printf('%08d', n.i)"
+        succeeded = {"seq": "n.i + 10", "id": identifier, "run_sha256": "printf('s%d', n.i)"}
+        state = "CASE WHEN n.i % 10 = 0 THEN 'queued' ELSE 'succeeded' END"
+        db.execute(copies(db, "runs", succeeded | {"state": state}))
+        for table in ("results", "metric_summaries"):
+            db.execute(copies(db, table, {"run_id": identifier}))
+        db.execute(
+            f"INSERT INTO metric_points {count.format(POINTS)} "
+            "SELECT n.id, 'top1', 'test', c.i, 1.0, 'number', '' FROM runs n, c WHERE n.seq > 2"
+        )
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    path = tmp_path_factory.mktemp("big") / "lsqctl.db"
+    with open_store(f"sqlite:///{path}") as store:
+        store.register_worker(identity("w1"))
+        submit(store, new("a"), new("b"))
+        claim = take(store)
+        store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
+        store.finish(claim.lease, result())
+        fill(path)
+        yield store
+
+
+def plans(store: Store, call: Callable[[], Any]) -> list[str]:
+    """The query plan of every statement that the call executes."""
+    seen: list[tuple[str, Any]] = []
+    engine = store._database.engine
+
+    def watch(_c: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        seen.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", watch)
+    try:
+        call()
+    finally:
+        event.remove(engine, "before_cursor_execute", watch)
+    with closing(sqlite3.connect(str(store._database.url.database))) as db:
+        return [
+            row[3]
+            for statement, parameters in seen
+            if statement.split()[0] in ("SELECT", "UPDATE", "WITH", "INSERT", "DELETE")
+            for row in db.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+
+
+def quick(call: Callable[[], Any], limit: float) -> Any:
+    call()
+    start = time.perf_counter()
+    found = call()
+    assert time.perf_counter() - start < limit
+    return found
+
+
+def test_lists_and_boards_touch_no_metric_point_and_are_quick(big: Store) -> None:
+    for call in (big.runs, big.board_rows, lambda: big.runs(limit=20), big.counts):
+        assert not any("metric_points" in step for step in plans(big, call))
+    assert len(quick(big.runs, 3.0)) == RUNS
+    assert len(quick(big.board_rows, 3.0)) > 0.8 * RUNS
+    assert len(quick(lambda: big.runs(limit=20), 0.1)) == 20
+
+
+def test_the_newest_runs_are_found_without_sorting_all(big: Store) -> None:
+    steps = plans(big, lambda: big.runs(limit=20))
+    assert "SCAN runs" in steps  # backwards along the key, stopped by the limit
+    assert not any("ORDER BY" in step for step in steps[:1])
+
+
+def test_every_lookup_of_the_queue_uses_an_index(big: Store) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: big.release(take(big).lease),
+        big.reap,
+        lambda: big.find("a:0"),
+        lambda: big.by_recipe("a"),
+        lambda: big.by_name("b"),
+        lambda: big.runs(states={RunState.RUNNING}),
+        lambda: big.events("00000001"),
+        lambda: big.metrics("00000001"),
+        lambda: big.detail("00000001"),
+        lambda: submit(big, new("c", parents=["a"], sweep="s")),
+        lambda: big.cancel(big.by_name("c")[0].id),
+    ]
+    for call in calls:
+        steps = plans(big, call)
+        assert steps
+        tables = [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step]
+        assert set(tables) <= {"SCAN first"}, tables
+
+
+def test_claiming_is_quick_however_long_the_queue(big: Store) -> None:
+    def claim() -> Lease:
+        lease = take(big).lease
+        big.release(lease)
+        return lease
+
+    quick(claim, 0.5)
