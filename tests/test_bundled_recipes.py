@@ -72,7 +72,7 @@ def test_no_two_shipped_recipes_make_runs_of_one_name_and_seed():
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.startswith("paper/")])
 def test_a_base_of_the_paper_cannot_be_run(name):
-    with pytest.raises(RecipeError, match="R003.*cannot be run"):
+    with pytest.raises(RecipeError, match=r"R003.*cannot be run"):
         load(name)
 
 

@@ -51,7 +51,7 @@ def another_value(key: str) -> Any:
     if isinstance(recipe, int):
         return recipe + 1
     if isinstance(recipe, float):
-        return recipe + 0.25 if recipe < 50 else recipe - 0.25
+        return recipe * 0.75 if recipe else 0.25
     return "something else"
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import NotFound
 from lsqctl.recipe import valid_name
+from lsqctl.recipe_file.nodes import visible
 from lsqctl.recipe_file.spelling import three_closest
 
 ENDINGS = (".yaml", ".yml")
@@ -44,12 +46,12 @@ def find(ref: str | Path) -> Found:
     text = str(ref)
     if "\0" in text or len(text) > 4096:
         raise NotFound("a recipe's name is at most 4096 characters without NUL")
-    path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    path = Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves an unknown ~user
     if (isinstance(ref, Path) or looks_like_path(text)) and _is_file(path):
         return at(path)
     if (found := find_bundled(text)) is not None:
         return found
-    raise NotFound(_not_found(text, path))
+    raise NotFound(_not_found(visible(text), path))
 
 
 def find_bundled(name: str) -> Found | None:

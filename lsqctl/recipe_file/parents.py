@@ -10,6 +10,7 @@ from typing import NamedTuple
 from lsqctl.errors import NotFound, RecipeError
 from lsqctl.recipe_file.find import Found, at, bundled_recipes, find_bundled
 from lsqctl.recipe_file.load import Cell, LoadedRecipe, load_found
+from lsqctl.recipe_file.nodes import visible
 from lsqctl.recipe_file.spelling import three_closest
 
 
@@ -35,7 +36,9 @@ def find_parent(name: str, near: Path | None = None) -> Parent:
         stem = stem.rpartition("-")[0]
     close = ", ".join(f"`{known}`" for known in three_closest(name, bundled_recipes()))
     beside = f"beside {near.name} or " if near else ""
-    raise NotFound(f"no recipe `{name}` {beside}among the bundled ones; the nearest are {close}")
+    raise NotFound(
+        f"no recipe `{visible(name)}` {beside}among the bundled ones; the nearest are {close}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

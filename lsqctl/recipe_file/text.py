@@ -32,7 +32,8 @@ def decode(data: bytes, file: str) -> str:
     """Return ``data`` as text, without a byte order mark.  Raises RecipeError."""
     if len(data) > MAX_BYTES:
         raise _unreadable(file, "the file is larger than 1 MiB", "a recipe is a page of text")
-    if data.startswith(_UTF16) or (data[:2].count(0) == 1 and len(data) % 2 == 0):
+    halves = data[:2].count(0) == 1 or data[:4].count(0) == 3
+    if data.startswith(_UTF16) or (halves and len(data) % 2 == 0):
         raise _unreadable(file, "the text is UTF-16 or UTF-32", "save it as UTF-8")
     try:
         text = data.decode("utf-8-sig")

@@ -1,0 +1,159 @@
+"""Sweeps: how many cells, in which order, under which names; --set and --seed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.errors import RecipeError
+from lsqctl.recipe import valid_name
+from lsqctl.recipe_file import find_parent, load
+
+from .conftest import MINIMAL
+
+
+def names(loaded):
+    return [cell.recipe.name for cell in loaded.cells]
+
+
+def test_a_recipe_without_a_sweep_is_one_cell_without_a_label(folder):
+    loaded = folder.load(MINIMAL)
+    assert (len(loaded.cells), loaded.is_sweep, loaded.cells[0].label) == (1, False, "")
+    assert names(loaded) == ["x"]
+
+
+def test_zip_goes_side_by_side_and_grid_combines(folder):
+    loaded = folder.load(
+        MINIMAL + "sweep:\n  zip: {quant.weight_bits: [2, 3], quant.act_bits: [2, 4]}\n"
+        "  grid: {seed: [0, 1], train.lr: [0.1, 0.01]}\n"
+    )
+    got = [(c.label, c.recipe.seed, c.recipe.quant.act_bits) for c in loaded.cells]
+    assert got == [
+        ("w2a2-lr0.1", 0, 2), ("w2a2-lr0.01", 0, 2), ("w2a2-lr0.1", 1, 2), ("w2a2-lr0.01", 1, 2),
+        ("w3a4-lr0.1", 0, 4), ("w3a4-lr0.01", 0, 4), ("w3a4-lr0.1", 1, 4), ("w3a4-lr0.01", 1, 4),
+    ]  # fmt: skip
+    assert loaded.is_sweep
+
+
+@given(
+    zipped=st.integers(0, 3),
+    lr=st.lists(st.sampled_from([0.1, 0.2, 1e-05, 1, 1e16]), max_size=3, unique=True),
+    seeds=st.lists(st.integers(0, 9), max_size=3, unique=True),
+)
+def test_cells_are_zip_times_grid_with_valid_distinct_names(tmp_path_factory, zipped, lr, seeds):
+    lines = [f"  zip: {{quant.act_bits: {list(range(2, 2 + zipped))}}}"] if zipped else []
+    grid = [f"train.lr: {lr}"] * bool(lr) + [f"seed: {seeds}"] * bool(seeds)
+    lines += [f"  grid: {{{', '.join(grid)}}}"] if grid else []
+    path = tmp_path_factory.mktemp("sweep") / "x.yaml"
+    text = MINIMAL + ("sweep:\n" + "\n".join(lines) + "\n" if lines else "")
+    path.write_text(text.replace("1e+16", "1000"))
+    cells = load(path).cells
+    assert len(cells) == max(1, zipped) * max(1, len(lr)) * max(1, len(seeds))
+    assert len({(cell.recipe.name, cell.recipe.seed) for cell in cells}) == len(cells)
+    assert all(valid_name(cell.recipe.name) for cell in cells)
+
+
+def test_cells_from_several_bases_are_named_by_their_bits():
+    labels = dict.fromkeys(cell.label for cell in load("cifar10/resnet20-lsq").cells)
+    assert list(labels) == ["w2a2", "w3a3", "w4a4", "w3a4"]
+
+
+def test_bases_of_equal_bits_are_named_by_themselves(folder):
+    folder.write("quant: {weight_bits: 4, act_bits: 4}\nabstract: true\n", "mine.yaml")
+    loaded = folder.load(MINIMAL + "sweep: {grid: {extends: [paper/w4a4, mine, paper/fp32]}}\n")
+    assert [cell.label for cell in loaded.cells] == ["w4a4-w4a4", "w4a4-mine", "fp32-fp32"]
+
+
+def test_a_swept_section_may_be_dropped_or_given(folder):
+    loaded = folder.load(MINIMAL + "sweep: {grid: {distill: [null, {teacher: t.pth}]}}\n")
+    assert [cell.recipe.distill is None for cell in loaded.cells] == [True, False]
+    assert [cell.label for cell in loaded.cells] == ["distillnull", "distillteacher-t.pth"]
+
+
+def test_seeds_on_the_command_line_replace_those_of_the_file(folder):
+    text = MINIMAL + "sweep: {grid: {train.lr: [0.1, 0.2], seed: [0, 1, 2]}}\n"
+    loaded = folder.load(text, seeds=[5, 6])
+    assert [cell.recipe.seed for cell in loaded.cells] == [5, 6, 5, 6]
+    assert loaded.cells[0].origins["seed"] == "--seed"
+    one = folder.load(MINIMAL + "seed: 3\n", seeds=[7, 8, 7])
+    assert [(cell.recipe.name, cell.recipe.seed) for cell in one.cells] == [("x", 7), ("x", 8)]
+
+
+def test_a_seed_out_of_range_is_a_fault_of_the_option(folder):
+    with pytest.raises(RecipeError, match=r"--seed:1:8: error\[R104\]"):
+        folder.load(MINIMAL, seeds=[-1])
+
+
+def test_set_is_applied_last_and_enters_the_name(folder):
+    text = "extends: paper/w4a4\n" + MINIMAL + "sweep: {grid: {train.epochs: [1, 2]}}\n"
+    loaded = folder.load(text, sets=["train.lr=1e-3", "quant.act_bits=8", "seed=4"])
+    assert [cell.label for cell in loaded.cells] == ["w4a8-epochs1-lr0.001", "w4a8-epochs2-lr0.001"]
+    recipe = loaded.cells[0].recipe
+    assert (recipe.train.lr, recipe.quant.act_bits, recipe.seed) == (0.001, 8, 4)
+    assert loaded.cells[0].origins["train.lr"] == "--set"
+
+
+def test_set_takes_flow_values_and_yaml_1_2(folder):
+    loaded = folder.load(MINIMAL, sets=["model.weights={run: a/b}"])
+    assert loaded.cells[0].recipe.model.weights.run == "a/b"
+    with pytest.raises(RecipeError, match="must be true or false, got 'no'"):
+        folder.load(MINIMAL, sets=["data.flip=no"])
+
+
+def test_a_bad_set_is_pointed_at(folder):
+    with pytest.raises(RecipeError) as caught:
+        folder.load(MINIMAL, sets=["train.lr=fast"])
+    (fault,) = caught.value.faults
+    assert fault.file == "--set"
+    span = slice(fault.position.column - 1, fault.position.end_column - 1)
+    assert fault.source_line[span] == "fast"
+
+
+def test_cells_that_a_set_makes_equal_become_one(folder):
+    text = MINIMAL + "sweep: {grid: {train.lr: [0.1, 0.2]}}\n"
+    assert len(folder.load(text, sets=["train.lr=0.3"]).cells) == 1
+
+
+def test_an_unknown_set_key_gets_its_full_name(folder):
+    with pytest.raises(RecipeError) as caught:
+        folder.load(MINIMAL, sets=["lr=0.1"])
+    assert caught.value.faults[0].helps == ("did you mean `train.lr`?",)
+
+
+def test_a_fault_of_some_cells_names_the_first_of_them(folder):
+    text = (
+        MINIMAL + "train: {warmup_epochs: 5}\nsweep: {grid: {train.epochs: [9, 3, 2], seed: [0]}}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        folder.load(text)
+    assert [f.cell for f in caught.value.faults] == [
+        "cell 2 of 3: train.epochs=3, seed=0",
+        "cell 3 of 3: train.epochs=2, seed=0",
+    ]
+
+
+def test_a_fault_of_every_cell_is_said_once_and_names_none(folder):
+    text = "model: {name: resnet18}\ndata: {name: x}\nsweep: {grid: {seed: [0, 1, 2]}}\n"
+    with pytest.raises(RecipeError) as caught:
+        folder.load(text)
+    assert [fault.cell for fault in caught.value.faults] == [""]
+
+
+def test_a_seed_given_twice_runs_once_and_is_warned_of(folder):
+    loaded = folder.load(MINIMAL + "sweep: {grid: {seed: [0, 1, 1]}}\n")
+    assert [cell.recipe.seed for cell in loaded.cells] == [0, 1]
+    assert [warning.code for warning in loaded.warnings] == ["W002"]
+
+
+def test_a_parent_may_be_a_cell_of_a_sweep(folder):
+    parent = find_parent("digits/resnet8-lsq-w3a4")
+    assert parent.loaded.name == "digits/resnet8-lsq"
+    assert [cell.label for cell in parent.cells] == ["w3a4"]
+    assert len(find_parent("cifar10/resnet20-lsq-w2a2").cells) == 3
+
+
+def test_a_parent_is_looked_for_beside_its_child_first(folder):
+    folder.write("name: digits/resnet8-fp32\n" + MINIMAL, "resnet8-fp32.yaml")
+    near = folder.write(MINIMAL, "child.yaml")
+    assert find_parent("digits/resnet8-fp32", near).loaded.path.name == "resnet8-fp32.yaml"
+    assert find_parent("digits/resnet8-fp32", near).cells[0].recipe.data.name == "cifar10"
+    assert find_parent("digits/resnet8-fp32").cells[0].recipe.data.name == "digits"
