@@ -8,7 +8,6 @@ parent synced. The last two and the best are kept.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import pickle
@@ -24,9 +23,15 @@ import torch
 from lsqctl.errors import DataError
 from lsqctl.run import Checkpoint
 from lsqctl.training.durable_file import DurableFile, sync_folder
+from lsqctl.training.manifest import (
+    MANIFEST,
+    SCHEMA,
+    manifest_sha256,
+    manifest_text,
+    read_manifest,
+    verified,
+)
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 _NAME = re.compile(r"ckpt-(\d{8,})(\.old)?")
 _KEPT = 2
 _HEADROOM = 3  # free space wanted, in sizes of the last checkpoint
@@ -89,33 +94,28 @@ def read_newest(run_dir: Path) -> tuple[Snapshot | None, list[str]]:
 
 def read_checkpoint(folder: Path) -> Snapshot:
     """Return a checkpoint; raises DataError naming the file that does not verify."""
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     step, epoch, best = manifest["step"], manifest["epoch"], manifest["best_step"]
     return Snapshot(
         step,
         epoch,
         model=_tensors(folder, manifest, "model.pt"),
         training=_tensors(folder, manifest, "training.pt"),
-        state=json.loads(_verified(folder, manifest, "state.json")),
+        state=json.loads(verified(folder, manifest, "state.json")),
         best_step=best,
     )
 
 
 def load_model_state(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's model, step sizes and flags included; raises DataError."""
-    return dict(_tensors(folder, _manifest(folder), "model.pt"))
+    return dict(_tensors(folder, read_manifest(folder), "model.pt"))
 
 
 def verify_checkpoint(folder: Path) -> str:
     """Return the manifest's sha256 when every byte verifies; raises DataError naming the file."""
-    for name in (manifest := _manifest(folder))["files"]:
-        _verified(folder, manifest, name)
+    for name in (manifest := read_manifest(folder))["files"]:
+        verified(folder, manifest, name)
     return manifest_sha256(folder)
-
-
-def manifest_sha256(folder: Path) -> str:
-    """Return the sha256 of a checkpoint's manifest, which holds all the others."""
-    return hashlib.sha256(_bytes(folder / MANIFEST)).hexdigest()
 
 
 def sweep(run_dir: Path) -> None:
@@ -137,7 +137,7 @@ def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:
     }
     for name, write in writers.items():
         written[name] = _write(temporary / name, write)
-    manifest = _manifest_text(
+    manifest = manifest_text(
         {
             "schema": SCHEMA,
             "step": snapshot.step,
@@ -164,46 +164,8 @@ def _write(path: Path, write: Callable[[DurableFile], object]) -> tuple[int, str
         return file.size, file.hexdigest()
 
 
-def _manifest_text(body: Mapping[str, Any]) -> bytes:
-    """Return the manifest with a hash of itself, so that no bit of it can flip unseen."""
-    own = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**body, "self_sha256": own}, sort_keys=True).encode()
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    data = _bytes(path)
-    try:
-        found = json.loads(data)
-        body = {key: value for key, value in found.items() if key != "self_sha256"}
-    except (ValueError, AttributeError):
-        raise DataError(f"{path} is damaged") from None
-    if _manifest_text(body) != data:
-        raise DataError(f"{path} is damaged: it does not have its own sha256")
-    if body["schema"] != SCHEMA:
-        raise DataError(f"{path} has schema {body['schema']}; this lsqctl reads {SCHEMA}")
-    return body
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _verified(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
-    """Return a file's bytes after checking these very bytes."""
-    data, expected = _bytes(folder / name), manifest["files"][name]
-    if len(data) != expected["size"]:
-        raise DataError(f"{folder / name} has {len(data)} bytes instead of {expected['size']}")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise DataError(f"{folder / name} is damaged: it does not have the manifest's sha256")
-    return data
-
-
 def _tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    data = _verified(folder, manifest, name)
+    data = verified(folder, manifest, name)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from lsqctl.errors import DataError, Preempted
@@ -32,8 +33,8 @@ from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
 def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     """Train as the recipe says, from the newest good checkpoint in ``job.run_dir`` if there is one.
 
-    The first fact is Resumed, the last one Result. Training in one go and training that was
-    stopped and resumed yield the same metrics (but ``seconds``) and tensors, to the bit on a CPU.
+    The first fact is Resumed, the last one Result. Stopped and resumed anywhere, a run yields the
+    same metrics (but ``seconds``) and tensors as in one go, to the bit on a CPU.
 
     Raises:
         Preempted: ``job.stop`` said so; the state is saved and its Checkpoint was yielded.
@@ -45,21 +46,19 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     sweep(job.run_dir)
     snapshot, complaints = read_newest(job.run_dir)
     yield Resumed(snapshot.step if snapshot else None)
-    dataset = open_dataset(recipe.data, job.data_dir, workers=job.threads - 1)
-    channels = dataset.channels if takes_grey(recipe.model.name) else 3
-    feed = Feed(dataset, recipe, device, channels=channels)
+    feed = open_feed(recipe, job, device)
     model = build(recipe.model.name, feed)
     if snapshot:
         cursor, changes = taken_up(snapshot, recipe, job)
     else:
         cursor, changes = first_cursor(recipe, job), []
         load_start(model, recipe, job, feed=feed, cursor=cursor)
-    yield from map(Note, (*complaints, *changes, *dataset.notes))
+    yield from map(Note, (*complaints, *changes, *feed.dataset.notes))
     model = quantize(model, recipe, feed, first_values=snapshot is None)
     session = assemble(model, recipe, job, feed=feed, cursor=cursor)
     if snapshot:
         session.restore(snapshot)
-    else:
+    else:  # right after calibration
         yield session.save()
     try:
         while not session.done:
@@ -70,6 +69,13 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         yield session.save()
         raise
     yield result(session)
+
+
+def open_feed(recipe: Recipe, job: Job, device: torch.device) -> Feed:
+    """Return the batches of the recipe's dataset, with the channels that its network takes."""
+    dataset = open_dataset(recipe.data, job.data_dir, workers=job.threads - 1)
+    channels = dataset.channels if takes_grey(recipe.model.name) else 3
+    return Feed(dataset, recipe, device, channels=channels)
 
 
 def build(name: str, feed: Feed) -> nn.Module:

@@ -45,7 +45,8 @@ def read_idx_set(name: str, data_dir: Path) -> tuple[Arrays, Arrays, str] | None
 def parse_idx(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Return the array of an idx file of bytes: magic 0x08 and rank, big-endian sizes, values."""
     rank = data[3] if len(data) > 4 and data[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(data[4 : 4 + 4 * rank], dtype=">u4").tolist() if rank else []
+    sizes = range(4, 4 + 4 * rank, 4)
+    shape = [int.from_bytes(data[place : place + 4], "big") for place in sizes]
     if not rank or len(data) != 4 + 4 * rank + int(np.prod(shape, dtype=np.int64)):
         raise DataError(f"{path} is no idx file of bytes, or is cut short; fetch it again")
     return np.frombuffer(data[4 + 4 * rank :], dtype=np.uint8).reshape(shape)

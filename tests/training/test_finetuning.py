@@ -11,7 +11,7 @@ import torch
 from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.run import Checkpoint, Metric, Note, Result, Resumed
 from lsqctl.training import finetune
-from lsqctl.training.checkpoint import Snapshot, read_checkpoint, read_newest, write_checkpoint
+from lsqctl.training.checkpoint import Snapshot, read_newest, write_checkpoint
 
 from .conftest import tiny
 
@@ -269,19 +269,17 @@ def test_a_quantized_run_starts_from_its_parent_and_counts_the_full_precision_st
 
 
 def test_divergence_names_epoch_step_and_layer_and_leaves_a_finite_checkpoint(job):
-    facts = []
+    float_bits = dict.fromkeys(tiny().quant.model_fields_set, 32)
+    recipe = tiny(
+        quant=float_bits,
+        data={"batch_size": 32},
+        train={"epochs": 1, "lr": 1000.0, "weight_decay": 1.0},
+    )
     with pytest.raises(Diverged, match=r"epoch 1, step [1-9].*first in layer") as error:
-        for fact in finetune(
-            tiny(
-                train={"epochs": 1, "lr": 1000.0, "warmup_epochs": 0.0},
-                quant=dict.fromkeys(tiny().quant.model_fields_set, 32),
-                data={"batch_size": 32},
-            ),
-            job(),
-        ):
-            facts.append(fact)
+        list(finetune(recipe, job()))
     assert "lower train.lr" in str(error.value)
-    state = read_checkpoint([one for one in facts if isinstance(one, Checkpoint)][-1].directory)
+    state = read_newest(job().run_dir)[0]
+    assert state.step == 0
     assert all(torch.isfinite(one).all() for one in state.model.values())
 
 
@@ -304,7 +302,7 @@ def test_a_checkpoint_gives_the_model_back_with_the_same_answers(uninterrupted):
     from lsqctl.training.digits import read_digits
     from lsqctl.training.restore import restore_model
 
-    folder, whole = uninterrupted
+    _, whole = uninterrupted
     checkpoint = [one for one in whole if isinstance(one, Checkpoint)][-1]
     model = restore_model(tiny(), checkpoint.directory)
     (pixels, labels) = read_digits()[1]

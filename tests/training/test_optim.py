@@ -1,6 +1,7 @@
 """The learning rate is a pure function of the step."""
 
 import math
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ def test_the_cosine_begins_at_one_falls_and_ends_at_zero(epochs, steps):
     train = tiny(train={"epochs": epochs}).train
     factors = [lr_factor(train, step, steps) for step in range(epochs * steps + 1)]
     assert factors[0] == 1
-    assert all(a > b for a, b in zip(factors, factors[1:], strict=False))
+    assert all(a > b for a, b in pairwise(factors))
     assert math.isclose(factors[-1], 0, abs_tol=1e-12)
 
 

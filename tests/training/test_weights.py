@@ -49,7 +49,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path):
     torch.save({"conv1.weight": Evil()}, path)
     with pytest.raises(DataError, match="does not read as weights"):
         load_weights(net(), path, model_name="resnet8")
-    path.write_bytes(pickle.dumps(Evil()))
+    path.write_bytes(pickle.dumps(Evil(), protocol=2))
     with pytest.raises(DataError, match="does not read as weights"):
         load_weights(net(), path, model_name="resnet8")
     assert not (tmp_path / "ran").exists()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.errors import DataError
-from lsqctl.training.checkpoint import load_model_state, manifest_sha256
+from lsqctl.training.checkpoint import load_model_state
+from lsqctl.training.manifest import manifest_sha256
 
 _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
