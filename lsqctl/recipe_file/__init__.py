@@ -4,7 +4,8 @@ from lsqctl.recipe_file.codes import CODES, Code
 from lsqctl.recipe_file.dump import dump
 from lsqctl.recipe_file.find import bundled_recipes
 from lsqctl.recipe_file.keys import Row, keys_markdown, keys_table
-from lsqctl.recipe_file.load import Cell, LoadedRecipe, load
+from lsqctl.recipe_file.load import load
+from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.parents import Header, Parent, find_parent, headers
 from lsqctl.recipe_file.schema import SCHEMA_FILE, json_schema, template
 

@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lsqctl.errors import Fault, RecipeError
-from lsqctl.recipe import Recipe, valid_name
+from lsqctl.recipe import valid_name
 from lsqctl.recipe_file.cells import apply, clashes, labels, parse_sets, seed_nodes, tag
 from lsqctl.recipe_file.chain import Document, Files, read_document
 from lsqctl.recipe_file.check import Checked, check
 from lsqctl.recipe_file.doubts import doubts, repeated_seeds
 from lsqctl.recipe_file.find import Found, find
+from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.nodes import Entry, Node, Tree, shown
 from lsqctl.recipe_file.sweep import MAX_CELLS, TITLE, Assignment, Axes, assignments, axes_of, count
 
 CANNOT_RUN = "an abstract recipe cannot be run"
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One run's recipe. ``label`` is what its name adds to the file's; empty if nothing.
-
-    ``origins`` says by dotted key where a value is from: ``recipes/x.yaml:12``,
-    ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``.
-    """
-
-    recipe: Recipe
-    label: str = ""
-    origins: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedRecipe:
-    """A recipe file that was found to be without fault.
-
-    ``cells`` is empty for an abstract recipe; ``given`` holds what the file and its bases say, by
-    dotted key, and ``origins`` where; ``warnings`` are likely mistakes, with codes W001 and on.
-    """
-
-    name: str
-    path: Path
-    source_text: str
-    abstract: bool
-    is_sweep: bool
-    cells: tuple[Cell, ...]
-    description: str = ""
-    given: Mapping[str, Any] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[Fault, ...] = ()
 
 
 def load(

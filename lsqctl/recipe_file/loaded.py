@@ -1,0 +1,44 @@
+"""What a recipe file is once it has been read and found to be without fault."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lsqctl.errors import Fault
+from lsqctl.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run's recipe. ``label`` is what its name adds to the file's; empty if nothing.
+
+    ``origins`` says by dotted key where a value is from: ``recipes/x.yaml:12``,
+    ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``.
+    """
+
+    recipe: Recipe
+    label: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe:
+    """A recipe file that was found to be without fault.
+
+    ``cells`` is empty for an abstract recipe; ``given`` holds what the file and its bases say, by
+    dotted key, and ``origins`` where; ``warnings`` are likely mistakes, with codes W001 and on.
+    """
+
+    name: str
+    path: Path
+    source_text: str
+    abstract: bool
+    is_sweep: bool
+    cells: tuple[Cell, ...]
+    description: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[Fault, ...] = ()
