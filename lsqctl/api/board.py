@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.formats import to_csv, to_json, to_markdown
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.references import load_references
+from lsqctl.leaderboard.references import PWC_PAGE, Reference, load_references
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
+
+Shown = Literal["auto", "all", "none"]
 FORMATS = {"csv": to_csv, "json": to_json, "md": to_markdown}
 
 
-def board(store: Store, *, dataset: str | None = None, per_run: bool = False) -> Board:
-    """Return the ranked board of one dataset, or of all that have a row."""
-    return rank(store.board_rows(), load_references(), dataset=dataset, per_run=per_run)
+def board(
+    store: Store,
+    *,
+    dataset: str | None = None,
+    references: Shown = "auto",
+    per_run: bool = False,
+) -> Board:
+    """Return the ranked board of one dataset, or of all that have a row.
+
+    Published rows stand beside own runs of their dataset; of a dataset without own runs, ``auto``
+    shows those of the LSQ paper's page, unless that dataset is asked for.
+    """
+    rows = store.board_rows()
+    own = {row.dataset for row in rows} | ({dataset} if dataset else set())
+    published = [one for one in load_references() if _shown(one, references, own)]
+    return rank(rows, published, dataset=dataset, per_run=per_run)
+
+
+def _shown(reference: Reference, shown: Shown, own: set[str]) -> bool:
+    if shown == "auto":
+        return reference.page == PWC_PAGE or reference.dataset in own
+    return shown == "all"
 
 
 def export(board: Board, path: Path, *, force: bool = False) -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,17 +14,13 @@ from lsqctl.cli.state import Json, workspace
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
 
-
-class Format(StrEnum):
-    """How a board is printed."""
-
-    TABLE = "table"
-    CSV = "csv"
-    JSON = "json"
-    MD = "md"
-
-
 Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
+Published = Annotated[
+    Literal["auto", "all", "none"],
+    typer.Option(
+        "--references", help="Published rows: of own datasets and the paper's page, all, or none."
+    ),
+]
 PerRun = Annotated[bool, typer.Option("--per-run", help="A row for each run, not for each group.")]
 
 
@@ -38,7 +33,10 @@ def register(app: typer.Typer) -> None:
 def leaderboard(
     ctx: typer.Context,
     dataset: Dataset = None,
-    style: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.TABLE,
+    style: Annotated[
+        Literal["table", "csv", "json", "md"], typer.Option("--format", help="How to print it.")
+    ] = "table",
+    references: Published = "auto",
     per_run: PerRun = False,
     json: Json = False,
 ) -> None:
@@ -46,18 +44,19 @@ def leaderboard(
     from lsqctl.api.board import FORMATS, board
 
     with workspace(ctx) as store:
-        ranked = board(store, dataset=dataset, per_run=per_run)
-    chosen = Format.JSON if json else style
-    if chosen is Format.TABLE:
+        ranked = board(store, dataset=dataset, references=references, per_run=per_run)
+    chosen = "json" if json else style
+    if chosen == "table":
         _draw(ranked)
     else:
-        sys.stdout.write(FORMATS[chosen.value](ranked))
+        sys.stdout.write(FORMATS[chosen](ranked))
 
 
 def export(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(help="A file ending in .csv, .json or .md.")],
     dataset: Dataset = None,
+    references: Published = "auto",
     per_run: PerRun = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
@@ -65,10 +64,9 @@ def export(
     from lsqctl.api import board as api
 
     with workspace(ctx) as store:
-        ranked = api.board(store, dataset=dataset, per_run=per_run)
+        ranked = api.board(store, dataset=dataset, references=references, per_run=per_run)
     size = api.export(ranked, path, force=force)
-    rows = sum(len(table.rows) for table in ranked.tables)
-    say(f"{path}: {rows} rows, {size} bytes")
+    say(f"{path}: {len(ranked.entries)} rows, {size} bytes")
 
 
 def _draw(ranked: Board) -> None:

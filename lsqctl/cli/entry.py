@@ -106,6 +106,6 @@ def _report(error: LsqctlError) -> None:
     if isinstance(error, RecipeError):
         from lsqctl.cli.faults import format_faults
 
-        print(format_faults(error.faults, color=stderr_is_terminal()), file=sys.stderr)
+        print(format_faults(error.faults, colour=stderr_is_terminal()), file=sys.stderr)
     else:
         error_line(str(error))

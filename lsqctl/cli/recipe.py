@@ -140,12 +140,12 @@ def new(
 
 
 def _print_faults(faults: list[Fault], style: FaultFormat) -> None:
-    from lsqctl.cli.faults import format_faults, format_github, format_json
+    from lsqctl.cli.faults import faults_github, faults_json, format_faults
 
     match style:
         case FaultFormat.JSON:
-            print(format_json(faults))
+            print(faults_json(faults))
         case FaultFormat.GITHUB:
-            sys.stdout.write(format_github(faults))
+            sys.stdout.write(faults_github(faults))
         case FaultFormat.TEXT if faults:
-            print(format_faults(faults, color=stderr_is_terminal()), file=sys.stderr)
+            print(format_faults(faults, colour=stderr_is_terminal()), file=sys.stderr)

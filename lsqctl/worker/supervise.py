@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Protocol
 
 from lsqctl.errors import LeaseLost, StoreError
-from lsqctl.run import Claim, EndReason, Run, WorkerIdentity
+from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.worker.child import Child
@@ -145,8 +145,7 @@ class Supervisor:
             try:
                 renewal = self._store.renew(child.claim.lease)
             except LeaseLost:
-                self._observer.said(f"{child.claim.run.name}: lost its lease; stopping it")
-                child.kill()
+                self._disown(child)
             except StoreError as error:
                 self._observer.said(str(error))
                 if started - child.renewed > self._settings.lease_seconds:
@@ -156,6 +155,13 @@ class Supervisor:
                 if renewal.cancel_requested:
                     child.cancelling = True
                     child.stop()
+
+    def _disown(self, child: Child) -> None:
+        """Stop a child that owns its run no more, unless that is because it has just finished."""
+        run = self._store.detail(child.claim.run.id).run
+        if run.state is RunState.RUNNING or run.attempt != child.claim.lease.attempt:
+            self._observer.said(f"{run.name} ({run.id}): its lease was lost; stopping it")
+            child.kill()
 
     def _reap(self) -> None:
         """Take back runs whose worker is dead."""
