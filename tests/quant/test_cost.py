@@ -160,3 +160,9 @@ def test_counting_leaves_the_model_as_it_was_and_needs_no_calibration(small_net,
     assert all(not module._forward_hooks for module in small_net.modules())
     calibrate(small_net, images)
     assert model_cost(small_net, (3, 8, 8)) == before
+
+
+def test_a_model_in_training_mode_is_counted_as_in_evaluation():
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).train()  # needs two inputs to train
+    assert model_cost(model, (4,)).macs == 12
+    assert model[1].training
