@@ -65,6 +65,7 @@ def board_rows(draw, texts=NOTE, max_size=24):
     rows = []
     for number in range(draw(st.integers(0, max_size))):
         recipe = draw(st.integers(0, 5))
+        recipe_name = f"recipe-{recipe}"
         total = draw(st.sampled_from([10, 540, 10_000]))
         ended = draw(
             st.sampled_from([*[RunState.SUCCEEDED] * 4, RunState.FAILED, RunState.CANCELLED])
@@ -72,7 +73,7 @@ def board_rows(draw, texts=NOTE, max_size=24):
         success = ended is RunState.SUCCEEDED
         rows.append(
             row(
-                f"recipe-{recipe}",
+                recipe_name,
                 draw(st.integers(0, 3)),
                 draw(st.integers(0, total)) if success else None,
                 run_id=f"run-{number}",
@@ -88,6 +89,7 @@ def board_rows(draw, texts=NOTE, max_size=24):
                 verified=draw(st.none() | st.booleans()),
                 fp32_n_correct=draw(st.none() | st.integers(0, 540)),
                 fp32_n_total=540,
+                name=draw(texts) or recipe_name,
                 notes=draw(texts),
                 device=draw(texts),
                 created_at=START + timedelta(seconds=draw(st.integers(0, 3))),

@@ -53,6 +53,11 @@ def test_the_order_of_what_comes_in_does_not_matter(data, rows, published):
     assert rank(*shuffled, best_seed=True) == rank(rows, published, best_seed=True)
 
 
+def test_published_rows_of_one_name_and_number_stand_in_one_order():
+    twins = [reference(source_url="https://example.org/a"), reference(source_url="https://b.org")]
+    assert rank([], twins) == rank([], twins[::-1])
+
+
 @given(board_rows(), references)
 def test_nothing_is_dropped_in_silence(rows, published):
     board = rank(rows, published)
@@ -124,7 +129,7 @@ def test_a_seed_run_again_counts_once_by_its_newest_run():
 
 
 def test_only_the_headline_result_of_a_run_counts():
-    rows = [row(n_correct=500), row(n_correct=540, selection="best", headline=False)]
+    rows = [row(n_correct=500, selection="best"), row(n_correct=540, headline=False)]
     assert entry(rows).top1_mean == pytest.approx(100 * 500 / 540)
 
 
