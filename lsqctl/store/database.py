@@ -94,9 +94,10 @@ class Database:
     def _explain(self, error: DBAPIError | PoolTimeout) -> str:
         cause = error.orig if isinstance(error, DBAPIError) else error
         what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        advice = _advice(what)
         if self.url.password:
             what = what.replace(str(self.url.password), "***")
-        return f"database {masked(self.url)}: {what}{_advice(what)}"
+        return f"database {masked(self.url)}: {what}{advice}"
 
 
 _LOCK = text("SELECT pg_advisory_xact_lock(:key)")

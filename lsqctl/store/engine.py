@@ -42,8 +42,9 @@ def is_sqlite(url: URL) -> bool:
 
 
 def masked(url: URL) -> str:
-    """Return the URL for people, its password hidden."""
-    return url.render_as_string(hide_password=True)
+    """Return the URL for people, every password hidden."""
+    query = {key: "***" if "password" in key else value for key, value in url.query.items()}
+    return url.set(query=query).render_as_string(hide_password=True)
 
 
 def make_engine(url: URL, *, busy_seconds: float, lease_seconds: float) -> Engine:

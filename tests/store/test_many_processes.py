@@ -6,11 +6,17 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from lsqctl.run import RunState
+import pytest
+from sqlalchemy import text
+
+from lsqctl.errors import StoreError
+from lsqctl.run import EndReason, Metric, RunState
 from lsqctl.store import Store, open_store
-from tests.store.samples import identity, new, submit, take
+from lsqctl.store.database import STRUCTURE_LOCK
+from tests.store.samples import identity, new, result, submit, take
 
 PROCESSES, RUNS = 8, 200
 ROOT = Path(__file__).parent.parent.parent
@@ -107,6 +113,32 @@ def test_a_store_survives_the_loss_of_its_postgresql_connections(postgresql_url:
         )
         other._database.read(lambda db: db.exec_driver_sql(kill).all())
         assert not store.renew(lease).cancel_requested
+
+
+def test_changes_to_several_runs_wait_for_each_other_and_work_goes_on(
+    postgresql_url: str,
+) -> None:
+    with open_store(postgresql_url, busy_seconds=0.05) as store:
+        store.register_worker(identity("w1"))
+        submit(store, new("a"), new("b"), new("c"))
+        a, b = take(store), take(store)
+        structural: list[Callable[[], object]] = [
+            lambda: submit(store, new("d")),
+            lambda: store.finish(a.lease, result()),
+            lambda: store.fail(a.lease, EndReason.CODE, ""),
+            lambda: store.release(a.lease),
+            lambda: store.cancel(a.run.id),
+            lambda: store.retry(a.run.id),
+        ]
+        with store._database.engine.begin() as other:
+            other.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": STRUCTURE_LOCK})
+            for change in structural:
+                with pytest.raises(StoreError, match="lock timeout"):
+                    change()
+            store.renew(b.lease)
+            store.log_metrics(b.lease, [Metric("top1", "test", 1, 1.0)])
+            assert take(store).run.name == "c"
+        store.finish(a.lease, result())
 
 
 def test_parents_that_finish_at_once_leave_no_child_waiting(url: str) -> None:

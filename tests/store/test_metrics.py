@@ -55,7 +55,9 @@ def test_every_float_comes_back_as_it_was(store: Store) -> None:
     assert (run.step, run.total_steps, run.epoch, run.epochs) == (6, 60, 1, 10)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(batches=st.lists(st.lists(points, max_size=6), max_size=4), cut=st.integers(-1, 20))
 def test_summaries_agree_with_the_points_whatever_is_logged_replaced_or_cut_off(
     store: Store, batches: list[list[Metric]], cut: int

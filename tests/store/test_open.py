@@ -133,6 +133,18 @@ def test_a_database_that_cannot_be_used_is_one_line_without_a_password(url: str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [("u:refused@127.0.0.1:1/db", "refused"), ("127.0.0.1:1/db?password=hunter2", "hunter2")],
+)
+def test_no_message_of_the_driver_and_no_part_of_the_url_shows_a_password(
+    url: str, secret: str
+) -> None:
+    with pytest.raises(StoreError, match="is the server running") as caught:
+        open_store(f"postgresql://{url}")
+    assert secret not in str(caught.value)
+
+
 def test_a_file_or_a_folder_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not a database, but long enough to be taken for one\n" * 100)
