@@ -54,6 +54,11 @@ class Snapshot:
     best_step: int | None = None
 
 
+def folder_of(run_dir: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies, once it is complete."""
+    return run_dir / f"ckpt-{step:08d}"
+
+
 def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkpoint:
     """Write a snapshot durably and drop checkpoints that are no longer kept.
 
@@ -74,7 +79,7 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
                 raise _disk_full(run_dir, max(needed, _last_size(run_dir)), error.errno) from None
             if last_try or error.errno != errno.EIO:
                 raise
-    final = run_dir / f"ckpt-{snapshot.step:08d}"
+    final = folder_of(run_dir, snapshot.step)
     _put_in_place(temporary, final)
     _prune(run_dir, snapshot.best_step)
     best = snapshot.best_step == snapshot.step
@@ -196,7 +201,7 @@ def _checkpoints(run_dir: Path) -> list[Path]:
 
 def _prune(run_dir: Path, best_step: int | None) -> None:
     for folder in _checkpoints(run_dir)[_KEPT:]:
-        if best_step is None or folder.name != f"ckpt-{best_step:08d}":
+        if best_step is None or folder != folder_of(run_dir, best_step):
             shutil.rmtree(folder, ignore_errors=True)
 
 

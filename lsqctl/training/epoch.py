@@ -41,7 +41,7 @@ def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
     cursor.epoch, cursor.batch, cursor.evaluation_pending = cursor.epoch + 1, 0, True
 
 
-def evaluate_epoch(session: Session) -> Iterator[Metric]:
+def evaluate_epoch(session: Session) -> Iterator[Metric | Progress]:
     """Count the evaluation split and keep the tally; the best is the first of equals."""
     counts = counted(session)
     cursor = session.cursor
@@ -53,6 +53,7 @@ def evaluate_epoch(session: Session) -> Iterator[Metric]:
     yield Metric("top1", "val", cursor.step, counts.top1)
     if counts.top5 is not None:
         yield Metric("top5", "val", cursor.step, counts.top5)
+    yield session.progress
 
 
 def counted(session: Session) -> Counts:
@@ -108,9 +109,7 @@ def _window_metrics(session: Session) -> Iterator[Metric | Progress]:
         total, right, images = total + loss * count, right + correct, images + count
     cursor.sums = (total, right, images)
     yield Metric("loss", "train", cursor.step, sum(loss for loss, _, _ in steps) / len(steps))
-    epochs = session.recipe.train.epochs
-    total_steps = epochs * session.feed.steps_per_epoch
-    yield Progress(cursor.step, total_steps, cursor.epoch, epochs)
+    yield session.progress
 
 
 def _epoch_metrics(session: Session) -> Iterator[Metric]:

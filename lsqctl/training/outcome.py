@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from lsqctl.quant import left_layers, model_cost
 from lsqctl.recipe import QuantSection, Recipe
 from lsqctl.run import Evaluation, Result
+from lsqctl.training.checkpoint import folder_of
 from lsqctl.training.cursor import Tally
 from lsqctl.training.runtime import circumstances, peak_memory
 from lsqctl.training.session import Session
@@ -17,7 +20,7 @@ def result(session: Session) -> Result:
     recipe, feed, cursor = session.recipe, session.feed, session.cursor
     cost = model_cost(session.model, feed.input_shape)
     return Result(
-        evaluations=evaluations(recipe, cursor.last, cursor.best),
+        evaluations=evaluations(recipe, session.job.run_dir, cursor.last, cursor.best),
         dataset=recipe.data.name,
         split=feed.dataset.split,
         arch=recipe.model.name,
@@ -46,7 +49,9 @@ def result(session: Session) -> Result:
     )
 
 
-def evaluations(recipe: Recipe, last: Tally | None, best: Tally | None) -> tuple[Evaluation, ...]:
+def evaluations(
+    recipe: Recipe, run_dir: Path, last: Tally | None, best: Tally | None
+) -> tuple[Evaluation, ...]:
     """Return the last epoch's row and, after training, the best one's; one is the headline."""
     headline = recipe.train.headline if recipe.train.epochs else "last"
     rows = {"last": last, "best": best if recipe.train.epochs else None}
@@ -60,7 +65,7 @@ def evaluations(recipe: Recipe, last: Tally | None, best: Tally | None) -> tuple
             n_total=tally.n_total,
             hits=tally.hit_bytes,
             step=tally.step,
-            checkpoint=f"ckpt-{tally.step:08d}",
+            checkpoint=str(folder_of(run_dir, tally.step)),
         )
         for selection, tally in rows.items()
         if tally

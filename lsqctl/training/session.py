@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.quant import PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.run import Checkpoint
+from lsqctl.run import Checkpoint, Progress
 from lsqctl.training import runtime
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
 from lsqctl.training.cursor import Cursor
@@ -45,6 +45,13 @@ class Session:
         """Whether every epoch is trained and evaluated."""
         cursor = self.cursor
         return cursor.epoch >= self.recipe.train.epochs and not cursor.evaluation_pending
+
+    @property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        epochs = self.recipe.train.epochs
+        steps = epochs * self.feed.steps_per_epoch
+        return Progress(self.cursor.step, steps, self.cursor.epoch, epochs)
 
     def check_stop(self) -> None:
         """Raise Preempted when the attempt is asked to stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ class Recorder:
                 print(f"lsqctl: {fact.text}", flush=True)
                 self._store.note(self._lease, fact.text)
             case Checkpoint():
-                self._store.record_checkpoint(self._lease, fact, metrics=self._take())
+                self._keep(fact)
             case Result():
                 self.flush()
                 self._store.finish(self._lease, fact)
@@ -77,6 +78,16 @@ class Recorder:
         if metrics or progress:
             self._store.log_metrics(self._lease, metrics, progress=progress)
         self._flushed = self._clock()
+
+    def _keep(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint with the metrics up to it, and forget those swept from the disk."""
+        known = self._store.checkpoints(self._lease.run_id)
+        self._store.record_checkpoint(
+            self._lease,
+            checkpoint,
+            metrics=self._take(),
+            forget=[one.directory for one in known if not Path(one.directory).exists()],
+        )
 
     def _take(self) -> list[Metric]:
         metrics, self._metrics = self._metrics, []

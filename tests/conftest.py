@@ -1,0 +1,97 @@
+"""What all tests share: one thread a process, laws that replay, and the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two test processes share two cores
+os.environ["MKL_NUM_THREADS"] = "1"
+
+# torch's first call takes most of a second; a deadline would only make tests flaky
+settings.register_profile("lsqctl", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("lsqctl")
+
+TINY = """\
+model: {name: resnet8}
+data: {name: digits, batch_size: 256}
+train: {epochs: 2, lr: 0.1}
+"""
+
+
+class CommandLine:
+    """The real ``lsqctl`` in a folder of its own, with a lease of one second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        drop = ("LSQCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
+        self.environment = kept | {"LSQCTL_LEASE": "1", "PYTHONWARNINGS": "ignore"}
+        self.started: list[subprocess.Popen[str]] = []
+
+    def __call__(
+        self, *words: str | Path, code: int | None = 0, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end; ``code`` is the exit code it must have, None for any."""
+        done = subprocess.run(
+            self._command(words),
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=200,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if code is not None:
+            assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+        """Start a command and leave it running; it is killed when the test ends."""
+        process = subprocess.Popen(
+            self._command(words),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        self.started.append(process)
+        return process
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file into the folder."""
+        path = self.folder / name
+        path.write_text(text)
+        return path
+
+    @staticmethod
+    def _command(words: tuple[str | Path, ...]) -> list[str]:
+        return [sys.executable, "-m", "lsqctl", *map(str, words)]
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    """Return the command line in an empty folder."""
+    line = CommandLine(tmp_path)
+    yield line
+    for process in line.started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait until ``what`` is true; fail when it does not become so."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)

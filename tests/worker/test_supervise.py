@@ -1,0 +1,204 @@
+"""Laws of the worker, on real processes and real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lsqctl.run import EndReason, RunState
+from lsqctl.store import Store, open_store
+from tests.conftest import TINY, CommandLine, wait_for
+
+# about six seconds of steps, so that a signal finds it at work
+LONG = TINY.replace("epochs: 2", "epochs: 14").replace("batch_size: 256", "batch_size: 64")
+
+
+def store_of(cli: CommandLine) -> Store:
+    return open_store(f"sqlite:///{cli.folder / '.lsqctl' / 'lsqctl.db'}", lease_seconds=1)
+
+
+def submitted(cli: CommandLine, text: str, *options: str) -> str:
+    cli.write("mine.yaml", text)
+    return cli("submit", "mine.yaml", "-q", *options).stdout.split()[-1]
+
+
+def trainers(worker: int) -> list[psutil.Process]:
+    """Return the children of a worker."""
+    return psutil.Process(worker).children()
+
+
+def at_work(store: Store, run_id: str, step: int = 30) -> bool:
+    run = store.detail(run_id).run
+    return run.state is RunState.RUNNING and run.step >= step
+
+
+def final_hashes(cli: CommandLine, run_id: str) -> dict[str, str]:
+    """Return the sha256 of the last checkpoint's tensors."""
+    folders = sorted((cli.folder / ".lsqctl" / "runs" / run_id).glob("ckpt-*"))
+    manifest = json.loads((folders[-1] / "manifest.json").read_text())
+    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
+
+
+def reproducible(store: Store, run_id: str) -> list[tuple[str, str, int, float]]:
+    rows = [(one.name, one.split, one.step, one.value) for one in store.metrics(run_id)]
+    return sorted(row for row in rows if row[0] != "seconds")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The model hash and the metric rows of LONG, trained in one go."""
+    cli = CommandLine(tmp_path_factory.mktemp("whole"))
+    run_id = submitted(cli, LONG)
+    cli("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        return final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)
+
+
+def assert_same_end(cli: CommandLine, run_id: str, uninterrupted) -> None:
+    """The law of exact resume, seen from outside."""
+    with store_of(cli) as store:
+        assert store.detail(run_id).run.state is RunState.SUCCEEDED
+        assert reproducible(store, run_id) == uninterrupted[1]
+    assert final_hashes(cli, run_id)["model.pt"] == uninterrupted[0]
+
+
+def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
+    cli.write("base.yaml", TINY)
+    cli.write(
+        "sweep.yaml",
+        TINY.replace("{name: resnet8}", "{name: resnet8, weights: {run: base}}")
+        + "sweep:\n  zip: {quant.weight_bits: [4, 2], quant.act_bits: [4, 2]}\n",
+    )
+    cli("submit", "sweep.yaml")
+    cli("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        runs = {run.name: run for run in store.runs()}
+        assert {run.state for run in runs.values()} == {RunState.SUCCEEDED}
+        assert set(runs) == {"base", "sweep-w4a4", "sweep-w2a2"}
+        rows = {row.name: row for row in store.board_rows()}
+    parent = rows["base"]
+    for name in ("sweep-w4a4", "sweep-w2a2"):
+        assert rows[name].fp32_n_correct == parent.n_correct
+        assert rows[name].n_total == 540
+        assert Path(rows[name].checkpoint_path).is_dir()
+        assert len(rows[name].checkpoint_sha256) == 64
+    assert runs["sweep-w4a4"].started_at > runs["base"].finished_at
+    assert runs["base"].epoch == runs["base"].epochs == 2
+
+
+def test_a_killed_worker_takes_its_trainer_along_and_the_run_is_taken_up_again(cli, uninterrupted):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+        children = trainers(worker.pid)
+        assert children
+        worker.kill()
+        wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in children))
+        cli("worker", "--until-empty", "--slots", "2")
+        attempts = store.detail(run_id).attempts
+    assert [one.reason for one in attempts] == [EndReason.LOST, EndReason.COMPLETED]
+    assert attempts[1].resumed_step
+    assert_same_end(cli, run_id, uninterrupted)
+
+
+def test_sigterm_saves_the_run_puts_it_back_and_spends_no_attempt(cli, uninterrupted):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 128 + signal.SIGTERM
+        detail = store.detail(run_id)
+        assert detail.run.state is RunState.QUEUED
+        assert [one.reason for one in detail.attempts] == [EndReason.PREEMPTED]
+        saved = max(one.step for one in store.checkpoints(run_id))
+        assert saved >= 30
+        cli("worker", "--until-empty", "--slots", "2")
+        assert store.detail(run_id).attempts[1].resumed_step == saved
+    assert_same_end(cli, run_id, uninterrupted)
+
+
+def test_a_trainer_that_is_killed_is_tried_again(cli, uninterrupted):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+        os.killpg(trainers(worker.pid)[0].pid, signal.SIGKILL)
+        assert worker.wait(120) == 0
+        attempts = store.detail(run_id).attempts
+    assert [one.reason for one in attempts] == [EndReason.INFRA, EndReason.COMPLETED]
+    assert "SIGKILL" in attempts[0].message
+    assert_same_end(cli, run_id, uninterrupted)
+
+
+def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterrupted):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+        cli("runs", "cancel", run_id)
+        assert worker.wait(60) == 0
+        assert store.detail(run_id).run.state is RunState.CANCELLED
+    cli("runs", "retry", run_id)
+    cli("worker", "--until-empty", "--slots", "2")
+    assert_same_end(cli, run_id, uninterrupted)
+
+
+def test_a_run_that_diverges_fails_with_its_reason_and_so_do_its_children(cli):
+    cli.write("base.yaml", TINY.replace("lr: 0.1", "lr: 1000.0"))
+    child = TINY.replace("{name: resnet8}", "{name: resnet8, weights: {run: base}}")
+    cli.write("child.yaml", child)
+    done = cli("run", "child.yaml", code=5)
+    assert "did not succeed" in done.stderr
+    with store_of(cli) as store:
+        runs = {run.name: run for run in store.runs()}
+    assert runs["base"].reason is EndReason.DIVERGED
+    assert "lower train.lr" in runs["base"].message
+    assert runs["child"].reason is EndReason.PARENT
+    assert "base" in runs["child"].message
+
+
+def test_a_second_signal_ends_at_once_and_still_puts_the_run_back(cli):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: store.detail(run_id).run.state is RunState.RUNNING)
+        worker.send_signal(signal.SIGINT)
+        worker.send_signal(signal.SIGINT)
+        assert worker.wait(30) == 128 + signal.SIGINT
+        assert store.detail(run_id).run.state is RunState.QUEUED
+
+
+def test_the_log_of_an_attempt_is_kept_and_is_private(cli):
+    run_id = submitted(cli, TINY)
+    cli("worker", "--until-empty")
+    log = cli.folder / ".lsqctl" / "runs" / run_id / "attempt-1.log"
+    assert log.stat().st_mode & 0o077 == 0
+    assert cli("runs", "logs", run_id).stdout == log.read_text()
+    assert cli("runs", "logs", "-f", run_id).stdout == log.read_text()
+
+
+def test_a_dataset_that_is_gone_when_the_run_starts_is_said_in_one_line(cli):
+    text = TINY.replace("digits", "cifar10").replace("resnet8", "cifar_resnet20")
+    run_id = submitted(cli, text, "--skip-data-check")
+    cli("worker", "--until-empty")
+    with store_of(cli) as store:
+        run = store.detail(run_id).run
+    assert run.reason is EndReason.RECIPE
+    assert "data fetch cifar10" in run.message
+
+
+def test_no_worker_holds_torch():
+    """The supervisor never imports torch: a GIL held in a kernel cannot stop its heartbeat."""
+    import subprocess
+    import sys
+
+    probe = "import sys, lsqctl.worker.supervise; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
