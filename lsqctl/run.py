@@ -1,4 +1,4 @@
-"""What a run is: its states, its end reasons, and the facts that an attempt reports.  No I/O."""
+"""What a run is: states, end reasons, leases, and how one is enqueued and claimed.  No I/O."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Literal
 
 
@@ -213,114 +212,6 @@ class Renewal:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """One measured number. ``step`` counts optimizer steps done."""
-
-    name: str
-    split: str
-    step: int
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an attempt is; shown live, kept only as the latest."""
-
-    step: int
-    total_steps: int
-    epoch: int
-    epochs: int
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """The first fact of an attempt: it goes on from this step; None means from scratch.
-
-    Whatever an earlier attempt recorded after that step is to be forgotten.
-    """
-
-    step: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A sentence for the log and the run's record, e.g. a bad checkpoint that was passed over."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A complete checkpoint on disk. ``sha256`` is of its manifest, which holds all the others."""
-
-    step: int
-    epoch: int
-    directory: Path
-    sha256: str
-    size_bytes: int
-    best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One counted evaluation: a row of the results, keyed (variant, selection).
-
-    ``variant`` is raw, ema or bn; ``selection`` is last or best epoch (the latter selected on the
-    test set). ``hits`` holds one bit an image in dataset order, most significant bit first.
-    """
-
-    variant: str
-    selection: str
-    headline: bool
-    n_correct: int
-    n_correct_top5: int | None
-    n_total: int
-    hits: bytes
-    step: int
-    checkpoint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a finished run puts on the board.
-
-    Sizes in bytes, ``macs`` and ``bops`` per image, ``train_seconds`` summed over attempts.
-    ``fp32_n_correct`` of ``fp32_n_total`` was measured before quantization, from the same
-    weights; None for a run that starts from none or is not quantized.
-    """
-
-    evaluations: tuple[Evaluation, ...]
-    dataset: str
-    split: str
-    arch: str
-    method: str
-    weight_bits: int
-    act_bits: int
-    first_last_bits: str
-    granularity: str
-    params: int
-    size_bytes: int
-    naive_bytes: int
-    macs: int
-    bops: int
-    epochs: int
-    train_seconds: float
-    peak_mem_bytes: int
-    device: str
-    torch: str
-    precision: str
-    deterministic: str
-    data_digest: str
-    preprocessing: str
-    fp32_n_correct: int | None = None
-    fp32_n_total: int | None = None
-    notes: str = ""
-
-
-Fact = Resumed | Metric | Progress | Note | Checkpoint | Result
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerIdentity:
     """Who a worker is: a pid alone is reused, so its start time and the boot's id go with it."""
 
@@ -332,32 +223,6 @@ class WorkerIdentity:
     boot_id: str
     slots: int
     device: str
-
-
-@dataclass(frozen=True, slots=True)
-class StoredCheckpoint:
-    """A checkpoint as the store knows it; its bytes may be gone or damaged."""
-
-    run_id: str
-    step: int
-    epoch: int
-    directory: str
-    sha256: str
-    size_bytes: int
-    best: bool
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSummary:
-    """The last and the best value of one metric of a run."""
-
-    name: str
-    split: str
-    last: float
-    last_step: int
-    best: float
-    best_step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,52 +238,3 @@ class Event:
     fence: str
     detail: str
     at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class BoardRow:
-    """One result of one run for the leaderboard; without counts for a run that ended without one.
-
-    ``weight_bits`` … ``deterministic`` are as in ``Result``.
-    """
-
-    run_id: str
-    name: str
-    state: RunState
-    seed: int
-    recipe_sha256: str
-    created_at: datetime
-    dataset: str
-    arch: str
-    weight_bits: int
-    act_bits: int
-    variant: str = "raw"
-    selection: str = "last"
-    headline: bool = True
-    n_correct: int | None = None
-    n_correct_top5: int | None = None
-    n_total: int | None = None
-    fp32_n_correct: int | None = None
-    fp32_n_total: int | None = None
-    split: str = ""
-    method: str = ""
-    first_last_bits: str = ""
-    granularity: str = ""
-    params: int | None = None
-    size_bytes: int | None = None
-    naive_bytes: int | None = None
-    macs: int | None = None
-    bops: int | None = None
-    epochs: int | None = None
-    train_seconds: float | None = None
-    peak_mem_bytes: int | None = None
-    device: str = ""
-    torch: str = ""
-    precision: str = ""
-    deterministic: str = ""
-    verified: bool | None = None
-    checkpoint_sha256: str = ""
-    checkpoint_path: str = ""
-    code_commit: str = ""
-    code_dirty: bool | None = None
-    notes: str = ""

@@ -42,6 +42,7 @@ class CommandLine:
         """Run a command to its end; ``code`` is the exit code it must have, None for any."""
         done = subprocess.run(
             self._command(words),
+            check=False,
             cwd=self.folder,
             env=self.environment | environment,
             capture_output=True,

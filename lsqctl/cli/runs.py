@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
-from lsqctl.cli.render import ago, duration, note, print_json, print_table, say
+from lsqctl.cli.render import ago, note, print_json, print_table, say
+from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
 from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, settings, workspace
-from lsqctl.run import MetricSummary, Run, RunDetail, RunState
+from lsqctl.run import Run, RunState
 
 app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -70,15 +70,15 @@ def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
                 "parents": detail.parents,
                 "attempts": detail.attempts,
                 "metrics": summaries,
-                "results": [_without_hits(one) for one in evaluations],
+                "results": [without_hits(one) for one in evaluations],
                 "checkpoints": checkpoints,
                 "folder": folder,
             }
         )
         return
-    _print_detail(detail, str(folder))
-    _print_metrics(summaries)
-    _print_attempts(detail)
+    print_detail(detail, str(folder))
+    print_metrics(summaries)
+    print_attempts(detail)
 
 
 @app.command(epilog="Example: lsqctl runs logs -f @last")
@@ -177,80 +177,6 @@ def _changed(runs: list[Run], *, json: bool) -> None:
     for run in runs:
         asked = " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
         say(f"{run.id}  {run.name}  {run.state}{asked}")
-
-
-def _print_detail(detail: RunDetail, folder: str) -> None:
-    run = detail.run
-    facts = {
-        "run": run.name,
-        "id": run.id,
-        "state": "lost (its worker does not renew)" if run.lease_lapsed else run.state.value,
-        "reason": f"{run.reason}: {run.message}" if run.message else str(run.reason or ""),
-        "seed": str(run.seed),
-        "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
-        "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
-        "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
-        "created": ago(run.created_at),
-        "recipe": run.recipe_sha256[:16],
-        "commit": _commit(detail.snapshot),
-        "folder": folder,
-    }
-    print_table(("", ""), [(key, value) for key, value in facts.items() if value])
-
-
-def _commit(snapshot: Mapping[str, object]) -> str:
-    git = snapshot.get("git")
-    if not isinstance(git, Mapping) or not git:
-        return ""
-    return f"{str(git['commit'])[:12]}{' with changes' if git['dirty'] else ''}"
-
-
-def _print_metrics(summaries: list[MetricSummary]) -> None:
-    if summaries:
-        print()
-        print_table(
-            ("metric", "last", "at step", "best", "at step"),
-            [
-                (
-                    f"{one.split}/{one.name}",
-                    f"{one.last:.6g}",
-                    str(one.last_step),
-                    f"{one.best:.6g}",
-                    str(one.best_step),
-                )
-                for one in summaries
-            ],
-            right=("last", "at step", "best"),
-        )
-
-
-def _print_attempts(detail: RunDetail) -> None:
-    if not detail.attempts:
-        return
-    print()
-    print_table(
-        ("attempt", "worker", "took", "ended", "message"),
-        [
-            (
-                str(one.number),
-                one.worker,
-                duration((one.finished_at - one.started_at).total_seconds())
-                if one.finished_at
-                else "",
-                str(one.reason or "running"),
-                one.message,
-            )
-            for one in detail.attempts
-        ],
-    )
-
-
-def _without_hits(evaluation: object) -> dict[str, object]:
-    from lsqctl.cli.render import plain
-
-    found: dict[str, object] = plain(evaluation)
-    found.pop("hits", None)
-    return found
 
 
 def _text(value: object) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from lsqctl.facts import BoardRow
 from lsqctl.leaderboard.board import Entry
 from lsqctl.leaderboard.columns import NAMES
 from lsqctl.leaderboard.references import Reference
 from lsqctl.leaderboard.statistics import interval, mean, percent, sample_std, wilson_interval
-from lsqctl.run import BoardRow
 
 T = TypeVar("T")
 

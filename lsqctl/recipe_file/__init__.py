@@ -1,13 +1,13 @@
 """Recipes as YAML files: load them with every fault and its place, write them, describe them."""
 
 from lsqctl.recipe_file.codes import CODES, Code
-from lsqctl.recipe_file.dump import dump
 from lsqctl.recipe_file.find import bundled_recipes
 from lsqctl.recipe_file.keys import Row, keys_markdown, keys_table
-from lsqctl.recipe_file.load import load
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
+from lsqctl.recipe_file.loading import load
 from lsqctl.recipe_file.parents import Header, Parent, find_parent, headers
 from lsqctl.recipe_file.schema import SCHEMA_FILE, json_schema, template
+from lsqctl.recipe_file.writing import dump
 
 __all__ = [
     "CODES",

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from lsqctl.errors import NotFound, RecipeError
 from lsqctl.recipe_file.find import Found, at, bundled_recipes, find_bundled
-from lsqctl.recipe_file.load import load_found
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
+from lsqctl.recipe_file.loading import load_found
 from lsqctl.recipe_file.nodes import visible
 from lsqctl.recipe_file.spelling import three_closest
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, update
 
-from lsqctl.run import Checkpoint, Lease, Metric, StoredCheckpoint
+from lsqctl.facts import Checkpoint, Metric, StoredCheckpoint
+from lsqctl.run import Lease
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
 from lsqctl.store.database import reads, writes

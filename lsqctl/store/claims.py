@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.run import Claim, Lease, Progress, Renewal, RunState
+from lsqctl.facts import Progress
+from lsqctl.run import Claim, Lease, Renewal, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now, to_json
 from lsqctl.store.database import reads, writes

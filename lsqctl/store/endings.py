@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Connection, select
 
 from lsqctl.errors import UsageError
-from lsqctl.run import MAX_FAILURES, RETRIED, EndReason, Lease, Result, RunState
+from lsqctl.facts import Result
+from lsqctl.run import MAX_FAILURES, RETRIED, EndReason, Lease, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
 from lsqctl.store.database import reshapes

@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from lsqctl.run import Lease, Metric, MetricSummary, Progress
+from lsqctl.facts import Metric, MetricSummary, Progress
+from lsqctl.run import Lease
 from lsqctl.store.base import Base
 from lsqctl.store.claims import progress_values
 from lsqctl.store.columns import join_float, split_float

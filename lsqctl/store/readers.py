@@ -9,16 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from lsqctl.errors import NotFound
-from lsqctl.run import (
-    UNFINISHED,
-    Attempt,
-    EndReason,
-    Event,
-    Run,
-    RunDetail,
-    RunState,
-    SweepCell,
-)
+from lsqctl.run import UNFINISHED, Attempt, EndReason, Event, Run, RunDetail, RunState, SweepCell
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.run import BoardRow, Evaluation, Result, RunState
+from lsqctl.facts import BoardRow, Evaluation, Result
+from lsqctl.run import RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads, writes

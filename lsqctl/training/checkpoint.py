@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from lsqctl.errors import DataError
-from lsqctl.run import Checkpoint
+from lsqctl.facts import Checkpoint
 from lsqctl.training.durable_file import DurableFile, sync_folder
 from lsqctl.training.manifest import (
     MANIFEST,

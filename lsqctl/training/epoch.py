@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lsqctl.run import Checkpoint, Metric, Progress
+from lsqctl.facts import Checkpoint, Metric, Progress
 from lsqctl.training.cursor import Tally
 from lsqctl.training.distill import total_loss
 from lsqctl.training.evaluate import Counts, evaluate

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from lsqctl.errors import DataError, Preempted
+from lsqctl.facts import Fact, Note, Resumed
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
-from lsqctl.run import Fact, Note, Resumed
 from lsqctl.training.checkpoint import read_newest, sweep
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from lsqctl.facts import Evaluation, Result
 from lsqctl.quant import left_layers, model_cost
 from lsqctl.recipe import QuantSection, Recipe
-from lsqctl.run import Evaluation, Result
 from lsqctl.training.checkpoint import folder_of
 from lsqctl.training.cursor import Tally
 from lsqctl.training.runtime import circumstances, peak_memory

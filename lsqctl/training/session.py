@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.facts import Checkpoint, Progress
 from lsqctl.quant import PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.run import Checkpoint, Progress
 from lsqctl.training import runtime
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
 from lsqctl.training.cursor import Cursor

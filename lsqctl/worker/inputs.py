@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import DataError
-from lsqctl.run import RunDetail, StoredCheckpoint
+from lsqctl.facts import StoredCheckpoint
+from lsqctl.run import RunDetail
 
 if TYPE_CHECKING:
     from lsqctl.store import Store

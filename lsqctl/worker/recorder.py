@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import LeaseLost, StoreError
-from lsqctl.run import Checkpoint, Fact, Lease, Metric, Note, Progress, Result, Resumed
+from lsqctl.facts import Checkpoint, Fact, Metric, Note, Progress, Result, Resumed
+from lsqctl.run import Lease
 
 if TYPE_CHECKING:
     from lsqctl.store import Store

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
+from lsqctl.facts import BoardRow
 from lsqctl.leaderboard.references import Reference
-from lsqctl.run import BoardRow, RunState
+from lsqctl.run import RunState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from sqlalchemy import update
 
-from lsqctl.run import Checkpoint, Claim, Evaluation, Lease, NewRun, Result, WorkerIdentity
+from lsqctl.facts import Checkpoint, Evaluation, Result
+from lsqctl.run import Claim, Lease, NewRun, WorkerIdentity
 from lsqctl.store import Store
 from lsqctl.store.columns import now
 from lsqctl.store.tables import runs

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lsqctl.errors import IllegalTransition, LeaseLost
-from lsqctl.run import LEGAL, MAX_FAILURES, RETRIED, EndReason, Lease, Metric, RunState
+from lsqctl.facts import Metric
+from lsqctl.run import LEGAL, MAX_FAILURES, RETRIED, EndReason, Lease, RunState
 from lsqctl.store import open_store
 from tests.store.conftest import LEASE
 from tests.store.samples import Clock, checkpoint, identity, lapse, new, no_back_off, result

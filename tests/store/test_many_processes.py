@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -13,8 +12,9 @@ import pytest
 from sqlalchemy import text
 
 from lsqctl.errors import StoreError
-from lsqctl.run import EndReason, Metric, RunState
-from lsqctl.store import Store, open_store
+from lsqctl.facts import Metric
+from lsqctl.run import EndReason, RunState
+from lsqctl.store import open_store
 from lsqctl.store.database import STRUCTURE_LOCK
 from tests.store.samples import identity, new, result, submit, take
 
@@ -22,8 +22,8 @@ PROCESSES, RUNS = 8, 200
 ROOT = Path(__file__).parent.parent.parent
 
 WORKER = """
-import sys
-from lsqctl.run import Metric
+import sys, time
+from lsqctl.facts import Metric
 from lsqctl.store import open_store
 from tests.store.samples import identity, result
 url, name = sys.argv[1:]
@@ -33,7 +33,9 @@ print("ready", flush=True)
 sys.stdin.read()
 while store.unfinished():
     claim = store.claim(name)
-    if claim is not None:
+    if claim is None:
+        time.sleep(0.01)
+    else:
         print(claim.run.id, flush=True)
         store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
         store.finish(claim.lease, result())
@@ -47,6 +49,25 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
 
 
+def outputs(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
+    """Let the processes begin, once all are ready, and return the words that each printed."""
+    try:
+        for each in processes:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in processes:
+            assert each.stdin is not None
+            each.stdin.close()
+            each.stdin = None  # so that communicate() does not touch it
+        found = [each.communicate(timeout=100)[0].split() for each in processes]
+        assert [each.returncode for each in processes] == [0] * len(processes)
+        return found
+    finally:
+        for each in processes:
+            each.kill()
+            each.wait()
+
+
 def test_eight_processes_do_every_run_once_parents_before_children(url: str) -> None:
     with open_store(url) as store:
         parents = [new(f"p{i}") for i in range(RUNS // 2)]
@@ -54,52 +75,49 @@ def test_eight_processes_do_every_run_once_parents_before_children(url: str) -> 
         pairs = zip(parents, children, strict=True)
         ids = submit(store, *(run for pair in pairs for run in pair))
         workers = [start(WORKER, url, f"worker{i}") for i in range(PROCESSES)]
-        for each in workers:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
-        for each in workers:
-            assert each.stdin is not None
-            each.stdin.close()
-            each.stdin = None
-        outputs = [each.communicate(timeout=200)[0].split() for each in workers]
-        assert [each.returncode for each in workers] == [0] * PROCESSES
-        assert Counter(run_id for output in outputs for run_id in output) == Counter(ids)
+        assert Counter(run_id for output in outputs(workers) for run_id in output) == Counter(ids)
         assert store.counts()[RunState.SUCCEEDED] == RUNS
         assert sum(run.attempt for run in store.runs()) == RUNS
         assert all(len(store.metrics(run_id)) == 1 for run_id in ids[:20])
         assert store.check() == []
 
 
-def test_a_forked_child_has_its_own_connections(store: Store) -> None:
-    submit(store, new("a"))
-    lease = take(store).lease
-    pid = os.fork()
-    if pid == 0:  # no assertion here: a failing child must still end at once
-        try:
-            store.note(lease, "from the child")
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(pid, 0)[1] == 0
-    store.note(lease, "from the parent")
-    notes = [event.detail for event in store.events(lease.run_id) if event.kind == "note"]
-    assert notes == ["from the child", "from the parent"]
+FORK = """
+import os, sys
+from lsqctl.store import open_store
+from tests.store.samples import identity, new, submit, take
+print("ready", flush=True)
+store = open_store(sys.argv[1])
+store.register_worker(identity("w1"))
+submit(store, new("a"))
+lease = take(store).lease
+child = os.fork()
+store.note(lease, "child" if child == 0 else "parent")
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    store.note(lease, "parent again")
+store.close()
+"""
+
+
+def test_a_forked_child_has_its_own_connections(url: str) -> None:
+    outputs([start(FORK, url)])
+    with open_store(url) as store:
+        events = store.events(store.resolve("a").id)
+        notes = [event.detail for event in events if event.kind == "note"]
+    assert sorted(notes) == ["child", "parent", "parent again"]
+    assert notes[-1] == "parent again"
 
 
 def test_submitting_the_same_run_from_four_processes_adds_it_once(url: str) -> None:
     script = (
         "import sys; from lsqctl.store import open_store; from tests.store.samples import new; "
-        "s = open_store(sys.argv[1]); sys.stdin.read(); "
+        "s = open_store(sys.argv[1]); print('ready', flush=True); sys.stdin.read(); "
         "print(*(e.outcome for e in s.enqueue([new('a'), new('b', parents=['a'])])))"
     )
     open_store(url).close()
-    processes = [start(script, url) for _ in range(4)]
-    for each in processes:
-        assert each.stdin is not None
-        each.stdin.close()
-        each.stdin = None
-    outcomes = Counter(each.communicate(timeout=60)[0].strip() for each in processes)
-    assert outcomes == {"queued waiting": 1, "exists exists": 3}
+    found = Counter(map(tuple, outputs([start(script, url) for _ in range(4)])))
+    assert found == {("queued", "waiting"): 1, ("exists", "exists"): 3}
 
 
 def test_a_store_survives_the_loss_of_its_postgresql_connections(postgresql_url: str) -> None:
@@ -153,10 +171,5 @@ def test_parents_that_finish_at_once_leave_no_child_waiting(url: str) -> None:
     with open_store(url) as store:
         parents = [new(f"p{i}") for i in range(40)]
         submit(store, *parents, *(new(f"c{i}", parents=[f"p{i}", f"p{i + 20}"]) for i in range(20)))
-        processes = [start(script, url, name) for name in ("x", "y")]
-        for each in processes:
-            assert each.stdout is not None
-            assert each.stdout.readline() == "ready\n"
-        for each in processes:
-            each.communicate(timeout=60)
+        outputs([start(script, url, name) for name in ("x", "y")])
         assert store.counts()[RunState.QUEUED] == 20

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound
-from lsqctl.run import EndReason, Metric, MetricSummary, Progress, RunState
+from lsqctl.facts import Metric, MetricSummary, Progress
+from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store
 from tests.store.samples import checkpoint, evaluation, new, result, submit, take
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from lsqctl.run import Lease, Metric, RunState
+from lsqctl.facts import Metric
+from lsqctl.run import Lease, RunState
 from lsqctl.store import Store, open_store
 from tests.store.samples import identity, new, result, submit, take
 

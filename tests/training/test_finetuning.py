@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError, Diverged, Preempted
-from lsqctl.run import Checkpoint, Metric, Note, Result, Resumed
+from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
 from lsqctl.training import finetune
 from lsqctl.training.checkpoint import Snapshot, read_newest, write_checkpoint
 

@@ -1,0 +1,85 @@
+"""Print all that is known of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lsqctl.cli.render import ago, duration, plain, print_table
+from lsqctl.facts import Evaluation, MetricSummary
+from lsqctl.run import RunDetail
+
+
+def print_detail(detail: RunDetail, folder: str) -> None:
+    """Print the facts of a run, one a line."""
+    run = detail.run
+    facts = {
+        "run": run.name,
+        "id": run.id,
+        "state": "lost (its worker does not renew)" if run.lease_lapsed else run.state.value,
+        "reason": f"{run.reason}: {run.message}" if run.message else str(run.reason or ""),
+        "seed": str(run.seed),
+        "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
+        "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
+        "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
+        "created": ago(run.created_at),
+        "recipe": run.recipe_sha256[:16],
+        "commit": _commit(detail.snapshot),
+        "folder": folder,
+    }
+    print_table(("", ""), [(key, value) for key, value in facts.items() if value])
+
+
+def _commit(snapshot: Mapping[str, object]) -> str:
+    git = snapshot.get("git")
+    if not isinstance(git, Mapping) or not git:
+        return ""
+    return f"{str(git['commit'])[:12]}{' with changes' if git['dirty'] else ''}"
+
+
+def print_metrics(summaries: list[MetricSummary]) -> None:
+    """Print the last and the best value of each metric."""
+    if summaries:
+        print()
+        print_table(
+            ("metric", "last", "at step", "best", "at step"),
+            [
+                (
+                    f"{one.split}/{one.name}",
+                    f"{one.last:.6g}",
+                    str(one.last_step),
+                    f"{one.best:.6g}",
+                    str(one.best_step),
+                )
+                for one in summaries
+            ],
+            right=("last", "at step", "best"),
+        )
+
+
+def print_attempts(detail: RunDetail) -> None:
+    """Print who tried, for how long, and how it ended."""
+    if not detail.attempts:
+        return
+    print()
+    print_table(
+        ("attempt", "worker", "took", "ended", "message"),
+        [
+            (
+                str(one.number),
+                one.worker,
+                duration((one.finished_at - one.started_at).total_seconds())
+                if one.finished_at
+                else "",
+                str(one.reason or "running"),
+                one.message,
+            )
+            for one in detail.attempts
+        ],
+    )
+
+
+def without_hits(evaluation: Evaluation) -> dict[str, object]:
+    """Return an evaluation for JSON; its bitmap of per-image hits stays in the store."""
+    found: dict[str, object] = plain(evaluation)
+    found.pop("hits", None)
+    return found

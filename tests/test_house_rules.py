@@ -1,0 +1,162 @@
+"""Rules that a machine can hold: documentation, size, layers, security, start-up cost."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted((ROOT / "lsqctl").rglob("*.py"))
+SOURCES = {path: path.read_text() for path in MODULES}
+TREES = {path: ast.parse(text) for path, text in SOURCES.items()}
+MAX_FUNCTION, MAX_FILE = 40, 250
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def length(function: ast.FunctionDef) -> int:
+    """Count the lines from ``def`` to the end, without those of the docstring."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_says_what_it_is_for(path):
+    promise = ast.get_docstring(TREES[path])
+    assert promise
+    assert promise.splitlines()[0].endswith((".", ":")), promise.splitlines()[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_functions_and_files_stay_short(path):
+    assert SOURCES[path].count("\n") <= MAX_FILE or path.name == "recipe.py"
+    long = [one.name for one in functions(TREES[path]) if length(one) > MAX_FUNCTION]
+    assert [name for name in long if path.parent.name != "cli"] == []
+
+
+def test_most_functions_are_small():
+    lengths = [length(one) for tree in TREES.values() for one in functions(tree)]
+    assert statistics.median(lengths) <= 8
+    assert sum(one > 30 for one in lengths) / len(lengths) < 0.02
+
+
+def test_no_module_is_a_drawer_for_everything():
+    assert not {"utils", "util", "helpers", "common", "misc"} & {path.stem for path in MODULES}
+
+
+def test_no_module_bears_the_name_of_something_its_package_exports():
+    """`from package import name` must not depend on which of the two was imported last."""
+    for path in MODULES:
+        if path.name == "__init__.py":
+            names = {alias.name for node in ast.walk(TREES[path]) for alias in imported(node)}
+            assert not names & {one.stem for one in path.parent.glob("*.py")}, path
+
+
+def imported(node: ast.AST) -> list[ast.alias]:
+    return node.names if isinstance(node, ast.ImportFrom) else []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_settings_reads_the_environment(path):
+    if path.name != "settings.py":
+        assert "os.environ" not in SOURCES[path]
+        assert "getenv" not in SOURCES[path]
+
+
+def test_one_place_alone_catches_everything():
+    catching = [name_of(path) for path in MODULES if "except Exception" in SOURCES[path]]
+    assert catching == ["lsqctl/worker/execute.py"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_unpickles_or_runs_what_others_wrote(path):
+    text = SOURCES[path]
+    for forbidden in (
+        "weights_only=False",
+        "pickle.load",
+        "allow_pickle=True",
+        "joblib",
+        "add_safe_globals",
+        "shell=True",
+        "os.system",
+    ):
+        assert forbidden not in text, forbidden
+    calls = {
+        getattr(node.func, "id", "") for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)
+    }
+    assert not calls & {"eval", "exec", "__import__"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_torch_load_always_says_weights_only(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+            assert any(one.arg == "weights_only" for one in node.keywords)
+
+
+def test_nothing_is_left_unfinished():
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|NotImplementedError)\b")
+    assert not [name_of(path) for path in MODULES if unfinished.search(SOURCES[path])]
+
+
+@pytest.mark.parametrize(
+    ("command", "unwanted"),
+    [
+        (["--help"], {"torch", "pandas", "sqlalchemy", "pydantic", "numpy", "yaml"}),
+        (["runs", "ls"], {"torch", "pandas", "alembic", "numpy", "yaml"}),
+        (["recipe", "ls"], {"torch", "pandas", "sqlalchemy", "numpy"}),
+        (["submit", "digits/resnet8-lsq"], {"torch", "pandas"}),
+        (["leaderboard"], {"torch", "torchvision"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_command_imports_nothing_heavy(command, unwanted, cli):
+    cli("submit", "digits/resnet8-fp32")
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "lsqctl", *command],
+        cwd=cli.folder,
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not imported & unwanted
+
+
+def test_the_layers_hold():
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_constraints_are_exact_and_name_no_host():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+", line) for line in pins)
+    names = {re.split(r"==", line)[0].lower().replace("_", "-") for line in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    plain = {re.split(r"[\[>=]", one)[0].lower() for one in wanted}
+    assert plain <= names
