@@ -3,19 +3,21 @@
 # make test             set up and pass every check
 PYTHON ?= python3
 SEEDS ?= 0
+DEMO ?= .demo
+BOARD ?= leaderboard.csv
 BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint tests clean
 
-demo: export LSQCTL_HOME := $(CURDIR)/.demo
+demo: export LSQCTL_HOME := $(DEMO)
 demo: .venv/.ready
-	rm -rf .demo leaderboard.csv
+	rm -rf $(DEMO) $(BOARD)
 	$(BIN)/lsqctl submit digits/resnet8-fp32 digits/resnet8-lsq $(SEEDS:%=--seed %)
 	$(BIN)/lsqctl worker --until-empty --slots 2
 	$(BIN)/lsqctl leaderboard
-	$(BIN)/lsqctl export leaderboard.csv
+	$(BIN)/lsqctl export $(BOARD)
 
 test: lint tests
 

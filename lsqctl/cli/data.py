@@ -20,7 +20,7 @@ def group() -> None:
 @app.command(epilog="Example: lsqctl data fetch cifar10")
 def fetch(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="DATASET…", help="Dataset names.")],
+    names: Annotated[list[str], typer.Argument(metavar="DATASET", help="Dataset names.")],
 ) -> None:
     """Download datasets into the data folder, checked by their digests."""
     from lsqctl.api.data import fetch as fetch_one

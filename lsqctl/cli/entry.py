@@ -104,8 +104,10 @@ def _report(error: LsqctlError) -> None:
     from lsqctl.cli.render import error_line, stderr_is_terminal
 
     if isinstance(error, RecipeError):
-        from lsqctl.cli.faults import format_faults
+        from lsqctl.cli.faults import format_faults, format_summary
 
         print(format_faults(error.faults, colour=stderr_is_terminal()), file=sys.stderr)
+        files = ", ".join(dict.fromkeys(fault.file for fault in error.faults))
+        error_line(format_summary(error.faults, files))
     else:
         error_line(str(error))

@@ -8,34 +8,40 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.render import note, print_json, print_table, say, warn
-from lsqctl.cli.state import Json, Quiet, settings, workspace
+from lsqctl.cli.state import Json, Quiet, settings, whole, workspace
 from lsqctl.errors import RunFailed
 from lsqctl.run import Enqueued, IfExists, NewRun, Outcome, RunState
 
 if TYPE_CHECKING:
-    from lsqctl.api.submit import Plan
+    from lsqctl.api.submit import Options, Plan
     from lsqctl.store import Store
 
 Recipes = Annotated[
     list[str],
-    typer.Argument(metavar="RECIPE…", help="Recipe files, or names of bundled recipes."),
+    typer.Argument(metavar="RECIPE", help="Recipe files, or names of bundled recipes."),
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe; repeatable."),
 ]
 Seeds = Annotated[
-    list[int] | None, typer.Option("--seed", help="Seed of every recipe; repeat for several.")
+    list[int] | None,
+    typer.Option(
+        "--seed", parser=whole, metavar="N", help="Seed of every recipe; repeat for several."
+    ),
 ]
 Exists = Annotated[
     IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
 ]
-Priority = Annotated[int, typer.Option(help="Higher runs first.")]
+Priority = Annotated[int, typer.Option(parser=whole, metavar="N", help="Higher runs first.")]
 SkipData = Annotated[
     bool, typer.Option("--skip-data-check", help="The workers have the data, this machine not.")
 ]
 Slots = Annotated[
-    int | None, typer.Option(help="Attempts at a time: shares of the CPU, or of each GPU.")
+    int | None,
+    typer.Option(
+        parser=whole, metavar="N", help="Attempts at a time: shares of the CPU, or of each GPU."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda (every GPU) or cuda:0,2.")]
 
@@ -63,11 +69,11 @@ def submit(
     from lsqctl.api import submit as api
 
     options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority)
+    plan = _plan(ctx, recipes, options)
     if dry_run:
-        _print_plan(_plan_dry(ctx, recipes, options), json=json)
+        _print_plan(plan, json=json)
         return
     with workspace(ctx, create=True) as store:
-        plan = api.plan(recipes, settings=settings(ctx), store=store, options=options)
         _print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
 
 
@@ -85,8 +91,8 @@ def run(
     from lsqctl.api import submit as api
 
     options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
+    plan = _plan(ctx, recipes, options)
     with workspace(ctx, create=True) as store:
-        plan = api.plan(recipes, settings=settings(ctx), store=store, options=options)
         enqueued = api.submit(plan, store, if_exists=if_exists)
         _print_enqueued(enqueued, plan, json=False, quiet=False)
         code = _work(ctx, store, slots=slots, device=device, name=None, until_empty=True)
@@ -145,16 +151,15 @@ def _work(
         return supervisor.run()
 
 
-def _plan_dry(ctx: typer.Context, recipes: Sequence[str], options: object) -> Plan:
-    """Plan against the workspace if there is one; make none."""
+def _plan(ctx: typer.Context, recipes: Sequence[str], options: Options) -> Plan:
+    """Check everything against the workspace, if there is one; make none for a faulty recipe."""
     from lsqctl.api import submit as api
     from lsqctl.api.workspace import workspace_exists
 
-    assert isinstance(options, api.Options)
     here = settings(ctx)
     if not workspace_exists(here):
         return api.plan(recipes, settings=here, store=None, options=options)
-    with workspace(ctx) as store:
+    with workspace(ctx, silent=True) as store:
         return api.plan(recipes, settings=here, store=store, options=options)
 
 

@@ -79,7 +79,7 @@ def show(
 
 @app.command(epilog="Example: lsqctl recipe check my.yaml")
 def check(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE…", help="Files or names.")],
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Files or names.")],
     sets: Sets = None,
     style: Annotated[FaultFormat, typer.Option("--format", help="How faults are printed.")] = (
         FaultFormat.TEXT

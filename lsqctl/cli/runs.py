@@ -9,7 +9,7 @@ import typer
 
 from lsqctl.cli.render import ago, note, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
-from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, settings, workspace
+from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
 from lsqctl.run import Run, RunState
 
 app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
@@ -25,7 +25,9 @@ def list_runs(
     state: States = None,
     name: Annotated[str | None, typer.Option(help="Only runs of this name.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Only cells of this sweep.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+    limit: Annotated[
+        int, typer.Option(parser=positive, metavar="N", help="At most so many, newest first.")
+    ] = 50,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -88,7 +90,9 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run ends, into later attempts.")
     ] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Default: the latest.")] = None,
+    attempt: Annotated[
+        int | None, typer.Option(parser=positive, metavar="N", help="Default: the latest.")
+    ] = None,
 ) -> None:
     """Print the log of a run's attempt."""
     from lsqctl.api.logs import follow_log, read_log

@@ -22,8 +22,24 @@ RunArgument = Annotated[
 ]
 RunArguments = Annotated[
     list[str],
-    typer.Argument(metavar="RUN…", help="Ids, unique prefixes, names, or @last."),
+    typer.Argument(metavar="RUN", help="Ids, unique prefixes, names, or @last."),
 ]
+
+
+def whole(text: str | int) -> int:
+    """Parse a whole number, in plain words when it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got `{text}`") from None
+
+
+def positive(text: str | int) -> int:
+    """Parse a whole number of at least 1."""
+    number = whole(text)
+    if number < 1:
+        raise typer.BadParameter(f"must be at least 1, got {number}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +59,14 @@ def settings(ctx: typer.Context) -> Settings:
 
 
 @contextmanager
-def workspace(ctx: typer.Context, *, create: bool = False) -> Iterator[Store]:
+def workspace(ctx: typer.Context, *, create: bool = False, silent: bool = False) -> Iterator[Store]:
     """Open the store, say on stderr which one it is, and close it at the end."""
     from lsqctl.api.workspace import open_workspace
     from lsqctl.cli.render import note
 
     store = open_workspace(settings(ctx), create=create)
-    note(f"store: {store.url}")
+    if not silent:
+        note(f"store: {store.url}")
     try:
         yield store
     finally:

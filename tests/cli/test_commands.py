@@ -1,0 +1,243 @@
+"""Habits of the command line: data to stdout, words to stderr, one clear line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+from lsqctl.cli.entry import app, hoist
+from tests.conftest import TINY
+
+
+def leaves(command, path=()):
+    if children := getattr(command, "commands", None):
+        for name, child in children.items():
+            yield from leaves(child, (*path, name))
+    else:
+        yield path, command
+
+
+COMMANDS = dict(leaves(get_command(app)))
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """A folder with a tiny sweep that was worked, and one run that is only queued."""
+    from tests.conftest import CommandLine
+
+    line = CommandLine(tmp_path_factory.mktemp("worked"))
+    line.write("tiny.yaml", TINY.replace("epochs: 2", "epochs: 1"))
+    line("submit", "tiny.yaml", "--seed", "0", "--seed", "1")
+    line("worker", "--until-empty", "--slots", "2")
+    line("submit", "tiny.yaml", "--set", "train.lr=0.2")
+    return line
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_says_what_it_does_and_gives_an_example(path):
+    command = COMMANDS[path]
+    assert command.help
+    assert command.epilog.startswith(f"Example: lsqctl {' '.join(path)}".rstrip()) or (
+        "lsqctl --db" in command.epilog
+    )
+    for parameter in command.params:
+        assert parameter.help or parameter.name == "help", parameter.name
+
+
+def test_the_promised_commands_are_there():
+    promised = """submit run worker leaderboard export doctor
+        runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
+        recipe:ls recipe:show recipe:check recipe:schema recipe:new
+        sweep:status data:fetch db:upgrade db:check"""
+    assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs", "ls"],
+        ["runs", "show", "@last"],
+        ["runs", "diff", "@last", "@last~1"],
+        ["leaderboard"],
+        ["sweep", "status"],
+        ["doctor"],
+        ["db", "check"],
+        ["recipe", "ls"],
+        ["recipe", "show", "digits/resnet8-lsq"],
+        ["recipe", "check", "tiny.yaml"],
+        ["submit", "tiny.yaml", "--dry-run"],
+        ["submit", "tiny.yaml", "--seed", "0"],
+    ],
+    ids=" ".join,
+)
+def test_json_is_json_and_names_its_schema(worked, words):
+    data = json.loads(worked(*words, "--json").stdout)
+    assert data["schema_version"] >= 1
+
+
+def test_runs_show_in_json_has_the_complete_recipe_and_what_was_measured(worked):
+    ids = worked("runs", "ls", "-q", "--state", "succeeded").stdout.split()
+    data = json.loads(worked("runs", "show", ids[0], "--json").stdout)
+    assert data["recipe"]["train"]["momentum"] == 0.9
+    assert {"last", "best"} == {one["selection"] for one in data["results"]}
+    assert data["results"][0]["n_total"] == 540
+    assert data["snapshot"]["code_sha256"]
+    assert data["attempts"][0]["circumstances"]["threads"] == 1
+
+
+def test_quiet_prints_ids_only_and_any_unique_prefix_finds_the_run(worked):
+    ids = worked("runs", "ls", "-q").stdout.split()
+    assert len(ids) == 3
+    for run_id in ids:
+        assert (
+            json.loads(worked("runs", "show", run_id[:6], "--json").stdout)["run"]["id"] == run_id
+        )
+
+
+def test_a_pipe_gets_tab_separated_lines_without_colour_or_cut(worked):
+    done = worked("runs", "ls")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert {len(row) for row in rows} == {8}
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_closed_pipe_ends_quietly(worked):
+    command = f"{sys.executable} -m lsqctl leaderboard --references all --format csv | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=worked.folder,
+        env=worked.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("rank,")
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr
+
+
+def test_global_options_may_stand_anywhere(tmp_path):
+    assert hoist(["runs", "ls", "--home", "x", "-q"]) == ["--home", "x", "runs", "ls", "-q"]
+    assert hoist(["submit", "a", "--db=sqlite:///x"]) == ["--db=sqlite:///x", "submit", "a"]
+    assert hoist(["a", "--", "--home", "x"]) == ["a", "--", "--home", "x"]
+    assert hoist(["a", "--home"]) == ["--home", "a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["sumbit"], 2, "Did you mean 'submit'"),
+        (["runs", "ls", "--limt", "3"], 2, "--limit"),
+        (["runs", "ls", "--limit", "0"], 2, "at least 1"),
+        (["runs", "show", "zzzzzzzz"], 3, "zzzzzzzz"),
+        (["leaderboard", "--dataset", "digit"], 3, "digits"),
+        (["submit", "digits/resnet8-lqs"], 3, "digits/resnet8-lsq"),
+        (["submit", "none.yaml"], 3, "none.yaml"),
+        (["data", "fetch", "cifra10"], 3, "cifar10"),
+        (["sweep", "status", "tny"], 3, "tiny"),
+        (["export", "board.xls"], 2, ".csv"),
+        (["worker", "--device", "tpu"], 2, "auto, cpu, cuda"),
+        (["worker", "--device", "cuda:99"], 2, "these GPUs"),
+        (["worker", "--slots", "0"], 2, "1 to 256"),
+        (["runs", "retry", "@last~1"], 1, "failed or cancelled"),
+        (["runs", "cancel", "@last~1"], 1, "succeeded"),
+        (["--db", "mysql://u:secret@h/x", "runs", "ls"], 4, "postgresql"),
+        (["--home", "/proc/x", "submit", "tiny.yaml"], 4, "/proc/x"),
+        (["submit", "tiny.yaml", "--set", "train.epohcs=1"], 2, "epochs"),
+        (["submit", "tiny.yaml", "--set", "train.epochs"], 2, "="),
+        (["submit", "tiny.yaml", "--seed", "x"], 2, "must be a whole number, got `x`"),
+        (["submit", "tiny.yaml", "--set", "data.name=cifar10"], 1, "lsqctl data fetch cifar10"),
+        (["submit", "tiny.yaml", "--set", "model.weights=a/b.pth"], 1, "a/b.pth"),
+        (["submit", "tiny.yaml", "--set", "model.weights={run: nothing}"], 3, "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_ends_in_one_clear_line_and_its_exit_code(worked, words, code, told):
+    before = worked("runs", "ls", "-q").stdout
+    done = worked(*words, code=code)
+    assert told in done.stderr
+    assert "secret" not in done.stderr
+    assert worked("runs", "ls", "-q").stdout == before
+
+
+def test_a_folder_without_a_workspace_is_said_and_none_is_made(cli):
+    done = cli("runs", "ls", code=3)
+    assert "no workspace here" in done.stderr
+    assert "lsqctl submit" in done.stderr
+    assert not (cli.folder / ".lsqctl").exists()
+    assert "6 runs would be queued" in cli("submit", "digits/resnet8-lsq", "--dry-run").stderr
+    assert not (cli.folder / ".lsqctl").exists()
+
+
+def test_an_empty_workspace_teaches(cli):
+    cli("db", "upgrade")
+    assert "lsqctl recipe ls" in cli("runs", "ls").stderr
+    assert "no finished run yet" in cli("leaderboard").stderr
+    assert "no sweeps yet" in cli("sweep", "status").stderr
+
+
+def test_submitting_twice_makes_no_duplicates(worked):
+    before = worked("runs", "ls", "-q").stdout
+    data = json.loads(worked("submit", "tiny.yaml", "--seed", "0", "--json").stdout)
+    assert [one["outcome"] for one in data["runs"]] == ["exists"]
+    assert worked("runs", "ls", "-q").stdout == before
+    worked("submit", "tiny.yaml", "--seed", "0", "--if-exists", "error", code=2)
+
+
+def test_an_existing_file_is_not_overwritten_without_force(worked):
+    path = worked.write("mine.csv", "precious")
+    worked("export", "mine.csv", code=2)
+    assert path.read_text() == "precious"
+    worked("export", "mine.csv", "--force")
+    assert path.read_text().startswith("rank,")
+    (worked.folder / "link.csv").symlink_to(path)
+    worked("export", "link.csv", "--force", code=2)
+
+
+def test_the_board_in_csv_json_and_markdown_has_the_same_rows(worked):
+    csv_rows = worked("leaderboard", "--format", "csv").stdout.splitlines()[1:]
+    tables = json.loads(worked("leaderboard", "--format", "json").stdout)["tables"]
+    markdown = worked("leaderboard", "--format", "md").stdout
+    assert len(csv_rows) == sum(len(table["rows"]) for table in tables) == 4
+    assert "tiny" in markdown
+    assert worked("leaderboard", "--format", "csv").stdout.splitlines()[1:] == csv_rows
+
+
+def test_recipe_new_writes_a_recipe_that_checks_and_refuses_to_overwrite(cli):
+    cli("recipe", "new", "mine.yaml")
+    cli("recipe", "check", "mine.yaml")
+    cli("recipe", "new", "mine.yaml", code=2)
+    cli("recipe", "new", "mine.txt", code=2)
+
+
+def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
+    cli.write("bad.yaml", TINY + "quant: {wieght_bits: 4}\n")
+    text = cli("recipe", "check", "bad.yaml", code=2).stderr
+    assert "bad.yaml:4:9" in text
+    assert "did you mean `weight_bits`?" in text
+    fault = json.loads(cli("recipe", "check", "bad.yaml", "--json", code=2).stdout)["faults"][0]
+    assert fault["code"] == "R101"
+    assert "::error file=bad.yaml,line=4" in (
+        cli("recipe", "check", "bad.yaml", "--format", "github", code=2).stdout
+    )
+    assert "nothing was queued" in cli("submit", "bad.yaml", code=2).stderr
+
+
+def test_version_names_commit_and_schema(cli):
+    assert "schema 0001" in cli("--version").stdout
+
+
+def test_a_traceback_comes_only_with_debug(cli):
+    done = subprocess.run(
+        [sys.executable, "-m", "lsqctl", "runs", "ls", "--debug"],
+        cwd=cli.folder,
+        env=cli.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in done.stderr
