@@ -90,16 +90,13 @@ class _Planner:
     loaded: Sequence[LoadedRecipe]
     planned: dict[str, NewRun] = field(default_factory=dict)  # by run_sha256, parents first
     _chain: list[str] = field(default_factory=list)
+    _digests: dict[Path, str] = field(default_factory=dict)
     _now: dict[str, Any] = field(default_factory=dict)
 
     def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
         """Plan one run and, before it, its parents."""
         recipe = cell.recipe
-        if recipe.name in self._chain:
-            raise UsageError(f"recipes wait for each other: {' -> '.join(self._chain)}")
-        self._chain.append(recipe.name)
         identities, entries, parents = self._inputs(recipe, source)
-        self._chain.pop()
         if self.options.check_data:
             self._check_data(recipe)
         new = NewRun(
@@ -124,6 +121,10 @@ class _Planner:
         self, recipe: Recipe, source: LoadedRecipe
     ) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
         """Return identities for the hash, entries for the snapshot, parents by run_sha256."""
+        if recipe.name in self._chain:
+            chain = " -> ".join((*self._chain, recipe.name))
+            raise UsageError(f"recipes wait for each other: {chain}")
+        self._chain.append(recipe.name)
         identities, entries, parents = {}, {}, {}
         for key, reference in recipe.references().items():
             if isinstance(reference, RunRef):
@@ -136,6 +137,7 @@ class _Planner:
             else:
                 entries[key] = {"torchvision": _checked_weights(key, reference, recipe)}
                 identities[key] = f"torchvision:{reference}"
+        self._chain.pop()
         return identities, entries, parents
 
     def _parent(self, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
@@ -193,7 +195,9 @@ class _Planner:
                 f"{source.name}: {key}: no file {reference} beside the recipe, here, or in "
                 f"{self.settings.data_dir} (--data-dir or LSQCTL_DATA names another folder)"
             )
-        return {"name": reference, "path": str(path), "sha256": sha256_file(path)}
+        if path not in self._digests:
+            self._digests[path] = sha256_file(path)
+        return {"name": reference, "path": str(path), "sha256": self._digests[path]}
 
     def _check_data(self, recipe: Recipe) -> None:
         from lsqctl.training.locate import check_present

@@ -47,16 +47,21 @@ def template(name: str) -> str:
 # {name}: say here what this recipe is for
 # (lsqctl recipe schema > {SCHEMA_FILE} lets your editor complete keys and underline mistakes)
 name: {name}
-extends: paper/w4a4        # bits, epochs, learning rate and weight decay of the paper
 description: ""            # one line for `lsqctl recipe ls`
+# extends: paper/w4a4      # the paper's bits, epochs, learning rate and weight decay
 model:
-  name: resnet18           # a torchvision classifier, resnet8, or cifar_resnet20/32/44/56/110
-  weights: IMAGENET1K_V1   # or a file, or {{run: NAME}}, the recipe whose weights are taken
+  name: resnet8            # or a torchvision classifier, or cifar_resnet20/32/44/56/110
+  weights: {{run: digits/resnet8-fp32}}   # or a file, or a torchvision weights name
 data:
-  name: imagenet           # digits, mnist, fashion_mnist, cifar10, cifar100, imagenet, imagefolder
-# train:
-#   epochs: 30             # every key: lsqctl recipe schema; all values: lsqctl recipe show {name}
-# sweep:
+  name: digits             # or mnist, fashion_mnist, cifar10, cifar100, imagenet, imagefolder
+  batch_size: 64
+quant:
+  weight_bits: 4           # 2 to 8, or 32 for none; the first and the last layer follow at 8
+  act_bits: 4
+train:
+  epochs: 10               # every key: lsqctl recipe schema; all values: lsqctl recipe show
+  lr: 0.02
+# sweep:                   # one file, many runs
 #   zip: {{quant.weight_bits: [2, 3, 4], quant.act_bits: [2, 3, 4]}}
 #   grid: {{seed: [0, 1, 2]}}
 """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lsqctl.errors import DataError
+from lsqctl.recipe import DATASETS
 
 # One of these must be there, an image folder's both splits; digits come with scikit-learn.
 PLACES: Mapping[str, tuple[str, ...]] = {
@@ -28,7 +29,10 @@ def check_present(name: str, data_dir: Path) -> None:
 
 def missing(name: str, data_dir: Path) -> DataError:
     """Return the error of a dataset that is not there."""
+    way = f"`lsqctl data fetch {name}` downloads it"
+    if DATASETS[name].folder:
+        way = f"put a folder of images for each class into {name}/train and {name}/val"
     return DataError(
-        f"no {name} data in {data_dir}: looked for {', '.join(PLACES[name])}; "
-        f"`lsqctl data fetch {name}` downloads it, --data-dir or LSQCTL_DATA says where it lies"
+        f"no {name} data in {data_dir}: looked for {', '.join(PLACES[name])}; {way}, "
+        "--data-dir or LSQCTL_DATA says where it lies"
     )

@@ -64,7 +64,7 @@ def test_the_template_loads_and_names_the_schema(folder):
 
 def test_the_templates_commented_keys_load_too(folder):
     lines = template("mine").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("# train:"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("# sweep:"))
     text = "\n".join([*lines[:start], *(line.removeprefix("# ") for line in lines[start:])])
     assert len(folder.load(text).cells) == 9
 

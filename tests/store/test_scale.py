@@ -30,6 +30,7 @@ def copies(db: sqlite3.Connection, table: str, changes: dict[str, str]) -> str:
 def fill(path: Path) -> None:
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("PRAGMA synchronous=OFF")
+        db.execute("PRAGMA journal_mode=MEMORY")
         count = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {})"
         db.execute(f"CREATE TEMP TABLE n AS {count.format(RUNS - 2)} SELECT i FROM c")
         identifier = "printf('%08d', n.i)"

@@ -1,0 +1,168 @@
+"""Laws of a submission: parents, seeds, identity, and nothing queued unless all is right."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsqctl.api.submit import Options, plan, submit
+from lsqctl.errors import DataError, NotFound, RecipeError, UsageError
+from lsqctl.run import Outcome
+from lsqctl.settings import Settings
+from lsqctl.store import open_store
+
+BASE = "model: {name: resnet8}\ndata: {name: digits}\n"
+CHILD = "model: {name: resnet8, weights: {run: base}}\ndata: {name: digits}\n"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "child.yaml").write_text(CHILD)
+    url = f"sqlite:///{tmp_path / 'home' / 'lsqctl.db'}"
+    return Settings(tmp_path / "home", url, tmp_path / "data")
+
+
+@pytest.fixture
+def store(here):
+    with open_store(here.db_url) as opened:
+        yield opened
+
+
+def planned(here, *references, store=None, sets=(), seeds=()):
+    options = Options(sets=tuple(sets), seeds=tuple(seeds))
+    return plan(references, settings=here, store=store, options=options).runs
+
+
+def test_a_missing_parent_is_planned_before_its_child(here):
+    parent, child = planned(here, "child.yaml")
+    assert (parent.name, child.name) == ("base", "child")
+    assert child.parents == {"model.weights": parent.run_sha256}
+    assert parent.parents == {}
+
+
+def test_each_child_waits_for_the_parent_of_its_own_seed(here):
+    runs = planned(here, "base.yaml", "child.yaml", seeds=(0, 1, 2))
+    by_seed = {run.seed: run.run_sha256 for run in runs if run.name == "base"}
+    children = [run for run in runs if run.name == "child"]
+    assert len(by_seed) == len(children) == 3
+    assert all(run.parents["model.weights"] == by_seed[run.seed] for run in children)
+
+
+def test_a_parent_with_one_seed_serves_children_of_every_seed(here):
+    runs = planned(here, "child.yaml", seeds=(4, 5))
+    parents = [run for run in runs if run.name == "base"]
+    assert [run.seed for run in parents] == [0]
+    assert {run.parents["model.weights"] for run in runs if run.name == "child"} == {
+        parents[0].run_sha256
+    }
+
+
+def test_a_parent_with_other_seeds_only_is_an_error_that_says_what_to_do(here):
+    Path("base.yaml").write_text(BASE + "sweep: {grid: {seed: [1, 2]}}\n")
+    with pytest.raises(UsageError, match="--seed 7"):
+        planned(here, "child.yaml", seeds=(7,))
+
+
+def test_a_parent_that_ran_already_is_reused(here, store):
+    submit(plan(["base.yaml"], settings=here, store=store), store)
+    enqueued = submit(plan(["child.yaml"], settings=here, store=store), store)
+    assert len(store.by_name("base")) == 1
+    assert [one.outcome for one in enqueued] == [Outcome.WAITING]
+
+
+def test_an_override_of_both_makes_the_child_wait_for_the_overridden_parent(here):
+    parent, child = planned(here, "base.yaml", "child.yaml", sets=["train.epochs=3"])
+    assert parent.recipe["train"]["epochs"] == 3
+    assert child.parents["model.weights"] == parent.run_sha256
+
+
+def test_a_parent_whose_recipe_is_gone_is_found_by_its_runs(here, store):
+    submit(plan(["base.yaml"], settings=here, store=store), store)
+    Path("base.yaml").unlink()
+    (child,) = planned(here, "child.yaml", store=store)
+    assert child.parents["model.weights"] == store.by_name("base")[0].run_sha256
+
+
+def test_what_the_parent_was_is_part_of_what_the_child_is(here):
+    before = planned(here, "child.yaml")[1]
+    Path("base.yaml").write_text(BASE + "train: {lr: 0.2}\n")
+    after = planned(here, "child.yaml")[1]
+    assert before.recipe == after.recipe
+    assert before.recipe_sha256 != after.recipe_sha256
+
+
+def test_the_seed_is_part_of_a_run_and_not_of_its_recipe(here):
+    first, second = planned(here, "base.yaml", seeds=(0, 1))
+    assert first.recipe_sha256 == second.recipe_sha256
+    assert first.run_sha256 != second.run_sha256
+
+
+def test_a_weights_file_counts_by_its_bytes_not_by_its_path(here):
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        torch.save({"x": torch.ones(1)}, Path(folder) / "w.pth")
+    digest = hashlib.sha256(Path("a/w.pth").read_bytes()).hexdigest()
+    runs = []
+    for folder in ("a", "b"):
+        Path("w.yaml").write_text(BASE.replace("resnet8", f"resnet8, weights: {folder}/w.pth"))
+        runs += planned(here, "w.yaml")
+    assert runs[0].snapshot["inputs"]["model.weights"]["sha256"] == digest
+    assert runs[0].recipe_sha256 == runs[1].recipe_sha256
+    torch.save({"x": torch.zeros(1)}, Path("b/w.pth"))
+    assert planned(here, "w.yaml")[0].recipe_sha256 != runs[0].recipe_sha256
+
+
+def test_a_weights_file_is_found_beside_the_recipe_and_in_the_data_folder(here):
+    Path("w.yaml").write_text(BASE.replace("resnet8", "resnet8, weights: some/w.pth"))
+    with pytest.raises(DataError, match=r"some/w.pth.*--data-dir"):
+        planned(here, "w.yaml")
+    (here.data_dir / "some").mkdir(parents=True)
+    torch.save({}, here.data_dir / "some" / "w.pth")
+    assert planned(here, "w.yaml")[0].snapshot["inputs"]["model.weights"]["path"] == str(
+        here.data_dir / "some" / "w.pth"
+    )
+
+
+def test_recipes_that_wait_for_each_other_are_refused(here):
+    Path("base.yaml").write_text(CHILD.replace("base", "child"))
+    with pytest.raises(UsageError, match="wait for each other"):
+        planned(here, "child.yaml")
+
+
+def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
+    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: digits}\n"
+    Path("t.yaml").write_text(text)
+    with pytest.raises(DataError, match="IMAGENET1K_V9"):
+        planned(here, "t.yaml")
+    Path("t.yaml").write_text(text.replace("V9", "V1"))
+    assert planned(here, "t.yaml")
+
+
+def test_one_bad_recipe_among_several_queues_none(here, store):
+    Path("bad.yaml").write_text("model: {name: resnet9}\ndata: {name: digits}\n")
+    Path("worse.yaml").write_text("model: {name: resnet8}\ndata: {nam: digits}\n")
+    with pytest.raises(RecipeError) as caught:
+        submit(plan(["base.yaml", "bad.yaml", "worse.yaml"], settings=here, store=store), store)
+    assert {fault.file for fault in caught.value.faults} == {"bad.yaml", "worse.yaml"}
+    assert store.runs() == []
+
+
+def test_an_unknown_parent_is_not_found(here):
+    Path("child.yaml").write_text(CHILD.replace("base", "bse"))
+    with pytest.raises(NotFound, match="bse"):
+        planned(here, "child.yaml")
+
+
+def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "canary-7f3a")
+    monkeypatch.setenv("LSQCTL_DB", "postgresql+psycopg://u:canary-7f3a@h/d")
+    (run,) = planned(here, "base.yaml")
+    assert run.recipe["quant"]["first_weight_bits"] == 32
+    assert run.recipe["train"]["momentum"] == 0.9
+    assert run.snapshot["code_sha256"]
+    assert "canary" not in str(run)
