@@ -86,6 +86,11 @@ def recorded_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
 
 
+def colour_forced() -> bool:
+    """Return whether FORCE_COLOR asks for colour where no terminal is."""
+    return bool(os.environ.get("FORCE_COLOR"))
+
+
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
     """Return this process's environment with ``changes``, for a child process."""
     return {**os.environ, **changes}

@@ -30,10 +30,13 @@ def code_sha256() -> str:
 
 def snapshot(folder: Path) -> dict[str, Any]:
     """Return what is true now of the code and of the machine that submits from ``folder``."""
+    git = git_state(folder)
     return {
         "lsqctl": __version__,
         "code_sha256": code_sha256(),
-        "git": git_state(folder),
+        "code_commit": git.get("commit", ""),
+        "code_dirty": git.get("dirty"),
+        "code_diff_sha256": git.get("diff_sha256", ""),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.leaderboard.clean import clean
+from lsqctl.settings import colour_forced
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,22 +50,30 @@ def stderr_is_terminal() -> bool:
 
 def note(text: str) -> None:
     """Say something in passing, on stderr."""
-    stderr().print(clean(text), style="dim")
+    _to_stderr(text, "dim")
 
 
 def say(text: str) -> None:
     """Say what was done and what to do next, on stderr."""
-    stderr().print(clean(text))
+    _to_stderr(text, "")
 
 
 def warn(text: str) -> None:
     """Say what is probably a mistake, on stderr."""
-    stderr().print(f"warning: {clean(text)}", style="yellow")
+    _to_stderr(f"warning: {text}", "yellow")
 
 
 def error_line(text: str) -> None:
     """Say what went wrong, on stderr, in one line."""
-    stderr().print(f"error: {clean(text)}", style="red")
+    _to_stderr(f"error: {text}", "red")
+
+
+def _to_stderr(text: str, style: str) -> None:
+    """Print words in a style; without a terminal plainly, and without the cost of Rich."""
+    if sys.stderr.isatty() or colour_forced():
+        stderr().print(clean(text), style=style)
+    else:
+        print(clean(text), file=sys.stderr)
 
 
 def print_json(value: object, **head: object) -> None:

@@ -30,10 +30,8 @@ def print_detail(detail: RunDetail, folder: str) -> None:
 
 
 def _commit(snapshot: Mapping[str, object]) -> str:
-    git = snapshot.get("git")
-    if not isinstance(git, Mapping) or not git:
-        return ""
-    return f"{str(git['commit'])[:12]}{' with changes' if git['dirty'] else ''}"
+    commit = str(snapshot.get("code_commit", ""))[:12]
+    return commit + (" with changes" if snapshot.get("code_dirty") else "")
 
 
 def print_metrics(summaries: list[MetricSummary]) -> None:

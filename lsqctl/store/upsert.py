@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Connection, Table
-from sqlalchemy.dialects import postgresql, sqlite
 
 
 def upsert(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert ``rows``, which share their columns; a row with a known primary key replaces it."""
     if not rows:
         return
-    dialect = postgresql if db.dialect.name == "postgresql" else sqlite
+    # the dialect in use is loaded already; naming both here would load both at each start
+    dialect = import_module(f"sqlalchemy.dialects.{db.dialect.name}")
     statement = dialect.insert(table)
     clocked = any(hasattr(value, "compile") for value in rows[0].values())
     if clocked:  # SQL expressions cannot be parameters of a batch

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from lsqctl.api.provenance import code_sha256, git_state
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -51,3 +52,22 @@ def test_a_new_file_makes_it_dirty(checkout):
 def test_the_code_has_one_digest():
     assert len(code_sha256()) == 64
     assert code_sha256() == code_sha256()
+
+
+def test_the_commit_of_a_submission_reaches_the_board(cli):
+    """From git at submit, through the snapshot, to the row of the CSV."""
+    import csv
+    import io
+
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *identity, *words], cwd=cli.folder, check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    cli.write("tiny.yaml", TINY.replace("epochs: 2", "epochs: 0"))
+    cli("run", "tiny.yaml")
+    rows = csv.DictReader(io.StringIO(cli("leaderboard", "--format", "csv").stdout))
+    row = next(row for row in rows if row["model"] == "tiny")
+    assert row["code_commit"] == git_state(cli.folder)["commit"]
+    assert row["code_dirty"] == "true"
