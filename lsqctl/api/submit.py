@@ -187,7 +187,8 @@ class _Planner:
         return run.recipe_sha256, run.run_sha256
 
     def _file(self, key: str, reference: str, source: LoadedRecipe) -> dict[str, str]:
-        from lsqctl.worker.inputs import find_file, sha256_file
+        from lsqctl.training.digest import sha256_of
+        from lsqctl.worker.inputs import find_file
 
         path = find_file(reference, source.path.parent, self.settings.data_dir)
         if path is None:
@@ -196,7 +197,7 @@ class _Planner:
                 f"{self.settings.data_dir} (--data-dir or LSQCTL_DATA names another folder)"
             )
         if path not in self._digests:
-            self._digests[path] = sha256_file(path)
+            self._digests[path] = sha256_of(path)
         return {"name": reference, "path": str(path), "sha256": self._digests[path]}
 
     def _check_data(self, recipe: Recipe) -> None:

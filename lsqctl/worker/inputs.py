@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lsqctl.errors import DataError
 from lsqctl.facts import StoredCheckpoint
 from lsqctl.run import RunDetail
+from lsqctl.training.digest import sha256_of
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -51,12 +51,6 @@ def find_file(reference: str, near: Path | None, data_dir: Path) -> Path | None:
     return next((one.absolute() for one in candidates if one.is_file()), None)
 
 
-def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _entries(snapshot: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
     inputs: Mapping[str, Mapping[str, str]] = snapshot.get("inputs", {})
     return inputs
@@ -67,7 +61,7 @@ def _file(key: str, entry: Mapping[str, str], data_dir: Path) -> Path:
     path = recorded if recorded.is_file() else find_file(entry["name"], None, data_dir)
     if path is None:
         raise DataError(f"{key}: {recorded} is gone, and {data_dir} has no {entry['name']}")
-    if sha256_file(path) != entry["sha256"]:
+    if sha256_of(path) != entry["sha256"]:
         raise DataError(f"{key}: {path} has changed since the run was submitted; submit it again")
     return path
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from lsqctl.facts import Metric
-from lsqctl.run import Lease, RunState
+from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
 from tests.store.samples import identity, new, result, submit, take
 
@@ -80,20 +79,12 @@ def plans(store: Store, call: Callable[[], Any]) -> list[str]:
         ]
 
 
-def quick(call: Callable[[], Any], limit: float) -> Any:
-    call()
-    start = time.perf_counter()
-    found = call()
-    assert time.perf_counter() - start < limit
-    return found
-
-
-def test_lists_and_boards_touch_no_metric_point_and_are_quick(big: Store) -> None:
+def test_lists_and_boards_touch_no_metric_point(big: Store) -> None:
     for call in (big.runs, big.board_rows, lambda: big.runs(limit=20), big.counts):
         assert not any("metric_points" in step for step in plans(big, call))
-    assert len(quick(big.runs, 3.0)) == RUNS
-    assert len(quick(big.board_rows, 3.0)) > 0.8 * RUNS
-    assert len(quick(lambda: big.runs(limit=20), 0.1)) == 20
+    assert len(big.runs()) == RUNS
+    assert len(big.board_rows()) > 0.8 * RUNS
+    assert len(big.runs(limit=20)) == 20
 
 
 def test_the_newest_runs_are_found_without_sorting_all(big: Store) -> None:
@@ -121,12 +112,3 @@ def test_every_lookup_of_the_queue_uses_an_index(big: Store) -> None:
         assert steps
         tables = [step for step in steps if step.startswith("SCAN") and "CONSTANT" not in step]
         assert set(tables) <= {"SCAN first"}, tables
-
-
-def test_claiming_is_quick_however_long_the_queue(big: Store) -> None:
-    def claim() -> Lease:
-        lease = take(big).lease
-        big.release(lease)
-        return lease
-
-    quick(claim, 0.5)

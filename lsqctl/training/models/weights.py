@@ -5,7 +5,6 @@ Nothing here unpickles objects: ``.safetensors``, or torch files read with ``wei
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from lsqctl.errors import DataError
 from lsqctl.training.checkpoint import load_model_state
+from lsqctl.training.digest import sha256_of
 from lsqctl.training.manifest import manifest_sha256
 
 _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.")
@@ -64,12 +64,6 @@ def identity(source: Path | str) -> str:
 def check_torchvision_weights(name: str, model_name: str) -> None:
     """Raise DataError unless torchvision has weights of this name; nothing is downloaded."""
     _torchvision_weight(name, model_name)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_quantizer(key: str) -> bool:
