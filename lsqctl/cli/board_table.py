@@ -53,15 +53,21 @@ def _column_width(table: ViewTable, index: int) -> int:
 
 
 def _rich_table(table: ViewTable, width: int | None) -> Table:
+    """Return the columns that fit, each at its width; the model's name is cut if it must be."""
     from rich.table import Table
 
     kept = kept_columns(table, width)
+    excess = 0 if width is None else max(0, _width(table, kept) - width)
     drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
     for index in kept:
         column: ViewColumn = table.columns[index]
-        least = None if column.key == "model" and width else _column_width(table, index)
+        room = _column_width(table, index) - (excess if column.key == "model" else 0)
         drawn.add_column(
-            column.title, justify=column.align, no_wrap=True, overflow="ellipsis", min_width=least
+            column.title,
+            justify=column.align,
+            no_wrap=True,
+            overflow="ellipsis",
+            width=max(1, room),
         )
     for row in table.rows:
         drawn.add_row(*(_text(row[index]) for index in kept))

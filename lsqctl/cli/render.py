@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SCHEMA_VERSION = 1
+_GAP = 2
 STATE_STYLES = {
     "queued": "blue",
     "waiting": "blue",
@@ -114,27 +115,62 @@ def print_table(
     rows: Iterable[Sequence[str]],
     *,
     right: Sequence[str] = (),
+    give_way: Sequence[str] = (),
     styles: Mapping[str, str] = STATE_STYLES,
 ) -> None:
-    """Draw a table in a terminal; in a pipe, tab-separated lines without a cut."""
+    """Draw a table in a terminal; in a pipe, tab-separated lines without a cut.
+
+    In a terminal a column without a value is left out.  Where the rest is too wide, the columns
+    of ``give_way`` go, one by one; then the last column is cut, and never another.
+    """
+    cells = [[clean(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in rows:
-            print("\t".join(clean(cell) for cell in row))
+        for row in cells:
+            print("\t".join(row))
         return
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
+    console = stdout()
+    widths = _widths(columns, cells)
+    kept = _kept(columns, widths, give_way, console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    used = sum(widths[index] + _GAP for index in kept[:-1])
+    for index in kept:
         table.add_column(
-            column,
-            justify="right" if column in right else "left",
+            columns[index],
+            justify="right" if columns[index] in right else "left",
+            width=max(1, min(widths[index], console.width - used))
+            if index == kept[-1]
+            else widths[index],
             overflow="ellipsis",
             no_wrap=True,
         )
-    for row in rows:
-        table.add_row(*(Text(clean(cell), style=styles.get(cell, "")) for cell in row))
-    stdout().print(table, soft_wrap=False)
+    for row in cells:
+        table.add_row(*(Text(row[index], style=styles.get(row[index], "")) for index in kept))
+    console.print(table, soft_wrap=False)
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return what each column needs; 0 for one without a value."""
+    from rich.cells import cell_len
+
+    longest = [max((cell_len(row[i]) for row in rows), default=0) for i in range(len(columns))]
+    return [
+        max(cell_len(name), width) if width else 0
+        for name, width in zip(columns, longest, strict=True)
+    ]
+
+
+def _kept(
+    columns: Sequence[str], widths: Sequence[int], give_way: Sequence[str], room: int
+) -> list[int]:
+    kept = [index for index, width in enumerate(widths) if width]
+    for name in give_way:
+        if sum(widths[index] + _GAP for index in kept) - _GAP <= room:
+            break
+        kept = [index for index in kept if columns[index] != name]
+    return kept
 
 
 def ago(when: datetime | None, now: datetime | None = None) -> str:
@@ -142,7 +178,8 @@ def ago(when: datetime | None, now: datetime | None = None) -> str:
     if when is None:
         return ""
     seconds = max(0.0, ((now or datetime.now(UTC)) - when).total_seconds())
-    return f"{duration(seconds)} ago"
+    number, unit, *_ = duration(seconds).split()
+    return f"{number} {unit} ago"
 
 
 def duration(seconds: float) -> str:

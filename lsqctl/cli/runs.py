@@ -48,6 +48,7 @@ def list_runs(
             ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason"),
             [_row(run) for run in shown],
             right=("seed", "epoch", "Top-1 %"),
+            give_way=("created", "seed", "epoch"),
         )
         told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         note(f"{told}" + (f"; the newest {limit} shown, --limit for more" if more else ""))

@@ -1,0 +1,99 @@
+"""What a person sees in a terminal: nothing wraps, ids are whole, colour can be turned off."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from rich.cells import cell_len
+
+from tests.conftest import CommandLine
+
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\")
+
+
+def seen(line: CommandLine, columns: int, *words: str, **environment: str) -> str:
+    """Return what a command draws on a terminal of so many columns."""
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lsqctl", *words],
+        cwd=line.folder,
+        env=line.environment | {"TERM": "xterm-256color"} | environment,
+        stdin=inner,
+        stdout=inner,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(inner)
+    pieces = []
+    try:
+        while piece := os.read(outer, 65536):
+            pieces.append(piece)
+    except OSError:  # the other end was closed: the command has ended
+        pass
+    os.close(outer)
+    assert process.wait() == 0
+    return b"".join(pieces).decode()
+
+
+@pytest.fixture(scope="module")
+def queued(tmp_path_factory) -> CommandLine:
+    line = CommandLine(tmp_path_factory.mktemp("terminal"))
+    line("submit", "digits/resnet8-lsq")
+    return line
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize(
+    "words", [["runs", "ls"], ["leaderboard"], ["recipe", "ls"], ["runs", "show", "@last"]]
+)
+def test_no_line_is_wider_than_the_terminal(queued, columns, words):
+    for text in ESCAPES.sub("", seen(queued, columns, *words)).splitlines():
+        prose = "rank counts" in text or "Top-1 on" in text  # a sentence may fold
+        assert cell_len(text) <= columns or prose, text
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_an_id_is_never_cut(queued, columns):
+    text = ESCAPES.sub("", seen(queued, columns, "runs", "ls"))
+    for run_id in queued("runs", "ls", "-q").stdout.split():
+        assert run_id in text
+
+
+def test_colour_is_on_in_a_terminal_and_off_by_no_color(queued):
+    assert "\x1b[" in seen(queued, 100, "runs", "ls")
+    plain = seen(queued, 100, "runs", "ls", NO_COLOR="1")
+    assert not re.search(r"\x1b\[3[0-7]m", plain)
+
+
+def test_a_worker_draws_its_runs_while_they_train(queued):
+    queued.write("tiny.yaml", "model: {name: resnet8}\ndata: {name: digits, batch_size: 64}\n")
+    words = ["run", "tiny.yaml", "--set", "train.epochs=6", "--home", "other"]
+    outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lsqctl", *words],
+        cwd=queued.folder,
+        env=queued.environment | {"TERM": "xterm-256color"},
+        stdin=inner,
+        stdout=subprocess.DEVNULL,
+        stderr=inner,
+    )
+    os.close(inner)
+    text = ""
+    try:
+        while piece := os.read(outer, 65536):
+            text += piece.decode(errors="replace")
+    except OSError:
+        pass
+    assert process.wait() == 0
+    assert "1 running" in text
+    assert re.search(r"[1-6]/6", text)
+    assert "succeeded in" in text
