@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,23 +24,25 @@ LINE_SECONDS = 30.0
 
 
 @contextmanager
-def watching(store: Store, slots: Sequence[Slot]) -> Iterator[Observer]:
+def watching(store: Store) -> Iterator[Observer]:
     """Yield the observer that fits where stderr goes."""
     console = stderr()
     if not console.is_terminal:
-        yield LineObserver(store)
+        yield LineObserver(store, say)
         return
     from rich.live import Live
 
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield LiveObserver(store, slots, live.update)
+        # through the live display's own console, or the lines and the table run into each other
+        yield LiveObserver(store, lambda text: console.print(clean(text)), live.update)
 
 
 class LineObserver:
     """Says each start and end in a line of its own, and a running run's state now and then."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
         self._store = store
+        self._say = say
         self._began: dict[str, float] = {}
         self._next_line = time.monotonic() + LINE_SECONDS
 
@@ -48,15 +50,17 @@ class LineObserver:
         """Say which run began where."""
         self._began[run.id] = time.monotonic()
         again = f", attempt {run.attempt}" if run.attempt > 1 else ""
-        say(f"{run.id}  {label(run)}  started on {slot.device}, {slot.threads} threads{again}")
+        self._say(
+            f"{run.id}  {label(run)}  started on {slot.device}, {slot.threads} threads{again}"
+        )
 
     def ended(self, run: Run, words: LastWords) -> None:
         """Say how it ended."""
-        say(ending(run, words, time.monotonic() - self._began.pop(run.id, time.monotonic())))
+        self._say(ending(run, words, time.monotonic() - self._began.pop(run.id, time.monotonic())))
 
     def said(self, text: str) -> None:
         """Pass a message on."""
-        say(text)
+        self._say(text)
 
     def tick(self) -> None:
         """Twice a minute, say where the running runs are."""
@@ -65,15 +69,16 @@ class LineObserver:
         self._next_line = time.monotonic() + LINE_SECONDS
         for run in self._store.runs(states=[RunState.RUNNING]):
             if run.id in self._began:
-                say(f"{run.id}  {label(run)}  {progress(run)}")
+                self._say(f"{run.id}  {label(run)}  {progress(run)}")
 
 
 class LiveObserver(LineObserver):
     """Keeps a table of the slots and the queue at the bottom of the terminal."""
 
-    def __init__(self, store: Store, slots: Sequence[Slot], draw: object) -> None:
-        super().__init__(store)
-        self._slots = slots
+    def __init__(
+        self, store: Store, say: Callable[[str], None], draw: Callable[[Table], None]
+    ) -> None:
+        super().__init__(store, say)
         self._draw = draw
         self._next_draw = 0.0
 
@@ -82,7 +87,6 @@ class LiveObserver(LineObserver):
         if time.monotonic() < self._next_draw:
             return
         self._next_draw = time.monotonic() + REFRESH_SECONDS
-        assert callable(self._draw)
         self._draw(self._table())
 
     def _table(self) -> Table:

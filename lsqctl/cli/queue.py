@@ -139,7 +139,7 @@ def _work(
 
     places = make_slots(device, slots)
     identity = this_worker(name, len(places), places[0].device)
-    with watching(store, places) as observer:
+    with watching(store) as observer:
         supervisor = Supervisor(
             store,
             settings(ctx),

@@ -75,7 +75,7 @@ def test_colour_is_on_in_a_terminal_and_off_by_no_color(queued):
 
 def test_a_worker_draws_its_runs_while_they_train(queued):
     queued.write("tiny.yaml", "model: {name: resnet8}\ndata: {name: digits, batch_size: 64}\n")
-    words = ["run", "tiny.yaml", "--set", "train.epochs=6", "--home", "other"]
+    words = ["run", "tiny.yaml", "--set", "train.epochs=20", "--home", "other"]
     outer, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     process = subprocess.Popen(
@@ -95,5 +95,5 @@ def test_a_worker_draws_its_runs_while_they_train(queued):
         pass
     assert process.wait() == 0
     assert "1 running" in text
-    assert re.search(r"[1-6]/6", text)
+    assert re.search(r"[1-9]/20", text)
     assert "succeeded in" in text
