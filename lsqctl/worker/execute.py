@@ -14,10 +14,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import (
     DataError,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_GRACE_SECONDS = 20.0
+_STDIN = 0
 EXIT_CODES = {reason: code for code, reason in EXIT_REASONS.items()}
 
 
@@ -61,14 +61,14 @@ class StopFlag:
 
 def main() -> int:
     """Execute the order on standard input; return the exit code that names the end reason."""
-    order = Order.from_line(sys.stdin.readline())
+    order = Order.from_line(_read_line(_STDIN))
     stop = StopFlag()
     _die_with(order.supervisor_pid)
     signal.signal(signal.SIGTERM, stop.on_signal)
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # a terminal's Ctrl-C is the supervisor's to handle
-    threading.Thread(target=_watch_lifeline, args=(sys.stdin, stop), daemon=True).start()
+    threading.Thread(target=_watch_lifeline, args=(stop,), daemon=True).start()
     words = attempt(order, stop)
     if words.message:
         print(f"lsqctl: {words.reason}: {words.message}", flush=True)
@@ -169,18 +169,25 @@ def _die_with(supervisor: int) -> None:
         os._exit(EXIT_CODES[EndReason.PREEMPTED])
 
 
-def _watch_lifeline(stdin: TextIO, stop: StopFlag) -> None:
-    """Stop when the supervisor closes the pipe; end by force when that takes too long."""
-    for _ in _lines(stdin):
+def _watch_lifeline(stop: StopFlag) -> None:
+    """Stop when the supervisor closes the pipe; end by force when that takes too long.
+
+    By ``os.read``: a thread that waits in ``sys.stdin`` holds its lock, and a process forked
+    meanwhile (a data loader's) would wait for that lock for ever.
+    """
+    while os.read(_STDIN, 4096):
         pass
     stop.raise_it()
     time.sleep(_ORPHAN_GRACE_SECONDS)
     os._exit(EXIT_CODES[EndReason.PREEMPTED])
 
 
-def _lines(stdin: TextIO) -> Iterator[str]:
-    while line := stdin.readline():
-        yield line
+def _read_line(fd: int) -> str:
+    """Return the first line, read without the buffer of ``sys.stdin``."""
+    data = b""
+    while not data.endswith(b"\n") and (piece := os.read(fd, 65536)):
+        data += piece
+    return data.decode()
 
 
 def _say(words: LastWords) -> None:
