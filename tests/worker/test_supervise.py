@@ -202,3 +202,25 @@ def test_no_worker_holds_torch():
     probe = "import sys, lsqctl.worker.supervise; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_folder_of_images_trains_with_a_loader_process(cli):
+    """The thread that watches the supervisor must hold no lock that a forked loader needs."""
+    from PIL import Image
+
+    for number, (split, label) in enumerate((s, c) for s in ("train", "val") for c in ("a", "b")):
+        folder = cli.folder / "data" / "imagefolder" / split / label
+        folder.mkdir(parents=True)
+        for image in range(4):
+            colour = (50 * number, 20 * image, 100)
+            Image.new("RGB", (80, 72), colour).save(folder / f"{image}.png")
+    text = (
+        "model: {name: squeezenet1_1}\n"
+        "data: {name: imagefolder, batch_size: 4, resize: 64, crop: 64}\n"
+        "train: {epochs: 1, lr: 0.001}\n"
+    )
+    cli.write("mine.yaml", text)
+    cli("run", "mine.yaml", "--data-dir", "data", "--slots", "1")
+    with store_of(cli) as store:
+        (row,) = store.board_rows()
+    assert row.n_total == 8
