@@ -107,6 +107,9 @@ class Run:
     epoch: int = 0
     epochs: int = 0
     top1: float | None = None
+    gpus: int = 1
+    time_limit_seconds: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,8 @@ class NewRun:
 
     ``parents`` maps a role (``model.weights`` or ``distill.teacher``) to the ``run_sha256`` of
     the run it waits for, which is in the store already or stands earlier in the same call.
-    ``cell`` is its name within a sweep.
+    ``cell`` is its name within a sweep. ``gpus`` above 1 reserves so many whole GPUs of one worker;
+    ``time_limit_seconds`` ends an attempt that takes longer.
     """
 
     name: str
@@ -156,6 +160,8 @@ class NewRun:
     epochs: int = 0
     sweep: str | None = None
     cell: str = ""
+    gpus: int = 1
+    time_limit_seconds: float | None = None
 
 
 IfExists = Literal["skip", "rerun", "error"]
@@ -183,6 +189,7 @@ class SweepCell:
     """One cell of a sweep and the run that stands for it; None when it was removed."""
 
     sweep: str
+    run_sha256: str
     cell: str
     seed: int
     run: Run | None

@@ -33,25 +33,32 @@ def _claimable() -> list[ColumnElement[bool]]:
 class Claims(Base):
     """Claiming, renewing and reporting."""
 
-    def claim(self, worker_id: str, *, device: str = "cpu") -> Claim | None:
+    def claim(
+        self, worker_id: str, *, device: str = "cpu", gpus: int = 1, free_gpus: int = 1
+    ) -> Claim | None:
         """Take the most urgent queued run, or return None when there is none to take now.
 
         One UPDATE both picks and marks the row, so two workers never get the same run.
-        ``device`` is recorded with the attempt. Raises NotFound for an unregistered worker.
+        ``device`` is recorded with the attempt. A worker with ``gpus`` GPUs passes over runs that
+        reserve more; one that reserves more than its ``free_gpus`` is waited for, so that smaller
+        runs behind it cannot starve it. Raises NotFound for an unregistered worker.
         """
-        if not self._anything_to_claim():  # an idle worker must not queue for the write lock
+        if not self._anything_to_claim(gpus):  # an idle worker must not queue for the write lock
             return None
-        return self._claim(worker_id, device)
+        return self._claim(worker_id, device, gpus, free_gpus)
 
     @reads
-    def _anything_to_claim(self, db: Connection) -> bool:
-        return db.execute(select(1).where(*_claimable()).limit(1)).first() is not None
+    def _anything_to_claim(self, db: Connection, gpus: int) -> bool:
+        fits = runs.c.gpus <= max(gpus, 1)
+        return db.execute(select(1).where(*_claimable(), fits).limit(1)).first() is not None
 
     @writes
-    def _claim(self, db: Connection, worker_id: str, device: str) -> Claim | None:
+    def _claim(
+        self, db: Connection, worker_id: str, device: str, gpus: int, free_gpus: int
+    ) -> Claim | None:
         if db.scalar(select(1).where(workers.c.id == worker_id)) is None:
             raise NotFound(f"no worker has the id {worker_id}; register it first")
-        row = db.execute(self._take(worker_id)).one_or_none()
+        row = db.execute(self._take(worker_id, gpus, free_gpus)).one_or_none()
         if row is None:
             return None
         lease = Lease(row.id, row.attempt, row.fence)
@@ -71,10 +78,10 @@ class Claims(Base):
         record(db, row.id, "claimed", **moved, lease=lease, detail=worker_id)
         return _to_claim(db, row, lease)
 
-    def _take(self, worker_id: str) -> Any:
+    def _take(self, worker_id: str, gpus: int, free_gpus: int) -> Any:
         first = (
             select(runs.c.id)
-            .where(*_claimable())
+            .where(*_claimable(), runs.c.gpus <= max(gpus, 1))
             .order_by(runs.c.urgency, runs.c.seq)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=True)
@@ -84,7 +91,7 @@ class Claims(Base):
         return (
             update(runs)
             .where(runs.c.id == select(first.c.id).scalar_subquery())
-            .where(runs.c.state == RunState.QUEUED)
+            .where(runs.c.state == RunState.QUEUED, runs.c.gpus <= max(free_gpus, 1))
             .values(
                 state=RunState.RUNNING,
                 attempt=runs.c.attempt + 1,

@@ -23,6 +23,9 @@ from lsqctl.store.upsert import upsert
 ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
 ID_LENGTH = 8
 
+# What a cell keeps of its NewRun beside its own columns, to be enqueued again from.
+SUBMITTED = ("name", "recipe", "recipe_sha256", "snapshot", "parents", "epochs")
+
 
 class Enqueues(Base):
     """Submitting."""
@@ -108,6 +111,8 @@ def _first_values(new: NewRun) -> Mapping[str, Any]:
         "total_steps": 0,
         "epoch": 0,
         "epochs": new.epochs,
+        "gpus": new.gpus,
+        "time_limit_seconds": new.time_limit_seconds,
         "recipe": to_json(new.recipe),
         "snapshot": to_json(new.snapshot),
     }
@@ -139,5 +144,12 @@ def _record_cell(db: Connection, new: NewRun, run_id: str) -> None:
         return
     if db.scalar(select(1).where(sweeps.c.name == new.sweep)) is None:
         db.execute(insert(sweeps).values(name=new.sweep, created_at=now()))
-    cell = {"sweep": new.sweep, "cell": new.cell, "seed": new.seed, "run_id": run_id}
-    upsert(db, sweep_cells, [cell])
+    row = {
+        "sweep": new.sweep,
+        "run_sha256": new.run_sha256,
+        "cell": new.cell,
+        "seed": new.seed,
+        "run_id": run_id,
+        "submission": to_json({name: getattr(new, name) for name in SUBMITTED}),
+    }
+    upsert(db, sweep_cells, [row])

@@ -94,7 +94,10 @@ class Readers(Base):
         query = select(sweep_cells).where(columns.sweep == sweep)
         rows = db.execute(query.order_by(columns.cell, columns.seed)).all()
         found = load_runs(db, [row.run_id for row in rows if row.run_id])
-        return [SweepCell(row.sweep, row.cell, row.seed, found.get(row.run_id)) for row in rows]
+        return [
+            SweepCell(row.sweep, row.run_sha256, row.cell, row.seed, found.get(row.run_id))
+            for row in rows
+        ]
 
     @reads
     def counts(self, db: Connection) -> dict[RunState, int]:

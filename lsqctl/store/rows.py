@@ -63,6 +63,9 @@ def to_run(row: Row[Any]) -> Run:
         epoch=row.epoch,
         epochs=row.epochs,
         top1=row.top1,
+        gpus=row.gpus,
+        time_limit_seconds=row.time_limit_seconds,
+        note=row.note,
     )
 
 

@@ -49,6 +49,7 @@ workers = Table(
     Column("registered_at", UtcDateTime, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
     Column("gone_at", UtcDateTime),
+    Column("notice", Text, nullable=False, server_default=""),  # why it leaves a GPU alone
 )
 
 runs = Table(
@@ -86,6 +87,9 @@ runs = Table(
     Column("circumstances", Text),  # device, threads, compile: decided by the first attempt
     Column("recipe", Text, nullable=False),
     Column("snapshot", Text, nullable=False),
+    Column("gpus", Integer, nullable=False, server_default="1"),  # so many whole ones, if above 1
+    Column("time_limit_seconds", Double),  # of one attempt
+    Column("note", Text, nullable=False, server_default=""),
     CheckConstraint(
         "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
         name="state",
@@ -100,6 +104,13 @@ run_parents = Table(
     _run_key(),
     Column("role", Text, primary_key=True),
     Column("parent_id", Text, ForeignKey("runs.id"), nullable=False, index=True),
+)
+
+run_tags = Table(
+    "run_tags",
+    metadata,
+    _run_key(),
+    Column("tag", Text, primary_key=True, index=True),
 )
 
 attempts = Table(
@@ -123,15 +134,18 @@ sweeps = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("max_failures", Integer),  # so many failed cells cancel the rest; NULL: never
 )
 
 sweep_cells = Table(
     "sweep_cells",
     metadata,
     Column("sweep", Text, ForeignKey("sweeps.name", ondelete="CASCADE"), primary_key=True),
-    Column("cell", Text, primary_key=True),
-    Column("seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("run_sha256", Text, primary_key=True),
+    Column("cell", Text, nullable=False),
+    Column("seed", BigInteger, nullable=False),
     Column("run_id", Text, ForeignKey("runs.id", ondelete="SET NULL"), index=True),
+    Column("submission", Text, nullable=False),  # what enqueues it again when its run is gone
 )
 
 metric_points = Table(

@@ -48,12 +48,12 @@ def set_revision(url: str, revision: str) -> None:
 
 def test_a_newer_schema_is_refused_with_both_versions(url: str) -> None:
     set_revision(url, "9999")
-    with pytest.raises(StoreError, match=r"9999.*0001"):
+    with pytest.raises(StoreError, match=r"9999.*0002"):
         open_store(url)
 
 
 def test_an_older_schema_is_left_alone_when_nothing_may_be_upgraded(url: str) -> None:
-    with pytest.raises(StoreError, match=r"none.*0001"):
+    with pytest.raises(StoreError, match=r"none.*0002"):
         open_store(url, migrate=False)
     open_store(url).close()
     open_store(url, migrate=False).close()
@@ -63,8 +63,8 @@ LATER = '''
 """A later revision that alters runs, as batch mode does on SQLite: copy, drop, rename."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 def upgrade():
     with op.batch_alter_table("runs", recreate="always") as batch:
         batch.add_column(sa.Column("extra", sa.Text()))
@@ -76,23 +76,35 @@ def later_scripts(tmp_path: Path) -> Path:
     """The shipped revisions and one more."""
     scripts = tmp_path / "db"
     shutil.copytree(bundled("db"), scripts)
-    (scripts / "versions" / "0002_extra.py").write_text(LATER)
+    (scripts / "versions" / "0003_extra.py").write_text(LATER)
     return scripts
 
 
-def filled(tmp_path: Path) -> Path:
+RELEASED = sorted(path.stem for path in ASSETS.glob("*.db"))
+
+
+def filled(tmp_path: Path, revision: str = RELEASED[-1]) -> Path:
     path = tmp_path / "old.db"
-    shutil.copy(ASSETS / "0001.db", path)
+    shutil.copy(ASSETS / f"{revision}.db", path)
     return path
 
 
-def test_the_database_of_each_released_schema_opens_and_holds_its_rows(tmp_path: Path) -> None:
-    assert [p.stem for p in sorted(ASSETS.glob("*.db"))] == known_revisions(bundled("db"))
-    with open_store(f"sqlite:///{filled(tmp_path)}") as store:
+def test_a_database_of_every_released_schema_is_kept() -> None:
+    assert known_revisions(bundled("db")) == RELEASED
+
+
+@pytest.mark.parametrize("revision", RELEASED)
+def test_the_database_of_each_released_schema_opens_and_holds_its_rows(
+    tmp_path: Path, revision: str
+) -> None:
+    with open_store(f"sqlite:///{filled(tmp_path, revision)}") as store:
         assert [run.name for run in store.runs()] == ["released/child", "released/parent"]
         row = store.board_rows()[0]
         assert (row.n_correct, row.n_total) == (9, 10)
         assert len(store.metrics(row.run_id)) == 3
+        (cell,) = store.sweep_cells("released")
+        assert cell.run is not None
+        assert cell.run_sha256 == cell.run.run_sha256
         assert store.check() == []
 
 
@@ -118,7 +130,7 @@ def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
         "alembic_version": 1,
     }
     assert enforced == 1
-    copy = tmp_path / "old.db.schema-0001.bak"
+    copy = tmp_path / f"old.db.schema-{RELEASED[-1]}.bak"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with open_store(f"sqlite:///{copy}") as store:
         assert store.check() == []
@@ -127,7 +139,7 @@ def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     tmp_path: Path, later_scripts: Path
 ) -> None:
-    revision = later_scripts / "versions" / "0002_extra.py"
+    revision = later_scripts / "versions" / "0003_extra.py"
     revision.write_text(LATER + "    op.execute('INSERT INTO nowhere VALUES (1)')\n")
     path = filled(tmp_path)
     database = Database(parse_url(f"sqlite:///{path}"), busy_seconds=1, lease_seconds=30)
@@ -135,6 +147,6 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
         ensure_schema(database, migrate=True, scripts=later_scripts)
     database.close()
     with open_store(f"sqlite:///{path}") as store:
-        assert store.schema_version() == "0001"
+        assert store.schema_version() == RELEASED[-1]
         assert store.check() == []
         assert len(store.runs()) == 2

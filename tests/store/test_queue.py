@@ -199,3 +199,24 @@ def test_workers_are_known_until_they_are_gone(store: Store) -> None:
     assert store.workers()[0].gone_at is not None
     with pytest.raises(NotFound, match="w9"):
         store.worker_seen("w9")
+
+
+def test_a_run_that_reserves_gpus_is_waited_for_and_passed_over_where_it_never_fits(
+    store: Store,
+) -> None:
+    big, small = submit(store, new("big", gpus=3), new("small"))
+    assert store.claim("w1", gpus=4, free_gpus=2) is None, "small would starve big"
+    fits = store.claim("w1", gpus=4, free_gpus=3)
+    assert fits is not None
+    assert (fits.run.id, fits.run.gpus) == (big, 3)
+    rest = store.claim("w1", gpus=2, free_gpus=1)
+    assert rest is not None
+    assert rest.run.id == small
+
+
+def test_a_worker_passes_over_a_run_that_reserves_more_gpus_than_it_has(store: Store) -> None:
+    _, small = submit(store, new("big", gpus=3), new("small"))
+    claim = store.claim("w1", gpus=2, free_gpus=2)
+    assert claim is not None
+    assert claim.run.id == small
+    assert store.claim("w1", gpus=2, free_gpus=2) is None
