@@ -1,0 +1,53 @@
+"""The Recipe: one complete experiment as a frozen value that checks itself.  No I/O, no torch.
+
+A recipe says *what* is trained. Where data lies, devices, threads and workers are never part of
+it. ``recipe_file`` makes recipes from YAML; every key's type, default, unit and meaning stands
+in ``sections`` once and is printed by ``lsqctl recipe schema`` and in ``recipes/README.md``.
+"""
+
+from lsqctl.recipe.catalog import (
+    DATASETS,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    MODEL_NAMES,
+    OWN_MODELS,
+    TORCHVISION_MODELS,
+    DatasetFacts,
+)
+from lsqctl.recipe.fields import Section
+from lsqctl.recipe.identity import fingerprint
+from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.sections import (
+    DataSection,
+    DistillSection,
+    ModelSection,
+    QuantSection,
+    RunRef,
+    TrainSection,
+)
+from lsqctl.recipe.together import Problem, check_together, derived_defaults
+from lsqctl.recipe.whole import Recipe, load_stored
+
+__all__ = [
+    "DATASETS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "MODEL_NAMES",
+    "OWN_MODELS",
+    "TORCHVISION_MODELS",
+    "DataSection",
+    "DatasetFacts",
+    "DistillSection",
+    "ModelSection",
+    "Problem",
+    "QuantSection",
+    "Recipe",
+    "RunRef",
+    "Section",
+    "TrainSection",
+    "check_together",
+    "derived_defaults",
+    "fingerprint",
+    "load_stored",
+    "valid_name",
+]

@@ -1,0 +1,48 @@
+"""What kinds of values a recipe's keys take: bit widths, names of networks and datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from lsqctl.quant.spec import NONE_BITS
+from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES
+
+
+class Section(BaseModel):
+    """A group of keys: strict types, no unknown key, no NaN, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def unit(name: str) -> dict[str, Any]:
+    """Return what a key's schema says of its unit."""
+    return {"unit": name}
+
+
+def _bits(value: int) -> int:
+    if not (2 <= value <= 8 or value == NONE_BITS):
+        raise PydanticCustomError("out_of_range", "must be 2..8, or 32 for not quantized")
+    return value
+
+
+def _one_of(known: Collection[str]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in known:
+            raise PydanticCustomError("choice", "is not one of the choices")
+        return value
+
+    return AfterValidator(check)
+
+
+BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, NONE_BITS)
+Bits = Annotated[
+    int,
+    AfterValidator(_bits),
+    Field(json_schema_extra={"unit": "bits", "choices": list(BIT_WIDTHS)}),
+]
+ModelName = Annotated[str, _one_of(MODEL_NAMES)]
+DatasetName = Annotated[str, _one_of(DATASETS)]

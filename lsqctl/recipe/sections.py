@@ -1,0 +1,242 @@
+"""The groups of keys of a recipe: each with type, default, bounds, unit and meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from lsqctl.quant.spec import NONE_BITS, QuantSpec
+from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES
+from lsqctl.recipe.fields import Bits, DatasetName, ModelName, Section, unit
+
+
+class RunRef(Section):
+    """The trained weights of another run, named by its recipe; this run waits for it."""
+
+    run: str = Field(min_length=1, description="name of the recipe whose weights are taken")
+
+
+Weights = RunRef | Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class ModelSection(Section):
+    """The network and where its first weights come from."""
+
+    name: ModelName = Field(
+        description="network: a torchvision classifier, resnet8, or cifar_resnet20/32/44/56/110",
+        json_schema_extra={"choices": list(MODEL_NAMES)},
+    )
+    weights: Weights | None = Field(
+        None,
+        description="first weights: a file (.safetensors, .pth, .pt, .th) looked up beside the "
+        "recipe and in the data folder, a torchvision weights name, or {run: NAME}; "
+        "null starts from random ones",
+    )
+
+
+class DataSection(Section):
+    """The images, their batches and their augmentation."""
+
+    name: DatasetName = Field(description="dataset", json_schema_extra={"choices": list(DATASETS)})
+    batch_size: int = Field(
+        128, ge=1, le=65536, description="images a training step", json_schema_extra=unit("images")
+    )
+    eval_batch_size: int = Field(
+        250,
+        ge=1,
+        le=65536,
+        description="images an evaluation step; never changes a count",
+        json_schema_extra=unit("images"),
+    )
+    normalize: Literal["dataset", "imagenet", "none"] = Field(
+        "dataset",
+        description="mean and deviation the pixels are normalized by: the dataset's own, "
+        "ImageNet's, or none (0..1)",
+    )
+    pad: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="random crop after zero padding by so much on each side (sets in memory)",
+        json_schema_extra=unit("pixels"),
+    )
+    flip: bool = Field(False, description="mirror every second training image, at random")
+    resize: int = Field(
+        256,
+        ge=1,
+        le=4096,
+        description="resize before the crop (image folders)",
+        json_schema_extra=unit("pixels"),
+    )
+    resize_mode: Literal["shorter", "square"] = Field(
+        "shorter", description="resize the shorter side, or both sides, to data.resize"
+    )
+    crop: int = Field(
+        224,
+        ge=1,
+        le=4096,
+        description="side of the crop: random in training, central in evaluation (image folders)",
+        json_schema_extra=unit("pixels"),
+    )
+    train_crop: Literal["random", "random_resized"] = Field(
+        "random", description="training crop: a random place (the paper), or a random size as well"
+    )
+    interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
+        "bilinear", description="how images are resized (with antialiasing)"
+    )
+
+
+class QuantSection(Section):
+    """Bits, and how the steps of LSQ begin and learn."""
+
+    weight_bits: Bits = Field(NONE_BITS, description="bits of weights; 32 is not quantized")
+    act_bits: Bits = Field(
+        NONE_BITS, description="bits of the activations that enter a layer; 32 is not quantized"
+    )
+    first_weight_bits: Bits = Field(
+        NONE_BITS,
+        description="the first layer's weight bits; left out, 8 if quant.weight_bits is below 32",
+    )
+    first_act_bits: Bits = Field(
+        NONE_BITS,
+        description="bits of the network's input; left out, 8 if quant.act_bits is below 32",
+    )
+    last_weight_bits: Bits = Field(
+        NONE_BITS,
+        description="the last layer's weight bits; left out, 8 if quant.weight_bits is below 32",
+    )
+    last_act_bits: Bits = Field(
+        NONE_BITS,
+        description="the last layer's input bits; left out, 8 if quant.act_bits is below 32",
+    )
+    per_channel: bool = Field(False, description="a step for each output channel of a weight")
+    narrow_range: bool = Field(False, description="drop the lowest signed code: a symmetric grid")
+    act_signed: Literal["auto", "signed", "unsigned"] = Field(
+        "auto", description="sign of activations; auto looks at the calibration batch, per layer"
+    )
+    init: Literal["paper", "mse", "lsq_plus", "percentile"] = Field(
+        "paper",
+        description="first step size: 2<|v|>/sqrt(Q_P), least squared error, LSQ+'s three "
+        "deviations, or a percentile",
+    )
+    percentile: float = Field(
+        99.9,
+        gt=50,
+        le=100,
+        description="used by init: percentile",
+        json_schema_extra=unit("% of |v|"),
+    )
+    n_features: Literal["per_sample", "numel", "channels"] = Field(
+        "per_sample", description="the reading of N_F in the gradient scale 1/sqrt(N_F Q_P)"
+    )
+    calibration_images: int = Field(
+        512,
+        ge=1,
+        le=65536,
+        description="training images, shuffled, that give activation steps their first value",
+        json_schema_extra=unit("images"),
+    )
+    step_weight_decay: float = Field(
+        0.0, ge=0, le=1, description="weight decay of the step sizes", json_schema_extra=unit("1")
+    )
+    step_lr_scale: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="learning rate of the step sizes over train.lr",
+        json_schema_extra=unit("ratio"),
+    )
+
+    def spec(self) -> QuantSpec:
+        """Return the same settings as the quantization library takes them."""
+        shared = QuantSpec.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        values = {name: getattr(self, name) for name in shared - {"act_signed"}}
+        signed = {"auto": None, "signed": True, "unsigned": False}[self.act_signed]
+        return QuantSpec(**values, act_signed=signed)
+
+
+class TrainSection(Section):
+    """The optimizer and its schedule."""
+
+    epochs: int = Field(
+        90,
+        ge=0,
+        le=100_000,
+        description="passes over the training images; 0 evaluates and trains nothing",
+        json_schema_extra=unit("epochs"),
+    )
+    lr: float = Field(
+        0.01, gt=0, le=1000, description="first learning rate of SGD", json_schema_extra=unit("1")
+    )
+    momentum: float = Field(
+        0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=unit("1")
+    )
+    nesterov: bool = Field(False, description="Nesterov's form of momentum")
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        le=1,
+        description="weight decay of convolution and linear weights; never of biases and norms",
+        json_schema_extra=unit("1"),
+    )
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="learning rate a step: half a cosine down to 0, or constant"
+    )
+    warmup_epochs: float = Field(
+        0.0,
+        ge=0,
+        le=100_000,
+        description="linear warm-up of the learning rate",
+        json_schema_extra=unit("epochs"),
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="weight of the uniform distribution in the targets",
+        json_schema_extra=unit("1"),
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="arithmetic of layers: fp32, or bf16 autocast (quantizers stay in fp32)",
+    )
+    headline: Literal["last", "best"] = Field(
+        "last",
+        description="the result that counts: last epoch, or best (which is selected on the "
+        "test set and says so)",
+    )
+
+
+class DistillSection(Section):
+    """A teacher whose softened outputs join the loss."""
+
+    teacher: Weights = Field(
+        description="the teacher's weights: a file, a torchvision weights name, or {run: NAME}"
+    )
+    teacher_model: ModelName | None = Field(
+        None,
+        description="the teacher's network; null is the student's own, in full precision",
+        json_schema_extra={"choices": list(MODEL_NAMES)},
+    )
+    hard_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="weight of the loss on the labels",
+        json_schema_extra=unit("1"),
+    )
+    soft_weight: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description="weight of the loss on the teacher",
+        json_schema_extra=unit("1"),
+    )
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        le=1000,
+        description="divides both nets' outputs",
+        json_schema_extra=unit("1"),
+    )

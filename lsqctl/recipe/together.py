@@ -1,0 +1,87 @@
+"""What keys say about each other: defaults that follow, and values that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lsqctl.quant.spec import NONE_BITS
+from lsqctl.recipe.catalog import DATASETS
+from lsqctl.recipe.whole import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Keys that are each fine but do not fit together. ``key`` is dotted; ``other`` too."""
+
+    key: str
+    label: str
+    help: str
+    other: str | None = None
+
+
+def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return the defaults that depend on other keys: dotted key to (value, origin).
+
+    ``raw`` is a recipe as written, possibly wrong in places; wrong places derive nothing.
+    """
+    derived: dict[str, tuple[Any, str]] = {}
+    dataset = _part(raw, "data").get("name")
+    if isinstance(dataset, str) and dataset in DATASETS:
+        for key, value in DATASETS[dataset].defaults.items():
+            derived[f"data.{key}"] = (value, f"default of {dataset}")
+    quant = _part(raw, "quant")
+    for kind in ("weight", "act"):
+        bits = quant.get(f"{kind}_bits", NONE_BITS)
+        value = 8 if type(bits) is int and bits < NONE_BITS else NONE_BITS
+        for place in ("first", "last"):
+            derived[f"quant.{place}_{kind}_bits"] = (value, f"follows quant.{kind}_bits")
+    return derived
+
+
+def check_together(recipe: Recipe) -> list[Problem]:
+    """Return what is wrong between keys that are each valid."""
+    problems = []
+    train = recipe.train
+    if train.warmup_epochs > train.epochs:
+        problems.append(
+            Problem(
+                "train.warmup_epochs",
+                f"warm-up of {train.warmup_epochs:g} epochs is longer than the training",
+                "make it at most train.epochs",
+                "train.epochs",
+            )
+        )
+    if train.nesterov and train.momentum == 0:
+        problems.append(
+            Problem("train.nesterov", "needs momentum", "set train.momentum", "train.momentum")
+        )
+    if DATASETS[recipe.data.name].folder and recipe.data.crop > recipe.data.resize:
+        problems.append(
+            Problem(
+                "data.crop",
+                f"a crop of {recipe.data.crop} pixels does not fit into {recipe.data.resize}",
+                "make it at most data.resize",
+                "data.resize",
+            )
+        )
+    if DATASETS[recipe.data.name].channels == 1 and recipe.data.normalize == "imagenet":
+        problems.append(
+            Problem(
+                "data.normalize",
+                f"`{recipe.data.name}` is grey; ImageNet's mean and deviation are for colour",
+                "use `dataset`",
+                "data.name",
+            )
+        )
+    if recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight == 0:
+        problems.append(
+            Problem("distill.hard_weight", "both losses weigh 0", "give one of them a weight")
+        )
+    return problems
+
+
+def _part(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = raw.get(name)
+    return part if isinstance(part, Mapping) else {}
