@@ -25,6 +25,8 @@ TORCHVISION_MODELS: tuple[str, ...] = tuple(
 OWN_MODELS: tuple[str, ...] = (
     "resnet8",
     *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56, 110)),
+    *(f"preact_resnet{depth}" for depth in (18, 34, 50, 101, 152)),
+    "squeezenext23_2x",
 )
 MODEL_NAMES: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *OWN_MODELS)))
 

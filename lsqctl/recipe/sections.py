@@ -24,7 +24,8 @@ class ModelSection(Section):
     """The network and where its first weights come from."""
 
     name: ModelName = Field(
-        description="network: a torchvision classifier, resnet8, or cifar_resnet20/32/44/56/110",
+        description="network: a torchvision classifier, resnet8, cifar_resnet20/32/44/56/110, "
+        "preact_resnet18/34/50/101/152 or squeezenext23_2x",
         json_schema_extra={"choices": list(MODEL_NAMES)},
     )
     weights: Weights | None = Field(

@@ -8,6 +8,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from lsqctl.errors import DataError, NotFound
+from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers
+from lsqctl.quant.cost import model_cost
 from lsqctl.recipe import MODEL_NAMES
 from lsqctl.training.models import MODELS, build_model
 
@@ -90,3 +92,33 @@ def test_looking_for_data_needs_no_torch():
     probe = "import sys, lsqctl.training.locate; print({'torch', 'numpy'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        # norms: 896 channels fewer than torchvision's resnet18, the convolutions are the same
+        ("preact_resnet18", 11_689_512 - 2 * 896, 1_814_073_344),
+        ("preact_resnet50", None, 4_089_184_256),
+        ("squeezenext23_2x", 2_583_752, None),  # the public port's count
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_the_papers_networks_cost_what_is_known_of_them(name, params, macs):
+    model = build_model(name, num_classes=1000)
+    cost = model_cost(model, (3, 224, 224))
+    assert params in (None, cost.params)
+    assert macs in (None, cost.macs)
+
+
+@pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet50", "squeezenext23_2x"])
+def test_the_papers_networks_are_quantized_whole_and_train(name):
+    torch.manual_seed(0)
+    model = prepare(build_model(name, num_classes=5, in_channels=1), QuantSpec(2, 2))
+    images = torch.randn(4, 1, 64, 64)
+    calibrate(model, images)
+    assert left_layers(model) == {}
+    model(images).sum().backward()
+    assert all(one.grad is not None for one in model.parameters())
+    inner = list(quantized_layers(model).values())[1:]
+    assert not any(one.input_quantizer.signed for one in inner), "every input is after a ReLU"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -10,12 +11,19 @@ from torch import nn
 from lsqctl.errors import DataError, NotFound, did_you_mean
 from lsqctl.recipe import MODEL_NAMES, OWN_MODELS, TORCHVISION_MODELS
 from lsqctl.training.models.cifar_resnet import CifarResNet
+from lsqctl.training.models.preact_resnet import DEPTHS, PreactResNet
+from lsqctl.training.models.squeezenext import SqueezeNext
 
-# Blocks in each of the three stages; resnet8 is the smallest of the family, for 8x8 to 32x32.
-_BLOCKS = {"resnet8": 1} | {f"cifar_resnet{6 * n + 2}": n for n in (3, 5, 7, 9, 18)}
+# resnet8, one block a stage, is the smallest of the CIFAR family, for 8x8 to 32x32.
+_OWN: Mapping[str, Callable[..., nn.Module]] = {
+    "resnet8": partial(CifarResNet, 1),
+    **{f"cifar_resnet{6 * n + 2}": partial(CifarResNet, n) for n in (3, 5, 7, 9, 18)},
+    **{f"preact_resnet{depth}": partial(PreactResNet, depth) for depth in DEPTHS},
+    "squeezenext23_2x": partial(SqueezeNext, 2),
+}
 
 # Names that can be built; a test holds them equal to what a recipe accepts.
-MODELS: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *_BLOCKS)))
+MODELS: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *_OWN)))
 
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -39,8 +47,8 @@ def build_model(
     Torchvision's take three channels, whatever ``in_channels`` says. Raises NotFound for an
     unknown name, DataError where the network cannot take images of this size.
     """
-    if name in _BLOCKS:
-        return CifarResNet(_BLOCKS[name], num_classes=num_classes, in_channels=in_channels)
+    if name in _OWN:
+        return _OWN[name](num_classes=num_classes, in_channels=in_channels)
     if name not in TORCHVISION_MODELS:
         raise NotFound(f"no model is named `{name}`{did_you_mean(name, MODEL_NAMES)}")
     return _from_torchvision(name, num_classes, image_size)
