@@ -99,7 +99,7 @@ def _calibrate_layer(
         return
     for quantizer, x, what in (
         (layer.input_quantizer, inputs[0], "input activations"),
-        (layer.weight_quantizer, layer.weight, "weights"),
+        (layer.weight_quantizer, layer.master_weight, "weights"),
     ):
         if quantizer is not None:
             _calibrate_one(quantizer, x, f"{what} of layer {name!r}")

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from lsqctl.quant.calibration import evaluating
-from lsqctl.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.quant.surgery import quantizers
@@ -72,7 +72,7 @@ def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     found: dict[str, _Layer] = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, QuantConv2d | QuantLinear) or type(module) in (nn.Conv2d, nn.Linear)
+        if isinstance(module, QuantLayer) or type(module) in (nn.Conv2d, nn.Linear)
     }
     macs, all_macs = _count_macs(model, found, input_shape)
     steps = {id(quantizer.step_size) for quantizer in quantizers(model).values()}
@@ -115,7 +115,7 @@ def _count_macs(
 
 
 def _count(macs: Counter[str], name: str, layer: _Layer, _: object, output: Tensor) -> None:
-    macs[name] += output.numel() * layer.weight[0].numel()
+    macs[name] += output.numel() * _weight(layer)[0].numel()
 
 
 def _layer_cost(
@@ -123,7 +123,7 @@ def _layer_cost(
 ) -> LayerCost:
     """Count one layer; ``sizes`` loses what is counted here, so tied weights count once."""
     weight_bits, act_bits = _bits(layer)
-    weights = sizes.pop(id(layer.weight), 0)
+    weights = sizes.pop(id(_weight(layer)), 0)
     biases = sizes.pop(id(layer.bias), 0)
     steps = sum(quantizer.step_size.numel() for quantizer in quantizers(layer).values())
     return LayerCost(
@@ -153,8 +153,12 @@ def _rest(model: nn.Module, params: int, macs: int, common: int) -> LayerCost:
     return LayerCost(OTHER, NONE_BITS, NONE_BITS, params, macs, size, _bytes(params, common))
 
 
+def _weight(layer: _Layer) -> Tensor:
+    return layer.master_weight if isinstance(layer, QuantLayer) else layer.weight
+
+
 def _bits(layer: _Layer) -> tuple[int, int]:
-    if not isinstance(layer, QuantConv2d | QuantLinear):
+    if not isinstance(layer, QuantLayer):
         return NONE_BITS, NONE_BITS
     return _bits_of(layer.weight_quantizer), _bits_of(layer.input_quantizer)
 
@@ -167,7 +171,7 @@ def _common_bits(layers: dict[str, _Layer]) -> int:
     """Return the bits that most weights have; 32 where there are none."""
     votes: Counter[int] = Counter()
     for layer in layers.values():
-        votes[_bits(layer)[0]] += layer.weight.numel()
+        votes[_bits(layer)[0]] += _weight(layer).numel()
     return votes.most_common(1)[0][0] if votes else NONE_BITS
 
 

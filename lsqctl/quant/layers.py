@@ -12,21 +12,65 @@ from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import TensorSpec
 
 
-class QuantConv2d(nn.Conv2d):
+class QuantLayer(nn.Module):
+    """What every quantized layer has: quantizers for its input and its weight, None at 32 bits.
+
+    ``channel_axis`` is where the channels of its input lie.
+    """
+
+    input_quantizer: LsqQuantizer | None
+    weight_quantizer: LsqQuantizer | None
+    channel_axis = -1
+
+    @property
+    def master_weight(self) -> nn.Parameter:
+        """The float weight that the optimizer moves."""
+        weight = self._parameters["weight"]
+        assert weight is not None
+        return weight
+
+    def add_quantizers(self, weight_spec: TensorSpec, input_spec: TensorSpec) -> None:
+        """Make the quantizers, their step sizes in their final shape, on the weight's device."""
+        weight = self.master_weight
+        # An optimizer step on a bf16 step size would be lost to rounding.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        per_channel = (weight.shape[0], *(1,) * (weight.dim() - 1))
+        self.input_quantizer = self.weight_quantizer = None
+        if input_spec.quantized:
+            axis = self.channel_axis
+            self.input_quantizer = LsqQuantizer(
+                input_spec, batched=True, channel_axis=axis, device=weight.device, dtype=dtype
+            )
+        if weight_spec.quantized:
+            step_shape = per_channel if weight_spec.per_channel else ()
+            self.weight_quantizer = LsqQuantizer(
+                weight_spec, step_shape=step_shape, device=weight.device, dtype=dtype
+            )
+
+    def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the input and the weight on their grids."""
+        weight: Tensor = self.master_weight
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        if self.weight_quantizer is not None:
+            weight = self.weight_quantizer(weight)
+        return x, weight
+
+
+class QuantConv2d(QuantLayer, nn.Conv2d):
     """An ``nn.Conv2d`` with quantized input and weight; a quantizer is None where bits are 32.
 
     The input is quantized first and padded then, so what is padded lies on the grid too (code 0
     always exists). The keys ``weight`` and ``bias`` are those of the float layer.
     """
 
-    input_quantizer: LsqQuantizer | None
-    weight_quantizer: LsqQuantizer | None
+    channel_axis = -3
 
     def __init__(
         self, *args: Any, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        _add_quantizers(self, weight_spec, input_spec)
+        self.add_quantizers(weight_spec, input_spec)
 
     @classmethod
     def from_float(cls, conv: nn.Conv2d, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
@@ -45,28 +89,25 @@ class QuantConv2d(nn.Conv2d):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        _take_over(twin, conv)
-        _add_quantizers(twin, weight_spec, input_spec)
+        twin.weight, twin.bias = conv.weight, conv.bias
+        twin.add_quantizers(weight_spec, input_spec)
         return twin.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
-        x, weight = _quantized(self, input)
+        x, weight = self.quantized(input)
         out: Tensor = self._conv_forward(x, weight, self.bias)
         return out
 
 
-class QuantLinear(nn.Linear):
+class QuantLinear(QuantLayer, nn.Linear):
     """An ``nn.Linear`` with quantized input and weight; a quantizer is None where bits are 32."""
-
-    input_quantizer: LsqQuantizer | None
-    weight_quantizer: LsqQuantizer | None
 
     def __init__(
         self, *args: Any, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        _add_quantizers(self, weight_spec, input_spec)
+        self.add_quantizers(weight_spec, input_spec)
 
     @classmethod
     def from_float(cls, linear: nn.Linear, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
@@ -79,45 +120,11 @@ class QuantLinear(nn.Linear):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        _take_over(twin, linear)
-        _add_quantizers(twin, weight_spec, input_spec)
+        twin.weight, twin.bias = linear.weight, linear.bias
+        twin.add_quantizers(weight_spec, input_spec)
         return twin.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the bias."""
-        x, weight = _quantized(self, input)
+        x, weight = self.quantized(input)
         return F.linear(x, weight, self.bias)
-
-
-QuantLayer = QuantConv2d | QuantLinear
-
-
-def _take_over(twin: QuantLayer, source: nn.Conv2d | nn.Linear) -> None:
-    twin.weight, twin.bias = source.weight, source.bias
-
-
-def _add_quantizers(layer: QuantLayer, weight_spec: TensorSpec, input_spec: TensorSpec) -> None:
-    weight = layer.weight
-    # An optimizer step on a bf16 step size would be lost to rounding.
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    channel_axis = -3 if isinstance(layer, nn.Conv2d) else -1
-    per_channel = (weight.shape[0], *(1,) * (weight.dim() - 1))
-    layer.input_quantizer = layer.weight_quantizer = None
-    if input_spec.quantized:
-        layer.input_quantizer = LsqQuantizer(
-            input_spec, batched=True, channel_axis=channel_axis, device=weight.device, dtype=dtype
-        )
-    if weight_spec.quantized:
-        step_shape = per_channel if weight_spec.per_channel else ()
-        layer.weight_quantizer = LsqQuantizer(
-            weight_spec, step_shape=step_shape, device=weight.device, dtype=dtype
-        )
-
-
-def _quantized(layer: QuantLayer, x: Tensor) -> tuple[Tensor, Tensor]:
-    weight: Tensor = layer.weight
-    if layer.input_quantizer is not None:
-        x = layer.input_quantizer(x)
-    if layer.weight_quantizer is not None:
-        weight = layer.weight_quantizer(weight)
-    return x, weight

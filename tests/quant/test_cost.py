@@ -112,12 +112,14 @@ def test_codes_are_packed_and_rounded_up_to_whole_bytes_per_layer():
     assert (middle.weight_bits, middle.act_bits, middle.bops) == (3, 2, 9 * 6)
 
 
-def test_attention_is_counted_as_float_among_the_rest():
+def test_the_projections_of_attention_are_layers_and_its_products_float_among_the_rest():
     attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    cost = model_cost(prepare(attention, QuantSpec()), (4, 8))
-    rest = cost.layers[-1]
-    assert rest.name == "(other)"
-    assert rest.macs == 4 * 8 * 8 * 4 + 2 * 4 * 4 * 8  # four projections, two products
+    cost = model_cost(prepare(attention, QuantSpec(weight_bits=4, act_bits=4)), (4, 8))
+    packed, out, *_, rest = cost.layers
+    assert (packed.name, out.name) == ("self_attn.in_proj", "self_attn.out_proj")
+    assert (packed.macs, out.macs) == (4 * 8 * 8 * 3, 4 * 8 * 8)
+    assert (packed.weight_bits, packed.params, out.weight_bits) == (8, 3 * 8 * 8 + 3 * 8, 4)
+    assert (rest.name, rest.macs) == ("(other)", 2 * 4 * 4 * 8)
     assert rest.size_bytes == 4 * rest.params
     assert cost.bops == sum(layer.bops for layer in cost.layers)
 
