@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -115,7 +116,8 @@ def _record(order: Order, stop: StopFlag) -> None:
     try:
         detail = store.detail(order.run_id)
         inputs = resolve_inputs(detail, store, Path(order.data_dir))
-        job = _job(order, stop, inputs)
+        recorded = frozenset(one.sha256 for one in store.checkpoints(order.run_id))
+        job = replace(_job(order, stop, inputs), recorded=recorded)
         store.settle(order.lease, _circumstances(order))
         recipe = load_stored(detail.recipe)
         with Recorder(store, order.lease) as recorder:
