@@ -51,6 +51,12 @@ class Settings:
         """The folder that holds one folder a run, named by the run's id."""
         return self.home / "runs"
 
+    def data_dir_of(self, recorded: str | None) -> Path:
+        """Return the data folder of a run: as given, else as its submission recorded it."""
+        if self.data_dir_given or not recorded or not Path(recorded).is_dir():
+            return self.data_dir
+        return Path(recorded)
+
     def run_dir(self, run_id: str) -> Path:
         """Return the folder of one run: its logs and checkpoints."""
         return self.runs_dir / run_id

@@ -29,7 +29,7 @@ def load_model(run: str, *, settings: Settings | None = None) -> nn.Module:
         detail = store.detail(store.resolve(run).id)
         if not store.checkpoints(detail.run.id):
             raise NotFound(f"run {detail.run.id} ({detail.run.state}) has no checkpoint yet")
-        directory = parent_checkpoint(store, detail.run.id)
+        directory = parent_checkpoint(store, detail.run.id, here.run_dir(detail.run.id))
     finally:
         store.close()
     return restore_model(load_stored(detail.recipe), directory)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from lsqctl import __version__
-from lsqctl.api.provenance import code_sha256, git_state
+from lsqctl.api.provenance import git_state
 from lsqctl.bundled import bundled, package_root
+from lsqctl.training.digest import code_sha256
 
 
 def version_line() -> str:

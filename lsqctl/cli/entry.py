@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, sweep
+from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, sweep, verify
 from lsqctl.cli.state import GlobalOptions
 from lsqctl.errors import LsqctlError, RecipeError
 
@@ -30,6 +30,7 @@ app = typer.Typer(
 queue.register(app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
+verify.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(data.app, name="data")

@@ -61,6 +61,23 @@ class Checkpoints(Base):
         )
         _count_progress(db, lease, checkpoint.step)
 
+    @writes
+    def repoint(self, db: Connection, lease: Lease, run_dir: Path) -> None:
+        """Let the rows name the run's folder of today: a workspace may be moved.
+
+        Raises LeaseLost.
+        """
+        own(db, lease)
+        columns = checkpoints.c
+        mine = columns.run_id == lease.run_id
+        for directory in db.scalars(select(columns.directory).where(mine)).all():
+            today = str(run_dir / Path(directory).name)
+            if today == directory:
+                continue
+            db.execute(delete(checkpoints).where(mine, columns.directory == today))
+            change = update(checkpoints).where(mine, columns.directory == directory)
+            db.execute(change.values(directory=today))
+
     @reads
     def checkpoints(self, db: Connection, run_id: str) -> list[StoredCheckpoint]:
         """Return a run's checkpoints, the furthest first."""

@@ -51,6 +51,19 @@ class Results(Base):
             raise NotFound(f"run {run_id} has no result ({variant}, {selection})")
         return found
 
+    @reads
+    def result_sha256(self, db: Connection, run_id: str, key: tuple[str, str]) -> str:
+        """Return the sha256 of the manifest behind a result; ``key`` as below.
+
+        Empty when it was not known. Raises NotFound.
+        """
+        found: str | None = db.scalar(
+            select(results.c.checkpoint_sha256).where(*_key(run_id, *key))
+        )
+        if found is None:
+            raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
+        return found
+
     @writes
     def mark_verified(
         self, db: Connection, run_id: str, key: tuple[str, str], *, verified: bool

@@ -2,7 +2,7 @@
 
 ``ckpt.tmp.<fence>`` is filled file by file, each hashed while it is written and synced; then comes
 ``manifest.json`` with sizes and sha256; then the folder is renamed to ``ckpt-<step>`` and its
-parent synced. The last two and the best are kept.
+parent synced. The last two and the best are kept, and what each of the two calls the best.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
     error is answered once with fresh files; a full disk is not.
     """
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not checkpoints_in(run_dir):
+        sync_folder(run_dir.parent)  # or a power cut may take the folder with all that is in it
     _check_room(run_dir)
     temporary = run_dir / f"ckpt.tmp.{fence}"
     for last_try in (False, True):
@@ -81,7 +83,7 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
                 raise
     final = folder_of(run_dir, snapshot.step)
     _put_in_place(temporary, final)
-    _prune(run_dir, snapshot.best_step)
+    _prune(run_dir, final, snapshot.best_step)
     best = snapshot.best_step == snapshot.step
     return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best)
 
@@ -89,7 +91,7 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
 def read_newest(run_dir: Path) -> tuple[Snapshot | None, list[str]]:
     """Return the newest snapshot that verifies, or None, and a sentence for each bad one."""
     complaints: list[str] = []
-    for folder in _checkpoints(run_dir):
+    for folder in checkpoints_in(run_dir):
         try:
             return read_checkpoint(folder), complaints
         except DataError as error:
@@ -123,10 +125,13 @@ def verify_checkpoint(folder: Path) -> str:
     return manifest_sha256(folder)
 
 
-def sweep(run_dir: Path) -> None:
-    """Remove what dead attempts left half written; only the run's owner may call this."""
-    for folder in run_dir.glob("ckpt.tmp.*"):
-        shutil.rmtree(folder, ignore_errors=True)
+def checkpoints_in(run_dir: Path) -> list[Path]:
+    """Return the complete checkpoints, newest first; a replaced one after its replacement."""
+    found = []
+    for folder in run_dir.glob("ckpt-*"):
+        if match := _NAME.fullmatch(folder.name):
+            found.append((int(match[1]), match[2] is None, folder))
+    return [folder for *_, folder in sorted(found, reverse=True)]
 
 
 def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:
@@ -181,7 +186,7 @@ def _tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[st
 
 def _put_in_place(temporary: Path, final: Path) -> None:
     """Rename over ``final``; a crash in between leaves the old one as ``.old``, which is read."""
-    old = final.with_name(f"{final.name}.old")
+    old = replaced(final)
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
@@ -190,19 +195,30 @@ def _put_in_place(temporary: Path, final: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _checkpoints(run_dir: Path) -> list[Path]:
-    """Return the checkpoint folders, newest first; a replaced one after its replacement."""
-    found = []
-    for folder in run_dir.glob("ckpt-*"):
-        if match := _NAME.fullmatch(folder.name):
-            found.append((int(match[1]), match[2] is None, folder))
-    return [folder for *_, folder in sorted(found, reverse=True)]
+def replaced(final: Path) -> Path:
+    """Return where a checkpoint lies while another of its step takes its place."""
+    return final.with_name(f"{final.name}.old")
 
 
-def _prune(run_dir: Path, best_step: int | None) -> None:
-    for folder in _checkpoints(run_dir)[_KEPT:]:
-        if best_step is None or folder != folder_of(run_dir, best_step):
+def _prune(run_dir: Path, written: Path, best_step: int | None) -> None:
+    """Keep the one just written, the newest besides, and the best of either.
+
+    The one before may be gone back to, and then its own best is wanted, not the newer one.
+    """
+    others = [folder for folder in checkpoints_in(run_dir) if folder != written]
+    before, older = others[: _KEPT - 1], others[_KEPT - 1 :]
+    best = {folder_of(run_dir, step) for step in (best_step, *map(_best_step, before)) if step}
+    for folder in older:
+        if folder not in best:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _best_step(folder: Path) -> int | None:
+    try:
+        found: int | None = read_manifest(folder)["best_step"]
+    except DataError:
+        return None  # nobody will go back to it
+    return found
 
 
 def _files(folder: Path) -> list[Path]:
@@ -210,7 +226,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _last_size(run_dir: Path) -> int:
-    return sum(path.stat().st_size for last in _checkpoints(run_dir)[:1] for path in _files(last))
+    last = checkpoints_in(run_dir)[:1]
+    return sum(path.stat().st_size for folder in last for path in _files(folder))
 
 
 def _check_room(run_dir: Path) -> None:

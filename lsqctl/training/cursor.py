@@ -39,7 +39,7 @@ class Cursor:
     ``batch`` counts the training batches done of ``epoch``; ``evaluation_pending`` says that an
     epoch was trained and not yet evaluated. ``window`` holds (loss, right, images) of the steps
     since the last train metric, ``sums`` those of the epoch before them. ``digests`` names the
-    bytes of the first weights and the teacher; ``circumstances`` those of the first attempt.
+    bytes of the first weights and the teacher; ``circumstances`` those of the last attempt.
     """
 
     recipe: str

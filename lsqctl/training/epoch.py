@@ -123,5 +123,7 @@ def _epoch_metrics(session: Session) -> Iterator[Metric]:
     yield Metric("top1", "train", step, 100 * right / images)
     yield Metric("lr", "train", step, session.optimizer.param_groups[0]["lr"])
     if session.positive is not None:
-        yield Metric("clamped_steps", "train", step, session.count_clamped())
+        session.count_clamped()
+        clamped, cursor.clamped = cursor.clamped, 0
+        yield Metric("clamped_steps", "train", step, clamped)
     yield Metric("seconds", "train", step, seconds)

@@ -15,7 +15,6 @@ from lsqctl.errors import DataError, Preempted
 from lsqctl.facts import Fact, Note, Resumed
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import read_newest, sweep
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.distill import freeze
@@ -26,6 +25,7 @@ from lsqctl.training.models import build_model, takes_grey
 from lsqctl.training.models.weights import identity, load_weights
 from lsqctl.training.optim import build_optimizer
 from lsqctl.training.outcome import result
+from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
 
@@ -37,14 +37,14 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     same metrics (but ``seconds``) and tensors as in one go, to the bit on a CPU.
 
     Raises:
-        Preempted: ``job.stop`` said so; the state is saved and its Checkpoint was yielded.
+        Preempted: ``job.stop`` said so; the state is saved and its Checkpoint was yielded (before
+            calibration there is nothing to save yet).
         Diverged: a loss, weight or step size is NaN or infinite; the last checkpoint is finite.
         DataError: data or weights are missing, damaged or do not fit.
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = enter(job, recipe.seed)
-    sweep(job.run_dir)
-    snapshot, complaints = read_newest(job.run_dir)
+    snapshot, complaints = resume_point(job.run_dir, job.recorded)
     yield Resumed(snapshot.step if snapshot else None)
     feed = open_feed(recipe, job, device)
     model = build(recipe.model.name, feed)

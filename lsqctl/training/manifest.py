@@ -21,8 +21,11 @@ def manifest_sha256(folder: Path) -> str:
 
 def manifest_text(body: Mapping[str, Any]) -> bytes:
     """Return the manifest with a hash of itself, so that no bit of it can flip unseen."""
-    own = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-    return json.dumps({**body, "self_sha256": own}, sort_keys=True).encode()
+    return json.dumps({**body, "self_sha256": _own_sha256(body)}, sort_keys=True).encode()
+
+
+def _own_sha256(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -35,7 +38,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (ValueError, AttributeError):
         raise DataError(f"{path} is damaged") from None
     if manifest_text(body) != data:
-        raise DataError(f"{path} is damaged: it does not have its own sha256")
+        own, expected = _own_sha256(body), found.get("self_sha256")
+        raise DataError(f"{path} is damaged: its own sha256 is {own}, it says {expected}")
     if body["schema"] != SCHEMA:
         raise DataError(f"{path} has schema {body['schema']}; this lsqctl reads {SCHEMA}")
     return body
@@ -53,6 +57,7 @@ def verified(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
     data, expected = _bytes(folder / name), manifest["files"][name]
     if len(data) != expected["size"]:
         raise DataError(f"{folder / name} has {len(data)} bytes instead of {expected['size']}")
-    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
-        raise DataError(f"{folder / name} is damaged: it does not have the manifest's sha256")
+    if (found := hashlib.sha256(data).hexdigest()) != expected["sha256"]:
+        path, wanted = folder / name, expected["sha256"]
+        raise DataError(f"{path} is damaged: its sha256 is {found}, the manifest says {wanted}")
     return data

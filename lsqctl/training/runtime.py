@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import random
 import resource
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from lsqctl.settings import recorded_environment
+from lsqctl.training.digest import code_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,8 @@ class Job:
     ``device`` is ``cpu`` or ``cuda:0``. ``inputs`` holds, by recipe key (``model.weights``,
     ``distill.teacher``), a weights file, a checkpoint folder of a parent run, or
     ``torchvision:NAME``. ``stop`` is asked at every step and at every evaluation batch: when it
-    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints.
+    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints, and
+    ``recorded`` the sha256 of those that count (None: all).
     """
 
     run_dir: Path
@@ -35,6 +38,7 @@ class Job:
     inputs: Mapping[str, Path | str] = field(default_factory=dict)
     stop: Callable[[], bool] = lambda: False
     checkpoint_seconds: float = 300.0
+    recorded: frozenset[str] | None = None
 
 
 def enter(job: Job, seed: int) -> torch.device:
@@ -66,7 +70,14 @@ def determinism(job: Job) -> str:
 def circumstances(job: Job) -> dict[str, str | int]:
     """Return what must be the same for a resumed attempt to compute the same bits."""
     name = "cpu" if job.device == "cpu" else torch.cuda.get_device_name(job.device)
-    return {"device": name, "threads": job.threads, "torch": torch.__version__}
+    return {
+        "device": name,
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": job.threads,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "code": code_sha256()[:16],
+    }
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -100,8 +111,8 @@ def restore_random(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> Non
     kind, keys, *rest = values["numpy"]
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(tensors["torch"])
-    if tensors["cuda"] and len(tensors["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(tensors["cuda"])
+    for index, state in enumerate(tensors["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(state, index)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -25,7 +25,7 @@ class Session:
     """All that changes while a run trains.
 
     ``pending`` holds what may still be on the device, (step, loss, right, images), and
-    ``clamped`` how many clamps were reported already.
+    ``clamped`` how many of this attempt's clamps the cursor has counted already.
     """
 
     recipe: Recipe
@@ -66,17 +66,17 @@ class Session:
             self.cursor.window.append((value, int(right), images))
         self.pending.clear()
 
-    def count_clamped(self) -> int:
-        """Return how often step sizes were clamped to their floor since the last call."""
-        if self.positive is None:
-            return 0
-        total = sum(self.positive.clamped.values())
-        new, self.clamped = total - self.clamped, total
-        return new
+    def count_clamped(self) -> None:
+        """Bring up to date how often step sizes were clamped to their floor in this epoch."""
+        if self.positive is not None:
+            total = sum(self.positive.clamped.values())
+            self.cursor.clamped += total - self.clamped
+            self.clamped = total
 
     def save(self) -> Checkpoint:
         """Write a checkpoint of this moment; raises Diverged rather than save NaN or infinity."""
         self.collect()
+        self.count_clamped()
         if (name := first_not_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.cursor.step)
         cursor = self.cursor
@@ -148,4 +148,5 @@ def taken_up(snapshot: Snapshot, recipe: Recipe, job: Job) -> tuple[Cursor, list
         return cursor, []
     cursor.deterministic = "statistical"
     was = ", ".join(f"{name} {cursor.circumstances.get(name)} → {now[name]}" for name in changed)
+    cursor.circumstances = dict(now)  # the next attempt is told what is new to it
     return cursor, [f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"]

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -114,8 +115,11 @@ def _record(order: Order, stop: StopFlag) -> None:
     store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
     try:
         detail = store.detail(order.run_id)
-        inputs = resolve_inputs(detail, store, Path(order.data_dir))
-        job = _job(order, stop, inputs)
+        run_dir = Path(order.run_dir)
+        inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
+        store.repoint(order.lease, run_dir)
+        recorded = frozenset(one.sha256 for one in store.checkpoints(order.run_id))
+        job = replace(_job(order, stop, inputs), recorded=recorded)
         store.settle(order.lease, _circumstances(order))
         recipe = load_stored(detail.recipe)
         with Recorder(store, order.lease) as recorder:

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
 
 
-def resolve_inputs(detail: RunDetail, store: Store, data_dir: Path) -> dict[str, str | Path]:
+def resolve_inputs(
+    detail: RunDetail, store: Store, data_dir: Path, runs_dir: Path
+) -> dict[str, str | Path]:
     """Return, by recipe key, a checkpoint folder, a weights file, or ``torchvision:NAME``.
 
-    Raises DataError where a file is gone or no longer holds the bytes that were submitted.
+    ``runs_dir`` holds the folders of all runs. Raises DataError where a file is gone or no longer
+    holds the bytes that were submitted.
     """
     found: dict[str, str | Path] = {
-        role: parent_checkpoint(store, run_id) for role, run_id in detail.parents.items()
+        role: parent_checkpoint(store, run_id, runs_dir / run_id)
+        for role, run_id in detail.parents.items()
     }
     for key, entry in _entries(detail.snapshot).items():
         if "torchvision" in entry:
@@ -31,7 +35,7 @@ def resolve_inputs(detail: RunDetail, store: Store, data_dir: Path) -> dict[str,
     return found
 
 
-def parent_checkpoint(store: Store, run_id: str) -> Path:
+def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
     """Return the folder of the checkpoint that a finished run stands for: its headline's."""
     last = max(store.checkpoints(run_id), key=lambda one: one.step, default=None)
     headline = next((one for one in store.result(run_id) if one.headline), None)
@@ -40,7 +44,13 @@ def parent_checkpoint(store: Store, run_id: str) -> Path:
         chosen = _at_step(store.checkpoints(run_id), headline.step) or last
     if chosen is None:
         raise DataError(f"the parent run {run_id} has no checkpoint; `lsqctl retry {run_id}`")
-    return Path(chosen.directory)
+    return located(run_dir, chosen.directory)
+
+
+def located(run_dir: Path, recorded: str) -> Path:
+    """Return where a checkpoint lies today: in the run's own folder, for workspaces are moved."""
+    here = run_dir / Path(recorded).name
+    return here if here.is_dir() else Path(recorded)
 
 
 def find_file(reference: str, near: Path | None, data_dir: Path) -> Path | None:

@@ -122,8 +122,7 @@ class Supervisor:
 
     def _order(self, claim: Claim, slot: Slot) -> Order:
         settings, run = self._settings, claim.run
-        recorded = claim.snapshot.get("data_dir")
-        data_dir = settings.data_dir if settings.data_dir_given or not recorded else recorded
+        data_dir = settings.data_dir_of(claim.snapshot.get("data_dir"))
         return Order(
             run_id=run.id,
             attempt=claim.lease.attempt,

@@ -49,7 +49,7 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 
 
 def test_the_promised_commands_are_there():
-    promised = """submit run worker leaderboard export doctor
+    promised = """submit run worker leaderboard export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         recipe:ls recipe:show recipe:check recipe:schema recipe:new
         sweep:status data:fetch db:upgrade db:check"""

@@ -20,10 +20,10 @@ from lsqctl.training.checkpoint import (
     load_model_state,
     read_checkpoint,
     read_newest,
-    sweep,
     verify_checkpoint,
     write_checkpoint,
 )
+from lsqctl.training.resume_point import sweep
 
 
 def snapshot(step, *, size=64, best=None):

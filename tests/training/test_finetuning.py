@@ -3,88 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
-from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.errors import DataError, Diverged
 from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
 from lsqctl.training import finetune
-from lsqctl.training.checkpoint import Snapshot, read_newest, write_checkpoint
+from lsqctl.training.checkpoint import read_newest
 
+from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny
 
 STEPS = 6  # an epoch of the tiny recipe
 EVALUATION = 2  # batches
-
-
-class StopAfter:
-    """Says stop once, at the n-th time of asking (0: the first)."""
-
-    def __init__(self, asked):
-        self.left = asked
-
-    def __call__(self):
-        self.left -= 1
-        return self.left == -1
-
-
-def run(recipe, job, stop_after=None):
-    """Return the facts of an attempt, whether it was stopped or ended."""
-    facts = []
-    job = job if stop_after is None else _with_stop(job, stop_after)
-    try:
-        for fact in finetune(recipe, job):
-            facts.append(fact)
-    except Preempted:
-        assert isinstance(facts[-1], Checkpoint)
-    return facts
-
-
-def _with_stop(job, asked):
-    from dataclasses import replace
-
-    return replace(job, stop=StopAfter(asked))
-
-
-def rows(facts):
-    return [one for one in facts if isinstance(one, Metric) and one.name != "seconds"]
-
-
-def tensors(value, prefix=""):
-    """Return every tensor and plain value of a nested state, by path."""
-    if isinstance(value, dict):
-        return {k: v for key in value for k, v in tensors(value[key], f"{prefix}/{key}").items()}
-    if isinstance(value, list | tuple):
-        return tensors(dict(enumerate(value)), prefix)
-    return {prefix: value}
-
-
-def assert_same_state(a: Path, b: Path):
-    first, second = read_newest(a)[0], read_newest(b)[0]
-    assert first is not None
-    assert second is not None
-    for part in ("model", "training", "state"):
-        one, other = tensors(dict(getattr(first, part))), tensors(dict(getattr(second, part)))
-        assert one.keys() == other.keys()
-        for key, value in one.items():
-            if not key.endswith("seconds"):
-                assert (
-                    torch.equal(torch.as_tensor(value), torch.as_tensor(other[key]))
-                    if (isinstance(value, torch.Tensor))
-                    else value == other[key]
-                ), key
-
-
-def plain(result):
-    """Return a result without what may differ: time, memory, and the folder it was made in."""
-    from dataclasses import replace
-
-    evaluations = tuple(
-        replace(one, checkpoint=Path(one.checkpoint).name) for one in result.evaluations
-    )
-    return replace(result, train_seconds=0.0, peak_mem_bytes=0, evaluations=evaluations)
 
 
 @pytest.fixture(scope="module")
@@ -163,22 +95,6 @@ def test_the_result_counts_the_evaluation_split_once(uninterrupted):
     assert result.deterministic == "bitwise"
 
 
-def damaged(change):
-    """Return a function that rewrites the newest checkpoint with a change to its parts."""
-
-    def rewrite(folder: Path):
-        snapshot = read_newest(folder)[0]
-        parts = {"training": dict(snapshot.training), "state": dict(snapshot.state)}
-        change(parts)
-        write_checkpoint(
-            folder,
-            Snapshot(snapshot.step, snapshot.epoch, model=snapshot.model, **parts),
-            fence="test",
-        )
-
-    return rewrite
-
-
 def _without_cursor(parts):
     parts["state"] = parts["state"] | {"cursor": parts["state"]["cursor"] | {"batch": 0}}
 
@@ -197,7 +113,7 @@ def _without_random(parts):
 @pytest.mark.parametrize("change", [_without_cursor, _without_momentum])
 def test_dropping_part_of_the_state_is_seen(uninterrupted, job, change):
     first = run(tiny(), job(), stop_after=3)
-    damaged(change)(job().run_dir)
+    rewritten(change)(job().run_dir)
     assert rows(first) + rows(run(tiny(), job())) != rows(uninterrupted[1])
 
 
@@ -212,7 +128,7 @@ def test_a_net_with_dropout_resumes_exactly_and_not_without_its_random_states(jo
     for name, drop in (("kept", False), ("dropped", True)):
         first = run(recipe, job(name), stop_after=1)
         if drop:
-            damaged(_without_random)(job(name).run_dir)
+            rewritten(_without_random)(job(name).run_dir)
         second = run(recipe, job(name))
         assert (rows(first) + rows(second) == rows(whole)) is not drop
 

@@ -1,0 +1,184 @@
+"""Verify results: hash-check the stored checkpoint, measure it again, and compare every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.errors import DataError, NotFound
+from lsqctl.facts import Evaluation
+from lsqctl.run import Run, RunDetail, RunState
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.recipe import Recipe
+    from lsqctl.store import Store
+    from lsqctl.training.evaluate import Counts
+    from lsqctl.training.runtime import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What measuring one result again has shown.
+
+    ``verified`` is None where it could not be tried (no data, no GPU): nothing was marked then.
+    ``message`` is one line that names the file, what was expected and what was found.
+    """
+
+    run_id: str
+    name: str
+    variant: str
+    selection: str
+    n_correct: int
+    n_total: int
+    measured: int | None
+    verified: bool | None
+    checkpoint: str
+    message: str = ""
+
+
+class CannotTell(DataError):
+    """The result could be neither confirmed nor refuted here."""
+
+
+def runs_to_verify(
+    store: Store, references: Sequence[str], *, sweep: str | None = None, every: bool = False
+) -> list[Run]:
+    """Return the runs that are named, of a sweep, or all: succeeded ones, for only they have a
+    result. A run that is named and has none raises NotFound.
+    """
+    named = [store.resolve(reference) for reference in references]
+    for run in named:
+        if run.state is not RunState.SUCCEEDED:
+            raise NotFound(
+                f"run {run.id} ({run.name}) is {run.state}: only a succeeded run has a result "
+                "to verify"
+            )
+    if sweep is not None:
+        cells = store.sweep_cells(sweep)
+        named += [one.run for one in cells if one.run and one.run.state is RunState.SUCCEEDED]
+    if every:
+        named += reversed(store.runs(states=[RunState.SUCCEEDED]))
+    return list({run.id: run for run in named}.values())
+
+
+def verify_run(
+    store: Store,
+    settings: Settings,
+    run_id: str,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+) -> Iterator[Verdict]:
+    """Verify each result of a run, mark it, and yield the verdict.
+
+    ``threads`` and ``device`` are those of the training unless given: another device may round
+    differently. A checkpoint that is gone, damaged or replaced, and other counts, mark the result
+    as not verified.
+    """
+    from lsqctl.recipe import load_stored
+
+    detail = store.detail(run_id)
+    result = store.full_result(run_id)
+    if result is None:
+        raise NotFound(f"run {run_id} ({detail.run.name}) has no result to verify")
+    recipe = load_stored(detail.recipe)
+    measure = _Measure(recipe, _job(detail, settings, threads, device), result.data_digest)
+    for stored in result.evaluations:
+        sha256 = store.result_sha256(run_id, (stored.variant, stored.selection))
+        verdict = _verdict(detail.run, stored, partial(measure, sha256=sha256), settings)
+        if verdict.verified is not None:
+            key = (stored.variant, stored.selection)
+            store.mark_verified(run_id, key, verified=verdict.verified)
+        yield verdict
+
+
+class _Measure:
+    """Measures the checkpoints of one run, each once."""
+
+    def __init__(self, recipe: Recipe, job: Job, data_digest: str) -> None:
+        self._recipe, self._job, self._data_digest = recipe, job, data_digest
+        self._known: dict[str, Counts] = {}
+
+    def __call__(self, directory: Path, sha256: str) -> Counts:
+        """Return the counts of a checkpoint; raises DataError when its bytes are not the stored,
+        and CannotTell when they are, but cannot be measured here.
+        """
+        from lsqctl.training.reevaluate import check_bytes, reevaluate
+
+        check_bytes(directory, sha256)
+        if sha256 not in self._known:
+            _check_device(self._job.device)
+            digest = self._data_digest
+            try:
+                counts = reevaluate(self._recipe, directory, self._job, data_digest=digest)
+            except DataError as error:
+                raise CannotTell(str(error)) from None
+            self._known[sha256] = counts
+        return self._known[sha256]
+
+
+def _verdict(
+    run: Run, stored: Evaluation, measure: Callable[[Path], Counts], settings: Settings
+) -> Verdict:
+    from lsqctl.worker.inputs import located
+
+    directory = located(settings.run_dir(run.id), stored.checkpoint)
+    values: dict[str, Any] = {"measured": None, "verified": True, "message": ""}
+    try:
+        counts = measure(directory)
+        values["measured"] = counts.n_correct
+        if difference := _difference(stored, counts):
+            values |= {"verified": False, "message": f"{directory}: {difference}"}
+    except CannotTell as error:
+        values |= {"verified": None, "message": str(error)}
+    except DataError as error:
+        values |= {"verified": False, "message": str(error)}
+    return Verdict(
+        *(run.id, run.name, stored.variant, stored.selection, stored.n_correct, stored.n_total),
+        checkpoint=str(directory),
+        **values,
+    )
+
+
+def _difference(stored: Evaluation, counts: Counts) -> str:
+    """Return what differs between a stored evaluation and the new counts, or nothing."""
+    pairs = {
+        "images": (stored.n_total, counts.n_total),
+        "right answers": (stored.n_correct, counts.n_correct),
+        "right within the first five": (stored.n_correct_top5, counts.n_correct_top5),
+    }
+    for what, (expected, found) in pairs.items():
+        if expected != found:
+            return f"expected {expected} {what}, found {found}"
+    if stored.hits != counts.hits:
+        pairs_of_bytes = zip(stored.hits, counts.hits, strict=False)
+        differing = sum((a ^ b).bit_count() for a, b in pairs_of_bytes)
+        return f"expected the same images to be right, found {differing} of them different"
+    return ""
+
+
+def _job(detail: RunDetail, settings: Settings, threads: int | None, device: str | None) -> Job:
+    """Return the circumstances of the run's last attempt, perhaps changed."""
+    from lsqctl.training.runtime import Job
+
+    then = detail.attempts[-1].circumstances if detail.attempts else {}
+    return Job(
+        run_dir=settings.run_dir(detail.run.id),
+        data_dir=settings.data_dir_of(detail.snapshot.get("data_dir")),
+        device=device or str(then.get("device", "cpu")),
+        threads=threads or int(then.get("threads", 1)),
+    )
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CannotTell(
+            "it was trained on a GPU and there is none here; --device cpu measures it all the "
+            "same, and may round differently"
+        )

@@ -1,0 +1,342 @@
+"""Exact resume where it is hardest: 2 bits, a teacher, open windows, loaders, other processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
+from lsqctl.training import Job, checkpoint, finetuning
+from lsqctl.training.checkpoint import read_newest
+from lsqctl.training.datasets import open_dataset
+from lsqctl.training.durable_file import sync_folder
+
+from .attempts import assert_same_state, plain, rewritten, rows, run
+from .conftest import tiny
+
+ROOT = Path(__file__).parent.parent.parent
+BITS = tiny().quant.model_fields_set
+STEPS, EVALUATION = 27, 2  # batches of an epoch and of an evaluation
+W2A2 = {"weight_bits": 2, "act_bits": 2}
+
+# How often to be asked before each next stop; the names say what the next thing would have been.
+CUTS = {
+    "right after calibration": EVALUATION,  # the start is counted before it is quantized
+    "step 2, within a window of two": 1,
+    "mid-epoch, within a window": 12,
+    "the last batch of the epoch": STEPS - 1 - 13,
+    "the first batch of the evaluation": 1,
+    "the second batch of the evaluation": 1,
+    "the first batch of the next epoch": EVALUATION,
+    "its second batch": 1,
+    "the last batch of the last evaluation": STEPS - 1 + 1,
+}
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    """The checkpoint of a full-precision run: first weights, and the teacher."""
+    folder = tmp_path_factory.mktemp("parent")
+    recipe = tiny(quant=dict.fromkeys(BITS, 32), train={"epochs": 2, "lr": 0.1})
+    facts = run(recipe, Job(run_dir=folder, data_dir=folder))
+    return [one for one in facts if isinstance(one, Checkpoint)][-1].directory
+
+
+def child():
+    """W2A2 from the parent, taught by it, augmented, with windows of two steps."""
+    return tiny(
+        model={"weights": {"run": "parent"}},
+        data={"batch_size": 48, "pad": 1},
+        quant=W2A2,
+        distill={"teacher": {"run": "parent"}},
+        train={"epochs": 2, "lr": 0.02},
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(parent):
+    return {"model.weights": parent, "distill.teacher": parent}
+
+
+@pytest.fixture(scope="module")
+def whole(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(child(), Job(run_dir=folder, data_dir=folder, inputs=inputs))
+
+
+def test_a_distilled_two_bit_run_cut_at_every_named_place_in_turn_is_the_whole_run(
+    whole, inputs, job
+):
+    folder, uninterrupted = whole
+    found, steps = [], []
+    for asked in CUTS.values():
+        facts = run(child(), job(inputs=inputs), stop_after=asked)
+        steps.append(facts[-1].step)
+        found += facts
+    found += run(child(), job(inputs=inputs))
+    assert steps == [0, 1, 13, 26, 27, 27, 27, 28, 54]
+    assert rows(found) == rows(uninterrupted)
+    assert plain(found[-1]) == plain(uninterrupted[-1])
+    assert found[-1].deterministic == "bitwise"
+    assert_same_state(folder, job().run_dir)
+
+
+def test_clamps_before_a_cut_are_counted_after_it(job):
+    recipe = tiny(
+        quant={**W2A2, "step_lr_scale": 100}, data={"batch_size": 48}, train={"epochs": 1}
+    )
+    facts = run(recipe, job("whole"))
+    (clamped,) = [one.value for one in rows(facts) if one.name == "clamped_steps"]
+    assert clamped > 20
+    found = [fact for asked in (9, 9, None) for fact in run(recipe, job("cut"), stop_after=asked)]
+    assert rows(found) == rows(facts)
+    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+
+
+def test_a_stop_that_comes_while_a_checkpoint_is_written_changes_nothing(
+    whole, inputs, job, monkeypatch
+):
+    stop, written = threading.Event(), []
+
+    def stop_while_writing(folder):
+        written.append(folder)
+        if len(written) % 12 == 0:
+            stop.set()
+        sync_folder(folder)
+
+    monkeypatch.setattr(checkpoint, "sync_folder", stop_while_writing)
+    found, attempts = [], 0
+    while not found or not isinstance(found[-1], Result):
+        stop.clear()
+        attempts += 1
+        found += run(child(), job(inputs=inputs, checkpoint_seconds=0.0, stop=stop.is_set))
+    assert attempts > 5
+    assert rows(found) == rows(whole[1])
+    assert plain(found[-1]) == plain(whole[1][-1])
+    assert_same_state(whole[0], job().run_dir)
+
+
+SCRIPT = """
+import pickle, sys
+from pathlib import Path
+from lsqctl.training import Job
+from tests.training.attempts import run
+from tests.training.test_resume import child
+parent, folder, asked = sys.argv[1:]
+inputs = {"model.weights": Path(parent), "distill.teacher": Path(parent)}
+facts = run(child(), Job(Path(folder), Path(folder), inputs=inputs), stop_after=int(asked))
+Path(folder, "facts").write_bytes(pickle.dumps(facts))
+"""
+
+
+def test_a_run_goes_on_in_another_process_to_the_bit(whole, inputs, parent, job):
+    import pickle
+
+    here = job(inputs=inputs)
+    words = [sys.executable, "-c", SCRIPT, str(parent), str(here.run_dir), "12"]
+    subprocess.run(words, cwd=ROOT, check=True, timeout=120)
+    first = pickle.loads((here.run_dir / "facts").read_bytes())
+    assert first[-1].step == 10
+    second = run(child(), here)
+    assert rows(first) + rows(second) == rows(whole[1])
+    assert plain(second[-1]) == plain(whole[1][-1])
+    assert_same_state(whole[0], here.run_dir)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
+def test_decoding_processes_and_cuts_change_nothing_for_a_folder_of_images(
+    job, tmp_path, monkeypatch
+):
+    draw = np.random.default_rng(0)
+    from PIL import Image
+
+    for split, count in (("train", 12), ("val", 6)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "data" / "imagefolder" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    recipe = tiny(
+        data={
+            "name": "imagefolder",
+            "batch_size": 5,
+            "eval_batch_size": 6,
+            "pad": 0,
+            "resize": 18,
+            "crop": 16,
+            "flip": True,
+            "train_crop": "random_resized",
+        },
+        quant=W2A2,
+    )
+
+    def decode_with(workers):
+        def opened(data, data_dir, **_):
+            return open_dataset(data, data_dir, workers=workers)
+
+        monkeypatch.setattr(finetuning, "open_dataset", opened)
+
+    decode_with(0)
+    uninterrupted = run(recipe, job("whole"))
+    found = []
+    for workers, asked in ((1, 2), (4, 4), (0, None)):
+        decode_with(workers)
+        found += run(recipe, job("cut"), stop_after=asked)
+    assert [one.step for one in found if isinstance(one, Resumed)] == [None, 2, 5]
+    assert rows(found) == rows(uninterrupted)
+    assert plain(found[-1]) == plain(uninterrupted[-1])
+    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+
+
+def _cursor(**changes):
+    def change(parts):
+        parts["state"] = parts["state"] | {"cursor": parts["state"]["cursor"] | changes}
+
+    return change
+
+
+def _flags(place, value):
+    """Change one flag of the quantizers whose sign the calibration found."""
+
+    def change(parts):
+        for key in [key for key in parts["model"] if key.endswith("input_quantizer._extra_state")]:
+            flags = parts["model"][key].clone()
+            flags[place] = value
+            parts["model"][key] = flags
+
+    return change
+
+
+def _step_sizes(parts):
+    for key, one in parts["model"].items():
+        if key.endswith("step_size"):
+            parts["model"][key] = torch.ones_like(one)
+
+
+DROPPED = {
+    "position in the epoch": _cursor(batch=0),
+    "optimizer step (schedule)": _cursor(step=0),
+    "open window": _cursor(window=[]),
+    "sums of the epoch": _cursor(sums=[0.0, 0, 0]),
+    "full-precision start": _cursor(fp32=None),
+    "step sizes": _step_sizes,
+    "signs": _flags(1, -1),
+    "momentum": lambda parts: parts["training"]["optimizer"].update(state={}),
+}
+
+
+@pytest.mark.parametrize("change", DROPPED.values(), ids=DROPPED.keys())
+def test_whatever_is_dropped_from_the_state_is_seen(whole, inputs, job, change):
+    first = run(child(), job(inputs=inputs), stop_after=EVALUATION + 13)
+    rewritten(change)(job().run_dir)
+    try:
+        second = run(child(), job(inputs=inputs))
+    except ZeroDivisionError:
+        return  # a mean over no step
+    same_rows = rows(first) + rows(second) == rows(whole[1])
+    assert not (same_rows and plain(second[-1]) == plain(whole[1][-1]))
+
+
+def test_dropped_calibration_flags_stop_the_run_rather_than_calibrate_anew(inputs, job):
+    run(child(), job(inputs=inputs), stop_after=EVALUATION + 13)
+    rewritten(_flags(0, 0))(job().run_dir)
+    with pytest.raises(RuntimeError, match="no value yet"):
+        run(child(), job(inputs=inputs))
+
+
+def test_dropping_the_best_so_far_is_seen(job):
+    recipe = tiny(train={"epochs": 2, "lr": 1e-5, "headline": "best"}, data={"batch_size": 120})
+    uninterrupted = run(recipe, job("whole"))
+    last, best = uninterrupted[-1].evaluations
+    assert best.step < last.step, "the first epoch has to be the better one"
+    run(recipe, job(), stop_after=11 + EVALUATION)
+    rewritten(_cursor(best=None))(job().run_dir)
+    assert plain(run(recipe, job())[-1]) != plain(uninterrupted[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("torch", "2.0.0"), ("cpu", "x86_64 NO AVX"), ("code", "0" * 16)]
+)
+def test_other_circumstances_are_said_and_no_longer_called_bitwise(job, name, other):
+    recipe = tiny(train={"epochs": 1})
+    run(recipe, job(), stop_after=2)
+
+    def change(parts):
+        _cursor(circumstances=parts["state"]["cursor"]["circumstances"] | {name: other})(parts)
+
+    rewritten(change)(job().run_dir)
+    facts = run(recipe, job(), stop_after=2)
+    told = [one.text for one in facts if isinstance(one, Note) and "resumed elsewhere" in one.text]
+    assert len(told) == 1
+    assert f"{name} {other} → " in told[0]
+    facts = run(recipe, job())
+    assert not [one for one in facts if isinstance(one, Note) and "elsewhere" in one.text]
+    assert facts[-1].deterministic == "statistical"
+
+
+def test_a_checkpoint_without_its_row_is_removed_and_its_steps_are_done_again(job):
+    uninterrupted = run(tiny(), job("whole"))
+    first = run(tiny(), job(checkpoint_seconds=0.0), stop_after=4)
+    written = [one for one in first if isinstance(one, Checkpoint)]
+    assert [one.step for one in written[-2:]] == [4, 4], "the stop wrote step 4 once more"
+    known = frozenset(one.sha256 for one in written) - {written[-1].sha256}
+    second = run(tiny(), job(recorded=known))
+    assert second[0].step == 3
+    assert any("never recorded" in one.text for one in second if isinstance(one, Note))
+    kept = [one for one in rows(first) if one.step <= 3]
+    assert kept + rows(second) == rows(uninterrupted)
+
+
+def test_after_damage_the_last_two_kept_are_good_ones_and_nothing_new_is_thrown_away(job):
+    run(tiny(), job(checkpoint_seconds=0.0), stop_after=5)
+    for folder in job().run_dir.glob("ckpt-*"):
+        (folder / "model.pt").write_bytes(b"rot")
+    facts = run(tiny(), job(), stop_after=3)  # all are damaged: from scratch
+    assert facts[0].step is None
+    assert sum(isinstance(one, Note) and "damaged" in one.text for one in facts) == 2
+    assert read_newest(job().run_dir)[0].step == 3
+    assert sorted(path.name for path in job().run_dir.glob("ckpt-*")) == [
+        "ckpt-00000000",
+        "ckpt-00000003",
+    ]
+    second = run(tiny(), job())
+    assert rows(facts) + rows(second) == rows(run(tiny(), job("whole")))
+    assert not list(job().run_dir.glob("damaged-*"))
+
+
+def test_the_best_of_the_checkpoint_before_the_newest_is_kept_too(tmp_path):
+    from tests.training.test_checkpoint import names, write
+
+    for step, best in ((1, 1), (2, 1), (3, 1), (4, 4)):
+        write(tmp_path, step, best=best)
+    assert names(tmp_path) == ["ckpt-00000001", "ckpt-00000003", "ckpt-00000004"]
+    write(tmp_path, 5, best=4)
+    assert names(tmp_path) == ["ckpt-00000004", "ckpt-00000005"]
+
+
+def test_metric_rows_are_cut_back_and_written_again(job):
+    """The newest checkpoint is damaged: its rows go, and come again from the one before."""
+    uninterrupted = run(tiny(), job("whole"))
+    stored: dict[tuple[str, str, int], Metric] = {}
+
+    def take(facts):
+        for fact in facts:
+            if isinstance(fact, Resumed):
+                kept = -1 if fact.step is None else fact.step
+                for key in [key for key in stored if key[2] > kept]:
+                    del stored[key]
+            elif isinstance(fact, Metric) and fact.name != "seconds":
+                stored[fact.name, fact.split, fact.step] = fact
+
+    take(run(tiny(), job(checkpoint_seconds=0.0), stop_after=9))
+    newest = max(job().run_dir.glob("ckpt-*"))
+    (newest / "state.json").write_bytes(b"{}")
+    take(run(tiny(), job()))
+    assert sorted(stored.values(), key=repr) == sorted(rows(uninterrupted), key=repr)
