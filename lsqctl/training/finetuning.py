@@ -13,15 +13,17 @@ from torch import nn
 
 from lsqctl.errors import DataError, Preempted
 from lsqctl.facts import Fact, Note, Resumed
+from lsqctl.failpoint import failpoint
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import read_newest, sweep
+from lsqctl.training.checkpoint import read_newest
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.distill import freeze
 from lsqctl.training.epoch import evaluate_epoch, train_epoch
 from lsqctl.training.evaluate import evaluate
 from lsqctl.training.feed import Feed
+from lsqctl.training.folders import sweep
 from lsqctl.training.models import build_model, takes_grey
 from lsqctl.training.models.weights import identity, load_weights
 from lsqctl.training.optim import build_optimizer
@@ -43,7 +45,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = enter(job, recipe.seed)
-    sweep(job.run_dir)
+    job.owning(lambda: sweep(job.run_dir, job.recorded))
     snapshot, complaints = read_newest(job.run_dir)
     yield Resumed(snapshot.step if snapshot else None)
     feed = open_feed(recipe, job, device)
@@ -59,14 +61,15 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     if snapshot:
         session.restore(snapshot)
     else:  # right after calibration
-        yield session.save()
+        yield from session.save()
+        failpoint("train.calibrated")
     try:
         while not session.done:
             yield from train_epoch(session)
             yield from evaluate_epoch(session)
-            yield session.save()
+            yield from session.save()
     except Preempted:
-        yield session.save()
+        yield from session.save()
         raise
     yield result(session)
 

@@ -6,7 +6,7 @@ import contextlib
 import random
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lsqctl.settings import recorded_environment
+from lsqctl.training.checkpoint import at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,9 @@ class Job:
     ``device`` is ``cpu`` or ``cuda:0``. ``inputs`` holds, by recipe key (``model.weights``,
     ``distill.teacher``), a weights file, a checkpoint folder of a parent run, or
     ``torchvision:NAME``. ``stop`` is asked at every step and at every evaluation batch: when it
-    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints.
+    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints;
+    ``recorded`` says which of them count, by their manifest's sha256 (None: all), and ``owning``
+    does what changes the folder while nobody else can become the run's owner.
     """
 
     run_dir: Path
@@ -35,6 +38,8 @@ class Job:
     inputs: Mapping[str, Path | str] = field(default_factory=dict)
     stop: Callable[[], bool] = lambda: False
     checkpoint_seconds: float = 300.0
+    recorded: Collection[str] | None = None
+    owning: Callable[[Callable[[], None]], None] = at_once
 
 
 def enter(job: Job, seed: int) -> torch.device:

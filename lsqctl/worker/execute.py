@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -26,10 +27,12 @@ from lsqctl.errors import (
     RecipeError,
     StoreError,
 )
+from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason
 from lsqctl.worker.order import LastWords, Order
 
 if TYPE_CHECKING:
+    from lsqctl.store import Store
     from lsqctl.training.runtime import Job
 
 _PR_SET_PDEATHSIG = 1
@@ -111,12 +114,15 @@ def _record(order: Order, stop: StopFlag) -> None:
     from lsqctl.worker.inputs import resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
+    failpoint("child.started")
     store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
     try:
         detail = store.detail(order.run_id)
         inputs = resolve_inputs(detail, store, Path(order.data_dir))
-        job = _job(order, stop, inputs)
+        job = _job(order, stop, inputs, store)
+        failpoint("child.before-settle")
         store.settle(order.lease, _circumstances(order))
+        failpoint("child.settled")
         recipe = load_stored(detail.recipe)
         with Recorder(store, order.lease) as recorder:
             for fact in finetune(recipe, job):
@@ -125,7 +131,7 @@ def _record(order: Order, stop: StopFlag) -> None:
         store.close()
 
 
-def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path]) -> Job:
+def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> Job:
     from lsqctl.training.runtime import Job
 
     return Job(
@@ -136,6 +142,8 @@ def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path]) -> Job:
         fence=order.fence,
         inputs=inputs,
         stop=stop,
+        recorded={one.sha256 for one in store.checkpoints(order.run_id)},
+        owning=partial(store.while_owned, order.lease),
     )
 
 

@@ -20,10 +20,10 @@ from lsqctl.training.checkpoint import (
     load_model_state,
     read_checkpoint,
     read_newest,
-    sweep,
     verify_checkpoint,
     write_checkpoint,
 )
+from lsqctl.training.folders import remove, sweep
 
 
 def snapshot(step, *, size=64, best=None):
@@ -38,7 +38,9 @@ def snapshot(step, *, size=64, best=None):
 
 
 def write(folder, step, **kwargs):
-    return write_checkpoint(folder, snapshot(step, **kwargs), fence="7")
+    found = write_checkpoint(folder, snapshot(step, **kwargs), fence="7")
+    remove(found.replaces)
+    return found
 
 
 def names(folder):
