@@ -48,7 +48,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A complete checkpoint on disk. ``sha256`` is of its manifest, which holds all the others."""
+    """A complete checkpoint on disk. ``sha256`` is of its manifest, which holds all the others.
+
+    ``replaces`` are folders that are removed once this one is recorded.
+    """
 
     step: int
     epoch: int
@@ -56,6 +59,7 @@ class Checkpoint:
     sha256: str
     size_bytes: int
     best: bool = False
+    replaces: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_DB``     the database's URL (default: SQLite in the workspace)
 * ``LSQCTL_DATA``   the folder of datasets and weights (default: ``data`` in the workspace)
 * ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
+* ``LSQCTL_FAILPOINT``, ``LSQCTL_FAILPOINT_ONCE``  faults for tests, see ``lsqctl.failpoint``
 """
 
 from __future__ import annotations
@@ -95,6 +96,11 @@ def recorded_environment() -> dict[str, str]:
 def colour_forced() -> bool:
     """Return whether FORCE_COLOR asks for colour where no terminal is."""
     return bool(os.environ.get("FORCE_COLOR"))
+
+
+def failpoint_variables() -> tuple[str, Path | None]:
+    """Return what faults a test asks for, and the folder that makes each happen but once."""
+    return os.environ.get("LSQCTL_FAILPOINT", ""), _path(os.environ.get("LSQCTL_FAILPOINT_ONCE"))
 
 
 def child_environment(changes: dict[str, str]) -> dict[str, str]:

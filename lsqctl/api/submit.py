@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.provenance import snapshot
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
+from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
@@ -65,7 +66,9 @@ def plan(
 
 def submit(plan: Plan, store: Store, *, if_exists: IfExists = "skip") -> list[Enqueued]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
-    return store.enqueue(plan.runs, if_exists=if_exists)
+    enqueued = store.enqueue(plan.runs, if_exists=if_exists)
+    failpoint("submit.after-commit")
+    return enqueued
 
 
 def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:

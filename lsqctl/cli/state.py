@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.failpoint import plan
 from lsqctl.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class GlobalOptions:
 
 def settings(ctx: typer.Context) -> Settings:
     """Return the settings that the global options and the environment lead to."""
+    plan()  # a misspelt failpoint is a mistake of the command line, not of a run
     given: GlobalOptions = ctx.find_root().obj
     return load_settings(home=given.home, db=given.db_url, data_dir=given.data_dir)
 

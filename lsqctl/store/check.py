@@ -10,7 +10,9 @@ from lsqctl.run import RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
 from lsqctl.store.database import reads
-from lsqctl.store.family import waiting_without_cause
+from lsqctl.store.family import begun_too_early, waiting_without_cause
+from lsqctl.store.histories import histories
+from lsqctl.store.history import problems
 from lsqctl.store.migrate import current_revision
 from lsqctl.store.tables import metadata, runs
 
@@ -26,7 +28,10 @@ class Checks(Base):
     @reads
     def check(self, db: Connection) -> list[str]:
         """Return what is wrong with the file, the schema, or the runs in it."""
-        return [*_file_problems(db), *_schema_problems(db), *_run_problems(db)]
+        if db.dialect.name == "postgresql":  # one moment for all queries; SQLite has that anyway
+            db.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        parts = _file_problems(db), _schema_problems(db), _run_problems(db), _history_problems(db)
+        return [problem for part in parts for problem in part]
 
 
 def _file_problems(db: Connection) -> Iterator[str]:
@@ -57,3 +62,10 @@ def _run_problems(db: Connection) -> Iterator[str]:
         yield f"run {row.id} is running, but its lease ended at {row.lease_until}: start a worker"
     for run_id in waiting_without_cause(db):
         yield f"run {run_id} waits, but none of its parents is unfinished: retry it"
+    for run_id in begun_too_early(db):
+        yield f"run {run_id} does not wait, but a parent of it has not succeeded"
+
+
+def _history_problems(db: Connection) -> Iterator[str]:
+    for history in histories(db):
+        yield from problems(history)

@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, delete, select, update
 
 from lsqctl.facts import Checkpoint, Metric, StoredCheckpoint
+from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
@@ -60,6 +61,7 @@ class Checkpoints(Base):
             ],
         )
         _count_progress(db, lease, checkpoint.step)
+        failpoint("checkpoint.before-commit")
 
     @writes
     def repoint(self, db: Connection, lease: Lease, run_dir: Path) -> None:

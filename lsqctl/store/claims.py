@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.facts import Progress
+from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, Lease, Renewal, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now, to_json
@@ -76,6 +77,7 @@ class Claims(Base):
         )
         moved = {"source": RunState.QUEUED, "to": RunState.RUNNING}
         record(db, row.id, "claimed", **moved, lease=lease, detail=worker_id)
+        failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
 
     def _take(self, worker_id: str, gpus: int, free_gpus: int) -> Any:
@@ -142,6 +144,15 @@ class Claims(Base):
         if row is None:
             raise lost(db, lease)
         return Renewal(cancel_requested=row.cancel_requested)
+
+    @writes
+    def while_owned(self, db: Connection, lease: Lease, work: Callable[[], None]) -> None:
+        """Do something outside the database while no other attempt can get the run.
+
+        ``work`` may be done more than once. Raises LeaseLost, with nothing done.
+        """
+        own(db, lease)
+        work()
 
     @writes
     def progress(self, db: Connection, lease: Lease, progress: Progress) -> None:

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, select
 
 from lsqctl.errors import UsageError
 from lsqctl.facts import Result
+from lsqctl.failpoint import failpoint
 from lsqctl.run import MAX_FAILURES, RETRIED, EndReason, Lease, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
@@ -36,8 +37,10 @@ class Endings(Base):
             failures=0,
         )
         end_attempt(db, lease, EndReason.COMPLETED, "")
+        failpoint("finish.before-result")
         insert_result(db, lease.run_id, result)
         queue_children(db, lease.run_id)
+        failpoint("finish.before-commit")
 
     @reshapes
     def fail(self, db: Connection, lease: Lease, reason: EndReason, message: str) -> RunState:
@@ -79,6 +82,7 @@ class Endings(Base):
             reason=reason,
             message=message,
         )
+        failpoint("end.before-commit")
         return RunState.QUEUED
 
     def _failures(self, db: Connection, lease: Lease, reason: EndReason, before: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, case, insert, select
 
 from lsqctl.errors import NotFound, UsageError
+from lsqctl.failpoint import failpoint
 from lsqctl.run import UNFINISHED, Enqueued, IfExists, NewRun, Outcome, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now, to_json
@@ -46,6 +47,7 @@ class Enqueues(Base):
             _record_cell(db, each, run_id)
             done.append((run_id, outcome))
         loaded = load_runs(db, [run_id for run_id, _ in done])
+        failpoint("submit.before-commit")
         return [
             Enqueued(loaded[run_id], outcome or Outcome(loaded[run_id].state))
             for run_id, outcome in done

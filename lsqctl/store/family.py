@@ -90,6 +90,19 @@ def waiting_without_cause(db: Connection) -> list[str]:
     return list(db.scalars(query))
 
 
+def begun_too_early(db: Connection) -> list[str]:
+    """Return the ids of runs that are ready, at work or done, though a parent of them is not."""
+    parents, begun = runs.alias(), (RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED)
+    query = (
+        select(runs.c.id)
+        .join(run_parents, run_parents.c.run_id == runs.c.id)
+        .join(parents, parents.c.id == run_parents.c.parent_id)
+        .where(runs.c.state.in_(begun), parents.c.state != RunState.SUCCEEDED)
+        .distinct()
+    )
+    return list(db.scalars(query))
+
+
 def _parents(db: Connection, run_id: str) -> Mapping[str, str]:
     query = (
         select(runs.c.id, runs.c.state)

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, select, update
 
 from lsqctl.facts import Metric, MetricSummary, Progress
+from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.base import Base
 from lsqctl.store.claims import progress_values
@@ -48,6 +49,7 @@ class Metrics(Base):
         """Store a batch; a point that is there already is replaced.  Raises LeaseLost."""
         own(db, lease, **progress_values(progress))
         insert_metrics(db, lease, metrics)
+        failpoint("metrics.before-commit")
 
     @writes
     def resume_at(self, db: Connection, lease: Lease, step: int | None) -> None:
@@ -67,6 +69,7 @@ class Metrics(Base):
         )
         where = "from scratch" if step is None else f"at step {step}"
         record(db, lease.run_id, "resumed", lease=lease, detail=where)
+        failpoint("resume.before-commit")
 
     @reads
     def metrics(

@@ -14,7 +14,7 @@ from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads
 from lsqctl.store.enqueue import newest_of
-from lsqctl.store.rows import load_parents, load_runs, select_runs, to_run
+from lsqctl.store.rows import load_parents, load_runs, select_runs, to_event, to_run
 from lsqctl.store.tables import attempts, events, runs, sweep_cells, sweeps
 
 
@@ -78,7 +78,7 @@ class Readers(Base):
     def events(self, db: Connection, run_id: str) -> list[Event]:
         """Return a run's history, oldest first."""
         query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
-        return [_to_event(row) for row in db.execute(query)]
+        return [to_event(row) for row in db.execute(query)]
 
     @reads
     def sweeps(self, db: Connection) -> list[str]:
@@ -136,18 +136,4 @@ def _to_attempt(row: Row[Any]) -> Attempt:
         message=row.message,
         circumstances=from_json(row.circumstances),
         resumed_step=row.resumed_step,
-    )
-
-
-def _to_event(row: Row[Any]) -> Event:
-    return Event(
-        id=row.id,
-        run_id=row.run_id,
-        kind=row.kind,
-        from_state=RunState(row.from_state) if row.from_state else None,
-        to_state=RunState(row.to_state) if row.to_state else None,
-        attempt=row.attempt,
-        fence=row.fence,
-        detail=row.detail,
-        at=row.at,
     )

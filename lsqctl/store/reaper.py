@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, select
 
 from lsqctl.errors import LeaseLost
+from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, Run, RunState, WorkerIdentity
 from lsqctl.store.columns import now
 from lsqctl.store.database import reads, reshapes
@@ -73,6 +74,7 @@ class Reaper(Endings):
         )
         if db.scalar(still.with_for_update(key_share=True)) is None:
             return None  # it was heard of in the meantime
+        failpoint("reap.before-bury")
         message = f"worker {row.worker_name} was not heard of for {self.lease_seconds:g} s"
         try:
             self._end(db, lease_of(row), EndReason.LOST, message)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, case, func, select
 
-from lsqctl.run import EndReason, Lease, Run, RunState
+from lsqctl.run import EndReason, Event, Lease, Run, RunState
 from lsqctl.store.columns import now
 from lsqctl.store.tables import metric_summaries, run_parents, runs, sweep_cells
 
@@ -66,6 +66,21 @@ def to_run(row: Row[Any]) -> Run:
         gpus=row.gpus,
         time_limit_seconds=row.time_limit_seconds,
         note=row.note,
+    )
+
+
+def to_event(row: Row[Any]) -> Event:
+    """Return the Event of a row of ``events``."""
+    return Event(
+        id=row.id,
+        run_id=row.run_id,
+        kind=row.kind,
+        from_state=RunState(row.from_state) if row.from_state else None,
+        to_state=RunState(row.to_state) if row.to_state else None,
+        attempt=row.attempt,
+        fence=row.fence,
+        detail=row.detail,
+        at=row.at,
     )
 
 

@@ -2,7 +2,8 @@
 
 ``ckpt.tmp.<fence>`` is filled file by file, each hashed while it is written and synced; then comes
 ``manifest.json`` with sizes and sha256; then the folder is renamed to ``ckpt-<step>`` and its
-parent synced. The last two and the best are kept, and what each of the two calls the best.
+parent synced. The last two and the best are kept, and what each of the two calls the best; the
+others go when the new one is recorded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import errno
 import io
 import json
 import pickle
-import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,15 @@ import torch
 
 from lsqctl.errors import DataError
 from lsqctl.facts import Checkpoint
+from lsqctl.failpoint import failpoint
 from lsqctl.training.durable_file import DurableFile, sync_folder
+from lsqctl.training.folders import (
+    at_once,
+    checkpoint_folders,
+    folder_of,
+    put_in_place,
+    replaced,
+)
 from lsqctl.training.manifest import (
     MANIFEST,
     SCHEMA,
@@ -32,8 +40,6 @@ from lsqctl.training.manifest import (
     verified,
 )
 
-_NAME = re.compile(r"ckpt-(\d{8,})(\.old)?")
-_KEPT = 2
 _HEADROOM = 3  # free space wanted, in sizes of the last checkpoint
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -54,19 +60,21 @@ class Snapshot:
     best_step: int | None = None
 
 
-def folder_of(run_dir: Path, step: int) -> Path:
-    """Return where the checkpoint of a step lies, once it is complete."""
-    return run_dir / f"ckpt-{step:08d}"
+def write_checkpoint(
+    run_dir: Path,
+    snapshot: Snapshot,
+    *,
+    fence: str,
+    owning: Callable[[Callable[[], None]], None] = at_once,
+) -> Checkpoint:
+    """Write a snapshot durably; ``remove`` what it replaces once it is recorded.
 
-
-def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkpoint:
-    """Write a snapshot durably and drop checkpoints that are no longer kept.
-
-    Raises OSError, with earlier checkpoints untouched and nothing temporary left. An input/output
-    error is answered once with fresh files; a full disk is not.
+    ``owning`` does what it is given while nobody else can become the run's owner, and raises
+    LeaseLost when somebody has. Raises OSError, with earlier checkpoints untouched and nothing
+    temporary left. An input/output error is answered once with fresh files; a full disk is not.
     """
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not checkpoints_in(run_dir):
+    if not checkpoint_folders(run_dir):
         sync_folder(run_dir.parent)  # or a power cut may take the folder with all that is in it
     _check_room(run_dir)
     temporary = run_dir / f"ckpt.tmp.{fence}"
@@ -82,16 +90,19 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
             if last_try or error.errno != errno.EIO:
                 raise
     final = folder_of(run_dir, snapshot.step)
-    _put_in_place(temporary, final)
-    _prune(run_dir, final, snapshot.best_step)
-    best = snapshot.best_step == snapshot.step
-    return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best)
+    try:
+        owning(lambda: put_in_place(temporary, final))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # where it was not put in place
+    failpoint("checkpoint.renamed")
+    best, gone = snapshot.best_step == snapshot.step, replaced(run_dir, final, snapshot.best_step)
+    return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best, gone)
 
 
 def read_newest(run_dir: Path) -> tuple[Snapshot | None, list[str]]:
     """Return the newest snapshot that verifies, or None, and a sentence for each bad one."""
     complaints: list[str] = []
-    for folder in checkpoints_in(run_dir):
+    for folder in checkpoint_folders(run_dir):
         try:
             return read_checkpoint(folder), complaints
         except DataError as error:
@@ -125,15 +136,6 @@ def verify_checkpoint(folder: Path) -> str:
     return manifest_sha256(folder)
 
 
-def checkpoints_in(run_dir: Path) -> list[Path]:
-    """Return the complete checkpoints, newest first; a replaced one after its replacement."""
-    found = []
-    for folder in run_dir.glob("ckpt-*"):
-        if match := _NAME.fullmatch(folder.name):
-            found.append((int(match[1]), match[2] is None, folder))
-    return [folder for *_, folder in sorted(found, reverse=True)]
-
-
 def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:
     """Write every file; return the manifest's sha256 and the size of all."""
     shutil.rmtree(temporary, ignore_errors=True)
@@ -157,8 +159,10 @@ def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:
             "files": {name: {"size": s, "sha256": h} for name, (s, h) in written.items()},
         }
     )
+    failpoint("checkpoint.before-manifest")
     size, sha256 = _write(temporary / MANIFEST, lambda file: file.write(manifest))
     sync_folder(temporary)
+    failpoint("checkpoint.after-manifest")
     return sha256, size + sum(size for size, _ in written.values())
 
 
@@ -184,50 +188,14 @@ def _tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[st
     return found
 
 
-def _put_in_place(temporary: Path, final: Path) -> None:
-    """Rename over ``final``; a crash in between leaves the old one as ``.old``, which is read."""
-    old = replaced(final)
-    if final.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        final.rename(old)
-    temporary.rename(final)
-    sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def replaced(final: Path) -> Path:
-    """Return where a checkpoint lies while another of its step takes its place."""
-    return final.with_name(f"{final.name}.old")
-
-
-def _prune(run_dir: Path, written: Path, best_step: int | None) -> None:
-    """Keep the one just written, the newest besides, and the best of either.
-
-    The one before may be gone back to, and then its own best is wanted, not the newer one.
-    """
-    others = [folder for folder in checkpoints_in(run_dir) if folder != written]
-    before, older = others[: _KEPT - 1], others[_KEPT - 1 :]
-    best = {folder_of(run_dir, step) for step in (best_step, *map(_best_step, before)) if step}
-    for folder in older:
-        if folder not in best:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _best_step(folder: Path) -> int | None:
-    try:
-        found: int | None = read_manifest(folder)["best_step"]
-    except DataError:
-        return None  # nobody will go back to it
-    return found
-
-
 def _files(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.is_file()]
 
 
 def _last_size(run_dir: Path) -> int:
-    last = checkpoints_in(run_dir)[:1]
-    return sum(path.stat().st_size for folder in last for path in _files(folder))
+    return sum(
+        path.stat().st_size for last in checkpoint_folders(run_dir)[:1] for path in _files(last)
+    )
 
 
 def _check_room(run_dir: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lsqctl.facts import Checkpoint, Metric, Progress
+from lsqctl.failpoint import failpoint
 from lsqctl.training.cursor import Tally
 from lsqctl.training.distill import total_loss
 from lsqctl.training.evaluate import Counts, evaluate
@@ -30,13 +31,14 @@ def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
         session.check_stop()
         began = time.monotonic()
         train_step(session, images, labels)
+        failpoint("train.step")
         ended = cursor.batch == feed.steps_per_epoch
         if cursor.batch % window == 0 or ended:
             yield from _window_metrics(session)
         cursor.epoch_seconds += time.monotonic() - began
         due = time.monotonic() - session.saved_at >= session.job.checkpoint_seconds
         if due and not ended:
-            yield session.save()
+            yield from session.save()
     yield from _epoch_metrics(session)
     cursor.epoch, cursor.batch, cursor.evaluation_pending = cursor.epoch + 1, 0, True
 

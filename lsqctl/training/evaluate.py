@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsqctl.failpoint import failpoint
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -54,6 +56,7 @@ def evaluate(
     try:
         for images, labels in batches:
             before_batch()
+            failpoint("evaluate.batch")
             logits = model(images).float()
             right.append(logits.argmax(1) == labels)
             wide = logits.shape[1] >= 6

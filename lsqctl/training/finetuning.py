@@ -13,6 +13,7 @@ from torch import nn
 
 from lsqctl.errors import DataError, Preempted
 from lsqctl.facts import Fact, Note, Resumed
+from lsqctl.failpoint import failpoint
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.cursor import Cursor, Tally
@@ -44,7 +45,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = enter(job, recipe.seed)
-    snapshot, complaints = resume_point(job.run_dir, job.recorded)
+    snapshot, complaints = resume_point(job.run_dir, job.recorded, job.owning)
     yield Resumed(snapshot.step if snapshot else None)
     feed = open_feed(recipe, job, device)
     model = build(recipe.model.name, feed)
@@ -59,14 +60,15 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     if snapshot:
         session.restore(snapshot)
     else:  # right after calibration
-        yield session.save()
+        yield from session.save()
+        failpoint("train.calibrated")
     try:
         while not session.done:
             yield from train_epoch(session)
             yield from evaluate_epoch(session)
-            yield session.save()
+            yield from session.save()
     except Preempted:
-        yield session.save()
+        yield from session.save()
         raise
     yield result(session)
 

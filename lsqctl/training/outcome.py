@@ -9,8 +9,8 @@ import torch
 from lsqctl.facts import Evaluation, Result
 from lsqctl.quant import left_layers, model_cost
 from lsqctl.recipe import QuantSection, Recipe
-from lsqctl.training.checkpoint import folder_of
 from lsqctl.training.cursor import Tally
+from lsqctl.training.folders import folder_of
 from lsqctl.training.runtime import circumstances, peak_memory
 from lsqctl.training.session import Session
 

@@ -6,66 +6,77 @@ were left by an attempt that died, or lost its lease, between the two; they are 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 
 from lsqctl.errors import DataError
-from lsqctl.training.checkpoint import (
-    Snapshot,
-    checkpoints_in,
-    folder_of,
-    read_checkpoint,
-    replaced,
-)
-from lsqctl.training.manifest import manifest_sha256
+from lsqctl.training.checkpoint import Snapshot, read_checkpoint
+from lsqctl.training.folders import at_once, checkpoint_folders, folder_of, remove
+from lsqctl.training.manifest import manifest_sha256, read_manifest
 
-_ASIDE = "damaged-"
+_DAMAGED = "damaged-"
 
 
 def resume_point(
-    run_dir: Path, recorded: Collection[str] | None = None
+    run_dir: Path,
+    recorded: Collection[str] | None = None,
+    owning: Callable[[Callable[[], None]], None] = at_once,
 ) -> tuple[Snapshot | None, list[str]]:
     """Return the newest snapshot that verifies and is recorded, and a sentence for each other.
 
     ``recorded`` holds the sha256 of the manifests that have a row; None takes every one as such.
     A damaged checkpoint is set aside (until the next attempt), or it would be kept as one of the
-    last two while good ones go. Only the run's owner may call this.
+    last two while good ones go. ``owning`` does what changes the folder while nobody else can
+    become the run's owner, and raises LeaseLost when somebody has.
     """
-    sweep(run_dir)
     complaints: list[str] = []
-    for folder in checkpoints_in(run_dir):
+    owning(lambda: complaints.extend(sweep(run_dir, recorded)))
+    for folder in checkpoint_folders(run_dir):
         try:
-            if recorded is not None and manifest_sha256(folder) not in recorded:
-                complaints.append(f"removed a checkpoint that was never recorded: {folder}")
-                shutil.rmtree(folder, ignore_errors=True)
-                continue
             snapshot = read_checkpoint(folder)
         except DataError as error:
             complaints.append(f"passed over a damaged checkpoint: {error}")
-            _set_aside(folder)
+            owning(partial(_set_aside, folder))
             continue
-        _put_right(folder, folder_of(run_dir, snapshot.step))
+        owning(partial(_put_right, folder, folder_of(run_dir, snapshot.step)))
         return snapshot, complaints
     return None, complaints
 
 
-def sweep(run_dir: Path) -> None:
-    """Remove what dead attempts left half written, and what an earlier one set aside."""
-    for pattern in ("ckpt.tmp.*", f"{_ASIDE}*"):
-        for folder in run_dir.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+def sweep(run_dir: Path, recorded: Collection[str] | None = None) -> list[str]:
+    """Remove what dead attempts left half done, and return what is worth saying of it.
+
+    That is what was half written, what an earlier attempt set aside, and whole checkpoints without
+    a row. A damaged one stays, to be complained of.
+    """
+    for pattern in ("ckpt.tmp.*", f"{_DAMAGED}*"):
+        remove(run_dir.glob(pattern))
+    if recorded is None:
+        return []
+    orphans = [one for one in checkpoint_folders(run_dir) if _intact(one) not in {None, *recorded}]
+    remove(orphans)
+    return [f"removed a checkpoint that was never recorded: {folder}" for folder in orphans]
+
+
+def _intact(folder: Path) -> str | None:
+    """Return the sha256 of a manifest that has its own, else None."""
+    try:
+        read_manifest(folder)
+        return manifest_sha256(folder)
+    except DataError:
+        return None
 
 
 def _set_aside(folder: Path) -> None:
     try:
-        folder.rename(folder.with_name(_ASIDE + folder.name))
+        folder.rename(folder.with_name(_DAMAGED + folder.name))
     except OSError:  # a disk that only reads: the next write says so, in better words
         return
 
 
 def _put_right(folder: Path, final: Path) -> None:
     """Finish a replacement that a crash cut short: one folder a step, under its own name."""
-    if folder != final:
+    if folder.exists() and folder != final:
         folder.rename(final)
-    shutil.rmtree(replaced(final), ignore_errors=True)
+    remove(one for one in checkpoint_folders(final.parent) if one.stem == final.name != one.name)

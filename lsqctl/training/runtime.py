@@ -7,7 +7,7 @@ import platform
 import random
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from lsqctl.settings import recorded_environment
 from lsqctl.training.digest import code_sha256
+from lsqctl.training.folders import at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,9 @@ class Job:
     ``device`` is ``cpu`` or ``cuda:0``. ``inputs`` holds, by recipe key (``model.weights``,
     ``distill.teacher``), a weights file, a checkpoint folder of a parent run, or
     ``torchvision:NAME``. ``stop`` is asked at every step and at every evaluation batch: when it
-    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints, and
-    ``recorded`` the sha256 of those that count (None: all).
+    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints;
+    ``recorded`` says which of them count, by their manifest's sha256 (None: all), and ``owning``
+    does what changes the folder while nobody else can become the run's owner.
     """
 
     run_dir: Path
@@ -38,7 +40,8 @@ class Job:
     inputs: Mapping[str, Path | str] = field(default_factory=dict)
     stop: Callable[[], bool] = lambda: False
     checkpoint_seconds: float = 300.0
-    recorded: frozenset[str] | None = None
+    recorded: Collection[str] | None = None
+    owning: Callable[[Callable[[], None]], None] = at_once
 
 
 def enter(job: Job, seed: int) -> torch.device:

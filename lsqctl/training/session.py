@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.facts import Checkpoint, Progress
+from lsqctl.failpoint import failpoint
 from lsqctl.quant import PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.training import runtime
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
 from lsqctl.training.cursor import Cursor
 from lsqctl.training.feed import Feed
+from lsqctl.training.folders import remove
 from lsqctl.training.runtime import Job
 
 
@@ -73,8 +76,11 @@ class Session:
             self.cursor.clamped += total - self.clamped
             self.clamped = total
 
-    def save(self) -> Checkpoint:
-        """Write a checkpoint of this moment; raises Diverged rather than save NaN or infinity."""
+    def save(self) -> Iterator[Checkpoint]:
+        """Write and yield a checkpoint of this moment; once it is taken, remove what it replaces.
+
+        Raises Diverged rather than save NaN or infinity.
+        """
         self.collect()
         self.count_clamped()
         if (name := first_not_finite(self.model)) is not None:
@@ -95,9 +101,14 @@ class Session:
             },
             best_step=cursor.best.step if cursor.best else None,
         )
-        checkpoint = write_checkpoint(self.job.run_dir, snapshot, fence=self.job.fence)
+        checkpoint = write_checkpoint(
+            self.job.run_dir, snapshot, fence=self.job.fence, owning=self.job.owning
+        )
         self.saved_at = time.monotonic()
-        return checkpoint
+        yield checkpoint
+        failpoint("checkpoint.recorded")
+        if checkpoint.replaces:
+            self.job.owning(lambda: remove(checkpoint.replaces))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take up a checkpoint's tensors and random states, the cursor being taken already."""

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -27,10 +27,12 @@ from lsqctl.errors import (
     RecipeError,
     StoreError,
 )
+from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason
 from lsqctl.worker.order import LastWords, Order
 
 if TYPE_CHECKING:
+    from lsqctl.store import Store
     from lsqctl.training.runtime import Job
 
 _PR_SET_PDEATHSIG = 1
@@ -112,15 +114,17 @@ def _record(order: Order, stop: StopFlag) -> None:
     from lsqctl.worker.inputs import resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
+    failpoint("child.started")
     store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
     try:
         detail = store.detail(order.run_id)
         run_dir = Path(order.run_dir)
         inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
         store.repoint(order.lease, run_dir)
-        recorded = frozenset(one.sha256 for one in store.checkpoints(order.run_id))
-        job = replace(_job(order, stop, inputs), recorded=recorded)
+        job = _job(order, stop, inputs, store)
+        failpoint("child.before-settle")
         store.settle(order.lease, _circumstances(order))
+        failpoint("child.settled")
         recipe = load_stored(detail.recipe)
         with Recorder(store, order.lease) as recorder:
             for fact in finetune(recipe, job):
@@ -129,7 +133,7 @@ def _record(order: Order, stop: StopFlag) -> None:
         store.close()
 
 
-def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path]) -> Job:
+def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> Job:
     from lsqctl.training.runtime import Job
 
     return Job(
@@ -140,6 +144,8 @@ def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path]) -> Job:
         fence=order.fence,
         inputs=inputs,
         stop=stop,
+        recorded={one.sha256 for one in store.checkpoints(order.run_id)},
+        owning=partial(store.while_owned, order.lease),
     )
 
 

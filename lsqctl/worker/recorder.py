@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.facts import Checkpoint, Fact, Metric, Note, Progress, Result, Resumed
+from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 
 if TYPE_CHECKING:
@@ -68,7 +69,9 @@ class Recorder:
                 self._keep(fact)
             case Result():
                 self.flush()
+                failpoint("finish.before")
                 self._store.finish(self._lease, fact)
+                failpoint("finish.after")
         if self._clock() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
@@ -87,7 +90,10 @@ class Recorder:
             self._lease,
             checkpoint,
             metrics=self._take(),
-            forget=[one.directory for one in known if not Path(one.directory).exists()],
+            forget=[
+                *checkpoint.replaces,
+                *(one.directory for one in known if not Path(one.directory).exists()),
+            ],
         )
 
     def _take(self) -> list[Metric]:

@@ -6,6 +6,7 @@ renewing the lease.  Everything that decides about a run is one fenced call of t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from lsqctl.errors import LeaseLost, StoreError
+from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
@@ -83,7 +85,7 @@ class Supervisor:
         }
         try:
             while not self._finished():
-                self._turn()
+                self._guarded(self._turn)
                 self._observer.tick()
                 time.sleep(TICK_SECONDS)
         finally:
@@ -112,12 +114,14 @@ class Supervisor:
 
     def _launch(self, claim: Claim, slot: Slot) -> None:
         try:
+            failpoint("worker.claimed")
             child = Child(claim, slot, self._order(claim, slot))
         except OSError as error:
             self._free.append(slot)
             self._store.fail(claim.lease, EndReason.INFRA, str(error))
             return
         self._children.append(child)
+        failpoint("worker.launched")
         self._observer.started(claim.run, slot)
 
     def _order(self, claim: Claim, slot: Slot) -> Order:
@@ -142,10 +146,12 @@ class Supervisor:
         for child in self._children:
             started = time.monotonic()
             try:
+                failpoint("worker.before-renew")
                 renewal = self._store.renew(child.claim.lease)
+                failpoint("worker.after-renew")
             except LeaseLost:
-                self._disown(child)
-            except StoreError as error:
+                self._guarded(lambda child=child: self._disown(child))  # type: ignore[misc]
+            except (StoreError, OSError) as error:
                 self._observer.said(str(error))
                 if started - child.renewed > self._settings.lease_seconds:
                     child.stop()  # another worker may own the run by now
@@ -177,23 +183,25 @@ class Supervisor:
 
     def _settle(self, child: Child) -> None:
         words, lease = child.last_words(), child.claim.lease
+        failpoint("worker.child-ended")
         try:
             if child.cancelling and words.reason is not EndReason.COMPLETED:
                 self._store.fail(lease, EndReason.CANCELLED, "cancelled by request")
             elif words.reason is EndReason.PREEMPTED or (
                 child.stopping and words.reason is EndReason.INFRA
             ):
+                failpoint("worker.before-release")
                 self._store.release(lease)
             elif words.reason is not EndReason.COMPLETED:
                 self._store.fail(lease, words.reason, words.message)
         except LeaseLost:
             words = LastWords(EndReason.LOST, "another attempt owns the run; nothing was changed")
+        failpoint("worker.end-stored")
         self._observer.ended(self._store.detail(lease.run_id).run, words)
 
     def _finished(self) -> bool:
-        if self._children:
-            return False
-        return self._stop_signal is not None or (self._options.until_empty and self._empty())
+        asked = self._stop_signal is not None
+        return not self._children and (asked or (self._options.until_empty and self._empty()))
 
     def _empty(self) -> bool:
         """Return whether no run is left, asked as often as we claim."""
@@ -201,14 +209,14 @@ class Supervisor:
             return False
         try:
             return self._store.unfinished() == 0
-        except StoreError:  # said by the next claim
+        except (StoreError, OSError):  # said by the next claim
             return False
 
     def _guarded(self, action: Callable[[], object]) -> bool:
-        """Do it; a database that is away for a moment is said, not fatal. True when done."""
+        """Do it; a database or disk that is away for a moment is said, not fatal. True if done."""
         try:
             action()
-        except StoreError as error:
+        except (StoreError, OSError) as error:
             if self._every("store error", 5.0):
                 self._observer.said(str(error))
             return False
@@ -234,6 +242,8 @@ class Supervisor:
             child.stop() if first else child.kill()
 
     def _abandon(self) -> None:
-        """On an error of our own: leave no child behind. The leases will lapse."""
+        """On an error of our own: leave no child behind, and give its run back."""
         for child in self._children:
             child.kill()
+            with contextlib.suppress(LeaseLost, StoreError, OSError):  # the lease will lapse
+                self._store.fail(child.claim.lease, EndReason.INFRA, "its worker ended by an error")

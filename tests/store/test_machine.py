@@ -17,6 +17,8 @@ from lsqctl.errors import IllegalTransition, LeaseLost
 from lsqctl.facts import Metric
 from lsqctl.run import LEGAL, MAX_FAILURES, RETRIED, EndReason, Lease, RunState
 from lsqctl.store import open_store
+from lsqctl.store.histories import histories
+from lsqctl.store.history import problems
 from tests.store.conftest import LEASE
 from tests.store.samples import Clock, checkpoint, identity, lapse, new, no_back_off, result
 
@@ -271,6 +273,11 @@ class Queue(RuleBasedStateMachine):
             found = {m.step: m.value for m in self.store.metrics(run_id)}
             assert found == self.logged[name]
             assert bool(self.store.result(run_id)) == (self.state[name] is S.SUCCEEDED)
+
+    @invariant()
+    def no_law_of_history_is_broken(self) -> None:
+        found = self.store._database.read(lambda db: list(histories(db)))
+        assert [sentence for one in found for sentence in problems(one)] == []
 
     @invariant()
     def nothing_waits_for_ever(self) -> None:

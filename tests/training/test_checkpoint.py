@@ -23,6 +23,7 @@ from lsqctl.training.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
+from lsqctl.training.folders import remove
 from lsqctl.training.resume_point import sweep
 
 
@@ -38,7 +39,9 @@ def snapshot(step, *, size=64, best=None):
 
 
 def write(folder, step, **kwargs):
-    return write_checkpoint(folder, snapshot(step, **kwargs), fence="7")
+    found = write_checkpoint(folder, snapshot(step, **kwargs), fence="7")
+    remove(found.replaces)
+    return found
 
 
 def names(folder):
