@@ -106,7 +106,7 @@ def test_a_stop_that_comes_while_a_checkpoint_is_written_changes_nothing(
 
     def stop_while_writing(folder):
         written.append(folder)
-        if len(written) % 12 == 0:
+        if len(written) % 6 == 0:
             stop.set()
         sync_folder(folder)
 
