@@ -5,27 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lsqctl import __version__
-from lsqctl.bundled import package_root
+from lsqctl.bundled import code_sha256
 from lsqctl.settings import recorded_environment
 
 _PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
-
-
-@cache
-def code_sha256() -> str:
-    """Return one digest over every Python file of the package, names included."""
-    digest = hashlib.sha256()
-    root = package_root()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(str(path.relative_to(root)).encode() + b"\0")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def snapshot(folder: Path) -> dict[str, Any]:

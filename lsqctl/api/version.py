@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lsqctl import __version__
-from lsqctl.api.provenance import code_sha256, git_state
-from lsqctl.bundled import bundled, package_root
+from lsqctl.api.provenance import git_state
+from lsqctl.bundled import bundled, code_sha256, package_root
 
 
 def version_line() -> str:

@@ -75,8 +75,13 @@ class Session:
         return new
 
     def save(self) -> Checkpoint:
-        """Write a checkpoint of this moment; raises Diverged rather than save NaN or infinity."""
+        """Write a checkpoint of this moment; raises Diverged rather than save NaN or infinity.
+
+        Raises OSError when it cannot be written, or the run's folder has vanished.
+        """
         self.collect()
+        if not self.job.run_dir.is_dir():
+            raise OSError(f"the run's folder {self.job.run_dir} has vanished, checkpoints and all")
         if (name := first_not_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.cursor.step)
         cursor = self.cursor

@@ -84,7 +84,7 @@ class Supervisor:
         try:
             while not self._finished():
                 self._turn()
-                self._observer.tick()
+                self._guarded(self._observer.tick)
                 time.sleep(TICK_SECONDS)
         finally:
             for number, handler in previous.items():
@@ -145,7 +145,7 @@ class Supervisor:
             try:
                 renewal = self._store.renew(child.claim.lease)
             except LeaseLost:
-                self._disown(child)
+                self._guarded(lambda child=child: self._disown(child))  # type: ignore[misc]
             except StoreError as error:
                 self._observer.said(str(error))
                 if started - child.renewed > self._settings.lease_seconds:
