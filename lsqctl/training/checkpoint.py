@@ -2,8 +2,7 @@
 
 ``ckpt.tmp.<fence>`` is filled file by file, each hashed while it is written and synced; then comes
 ``manifest.json`` with sizes and sha256; then the folder is renamed to ``ckpt-<step>`` and its
-parent synced. The last two and the best are kept. The attempt that takes over a run's folder
-writes its fence into ``owner``; one that was taken over, and wakes, completes nothing.
+parent synced. The last two and the best are kept.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from lsqctl.training.manifest import (
     read_manifest,
     verified,
 )
+from lsqctl.training.ownership import check_owner
 
 _NAME = re.compile(r"ckpt-(\d{8,})(\.old)?")
-_OWNER = "owner"
 _KEPT = 2
 _HEADROOM = 3  # free space wanted, in sizes of the last checkpoint
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -82,7 +81,11 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
                 raise _disk_full(run_dir, max(needed, _last_size(run_dir)), error.errno) from None
             if last_try or error.errno != errno.EIO:
                 raise
-    _check_owner(run_dir, temporary, fence)
+    try:
+        check_owner(run_dir, fence)
+    except LeaseLost:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     final = folder_of(run_dir, snapshot.step)
     _put_in_place(temporary, final)
     _prune(run_dir, snapshot.best_step)
@@ -127,32 +130,10 @@ def verify_checkpoint(folder: Path) -> str:
     return manifest_sha256(folder)
 
 
-def take_over(run_dir: Path, fence: str) -> None:
-    """Make the folder this attempt's own, and remove what dead attempts left half written.
-
-    Only the run's owner may call this.
-    """
-    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    new = run_dir / f"{_OWNER}.tmp.{fence}"
-    new.unlink(missing_ok=True)
-    with DurableFile(new) as file:
-        file.write(fence.encode())
-        file.sync()
-    new.rename(run_dir / _OWNER)
-    sweep(run_dir)
-
-
 def sweep(run_dir: Path) -> None:
     """Remove what dead attempts left half written; only the run's owner may call this."""
     for folder in run_dir.glob("ckpt.tmp.*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_owner(run_dir: Path, temporary: Path, fence: str) -> None:
-    owner = run_dir / _OWNER
-    if owner.exists() and owner.read_text() != fence:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise LeaseLost(f"another attempt has taken over {run_dir}; nothing was changed")
 
 
 def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:

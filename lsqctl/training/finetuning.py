@@ -15,7 +15,7 @@ from lsqctl.errors import DataError, Preempted
 from lsqctl.facts import Fact, Note, Resumed
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import read_newest, take_over
+from lsqctl.training.checkpoint import read_newest, sweep
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.distill import freeze
@@ -26,6 +26,7 @@ from lsqctl.training.models import build_model, takes_grey
 from lsqctl.training.models.weights import identity, load_weights
 from lsqctl.training.optim import build_optimizer
 from lsqctl.training.outcome import result, suspect
+from lsqctl.training.ownership import take_over
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
 
@@ -43,9 +44,10 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = enter(job, recipe.seed)
-    take_over(job.run_dir, job.fence)
     snapshot, complaints = read_newest(job.run_dir)
-    yield Resumed(snapshot.step if snapshot else None)
+    yield Resumed(snapshot.step if snapshot else None)  # here a zombie learns that it is one
+    take_over(job.run_dir, job.fence)
+    sweep(job.run_dir)
     feed = open_feed(recipe, job, device)
     model = build(recipe.model.name, feed)
     if snapshot:
