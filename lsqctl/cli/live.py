@@ -137,6 +137,8 @@ def progress(run: Run) -> str:
 def ending(run: Run, words: LastWords, seconds: float) -> str:
     """Return one line on how an attempt ended, and what to do about it."""
     head = f"{run.id}  {label(run)}"
+    if words.reason is EndReason.LOST:
+        return f"{head}  lost lease: {words.message}"
     if run.state is RunState.SUCCEEDED:
         return f"{head}  succeeded in {duration(seconds)}: Top-1 {top1(run) or 'unknown'}"
     if words.reason is EndReason.PREEMPTED:

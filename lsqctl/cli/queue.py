@@ -132,6 +132,7 @@ def _work(
     name: str | None,
     until_empty: bool,
 ) -> int:
+    from lsqctl.cli.hangup import unbroken_words
     from lsqctl.cli.live import watching
     from lsqctl.worker.identity import this_worker
     from lsqctl.worker.slots import make_slots
@@ -139,7 +140,7 @@ def _work(
 
     places = make_slots(device, slots)
     identity = this_worker(name, len(places), places[0].device)
-    with watching(store) as observer:
+    with unbroken_words(), watching(store) as observer:
         supervisor = Supervisor(
             store,
             settings(ctx),

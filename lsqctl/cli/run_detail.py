@@ -24,6 +24,7 @@ def print_detail(detail: RunDetail, folder: str) -> None:
         "created": ago(run.created_at),
         "recipe": run.recipe_sha256[:16],
         "commit": _commit(detail.snapshot),
+        "code": _code(detail),
         "folder": folder,
     }
     print_table(("", ""), [(key, value) for key, value in facts.items() if value])
@@ -32,6 +33,14 @@ def print_detail(detail: RunDetail, folder: str) -> None:
 def _commit(snapshot: Mapping[str, object]) -> str:
     commit = str(snapshot.get("code_commit", ""))[:12]
     return commit + (" with changes" if snapshot.get("code_dirty") else "")
+
+
+def _code(detail: RunDetail) -> str:
+    """Return the attempts that ran other code than was submitted; nothing when none did."""
+    submitted = detail.snapshot.get("code_sha256")
+    used = {one.number: one.circumstances.get("code_sha256", submitted) for one in detail.attempts}
+    other = [str(number) for number, code in used.items() if code != submitted]
+    return f"changed after submit: attempt {', '.join(other)} ran other code" if other else ""
 
 
 def print_metrics(summaries: list[MetricSummary]) -> None:

@@ -83,18 +83,28 @@ def _on_sqlite_begin(connection: Connection) -> None:
 def _postgresql(url: URL, busy_seconds: float, lease_seconds: float) -> Engine:
     patience = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
     try:
-        return create_engine(
-            url,
-            pool_pre_ping=True,
-            connect_args={
-                "connect_timeout": patience,
-                "tcp_user_timeout": patience * 1000,
-                "keepalives_idle": patience,
-                "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
-                " -c idle_in_transaction_session_timeout=60000",
-            },
-        )
+        from lsqctl.store.answering import AnsweringConnection
     except ModuleNotFoundError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg: pip install 'lsqctl[postgres]'"
         ) from error
+    engine = create_engine(
+        url,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": patience,
+            "tcp_user_timeout": patience * 1000,
+            "keepalives_idle": patience,
+            "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
+            " -c idle_in_transaction_session_timeout=60000",
+        },
+    )
+
+    def connect(_dialect: Any, _record: Any, words: Any, options: Any) -> AnsweringConnection:
+        connection = AnsweringConnection.connect(*words, **options)
+        # a statement may wait in silence for a lock, but no longer than lock_timeout
+        connection.silence_seconds = max(patience, busy_seconds + 2)
+        return connection
+
+    event.listen(engine, "do_connect", connect)
+    return engine

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 
@@ -76,7 +77,9 @@ def _refuse_unknown(found: str | None, known: list[str]) -> None:
 def _exclusive(database: Database) -> Iterator[Connection]:
     """Yield a connection in a transaction that no other upgrade runs beside."""
     with database.engine.execution_options(**{WRITES: True}).connect() as connection:
-        if database.sqlite:
+        if not database.sqlite:
+            _wait_in_silence(connection)
+        else:
             # Within a transaction this is ignored; and with it on, altering `runs` (SQLite copies
             # and drops the table) would delete every metric by CASCADE.
             _pragma(connection, "foreign_keys=OFF")
@@ -89,6 +92,13 @@ def _exclusive(database: Database) -> Iterator[Connection]:
         finally:
             if database.sqlite:
                 _pragma(connection, "foreign_keys=ON")
+
+
+def _wait_in_silence(connection: Connection) -> None:
+    """Let an upgrade's statement work for as long as it takes; the connection is not kept."""
+    raw: Any = connection.connection.dbapi_connection
+    raw.silence_seconds = None
+    connection.detach()
 
 
 def _pragma(connection: Connection, setting: str) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from urllib.error import URLError
 
+import psutil
+
 from lsqctl.errors import DataError, NotFound, did_you_mean
 from lsqctl.recipe import DATASETS
-from lsqctl.training.cifar import LAYOUTS
-from lsqctl.training.idx_files import torchvision_class
+from lsqctl.training.cifar import LAYOUTS, check_md5
+from lsqctl.training.idx_files import read_idx_set, torchvision_class
 from lsqctl.training.locate import PLACES
+
+_ASIDE = ".fetch-"
 
 
 def fetch_dataset(name: str, data_dir: Path) -> Path | None:
@@ -38,14 +45,52 @@ def fetch_dataset(name: str, data_dir: Path) -> Path | None:
 
 
 def _download(name: str, data_dir: Path) -> Path:
+    """Download into a folder aside and put the whole in its place: half of it is never there."""
+    place = PLACES[name][0]
+    target = data_dir / place
+    if _is_whole(name, data_dir):
+        return target
+    _sweep(data_dir)
+    with tempfile.TemporaryDirectory(prefix=f"{_ASIDE}{os.getpid()}-", dir=data_dir) as aside:
+        _get(name, Path(aside))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            shutil.rmtree(target)
+        (Path(aside) / place).replace(target)
+    return target
+
+
+def _get(name: str, folder: Path) -> None:
+    """Download what ``PLACES`` names first into a folder; each file's md5 is checked."""
     if name not in LAYOUTS:
-        torchvision_class(name)(str(data_dir), download=True)
-        return data_dir / PLACES[name][0]
+        torchvision_class(name)(str(folder), download=True)
+        return
     from torchvision.datasets import CIFAR10, CIFAR100
     from torchvision.datasets.utils import download_url
 
     layout = LAYOUTS[name]
     home = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
     url = home.url.replace(layout.python_archive, layout.archive)  # beside torchvision's own
-    download_url(url, str(data_dir), layout.archive, layout.md5)
-    return data_dir / layout.archive
+    download_url(url, str(folder), layout.archive, layout.md5)
+
+
+def _is_whole(name: str, data_dir: Path) -> bool:
+    """Return whether the download is there already, and undamaged."""
+    try:
+        if name not in LAYOUTS:
+            return read_idx_set(name, data_dir) is not None
+        archive = data_dir / LAYOUTS[name].archive
+        if not archive.is_file():
+            return False
+        check_md5(archive, LAYOUTS[name].md5)
+    except DataError:
+        return False
+    return True
+
+
+def _sweep(data_dir: Path) -> None:
+    """Remove what a killed download left aside."""
+    for left in data_dir.glob(f"{_ASIDE}*"):
+        pid = left.name.removeprefix(_ASIDE).partition("-")[0]
+        if not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)

@@ -25,7 +25,7 @@ from lsqctl.training.feed import Feed
 from lsqctl.training.models import build_model, takes_grey
 from lsqctl.training.models.weights import identity, load_weights
 from lsqctl.training.optim import build_optimizer
-from lsqctl.training.outcome import result
+from lsqctl.training.outcome import result, suspect
 from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
@@ -70,6 +70,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     except Preempted:
         yield from session.save()
         raise
+    yield from map(Note, suspect(session))
     yield result(session)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from lsqctl.training.images import Batch, Index
 
 _PLAIN = -1  # in the place of an epoch: as evaluation sees the image
 _TRIES = 10
+_DATA_ERROR = f"{DataError.__module__}.{DataError.__name__}: "
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where the loader's processes pass batches)
 _WORKER_TIMEOUT_SECONDS = 300
 
 Item = tuple[int, int, int]  # seed, epoch or _PLAIN, index
@@ -94,10 +97,29 @@ class FolderImages:
         )
         try:
             yield from loader
+        except DataError as error:  # from another process it comes with a whole traceback
+            raise DataError(_last_line(error).removeprefix(_DATA_ERROR)) from None
         except RuntimeError as error:
-            if "DataLoader" not in str(error):
-                raise
-            raise OSError(f"a process that decodes images ended or hangs: {error}") from None
+            raise _explained(error, self.workers) from None
+
+
+def _explained(error: RuntimeError, workers: int) -> Exception:
+    """Return what a loader's error means: a machine's fault, or the error itself."""
+    text, last = str(error), _last_line(error)
+    if "shared memory" in text or "Bus error" in text:
+        megabytes = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
+        return OSError(
+            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for {workers} decoding processes: "
+            "give the container more (--ipc=host, or --shm-size), or work with more --slots, so "
+            f"that each has fewer processes ({last})"
+        )
+    if "DataLoader" in text:
+        return OSError(f"a process that decodes images ended or hangs: {last}")
+    return error
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]
 
 
 def resized(image: Tensor, data: DataSection) -> Tensor:

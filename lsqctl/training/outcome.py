@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -93,4 +94,22 @@ def notes(session: Session) -> list[str]:
     left = left_layers(session.model)
     if session.positive is not None and left:
         found.append(f"left in fp32: {', '.join(left)}")
-    return found
+    return [*found, *suspect(session)]
+
+
+def suspect(session: Session) -> list[str]:
+    """Return a warning when training ended no better than guessing: diverged, yet finite.
+
+    Guessing gets 1 in ``classes`` right, give or take three standard deviations.
+    """
+    last, classes = session.cursor.last, session.feed.dataset.classes
+    if not session.recipe.train.epochs or last is None:
+        return []
+    expected = last.n_total / classes
+    limit = expected + 3 * math.sqrt(expected * (1 - 1 / classes))
+    if last.n_correct > limit:
+        return []
+    return [
+        f"suspect: {last.n_correct} of {last.n_total} right is no better than guessing among "
+        f"{classes} classes; it may have diverged: lower train.lr"
+    ]

@@ -79,10 +79,13 @@ class Session:
     def save(self) -> Iterator[Checkpoint]:
         """Write and yield a checkpoint of this moment; once it is taken, remove what it replaces.
 
-        Raises Diverged rather than save NaN or infinity.
+        Raises Diverged rather than save NaN or infinity, and OSError when it cannot be written or
+        the run's folder has vanished.
         """
         self.collect()
         self.count_clamped()
+        if not self.job.run_dir.is_dir():
+            raise OSError(f"the run's folder {self.job.run_dir} has vanished, checkpoints and all")
         if (name := first_not_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.cursor.step)
         cursor = self.cursor

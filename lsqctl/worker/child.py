@@ -10,9 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-from lsqctl.run import EXIT_REASONS, Claim, EndReason
+from lsqctl.run import Claim
 from lsqctl.settings import child_environment
 from lsqctl.worker.order import LastWords, Order, log_path
+from lsqctl.worker.reasons import MemoryWatch, from_exit_code
 from lsqctl.worker.slots import Slot
 
 
@@ -31,6 +32,7 @@ class Child:
         self._words_fd, write_end = os.pipe()
         self._process = self._spawn(write_end)
         os.close(write_end)
+        self._memory = MemoryWatch(self._process.pid)
 
     def _spawn(self, write_end: int) -> subprocess.Popen[str]:
         run_dir = Path(self.order.run_dir)
@@ -65,6 +67,7 @@ class Child:
 
     def exit_code(self) -> int | None:
         """Return the exit code, or None while it runs."""
+        self._memory.sample()
         return self._process.poll()
 
     def stop(self) -> None:
@@ -88,9 +91,8 @@ class Child:
         text = self._drain()
         if text.endswith("\n"):
             return LastWords.from_line(text)
-        return _from_exit_code(
-            self._process.returncode, log_path(Path(self.order.run_dir), self.order.attempt)
-        )
+        log = log_path(Path(self.order.run_dir), self.order.attempt)
+        return from_exit_code(self._process.returncode, log, self._memory)
 
     def _drain(self) -> str:
         if self._process.stdin is not None:
@@ -101,14 +103,3 @@ class Child:
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
-
-
-def _from_exit_code(code: int, log: Path) -> LastWords:
-    """Explain a child that said nothing."""
-    if code == -signal.SIGKILL:
-        return LastWords(
-            EndReason.INFRA, "killed by SIGKILL: by hand, or the machine ran out of memory"
-        )
-    if code < 0:
-        return LastWords(EndReason.INFRA, f"killed by {signal.Signals(-code).name}; see {log}")
-    return LastWords(EXIT_REASONS.get(code, EndReason.CODE), f"exit code {code}; see {log}")

@@ -14,22 +14,18 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lsqctl.errors import (
-    DataError,
-    Diverged,
-    LeaseLost,
-    Preempted,
-    RecipeError,
-    StoreError,
-)
+from lsqctl.errors import LsqctlError
+from lsqctl.facts import Note
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason
 from lsqctl.worker.order import LastWords, Order
+from lsqctl.worker.reasons import noting_memory, one_line, reason_of
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -87,54 +83,73 @@ def attempt(order: Order, stop: StopFlag) -> LastWords:
         reason = reason_of(error)
         if reason is EndReason.CODE:
             traceback.print_exc()
-        return LastWords(reason, _one_line(error, reason))
+        return LastWords(reason, one_line(error, reason))
     return LastWords(EndReason.COMPLETED, "")
-
-
-def reason_of(error: Exception) -> EndReason:
-    """Return the end reason that an error means; the first row that fits decides."""
-    import torch
-
-    table: tuple[tuple[EndReason, tuple[type[Exception], ...]], ...] = (
-        (EndReason.PREEMPTED, (LeaseLost, Preempted)),
-        (EndReason.DIVERGED, (Diverged,)),
-        (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
-        (EndReason.RECIPE, (DataError, RecipeError)),
-        (EndReason.INFRA, (StoreError, OSError)),
-    )
-    fits = (reason for reason, kinds in table if isinstance(error, kinds))
-    return next(fits, EndReason.CODE)
 
 
 def _record(order: Order, stop: StopFlag) -> None:
     """Run the training and write each fact that it yields."""
     from lsqctl.recipe import load_stored
-    from lsqctl.store import open_store
     from lsqctl.training import finetune
     from lsqctl.worker.inputs import resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
     failpoint("child.started")
-    store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
+    store = _open_store(order, stop)
     try:
         detail = store.detail(order.run_id)
         run_dir = Path(order.run_dir)
         inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
         store.repoint(order.lease, run_dir)
         job = _job(order, stop, inputs, store)
-        failpoint("child.before-settle")
-        store.settle(order.lease, _circumstances(order))
         failpoint("child.settled")
         recipe = load_stored(detail.recipe)
-        with Recorder(store, order.lease) as recorder:
+        with (
+            noting_memory(recipe, order.device),
+            Recorder(store, order.lease, run_dir=job.run_dir, stop=stop) as recorder,
+        ):
+            for note in changed_code(detail.snapshot):
+                recorder.record(note)
             for fact in finetune(recipe, job):
                 recorder.record(fact)
     finally:
         store.close()
 
 
+def _open_store(order: Order, stop: StopFlag) -> Store:
+    """Return the store, once the database answers and holds what the attempt runs under.
+
+    A short wait for each try: the recorder has patience of its own and must not hold up training.
+    """
+    from lsqctl.store import open_store
+    from lsqctl.worker.patience import patiently
+    from lsqctl.worker.recorder import PATIENCE_LEASES
+
+    lease = order.lease_seconds
+    circumstances = _circumstances(order)
+
+    def opened() -> Store:
+        busy = min(2.0, lease / 3)
+        store = open_store(order.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy)
+        try:
+            failpoint("child.before-settle")
+            store.settle(order.lease, circumstances)
+        except LsqctlError:
+            store.close()
+            raise
+        return store
+
+    return patiently(opened, seconds=PATIENCE_LEASES * lease, stop=stop)
+
+
 def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> Job:
     from lsqctl.training.runtime import Job
+    from lsqctl.worker.patience import patiently
+    from lsqctl.worker.recorder import PATIENCE_LEASES
+
+    def owning(work: Callable[[], None]) -> None:
+        whole = partial(store.while_owned, order.lease, work)
+        patiently(whole, seconds=PATIENCE_LEASES * order.lease_seconds, stop=stop)
 
     return Job(
         run_dir=Path(order.run_dir),
@@ -145,7 +160,7 @@ def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Sto
         inputs=inputs,
         stop=stop,
         recorded={one.sha256 for one in store.checkpoints(order.run_id)},
-        owning=partial(store.while_owned, order.lease),
+        owning=owning,
     )
 
 
@@ -156,6 +171,7 @@ def _circumstances(order: Order) -> dict[str, object]:
     import torch
 
     from lsqctl import __version__
+    from lsqctl.bundled import code_sha256
     from lsqctl.settings import recorded_environment
 
     return {
@@ -166,8 +182,24 @@ def _circumstances(order: Order) -> dict[str, object]:
         "python": platform.python_version(),
         "host": platform.node(),
         "lsqctl": __version__,
+        "code_sha256": code_sha256(),
         "variables": recorded_environment(),
     }
+
+
+def changed_code(snapshot: Mapping[str, Any]) -> list[Note]:
+    """Return a note when the code is not the one that was there at submit."""
+    from lsqctl.bundled import code_sha256
+
+    before, now = snapshot.get("code_sha256"), code_sha256()
+    if before in (None, now):
+        return []
+    return [
+        Note(
+            "the code of lsqctl has changed since the run was submitted "
+            f"({before[:12]} → {now[:12]})"
+        )
+    ]
 
 
 def _die_with(supervisor: int) -> None:
@@ -206,16 +238,6 @@ def _say(words: LastWords) -> None:
     if number:
         with os.fdopen(int(number[0]), "w") as pipe:
             pipe.write(words.to_line())
-
-
-def _one_line(error: Exception, reason: EndReason) -> str:
-    first = (str(error).splitlines() or [""])[0]
-    match reason:
-        case EndReason.OOM:
-            return f"{first or 'out of memory'}; make data.batch_size smaller"
-        case EndReason.CODE:
-            return f"{type(error).__name__}: {first}"
-    return first or type(error).__name__
 
 
 if __name__ == "__main__":

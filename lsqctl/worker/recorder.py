@@ -1,41 +1,61 @@
-"""Write an attempt's facts to the store in batches: one commit a second, not one a step."""
+"""Write an attempt's facts to the store in batches: one commit a second, not one a step.
+
+A database that is locked, full or away does not stop the training: metrics that it would not take
+wait on the disk. Start, checkpoints and finish wait for it, for some leases.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import time
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.facts import Checkpoint, Fact, Metric, Note, Progress, Result, Resumed
 from lsqctl.failpoint import failpoint
-from lsqctl.run import Lease
+from lsqctl.run import EndReason, Lease
+from lsqctl.worker.patience import patiently, pause_after
+from lsqctl.worker.spool import Spool
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
+T = TypeVar("T")
+
 FLUSH_SECONDS = 1.0
+PATIENCE_LEASES = 4  # how long a checkpoint waits for a database; the supervisor may say sooner
 
 
 class Recorder:
-    """Buffers metrics and progress; a checkpoint or a result takes the buffer along.
+    """Buffers metrics and progress; a checkpoint takes the buffer along, in one transaction.
 
-    A checkpoint's row and the metrics up to it go in one transaction, so a resumed attempt finds
-    exactly the points that its state has seen.
+    So a resumed attempt finds exactly the points that its state has seen: in the database, or in
+    the spool that the attempt before it left.
     """
 
     def __init__(
-        self, store: Store, lease: Lease, *, clock: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        lease: Lease,
+        *,
+        run_dir: Path,
+        stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._lease = lease
+        self._stop = stop
         self._clock = clock
+        self._spool = Spool(run_dir, lease.attempt)
         self._metrics: list[Metric] = []
         self._progress: Progress | None = None
-        self._flushed = clock()
+        self._waiting: deque[Note | Checkpoint] = deque()
+        self._failures = 0
+        self._due = clock() + FLUSH_SECONDS
 
     def __enter__(self) -> Recorder:
         return self
@@ -46,42 +66,87 @@ class Recorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Write what is left; when the attempt is failing, never hide why."""
-        if kind is None:
-            self.flush()
-        elif not issubclass(kind, LeaseLost | StoreError):
-            with contextlib.suppress(LeaseLost, StoreError):
-                self.flush()
+        """Write what is left, and never hide why an attempt is failing.
+
+        What the database does not take stays in the spool for the attempt that goes on.
+        """
+        stored = False
+        try:
+            if kind is None or not issubclass(kind, LeaseLost):
+                stored = self._try()
+        except LeaseLost:
+            if kind is None:
+                raise
+        finally:
+            self._spool.close(keep=not stored)
 
     def record(self, fact: Fact) -> None:
-        """Take one fact; raises LeaseLost when the attempt no longer owns its run."""
+        """Take one fact; raises LeaseLost when the attempt no longer owns its run.
+
+        Raises StoreError when the database stays away at the start or at the finish.
+        """
         match fact:
             case Metric():
+                self._spool.keep(fact)
                 self._metrics.append(fact)
             case Progress():
                 self._progress = fact
             case Resumed():
-                self._store.resume_at(self._lease, fact.step)
+                self._patiently(partial(self._take_over, fact.step))
             case Note():
                 print(f"lsqctl: {fact.text}", flush=True)
-                self._store.note(self._lease, fact.text)
+                self._waiting.append(fact)
             case Checkpoint():
-                self._keep(fact)
+                self._waiting.append(fact)
+                self._patiently(self._write)  # it counts, and replaces others, once it is recorded
             case Result():
-                self.flush()
+                self._patiently(self._write)
+                self._spool.clear()
                 failpoint("finish.before")
-                self._store.finish(self._lease, fact)
+                self._finish(fact)
                 failpoint("finish.after")
-        if self._clock() - self._flushed >= FLUSH_SECONDS:
-            self.flush()
+        if self._clock() >= self._due:
+            self._try()
 
-    def flush(self) -> None:
-        """Write the buffer."""
-        progress, self._progress = self._progress, None
-        metrics = self._take()
-        if metrics or progress:
-            self._store.log_metrics(self._lease, metrics, progress=progress)
-        self._flushed = self._clock()
+    def _take_over(self, step: int | None) -> None:
+        """Go on from a step: what lies after it is forgotten, what was spooled up to it kept."""
+        kept = [
+            one for one in self._spool.left_by_others() if step is not None and one.step <= step
+        ]
+        self._store.resume_at(self._lease, step)
+        if kept:
+            self._store.log_metrics(self._lease, kept)
+        self._spool.forget_others()
+
+    def _try(self) -> bool:
+        """Write what waits; return whether the database took it, else when to try next is set."""
+        try:
+            self._write()
+        except StoreError as error:
+            self._failures += 1
+            self._due = self._clock() + FLUSH_SECONDS + pause_after(self._failures)
+            if self._failures == 1:
+                print(f"lsqctl: {error}; training goes on, metrics wait on the disk", flush=True)
+            return False
+        if self._failures:
+            print("lsqctl: the database is back; nothing was lost", flush=True)
+        self._failures = 0
+        self._spool.clear()
+        self._due = self._clock() + FLUSH_SECONDS
+        return True
+
+    def _write(self) -> None:
+        """Write everything that waits, in order; what is written waits no more."""
+        while self._waiting:
+            fact = self._waiting[0]
+            if isinstance(fact, Note):
+                self._store.note(self._lease, fact.text)
+            else:
+                self._keep(fact)
+            self._waiting.popleft()
+        if self._metrics or self._progress:
+            self._store.log_metrics(self._lease, self._metrics, progress=self._progress)
+            self._metrics, self._progress = [], None
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint with the metrics up to it, and forget those swept from the disk."""
@@ -89,13 +154,27 @@ class Recorder:
         self._store.record_checkpoint(
             self._lease,
             checkpoint,
-            metrics=self._take(),
+            metrics=self._metrics,
             forget=[
                 *checkpoint.replaces,
                 *(one.directory for one in known if not Path(one.directory).exists()),
             ],
         )
+        self._metrics = []
 
-    def _take(self) -> list[Metric]:
-        metrics, self._metrics = self._metrics, []
-        return metrics
+    def _finish(self, result: Result) -> None:
+        try:
+            self._patiently(lambda: self._store.finish(self._lease, result))
+        except LeaseLost:
+            if not self._has_finished():  # or only the answer to an earlier try was lost
+                raise
+
+    def _has_finished(self) -> bool:
+        attempts = self._patiently(lambda: self._store.detail(self._lease.run_id)).attempts
+        return any(
+            one.fence == self._lease.fence and one.reason is EndReason.COMPLETED for one in attempts
+        )
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        seconds = PATIENCE_LEASES * self._store.lease_seconds
+        return patiently(work, seconds=seconds, stop=self._stop, clock=self._clock)

@@ -86,7 +86,7 @@ class Supervisor:
         try:
             while not self._finished():
                 self._guarded(self._turn)
-                self._observer.tick()
+                self._guarded(self._observer.tick)
                 time.sleep(TICK_SECONDS)
         finally:
             for number, handler in previous.items():

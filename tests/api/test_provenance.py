@@ -6,7 +6,8 @@ import subprocess
 
 import pytest
 
-from lsqctl.api.provenance import code_sha256, git_state
+from lsqctl.api.provenance import git_state
+from lsqctl.bundled import code_sha256
 from tests.conftest import TINY
 
 

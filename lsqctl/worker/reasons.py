@@ -1,0 +1,130 @@
+"""Why an attempt ended, in one line: from what it raised, or from how its process died."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from lsqctl.errors import DataError, Diverged, LeaseLost, Preempted, RecipeError, StoreError
+from lsqctl.recipe import Recipe
+from lsqctl.run import EXIT_REASONS, EndReason
+from lsqctl.worker.order import LastWords
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_PROC = Path("/proc")
+# torch's CPU allocator raises a plain RuntimeError
+_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "out of memory")
+
+
+def reason_of(error: Exception) -> EndReason:
+    """Return the end reason that an error means; the first row that fits decides."""
+    import torch
+
+    table: tuple[tuple[EndReason, tuple[type[Exception], ...]], ...] = (
+        (EndReason.PREEMPTED, (LeaseLost, Preempted)),
+        (EndReason.DIVERGED, (Diverged,)),
+        (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
+        (EndReason.RECIPE, (DataError, RecipeError)),
+        (EndReason.INFRA, (StoreError, OSError)),
+    )
+    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY):
+        return EndReason.OOM
+    fits = (reason for reason, kinds in table if isinstance(error, kinds))
+    return next(fits, EndReason.CODE)
+
+
+def one_line(error: Exception, reason: EndReason) -> str:
+    """Return what a person should read of an error: its first line, and what to do."""
+    first = (str(error).splitlines() or [""])[0]
+    match reason:
+        case EndReason.OOM:
+            told = "; ".join([first or "out of memory", *getattr(error, "__notes__", [])])
+            return f"{told}; make data.batch_size smaller"
+        case EndReason.CODE:
+            return f"{type(error).__name__}: {first}"
+    return first or type(error).__name__
+
+
+@contextlib.contextmanager
+def noting_memory(recipe: Recipe, device: str) -> Iterator[None]:
+    """Add to an error of memory what was tried: the batch sizes and the most bytes held."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if reason_of(error) is EndReason.OOM:
+            error.add_note(_tried(recipe, device))
+        raise
+
+
+def _tried(recipe: Recipe, device: str) -> str:
+    import torch
+
+    from lsqctl.training.runtime import peak_memory
+
+    peak = peak_memory(torch.device(device))
+    data = recipe.data
+    return (
+        f"data.batch_size is {data.batch_size} (evaluation {data.eval_batch_size}), "
+        f"peak memory {peak} bytes on {device}"
+    )
+
+
+class MemoryWatch:
+    """What is known of a process's memory when it is killed without a word.
+
+    ``sample`` is cheap: call it while the process lives.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._kills = oom_kills()
+        self._peak_kib = 0
+
+    def sample(self) -> None:
+        """Note the most memory that the process has held so far."""
+        with contextlib.suppress(OSError):
+            for line in (_PROC / str(self._pid) / "status").read_text().splitlines():
+                if line.startswith("VmHWM:"):
+                    self._peak_kib = max(self._peak_kib, int(line.split()[1]))
+
+    def explain_kill(self) -> str:
+        """Return why the process was killed by SIGKILL, as far as the kernel tells."""
+        peak = f"; its peak memory was {self._peak_kib / 1024:.0f} MiB" if self._peak_kib else ""
+        if oom_kills() > self._kills:
+            return f"killed by the kernel: the machine or its cgroup ran out of memory{peak}"
+        return f"killed by SIGKILL: by hand, or the machine ran out of memory{peak}"
+
+
+def oom_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
+    """Return how many processes of our cgroup the kernel killed for memory; 0 if it cannot tell."""
+    try:
+        groups = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return 0
+    return max((_kills_in(line, cgroups) for line in groups), default=0)
+
+
+def _kills_in(group: str, cgroups: Path) -> int:
+    """Read the counter of one line of /proc/self/cgroup: version 2's, or 1's for memory."""
+    _, controllers, path = group.split(":", 2)
+    if not controllers:
+        file = cgroups / path.lstrip("/") / "memory.events"
+    elif "memory" in controllers.split(","):
+        file = cgroups / "memory" / path.lstrip("/") / "memory.oom_control"
+    else:
+        return 0
+    with contextlib.suppress(OSError, ValueError):
+        pairs = (line.split() for line in file.read_text().splitlines())
+        return next((int(value) for key, value in pairs if key == "oom_kill"), 0)
+    return 0
+
+
+def from_exit_code(code: int, log: Path, memory: MemoryWatch) -> LastWords:
+    """Explain a child that said nothing."""
+    if code == -signal.SIGKILL:
+        return LastWords(EndReason.INFRA, memory.explain_kill())
+    if code < 0:
+        return LastWords(EndReason.INFRA, f"killed by {signal.Signals(-code).name}; see {log}")
+    return LastWords(EXIT_REASONS.get(code, EndReason.CODE), f"exit code {code}; see {log}")

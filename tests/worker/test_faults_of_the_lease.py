@@ -1,0 +1,273 @@
+"""Stopped, orphaned, interrupted: whoever has lost its run changes nothing, and says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from lsqctl.run import EndReason, RunState
+from lsqctl.worker.identity import boot_id, provably_gone, this_worker
+from tests.conftest import TINY, CommandLine, wait_for
+from tests.worker.injected import inject
+from tests.worker.test_supervise import (
+    LONG,
+    assert_same_end,
+    at_work,
+    final_hashes,
+    reproducible,
+    store_of,
+    submitted,
+    trainers,
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The model hash and the metric rows of LONG, trained in one go."""
+    cli = CommandLine(tmp_path_factory.mktemp("whole"))
+    run_id = submitted(cli, LONG)
+    cli("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        return final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)
+
+
+def everything(cli: CommandLine, run_id: str) -> dict[str, object]:
+    """Return all that is stored of a run: in the database, and in its folder but for logs."""
+    folder = cli.folder / ".lsqctl" / "runs" / run_id
+    files = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".log"
+    }
+    with store_of(cli) as store:
+        parts = store.detail, store.metrics, store.summaries, store.checkpoints, store.result
+        return {"files": files} | {part.__name__: part(run_id) for part in (*parts, store.events)}
+
+
+def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and_say_so(
+    cli, uninterrupted
+):
+    run_id = submitted(cli, LONG)
+    zombie = cli.start("worker", "--slots", "2", "--name", "sleeper")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+    (trainer,) = trainers(zombie.pid)
+    asleep = [psutil.Process(zombie.pid), trainer]
+    for process in asleep:
+        process.suspend()
+    cli("worker", "--until-empty", "--slots", "2", "--name", "heir")
+    assert_same_end(cli, run_id, uninterrupted)
+    before = everything(cli, run_id)
+    for process in reversed(asleep):  # the trainer first: nobody stops it but its own fence
+        process.resume()
+    wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
+    time.sleep(1)  # a lease: what the worker itself would still write
+    zombie.send_signal(signal.SIGTERM)
+    told, _ = zombie.communicate(timeout=60)
+    assert "lost lease: another attempt owns the run; nothing was changed" in told
+    assert everything(cli, run_id) == before
+    reasons = [(one.worker.split("-")[0], one.reason) for one in before["detail"].attempts]
+    assert reasons == [("sleeper", EndReason.LOST), ("heir", EndReason.COMPLETED)]
+
+
+def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
+    """A pid, its start time and the boot together name a process; only then is it provably gone."""
+    me = this_worker("w", 1, "cpu")
+    assert not provably_gone(me)
+    assert provably_gone(replace(me, started=me.started - 60))  # the pid is ours, the process not
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert provably_gone(replace(me, pid=gone.pid))
+    for elsewhere in ({"host": "other"}, {"boot_id": "other"}):  # there the lease decides
+        assert not provably_gone(replace(me, started=0.0, pid=gone.pid, **elsewhere))
+    assert boot_id() == me.boot_id
+    assert this_worker("w", 1, "cpu").id != me.id
+
+
+def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
+    """As when the supervisor's process is gone but the kernel's signal did not come."""
+    from lsqctl.worker.order import LastWords, Order
+
+    run_id = submitted(cli, LONG)
+    home = cli.folder / ".lsqctl"
+    with store_of(cli) as store:
+        me = this_worker("w", 1, "cpu")
+        store.register_worker(me)
+        lease = store.claim(me.id).lease
+        order = Order(
+            run_id=run_id,
+            attempt=lease.attempt,
+            fence=lease.fence,
+            db_url=f"sqlite:///{home / 'lsqctl.db'}",
+            lease_seconds=30,
+            run_dir=str(home / "runs" / run_id),
+            data_dir=str(home / "data"),
+            device="cpu",
+            threads=1,
+            supervisor_pid=os.getpid(),
+        )
+        words, write_end = os.pipe()
+        trainer = subprocess.Popen(
+            [sys.executable, "-m", "lsqctl.worker.execute", str(write_end)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(write_end,),
+            env=cli.environment,
+            text=True,
+        )
+        os.close(write_end)
+        trainer.stdin.write(order.to_line())
+        trainer.stdin.flush()
+        wait_for(lambda: at_work(store, run_id))
+        trainer.stdin.close()
+        assert trainer.wait(30) == 75
+        with os.fdopen(words) as pipe:
+            assert LastWords.from_line(pipe.read()).reason is EndReason.PREEMPTED
+        assert store.checkpoints(run_id)[0].step >= 30
+
+
+# SIGTERM to the supervisor from within the trainer, at the worst moments
+MOMENTS = """
+import os, signal, time
+from pathlib import Path
+
+
+def _terminate(moment):
+    marker = Path({folder!r}) / moment
+    worker = Path({folder!r}) / "worker.pid"
+    if worker.exists() and not marker.exists():
+        marker.touch()
+        os.kill(int(worker.read_text()), signal.SIGTERM)
+        time.sleep(1)  # it arrives while we are inside
+"""
+IN_SAVE = """
+_put = _put_in_place
+def _put_in_place(temporary, final):
+    if int(final.name[5:13]) > 20:
+        _terminate("save")
+    _put(temporary, final)
+"""
+IN_EVALUATION = """
+_counted = counted
+def counted(session):
+    if session.cursor.epoch >= 3:
+        _terminate("evaluation")
+    return _counted(session)
+"""
+
+
+def test_a_sigterm_inside_a_save_or_an_evaluation_spends_no_attempt_and_changes_no_number(
+    cli, uninterrupted
+):
+    moments = MOMENTS.format(folder=str(cli.folder))
+    inject(cli, training_checkpoint=moments + IN_SAVE, training_epoch=moments + IN_EVALUATION)
+    run_id = submitted(cli, LONG)
+    for _ in ("save", "evaluation"):
+        worker = cli.start("worker", "--until-empty", "--slots", "2")
+        (cli.folder / "worker.pid").write_text(str(worker.pid))
+        assert worker.wait(60) == 128 + signal.SIGTERM
+        (cli.folder / "worker.pid").unlink()
+        with store_of(cli) as store:
+            assert store.detail(run_id).run.state is RunState.QUEUED
+    assert {"save", "evaluation"} <= {path.name for path in cli.folder.iterdir()}
+    cli("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        reasons = [one.reason for one in store.detail(run_id).attempts]
+    assert reasons == [EndReason.PREEMPTED] * 2 + [EndReason.COMPLETED]
+    assert_same_end(cli, run_id, uninterrupted)
+
+
+def in_terminal(cli: CommandLine, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command as a shell does: its terminal is the controlling one."""
+    outer, inner = pty.openpty()
+
+    def control() -> None:
+        import fcntl
+        import termios
+
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lsqctl", *words],
+        cwd=cli.folder,
+        env=cli.environment | {"TERM": "xterm"},
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        preexec_fn=control,
+    )
+    os.close(inner)
+    return process, outer
+
+
+def read_until(terminal: int, text: str) -> None:
+    seen = ""
+    while text not in seen:
+        seen += os.read(terminal, 65536).decode(errors="replace")
+
+
+SLOW_SAVE = """
+import time
+_write = write_checkpoint
+def write_checkpoint(run_dir, snapshot, **options):
+    if snapshot.step > 20:
+        time.sleep(60)
+    return _write(run_dir, snapshot, **options)
+"""
+
+
+def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
+    inject(cli, training_session=SLOW_SAVE)
+    run_id = submitted(cli, LONG)
+    process, terminal = in_terminal(cli, "worker", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id, step=1))
+        os.write(terminal, b"\x03")
+        read_until(terminal, "SIGINT: saving 1 run(s) and putting them back; again to stop")
+        time.sleep(0.5)
+        assert process.poll() is None  # it waits for the save
+        os.write(terminal, b"\x03")
+        assert process.wait(30) == 130
+        assert store.detail(run_id).run.state is RunState.QUEUED
+        assert store.detail(run_id).attempts[0].reason is EndReason.PREEMPTED
+    os.close(terminal)
+
+
+def test_closing_the_terminal_of_a_worker_saves_its_run_and_puts_it_back(cli):
+    run_id = submitted(cli, LONG)
+    process, terminal = in_terminal(cli, "worker", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+        os.close(terminal)
+        assert process.wait(60) == 128 + signal.SIGHUP
+        detail = store.detail(run_id)
+        assert detail.run.state is RunState.QUEUED
+        assert [one.reason for one in detail.attempts] == [EndReason.PREEMPTED]
+        assert store.checkpoints(run_id)[0].step >= 30
+
+
+def test_code_that_changed_after_the_submit_is_shown(cli):
+    run_id = submitted(cli, TINY.replace("epochs: 2", "epochs: 1"))
+    assert "ran other code" not in cli("runs", "show", run_id).stdout
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(cli.folder / ".lsqctl" / "lsqctl.db")) as db, db:
+        (text,) = db.execute("SELECT snapshot FROM runs").fetchone()
+        snapshot = json.loads(text) | {"code_sha256": "0" * 64}
+        db.execute("UPDATE runs SET snapshot = ?", [json.dumps(snapshot)])
+    cli("worker", "--until-empty")
+    assert "changed after submit: attempt 1 ran other code" in cli("runs", "show", run_id).stdout
+    with store_of(cli) as store:
+        notes = [one.detail for one in store.events(run_id) if one.kind == "note"]
+    assert any("has changed since the run was submitted (000000000000 →" in one for one in notes)
