@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from lsqctl.errors import DataError, LeaseLost
+from lsqctl.errors import DataError
 from lsqctl.facts import Checkpoint
 from lsqctl.training.durable_file import DurableFile, sync_folder
 from lsqctl.training.manifest import (
@@ -31,7 +31,6 @@ from lsqctl.training.manifest import (
     read_manifest,
     verified,
 )
-from lsqctl.training.ownership import check_owner
 
 _NAME = re.compile(r"ckpt-(\d{8,})(\.old)?")
 _KEPT = 2
@@ -64,8 +63,7 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
     """Write a snapshot durably and drop checkpoints that are no longer kept.
 
     Raises OSError, with earlier checkpoints untouched and nothing temporary left. An input/output
-    error is answered once with fresh files; a full disk is not. Raises LeaseLost when another
-    fence has taken over the folder.
+    error is answered once with fresh files; a full disk is not.
     """
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     _check_room(run_dir)
@@ -81,11 +79,6 @@ def write_checkpoint(run_dir: Path, snapshot: Snapshot, *, fence: str) -> Checkp
                 raise _disk_full(run_dir, max(needed, _last_size(run_dir)), error.errno) from None
             if last_try or error.errno != errno.EIO:
                 raise
-    try:
-        check_owner(run_dir, fence)
-    except LeaseLost:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     final = folder_of(run_dir, snapshot.step)
     _put_in_place(temporary, final)
     _prune(run_dir, snapshot.best_step)

@@ -26,7 +26,6 @@ from lsqctl.training.models import build_model, takes_grey
 from lsqctl.training.models.weights import identity, load_weights
 from lsqctl.training.optim import build_optimizer
 from lsqctl.training.outcome import result, suspect
-from lsqctl.training.ownership import take_over
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
 
@@ -44,10 +43,9 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = enter(job, recipe.seed)
-    snapshot, complaints = read_newest(job.run_dir)
-    yield Resumed(snapshot.step if snapshot else None)  # here a zombie learns that it is one
-    take_over(job.run_dir, job.fence)
     sweep(job.run_dir)
+    snapshot, complaints = read_newest(job.run_dir)
+    yield Resumed(snapshot.step if snapshot else None)
     feed = open_feed(recipe, job, device)
     model = build(recipe.model.name, feed)
     if snapshot:

@@ -173,7 +173,7 @@ def damaged(change):
         write_checkpoint(
             folder,
             Snapshot(snapshot.step, snapshot.epoch, model=snapshot.model, **parts),
-            fence="0",
+            fence="test",
         )
 
     return rewrite

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
@@ -205,7 +204,7 @@ def in_terminal(cli: CommandLine, *words: str) -> tuple[subprocess.Popen[bytes],
         stdin=inner,
         stdout=inner,
         stderr=inner,
-        preexec_fn=control,
+        preexec_fn=control,  # noqa: PLW1509 (no thread holds a lock here)
     )
     os.close(inner)
     return process, outer
@@ -272,4 +271,3 @@ def test_code_that_changed_after_the_submit_is_shown(cli):
     with store_of(cli) as store:
         notes = [one.detail for one in store.events(run_id) if one.kind == "note"]
     assert any("has changed since the run was submitted (000000000000 →" in one for one in notes)
-
