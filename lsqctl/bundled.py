@@ -1,9 +1,7 @@
-"""Find what ships with lsqctl, ``recipes/`` and ``db/``, and tell its code by a digest."""
+"""Find the folders that ship with lsqctl: ``recipes/`` and ``db/``."""
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -22,13 +20,3 @@ def bundled(folder: str) -> Path:
 def package_root() -> Path:
     """Return the folder of the ``lsqctl`` package itself."""
     return _PACKAGE
-
-
-@cache
-def code_sha256() -> str:
-    """Return one digest over every Python file of the package, names included."""
-    digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        digest.update(str(path.relative_to(_PACKAGE)).encode() + b"\0")
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

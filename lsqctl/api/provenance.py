@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lsqctl import __version__
-from lsqctl.bundled import code_sha256
 from lsqctl.settings import recorded_environment
+from lsqctl.training.digest import code_sha256
 
 _PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lsqctl import __version__
 from lsqctl.api.provenance import git_state
-from lsqctl.bundled import bundled, code_sha256, package_root
+from lsqctl.bundled import bundled, package_root
+from lsqctl.training.digest import code_sha256
 
 
 def version_line() -> str:

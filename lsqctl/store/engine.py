@@ -92,7 +92,7 @@ def _postgresql(url: URL, busy_seconds: float, lease_seconds: float) -> Engine:
         url,
         pool_pre_ping=True,
         connect_args={
-            "connect_timeout": patience,
+            "connect_timeout": max(2, patience // 2),
             "tcp_user_timeout": patience * 1000,
             "keepalives_idle": patience,
             "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
@@ -103,7 +103,7 @@ def _postgresql(url: URL, busy_seconds: float, lease_seconds: float) -> Engine:
     def connect(_dialect: Any, _record: Any, words: Any, options: Any) -> AnsweringConnection:
         connection = AnsweringConnection.connect(*words, **options)
         # a statement may wait in silence for a lock, but no longer than lock_timeout
-        connection.silence_seconds = max(patience, busy_seconds + 2)
+        connection.silence_seconds = max(2.0, lease_seconds / 6, busy_seconds + 2)
         return connection
 
     event.listen(engine, "do_connect", connect)

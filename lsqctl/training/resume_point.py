@@ -30,6 +30,7 @@ def resume_point(
     last two while good ones go. ``owning`` does what changes the folder while nobody else can
     become the run's owner, and raises LeaseLost when somebody has.
     """
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     complaints: list[str] = []
     owning(lambda: complaints.extend(sweep(run_dir, recorded)))
     for folder in checkpoint_folders(run_dir):

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsqctl.bundled import code_sha256
 from lsqctl.settings import recorded_environment
+from lsqctl.training.digest import code_sha256
 from lsqctl.training.folders import at_once
 
 

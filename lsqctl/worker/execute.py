@@ -171,8 +171,8 @@ def _circumstances(order: Order) -> dict[str, object]:
     import torch
 
     from lsqctl import __version__
-    from lsqctl.bundled import code_sha256
     from lsqctl.settings import recorded_environment
+    from lsqctl.training.digest import code_sha256
 
     return {
         "device": order.device.partition(":")[0],
@@ -189,7 +189,7 @@ def _circumstances(order: Order) -> dict[str, object]:
 
 def changed_code(snapshot: Mapping[str, Any]) -> list[Note]:
     """Return a note when the code is not the one that was there at submit."""
-    from lsqctl.bundled import code_sha256
+    from lsqctl.training.digest import code_sha256
 
     before, now = snapshot.get("code_sha256"), code_sha256()
     if before in (None, now):

@@ -31,16 +31,18 @@ def patiently(
 ) -> T:
     """Return ``work()``, tried again while it raises StoreError.
 
-    After ``seconds``, or once ``stop()`` is true, the last StoreError is raised.
+    After ``seconds``, or a quarter of them once ``stop()`` is true, the last StoreError is raised.
     """
-    end, failures = clock() + seconds, 0
+    end, failures, hurried = clock() + seconds, 0, False
     while True:
         try:
             return work()
         except StoreError as error:
             failures += 1
-            pause = pause_after(failures, longest=seconds / 4)
-            if stop() or clock() + pause > end:
+            if not hurried and stop():
+                end, hurried = min(end, clock() + seconds / 4), True
+            pause = pause_after(failures, longest=seconds / 8)
+            if clock() + pause > end:
                 raise
             if failures == 1:
                 print(f"lsqctl: trying again: {error}", flush=True)

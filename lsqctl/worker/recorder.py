@@ -1,13 +1,12 @@
 """Write an attempt's facts to the store in batches: one commit a second, not one a step.
 
-A database that is locked, full or away does not stop the training: metrics that it would not take
-wait on the disk. Start, checkpoints and finish wait for it, for some leases.
+A database that is locked, full or away does not stop the training at once: metrics wait, in memory
+and on the disk. A checkpoint, the start and the finish are waited with for the database.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FLUSH_SECONDS = 1.0
-PATIENCE_LEASES = 4  # how long a checkpoint waits for a database; the supervisor may say sooner
+PATIENCE_LEASES = 4  # how long to wait for a database; the supervisor, who has the lease, less long
 
 
 class Recorder:
@@ -53,7 +52,7 @@ class Recorder:
         self._spool = Spool(run_dir, lease.attempt)
         self._metrics: list[Metric] = []
         self._progress: Progress | None = None
-        self._waiting: deque[Note | Checkpoint] = deque()
+        self._notes: list[Note] = []
         self._failures = 0
         self._due = clock() + FLUSH_SECONDS
 
@@ -83,7 +82,7 @@ class Recorder:
     def record(self, fact: Fact) -> None:
         """Take one fact; raises LeaseLost when the attempt no longer owns its run.
 
-        Raises StoreError when the database stays away at the start or at the finish.
+        Raises StoreError when the database stays away at the start, a checkpoint or the finish.
         """
         match fact:
             case Metric():
@@ -95,10 +94,10 @@ class Recorder:
                 self._patiently(partial(self._take_over, fact.step))
             case Note():
                 print(f"lsqctl: {fact.text}", flush=True)
-                self._waiting.append(fact)
+                self._notes.append(fact)
             case Checkpoint():
-                self._waiting.append(fact)
-                self._patiently(self._write)  # it counts, and replaces others, once it is recorded
+                self._patiently(partial(self._keep, fact))
+                self._spool.clear()
             case Result():
                 self._patiently(self._write)
                 self._spool.clear()
@@ -136,14 +135,10 @@ class Recorder:
         return True
 
     def _write(self) -> None:
-        """Write everything that waits, in order; what is written waits no more."""
-        while self._waiting:
-            fact = self._waiting[0]
-            if isinstance(fact, Note):
-                self._store.note(self._lease, fact.text)
-            else:
-                self._keep(fact)
-            self._waiting.popleft()
+        """Write everything that waits; what is written waits no more."""
+        while self._notes:
+            self._store.note(self._lease, self._notes[0].text)
+            del self._notes[0]
         if self._metrics or self._progress:
             self._store.log_metrics(self._lease, self._metrics, progress=self._progress)
             self._metrics, self._progress = [], None

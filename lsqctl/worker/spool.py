@@ -1,10 +1,9 @@
 """A run's metrics that the database does not hold yet, kept in a file until it does.
 
 Every metric goes into ``spool-<attempt>.jsonl`` in the run's folder the moment it is measured, and
-the file is emptied when the database has them. So a process that is killed between a checkpoint
-and its commit, and a database that is locked, full or away, lose none: the attempt that goes on
-from the checkpoint takes them in. Not synced: what the machine's own crash cuts off is measured
-again, unless a checkpoint was completed since.
+the file is emptied when the database has them. So neither a process that is killed nor a database
+that is locked, full or away loses any: the supervisor takes them in before it ends the attempt, or
+else the next attempt those up to the step that it goes on from. Both do so under their fence.
 """
 
 from __future__ import annotations
@@ -14,8 +13,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsqctl.facts import Metric
+from lsqctl.run import Lease
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
 
 _NAME = "spool-{}.jsonl"
 
@@ -72,6 +76,15 @@ class Spool:
     def _others(self) -> list[Path]:
         earlier = ((self._run_dir / _NAME.format(n)) for n in range(1, self._attempt))
         return [path for path in earlier if path.exists()]
+
+
+def take_in(store: Store, lease: Lease, run_dir: Path) -> None:
+    """Store what an attempt's trainer left in its spool, and remove it.  Raises LeaseLost."""
+    path = run_dir / _NAME.format(lease.attempt)
+    with contextlib.suppress(FileNotFoundError):
+        if metrics := list(_read(path)):
+            store.log_metrics(lease, metrics)
+        path.unlink()
 
 
 def _read(path: Path) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from lsqctl.worker.child import Child
 from lsqctl.worker.identity import provably_gone
 from lsqctl.worker.order import LastWords, Order
 from lsqctl.worker.slots import Slot
+from lsqctl.worker.spool import take_in
 
 TICK_SECONDS = 0.1
 IDLE_CLAIM_SECONDS = 0.5
@@ -185,6 +187,8 @@ class Supervisor:
         words, lease = child.last_words(), child.claim.lease
         failpoint("worker.child-ended")
         try:
+            if words.reason is not EndReason.COMPLETED:
+                take_in(self._store, lease, Path(child.order.run_dir))
             if child.cancelling and words.reason is not EndReason.COMPLETED:
                 self._store.fail(lease, EndReason.CANCELLED, "cancelled by request")
             elif words.reason is EndReason.PREEMPTED or (

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from lsqctl.api.provenance import git_state
-from lsqctl.bundled import code_sha256
+from lsqctl.training.digest import code_sha256
 from tests.conftest import TINY
 
 

@@ -61,7 +61,8 @@ def postgresql_url(postgresql: str) -> Iterator[str]:
     server = (postgresql % "postgres").replace("postgresql+psycopg", "postgresql")
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield postgresql % name
+    yield postgresql % name
+    with psycopg.connect(server, autocommit=True) as connection:  # anew: a test may restart it
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 

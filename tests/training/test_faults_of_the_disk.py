@@ -1,4 +1,4 @@
-"""What a save does when the kernel, not a mock, fails it: kills, EIO and full disks by real means."""
+"""What a save does when the kernel fails it: kills, EIO and full disks, by real means."""
 
 from __future__ import annotations
 

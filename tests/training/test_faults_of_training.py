@@ -66,8 +66,7 @@ def test_what_is_not_finite_stops_the_run_within_a_step_and_names_the_layer(
     damaged(monkeypatch, damage)
     facts = []
     with pytest.raises(Diverged, match=r"epoch 2, step 9 \(first in layer \w+") as error:
-        for fact in finetune(tiny(), job()):
-            facts.append(fact)
+        facts.extend(finetune(tiny(), job()))
     assert "the last checkpoint is finite" in str(error.value)
     saved = [one.step for one in facts if isinstance(one, Checkpoint)]
     snapshot, complaints = read_newest(job().run_dir)
@@ -232,7 +231,7 @@ def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
     server.shutdown()
     server.server_close()
     assert not any((tmp_path / place).exists() for place in PLACES[name])
-    with pytest.raises(DataError, match="no .* data in"):
+    with pytest.raises(DataError, match=r"no .* data in"):
         open_dataset(DataSection(name=name), tmp_path)
     assert [path.name[:7] for path in tmp_path.iterdir()] == [".fetch-"]
     _sweep(tmp_path)  # as the next download does

@@ -33,7 +33,7 @@ def attempt(store, claim, job, crash):
     draw = random.Random(claim.lease.attempt)
     seconds = iter(range(10**6))
     clock = lambda: next(seconds) if draw.random() < 0.3 else 0.0  # noqa: E731 (when it flushes)
-    recorder = Recorder(store, claim.lease, clock=clock)
+    recorder = Recorder(store, claim.lease, run_dir=job.run_dir, clock=clock)
     job = replace(job, fence=claim.lease.fence, recorded=known)
     for fact in finetune(tiny(), job):
         if crash(fact):

@@ -204,7 +204,7 @@ def in_terminal(cli: CommandLine, *words: str) -> tuple[subprocess.Popen[bytes],
         stdin=inner,
         stdout=inner,
         stderr=inner,
-        preexec_fn=control,
+        preexec_fn=control,  # noqa: PLW1509 (no thread holds a lock here)
     )
     os.close(inner)
     return process, outer
