@@ -58,7 +58,8 @@ def pairs_a_second(url: str, runs: int, processes: int) -> float:
         store.enqueue([new(f"r{i}") for i in range(runs)])
     workers = [_start(url, f"w{i}") for i in range(processes)]
     for worker in workers:
-        assert worker.stdout and worker.stdout.readline() == "ready\n"
+        assert worker.stdout
+        assert worker.stdout.readline() == "ready\n"
     began = time.perf_counter()
     for worker in workers:
         assert worker.stdin
