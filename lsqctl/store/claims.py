@@ -6,7 +6,16 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Double,
+    Row,
+    bindparam,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from lsqctl.errors import NotFound
 from lsqctl.facts import Progress
@@ -16,23 +25,63 @@ from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now, to_json
 from lsqctl.store.database import reads, writes
 from lsqctl.store.rows import load_parents, load_runs
-from lsqctl.store.states import lost, own, owned, record
+from lsqctl.store.states import OWNED, lease_values, lost, own, record
 from lsqctl.store.tables import attempts, runs, workers
 
 # What the first attempt decides for all later ones: exact resume needs it.
 _LASTING = ("device", "threads", "compile")
 
 
-def _claimable() -> list[ColumnElement[bool]]:
-    return [
-        runs.c.state == RunState.QUEUED,
-        runs.c.held.is_(False),
-        or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
-    ]
+_CLAIMABLE = [
+    runs.c.state == RunState.QUEUED,
+    runs.c.held.is_(False),
+    or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
+    runs.c.gpus <= bindparam("most_gpus"),
+]
+_ANY = select(1).where(*_CLAIMABLE).limit(1)
+_WORKER = select(1).where(workers.c.id == bindparam("worker"))
+_FIRST = (
+    select(runs.c.id)
+    .where(*_CLAIMABLE)
+    .order_by(runs.c.urgency, runs.c.seq)
+    .limit(1)
+    .with_for_update(key_share=True, skip_locked=True)
+    .cte("first")
+    .prefix_with("MATERIALIZED")  # else PostgreSQL may run it once for each row
+)
+# Built once: building it anew takes longer than executing it, and would be done under the lock.
+_TAKE = (
+    update(runs)
+    .where(runs.c.id == select(_FIRST.c.id).scalar_subquery())
+    .where(runs.c.state == RunState.QUEUED, runs.c.gpus <= bindparam("free_gpus"))
+    .values(
+        state=RunState.RUNNING,
+        attempt=runs.c.attempt + 1,
+        fence=bindparam("new_fence"),
+        worker_id=bindparam("worker"),
+        lease_until=now(bindparam("lease_seconds", type_=Double)),
+        renewals=0,
+        not_before=None,
+        started_at=now(),
+        finished_at=None,
+        reason=None,
+        message="",
+    )
+    .returning(*(runs.c[k] for k in "id attempt fence recipe snapshot circumstances".split()))
+)
+_RENEW = (
+    update(runs)
+    .where(*OWNED)
+    .values(lease_until=now(bindparam("lease_seconds", type_=Double)), renewals=runs.c.renewals + 1)
+    .returning(runs.c.cancel_requested)
+)
+_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
 
 
 class Claims(Base):
     """Claiming, renewing and reporting."""
+
+    _found_last = True  # a busy worker need not look before it claims
 
     def claim(
         self, worker_id: str, *, device: str = "cpu", gpus: int = 1, free_gpus: int = 1
@@ -44,72 +93,46 @@ class Claims(Base):
         reserve more; one that reserves more than its ``free_gpus`` is waited for, so that smaller
         runs behind it cannot starve it. Raises NotFound for an unregistered worker.
         """
-        if not self._anything_to_claim(gpus):  # an idle worker must not queue for the write lock
+        idle = not self._found_last  # an idle worker must not queue for the write lock
+        if idle and not self._anything_to_claim(gpus):
             return None
-        return self._claim(worker_id, device, gpus, free_gpus)
+        claim = self._claim(worker_id, device, gpus, free_gpus)
+        self._found_last = claim is not None
+        return claim
 
     @reads
     def _anything_to_claim(self, db: Connection, gpus: int) -> bool:
-        fits = runs.c.gpus <= max(gpus, 1)
-        return db.execute(select(1).where(*_claimable(), fits).limit(1)).first() is not None
+        return db.execute(_ANY, {"most_gpus": max(gpus, 1)}).first() is not None
 
     @writes
     def _claim(
         self, db: Connection, worker_id: str, device: str, gpus: int, free_gpus: int
     ) -> Claim | None:
-        if db.scalar(select(1).where(workers.c.id == worker_id)) is None:
+        if db.scalar(_WORKER, {"worker": worker_id}) is None:
             raise NotFound(f"no worker has the id {worker_id}; register it first")
-        row = db.execute(self._take(worker_id, gpus, free_gpus)).one_or_none()
+        wanted = {
+            "worker": worker_id,
+            "new_fence": secrets.token_hex(16),
+            "lease_seconds": self.lease_seconds,
+            "most_gpus": max(gpus, 1),
+            "free_gpus": max(free_gpus, 1),
+        }
+        row = db.execute(_TAKE, wanted).one_or_none()
         if row is None:
             return None
         lease = Lease(row.id, row.attempt, row.fence)
-        db.execute(
-            insert(attempts).values(
-                run_id=row.id,
-                number=row.attempt,
-                fence=row.fence,
-                worker_id=worker_id,
-                started_at=now(),
-                message="",
-                progressed=False,
-                circumstances=to_json({"device": device}),
-            )
-        )
+        tried = {
+            "run_id": row.id,
+            "number": row.attempt,
+            "fence": row.fence,
+            "worker_id": worker_id,
+            "circumstances": to_json({"device": device}),
+        }
+        db.execute(_ATTEMPT, tried)
         moved = {"source": RunState.QUEUED, "to": RunState.RUNNING}
         record(db, row.id, "claimed", **moved, lease=lease, detail=worker_id)
         failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
-
-    def _take(self, worker_id: str, gpus: int, free_gpus: int) -> Any:
-        first = (
-            select(runs.c.id)
-            .where(*_claimable(), runs.c.gpus <= max(gpus, 1))
-            .order_by(runs.c.urgency, runs.c.seq)
-            .limit(1)
-            .with_for_update(key_share=True, skip_locked=True)
-            .cte("first")
-            .prefix_with("MATERIALIZED")  # else PostgreSQL may run it once for each row
-        )
-        return (
-            update(runs)
-            .where(runs.c.id == select(first.c.id).scalar_subquery())
-            .where(runs.c.state == RunState.QUEUED, runs.c.gpus <= max(free_gpus, 1))
-            .values(
-                state=RunState.RUNNING,
-                attempt=runs.c.attempt + 1,
-                fence=secrets.token_hex(16),
-                worker_id=worker_id,
-                lease_until=now(self.lease_seconds),
-                renewals=0,
-                not_before=None,
-                started_at=now(),
-                finished_at=None,
-                reason=None,
-                message="",
-            )
-            .returning(*(runs.c[k] for k in "id attempt fence recipe snapshot".split()))
-            .returning(runs.c.circumstances)
-        )
 
     @writes
     def settle(self, db: Connection, lease: Lease, circumstances: Mapping[str, Any]) -> None:
@@ -134,13 +157,8 @@ class Claims(Base):
     @writes
     def renew(self, db: Connection, lease: Lease) -> Renewal:
         """Keep the run for another lease, from now by the database's clock.  Raises LeaseLost."""
-        change = (
-            update(runs)
-            .where(*owned(lease))
-            .values(lease_until=now(self.lease_seconds), renewals=runs.c.renewals + 1)
-            .returning(runs.c.cancel_requested)
-        )
-        row = db.execute(change).one_or_none()
+        values = {"lease_seconds": self.lease_seconds, **lease_values(lease)}
+        row = db.execute(_RENEW, values).one_or_none()
         if row is None:
             raise lost(db, lease)
         return Renewal(cancel_requested=row.cancel_requested)

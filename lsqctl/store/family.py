@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from lsqctl.run import UNFINISHED, EndReason, RunState
 from lsqctl.store.columns import now
@@ -23,6 +23,15 @@ _FRESH: dict[str, Any] = {
     "finished_at": None,
 }
 _UNTRAINED = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
+
+_CHILDREN = (
+    select(runs.c.id)
+    .join(run_parents, run_parents.c.run_id == runs.c.id)
+    .where(
+        run_parents.c.parent_id == bindparam("parent"), runs.c.state == bindparam("state_of_child")
+    )
+    .distinct()
+)
 
 
 def state_after_parents(states: Sequence[str]) -> RunState:
@@ -119,12 +128,5 @@ def _parent_states(db: Connection, run_id: str) -> list[str]:
 def _children(
     db: Connection, run_id: str, state: RunState, *, reason: EndReason | None = None
 ) -> list[str]:
-    query = (
-        select(runs.c.id)
-        .join(run_parents, run_parents.c.run_id == runs.c.id)
-        .where(run_parents.c.parent_id == run_id, runs.c.state == state)
-        .distinct()
-    )
-    if reason:
-        query = query.where(runs.c.reason == reason)
-    return list(db.scalars(query))
+    query = _CHILDREN.where(runs.c.reason == reason) if reason else _CHILDREN
+    return list(db.scalars(query, {"parent": run_id, "state_of_child": state}))

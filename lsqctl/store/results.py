@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.facts import BoardRow, Evaluation, Result
@@ -21,6 +21,11 @@ _COUNTED = ("variant", "selection", "headline", "n_correct", "n_correct_top5", "
 _FROM_RUN = (
     *("name", "state", "seed", "recipe_sha256", "created_at", "code_commit", "code_dirty"),
 )
+
+_SHA256 = select(checkpoints.c.sha256).where(
+    checkpoints.c.run_id == bindparam("run"), checkpoints.c.directory == bindparam("path")
+)
+_RESULT = insert(results).values(created_at=now())
 
 
 class Results(Base):
@@ -89,21 +94,17 @@ def insert_result(db: Connection, run_id: str, result: Result) -> None:
     """Store every evaluation of a result."""
     shared = {name: getattr(result, name) for name in _SHARED}
     for each in result.evaluations:
-        sha256 = select(checkpoints.c.sha256).where(
-            checkpoints.c.run_id == run_id, checkpoints.c.directory == each.checkpoint
-        )
+        sha256 = db.scalar(_SHA256, {"run": run_id, "path": each.checkpoint})
         own = {name: getattr(each, name) for name in _COUNTED}
-        db.execute(
-            insert(results).values(
-                **shared,
-                **own,
-                run_id=run_id,
-                hits=each.hits,
-                checkpoint_path=each.checkpoint,
-                checkpoint_sha256=db.scalar(sha256) or "",
-                created_at=now(),
-            )
-        )
+        values = {
+            **shared,
+            **own,
+            "run_id": run_id,
+            "hits": each.hits,
+            "checkpoint_path": each.checkpoint,
+            "checkpoint_sha256": sha256 or "",
+        }
+        db.execute(_RESULT, values)
 
 
 def _key(run_id: str, variant: str, selection: str) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, case, func, select
 
 from lsqctl.run import EndReason, Event, Lease, Run, RunState
 from lsqctl.store.columns import now
@@ -84,20 +84,26 @@ def to_event(row: Row[Any]) -> Event:
     )
 
 
+_BY_IDS = select_runs().where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_PARENTS = (
+    select(run_parents.c.role, run_parents.c.parent_id)
+    .where(run_parents.c.run_id == bindparam("run"))
+    .order_by(run_parents.c.role)
+)
+
+
 def load_runs(db: Connection, ids: Iterable[str]) -> dict[str, Run]:
     """Return the runs of these ids, by id."""
     return {
         row.id: to_run(row)
         for some in chunks(sorted(set(ids)))
-        for row in db.execute(select_runs().where(runs.c.id.in_(some)))
+        for row in db.execute(_BY_IDS, {"ids": some})
     }
 
 
 def load_parents(db: Connection, run_id: str) -> dict[str, str]:
     """Return the run id behind each role."""
-    query = select(run_parents.c.role, run_parents.c.parent_id)
-    query = query.where(run_parents.c.run_id == run_id).order_by(run_parents.c.role)
-    return {row.role: row.parent_id for row in db.execute(query)}
+    return {row.role: row.parent_id for row in db.execute(_PARENTS, {"run": run_id})}
 
 
 def lease_of(row: Row[Any]) -> Lease:

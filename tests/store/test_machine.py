@@ -2,277 +2,237 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import select, text
 
 from lsqctl.errors import IllegalTransition, LeaseLost
 from lsqctl.facts import Metric
-from lsqctl.run import LEGAL, MAX_FAILURES, RETRIED, EndReason, Lease, RunState
-from lsqctl.store import open_store
+from lsqctl.run import LEGAL, EndReason, Lease
+from lsqctl.store import Store, open_store
 from lsqctl.store.histories import histories
 from lsqctl.store.history import problems
+from lsqctl.store.tables import metadata, runs
 from tests.store.conftest import LEASE
-from tests.store.samples import Clock, checkpoint, identity, lapse, new, no_back_off, result
+from tests.store.model import DEAD, GPUS, PARENTS, PRIORITY, Model, S
+from tests.store.samples import Clock, checkpoint, identity, lapse, new, no_back_off, result, zombie
+from tests.store.test_queue import WRITES
 
-S = RunState
-DEAD = (S.FAILED, S.CANCELLED)
-NAMES = {"p": (), "q": (), "child": ("p", "q"), "grandchild": ("child",)}
-names = st.sampled_from(list(NAMES))
+names = st.sampled_from(list(PARENTS))
 reasons = st.sampled_from(
     [EndReason.INFRA, EndReason.LOST, EndReason.OOM, EndReason.CODE, EndReason.CANCELLED]
 )
 
 
+def empty(store: Store) -> None:
+    """Delete all rows: a fresh database for every example would cost more than the example."""
+    tables = [table.name for table in metadata.sorted_tables]
+    if store._database.sqlite:
+        statements = [f"DELETE FROM {name}" for name in reversed(tables)]
+    else:
+        statements = [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"]
+    store._database.write(lambda db: [db.execute(text(one)) for one in statements])
+
+
 class Queue(RuleBasedStateMachine):
-    """The model: a state for each name, who holds it, and its failures in a row."""
+    """Two workers, people and a reaper at one store, and the model beside it."""
+
+    url = ""
 
     def __init__(self) -> None:
         super().__init__()
-        self.home = Path(tempfile.mkdtemp(prefix="lsqctl-machine-"))
         self.clock = Clock()
-        url = f"sqlite:///{self.home}/home/lsqctl.db"
-        self.store = open_store(url, lease_seconds=LEASE, clock=self.clock)
-        self.store.register_worker(identity("w1"))
+        self.store = open_store(self.url, lease_seconds=LEASE, clock=self.clock)
+        empty(self.store)
+        for worker in ("w1", "w2"):
+            self.store.register_worker(identity(worker))
+        self.model = Model()
         self.ids: dict[str, str] = {}
-        self.state: dict[str, RunState] = {}
-        self.by_parent: set[str] = set()
-        self.cancelling: set[str] = set()
-        self.held: dict[str, Lease] = {}
-        self.stale: list[Lease] = []
-        self.failures: dict[str, int] = {}
-        self.progressed: set[str] = set()
-        self.furthest: dict[str, int] = {}
-        self.logged: dict[str, dict[int, float]] = {}
-        self.tries: dict[str, int] = {}
         self.tick = 0
 
     def teardown(self) -> None:
         self.store.close()
-        shutil.rmtree(self.home)
 
-    # the model's moves
+    def any_running(self, data: Any) -> tuple[str, Lease]:
+        name = data.draw(st.sampled_from(self.model.running))
+        lease = self.model.runs[name].lease
+        assert lease is not None
+        return name, lease
 
-    def children(self, name: str) -> list[str]:
-        return [child for child in self.ids if name in NAMES[child]]
+    # what workers do
 
-    def after_parents(self, name: str) -> RunState:
-        ready = all(self.state[parent] is S.SUCCEEDED for parent in NAMES[name])
-        return S.QUEUED if ready else S.WAITING
-
-    def put_back(self, name: str) -> None:
-        for parent in NAMES[name]:
-            if self.state[parent] in DEAD:
-                self.put_back(parent)
-        if self.state[name] not in DEAD:
-            return
-        self.state[name] = self.after_parents(name)
-        self.failures[name] = 0
-        self.by_parent.discard(name)
-        for child in self.children(name):
-            others = {self.state[parent] for parent in NAMES[child]}
-            if child in self.by_parent and not others & set(DEAD):
-                self.put_back(child)
-
-    def close(self, name: str, to: RunState) -> None:
-        self.state[name] = to
-        self.cancelling.discard(name)
-        for child in self.children(name):
-            if self.state[child] is S.WAITING:
-                self.by_parent.add(child)
-                self.close(child, S.FAILED)
-
-    def end(self, name: str, reason: EndReason) -> None:
-        self.stale.append(self.held.pop(name))
-        again = reason is EndReason.PREEMPTED
-        if not again:
-            self.failures[name] = 0 if name in self.progressed else self.failures[name] + 1
-            again = reason in RETRIED and self.failures[name] < MAX_FAILURES
-        elif name in self.progressed:
-            self.failures[name] = 0
-        self.progressed.discard(name)
-        if reason is EndReason.CANCELLED or (again and name in self.cancelling):
-            self.close(name, S.CANCELLED)
-        elif again:
-            self.state[name] = S.QUEUED
-        else:
-            self.close(name, S.FAILED)
-
-    # what happens
-
-    @rule(name=names)
-    def submit(self, name: str) -> None:
-        wanted = [n for n in NAMES if n == name or n in self.ancestors(name)]
-        self.store.enqueue([new(n, parents=NAMES[n]) for n in wanted])
-        for n in wanted:
-            if n not in self.ids:
-                self.ids[n] = self.store.by_name(n)[0].id
-                dead = [p for p in NAMES[n] if self.state[p] in DEAD]
-                assert not dead, "the parents were submitted, and so put back, before"
-                self.state[n] = self.after_parents(n)
-                self.failures[n] = self.tries[n] = 0
-                self.furthest[n] = -1
-                self.logged[n] = {}
-            elif self.state[n] in DEAD:
-                self.put_back(n)
-
-    def ancestors(self, name: str) -> set[str]:
-        found = set(NAMES[name])
-        return found.union(*(self.ancestors(parent) for parent in found))
-
-    @rule()
-    def claim(self) -> None:
+    @rule(worker=st.sampled_from(["w1", "w2"]), gpus=st.sampled_from([1, 2, 4]), data=st.data())
+    def claim(self, worker: str, gpus: int, data: Any) -> None:
+        free = data.draw(st.integers(0, gpus))
         no_back_off(self.store)
-        claim = self.store.claim("w1")
-        queued = [name for name, state in self.state.items() if state is S.QUEUED]
-        assert (claim is None) == (not queued)
-        if claim is not None:
-            name = claim.run.name
-            assert name in queued
-            self.state[name] = S.RUNNING
-            self.held[name] = claim.lease
-            self.tries[name] += 1
-            assert claim.lease.attempt == self.tries[name]
+        claim = self.store.claim(worker, gpus=gpus, free_gpus=free)
+        expected = self.model.next_up(gpus, free)
+        assert (claim.run.name if claim else None) == expected
+        if claim and expected:
+            self.model.claim(expected, claim.lease)
+            assert claim.lease.attempt == self.model.runs[expected].tries
+            assert (claim.run.worker, claim.run.gpus) == (worker, GPUS[expected])
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running)
     @rule(data=st.data())
     def renew(self, data: Any) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        answer = self.store.renew(self.held[name])
-        assert answer.cancel_requested == (name in self.cancelling)
+        name, lease = self.any_running(data)
+        assert self.store.renew(lease).cancel_requested == self.model.runs[name].cancelling
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running)
     @rule(data=st.data(), step=st.integers(0, 9), saved=st.booleans())
     def log(self, data: Any, step: int, saved: bool) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
+        name, lease = self.any_running(data)
         self.tick += 1
         metric = Metric("top1", "test", step, float(self.tick))
-        self.logged[name][step] = metric.value
-        if not saved:
-            self.store.log_metrics(self.held[name], [metric])
-            return
-        self.store.record_checkpoint(self.held[name], checkpoint(step), [metric])
-        if step > self.furthest[name]:
-            self.furthest[name], self.failures[name] = step, 0
-            self.progressed.add(name)
+        self.model.runs[name].logged[step] = metric.value
+        if saved:
+            self.store.record_checkpoint(lease, checkpoint(step), [metric])
+            self.model.save(name, step)
+        else:
+            self.store.log_metrics(lease, [metric])
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running)
     @rule(data=st.data(), step=st.none() | st.integers(0, 9))
     def resume(self, data: Any, step: int | None) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        self.store.resume_at(self.held[name], step)
-        kept = -1 if step is None else step
-        self.logged[name] = {s: v for s, v in self.logged[name].items() if s <= kept}
+        name, lease = self.any_running(data)
+        self.store.resume_at(lease, step)
+        self.model.resume(name, step)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running)
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        lease = self.held.pop(name)
+        name, lease = self.any_running(data)
         self.store.finish(lease, result())
-        self.stale.append(lease)
-        self.state[name] = S.SUCCEEDED
-        self.progressed.discard(name)
-        for child in self.children(name):
-            if self.state[child] is S.WAITING:
-                self.state[child] = self.after_parents(child)
+        self.model.finish(name)
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running)
     @rule(data=st.data(), reason=reasons)
     def fail(self, data: Any, reason: EndReason) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        answer = self.store.fail(self.held[name], reason, "why")
-        self.end(name, reason)
-        assert answer is self.state[name]
+        name, lease = self.any_running(data)
+        answer = self.store.fail(lease, reason, "why")
+        self.model.end(name, reason)
+        assert answer is self.model.runs[name].state
 
-    @precondition(lambda self: self.held)
+    @precondition(lambda self: self.model.running)
     @rule(data=st.data())
     def release(self, data: Any) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
-        self.store.release(self.held[name])
-        self.end(name, EndReason.PREEMPTED)
+        name, lease = self.any_running(data)
+        self.store.release(lease)
+        self.model.end(name, EndReason.PREEMPTED)
 
-    @precondition(lambda self: self.held)
-    @rule(data=st.data(), heard=st.booleans())
-    def reap(self, data: Any, heard: bool) -> None:
-        name = data.draw(st.sampled_from(sorted(self.held)))
+    @precondition(lambda self: self.model.running)
+    @rule(data=st.data(), heard=st.booleans(), lapsed=st.booleans())
+    def reap(self, data: Any, heard: bool, lapsed: bool) -> None:
+        name, lease = self.any_running(data)
         assert self.store.reap() == []
         self.clock.seconds += LEASE
         if heard:
-            self.store.renew(self.held[name])
-        lapse(self.store, self.ids[name])
+            self.store.renew(lease)
+        if lapsed:
+            lapse(self.store, self.ids[name])
         found = self.store.reap()
-        assert [run.name for run in found] == ([] if heard else [name])
-        if heard:
-            self.store.renew(self.held[name])
+        if lapsed and not heard:
+            assert [run.name for run in found] == [name]
+            self.model.end(name, EndReason.LOST)
         else:
-            self.end(name, EndReason.LOST)
+            assert found == []
+            self.store.renew(lease)
+
+    @precondition(lambda self: self.model.stale)
+    @rule(data=st.data(), write=st.sampled_from(sorted(WRITES)), forged=st.booleans())
+    def zombie(self, data: Any, write: str, forged: bool) -> None:
+        lease = data.draw(st.sampled_from(self.model.stale))
+        if forged and self.model.running:
+            lease = zombie(self.any_running(data)[1])
+        with pytest.raises(LeaseLost):
+            WRITES[write](self.store, lease)
+
+    # what people do
+
+    @rule(name=names)
+    def submit(self, name: str) -> None:
+        wanted = self.model.submit(name)
+        self.store.enqueue(
+            [new(n, parents=PARENTS[n], gpus=GPUS[n], priority=PRIORITY[n]) for n in wanted]
+        )
+        for one in wanted:
+            self.ids.setdefault(one, self.store.by_name(one)[0].id)
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), held=st.booleans())
+    def hold(self, data: Any, held: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.ids)))
+        self.store.hold(self.ids[name], held)
+        self.model.runs[name].held = held
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data())
     def cancel(self, data: Any) -> None:
         name = data.draw(st.sampled_from(sorted(self.ids)))
-        if self.state[name] in (*DEAD, S.SUCCEEDED):
+        run = self.model.runs[name]
+        if run.state in (*DEAD, S.SUCCEEDED):
             with pytest.raises(IllegalTransition):
                 self.store.cancel(self.ids[name])
             return
         self.store.cancel(self.ids[name])
-        if self.state[name] is S.RUNNING:
-            self.cancelling.add(name)
+        if run.lease:
+            run.cancelling = True
         else:
-            self.close(name, S.CANCELLED)
+            self.model.close(name, S.CANCELLED)
 
     @precondition(lambda self: self.ids)
-    @rule(data=st.data())
-    def retry(self, data: Any) -> None:
+    @rule(data=st.data(), from_scratch=st.booleans())
+    def retry(self, data: Any, from_scratch: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.ids)))
-        if self.state[name] not in DEAD:
+        if self.model.runs[name].state not in DEAD:
             with pytest.raises(IllegalTransition):
-                self.store.retry(self.ids[name])
+                self.store.retry(self.ids[name], from_scratch=from_scratch)
             return
-        answer = self.store.retry(self.ids[name])
-        self.put_back(name)
-        assert answer is self.state[name]
-
-    @precondition(lambda self: self.stale)
-    @rule(data=st.data(), write=st.sampled_from(["log", "finish", "fail", "checkpoint", "renew"]))
-    def zombie(self, data: Any, write: str) -> None:
-        lease = data.draw(st.sampled_from(self.stale))
-        metrics = [Metric("top1", "test", 5, -1.0)]
-        writes = {
-            "log": lambda: self.store.log_metrics(lease, metrics),
-            "finish": lambda: self.store.finish(lease, result()),
-            "fail": lambda: self.store.fail(lease, EndReason.CODE, "zombie"),
-            "checkpoint": lambda: self.store.record_checkpoint(lease, checkpoint(9), metrics),
-            "renew": lambda: self.store.renew(lease),
-        }
-        with pytest.raises(LeaseLost):
-            writes[write]()
+        answer = self.store.retry(self.ids[name], from_scratch=from_scratch)
+        self.model.put_back(name, from_scratch=from_scratch)
+        assert answer is self.model.runs[name].state
 
     # what always holds
 
     @invariant()
     def states_agree_and_only_legal_moves_were_made(self) -> None:
-        assert {run.name: run.state for run in self.store.runs()} == self.state
+        found = {run.name: (run.state, run.attempt, run.held) for run in self.store.runs()}
+        known = self.model.runs.items()
+        assert found == {name: (run.state, run.tries, run.held) for name, run in known}
         for run_id in self.ids.values():
-            moves = [e for e in self.store.events(run_id) if e.to_state]
+            moves = [event for event in self.store.events(run_id) if event.to_state]
             for before, after in pairwise(moves):
                 assert after.from_state is before.to_state
                 assert after.to_state in LEGAL[before.to_state or S.QUEUED]
 
     @invariant()
-    def metrics_agree_and_only_succeeded_runs_have_a_result(self) -> None:
+    def failures_in_a_row_agree(self) -> None:
+        query = select(runs.c.name, runs.c.failures, runs.c.checkpoint_step)
+        rows = self.store._database.read(lambda db: db.execute(query).all())
+        known = self.model.runs.items()
+        assert {row.name: (row.failures, row.checkpoint_step) for row in rows} == {
+            name: (run.failures, run.furthest) for name, run in known
+        }
+
+    @invariant()
+    def what_attempts_wrote_agrees_and_only_succeeded_runs_have_a_result(self) -> None:
         for name, run_id in self.ids.items():
-            found = {m.step: m.value for m in self.store.metrics(run_id)}
-            assert found == self.logged[name]
-            assert bool(self.store.result(run_id)) == (self.state[name] is S.SUCCEEDED)
+            run = self.model.runs[name]
+            assert {m.step: m.value for m in self.store.metrics(run_id)} == run.logged
+            assert {one.step for one in self.store.checkpoints(run_id)} == run.saved
+            assert bool(self.store.result(run_id)) == (run.state is S.SUCCEEDED)
 
     @invariant()
     def no_law_of_history_is_broken(self) -> None:
@@ -281,17 +241,42 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def nothing_waits_for_ever(self) -> None:
-        for name, state in self.state.items():
-            if state is S.WAITING:
-                assert all(self.state[parent] not in DEAD for parent in NAMES[name])
-                assert any(self.state[parent] is not S.SUCCEEDED for parent in NAMES[name])
+        for name, run in self.model.runs.items():
+            if run.state is S.WAITING:
+                states = [self.model.runs[parent].state for parent in PARENTS[name]]
+                assert not set(states) & set(DEAD)
+                assert set(states) != {S.SUCCEEDED}
+
+    @invariant()
+    def every_attempt_is_ended_but_those_that_run(self) -> None:
+        for name, run_id in self.ids.items():
+            open_ones = [
+                one.number for one in self.store.detail(run_id).attempts if one.reason is None
+            ]
+            run = self.model.runs[name]
+            assert open_ones == ([run.lease.attempt] if run.lease else [])
 
 
-TestQueue = Queue.TestCase
-TestQueue.settings = settings(
-    max_examples=12,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-)
+def explore(url: str, *, examples: int, steps: int) -> None:
+    machine = type("Queue", (Queue,), {"url": url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            phases=[Phase.generate],  # shrinking a machine takes minutes
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_the_store_agrees_with_the_model(url: str) -> None:
+    explore(url, examples=15 if url.startswith("sqlite") else 8, steps=40)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_store_agrees_with_the_model_for_long(url: str) -> None:
+    explore(url, examples=400, steps=80)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ WRITES: dict[str, Any] = {
     ),
     "resume_at": lambda s, lease: s.resume_at(lease, None),
     "note": lambda s, lease: s.note(lease, "zombie"),
+    "repoint": lambda s, lease: s.repoint(lease, Path("/elsewhere")),
     "finish": lambda s, lease: s.finish(lease, result()),
     "fail": lambda s, lease: s.fail(lease, EndReason.CODE, "zombie"),
     "release": lambda s, lease: s.release(lease),
