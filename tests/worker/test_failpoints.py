@@ -39,7 +39,14 @@ def test_every_failpoint_of_the_table_stands_in_the_code_once():
     assert len(FAILPOINTS) >= 12
 
 
-def test_quant_and_the_loops_inside_a_kernel_know_no_failpoint():
+def test_the_document_names_each_of_them():
+    text = (ROOT / "docs" / "chaos.md").read_text()
+    assert [
+        row for n, what in FAILPOINTS.items() if (row := f"| `{n}` | {what} |") not in text
+    ] == []
+
+
+def test_quant_knows_no_failpoint():
     assert not [
         p for p in (ROOT / "lsqctl" / "quant").rglob("*.py") if "failpoint" in p.read_text()
     ]
