@@ -1,6 +1,7 @@
 # make demo             set up, work the digits recipes through the queue, print the leaderboard
 # make demo SEEDS="0 1 2"   the same over three seeds
 # make test             set up and pass every check
+# make test-full        the same, with each slow test in its full form (LSQCTL_TEST_FULL)
 PYTHON ?= python3
 SEEDS ?= 0
 DEMO ?= .demo
@@ -9,7 +10,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint tests clean
+.PHONY: demo test test-full lint tests clean
 
 demo: export LSQCTL_HOME := $(DEMO)
 demo: .venv/.ready
@@ -20,6 +21,9 @@ demo: .venv/.ready
 	$(BIN)/lsqctl export $(BOARD)
 
 test: lint tests
+
+test-full: export LSQCTL_TEST_FULL := 1
+test-full: test
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .

@@ -56,12 +56,12 @@ class CommandLine:
             assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done
 
-    def start(self, *words: str | Path) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
         """Start a command and leave it running; it is killed when the test ends."""
         process = subprocess.Popen(
             self._command(words),
             cwd=self.folder,
-            env=self.environment,
+            env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

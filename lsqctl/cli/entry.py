@@ -99,6 +99,11 @@ def main() -> None:
             raise
         _report(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # a disk or pipe that fails in the middle
+        if "--debug" in arguments:
+            raise
+        _report(LsqctlError(f"{error}; nothing half done is stored, so try again"))
+        sys.exit(LsqctlError.exit_code)
 
 
 def _report(error: LsqctlError) -> None:
