@@ -31,16 +31,23 @@ class Plan:
 
     runs: tuple[NewRun, ...]
     warnings: tuple[Fault, ...]
+    max_failures: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How recipes are taken: overrides, seeds, whether data must be there."""
+    """How recipes are taken: overrides, seeds, whether data must be there.
+
+    ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
+    (0 lifts an earlier limit, None leaves it).
+    """
 
     sets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     check_data: bool = True
     priority: int = 0
+    held: bool = False
+    max_failures: int | None = None
 
 
 def plan(
@@ -55,17 +62,19 @@ def plan(
     ``store`` is None where there is no workspace yet.
     """
     loaded = load_all(references, options)
+    if options.max_failures is not None and not any(one.is_sweep for one in loaded):
+        raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
     planner = _Planner(settings, store, options, loaded)
     for recipe in loaded:
         for cell in recipe.cells:
             planner.add(cell, recipe, submitted=True)
     warnings = tuple(dict.fromkeys(text for one in loaded for text in one.warnings))
-    return Plan(tuple(planner.planned.values()), warnings)
+    return Plan(tuple(planner.planned.values()), warnings, options.max_failures)
 
 
 def submit(plan: Plan, store: Store, *, if_exists: IfExists = "skip") -> list[Enqueued]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
-    return store.enqueue(plan.runs, if_exists=if_exists)
+    return store.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
 
 
 def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:
@@ -111,9 +120,12 @@ class _Planner:
             epochs=recipe.train.epochs,
             sweep=source.name if submitted and source.is_sweep else None,
             cell=cell.label,
+            held=self.options.held,
+            asked=submitted,
         )
         known = self.planned.get(new.run_sha256)
-        if known is None or (known.sweep is None and new.sweep is not None):
+        more = known is not None and (new.asked, bool(new.sweep)) > (known.asked, bool(known.sweep))
+        if known is None or more:
             self.planned[new.run_sha256] = new
         return new
 

@@ -16,7 +16,11 @@ def print_detail(detail: RunDetail, folder: str) -> None:
         "run": run.name,
         "id": run.id,
         "state": "lost (its worker does not renew)" if run.lease_lapsed else run.state.value,
-        "reason": f"{run.reason}: {run.message}" if run.message else str(run.reason or ""),
+        "held": "yes; `lsqctl runs release` lets it start"
+        if run.held and not run.finished_at
+        else "",
+        "priority": str(run.priority or ""),
+        "reason": ": ".join(filter(None, (run.reason, run.message))),
         "seed": str(run.seed),
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, select, update
 
 from lsqctl.run import UNFINISHED, EndReason, RunState
 from lsqctl.store.columns import now
-from lsqctl.store.states import UNOWNED, locked, move
+from lsqctl.store.rows import chunks
+from lsqctl.store.states import UNOWNED, locked, move, record
 from lsqctl.store.tables import checkpoints, metric_points, metric_summaries, run_parents, runs
 
 DEAD = (RunState.FAILED, RunState.CANCELLED)
+IDLE = (RunState.WAITING, RunState.QUEUED)
 _FRESH: dict[str, Any] = {
     **UNOWNED,
     "reason": None,
@@ -22,7 +24,16 @@ _FRESH: dict[str, Any] = {
     "cancel_requested": False,
     "finished_at": None,
 }
+_UNFINISHED = runs.c.state.in_(UNFINISHED)
 _UNTRAINED = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
+
+
+class Remaining(NamedTuple):
+    """Unfinished runs. ``able`` go on without a person; ``behind`` wait for a ``held`` one."""
+
+    able: int
+    held: int
+    behind: int
 
 
 def state_after_parents(states: Sequence[str]) -> RunState:
@@ -71,6 +82,29 @@ def put_back(db: Connection, run_id: str, kind: str, *, from_scratch: bool = Fal
             put_back(db, child, "retried")
 
 
+def hurry_parents(db: Connection, run_id: str, urgency: int) -> None:
+    """Let unfinished parents come no later than their child, and theirs in turn."""
+    for parent, state in _parents(db, run_id).items():
+        if state not in UNFINISHED:
+            continue
+        if locked(db, parent).urgency > urgency:
+            db.execute(update(runs).where(runs.c.id == parent).values(urgency=urgency))
+            record(db, parent, "priority", detail=f"{-urgency}, for {run_id} waits for it")
+        hurry_parents(db, parent, urgency)
+
+
+def remaining(db: Connection) -> Remaining:
+    """Count the unfinished runs, those apart that a person must let go first."""
+    unfinished = db.execute(select(runs.c.id, runs.c.state, runs.c.held).where(_UNFINISHED)).all()
+    held = {row.id for row in unfinished if row.held and row.state in IDLE}
+    behind: set[str] = set()
+    level = held
+    while level:
+        level = _waiting_for(db, level) - held - behind
+        behind |= level
+    return Remaining(len(unfinished) - len(held) - len(behind), len(held), len(behind))
+
+
 def forget_all(db: Connection, run_id: str) -> None:
     """Delete a run's metrics and checkpoints, for it begins again."""
     for table in (metric_points, metric_summaries, checkpoints):
@@ -115,3 +149,16 @@ def _children(
     if reason:
         query = query.where(runs.c.reason == reason)
     return list(db.scalars(query))
+
+
+def _waiting_for(db: Connection, parents: set[str]) -> set[str]:
+    query = (
+        select(runs.c.id)
+        .join(run_parents, run_parents.c.run_id == runs.c.id)
+        .where(runs.c.state == RunState.WAITING)
+    )
+    return {
+        run_id
+        for some in chunks(sorted(parents))
+        for run_id in db.scalars(query.where(run_parents.c.parent_id.in_(some)))
+    }
