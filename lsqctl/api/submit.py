@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.provenance import snapshot
+from lsqctl.api.references import checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
@@ -147,7 +148,7 @@ class _Planner:
                 entries[key] = self._file(key, reference, source)
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:
-                entries[key] = {"torchvision": _checked_weights(key, reference, recipe)}
+                entries[key] = {"torchvision": checked_weights(key, reference, recipe)}
                 identities[key] = f"torchvision:{reference}"
         self._chain.pop()
         return identities, entries, parents
@@ -162,7 +163,7 @@ class _Planner:
         recipe_sha256 = self._identify(cells[0], loaded)
         stored = [] if here else self._stored(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
-        seed = _pick_seed(name, seeds, child.seed)
+        seed = pick_seed(name, seeds, child.seed)
         for run in stored:
             if run.seed == seed:
                 return recipe_sha256, run.run_sha256
@@ -194,7 +195,7 @@ class _Planner:
             raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
-        seed = _pick_seed(name, {run.seed for run in runs}, seed)
+        seed = pick_seed(name, {run.seed for run in runs}, seed)
         run = next(run for run in runs if run.seed == seed)
         return run.recipe_sha256, run.run_sha256
 
@@ -226,27 +227,3 @@ class _Planner:
             "recipe_path": str(source.path),
             "overrides": list(self.options.sets),
         }
-
-
-def _pick_seed(name: str, seeds: set[int], wanted: int) -> int:
-    """Return the child's own seed if the parent has it, else the parent's only one."""
-    if wanted in seeds:
-        return wanted
-    if len(seeds) == 1:
-        return next(iter(seeds))
-    listed = ", ".join(map(str, sorted(seeds)))
-    raise UsageError(
-        f"{{run: {name}}}: it has seeds {listed}, none of them {wanted}; submit it with "
-        f"--seed {wanted}"
-    )
-
-
-def _checked_weights(key: str, reference: str, recipe: Recipe) -> str:
-    """Return a torchvision weights name that exists for the recipe's model."""
-    from lsqctl.training.models.weights import check_torchvision_weights
-
-    model = recipe.model.name
-    if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
-        model = recipe.distill.teacher_model
-    check_torchvision_weights(reference, model)
-    return reference

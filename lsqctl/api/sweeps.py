@@ -24,7 +24,7 @@ def sweep_named(store: Store, name: str | None) -> str | None:
     if name is None:
         return names[-1] if names else None
     if name not in names:
-        raise NotFound(f"no sweep `{name}`{did_you_mean(name, names)}; lsqctl sweep ls lists them")
+        raise NotFound(f"no sweep `{name}`{did_you_mean(name, names)}")
     return name
 
 

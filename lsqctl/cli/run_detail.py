@@ -16,9 +16,7 @@ def print_detail(detail: RunDetail, folder: str) -> None:
         "run": run.name,
         "id": run.id,
         "state": "lost (its worker does not renew)" if run.lease_lapsed else run.state.value,
-        "held": "yes; `lsqctl runs release` lets it start"
-        if run.held and not run.finished_at
-        else "",
+        "held": "until `lsqctl runs release`" if run.held and not run.finished_at else "",
         "priority": str(run.priority or ""),
         "reason": ": ".join(filter(None, (run.reason, run.message))),
         "seed": str(run.seed),

@@ -108,7 +108,7 @@ def _record(order: Order, stop: StopFlag) -> None:
     from lsqctl.recipe import load_stored
     from lsqctl.store import open_store
     from lsqctl.training import finetune
-    from lsqctl.worker.inputs import resolve_inputs
+    from lsqctl.worker.inputs import identities, resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
     store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
@@ -116,7 +116,8 @@ def _record(order: Order, stop: StopFlag) -> None:
         detail = store.detail(order.run_id)
         inputs = resolve_inputs(detail, store, Path(order.data_dir))
         job = _job(order, stop, inputs)
-        store.settle(order.lease, _circumstances(order))
+        started_from = identities(inputs, detail)
+        store.settle(order.lease, _circumstances(order) | {"inputs": started_from})
         recipe = load_stored(detail.recipe)
         with Recorder(store, order.lease) as recorder:
             for fact in finetune(recipe, job):
