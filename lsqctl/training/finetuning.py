@@ -117,11 +117,8 @@ def full_precision_start(source: str | Path, feed: Feed) -> Tally | None:
     if not isinstance(source, Path) or not source.is_dir():
         return None
     state = read_state(source)
-    return (
-        Cursor.from_state(state["cursor"]).fp32
-        if state.get("data") == feed.dataset.digest
-        else None
-    )
+    same_images = state.get("data") == feed.dataset.digest
+    return Cursor.from_state(state["cursor"]).fp32 if same_images else None
 
 
 def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool) -> nn.Module:
