@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -10,10 +12,10 @@ from sqlalchemy import delete
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.run import EndReason, NewRun, Outcome, RunState
-from lsqctl.store import Store
+from lsqctl.store import Store, open_store
 from lsqctl.store.sweeps import Resume
 from lsqctl.store.tables import runs
-from tests.store.samples import checkpoint, new, result, submit, take
+from tests.store.samples import checkpoint, identity, new, result, submit, take
 
 
 def cell(name: str, **options: Any) -> NewRun:
@@ -214,6 +216,31 @@ def test_the_limit_holds_until_another_is_given_and_counts_anew_after_a_resume(
     assert cells(store) == {"a": "failed", "b": "queued", "c": "queued"}
     store.enqueue([cell("d")])
     assert store.sweep_summaries()[0].max_failures is None
+
+
+def test_a_sweep_stops_while_workers_claim_from_it_and_no_cell_is_forgotten(
+    store: Store, url: str
+) -> None:
+    """Eight workers at once: whoever has claimed a cell is asked to stop, the rest is cancelled."""
+    limited(store, 1, *(cell(f"c{number}") for number in range(80)))
+    store.register_worker(identity("w1"))
+    start = Barrier(8)
+
+    def work(number: int) -> None:
+        with open_store(url) as own:
+            start.wait()
+            while (claim := own.claim("w1")) is not None:
+                asked = own.renew(claim.lease).cancel_requested
+                reason = EndReason.CANCELLED if asked else EndReason.CODE
+                own.fail(claim.lease, reason, "why")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    (summary,) = store.sweep_summaries()
+    assert set(summary.counts) == {"failed", "cancelled"}
+    assert 1 <= summary.counts["failed"] <= 8
+    assert sum(summary.counts.values()) == 80
+    assert store.check() == []
 
 
 # resuming
