@@ -291,6 +291,15 @@ def test_a_removed_cell_is_queued_again_as_it_was_submitted(store: Store) -> Non
     assert store.resume_sweep("s", Resume()) == []
 
 
+def test_a_removed_run_of_two_sweeps_is_queued_again_once_for_both(store: Store) -> None:
+    (first,) = submit(store, cell("a"))
+    submit(store, cell("a", sweep="t"))
+    remove(store, first)
+    store.resume_sweep("t", Resume())
+    assert cells(store, "s") == cells(store, "t") == {"a": "queued"}
+    assert len(store.runs()) == 1
+
+
 def test_a_removed_cell_brings_back_its_parent_if_that_is_a_cell_of_any_sweep(
     store: Store,
 ) -> None:
