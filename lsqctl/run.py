@@ -146,7 +146,8 @@ class NewRun:
     ``parents`` maps a role (``model.weights`` or ``distill.teacher``) to the ``run_sha256`` of
     the run it waits for, which is in the store already or stands earlier in the same call.
     ``cell`` is its name within a sweep. ``gpus`` above 1 reserves so many whole GPUs of one worker;
-    ``time_limit_seconds`` ends an attempt that takes longer.
+    ``time_limit_seconds`` ends an attempt that takes longer. ``asked`` is false for a parent that
+    is only needed: it is reused where it is there, whatever ``if_exists`` says of the others.
     """
 
     name: str
@@ -162,6 +163,8 @@ class NewRun:
     cell: str = ""
     gpus: int = 1
     time_limit_seconds: float | None = None
+    held: bool = False
+    asked: bool = True
 
 
 IfExists = Literal["skip", "rerun", "error"]
@@ -182,17 +185,6 @@ class Enqueued:
 
     run: Run
     outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class SweepCell:
-    """One cell of a sweep and the run that stands for it; None when it was removed."""
-
-    sweep: str
-    run_sha256: str
-    cell: str
-    seed: int
-    run: Run | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,16 +20,16 @@ from lsqctl.errors import UsageError
 WORKSPACE = ".lsqctl"
 
 # Variables that explain a result and hold no secret; nothing else of the environment is stored.
-RECORDED_VARIABLES = (
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_VISIBLE_DEVICES",
-    "MKL_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "PYTHONHASHSEED",
-    "SLURM_JOB_ID",
-    "SLURM_JOB_PARTITION",
-    "SLURM_NODELIST",
+RECORDED_VARIABLES = tuple(
+    """CUBLAS_WORKSPACE_CONFIG CUDA_DEVICE_ORDER CUDA_LAUNCH_BLOCKING CUDA_VISIBLE_DEVICES
+    KMP_AFFINITY MKL_CBWR MKL_NUM_THREADS NVIDIA_TF32_OVERRIDE OMP_NUM_THREADS OMP_PROC_BIND
+    PYTHONHASHSEED PYTORCH_ALLOC_CONF PYTORCH_CUDA_ALLOC_CONF SLURM_ARRAY_JOB_ID
+    SLURM_ARRAY_TASK_ID SLURM_CLUSTER_NAME SLURM_CPUS_PER_TASK SLURM_NODELIST SLURM_RESTART_COUNT
+    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE""".split()
 )
+# Families of them; a member whose name speaks of a secret (SLURM_JOB_TOKEN) stays out.
+RECORDED_PREFIXES = ("NCCL_", "SLURM_JOB_")
+_SECRETIVE = ("AUTH", "CRED", "KEY", "PASS", "SECRET", "TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def find_home(start: Path) -> Path:
 
 def recorded_environment() -> dict[str, str]:
     """Return the variables of the allow-list that are set."""
-    return {name: os.environ[name] for name in RECORDED_VARIABLES if name in os.environ}
+    return {name: value for name, value in sorted(os.environ.items()) if _is_recorded(name)}
 
 
 def colour_forced() -> bool:
@@ -106,6 +106,12 @@ def failpoint_variables() -> tuple[str, Path | None]:
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
     """Return this process's environment with ``changes``, for a child process."""
     return {**os.environ, **changes}
+
+
+def _is_recorded(name: str) -> bool:
+    if name in RECORDED_VARIABLES:
+        return True
+    return name.startswith(RECORDED_PREFIXES) and not any(word in name for word in _SECRETIVE)
 
 
 def _path(text: str | None) -> Path | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.provenance import snapshot
+from lsqctl.api.references import checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
@@ -32,16 +33,23 @@ class Plan:
 
     runs: tuple[NewRun, ...]
     warnings: tuple[Fault, ...]
+    max_failures: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How recipes are taken: overrides, seeds, whether data must be there."""
+    """How recipes are taken: overrides, seeds, whether data must be there.
+
+    ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
+    (0 lifts an earlier limit, None leaves it).
+    """
 
     sets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     check_data: bool = True
     priority: int = 0
+    held: bool = False
+    max_failures: int | None = None
 
 
 def plan(
@@ -56,17 +64,19 @@ def plan(
     ``store`` is None where there is no workspace yet.
     """
     loaded = load_all(references, options)
+    if options.max_failures is not None and not any(one.is_sweep for one in loaded):
+        raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
     planner = _Planner(settings, store, options, loaded)
     for recipe in loaded:
         for cell in recipe.cells:
             planner.add(cell, recipe, submitted=True)
     warnings = tuple(dict.fromkeys(text for one in loaded for text in one.warnings))
-    return Plan(tuple(planner.planned.values()), warnings)
+    return Plan(tuple(planner.planned.values()), warnings, options.max_failures)
 
 
 def submit(plan: Plan, store: Store, *, if_exists: IfExists = "skip") -> list[Enqueued]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
-    enqueued = store.enqueue(plan.runs, if_exists=if_exists)
+    enqueued = store.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
     failpoint("submit.after-commit")
     return enqueued
 
@@ -114,9 +124,12 @@ class _Planner:
             epochs=recipe.train.epochs,
             sweep=source.name if submitted and source.is_sweep else None,
             cell=cell.label,
+            held=self.options.held,
+            asked=submitted,
         )
         known = self.planned.get(new.run_sha256)
-        if known is None or (known.sweep is None and new.sweep is not None):
+        more = known is not None and (new.asked, bool(new.sweep)) > (known.asked, bool(known.sweep))
+        if known is None or more:
             self.planned[new.run_sha256] = new
         return new
 
@@ -138,7 +151,7 @@ class _Planner:
                 entries[key] = self._file(key, reference, source)
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:
-                entries[key] = {"torchvision": _checked_weights(key, reference, recipe)}
+                entries[key] = {"torchvision": checked_weights(key, reference, recipe)}
                 identities[key] = f"torchvision:{reference}"
         self._chain.pop()
         return identities, entries, parents
@@ -153,7 +166,7 @@ class _Planner:
         recipe_sha256 = self._identify(cells[0], loaded)
         stored = [] if here else self._stored(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
-        seed = _pick_seed(name, seeds, child.seed)
+        seed = pick_seed(name, seeds, child.seed)
         for run in stored:
             if run.seed == seed:
                 return recipe_sha256, run.run_sha256
@@ -185,7 +198,7 @@ class _Planner:
             raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
-        seed = _pick_seed(name, {run.seed for run in runs}, seed)
+        seed = pick_seed(name, {run.seed for run in runs}, seed)
         run = next(run for run in runs if run.seed == seed)
         return run.recipe_sha256, run.run_sha256
 
@@ -217,27 +230,3 @@ class _Planner:
             "recipe_path": str(source.path),
             "overrides": list(self.options.sets),
         }
-
-
-def _pick_seed(name: str, seeds: set[int], wanted: int) -> int:
-    """Return the child's own seed if the parent has it, else the parent's only one."""
-    if wanted in seeds:
-        return wanted
-    if len(seeds) == 1:
-        return next(iter(seeds))
-    listed = ", ".join(map(str, sorted(seeds)))
-    raise UsageError(
-        f"{{run: {name}}}: it has seeds {listed}, none of them {wanted}; submit it with "
-        f"--seed {wanted}"
-    )
-
-
-def _checked_weights(key: str, reference: str, recipe: Recipe) -> str:
-    """Return a torchvision weights name that exists for the recipe's model."""
-    from lsqctl.training.models.weights import check_torchvision_weights
-
-    model = recipe.model.name
-    if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
-        model = recipe.distill.teacher_model
-    check_torchvision_weights(reference, model)
-    return reference

@@ -1,13 +1,18 @@
-"""Find a sweep by its name."""
+"""Find a sweep by its name, put its cells back, and steer runs or whole sweeps."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
+from lsqctl.run import UNFINISHED, Enqueued, Run
+from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
+    from lsqctl.store.sweeps import Resume
 
 
 def sweep_named(store: Store, name: str | None) -> str | None:
@@ -17,7 +22,43 @@ def sweep_named(store: Store, name: str | None) -> str | None:
     """
     names = store.sweeps()
     if name is None:
-        return names[0] if names else None
+        return names[-1] if names else None
     if name not in names:
         raise NotFound(f"no sweep `{name}`{did_you_mean(name, names)}")
     return name
+
+
+def resume(store: Store, settings: Settings, name: str | None, wanted: Resume) -> list[Enqueued]:
+    """Put back the cells of a sweep that failed, were cancelled or were removed: all or none.
+
+    From scratch drops their checkpoints' files. Raises NotFound for an unknown sweep, or a parent
+    that was removed and that no sweep can bring back.
+    """
+    found = sweep_named(store, name)
+    if found is None:
+        raise NotFound("no sweeps yet; a recipe with a `sweep:` section makes one when submitted")
+
+    def forget(run_id: str) -> None:
+        for folder in settings.run_dir(run_id).glob("ckpt*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return store.resume_sweep(found, wanted, forget=forget)
+
+
+def unfinished_runs(store: Store, references: Sequence[str], sweep: str | None) -> list[Run]:
+    """Return the runs to be held, released or given a priority: those named, or a sweep's.
+
+    Of a sweep, cells that have finished are left out; one that is named and has is refused with
+    IllegalTransition, before anything is changed. Raises NotFound, and UsageError for a prefix of
+    several ids, for neither runs nor a sweep, and for both.
+    """
+    if bool(references) == (sweep is not None):
+        raise UsageError("name runs, or a sweep with --sweep NAME" + (", not both" * bool(sweep)))
+    if sweep is not None:
+        cells = store.sweep_cells(str(sweep_named(store, sweep)))
+        return [one.run for one in cells if one.run and one.run.state in UNFINISHED]
+    found = list({run.id: run for run in map(store.resolve, references)}.values())
+    for run in found:
+        if run.state not in UNFINISHED:
+            raise IllegalTransition(f"run {run.id} has finished ({run.state}); nothing was changed")
+    return found

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.render import note, print_json, print_table, say, warn
-from lsqctl.cli.state import Json, Quiet, settings, whole, workspace
-from lsqctl.errors import RunFailed
+from lsqctl.cli.state import Json, Quiet, natural, settings, whole, workspace
+from lsqctl.errors import RunFailed, UsageError
 from lsqctl.run import Enqueued, IfExists, NewRun, Outcome, RunState
 
 if TYPE_CHECKING:
@@ -34,6 +34,14 @@ Exists = Annotated[
     IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
 ]
 Priority = Annotated[int, typer.Option(parser=whole, metavar="N", help="Higher runs first.")]
+Hold = Annotated[bool, typer.Option("--hold", help="Start none before `lsqctl runs release`.")]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop the sweep at its first failed cell.")
+]
+MaxFailures = Annotated[
+    int | None,
+    typer.Option(parser=natural, metavar="N", help="Stop the sweep at N failed cells; 0: never."),
+]
 SkipData = Annotated[
     bool, typer.Option("--skip-data-check", help="The workers have the data, this machine not.")
 ]
@@ -61,6 +69,9 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
     if_exists: Exists = "skip",
     priority: Priority = 0,
+    hold: Hold = False,
+    fail_fast: FailFast = False,
+    max_failures: MaxFailures = None,
     skip_data_check: SkipData = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -68,7 +79,16 @@ def submit(
     """Check recipes, then queue a run for each (and for each parent that is missing)."""
     from lsqctl.api import submit as api
 
-    options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority)
+    if fail_fast and max_failures not in {None, 1}:
+        raise UsageError(f"--fail-fast is --max-failures 1, not {max_failures}; give one of them")
+    options = api.Options(
+        tuple(sets or ()),
+        tuple(seeds or ()),
+        not skip_data_check,
+        priority,
+        held=hold,
+        max_failures=1 if fail_fast else max_failures,
+    )
     plan = _plan(ctx, recipes, options)
     if dry_run:
         _print_plan(plan, json=json)
@@ -108,7 +128,7 @@ def run(
 def worker(
     ctx: typer.Context,
     until_empty: Annotated[
-        bool, typer.Option("--until-empty", help="End when no run is left, waiting ones included.")
+        bool, typer.Option("--until-empty", help="End when no run is left but held ones.")
     ] = False,
     slots: Slots = None,
     device: Device = "auto",

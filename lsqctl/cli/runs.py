@@ -10,7 +10,7 @@ import typer
 from lsqctl.cli.render import ago, note, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
 from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
-from lsqctl.run import Run, RunState
+from lsqctl.run import UNFINISHED, Run, RunState
 
 app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -32,7 +32,10 @@ def list_runs(
     quiet: Quiet = False,
 ) -> None:
     """List runs, newest first."""
+    from lsqctl.api.sweeps import sweep_named
+
     with workspace(ctx) as store:
+        sweep = sweep_named(store, sweep) if sweep is not None else None
         found = store.runs(states=state, name=name, sweep=sweep, limit=limit + 1)
         counts = store.counts()
     shown, more = found[:limit], len(found) > limit
@@ -162,7 +165,7 @@ def diff(ctx: typer.Context, first: RunArgument, second: RunArgument, json: Json
 
 def _row(run: Run) -> tuple[str, ...]:
     state = "lost" if run.lease_lapsed else run.state.value
-    held = " (held)" if run.held else ""
+    held = " (held)" if run.held and run.state in UNFINISHED else ""
     return (
         run.id,
         run.name,
@@ -181,7 +184,8 @@ def _changed(runs: list[Run], *, json: bool) -> None:
         return
     for run in runs:
         asked = " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
-        say(f"{run.id}  {run.name}  {run.state}{asked}")
+        held = " (held)" if run.held and run.state in UNFINISHED else ""
+        say(f"{run.id}  {run.name}  {run.state}{held}{asked}")
 
 
 def _text(value: object) -> str:

@@ -35,6 +35,14 @@ def whole(text: str | int) -> int:
         raise typer.BadParameter(f"must be a whole number, got `{text}`") from None
 
 
+def natural(text: str | int) -> int:
+    """Parse a whole number of at least 0."""
+    number = whole(text)
+    if number < 0:
+        raise typer.BadParameter(f"must be at least 0, got {number}")
+    return number
+
+
 def positive(text: str | int) -> int:
     """Parse a whole number of at least 1."""
     number = whole(text)

@@ -9,7 +9,7 @@ from lsqctl.run import UNFINISHED, EndReason, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
 from lsqctl.store.database import reshapes, writes
-from lsqctl.store.family import DEAD, fail_children, put_back
+from lsqctl.store.family import DEAD, fail_children, hurry_parents, put_back
 from lsqctl.store.states import locked, move, record
 from lsqctl.store.tables import runs
 
@@ -25,8 +25,7 @@ class Controls(Base):
         """
         row = locked(db, run_id)
         state = RunState(row.state)
-        if state not in UNFINISHED:
-            raise IllegalTransition(f"run {run_id} has {_ended(state)} and cannot be cancelled")
+        _check_unfinished(run_id, state, "cancelled")
         if state is RunState.RUNNING:
             db.execute(update(runs).where(runs.c.id == run_id).values(cancel_requested=True))
             record(db, run_id, "cancel-requested")
@@ -58,10 +57,35 @@ class Controls(Base):
 
     @writes
     def hold(self, db: Connection, run_id: str, held: bool = True) -> None:
-        """Keep an unfinished run from being claimed, or let it go.  Raises NotFound."""
-        if locked(db, run_id).held != held:
+        """Keep an unfinished run from being claimed, or let it go.
+
+        A running one goes on, and is held when it is put back. Raises NotFound, and
+        IllegalTransition for a finished run.
+        """
+        row = locked(db, run_id)
+        _check_unfinished(run_id, RunState(row.state), "held" if held else "released")
+        if row.held != held:
             db.execute(update(runs).where(runs.c.id == run_id).values(held=held))
             record(db, run_id, "held" if held else "unheld")
+
+    @reshapes
+    def prioritize(self, db: Connection, run_id: str, priority: int) -> None:
+        """Let an unfinished run be claimed before those of a lower priority.
+
+        Unfinished parents get at least as much, or they would keep it waiting. Raises NotFound,
+        and IllegalTransition for a finished run.
+        """
+        row = locked(db, run_id)
+        _check_unfinished(run_id, RunState(row.state), "given a priority")
+        if row.urgency != -priority:
+            db.execute(update(runs).where(runs.c.id == run_id).values(urgency=-priority))
+            record(db, run_id, "priority", detail=str(priority))
+        hurry_parents(db, run_id, -priority)
+
+
+def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:
+    if state not in UNFINISHED:
+        raise IllegalTransition(f"run {run_id} has {_ended(state)} and cannot be {verb}")
 
 
 def _ended(state: RunState) -> str:

@@ -12,6 +12,7 @@ from lsqctl.store.base import Base
 from lsqctl.store.columns import now
 from lsqctl.store.database import reshapes
 from lsqctl.store.family import fail_children, queue_children
+from lsqctl.store.limits import stop_sweeps
 from lsqctl.store.results import insert_result
 from lsqctl.store.states import UNOWNED, end_attempt, locked, move, own
 from lsqctl.store.tables import attempts
@@ -68,7 +69,8 @@ class Endings(Base):
         failures = self._failures(db, lease, reason, row.failures)
         again = reason is EndReason.PREEMPTED or (reason in RETRIED and failures < MAX_FAILURES)
         if reason is EndReason.CANCELLED or (again and row.cancel_requested):
-            return _close(db, lease, RunState.CANCELLED, EndReason.CANCELLED, message)
+            why = row.message or message  # a sweep that stops leaves its own words with the run
+            return _close(db, lease, RunState.CANCELLED, EndReason.CANCELLED, why)
         if not again:
             return _close(db, lease, RunState.FAILED, reason, message)
         wait = 0.0 if reason is EndReason.PREEMPTED else self._back_off(failures)
@@ -112,4 +114,6 @@ def _close(db: Connection, lease: Lease, to: RunState, reason: EndReason, messag
         cancel_requested=False,
     )
     fail_children(db, lease.run_id, locked(db, lease.run_id).name, _VERB[to])
+    if to is RunState.FAILED:
+        stop_sweeps(db, lease.run_id)
     return to

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
 from lsqctl.run import UNFINISHED, EndReason, RunState
 from lsqctl.store.columns import now
-from lsqctl.store.states import UNOWNED, locked, move
+from lsqctl.store.rows import chunks
+from lsqctl.store.states import UNOWNED, locked, move, record
 from lsqctl.store.tables import checkpoints, metric_points, metric_summaries, run_parents, runs
 
 DEAD = (RunState.FAILED, RunState.CANCELLED)
+IDLE = (RunState.WAITING, RunState.QUEUED)
 _FRESH: dict[str, Any] = {
     **UNOWNED,
     "reason": None,
@@ -22,6 +24,7 @@ _FRESH: dict[str, Any] = {
     "cancel_requested": False,
     "finished_at": None,
 }
+_UNFINISHED = runs.c.state.in_(UNFINISHED)
 _UNTRAINED = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
 
 _CHILDREN = (
@@ -32,6 +35,14 @@ _CHILDREN = (
     )
     .distinct()
 )
+
+
+class Remaining(NamedTuple):
+    """Unfinished runs. ``able`` go on without a person; ``behind`` wait for a ``held`` one."""
+
+    able: int
+    held: int
+    behind: int
 
 
 def state_after_parents(states: Sequence[str]) -> RunState:
@@ -78,6 +89,29 @@ def put_back(db: Connection, run_id: str, kind: str, *, from_scratch: bool = Fal
         # a child with another dead parent would wait for ever: it stays failed
         if not set(_parent_states(db, child)) & set(DEAD):
             put_back(db, child, "retried")
+
+
+def hurry_parents(db: Connection, run_id: str, urgency: int) -> None:
+    """Let unfinished parents come no later than their child, and theirs in turn."""
+    for parent, state in _parents(db, run_id).items():
+        if state not in UNFINISHED:
+            continue
+        if locked(db, parent).urgency > urgency:
+            db.execute(update(runs).where(runs.c.id == parent).values(urgency=urgency))
+            record(db, parent, "priority", detail=f"{-urgency}, for {run_id} waits for it")
+        hurry_parents(db, parent, urgency)
+
+
+def remaining(db: Connection) -> Remaining:
+    """Count the unfinished runs, those apart that a person must let go first."""
+    unfinished = db.execute(select(runs.c.id, runs.c.state, runs.c.held).where(_UNFINISHED)).all()
+    held = {row.id for row in unfinished if row.held and row.state in IDLE}
+    behind: set[str] = set()
+    level = held
+    while level:
+        level = _waiting_for(db, level) - held - behind
+        behind |= level
+    return Remaining(len(unfinished) - len(held) - len(behind), len(held), len(behind))
 
 
 def forget_all(db: Connection, run_id: str) -> None:
@@ -130,3 +164,16 @@ def _children(
 ) -> list[str]:
     query = _CHILDREN.where(runs.c.reason == reason) if reason else _CHILDREN
     return list(db.scalars(query, {"parent": run_id, "state_of_child": state}))
+
+
+def _waiting_for(db: Connection, parents: set[str]) -> set[str]:
+    query = (
+        select(runs.c.id)
+        .join(run_parents, run_parents.c.run_id == runs.c.id)
+        .where(runs.c.state == RunState.WAITING)
+    )
+    return {
+        run_id
+        for some in chunks(sorted(parents))
+        for run_id in db.scalars(query.where(run_parents.c.parent_id.in_(some)))
+    }

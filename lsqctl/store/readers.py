@@ -9,13 +9,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from lsqctl.errors import NotFound
-from lsqctl.run import UNFINISHED, Attempt, EndReason, Event, Run, RunDetail, RunState, SweepCell
+from lsqctl.run import UNFINISHED, Attempt, EndReason, Event, Run, RunDetail, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads
 from lsqctl.store.enqueue import newest_of
+from lsqctl.store.family import Remaining, remaining
 from lsqctl.store.rows import load_parents, load_runs, select_runs, to_event, to_run
-from lsqctl.store.tables import attempts, events, runs, sweep_cells, sweeps
+from lsqctl.store.tables import attempts, events, runs, sweep_cells
 
 
 class Readers(Base):
@@ -81,25 +82,6 @@ class Readers(Base):
         return [to_event(row) for row in db.execute(query)]
 
     @reads
-    def sweeps(self, db: Connection) -> list[str]:
-        """Return the names of all sweeps, the oldest first."""
-        return list(db.scalars(select(sweeps.c.name).order_by(sweeps.c.created_at, sweeps.c.name)))
-
-    @reads
-    def sweep_cells(self, db: Connection, sweep: str) -> list[SweepCell]:
-        """Return a sweep's cells by name and seed.  Raises NotFound."""
-        if db.scalar(select(1).where(sweeps.c.name == sweep)) is None:
-            raise NotFound(f"no sweep is named `{sweep}`")
-        columns = sweep_cells.c
-        query = select(sweep_cells).where(columns.sweep == sweep)
-        rows = db.execute(query.order_by(columns.cell, columns.seed)).all()
-        found = load_runs(db, [row.run_id for row in rows if row.run_id])
-        return [
-            SweepCell(row.sweep, row.run_sha256, row.cell, row.seed, found.get(row.run_id))
-            for row in rows
-        ]
-
-    @reads
     def counts(self, db: Connection) -> dict[RunState, int]:
         """Return how many runs are in each state, zeros included."""
         query = select(runs.c.state, func.count().label("n")).group_by(runs.c.state)
@@ -110,6 +92,11 @@ class Readers(Base):
         """Return how many runs are waiting, queued or running."""
         counts = self.counts()
         return sum(counts[state] for state in UNFINISHED)
+
+    @reads
+    def remaining(self, db: Connection) -> Remaining:
+        """Return how many runs are unfinished, and which of them cannot start by themselves."""
+        return remaining(db)
 
     @reads
     def clock_skew(self, db: Connection) -> timedelta:

@@ -20,6 +20,7 @@ from lsqctl.store.readers import Readers
 from lsqctl.store.reaper import Reaper
 from lsqctl.store.resolve import Resolves
 from lsqctl.store.results import Results
+from lsqctl.store.sweeps import Sweeps
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -34,6 +35,7 @@ class Store(
     Controls,
     Workers,
     Readers,
+    Sweeps,
     Resolves,
     Results,
     Checks,

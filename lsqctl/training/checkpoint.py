@@ -129,6 +129,12 @@ def load_model_state(folder: Path) -> dict[str, Any]:
     return dict(_tensors(folder, read_manifest(folder), "model.pt"))
 
 
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's plain values alone; raises DataError."""
+    state: dict[str, Any] = json.loads(verified(folder, read_manifest(folder), "state.json"))
+    return state
+
+
 def verify_checkpoint(folder: Path) -> str:
     """Return the manifest's sha256 when every byte verifies; raises DataError naming the file."""
     for name in (manifest := read_manifest(folder))["files"]:

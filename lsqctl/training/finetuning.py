@@ -7,6 +7,7 @@ a run through ``Job.stop`` or by ceasing to iterate. No queue, no database, no t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from lsqctl.facts import Fact, Note, Resumed
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
+from lsqctl.training.checkpoint import read_state
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.distill import freeze
@@ -98,13 +100,29 @@ def first_cursor(recipe: Recipe, job: Job) -> Cursor:
 
 
 def load_start(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> None:
-    """Load the first weights and, before they are quantized, count what they get right."""
+    """Load the first weights and, before they are quantized, count what they get right.
+
+    The weights of a quantized parent are no full-precision network any more: what its own start
+    got right is taken over, so that a chain is compared with where it began.
+    """
     if recipe.model.weights is None:
         return
-    load_weights(model, job.inputs["model.weights"], model_name=recipe.model.name)
+    source = job.inputs["model.weights"]
+    load_weights(model, source, model_name=recipe.model.name)
     if recipe.quant.spec().quantized:
+        cursor.fp32 = full_precision_start(source, feed)
+    if recipe.quant.spec().quantized and cursor.fp32 is None:
         counts = evaluate(model, feed.evaluation(), before_batch=lambda: check_stop(job))
         cursor.fp32 = Tally.of(counts, 0)
+
+
+def full_precision_start(source: str | Path, feed: Feed) -> Tally | None:
+    """Return what a parent's full-precision start got right, if that was on the same images."""
+    if not isinstance(source, Path) or not source.is_dir():
+        return None
+    state = read_state(source)
+    same_images = state.get("data") == feed.dataset.digest
+    return Cursor.from_state(state["cursor"]).fp32 if same_images else None
 
 
 def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool) -> nn.Module:

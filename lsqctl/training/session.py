@@ -101,6 +101,7 @@ class Session:
                 "cursor": cursor.to_state(),
                 "random": runtime.random_values(),
                 "network": self.feed.network,
+                "data": self.feed.dataset.digest,
             },
             best_step=cursor.best.step if cursor.best else None,
         )

@@ -91,7 +91,7 @@ def _record(order: Order, stop: StopFlag) -> None:
     """Run the training and write each fact that it yields."""
     from lsqctl.recipe import load_stored
     from lsqctl.training import finetune
-    from lsqctl.worker.inputs import resolve_inputs
+    from lsqctl.worker.inputs import identities, resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
     failpoint("child.started")
@@ -102,6 +102,8 @@ def _record(order: Order, stop: StopFlag) -> None:
         inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
         store.repoint(order.lease, run_dir)
         job = _job(order, stop, inputs, store)
+        started_from = {"inputs": identities(inputs, detail)}
+        store.settle(order.lease, _circumstances(order) | started_from)
         failpoint("child.settled")
         recipe = load_stored(detail.recipe)
         with (

@@ -10,6 +10,7 @@ from lsqctl.errors import DataError
 from lsqctl.facts import StoredCheckpoint
 from lsqctl.run import RunDetail
 from lsqctl.training.digest import sha256_of
+from lsqctl.training.manifest import manifest_sha256
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -43,7 +44,10 @@ def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
     if headline is not None and headline.selection == "best":
         chosen = _at_step(store.checkpoints(run_id), headline.step) or last
     if chosen is None:
-        raise DataError(f"the parent run {run_id} has no checkpoint; `lsqctl retry {run_id}`")
+        raise DataError(
+            f"the parent run {run_id} has no checkpoint any more; submit its recipe again with "
+            "--if-exists rerun"
+        )
     return located(run_dir, chosen.directory)
 
 
@@ -51,6 +55,21 @@ def located(run_dir: Path, recorded: str) -> Path:
     """Return where a checkpoint lies today: in the run's own folder, for workspaces are moved."""
     here = run_dir / Path(recorded).name
     return here if here.is_dir() else Path(recorded)
+
+
+def identities(inputs: Mapping[str, str | Path], detail: RunDetail) -> dict[str, str]:
+    """Return, by recipe key, what names the bytes that an attempt starts from.
+
+    A parent's checkpoint by the sha256 of its manifest, a file by its own. Raises DataError where
+    a parent's checkpoint is gone.
+    """
+    found = {}
+    for key, source in inputs.items():
+        if key in detail.parents:
+            found[key] = f"run {detail.parents[key]}, checkpoint {manifest_sha256(Path(source))}"
+        else:
+            found[key] = _entries(detail.snapshot)[key].get("sha256", str(source))
+    return found
 
 
 def find_file(reference: str, near: Path | None, data_dir: Path) -> Path | None:

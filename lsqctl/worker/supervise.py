@@ -208,13 +208,17 @@ class Supervisor:
         return not self._children and (asked or (self._options.until_empty and self._empty()))
 
     def _empty(self) -> bool:
-        """Return whether no run is left, asked as often as we claim."""
+        """Return whether no run is left that can go on without a person; asked as we claim."""
         if not self._every("count", self._options.poll_seconds):
             return False
         try:
-            return self._store.unfinished() == 0
+            able, held, behind = self._store.remaining()
         except (StoreError, OSError):  # said by the next claim
             return False
+        if able == 0 and held:
+            told = f"{held} held" + (f", {behind} waiting for them" if behind else "")
+            self._observer.said(f"{told}; `lsqctl runs release` lets them start")
+        return able == 0
 
     def _guarded(self, action: Callable[[], object]) -> bool:
         """Do it; a database or disk that is away for a moment is said, not fatal. True if done."""

@@ -143,6 +143,57 @@ def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
     assert planned(here, "t.yaml")
 
 
+def test_a_parent_that_is_only_needed_is_told_from_one_that_is_asked_for(here):
+    parent, child = planned(here, "child.yaml")
+    assert (parent.asked, child.asked) == (False, True)
+    for order in (("child.yaml", "base.yaml"), ("base.yaml", "child.yaml")):
+        assert [(run.name, run.asked) for run in planned(here, *order)] == [
+            ("base", True),
+            ("child", True),
+        ]
+
+
+def test_a_limit_of_failures_needs_a_sweep_and_a_hold_holds_the_parents_too(here, store):
+    with pytest.raises(UsageError, match="for a sweep"):
+        plan(["child.yaml"], settings=here, store=None, options=Options(max_failures=2))
+    options = Options(held=True, max_failures=2, seeds=(0, 1))
+    submit(plan(["child.yaml"], settings=here, store=store, options=options), store)
+    assert [run.held for run in store.runs()] == [True, True, True]
+    assert [one.max_failures for one in store.sweep_summaries()] == [2]
+    submit(plan(["child.yaml"], settings=here, store=store, options=Options(seeds=(0, 1))), store)
+    assert [one.max_failures for one in store.sweep_summaries()] == [2]
+
+
+@pytest.mark.parametrize("if_exists", ["skip", "rerun", "error"])
+def test_a_sweep_with_seeds_and_a_failed_cell_is_submitted_again_as_asked(here, store, if_exists):
+    sweep = CHILD + "quant: {weight_bits: 4}\nsweep: {grid: {quant.act_bits: [4, 8]}}\n"
+    Path("s.yaml").write_text(sweep)
+
+    def again(how):
+        options = Options(seeds=(0, 1))
+        found = plan(["s.yaml"], settings=here, store=store, options=options)
+        return submit(found, store, if_exists=how)
+
+    first = again("skip")
+    assert len(first) == 5  # two cells of two seeds, and the parent's one seed
+    store.cancel(first[-1].run.id)
+    before = store.runs(), store.sweep_cells("s")
+    if if_exists == "error":
+        with pytest.raises(UsageError, match=r"exists already as run \w{8}"):
+            again("error")
+        assert (store.runs(), store.sweep_cells("s")) == before
+        return
+    outcomes = [one.outcome for one in again(if_exists)]
+    cells = {one.run.id for one in store.sweep_cells("s")}
+    if if_exists == "skip":
+        assert outcomes == [Outcome.EXISTS] * 3 + [Outcome.RETRIED]
+        assert len(store.runs()) == 5
+    else:
+        assert outcomes == [Outcome.WAITING] * 4
+        assert cells == {run.id for run in store.runs(limit=4)}, "cells point to the newest runs"
+        assert len(store.by_name("base")) == 1, "the parent was not asked for"
+
+
 def test_one_bad_recipe_among_several_queues_none(here, store):
     Path("bad.yaml").write_text("model: {name: resnet9}\ndata: {name: digits}\n")
     Path("worse.yaml").write_text("model: {name: resnet8}\ndata: {nam: digits}\n")

@@ -52,7 +52,8 @@ def test_the_promised_commands_are_there():
     promised = """submit run worker leaderboard export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         recipe:ls recipe:show recipe:check recipe:schema recipe:new
-        sweep:status data:fetch db:upgrade db:check"""
+        runs:hold runs:release runs:priority
+        sweep:ls sweep:status sweep:resume data:fetch db:upgrade db:check"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
@@ -64,6 +65,9 @@ def test_the_promised_commands_are_there():
         ["runs", "diff", "@last", "@last~1"],
         ["leaderboard"],
         ["sweep", "status"],
+        ["sweep", "ls"],
+        ["sweep", "resume", "--dry-run"],
+        ["runs", "priority", "@last", "0"],
         ["doctor"],
         ["db", "check"],
         ["recipe", "ls"],

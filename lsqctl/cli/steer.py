@@ -1,0 +1,123 @@
+"""`runs hold|release|priority`: what runs next, by run or for a whole sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli.render import note, print_json, print_table, say
+from lsqctl.cli.state import Json, Quiet, whole, workspace
+from lsqctl.errors import UsageError
+from lsqctl.run import Run
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="RUN", help="Ids, unique prefixes, names, or @last."),
+]
+OfSweep = Annotated[
+    str | None, typer.Option("--sweep", metavar="NAME", help="Every unfinished cell of this sweep.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `runs`."""
+    app.command(epilog="Example: lsqctl runs hold @last")(hold)
+    app.command(epilog="Example: lsqctl runs release --sweep digits/resnet8-lsq")(release)
+    app.command(
+        epilog="Example: lsqctl runs priority @last 5",
+        context_settings={"ignore_unknown_options": True},  # or -5 is taken for an option
+    )(priority)
+
+
+def hold(
+    ctx: typer.Context,
+    runs: Runs = None,
+    sweep: OfSweep = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Keep queued and waiting runs from being started, until `runs release`.
+
+    A running one goes on; it is held once it is put back.
+    """
+    with workspace(ctx) as store:
+        changed = _change(store, runs, sweep, store.hold)
+    _print(changed, json=json, quiet=quiet)
+
+
+def release(
+    ctx: typer.Context,
+    runs: Runs = None,
+    sweep: OfSweep = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let held runs be started."""
+    with workspace(ctx) as store:
+        changed = _change(store, runs, sweep, lambda run_id: store.hold(run_id, False))
+    _print(changed, json=json, quiet=quiet)
+
+
+def priority(
+    ctx: typer.Context,
+    runs: Runs = None,
+    number: Annotated[
+        str, typer.Argument(metavar="N", help="Higher runs first; submit gives 0.")
+    ] = "",
+    sweep: OfSweep = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give runs a priority; the parents they wait for get at least as much."""
+    words = [*(runs or ()), number]
+    for word in words:
+        if word.startswith("-") and not word[1:].isdigit():
+            raise UsageError(f"no such option: {word}; lsqctl runs priority --help")
+    if not words[-1]:
+        raise UsageError("which priority? lsqctl runs priority RUN... N")
+    level = whole(words.pop())
+    with workspace(ctx) as store:
+        changed = _change(store, words, sweep, lambda run_id: store.prioritize(run_id, level))
+    _print(changed, json=json, quiet=quiet)
+
+
+def _change(
+    store: Store, runs: Sequence[str] | None, sweep: str | None, change: Callable[[str], None]
+) -> list[Run]:
+    from lsqctl.api.sweeps import unfinished_runs
+
+    found = unfinished_runs(store, runs or (), sweep)
+    for run in found:
+        change(run.id)
+    return [store.detail(run.id).run for run in found]
+
+
+def _print(changed: Sequence[Run], *, json: bool, quiet: bool) -> None:
+    if json:
+        print_json({"runs": changed})
+    elif quiet:
+        for run in changed:
+            print(run.id)
+    elif not changed:
+        say("no cell of this sweep is unfinished; nothing was changed")
+    else:
+        print_table(
+            ("id", "run", "seed", "state", "priority"),
+            [
+                (
+                    run.id,
+                    run.name,
+                    str(run.seed),
+                    run.state.value + (" (held)" if run.held else ""),
+                    str(run.priority),
+                )
+                for run in changed
+            ],
+            right=("seed", "priority"),
+        )
+        note(f"{len(changed)} changed")

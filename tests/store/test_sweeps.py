@@ -1,0 +1,395 @@
+"""Laws of sweeps: cells by hash, limits, resuming; and of holding, priorities and reruns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import delete
+
+from lsqctl.errors import IllegalTransition, NotFound, UsageError
+from lsqctl.run import EndReason, NewRun, Outcome, RunState
+from lsqctl.store import Store, open_store
+from lsqctl.store.sweeps import Resume
+from lsqctl.store.tables import runs
+from tests.store.samples import checkpoint, identity, new, result, submit, take
+
+
+def cell(name: str, **options: Any) -> NewRun:
+    return new(name, **{"sweep": "s", "cell": name} | options)
+
+
+def cells(store: Store, sweep: str = "s") -> dict[str, str]:
+    """How each cell stands, by its label."""
+    return {one.cell: one.standing for one in store.sweep_cells(sweep)}
+
+
+def state(store: Store, run_id: str) -> RunState:
+    return store.detail(run_id).run.state
+
+
+def fail(store: Store, reason: EndReason = EndReason.CODE) -> str:
+    claim = take(store)
+    store.fail(claim.lease, reason, "why")
+    return claim.run.id
+
+
+def remove(store: Store, *run_ids: str) -> None:
+    for run_id in run_ids:
+        store._database.write(
+            lambda db, one=run_id: db.execute(delete(runs).where(runs.c.id == one))
+        )
+
+
+def everything(store: Store) -> tuple[Any, ...]:
+    events = [store.events(run.id) for run in store.runs()]
+    return store.runs(), store.sweep_cells("s"), store.sweep_summaries(), events
+
+
+# cells
+
+
+def test_a_cell_keeps_its_run_when_an_axis_gives_it_another_label(store: Store) -> None:
+    (first,) = submit(store, cell("a", cell="lr0.1"))
+    done = store.enqueue([cell("a", cell="lr0.1-epochs2"), cell("b", cell="lr0.1-epochs3")])
+    assert [one.outcome for one in done] == [Outcome.EXISTS, Outcome.QUEUED]
+    found = {one.cell: one.run and one.run.id for one in store.sweep_cells("s")}
+    assert found == {"lr0.1-epochs2": first, "lr0.1-epochs3": done[1].run.id}
+
+
+def test_one_run_may_be_a_cell_of_two_sweeps(store: Store) -> None:
+    (first,) = submit(store, cell("a"))
+    (again,) = submit(store, cell("a", sweep="t"))
+    assert first == again
+    assert cells(store, "s") == cells(store, "t") == {"a": "queued"}
+
+
+def test_a_cell_points_to_the_newest_rerun_and_a_later_submission_leaves_it_there(
+    store: Store,
+) -> None:
+    submit(store, cell("a"))
+    store.finish(take(store).lease, result())
+    (rerun,) = store.enqueue([cell("a")], if_exists="rerun")
+    store.enqueue([cell("a")])
+    (found,) = store.sweep_cells("s")
+    assert found.run is not None
+    assert found.run.id == rerun.run.id
+    fail(store)
+    store.enqueue([cell("a")])
+    (found,) = store.sweep_cells("s")
+    assert found.run is not None
+    assert found.run.state is RunState.SUCCEEDED, "the older one stands for the cell again"
+
+
+def test_a_rerun_of_parent_and_child_makes_the_new_child_wait_for_the_new_parent(
+    store: Store,
+) -> None:
+    submit(store, new("p"))
+    store.finish(take(store).lease, result())
+    parent, child = store.enqueue([new("p"), new("c", parents=["p"])], if_exists="rerun")
+    assert store.detail(child.run.id).parents == {"role0": parent.run.id}
+    assert child.outcome is Outcome.WAITING
+
+
+@pytest.mark.parametrize("if_exists", ["rerun", "error"])
+def test_a_parent_that_is_only_needed_is_reused_whatever_is_said_of_the_others(
+    store: Store, if_exists: Any
+) -> None:
+    submit(store, new("p"))
+    failed = fail(store)
+    wanted = [new("p", asked=False), new("c", parents=["p"])]
+    parent, child = store.enqueue(wanted, if_exists=if_exists)
+    assert (parent.run.id, parent.outcome) == (failed, Outcome.RETRIED)
+    assert store.detail(child.run.id).parents == {"role0": failed}
+
+
+def test_error_refuses_a_sweep_of_which_one_cell_is_there_and_adds_none(store: Store) -> None:
+    submit(store, cell("b"))
+    failed = fail(store)
+    before = everything(store)
+    with pytest.raises(UsageError, match=failed):
+        store.enqueue([cell("a"), cell("b"), cell("c")], if_exists="error")
+    assert everything(store) == before
+
+
+def test_skip_puts_back_the_failed_cells_and_their_children_and_says_so(store: Store) -> None:
+    wanted = [cell("p"), cell("c", parents=["p"]), cell("other")]
+    submit(store, *wanted)
+    fail(store)
+    assert cells(store) == {"p": "failed", "c": "failed", "other": "queued"}
+    outcomes = [one.outcome for one in store.enqueue(wanted)]
+    assert outcomes == [Outcome.RETRIED, Outcome.RETRIED, Outcome.EXISTS]
+    assert cells(store) == {"p": "queued", "c": "waiting", "other": "queued"}
+    assert len(store.runs()) == 3
+
+
+def test_a_list_of_sweeps_counts_how_their_cells_stand(store: Store) -> None:
+    submit(store, cell("a"), cell("b"), cell("c"), cell("d", parents=["c"]))
+    store.finish(take(store).lease, result())
+    fail(store)
+    store.hold(store.resolve("c").id)
+    submit(store, new("x", sweep="t"))
+    remove(store, store.resolve("x").id)
+    first, second = store.sweep_summaries()
+    assert (first.name, dict(first.counts)) == (
+        "s",
+        {"succeeded": 1, "failed": 1, "held": 1, "waiting": 1},
+    )
+    assert (second.name, dict(second.counts)) == ("t", {"missing": 1})
+    assert Counter(cells(store).values()) == first.counts
+
+
+# limits
+
+
+def limited(store: Store, limit: int, *wanted: NewRun) -> list[str]:
+    return [one.run.id for one in store.enqueue(wanted, max_failures=limit)]
+
+
+def test_the_failure_that_is_one_too_many_stops_the_rest_of_its_sweep_alone(store: Store) -> None:
+    ids = limited(store, 2, *map(cell, "abcd"), cell("e", parents=["d"]))
+    (other,) = submit(store, new("other", sweep="t"))
+    child, *_ = submit(store, new("child", parents=["d"]))
+    running = take(store)
+    fail(store)
+    assert state(store, ids[3]) is RunState.QUEUED, "one failure is allowed"
+    fail(store)
+    stopped = [store.detail(ids[i]).run for i in (3, 4)]
+    for run in stopped:
+        assert (run.state, run.reason) == (RunState.CANCELLED, EndReason.CANCELLED)
+        assert run.message == "sweep s: 2 cells failed (--max-failures 2)"
+    assert state(store, child) is RunState.FAILED
+    assert state(store, other) is RunState.QUEUED
+    assert store.renew(running.lease).cancel_requested
+    store.fail(running.lease, EndReason.CANCELLED, "cancelled by request")
+    ended = store.detail(running.run.id).run
+    assert (ended.state, ended.message) == (RunState.CANCELLED, stopped[0].message)
+    assert store.check() == []
+
+
+@pytest.mark.parametrize("reason", [EndReason.CANCELLED, EndReason.INFRA, EndReason.PREEMPTED])
+def test_what_is_no_failure_of_its_own_stops_nothing(store: Store, reason: EndReason) -> None:
+    ids = limited(store, 1, cell("a"), cell("b"))
+    store.fail(take(store).lease, reason, "why")
+    assert state(store, ids[1]) is RunState.QUEUED
+
+
+def test_a_cell_that_failed_with_its_parent_does_not_count(store: Store) -> None:
+    *_, last = limited(
+        store, 2, cell("p"), cell("c", parents=["p"]), cell("d", parents=["p"]), cell("e")
+    )
+    fail(store)
+    assert cells(store) == {"p": "failed", "c": "failed", "d": "failed", "e": "queued"}
+    fail(store)
+    assert state(store, last) is RunState.FAILED
+
+
+def test_a_dead_workers_last_attempt_counts_too(store: Store) -> None:
+    from lsqctl.run import MAX_FAILURES
+    from tests.store.samples import lapse, no_back_off
+
+    ids = limited(store, 1, cell("a", priority=1), cell("b"))
+    for _ in range(MAX_FAILURES):
+        assert state(store, ids[1]) is RunState.QUEUED
+        claim = take(store)
+        lapse(store, claim.run.id)
+        store.reap(gone=lambda worker: True)
+        no_back_off(store)
+    assert state(store, ids[1]) is RunState.CANCELLED
+
+
+def test_the_limit_holds_until_another_is_given_and_counts_anew_after_a_resume(
+    store: Store,
+) -> None:
+    limited(store, 1, cell("a"), cell("b"), cell("c"))
+    fail(store)
+    assert cells(store) == {"a": "failed", "b": "cancelled", "c": "cancelled"}
+    store.resume_sweep("s", Resume())
+    assert set(cells(store).values()) == {"queued"}
+    fail(store)
+    assert cells(store) == {"a": "failed", "b": "cancelled", "c": "cancelled"}
+    store.resume_sweep("s", Resume(max_failures=0))
+    fail(store)
+    assert cells(store) == {"a": "failed", "b": "queued", "c": "queued"}
+    store.enqueue([cell("d")])
+    assert store.sweep_summaries()[0].max_failures is None
+
+
+def test_a_sweep_stops_while_workers_claim_from_it_and_no_cell_is_forgotten(
+    store: Store, url: str
+) -> None:
+    """Eight workers at once: whoever has claimed a cell is asked to stop, the rest is cancelled."""
+    limited(store, 1, *(cell(f"c{number}") for number in range(80)))
+    store.register_worker(identity("w1"))
+    start = Barrier(8)
+
+    def work(number: int) -> None:
+        with open_store(url) as own:
+            start.wait()
+            while (claim := own.claim("w1")) is not None:
+                asked = own.renew(claim.lease).cancel_requested
+                reason = EndReason.CANCELLED if asked else EndReason.CODE
+                own.fail(claim.lease, reason, "why")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    (summary,) = store.sweep_summaries()
+    assert set(summary.counts) == {"failed", "cancelled"}
+    assert 1 <= summary.counts["failed"] <= 8
+    assert sum(summary.counts.values()) == 80
+    assert store.check() == []
+
+
+# resuming
+
+
+def test_failed_and_cancelled_cells_go_on_from_their_checkpoints(store: Store) -> None:
+    ids = submit(store, cell("a"), cell("b"), cell("c"))
+    claim = take(store)
+    store.record_checkpoint(claim.lease, checkpoint(5))
+    store.fail(claim.lease, EndReason.CODE, "bug")
+    store.cancel(ids[1])
+    done = store.resume_sweep("s", Resume(missing=False))
+    assert {one.run.name: one.outcome for one in done} == {
+        "a": Outcome.RETRIED,
+        "b": Outcome.RETRIED,
+    }
+    assert [one.step for one in store.checkpoints(ids[0])] == [5]
+    assert set(cells(store).values()) == {"queued"}
+
+
+def test_from_scratch_forgets_the_checkpoints_before_anyone_can_claim(store: Store) -> None:
+    parent, child = submit(store, cell("p"), cell("c", parents=["p"]))
+    claim = take(store)
+    store.record_checkpoint(claim.lease, checkpoint(5))
+    store.fail(claim.lease, EndReason.CODE, "bug")
+    forgotten: list[str] = []
+    store.resume_sweep("s", Resume(from_scratch=True), forget=forgotten.append)
+    assert sorted(forgotten) == sorted((parent, child))
+    assert store.checkpoints(parent) == []
+    assert cells(store) == {"p": "queued", "c": "waiting"}
+
+
+def test_a_removed_cell_is_queued_again_as_it_was_submitted(store: Store) -> None:
+    wanted = cell("a", seed=3, priority=4, gpus=2, time_limit_seconds=60.0, epochs=7)
+    (first,) = submit(store, wanted)
+    before = store.detail(first)
+    remove(store, first)
+    assert cells(store) == {"a": "missing"}
+    (done,) = store.resume_sweep("s", Resume(failed=False))
+    assert (done.outcome, done.run.name, done.run.seed) == (Outcome.QUEUED, "a", 3)
+    after = store.detail(done.run.id)
+    assert done.run.id != first
+    assert (after.recipe, after.snapshot) == (before.recipe, before.snapshot)
+    run = after.run
+    assert (run.priority, run.gpus, run.time_limit_seconds, run.epochs) == (4, 2, 60.0, 7)
+    assert run.run_sha256 == wanted.run_sha256
+    assert cells(store) == {"a": "queued"}
+    assert store.resume_sweep("s", Resume()) == []
+
+
+def test_a_removed_run_of_two_sweeps_is_queued_again_once_for_both(store: Store) -> None:
+    (first,) = submit(store, cell("a"))
+    submit(store, cell("a", sweep="t"))
+    remove(store, first)
+    store.resume_sweep("t", Resume())
+    assert cells(store, "s") == cells(store, "t") == {"a": "queued"}
+    assert len(store.runs()) == 1
+
+
+def test_a_removed_cell_brings_back_its_parent_if_that_is_a_cell_of_any_sweep(
+    store: Store,
+) -> None:
+    parent, child = submit(store, cell("p", sweep="t"), cell("c", parents=["p"]))
+    remove(store, child, parent)
+    (done,) = store.resume_sweep("s", Resume())
+    assert done.outcome is Outcome.WAITING
+    assert cells(store, "t") == {"p": "queued"}
+    assert cells(store, "s") == {"c": "waiting"}
+
+
+def test_a_removed_parent_that_no_sweep_knows_is_named_and_nothing_is_changed(
+    store: Store,
+) -> None:
+    parent, first, second, _ = submit(
+        store, new("p"), cell("a"), cell("c", parents=["p"]), cell("b")
+    )
+    remove(store, second, parent)
+    store.cancel(first)
+    before = everything(store)
+    with pytest.raises(NotFound, match=r"`c` seed 0 needs .*removed"):
+        store.resume_sweep("s", Resume())
+    assert everything(store) == before
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(store: Store) -> None:
+    first, second = submit(store, cell("a"), cell("b"))
+    store.cancel(first)
+    remove(store, second)
+    before = everything(store)
+    told = store.resume_sweep("s", Resume(dry_run=True, max_failures=1))
+    assert everything(store) == before
+    done = store.resume_sweep("s", Resume())
+    assert [(a.run.name, a.outcome) for a in told] == [(b.run.name, b.outcome) for b in done]
+    assert [one.outcome for one in done] == [Outcome.RETRIED, Outcome.QUEUED]
+
+
+def test_an_unknown_sweep_is_not_resumed(store: Store) -> None:
+    with pytest.raises(NotFound, match="nowhere"):
+        store.resume_sweep("nowhere", Resume())
+
+
+# holding and priorities
+
+
+def test_a_submission_may_be_held_and_holds_what_it_puts_back(store: Store) -> None:
+    submit(store, new("old"), new("queued"))
+    fail(store)
+    store.enqueue([new(name, held=True) for name in ("old", "queued", "new")])
+    assert {run.name: run.held for run in store.runs()} == {
+        "old": True,
+        "queued": False,
+        "new": True,
+    }
+
+
+def test_held_runs_and_those_behind_them_are_not_able_to_go_on(store: Store) -> None:
+    ids = submit(
+        store, new("p"), new("c", parents=["p"]), new("d", parents=["c"]), new("x"), new("y")
+    )
+    assert store.remaining() == (5, 0, 0)
+    store.hold(ids[0])
+    assert store.remaining() == (2, 1, 2)
+    running = take(store)
+    store.hold(running.run.id)
+    assert store.remaining() == (2, 1, 2), "a held run that runs goes on"
+    store.release(running.lease)
+    assert store.remaining() == (1, 2, 2)
+    store.hold(ids[0], False)
+    store.hold(ids[1])
+    assert store.remaining() == (2, 2, 1)
+
+
+def test_a_finished_run_is_not_held_nor_given_a_priority(store: Store) -> None:
+    submit(store, new("a"))
+    failed = fail(store)
+    for change in (store.hold, lambda run_id: store.prioritize(run_id, 3)):
+        with pytest.raises(IllegalTransition, match="failed"):
+            change(failed)
+
+
+def test_a_waiting_run_that_is_hurried_hurries_its_parents_and_never_slows_them(
+    store: Store,
+) -> None:
+    first, parent, child = submit(store, new("x"), new("p"), new("c", parents=["p"]))
+    store.prioritize(child, 5)
+    assert [store.detail(one).run.priority for one in (first, parent, child)] == [0, 5, 5]
+    store.prioritize(child, -2)
+    assert store.detail(parent).run.priority == 5
+    assert take(store).run.id == parent
+    submit(store, new("y"), new("z", parents=["y", "x"], priority=9))
+    assert take(store).run.name in {"x", "y"}
+    assert {run.priority for run in store.runs() if run.name in "xy"} == {9}
