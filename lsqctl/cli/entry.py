@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,7 @@ def hoist(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     arguments = hoist(sys.argv[1:])
+    gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
     try:
         app(args=arguments)
     except LsqctlError as error:

@@ -112,7 +112,10 @@ def _headlines(db: Connection) -> list[BoardRow]:
         .where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
         .order_by(runs.c.seq)
     )
-    return [_to_board_row(row._asdict()) for row in db.execute(query)]
+    state = names.index("state")
+    return [
+        BoardRow(*row[:state], RunState(row[state]), *row[state + 1 :]) for row in db.execute(query)
+    ]
 
 
 def _failed(db: Connection) -> list[BoardRow]:
