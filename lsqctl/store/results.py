@@ -113,9 +113,12 @@ def _headlines(db: Connection) -> list[BoardRow]:
         .order_by(runs.c.seq)
     )
     state = names.index("state")
-    return [
-        BoardRow(*row[:state], RunState(row[state]), *row[state + 1 :]) for row in db.execute(query)
-    ]
+    found = []
+    for row in db.execute(query):
+        values = list(row)  # by position: with keywords ten thousand rows take twice as long
+        values[state] = RunState(values[state])
+        found.append(BoardRow(*values))
+    return found
 
 
 def _failed(db: Connection) -> list[BoardRow]:
