@@ -105,7 +105,7 @@ def fill(path: Path) -> None:
         )
         counted = {"run_id": run_id, "n_correct": f"480 + ({group}) % 50 + n.i % 5"}
         copies(db, "results", counted, f"{STATE} = 'succeeded'")
-        copies(db, "metric_summaries", {"run_id": run_id})
+        copies(db, "metric_summaries", {"run_id": run_id, "name": "'top1'", "split": "'test'"})
         copies(db, "attempts", {"run_id": run_id}, f"{STATE} IN ('running', 'failed', 'succeeded')")
         copies(db, "events", {"id": "n.i + 100", "run_id": run_id})
         db.execute(

@@ -8,6 +8,8 @@
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
+  * WaitTimeout                6   runs that were waited for had not ended in time
+  * StillPending               8   they have not ended, and nobody waited (`wait --timeout 0`)
   * LeaseLost                  75  another attempt owns the run: stop, change nothing
   * Preempted                  75  the attempt was asked to stop and has saved its state
   * Diverged                   77  NaN or infinity where a number was expected
@@ -60,6 +62,18 @@ class RunFailed(LsqctlError):
     """A run that was waited for did not succeed."""
 
     exit_code = 5
+
+
+class WaitTimeout(LsqctlError):
+    """Runs that were waited for had not ended in time."""
+
+    exit_code = 6
+
+
+class StillPending(LsqctlError):
+    """Runs have not ended, and nobody waited for them."""
+
+    exit_code = 8
 
 
 class LeaseLost(LsqctlError):

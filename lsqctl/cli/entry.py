@@ -11,7 +11,19 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, sweep
+from lsqctl.cli import (
+    board,
+    data,
+    db,
+    doctor,
+    housekeeping,
+    queue,
+    recipe,
+    runs,
+    sweep,
+    wait,
+    watch,
+)
 from lsqctl.cli.state import GlobalOptions
 from lsqctl.errors import LsqctlError, RecipeError
 
@@ -29,6 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 queue.register(app)
+watch.register(app)
+wait.register(app)
+housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 app.add_typer(recipe.app, name="recipe")

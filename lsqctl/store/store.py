@@ -14,12 +14,14 @@ from lsqctl.store.control import Controls
 from lsqctl.store.database import Database
 from lsqctl.store.engine import masked, parse_url
 from lsqctl.store.enqueue import Enqueues
+from lsqctl.store.housekeeping import Housekeeping
 from lsqctl.store.metrics import Metrics
 from lsqctl.store.migrate import ensure_schema
 from lsqctl.store.readers import Readers
 from lsqctl.store.reaper import Reaper
 from lsqctl.store.resolve import Resolves
 from lsqctl.store.results import Results
+from lsqctl.store.sight import Sights
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -36,6 +38,8 @@ class Store(
     Readers,
     Resolves,
     Results,
+    Sights,
+    Housekeeping,
     Checks,
 ):
     """Runs, their queue, their metrics and their results.
