@@ -5,6 +5,7 @@
   * RecipeError                2   one or more faults in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
   * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
+    * OlderSchema              4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
@@ -48,6 +49,10 @@ class StoreError(LsqctlError):
     """The database is unreachable, locked, unsafe to use, or of another schema."""
 
     exit_code = 4
+
+
+class OlderSchema(StoreError):
+    """The database must be upgraded first, and whoever opened it may not do that."""
 
 
 class DataError(LsqctlError):

@@ -108,7 +108,7 @@ def logs(
         found = store.resolve(run)
         folder = settings(ctx).run_dir(found.id)
         if follow:
-            for piece in follow_log(store, found.id, folder):
+            for piece in follow_log(store, found.id, folder, attempt or 1, say=note):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         else:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from lsqctl.store.backup import Backups
 from lsqctl.store.check import Checks
 from lsqctl.store.checkpoints import Checkpoints
+from lsqctl.store.checkup import Checkups
 from lsqctl.store.claims import Claims
 from lsqctl.store.control import Controls
 from lsqctl.store.database import Database
@@ -40,6 +42,8 @@ class Store(
     Results,
     Sights,
     Housekeeping,
+    Backups,
+    Checkups,
     Checks,
 ):
     """Runs, their queue, their metrics and their results.
