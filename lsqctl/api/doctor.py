@@ -47,7 +47,7 @@ def _data(settings: Settings) -> Iterator[Finding]:
     elif settings.data_dir_given:
         yield Finding(
             "warning",
-            f"there is no data folder {settings.data_dir}, though --data-dir or LSQCTL_DATA names it",
+            f"--data-dir or LSQCTL_DATA names {settings.data_dir}, and there is no such folder",
             "name another, or fill it: lsqctl data fetch cifar10",
         )
     else:

@@ -171,7 +171,7 @@ def _network(settings: Settings, folder: Path) -> Iterator[Finding]:
     if settings.db_url.startswith("sqlite"):
         yield Finding(
             "error",
-            f"the workspace {folder} is on a network file system ({kind}): SQLite is not safe there",
+            f"{folder} is on a network file system ({kind}), where SQLite is not safe",
             "use PostgreSQL: --db postgresql+psycopg://USER@HOST/NAME; or --home on a local disk",
         )
     else:
