@@ -5,9 +5,12 @@
   * RecipeError                2   one or more faults in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
   * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
+    * OlderSchema              4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
+  * WaitTimeout                6   runs that were waited for had not ended in time
+  * StillPending               8   they have not ended, and nobody waited (`wait --timeout 0`)
   * LeaseLost                  75  another attempt owns the run: stop, change nothing
   * Preempted                  75  the attempt was asked to stop and has saved its state
   * Diverged                   77  NaN or infinity where a number was expected
@@ -48,6 +51,10 @@ class StoreError(LsqctlError):
     exit_code = 4
 
 
+class OlderSchema(StoreError):
+    """The database must be upgraded first, and whoever opened it may not do that."""
+
+
 class DataError(LsqctlError):
     """A dataset or a weights file is missing, damaged, or does not fit the model."""
 
@@ -60,6 +67,18 @@ class RunFailed(LsqctlError):
     """A run that was waited for did not succeed."""
 
     exit_code = 5
+
+
+class WaitTimeout(LsqctlError):
+    """Runs that were waited for had not ended in time."""
+
+    exit_code = 6
+
+
+class StillPending(LsqctlError):
+    """Runs have not ended, and nobody waited for them."""
+
+    exit_code = 8
 
 
 class LeaseLost(LsqctlError):

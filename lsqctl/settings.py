@@ -12,12 +12,14 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.errors import UsageError
 
 WORKSPACE = ".lsqctl"
+VARIABLES: tuple[str, ...] = tuple(re.findall(r"``(LSQCTL_[A-Z_]+)``", __doc__ or ""))
 
 # Variables that explain a result and hold no secret; nothing else of the environment is stored.
 RECORDED_VARIABLES = tuple(
@@ -91,6 +93,12 @@ def find_home(start: Path) -> Path:
 def recorded_environment() -> dict[str, str]:
     """Return the variables of the allow-list that are set."""
     return {name: value for name, value in sorted(os.environ.items()) if _is_recorded(name)}
+
+
+def unknown_variables() -> list[str]:
+    """Return the variables that are set and look like ours, yet are none of VARIABLES."""
+    ours = (name for name in os.environ if name.startswith("LSQCTL_"))
+    return sorted(set(ours) - set(VARIABLES)) if VARIABLES else []
 
 
 def colour_forced() -> bool:

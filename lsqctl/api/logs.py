@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound
-from lsqctl.run import UNFINISHED
+from lsqctl.run import UNFINISHED, RunState
 from lsqctl.worker.order import log_path
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
 POLL_SECONDS = 0.3
+_QUIET_LOOKS = 2  # so often nothing new is seen before a log counts as read to its end
+_ELSEWHERE_LOOKS = 20
 
 
 def read_log(store: Store, run_id: str, folder: Path, attempt: int | None = None) -> str:
@@ -32,28 +35,71 @@ def read_log(store: Store, run_id: str, folder: Path, attempt: int | None = None
         ) from None
 
 
-def follow_log(store: Store, run_id: str, folder: Path) -> Iterator[str]:
-    """Yield log text as it is written, into later attempts, until the run has ended."""
-    number, offset = 1, 0
+def follow_log(
+    store: Store,
+    run_id: str,
+    folder: Path,
+    attempt: int = 1,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[str]:
+    """Yield log text as it is written, from an attempt on into later ones, until the run ended.
+
+    A log is left only when the store says that its attempt is over and nothing came for a moment
+    after that: a trainer's last words come after it has told the store. ``say`` hears of a log
+    that is not on this machine.
+    """
+    log, silent = _Log(log_path(folder, attempt)), 0
     while True:
-        run = store.detail(run_id).run
-        piece, offset = _read_from(log_path(folder, number), offset)
-        if piece:
+        run = store.detail(run_id).run  # before the file: what it says, the file has by now
+        if piece := log.read():
+            silent = 0
             yield piece
-        elif run.attempt > number:
-            number, offset = number + 1, 0
-            yield f"--- attempt {number} ---\n"
-        elif run.state not in UNFINISHED:
-            return
-        else:
-            time.sleep(POLL_SECONDS)
+            continue
+        silent += 1
+        over = run.attempt > attempt or run.state not in UNFINISHED
+        if over and silent >= _QUIET_LOOKS:
+            yield log.rest()
+            if run.attempt <= attempt:
+                return
+            attempt += 1
+            log, silent = _Log(log_path(folder, attempt)), 0
+            yield f"--- attempt {attempt} ---\n"
+            continue
+        if silent == _ELSEWHERE_LOOKS and run.state is RunState.RUNNING and log.missing:
+            say(f"no log of attempt {attempt} here yet; it lies on the machine of {run.worker}")
+        time.sleep(POLL_SECONDS)
 
 
-def _read_from(path: Path, offset: int) -> tuple[str, int]:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
-        return "", offset
-    return data.decode(errors="replace"), offset + len(data)
+class _Log:
+    """A growing file; a character whose bytes are not all there yet waits for the rest."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+        self._line_ended = True
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is no such file."""
+        return not self._path.exists()
+
+    def read(self) -> str:
+        """Return what was written since the last time."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            return ""
+        self._offset += len(data)
+        text = self._decode(data)
+        if text:
+            self._line_ended = text.endswith("\n")
+        return text
+
+    def rest(self) -> str:
+        """Return what ends the log: half a character, and a line's end where there is none."""
+        half = self._decode(b"", True)
+        return half + ("" if self._line_ended and not half else "\n")

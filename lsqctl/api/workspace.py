@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 _SQLITE = "sqlite:///"
 
 
-def open_workspace(settings: Settings, *, create: bool = False) -> Store:
+def open_workspace(settings: Settings, *, create: bool = False, migrate: bool = True) -> Store:
     """Return the store of the workspace; ``create`` makes both where there are none.
 
     Raises NotFound where nothing was made yet, rather than answer from an empty database in a
-    folder that the user did not mean.
+    folder that the user did not mean. ``migrate=False`` raises OlderSchema rather than upgrade.
     """
     from lsqctl.store import open_store
 
@@ -30,7 +30,7 @@ def open_workspace(settings: Settings, *, create: bool = False) -> Store:
         )
     if create:
         make_home(settings)
-    return open_store(settings.db_url, lease_seconds=settings.lease_seconds)
+    return open_store(settings.db_url, lease_seconds=settings.lease_seconds, migrate=migrate)
 
 
 def make_home(settings: Settings) -> None:

@@ -1,15 +1,18 @@
-"""Draw the leaderboard with Rich: columns give way in a fixed order, nothing wraps."""
+"""Draw the leaderboard: columns give way in a fixed order, nothing wraps."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from lsqctl.cli.render import stdout
-from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable, view
+from lsqctl.leaderboard.view import Cell, ViewTable, view
+from lsqctl.settings import colour_forced
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from rich.text import Text
 
     from lsqctl.leaderboard.board import Board
@@ -20,20 +23,25 @@ TONES = {"good": "green", "bad": "red", "": ""}
 
 def draw(board: Board) -> None:
     """Print one table a dataset; in a pipe as wide as it needs to be, without colour."""
+    tables = view(board)
+    if not sys.stdout.isatty() and not colour_forced():
+        print("\n\n".join("\n".join(_plain(table)) for table in tables))
+        return
     console = stdout()
     width = console.width if sys.stdout.isatty() else None
-    for number, table in enumerate(view(board)):
+    for number, table in enumerate(tables):
         if number:
             console.print()
         console.print(table.title, style="bold")
-        console.print(_rich_table(table, width), crop=False, no_wrap=True, soft_wrap=width is None)
+        console.print(_coloured(table, width), crop=False, no_wrap=True, soft_wrap=True)
         console.print(table.footer, style="dim")
 
 
 def kept_columns(table: ViewTable, width: int | None) -> list[int]:
     """Return the columns that fit into ``width``: the lowest ``drop`` goes first, 0 never."""
+    needed = _widths(table)
     kept = list(range(len(table.columns)))
-    while width is not None and _width(table, kept) > width:
+    while width is not None and _width(needed, kept) > width:
         droppable = [index for index in kept if table.columns[index].drop]
         if not droppable:
             break
@@ -41,43 +49,72 @@ def kept_columns(table: ViewTable, width: int | None) -> list[int]:
     return kept
 
 
-def _width(table: ViewTable, kept: list[int]) -> int:
-    return sum(_column_width(table, index) for index in kept) + GAP * (len(kept) - 1)
+def _widths(table: ViewTable) -> list[int]:
+    """Return what each column needs to be shown whole."""
+    columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
+    return [
+        max(cell_len(column.title), *(cell_len(cell.text) for cell in cells), 0)
+        for column, cells in zip(table.columns, columns, strict=True)
+    ]
 
 
-def _column_width(table: ViewTable, index: int) -> int:
-    from rich.cells import cell_len
-
-    texts = [table.columns[index].title, *(row[index].text for row in table.rows)]
-    return max(map(cell_len, texts))
+def _width(needed: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(needed[index] for index in kept) + GAP * (len(kept) - 1)
 
 
-def _rich_table(table: ViewTable, width: int | None) -> Table:
-    """Return the columns that fit, each at its width; the model's name is cut if it must be."""
-    from rich.table import Table
-
-    kept = kept_columns(table, width)
-    excess = 0 if width is None else max(0, _width(table, kept) - width)
-    drawn = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    for index in kept:
-        column: ViewColumn = table.columns[index]
-        room = _column_width(table, index) - (excess if column.key == "model" else 0)
-        drawn.add_column(
-            column.title,
-            justify=column.align,
-            no_wrap=True,
-            overflow="ellipsis",
-            width=max(1, room),
-        )
-    for row in table.rows:
-        drawn.add_row(*(_text(row[index]) for index in kept))
-    return drawn
+def _plain(table: ViewTable) -> Iterator[str]:
+    """Yield the lines of a table, title and footer included."""
+    widths = _widths(table)
+    yield table.title
+    for row in _rows(table):
+        cells = zip(row, table.columns, widths, strict=True)
+        padded = (_padded(cell.text, column.align, width) for cell, column, width in cells)
+        yield (" " * GAP).join(padded).rstrip()
+    yield table.footer
 
 
-def _text(cell: Cell) -> Text:
+def _coloured(table: ViewTable, width: int | None) -> Text:
+    """Return the columns that fit, each at its width; the model's name is cut if it must be.
+
+    One text and not a Rich table, which takes half a second for a thousand rows.
+    """
     from rich.text import Text
 
+    kept, widths = kept_columns(table, width), _widths(table)
+    excess = 0 if width is None else max(0, _width(widths, kept) - width)
+    for index in kept:
+        if table.columns[index].key == "model":
+            widths[index] = max(1, widths[index] - excess)
+    text = Text()
+    for number, row in enumerate(_rows(table)):
+        text.append("\n" if number else "")
+        for place, index in enumerate(kept):
+            shown = _padded(row[index].text, table.columns[index].align, widths[index])
+            text.append(" " * GAP if place else "")
+            text.append(shown, _style(row[index]))
+    return text
+
+
+def _rows(table: ViewTable) -> Iterator[Sequence[Cell]]:
+    yield tuple(Cell(column.title, dim=True) for column in table.columns)
+    yield from table.rows
+
+
+def _padded(text: str, align: str, width: int) -> str:
+    missing = width - cell_len(text)
+    if missing < 0:
+        return _cut(text, width)
+    return " " * missing + text if align == "right" else text + " " * missing
+
+
+def _cut(text: str, width: int) -> str:
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, width - 1) + "…"
+
+
+def _style(cell: Cell) -> str:
     styles = [TONES[cell.tone], "bold" if cell.strong else "", "dim" if cell.dim else ""]
     if cell.link:
         styles.append(f"link {cell.link}")
-    return Text(cell.text, style=" ".join(filter(None, styles)))
+    return " ".join(filter(None, styles))

@@ -1,6 +1,9 @@
-"""`db upgrade|check`: the database's schema and soundness."""
+"""`db upgrade|check|backup`: the database's schema, soundness and copies."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -37,3 +40,25 @@ def check(ctx: typer.Context, json: Json = False) -> None:
         raise StoreError(f"{len(wrong)} findings; restore a backup if rows are lost")
     if not json:
         say(f"schema {version}: sound")
+
+
+@app.command(epilog="Example: lsqctl db backup")
+def backup(
+    ctx: typer.Context,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="FILE", help="Default: backups/ in the workspace, by date."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    json: Json = False,
+) -> None:
+    """Copy the database while others use it, and check the copy (db/README.md: restoring)."""
+    from lsqctl.api.backup import back_up
+
+    with workspace(ctx) as store:
+        made = back_up(store, settings(ctx), file, force=force)
+    if json:
+        print_json({"backup": made})
+    else:
+        print(made.path)
+        say(f"{made.runs} runs, {made.size_bytes} bytes, schema {made.schema}: sound")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,21 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, steer, sweep, verify
+from lsqctl.cli import (
+    board,
+    data,
+    db,
+    doctor,
+    housekeeping,
+    queue,
+    recipe,
+    runs,
+    steer,
+    sweep,
+    verify,
+    wait,
+    watch,
+)
 from lsqctl.cli.state import GlobalOptions
 from lsqctl.errors import LsqctlError, RecipeError
 
@@ -28,7 +43,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 queue.register(app)
+watch.register(app)
+wait.register(app)
 steer.register(runs.app)
+housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 verify.register(app)
@@ -93,6 +111,7 @@ def hoist(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     arguments = hoist(sys.argv[1:])
+    gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
     try:
         app(args=arguments)
     except LsqctlError as error:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lsqctl.store import Store
+    from lsqctl.store.sight import Standing
     from lsqctl.worker.order import LastWords
     from lsqctl.worker.slots import Slot
     from lsqctl.worker.supervise import Observer
@@ -119,7 +120,7 @@ class LiveObserver(LineObserver):
         return duration(elapsed / run.step * (run.total_steps - run.step))
 
 
-def label(run: Run) -> str:
+def label(run: Run | Standing) -> str:
     """Return a run's name, and its seed where that is not 0."""
     return run.name + (f" seed {run.seed}" if run.seed else "")
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lsqctl.cli.render import ago, duration, plain, print_table
 from lsqctl.facts import Evaluation, MetricSummary
 from lsqctl.run import RunDetail
 
 
-def print_detail(detail: RunDetail, folder: str) -> None:
+def print_detail(detail: RunDetail, folder: str, tags: Sequence[str] = ()) -> None:
     """Print the facts of a run, one a line."""
     run = detail.run
     facts = {
@@ -23,6 +23,8 @@ def print_detail(detail: RunDetail, folder: str) -> None:
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
         "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
+        "tags": " ".join(tags),
+        "note": run.note,
         "created": ago(run.created_at),
         "recipe": run.recipe_sha256[:16],
         "commit": _commit(detail.snapshot),

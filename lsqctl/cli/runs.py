@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.render import ago, note, print_json, print_table, say
+from lsqctl.cli.render import ago, note, plain, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
 from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
 from lsqctl.run import UNFINISHED, Run, RunState
@@ -25,6 +25,7 @@ def list_runs(
     state: States = None,
     name: Annotated[str | None, typer.Option(help="Only runs of this name.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Only cells of this sweep.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     limit: Annotated[
         int, typer.Option(parser=positive, metavar="N", help="At most so many, newest first.")
     ] = 50,
@@ -36,14 +37,17 @@ def list_runs(
 
     with workspace(ctx) as store:
         sweep = sweep_named(store, sweep) if sweep is not None else None
-        found = store.runs(states=state, name=name, sweep=sweep, limit=limit + 1)
+        found = store.runs(states=state, name=name, sweep=sweep, tag=tag, limit=limit + 1)
         counts = store.counts()
-    shown, more = found[:limit], len(found) > limit
+        shown, more = found[:limit], len(found) > limit
+        tags = store.tags([run.id for run in shown]) if json else {}
     if json:
-        print_json({"runs": shown})
+        print_json({"runs": [plain(run) | {"tags": tags.get(run.id, ())} for run in shown]})
     elif quiet:
         for run in shown:
             print(run.id)
+    elif not shown and any(counts.values()):
+        say("no run is like that; `lsqctl runs ls` without a filter shows all")
     elif not shown:
         say("no runs yet; try `lsqctl recipe ls`, then `lsqctl submit RECIPE`")
     else:
@@ -66,11 +70,13 @@ def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
         summaries = store.summaries(found.id)
         evaluations = store.result(found.id)
         checkpoints = store.checkpoints(found.id)
+        tags = store.tags([found.id]).get(found.id, ())
     folder = settings(ctx).run_dir(found.id)
     if json:
         print_json(
             {
                 "run": detail.run,
+                "tags": tags,
                 "recipe": detail.recipe,
                 "snapshot": detail.snapshot,
                 "parents": detail.parents,
@@ -82,7 +88,7 @@ def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
             }
         )
         return
-    print_detail(detail, str(folder))
+    print_detail(detail, str(folder), tags)
     print_metrics(summaries)
     print_attempts(detail)
 
@@ -105,7 +111,7 @@ def logs(
         found = store.resolve(run)
         folder = settings(ctx).run_dir(found.id)
         if follow:
-            for piece in follow_log(store, found.id, folder):
+            for piece in follow_log(store, found.id, folder, attempt or 1, say=note):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         else:

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, inspect, text
 
 from lsqctl.bundled import bundled
-from lsqctl.errors import StoreError
+from lsqctl.errors import OlderSchema, StoreError
 from lsqctl.store.database import STRUCTURE_LOCK, Database
 from lsqctl.store.engine import WRITES
 
@@ -43,7 +43,7 @@ def ensure_schema(database: Database, *, migrate: bool, scripts: Path | None = N
         return
     _refuse_unknown(found, known)
     if not migrate:
-        raise StoreError(
+        raise OlderSchema(
             f"the database has schema {found or 'none'}, this lsqctl wants {known[-1]}; "
             "open it once for writing to upgrade it"
         )

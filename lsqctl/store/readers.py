@@ -16,7 +16,7 @@ from lsqctl.store.database import reads
 from lsqctl.store.enqueue import newest_of
 from lsqctl.store.family import Remaining, remaining
 from lsqctl.store.rows import load_parents, load_runs, select_runs, to_event, to_run
-from lsqctl.store.tables import attempts, events, runs, sweep_cells
+from lsqctl.store.tables import attempts, events, run_tags, runs, sweep_cells
 
 
 class Readers(Base):
@@ -31,6 +31,7 @@ class Readers(Base):
         limit: int | None = None,
         sweep: str | None = None,
         name: str | None = None,
+        tag: str | None = None,
     ) -> list[Run]:
         """Return runs, newest first; each argument narrows them."""
         where: list[ColumnElement[bool]] = []
@@ -41,6 +42,8 @@ class Readers(Base):
             where.append(runs.c.id.in_(cells))
         if name is not None:
             where.append(runs.c.name == name)
+        if tag is not None:
+            where.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
         return _newest(db, *where, limit=limit)
 
     @reads

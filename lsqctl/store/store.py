@@ -7,19 +7,23 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from lsqctl.store.backup import Backups
 from lsqctl.store.check import Checks
 from lsqctl.store.checkpoints import Checkpoints
+from lsqctl.store.checkup import Checkups
 from lsqctl.store.claims import Claims
 from lsqctl.store.control import Controls
 from lsqctl.store.database import Database
 from lsqctl.store.engine import masked, parse_url
 from lsqctl.store.enqueue import Enqueues
+from lsqctl.store.housekeeping import Housekeeping
 from lsqctl.store.metrics import Metrics
 from lsqctl.store.migrate import ensure_schema
 from lsqctl.store.readers import Readers
 from lsqctl.store.reaper import Reaper
 from lsqctl.store.resolve import Resolves
 from lsqctl.store.results import Results
+from lsqctl.store.sight import Sights
 from lsqctl.store.sweeps import Sweeps
 from lsqctl.store.workers import Workers
 
@@ -38,6 +42,10 @@ class Store(
     Sweeps,
     Resolves,
     Results,
+    Sights,
+    Housekeeping,
+    Backups,
+    Checkups,
     Checks,
 ):
     """Runs, their queue, their metrics and their results.

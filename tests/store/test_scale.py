@@ -5,15 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import event
 
+from lsqctl.api.board import board
+from lsqctl.api.watch import watch
 from lsqctl.facts import Metric
 from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
+from lsqctl.store.sight import POINTS as POINTS_SHOWN
 from tests.store.samples import identity, new, result, submit, take
 
 RUNS, POINTS = 10_000, 100
@@ -85,6 +89,30 @@ def test_lists_and_boards_touch_no_metric_point(big: Store) -> None:
     assert len(big.runs()) == RUNS
     assert len(big.board_rows()) > 0.8 * RUNS
     assert len(big.runs(limit=20)) == 20
+
+
+def test_looking_and_housekeeping_read_metric_points_by_key_or_not_at_all(big: Store) -> None:
+    claim = take(big)
+    big.resume_at(claim.lease, None)
+    big.log_metrics(claim.lease, [Metric("top1", "test", step, 1.0) for step in range(100)])
+    calls: dict[str, Callable[[], Any]] = {
+        "watch": lambda: watch(big),
+        "watch --sweep": lambda: watch(big, sweep="s"),
+        "wait": lambda: big.standing(["00000001", "00000002"]),
+        "wait --sweep": lambda: big.sweep_run_ids("s"),
+        "leaderboard": lambda: board(big),
+        "doctor": lambda: (big.queue_state(timedelta(days=1)), big.checkpoint_folders()),
+        "gc": lambda: big.housed(["00000001", "00000002"]),
+        "ls --tag": lambda: (big.runs(tag="paper", limit=50), big.tags(["00000001"])),
+    }
+    try:
+        for name, call in calls.items():
+            points = [step for step in plans(big, call) if "metric_points" in step]
+            assert all("USING PRIMARY KEY (run_id=? AND name=? AND split=?)" in p for p in points)
+            assert bool(points) == (name == "watch"), name
+        assert len(watch(big).sight.running[0].top1) == POINTS_SHOWN  # of a hundred
+    finally:
+        big.release(claim.lease)
 
 
 def test_the_newest_runs_are_found_without_sorting_all(big: Store) -> None:

@@ -1,0 +1,25 @@
+"""Time spans as people write them: ``90s``, ``10m``, ``2h``, ``30d``, ``1h30m``, ``30``."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_WHOLE = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
+_LONGEST = 3650 * 86_400.0
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds; a number without a unit is seconds already.
+
+    Raises ValueError, in one plain sentence, for what is no time span or above ten years.
+    """
+    squeezed = text.strip().lower().replace(" ", "")
+    if not _WHOLE.fullmatch(squeezed):
+        raise ValueError(f"must be a time such as 90s, 10m, 2h, 7d or 1h30m, got `{text}`")
+    seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in _PART.findall(squeezed))
+    if seconds > _LONGEST:
+        raise ValueError(f"must be ten years at most, got `{text}`")
+    return seconds

@@ -1,0 +1,214 @@
+"""Laws of `runs rm|gc|tag|note` and `db backup`: nothing goes by mistake, nothing needed goes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from lsqctl.run import EndReason, RunState
+from lsqctl.store import Store, open_store
+from tests.conftest import TINY, CommandLine
+from tests.store.samples import checkpoint, identity, new, submit, take
+
+
+def home(cli: CommandLine):
+    return cli.folder / ".lsqctl"
+
+
+def store_of(cli: CommandLine) -> Store:
+    return open_store(f"sqlite:///{home(cli) / 'lsqctl.db'}", lease_seconds=1)
+
+
+@pytest.fixture
+def worked(cli: CommandLine) -> CommandLine:
+    """One run that really trained and has two checkpoints."""
+    cli.write("tiny.yaml", TINY.replace("epochs: 2", "epochs: 3"))
+    cli("run", "tiny.yaml")
+    return cli
+
+
+def folders(cli: CommandLine) -> set[str]:
+    return {path.name for path in home(cli).glob("runs/*/ckpt*")}
+
+
+def test_gc_only_looks_until_it_is_told_to_and_keeps_what_a_result_names(worked):
+    before = folders(worked)
+    assert len(before) >= 2
+    found = json.loads(worked("runs", "gc", "--json").stdout)
+    assert "next: lsqctl runs gc --apply" in worked("runs", "gc").stderr
+    assert folders(worked) == before
+    assert found["bytes"] > 100_000
+    assert "nothing to remove" in worked("runs", "gc", "--older-than", "1h", "--apply").stderr
+    assert "nothing to remove" in worked("runs", "gc", "--keep-last", "9", "--apply").stderr
+    worked("runs", "gc", "--apply")
+    with store_of(worked) as store:
+        run = store.runs()[0]
+        kept = {one.directory.rpartition("/")[2] for one in store.checkpoints(run.id)}
+        named = {one.checkpoint.rpartition("/")[2] for one in store.result(run.id)}
+    assert (
+        folders(worked) == kept == before - {p["path"].rpartition("/")[2] for p in found["rubbish"]}
+    )
+    assert named <= kept
+    assert "nothing to remove" in worked("runs", "gc").stderr
+
+
+def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli):
+    with store_of(cli) as store:
+        store.register_worker(identity("w1"))
+        running, failed = submit(store, new("running"), new("failed"))
+        claim = take(store)
+        store.fail(take(store).lease, EndReason.OOM, "")
+    runs = home(cli) / "runs"
+    stay = [
+        runs / running / f"ckpt.tmp.{claim.lease.fence}",
+        runs / running / "ckpt-00000001",
+        runs / running / "ckpt-00000002",
+        runs / failed / "ckpt-00000005",  # a retry takes it up
+        runs / "my-own-folder",
+    ]
+    go = [
+        runs / running / "ckpt.tmp.00ff",
+        runs / failed / "ckpt.tmp.00ff",
+        runs / failed / "ckpt-00000004",
+        runs / "zzzzzzzz",
+    ]
+    for path in (*stay, *go):
+        path.mkdir(parents=True)
+        (path / "model.pt").write_text("x" * 1000)
+    outside = cli.folder / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("!")
+    (go[2] / "link").symlink_to(outside)
+    (runs / "bbbbbbbb").symlink_to(outside)
+    found = json.loads(cli("runs", "gc", "--apply", "--json").stdout)
+    assert {one["path"] for one in found["rubbish"]} == set(map(str, go))
+    assert found["bytes"] >= 4000
+    assert all(path.exists() for path in stay)
+    assert not any(path.exists() for path in go)
+    assert (outside / "precious").exists()
+
+
+def test_gc_with_another_workspaces_database_removes_no_run(worked):
+    before = folders(worked)
+    other = f"sqlite:///{worked.folder / 'other' / 'lsqctl.db'}"
+    worked("--db", other, "db", "upgrade")
+    assert "knows none of them" in worked("--db", other, "runs", "gc", "--apply").stderr
+    assert folders(worked) == before
+
+
+def test_rm_shows_then_asks_then_removes_rows_and_folder_and_follows_no_link(worked):
+    run_id = worked("runs", "ls", "-q").stdout.strip()
+    folder = home(worked) / "runs" / run_id
+    (worked.folder / "precious").write_text("!")
+    (folder / "link").symlink_to(worked.folder)
+    assert "nothing was" in worked("runs", "rm", run_id, "--dry-run").stderr
+    assert "--yes" in worked("runs", "rm", run_id, code=2).stderr
+    assert folder.is_dir()
+    data = json.loads(worked("runs", "rm", run_id, "--yes", "--json").stdout)
+    assert data["removed"]
+    assert not folder.exists()
+    assert (worked.folder / "precious").exists()
+    worked("runs", "show", run_id, code=3)
+
+
+def test_a_running_run_keeps_rows_and_folder(cli):
+    with store_of(cli) as store:
+        store.register_worker(identity("w1"))
+        (run_id,) = submit(store, new("a"))
+        take(store)
+        folder = home(cli) / "runs" / run_id
+        folder.mkdir(parents=True)
+        assert "runs cancel" in cli("runs", "rm", run_id, "--force", code=1).stderr
+        assert folder.is_dir()
+        assert store.detail(run_id).run.state is RunState.RUNNING
+
+
+def test_tags_and_notes_are_shown_and_found(cli):
+    with store_of(cli) as store:
+        a, _b = submit(store, new("a"), new("b"))
+    cli("runs", "tag", "a", "b", "+paper", "+draft")
+    cli("runs", "tag", "b", "-paper")
+    cli("runs", "note", "a", "the one in the talk")
+    assert cli("runs", "ls", "--tag", "paper", "-q").stdout.split() == [a]
+    shown = cli("runs", "show", "a").stdout
+    assert "draft paper" in shown
+    assert "the one in the talk" in shown
+    data = json.loads(cli("runs", "show", "a", "--json").stdout)
+    assert (data["tags"], data["run"]["note"]) == (["draft", "paper"], "the one in the talk")
+    listed = json.loads(cli("runs", "ls", "--json").stdout)["runs"]
+    assert [one["tags"] for one in listed] == [["draft"], ["draft", "paper"]]
+    assert "without a filter" in cli("runs", "ls", "--tag", "none").stderr
+    cli("runs", "tag", "a", code=2)
+    cli("runs", "tag", "a", "+a b", code=2)
+
+
+def test_a_backup_made_while_others_write_is_one_moment_sound_and_private(cli):
+    with store_of(cli) as store:
+        store.register_worker(identity("w1"))
+        submit(store, *(new("a", seed=seed) for seed in range(200)))
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(home(cli) / "lsqctl.db")],
+        env=cli.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert writer.stdout.readline()
+        made = [cli("db", "backup").stdout.strip()]
+        made.append(cli("db", "backup", "mine.db").stdout.strip())
+        assert writer.poll() is None
+    finally:
+        writer.kill()
+        writer.communicate()
+    for path in (cli.folder / made[0], cli.folder / made[1]):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            (running,) = db.execute("SELECT count(*) FROM runs WHERE attempt = 1").fetchone()
+            (claimed,) = db.execute("SELECT count(*) FROM events WHERE kind = 'claimed'").fetchone()
+            assert running == claimed > 0
+    assert [one.name for one in cli.folder.glob(".*.tmp*")] == []
+
+
+WRITER = """
+import sys
+from lsqctl.store import open_store
+store = open_store(f"sqlite:///{sys.argv[1]}")
+while True:
+    if (claim := store.claim("w1")) is None:
+        break
+    print(claim.run.id, flush=True)
+import time; time.sleep(600)
+"""
+
+
+def test_a_backup_is_restored_by_putting_it_in_place(cli):
+    with store_of(cli) as store:
+        store.register_worker(identity("w1"))
+        submit(store, new("a"))
+        store.record_checkpoint(take(store).lease, checkpoint(1))
+    cli("db", "backup", "copy.db")
+    cli("runs", "cancel", "@last")
+    (home(cli) / "lsqctl.db").unlink()
+    (cli.folder / "copy.db").rename(home(cli) / "lsqctl.db")
+    cli("db", "check", code=None)
+    assert json.loads(cli("runs", "ls", "--json").stdout)["runs"][0]["name"] == "a"
+
+
+def test_a_backup_overwrites_nothing_and_never_itself(cli):
+    cli("db", "upgrade")
+    precious = cli.write("precious", "!")
+    cli("db", "backup", "precious", code=2)
+    assert precious.read_text() == "!"
+    (cli.folder / "link.db").symlink_to(precious)
+    cli("db", "backup", "link.db", "--force", code=2)
+    cli("db", "backup", home(cli) / "lsqctl.db", "--force", code=2)
+    cli("db", "backup", "precious", "--force")
+    assert precious.read_bytes().startswith(b"SQLite format 3")
+    cli("db", "backup", "/proc/x/y.db", code=4)

@@ -1,0 +1,128 @@
+"""Laws of `wait`: its exit codes are what a script decides by."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.cli.durations import parse_duration
+from lsqctl.run import EndReason
+from lsqctl.store import Store, open_store
+from tests.conftest import TINY, CommandLine
+from tests.store.samples import identity, result, take
+
+
+@pytest.fixture
+def queued(cli: CommandLine) -> CommandLine:
+    """Three cells of a sweep in the queue, and nobody who works."""
+    cli.write("tiny.yaml", TINY + "sweep: {grid: {seed: [0, 1, 2]}}\n")
+    cli("submit", "tiny.yaml")
+    return cli
+
+
+def store_of(cli: CommandLine) -> Store:
+    store = open_store(f"sqlite:///{cli.folder / '.lsqctl' / 'lsqctl.db'}")
+    store.register_worker(identity("w1"))
+    return store
+
+
+def test_looking_once_exits_with_8_and_a_time_out_with_6(queued):
+    assert (
+        "3 of 3 have not ended"
+        in queued("wait", "--sweep", "tiny", "--timeout", "0", code=8).stderr
+    )
+    done = queued("wait", "@last", "--timeout", "0.2s", code=6)
+    assert "1 queued" in done.stderr
+    found = json.loads(queued("wait", "@last", "--timeout", "0", "--json", code=8).stdout)
+    assert [one["state"] for one in found["pending"]] == ["queued"]
+
+
+def test_it_ends_with_0_when_all_succeeded_and_not_before(queued):
+    waiting = queued.start("wait", "--sweep", "tiny", "--timeout", "60s")
+    with store_of(queued) as store:
+        for _ in range(3):
+            assert waiting.poll() is None
+            store.finish(take(store).lease, result())
+    assert waiting.wait(60) == 0
+    queued("wait", "@last", "@last~1", "--timeout", "0")
+
+
+def test_a_failure_exits_with_5_and_names_run_and_reason(queued):
+    with store_of(queued) as store:
+        failed = take(store)
+        store.fail(failed.lease, EndReason.OOM, "CUDA out of memory")
+        early = queued("wait", "--sweep", "tiny", "--fail-fast", code=5)
+        for _ in range(2):
+            store.finish(take(store).lease, result())
+    done = queued("wait", "--sweep", "tiny", code=5)
+    for told in (early.stderr, done.stderr):
+        assert f"({failed.run.id}) failed: oom: CUDA out of memory" in told
+    assert "2 still pending" in early.stderr
+
+
+def test_a_run_that_is_put_back_by_back_off_is_pending(queued):
+    with store_of(queued) as store:
+        claim = take(store)
+        store.fail(claim.lease, EndReason.INFRA, "disk full")
+    queued("wait", claim.run.id, "--timeout", "0", code=8)
+
+
+def test_a_cancelled_and_a_removed_run_have_not_succeeded(queued):
+    queued("runs", "cancel", "@last")
+    assert "cancelled" in queued("wait", "@last", code=5).stderr
+    run_id = queued("runs", "ls", "-q").stdout.split()[1]
+    waiting = queued.start("wait", run_id, "--timeout", "60s")
+    queued("wait", run_id, "--timeout", "1s", code=6)  # by now the other one knows its id, too
+    queued("runs", "rm", run_id, "--yes")
+    assert waiting.wait(60) == 5
+    assert "was removed" in waiting.stdout.read()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (["wait"], 2, "--sweep"),
+        (["wait", "@last", "--timeout", "soon"], 2, "90s, 10m"),
+        (["wait", "nothing"], 3, "nothing"),
+        (["wait", "--sweep", "tny"], 3, "tiny"),
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_is_one_clear_line(queued, words, code, told):
+    assert told in queued(*words, code=code).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("90s", 90), ("10m", 600), ("2h", 7200), ("30", 30), ("30d", 2_592_000)),
+        *(("1h30m", 5400), ("0", 0), ("1.5H", 5400), (" 2 m ", 120)),
+    ],
+)
+def test_time_spans_as_people_write_them(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "m", "-1", "1w", "1h30", "1e9", "inf", "nan", "9999999d", "1,5h"]
+)
+def test_what_is_no_time_span_is_refused_in_plain_words(text):
+    with pytest.raises(ValueError, match=r"must be (a time such as 90s|ten years)"):
+        parse_duration(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_time_span_or_a_plain_refusal(text):
+    try:
+        assert 0 <= parse_duration(text) <= 3650 * 86_400
+    except ValueError as error:
+        assert "must be" in str(error)
+
+
+@given(st.integers(0, 900), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_units_add_up(days, hours, minutes, seconds):
+    text = f"{days}d{hours}h{minutes}m{seconds}s"
+    assert parse_duration(text) == ((days * 24 + hours) * 60 + minutes) * 60 + seconds
