@@ -91,7 +91,7 @@ def write_checkpoint(
                 raise
     final = folder_of(run_dir, snapshot.step)
     try:
-        owning(lambda: put_in_place(temporary, final))
+        owning(_once(lambda: put_in_place(temporary, final)))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # where it was not put in place
     failpoint("checkpoint.renamed")
@@ -140,6 +140,18 @@ def verify_checkpoint(folder: Path) -> str:
     for name in (manifest := read_manifest(folder))["files"]:
         verified(folder, manifest, name)
     return manifest_sha256(folder)
+
+
+def _once(work: Callable[[], None]) -> Callable[[], None]:
+    """Return ``work`` to be called again without harm: a transaction around it may be retried."""
+    done: list[bool] = []
+
+    def call() -> None:
+        if not done:
+            work()
+            done.append(True)
+
+    return call
 
 
 def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:

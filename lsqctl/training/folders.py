@@ -35,8 +35,6 @@ def remove(folders: Iterable[Path]) -> None:
 
 def put_in_place(temporary: Path, final: Path) -> None:
     """Rename over ``final``; the one before stays as ``.old``, which is read in its place."""
-    if not temporary.exists():
-        return  # the transaction around this is tried again: it is in place
     old = final.with_name(final.name + _ASIDE)
     if final.exists():
         shutil.rmtree(old, ignore_errors=True)

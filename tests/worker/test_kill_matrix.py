@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 
 from lsqctl.failpoint import FAILPOINTS
@@ -133,22 +134,34 @@ def test_a_run_ends_as_undisturbed_whatever_meets_its_workers(cli, undisturbed):
     work(cli, "evaluate.batch:term", "worker.before-release:kill", code=kill)
     work(
         cli,
+        f"worker.before-renew:{SLEEP}",
         "train.step:raise",
         "end.before-commit:raise",
         "worker.child-ended:raise",
         f"worker.end-stored:{SLEEP}",
     )
-    assert fired(cli) >= set(WORKER) - {"worker.before-renew"}
+    assert fired(cli) >= set(WORKER)
     assert_whole(cli, undisturbed)
 
 
-def test_a_worker_that_slept_past_its_lease_changes_nothing(cli, undisturbed):
+def test_a_worker_and_a_child_that_slept_past_the_lease_change_nothing(cli, undisturbed):
+    """Both are stopped in their sleep, outside of any transaction; the child wakes first."""
     run_id = submitted(cli, FOUR)
-    late = armed(cli, "train.step:sleep:3.5:7", "worker.before-renew:sleep:5:3")
-    zombie = cli.start("worker", "--until-empty", "--slots", "2", **late)
-    wait_for(lambda: {"train.step", "worker.before-renew"} <= fired(cli))
+    late = armed(cli, "train.step:sleep:5:7", "worker.before-renew:sleep:12:3")
+    worker = cli.start("worker", "--until-empty", "--slots", "2", **late)
+    wait_for(lambda: len(fired(cli)) == 2)
+    zombie = psutil.Process(worker.pid)
+    zombie.suspend()
+    children = zombie.children(recursive=True)
+    for child in children:
+        child.suspend()
     work(cli)
-    assert zombie.wait(60) == 0
+    for child in children:
+        child.resume()
+    log = cli.folder / ".lsqctl" / "runs" / run_id / "attempt-1.log"
+    wait_for(lambda: "has lost its lease" in log.read_text())
+    zombie.resume()
+    assert worker.wait(60) == 0
     with store_of(cli) as store:
         reasons = [one.reason for one in store.detail(run_id).attempts]
     assert reasons == [EndReason.LOST, EndReason.COMPLETED]
