@@ -6,11 +6,13 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_DB``     the database's URL (default: SQLite in the workspace)
 * ``LSQCTL_DATA``   the folder of datasets and weights (default: ``data`` in the workspace)
 * ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
+* ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of forking a warmed one
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +42,17 @@ class Settings:
     data_dir: Path
     lease_seconds: float = 30.0
     data_dir_given: bool = False  # by flag or variable; else a run's own record comes first
+    warm: bool = True  # children are forked from a parent that has imported torch
 
     @property
     def heartbeat_seconds(self) -> float:
         """Seconds between two renewals of a lease."""
         return self.lease_seconds / 6
+
+    @property
+    def look_seconds(self) -> float:
+        """Seconds between two looks for dead workers: one is found within a lease and two looks."""
+        return self.lease_seconds / 30
 
     @property
     def runs_dir(self) -> Path:
@@ -70,6 +78,7 @@ def load_settings(
         data_dir=(given or home_dir / "data").absolute(),
         lease_seconds=_lease(env.get("LSQCTL_LEASE")),
         data_dir_given=given is not None,
+        warm=env.get("LSQCTL_WARM") != "0",
     )
 
 
@@ -94,6 +103,17 @@ def colour_forced() -> bool:
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
     """Return this process's environment with ``changes``, for a child process."""
     return {**os.environ, **changes}
+
+
+def change_environment(changes: Mapping[str, str]) -> None:
+    """Set variables of this process, before anything reads them."""
+    os.environ.update(changes)
+
+
+def visible_gpus() -> list[str] | None:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES allows (numbers or UUIDs), None for all."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
 
 
 def _path(text: str | None) -> Path | None:

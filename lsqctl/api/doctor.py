@@ -51,12 +51,17 @@ def _python() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    from lsqctl.worker.slots import cpu_cores, make_slots
+    from lsqctl.worker.gpus import choose, open_eyes
+    from lsqctl.worker.slots import cpu_cores
 
-    slots = make_slots("auto", None)
-    gpus = [slot for slot in slots if slot.visible is not None]
+    eyes = open_eyes()
+    gpus, watch = choose("auto", eyes)
     told = f"{len(gpus)} GPU(s)" if gpus else "no GPU; runs use the CPU"
     yield Finding("ok", f"{cpu_cores()} CPU cores, {told}")
+    if gpus and eyes.blind:
+        yield Finding("warning", "a busy GPU cannot be told from an idle one", eyes.blind)
+    if left := watch.notice(watch.shut(gpus)):
+        yield Finding("warning", left, "a worker leaves it alone; --gpus all takes it all the same")
 
 
 def _disk(home: Path) -> Iterator[Finding]:

@@ -35,12 +35,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How recipes are taken: overrides, seeds, whether data must be there."""
+    """How recipes are taken: overrides, seeds, whether data must be there, what runs may use."""
 
     sets: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     check_data: bool = True
     priority: int = 0
+    gpus: int = 1
+    time_limit_seconds: float | None = None
 
 
 def plan(
@@ -111,6 +113,8 @@ class _Planner:
             epochs=recipe.train.epochs,
             sweep=source.name if submitted and source.is_sweep else None,
             cell=cell.label,
+            gpus=self.options.gpus,
+            time_limit_seconds=self.options.time_limit_seconds,
         )
         known = self.planned.get(new.run_sha256)
         if known is None or (known.sweep is None and new.sweep is not None):

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli.durations import duration
 from lsqctl.cli.render import note, print_json, print_table, say, warn
-from lsqctl.cli.state import Json, Quiet, settings, whole, workspace
+from lsqctl.cli.state import Json, Quiet, positive, settings, whole, workspace
 from lsqctl.errors import RunFailed
 from lsqctl.run import Enqueued, IfExists, NewRun, Outcome, RunState
 
 if TYPE_CHECKING:
     from lsqctl.api.submit import Options, Plan
     from lsqctl.store import Store
+    from lsqctl.worker.supervise import Options as Working
 
 Recipes = Annotated[
     list[str],
@@ -43,7 +45,17 @@ Slots = Annotated[
         parser=whole, metavar="N", help="Attempts at a time: shares of the CPU, or of each GPU."
     ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda (every GPU) or cuda:0,2.")]
+Gpus = Annotated[
+    str,
+    typer.Option(
+        metavar="WHICH",
+        help="auto (idle GPUs; the CPU where there is none), all, none (the CPU), or 0,2.",
+    ),
+]
+Reserved = Annotated[
+    int,
+    typer.Option("--gpus", parser=positive, metavar="N", help="Reserve N whole GPUs for each run."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +73,15 @@ def submit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
     if_exists: Exists = "skip",
     priority: Priority = 0,
+    gpus: Reserved = 1,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Save and fail an attempt that takes longer: 90m, 2h, 1h30m, or seconds.",
+        ),
+    ] = None,
     skip_data_check: SkipData = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -68,7 +89,11 @@ def submit(
     """Check recipes, then queue a run for each (and for each parent that is missing)."""
     from lsqctl.api import submit as api
 
-    options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority)
+    options = api.Options(
+        *(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority),
+        gpus=gpus,
+        time_limit_seconds=time_limit,
+    )
     plan = _plan(ctx, recipes, options)
     if dry_run:
         _print_plan(plan, json=json)
@@ -85,17 +110,19 @@ def run(
     if_exists: Exists = "skip",
     skip_data_check: SkipData = False,
     slots: Slots = None,
-    device: Device = "auto",
+    gpus: Gpus = "auto",
 ) -> None:
     """Submit recipes and work the queue here, until it is empty."""
     from lsqctl.api import submit as api
+    from lsqctl.worker.supervise import Options as Working
 
-    options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
-    plan = _plan(ctx, recipes, options)
+    wanted = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
+    plan = _plan(ctx, recipes, wanted)
     with workspace(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
         _print_enqueued(enqueued, plan, json=False, quiet=False)
-        code = _work(ctx, store, slots=slots, device=device, name=None, until_empty=True)
+        options = Working(until_empty=True)
+        code = _work(ctx, store, slots=slots, gpus=gpus, name=None, options=options)
         ended = [store.detail(one.run.id).run for one in enqueued]
     if code:
         raise typer.Exit(code)
@@ -111,15 +138,28 @@ def worker(
         bool, typer.Option("--until-empty", help="End when no run is left, waiting ones included.")
     ] = False,
     slots: Slots = None,
-    device: Device = "auto",
-    name: Annotated[str | None, typer.Option(help="What lists call this worker.")] = None,
+    gpus: Gpus = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="What lists call this worker; no other may be called so.")
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=duration,
+            metavar="TIME",
+            help="Then save every run, put it back and end: 90m, 2h, 1h30m, or seconds.",
+        ),
+    ] = None,
 ) -> None:
     """Take runs from the queue and execute each in a process of its own.
 
-    Ctrl-C or SIGTERM once: save every run and put it back.  Twice: stop at once.
+    Ctrl-C, SIGTERM or SIGUSR1 once: save every run and put it back.  Twice: stop at once.
     """
+    from lsqctl.worker.supervise import Options as Working
+
+    options = Working(until_empty, time_limit_seconds=time_limit, own_name=name is not None)
     with workspace(ctx, create=True) as store:
-        code = _work(ctx, store, slots=slots, device=device, name=name, until_empty=until_empty)
+        code = _work(ctx, store, slots=slots, gpus=gpus, name=name, options=options)
     raise typer.Exit(code)
 
 
@@ -128,25 +168,31 @@ def _work(
     store: Store,
     *,
     slots: int | None,
-    device: str,
+    gpus: str,
     name: str | None,
-    until_empty: bool,
+    options: Working,
 ) -> int:
     from lsqctl.cli.live import watching
+    from lsqctl.worker.gpus import choose, open_eyes
     from lsqctl.worker.identity import this_worker
+    from lsqctl.worker.places import Places
     from lsqctl.worker.slots import make_slots
-    from lsqctl.worker.supervise import Options, Supervisor
+    from lsqctl.worker.supervise import Supervisor
 
-    places = make_slots(device, slots)
-    identity = this_worker(name, len(places), places[0].device)
+    eyes = open_eyes()
+    picked, watch = choose(gpus, eyes)
+    places = Places(make_slots(picked, slots), watch if picked else None)
+    if picked and gpus == "auto" and eyes.blind:
+        warn(f"a GPU that others use cannot be told from an idle one ({eyes.blind})")
+    identity = this_worker(name, len(places.pool.slots), "cuda" if picked else "cpu")
     with watching(store) as observer:
         supervisor = Supervisor(
             store,
             settings(ctx),
             identity=identity,
-            slots=places,
+            places=places,
             observer=observer,
-            options=Options(until_empty=until_empty),
+            options=options,
         )
         return supervisor.run()
 
@@ -184,6 +230,8 @@ def _planned(new: NewRun) -> dict[str, object]:
         "epochs": new.epochs,
         "recipe_sha256": new.recipe_sha256,
         "parents": dict(new.parents),
+        "gpus": new.gpus,
+        "time_limit_seconds": new.time_limit_seconds,
         "recipe": new.recipe,
     }
 

@@ -1,6 +1,7 @@
 """The child: execute one attempt, record its facts under the fence, and end with a plain reason.
 
-``python -m lsqctl.worker.execute`` reads its order from standard input.  It iterates
+``execute`` reads its order from standard input, in a child forked from the warmed parent or in
+``python -m lsqctl.worker.execute WORDS``.  It iterates
 ``training.finetune``, which knows no database, and writes what that yields.  It never decides what
 becomes of the run when it fails: it says why (last words, exit code) and the supervisor acts.
 """
@@ -53,26 +54,32 @@ class StopFlag:
         self._event.set()
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """First signal: save and end.  Second: end now."""
-        if self._event.is_set():
-            os._exit(EXIT_CODES[EndReason.PREEMPTED])
+        """Save and end.  A job's signal may come from its scheduler and from the supervisor."""
         self._event.set()
 
 
 def main() -> int:
-    """Execute the order on standard input; return the exit code that names the end reason."""
+    """Execute in a Python of its own; the supervisor is the parent."""
+    return execute(int(sys.argv[1]), None)
+
+
+def execute(words_pipe: int, parent: int | None) -> int:
+    """Execute the order on standard input; return the exit code that names the end reason.
+
+    ``parent`` is the pid of the process that forked this one, None for the supervisor's.
+    """
     order = Order.from_line(_read_line(_STDIN))
     stop = StopFlag()
-    _die_with(order.supervisor_pid)
+    die_with(parent or order.supervisor_pid)
     signal.signal(signal.SIGTERM, stop.on_signal)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal's Ctrl-C is the supervisor's to handle
+    for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal's, Slurm's: the supervisor's part
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # held back until here by the warmed parent
     threading.Thread(target=_watch_lifeline, args=(stop,), daemon=True).start()
     words = attempt(order, stop)
     if words.message:
         print(f"lsqctl: {words.reason}: {words.message}", flush=True)
-    _say(words)
+    _say(words, words_pipe)
     return EXIT_CODES.get(words.reason, 1)
 
 
@@ -111,6 +118,8 @@ def _record(order: Order, stop: StopFlag) -> None:
     from lsqctl.worker.inputs import resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
+    if order.gpus > 1:
+        print(f"lsqctl: {order.gpus} GPUs are reserved; this version trains on one", flush=True)
     store = open_store(order.db_url, lease_seconds=order.lease_seconds, migrate=False)
     try:
         detail = store.detail(order.run_id)
@@ -160,12 +169,12 @@ def _circumstances(order: Order) -> dict[str, object]:
     }
 
 
-def _die_with(supervisor: int) -> None:
-    """Be killed by the kernel when the supervisor dies, however it dies (Linux only)."""
+def die_with(parent: int) -> None:
+    """Be killed by the kernel when the parent dies, however it dies (Linux only)."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it died before the call above took hold
+    if os.getppid() != parent:  # it died before the call above took hold
         os._exit(EXIT_CODES[EndReason.PREEMPTED])
 
 
@@ -190,12 +199,10 @@ def _read_line(fd: int) -> str:
     return data.decode()
 
 
-def _say(words: LastWords) -> None:
-    """Send the last words up the pipe whose number the supervisor gave us."""
-    number = sys.argv[1:2]
-    if number:
-        with os.fdopen(int(number[0]), "w") as pipe:
-            pipe.write(words.to_line())
+def _say(words: LastWords, pipe: int) -> None:
+    """Send the last words to the supervisor."""
+    with os.fdopen(pipe, "w") as stream:
+        stream.write(words.to_line())
 
 
 def _one_line(error: Exception, reason: EndReason) -> str:

@@ -28,8 +28,15 @@ def submitted(cli: CommandLine, text: str, *options: str) -> str:
 
 
 def trainers(worker: int) -> list[psutil.Process]:
-    """Return the children of a worker."""
-    return psutil.Process(worker).children()
+    """Return the processes that train: those forked from the warmed parent."""
+    return [one for child in psutil.Process(worker).children() for one in child.children()]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def at_work(store: Store, run_id: str, step: int = 30) -> bool:
@@ -96,10 +103,10 @@ def test_a_killed_worker_takes_its_trainer_along_and_the_run_is_taken_up_again(c
     worker = cli.start("worker", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id))
-        children = trainers(worker.pid)
-        assert children
+        children = psutil.Process(worker.pid).children(recursive=True)
+        assert len(children) >= 2, "the warmed parent and the trainer"
         worker.kill()
-        wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in children))
+        wait_for(lambda: not any(map(lives, children)))
         cli("worker", "--until-empty", "--slots", "2")
         attempts = store.detail(run_id).attempts
     assert [one.reason for one in attempts] == [EndReason.LOST, EndReason.COMPLETED]
