@@ -145,7 +145,10 @@ def main() -> int:
     if request is None:
         return 0
     become_child(request)
-    return execute(request.words, parent)
+    try:
+        return execute(request.words, parent)
+    finally:
+        gc.unfreeze()  # the interpreter's own end collects what it finds
 
 
 if __name__ == "__main__":
