@@ -7,12 +7,14 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_DATA``   the folder of datasets and weights (default: ``data`` in the workspace)
 * ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
 * ``LSQCTL_FAILPOINT``, ``LSQCTL_FAILPOINT_ONCE``  faults for tests, see ``lsqctl.failpoint``
+* ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of forking a warmed one
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +45,17 @@ class Settings:
     data_dir: Path
     lease_seconds: float = 30.0
     data_dir_given: bool = False  # by flag or variable; else a run's own record comes first
+    warm: bool = True  # children are forked from a parent that has imported torch
 
     @property
     def heartbeat_seconds(self) -> float:
         """Seconds between two renewals of a lease."""
         return self.lease_seconds / 6
+
+    @property
+    def look_seconds(self) -> float:
+        """Seconds between two looks for dead workers: one is found within a lease and two looks."""
+        return self.lease_seconds / 30
 
     @property
     def runs_dir(self) -> Path:
@@ -79,6 +87,7 @@ def load_settings(
         data_dir=(given or home_dir / "data").absolute(),
         lease_seconds=_lease(env.get("LSQCTL_LEASE")),
         data_dir_given=given is not None,
+        warm=env.get("LSQCTL_WARM") != "0",
     )
 
 
@@ -120,6 +129,17 @@ def _is_recorded(name: str) -> bool:
     if name in RECORDED_VARIABLES:
         return True
     return name.startswith(RECORDED_PREFIXES) and not any(word in name for word in _SECRETIVE)
+
+
+def change_environment(changes: Mapping[str, str]) -> None:
+    """Set variables of this process, before anything reads them."""
+    os.environ.update(changes)
+
+
+def visible_gpus() -> list[str] | None:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES allows (numbers or UUIDs), None for all."""
+    text = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
 
 
 def _path(text: str | None) -> Path | None:

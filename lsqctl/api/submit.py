@@ -38,7 +38,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How recipes are taken: overrides, seeds, whether data must be there.
+    """How recipes are taken: overrides, seeds, whether data must be there, what runs may use.
 
     ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
     (0 lifts an earlier limit, None leaves it).
@@ -50,6 +50,8 @@ class Options:
     priority: int = 0
     held: bool = False
     max_failures: int | None = None
+    gpus: int = 1
+    time_limit_seconds: float | None = None
 
 
 def plan(
@@ -126,6 +128,8 @@ class _Planner:
             cell=cell.label,
             held=self.options.held,
             asked=submitted,
+            gpus=self.options.gpus,
+            time_limit_seconds=self.options.time_limit_seconds,
         )
         known = self.planned.get(new.run_sha256)
         more = known is not None and (new.asked, bool(new.sweep)) > (known.asked, bool(known.sweep))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+import typer
+
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _WHOLE = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
@@ -22,4 +24,20 @@ def parse_duration(text: str) -> float:
     seconds = math.fsum(float(number) * _UNITS[unit] for number, unit in _PART.findall(squeezed))
     if seconds > _LONGEST:
         raise ValueError(f"must be ten years at most, got `{text}`")
+    return seconds
+
+
+def duration(text: str | float) -> float:
+    """Parse an option's time span, in plain words when it is none."""
+    try:
+        return parse_duration(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def positive_duration(text: str | float) -> float:
+    """Parse an option's time span above zero."""
+    seconds = duration(text)
+    if seconds <= 0:
+        raise typer.BadParameter(f"must be above zero, got `{text}`")
     return seconds

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
+from lsqctl.cli.durations import duration
 from lsqctl.cli.render import note as in_passing
 from lsqctl.cli.render import print_json, print_table, say
 from lsqctl.cli.state import Json, RunArgument, RunArguments, positive, settings, workspace
-from lsqctl.cli.wait import seconds
 from lsqctl.errors import UsageError
 
 _NOTE_LIMIT = 10_000
@@ -74,7 +74,7 @@ def collect(
     ] = 1,
     older_than: Annotated[
         float,
-        typer.Option(parser=seconds, metavar="TIME", help="Only of runs that ended 30d, 12h ago."),
+        typer.Option(parser=duration, metavar="TIME", help="Only of runs that ended 30d, 12h ago."),
     ] = 0.0,
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only look.")] = False,
     json: Json = False,

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lsqctl.store import Store
-    from lsqctl.store.sight import Standing
+    from lsqctl.store.seen import Standing
+    from lsqctl.worker.observer import Observer
     from lsqctl.worker.order import LastWords
-    from lsqctl.worker.slots import Slot
-    from lsqctl.worker.supervise import Observer
+    from lsqctl.worker.slots import Share
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 30.0
@@ -47,12 +47,12 @@ class LineObserver:
         self._began: dict[str, float] = {}
         self._next_line = time.monotonic() + LINE_SECONDS
 
-    def started(self, run: Run, slot: Slot) -> None:
+    def started(self, run: Run, share: Share) -> None:
         """Say which run began where."""
         self._began[run.id] = time.monotonic()
         again = f", attempt {run.attempt}" if run.attempt > 1 else ""
         self._say(
-            f"{run.id}  {label(run)}  started on {slot.device}, {slot.threads} threads{again}"
+            f"{run.id}  {label(run)}  started on {place(share)}, {share.threads} threads{again}"
         )
 
     def ended(self, run: Run, words: LastWords) -> None:
@@ -123,6 +123,11 @@ class LiveObserver(LineObserver):
 def label(run: Run | Standing) -> str:
     """Return a run's name, and its seed where that is not 0."""
     return run.name + (f" seed {run.seed}" if run.seed else "")
+
+
+def place(share: Share) -> str:
+    """Return where an attempt runs: the CPU, or GPUs."""
+    return f"GPU {', '.join(share.gpus)}" if share.gpus else "cpu"
 
 
 def top1(run: Run) -> str:

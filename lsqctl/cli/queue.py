@@ -7,51 +7,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli.durations import positive_duration
+from lsqctl.cli.options import (
+    Exists,
+    FailFast,
+    Gpus,
+    Hold,
+    MaxFailures,
+    Priority,
+    Recipes,
+    Reserved,
+    Seeds,
+    Sets,
+    SkipData,
+    Slots,
+    TimeLimit,
+)
 from lsqctl.cli.render import note, print_json, print_table, say, warn
-from lsqctl.cli.state import Json, Quiet, natural, settings, whole, workspace
+from lsqctl.cli.state import Json, Quiet, settings, workspace
 from lsqctl.errors import RunFailed, UsageError
-from lsqctl.run import Enqueued, IfExists, NewRun, Outcome, RunState
+from lsqctl.run import Enqueued, NewRun, Outcome, RunState
 
 if TYPE_CHECKING:
     from lsqctl.api.submit import Options, Plan
     from lsqctl.store import Store
-
-Recipes = Annotated[
-    list[str],
-    typer.Argument(metavar="RECIPE", help="Recipe files, or names of bundled recipes."),
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe; repeatable."),
-]
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option(
-        "--seed", parser=whole, metavar="N", help="Seed of every recipe; repeat for several."
-    ),
-]
-Exists = Annotated[
-    IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
-]
-Priority = Annotated[int, typer.Option(parser=whole, metavar="N", help="Higher runs first.")]
-Hold = Annotated[bool, typer.Option("--hold", help="Start none before `lsqctl runs release`.")]
-FailFast = Annotated[
-    bool, typer.Option("--fail-fast", help="Stop the sweep at its first failed cell.")
-]
-MaxFailures = Annotated[
-    int | None,
-    typer.Option(parser=natural, metavar="N", help="Stop the sweep at N failed cells; 0: never."),
-]
-SkipData = Annotated[
-    bool, typer.Option("--skip-data-check", help="The workers have the data, this machine not.")
-]
-Slots = Annotated[
-    int | None,
-    typer.Option(
-        parser=whole, metavar="N", help="Attempts at a time: shares of the CPU, or of each GPU."
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda (every GPU) or cuda:0,2.")]
+    from lsqctl.worker.options import Options as Working
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +52,8 @@ def submit(
     hold: Hold = False,
     fail_fast: FailFast = False,
     max_failures: MaxFailures = None,
+    gpus: Reserved = 1,
+    time_limit: TimeLimit = None,
     skip_data_check: SkipData = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -82,12 +64,11 @@ def submit(
     if fail_fast and max_failures not in {None, 1}:
         raise UsageError(f"--fail-fast is --max-failures 1, not {max_failures}; give one of them")
     options = api.Options(
-        tuple(sets or ()),
-        tuple(seeds or ()),
-        not skip_data_check,
-        priority,
+        *(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority),
         held=hold,
         max_failures=1 if fail_fast else max_failures,
+        gpus=gpus,
+        time_limit_seconds=time_limit,
     )
     plan = _plan(ctx, recipes, options)
     if dry_run:
@@ -105,17 +86,19 @@ def run(
     if_exists: Exists = "skip",
     skip_data_check: SkipData = False,
     slots: Slots = None,
-    device: Device = "auto",
+    gpus: Gpus = "auto",
 ) -> None:
     """Submit recipes and work the queue here, until it is empty."""
     from lsqctl.api import submit as api
+    from lsqctl.worker.options import Options as Working
 
-    options = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
-    plan = _plan(ctx, recipes, options)
+    wanted = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
+    plan = _plan(ctx, recipes, wanted)
     with workspace(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
         _print_enqueued(enqueued, plan, json=False, quiet=False)
-        code = _work(ctx, store, slots=slots, device=device, name=None, until_empty=True)
+        options = Working(until_empty=True)
+        code = _work(ctx, store, slots=slots, gpus=gpus, name=None, options=options)
         ended = [store.detail(one.run.id).run for one in enqueued]
     if code:
         raise typer.Exit(code)
@@ -131,15 +114,28 @@ def worker(
         bool, typer.Option("--until-empty", help="End when no run is left but held ones.")
     ] = False,
     slots: Slots = None,
-    device: Device = "auto",
-    name: Annotated[str | None, typer.Option(help="What lists call this worker.")] = None,
+    gpus: Gpus = "auto",
+    name: Annotated[
+        str | None, typer.Option(help="What lists call this worker; no other may be called so.")
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=positive_duration,
+            metavar="TIME",
+            help="Then save every run, put it back and end: 90m, 2h, 1h30m, or seconds.",
+        ),
+    ] = None,
 ) -> None:
     """Take runs from the queue and execute each in a process of its own.
 
-    Ctrl-C or SIGTERM once: save every run and put it back.  Twice: stop at once.
+    Ctrl-C, SIGTERM or SIGUSR1 once: save every run and put it back.  Twice: stop at once.
     """
+    from lsqctl.worker.options import Options as Working
+
+    options = Working(until_empty, time_limit_seconds=time_limit, own_name=name is not None)
     with workspace(ctx, create=True) as store:
-        code = _work(ctx, store, slots=slots, device=device, name=name, until_empty=until_empty)
+        code = _work(ctx, store, slots=slots, gpus=gpus, name=name, options=options)
     raise typer.Exit(code)
 
 
@@ -148,26 +144,32 @@ def _work(
     store: Store,
     *,
     slots: int | None,
-    device: str,
+    gpus: str,
     name: str | None,
-    until_empty: bool,
+    options: Working,
 ) -> int:
     from lsqctl.cli.hangup import unbroken_words
     from lsqctl.cli.live import watching
+    from lsqctl.worker.gpus import choose, open_eyes
     from lsqctl.worker.identity import this_worker
+    from lsqctl.worker.places import Places
     from lsqctl.worker.slots import make_slots
-    from lsqctl.worker.supervise import Options, Supervisor
+    from lsqctl.worker.supervise import Supervisor
 
-    places = make_slots(device, slots)
-    identity = this_worker(name, len(places), places[0].device)
+    eyes = open_eyes()
+    picked, watch = choose(gpus, eyes)
+    places = Places(make_slots(picked, slots), watch if picked else None)
+    if picked and gpus == "auto" and eyes.blind:
+        warn(f"a GPU that others use cannot be told from an idle one ({eyes.blind})")
+    identity = this_worker(name, len(places.pool.slots), "cuda" if picked else "cpu")
     with unbroken_words(), watching(store) as observer:
         supervisor = Supervisor(
             store,
             settings(ctx),
             identity=identity,
-            slots=places,
+            places=places,
             observer=observer,
-            options=Options(until_empty=until_empty),
+            options=options,
         )
         return supervisor.run()
 
@@ -205,6 +207,8 @@ def _planned(new: NewRun) -> dict[str, object]:
         "epochs": new.epochs,
         "recipe_sha256": new.recipe_sha256,
         "parents": dict(new.parents),
+        "gpus": new.gpus,
+        "time_limit_seconds": new.time_limit_seconds,
         "recipe": new.recipe,
     }
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.durations import parse_duration
+from lsqctl.cli.durations import duration
 from lsqctl.cli.live import label
 from lsqctl.cli.render import print_json, say
 from lsqctl.cli.state import Json, workspace
@@ -16,7 +16,7 @@ from lsqctl.run import RunState
 if TYPE_CHECKING:
     from lsqctl.api.wait import Waited
     from lsqctl.store import Store
-    from lsqctl.store.sight import Standing
+    from lsqctl.store.seen import Standing
 
 _SHOWN = 5
 
@@ -24,14 +24,6 @@ _SHOWN = 5
 def register(app: typer.Typer) -> None:
     """Add the command to the top level."""
     app.command(epilog="Example: lsqctl wait @last --timeout 2h && lsqctl leaderboard")(wait)
-
-
-def seconds(text: str | float) -> float:
-    """Parse a time span, in plain words when it is none."""
-    try:
-        return parse_duration(str(text))
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
 
 
 def wait(
@@ -45,7 +37,7 @@ def wait(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(parser=seconds, metavar="TIME", help="90s, 10m, 2h; 0 looks once."),
+        typer.Option(parser=duration, metavar="TIME", help="90s, 10m, 2h; 0 looks once."),
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="End at the first failure.")

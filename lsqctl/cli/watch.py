@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli.durations import duration
 from lsqctl.cli.render import SCHEMA_VERSION, plain, print_json
 from lsqctl.cli.state import Json, workspace
-from lsqctl.cli.wait import seconds
 from lsqctl.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def watch(
     interval: Annotated[
         float | None,
         typer.Option(
-            parser=seconds, metavar="TIME", help="Look so often; default in a terminal: 1s."
+            parser=duration, metavar="TIME", help="Look so often; default in a terminal: 1s."
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,

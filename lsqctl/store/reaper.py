@@ -34,15 +34,17 @@ class Reaper(Endings):
         A lease must be over by the database's clock, and this process must have seen its renewal
         counter unchanged for a whole lease by its own monotonic clock: a clock that jumps reaps
         nobody. ``gone`` may tell that a worker is provably dead (same host; pid, start time and
-        boot id compared), which spares the second wait. Call it about once a heartbeat.
+        boot id compared), which spares the second wait. A dead attempt is found within a lease and
+        two calls after its last renewal.
         """
         running = self._running()
         before, self._seen = self._seen, {}
         dead = []
         for row in running:
             quiet = self._quiet_seconds(row, before.get(row.id))
-            silent = quiet >= self.lease_seconds or (gone is not None and gone(to_identity(row)))
-            if row.lapsed and silent:
+            if not row.lapsed:
+                continue
+            if quiet >= self.lease_seconds or (gone is not None and gone(to_identity(row))):
                 dead.append(row)
         return [run for row in dead if (run := self._bury(row)) is not None]
 

@@ -6,7 +6,6 @@ No query here reads more metric points than it returns: the primary key finds th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +16,7 @@ from lsqctl.store.base import Base
 from lsqctl.store.columns import join_float, now
 from lsqctl.store.database import reads
 from lsqctl.store.rows import chunks, select_runs, to_run
+from lsqctl.store.seen import Pending, RunningRun, SeenWorker, Sight, Standing, Timed
 from lsqctl.store.tables import (
     attempts,
     events,
@@ -31,83 +31,6 @@ from lsqctl.store.workers import KnownWorker, to_identity
 POINTS = 24  # of each metric of a running run
 _Where = Sequence[ColumnElement[bool]]
 TIMED = 300  # finished runs, the newest, that estimates are made from
-
-
-@dataclass(frozen=True, slots=True)
-class RunningRun:
-    """A run at work. Its attempt took up at ``base_step``, at ``base_at``; None until it has.
-
-    ``loss`` and ``top1`` are the latest points, oldest first, of training and of evaluation.
-    """
-
-    run: Run
-    base_step: int | None
-    base_at: datetime | None
-    loss: tuple[float, ...]
-    top1: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SeenWorker:
-    """A worker that has not said goodbye. ``lost`` says that it has not renewed for a lease."""
-
-    worker: KnownWorker
-    busy: int
-    seen_seconds: float
-    lost: bool
-    notice: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """So many runs that are not started, alike in what decides how long they take."""
-
-    recipe_sha256: str
-    sweep: str | None
-    epochs: int
-    held: bool
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A run that succeeded in one attempt, and how many seconds that took."""
-
-    recipe_sha256: str
-    sweep: str | None
-    epochs: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """The queue at one moment of the database's clock.
-
-    ``first_failure`` is the first run that failed since the oldest unfinished one was submitted,
-    or the newest failure when nothing is unfinished; ``put_back`` are runs that wait for another
-    try after a fault.
-    """
-
-    now: datetime
-    counts: dict[RunState, int]
-    workers: tuple[SeenWorker, ...]
-    running: tuple[RunningRun, ...]
-    pending: tuple[Pending, ...]
-    timed: tuple[Timed, ...]
-    first_failure: Run | None
-    put_back: tuple[Run, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What `wait` needs to know of a run."""
-
-    id: str
-    name: str
-    seed: int
-    state: RunState
-    reason: EndReason | None
-    message: str
 
 
 class Sights(Base):

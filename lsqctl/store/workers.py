@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, select, update
 
-from lsqctl.errors import NotFound
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.run import WorkerIdentity
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
@@ -27,17 +28,52 @@ class KnownWorker:
     registered_at: datetime
     seen_at: datetime
     gone_at: datetime | None
+    notice: str = ""  # why it leaves a GPU alone
 
 
 class Workers(Base):
     """Registering workers."""
 
     @writes
-    def register_worker(self, db: Connection, identity: WorkerIdentity) -> None:
-        """Make a worker known; again is allowed, and brings it back."""
+    def register_worker(
+        self,
+        db: Connection,
+        identity: WorkerIdentity,
+        *,
+        alone: Callable[[WorkerIdentity], bool] | None = None,
+    ) -> None:
+        """Make a worker known; again is allowed, and brings it back.
+
+        With ``alone``, which tells that a worker is provably gone, no other live worker may have
+        its name: UsageError.
+        """
+        if alone is not None and (other := self._namesake(db, identity, alone)) is not None:
+            raise UsageError(
+                f"worker {identity.name} is at work already, as process {other.pid} on "
+                f"{other.host}; choose another --name"
+            )
         values = {name: getattr(identity, name) for name in _IDENTITY}
-        times = {"registered_at": now(), "seen_at": now(), "gone_at": None}
+        times = {"registered_at": now(), "seen_at": now(), "gone_at": None, "notice": ""}
         upsert(db, workers, [values | times])
+
+    def _namesake(
+        self, db: Connection, identity: WorkerIdentity, gone: Callable[[WorkerIdentity], bool]
+    ) -> WorkerIdentity | None:
+        """Return another worker of this name that was seen within a lease."""
+        rows = db.execute(
+            select(*(c.label(f"worker_{c.name}") for c in workers.c)).where(
+                workers.c.name == identity.name,
+                workers.c.id != identity.id,
+                workers.c.gone_at.is_(None),
+                workers.c.seen_at >= now(-self.lease_seconds),
+            )
+        )
+        return next((one for one in map(to_identity, rows) if not gone(one)), None)
+
+    @writes
+    def worker_notice(self, db: Connection, worker_id: str, notice: str) -> None:
+        """Keep a line on why a worker leaves a GPU alone; empty takes it away.  Raises NotFound."""
+        _touch(db, worker_id, notice=notice)
 
     @writes
     def worker_seen(self, db: Connection, worker_id: str) -> None:
@@ -59,7 +95,11 @@ class Workers(Base):
         )
         return [
             KnownWorker(
-                to_identity(row), row.worker_registered_at, row.worker_seen_at, row.worker_gone_at
+                to_identity(row),
+                row.worker_registered_at,
+                row.worker_seen_at,
+                row.worker_gone_at,
+                row.worker_notice,
             )
             for row in rows
         ]

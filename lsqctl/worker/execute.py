@@ -1,6 +1,7 @@
 """The child: execute one attempt, record its facts under the fence, and end with a plain reason.
 
-``python -m lsqctl.worker.execute`` reads its order from standard input.  It iterates
+``execute`` reads its order from standard input, in a child forked from the warmed parent or in
+``python -m lsqctl.worker.execute WORDS``.  It iterates
 ``training.finetune``, which knows no database, and writes what that yields.  It never decides what
 becomes of the run when it fails: it says why (last words, exit code) and the supervisor acts.
 """
@@ -14,16 +15,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import LsqctlError
-from lsqctl.facts import Note
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason
+from lsqctl.worker.circumstances import changed_code, circumstances
 from lsqctl.worker.order import LastWords, Order
 from lsqctl.worker.reasons import noting_memory, one_line, reason_of
 
@@ -52,26 +53,32 @@ class StopFlag:
         self._event.set()
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """First signal: save and end.  Second: end now."""
-        if self._event.is_set():
-            os._exit(EXIT_CODES[EndReason.PREEMPTED])
+        """Save and end.  A job's signal may come from its scheduler and from the supervisor."""
         self._event.set()
 
 
 def main() -> int:
-    """Execute the order on standard input; return the exit code that names the end reason."""
+    """Execute in a Python of its own; the supervisor is the parent."""
+    return execute(int(sys.argv[1]), None)
+
+
+def execute(words_pipe: int, parent: int | None) -> int:
+    """Execute the order on standard input; return the exit code that names the end reason.
+
+    ``parent`` is the pid of the process that forked this one, None for the supervisor's.
+    """
     order = Order.from_line(_read_line(_STDIN))
     stop = StopFlag()
-    _die_with(order.supervisor_pid)
+    die_with(parent or order.supervisor_pid)
     signal.signal(signal.SIGTERM, stop.on_signal)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # a terminal's Ctrl-C is the supervisor's to handle
+    for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal's, Slurm's: the supervisor's part
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # held back until here by the warmed parent
     threading.Thread(target=_watch_lifeline, args=(stop,), daemon=True).start()
     words = attempt(order, stop)
     if words.message:
         print(f"lsqctl: {words.reason}: {words.message}", flush=True)
-    _say(words)
+    _say(words, words_pipe)
     return EXIT_CODES.get(words.reason, 1)
 
 
@@ -94,6 +101,8 @@ def _record(order: Order, stop: StopFlag) -> None:
     from lsqctl.worker.inputs import identities, resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
+    if order.gpus > 1:
+        print(f"lsqctl: {order.gpus} GPUs are reserved; this version trains on one", flush=True)
     failpoint("child.started")
     store = _open_store(order, stop)
     try:
@@ -103,7 +112,7 @@ def _record(order: Order, stop: StopFlag) -> None:
         store.repoint(order.lease, run_dir)
         job = _job(order, stop, inputs, store)
         started_from = {"inputs": identities(inputs, detail)}
-        store.settle(order.lease, _circumstances(order) | started_from)
+        store.settle(order.lease, circumstances(order) | started_from)
         failpoint("child.settled")
         recipe = load_stored(detail.recipe)
         with (
@@ -128,14 +137,14 @@ def _open_store(order: Order, stop: StopFlag) -> Store:
     from lsqctl.worker.recorder import PATIENCE_LEASES
 
     lease = order.lease_seconds
-    circumstances = _circumstances(order)
+    found = circumstances(order)
 
     def opened() -> Store:
         busy = min(2.0, lease / 3)
         store = open_store(order.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy)
         try:
             failpoint("child.before-settle")
-            store.settle(order.lease, circumstances)
+            store.settle(order.lease, found)
         except LsqctlError:
             store.close()
             raise
@@ -166,50 +175,12 @@ def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Sto
     )
 
 
-def _circumstances(order: Order) -> dict[str, object]:
-    """What must stay the same for an exact resume, and what a reader wants to know."""
-    import platform
-
-    import torch
-
-    from lsqctl import __version__
-    from lsqctl.settings import recorded_environment
-    from lsqctl.training.digest import code_sha256
-
-    return {
-        "device": order.device.partition(":")[0],
-        "threads": order.threads,
-        "compile": False,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "host": platform.node(),
-        "lsqctl": __version__,
-        "code_sha256": code_sha256(),
-        "variables": recorded_environment(),
-    }
-
-
-def changed_code(snapshot: Mapping[str, Any]) -> list[Note]:
-    """Return a note when the code is not the one that was there at submit."""
-    from lsqctl.training.digest import code_sha256
-
-    before, now = snapshot.get("code_sha256"), code_sha256()
-    if before in (None, now):
-        return []
-    return [
-        Note(
-            "the code of lsqctl has changed since the run was submitted "
-            f"({before[:12]} → {now[:12]})"
-        )
-    ]
-
-
-def _die_with(supervisor: int) -> None:
-    """Be killed by the kernel when the supervisor dies, however it dies (Linux only)."""
+def die_with(parent: int) -> None:
+    """Be killed by the kernel when the parent dies, however it dies (Linux only)."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it died before the call above took hold
+    if os.getppid() != parent:  # it died before the call above took hold
         os._exit(EXIT_CODES[EndReason.PREEMPTED])
 
 
@@ -234,12 +205,10 @@ def _read_line(fd: int) -> str:
     return data.decode()
 
 
-def _say(words: LastWords) -> None:
-    """Send the last words up the pipe whose number the supervisor gave us."""
-    number = sys.argv[1:2]
-    if number:
-        with os.fdopen(int(number[0]), "w") as pipe:
-            pipe.write(words.to_line())
+def _say(words: LastWords, pipe: int) -> None:
+    """Send the last words to the supervisor."""
+    with os.fdopen(pipe, "w") as stream:
+        stream.write(words.to_line())
 
 
 if __name__ == "__main__":

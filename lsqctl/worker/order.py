@@ -8,10 +8,13 @@ database's URL may hold a password) is ever on a command line.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lsqctl.run import EndReason, Lease
+from lsqctl.run import Claim, EndReason, Lease
+from lsqctl.settings import Settings
+from lsqctl.worker.slots import Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Order:
     device: str
     threads: int
     supervisor_pid: int
+    gpus: int = 1  # how many are reserved, and visible
 
     @property
     def lease(self) -> Lease:
@@ -60,6 +64,25 @@ class LastWords:
         """Read what ``to_line`` wrote."""
         data = json.loads(line)
         return cls(EndReason(data["reason"]), data["message"])
+
+
+def order_for(claim: Claim, share: Share, settings: Settings) -> Order:
+    """Return what a child needs to know to execute a claim in its share of this machine."""
+    run = claim.run
+    data_dir = settings.data_dir_of(claim.snapshot.get("data_dir"))
+    return Order(
+        run_id=run.id,
+        attempt=claim.lease.attempt,
+        fence=claim.lease.fence,
+        db_url=settings.db_url,
+        lease_seconds=settings.lease_seconds,
+        run_dir=str(settings.run_dir(run.id)),
+        data_dir=str(data_dir),
+        device=share.device,
+        threads=int(claim.circumstances.get("threads", share.threads)),
+        supervisor_pid=os.getpid(),
+        gpus=max(1, len(share.gpus)),
+    )
 
 
 def log_path(run_dir: Path, attempt: int) -> Path:

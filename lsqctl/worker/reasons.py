@@ -77,15 +77,14 @@ class MemoryWatch:
     ``sample`` is cheap: call it while the process lives.
     """
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self) -> None:
         self._kills = oom_kills()
         self._peak_kib = 0
 
-    def sample(self) -> None:
+    def sample(self, pid: int | None) -> None:
         """Note the most memory that the process has held so far."""
         with contextlib.suppress(OSError):
-            for line in (_PROC / str(self._pid) / "status").read_text().splitlines():
+            for line in (_PROC / str(pid) / "status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     self._peak_kib = max(self._peak_kib, int(line.split()[1]))
 

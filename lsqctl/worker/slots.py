@@ -1,72 +1,141 @@
-"""The places where attempts run: GPUs, or shares of the CPU's cores.  Never imports torch."""
+"""The places where attempts run, GPUs or shares of the CPU's cores, and who holds which.
+
+Pure values: a ``Pool`` decides from what it holds alone, and every change gives a new one.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from lsqctl.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One place for one attempt.
-
-    ``device`` is what the child calls it; ``visible`` is the GPU it may see (None on a CPU).
-    """
+    """One place for one attempt; ``gpu`` names what it sees, None on a CPU."""
 
     index: int
-    device: str
     threads: int
-    visible: str | None = None
+    gpu: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The slots that one attempt holds: one, or all slots of the GPUs that it reserves."""
+
+    slots: tuple[Slot, ...]
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The GPUs that it sees."""
+        return tuple(dict.fromkeys(slot.gpu for slot in self.slots if slot.gpu is not None))
+
+    @property
+    def device(self) -> str:
+        """What the child computes on, ``cpu`` or ``cuda:0``: the first GPU that it sees."""
+        return "cuda:0" if self.gpus else "cpu"
+
+    @property
+    def threads(self) -> int:
+        """How many threads it may use."""
+        return sum(slot.threads for slot in self.slots)
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the child's environment needs for this slot, set before torch is imported."""
+        """What the child's environment needs for it, set before a library reads it."""
         threads = str(self.threads)
         variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        if self.visible is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = self.visible
+        if self.gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
             variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
         return variables
 
 
-def make_slots(device: str, count: int | None) -> list[Slot]:
-    """Return the slots for ``auto``, ``cpu``, ``cuda`` (every GPU) or ``cuda:0,2``.
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Slots, those that are taken (by index), and GPUs that must not be used now."""
 
-    ``count`` slots share each CPU or GPU; by default one.  Threads are the cores divided among
-    all slots, at least one.
+    slots: tuple[Slot, ...]
+    taken: frozenset[int] = frozenset()
+    shut: frozenset[str] = frozenset()
+
+    @property
+    def free(self) -> tuple[Slot, ...]:
+        """The slots that an attempt may take now."""
+        return tuple(one for one in self.slots if one.index not in self.taken and self._open(one))
+
+    @property
+    def room(self) -> bool:
+        """Whether a slot is not taken, be its GPU shut or not."""
+        return len(self.taken) < len(self.slots)
+
+    @property
+    def usable_gpus(self) -> int:
+        """How many GPUs may be used, taken ones included."""
+        return len({one.gpu for one in self.slots if one.gpu is not None and self._open(one)})
+
+    @property
+    def whole_gpus(self) -> tuple[str, ...]:
+        """The GPUs that may be used and of which no slot is taken."""
+        held = self._held()
+        whole = (one.gpu for one in self.free if one.gpu is not None and not held[one.gpu])
+        return tuple(dict.fromkeys(whole))
+
+    @property
+    def untaken_gpus(self) -> tuple[str, ...]:
+        """The GPUs of which no slot is taken, those that are shut included."""
+        return replace(self, shut=frozenset()).whole_gpus
+
+    def take(self, gpus: int = 1) -> tuple[Share, Pool]:
+        """Return the slots of one attempt, and the pool without them.
+
+        One slot, where the fewest are taken; or with ``gpus`` above 1 all slots of so many whole
+        GPUs.  Raises ValueError when there is no room.
+        """
+        if gpus > 1:
+            chosen = self.whole_gpus[:gpus]
+            if len(chosen) < gpus:
+                raise ValueError(f"{gpus} GPUs are wanted, {len(chosen)} are free")
+            share = Share(tuple(one for one in self.slots if one.gpu in chosen))
+        else:
+            if not self.free:
+                raise ValueError("no slot is free")
+            held = self._held()
+            share = Share((min(self.free, key=lambda one: (held[one.gpu], one.index)),))
+        return share, replace(self, taken=self.taken | {one.index for one in share.slots})
+
+    def give_back(self, share: Share) -> Pool:
+        """Return the pool with the slots of an attempt that has ended."""
+        return replace(self, taken=self.taken - {one.index for one in share.slots})
+
+    def shutting(self, gpus: Iterable[str]) -> Pool:
+        """Return the pool in which exactly these GPUs must not be used."""
+        return replace(self, shut=frozenset(gpus))
+
+    def _held(self) -> Counter[str | None]:
+        """Count the taken slots of each GPU."""
+        return Counter(one.gpu for one in self.slots if one.index in self.taken)
+
+    def _open(self, slot: Slot) -> bool:
+        return slot.gpu is None or slot.gpu not in self.shut
+
+
+def make_slots(gpus: Sequence[str], count: int | None) -> tuple[Slot, ...]:
+    """Return ``count`` slots (by default one) for each GPU, or of the CPU where there is none.
+
+    Threads are the cores divided among all slots, at least one.  Raises UsageError.
     """
     if count is not None and not 1 <= count <= 256:
         raise UsageError(f"--slots must be 1 to 256, got {count}")
-    gpus = _gpus(device)
-    places: list[str | None] = [*gpus] if gpus else [None]
-    total = len(places) * (count or 1)
-    threads = max(1, cpu_cores() // total)
-    return [
-        Slot(index, "cuda" if gpu is not None else "cpu", threads, gpu)
-        for index, gpu in enumerate(gpu for gpu in places for _ in range(count or 1))
-    ]
+    places: Sequence[str | None] = gpus or [None]
+    threads = max(1, cpu_cores() // (len(places) * (count or 1)))
+    placed = (gpu for gpu in places for _ in range(count or 1))
+    return tuple(Slot(index, threads, gpu) for index, gpu in enumerate(placed))
 
 
 def cpu_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus(device: str) -> list[str]:
-    kind, _, picked = device.partition(":")
-    present = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
-    match kind, picked:
-        case "cpu", "":
-            return []
-        case "auto", "":
-            return present
-        case "cuda", _:
-            wanted = picked.split(",") if picked else present
-            if not wanted or not set(wanted) <= set(present):
-                here = ", ".join(present) or "none"
-                raise UsageError(f"--device {device}: this machine has these GPUs: {here}")
-            return wanted
-    raise UsageError(f"--device must be auto, cpu, cuda or cuda:0,1, got {device!r}")

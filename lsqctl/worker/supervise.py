@@ -7,52 +7,29 @@ renewing the lease.  Everything that decides about a run is one fenced call of t
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
-from typing import Protocol
 
 from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.failpoint import failpoint
-from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
+from lsqctl.run import Claim, EndReason, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.worker.child import Child
+from lsqctl.worker.forking import make_launcher
 from lsqctl.worker.identity import provably_gone
-from lsqctl.worker.order import LastWords, Order
-from lsqctl.worker.slots import Slot
-from lsqctl.worker.spool import take_in
+from lsqctl.worker.observer import Observer
+from lsqctl.worker.options import DEFAULTS, Options
+from lsqctl.worker.order import LastWords, order_for
+from lsqctl.worker.places import Places
+from lsqctl.worker.schedule import Schedule
+from lsqctl.worker.settlement import settle
 
+# SIGUSR1 is what `sbatch --signal=USR1@60` sends before the time is up
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 TICK_SECONDS = 0.1
-IDLE_CLAIM_SECONDS = 0.5
-
-
-class Observer(Protocol):
-    """Who watches a supervisor: a terminal, a log, a test."""
-
-    def started(self, run: Run, slot: Slot) -> None:
-        """An attempt begins."""
-
-    def ended(self, run: Run, words: LastWords) -> None:
-        """An attempt ended; ``run`` is as the store has it now."""
-
-    def said(self, text: str) -> None:
-        """Something a person should know."""
-
-    def tick(self) -> None:
-        """A moment has passed; called about ten times a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How long a supervisor works, and on what."""
-
-    until_empty: bool = False
-    poll_seconds: float = IDLE_CLAIM_SECONDS
 
 
 class Supervisor:
@@ -64,30 +41,37 @@ class Supervisor:
         settings: Settings,
         *,
         identity: WorkerIdentity,
-        slots: Sequence[Slot],
+        places: Places,
         observer: Observer,
-        options: Options = Options(),
+        options: Options = DEFAULTS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._settings = settings
         self._identity = identity
-        self._free = list(slots)
+        self._places = places
         self._observer = observer
         self._options = options
+        self._launcher = make_launcher(settings.warm, places.threads)
         self._children: list[Child] = []
-        self._stop_signal: int | None = None
-        self._due: dict[str, float] = {}
+        self._ending: int | None = None  # the exit code, once it is time to end
+        self._hurried = False
+        self._clock = clock
+        self._began = clock()
+        self._schedule = Schedule(clock)
 
     def run(self) -> int:
-        """Work until done or stopped; return 0, or 128 + the signal's number."""
-        self._store.register_worker(self._identity)
-        previous = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        """Work until done or stopped; return 0, or 128 + the signal's number.
+
+        Raises UsageError when our name is taken.
+        """
+        gone = provably_gone if self._options.own_name else None
+        self._store.register_worker(self._identity, alone=gone)
+        previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
         try:
+            self._launcher.start()
             while not self._finished():
-                self._guarded(self._turn)
+                self._guarded(self.turn)
                 self._guarded(self._observer.tick)
                 time.sleep(TICK_SECONDS)
         finally:
@@ -95,52 +79,52 @@ class Supervisor:
                 signal.signal(number, handler)
             self._abandon()
             self._guarded(lambda: self._store.worker_gone(self._identity.id))
-        return 0 if self._stop_signal is None else 128 + self._stop_signal
+        return self._ending or 0
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Do once all that is due: settle, renew, look for the dead, claim."""
         self._collect()
-        if self._every("renew", self._settings.heartbeat_seconds):
+        self._mind_time()
+        if self._schedule.due("renew", self._settings.heartbeat_seconds):
             self._renew()
+        if self._schedule.due("reap", self._settings.look_seconds):
             self._guarded(self._reap)
-        willing = self._free and self._stop_signal is None
-        if willing and self._every("claim", self._options.poll_seconds):
+        willing = self._places.pool.room and self._ending is None
+        if willing and self._schedule.due("claim", self._options.poll_seconds):
             self._guarded(self._fill)
 
     def _fill(self) -> None:
-        """Claim as many runs as there are free slots."""
-        while self._free:
-            claim = self._store.claim(self._identity.id, device=self._free[0].device)
+        """Claim as many runs as there is room for."""
+        self._places.look(self._noticed)
+        while self._places.pool.free and self._ending is None:
+            pool = self._places.pool
+            claim = self._store.claim(
+                self._identity.id,
+                device=self._identity.device,
+                gpus=pool.usable_gpus,
+                free_gpus=len(pool.whole_gpus),
+            )
             if claim is None:
                 return
-            self._launch(claim, self._free.pop(0))
+            self._launch(claim)
 
-    def _launch(self, claim: Claim, slot: Slot) -> None:
+    def _noticed(self, notice: str) -> None:
+        self._observer.said(notice or "every GPU may be used again")
+        self._store.worker_notice(self._identity.id, notice)
+
+    def _launch(self, claim: Claim) -> None:
+        share = self._places.take(claim.run.gpus)
         try:
             failpoint("worker.claimed")
-            child = Child(claim, slot, self._order(claim, slot))
+            child = Child(claim, share, order_for(claim, share, self._settings), self._launcher)
         except OSError as error:
-            self._free.append(slot)
-            self._store.fail(claim.lease, EndReason.INFRA, str(error))
+            words = LastWords(EndReason.INFRA, str(error))
+            self._places.give_back(share, words)
+            self._store.fail(claim.lease, words.reason, words.message)
             return
         self._children.append(child)
         failpoint("worker.launched")
-        self._observer.started(claim.run, slot)
-
-    def _order(self, claim: Claim, slot: Slot) -> Order:
-        settings, run = self._settings, claim.run
-        data_dir = settings.data_dir_of(claim.snapshot.get("data_dir"))
-        return Order(
-            run_id=run.id,
-            attempt=claim.lease.attempt,
-            fence=claim.lease.fence,
-            db_url=settings.db_url,
-            lease_seconds=settings.lease_seconds,
-            run_dir=str(settings.run_dir(run.id)),
-            data_dir=str(data_dir),
-            device=slot.device,
-            threads=int(claim.circumstances.get("threads", slot.threads)),
-            supervisor_pid=os.getpid(),
-        )
+        self._observer.started(claim.run, share)
 
     def _renew(self) -> None:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
@@ -180,36 +164,31 @@ class Supervisor:
         for child in [one for one in self._children if one.exit_code() is not None]:
             if self._guarded(lambda child=child: self._settle(child)):  # type: ignore[misc]
                 self._children.remove(child)
-                self._free.append(child.slot)
-                self._due.pop("claim", None)
+                self._places.give_back(child.share, child.last_words())
+                self._schedule.now("claim")
+
+    def _mind_time(self) -> None:
+        """Stop what is over its time limit: an attempt, or this worker."""
+        now, limit = self._clock(), self._options.time_limit_seconds
+        for child in self._children:
+            child.mind_time(now)
+        if self._ending is not None:
+            self._press()  # also one that was being started when the signal came
+        elif limit is not None and now - self._began >= limit:
+            self._end(0, f"the time limit of {limit:g} s is over")
 
     def _settle(self, child: Child) -> None:
-        words, lease = child.last_words(), child.claim.lease
-        failpoint("worker.child-ended")
-        try:
-            if words.reason is not EndReason.COMPLETED:
-                take_in(self._store, lease, Path(child.order.run_dir))
-            if child.cancelling and words.reason is not EndReason.COMPLETED:
-                self._store.fail(lease, EndReason.CANCELLED, "cancelled by request")
-            elif words.reason is EndReason.PREEMPTED or (
-                child.stopping and words.reason is EndReason.INFRA
-            ):
-                failpoint("worker.before-release")
-                self._store.release(lease)
-            elif words.reason is not EndReason.COMPLETED:
-                self._store.fail(lease, words.reason, words.message)
-        except LeaseLost:
-            words = LastWords(EndReason.LOST, "another attempt owns the run; nothing was changed")
+        words = settle(self._store, child)
         failpoint("worker.end-stored")
-        self._observer.ended(self._store.detail(lease.run_id).run, words)
+        self._observer.ended(self._store.detail(child.claim.run.id).run, words)
 
     def _finished(self) -> bool:
-        asked = self._stop_signal is not None
+        asked = self._ending is not None
         return not self._children and (asked or (self._options.until_empty and self._empty()))
 
     def _empty(self) -> bool:
         """Return whether no run is left that can go on without a person; asked as we claim."""
-        if not self._every("count", self._options.poll_seconds):
+        if not self._schedule.due("count", self._options.poll_seconds):
             return False
         try:
             able, held, behind = self._store.remaining()
@@ -225,33 +204,39 @@ class Supervisor:
         try:
             action()
         except (StoreError, OSError) as error:
-            if self._every("store error", 5.0):
+            if self._schedule.due("store error", 5.0):
                 self._observer.said(str(error))
             return False
         return True
 
-    def _every(self, what: str, seconds: float) -> bool:
-        """Return whether ``what`` is due now, and if so set its next time."""
-        now = time.monotonic()
-        if now < self._due.get(what, 0.0):
-            return False
-        self._due[what] = now + seconds
-        return True
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """First: save, put the runs back, end.  Second: kill the children, put the runs back."""
-        first, self._stop_signal = self._stop_signal is None, number
-        if first:
-            self._observer.said(
-                f"{signal.Signals(number).name}: saving {len(self._children)} run(s) and putting "
-                "them back; again to stop at once"
-            )
+        code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
+        if self._ending is None:
+            self._end(code, signal.Signals(number).name)
+        else:
+            self._ending, self._hurried = code, True
+            self._press()
+
+    def _end(self, code: int, why: str) -> None:
+        self._ending = code
+        self._observer.said(
+            f"{why}: saving {len(self._children)} run(s) and putting them back; again to stop at "
+            "once"
+        )
+        self._press()
+
+    def _press(self) -> None:
+        """Ask every child to save and end; in a hurry leave none behind, nor one to be forked."""
         for child in self._children:
-            child.stop() if first else child.kill()
+            child.kill() if self._hurried else child.stop()
+        if self._hurried:
+            self._launcher.close()
 
     def _abandon(self) -> None:
-        """On an error of our own: leave no child behind, and give its run back."""
+        """At the end, and on an error of our own: leave no child behind, and give its run back."""
+        self._hurried = True
+        self._press()
         for child in self._children:
-            child.kill()
             with contextlib.suppress(LeaseLost, StoreError, OSError):  # the lease will lapse
                 self._store.fail(child.claim.lease, EndReason.INFRA, "its worker ended by an error")

@@ -119,10 +119,19 @@ def test_any_text_is_a_time_span_or_a_plain_refusal(text):
     try:
         assert 0 <= parse_duration(text) <= 3650 * 86_400
     except ValueError as error:
-        assert "must be" in str(error)
+        told = str(error)
+    else:
+        return
+    assert "must be" in told
 
 
 @given(st.integers(0, 900), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
 def test_units_add_up(days, hours, minutes, seconds):
     text = f"{days}d{hours}h{minutes}m{seconds}s"
     assert parse_duration(text) == ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+@pytest.mark.parametrize("words", ["0", "0m", "soon"])
+def test_a_time_limit_is_above_zero_and_said_so_in_one_line(cli, words):
+    done = cli("submit", "digits/resnet8-fp32", "--time-limit", words, code=2)
+    assert "must be" in done.stderr

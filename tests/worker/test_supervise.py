@@ -28,8 +28,15 @@ def submitted(cli: CommandLine, text: str, *options: str) -> str:
 
 
 def trainers(worker: int) -> list[psutil.Process]:
-    """Return the children of a worker."""
-    return psutil.Process(worker).children()
+    """Return the processes that train: those forked from the warmed parent."""
+    return [one for child in psutil.Process(worker).children() for one in child.children()]
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def at_work(store: Store, run_id: str, step: int = 30) -> bool:
@@ -96,10 +103,10 @@ def test_a_killed_worker_takes_its_trainer_along_and_the_run_is_taken_up_again(c
     worker = cli.start("worker", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id))
-        children = trainers(worker.pid)
-        assert children
+        children = psutil.Process(worker.pid).children(recursive=True)
+        assert len(children) >= 2, "the warmed parent and the trainer"
         worker.kill()
-        wait_for(lambda: not any(one.is_running() and one.status() != "zombie" for one in children))
+        wait_for(lambda: not any(map(lives, children)))
         cli("worker", "--until-empty", "--slots", "2")
         attempts = store.detail(run_id).attempts
     assert [one.reason for one in attempts] == [EndReason.LOST, EndReason.COMPLETED]
@@ -112,7 +119,9 @@ def test_sigterm_saves_the_run_puts_it_back_and_spends_no_attempt(cli, uninterru
     worker = cli.start("worker", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id))
-        worker.send_signal(signal.SIGTERM)
+        family = [worker, *psutil.Process(worker.pid).children(recursive=True)]
+        for process in family:  # as a scheduler does it
+            process.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 128 + signal.SIGTERM
         detail = store.detail(run_id)
         assert detail.run.state is RunState.QUEUED
@@ -135,6 +144,51 @@ def test_a_trainer_that_is_killed_is_tried_again(cli, uninterrupted):
     assert [one.reason for one in attempts] == [EndReason.INFRA, EndReason.COMPLETED]
     assert "SIGKILL" in attempts[0].message
     assert_same_end(cli, run_id, uninterrupted)
+
+
+def test_a_warmed_parent_that_is_killed_is_replaced_and_its_run_tried_again(cli, uninterrupted):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+        trainer = trainers(worker.pid)[0]
+        trainer.parent().kill()
+        wait_for(lambda: not lives(trainer))
+        assert worker.wait(120) == 0
+        attempts = store.detail(run_id).attempts
+    assert [one.reason for one in attempts] == [EndReason.INFRA, EndReason.COMPLETED]
+    assert attempts[0].message == "the warmed parent process ended: killed by SIGKILL"
+    assert_same_end(cli, run_id, uninterrupted)
+
+
+def test_time_limits_save_a_run_and_say_how_it_goes_on(cli):
+    run_id = submitted(cli, LONG, "--time-limit", "2s")
+    cli("worker", "--until-empty", "--slots", "2")
+    with store_of(cli) as store:
+        run = store.detail(run_id).run
+        assert (run.state, run.reason) == (RunState.FAILED, EndReason.TIMEOUT)
+        assert f"over its time limit of 2 s; `lsqctl runs retry {run_id}` goes on" in run.message
+        saved = max(one.step for one in store.checkpoints(run_id))
+        cli("runs", "retry", run_id)
+        cli("worker", "--slots", "2", "--time-limit", "1s")  # the worker's own: it ends with 0
+        detail = store.detail(run_id)
+    assert detail.run.state is RunState.QUEUED
+    assert [one.reason for one in detail.attempts] == [EndReason.TIMEOUT, EndReason.PREEMPTED]
+    assert detail.attempts[1].resumed_step == saved
+
+
+def test_a_name_belongs_to_one_live_worker(cli):
+    first = cli.start("worker", "--name", "night")
+    with store_of(cli) as store:
+        wait_for(store.workers)
+        (known,) = store.workers()
+        refused = cli("worker", "--name", "night", "--until-empty", code=2)
+        assert f"process {known.identity.pid} on" in refused.stderr
+        assert "another --name" in refused.stderr
+        cli("worker", "--until-empty")  # a default name conflicts with none
+        first.send_signal(signal.SIGUSR1)  # Slurm's --signal=USR1@60
+        assert first.wait(30) == 128 + signal.SIGTERM
+    cli("worker", "--name", "night", "--until-empty")
 
 
 def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterrupted):

@@ -1,0 +1,155 @@
+"""The warmed parent: torch imported once, and a child forked from it for each attempt.
+
+``python -m lsqctl.worker.warm CHANNEL SUPERVISOR`` imports what a trainer needs, then waits on a
+Unix socket for requests: an environment, and four descriptors (order, log, last words, status).
+A forked child returns from ``serve`` with its request and goes on as a freshly started
+``lsqctl.worker.execute`` would; only its imports are done.
+
+Forking is safe because nothing has happened here but imports: one thread, no parallel region, CUDA
+untouched.  The standard library's forkserver was not taken: starting a process blocks its caller
+until the imports are done (a supervisor must go on renewing leases), it unpickles what it runs, and
+it imports the caller's ``__main__`` again.  This parent reads no database and knows no run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+
+from lsqctl.settings import change_environment
+from lsqctl.worker.execute import die_with, execute
+
+# Measured: all that a digits run imports between its start and its first step (bench/first_step).
+PRELOADED = (
+    "torch._dynamo",  # the first optimizer step asks for it: 0.8 s
+    "torch._inductor.config",  # so does torch.use_deterministic_algorithms
+    "torch.utils.serialization.config",
+    "lsqctl.recipe",
+    "lsqctl.store",
+    "lsqctl.training.finetuning",
+    "lsqctl.training.image_folder",
+    "lsqctl.worker.inputs",
+    "lsqctl.worker.recorder",
+    "sqlalchemy.dialects.sqlite",
+)
+MESSAGE_BYTES = 65536
+DESCRIPTORS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a forked child gets: its environment's changes, and its descriptors."""
+
+    environment: dict[str, str]
+    order: int  # standard input: the order, then the lifeline
+    log: int
+    words: int
+    status: int  # the child writes its pid here, the parent its exit code
+
+
+@dataclass(slots=True)
+class WarmedParent:
+    """Forks a child for each request, and reports how each one ended."""
+
+    channel: socket.socket
+    children: dict[int, int] = field(default_factory=dict)  # status descriptors by pid
+
+    def serve(self) -> Request | None:
+        """Return in each child with its request; in the parent, None once nobody asks any more."""
+        ended, wake = os.pipe()
+        os.set_blocking(ended, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # its number in the pipe is what wakes us
+        signal.set_wakeup_fd(wake)
+        while True:
+            ready, _, _ = select.select([self.channel.fileno(), ended], [], [])
+            if ended in ready:
+                os.read(ended, 4096)
+                self._report()
+            if self.channel.fileno() in ready:
+                request = self._receive()
+                if request is None:
+                    return None
+                if self._forked(request):
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    os.close(ended)
+                    os.close(wake)
+                    return request
+
+    def _receive(self) -> Request | None:
+        data, descriptors, _, _ = socket.recv_fds(self.channel, MESSAGE_BYTES, DESCRIPTORS)
+        return Request(json.loads(data), *descriptors) if data else None
+
+    def _forked(self, request: Request) -> bool:
+        """Fork; return True in the child, which keeps nothing of the other children."""
+        pid = os.fork()
+        if pid == 0:
+            self.channel.close()
+            for status in self.children.values():
+                os.close(status)
+            return True
+        self.children[pid] = request.status
+        for descriptor in (request.order, request.log, request.words):
+            os.close(descriptor)
+        return False
+
+    def _report(self) -> None:
+        """Tell the supervisor of each child that has ended."""
+        while self.children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            descriptor = self.children.pop(pid)
+            tell(descriptor, f"exit {os.waitstatus_to_exitcode(status)}")
+            os.close(descriptor)
+
+
+def tell(descriptor: int, line: str) -> None:
+    """Write a line to a supervisor that may be gone."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(descriptor, f"{line}\n".encode())
+
+
+def become_child(request: Request) -> None:
+    """Take a session, an environment and standard streams of its own, and say that it lives."""
+    os.setsid()  # first: the supervisor signals the group that the pid names
+    tell(request.status, f"pid {os.getpid()}")
+    os.close(request.status)
+    change_environment(request.environment)
+    for source, target in ((request.order, 0), (request.log, 1), (request.log, 2)):
+        os.dup2(source, target)
+    for descriptor in (request.order, request.log):
+        os.close(descriptor)
+
+
+def main() -> int:
+    """Warm up and serve; in a forked child, execute its attempt and return its exit code."""
+    channel, supervisor = map(int, sys.argv[1:3])
+    die_with(supervisor)
+    for module in PRELOADED:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # the children share these pages; a collection would copy them
+    parent = os.getpid()
+    with socket.socket(fileno=channel) as asked:
+        request = WarmedParent(asked).serve()
+    if request is None:
+        return 0
+    become_child(request)
+    try:
+        return execute(request.words, parent)
+    finally:
+        gc.unfreeze()  # the interpreter's own end collects what it finds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""How soon a dead worker is found: the real supervisor and store, on a clock of our own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lsqctl.errors import UsageError
+from lsqctl.run import EndReason, Run, RunState, WorkerIdentity
+from lsqctl.settings import Settings
+from lsqctl.store import open_store
+from lsqctl.worker.identity import this_worker
+from lsqctl.worker.observer import Observer
+from lsqctl.worker.order import LastWords
+from lsqctl.worker.places import Places
+from lsqctl.worker.slots import Share, make_slots
+from lsqctl.worker.supervise import TICK_SECONDS, Supervisor
+from tests.store.samples import Clock, identity, lapse, new, submit, take
+
+FOUND_WITHIN = 35.0
+
+
+class Silent:
+    """An observer that says nothing."""
+
+    def started(self, run: Run, share: Share) -> None: ...
+    def ended(self, run: Run, words: LastWords) -> None: ...
+    def said(self, text: str) -> None: ...
+    def tick(self) -> None: ...
+
+
+def supervisor(store, folder: Path, clock: Clock) -> Supervisor:
+    observer: Observer = Silent()
+    who = this_worker(None, 1, "cpu")
+    store.register_worker(who)
+    settings = Settings(home=folder, db_url="sqlite:///unused", data_dir=folder)
+    places = Places(make_slots((), 1))
+    return Supervisor(store, settings, identity=who, places=places, observer=observer, clock=clock)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.05, 0.95, 2.5, 4.95])
+def test_a_dead_worker_is_found_within_35_seconds_with_the_default_settings(tmp_path, phase):
+    """It renews ``phase`` seconds after the finder's first look, and dies at that moment."""
+    clock = Clock()
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db", clock=clock) as store:
+        store.register_worker(identity("w1"))
+        submit(store, new("a"))
+        claim = take(store)
+        finder = supervisor(store, tmp_path, clock)
+        died = None
+        while store.detail(claim.run.id).run.state is RunState.RUNNING:
+            assert clock.seconds - (died or 0) < FOUND_WITHIN
+            if died is None and clock.seconds >= phase:
+                store.renew(claim.lease)
+                died = clock.seconds
+            if died is not None and clock.seconds >= died + store.lease_seconds:
+                lapse(store, claim.run.id, seconds=0.001)  # the database's clock has got there too
+            finder.turn()
+            clock.seconds += TICK_SECONDS
+        assert died is not None
+        assert clock.seconds - died >= store.lease_seconds, "not before its lease is over"
+        assert store.detail(claim.run.id).attempts[0].reason is EndReason.LOST
+
+
+def test_only_a_live_worker_keeps_its_name(tmp_path):
+    def gone(worker: WorkerIdentity) -> bool:
+        return False
+
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
+        store.register_worker(identity("w1"), alone=gone)
+        store.register_worker(identity("w1"), alone=gone)  # the same worker again
+        with pytest.raises(UsageError, match="choose another --name"):
+            store.register_worker(identity("w2"), alone=gone)
+        assert [one.identity.id for one in store.workers()] == ["w1"]
+        store.register_worker(identity("w3"), alone=lambda worker: True)  # provably gone
+        store.worker_gone("w1")
+        store.worker_gone("w3")
+        store.register_worker(identity("w2"), alone=gone)
+
+
+def test_a_worker_that_was_not_seen_for_a_lease_has_lost_its_name(tmp_path):
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db", lease_seconds=-1.0) as store:
+        store.register_worker(identity("w1"))
+        store.register_worker(identity("w2"), alone=lambda worker: False)
+
+
+def test_a_notice_is_kept_with_its_worker_until_it_is_taken_away(tmp_path):
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
+        me = this_worker("me", 1, "cuda")
+        store.register_worker(me)
+        assert me.pid == os.getpid()
+        for text in ("GPU 0: busy with process 7 of ann", ""):
+            store.worker_notice(me.id, text)
+            assert [one.notice for one in store.workers()] == [text]

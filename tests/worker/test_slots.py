@@ -1,0 +1,88 @@
+"""Laws of slots: nobody shares one, reserved GPUs are whole, shut ones are left alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.errors import UsageError
+from lsqctl.worker.slots import Pool, Share, cpu_cores, make_slots
+
+GPUS = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
+gpus = st.integers(0, 4).map(lambda count: GPUS[:count])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("take"), st.integers(1, 4)),
+        st.tuples(st.just("give"), st.integers(0, 9)),
+        st.tuples(st.just("shut"), st.sets(st.sampled_from(GPUS))),
+    ),
+    max_size=30,
+)
+
+
+@given(gpus, st.integers(1, 3), steps)
+def test_no_slot_is_held_twice_and_a_reserved_gpu_is_held_whole(names, per_gpu, todo):
+    pool = Pool(make_slots(names, per_gpu))
+    held: list[tuple[int, Share]] = []
+    for what, value in todo:
+        if what == "shut":
+            pool = pool.shutting(value)
+        elif what == "give" and held:
+            pool = pool.give_back(held.pop(value % len(held))[1])
+        elif what == "take":
+            room = len(pool.whole_gpus) >= value if value > 1 else bool(pool.free)
+            if not room:
+                with pytest.raises(ValueError, match=r"free|wanted"):
+                    pool.take(value)
+                continue
+            shut = pool.shut
+            share, pool = pool.take(value)
+            assert not shut & set(share.gpus)
+            held.append((value, share))
+        indexes = [slot.index for _, share in held for slot in share.slots]
+        assert len(indexes) == len(set(indexes))
+        assert pool.taken == set(indexes)
+        for wanted, share in held:
+            if wanted > 1:
+                assert len(share.gpus) == wanted
+                assert set(share.slots) == {one for one in pool.slots if one.gpu in share.gpus}
+    for _, share in held:
+        pool = pool.give_back(share)
+    assert pool.shutting(()) == Pool(make_slots(names, per_gpu))
+
+
+@given(gpus, st.integers(1, 3))
+def test_attempts_are_spread_over_the_gpus_before_they_share_one(names, per_gpu):
+    pool = Pool(make_slots(names, per_gpu))
+    first = []
+    for _ in range(max(1, len(names))):
+        share, pool = pool.take()
+        first += share.gpus
+    assert sorted(first) == sorted(names)
+
+
+@given(gpus, st.integers(1, 64))
+def test_threads_are_the_cores_divided_among_the_slots(names, per_gpu):
+    slots = make_slots(names, per_gpu)
+    assert len(slots) == max(1, len(names)) * per_gpu
+    assert sum(one.threads for one in slots) <= max(cpu_cores(), len(slots))
+    assert min(one.threads for one in slots) >= 1
+
+
+def test_what_an_attempt_sees_is_its_share_and_no_more():
+    pool = Pool(make_slots(GPUS[:3], 2))
+    share, _ = pool.shutting({"GPU-b"}).take(2)
+    assert share.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-c"
+    assert share.environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert share.environment["OMP_NUM_THREADS"] == str(share.threads)
+    assert share.device == "cuda:0"
+    alone, _ = Pool(make_slots((), 1)).take()
+    assert alone.device == "cpu"
+    assert "CUDA_VISIBLE_DEVICES" not in alone.environment
+
+
+@pytest.mark.parametrize("count", [0, -1, 257])
+def test_slots_out_of_range_are_refused(count):
+    with pytest.raises(UsageError, match="1 to 256"):
+        make_slots((), count)

@@ -1,0 +1,134 @@
+"""Laws of the warmed parent and its children, on real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lsqctl.worker.forking import WarmLauncher, WarmProcess
+from lsqctl.worker.launch import Pipes
+from tests.conftest import TINY, wait_for
+from tests.worker.test_supervise import final_hashes, reproducible, store_of, submitted
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    launcher = WarmLauncher(threads=1)
+    launcher.start()
+    yield launcher
+    launcher.close()
+
+
+class Started:
+    """A child that waits for an order which never comes."""
+
+    def __init__(self, launcher: WarmLauncher, log: Path) -> None:
+        order, self.lifeline = os.pipe()
+        self.words, words = os.pipe()
+        log_fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self.process: WarmProcess = launcher.launch(Pipes(order, log_fd, words), {"A": "b"})
+        for descriptor in (order, log_fd, words):
+            os.close(descriptor)
+
+    def code(self) -> int:
+        wait_for(lambda: self.process.poll() is not None)
+        os.close(self.lifeline)
+        os.close(self.words)
+        code = self.process.poll()
+        assert code is not None
+        return code
+
+
+def parent_of(launcher: WarmLauncher) -> psutil.Process:
+    assert launcher._parent is not None
+    return psutil.Process(launcher._parent._popen.pid)
+
+
+def test_a_signal_sent_before_the_child_lives_reaches_it_and_names_its_end(launcher, tmp_path):
+    child = Started(launcher, tmp_path / "log")
+    child.process.signal(signal.SIGKILL)
+    assert child.code() == -signal.SIGKILL
+    assert child.process.obituary == ""
+
+
+def test_a_child_leads_a_session_of_its_own_and_writes_to_its_log(launcher, tmp_path):
+    child = Started(launcher, tmp_path / "log")
+    wait_for(lambda: child.process.poll() is not None or child.process.pid is not None)
+    pid = child.process.pid
+    assert pid is not None
+    assert os.getsid(pid) == os.getpgid(pid) == pid
+    os.close(child.lifeline)
+    child.lifeline = os.open(os.devnull, os.O_RDONLY)
+    assert child.code() == 1, "an order that is cut short is an error"
+    assert "JSONDecodeError" in (tmp_path / "log").read_text()
+
+
+def test_the_warmed_parent_has_one_thread_so_a_fork_holds_nobodys_lock(launcher, tmp_path):
+    child = Started(launcher, tmp_path / "log")
+    wait_for(lambda: child.process.pid is not None or child.process.poll() is not None)
+    assert parent_of(launcher).num_threads() == 1
+    child.process.signal(signal.SIGKILL)
+    child.code()
+
+
+def test_the_warmed_parent_outlives_what_a_scheduler_sends_to_a_whole_job(launcher, tmp_path):
+    parent = parent_of(launcher)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        parent.send_signal(number)
+    child = Started(launcher, tmp_path / "log")
+    child.process.signal(signal.SIGKILL)
+    assert child.code() == -signal.SIGKILL
+    assert parent_of(launcher) == parent
+
+
+def test_a_parent_that_dies_ends_its_children_with_a_reason_and_is_started_again(tmp_path):
+    launcher = WarmLauncher(threads=1)
+    child = Started(launcher, tmp_path / "log")
+    parent_of(launcher).kill()
+    assert child.code() == -signal.SIGKILL
+    assert child.process.obituary == "the warmed parent process ended: killed by SIGKILL"
+    later = Started(launcher, tmp_path / "log")
+    later.process.signal(signal.SIGKILL)
+    assert later.code() == -signal.SIGKILL
+    assert later.process.obituary == ""
+    launcher.close()
+
+
+def test_warming_touches_no_cuda():
+    probe = """
+import importlib, torch
+calls = []
+def spied(name, real):
+    return lambda *args, **options: (calls.append(name), real(*args, **options))[1]
+for name in dir(torch._C):
+    if name.startswith("_cuda_"):
+        setattr(torch._C, name, spied(name, getattr(torch._C, name)))
+torch.cuda.is_available()
+seen, calls[:] = list(calls), []
+from lsqctl.worker.warm import PRELOADED
+for module in PRELOADED:
+    importlib.import_module(module)
+print(bool(seen), calls, torch.cuda.is_initialized())
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True [] False"
+
+
+def test_a_forked_child_computes_the_same_bits_as_a_python_of_its_own(cli):
+    """Two threads: a parent that had started its thread pool would show here."""
+    ends, records = [], []
+    for warm in ("0", "1"):
+        run_id = submitted(cli, TINY, "--if-exists", "rerun", "--seed", "3")
+        cli("worker", "--until-empty", "--slots", "1", LSQCTL_WARM=warm)
+        with store_of(cli) as store:
+            ends.append((final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)))
+            (attempt,) = store.detail(run_id).attempts
+            records.append(attempt.circumstances)
+    assert ends[0] == ends[1]
+    assert records[0] == records[1], "environment, threads and versions"
