@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -91,6 +92,9 @@ def hoist(arguments: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     arguments = hoist(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments)
     except LsqctlError as error:

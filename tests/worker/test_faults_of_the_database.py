@@ -364,7 +364,7 @@ def test_a_server_that_falls_silent_is_noticed_within_a_third_of_the_lease(
         submit(store, new("a"))
         lease = take(store).lease
         proxy.dead = True
-        with pytest.raises(StoreError, match="no answer from the server for 2 s|timeout expired"):
+        with pytest.raises(StoreError, match=r"no answer from the server for 2 s|timeout expired"):
             store.renew(lease)  # without a bound it would never end
         proxy.dead = False
         assert not store.renew(lease).cancel_requested
