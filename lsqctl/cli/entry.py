@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -112,6 +113,9 @@ def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
     arguments = hoist(sys.argv[1:])
     gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments)
     except LsqctlError as error:

@@ -1,0 +1,126 @@
+"""A database that must not be used ends a command in one line and exit code 4, and no secret shows."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
+from tests.worker.injected import inject
+
+COMMANDS = (["runs", "ls"], ["submit", "digits/resnet8-fp32"], ["worker", "--until-empty"])
+
+
+def refusals(cli, *options):
+    """Return what each command says when it refuses with code 4, in one line after the store's."""
+    told = []
+    for command in COMMANDS:
+        done = cli(*command, *options, code=4)
+        (line,) = [one for one in done.stderr.splitlines() if not one.startswith("store: ")]
+        assert line.startswith("error: ")
+        told.append(done.stdout + done.stderr)
+    return told
+
+
+def test_a_folder_that_everyone_may_write_to_is_refused(cli):
+    cli("submit", "digits/resnet8-fp32")
+    (cli.folder / ".lsqctl").chmod(0o777)
+    for told in refusals(cli):
+        assert "writable by everyone" in told
+        assert "chmod o-w" in told
+
+
+def test_a_database_of_a_newer_schema_is_refused_with_both_versions(cli):
+    cli("submit", "digits/resnet8-fp32")
+    with closing(sqlite3.connect(cli.folder / ".lsqctl" / "lsqctl.db")) as db, db:
+        (known,) = db.execute("SELECT version_num FROM alembic_version").fetchone()
+        db.execute("UPDATE alembic_version SET version_num = '9999'")
+    for told in refusals(cli):
+        assert "9999" in told
+        assert known in told
+
+
+def test_a_database_on_a_network_file_system_is_refused_and_postgresql_named(cli):
+    cli("submit", "digits/resnet8-fp32")
+    mounts = cli.write("mounts", f"/dev/vda / ext4 rw 0 0\nserver:/x {cli.folder} nfs4 rw 0 0\n")
+    inject(cli, store_safety=f"MOUNTS = Path({str(mounts)!r})")
+    for told in refusals(cli):
+        assert "nfs4" in told
+        assert "postgresql+psycopg://" in told
+
+
+@pytest.fixture
+def with_password(postgresql_url):  # noqa: F811
+    """A URL whose server asks the user `locked` for a password."""
+    import psycopg
+
+    url = make_url(postgresql_url)
+    rules = Path(str(url.query["host"])) / "data" / "pg_hba.conf"
+    before = rules.read_text()
+    plain = postgresql_url.replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(plain, autocommit=True) as db:
+        db.execute("CREATE ROLE locked LOGIN PASSWORD 'right'")
+        rules.write_text("local all locked scram-sha-256\n" + before)
+        db.execute("SELECT pg_reload_conf()")
+        yield url.set(username="locked", password="hunter2")
+        rules.write_text(before)
+        db.execute("SELECT pg_reload_conf()")
+        db.execute("DROP ROLE locked")
+
+
+def test_a_wrong_password_is_refused_and_never_printed(cli, with_password):
+    shown = with_password.render_as_string(hide_password=False)
+    for told in refusals(cli, "--db", shown):
+        assert "password authentication failed" in told
+        assert "hunter2" not in told
+        assert "locked:***@" in told
+    cli.environment["LSQCTL_DB"] = shown
+    assert "hunter2" not in cli("doctor", code=None).stdout
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}, {"TERM": "dumb"}],
+    ids=" ".join,
+)
+def test_a_locale_without_the_letters_of_a_name_crashes_nothing(cli, environment):
+    cli("submit", "digits/resnet8-lsq")
+    assert "PYTHONPATH" not in environment
+    for command in (["runs", "ls"], ["leaderboard"], ["recipe", "show", "digits/resnet8-lsq"]):
+        cli(*command, **environment)
+
+
+def test_a_kill_in_the_middle_of_an_upgrade_leaves_the_database_as_it_was(cli):
+    """The revision runs, and its process is killed before the commit."""
+    asset = Path(__file__).parent.parent / "assets" / "db" / "0001.db"
+    home = cli.folder / ".lsqctl"
+    home.mkdir(mode=0o700)
+    (home / "lsqctl.db").write_bytes(asset.read_bytes())
+    inject(
+        cli,
+        store_migrate="_alembic = _run_alembic\n"
+        "def _run_alembic(db, scripts):\n"
+        "    _alembic(db, scripts)\n"
+        "    os.kill(os.getpid(), 9)\n",
+    )
+    killed = subprocess.run(
+        cli._command(("runs", "ls")),
+        check=False,
+        cwd=cli.folder,
+        env=cli.environment,
+        capture_output=True,
+    )
+    assert killed.returncode == -9
+    with closing(sqlite3.connect(home / "lsqctl.db")) as db:
+        assert db.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert (home / "lsqctl.db.schema-0001.bak").exists()
+    (cli.folder / "injected" / "sitecustomize.py").unlink()
+    assert "released/parent" in cli("runs", "ls").stdout
+    assert os.listdir(home)

@@ -1,0 +1,29 @@
+"""docs/faults.md names, for every fault, tests that exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "faults.md").read_text()
+ROWS = {int(row[1]): row[2] for row in re.finditer(r"^\| (\d+) \| (.*) \|$", PAGE, re.MULTILINE)}
+NEEDS_A_GPU = {33}
+
+
+def named(text: str) -> list[tuple[str, str]]:
+    return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+
+
+def test_all_36_faults_are_there_and_each_names_a_test():
+    assert list(ROWS) == list(range(1, 37))
+    untested = {number for number, text in ROWS.items() if not named(text)}
+    assert untested <= NEEDS_A_GPU
+
+
+def test_every_test_that_the_page_names_exists():
+    for path, name in named(PAGE):
+        tree = ast.parse((ROOT / path).read_text())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert name in functions, f"{path} has no {name}"
