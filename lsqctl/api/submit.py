@@ -73,7 +73,7 @@ def plan(
         for cell in recipe.cells:
             planner.add(cell, recipe, submitted=True)
     warnings = tuple(dict.fromkeys(text for one in loaded for text in one.warnings))
-    return Plan(tuple(planner.planned.values()), warnings, options.max_failures)
+    return Plan((*planner.planned.values(), *planner.also), warnings, options.max_failures)
 
 
 def submit(plan: Plan, store: Store, *, if_exists: IfExists = "skip") -> list[Enqueued]:
@@ -104,6 +104,7 @@ class _Planner:
     options: Options
     loaded: Sequence[LoadedRecipe]
     planned: dict[str, NewRun] = field(default_factory=dict)  # by run_sha256, parents first
+    also: list[NewRun] = field(default_factory=list)  # planned already, as a cell of another sweep
     _chain: list[str] = field(default_factory=list)
     _digests: dict[Path, str] = field(default_factory=dict)
     _now: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +136,8 @@ class _Planner:
         more = known is not None and (new.asked, bool(new.sweep)) > (known.asked, bool(known.sweep))
         if known is None or more:
             self.planned[new.run_sha256] = new
+        elif new.sweep not in {None, known.sweep}:
+            self.also.append(new)
         return new
 
     def _inputs(

@@ -197,7 +197,7 @@ def _print_plan(plan: Plan, *, json: bool) -> None:
         [(new.name, str(new.seed), str(new.epochs), _waits(new, plan)) for new in plan.runs],
         right=("seed", "epochs"),
     )
-    say(f"{len(plan.runs)} runs would be queued; nothing was")
+    say(f"{len({one.run_sha256 for one in plan.runs})} runs would be queued; nothing was")
 
 
 def _planned(new: NewRun) -> dict[str, object]:

@@ -100,7 +100,9 @@ class Adding:
         """Return the run's id and what became of it; None says: added, look at its state."""
         if_exists = self.if_exists if new.asked else "skip"
         known = None if if_exists == "rerun" else self._standing(new.run_sha256)
-        if known is None:
+        if new.run_sha256 in self.added:  # a cell of two sweeps of this submission
+            run_id, outcome = self.added[new.run_sha256], Outcome.EXISTS
+        elif known is None:
             run_id, outcome = self._insert(new), None
         elif if_exists == "error":
             raise UsageError(

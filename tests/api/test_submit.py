@@ -194,6 +194,19 @@ def test_a_sweep_with_seeds_and_a_failed_cell_is_submitted_again_as_asked(here, 
         assert len(store.by_name("base")) == 1, "the parent was not asked for"
 
 
+@pytest.mark.parametrize("if_exists", ["skip", "rerun", "error"])
+def test_a_run_that_two_sweeps_of_one_submission_share_is_one_run_and_a_cell_of_both(
+    here, store, if_exists
+):
+    for name, rates in (("s", [0.1, 0.2]), ("t", [0.2, 0.3])):
+        Path(f"{name}.yaml").write_text(BASE + f"sweep: {{grid: {{train.lr: {rates}}}}}\n")
+    found = plan(["s.yaml", "t.yaml"], settings=here, store=store)
+    submit(found, store, if_exists=if_exists)
+    assert len(store.runs()) == 3
+    s, t = ({one.run.id for one in store.sweep_cells(name)} for name in "st")
+    assert (len(s), len(t), len(s & t)) == (2, 2, 1)
+
+
 def test_one_bad_recipe_among_several_queues_none(here, store):
     Path("bad.yaml").write_text("model: {name: resnet9}\ndata: {name: digits}\n")
     Path("worse.yaml").write_text("model: {name: resnet8}\ndata: {nam: digits}\n")
