@@ -82,7 +82,7 @@ def test_a_run_that_reserves_more_gpus_than_any_worker_has(home, store):
     store.register_worker(WorkerIdentity("g", "g", "h", 1, 1.0, "", 2, "cuda"))
     assert f"lsqctl runs cancel {run}" in found(home, f"run {run} reserves 4 GPUs").fix
     store.register_worker(WorkerIdentity("h", "h", "h", 1, 1.0, "", 4, "cuda"))
-    assert not [one for one in findings(home) if "reserves" in one.what]
+    assert not [one for one in findings(home) if "reserves 4" in one.what]
 
 
 def test_held_runs(home, store):
@@ -205,7 +205,7 @@ def test_a_clock_that_is_not_this_machines(home, postgresql_url):  # noqa: F811
                 )
             ]
         )
-    one = found(home, "clock", postgresql_url)
+    one = found(home, "the database's clock", postgresql_url)
     assert "90 s ahead" in one.what
     assert "time server" in one.fix
 

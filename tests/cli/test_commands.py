@@ -51,8 +51,9 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 def test_the_promised_commands_are_there():
     promised = """submit run worker leaderboard export doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
+        runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:schema recipe:new
-        sweep:status data:fetch db:upgrade db:check"""
+        sweep:status data:fetch db:upgrade db:check db:backup"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
@@ -66,6 +67,11 @@ def test_the_promised_commands_are_there():
         ["sweep", "status"],
         ["doctor"],
         ["db", "check"],
+        ["db", "backup"],
+        ["watch"],
+        ["wait", "@last~1"],
+        ["runs", "gc"],
+        ["runs", "rm", "@last", "--dry-run"],
         ["recipe", "ls"],
         ["recipe", "show", "digits/resnet8-lsq"],
         ["recipe", "check", "tiny.yaml"],
