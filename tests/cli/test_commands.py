@@ -51,9 +51,10 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 def test_the_promised_commands_are_there():
     promised = """submit run worker leaderboard export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
+        runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:schema recipe:new
         runs:hold runs:release runs:priority
-        sweep:ls sweep:status sweep:resume data:fetch db:upgrade db:check"""
+        sweep:ls sweep:status sweep:resume data:fetch db:upgrade db:check db:backup"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
@@ -70,6 +71,11 @@ def test_the_promised_commands_are_there():
         ["runs", "priority", "@last", "0"],
         ["doctor"],
         ["db", "check"],
+        ["db", "backup"],
+        ["watch"],
+        ["wait", "@last~1"],
+        ["runs", "gc"],
+        ["runs", "rm", "@last", "--dry-run"],
         ["recipe", "ls"],
         ["recipe", "show", "digits/resnet8-lsq"],
         ["recipe", "check", "tiny.yaml"],

@@ -144,11 +144,13 @@ def test_a_followed_log_goes_on_into_the_attempt_after_a_kill_and_loses_no_line(
 def test_a_character_cut_in_two_by_a_read_is_whole_and_a_last_line_ends(cli):
     folder = cli.folder / "run"
     folder.mkdir()
-    with open_store(f"sqlite:///{cli.folder}/home/lsqctl.db") as store:
+    with (
+        open_store(f"sqlite:///{cli.folder}/home/lsqctl.db") as store,
+        (folder / "attempt-1.log").open("wb", buffering=0) as log,
+    ):
         store.register_worker(identity("w1"))
         (run_id,) = submit(store, new_run("a"))
         claim = take(store)
-        log = (folder / "attempt-1.log").open("wb", buffering=0)
         log.write("é".encode()[:1])
         pieces = follow_log(store, run_id, folder)
         log.write("é".encode()[1:] + b" no newline")
