@@ -1,4 +1,4 @@
-"""Eight processes at one queue: every run is done once, and no write is lost."""
+"""Sixteen processes at one queue: every run is done once, and no write is lost."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from lsqctl.errors import StoreError
 from lsqctl.facts import Metric
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
 from lsqctl.store.database import STRUCTURE_LOCK
+from lsqctl.store.tables import runs
 from tests.store.samples import identity, new, result, submit, take
 
-PROCESSES, RUNS = 8, 200
+PROCESSES = 16
 ROOT = Path(__file__).parent.parent.parent
 
 WORKER = """
@@ -49,7 +51,7 @@ def start(script: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
 
 
-def outputs(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
+def outputs(processes: list[subprocess.Popen[str]], *, timeout: float = 200) -> list[list[str]]:
     """Let the processes begin, once all are ready, and return the words that each printed."""
     try:
         for each in processes:
@@ -59,7 +61,7 @@ def outputs(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
             assert each.stdin is not None
             each.stdin.close()
             each.stdin = None  # so that communicate() does not touch it
-        found = [each.communicate(timeout=100)[0].split() for each in processes]
+        found = [each.communicate(timeout=timeout)[0].split() for each in processes]
         assert [each.returncode for each in processes] == [0] * len(processes)
         return found
     finally:
@@ -68,18 +70,130 @@ def outputs(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
             each.wait()
 
 
-def test_eight_processes_do_every_run_once_parents_before_children(url: str) -> None:
+@pytest.mark.parametrize(
+    "count", [600, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+def test_sixteen_processes_do_every_run_once_parents_before_children(url: str, count: int) -> None:
     with open_store(url) as store:
-        parents = [new(f"p{i}") for i in range(RUNS // 2)]
-        children = [new(f"c{i}", parents=[f"p{i}"]) for i in range(RUNS // 2)]
+        parents = [new(f"p{i}") for i in range(count // 2)]
+        children = [new(f"c{i}", parents=[f"p{i}"]) for i in range(count // 2)]
         pairs = zip(parents, children, strict=True)
         ids = submit(store, *(run for pair in pairs for run in pair))
         workers = [start(WORKER, url, f"worker{i}") for i in range(PROCESSES)]
-        assert Counter(run_id for output in outputs(workers) for run_id in output) == Counter(ids)
-        assert store.counts()[RunState.SUCCEEDED] == RUNS
-        assert sum(run.attempt for run in store.runs()) == RUNS
+        done = [run_id for output in outputs(workers, timeout=3000) for run_id in output]
+        assert Counter(done) == Counter(ids)
+        assert store.counts()[RunState.SUCCEEDED] == count
+        assert sum(run.attempt for run in store.runs()) == count
         assert all(len(store.metrics(run_id)) == 1 for run_id in ids[:20])
         assert store.check() == []
+
+
+WRITER = """
+import sys
+from lsqctl.facts import Metric
+from lsqctl.store import open_store
+from tests.store.samples import checkpoint, identity, result
+url, name = sys.argv[1:]
+store = open_store(url, lease_seconds=60)
+store.register_worker(identity(name))
+print("ready", flush=True)
+sys.stdin.read()
+claim = store.claim(name)
+for step in range(1, 21):
+    batch = [Metric(metric, "train", step, float(step)) for metric in ("a", "b", "c")]
+    if step % 5:
+        store.log_metrics(claim.lease, batch)
+    else:
+        store.record_checkpoint(claim.lease, checkpoint(step), batch)
+store.finish(claim.lease, result())
+store.close()
+"""
+
+
+def test_reads_are_whole_and_never_go_back_while_sixteen_processes_write(url: str) -> None:
+    """Every read is one snapshot: batches are seen whole or not at all, and only grow."""
+    with open_store(url) as store:
+        ids = submit(store, *(new(f"r{i}") for i in range(PROCESSES + 4)))
+        workers = [start(WRITER, url, f"worker{i}") for i in range(PROCESSES)]
+        seen: dict[str, int] = dict.fromkeys(ids, 0)
+        succeeded = reads = between = 0
+
+        def look() -> None:
+            nonlocal succeeded, reads, between
+            counts = store.counts()
+            assert sum(counts.values()) == len(ids)
+            assert counts[RunState.SUCCEEDED] >= succeeded
+            succeeded = counts[RunState.SUCCEEDED]
+            between += counts[RunState.RUNNING] > 0
+            run_id = ids[reads % PROCESSES]
+            points = Counter(metric.name for metric in store.metrics(run_id))
+            assert len(set(points.values())) <= 1, "half of a batch was seen"
+            latest = max(points.values(), default=0)
+            assert latest >= seen[run_id]
+            seen[run_id] = latest
+            assert all(one.last_step >= latest for one in store.summaries(run_id))
+            reads += 1
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(outputs, workers)
+            while not waiting.done():
+                look()
+            waiting.result()
+        look()
+        assert between > 3, "the reads came before or after the writing"
+        assert store.counts()[RunState.SUCCEEDED] == PROCESSES
+        assert store.counts()[RunState.QUEUED] == 4
+        assert all(
+            len(store.metrics(run.id)) == 60 for run in store.runs(states=[RunState.SUCCEEDED])
+        )
+        assert store.check() == []
+
+
+def test_runs_that_others_hold_are_passed_over_and_come_at_the_next_poll(
+    postgresql_url: str,
+) -> None:
+    """SKIP LOCKED: a claim beside another one takes what is left; nothing stays unclaimed."""
+    with open_store(postgresql_url) as store:
+        store.register_worker(identity("w1"))
+        first, second, big = submit(store, new("a"), new("b"), new("big", gpus=2))
+        lock = select(runs.c.id).with_for_update(key_share=True)
+        with store._database.engine.begin() as other:
+            other.execute(lock.where(runs.c.id == first)).all()
+            assert take(store).run.id == second
+        with store._database.engine.begin() as other:
+            other.execute(lock.where(runs.c.state == RunState.QUEUED)).all()
+            assert store.claim("w1", gpus=2, free_gpus=2) is None
+        assert take(store).run.id == first
+        assert store.claim("w1", gpus=2, free_gpus=1) is None, "it waits for room"
+        claim = store.claim("w1", gpus=2, free_gpus=2)
+        assert claim is not None
+        assert claim.run.id == big
+
+
+GREEDY = """
+import sys
+from lsqctl.store import open_store
+from tests.store.samples import identity
+store = open_store(sys.argv[1])
+store.register_worker(identity(sys.argv[2]))
+print("ready", flush=True)
+sys.stdin.read()
+while True:
+    claim = store.claim(sys.argv[2], gpus=2, free_gpus=2)
+    if claim:
+        print(claim.run.id, flush=True)
+    elif not store._anything_to_claim(2):
+        break
+store.close()
+"""
+
+
+def test_claims_at_once_of_runs_with_reserved_gpus_leave_none_behind(url: str) -> None:
+    with open_store(url) as store:
+        ids = submit(store, *(new(f"r{i}", gpus=1 + i % 3) for i in range(90)))
+        found = outputs([start(GREEDY, url, f"worker{i}") for i in range(6)])
+        fitting = [run_id for place, run_id in enumerate(ids) if place % 3 < 2]
+        assert Counter(run_id for output in found for run_id in output) == Counter(fitting)
 
 
 FORK = """
