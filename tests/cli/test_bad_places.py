@@ -1,4 +1,4 @@
-"""A database that must not be used ends a command in one line and exit code 4, and shows no secret."""
+"""A database that must not be used ends a command in one line and exit code 4, no secret shown."""
 
 from __future__ import annotations
 
