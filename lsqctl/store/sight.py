@@ -16,7 +16,7 @@ from lsqctl.run import UNFINISHED, EndReason, Run, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import join_float, now
 from lsqctl.store.database import reads
-from lsqctl.store.rows import chunks, select_runs, to_run
+from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     attempts,
     events,
@@ -98,25 +98,13 @@ class Sight:
     put_back: tuple[Run, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What `wait` needs to know of a run."""
-
-    id: str
-    name: str
-    seed: int
-    state: RunState
-    reason: EndReason | None
-    message: str
-
-
 class Sights(Base):
     """Looking at the queue as a whole."""
 
     @reads
     def sight(self, db: Connection, *, sweep: str | None = None) -> Sight:
         """Return the queue as it is now, perhaps of one sweep only; workers are always all."""
-        of: _Where = [runs.c.id.in_(_cells(sweep))] if sweep else []
+        of: _Where = [runs.c.id.in_(cells_of(sweep))] if sweep else []
         moment: datetime = db.execute(select(now())).scalar_one()
         return Sight(
             now=moment,
@@ -129,32 +117,8 @@ class Sights(Base):
             put_back=_put_back(db, of),
         )
 
-    @reads
-    def standing(self, db: Connection, ids: Sequence[str]) -> list[Standing]:
-        """Return where these runs stand, in the order given; one that was removed is left out."""
-        columns = [runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")]
-        found = {
-            row.id: Standing(
-                row.id,
-                row.name,
-                row.seed,
-                RunState(row.state),
-                EndReason(row.reason) if row.reason else None,
-                row.message,
-            )
-            for some in chunks(ids)
-            for row in db.execute(select(*columns).where(runs.c.id.in_(some)))
-        }
-        return [found[run_id] for run_id in ids if run_id in found]
 
-    @reads
-    def sweep_run_ids(self, db: Connection, sweep: str) -> list[str]:
-        """Return the ids of a sweep's runs, in the order they were submitted."""
-        query = select(runs.c.id).where(runs.c.id.in_(_cells(sweep))).order_by(runs.c.seq)
-        return list(db.scalars(query))
-
-
-def _cells(sweep: str) -> Any:
+def cells_of(sweep: str) -> Any:
     return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
 
 

@@ -24,6 +24,7 @@ from lsqctl.store.reaper import Reaper
 from lsqctl.store.resolve import Resolves
 from lsqctl.store.results import Results
 from lsqctl.store.sight import Sights
+from lsqctl.store.standing import Standings
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -41,6 +42,7 @@ class Store(
     Resolves,
     Results,
     Sights,
+    Standings,
     Housekeeping,
     Backups,
     Checkups,
