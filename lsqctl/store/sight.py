@@ -119,6 +119,7 @@ class Sights(Base):
 
 
 def cells_of(sweep: str) -> Any:
+    """Return a query for the ids of a sweep's runs."""
     return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
 
 
