@@ -11,7 +11,7 @@ from lsqctl.run import UNFINISHED, RunState
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.seen import Standing
+    from lsqctl.store.standing import Standing
 
 POLL_SECONDS = 0.5
 

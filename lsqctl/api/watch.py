@@ -13,7 +13,7 @@ from lsqctl.run import UNFINISHED
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.seen import Pending, RunningRun, SeenWorker, Sight
+    from lsqctl.store.sight import Pending, RunningRun, SeenWorker, Sight
 
 _FORGOTTEN_SECONDS = 3600.0  # a worker that died without a word is shown so long
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lsqctl.store import Store
-    from lsqctl.store.seen import Standing
+    from lsqctl.store.standing import Standing
     from lsqctl.worker.observer import Observer
     from lsqctl.worker.order import LastWords
     from lsqctl.worker.slots import Share

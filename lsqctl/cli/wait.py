@@ -16,7 +16,7 @@ from lsqctl.run import RunState
 if TYPE_CHECKING:
     from lsqctl.api.wait import Waited
     from lsqctl.store import Store
-    from lsqctl.store.seen import Standing
+    from lsqctl.store.standing import Standing
 
 _SHOWN = 5
 

@@ -15,8 +15,11 @@ from lsqctl.cli.durations import duration
 from lsqctl.cli.render import SCHEMA_VERSION, plain, print_json
 from lsqctl.cli.state import Json, workspace
 from lsqctl.errors import StoreError, UsageError
+from lsqctl.leaderboard.clean import clean
 
 if TYPE_CHECKING:
+    from rich.live import Live
+
     from lsqctl.api.watch import Watched
     from lsqctl.store import Store
 
@@ -75,7 +78,6 @@ def _looker(store: Store, sweep: str | None) -> Callable[[], Watched]:
 def _live(look: Callable[[], Watched], interval: float, *, until_empty: bool) -> None:
     """Draw anew until there is nothing left, or Ctrl-C; what was drawn last stays."""
     from rich.live import Live
-    from rich.text import Text
 
     from lsqctl.cli.render import stdout
     from lsqctl.cli.watch_view import draw
@@ -87,13 +89,19 @@ def _live(look: Callable[[], Watched], interval: float, *, until_empty: bool) ->
             live.update(draw(seen, console.width, console.height - 1), refresh=True)
             if until_empty and not seen.unfinished:
                 return
-            time.sleep(interval)
-            try:
-                seen = look()
-            except StoreError as error:  # away for a moment: said, and asked again
-                live.update(Text(str(error), style="red"), refresh=True)
-                time.sleep(interval)
-                continue
+            seen = _next(look, live, interval)
+
+
+def _next(look: Callable[[], Watched], live: Live, interval: float) -> Watched:
+    """Return the next look; a store that is away for a moment is said, and asked again."""
+    from rich.text import Text
+
+    while True:
+        time.sleep(interval)
+        try:
+            return look()
+        except StoreError as error:
+            live.update(Text(clean(str(error)), style="red"), refresh=True)
 
 
 def _again(look: Callable[[], Watched], interval: float, *, until_empty: bool, json: bool) -> None:

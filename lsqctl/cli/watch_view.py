@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from lsqctl.api.watch import Watched
-    from lsqctl.store.seen import RunningRun, SeenWorker
+    from lsqctl.store.sight import RunningRun, SeenWorker
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARK = 12

@@ -6,6 +6,7 @@ No query here reads more metric points than it returns: the primary key finds th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,8 +16,7 @@ from lsqctl.run import UNFINISHED, EndReason, Run, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import join_float, now
 from lsqctl.store.database import reads
-from lsqctl.store.rows import chunks, select_runs, to_run
-from lsqctl.store.seen import Pending, RunningRun, SeenWorker, Sight, Standing, Timed
+from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     attempts,
     events,
@@ -33,13 +33,78 @@ _Where = Sequence[ColumnElement[bool]]
 TIMED = 300  # finished runs, the newest, that estimates are made from
 
 
+@dataclass(frozen=True, slots=True)
+class RunningRun:
+    """A run at work. Its attempt took up at ``base_step``, at ``base_at``; None until it has.
+
+    ``loss`` and ``top1`` are the latest points, oldest first, of training and of evaluation.
+    """
+
+    run: Run
+    base_step: int | None
+    base_at: datetime | None
+    loss: tuple[float, ...]
+    top1: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWorker:
+    """A worker that has not said goodbye. ``lost`` says that it has not renewed for a lease."""
+
+    worker: KnownWorker
+    busy: int
+    seen_seconds: float
+    lost: bool
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """So many runs that are not started, alike in what decides how long they take."""
+
+    recipe_sha256: str
+    sweep: str | None
+    epochs: int
+    held: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A run that succeeded in one attempt, and how many seconds that took."""
+
+    recipe_sha256: str
+    sweep: str | None
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The queue at one moment of the database's clock.
+
+    ``first_failure`` is the first run that failed since the oldest unfinished one was submitted,
+    or the newest failure when nothing is unfinished; ``put_back`` are runs that wait for another
+    try after a fault.
+    """
+
+    now: datetime
+    counts: dict[RunState, int]
+    workers: tuple[SeenWorker, ...]
+    running: tuple[RunningRun, ...]
+    pending: tuple[Pending, ...]
+    timed: tuple[Timed, ...]
+    first_failure: Run | None
+    put_back: tuple[Run, ...]
+
+
 class Sights(Base):
     """Looking at the queue as a whole."""
 
     @reads
     def sight(self, db: Connection, *, sweep: str | None = None) -> Sight:
         """Return the queue as it is now, perhaps of one sweep only; workers are always all."""
-        of: _Where = [runs.c.id.in_(_cells(sweep))] if sweep else []
+        of: _Where = [runs.c.id.in_(cells_of(sweep))] if sweep else []
         moment: datetime = db.execute(select(now())).scalar_one()
         return Sight(
             now=moment,
@@ -52,32 +117,9 @@ class Sights(Base):
             put_back=_put_back(db, of),
         )
 
-    @reads
-    def standing(self, db: Connection, ids: Sequence[str]) -> list[Standing]:
-        """Return where these runs stand, in the order given; one that was removed is left out."""
-        columns = [runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")]
-        found = {
-            row.id: Standing(
-                row.id,
-                row.name,
-                row.seed,
-                RunState(row.state),
-                EndReason(row.reason) if row.reason else None,
-                row.message,
-            )
-            for some in chunks(ids)
-            for row in db.execute(select(*columns).where(runs.c.id.in_(some)))
-        }
-        return [found[run_id] for run_id in ids if run_id in found]
 
-    @reads
-    def sweep_run_ids(self, db: Connection, sweep: str) -> list[str]:
-        """Return the ids of a sweep's runs, in the order they were submitted."""
-        query = select(runs.c.id).where(runs.c.id.in_(_cells(sweep))).order_by(runs.c.seq)
-        return list(db.scalars(query))
-
-
-def _cells(sweep: str) -> Any:
+def cells_of(sweep: str) -> Any:
+    """Return a query for the ids of a sweep's runs."""
     return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
 
 

@@ -24,6 +24,7 @@ from lsqctl.store.reaper import Reaper
 from lsqctl.store.resolve import Resolves
 from lsqctl.store.results import Results
 from lsqctl.store.sight import Sights
+from lsqctl.store.standing import Standings
 from lsqctl.store.sweeps import Sweeps
 from lsqctl.store.workers import Workers
 
@@ -43,6 +44,7 @@ class Store(
     Resolves,
     Results,
     Sights,
+    Standings,
     Housekeeping,
     Backups,
     Checkups,

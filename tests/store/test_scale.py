@@ -17,7 +17,7 @@ from lsqctl.api.watch import watch
 from lsqctl.facts import Metric
 from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
-from lsqctl.store.seen import POINTS as POINTS_SHOWN
+from lsqctl.store.sight import POINTS as POINTS_SHOWN
 from tests.store.samples import identity, new, result, submit, take
 
 RUNS, POINTS = 10_000, 100
