@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, sweep
+from lsqctl.cli import board, data, db, doctor, queue, recipe, runs, sweep, working
 from lsqctl.cli.state import GlobalOptions
 from lsqctl.errors import LsqctlError, RecipeError
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 queue.register(app)
+working.register(app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 app.add_typer(recipe.app, name="recipe")
