@@ -26,6 +26,7 @@ from lsqctl.cli import (
     verify,
     wait,
     watch,
+    working,
 )
 from lsqctl.cli.state import GlobalOptions
 from lsqctl.errors import LsqctlError, RecipeError
@@ -44,6 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 queue.register(app)
+working.register(app)
 watch.register(app)
 wait.register(app)
 steer.register(runs.app)

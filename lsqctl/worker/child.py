@@ -82,7 +82,7 @@ class Child:
         elif self.late and now - self.started > limit + SAVING_SECONDS:
             self.kill()
 
-    def lateness(self) -> str:
+    def _lateness(self) -> str:
         """Say that it was over its time limit, and how it goes on."""
         run = self.claim.run
         return (
@@ -93,7 +93,10 @@ class Child:
     def last_words(self) -> LastWords:
         """Return why it ended, once it has: its own words, else what its exit code says."""
         if self._words is None:
-            self._words = self._read_words()
+            words = self._read_words()
+            if self.late and words.reason in (EndReason.PREEMPTED, EndReason.INFRA):
+                words = LastWords(EndReason.TIMEOUT, self._lateness())
+            self._words = words
         return self._words
 
     def _read_words(self) -> LastWords:

@@ -14,13 +14,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from lsqctl.settings import child_environment
 from lsqctl.worker.launch import ColdLauncher, Launcher, Pipes, signal_group
-
-# They reach a whole group or job at times; the warmed parent leaves them to the supervisor.
-_HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+from lsqctl.worker.signals import held_back
 
 
 class WarmProcess:
@@ -120,7 +118,7 @@ class _Parent:
         self._obituary = ""
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
-        with theirs, _held_back():
+        with theirs, held_back():  # a job's signals are the supervisor's to act upon
             self._popen = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "lsqctl.worker.warm"),
@@ -183,16 +181,6 @@ def _parent_environment(threads: int) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",  # else NumPy's starts threads on import: no safe fork
         "PYTHONUNBUFFERED": "1",
     }
-
-
-@contextlib.contextmanager
-def _held_back() -> Iterator[None]:
-    """Block signals that a process started now shall inherit as blocked; none is lost."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def make_launcher(warm: bool, threads: int) -> Launcher:

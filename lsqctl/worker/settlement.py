@@ -20,8 +20,6 @@ def settle(store: Store, child: Child) -> LastWords:
     """
     words = child.last_words()
     failpoint("worker.child-ended")
-    if child.late and words.reason in (EndReason.PREEMPTED, EndReason.INFRA):
-        words = LastWords(EndReason.TIMEOUT, child.lateness())
     if words.reason is EndReason.COMPLETED:
         return words
     try:

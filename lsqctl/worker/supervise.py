@@ -26,9 +26,8 @@ from lsqctl.worker.order import LastWords, order_for
 from lsqctl.worker.places import Places
 from lsqctl.worker.schedule import Schedule
 from lsqctl.worker.settlement import settle
+from lsqctl.worker.signals import handled
 
-# SIGUSR1 is what `sbatch --signal=USR1@60` sends before the time is up
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 TICK_SECONDS = 0.1
 
 
@@ -67,18 +66,16 @@ class Supervisor:
         """
         gone = provably_gone if self._options.own_name else None
         self._store.register_worker(self._identity, alone=gone)
-        previous = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
-        try:
-            self._launcher.start()
-            while not self._finished():
-                self._guarded(self.turn)
-                self._guarded(self._observer.tick)
-                time.sleep(TICK_SECONDS)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            self._abandon()
-            self._guarded(lambda: self._store.worker_gone(self._identity.id))
+        with handled(self._on_signal):
+            try:
+                self._launcher.start()
+                while not self._finished():
+                    self._guarded(self.turn)
+                    self._guarded(self._observer.tick)
+                    time.sleep(TICK_SECONDS)
+            finally:
+                self._abandon()
+                self._guarded(lambda: self._store.worker_gone(self._identity.id))
         return self._ending or 0
 
     def turn(self) -> None:
