@@ -33,10 +33,9 @@ store = open_store(url, lease_seconds=60)
 store.register_worker(identity(name))
 print("ready", flush=True)
 sys.stdin.read()
-while store.unfinished():
-    claim = store.claim(name)
+while (claim := store.claim(name)) or store.unfinished():
     if claim is None:
-        time.sleep(0.01)
+        time.sleep(0.05)
     else:
         print(claim.run.id, flush=True)
         store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
