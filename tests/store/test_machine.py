@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -70,11 +72,18 @@ class Queue(RuleBasedStateMachine):
         assert lease is not None
         return name, lease
 
+    @initialize()
+    def begin_with_work(self) -> None:
+        self.submit("grandchild")
+        self.take("w1")
+
     # what workers do
 
     @rule(worker=st.sampled_from(["w1", "w2"]), gpus=st.sampled_from([1, 2, 4]), data=st.data())
     def claim(self, worker: str, gpus: int, data: Any) -> None:
-        free = data.draw(st.integers(0, gpus))
+        self.take(worker, gpus, data.draw(st.sampled_from([gpus, gpus, 0, 1])))
+
+    def take(self, worker: str, gpus: int = 4, free: int = 4) -> None:
         no_back_off(self.store)
         claim = self.store.claim(worker, gpus=gpus, free_gpus=free)
         expected = self.model.next_up(gpus, free)
@@ -89,6 +98,9 @@ class Queue(RuleBasedStateMachine):
     def renew(self, data: Any) -> None:
         name, lease = self.any_running(data)
         assert self.store.renew(lease).cancel_requested == self.model.runs[name].cancelling
+        for other in (zombie(lease), replace(lease, attempt=lease.attempt + 1)):
+            with pytest.raises(LeaseLost):
+                self.store.renew(other)
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), step=st.integers(0, 9), saved=st.booleans())
@@ -273,7 +285,7 @@ def explore(url: str, *, examples: int, steps: int) -> None:
 
 
 def test_the_store_agrees_with_the_model(url: str) -> None:
-    explore(url, examples=15 if url.startswith("sqlite") else 8, steps=40)
+    explore(url, examples=25 if url.startswith("sqlite") else 6, steps=40)
 
 
 @pytest.mark.slow

@@ -33,10 +33,9 @@ store = open_store(url, lease_seconds=60)
 store.register_worker(identity(name))
 print("ready", flush=True)
 sys.stdin.read()
-while store.unfinished():
-    claim = store.claim(name)
+while (claim := store.claim(name)) or store.unfinished():
     if claim is None:
-        time.sleep(0.01)
+        time.sleep(0.05)
     else:
         print(claim.run.id, flush=True)
         store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
@@ -71,7 +70,7 @@ def outputs(processes: list[subprocess.Popen[str]], *, timeout: float = 200) -> 
 
 
 @pytest.mark.parametrize(
-    "count", [600, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "count", [320, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_sixteen_processes_do_every_run_once_parents_before_children(url: str, count: int) -> None:
     with open_store(url) as store:
