@@ -82,6 +82,7 @@ class Session:
 
         Raises Diverged rather than save NaN or infinity.
         """
+        failpoint("checkpoint.begin")
         self.collect()
         if (name := first_not_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.cursor.step)
