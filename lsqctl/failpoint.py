@@ -40,6 +40,7 @@ FAILPOINTS: Mapping[str, str] = {
     "train.step": "an optimizer step is done",
     "evaluate.batch": "a batch of the evaluation is about to be counted",
     "metrics.before-commit": "a batch of metrics is written, not yet committed",
+    "checkpoint.begin": "a checkpoint is due, nothing of it is written",
     "checkpoint.before-manifest": "tensors and state are on the disk, the manifest is not",
     "checkpoint.after-manifest": "the folder is complete, under its temporary name",
     "checkpoint.between-renames": "the folder of the same step is moved aside, none in its place",

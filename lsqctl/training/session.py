@@ -82,6 +82,7 @@ class Session:
         Raises Diverged rather than save NaN or infinity, and OSError when it cannot be written or
         the run's folder has vanished.
         """
+        failpoint("checkpoint.begin")
         self.collect()
         self.count_clamped()
         if not self.job.run_dir.is_dir():

@@ -33,6 +33,7 @@ CHILD = [name for name in FAILPOINTS if name not in (*WORKER, *SUBMIT)]
 # at the second checkpoint there is something to lose; step 7 is in the second epoch
 NTH = {name: 2 for name in FAILPOINTS if name.startswith("checkpoint")} | {
     "checkpoint.between-renames": 1,
+    "checkpoint.begin": 1,  # the second is the one that between-renames needs
     "train.step": 7,
 }
 # what must have happened for a failpoint to be reached: a run that is asked to stop while it
@@ -145,9 +146,9 @@ def test_a_run_ends_as_undisturbed_whatever_meets_its_workers(cli, undisturbed):
 
 
 def test_a_worker_and_a_child_that_slept_past_the_lease_change_nothing(cli, undisturbed):
-    """Both are stopped in their sleep, outside of any transaction; the child wakes first."""
+    """The child was about to save, and wakes first: it renames nothing and removes nothing."""
     run_id = submitted(cli, FOUR)
-    late = armed(cli, "train.step:sleep:5:7", "worker.before-renew:sleep:12:3")
+    late = armed(cli, "checkpoint.begin:sleep:5:2", "worker.before-renew:sleep:12:3")
     worker = cli.start("worker", "--until-empty", "--slots", "2", **late)
     wait_for(lambda: len(fired(cli)) == 2)
     zombie = psutil.Process(worker.pid)
