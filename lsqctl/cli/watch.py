@@ -57,7 +57,7 @@ def watch(
         raise UsageError(f"--interval is {_SHORTEST_SECONDS:g} s at least, and not with --once")
     live = sys.stdout.isatty() and not (once or json)
     repeats = live or interval is not None or until_empty
-    with workspace(ctx, silent=live) as store, contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt), workspace(ctx, silent=live) as store:
         look = _looker(store, sweep)
         if live:
             _live(look, interval or _LIVE_SECONDS, until_empty=until_empty)

@@ -81,11 +81,12 @@ def test_other_lists_do_not_wrap_either(busy, columns, words):
 
 def test_ctrl_c_ends_a_watch_quietly_with_0(busy):
     process = busy.start("watch", "--interval", "0.2s")
-    first = process.stdout.readline()
-    assert first
+    while "queued" not in process.stdout.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    assert "Traceback" not in process.stdout.read()
+    rest, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in rest
 
 
 def test_it_ends_by_itself_when_nothing_is_unfinished(cli):
