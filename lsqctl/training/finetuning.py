@@ -43,6 +43,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = enter(job, recipe.seed)
+    job.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sweep(job.run_dir)
     snapshot, complaints = read_newest(job.run_dir)
     yield Resumed(snapshot.step if snapshot else None)
