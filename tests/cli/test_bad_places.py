@@ -1,4 +1,4 @@
-"""A database that must not be used ends a command in one line and exit code 4, no secret shown."""
+"""A database that must not be used ends a command in one line and exit code 4; no secret shows."""
 
 from __future__ import annotations
 

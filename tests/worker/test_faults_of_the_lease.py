@@ -207,6 +207,7 @@ def in_terminal(cli: CommandLine, *words: str) -> tuple[subprocess.Popen[bytes],
         preexec_fn=control,  # noqa: PLW1509 (no thread holds a lock here)
     )
     os.close(inner)
+    cli.started.append(process)
     return process, outer
 
 
@@ -218,20 +219,23 @@ def read_until(terminal: int, text: str) -> None:
 
 SLOW_SAVE = """
 import time
+from pathlib import Path
 _write = write_checkpoint
 def write_checkpoint(run_dir, snapshot, **options):
-    if snapshot.step > 20:
+    if Path({marker!r}).exists():
         time.sleep(60)
     return _write(run_dir, snapshot, **options)
 """
 
 
 def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
-    inject(cli, training_session=SLOW_SAVE)
+    slow = cli.folder / "slow"
+    inject(cli, training_session=SLOW_SAVE.format(marker=str(slow)))
     run_id = submitted(cli, LONG)
     process, terminal = in_terminal(cli, "worker", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id, step=1))
+        slow.touch()
         os.write(terminal, b"\x03")
         read_until(terminal, "SIGINT: saving 1 run(s) and putting them back; again to stop")
         time.sleep(0.5)
