@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lsqctl.worker.forking import WarmLauncher, WarmProcess
+from lsqctl.settings import child_environment
+from lsqctl.worker.forking import WarmLauncher, WarmProcess, _parent_environment
 from lsqctl.worker.launch import Pipes
 from tests.conftest import TINY, wait_for
 from tests.worker.test_supervise import final_hashes, reproducible, store_of, submitted
@@ -69,14 +70,6 @@ def test_a_child_leads_a_session_of_its_own_and_writes_to_its_log(launcher, tmp_
     assert "JSONDecodeError" in (tmp_path / "log").read_text()
 
 
-def test_the_warmed_parent_has_one_thread_so_a_fork_holds_nobodys_lock(launcher, tmp_path):
-    child = Started(launcher, tmp_path / "log")
-    wait_for(lambda: child.process.pid is not None or child.process.poll() is not None)
-    assert parent_of(launcher).num_threads() == 1
-    child.process.signal(signal.SIGKILL)
-    child.code()
-
-
 def test_the_warmed_parent_outlives_what_a_scheduler_sends_to_a_whole_job(launcher, tmp_path):
     parent = parent_of(launcher)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -100,9 +93,9 @@ def test_a_parent_that_dies_ends_its_children_with_a_reason_and_is_started_again
     launcher.close()
 
 
-def test_warming_touches_no_cuda():
+def test_warming_starts_no_thread_and_touches_no_cuda():
     probe = """
-import importlib, torch
+import importlib, os, torch
 calls = []
 def spied(name, real):
     return lambda *args, **options: (calls.append(name), real(*args, **options))[1]
@@ -114,10 +107,16 @@ seen, calls[:] = list(calls), []
 from lsqctl.worker.warm import PRELOADED
 for module in PRELOADED:
     importlib.import_module(module)
-print(bool(seen), calls, torch.cuda.is_initialized())
+print(bool(seen), calls, torch.cuda.is_initialized(), len(os.listdir("/proc/self/task")))
 """
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True [] False"
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        env=child_environment(_parent_environment(2)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True [] False 1"
 
 
 def test_a_forked_child_computes_the_same_bits_as_a_python_of_its_own(cli):
