@@ -27,7 +27,7 @@ def reason_of(error: Exception) -> EndReason:
         (EndReason.DIVERGED, (Diverged,)),
         (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
         (EndReason.RECIPE, (DataError, RecipeError)),
-        (EndReason.INFRA, (StoreError, OSError)),
+        (EndReason.INFRA, (StoreError, OSError, torch.AcceleratorError)),  # a GPU's own fault
     )
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY):
         return EndReason.OOM

@@ -25,6 +25,7 @@ import sys
 from dataclasses import dataclass, field
 
 from lsqctl.settings import change_environment
+from lsqctl.training.digest import code_sha256
 from lsqctl.worker.execute import die_with, execute
 
 # Measured: all that a digits run imports between its start and its first step (bench/first_step).
@@ -36,7 +37,9 @@ PRELOADED = (
     "lsqctl.store",
     "lsqctl.training.finetuning",
     "lsqctl.training.image_folder",
+    "lsqctl.worker.circumstances",
     "lsqctl.worker.inputs",
+    "lsqctl.worker.reasons",
     "lsqctl.worker.recorder",
     "sqlalchemy.dialects.sqlite",
 )
@@ -137,6 +140,7 @@ def main() -> int:
     die_with(supervisor)
     for module in PRELOADED:
         importlib.import_module(module)
+    code_sha256()  # of what is loaded here, however the files may change while children are forked
     gc.collect()
     gc.freeze()  # the children share these pages; a collection would copy them
     parent = os.getpid()
