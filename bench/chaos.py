@@ -54,6 +54,15 @@ CHILDREN = (
 )
 NAMES = ("base", "children-w4a4", "children-w2a2")
 PATIENCE = 120.0  # seconds within which what must happen has happened
+# a worker takes seconds to begin: were it killed as often as its children, none would train
+STRIKES = {
+    "kill child": 4,
+    "stop child": 4,
+    "stop worker": 2,
+    "term worker": 1,
+    "kill worker": 1,
+    "kill both": 1,
+}
 RETRIABLE = {EndReason.INFRA, EndReason.LOST, EndReason.PARENT}
 
 
@@ -176,7 +185,7 @@ class Nemesis:
                 self.workers = [one for one in self.workers if one.poll() is None]
                 while len(self.workers) < 2:
                     self.workers.append(self.another())
-                time.sleep(self.draw.uniform(0.05, 1.0) * self.space.lease)
+                time.sleep(self.draw.uniform(0.1, 1.5) * self.space.lease)
                 self.strike()
                 with contextlib.suppress(StoreError):
                     if not store.unfinished():
@@ -195,14 +204,13 @@ class Nemesis:
 
     def strike(self) -> None:
         """Do one thing to one worker, to a process below it, or to both."""
-        kind = self.draw.choice(
-            ["kill worker", "kill child", "kill both", "term worker", "stop worker", "stop child"]
-        )
+        (kind,) = self.draw.choices(list(STRIKES), weights=list(STRIKES.values()))
         worker = self.draw.choice(self.workers)
         below = self.draw.random()
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(worker.pid)
             children = process.children(recursive=True)
+            kind = kind if children else "stop worker"  # one that has only begun may begin
             victims = [process] if "worker" in kind or "both" in kind else []
             if children and ("child" in kind or "both" in kind):
                 victims.append(children[int(below * len(children))])
@@ -403,7 +411,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--lease", type=float, default=1.0, help="seconds")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of disturbance for each seed")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of disturbance for each seed")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
     parser.add_argument("--report", type=Path, help="write what is summed up as Markdown")
     return parser.parse_args(arguments)
