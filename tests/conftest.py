@@ -27,6 +27,16 @@ train: {epochs: 2, lr: 0.1}
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless all of it is asked for (``make test-full``)."""
+    if os.environ.get("LSQCTL_TEST_FULL"):
+        return
+    skipped = pytest.mark.skip(reason="minutes long: LSQCTL_TEST_FULL=1 runs it")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(skipped)
+
+
 class CommandLine:
     """The real ``lsqctl`` in a folder of its own, with a lease of one second."""
 

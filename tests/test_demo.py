@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.slow
 def test_the_demo_trains_the_sweep_and_writes_the_board(tmp_path):
     if not (ROOT / ".venv" / ".ready").exists():
         pytest.skip("needs the environment that `make` sets up")
