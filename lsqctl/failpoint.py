@@ -33,7 +33,7 @@ FAILPOINTS: Mapping[str, str] = {
     "reap.before-bury": "a dead attempt was found, and not yet ended",
     "end.before-commit": "an attempt was ended and its run put back, not yet committed",
     "child.started": "the child has its order and has done nothing",
-    "child.before-settle": "the inputs are found, the circumstances not yet stored",
+    "child.before-settle": "the database is open, the circumstances not yet stored",
     "child.settled": "the circumstances are stored, nothing is trained",
     "resume.before-commit": "what lies after the checkpoint is deleted, not yet committed",
     "train.calibrated": "the checkpoint right after calibration is recorded",

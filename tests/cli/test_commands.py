@@ -152,8 +152,8 @@ def test_global_options_may_stand_anywhere(tmp_path):
         (["export", "board.xls"], 2, ".csv"),
         (["worker", "--gpus", "tpu"], 2, "auto, all, none"),
         (["worker", "--gpus", "99"], 2, "these GPUs"),
-        (["worker", "--time-limit", "soon"], 2, "90m, 2h"),
-        (["submit", "digits/resnet8-fp32", "--time-limit", "0"], 2, "90m, 2h"),
+        (["worker", "--time-limit", "soon"], 2, "90s, 10m, 2h"),
+        (["submit", "digits/resnet8-fp32", "--time-limit", "0"], 2, "above zero"),
         (["submit", "digits/resnet8-fp32", "--gpus", "0"], 2, "at least 1"),
         (["worker", "--slots", "0"], 2, "1 to 256"),
         (["runs", "retry", "@last~1"], 1, "failed or cancelled"),
@@ -241,7 +241,7 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
 
 
 def test_version_names_commit_and_schema(cli):
-    assert "schema 0001" in cli("--version").stdout
+    assert "schema 0002" in cli("--version").stdout
 
 
 def test_a_traceback_comes_only_with_debug(cli):
