@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsqctl.api.sweeps import sweep_named
 from lsqctl.errors import DataError, NotFound
 from lsqctl.facts import Evaluation
 from lsqctl.run import Run, RunDetail, RunState
@@ -58,7 +59,7 @@ def runs_to_verify(
                 "to verify"
             )
     if sweep is not None:
-        cells = store.sweep_cells(sweep)
+        cells = store.sweep_cells(sweep_named(store, sweep) or sweep)
         named += [one.run for one in cells if one.run and one.run.state is RunState.SUCCEEDED]
     if every:
         named += reversed(store.runs(states=[RunState.SUCCEEDED]))

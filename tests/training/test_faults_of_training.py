@@ -127,9 +127,10 @@ def test_a_loader_process_that_is_killed_is_a_fault_of_the_machine_that_names_it
 ):
     make_image_folder(tmp_path)
     slow_images(monkeypatch, 0.5)
+    before = set(psutil.Process().children())
     iterator = batches(tmp_path, workers=1)
     next(iterator)
-    (loader,) = psutil.Process().children()
+    (loader,) = set(psutil.Process().children()) - before
     loader.kill()
     with pytest.raises(OSError, match=rf"decodes images ended or hangs: .*{loader.pid}"):
         list(iterator)

@@ -32,8 +32,8 @@ def test_a_kill_for_memory_is_told_from_any_other_by_the_cgroups_count(
     places = written(tmp_path, version, 3)
     assert oom_kills(*places) == 3
     monkeypatch.setattr(reasons, "oom_kills", lambda: oom_kills(*places))
-    watch = MemoryWatch(1)
-    watch.sample()
+    watch = MemoryWatch()
+    watch.sample(1)
     by_hand = from_exit_code(-signal.SIGKILL, tmp_path, watch)
     assert by_hand.reason is EndReason.INFRA
     assert by_hand.message.startswith("killed by SIGKILL: by hand, or")
@@ -50,7 +50,7 @@ def test_where_the_kernel_tells_nothing_there_were_no_such_kills(tmp_path):
 
 
 def test_an_exit_code_or_a_signal_is_named_with_the_log_to_look_at(tmp_path):
-    watch = MemoryWatch(1)
+    watch = MemoryWatch()
     assert from_exit_code(-signal.SIGSEGV, tmp_path, watch).message.startswith("killed by SIGSEGV")
     assert from_exit_code(3, tmp_path, watch).reason is EndReason.CODE
     assert from_exit_code(76, tmp_path, watch).reason is EndReason.OOM
