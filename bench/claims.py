@@ -1,6 +1,6 @@
 """How many runs a second go through the queue: claimed and finished, by the real Store.
 
-    python bench/queue.py [--runs N] [--processes 1 8 16] [--only tmpfs disk postgresql]
+    python bench/claims.py [--runs N] [--processes 1 8 16] [--only tmpfs disk postgresql]
 
 Worker processes begin at one barrier and claim and finish until the queue is empty. No training,
 no idle waiting: what is measured is the database and the Store's own Python. Every run must end
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)  # not this folder: `queue` is a module of the standard library too
+sys.path[0] = str(ROOT)
 
 from lsqctl.run import RunState  # noqa: E402
 from lsqctl.store import open_store  # noqa: E402
