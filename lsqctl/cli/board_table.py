@@ -9,21 +9,18 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from lsqctl.cli.render import stdout
-from lsqctl.leaderboard.view import Cell, ViewTable, view
+from lsqctl.leaderboard.view import Cell, ViewTable
 from lsqctl.settings import colour_forced
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from lsqctl.leaderboard.board import Board
-
 GAP = 2
 TONES = {"good": "green", "bad": "red", "": ""}
 
 
-def draw(board: Board) -> None:
+def draw(tables: Sequence[ViewTable]) -> None:
     """Print one table a dataset; in a pipe as wide as it needs to be, without colour."""
-    tables = view(board)
     if not sys.stdout.isatty() and not colour_forced():
         print("\n\n".join("\n".join(_plain(table)) for table in tables))
         return
