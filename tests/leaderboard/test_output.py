@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.clean import clean
@@ -60,10 +60,8 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("name", EVIL.values(), ids=EVIL)
-@pytest.mark.parametrize("style", FORMATS)
+@pytest.mark.parametrize("style", [one for one in FORMATS if one != "hf-eval-results"])
 def test_a_hostile_name_breaks_no_format(style, name):
-    if style == "hf-eval-results":
-        pytest.skip("digits has no name on the Hub")
     board = hostile_board(name)
     text = write(board, style)
     assert write(board, style) == text
@@ -117,6 +115,7 @@ def check_latex(text, name):
     assert not re.search(r"(?<!\\)[%#_^~]", body.replace(r"\pm", "").replace("$-$", ""))
 
 
+@settings(max_examples=15)
 @given(board_rows(texts=HOSTILE), references)
 def test_html_has_a_row_an_entry_and_shows_the_cells_letter_by_letter(rows, published):
     board = rank(rows, published)
@@ -243,10 +242,11 @@ def test_a_model_index_has_what_the_hub_requires_and_own_rows_only():
 
 
 def test_the_hubs_own_reader_takes_the_model_index():
-    hub = pytest.importorskip("huggingface_hub", reason="NOT READ BY THE HUB'S LIBRARY: not here")
+    why = "NOT READ BY THE HUB'S LIBRARY: it is not here"
+    hub = pytest.importorskip("huggingface_hub.repocard_data", reason=why)
     found = json.loads(write(example(), "hf-model-index"))["model-index"]
     for one in found:
-        name, results = hub.repocard_data.model_index_to_eval_results([one])
+        name, results = hub.model_index_to_eval_results([one])
         assert name == one["name"]
         assert [result.metric_name for result in results] == ["Top-1 accuracy", "Top-5 accuracy"]
 

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.output import Look, write
@@ -17,6 +17,7 @@ from .rows import HOSTILE, board_rows, references, row
 BITS = Pivot("arch", "bits")
 
 
+@settings(max_examples=15)
 @given(board_rows(texts=HOSTILE), references)
 def test_each_cell_is_the_best_of_its_rows(rows, published):
     board = rank(rows, published)
@@ -30,6 +31,7 @@ def test_each_cell_is_the_best_of_its_rows(rows, published):
             assert entry.top1_mean == max(rivals)
 
 
+@settings(max_examples=15)
 @given(board_rows(texts=HOSTILE), references)
 def test_a_pivot_has_one_cell_a_column_in_every_format(rows, published):
     board = rank(rows, published)

@@ -1,7 +1,7 @@
 """Cutting a board: filters, sections, order and limit change what is shown, never a rank."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
@@ -33,6 +33,7 @@ def models(board):
     return [[entry.model for entry in table.rows] for table in board.tables]
 
 
+@settings(max_examples=15)
 @given(board_rows(), references, st.fixed_dictionaries({}, optional=ANY))
 def test_no_row_is_changed_doubled_or_lost_without_being_counted(rows, published, how):
     board = rank(rows, published)
@@ -44,12 +45,14 @@ def test_no_row_is_changed_doubled_or_lost_without_being_counted(rows, published
         assert shown + hidden == len(board.entries)
 
 
+@settings(max_examples=15)
 @given(board_rows(), references)
 def test_a_board_that_nothing_is_asked_of_stays_as_it_is(rows, published):
     board = rank(rows, published)
     assert cut(board) == board
 
 
+@settings(max_examples=15)
 @given(board_rows(), st.sampled_from(["size_bytes", "top1_std", "model"]), st.booleans())
 def test_sorting_puts_missing_values_last_either_way(rows, name, down):
     for table in cut(rank(rows), sort=(("-" if down else "") + name,)).tables:
