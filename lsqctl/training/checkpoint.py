@@ -99,17 +99,6 @@ def write_checkpoint(
     return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best, gone)
 
 
-def read_newest(run_dir: Path) -> tuple[Snapshot | None, list[str]]:
-    """Return the newest snapshot that verifies, or None, and a sentence for each bad one."""
-    complaints: list[str] = []
-    for folder in checkpoint_folders(run_dir):
-        try:
-            return read_checkpoint(folder), complaints
-        except DataError as error:
-            complaints.append(f"passed over a damaged checkpoint: {error}")
-    return None, complaints
-
-
 def read_checkpoint(folder: Path) -> Snapshot:
     """Return a checkpoint; raises DataError naming the file that does not verify."""
     manifest = read_manifest(folder)
