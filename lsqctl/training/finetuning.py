@@ -17,6 +17,8 @@ from lsqctl.facts import Fact, Note, Resumed
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
+from lsqctl.training.average import WeightAverage
+from lsqctl.training.batchnorm import norms
 from lsqctl.training.checkpoint import read_state
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
@@ -31,6 +33,7 @@ from lsqctl.training.outcome import result, suspect
 from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
+from lsqctl.training.step import Stepper
 
 
 def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
@@ -140,11 +143,16 @@ def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool
 
 
 def assemble(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> Session:
-    """Return the session: teacher, optimizer, and steps that stay positive."""
-    optimizer = build_optimizer(model, recipe)
+    """Return the session: teacher, optimizer, steps that stay positive, averaged weights."""
+    train, optimizer = recipe.train, build_optimizer(model, recipe)
+    if train.bn_reestimate_images and not norms(model):
+        raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
     positive = keep_positive(optimizer, model) if recipe.quant.spec().quantized else None
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
-    return Session(recipe, job, feed, model, teacher, optimizer, positive, cursor)
+    stepper = Stepper(optimizer, train, feed.device)
+    averaged = train.ema_decay is not None and train.epochs > 0
+    average = WeightAverage(model, train.ema_decay or 0.0) if averaged else None
+    return Session(recipe, job, feed, model, teacher, optimizer, positive, cursor, stepper, average)
 
 
 def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Module:
