@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import checked_weights, pick_seed
+from lsqctl.api.references import check_parent, checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint
+from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
@@ -151,7 +151,7 @@ class _Planner:
         identities, entries, parents = {}, {}, {}
         for key, reference in recipe.references().items():
             if isinstance(reference, RunRef):
-                recipe_sha256, run_sha256 = self._parent(reference.run, recipe, source)
+                recipe_sha256, run_sha256 = self._parent(key, reference.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"
                 parents[key] = run_sha256
             elif reference.endswith(_WEIGHT_ENDINGS) or "/" in reference:
@@ -163,13 +163,14 @@ class _Planner:
         self._chain.pop()
         return identities, entries, parents
 
-    def _parent(self, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
+    def _parent(self, key: str, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
         """Return (recipe_sha256, run_sha256) of the run that ``child`` waits for."""
         here = self._given(name)
         try:
             loaded, cells = here or find_parent(name, source.path)
         except NotFound:
-            return self._stored_parent(name, child.seed)
+            return self._stored_parent(key, name, child)
+        check_parent(key, cells[0].recipe, child)
         recipe_sha256 = self._identify(cells[0], loaded)
         stored = [] if here else self._stored(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
@@ -196,7 +197,7 @@ class _Planner:
         runs = self.store.by_recipe(recipe_sha256) if self.store else []
         return [run for run in runs if run.state in _USABLE]
 
-    def _stored_parent(self, name: str, seed: int) -> tuple[str, str]:
+    def _stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
         """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
         named = self.store.by_name(name) if self.store else []
         runs = [run for run in named if run.state in _USABLE]
@@ -205,8 +206,10 @@ class _Planner:
             raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
-        seed = pick_seed(name, {run.seed for run in runs}, seed)
+        seed = pick_seed(name, {run.seed for run in runs}, child.seed)
         run = next(run for run in runs if run.seed == seed)
+        if self.store:
+            check_parent(key, load_stored(self.store.detail(run.id).recipe), child)
         return run.recipe_sha256, run.run_sha256
 
     def _file(self, key: str, reference: str, source: LoadedRecipe) -> dict[str, str]:

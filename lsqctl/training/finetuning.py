@@ -58,10 +58,12 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
         cursor, changes = taken_up(snapshot, recipe, job)
     else:
         cursor, changes = first_cursor(recipe, job), []
+    teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
+    if not snapshot:
         load_start(model, recipe, job, feed=feed, cursor=cursor)
     yield from map(Note, (*complaints, *changes, *feed.dataset.notes))
     model = quantize(model, recipe, feed, first_values=snapshot is None)
-    session = assemble(model, recipe, job, feed=feed, cursor=cursor)
+    session = assemble(model, teacher, recipe, job, feed=feed, cursor=cursor)
     if snapshot:
         session.restore(snapshot)
     else:  # right after calibration
@@ -142,13 +144,20 @@ def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool
     return model
 
 
-def assemble(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> Session:
-    """Return the session: teacher, optimizer, steps that stay positive, averaged weights."""
+def assemble(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    recipe: Recipe,
+    job: Job,
+    *,
+    feed: Feed,
+    cursor: Cursor,
+) -> Session:
+    """Return the session: optimizer, steps that stay positive, averaged weights."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
     if train.bn_reestimate_images and not norms(model):
         raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
     positive = keep_positive(optimizer, model) if recipe.quant.spec().quantized else None
-    teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
     stepper = Stepper(optimizer, train, feed.device)
     averaged = train.ema_decay is not None and train.epochs > 0
     average = WeightAverage(model, train.ema_decay or 0.0) if averaged else None
@@ -163,5 +172,5 @@ def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Mod
         raise DataError(f"the teacher {source} has changed since the run began")
     name = recipe.distill.teacher_model or recipe.model.name
     teacher = build(name, feed)
-    load_weights(teacher, source, model_name=name)
+    load_weights(teacher, source, model_name=name, key="distill.teacher")
     return freeze(teacher)

@@ -230,3 +230,26 @@ def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, mo
     assert run.recipe["train"]["momentum"] == 0.9
     assert run.snapshot["code_sha256"]
     assert "canary" not in str(run)
+
+
+@pytest.mark.parametrize("key", ["model: {weights", "distill: {teacher"])
+def test_a_parent_that_knows_other_classes_is_refused_before_anything_is_queued(here, store, key):
+    section, _, field = key.partition(": {")
+    text = "data: {name: cifar100}\n" + f"{section}: {{{field}: {{run: base}}"
+    text += ", name: resnet8}\n" if section == "model" else "}\nmodel: {name: resnet8}\n"
+    Path("child.yaml").write_text(text)
+    told = rf"child: {section}\.{field}: {{run: base}} knows 10 classes, cifar100 has 100; take"
+    options = Options(check_data=False)
+    with pytest.raises(DataError, match=told):
+        plan(["child.yaml"], settings=here, store=None, options=options)
+    submit(plan(["base.yaml"], settings=here, store=store), store)
+    Path("base.yaml").unlink()
+    with pytest.raises(DataError, match=told):
+        plan(["child.yaml"], settings=here, store=store, options=options)
+
+
+def test_torchvision_weights_know_the_classes_of_imagenet_only(here):
+    text = "model: {name: resnet18, weights: DEFAULT}\ndata: {name: digits}\n"
+    Path("t.yaml").write_text(text)
+    with pytest.raises(DataError, match=r"model\.weights: DEFAULT knows 1000 classes, digits has"):
+        planned(here, "t.yaml")

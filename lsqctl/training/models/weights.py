@@ -23,16 +23,19 @@ _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
 
 
-def load_weights(model: nn.Module, source: Path | str, *, model_name: str) -> None:
+def load_weights(
+    model: nn.Module, source: Path | str, *, model_name: str, key: str = "model.weights"
+) -> None:
     """Fill ``model`` with the weights of ``source``; every key and shape must fit.
 
-    Step sizes of a quantized parent are left out: they are calibrated anew. Raises DataError.
+    ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out: they
+    are calibrated anew. Raises DataError.
     """
     state = read_weights(source, model_name=model_name)
     state = {key: value for key, value in state.items() if not _of_quantizer(key)}
     if str(source).startswith("torchvision:"):
         state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
-    _check_fit(model, state, f"{source} into {model_name}")
+    _check_fit(model, state, f"{key}: {source} into {model_name}")
     model.load_state_dict(state)
 
 
@@ -61,9 +64,12 @@ def identity(source: Path | str) -> str:
     return sha256_of(path)
 
 
-def check_torchvision_weights(name: str, model_name: str) -> None:
-    """Raise DataError unless torchvision has weights of this name; nothing is downloaded."""
-    _torchvision_weight(name, model_name)
+def torchvision_classes(name: str, model_name: str) -> int:
+    """Return how many classes torchvision's weights of this name know; nothing is downloaded.
+
+    Raises DataError when there are none.
+    """
+    return len(_torchvision_weight(name, model_name).meta["categories"])
 
 
 def _of_quantizer(key: str) -> bool:
@@ -107,12 +113,27 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None
             f"the file has besides: {_five(extra)}"
         )
     shapes = [key for key in state if own[key].shape != state[key].shape]
+    if classes := _other_classes(shapes, state, own):
+        raise DataError(f"{what}: it knows {classes[0]} classes, the dataset has {classes[1]}")
     if shapes:
         theirs = [f"{key} {tuple(state[key].shape)}" for key in shapes]
         ours = [f"{key} {tuple(own[key].shape)}" for key in shapes]
         raise DataError(
             f"{what}: shapes do not fit; the model has {_five(ours)}; the file {_five(theirs)}"
         )
+
+
+def _other_classes(
+    differing: list[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> tuple[int, int] | None:
+    """Return the classes of a file and of the model, when nothing but their number differs.
+
+    That is, in one layer alone, and there in how many outputs it has.
+    """
+    layers = {key.rpartition(".")[0] for key in differing}
+    outputs = {(state[key].shape[0], own[key].shape[0]) for key in differing if state[key].dim()}
+    alike = all(state[key].shape[1:] == own[key].shape[1:] for key in differing)
+    return outputs.pop() if len(layers) == len(outputs) == 1 and alike else None
 
 
 def _five(names: list[str]) -> str:
