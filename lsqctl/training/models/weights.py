@@ -19,7 +19,7 @@ from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.digest import sha256_of
 from lsqctl.training.manifest import manifest_sha256
 
-_QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.")
+_QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
 
 
