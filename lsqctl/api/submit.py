@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsqctl.api.layers import check_layers
 from lsqctl.api.provenance import snapshot
 from lsqctl.api.references import checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
@@ -92,6 +93,7 @@ def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:
             loaded.append(load(reference, sets=options.sets, seeds=options.seeds))
         except RecipeError as error:
             faults += error.faults
+    faults += check_layers(loaded)
     if faults:
         raise RecipeError(list(dict.fromkeys(faults)))
     return loaded

@@ -101,9 +101,7 @@ def _hooked(sites: dict[str, Site], pending: set[str]) -> Iterator[None]:
             handle.remove()
 
 
-def _calibrate_site(
-    name: str, pending: set[str], site: Site, inputs: tuple[Tensor, ...]
-) -> None:
+def _calibrate_site(name: str, pending: set[str], site: Site, inputs: tuple[Tensor, ...]) -> None:
     if name not in pending:  # a shared layer: its first place decides
         return
     if isinstance(site, LsqQuantizer):

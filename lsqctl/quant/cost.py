@@ -1,9 +1,9 @@
 """Count what a model costs, without running it: MACs, bit operations, bytes.
 
 Size is what a deployed model stores: codes packed to their bits, 4 bytes for each step size, for
-each offset, for each bias and for each float weight, and 8 for each channel of a batch norm (folded to a scale and
-a shift). Bit operations are MACs * weight bits * activation bits, 32 * 32 for what is float;
-sparsity is not discounted.
+each offset, for each bias and for each float weight, and 8 for each channel of a batch norm
+(folded to a scale and a shift). Bit operations are MACs * weight bits * activation bits, 32 * 32
+for what is float; sparsity is not discounted.
 """
 
 from __future__ import annotations

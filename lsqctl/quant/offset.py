@@ -46,9 +46,7 @@ def lsq_plus_fake_quantize(
     return (moved + shift).to(x.dtype)
 
 
-def lsq_plus_codes(
-    x: Tensor, step_size: Tensor, offset: Tensor, bounds: tuple[int, int]
-) -> Tensor:
+def lsq_plus_codes(x: Tensor, step_size: Tensor, offset: Tensor, bounds: tuple[int, int]) -> Tensor:
     """Return the integer codes of ``x``, int32: ``codes * step_size + offset`` is on the grid."""
     with torch.no_grad():
         return lsq_codes(_wide(x, step_size) - offset, step_size, *bounds)

@@ -103,9 +103,7 @@ class LsqQuantizer(nn.Module):
     def _first_values(self, x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
         bounds, spec = self.spec.bounds(signed), self.spec
         if self.offset is not None and (signed or spec.signed is not None):
-            return initial_step_and_offset(
-                x, *bounds, init=spec.init, percentile=spec.percentile
-            )
+            return initial_step_and_offset(x, *bounds, init=spec.init, percentile=spec.percentile)
         step = initial_step_size(
             x,
             *bounds,

@@ -31,8 +31,8 @@ class TensorSpec:
     ``per_channel`` gives each output channel of a weight its own step. ``narrow_range`` drops the
     lowest code of a signed tensor, which makes the grid symmetric. ``init`` is the rule of the
     step's first value, ``n_features`` the reading of N_F in the gradient scale 1/sqrt(N_F * Q_P)
-    (Esser et al. 2020, section 2.2; they say "features in a layer"). ``offset="learned"`` moves the
-    grid by a learned offset (Bhalgat et al. 2020); with an open sign only where values are negative.
+    (Esser et al. 2020, section 2.2; they say "features in a layer"). ``offset`` "learned" moves the grid
+    by a learned offset (Bhalgat et al. 2020); with an open sign only where values are negative.
 
     >>> TensorSpec(bits=3, signed=True).quant_min, TensorSpec(bits=3, signed=True).quant_max
     (-4, 3)
@@ -141,8 +141,9 @@ class QuantSpec:
     overrides: Mapping[str, LayerOverride] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name, bits in self._bits().items():
-            check_bits(bits, name)
+        names = (f"{place}{kind}_bits" for place in _PLACES for kind in ("weight", "act"))
+        for name in (*names, "residual_bits"):
+            check_bits(getattr(self, name), name)
         self.weight(self.weight_bits)
         self.activation(self.act_bits)
         for glob in self.overrides:
@@ -151,14 +152,14 @@ class QuantSpec:
     @property
     def quantized(self) -> bool:
         """Whether anything is quantized."""
-        set_bits = (
-            bits for one in self.overrides.values() for bits in (one.weight_bits, one.act_bits)
-        )
-        return any(bits not in (None, NONE_BITS) for bits in (*self._bits().values(), *set_bits))
+        found = self.bits_of("weight") | self.bits_of("act") | {self.residual_bits}
+        return found != {NONE_BITS}
 
-    def _bits(self) -> dict[str, int]:
-        names = [f"{place}{kind}_bits" for place in _PLACES for kind in ("weight", "act")]
-        return {name: getattr(self, name) for name in (*names, "residual_bits")}
+    def bits_of(self, kind: Literal["weight", "act"]) -> set[int]:
+        """Return the bits that weights, or activations, have anywhere in the model."""
+        set_by = (getattr(one, f"{kind}_bits") for one in self.overrides.values())
+        everywhere = {getattr(self, f"{place}{kind}_bits") for place in _PLACES}
+        return everywhere | {bits for bits in set_by if bits is not None}
 
     def weight(self, bits: int) -> TensorSpec:
         """Return the spec of a weight tensor with ``bits``: always signed."""
