@@ -8,7 +8,7 @@ from dataclasses import replace
 from lsqctl.errors import Fault
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe import DATASETS, Recipe
-from lsqctl.recipe_file import LoadedRecipe, layer_faults
+from lsqctl.recipe_file import Cell, LoadedRecipe, layer_faults
 
 
 def check_layers(loaded: Sequence[LoadedRecipe]) -> list[Fault]:
@@ -16,17 +16,23 @@ def check_layers(loaded: Sequence[LoadedRecipe]) -> list[Fault]:
 
     Only a recipe with such a key has its network built, without memory for its weights.
     """
-    found: dict[Fault, str] = {}
-    for recipe in loaded:
-        for cell in recipe.cells:
-            if not _names_layers(cell.recipe):
-                continue
+    return [fault for recipe in loaded for fault in _faults(recipe)]
+
+
+def _faults(recipe: LoadedRecipe) -> list[Fault]:
+    """Return a recipe's faults; one that only some cells have names the first of them."""
+    found: dict[Fault, list[Cell]] = {}
+    for cell in recipe.cells:
+        if _names_layers(cell.recipe):
             from lsqctl.training.models.outline import outline
 
             names, residual = outline(cell.recipe.model.name, image_size=_size(cell.recipe))
             for fault in layer_faults(cell, names, residual=residual):
-                found.setdefault(fault, f"cell {cell.label}" if len(recipe.cells) > 1 else "")
-    return [replace(fault, cell=cell) for fault, cell in found.items()]
+                found.setdefault(fault, []).append(cell)
+    return [
+        fault if len(cells) == len(recipe.cells) else replace(fault, cell=f"cell {cells[0].label}")
+        for fault, cells in found.items()
+    ]
 
 
 def _names_layers(recipe: Recipe) -> bool:

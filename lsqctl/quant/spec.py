@@ -31,8 +31,8 @@ class TensorSpec:
     ``per_channel`` gives each output channel of a weight its own step. ``narrow_range`` drops the
     lowest code of a signed tensor, which makes the grid symmetric. ``init`` is the rule of the
     step's first value, ``n_features`` the reading of N_F in the gradient scale 1/sqrt(N_F * Q_P)
-    (Esser et al. 2020, section 2.2; they say "features in a layer"). ``offset`` "learned" moves the grid
-    by a learned offset (Bhalgat et al. 2020); with an open sign only where values are negative.
+    (Esser et al. 2020, section 2.2; they say "features in a layer"). A learned ``offset`` moves
+    the grid (Bhalgat et al. 2020); with an open sign only where values are negative.
 
     >>> TensorSpec(bits=3, signed=True).quant_min, TensorSpec(bits=3, signed=True).quant_max
     (-4, 3)

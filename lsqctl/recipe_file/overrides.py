@@ -86,11 +86,8 @@ def _values(values: Any) -> str:
     if not isinstance(values, dict):
         return ""
     bits = [f"{k}{values[key]}" for k, key in _BITS if key in values]
-    others = [
-        f"-{key}-{value}".lower()
-        for key, value in values.items()
-        if key not in dict(_BITS).values()
-    ]
+    plain = {key: value for key, value in values.items() if not key.endswith("_bits")}
+    others = [f"-{key}-{value}".lower() for key, value in plain.items()]
     return ("-" if bits else "") + "".join(bits) + _UNSAFE.sub("-", "".join(others))
 
 

@@ -76,9 +76,10 @@ def evaluations(
 
 
 def method(recipe: Recipe) -> str:
-    """Return ``fp32`` or ``lsq``; ``lsq+offset`` is LSQ+'s, ``+kd`` says that a teacher took part."""
+    """Return ``fp32`` or ``lsq``; ``+offset`` is LSQ+'s, ``+kd`` says that a teacher took part."""
     quant = recipe.quant
-    offset = any(one.act_offset == "learned" for one in (quant, *quant.overrides.values()))
+    settings = (quant.act_offset, *(one.act_offset for one in quant.overrides.values()))
+    offset = "learned" in settings
     name = "lsq" + ("+offset" if offset else "") if quant.spec().quantized else "fp32"
     return name + ("+kd" if recipe.distill else "")
 
