@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lsqctl.errors import UsageError
-from lsqctl.recipe import Recipe
+from lsqctl.recipe import DATASETS, Recipe
+
+_TORCHVISION_CLASSES = 1000  # of every classifier's weights
 
 
 def pick_seed(name: str, seeds: set[int], wanted: int) -> int:
@@ -27,4 +29,15 @@ def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
     if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
         model = recipe.distill.teacher_model
     check_torchvision_weights(reference, model)
+    check_classes(key, reference, _TORCHVISION_CLASSES, recipe)
     return reference
+
+
+def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe) -> None:
+    """Raise UsageError when weights are known to be of another number of classes than the data."""
+    own = DATASETS[recipe.data.name].classes
+    if own and classes and own != classes:
+        raise UsageError(
+            f"{recipe.name}: {key}: `{reference}` was trained for {classes:,} classes, and "
+            f"{recipe.data.name} has {own:,}"
+        )

@@ -87,6 +87,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Check recipes and queue nothing; exit 2 when one has a fault."""
+    from lsqctl.api.layers import check_layers
     from lsqctl.recipe_file import load
 
     faults: list[Fault] = []
@@ -97,6 +98,7 @@ def check(
         except RecipeError as error:
             faults += error.faults
             continue
+        faults += check_layers([loaded])
         runs += len(loaded.cells)
         for fault in loaded.warnings:
             warn(str(fault))

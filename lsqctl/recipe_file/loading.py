@@ -180,7 +180,8 @@ class _Loading:
         for label, recipe, one in zip(labels(changes, recipes), recipes, checked, strict=True):
             name = f"{self.name}-{label}" if label else str(self.name)
             self.warnings.extend(doubts(recipe, one, self.start))
-            made.append(Cell(recipe.model_copy(update={"name": name}), label, one.origins))
+            named = recipe.model_copy(update={"name": name})
+            made.append(Cell(named, label, one.origins, one.nodes))
         made = list({_identity(cell): cell for cell in made}.values())
         sweep = self.document.entries.get("sweep")
         here = sweep.key if sweep else self.start
