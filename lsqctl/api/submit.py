@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import checked_weights, pick_seed
+from lsqctl.api.references import check_networks, checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
@@ -227,6 +227,7 @@ class _Planner:
         from lsqctl.training.locate import check_present
 
         check_present(recipe.data.name, self.settings.data_dir)
+        check_networks(recipe)
 
     def _snapshot(self, source: LoadedRecipe) -> dict[str, Any]:
         """Return what is true at submit; of the code, asked once a submission."""

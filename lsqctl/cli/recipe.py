@@ -1,4 +1,4 @@
-"""`recipe ls|show|check|schema|new`: look at recipes, check them, begin one."""
+"""`recipe ls|show|check|diff|schema|new`: look at recipes, check them, begin one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lsqctl.cli.recipe_diff import diff
 from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn
 from lsqctl.cli.state import Json
 from lsqctl.errors import Fault, RecipeError, UsageError
@@ -16,6 +17,8 @@ from lsqctl.errors import Fault, RecipeError, UsageError
 app = typer.Typer(
     help="Look at recipes, check them, begin one.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.command("diff", epilog="Example: lsqctl recipe diff cifar10/resnet20-w4a4 paper/w4a4")(diff)
 
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")

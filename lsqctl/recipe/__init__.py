@@ -11,6 +11,7 @@ from lsqctl.recipe.catalog import (
     IMAGENET_STD,
     MODEL_NAMES,
     OWN_MODELS,
+    TIMM_PREFIX,
     TORCHVISION_MODELS,
     DatasetFacts,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "IMAGENET_STD",
     "MODEL_NAMES",
     "OWN_MODELS",
+    "TIMM_PREFIX",
     "TORCHVISION_MODELS",
     "DataSection",
     "DatasetFacts",

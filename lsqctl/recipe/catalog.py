@@ -29,6 +29,9 @@ OWN_MODELS: tuple[str, ...] = (
     "squeezenext23_2x",
 )
 MODEL_NAMES: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *OWN_MODELS)))
+# Networks of the timm library, which a recipe may name besides: which there are, only timm knows.
+TIMM_PREFIX = "timm/"
+TIMM_NAME = r"timm/[A-Za-z0-9_]+"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,14 @@ class Cell:
     """One run's recipe. ``label`` is what its name adds to the file's; empty if nothing.
 
     ``origins`` says by dotted key where a value is from: ``recipes/x.yaml:12``,
-    ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``.
+    ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``. ``base`` is
+    what it extends, as ``load`` takes it.
     """
 
     recipe: Recipe
     label: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,4 @@ class LoadedRecipe:
     given: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Fault, ...] = ()
+    base: str | None = None
