@@ -11,7 +11,7 @@ import typer
 
 from lsqctl.cli.recipe_diff import diff
 from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn
-from lsqctl.cli.state import Json
+from lsqctl.cli.state import Json, settings
 from lsqctl.errors import Fault, RecipeError, UsageError
 
 app = typer.Typer(
@@ -52,32 +52,17 @@ def list_recipes(json: Json = False) -> None:
 
 @app.command(epilog="Example: lsqctl recipe show digits/resnet8-w4a4")
 def show(
+    ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A file, or the name of a bundled recipe.")],
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Print a recipe complete, each value with its origin."""
-    from lsqctl.recipe_file import dump, load
+    """Print a recipe complete, each value with its origin, and what its network costs."""
+    from lsqctl.cli.recipe_show import print_cells, print_cells_json
+    from lsqctl.recipe_file import load
 
     loaded = load(recipe, sets=tuple(sets or ()))
-    if json:
-        print_json(
-            {
-                "name": loaded.name,
-                "path": loaded.path,
-                "cells": [
-                    {
-                        "label": one.label,
-                        "recipe": one.recipe.model_dump(mode="json"),
-                        "origins": one.origins,
-                    }
-                    for one in loaded.cells
-                ],
-            }
-        )
-        return
-    for number, cell in enumerate(loaded.cells):
-        sys.stdout.write(("---\n" if number else "") + dump(cell.recipe, cell.origins))
+    (print_cells_json if json else print_cells)(loaded, settings(ctx))
 
 
 @app.command(epilog="Example: lsqctl recipe check my.yaml")
