@@ -14,6 +14,7 @@ from lsqctl.recipe.catalog import (
     TIMM_PREFIX,
     TORCHVISION_MODELS,
     DatasetFacts,
+    weight_source,
 )
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.identity import fingerprint
@@ -52,4 +53,5 @@ __all__ = [
     "fingerprint",
     "load_stored",
     "valid_name",
+    "weight_source",
 ]
