@@ -44,6 +44,16 @@ def build_timm(name: str, *, num_classes: int, image_size: int) -> nn.Module:
     except (ValueError, AssertionError, TypeError, RuntimeError) as error:
         told = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{name} cannot take images of {image_size} pixels: {told}") from None
+    return _plain_linear(model)
+
+
+def _plain_linear(model: nn.Module) -> nn.Module:
+    """Make timm's own Linear, which casts for TorchScript only, the nn.Linear that it is."""
+    from timm.layers import Linear
+
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = nn.Linear
     return model
 
 
