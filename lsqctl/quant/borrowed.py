@@ -1,7 +1,8 @@
 """A linear layer that is never called: its owner passes ``layer.weight`` to a function.
 
-Torchvision's Swin does so, and timm's Swin V2, BEiT and EVA. What it borrows here is not the weight but a stand-in for it, and
-``F.linear`` with that stand-in calls the layer, quantizers and hooks included.
+Torchvision's Swin does so, and timm's Swin V2, BEiT and EVA. What it borrows here is not the
+weight but a stand-in for it, and ``F.linear`` with that stand-in calls the layer, quantizers and
+hooks included.
 """
 
 from __future__ import annotations

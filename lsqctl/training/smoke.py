@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from lsqctl.errors import DataError
 from lsqctl.facts import Metric
-from lsqctl.recipe import DATASETS, Recipe
+from lsqctl.recipe import DATASETS, DataSection, Recipe
 from lsqctl.training.cursor import Cursor
-from lsqctl.training.datasets import normalization
+from lsqctl.training.datasets import normalization, open_dataset
 from lsqctl.training.distill import freeze
 from lsqctl.training.epoch import evaluate_epoch, train_epoch
 from lsqctl.training.feed import Feed
@@ -31,6 +31,8 @@ from lsqctl.training.runtime import Job
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _IMAGES = 2  # a batch; batch norm needs two
+
+Splits = tuple[ImageSet, ImageSet]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,10 @@ def smoke(recipe: Recipe, data_dir: Path) -> Tried:
     began = time.monotonic()
     small = _smaller(recipe)
     torch.manual_seed(recipe.seed)
-    with ExitStack() as stack:
-        files = _files(data_dir, recipe.data.name)
-        images = "real" if files else "generated"
-        if DATASETS[recipe.data.name].folder and not files:
-            files = _generated(Path(stack.enter_context(TemporaryDirectory())))
-        loss = _step_and_evaluation(small, _dataset(small, files), data_dir)
-    return Tried(time.monotonic() - began, loss, images)
+    with TemporaryDirectory() as scratch:
+        dataset, real = _dataset(small.data, data_dir, Path(scratch))
+        loss = _step_and_evaluation(small, dataset, data_dir)
+    return Tried(time.monotonic() - began, loss, "real" if real else "generated")
 
 
 def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, data_dir: Path) -> float:
@@ -91,23 +90,13 @@ def _smaller(recipe: Recipe) -> Recipe:
     )
 
 
-def _dataset(recipe: Recipe, files: list[Path]) -> TrainEval:
-    data, facts = recipe.data, DATASETS[recipe.data.name]
+def _dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[TrainEval, bool]:
+    """Return two images of each split, and whether they are real."""
+    facts = DATASETS[data.name]
     mean, std = normalization(data)
-    train: ImageSet
-    evaluation: ImageSet
-    if facts.folder:
-        labelled = [(str(path), number) for number, path in enumerate(files)]
-        train = FolderImages(labelled[:_IMAGES], data)
-        evaluation = FolderImages(labelled[-_IMAGES:], data)
-    else:
-        shape = (_IMAGES, facts.channels, facts.size, facts.size)
-        train, evaluation = (
-            MemoryImages(torch.randint(256, shape, dtype=torch.uint8), torch.arange(_IMAGES), data)
-            for _ in range(2)
-        )
-    return TrainEval(
-        *(train, evaluation),
+    splits, real = (_folders if facts.folder else _in_memory)(data, data_dir, scratch)
+    dataset = TrainEval(
+        *splits,
         split="val",
         classes=facts.classes or 1000,
         channels=facts.channels,
@@ -117,12 +106,33 @@ def _dataset(recipe: Recipe, files: list[Path]) -> TrainEval:
         digest="",
         preprocessing="",
     )
+    return dataset, real
+
+
+def _folders(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
+    real = _files(data_dir, data.name)
+    files = [(str(path), number) for number, path in enumerate(real or _generated(scratch))]
+    return (FolderImages(files[:_IMAGES], data), FolderImages(files[-_IMAGES:], data)), bool(real)
+
+
+def _in_memory(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
+    facts = DATASETS[data.name]
+    try:
+        whole = open_dataset(data, data_dir)
+    except DataError:
+        shape = (_IMAGES, facts.channels, facts.size, facts.size)
+        pixels, labels = torch.randint(256, shape, dtype=torch.uint8), torch.arange(_IMAGES)
+        return (MemoryImages(pixels, labels, data),) * 2, False
+    first = np.arange(_IMAGES)
+    train, evaluation = (
+        MemoryImages(*next(iter(split.plain([first]))), data)
+        for split in (whole.train, whole.evaluation)
+    )
+    return (train, evaluation), True
 
 
 def _files(data_dir: Path, name: str) -> list[Path]:
     """Return real image files to try with, two to train on and two to evaluate; or none."""
-    if not DATASETS[name].folder:
-        return []
     for place in (name, "imagefolder", "imagenet-sample"):
         for split in ("train", "val"):
             found = _first(_images_below(data_dir / place / split), 2 * _IMAGES)
