@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lsqctl.quant.quantizer import LsqQuantizer
     from lsqctl.quant.step_init import initial_step_size
     from lsqctl.quant.surgery import left_layers, prepare, quantized_layers, quantizers
+    from lsqctl.quant.telemetry import Oscillations, Reading, read_quantizers
 
 __all__ = [
     "MIN_STEP_SIZE",
@@ -32,10 +33,12 @@ __all__ = [
     "LayerCost",
     "LsqQuantizer",
     "ModelCost",
+    "Oscillations",
     "PositiveSteps",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
+    "Reading",
     "TensorSpec",
     "calibrate",
     "grad_scale_factor",
@@ -49,6 +52,7 @@ __all__ = [
     "prepare",
     "quantized_layers",
     "quantizers",
+    "read_quantizers",
 ]
 
 _FROM = {
@@ -60,6 +64,7 @@ _FROM = {
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
     "surgery": "left_layers prepare quantized_layers quantizers",
+    "telemetry": "Oscillations Reading read_quantizers",
 }
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}
 
