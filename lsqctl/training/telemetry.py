@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def _stats(
         )
 
 
-def _short(reading: Reading) -> dict[str, object]:
+def _short(reading: Reading) -> dict[str, Any]:
     """Return a reading's values, to six digits: they are stored a hundred thousand times."""
     values = asdict(reading)
     return {key: _six(one) if type(one) is float else one for key, one in values.items()}
