@@ -14,6 +14,7 @@ import typer
 
 from lsqctl.cli import (
     board,
+    conformance,
     data,
     db,
     doctor,
@@ -53,6 +54,7 @@ housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 verify.register(app)
+conformance.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(data.app, name="data")
