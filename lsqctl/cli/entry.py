@@ -14,6 +14,7 @@ import typer
 
 from lsqctl.cli import (
     board,
+    compare,
     data,
     db,
     doctor,
@@ -52,6 +53,7 @@ steer.register(runs.app)
 housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
+compare.register(app)
 verify.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.facts import BoardRow, Evaluation, Result
+from lsqctl.facts import BoardRow, Evaluation, Result, ScoredRun
 from lsqctl.run import RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads, writes
+from lsqctl.store.rows import chunks
 from lsqctl.store.tables import checkpoints, results, runs
 
 _SHARED = tuple(f.name for f in fields(Result) if f.name != "evaluations")
@@ -80,6 +81,19 @@ class Results(Base):
         change = update(results).where(*_key(run_id, *key)).values(verified=verified)
         if db.execute(change).rowcount == 0:
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
+
+    @reads
+    def scored_runs(self, db: Connection, run_ids: Iterable[str]) -> list[ScoredRun]:
+        """Return the headline results of these runs, hits included, oldest run first."""
+        names = [f.name for f in fields(ScoredRun) if f.name != "cell"]
+        columns = [runs.c[name] if name in _FROM_RUN else results.c[name] for name in names]
+        query = select(*columns).join(runs, runs.c.id == results.c.run_id).order_by(runs.c.seq)
+        query = query.where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
+        return [
+            ScoredRun(*row)
+            for some in chunks(sorted(set(run_ids)))
+            for row in db.execute(query.where(runs.c.id.in_(some)))
+        ]
 
     @reads
     def board_rows(self, db: Connection) -> list[BoardRow]:
