@@ -151,7 +151,8 @@ class MetricSummary:
 class BoardRow:
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
-    ``weight_bits`` … ``deterministic`` are as in ``Result``.
+    ``weight_bits`` … ``deterministic`` are as in ``Result``. ``n_correct_last`` and
+    ``n_correct_best`` are the counts of the same variant at the last and at the best epoch.
     """
 
     run_id: str
@@ -194,6 +195,8 @@ class BoardRow:
     code_commit: str = ""
     code_dirty: bool | None = None
     notes: str = ""
+    n_correct_last: int | None = None
+    n_correct_best: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

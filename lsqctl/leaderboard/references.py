@@ -15,6 +15,8 @@ from lsqctl.quant.spec import check_bits
 SOURCE_KINDS = ("paper", "readme", "page")
 PWC_PAGE = "pwc-lsq"
 """The rows of the LSQ paper's page on Papers With Code."""
+ABLATIONS = "lsq-ablations"
+"""The rows of the paper's ablations: not what its recipe reaches."""
 
 _OPTIONAL_NUMBERS = ("top5", "fp32_top1")
 

@@ -133,10 +133,17 @@ def _to_evaluation(row: Row[Any]) -> Evaluation:
 
 def _headlines(db: Connection) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
-    columns = [runs.c[name] if name in _FROM_RUN else results.c[name] for name in names]
+    last, best = results.alias("last"), results.alias("best")
+    other = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
+    columns = [
+        other[name] if name in other else (runs if name in _FROM_RUN else results).c[name]
+        for name in names
+    ]
     query = (
         select(*columns)
         .join(runs, runs.c.id == results.c.run_id)
+        .outerjoin(last, _same_variant(last, "last"))
+        .outerjoin(best, _same_variant(best, "best"))
         .where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
         .order_by(runs.c.seq)
     )
@@ -147,6 +154,11 @@ def _headlines(db: Connection) -> list[BoardRow]:
         values[state] = RunState(values[state])
         found.append(BoardRow(*values))
     return found
+
+
+def _same_variant(other: Any, selection: str) -> Any:
+    same = (other.c.run_id == results.c.run_id) & (other.c.variant == results.c.variant)
+    return same & (other.c.selection == selection)
 
 
 def _failed(db: Connection) -> list[BoardRow]:

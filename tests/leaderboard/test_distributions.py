@@ -1,4 +1,4 @@
-"""Tails and quantiles: scipy's values written down, scipy itself where it is installed, and laws."""
+"""Tails and quantiles: scipy, written down or asked where it is installed, and laws."""
 
 import math
 
