@@ -21,6 +21,7 @@ from lsqctl.cli import (
     housekeeping,
     queue,
     recipe,
+    references,
     runs,
     steer,
     sweep,
@@ -57,6 +58,7 @@ compare.register(app)
 verify.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)

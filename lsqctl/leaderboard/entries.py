@@ -49,9 +49,9 @@ def published_entry(reference: Reference) -> Entry:
     values = {
         **_UNKNOWN,
         "model": reference.model,
-        "arch": reference.arch,
+        "arch": reference.arch or None,
         "dataset": reference.dataset,
-        "method": reference.method,
+        "method": reference.method or None,
         "w_bits": reference.weight_bits,
         "a_bits": reference.act_bits,
         "top1_mean": float(top1),
