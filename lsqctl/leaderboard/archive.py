@@ -7,7 +7,6 @@ The format is sota-extractor's: a list of tasks, each with datasets (and subdata
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 import zlib
@@ -61,19 +60,18 @@ def read_tables(path: Path) -> Iterator[ArchiveTable]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _opened(path: Path) -> io.TextIOWrapper:
-    file: IO[bytes] = path.open("rb")
-    if file.read(2) == b"\x1f\x8b":
-        file.seek(0)
-        return io.TextIOWrapper(gzip.open(file), "utf-8-sig")
-    file.seek(0)
-    return io.TextIOWrapper(file, "utf-8-sig")
+def _opened(path: Path) -> IO[str]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return (
+        gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig")
+    )
 
 
 class _Window:
     """The part of a text that is being parsed, from ``at`` on; what was parsed is let go."""
 
-    def __init__(self, text: io.TextIOBase, path: Path) -> None:
+    def __init__(self, text: IO[str], path: Path) -> None:
         self._text, self._path = text, path
         self.buffer, self.at = "", 0
         self.seen = 0
@@ -101,7 +99,7 @@ class _Window:
             self.more()
 
 
-def _elements(text: io.TextIOBase, path: Path) -> Iterator[Any]:
+def _elements(text: IO[str], path: Path) -> Iterator[Any]:
     """Yield the elements of the list that the text is."""
     window = _Window(text, path)
     if (first := window.next_character()) != "[":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
 from collections.abc import Iterable, Sequence
-from csv import writer
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.resources import as_file, files
@@ -44,6 +43,7 @@ class Line:
 
 
 HEADINGS = ("Task", "Dataset", "Metric", "Value", "Model")
+_QUOTED = re.compile(r'[",\r\n\0]|^\s|\s$')  # the csv module leaves a lone \r as it is
 _NAMES = tuple(field.name for field in fields(Line))[: len(HEADINGS)]
 
 
@@ -97,11 +97,8 @@ def lines_table(lines: Sequence[Line]) -> ViewTable:
 
 def lines_csv(lines: Sequence[Line]) -> str:
     """Return the lines as CSV: LF, one header, formulas guarded as in the board's CSV."""
-    text = io.StringIO()
-    table = writer(text, lineterminator="\n")
-    table.writerow(_NAMES)
-    table.writerows([guard(getattr(line, name)) for name in _NAMES] for line in lines)
-    return text.getvalue()
+    rows = [_NAMES, *([guard(getattr(line, name)) for name in _NAMES] for line in lines)]
+    return "".join(",".join(map(_quoted, row)) + "\n" for row in rows)
 
 
 def lines_json(lines: Sequence[Line]) -> str:
@@ -115,6 +112,10 @@ def lines_markdown(lines: Sequence[Line]) -> str:
     rows = [HEADINGS, (":---", ":---", ":---", "---:", ":---")]
     cells = [[escape_markdown(clean(getattr(line, name))) for name in _NAMES] for line in lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in [*rows, *cells])
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
 
 
 def _told(row: PublishedRow) -> tuple[object, ...]:

@@ -29,11 +29,11 @@ class PublishedRow:
     dataset: str
     model: str
     metrics: tuple[tuple[str, str], ...]
+    licence: str
     paper_title: str = ""
     paper_url: str = ""
     paper_date: str = ""
     model_url: str = ""
-    licence: str = LICENCE
 
 
 def published_rows(table: ArchiveTable) -> list[PublishedRow]:
@@ -44,6 +44,7 @@ def published_rows(table: ArchiveTable) -> list[PublishedRow]:
             _text(table.dataset),
             _text(row["model_name"]),
             _metrics(row["metrics"], table.metrics),
+            LICENCE,
             paper_title=_text(row.get("paper_title")),
             paper_url=_text(row.get("paper_url")),
             paper_date=_text(row.get("paper_date")),
