@@ -190,7 +190,8 @@ class MetricSummary:
 class BoardRow:
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
-    ``weight_bits`` … ``deterministic`` are as in ``Result``.
+    ``weight_bits`` … ``deterministic`` are as in ``Result``. ``n_correct_last`` and
+    ``n_correct_best`` are the counts of the same variant at the last and at the best epoch.
     """
 
     run_id: str
@@ -233,3 +234,29 @@ class BoardRow:
     code_commit: str = ""
     code_dirty: bool | None = None
     notes: str = ""
+    n_correct_last: int | None = None
+    n_correct_best: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRun:
+    """The headline result of one succeeded run, image by image, to compare it with another's.
+
+    ``hits`` as in Evaluation. ``cell`` tells runs of one sweep apart that differ in more than the
+    seed; it is empty where nothing but the seed does.
+    """
+
+    run_id: str
+    name: str
+    seed: int
+    recipe_sha256: str
+    created_at: datetime
+    dataset: str
+    split: str
+    data_digest: str
+    preprocessing: str
+    selection: str
+    n_correct: int
+    n_total: int
+    hits: bytes
+    cell: str = ""

@@ -14,6 +14,7 @@ import typer
 
 from lsqctl.cli import (
     board,
+    compare,
     conformance,
     data,
     db,
@@ -21,6 +22,7 @@ from lsqctl.cli import (
     housekeeping,
     queue,
     recipe,
+    references,
     runs,
     steer,
     sweep,
@@ -53,10 +55,12 @@ steer.register(runs.app)
 housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
+compare.register(app)
 verify.register(app)
 conformance.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)

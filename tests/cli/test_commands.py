@@ -49,7 +49,7 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 
 
 def test_the_promised_commands_are_there():
-    promised = """submit run worker leaderboard export verify doctor
+    promised = """submit run worker leaderboard compare export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:schema recipe:new
@@ -65,6 +65,7 @@ def test_the_promised_commands_are_there():
         ["runs", "show", "@last"],
         ["runs", "diff", "@last", "@last~1"],
         ["leaderboard"],
+        ["compare", "tiny", "tiny"],
         ["sweep", "status"],
         ["sweep", "ls"],
         ["sweep", "resume", "--dry-run"],
