@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from lsqctl.errors import LeaseLost, StoreError
-from lsqctl.facts import Checkpoint, Fact, Metric, Note, Progress, Result, Resumed
+from lsqctl.facts import Checkpoint, Compiled, Fact, Metric, Note, Progress, Result, Resumed
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, Lease
 from lsqctl.worker.patience import patiently, pause_after
@@ -92,6 +92,9 @@ class Recorder:
                 self._progress = fact
             case Resumed():
                 self._patiently(partial(self._take_over, fact.step))
+            case Compiled():
+                found = {"compile": fact.compiled}
+                self._patiently(lambda: self._store.settle(self._lease, found))
             case Note():
                 print(f"lsqctl: {fact.text}", flush=True)
                 self._notes.append(fact)
