@@ -86,6 +86,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """Whether this attempt trains with a compiled network."""
+
+    compiled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint on disk. ``sha256`` is of its manifest, which holds all the others.
 
@@ -157,7 +164,7 @@ class Result:
     notes: str = ""
 
 
-Fact = Resumed | Measured | Progress | Note | Checkpoint | Result
+Fact = Resumed | Compiled | Measured | Progress | Note | Checkpoint | Result
 
 
 @dataclass(frozen=True, slots=True)
