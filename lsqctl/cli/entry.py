@@ -15,6 +15,7 @@ import typer
 from lsqctl.cli import (
     board,
     compare,
+    conformance,
     data,
     db,
     doctor,
@@ -56,6 +57,7 @@ app.add_typer(runs.app, name="runs")
 board.register(app)
 compare.register(app)
 verify.register(app)
+conformance.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(references.app, name="references")
