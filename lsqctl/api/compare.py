@@ -12,7 +12,7 @@ from lsqctl.leaderboard.comparison import Comparison, Side
 from lsqctl.run import Run, RunState
 
 if TYPE_CHECKING:
-    from lsqctl.facts import ScoredRun
+    from lsqctl.scored import ScoredRun
     from lsqctl.store import Store
 
 
