@@ -9,6 +9,7 @@ import typer
 
 from lsqctl.cli.render import ago, note, plain, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
+from lsqctl.cli.run_layers import print_layers
 from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
 from lsqctl.run import UNFINISHED, Run, RunState
 
@@ -62,10 +63,20 @@ def list_runs(
 
 
 @app.command(epilog="Example: lsqctl runs show @last")
-def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
+def show(
+    ctx: typer.Context,
+    run: RunArgument,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Its quantizers, layer by layer, and what stands out.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show all that is known of one run."""
     with workspace(ctx) as store:
         found = store.resolve(run)
+        if layers:
+            print_layers(found.id, store.quantizer_stats(found.id), json=json)
+            return
         detail = store.detail(found.id)
         summaries = store.summaries(found.id)
         evaluations = store.result(found.id)

@@ -28,7 +28,7 @@ class Reading:
     * ``step_size``: the mean over channels; equal to the least and the largest for one a tensor.
     * ``clip_fraction``: the share of values that the clip moves, v/s < -Q_N or v/s > Q_P (eq. 1).
       Values at a bound are not counted: half of what a ReLU gives is exactly 0.
-    * ``codes_used`` of ``n_codes``: how many codes occur, in any channel.
+    * ``codes_used`` of ``n_codes``: how many codes occur among ``n_values``, in any channel.
     * ``r_ratio``: R = (|grad_s L| / s) / (|grad_w L| / |w|), the relative size of the step's update
       over its layer's weights' (Esser et al. 2020, section 2.2); near 1 they learn at one pace.
       Norms over channels. None without gradients, or where the weights' is zero or not finite.
@@ -44,6 +44,7 @@ class Reading:
     clip_fraction: float
     codes_used: int
     n_codes: int
+    n_values: int
     r_ratio: float | None
 
 
@@ -103,14 +104,14 @@ def _watch(
 
 
 def _summary(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
-    """Return (clip fraction, codes used, mean, least and largest step) as one fp64 tensor."""
+    """Return (clip fraction, codes used, mean, least, largest step, values), fp64."""
     lowest, highest = quantizer.bounds
     step = quantizer.step_size
     low, high = step * lowest, step * highest
     clipped = ((x < low) | (x > high)).sum() / x.numel()
     codes = (quantizer.codes(x) - lowest).flatten()
     used = (torch.bincount(codes, minlength=highest - lowest + 1) > 0).sum()
-    parts = (clipped, used, step.mean(), step.min(), step.max())
+    parts = (clipped, used, step.mean(), step.min(), step.max(), torch.full_like(used, x.numel()))
     return torch.stack([part.double() for part in parts])
 
 
@@ -139,7 +140,7 @@ def _ratio(step_grad: float, step: float, weight_grad: float, weight: float) -> 
 
 
 def _reading(name: str, quantizer: LsqQuantizer, row: list[float], ratio: float | None) -> Reading:
-    clipped, used, mean, least, largest = row
+    clipped, used, mean, least, largest, count = row
     lowest, highest = quantizer.bounds
     return Reading(
         name=name,
@@ -152,5 +153,6 @@ def _reading(name: str, quantizer: LsqQuantizer, row: list[float], ratio: float 
         clip_fraction=clipped,
         codes_used=round(used),
         n_codes=highest - lowest + 1,
+        n_values=round(count),
         r_ratio=None if ratio is None or math.isnan(ratio) else ratio,
     )
