@@ -21,7 +21,7 @@ def first_stats(session: Session) -> Iterator[QuantizerStats]:
     """Yield each quantizer's numbers right after calibration, as epoch 0."""
     if session.oscillations is None:
         return
-    count = _sample_size(session.feed.input_shape)
+    count = sample_size(session.feed.input_shape)
     for images in session.feed.calibration(count):
         yield from _stats(session, images[:count], epoch=0)
         return
@@ -36,7 +36,7 @@ def epoch_stats(session: Session, images: Tensor) -> Iterator[QuantizerStats]:
         return
     yield from _stats(
         session,
-        images[: _sample_size(session.feed.input_shape)],
+        images[: sample_size(session.feed.input_shape)],
         epoch=session.cursor.epoch + 1,
         rates=session.oscillations.rates(),
         clamped=session.cursor.clamped,
@@ -76,6 +76,7 @@ def _six(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _sample_size(shape: tuple[int, int, int]) -> int:
+def sample_size(shape: tuple[int, int, int]) -> int:
+    """Return how many images of (C, H, W) are looked at."""
     channels, height, width = shape
     return min(max(_VALUES // (channels * height * width), _FEWEST), _MOST)
