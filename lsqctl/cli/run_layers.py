@@ -10,14 +10,14 @@ from lsqctl.cli.render import note, print_json, print_table, say, stdout
 from lsqctl.facts import QuantizerStats
 
 if TYPE_CHECKING:
-    from lsqctl.api.layers import LayerFinding
+    from lsqctl.api.layer_findings import LayerFinding
 
 COLUMNS = ("layer", "bits", "step", "clip %", "codes", "R", "osc %", "clamped")
 
 
-def print_layers(run_id: str, stats: Sequence[QuantizerStats], *, json: bool) -> None:
+def print_quantizers(run_id: str, stats: Sequence[QuantizerStats], *, json: bool) -> None:
     """Print the last epoch's quantizers and the findings; for a machine, every epoch's."""
-    from lsqctl.api.layers import findings, latest
+    from lsqctl.api.layer_findings import findings, latest
 
     last = latest(stats)
     found = findings(last)
@@ -37,7 +37,7 @@ def print_layers(run_id: str, stats: Sequence[QuantizerStats], *, json: bool) ->
 
 
 def _row(one: QuantizerStats) -> tuple[str, ...]:
-    from lsqctl.api.layers import label
+    from lsqctl.api.layer_findings import label
 
     return (
         label(one),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lsqctl.api.layers import RULES, findings, label, latest
+from lsqctl.api.layer_findings import RULES, findings, label, latest
 from lsqctl.facts import QuantizerStats
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "layers.md"
