@@ -230,3 +230,13 @@ def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, mo
     assert run.recipe["train"]["momentum"] == 0.9
     assert run.snapshot["code_sha256"]
     assert "canary" not in str(run)
+
+
+def test_a_missing_file_of_public_weights_says_where_it_is_published(here):
+    Path("pub.yaml").write_text(
+        "model: {name: cifar_resnet20, weights: cifar-resnet/resnet20-12fca82f.th}\n"
+        "data: {name: digits}\n"
+    )
+    said = r"no file cifar-resnet/.*akamaster/pytorch_resnet_cifar10 \(BSD-2\).*-scratch"
+    with pytest.raises(DataError, match=said):
+        planned(here, "pub.yaml")
