@@ -88,6 +88,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
+    from lsqctl.api.references import network_doubts
     from lsqctl.recipe_file import load
 
     faults: list[Fault] = []
@@ -99,6 +100,8 @@ def check(
             faults += error.faults
             continue
         found.append(loaded)
+        for text in network_doubts(cell.recipe for cell in loaded.cells):
+            warn(text)
         for fault in loaded.warnings:
             warn(str(fault))
     chosen = FaultFormat.JSON if json else style

@@ -52,7 +52,7 @@ def test_the_promised_commands_are_there():
     promised = """submit run worker leaderboard export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         runs:rm runs:gc runs:tag runs:note watch wait
-        recipe:ls recipe:show recipe:check recipe:schema recipe:new
+        recipe:ls recipe:show recipe:check recipe:diff recipe:schema recipe:new
         runs:hold runs:release runs:priority
         sweep:ls sweep:status sweep:resume data:fetch db:upgrade db:check db:backup"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)

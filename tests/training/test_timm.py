@@ -49,7 +49,7 @@ def recipe(model, **more):
 def test_a_name_of_timm_is_taken_as_it_is_and_no_path_or_tag():
     assert recipe("timm/resnet50d").model.name == "timm/resnet50d"
     for bad in ("timm/", "timm/resnet50d.ra2_in1k", "timm/a/b", "timm/../x", "timm.resnet50d"):
-        with pytest.raises(ValidationError, match="timm/NAME|not one of the choices"):
+        with pytest.raises(ValidationError, match=r"timm/NAME|not one of the choices"):
             recipe(bad)
 
 
