@@ -80,7 +80,7 @@ def test_adliks_rows_hold_what_was_read_of_them(bits, lr):
     assert (recipe.data.batch_size, recipe.train.schedule) == (8 * 32, "cosine")
     distill = recipe.distill
     assert (distill.hard_weight, distill.soft_weight, distill.temperature) == (0.3, 0.7, 1.0)
-    assert not recipe.quant.per_channel
+    assert (recipe.quant.per_channel, recipe.quant.residual_bits) == (False, 4)
     start = cell(recipe.model.weights.run)
     assert (start.train.epochs, start.distill.teacher_model) == (720, "timm/resnet50d")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lsqctl.errors import DataError, UsageError
-from lsqctl.recipe import TIMM_PREFIX, Recipe
+from lsqctl.recipe import DATASETS, TIMM_PREFIX, Recipe
+
+_TORCHVISION_CLASSES = 1000  # of every classifier's weights
 
 
 def pick_seed(name: str, seeds: set[int], wanted: int) -> int:
@@ -34,7 +36,18 @@ def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
             "(.safetensors, .pth, .pt, .th)"
         )
     check_torchvision_weights(reference, model)
+    check_classes(key, reference, _TORCHVISION_CLASSES, recipe)
     return reference
+
+
+def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe) -> None:
+    """Raise UsageError when weights are known to be of another number of classes than the data."""
+    own = DATASETS[recipe.data.name].classes
+    if own and classes and own != classes:
+        raise UsageError(
+            f"{recipe.name}: {key}: `{reference}` was trained for {classes:,} classes, and "
+            f"{recipe.data.name} has {own:,}"
+        )
 
 
 def check_networks(recipe: Recipe) -> None:

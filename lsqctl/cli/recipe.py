@@ -88,6 +88,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
+    from lsqctl.api.layers import check_layers
     from lsqctl.api.references import network_doubts
     from lsqctl.recipe_file import load
 
@@ -99,6 +100,7 @@ def check(
         except RecipeError as error:
             faults += error.faults
             continue
+        faults += check_layers([loaded])
         found.append(loaded)
         for text in network_doubts(cell.recipe for cell in loaded.cells):
             warn(text)

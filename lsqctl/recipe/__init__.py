@@ -7,6 +7,7 @@ in ``sections`` once and is printed by ``lsqctl recipe schema`` and in ``recipes
 
 from lsqctl.recipe.catalog import (
     DATASETS,
+    DEPTHWISE_MODELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     MODEL_NAMES,
@@ -19,11 +20,11 @@ from lsqctl.recipe.catalog import (
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.identity import fingerprint
 from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.quant_section import OverrideSection, QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
-    QuantSection,
     RunRef,
     TrainSection,
 )
@@ -32,6 +33,7 @@ from lsqctl.recipe.whole import Recipe, load_stored
 
 __all__ = [
     "DATASETS",
+    "DEPTHWISE_MODELS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MODEL_NAMES",
@@ -42,6 +44,7 @@ __all__ = [
     "DatasetFacts",
     "DistillSection",
     "ModelSection",
+    "OverrideSection",
     "Problem",
     "QuantSection",
     "Recipe",

@@ -29,6 +29,12 @@ OWN_MODELS: tuple[str, ...] = (
     "squeezenext23_2x",
 )
 MODEL_NAMES: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *OWN_MODELS)))
+# Networks of convolutions with one channel a group; a test holds them equal to what is built.
+DEPTHWISE_MODELS: tuple[str, ...] = tuple(
+    name
+    for name in MODEL_NAMES
+    if name.startswith(("convnext", "efficientnet", "maxvit", "mnasnet", "mobilenet", "shufflenet"))
+)
 # Networks of the timm library, which a recipe may name besides: which there are, only timm knows.
 TIMM_PREFIX = "timm/"
 TIMM_NAME = r"timm/[A-Za-z0-9_]+"

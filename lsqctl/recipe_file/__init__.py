@@ -6,6 +6,7 @@ from lsqctl.recipe_file.flat import flat, flat_base
 from lsqctl.recipe_file.keys import Row, keys_markdown, keys_table
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.loading import load
+from lsqctl.recipe_file.overrides import layer_faults
 from lsqctl.recipe_file.parents import Header, Parent, find_parent, headers
 from lsqctl.recipe_file.schema import SCHEMA_FILE, json_schema, template
 from lsqctl.recipe_file.writing import dump
@@ -28,6 +29,7 @@ __all__ = [
     "json_schema",
     "keys_markdown",
     "keys_table",
+    "layer_faults",
     "load",
     "template",
 ]

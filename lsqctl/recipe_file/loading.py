@@ -194,7 +194,7 @@ class _Loading:
             name = f"{self.name}-{label}" if label else str(self.name)
             self.warnings.extend(doubts(recipe, one, self.start))
             named = recipe.model_copy(update={"name": name})
-            made.append(Cell(named, label, one.origins, self.base(change)))
+            made.append(Cell(named, label, one.origins, one.nodes, self.base(change)))
         made = list({_identity(cell): cell for cell in made}.values())
         sweep = self.document.entries.get("sweep")
         here = sweep.key if sweep else self.start

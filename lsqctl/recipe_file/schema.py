@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsqctl.recipe import Recipe
+from lsqctl.recipe import OverrideSection, Recipe
 from lsqctl.recipe_file.keys import FILE_KEYS, PATHS_OF_SWEEP, SECTIONS, VARIABLE
 
 SCHEMA_ID = "urn:lsqctl:recipe:1"
@@ -15,8 +15,8 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe *file*: bases, sweeps and left-out keys included."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    for section in SECTIONS.values():
-        definition = definitions[section.__name__]
+    for name in (*(section.__name__ for section in SECTIONS.values()), OverrideSection.__name__):
+        definition = definitions[name]
         definition.pop("required", None)  # a base may give it
         for prop in definition["properties"].values():
             _tidy(prop)

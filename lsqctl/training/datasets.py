@@ -13,7 +13,7 @@ from lsqctl.training.cifar import LAYOUTS, read_cifar
 from lsqctl.training.digits import Arrays, read_digits
 from lsqctl.training.idx_files import read_idx_set
 from lsqctl.training.images import MemoryImages, TrainEval
-from lsqctl.training.locate import check_present, missing
+from lsqctl.training.locate import check_classes, check_present, missing
 
 
 def open_dataset(data: DataSection, data_dir: Path, *, workers: int = 0) -> TrainEval:
@@ -97,6 +97,7 @@ def _files(folder: Path, name: str) -> tuple[list[tuple[str, int]], list[str]]:
         )
     from torchvision.datasets import ImageFolder
 
+    check_classes(folder)
     try:
         found = ImageFolder(str(folder))
     except FileNotFoundError as error:
