@@ -135,7 +135,8 @@ def test_recipes_that_wait_for_each_other_are_refused(here):
 
 
 def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
-    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: digits}\n"
+    (here.data_dir / "imagefolder" / "train").mkdir(parents=True)
+    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: imagefolder}\n"
     Path("t.yaml").write_text(text)
     with pytest.raises(DataError, match="IMAGENET1K_V9"):
         planned(here, "t.yaml")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from lsqctl.api.smoke import smoke_tests
+from lsqctl.cli.entry import app
 from lsqctl.errors import DataError
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import bundled_recipes, load
@@ -56,17 +59,19 @@ def test_a_network_that_cannot_take_the_images_is_an_error(tmp_path):
         smoke(recipe("vit_b_16", data={"name": "imagenet", "crop": 65}), tmp_path)
 
 
-def test_each_recipe_gets_one_line_and_a_failure_does_not_stop_the_rest(cli):
+def test_each_recipe_gets_one_line_and_a_failure_does_not_stop_the_rest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     small = "data: {name: imagenet, crop: 8}\nsweep: {grid: {seed: [0, 1]}}\n"
-    cli.write("bad.yaml", "model: {name: alexnet}\n" + small)
-    words = ("recipe", "check", "--smoke", "bad.yaml", "digits/resnet8-w4a4")
-    done = cli(*words, code=1)
+    Path("bad.yaml").write_text("model: {name: alexnet}\n" + small)
+    words = ["recipe", "check", "--smoke", "bad.yaml", "digits/resnet8-w4a4"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
     bad, good = done.stdout.splitlines()
-    assert bad.startswith("failed  bad: ")
+    assert bad.startswith("failed  bad: RuntimeError: ")
     assert good.startswith("ok      digits/resnet8-w4a4: ")
     assert "2 recipes tried" in done.stderr
     assert "1 failed" in done.stderr
-    data = json.loads(cli(*words, "--json", code=1).stdout)
+    data = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert [bool(one["error"]) for one in data["smoke"]] == [True, False]
 
 

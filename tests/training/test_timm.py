@@ -9,10 +9,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from lsqctl.api.submit import plan
 from lsqctl.errors import DataError, NotFound
 from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers, quantizers
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import load
+from lsqctl.settings import load_settings
 from lsqctl.training.models import build_model
 from lsqctl.training.models.weights import load_weights
 
@@ -76,9 +78,11 @@ def test_a_misspelled_name_gets_the_nearest():
 
 
 @needs_timm
-def test_submitting_finds_a_misspelled_name(cli):
-    cli.write("x.yaml", "model: {name: timm/resnet10tt}\ndata: {name: digits}\n")
-    assert "did you mean `timm/resnet10t`" in cli("submit", "x.yaml", code=3).stderr
+def test_submitting_finds_a_misspelled_name(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("model: {name: timm/resnet10tt}\ndata: {name: digits}\n")
+    with pytest.raises(NotFound, match="did you mean `timm/resnet10t`"):
+        plan([str(path)], settings=load_settings(home=tmp_path), store=None)
 
 
 @needs_timm
