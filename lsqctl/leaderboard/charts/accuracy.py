@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from lsqctl.leaderboard.board import Entry, Table
@@ -49,7 +49,7 @@ def against_cost(table: Table, cost: Cost) -> Chart:
     groups = [_points(rows, look, cost, unit) for look in POINTS]
     quantized = [group for group in groups if group.look != "full"]
     steps = front(point for group in quantized for point in group.points)
-    staircase = Series("Pareto front", tuple(steps), "front", tone=1)
+    staircase = Series("Pareto front of the means", tuple(steps), "front")
     what = _COSTS[cost][0]
     series = tuple(one for one in (staircase, *groups) if one.points)
     return Chart(
@@ -112,18 +112,28 @@ def against_bits(table: Table, *, most: int = 12) -> list[Chart]:
         if any(not row.full_precision for _, row in rows)
     }
     ordered = sorted(quantized, key=lambda arch: (-len(quantized[arch]), arch))[:most]
-    return [_of_network(arch, quantized[arch]) for arch in sorted(ordered)]
+    tones = _tones(table)
+    return [_of_network(arch, quantized[arch], tones) for arch in sorted(ordered)]
 
 
-def _of_network(arch: str, rows: Sequence[tuple[int, Entry]]) -> Chart:
+def _tones(table: Table) -> dict[str, int]:
+    """Return a colour for each method of published rows, the commonest first."""
+    counted = Counter(row.method or "" for row in table.rows if not row.own)
+    ordered = sorted(counted, key=lambda method: (-counted[method], method))
+    return {method: tone for tone, method in enumerate(ordered)}
+
+
+def _of_network(
+    arch: str, rows: Sequence[tuple[int, Entry]], tones: Mapping[str, int]
+) -> Chart:
     methods: dict[tuple[bool, str], list[tuple[int, Entry]]] = defaultdict(list)
     for number, row in rows:
         if not row.full_precision:
             methods[not row.own, row.method or ""].append((number, row))
     series = [
         line
-        for tone, (key, found) in enumerate(sorted(methods.items()))
-        for line in _of_method(key, found, tone)
+        for key, found in sorted(methods.items())
+        for line in _of_method(key, found, tones.get(key[1], 0) if key[0] else 0)
     ]
     bits = sorted({point[0] for one in series for point in one.points})
     levels = [
@@ -151,13 +161,13 @@ def _of_method(
         ordered = sorted(pairs, key=lambda pair: (pair[1].w_bits, -pair[1].top1_mean))
         if ordered:
             yield Series(
-                name if joined else f"{name}, mixed bits",
+                name,
                 tuple((float(one.w_bits), one.top1_mean) for _, one in ordered),
                 look,
                 labels=tuple(clean(one.model) for _, one in ordered),
                 rows=tuple(number for number, _ in ordered),
                 spans=tuple(_interval(one) for _, one in ordered),
-                joined=joined and len({one.w_bits for _, one in ordered}) == len(ordered),
+                joined=joined,
                 tone=tone,
             )
 

@@ -40,6 +40,7 @@ def span(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
     seen = [p for p in chart.points if drawable(p[0], chart.x) and drawable(p[1], chart.y)]
     xs, ys = [x for x, _ in seen], [y for _, y in seen]
     xs += chart.x.ticks
+    ys += [end for one in chart.series for ends in one.spans if ends for end in ends]
     return _roomy(xs, chart.x), _roomy(ys, chart.y)
 
 

@@ -13,9 +13,10 @@ from lsqctl.leaderboard.charts.accuracy import Cost, against_bits, against_cost,
 from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.clean import clean
 from lsqctl.leaderboard.page.drawing import LOW, SMALL, WIDE, Drawing, draw
-from lsqctl.leaderboard.view import MINUS, NONE, signed, view
+from lsqctl.leaderboard.view import MINUS, signed, view
 
 ROW_CLASSES = {"own": "o", "published": "p", "full": "f"}
+_SIGNS = {"+": "g", MINUS: "w"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table as texts; ``look`` is o, p or f: own, published, full precision."""
+    """One row of the table as texts, empty where unknown.
+
+    ``look`` is o, p or f: own, published, full precision; ``sign`` is g or w, a gain or a loss.
+    """
 
     look: str
     rank: str
@@ -45,7 +49,7 @@ class Row:
     source: str
     link: str
     front: bool
-    worse: bool
+    sign: str
     run_id: str
 
 
@@ -129,7 +133,7 @@ def _aligned(rows: Sequence[Entry], cost: Cost, unit: float) -> list[str]:
     values = [getattr(row, cost) for row in rows]
     smallest = min((value / unit for value in values if value), default=1.0)
     decimals = min(3, max(0, 1 - math.floor(math.log10(smallest))))
-    return [NONE if value is None else f"{value / unit:,.{decimals}f}" for value in values]
+    return ["" if value is None else f"{value / unit:,.{decimals}f}" for value in values]
 
 
 def _rows(table: Table, sizes: Sequence[str], bops: Sequence[str]) -> Iterable[Row]:
@@ -137,7 +141,7 @@ def _rows(table: Table, sizes: Sequence[str], bops: Sequence[str]) -> Iterable[R
     for entry, size, bop in zip(table.rows, sizes, bops, strict=True):
         place = "" if entry.rank is None else f"{entry.rank}{'=' if shared[entry.rank] > 1 else ''}"
         half = _half(entry)
-        delta = NONE if entry.delta_fp32 is None else signed(entry.delta_fp32)
+        delta = "" if entry.delta_fp32 is None else signed(entry.delta_fp32)
         yield Row(
             look=ROW_CLASSES[look_of(entry)],
             rank=place,
@@ -149,11 +153,11 @@ def _rows(table: Table, sizes: Sequence[str], bops: Sequence[str]) -> Iterable[R
             delta=delta,
             size=size,
             bops=bop,
-            seeds=NONE if entry.n_seeds is None else str(entry.n_seeds),
+            seeds="" if entry.n_seeds is None else str(entry.n_seeds),
             source=_source(entry),
             link="" if entry.own else safe_link(entry.source_url),
             front=bool(entry.pareto_optimal) and not entry.full_precision,
-            worse=delta.startswith(MINUS),
+            sign=_SIGNS.get(delta[:1], ""),
             run_id=entry.best_run or "",
         )
 

@@ -28,9 +28,9 @@ class Size:
     bottom: int = 34
 
 
-WIDE = Size(440, 300)
-SMALL = Size(220, 170, x_ticks=4, y_ticks=3, left=36, right=10, top=10, bottom=22)
-LOW = Size(440, 220)
+WIDE = Size(480, 310)
+SMALL = Size(230, 165, x_ticks=4, y_ticks=3, left=36, right=10, top=10, bottom=22)
+LOW = Size(480, 230)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def _mark(series: Series, chart: Chart, x: Scale, y: Scale) -> Mark:
             for place, ends in spans
             if ends
         ),
-        line=_line(placed) if dots and series.joined and len(placed) > 1 else "",
+        line=_through(placed) if series.joined else "",
         rows=tuple(series.rows[n] for n in kept) if series.rows else (),
     )
 
@@ -137,6 +137,14 @@ def _dots(places: Iterable[Point]) -> str:
 
 def _line(places: Sequence[Point]) -> str:
     return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in places) if places else ""
+
+
+def _through(places: Sequence[Point]) -> str:
+    """Return a line through the first point at each x; nothing for a single one."""
+    first: dict[float, float] = {}
+    for x, y in places:
+        first.setdefault(x, y)
+    return _line(list(first.items())) if len(first) > 1 else ""
 
 
 def _stairs(places: Sequence[Point]) -> str:
@@ -153,6 +161,7 @@ def _labels(chart: Chart, size: Size, x: Scale, y: Scale) -> Iterator[Text]:
     }
     best = [point for one in chart.series if one.look == "front" for point in one.points]
     taken = [(x.place(px), y.place(py)) for px, py in chart.points]
+    taken += _along([(x.place(px), y.place(py)) for px, py in best])
     boxes: list[tuple[float, float, float, float]] = []
     for point in reversed(best):
         if len(boxes) == _LABELS:
@@ -168,10 +177,17 @@ def _labels(chart: Chart, size: Size, x: Scale, y: Scale) -> Iterator[Text]:
                 break
 
 
+def _along(places: Sequence[Point]) -> Iterator[Point]:
+    """Yield places on the staircase, close enough together that no label fits between."""
+    for (x, y), (to_x, to_y) in zip(places, places[1:], strict=False):
+        yield from ((x + (to_x - x) * n / 8, y) for n in range(1, 9))
+        yield from ((to_x, y + (to_y - y) * n / 8) for n in range(1, 8))
+
+
 def _around(place: Point, label: str, size: Size) -> Iterator[Text]:
     x, y = place
     width = _LETTER * len(label)
-    for dx, dy, anchor in ((8, 4, "start"), (-8, 4, "end"), (0, -9, "middle"), (0, 18, "middle")):
+    for dx, dy, anchor in ((-7, -7, "end"), (0, -10, "middle"), (9, 15, "start"), (9, 4, "start")):
         left = x + dx - {"start": 0, "end": width, "middle": width / 2}[anchor]
         inside = left > size.left and left + width < size.width - 2
         if inside and size.top + 8 < y + dy < size.height - size.bottom - 4:

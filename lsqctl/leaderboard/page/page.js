@@ -46,6 +46,9 @@ const sortBy = (board, column, down) => {
   board.body.append(...ordered.map((row) => row.tr));
 };
 boards.forEach((board, index) => {
+  /* a narrow table shows no heads beside its numbers */
+  board.table.style.setProperty("--size", `" ${board.table.dataset.size}"`);
+  board.table.style.setProperty("--bops", `" ${board.table.dataset.bops}BOPs"`);
   const first = (column) => [4, 6].includes(column); /* accuracies: the largest first */
   all(board.table.tHead, "th").forEach((th, column) => {
     const button = document.createElement("button");
@@ -131,7 +134,7 @@ const say = (chart, { mark, n }) => {
   if (mark.rows.length) {
     const cells = [...chart.board.rows[mark.rows[n]].tr.cells].map((cell) => cell.textContent.trim());
     const head = all(chart.board.table.tHead, "th").map((th) => th.textContent.trim());
-    const costs = [7, 8].filter((c) => cells[c] !== "–").map((c) => head[c] + " " + cells[c]);
+    const costs = [7, 8].filter((c) => cells[c]).map((c) => head[c] + " " + cells[c]);
     return cells[1] + "\nTop-1 " + cells[4] + (cells[5] ? " " + cells[5] : "") + " · W" + cells[2] + " A" + cells[3] + (cells[0] ? " · rank " + cells[0] : "") + "\n" + [...costs, mark.label].join(" · ");
   }
   const [x, y] = mark.places[n];
