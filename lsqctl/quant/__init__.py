@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     )
     from lsqctl.quant.layers import QuantConv2d, QuantLinear
     from lsqctl.quant.optim import PositiveSteps, keep_positive, param_groups
+    from lsqctl.quant.oscillation import Oscillations
     from lsqctl.quant.quantizer import LsqQuantizer
     from lsqctl.quant.step_init import initial_step_size
     from lsqctl.quant.surgery import left_layers, prepare, quantized_layers, quantizers
+    from lsqctl.quant.telemetry import Reading, read_quantizers
 
 __all__ = [
     "MIN_STEP_SIZE",
@@ -32,10 +34,12 @@ __all__ = [
     "LayerCost",
     "LsqQuantizer",
     "ModelCost",
+    "Oscillations",
     "PositiveSteps",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
+    "Reading",
     "TensorSpec",
     "calibrate",
     "grad_scale_factor",
@@ -49,6 +53,7 @@ __all__ = [
     "prepare",
     "quantized_layers",
     "quantizers",
+    "read_quantizers",
 ]
 
 _FROM = {
@@ -60,6 +65,8 @@ _FROM = {
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
     "surgery": "left_layers prepare quantized_layers quantizers",
+    "oscillation": "Oscillations",
+    "telemetry": "Reading read_quantizers",
 }
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}
 

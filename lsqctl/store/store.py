@@ -26,6 +26,7 @@ from lsqctl.store.results import Results
 from lsqctl.store.sight import Sights
 from lsqctl.store.standing import Standings
 from lsqctl.store.sweeps import Sweeps
+from lsqctl.store.telemetry import Telemetry
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -35,6 +36,7 @@ class Store(
     Enqueues,
     Claims,
     Metrics,
+    Telemetry,
     Checkpoints,
     Reaper,
     Controls,

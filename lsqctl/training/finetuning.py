@@ -15,7 +15,7 @@ from torch import nn
 from lsqctl.errors import DataError, Preempted
 from lsqctl.facts import Fact, Note, Resumed
 from lsqctl.failpoint import failpoint
-from lsqctl.quant import calibrate, keep_positive, prepare
+from lsqctl.quant import Oscillations, calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import read_state
 from lsqctl.training.cursor import Cursor, Tally
@@ -31,6 +31,7 @@ from lsqctl.training.outcome import result, suspect
 from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
+from lsqctl.training.telemetry import first_stats
 
 
 def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
@@ -62,6 +63,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     if snapshot:
         session.restore(snapshot)
     else:  # right after calibration
+        yield from first_stats(session)
         yield from session.save()
         failpoint("train.calibrated")
     try:
@@ -142,9 +144,12 @@ def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool
 def assemble(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> Session:
     """Return the session: teacher, optimizer, and steps that stay positive."""
     optimizer = build_optimizer(model, recipe)
-    positive = keep_positive(optimizer, model) if recipe.quant.spec().quantized else None
+    quantized = recipe.quant.spec().quantized
+    positive = keep_positive(optimizer, model) if quantized else None
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
-    return Session(recipe, job, feed, model, teacher, optimizer, positive, cursor)
+    session = Session(recipe, job, feed, model, teacher, optimizer, positive, cursor)
+    session.oscillations = Oscillations(model) if quantized else None
+    return session
 
 
 def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Module:

@@ -241,7 +241,7 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
 
 
 def test_version_names_commit_and_schema(cli):
-    assert "schema 0002" in cli("--version").stdout
+    assert "schema 0003" in cli("--version").stdout
 
 
 def test_a_traceback_comes_only_with_debug(cli):

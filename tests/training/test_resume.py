@@ -229,6 +229,7 @@ DROPPED = {
     "step sizes": _step_sizes,
     "signs": _flags(1, -1),
     "momentum": lambda parts: parts["training"]["optimizer"].update(state={}),
+    "codes of the weights": lambda parts: parts["training"].update(oscillations={}),
 }
 
 
