@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lsqctl.cli.page import Force, Html, write_html
 from lsqctl.cli.render import say
 from lsqctl.cli.state import Json, workspace
 
@@ -39,12 +40,17 @@ def leaderboard(
     references: Published = "auto",
     per_run: PerRun = False,
     json: Json = False,
+    html: Html = None,
+    force: Force = False,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
     from lsqctl.api.board import FORMATS, board
 
     with workspace(ctx) as store:
         ranked = board(store, dataset=dataset, references=references, per_run=per_run)
+        if html is not None:
+            write_html(store, ranked, html, force=force)
+            return
     chosen = "json" if json else style
     if chosen == "table":
         _draw(ranked)
@@ -58,7 +64,7 @@ def export(
     dataset: Dataset = None,
     references: Published = "auto",
     per_run: PerRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
     from lsqctl.api import board as api

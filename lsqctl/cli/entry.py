@@ -18,6 +18,7 @@ from lsqctl.cli import (
     db,
     doctor,
     housekeeping,
+    page,
     queue,
     recipe,
     runs,
@@ -33,7 +34,7 @@ from lsqctl.errors import LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
 _HOISTED = ("--home", "--db", "--data-dir")
-_LONG_LIVED = frozenset({"worker", "run"})
+_LONG_LIVED = frozenset({"worker", "run", "serve"})
 
 app = typer.Typer(
     name="lsqctl",
@@ -52,6 +53,7 @@ steer.register(runs.app)
 housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
+page.register(app)
 verify.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
