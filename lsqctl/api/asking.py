@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Mapping
+from email.message import Message
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 COOKIE = "lsqctl_token"
 SHORTEST_TOKEN = 16
+Headers = Message[str, str]
 
 
 def is_loopback(host: str) -> bool:
@@ -52,7 +53,7 @@ def host_allowed(header: str | None, *, served: str) -> bool:
     return name == served.lower() or _is_address(name)
 
 
-def origin_allowed(headers: Mapping[str, str]) -> bool:
+def origin_allowed(headers: Headers) -> bool:
     """Return whether a request comes from the page itself or was typed by the user."""
     site = headers.get("Sec-Fetch-Site")
     if site not in (None, "none", "same-origin"):
@@ -63,7 +64,7 @@ def origin_allowed(headers: Mapping[str, str]) -> bool:
     return urlsplit(origin).netloc.lower() == headers.get("Host", "").strip().lower()
 
 
-def token_in(target: str, headers: Mapping[str, str]) -> str:
+def token_in(target: str, headers: Headers) -> str:
     """Return the token that a request brings: in its query, its cookie, or as a bearer."""
     asked = parse_qs(urlsplit(target).query).get("token", [""])[0]
     if asked:

@@ -34,6 +34,7 @@ from lsqctl.run import RunState
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
+MADE_UP = "auto"
 LOOK_SECONDS = 2.0
 """The database is looked at no more often than this, however many ask."""
 
@@ -111,7 +112,7 @@ class Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, _request: Any, _client: Any) -> None:
         """Say nothing of a browser that went away in the middle."""
@@ -124,7 +125,7 @@ def make_server(
 
     Raises UsageError for an address that others reach without a token, and for one in use.
     """
-    if token == "auto":
+    if token == MADE_UP:
         token = secrets.token_urlsafe(24)
     _check(host, port, token)
     bodies = Bodies(store, shown)

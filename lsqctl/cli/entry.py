@@ -19,6 +19,7 @@ from lsqctl.cli import (
     doctor,
     housekeeping,
     page,
+    plot,
     queue,
     recipe,
     runs,
@@ -54,6 +55,7 @@ housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 page.register(app)
+app.add_typer(plot.app, name="plot")
 verify.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")

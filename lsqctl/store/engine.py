@@ -131,9 +131,7 @@ def _began(raw: sqlite3.Connection, seconds: float) -> bool:
     return False
 
 
-def _postgresql(
-    url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool
-) -> Engine:
+def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool) -> Engine:
     patience = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
     try:
         from lsqctl.store.answering import AnsweringConnection

@@ -17,7 +17,7 @@ _NAMES: dict[Look, str] = {
     "published": "published rows",
     "full": "full precision",
 }
-_COSTS: dict[Cost, tuple[str, tuple[tuple[float, str], ...]]] = {
+COSTS: dict[Cost, tuple[str, tuple[tuple[float, str], ...]]] = {
     "size_bytes": ("size", ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))),
     "gbops": ("bit operations an image", ((1e3, "T"), (1.0, "G"), (1e-3, "M"))),
 }
@@ -35,7 +35,7 @@ def unit_of(table: Table, cost: Cost) -> tuple[float, str]:
     """Return the unit that a table's costs read best in, as a number and its name."""
     values = sorted(value for row in table.rows if (value := getattr(row, cost)))
     middle = values[len(values) // 2] if values else 0.0
-    units = _COSTS[cost][1]
+    units = COSTS[cost][1]
     return next((unit for unit in units if middle >= unit[0]), units[-1])
 
 
@@ -50,7 +50,7 @@ def against_cost(table: Table, cost: Cost) -> Chart:
     quantized = [group for group in groups if group.look != "full"]
     steps = front(point for group in quantized for point in group.points)
     staircase = Series("Pareto front of the means", tuple(steps), "front")
-    what = _COSTS[cost][0]
+    what = COSTS[cost][0]
     series = tuple(one for one in (staircase, *groups) if one.points)
     return Chart(
         f"Top-1 against {what}",
@@ -71,9 +71,7 @@ def front(points: Iterable[Point]) -> list[Point]:
     return found
 
 
-def _points(
-    rows: Sequence[tuple[int, Entry]], look: Look, cost: Cost, unit: float
-) -> Series:
+def _points(rows: Sequence[tuple[int, Entry]], look: Look, cost: Cost, unit: float) -> Series:
     chosen = [(number, one) for number, one in rows if look_of(one) == look]
     return Series(
         _NAMES[look],
@@ -81,7 +79,7 @@ def _points(
         look,
         labels=tuple(clean(one.model) for _, one in chosen),
         rows=tuple(number for number, _ in chosen),
-        spans=tuple(map(_interval, (one for _, one in chosen))),
+        spans=tuple(map(interval, (one for _, one in chosen))),
     )
 
 
@@ -90,7 +88,8 @@ def _wide(series: Iterable[Series]) -> bool:
     return bool(xs) and max(xs) >= 5 * min(xs)
 
 
-def _interval(entry: Entry) -> Point | None:
+def interval(entry: Entry) -> Point | None:
+    """Return the 95 % interval of a row, where it is known."""
     if entry.top1_ci95_lo is None or entry.top1_ci95_hi is None:
         return None
     return entry.top1_ci95_lo, entry.top1_ci95_hi
@@ -123,9 +122,7 @@ def _tones(table: Table) -> dict[str, int]:
     return {method: tone for tone, method in enumerate(ordered)}
 
 
-def _of_network(
-    arch: str, rows: Sequence[tuple[int, Entry]], tones: Mapping[str, int]
-) -> Chart:
+def _of_network(arch: str, rows: Sequence[tuple[int, Entry]], tones: Mapping[str, int]) -> Chart:
     methods: dict[tuple[bool, str], list[tuple[int, Entry]]] = defaultdict(list)
     for number, row in rows:
         if not row.full_precision:
@@ -166,7 +163,7 @@ def _of_method(
                 look,
                 labels=tuple(clean(one.model) for _, one in ordered),
                 rows=tuple(number for number, _ in ordered),
-                spans=tuple(_interval(one) for _, one in ordered),
+                spans=tuple(interval(one) for _, one in ordered),
                 joined=joined,
                 tone=tone,
             )

@@ -17,17 +17,18 @@ POINTS: tuple[Look, ...] = ("own", "published", "full")
 class Axis:
     """One direction: its title with the unit, and whether equal factors are equal lengths.
 
-    ``ticks`` are the only ones where given, as for bits.
+    ``ticks`` are the only ones where given, as for bits; ``names`` what stands at them.
     """
 
     title: str
     log: bool = False
     ticks: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points that belong together, by x; ``labels`` has a text for each point, or none at all.
+    """Points that belong together; ``labels`` has a name for each point, ``marks`` a short one.
 
     ``rows`` says for each point which row of the board's table it is. ``joined`` points are
     joined by a line. ``spans`` are the intervals of y. ``tone`` counts colours from 0.
@@ -37,6 +38,7 @@ class Series:
     points: tuple[Point, ...]
     look: Look
     labels: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
     spans: tuple[Point | None, ...] = ()
     joined: bool = False

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from itertools import pairwise
 
-from lsqctl.facts import Metric
+from lsqctl.facts import Metric, QuantizerStats
 from lsqctl.leaderboard.charts.chart import Axis, Chart, Point, Series
 from lsqctl.leaderboard.charts.scales import drawable
 from lsqctl.leaderboard.clean import clean
@@ -15,22 +15,6 @@ MOST_POINTS = 60
 _STEPS = Axis("optimizer step")
 _LOSSES = (("epoch_loss", "train"), ("loss", "train"), ("loss", "val"))
 _TOP1S = (("top1", "train"), ("top1", "val"))
-
-
-class StepSize(Protocol):
-    """What is read of a quantizer's statistics; ``facts.QuantizerStats`` is one."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def step(self) -> int: ...
-
-    @property
-    def step_size(self) -> float: ...
 
 
 def training_curves(metrics: Iterable[Metric], *, most: int = MOST_POINTS) -> list[Chart]:
@@ -46,7 +30,7 @@ def training_curves(metrics: Iterable[Metric], *, most: int = MOST_POINTS) -> li
     return [chart for chart in charts if not chart.empty]
 
 
-def step_sizes(stats: Iterable[StepSize], *, most: int = MOST_POINTS) -> list[Chart]:
+def step_sizes(stats: Iterable[QuantizerStats], *, most: int = MOST_POINTS) -> list[Chart]:
     """Return two charts, of weights and of inputs: each quantizer's step size, over its first.
 
     What a step size is depends on the layer's values; how far it moved can be compared.
@@ -86,7 +70,7 @@ def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
         return tuple(points)
     edges = [1 + (len(points) - 2) * n // (most - 2) for n in range(most - 1)]
     kept = [points[0]]
-    for number, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (start, end) in enumerate(pairwise(edges)):
         following = points[end : edges[number + 2]] if number + 2 < len(edges) else points[-1:]
         x = sum(point[0] for point in following) / len(following)
         y = sum(point[1] for point in following) / len(following)
@@ -116,3 +100,17 @@ def _relative(name: str, points: Sequence[Point], most: int) -> Series:
     values = [(x, y / first) for x, y in ordered if first > 0 and drawable(y, _STEPS)]
     layer = name.removesuffix(".weight_quantizer").removesuffix(".input_quantizer")
     return Series(clean(layer), thinned(values, most), "curve")
+
+
+def several_runs(
+    runs: Mapping[str, Sequence[Metric]], metric: str, split: str, *, most: int = 400
+) -> Chart:
+    """Return one metric of several runs by step, a line a run, by the name to show."""
+    lines = [
+        Series(clean(name), thinned(found.get((metric, split), []), most), "curve", tone=tone)
+        for tone, (name, points) in enumerate(runs.items())
+        if (found := by_name(points))
+    ]
+    unit = " %" if metric in ("top1", "top5") else ""
+    title = f"{clean(metric)}, {clean(split)}"
+    return Chart(title, _STEPS, Axis(f"{clean(metric)}{unit}"), tuple(lines))

@@ -89,7 +89,9 @@ def tick_texts(values: Iterable[float]) -> list[str]:
     smallest = min((abs(value) for value in found if value), default=1.0)
     if largest >= 1e6 or smallest < 1e-3:
         return [_scientific(value) for value in found]
-    return [f"{value:,.10g}" if value % 1 == 0 else f"{value:.{_decimals(found)}f}" for value in found]
+    return [
+        f"{value:,.10g}" if value % 1 == 0 else f"{value:.{_decimals(found)}f}" for value in found
+    ]
 
 
 def _decimals(values: Sequence[float]) -> int:

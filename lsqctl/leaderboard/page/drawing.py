@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lsqctl.leaderboard.charts.chart import POINTS, Chart, Point, Series
 from lsqctl.leaderboard.charts.scales import Scale, drawable, span, tick_texts, ticks
@@ -112,9 +113,11 @@ def _mark(series: Series, chart: Chart, x: Scale, y: Scale) -> Mark:
     ]
     placed = [(x.place(series.points[n][0]), y.place(series.points[n][1])) for n in kept]
     dots = series.look in POINTS
-    spans = [(place, series.spans[n]) for n, place in zip(kept, placed, strict=True)] if (
-        series.spans and len(placed) <= _MANY
-    ) else []
+    spans = (
+        [(place, series.spans[n]) for n, place in zip(kept, placed, strict=True)]
+        if (series.spans and len(placed) <= _MANY)
+        else []
+    )
     return Mark(
         series.look,
         series.label,
@@ -179,7 +182,7 @@ def _labels(chart: Chart, size: Size, x: Scale, y: Scale) -> Iterator[Text]:
 
 def _along(places: Sequence[Point]) -> Iterator[Point]:
     """Yield places on the staircase, close enough together that no label fits between."""
-    for (x, y), (to_x, to_y) in zip(places, places[1:], strict=False):
+    for (x, y), (to_x, to_y) in pairwise(places):
         yield from ((x + (to_x - x) * n / 8, y) for n in range(1, 9))
         yield from ((to_x, y + (to_y - y) * n / 8) for n in range(1, 8))
 

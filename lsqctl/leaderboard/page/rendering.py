@@ -36,9 +36,7 @@ class Live:
     seconds: float = 5.0
 
 
-def render(
-    board: Board, histories: Iterable[History] = (), *, live: Live | None = None
-) -> str:
+def render(board: Board, histories: Iterable[History] = (), *, live: Live | None = None) -> str:
     """Return the page of a board; the same arguments always give the same text.
 
     ``histories`` are shown in their order for as long as the page stays within ``BUDGET``.
@@ -74,9 +72,7 @@ def policy(*, live: bool = False) -> str:
     return "; ".join(parts)
 
 
-def _fill(
-    found: Sequence[Section], kept: Sequence[ShownHistory], live: Live | None
-) -> str:
+def _fill(found: Sequence[Section], kept: Sequence[ShownHistory], live: Live | None) -> str:
     from markupsafe import Markup
 
     template = _environment().get_template("page.html")
