@@ -12,6 +12,7 @@ from lsqctl.leaderboard.charts.scales import drawable
 from lsqctl.leaderboard.clean import clean
 
 MOST_POINTS = 60
+MOST_STEP_SIZES = 24  # points of each of many lines
 _STEPS = Axis("optimizer step")
 _LOSSES = (("epoch_loss", "train"), ("loss", "train"), ("loss", "val"))
 _TOP1S = (("top1", "train"), ("top1", "val"))
@@ -30,7 +31,7 @@ def training_curves(metrics: Iterable[Metric], *, most: int = MOST_POINTS) -> li
     return [chart for chart in charts if not chart.empty]
 
 
-def step_sizes(stats: Iterable[QuantizerStats], *, most: int = MOST_POINTS) -> list[Chart]:
+def step_sizes(stats: Iterable[QuantizerStats], *, most: int = MOST_STEP_SIZES) -> list[Chart]:
     """Return two charts, of weights and of inputs: each quantizer's step size, over its first.
 
     What a step size is depends on the layer's values; how far it moved can be compared.

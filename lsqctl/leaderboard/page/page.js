@@ -129,7 +129,7 @@ const back = (place, [low, high, start, length, log]) => {
   const share = (place - start) / length;
   return log ? low * (high / low) ** share : low + (high - low) * share;
 };
-const short = (value) => Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
+const short = (value) => Math.abs(value) >= 999.5 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 const say = (chart, { mark, n }) => {
   if (mark.rows.length) {
     const cells = [...chart.board.rows[mark.rows[n]].tr.cells].map((cell) => cell.textContent.trim());
