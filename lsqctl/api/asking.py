@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from email.message import Message
 from http.cookies import CookieError, SimpleCookie
+from typing import TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 COOKIE = "lsqctl_token"
 SHORTEST_TOKEN = 16
-Headers = Message[str, str]
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]*)?")
+Headers: TypeAlias = "Message[str, str]"
 
 
 def is_loopback(host: str) -> bool:
@@ -30,11 +33,13 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(header: str) -> str:
-    """Return the host of a Host header, its port stripped: ``[::1]:80`` is ``[::1]``."""
-    text = header.strip().lower()
-    if text.startswith("["):
-        return text.partition("]")[0] + "]"
-    return text.partition(":")[0]
+    """Return the host of a Host header, its port stripped; nothing for what is no such header.
+
+    >>> host_name("[::1]:80"), host_name("[::1].example.org")
+    ('[::1]', '')
+    """
+    found = _HOST.fullmatch(header.strip().lower())
+    return found[1] if found else ""
 
 
 def host_allowed(header: str | None, *, served: str) -> bool:

@@ -168,8 +168,9 @@ def _queue(counts: dict[RunState, int]) -> str:
 class _Handler(BaseHTTPRequestHandler):
     """One request."""
 
-    server_version = "lsqctl"
-    sys_version = ""
+    default_request_version = "HTTP/1.0"  # a request that is none gets a head, too
+    error_message_format = "%(message)s\n"
+    error_content_type = "text/plain; charset=utf-8"
     timeout = 30
 
     def __init__(self, bodies: Bodies, host: str, token: str | None, *rest: Any) -> None:
@@ -195,6 +196,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Security-Policy", f"{policy(live=True)}; frame-ancestors 'none'")
         super().end_headers()
+
+    def version_string(self) -> str:
+        """Return the name of this server, without the versions of what it is made of."""
+        return "lsqctl"
 
     def log_message(self, *_words: Any) -> None:
         """Keep the terminal quiet."""
