@@ -72,7 +72,9 @@ def ask(server, request: str) -> tuple[int, dict[str, str], str]:
     return int(status.split()[1]), headers, body
 
 
-def get(server, target: str = "/", host: str = "127.0.0.1", extra: str = "") -> tuple[int, dict, str]:
+def get(
+    server, target: str = "/", host: str = "127.0.0.1", extra: str = ""
+) -> tuple[int, dict, str]:
     return ask(server, f"GET {target} HTTP/1.1\nHost: {host}\n{extra}\n")
 
 
@@ -175,7 +177,9 @@ def test_a_new_result_changes_the_tag_and_the_page(database, monkeypatch):
 
 def test_nothing_of_the_database_changes_while_it_is_served(database):
     def prints():
-        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in database.parent.iterdir()}
+        return {
+            p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in database.parent.iterdir()
+        }
 
     before = prints()
     with serving(database) as server:
@@ -255,7 +259,7 @@ def test_the_sixth_protocol_is_served_where_the_machine_has_it(database):
 
 def test_a_port_that_is_taken_is_one_clear_line(shared, database):
     with open_store(f"sqlite:///{database}", read_only=True) as store:
-        with pytest.raises(UsageError, match="cannot listen at 127.0.0.1, port"):
+        with pytest.raises(UsageError, match=r"cannot listen at 127\.0\.0\.1, port"):
             make_server(store, Shown(), port=shared.server_port)
         with pytest.raises(UsageError, match="65535"):
             make_server(store, Shown(), port=70_000)

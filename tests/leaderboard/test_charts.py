@@ -40,7 +40,9 @@ def test_no_point_is_both_cheaper_and_better_than_one_of_the_front(found):
     best = front(found)
     for x, y in best:
         assert not any(a <= x and b >= y and (a, b) != (x, y) for a, b in found)
-    assert {p for p in found if not any(a <= p[0] and b >= p[1] and (a, b) != p for a, b in found)} <= set(best)
+    assert {
+        p for p in found if not any(a <= p[0] and b >= p[1] and (a, b) != p for a, b in found)
+    } <= set(best)
 
 
 @given(numbers, numbers, st.booleans())
@@ -97,13 +99,18 @@ def test_accuracy_against_bits_has_a_line_a_method_and_the_full_precision_level(
 
 
 def test_mixed_bits_stand_beside_the_line():
-    mixed = [row("m", 0, 515, weight_bits=3, act_bits=4), row("n", 0, 510, weight_bits=2, act_bits=2)]
+    mixed = [
+        row("m", 0, 515, weight_bits=3, act_bits=4),
+        row("n", 0, 510, weight_bits=2, act_bits=2),
+    ]
     (chart,) = against_bits(rank(mixed).tables[0])
     assert [(one.points[0][0], one.joined) for one in chart.series] == [(2, True), (3, False)]
 
 
 def test_nan_and_infinity_are_left_out_of_curves():
-    metrics = [Metric("top1", "val", n, value) for n, value in enumerate((10.0, math.nan, math.inf, 20.0))]
+    metrics = [
+        Metric("top1", "val", n, value) for n, value in enumerate((10.0, math.nan, math.inf, 20.0))
+    ]
     (chart,) = training_curves(metrics)
     assert chart.series[0].points == ((0.0, 10.0), (3.0, 20.0))
 
@@ -122,7 +129,9 @@ def test_step_sizes_are_shown_as_shares_of_the_first():
 
 def test_an_ablation_orders_numbers_as_numbers_and_parts_networks():
     entries = [one for one in table().rows if one.own]
-    values = {one.recipe_sha256: value for one, value in zip(entries, (10, 9, 100, None), strict=False)}
+    values = {
+        one.recipe_sha256: value for one, value in zip(entries, (10, 9, 100, None), strict=False)
+    }
     chart = ablation(entries, "optim.lr", values, dataset="digits")
     assert chart.x.names == ("9", "10", "100")
     assert len(chart.series) == 3  # W2A2, W4A4, W8A8

@@ -13,7 +13,7 @@ _PIECES = (
     "<script>alert(1)</script>",
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
-    "\"><svg onload=alert(1)>",
+    '"><svg onload=alert(1)>',
     "' autofocus onfocus=alert(1) x='",
     "{{ 7 * 7 }}{% raw %}",
     "</style><style>*{display:none}",
@@ -24,7 +24,7 @@ _PIECES = (
     "\x1b[2J\x1b[31mred",
     "\u202egnp.exe",
     "\u2066a\u2069\u200b",
-    "=HYPERLINK(\"http://x\")",
+    '=HYPERLINK("http://x")',
     "../../etc/passwd",
     "__proto__",
     "constructor",
@@ -53,7 +53,9 @@ def plain_board() -> Board:
         for bits in (2, 3, 4, 8)
         for seed in (0, 1)
     ]
-    return rank(rows, [reference("Published W4A4", 93.0), reference("Published W2A2", 88.0, weight_bits=2)])
+    return rank(
+        rows, [reference("Published W4A4", 93.0), reference("Published W2A2", 88.0, weight_bits=2)]
+    )
 
 
 def large_board(own: int = 900, published: int = 100) -> Board:
@@ -80,10 +82,23 @@ def hostile_board() -> Board:
     """Two hundred rows of hostile names, half of them published with a hostile address."""
     half = len(HOSTILE) // 2
     rows = [
-        row(name, 0, 400 + n, recipe_sha256=f"r{n}", run_id=f"run{n}", size_bytes=1000 + n, bops=10**9, arch=name)
+        row(
+            name,
+            0,
+            400 + n,
+            recipe_sha256=f"r{n}",
+            run_id=f"run{n}",
+            size_bytes=1000 + n,
+            bops=10**9,
+            arch=name,
+        )
         for n, name in enumerate(HOSTILE[:half])
     ]
-    addresses = ("javascript:alert(1)", "data:text/html,<script>alert(1)</script>", "https://example.org/\"onclick=\"alert(1)")
+    addresses = (
+        "javascript:alert(1)",
+        "data:text/html,<script>alert(1)</script>",
+        'https://example.org/"onclick="alert(1)',
+    )
     references = [
         reference(name, 50 + n / 10, source_url=addresses[n % 3], method=name)
         for n, name in enumerate(HOSTILE[half:])
@@ -103,7 +118,18 @@ def history(run_id: str, model: str, layers: int = 4, epochs: int = 100) -> Hist
     ]
     stats = [
         QuantizerStats(
-            f"layer{layer}.{kind}_quantizer", kind, step, step * 10, 4, True, size, size, size, 0, 16, 16
+            f"layer{layer}.{kind}_quantizer",
+            kind,
+            step,
+            step * 10,
+            4,
+            True,
+            size,
+            size,
+            size,
+            0,
+            16,
+            16,
         )
         for layer in range(layers)
         for kind in ("weight", "input")

@@ -171,14 +171,22 @@ def test_the_theme_can_be_switched_and_is_kept(opened):
 
 _CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-  const rgb = (text) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = text; canvas.fillRect(0, 0, 1, 1); return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3); };
-  const light = (c) => { const [r, g, b] = c.map((v) => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
-  const back = light(rgb(getComputedStyle(document.body).backgroundColor));
+  const light = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const back = light(getComputedStyle(document.body).backgroundColor);
+  const texts = 'p, th, td, a, label, h1, h2, h3, figcaption, code, summary, caption, output, '
+    + 'footer, svg text, .key';
   const found = {};
-  for (const one of document.querySelectorAll('p, th, td, a, label, h1, h2, h3, figcaption, code, summary, caption, output, footer, svg text, .key')) {
+  for (const one of document.querySelectorAll(texts)) {
     if (one.closest('#tip, .skip')) continue;
     const style = getComputedStyle(one);
-    const mine = light(rgb(one.namespaceURI.endsWith('svg') ? style.fill : style.color));
+    const mine = light(one.namespaceURI.endsWith('svg') ? style.fill : style.color);
     const ratio = (Math.max(mine, back) + .05) / (Math.min(mine, back) + .05);
     if (ratio < 4.5) found[one.tagName + '.' + one.className] = ratio;
   }
@@ -197,8 +205,8 @@ def test_nothing_is_wider_than_the_window(opened, width):
     for name in ("plain", "hostile", "large"):
         with opened(name, width=width) as page:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            beyond = "[...document.querySelectorAll('.scroll')].some(s => s.scrollWidth > s.clientWidth + 1)"
-            assert not page.evaluate(beyond)
+            wider = "one => one.scrollWidth > one.clientWidth + 1"
+            assert not page.evaluate(f"[...document.querySelectorAll('.scroll')].some({wider})")
 
 
 def test_without_script_the_tables_and_charts_are_complete(opened):
@@ -219,7 +227,9 @@ def test_two_hundred_hostile_names_are_shown_as_text_and_nothing_else(opened):
         cells = "[...document.querySelectorAll('#d0 tbody tr')].map(r => r.cells[1].textContent)"
         assert page.evaluate(cells) == wanted
         assert page.locator("script").count() == 2
-        assert page.locator("a[href^='javascript' i], a[href^='data' i], [onclick], img").count() == 0
+        assert (
+            page.locator("a[href^='javascript' i], a[href^='data' i], [onclick], img").count() == 0
+        )
         charts = page.locator("#d0 svg")
         for number in range(charts.count()):
             charts.nth(number).focus()
