@@ -64,10 +64,15 @@ def ticks(low: float, high: float, axis: Axis, *, wanted: int = 5) -> list[float
 def _linear_ticks(low: float, high: float, wanted: int) -> list[float]:
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    digits = max(0, -math.floor(math.log10(step)))
-    return [round(number * step, digits) for number in range(first, last + 1)]
+    steps = [power * factor for factor in (10, 5, 2, 1, 0.5) if power * factor >= rough * 0.499]
+    found: list[float] = []
+    for step in steps:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        if found and last - first + 1 > wanted + 1:
+            break
+        found = [round(number * step, digits) for number in range(first, last + 1)]
+    return found
 
 
 def _log_ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -89,9 +94,7 @@ def tick_texts(values: Iterable[float]) -> list[str]:
     smallest = min((abs(value) for value in found if value), default=1.0)
     if largest >= 1e6 or smallest < 1e-3:
         return [_scientific(value) for value in found]
-    return [
-        f"{value:,.10g}" if value % 1 == 0 else f"{value:.{_decimals(found)}f}" for value in found
-    ]
+    return [f"{value:,.{_decimals(found)}f}" for value in found]
 
 
 def _decimals(values: Sequence[float]) -> int:

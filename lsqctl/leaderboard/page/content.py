@@ -132,7 +132,7 @@ def _aligned(rows: Sequence[Entry], cost: Cost, unit: float) -> list[str]:
     """Return a column of numbers with as many decimals as show the smallest, so that they align."""
     values = [getattr(row, cost) for row in rows]
     smallest = min((value / unit for value in values if value), default=1.0)
-    decimals = min(3, max(0, 1 - math.floor(math.log10(smallest))))
+    decimals = min(3, max(0, 2 - math.floor(math.log10(smallest))))
     return ["" if value is None else f"{value / unit:,.{decimals}f}" for value in values]
 
 

@@ -165,6 +165,14 @@ def _labels(chart: Chart, size: Size, x: Scale, y: Scale) -> Iterator[Text]:
     best = [point for one in chart.series if one.look == "front" for point in one.points]
     taken = [(x.place(px), y.place(py)) for px, py in chart.points]
     taken += _along([(x.place(px), y.place(py)) for px, py in best])
+    taken += [
+        (x.place(px), y.place(ends[0]) + (y.place(ends[1]) - y.place(ends[0])) * n / 6)
+        for one in chart.series
+        if len(one.points) <= _MANY
+        for (px, _), ends in zip(one.points, one.spans, strict=False)
+        if ends
+        for n in range(7)
+    ]
     boxes: list[tuple[float, float, float, float]] = []
     for point in reversed(best):
         if len(boxes) == _LABELS:
