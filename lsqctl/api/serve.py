@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
 
 MADE_UP = "auto"
+ASK_SECONDS = 5.0
+"""A page asks so often whether it is stale."""
 LOOK_SECONDS = 2.0
 """The database is looked at no more often than this, however many ask."""
 
@@ -66,7 +68,7 @@ class Bodies:
         if (ranked, counts) == self._state:
             return
         tag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
-        live = Live(queue=_queue(counts), tag=tag)
+        live = Live(queue=_queue(counts), tag=tag, seconds=ASK_SECONDS)
         self._found = {
             "/": page(self._store, ranked, live=live).encode(),
             "/board.json": to_json(ranked).encode(),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import CommandLine
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "page.md"
 NET = """\
 name: {name}
 model: {{name: resnet8{weights}}}
@@ -126,3 +129,12 @@ def test_without_matplotlib_a_file_is_refused_in_one_line_and_the_terminal_works
     done = worked("plot", "size", "-o", "absent.svg", code=2, PYTHONPATH=path)
     assert "pip install 'lsqctl[plot]'" in done.stderr
     assert "└──" in worked("plot", "size", PYTHONPATH=path).stdout
+
+
+def test_every_command_of_the_page_about_it_runs(worked):
+    commands = re.findall(r"^\$ lsqctl (.+)$", PAGE.read_text(), re.MULTILINE)
+    assert len(commands) > 8
+    for name in ("board.html", "size.pdf", "bops.svg", "bits.png", "loss.pdf", "ablation.svg"):
+        (worked.folder / name).unlink(missing_ok=True)
+    for command in commands:
+        worked(*command.split())

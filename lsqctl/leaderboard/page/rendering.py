@@ -33,7 +33,7 @@ class Live:
 
     queue: str
     tag: str
-    seconds: float = 5.0
+    seconds: float
 
 
 def render(board: Board, histories: Iterable[History] = (), *, live: Live | None = None) -> str:

@@ -239,3 +239,26 @@ def test_two_hundred_hostile_names_are_shown_as_text_and_nothing_else(opened):
         assert sorted(page.evaluate(cells)) == sorted(wanted)
         page.fill("#words", "<script>")
         assert 0 < len(column(page, 1)) < 200
+
+
+def test_a_served_page_refreshes_itself_and_keeps_the_filter(browser, tmp_path, monkeypatch):
+    from lsqctl.api import serve
+    from tests.api.test_serve import finished, serving
+
+    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(serve, "ASK_SECONDS", 0.2)
+    database = tmp_path / "lsqctl.db"
+    finished(database, "digits/first")
+    with serving(database) as server:
+        page = browser.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(server.address)
+        page.fill("#words", "digits")
+        assert page.locator("tbody tr").count() == 1
+        finished(database, "digits/second")
+        page.wait_for_function("document.querySelectorAll('tbody tr').length === 2", timeout=10_000)
+        assert page.input_value("#words") == "digits"
+        assert page.text_content("#queue") == "Live: nothing is queued or running."
+        assert said == []
+        page.close()

@@ -132,6 +132,6 @@ def test_an_empty_board_says_what_to_do():
 
 
 def test_a_served_page_says_the_queue_and_may_ask_its_server():
-    text = render(plain_board(), live=Live("Live: 2 running.", '"tag"'))
+    text = render(plain_board(), live=Live("Live: 2 running.", '"tag"', 5.0))
     assert "Live: 2 running." in text
     assert "connect-src &#39;self&#39;" in text
