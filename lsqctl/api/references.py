@@ -1,9 +1,9 @@
-"""What a recipe refers to: which seed of a parent, and weights by a torchvision name."""
+"""What a recipe refers to: the seed of a parent, weights by name, networks that timm has."""
 
 from __future__ import annotations
 
-from lsqctl.errors import UsageError
-from lsqctl.recipe import DATASETS, Recipe
+from lsqctl.errors import DataError, UsageError
+from lsqctl.recipe import DATASETS, TIMM_PREFIX, Recipe
 
 _TORCHVISION_CLASSES = 1000  # of every classifier's weights
 
@@ -28,6 +28,11 @@ def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
     model = recipe.model.name
     if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
         model = recipe.distill.teacher_model
+    if model.startswith(TIMM_PREFIX):
+        raise DataError(
+            f"{recipe.name}: {key}: `{reference}` is no file; the weights of {model} are a file "
+            "(.safetensors, .pth, .pt, .th)"
+        )
     check_torchvision_weights(reference, model)
     check_classes(key, reference, _TORCHVISION_CLASSES, recipe)
     return reference
@@ -41,3 +46,13 @@ def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe)
             f"{recipe.name}: {key}: `{reference}` was trained for {classes:,} classes, and "
             f"{recipe.data.name} has {own:,}"
         )
+
+
+def check_networks(recipe: Recipe) -> None:
+    """Raise NotFound for a network that timm does not have, DataError where timm is missing."""
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    for name in (recipe.model.name, teacher):
+        if name is not None and name.startswith(TIMM_PREFIX):
+            from lsqctl.training.models.timm_networks import check_timm_name
+
+            check_timm_name(name)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.layers import check_layers
 from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import check_classes, checked_weights, pick_seed
+from lsqctl.api.references import check_classes, check_networks, checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import DATASETS, Recipe, RunRef, fingerprint
+from lsqctl.recipe import DATASETS, Recipe, RunRef, fingerprint, weight_source
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
@@ -218,9 +218,11 @@ class _Planner:
 
         path = find_file(reference, source.path.parent, self.settings.data_dir)
         if path is None:
+            told = weight_source(reference)
             raise DataError(
                 f"{source.name}: {key}: no file {reference} beside the recipe, here, or in "
                 f"{self.settings.data_dir} (--data-dir or LSQCTL_DATA names another folder)"
+                + (f"; {told}" if told else "")
             )
         if path not in self._digests:
             self._digests[path] = sha256_of(path)
@@ -230,6 +232,7 @@ class _Planner:
         from lsqctl.training.locate import check_present
 
         check_present(recipe.data.name, self.settings.data_dir)
+        check_networks(recipe)
 
     def _snapshot(self, source: LoadedRecipe) -> dict[str, Any]:
         """Return what is true at submit; of the code, asked once a submission."""

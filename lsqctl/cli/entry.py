@@ -14,12 +14,15 @@ import typer
 
 from lsqctl.cli import (
     board,
+    compare,
+    conformance,
     data,
     db,
     doctor,
     housekeeping,
     queue,
     recipe,
+    references,
     runs,
     steer,
     sweep,
@@ -52,9 +55,12 @@ steer.register(runs.app)
 housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
+compare.register(app)
 verify.register(app)
+conformance.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)

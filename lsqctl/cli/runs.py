@@ -62,17 +62,28 @@ def list_runs(
 
 
 @app.command(epilog="Example: lsqctl runs show @last")
-def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
+def show(
+    ctx: typer.Context,
+    run: RunArgument,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="What each layer costs, finished or not.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show all that is known of one run."""
+    from lsqctl.cli.cost import cost_of_layers, cost_of_result, print_layers
+
     with workspace(ctx) as store:
         found = store.resolve(run)
         detail = store.detail(found.id)
         summaries = store.summaries(found.id)
-        evaluations = store.result(found.id)
+        result = store.full_result(found.id)
         checkpoints = store.checkpoints(found.id)
         tags = store.tags([found.id]).get(found.id, ())
     folder = settings(ctx).run_dir(found.id)
+    layers = cost_of_layers(detail.recipe, settings(ctx)) if cost else None
     if json:
+        evaluations = result.evaluations if result else ()
         print_json(
             {
                 "run": detail.run,
@@ -84,13 +95,15 @@ def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
                 "metrics": summaries,
                 "results": [without_hits(one) for one in evaluations],
                 "checkpoints": checkpoints,
+                "cost": layers.as_dict() if layers else cost_of_result(result),
                 "folder": folder,
             }
         )
         return
-    print_detail(detail, str(folder), tags)
+    print_detail(detail, str(folder), tags, result)
     print_metrics(summaries)
     print_attempts(detail)
+    print_layers(layers)
 
 
 @app.command(epilog="Example: lsqctl runs logs -f @last")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lsqctl.quant.layers import QuantConv2d, QuantLinear
     from lsqctl.quant.offset import initial_step_and_offset, lsq_plus_fake_quantize
     from lsqctl.quant.optim import PositiveSteps, keep_positive, param_groups
+    from lsqctl.quant.oscillation import Oscillations
     from lsqctl.quant.quantizer import LsqQuantizer
     from lsqctl.quant.step_init import initial_step_size
     from lsqctl.quant.surgery import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         quantized_layers,
         quantizers,
     )
+    from lsqctl.quant.telemetry import Reading, read_quantizers
 
 __all__ = [
     "MIN_STEP_SIZE",
@@ -40,10 +42,12 @@ __all__ = [
     "LayerOverride",
     "LsqQuantizer",
     "ModelCost",
+    "Oscillations",
     "PositiveSteps",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
+    "Reading",
     "TensorSpec",
     "calibrate",
     "grad_scale_factor",
@@ -60,6 +64,7 @@ __all__ = [
     "prepare",
     "quantized_layers",
     "quantizers",
+    "read_quantizers",
 ]
 
 _FROM = {
@@ -72,6 +77,8 @@ _FROM = {
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
     "surgery": "layer_names left_layers prepare quantized_layers quantizers",
+    "oscillation": "Oscillations",
+    "telemetry": "Reading read_quantizers",
 }
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from torch import nn
 
 from lsqctl.quant.attention import QuantMultiheadAttention, Specs, can_be_quantized
-from lsqctl.quant.borrowed import BorrowedLinear, borrows
+from lsqctl.quant.borrowed import BorrowedLinear, borrows, takes_part
 from lsqctl.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.residual import quantize_residuals
@@ -104,11 +104,11 @@ def _sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _constant_layers(model: nn.Module) -> set[nn.Module]:
-    """Return the layers inside a borrower that are not borrowed: they make its position bias."""
+    """Return the layers inside a borrower that see no data: they make its position bias."""
     return {
         layer
         for owner in model.modules()
-        if (names := borrows(owner))
+        if (names := takes_part(owner))
         for name, child in owner.named_children()
         if name not in names
         for layer in child.modules()

@@ -12,8 +12,10 @@ from lsqctl.recipe.catalog import (
     IMAGENET_STD,
     MODEL_NAMES,
     OWN_MODELS,
+    TIMM_PREFIX,
     TORCHVISION_MODELS,
     DatasetFacts,
+    weight_source,
 )
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.identity import fingerprint
@@ -36,6 +38,7 @@ __all__ = [
     "IMAGENET_STD",
     "MODEL_NAMES",
     "OWN_MODELS",
+    "TIMM_PREFIX",
     "TORCHVISION_MODELS",
     "DataSection",
     "DatasetFacts",
@@ -53,4 +56,5 @@ __all__ = [
     "fingerprint",
     "load_stored",
     "valid_name",
+    "weight_source",
 ]

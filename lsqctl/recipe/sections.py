@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES
+from lsqctl.recipe.catalog import DATASETS
 from lsqctl.recipe.fields import DatasetName, ModelName, Section, unit
 
 
@@ -24,8 +24,7 @@ class ModelSection(Section):
 
     name: ModelName = Field(
         description="network: a torchvision classifier, resnet8, cifar_resnet20/32/44/56/110, "
-        "preact_resnet18/34/50/101/152 or squeezenext23_2x",
-        json_schema_extra={"choices": list(MODEL_NAMES)},
+        "preact_resnet18/34/50/101/152, squeezenext23_2x, or timm/NAME with the extra `timm`"
     )
     weights: Weights | None = Field(
         None,
@@ -146,9 +145,7 @@ class DistillSection(Section):
         description="the teacher's weights: a file, a torchvision weights name, or {run: NAME}"
     )
     teacher_model: ModelName | None = Field(
-        None,
-        description="the teacher's network; null is the student's own, in full precision",
-        json_schema_extra={"choices": list(MODEL_NAMES)},
+        None, description="the teacher's network; null is the student's own, in full precision"
     )
     hard_weight: float = Field(
         1.0,

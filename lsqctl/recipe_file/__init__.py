@@ -2,6 +2,7 @@
 
 from lsqctl.recipe_file.codes import CODES, Code
 from lsqctl.recipe_file.find import bundled_recipes
+from lsqctl.recipe_file.flat import flat, flat_base
 from lsqctl.recipe_file.keys import Row, keys_markdown, keys_table
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.loading import load
@@ -22,6 +23,8 @@ __all__ = [
     "bundled_recipes",
     "dump",
     "find_parent",
+    "flat",
+    "flat_base",
     "headers",
     "json_schema",
     "keys_markdown",

@@ -18,13 +18,15 @@ class Cell:
 
     ``origins`` says by dotted key where a value is from: ``recipes/x.yaml:12``,
     ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``; ``nodes``
-    holds the place of what is written, for faults that only the network shows.
+    holds the place of what is written, for faults that only the network shows. ``base`` is what
+    it extends, as ``load`` takes it.
     """
 
     recipe: Recipe
     label: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, Node] = field(default_factory=dict, repr=False, compare=False)
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +47,4 @@ class LoadedRecipe:
     given: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Fault, ...] = ()
+    base: str | None = None

@@ -89,11 +89,19 @@ def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[
 
 def _tidy(prop: dict[str, Any]) -> None:
     """Turn our own words, ``choices`` and ``unit``, into what an editor knows."""
-    choices = prop.pop("choices", None)
-    unit = prop.pop("unit", "1")
-    if unit != "1":
+    extra: dict[str, Any] = {}
+    for part in (prop, *prop.get("anyOf", ())):  # of Bits | None they stand inside
+        extra |= {key: part.pop(key) for key in ("choices", "or_pattern", "unit") if key in part}
+    if (unit := extra.get("unit", "1")) != "1":
         prop["description"] = f"{prop.get('description', '')} ({unit})"
-    if choices and "anyOf" in prop:
-        prop["anyOf"] = [{"enum": choices}, {"type": "null"}]
-    elif choices:
-        prop["enum"] = choices
+    if "choices" not in extra:
+        return
+    ways: list[dict[str, Any]] = [{"enum": extra["choices"]}]
+    if "or_pattern" in extra:
+        ways.append({"type": "string", "pattern": extra["or_pattern"]})
+    if "anyOf" in prop:
+        ways.append({"type": "null"})
+    if len(ways) > 1:
+        prop["anyOf"] = ways
+    else:
+        prop["enum"] = extra["choices"]

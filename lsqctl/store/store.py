@@ -26,6 +26,7 @@ from lsqctl.store.results import Results
 from lsqctl.store.sight import Sights
 from lsqctl.store.standing import Standings
 from lsqctl.store.sweeps import Sweeps
+from lsqctl.store.telemetry import Telemetry
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -35,6 +36,7 @@ class Store(
     Enqueues,
     Claims,
     Metrics,
+    Telemetry,
     Checkpoints,
     Reaper,
     Controls,
@@ -61,6 +63,10 @@ class Store(
     def url(self) -> str:
         """The database's URL for people, its password hidden."""
         return masked(self._database.url)
+
+    def check_there(self) -> None:
+        """Raise StoreError when the file of the database was removed since it was opened."""
+        self._database.check_there()
 
     def close(self) -> None:
         """Close every connection; a later call opens new ones."""

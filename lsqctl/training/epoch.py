@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lsqctl.facts import Checkpoint, Metric, Progress
+from lsqctl.facts import Checkpoint, Measured, Metric, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.training.cursor import Tally
 from lsqctl.training.distill import total_loss
@@ -16,16 +16,20 @@ from lsqctl.training.evaluate import Counts, evaluate
 from lsqctl.training.optim import lr_factor, set_lr
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
+from lsqctl.training.telemetry import epoch_stats
 
 _WINDOWS = 10  # train metrics in an epoch
 
 
-def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
+def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
     """Train what is left of the cursor's epoch; nothing when its evaluation is pending."""
     cursor, feed = session.cursor, session.feed
     if cursor.evaluation_pending:
         return
     session.model.train()
+    watch = session.oscillations
+    if watch is not None and not watch.begun:
+        watch.look()
     window = max(1, feed.steps_per_epoch // _WINDOWS)
     for images, labels in feed.training(cursor.epoch, start=cursor.batch):
         session.check_stop()
@@ -35,11 +39,15 @@ def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
         ended = cursor.batch == feed.steps_per_epoch
         if cursor.batch % window == 0 or ended:
             yield from _window_metrics(session)
+            if watch is not None:
+                watch.look()
         cursor.epoch_seconds += time.monotonic() - began
         due = time.monotonic() - session.saved_at >= session.job.checkpoint_seconds
         if due and not ended:
             yield from session.save()
     yield from _epoch_metrics(session)
+    yield from epoch_stats(session, images)
+    cursor.clamped = {}
     cursor.epoch, cursor.batch, cursor.evaluation_pending = cursor.epoch + 1, 0, True
 
 
@@ -73,7 +81,7 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     recipe, cursor, optimizer = session.recipe, session.cursor, session.optimizer
     set_lr(optimizer, lr_factor(recipe.train, cursor.step, session.feed.steps_per_epoch))
     with autocast(recipe.train.precision, images.device):
-        logits = session.model(images)
+        logits = session.network(images)
         teacher_logits = _taught(session, images)
     loss = total_loss(
         logits,
@@ -95,10 +103,7 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
 
 @torch.no_grad()
 def _taught(session: Session, images: Tensor) -> Tensor | None:
-    if session.teacher is None:
-        return None
-    logits: Tensor = session.teacher(images)
-    return logits
+    return None if session.tutor is None else session.tutor(images)
 
 
 def _window_metrics(session: Session) -> Iterator[Metric | Progress]:
@@ -126,6 +131,5 @@ def _epoch_metrics(session: Session) -> Iterator[Metric]:
     yield Metric("lr", "train", step, session.optimizer.param_groups[0]["lr"])
     if session.positive is not None:
         session.count_clamped()
-        clamped, cursor.clamped = cursor.clamped, 0
-        yield Metric("clamped_steps", "train", step, clamped)
+        yield Metric("clamped_steps", "train", step, sum(cursor.clamped.values()))
     yield Metric("seconds", "train", step, seconds)

@@ -49,7 +49,7 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 
 
 def test_the_promised_commands_are_there():
-    promised = """submit run worker leaderboard export verify doctor
+    promised = """submit run worker leaderboard compare export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:schema recipe:new
@@ -65,6 +65,7 @@ def test_the_promised_commands_are_there():
         ["runs", "show", "@last"],
         ["runs", "diff", "@last", "@last~1"],
         ["leaderboard"],
+        ["compare", "tiny", "tiny"],
         ["sweep", "status"],
         ["sweep", "ls"],
         ["sweep", "resume", "--dry-run"],
@@ -241,7 +242,7 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
 
 
 def test_version_names_commit_and_schema(cli):
-    assert "schema 0002" in cli("--version").stdout
+    assert "schema 0003" in cli("--version").stdout
 
 
 def test_a_traceback_comes_only_with_debug(cli):
