@@ -26,8 +26,9 @@ class Reading:
     """One quantizer at one moment.
 
     * ``step_size``: the mean over channels; equal to the least and the largest for one a tensor.
-    * ``clip_fraction``: the share of values that the clip moves, v/s < -Q_N or v/s > Q_P (eq. 1).
-      Values at a bound are not counted: half of what a ReLU gives is exactly 0.
+    * ``clip_fraction``: the share of values that the clip moves, v/s < -Q_N or v/s > Q_P (eq. 1),
+      v less the offset where there is one. Values at a bound are not counted: half of what a ReLU
+      gives is exactly 0.
     * ``codes_used`` of ``n_codes``: how many codes occur, in any channel.
     * ``r_ratio``: R = (|grad_s L| / s) / (|grad_w L| / |w|), the relative size of the step's update
       over its layer's weights' (Esser et al. 2020, section 2.2); near 1 they learn at one pace.
@@ -106,7 +107,8 @@ def _summary(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
     """Return (clip fraction, codes used, mean, least and largest step) as one fp64 tensor."""
     lowest, highest = quantizer.bounds
     step = quantizer.step_size
-    low, high = step * lowest, step * highest
+    shift = 0 if quantizer.shift is None else quantizer.shift
+    low, high = step * lowest + shift, step * highest + shift
     clipped = ((x < low) | (x > high)).sum() / x.numel()
     codes = (quantizer.codes(x) - lowest).flatten()
     used = (torch.bincount(codes, minlength=highest - lowest + 1) > 0).sum()

@@ -114,7 +114,9 @@ def test_many_overrides_are_named_by_their_hash_and_their_order_counts(folder):
         "{" + ", ".join(f"{glob}: {{weight_bits: 8}}" for glob in order) + "}"
         for order in (globs, globs[::-1])
     ]
-    cells = folder.load(QUANT + f"sweep: {{grid: {{quant.overrides: [{', '.join(values)}]}}}}\n").cells
+    cells = folder.load(
+        QUANT + f"sweep: {{grid: {{quant.overrides: [{', '.join(values)}]}}}}\n"
+    ).cells
     assert len({cell.label for cell in cells}) == 2
     assert all(cell.label.startswith("overrides-") and valid_name(cell.label) for cell in cells)
 
