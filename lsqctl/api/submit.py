@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsqctl.api.layers import check_layers
 from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import check_parent, checked_weights, pick_seed
+from lsqctl.api.references import check_classes, check_networks, checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
+from lsqctl.recipe import DATASETS, Recipe, RunRef, fingerprint, weight_source
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
@@ -92,6 +93,7 @@ def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:
             loaded.append(load(reference, sets=options.sets, seeds=options.seeds))
         except RecipeError as error:
             faults += error.faults
+    faults += check_layers(loaded)
     if faults:
         raise RecipeError(list(dict.fromkeys(faults)))
     return loaded
@@ -169,8 +171,8 @@ class _Planner:
         try:
             loaded, cells = here or find_parent(name, source.path)
         except NotFound:
-            return self._stored_parent(key, name, child)
-        check_parent(key, cells[0].recipe, child)
+            return self._stored_parent(name, child.seed)
+        check_classes(key, name, DATASETS[cells[0].recipe.data.name].classes, child)
         recipe_sha256 = self._identify(cells[0], loaded)
         stored = [] if here else self._stored(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
@@ -197,7 +199,7 @@ class _Planner:
         runs = self.store.by_recipe(recipe_sha256) if self.store else []
         return [run for run in runs if run.state in _USABLE]
 
-    def _stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
+    def _stored_parent(self, name: str, seed: int) -> tuple[str, str]:
         """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
         named = self.store.by_name(name) if self.store else []
         runs = [run for run in named if run.state in _USABLE]
@@ -206,10 +208,8 @@ class _Planner:
             raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
-        seed = pick_seed(name, {run.seed for run in runs}, child.seed)
+        seed = pick_seed(name, {run.seed for run in runs}, seed)
         run = next(run for run in runs if run.seed == seed)
-        if self.store:
-            check_parent(key, load_stored(self.store.detail(run.id).recipe), child)
         return run.recipe_sha256, run.run_sha256
 
     def _file(self, key: str, reference: str, source: LoadedRecipe) -> dict[str, str]:
@@ -218,9 +218,11 @@ class _Planner:
 
         path = find_file(reference, source.path.parent, self.settings.data_dir)
         if path is None:
+            told = weight_source(reference)
             raise DataError(
                 f"{source.name}: {key}: no file {reference} beside the recipe, here, or in "
                 f"{self.settings.data_dir} (--data-dir or LSQCTL_DATA names another folder)"
+                + (f"; {told}" if told else "")
             )
         if path not in self._digests:
             self._digests[path] = sha256_of(path)
@@ -230,6 +232,7 @@ class _Planner:
         from lsqctl.training.locate import check_present
 
         check_present(recipe.data.name, self.settings.data_dir)
+        check_networks(recipe)
 
     def _snapshot(self, source: LoadedRecipe) -> dict[str, Any]:
         """Return what is true at submit; of the code, asked once a submission."""

@@ -38,7 +38,8 @@ class Cursor:
 
     ``batch`` counts the training batches done of ``epoch``; ``evaluation_pending`` says that an
     epoch was trained and not yet evaluated. ``window`` holds (loss, right, images) of the steps
-    since the last train metric, ``sums`` those of the epoch before them. ``digests`` names the
+    since the last train metric, ``sums`` those of the epoch before them, ``clamped`` how often each
+    quantizer's step was clamped in it. ``digests`` names the
     bytes of the first weights and the teacher; ``circumstances`` those of the last attempt.
     ``clamped``, ``clipped`` and ``skipped`` count within the epoch, ``skipped_before`` in those
     before it. ``last`` and ``best`` are of the raw weights, the others as they say.
@@ -53,7 +54,7 @@ class Cursor:
     sums: tuple[float, int, int] = (0.0, 0, 0)
     train_seconds: float = 0.0
     epoch_seconds: float = 0.0
-    clamped: int = 0
+    clamped: dict[str, int] = field(default_factory=dict)
     clipped: int = 0
     skipped: int = 0
     skipped_before: int = 0
@@ -92,4 +93,6 @@ class Cursor:
             values[name] = Tally(**values[name]) if values.get(name) else None
         values["window"] = [(loss, right, count) for loss, right, count in values["window"]]
         values["sums"] = tuple(values["sums"])
+        if isinstance(values["clamped"], int):  # before 0.2: only their sum was kept
+            values["clamped"] = {"": values["clamped"]} if values["clamped"] else {}
         return cls(**values)

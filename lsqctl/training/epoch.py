@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor
 
-from lsqctl.facts import Checkpoint, Metric, Progress
+from lsqctl.facts import Checkpoint, Measured, Metric, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.training.batchnorm import freeze_statistics, reestimated, statistics
 from lsqctl.training.cursor import Tally
@@ -15,11 +15,12 @@ from lsqctl.training.evaluate import Counts, evaluate
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
 from lsqctl.training.step import train_step
+from lsqctl.training.telemetry import epoch_stats, watch
 
 _WINDOWS = 10  # train metrics in an epoch
 
 
-def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
+def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
     """Train what is left of the cursor's epoch; nothing when its evaluation is pending."""
     cursor, feed = session.cursor, session.feed
     if cursor.evaluation_pending:
@@ -27,12 +28,14 @@ def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
     session.model.train()
     if cursor.epoch >= session.recipe.train.epochs - session.recipe.train.bn_freeze_epochs:
         freeze_statistics(session.model)
+    watch(session)
     window = max(1, feed.steps_per_epoch // _WINDOWS)
     for images, labels in feed.training(cursor.epoch, start=cursor.batch):
         session.check_stop()
         began = time.monotonic()
         train_step(session, images, labels)
         failpoint("train.step")
+        watch(session)
         ended = cursor.batch == feed.steps_per_epoch
         if cursor.batch % window == 0 or ended:
             yield from _window_metrics(session)
@@ -41,6 +44,8 @@ def train_epoch(session: Session) -> Iterator[Metric | Progress | Checkpoint]:
         if due and not ended:
             yield from session.save()
     yield from _epoch_metrics(session)
+    yield from epoch_stats(session, images)
+    cursor.clamped = {}
     cursor.epoch, cursor.batch, cursor.evaluation_pending = cursor.epoch + 1, 0, True
 
 
@@ -114,11 +119,11 @@ def _epoch_metrics(session: Session) -> Iterator[Metric]:
     yield Metric("lr", "train", step, session.optimizer.param_groups[0]["lr"])
     session.count()
     if session.positive is not None:
-        yield Metric("clamped_steps", "train", step, cursor.clamped)
+        yield Metric("clamped_steps", "train", step, sum(cursor.clamped.values()))
     if session.recipe.train.clip_norm is not None:
         yield Metric("clipped_gradients", "train", step, cursor.clipped)
     if session.recipe.train.precision == "fp16":
         yield Metric("skipped_steps", "train", step, cursor.skipped)
     cursor.skipped_before += cursor.skipped
-    cursor.clamped = cursor.clipped = cursor.skipped = 0
+    cursor.clipped = cursor.skipped = 0
     yield Metric("seconds", "train", step, seconds)

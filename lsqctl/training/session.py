@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.facts import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
-from lsqctl.quant import PositiveSteps
+from lsqctl.quant import Oscillations, PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.training import runtime
+from lsqctl.training import compiled, runtime
 from lsqctl.training.average import WeightAverage
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
 from lsqctl.training.cursor import Cursor
@@ -30,9 +31,11 @@ from lsqctl.training.step import Stepper
 class Session:
     """All that changes while a run trains.
 
-    ``average`` follows the weights where the recipe wants it. ``pending`` holds what may still be
-    on the device, (step, loss, right, images), and ``clamped`` how many of this attempt's clamps
-    the cursor has counted already. ``statistics`` are those that were estimated again at the end.
+    ``average`` follows the weights where the recipe wants it, and ``statistics`` are those of batch
+    norm that were estimated again at the end. ``pending`` holds what may still be on the device,
+    (step, loss, right, images), and ``clamped`` how many of this attempt's clamps the cursor has
+    counted already, by quantizer. ``network`` and ``tutor`` are what a training step calls for the
+    model and the teacher.
     """
 
     recipe: Recipe
@@ -43,11 +46,14 @@ class Session:
     optimizer: torch.optim.Optimizer
     positive: PositiveSteps | None
     cursor: Cursor
+    network: compiled.Network
+    tutor: compiled.Network | None
     stepper: Stepper
     average: WeightAverage | None = None
     statistics: dict[str, Tensor] | None = None
     pending: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
-    clamped: int = 0
+    clamped: dict[str, int] = field(default_factory=dict)
+    oscillations: Oscillations | None = None
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -89,8 +95,10 @@ class Session:
         """Bring up to date how often steps were clamped and gradients clipped in this epoch."""
         self.cursor.clipped += self.stepper.take_clipped()
         if self.positive is not None:
-            total = sum(self.positive.clamped.values())
-            self.cursor.clamped += total - self.clamped
+            total, counts = self.positive.clamped, Counter(self.cursor.clamped)
+            counts.update(total)
+            counts.subtract(self.clamped)
+            self.cursor.clamped = {name: count for name, count in counts.items() if count}
             self.clamped = total
 
     def save(self) -> Iterator[Checkpoint]:
@@ -140,6 +148,7 @@ class Session:
         return {
             "optimizer": self.optimizer.state_dict(),
             "random": runtime.random_tensors(),
+            "oscillations": self.oscillations.state_dict() if self.oscillations else {},
             **{name: state for name, state in optional.items() if state},
         }
 
@@ -151,6 +160,8 @@ class Session:
         if self.average is not None:
             self.average.model.load_state_dict(snapshot.training["ema"])
         self.statistics = snapshot.training.get("bn")
+        if self.oscillations is not None:
+            self.oscillations.load_state_dict(snapshot.training.get("oscillations", {}))
         runtime.restore_random(snapshot.training["random"], snapshot.state["random"])
 
     def _diverged(self, what: str, step: int) -> Diverged:
@@ -190,11 +201,14 @@ def taken_up(snapshot: Snapshot, recipe: Recipe, job: Job) -> tuple[Cursor, list
     cursor = Cursor.from_state(snapshot.state["cursor"])
     if cursor.recipe != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {job.run_dir} are of another recipe or seed")
-    now = runtime.circumstances(job)
+    cursor.circumstances.setdefault("compile", False)  # by checkpoints from before it was asked
+    on, complaints = compiled.resumed(cursor, job)
+    now = runtime.circumstances(job) | {"compile": on}
     changed = [name for name in now if now[name] != cursor.circumstances.get(name)]
     if not changed:
-        return cursor, []
+        return cursor, complaints
     cursor.deterministic = "statistical"
     was = ", ".join(f"{name} {cursor.circumstances.get(name)} → {now[name]}" for name in changed)
     cursor.circumstances = dict(now)  # the next attempt is told what is new to it
-    return cursor, [f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"]
+    told = f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"
+    return cursor, [*complaints, told]

@@ -119,19 +119,26 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
 
 
 def pieces(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a batch in ``count`` pieces whose sizes differ by one at most.
+    """Yield a batch in ``count`` pieces, of ``piece_sizes``."""
+    sizes = piece_sizes(len(labels), count)
+    yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
-    Fewer where a piece would be a single image, for batch norm needs two.
+
+def piece_sizes(images: int, count: int) -> list[int]:
+    """Return the sizes of a batch's pieces, the larger first: they differ by one at most.
+
+    Fewer pieces where one would be a single image, for batch norm needs two.
     """
-    count = max(1, min(count, len(labels) // 2))
-    yield from zip(images.tensor_split(count), labels.tensor_split(count), strict=True)
+    count = max(1, min(count, images // 2))
+    size, larger = divmod(images, count)
+    return [size + 1] * larger + [size] * (count - larger)
 
 
 def _forward(session: Session, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean loss over some images, and how many of them are right."""
     train = session.recipe.train
     with autocast(train.precision, images.device):
-        logits = session.model(images)
+        logits = session.network(images)
         teacher_logits = _taught(session, images)
     loss = total_loss(
         logits,
@@ -145,10 +152,7 @@ def _forward(session: Session, images: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 @torch.no_grad()
 def _taught(session: Session, images: Tensor) -> Tensor | None:
-    if session.teacher is None:
-        return None
-    logits: Tensor = session.teacher(images)
-    return logits
+    return None if session.tutor is None else session.tutor(images)
 
 
 def _sum(parts: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lsqctl.errors import Preempted
-from lsqctl.facts import Checkpoint, Fact, Metric, Result
+from lsqctl.facts import Checkpoint, Fact, Measured, Metric, QuantizerStats, Result
 from lsqctl.recipe import Recipe
 from lsqctl.training import Job, finetune
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
@@ -40,8 +40,9 @@ def run(recipe: Recipe, job: Job, stop_after: int | None = None) -> list[Fact]:
     return facts
 
 
-def rows(facts: list[Fact]) -> list[Metric]:
-    return [one for one in facts if isinstance(one, Metric) and one.name != "seconds"]
+def rows(facts: list[Fact]) -> list[Measured]:
+    measured = [one for one in facts if isinstance(one, Metric | QuantizerStats)]
+    return [one for one in measured if one.name != "seconds"]
 
 
 def tensors(value: Any, prefix: str = "") -> dict[str, Any]:

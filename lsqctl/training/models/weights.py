@@ -19,7 +19,7 @@ from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.digest import sha256_of
 from lsqctl.training.manifest import manifest_sha256
 
-_QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.")
+_QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
 
 
@@ -64,12 +64,9 @@ def identity(source: Path | str) -> str:
     return sha256_of(path)
 
 
-def torchvision_classes(name: str, model_name: str) -> int:
-    """Return how many classes torchvision's weights of this name know; nothing is downloaded.
-
-    Raises DataError when there are none.
-    """
-    return len(_torchvision_weight(name, model_name).meta["categories"])
+def check_torchvision_weights(name: str, model_name: str) -> None:
+    """Raise DataError unless torchvision has weights of this name; nothing is downloaded."""
+    _torchvision_weight(name, model_name)
 
 
 def _of_quantizer(key: str) -> bool:
@@ -113,27 +110,24 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None
             f"the file has besides: {_five(extra)}"
         )
     shapes = [key for key in state if own[key].shape != state[key].shape]
-    if classes := _other_classes(shapes, state, own):
-        raise DataError(f"{what}: it knows {classes[0]} classes, the dataset has {classes[1]}")
     if shapes:
         theirs = [f"{key} {tuple(state[key].shape)}" for key in shapes]
         ours = [f"{key} {tuple(own[key].shape)}" for key in shapes]
         raise DataError(
-            f"{what}: shapes do not fit; the model has {_five(ours)}; the file {_five(theirs)}"
+            f"{what}: {_other_classes(own, state, shapes)}shapes do not fit; the model has "
+            f"{_five(ours)}; the file {_five(theirs)}"
         )
 
 
-def _other_classes(
-    differing: list[str], state: Mapping[str, Tensor], own: Mapping[str, Tensor]
-) -> tuple[int, int] | None:
-    """Return the classes of a file and of the model, when nothing but their number differs.
-
-    That is, in one layer alone, and there in how many outputs it has.
-    """
-    layers = {key.rpartition(".")[0] for key in differing}
-    outputs = {(state[key].shape[0], own[key].shape[0]) for key in differing if state[key].dim()}
-    alike = all(state[key].shape[1:] == own[key].shape[1:] for key in differing)
-    return outputs.pop() if len(layers) == len(outputs) == 1 and alike else None
+def _other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]) -> str:
+    """Return words for the commonest reason: one layer, the last, has another number of outputs."""
+    pairs = [(own[key].shape, state[key].shape) for key in keys]
+    counts = {(one[0], other[0]) for one, other in pairs if one[1:] == other[1:]}
+    layers = {key.rpartition(".")[0] for key in keys}
+    if len(counts) != 1 or len(layers) != 1 or any(a[1:] != b[1:] for a, b in pairs):
+        return ""
+    here, there = next(iter(counts))
+    return f"trained for {there:,} classes, and the data have {here:,}: "
 
 
 def _five(names: list[str]) -> str:
