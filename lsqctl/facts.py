@@ -88,6 +88,13 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """Whether this attempt trains with a compiled network."""
+
+    compiled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint on disk. ``sha256`` is of its manifest, which holds all the others.
 
@@ -159,7 +166,7 @@ class Result:
     notes: str = ""
 
 
-Fact = Resumed | Measured | Progress | Note | Checkpoint | Result
+Fact = Resumed | Compiled | Measured | Progress | Note | Checkpoint | Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,8 @@ class MetricSummary:
 class BoardRow:
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
-    ``weight_bits`` … ``deterministic`` are as in ``Result``.
+    ``weight_bits`` … ``deterministic`` are as in ``Result``. ``n_correct_last`` and
+    ``n_correct_best`` are the counts of the same variant at the last and at the best epoch.
     """
 
     run_id: str
@@ -235,3 +243,5 @@ class BoardRow:
     code_commit: str = ""
     code_dirty: bool | None = None
     notes: str = ""
+    n_correct_last: int | None = None
+    n_correct_best: int | None = None

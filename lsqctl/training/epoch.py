@@ -78,7 +78,7 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     recipe, cursor, optimizer = session.recipe, session.cursor, session.optimizer
     set_lr(optimizer, lr_factor(recipe.train, cursor.step, session.feed.steps_per_epoch))
     with autocast(recipe.train.precision, images.device):
-        logits = session.model(images)
+        logits = session.network(images)
         teacher_logits = _taught(session, images)
     loss = total_loss(
         logits,
@@ -100,10 +100,7 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
 
 @torch.no_grad()
 def _taught(session: Session, images: Tensor) -> Tensor | None:
-    if session.teacher is None:
-        return None
-    logits: Tensor = session.teacher(images)
-    return logits
+    return None if session.tutor is None else session.tutor(images)
 
 
 def _window_metrics(session: Session) -> Iterator[Metric | Progress]:
