@@ -178,7 +178,7 @@ def test_a_result_is_marked_when_it_was_measured_again(store: Store) -> None:
 def stats(name: str, step: int, **changes: Any) -> QuantizerStats:
     values: dict[str, Any] = {"bits": 4, "signed": True, "epoch": step // 10, "codes_used": 15}
     values |= dict.fromkeys(("step_size", "step_size_min", "step_size_max"), 0.1 + step)
-    values |= {"kind": "weight", "clip_fraction": 0.1, "n_codes": 16} | changes
+    values |= {"kind": "weight", "clip_fraction": 0.1, "n_codes": 16, "n_values": 99} | changes
     return QuantizerStats(name=name, step=step, **values)
 
 

@@ -1,15 +1,13 @@
-"""What a network's layers are called, told without its weights: built on the meta device."""
+"""What a network's layers are called, told without memory for its weights."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import NamedTuple
 
-import torch
-
 from lsqctl.quant import layer_names
 from lsqctl.quant.residual import residual_blocks
-from lsqctl.training.models.registry import build_model
+from lsqctl.training.models.weightless import build_weightless
 
 
 class Outline(NamedTuple):
@@ -25,6 +23,5 @@ def outline(name: str, *, image_size: int) -> Outline:
 
     Raises NotFound for an unknown name, DataError where it cannot take images of this size.
     """
-    with torch.device("meta"):
-        model = build_model(name, num_classes=10, image_size=image_size)
+    model = build_weightless(name, num_classes=10, in_channels=3, image_size=image_size)
     return Outline(tuple(layer_names(model)), bool(residual_blocks(model)))
