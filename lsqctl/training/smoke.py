@@ -20,13 +20,13 @@ from lsqctl.facts import Metric
 from lsqctl.recipe import DATASETS, DataSection, Recipe
 from lsqctl.training.cursor import Cursor
 from lsqctl.training.datasets import normalization, open_dataset
-from lsqctl.training.distill import freeze
 from lsqctl.training.epoch import evaluate_epoch, train_epoch
 from lsqctl.training.feed import Feed
 from lsqctl.training.finetuning import assemble, build, quantize
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.images import ImageSet, MemoryImages, TrainEval
 from lsqctl.training.models import takes_grey
+from lsqctl.training.models.weights import identity
 from lsqctl.training.runtime import Job
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -56,26 +56,32 @@ def smoke(recipe: Recipe, data_dir: Path) -> Tried:
     torch.manual_seed(recipe.seed)
     with TemporaryDirectory() as scratch:
         dataset, real = _dataset(small.data, data_dir, Path(scratch))
-        loss = _step_and_evaluation(small, dataset, data_dir)
+        loss = _step_and_evaluation(small, dataset, Path(scratch))
     return Tried(time.monotonic() - began, loss, "real" if real else "generated")
 
 
-def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, data_dir: Path) -> float:
+def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, scratch: Path) -> float:
     """Return the loss of the only training step."""
-    job = Job(data_dir, data_dir, threads=torch.get_num_threads())  # nothing is written
     channels = dataset.channels if takes_grey(recipe.model.name) else 3
     feed = Feed(dataset, recipe, torch.device("cpu"), channels=channels)
+    inputs = {"distill.teacher": _teacher(recipe, feed, scratch)} if recipe.distill else {}
+    job = Job(scratch, scratch, threads=torch.get_num_threads(), inputs=inputs)
     model = quantize(build(recipe.model.name, feed), recipe, feed, first_values=True)
-    untaught = recipe.model_copy(update={"distill": None})
-    session = assemble(model, untaught, job, feed=feed, cursor=Cursor(recipe="smoke"))
-    if recipe.distill:
-        session.recipe = recipe
-        session.teacher = freeze(build(recipe.distill.teacher_model or recipe.model.name, feed))
+    digests = {key: identity(path) for key, path in inputs.items()}
+    cursor = Cursor(recipe="smoke", digests=digests, circumstances={"compile": False})
+    session = assemble(model, recipe, job, feed=feed, cursor=cursor)
     facts = [*train_epoch(session), *evaluate_epoch(session)]
-    losses = {one.split: one.value for one in facts if isinstance(one, Metric)}
-    if "train" not in losses or "val" not in losses:
-        raise DataError(f"{recipe.name}: no step was taken")
     return next(one.value for one in facts if isinstance(one, Metric) and one.name == "loss")
+
+
+def _teacher(recipe: Recipe, feed: Feed, scratch: Path) -> Path:
+    """Write random weights of the teacher's network, to be read as its own are."""
+    assert recipe.distill is not None
+    path = scratch / "teacher.pt"
+    model = build(recipe.distill.teacher_model or recipe.model.name, feed)
+    with path.open("wb") as file:
+        torch.save(model.state_dict(), file)
+    return path
 
 
 def _smaller(recipe: Recipe) -> Recipe:
