@@ -54,7 +54,8 @@ def test_the_promised_commands_are_there():
         runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:diff recipe:schema recipe:new
         runs:hold runs:release runs:priority
-        sweep:ls sweep:status sweep:resume data:fetch db:upgrade db:check db:backup"""
+        sweep:ls sweep:status sweep:resume references:ls references:add
+        references:import:pwc data:fetch db:upgrade db:check db:backup"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
@@ -77,6 +78,8 @@ def test_the_promised_commands_are_there():
         ["wait", "@last~1"],
         ["runs", "gc"],
         ["runs", "rm", "@last", "--dry-run"],
+        ["references", "ls"],
+        ["leaderboard", "--view", "pwc"],
         ["recipe", "ls"],
         ["recipe", "show", "digits/resnet8-lsq"],
         ["recipe", "check", "tiny.yaml"],
