@@ -28,7 +28,8 @@ class QuantizerStats:
     quantizes. ``epoch`` counts from 1 and ``step`` optimizer steps done; both are 0 right after
     calibration. ``step_size`` is the mean over channels, with the least and the largest beside it;
     all three are equal for one step a tensor. ``clip_fraction`` and ``oscillation_rate`` lie in
-    0..1; ``codes_used`` counts of ``n_codes``; ``clamped`` counts in this epoch. None where there
+    0..1; ``codes_used`` counts of ``n_codes``, among ``n_values`` values looked
+    at; ``clamped`` counts in this epoch. None where there
     is nothing to measure: no gradient yet, an input, or too few looks.
     """
 
@@ -44,6 +45,7 @@ class QuantizerStats:
     clip_fraction: float
     codes_used: int
     n_codes: int
+    n_values: int
     r_ratio: float | None = None
     oscillation_rate: float | None = None
     clamped: int = 0
@@ -243,27 +245,3 @@ class BoardRow:
     notes: str = ""
     n_correct_last: int | None = None
     n_correct_best: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRun:
-    """The headline result of one succeeded run, image by image, to compare it with another's.
-
-    ``hits`` as in Evaluation. ``cell`` tells runs of one sweep apart that differ in more than the
-    seed; it is empty where nothing but the seed does.
-    """
-
-    run_id: str
-    name: str
-    seed: int
-    recipe_sha256: str
-    created_at: datetime
-    dataset: str
-    split: str
-    data_digest: str
-    preprocessing: str
-    selection: str
-    n_correct: int
-    n_total: int
-    hits: bytes
-    cell: str = ""

@@ -12,7 +12,7 @@ from lsqctl.leaderboard.comparison import Comparison, Side
 from lsqctl.run import Run, RunState
 
 if TYPE_CHECKING:
-    from lsqctl.facts import ScoredRun
+    from lsqctl.scored import ScoredRun
     from lsqctl.store import Store
 
 
@@ -64,16 +64,12 @@ def _recipe(store: Store, name: str, named: list[Run]) -> Side:
 
 
 def _sweep(store: Store, name: str) -> Side:
-    cells = store.sweep_cells(name)
-    several = len({one.cell for one in cells}) > 1
-    runs = {one.run.id: one for one in cells if one.run}
-    side = _scored(store, name, [one.run for one in cells if one.run])
-    if not several:
+    """Return a sweep's runs; of several recipes each run with what its recipe's name adds."""
+    side = _scored(store, name, [one.run for one in store.sweep_cells(name) if one.run])
+    if len({run.recipe_sha256 for run in side.runs}) == 1:
         return side
-    labelled = (
-        replace(run, cell=runs[run.run_id].cell.removeprefix(name).lstrip("-")) for run in side.runs
-    )
-    return replace(side, runs=tuple(labelled))
+    runs = (replace(run, cell=run.name.removeprefix(f"{name}-")) for run in side.runs)
+    return replace(side, runs=tuple(runs))
 
 
 def _scored(store: Store, label: str, runs: Iterable[Run]) -> Side:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lsqctl.errors import DataError, UsageError
 from lsqctl.recipe import DATASETS, TIMM_PREFIX, Recipe
 
@@ -56,3 +58,17 @@ def check_networks(recipe: Recipe) -> None:
             from lsqctl.training.models.timm_networks import check_timm_name
 
             check_timm_name(name)
+
+
+def network_doubts(recipes: Iterable[Recipe]) -> list[str]:
+    """Return, each once, why a network could not be looked up here: timm is missing.
+
+    Raises NotFound for one that timm does not have.
+    """
+    told: dict[str, None] = {}
+    for recipe in recipes:
+        try:
+            check_networks(recipe)
+        except DataError as error:
+            told[f"{recipe.name}: {error}"] = None
+    return list(told)

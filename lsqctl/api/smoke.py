@@ -9,6 +9,12 @@ from lsqctl.errors import LsqctlError
 from lsqctl.recipe_file import LoadedRecipe
 from lsqctl.settings import Settings
 
+# What a network may raise when it is built, or given images that it cannot take.
+_OF_A_NETWORK = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class SmokeTest:
@@ -32,8 +38,10 @@ def smoke_tests(recipes: Iterable[LoadedRecipe], settings: Settings) -> Iterator
         for name, recipe in {cell.recipe.name: cell.recipe for cell in loaded.cells}.items():
             try:
                 tried = smoke(recipe, settings.data_dir)
-            except (LsqctlError, RuntimeError, ValueError, TypeError, OSError) as error:
-                told = (str(error).splitlines() or [type(error).__name__])[0]
-                yield SmokeTest(name, 0.0, None, "", told)
+            except LsqctlError as error:
+                yield SmokeTest(name, 0.0, None, "", str(error))
+            except _OF_A_NETWORK as error:
+                told = (str(error).splitlines() or [""])[0]
+                yield SmokeTest(name, 0.0, None, "", f"{type(error).__name__}: {told}")
             else:
                 yield SmokeTest(name, tried.seconds, tried.loss, tried.images)

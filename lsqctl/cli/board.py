@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lsqctl.cli.page import Force, Html, write_html
 from lsqctl.cli.render import say
 from lsqctl.cli.state import Json, settings, workspace
 
@@ -53,6 +54,8 @@ def leaderboard(
         typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
     ] = "board",
     json: Json = False,
+    html: Html = None,
+    force: Force = False,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
     from lsqctl.api.board import FORMATS, board
@@ -65,6 +68,9 @@ def leaderboard(
         return
     with workspace(ctx) as store:
         ranked = board(store, pareto=_cost(pareto), **how)
+        if html is not None:
+            write_html(store, ranked, html, force=force)
+            return
     if chosen == "table":
         _draw(ranked)
     else:
@@ -79,7 +85,7 @@ def export(
     per_run: PerRun = False,
     best_seed: BestSeed = False,
     pareto: Pareto = "top1,-gbops",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
     from lsqctl.api import board as api

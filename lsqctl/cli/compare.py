@@ -1,4 +1,4 @@
-"""`compare`: is A better than B?"""
+"""`compare`: answer whether A is better than B."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.render import note, print_json, print_table, say
+from lsqctl.cli.render import note, plain, print_json, print_table, say
 from lsqctl.cli.state import Json, workspace
 from lsqctl.leaderboard.clean import clean
 
@@ -34,7 +34,7 @@ def compare(ctx: typer.Context, first: First, second: Second, json: Json = False
     with workspace(ctx) as store:
         found = api(store, first, second)
     if json:
-        print_json(found)
+        print_json(plain(found))
         return
     print(clean(found.answer))
     _draw(found)

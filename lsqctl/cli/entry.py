@@ -20,6 +20,8 @@ from lsqctl.cli import (
     db,
     doctor,
     housekeeping,
+    page,
+    plot,
     queue,
     recipe,
     references,
@@ -36,7 +38,7 @@ from lsqctl.errors import LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
 _HOISTED = ("--home", "--db", "--data-dir")
-_LONG_LIVED = frozenset({"worker", "run"})
+_LONG_LIVED = frozenset({"worker", "run", "serve"})
 
 app = typer.Typer(
     name="lsqctl",
@@ -56,6 +58,8 @@ housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 compare.register(app)
+page.register(app)
+app.add_typer(plot.app, name="plot")
 verify.register(app)
 conformance.register(app)
 app.add_typer(recipe.app, name="recipe")

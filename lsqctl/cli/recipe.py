@@ -89,6 +89,7 @@ def check(
 ) -> None:
     """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
     from lsqctl.api.layers import check_layers
+    from lsqctl.api.references import network_doubts
     from lsqctl.recipe_file import load
 
     faults: list[Fault] = []
@@ -101,6 +102,8 @@ def check(
             continue
         faults += check_layers([loaded])
         found.append(loaded)
+        for text in network_doubts(cell.recipe for cell in loaded.cells):
+            warn(text)
         for fault in loaded.warnings:
             warn(str(fault))
     chosen = FaultFormat.JSON if json else style

@@ -9,6 +9,7 @@ import typer
 
 from lsqctl.cli.render import ago, note, plain, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
+from lsqctl.cli.run_layers import print_quantizers
 from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
 from lsqctl.run import UNFINISHED, Run, RunState
 
@@ -65,6 +66,9 @@ def list_runs(
 def show(
     ctx: typer.Context,
     run: RunArgument,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Its quantizers, layer by layer, and what stands out.")
+    ] = False,
     cost: Annotated[
         bool, typer.Option("--cost", help="What each layer costs, finished or not.")
     ] = False,
@@ -75,13 +79,16 @@ def show(
 
     with workspace(ctx) as store:
         found = store.resolve(run)
+        if layers:
+            print_quantizers(found.id, store.quantizer_stats(found.id), json=json)
+            return
         detail = store.detail(found.id)
         summaries = store.summaries(found.id)
         result = store.full_result(found.id)
         checkpoints = store.checkpoints(found.id)
         tags = store.tags([found.id]).get(found.id, ())
     folder = settings(ctx).run_dir(found.id)
-    layers = cost_of_layers(detail.recipe, settings(ctx)) if cost else None
+    costs = cost_of_layers(detail.recipe, settings(ctx)) if cost else None
     if json:
         evaluations = result.evaluations if result else ()
         print_json(
@@ -95,7 +102,7 @@ def show(
                 "metrics": summaries,
                 "results": [without_hits(one) for one in evaluations],
                 "checkpoints": checkpoints,
-                "cost": layers.as_dict() if layers else cost_of_result(result),
+                "cost": costs.as_dict() if costs else cost_of_result(result),
                 "folder": folder,
             }
         )
@@ -103,7 +110,7 @@ def show(
     print_detail(detail, str(folder), tags, result)
     print_metrics(summaries)
     print_attempts(detail)
-    print_layers(layers)
+    print_layers(costs)
 
 
 @app.command(epilog="Example: lsqctl runs logs -f @last")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from lsqctl.cli.render import clean, print_json, say
+from lsqctl.cli.render import print_json, say
+from lsqctl.leaderboard.clean import clean
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 
 from lsqctl.errors import DataError, UsageError
-from lsqctl.facts import ScoredRun
 from lsqctl.leaderboard.comparison import Comparison, Row, Side, Summary, Verdict, sentence
 from lsqctl.leaderboard.paired import Test, mcnemar, mcnemar_of_many, paired_t, welch
 from lsqctl.leaderboard.statistics import mean, percent, sample_std
+from lsqctl.scored import ScoredRun
 
 Pair = tuple[ScoredRun, ScoredRun]
 

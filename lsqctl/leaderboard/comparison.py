@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.facts import ScoredRun
 from lsqctl.leaderboard.paired import Test
+from lsqctl.scored import ScoredRun
 
 Verdict = Literal["better", "worse", "undecided"]
 

@@ -14,7 +14,7 @@ from lsqctl.facts import BoardRow
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
 from lsqctl.leaderboard.entries import best_run, newness, own_entry, published_entry
 from lsqctl.leaderboard.references import Reference
-from lsqctl.leaderboard.suspect import with_doubts
+from lsqctl.leaderboard.suspect import Yardsticks, with_doubts, yardsticks
 from lsqctl.run import RunState
 
 Cost = Literal["gbops", "size_bytes"]
@@ -52,6 +52,7 @@ def rank(
         _check_dataset(dataset, known)
         known &= {dataset}
     own = {row.dataset for row in ended}
+    measures = yardsticks(papers)
     tables = tuple(
         _table(
             name,
@@ -59,7 +60,7 @@ def rank(
             [reference for reference in references if reference.dataset == name],
             best_seed=best_seed,
             pareto=pareto,
-            papers=papers,
+            papers=measures,
         )
         for name in sorted(known, key=lambda name: (name not in own, name))
     )
@@ -93,9 +94,8 @@ def _table(
     *,
     best_seed: bool,
     pareto: Cost,
-    papers: Sequence[Reference],
+    papers: Yardsticks,
 ) -> Table:
-    papers = [paper for paper in papers if paper.dataset == dataset]
     made = [(_entry(group, best_seed=best_seed), group) for group in groups]
     own = [with_doubts(entry, _counted(group), papers) for entry, group in made if entry]
     entries = [*own, *map(published_entry, references)]

@@ -12,17 +12,28 @@ from lsqctl.leaderboard.board import Entry
 from lsqctl.leaderboard.references import ABLATIONS, Reference
 from lsqctl.leaderboard.statistics import percent
 
+Yardsticks = dict[tuple[str, str, int, int, str], Reference]
+
 SIGMAS = 3.0
 _METHODS = {"lsq": "LSQ", "lsq+kd": "LSQ + distillation", "fp32": "full precision"}
 _GUESSING = re.compile(r"(?:^|; )suspect: ")  # how training notes it in a result
 
 
-def with_doubts(entry: Entry, runs: Sequence[BoardRow], papers: Iterable[Reference]) -> Entry:
+def yardsticks(references: Iterable[Reference]) -> Yardsticks:
+    """Return a paper's best row of each dataset, network, bits and method; ablations are none."""
+    found: Yardsticks = {}
+    for one in sorted(references, key=lambda one: one.top1):
+        if one.source_kind == "paper" and one.page != ABLATIONS and one.n_total and one.arch:
+            found[one.dataset, one.arch, one.weight_bits, one.act_bits, one.method] = one
+    return found
+
+
+def with_doubts(entry: Entry, runs: Sequence[BoardRow], papers: Yardsticks) -> Entry:
     """Return an own entry with ``suspect`` set, and why in its notes.
 
-    ``papers`` are the published rows it may be held against: those of a paper with its network,
-    bits and method. The standard deviation is that of one evaluation or of the seeds' mean,
-    whichever is larger, and of the other row's evaluation.
+    It is held against its own start and the best of ``papers`` of its experiment. The standard
+    deviation is that of one evaluation or of the seeds' mean, whichever is larger, and of the other
+    row's evaluation.
     """
     doubts = [*_above_its_start(entry), *_above_the_paper(entry, papers)]
     guessing = any(_GUESSING.search(run.notes) for run in runs)
@@ -38,22 +49,15 @@ def _above_its_start(entry: Entry) -> Iterable[str]:
         yield f"suspect: {sigmas:.1f} standard deviations above its full-precision start"
 
 
-def _above_the_paper(entry: Entry, papers: Iterable[Reference]) -> Iterable[str]:
-    for paper in papers:
-        if paper.n_total and _same_experiment(entry, paper):
-            sigmas = _sigmas(entry, paper.top1, paper.n_total)
-            if sigmas > SIGMAS:
-                yield f"suspect: {sigmas:.1f} standard deviations above {paper.model} of the paper"
-
-
-def _same_experiment(entry: Entry, paper: Reference) -> bool:
-    return (
-        paper.source_kind == "paper"
-        and paper.page != ABLATIONS
-        and (paper.dataset, paper.arch) == (entry.dataset, entry.arch)
-        and (paper.weight_bits, paper.act_bits) == (entry.w_bits, entry.a_bits)
-        and paper.method == _METHODS.get(entry.method or "")
-    )
+def _above_the_paper(entry: Entry, papers: Yardsticks) -> Iterable[str]:
+    method = _METHODS.get(entry.method or "", "")
+    experiment = entry.dataset, entry.arch or "", entry.w_bits, entry.a_bits, method
+    paper = papers.get(experiment)
+    if paper is None or not paper.n_total:
+        return
+    sigmas = _sigmas(entry, paper.top1, paper.n_total)
+    if sigmas > SIGMAS:
+        yield f"suspect: {sigmas:.1f} standard deviations above {paper.model} of the paper"
 
 
 def _sigmas(entry: Entry, other_top1: float, other_n: int) -> float:

@@ -61,7 +61,7 @@ def _inputs(module: nn.Module) -> tuple[str, str] | None:
 
 
 def _module(block: nn.Module, name: str) -> nn.Module:
-    if getattr(block, name, block) is None:
+    if getattr(block, name, block) is None:  # as torchvision sets it, no module of its block
         setattr(block, name, nn.Identity())
     return block.get_submodule(name)
 

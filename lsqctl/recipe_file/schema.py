@@ -50,7 +50,7 @@ name: {name}
 description: ""            # one line for `lsqctl recipe ls`
 # extends: paper/w4a4      # the paper's bits, epochs, learning rate and weight decay
 model:
-  name: resnet8            # or a torchvision classifier, or cifar_resnet20/32/44/56/110
+  name: resnet8            # or a torchvision classifier, cifar_resnet20/32/44/56/110, timm/NAME
   weights: {{run: digits/resnet8-fp32}}   # or a file, or a torchvision weights name
 data:
   name: digits             # or mnist, fashion_mnist, cifar10, cifar100, imagenet, imagefolder

@@ -9,8 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.facts import BoardRow, Evaluation, Result, ScoredRun
+from lsqctl.facts import BoardRow, Evaluation, Result
 from lsqctl.run import RunState
+from lsqctl.scored import ScoredRun
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads, writes

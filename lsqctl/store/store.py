@@ -89,17 +89,24 @@ def open_store(
     *,
     lease_seconds: float = 30.0,
     migrate: bool = True,
+    read_only: bool = False,
     busy_seconds: float = BUSY_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Store:
     """Open the database at ``url``, made or upgraded first where it must be.
 
     ``sqlite:///PATH`` or ``postgresql+psycopg://USER@HOST/NAME``. ``clock`` gives this process's
-    monotonic seconds. Raises StoreError for a database that is unreachable, unsafe or newer.
+    monotonic seconds. A ``read_only`` store makes and upgrades nothing, and its connections refuse
+    every write. Raises StoreError for a database that is unreachable, unsafe or newer.
     """
-    database = Database(parse_url(url), busy_seconds=busy_seconds, lease_seconds=lease_seconds)
+    database = Database(
+        parse_url(url),
+        busy_seconds=busy_seconds,
+        lease_seconds=lease_seconds,
+        read_only=read_only,
+    )
     try:
-        ensure_schema(database, migrate=migrate)
+        ensure_schema(database, migrate=migrate and not read_only)
     except BaseException:
         database.close()
         raise

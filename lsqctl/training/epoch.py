@@ -16,7 +16,7 @@ from lsqctl.training.evaluate import Counts, evaluate
 from lsqctl.training.optim import lr_factor, set_lr
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
-from lsqctl.training.telemetry import epoch_stats
+from lsqctl.training.telemetry import epoch_stats, watch
 
 _WINDOWS = 10  # train metrics in an epoch
 
@@ -27,20 +27,17 @@ def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
     if cursor.evaluation_pending:
         return
     session.model.train()
-    watch = session.oscillations
-    if watch is not None and not watch.begun:
-        watch.look()
+    watch(session)
     window = max(1, feed.steps_per_epoch // _WINDOWS)
     for images, labels in feed.training(cursor.epoch, start=cursor.batch):
         session.check_stop()
         began = time.monotonic()
         train_step(session, images, labels)
         failpoint("train.step")
+        watch(session)
         ended = cursor.batch == feed.steps_per_epoch
         if cursor.batch % window == 0 or ended:
             yield from _window_metrics(session)
-            if watch is not None:
-                watch.look()
         cursor.epoch_seconds += time.monotonic() - began
         due = time.monotonic() - session.saved_at >= session.job.checkpoint_seconds
         if due and not ended:

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lsqctl.errors import DataError, UsageError
-from lsqctl.facts import ScoredRun
 from lsqctl.leaderboard.comparing import compare
 from lsqctl.leaderboard.comparison import Side, p_text, points
+from lsqctl.scored import ScoredRun
 
 TOTAL = 400
 START = datetime(2026, 1, 1, tzinfo=UTC)

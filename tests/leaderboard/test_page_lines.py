@@ -54,18 +54,18 @@ def test_the_pages_eleven_lines_stand_as_and_where_they_stood():
 def test_own_runs_follow_in_the_same_form_the_best_first_and_full_precision_not():
     own = rank(
         [
-            row("low", n_correct=500, dataset="cifar10", weight_bits=2),
-            row("high", n_correct=534, dataset="cifar10", act_bits=3),
+            row("a-low", n_correct=500, dataset="cifar10", weight_bits=2),
+            row("b-high", n_correct=534, dataset="cifar10", act_bits=3),
             row("whole", n_correct=540, weight_bits=32, act_bits=32),
         ]
     )
     assert told(page_lines(own))[len(ELEVEN) :] == [
-        ("Quantization", "CIFAR-10", "Activation bits", "3", "high"),
-        ("Quantization", "CIFAR-10", "Top-1 Accuracy (%)", "98.889", "high"),
-        ("Quantization", "CIFAR-10", "Weight bits", "4", "high"),
-        ("Quantization", "CIFAR-10", "Activation bits", "4", "low"),
-        ("Quantization", "CIFAR-10", "Top-1 Accuracy (%)", "92.593", "low"),
-        ("Quantization", "CIFAR-10", "Weight bits", "2", "low"),
+        ("Quantization", "CIFAR-10", "Activation bits", "3", "b-high"),
+        ("Quantization", "CIFAR-10", "Top-1 Accuracy (%)", "98.889", "b-high"),
+        ("Quantization", "CIFAR-10", "Weight bits", "4", "b-high"),
+        ("Quantization", "CIFAR-10", "Activation bits", "4", "a-low"),
+        ("Quantization", "CIFAR-10", "Top-1 Accuracy (%)", "92.593", "a-low"),
+        ("Quantization", "CIFAR-10", "Weight bits", "2", "a-low"),
     ]
 
 

@@ -56,6 +56,11 @@ def test_a_row_is_held_against_the_papers_row_of_the_same_experiment_alone(chang
     assert entry(big(9_900), papers=[paper]).suspect is False
 
 
+def test_of_several_papers_the_best_one_is_the_yardstick():
+    better = reference("better", 91.0, n_total=10_000)
+    assert entry(big(9_130), papers=[better, PAPER]).suspect is False
+
+
 def test_seeds_that_scatter_widen_what_is_allowed():
     steady = [big(n, seed, **START) for seed, n in enumerate([9_200, 9_201, 9_199])]
     wild = [big(n, seed, **START) for seed, n in enumerate([9_900, 9_000, 8_700])]
