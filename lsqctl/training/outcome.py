@@ -128,7 +128,7 @@ def unlike_the_paper(quant: QuantSection) -> list[str]:
     if quant.residual_bits != NONE_BITS:
         found.append(f"inputs of residual additions at {quant.residual_bits} bits")
     for glob, one in quant.overrides.items():
-        values = ", ".join(f"{key} {value}" for key, value in one.model_dump().items())
+        values = ", ".join(f"{key} {value}".lower() for key, value in one.model_dump().items())
         found.append(f"{glob}: {values}")
     return found
 
