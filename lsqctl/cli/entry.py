@@ -14,6 +14,8 @@ import typer
 
 from lsqctl.cli import (
     board,
+    compare,
+    conformance,
     data,
     db,
     doctor,
@@ -22,6 +24,7 @@ from lsqctl.cli import (
     plot,
     queue,
     recipe,
+    references,
     runs,
     steer,
     sweep,
@@ -56,9 +59,12 @@ app.add_typer(runs.app, name="runs")
 board.register(app)
 page.register(app)
 app.add_typer(plot.app, name="plot")
+compare.register(app)
 verify.register(app)
+conformance.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)

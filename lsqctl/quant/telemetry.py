@@ -28,7 +28,7 @@ class Reading:
     * ``step_size``: the mean over channels; equal to the least and the largest for one a tensor.
     * ``clip_fraction``: the share of values that the clip moves, v/s < -Q_N or v/s > Q_P (eq. 1).
       Values at a bound are not counted: half of what a ReLU gives is exactly 0.
-    * ``codes_used`` of ``n_codes``: how many codes occur, in any channel.
+    * ``codes_used`` of ``n_codes``: how many codes occur among ``n_values``, in any channel.
     * ``r_ratio``: R = (|grad_s L| / s) / (|grad_w L| / |w|), the relative size of the step's update
       over its layer's weights' (Esser et al. 2020, section 2.2); near 1 they learn at one pace.
       Norms over channels. None without gradients, or where the weights' is zero or not finite.
@@ -44,6 +44,7 @@ class Reading:
     clip_fraction: float
     codes_used: int
     n_codes: int
+    n_values: int
     r_ratio: float | None
 
 
@@ -61,14 +62,14 @@ def read_quantizers(model: nn.Module, images: Tensor) -> list[Reading]:
         model(images)
     for name, weight in master_weights(model).items():
         seen[name] = _summary(found[name], weight)
-    ratios = _r_ratios(found, _weight_of(model))
     names = [name for name in found if name in seen]
     if not names:
         return []
-    rows = torch.stack([seen[name] for name in names]).tolist()  # waits for the device once
+    counts = torch.stack([seen[name] for name in names]).tolist()  # waits for the device once
+    ratios, steps = _r_ratios(found, _weight_of(model)), _steps(found)
     return [
-        _reading(name, found[name], row, ratios.get(name))
-        for name, row in zip(names, rows, strict=True)
+        _reading(name, found[name], count, steps[name], ratios.get(name))
+        for name, count in zip(names, counts, strict=True)
     ]
 
 
@@ -103,31 +104,47 @@ def _watch(
 
 
 def _summary(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
-    """Return (clip fraction, codes used, mean, least and largest step) as one fp64 tensor."""
+    """Return (values clipped, codes used), int64: few kernels, for short epochs have many layers.
+
+    The ratio is that of ``quantizer.codes``, which is not called for its bare v/s is wanted, too.
+    """
     lowest, highest = quantizer.bounds
-    step = quantizer.step_size
-    low, high = step * lowest, step * highest
-    clipped = ((x < low) | (x > high)).sum() / x.numel()
-    codes = (quantizer.codes(x) - lowest).flatten()
-    used = (torch.bincount(codes, minlength=highest - lowest + 1) > 0).sum()
-    parts = (clipped, used, step.mean(), step.min(), step.max())
-    return torch.stack([part.double() for part in parts])
+    shift, step = quantizer.shift, quantizer.step_size
+    x = x.to(torch.promote_types(x.dtype, step.dtype))
+    ratio = (x if shift is None else x - shift) / step
+    clipped = (ratio < lowest).sum() + (ratio > highest).sum()
+    codes = ratio.clamp_(lowest, highest).round_().sub_(lowest).flatten().to(torch.int32)
+    used = torch.bincount(codes, minlength=highest - lowest + 1).count_nonzero()
+    return torch.stack((clipped, used, torch.tensor(x.numel(), device=x.device)))
+
+
+def _steps(found: Mapping[str, LsqQuantizer]) -> dict[str, tuple[float, float, float]]:
+    """Return the mean, the least and the largest step of each quantizer."""
+    sizes = [quantizer.step_size.numel() for quantizer in found.values()]
+    flat = torch.cat([quantizer.step_size.flatten() for quantizer in found.values()])
+    parts = torch.split(flat.double().cpu(), sizes)
+    return {
+        name: (part.mean().item(), part.min().item(), part.max().item())
+        if len(part) > 1
+        else (part.item(),) * 3
+        for name, part in zip(found, parts, strict=True)
+    }
 
 
 def _r_ratios(
     found: Mapping[str, LsqQuantizer], weights: Mapping[str, nn.Parameter]
 ) -> dict[str, float]:
-    norms: dict[str, Tensor] = {}
+    """Return R of each quantizer whose layer has gradients; NaN where it means nothing."""
+    names, tensors = [], []
     for name, quantizer in found.items():
         weight, step = weights.get(name), quantizer.step_size
-        if weight is None or weight.grad is None or step.grad is None:
-            continue
-        four = (step.grad, step, weight.grad, weight)
-        norms[name] = torch.stack([torch.linalg.vector_norm(one).double() for one in four])
-    if not norms:
+        if weight is not None and weight.grad is not None and step.grad is not None:
+            names.append(name)
+            tensors += [step.grad, step, weight.grad, weight]
+    if not names:
         return {}
-    rows = torch.stack(list(norms.values())).tolist()
-    return {name: _ratio(*row) for name, row in zip(norms, rows, strict=True)}
+    norms = torch.stack([one.double() for one in torch._foreach_norm(tensors)]).view(-1, 4)
+    return {name: _ratio(*row) for name, row in zip(names, norms.tolist(), strict=True)}
 
 
 def _ratio(step_grad: float, step: float, weight_grad: float, weight: float) -> float:
@@ -138,8 +155,15 @@ def _ratio(step_grad: float, step: float, weight_grad: float, weight: float) -> 
     return (step_grad / step) / (weight_grad / weight)
 
 
-def _reading(name: str, quantizer: LsqQuantizer, row: list[float], ratio: float | None) -> Reading:
-    clipped, used, mean, least, largest = row
+def _reading(
+    name: str,
+    quantizer: LsqQuantizer,
+    counts: tuple[int, int, int],
+    steps: tuple[float, float, float],
+    ratio: float | None,
+) -> Reading:
+    clipped, used, values = counts
+    mean, least, largest = steps
     lowest, highest = quantizer.bounds
     return Reading(
         name=name,
@@ -149,8 +173,9 @@ def _reading(name: str, quantizer: LsqQuantizer, row: list[float], ratio: float 
         step_size=mean,
         step_size_min=least,
         step_size_max=largest,
-        clip_fraction=clipped,
-        codes_used=round(used),
+        clip_fraction=clipped / values,
+        codes_used=used,
         n_codes=highest - lowest + 1,
+        n_values=values,
         r_ratio=None if ratio is None or math.isnan(ratio) else ratio,
     )

@@ -7,21 +7,24 @@ in ``sections`` once and is printed by ``lsqctl recipe schema`` and in ``recipes
 
 from lsqctl.recipe.catalog import (
     DATASETS,
+    DEPTHWISE_MODELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     MODEL_NAMES,
     OWN_MODELS,
+    TIMM_PREFIX,
     TORCHVISION_MODELS,
     DatasetFacts,
+    weight_source,
 )
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.identity import fingerprint
 from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.quant_section import OverrideSection, QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
-    QuantSection,
     RunRef,
     TrainSection,
 )
@@ -30,15 +33,18 @@ from lsqctl.recipe.whole import Recipe, load_stored
 
 __all__ = [
     "DATASETS",
+    "DEPTHWISE_MODELS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MODEL_NAMES",
     "OWN_MODELS",
+    "TIMM_PREFIX",
     "TORCHVISION_MODELS",
     "DataSection",
     "DatasetFacts",
     "DistillSection",
     "ModelSection",
+    "OverrideSection",
     "Problem",
     "QuantSection",
     "Recipe",
@@ -50,4 +56,5 @@ __all__ = [
     "fingerprint",
     "load_stored",
     "valid_name",
+    "weight_source",
 ]

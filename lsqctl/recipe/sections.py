@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from lsqctl.quant.spec import NONE_BITS, QuantSpec
-from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES
-from lsqctl.recipe.fields import Bits, DatasetName, ModelName, Section, unit
+from lsqctl.recipe.catalog import DATASETS
+from lsqctl.recipe.fields import DatasetName, ModelName, Section, unit
 
 
 class RunRef(Section):
@@ -25,8 +24,7 @@ class ModelSection(Section):
 
     name: ModelName = Field(
         description="network: a torchvision classifier, resnet8, cifar_resnet20/32/44/56/110, "
-        "preact_resnet18/34/50/101/152 or squeezenext23_2x",
-        json_schema_extra={"choices": list(MODEL_NAMES)},
+        "preact_resnet18/34/50/101/152, squeezenext23_2x, or timm/NAME with the extra `timm`"
     )
     weights: Weights | None = Field(
         None,
@@ -88,75 +86,6 @@ class DataSection(Section):
     )
 
 
-class QuantSection(Section):
-    """Bits, and how the steps of LSQ begin and learn."""
-
-    weight_bits: Bits = Field(NONE_BITS, description="bits of weights; 32 is not quantized")
-    act_bits: Bits = Field(
-        NONE_BITS, description="bits of the activations that enter a layer; 32 is not quantized"
-    )
-    first_weight_bits: Bits = Field(
-        NONE_BITS,
-        description="the first layer's weight bits; left out, 8 if quant.weight_bits is below 32",
-    )
-    first_act_bits: Bits = Field(
-        NONE_BITS,
-        description="bits of the network's input; left out, 8 if quant.act_bits is below 32",
-    )
-    last_weight_bits: Bits = Field(
-        NONE_BITS,
-        description="the last layer's weight bits; left out, 8 if quant.weight_bits is below 32",
-    )
-    last_act_bits: Bits = Field(
-        NONE_BITS,
-        description="the last layer's input bits; left out, 8 if quant.act_bits is below 32",
-    )
-    per_channel: bool = Field(False, description="a step for each output channel of a weight")
-    narrow_range: bool = Field(False, description="drop the lowest signed code: a symmetric grid")
-    act_signed: Literal["auto", "signed", "unsigned"] = Field(
-        "auto", description="sign of activations; auto looks at the calibration batch, per layer"
-    )
-    init: Literal["paper", "mse", "lsq_plus", "percentile"] = Field(
-        "paper",
-        description="first step size: 2<|v|>/sqrt(Q_P), least squared error, LSQ+'s three "
-        "deviations, or a percentile",
-    )
-    percentile: float = Field(
-        99.9,
-        gt=50,
-        le=100,
-        description="used by init: percentile",
-        json_schema_extra=unit("% of |v|"),
-    )
-    n_features: Literal["per_sample", "numel", "channels"] = Field(
-        "per_sample", description="the reading of N_F in the gradient scale 1/sqrt(N_F Q_P)"
-    )
-    calibration_images: int = Field(
-        512,
-        ge=1,
-        le=65536,
-        description="training images, shuffled, that give activation steps their first value",
-        json_schema_extra=unit("images"),
-    )
-    step_weight_decay: float = Field(
-        0.0, ge=0, le=1, description="weight decay of the step sizes", json_schema_extra=unit("1")
-    )
-    step_lr_scale: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
-        description="learning rate of the step sizes over train.lr",
-        json_schema_extra=unit("ratio"),
-    )
-
-    def spec(self) -> QuantSpec:
-        """Return the same settings as the quantization library takes them."""
-        shared = QuantSpec.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        values = {name: getattr(self, name) for name in shared - {"act_signed"}}
-        signed = {"auto": None, "signed": True, "unsigned": False}[self.act_signed]
-        return QuantSpec(**values, act_signed=signed)
-
-
 class TrainSection(Section):
     """The optimizer and its schedule."""
 
@@ -216,9 +145,7 @@ class DistillSection(Section):
         description="the teacher's weights: a file, a torchvision weights name, or {run: NAME}"
     )
     teacher_model: ModelName | None = Field(
-        None,
-        description="the teacher's network; null is the student's own, in full precision",
-        json_schema_extra={"choices": list(MODEL_NAMES)},
+        None, description="the teacher's network; null is the student's own, in full precision"
     )
     hard_weight: float = Field(
         1.0,

@@ -8,17 +8,22 @@ from typing import Any
 
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe.catalog import DATASETS
+from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.whole import Recipe
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Keys that are each fine but do not fit together. ``key`` is dotted; ``other`` too."""
+    """Keys that are each fine but do not fit together. ``key`` is dotted; ``other`` too.
+
+    ``glob`` says which of ``quant.overrides`` it is about.
+    """
 
     key: str
     label: str
     help: str
     other: str | None = None
+    glob: str = ""
 
 
 def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -79,6 +84,22 @@ def check_together(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem("distill.hard_weight", "both losses weigh 0", "give one of them a weight")
         )
+    return problems + _per_channel(recipe.quant)
+
+
+def _per_channel(quant: QuantSection) -> list[Problem]:
+    """Say of what per_channel is, where there are only activations that it could be meant for."""
+    label = "is of weights, which are not quantized here; activations have one step size a tensor"
+    problems = []
+    weights = quant.spec().bits_of("weight")
+    if quant.per_channel and quant.spec().quantized and weights == {NONE_BITS}:
+        help_ = "leave `per_channel` out, or quantize the weights"
+        problems.append(Problem("quant.per_channel", label, help_, "quant.weight_bits"))
+    problems += [
+        Problem("quant.overrides", f"`per_channel` {label}", "leave it out", glob=glob)
+        for glob, one in quant.overrides.items()
+        if one.per_channel and one.weight_bits == NONE_BITS
+    ]
     return problems
 
 

@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, Field
 
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
-    QuantSection,
     RunRef,
     TrainSection,
 )

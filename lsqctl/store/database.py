@@ -57,6 +57,13 @@ class Database:
         """Whether this is SQLite."""
         return is_sqlite(self.url)
 
+    def check_there(self) -> None:
+        """Raise StoreError when SQLite's file was removed: what is written now is lost."""
+        if self.sqlite and not os.path.exists(str(self.url.database)):
+            raise StoreError(
+                f"the database {masked(self.url)} was removed; nothing can be stored in it"
+            )
+
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()

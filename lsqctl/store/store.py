@@ -64,6 +64,10 @@ class Store(
         """The database's URL for people, its password hidden."""
         return masked(self._database.url)
 
+    def check_there(self) -> None:
+        """Raise StoreError when the file of the database was removed since it was opened."""
+        self._database.check_there()
+
     def close(self) -> None:
         """Close every connection; a later call opens new ones."""
         self._database.close()

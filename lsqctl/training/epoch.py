@@ -16,7 +16,7 @@ from lsqctl.training.evaluate import Counts, evaluate
 from lsqctl.training.optim import lr_factor, set_lr
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
-from lsqctl.training.telemetry import epoch_stats
+from lsqctl.training.telemetry import epoch_stats, watch
 
 _WINDOWS = 10  # train metrics in an epoch
 
@@ -27,20 +27,17 @@ def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
     if cursor.evaluation_pending:
         return
     session.model.train()
-    watch = session.oscillations
-    if watch is not None and not watch.begun:
-        watch.look()
+    watch(session)
     window = max(1, feed.steps_per_epoch // _WINDOWS)
     for images, labels in feed.training(cursor.epoch, start=cursor.batch):
         session.check_stop()
         began = time.monotonic()
         train_step(session, images, labels)
         failpoint("train.step")
+        watch(session)
         ended = cursor.batch == feed.steps_per_epoch
         if cursor.batch % window == 0 or ended:
             yield from _window_metrics(session)
-            if watch is not None:
-                watch.look()
         cursor.epoch_seconds += time.monotonic() - began
         due = time.monotonic() - session.saved_at >= session.job.checkpoint_seconds
         if due and not ended:
@@ -81,7 +78,7 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
     recipe, cursor, optimizer = session.recipe, session.cursor, session.optimizer
     set_lr(optimizer, lr_factor(recipe.train, cursor.step, session.feed.steps_per_epoch))
     with autocast(recipe.train.precision, images.device):
-        logits = session.model(images)
+        logits = session.network(images)
         teacher_logits = _taught(session, images)
     loss = total_loss(
         logits,
@@ -103,10 +100,7 @@ def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
 
 @torch.no_grad()
 def _taught(session: Session, images: Tensor) -> Tensor | None:
-    if session.teacher is None:
-        return None
-    logits: Tensor = session.teacher(images)
-    return logits
+    return None if session.tutor is None else session.tutor(images)
 
 
 def _window_metrics(session: Session) -> Iterator[Metric | Progress]:

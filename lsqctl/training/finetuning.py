@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from lsqctl.errors import DataError, Preempted
-from lsqctl.facts import Fact, Note, Resumed
+from lsqctl.facts import Compiled, Fact, Note, Resumed
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import read_state
+from lsqctl.training.compiled import Network, compile_for, decide
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.distill import freeze
@@ -55,8 +56,10 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     if snapshot:
         cursor, changes = taken_up(snapshot, recipe, job)
     else:
-        cursor, changes = first_cursor(recipe, job), []
+        cursor = first_cursor(recipe, job)
+        changes = decide(cursor, recipe=recipe, job=job, feed=feed, model=model)
         load_start(model, recipe, job, feed=feed, cursor=cursor)
+    yield Compiled(cursor.circumstances["compile"])
     yield from map(Note, (*complaints, *changes, *feed.dataset.notes))
     model = quantize(model, recipe, feed, first_values=snapshot is None)
     session = assemble(model, recipe, job, feed=feed, cursor=cursor)
@@ -142,12 +145,20 @@ def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool
 
 
 def assemble(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> Session:
-    """Return the session: teacher, optimizer, and steps that stay positive."""
+    """Return the session: teacher, optimizer, steps that stay positive, what is compiled."""
     optimizer = build_optimizer(model, recipe)
     quantized = recipe.quant.spec().quantized
     positive = keep_positive(optimizer, model) if quantized else None
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
-    session = Session(recipe, job, feed, model, teacher, optimizer, positive, cursor)
+    network: Network = model
+    tutor: Network | None = teacher
+    if cursor.circumstances["compile"]:
+        size = min(recipe.data.batch_size, len(feed.dataset.train))
+        network = compile_for(model, batch_size=size)
+        tutor = compile_for(teacher, batch_size=size) if teacher else None
+    session = Session(
+        *(recipe, job, feed, model, teacher, optimizer, positive, cursor, network, tutor)
+    )
     session.oscillations = Oscillations(model) if quantized else None
     return session
 

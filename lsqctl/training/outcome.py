@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lsqctl.facts import Evaluation, Result
-from lsqctl.quant import left_layers, model_cost
+from lsqctl.quant import NONE_BITS, ModelCost, left_layers, model_cost, quantized_layers
+from lsqctl.quant.cost import OTHER
 from lsqctl.recipe import QuantSection, Recipe
 from lsqctl.training.cursor import Tally
 from lsqctl.training.folders import folder_of
@@ -28,8 +30,8 @@ def result(session: Session) -> Result:
         method=method(recipe),
         weight_bits=recipe.quant.weight_bits,
         act_bits=recipe.quant.act_bits,
-        first_last_bits=first_last_bits(recipe.quant),
-        granularity="per-channel" if recipe.quant.per_channel else "per-tensor",
+        first_last_bits=first_last_bits(cost),
+        granularity=granularity(session.model),
         params=cost.params,
         size_bytes=cost.size_bytes,
         naive_bytes=cost.naive_bytes,
@@ -74,16 +76,25 @@ def evaluations(
 
 
 def method(recipe: Recipe) -> str:
-    """Return ``fp32`` or ``lsq``, with ``+kd`` where a teacher took part."""
-    name = "lsq" if recipe.quant.spec().quantized else "fp32"
+    """Return ``fp32`` or ``lsq``; ``+offset`` is LSQ+'s, ``+kd`` says that a teacher took part."""
+    quant = recipe.quant
+    settings = (quant.act_offset, *(one.act_offset for one in quant.overrides.values()))
+    offset = "learned" in settings
+    name = "lsq" + ("+offset" if offset else "") if quant.spec().quantized else "fp32"
     return name + ("+kd" if recipe.distill else "")
 
 
-def first_last_bits(quant: QuantSection) -> str:
+def first_last_bits(cost: ModelCost) -> str:
     """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs."""
-    first = f"w{quant.first_weight_bits}a{quant.first_act_bits}"
-    last = f"w{quant.last_weight_bits}a{quant.last_act_bits}"
-    return first if first == last else f"{first}/{last}"
+    layers = [f"w{one.weight_bits}a{one.act_bits}" for one in cost.layers if one.name != OTHER]
+    return "/".join(dict.fromkeys((layers[0], layers[-1])))
+
+
+def granularity(model: nn.Module) -> str:
+    """Return whether weights have a step a tensor, a step a channel, or some this and some that."""
+    found = [one.weight_quantizer for one in quantized_layers(model).values()]
+    kinds = {one.spec.per_channel for one in found if one is not None} or {False}
+    return "mixed" if len(kinds) > 1 else "per-channel" if kinds == {True} else "per-tensor"
 
 
 def notes(session: Session) -> list[str]:
@@ -94,7 +105,18 @@ def notes(session: Session) -> list[str]:
     left = left_layers(session.model)
     if session.positive is not None and left:
         found.append(f"left in fp32: {', '.join(left)}")
-    return [*found, *suspect(session)]
+    return [*found, *unlike_the_paper(session.recipe.quant), *suspect(session)]
+
+
+def unlike_the_paper(quant: QuantSection) -> list[str]:
+    """Return what the columns of bits do not tell."""
+    found = []
+    if quant.residual_bits != NONE_BITS:
+        found.append(f"inputs of residual additions at {quant.residual_bits} bits")
+    for glob, one in quant.overrides.items():
+        values = ", ".join(f"{key} {value}" for key, value in one.model_dump().items())
+        found.append(f"{glob}: {values}")
+    return found
 
 
 def suspect(session: Session) -> list[str]:

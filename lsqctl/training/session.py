@@ -16,7 +16,7 @@ from lsqctl.facts import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.training import runtime
+from lsqctl.training import compiled, runtime
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
 from lsqctl.training.cursor import Cursor
 from lsqctl.training.feed import Feed
@@ -30,6 +30,7 @@ class Session:
 
     ``pending`` holds what may still be on the device, (step, loss, right, images), and
     ``clamped`` how many of this attempt's clamps the cursor has counted already, by quantizer.
+    ``network`` and ``tutor`` are what a training step calls for the model and the teacher.
     """
 
     recipe: Recipe
@@ -40,6 +41,8 @@ class Session:
     optimizer: torch.optim.Optimizer
     positive: PositiveSteps | None
     cursor: Cursor
+    network: compiled.Network
+    tutor: compiled.Network | None
     pending: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
     clamped: dict[str, int] = field(default_factory=dict)
     oscillations: Oscillations | None = None
@@ -165,11 +168,14 @@ def taken_up(snapshot: Snapshot, recipe: Recipe, job: Job) -> tuple[Cursor, list
     cursor = Cursor.from_state(snapshot.state["cursor"])
     if cursor.recipe != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {job.run_dir} are of another recipe or seed")
-    now = runtime.circumstances(job)
+    cursor.circumstances.setdefault("compile", False)  # by checkpoints from before it was asked
+    on, complaints = compiled.resumed(cursor, job)
+    now = runtime.circumstances(job) | {"compile": on}
     changed = [name for name in now if now[name] != cursor.circumstances.get(name)]
     if not changed:
-        return cursor, []
+        return cursor, complaints
     cursor.deterministic = "statistical"
     was = ", ".join(f"{name} {cursor.circumstances.get(name)} → {now[name]}" for name in changed)
     cursor.circumstances = dict(now)  # the next attempt is told what is new to it
-    return cursor, [f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"]
+    told = f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"
+    return cursor, [*complaints, told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,8 @@ from lsqctl.quant import Reading, read_quantizers
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
 
+_LOOKS = 10  # at the weights' codes, between two readings
+_MIN_STEPS = 80  # between two readings: less would cost a small net more than 1 % of its steps
 _VALUES = 100_000  # of the input: 32 images of CIFAR, 8 of ImageNet are enough for shares and codes
 _FEWEST, _MOST = 8, 32
 
@@ -21,23 +24,36 @@ def first_stats(session: Session) -> Iterator[QuantizerStats]:
     """Yield each quantizer's numbers right after calibration, as epoch 0."""
     if session.oscillations is None:
         return
-    count = _sample_size(session.feed.input_shape)
+    count = sample_size(session.feed.input_shape)
     for images in session.feed.calibration(count):
         yield from _stats(session, images[:count], epoch=0)
         return
 
 
-def epoch_stats(session: Session, images: Tensor) -> Iterator[QuantizerStats]:
-    """Yield each quantizer's numbers at an epoch's end, and begin the next epoch's.
-
-    ``images`` is its last training batch, of which a few are looked at in evaluation mode.
-    """
+def watch(session: Session) -> None:
+    """Look at the weights' codes where a look is due; called at an epoch's start and each step."""
     if session.oscillations is None:
+        return
+    steps = _stride(session) * session.feed.steps_per_epoch
+    due = session.cursor.step % max(1, steps // _LOOKS) == 0
+    if due or not session.oscillations.begun:
+        session.oscillations.look()
+
+
+def epoch_stats(session: Session, images: Tensor) -> Iterator[QuantizerStats]:
+    """Yield each quantizer's numbers at an epoch's end, and begin the next ones.
+
+    ``images`` is its last training batch, of which a few are looked at in evaluation mode. Where
+    epochs are very short, only at the end of every few, and of the last.
+    """
+    ended, epochs = session.cursor.epoch + 1, session.recipe.train.epochs
+    due = ended % _stride(session) == 0 or ended == epochs
+    if session.oscillations is None or not due:
         return
     yield from _stats(
         session,
-        images[: _sample_size(session.feed.input_shape)],
-        epoch=session.cursor.epoch + 1,
+        images[: sample_size(session.feed.input_shape)],
+        epoch=ended,
         rates=session.oscillations.rates(),
         clamped=session.cursor.clamped,
     )
@@ -76,6 +92,12 @@ def _six(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _sample_size(shape: tuple[int, int, int]) -> int:
+def _stride(session: Session) -> int:
+    """Return how many epochs lie between two readings: 1 where an epoch has steps enough."""
+    return math.ceil(_MIN_STEPS / session.feed.steps_per_epoch)
+
+
+def sample_size(shape: tuple[int, int, int]) -> int:
+    """Return how many images of (C, H, W) are looked at."""
     channels, height, width = shape
     return min(max(_VALUES // (channels * height * width), _FEWEST), _MOST)

@@ -170,6 +170,7 @@ def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Sto
         fence=order.fence,
         inputs=inputs,
         stop=stop,
+        compile=order.compile,
         recorded={one.sha256 for one in store.checkpoints(order.run_id)},
         owning=owning,
     )

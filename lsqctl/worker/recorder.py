@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.facts import (
     Checkpoint,
+    Compiled,
     Fact,
     Measured,
     Metric,
@@ -102,6 +103,9 @@ class Recorder:
                 self._progress = fact
             case Resumed():
                 self._patiently(partial(self._take_over, fact.step))
+            case Compiled():
+                found = {"compile": fact.compiled}
+                self._patiently(lambda: self._store.settle(self._lease, found))
             case Note():
                 print(f"lsqctl: {fact.text}", flush=True)
                 self._notes.append(fact)

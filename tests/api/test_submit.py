@@ -135,7 +135,8 @@ def test_recipes_that_wait_for_each_other_are_refused(here):
 
 
 def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
-    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: digits}\n"
+    (here.data_dir / "imagefolder" / "train").mkdir(parents=True)
+    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: imagefolder}\n"
     Path("t.yaml").write_text(text)
     with pytest.raises(DataError, match="IMAGENET1K_V9"):
         planned(here, "t.yaml")
@@ -230,3 +231,13 @@ def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, mo
     assert run.recipe["train"]["momentum"] == 0.9
     assert run.snapshot["code_sha256"]
     assert "canary" not in str(run)
+
+
+def test_a_missing_file_of_public_weights_says_where_it_is_published(here):
+    Path("pub.yaml").write_text(
+        "model: {name: cifar_resnet20, weights: cifar-resnet/resnet20-12fca82f.th}\n"
+        "data: {name: digits}\n"
+    )
+    said = r"no file cifar-resnet/.*akamaster/pytorch_resnet_cifar10 \(BSD-2\).*-scratch"
+    with pytest.raises(DataError, match=said):
+        planned(here, "pub.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -149,8 +150,8 @@ def oscillating(paths: list[list[int]]) -> float:
     """The definition, the slow way: a change against the direction of the one before it."""
     count = 0
     for path in paths:
-        changes = [b - a for a, b in zip(path, path[1:], strict=False) if a != b]
-        count += any(a * b < 0 for a, b in zip(changes, changes[1:], strict=False))
+        changes = [b - a for a, b in itertools.pairwise(path) if a != b]
+        count += any(a * b < 0 for a, b in itertools.pairwise(changes))
     return count / len(paths)
 
 

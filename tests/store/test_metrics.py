@@ -145,6 +145,20 @@ def test_a_result_comes_back_as_it_was_and_its_headline_is_on_the_board(store: S
     assert (good.checkpoint_sha256, good.code_commit, good.code_dirty) == ("sha-100", "abc", False)
     assert (bad.name, bad.state, bad.n_correct, bad.weight_bits) == ("b", RunState.FAILED, None, 4)
     assert bad.notes == "too big"
+    assert (good.n_correct_last, good.n_correct_best, bad.n_correct_best) == (9, 10, None)
+
+
+def test_a_run_is_scored_by_its_headline_with_its_hits(store: Store) -> None:
+    submit(store, new("a"), new("b"))
+    claim = take(store)
+    store.finish(
+        claim.lease, result(evaluation(selection="best", headline=False), evaluation(n_correct=8))
+    )
+    ids = [run.id for run in store.runs()]
+    (scored,) = store.scored_runs([*ids, "unknown"])
+    assert (scored.run_id, scored.name, scored.seed) == (claim.run.id, "a", 0)
+    assert (scored.selection, scored.n_correct, scored.n_total) == ("last", 8, 10)
+    assert (scored.hits, scored.data_digest, scored.cell) == (b"\xff\x40", "d", "")
 
 
 def test_a_result_is_marked_when_it_was_measured_again(store: Store) -> None:
@@ -164,7 +178,7 @@ def test_a_result_is_marked_when_it_was_measured_again(store: Store) -> None:
 def stats(name: str, step: int, **changes: Any) -> QuantizerStats:
     values: dict[str, Any] = {"bits": 4, "signed": True, "epoch": step // 10, "codes_used": 15}
     values |= dict.fromkeys(("step_size", "step_size_min", "step_size_max"), 0.1 + step)
-    values |= {"kind": "weight", "clip_fraction": 0.1, "n_codes": 16} | changes
+    values |= {"kind": "weight", "clip_fraction": 0.1, "n_codes": 16, "n_values": 99} | changes
     return QuantizerStats(name=name, step=step, **values)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
+from lsqctl.facts import Checkpoint, Measured, Note, Result, Resumed
 from lsqctl.training import Job, checkpoint, finetuning
 from lsqctl.training.checkpoint import read_newest
 from lsqctl.training.datasets import open_dataset
@@ -325,16 +325,16 @@ def test_the_best_of_the_checkpoint_before_the_newest_is_kept_too(tmp_path):
 def test_metric_rows_are_cut_back_and_written_again(job):
     """The newest checkpoint is damaged: its rows go, and come again from the one before."""
     uninterrupted = run(tiny(), job("whole"))
-    stored: dict[tuple[str, str, int], Metric] = {}
+    stored: dict[tuple[str, str, int], Measured] = {}
 
     def take(facts):
         for fact in facts:
             if isinstance(fact, Resumed):
                 kept = -1 if fact.step is None else fact.step
-                for key in [key for key in stored if key[2] > kept]:
+                for key in [key for key in stored if key[-1] > kept]:
                     del stored[key]
-            elif isinstance(fact, Metric) and fact.name != "seconds":
-                stored[fact.name, fact.split, fact.step] = fact
+            for one in rows([fact]):
+                stored[one.name, getattr(one, "split", ""), one.step] = one
 
     take(run(tiny(), job(checkpoint_seconds=0.0), stop_after=9))
     newest = max(job().run_dir.glob("ckpt-*"))

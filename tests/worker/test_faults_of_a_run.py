@@ -11,7 +11,7 @@ import pytest
 from lsqctl.run import EndReason, RunState
 from tests.conftest import TINY, CommandLine, tmpfs
 from tests.worker.injected import inject
-from tests.worker.test_supervise import reproducible, store_of
+from tests.worker.long_run import reproducible, store_of
 
 ROOT = os.getuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="NOT TESTED: mounted file systems (needs root)")
