@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from lsqctl.api.outfile import check_free, write_whole
 from lsqctl.api.published import added_rows, all_references
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
@@ -83,20 +83,7 @@ def export(board: Board, path: Path, *, force: bool = False) -> int:
     ending = path.suffix.removeprefix(".").lower()
     if ending not in FORMATS:
         raise UsageError(f"{path}: export knows .csv, .json and .md, not `{path.suffix or path}`")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UsageError(f"{path} is a link or not a plain file; name another path")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; --force overwrites it")
+    check_free(path, force=force)
     data = FORMATS[ending](board).encode()
-    _write_whole(path, data)
+    write_whole(path, data, force=force)
     return len(data)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None

@@ -65,7 +65,7 @@ def network_doubts(recipes: Iterable[Recipe]) -> list[str]:
 
     Raises NotFound for one that timm does not have.
     """
-    told = {}
+    told: dict[str, None] = {}
     for recipe in recipes:
         try:
             check_networks(recipe)

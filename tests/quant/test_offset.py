@@ -162,7 +162,7 @@ def test_an_offset_learns_with_the_steps_and_is_never_clamped(images):
     handle = keep_positive(optimizer, net)
     offsets = [one.shift for one in quantizers(net).values() if one.shift is not None]
     before = [one.detach().clone() for one in offsets]
-    assert all(one < 0 for one in before)
+    assert all(one != 0 for one in before)
     net(2 * images).square().sum().backward()
     optimizer.step()
     assert all(a != b for a, b in zip(before, offsets, strict=True))
@@ -181,7 +181,7 @@ def test_checkpoints_carry_offsets_and_older_ones_without_them_load(images):
     source = net("learned")
     calibrate(source, images)
     state = source.state_dict()
-    assert state["0.input_quantizer.offset"] < 0
+    assert state["0.input_quantizer.offset"] != 0
     target = net("learned")
     target.load_state_dict(state)
     assert torch.equal(source(images), target(images))

@@ -193,8 +193,17 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     with pytest.raises(DataError, match=r"dog/0\.png does not open"):
         list(found.evaluation.plain([np.array([2])]))
     (tmp_path / "imagefolder" / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match="empty"):
+    (tmp_path / "imagefolder" / "train" / "empty" / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"train/empty has no image: every class needs some"):
         open_dataset(data, tmp_path)
+
+
+def test_what_counts_as_an_image_is_what_torchvision_takes_for_one():
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    from lsqctl.training.locate import IMAGES
+
+    assert sorted(IMAGES) == sorted(IMG_EXTENSIONS)
 
 
 def test_splits_of_different_classes_are_refused(tmp_path):

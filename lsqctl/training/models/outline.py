@@ -1,4 +1,4 @@
-"""What a network's layers are called, told without its weights: built on the meta device."""
+"""What a network's layers are called, told without memory for its weights."""
 
 from __future__ import annotations
 
