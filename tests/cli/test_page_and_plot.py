@@ -104,7 +104,7 @@ def test_every_plot_is_drawn_in_the_terminal_and_in_a_file(worked, kind):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("curves @last --metric topl", 3, "did you mean `top1/val`?"),
+        ("curves @last --metric los", 3, "did you mean `loss/val`?"),
         ("ablation quant.weight_bit", 3, "did you mean `quant.weight_bits`?"),
         ("ablation quant.weight_bits --sweep qq", 3, "q"),
         ("steps base", 3, "no step sizes"),
