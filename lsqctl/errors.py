@@ -8,6 +8,7 @@
   * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
     * OlderSchema              4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
+  * CannotCompile              1   torch.compile was asked for and does not work on this machine
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
   * WaitTimeout                6   runs that were waited for had not ended in time
@@ -58,6 +59,10 @@ class OlderSchema(StoreError):
 
 class DataError(LsqctlError):
     """A dataset or a weights file is missing, damaged, or does not fit the model."""
+
+
+class CannotCompile(LsqctlError):
+    """``torch.compile`` was asked for and does not work on this machine."""
 
 
 class IllegalTransition(LsqctlError):

@@ -7,6 +7,7 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_DATA``   the folder of datasets and weights (default: ``data`` in the workspace)
 * ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
 * ``LSQCTL_FAILPOINT``, ``LSQCTL_FAILPOINT_ONCE``  faults for tests, see ``lsqctl.failpoint``
+* ``LSQCTL_COMPILE``  auto (default), on or off: whether networks are compiled (``--compile``)
 * ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of forking a warmed one
 """
 
@@ -14,13 +15,16 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from lsqctl.errors import UsageError
 
 WORKSPACE = ".lsqctl"
+Compile = Literal["auto", "on", "off"]
 VARIABLES: tuple[str, ...] = tuple(re.findall(r"``(LSQCTL_[A-Z_]+)``", __doc__ or ""))
 
 # Variables that explain a result and hold no secret; nothing else of the environment is stored.
@@ -46,6 +50,7 @@ class Settings:
     lease_seconds: float = 30.0
     data_dir_given: bool = False  # by flag or variable; else a run's own record comes first
     warm: bool = True  # children are forked from a parent that has imported torch
+    compile: Compile = "auto"  # torch.compile: where it repays itself, always, never
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -61,6 +66,11 @@ class Settings:
     def runs_dir(self) -> Path:
         """The folder that holds one folder a run, named by the run's id."""
         return self.home / "runs"
+
+    @property
+    def references_file(self) -> Path:
+        """The published rows that were added to this workspace, one a line."""
+        return self.home / "references.jsonl"
 
     def data_dir_of(self, recorded: str | None) -> Path:
         """Return the data folder of a run: as given, else as its submission recorded it."""
@@ -88,6 +98,7 @@ def load_settings(
         lease_seconds=_lease(env.get("LSQCTL_LEASE")),
         data_dir_given=given is not None,
         warm=env.get("LSQCTL_WARM") != "0",
+        compile=_compile(env.get("LSQCTL_COMPILE") or "auto"),
     )
 
 
@@ -136,6 +147,23 @@ def change_environment(changes: Mapping[str, str]) -> None:
     os.environ.update(changes)
 
 
+def compile_cache(label: str, *, default: str) -> dict[str, str]:
+    """Return the variables that let all runs of this user share what they have compiled.
+
+    ``label`` names what it was compiled for. A TORCHINDUCTOR_CACHE_DIR that is set is left alone;
+    to ``default`` torch itself sets it when it is imported.
+    """
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") not in (None, "", default):
+        return {}
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return {"TORCHINDUCTOR_CACHE_DIR": str(root / "lsqctl" / "compiled" / label)}
+
+
+def cpp_compiler() -> str:
+    """Return the C++ compiler that torch.compile would call."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
 def visible_gpus() -> list[str] | None:
     """Return the GPUs that CUDA_VISIBLE_DEVICES allows (numbers or UUIDs), None for all."""
     text = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -144,6 +172,13 @@ def visible_gpus() -> list[str] | None:
 
 def _path(text: str | None) -> Path | None:
     return Path(text).expanduser() if text else None
+
+
+def _compile(text: str) -> Compile:
+    for mode in get_args(Compile):
+        if text == mode:
+            return mode  # type: ignore[no-any-return]
+    raise UsageError(f"LSQCTL_COMPILE must be {', '.join(get_args(Compile))}, got {text!r}")
 
 
 def _lease(text: str | None) -> float:

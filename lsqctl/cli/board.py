@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,9 @@ from lsqctl.cli.board_options import (
     Dataset,
     Filter,
     GroupBy,
+    Layout,
     Limit,
+    Pareto,
     PerRun,
     PivotOf,
     Published,
@@ -24,14 +26,15 @@ from lsqctl.cli.board_options import (
     listed,
     look_of,
 )
+from lsqctl.cli.page import Force, Html, write_html
 from lsqctl.cli.render import say, warn
-from lsqctl.cli.state import Json, workspace
+from lsqctl.cli.state import Json, settings, workspace
+from lsqctl.errors import UsageError
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.output import Look
-
-Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
+    from lsqctl.leaderboard.rank import Cost
 
 
 def register(app: typer.Typer) -> None:
@@ -59,27 +62,36 @@ def leaderboard(
     references: Published = "auto",
     per_run: PerRun = False,
     best_seed: BestSeed = False,
+    pareto: Pareto = "top1,-gbops",
+    layout: Layout = "board",
     raw: Raw = False,
     json: Json = False,
+    html: Html = None,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
     from lsqctl.api.board import board
     from lsqctl.leaderboard.output import write
 
     look = look_of(columns, pivot, raw=raw)
-    with workspace(ctx) as store:
-        ranked = board(
-            store,
-            dataset=dataset,
-            references=references,
-            per_run=per_run,
-            best_seed=best_seed,
-            where=where,
-            group_by=listed(group_by),
-            sort=listed(sort),
-            limit=limit,
-        )
     chosen = "json" if json else style
+    how: dict[str, Any] = {"dataset": dataset, "references": references, "per_run": per_run}
+    how |= {"best_seed": best_seed, "settings": settings(ctx)}
+    shaped: dict[str, Any] = {
+        "where": where,
+        "group_by": listed(group_by),
+        "sort": listed(sort),
+        "limit": limit,
+    }
+    if layout == "pwc":
+        if any(shaped.values()) or output is not None or look.columns or look.pivot:
+            raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
+        _pwc(ctx, chosen or "table", **how)
+        return
+    with workspace(ctx) as store:
+        ranked = board(store, pareto=_cost(pareto), **how, **shaped)
+        if html is not None:
+            write_html(store, ranked, html, force=force)
+            return
     if output is not None:
         _save(ranked, output, chosen, look, force=force)
     elif chosen in (None, "table"):
@@ -103,6 +115,7 @@ def export(
     references: Published = "auto",
     per_run: PerRun = False,
     best_seed: BestSeed = False,
+    pareto: Pareto = "top1,-gbops",
     raw: Raw = False,
     force: Force = False,
 ) -> None:
@@ -117,6 +130,8 @@ def export(
             references=references,
             per_run=per_run,
             best_seed=best_seed,
+            pareto=_cost(pareto),
+            settings=settings(ctx),
             where=where,
             sort=listed(sort),
         )
@@ -134,6 +149,27 @@ def _save(ranked: Board, path: Path, style: str | None, look: Look, *, force: bo
 def _warn_raw(look: Look) -> None:
     if look.raw:
         warn("--raw leaves texts that a spreadsheet may run as formulas")
+
+
+def _pwc(ctx: typer.Context, chosen: str, **how: Any) -> None:
+    """Print the board in the form of a Papers With Code page."""
+    from lsqctl.api.board import LINE_FORMATS, page_view
+    from lsqctl.cli.board_table import draw
+    from lsqctl.leaderboard.page_lines import lines_table
+
+    if chosen not in ("table", *LINE_FORMATS):
+        raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {chosen}")
+    with workspace(ctx) as store:
+        lines = page_view(store, **how)
+    if chosen == "table":
+        draw([lines_table(lines)])
+    else:
+        sys.stdout.write(LINE_FORMATS[chosen](lines))
+
+
+def _cost(pareto: str) -> Cost:
+    """Return the column that the second axis of --pareto names."""
+    return "size_bytes" if pareto.endswith("-size_bytes") else "gbops"
 
 
 def _draw(ranked: Board, look: Look, *, filtered: bool) -> None:

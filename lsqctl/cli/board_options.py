@@ -34,6 +34,14 @@ PerRun = Annotated[bool, typer.Option("--per-run", help="A row for each run, not
 BestSeed = Annotated[
     bool, typer.Option("--best-seed", help="Each group by its best seed; the board says so.")
 ]
+Pareto = Annotated[
+    Literal["top1,-gbops", "top1,-size_bytes"],
+    typer.Option(help="What `pareto_optimal` weighs Top-1 against."),
+]
+Layout = Annotated[
+    Literal["board", "pwc"],
+    typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
+]
 GroupBy = Annotated[
     str, typer.Option(metavar="COLUMN,…", help="A table of each combination of values.")
 ]

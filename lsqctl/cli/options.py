@@ -9,6 +9,7 @@ import typer
 from lsqctl.cli.durations import positive_duration
 from lsqctl.cli.state import natural, positive, whole
 from lsqctl.run import IfExists
+from lsqctl.settings import Compile
 
 Recipes = Annotated[
     list[str],
@@ -56,8 +57,12 @@ Reserved = Annotated[
     int,
     typer.Option("--gpus", parser=positive, metavar="N", help="Reserve N whole GPUs for each run."),
 ]
-
-
+Compiling = Annotated[
+    Compile | None,
+    typer.Option(
+        help="Compile networks: where it repays itself, always, or never; LSQCTL_COMPILE.",
+    ),
+]
 TimeLimit = Annotated[
     float | None,
     typer.Option(

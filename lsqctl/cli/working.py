@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsqctl.cli.durations import positive_duration
-from lsqctl.cli.options import Exists, Gpus, Recipes, Seeds, Sets, SkipData, Slots
+from lsqctl.cli.options import Compiling, Exists, Gpus, Recipes, Seeds, Sets, SkipData, Slots
 from lsqctl.cli.queue import planned, print_enqueued
 from lsqctl.cli.render import warn
 from lsqctl.cli.state import settings, workspace
-from lsqctl.errors import RunFailed
+from lsqctl.errors import RunFailed, UsageError
 from lsqctl.run import RunState
+from lsqctl.settings import Compile, Settings, cpp_compiler
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -34,18 +37,20 @@ def run(
     skip_data_check: SkipData = False,
     slots: Slots = None,
     gpus: Gpus = "auto",
+    compile: Compiling = None,
 ) -> None:
     """Submit recipes and work the queue here, until it is empty."""
     from lsqctl.api import submit as api
     from lsqctl.worker.options import Options as Working
 
+    here = _settings(ctx, compile)
     wanted = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
     plan = planned(ctx, recipes, wanted)
     with workspace(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
         print_enqueued(enqueued, plan, json=False, quiet=False)
         options = Working(until_empty=True)
-        code = _work(ctx, store, slots=slots, gpus=gpus, name=None, options=options)
+        code = _work(here, store, slots=slots, gpus=gpus, name=None, options=options)
         ended = [store.detail(one.run.id).run for one in enqueued]
     if code:
         raise typer.Exit(code)
@@ -62,6 +67,7 @@ def worker(
     ] = False,
     slots: Slots = None,
     gpus: Gpus = "auto",
+    compile: Compiling = None,
     name: Annotated[
         str | None, typer.Option(help="What lists call this worker; no other may be called so.")
     ] = None,
@@ -80,14 +86,30 @@ def worker(
     """
     from lsqctl.worker.options import Options as Working
 
+    here = _settings(ctx, compile)
     options = Working(until_empty, time_limit_seconds=time_limit, own_name=name is not None)
     with workspace(ctx, create=True) as store:
-        code = _work(ctx, store, slots=slots, gpus=gpus, name=name, options=options)
+        code = _work(here, store, slots=slots, gpus=gpus, name=name, options=options)
     raise typer.Exit(code)
 
 
+def _settings(ctx: typer.Context, compile: Compile | None) -> Settings:
+    """Return the settings, with the flag before the variable.
+
+    Raises UsageError when compiling is demanded and cannot work.
+    """
+    here = settings(ctx)
+    here = replace(here, compile=compile or here.compile)
+    if here.compile == "on" and shutil.which(cpp_compiler()) is None:
+        raise UsageError(
+            f"--compile on needs a C++ compiler, and {cpp_compiler()} is not found: install g++, "
+            "or name one in CXX"
+        )
+    return here
+
+
 def _work(
-    ctx: typer.Context,
+    here: Settings,
     store: Store,
     *,
     slots: int | None,
@@ -112,7 +134,7 @@ def _work(
     with unbroken_words(), watching(store) as observer:
         supervisor = Supervisor(
             store,
-            settings(ctx),
+            here,
             identity=identity,
             places=places,
             observer=observer,

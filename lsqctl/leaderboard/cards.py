@@ -11,14 +11,10 @@ from typing import Any
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Entry, Table
 from lsqctl.leaderboard.formats import json_text
+from lsqctl.leaderboard.page_lines import SPELLED
 from lsqctl.leaderboard.view import half_width
 
-_TITLES: Mapping[str, str] = {
-    "imagenet": "ImageNet",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "digits": "Optical Recognition of Handwritten Digits",
-}
+_TITLES: Mapping[str, str] = {**SPELLED, "digits": "Optical Recognition of Handwritten Digits"}
 _HUB: Mapping[str, str] = {
     "imagenet": "ILSVRC/imagenet-1k",
     "cifar10": "uoft-cs/cifar10",

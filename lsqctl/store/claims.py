@@ -138,20 +138,19 @@ class Claims(Base):
     def settle(self, db: Connection, lease: Lease, circumstances: Mapping[str, Any]) -> None:
         """Store what the attempt runs under: device kind, threads, versions, environment.
 
-        The run keeps device, threads and compile of the first attempt that says them.
-        Raises LeaseLost.
+        It is added to what was stored before. The run keeps device, threads and compile of the
+        first attempt that says them. Raises LeaseLost.
         """
         own(db, lease)
+        attempt = (attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
+        before = db.scalar(select(attempts.c.circumstances).where(*attempt))
+        known = {**(from_json(before)), **circumstances}
+        db.execute(update(attempts).where(*attempt).values(circumstances=to_json(known)))
+        decided = db.scalar(select(runs.c.circumstances).where(runs.c.id == lease.run_id))
+        said = {key: circumstances[key] for key in _LASTING if key in circumstances}
+        lasting = {**said, **(from_json(decided))}
         db.execute(
-            update(attempts)
-            .where(attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
-            .values(circumstances=to_json(circumstances))
-        )
-        lasting = {key: circumstances[key] for key in _LASTING if key in circumstances}
-        db.execute(
-            update(runs)
-            .where(runs.c.id == lease.run_id, runs.c.circumstances.is_(None))
-            .values(circumstances=to_json(lasting))
+            update(runs).where(runs.c.id == lease.run_id).values(circumstances=to_json(lasting))
         )
 
     @writes

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsqctl.settings import recorded_environment
+from lsqctl.settings import Compile, recorded_environment
 from lsqctl.training.digest import code_sha256
 from lsqctl.training.folders import at_once
 
@@ -27,9 +27,10 @@ class Job:
     ``device`` is ``cpu`` or ``cuda:0``. ``inputs`` holds, by recipe key (``model.weights``,
     ``distill.teacher``), a weights file, a checkpoint folder of a parent run, or
     ``torchvision:NAME``. ``stop`` is asked at every step and at every evaluation batch: when it
-    returns True, the state is saved and Preempted raised. ``run_dir`` holds the checkpoints;
-    ``recorded`` says which of them count, by their manifest's sha256 (None: all), and ``owning``
-    does what changes the folder while nobody else can become the run's owner.
+    returns True, the state is saved and Preempted raised. ``compile`` is whether to compile the
+    network: ``auto`` does what the first attempt did, or decides. ``run_dir`` holds the
+    checkpoints; ``recorded`` says which of them count, by their manifest's sha256 (None: all), and
+    ``owning`` does what changes the folder while nobody else can become the run's owner.
     """
 
     run_dir: Path
@@ -40,6 +41,7 @@ class Job:
     inputs: Mapping[str, Path | str] = field(default_factory=dict)
     stop: Callable[[], bool] = lambda: False
     checkpoint_seconds: float = 300.0
+    compile: Compile = "auto"
     recorded: Collection[str] | None = None
     owning: Callable[[Callable[[], None]], None] = at_once
 
@@ -84,10 +86,11 @@ def circumstances(job: Job) -> dict[str, str | int]:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context of a forward pass: bf16 autocast, or nothing for fp32."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    """Return the context of a forward pass: bf16 or fp16 autocast, or nothing for fp32."""
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in narrow:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=narrow[precision])
 
 
 def random_tensors() -> dict[str, Any]:

@@ -22,7 +22,6 @@ def circumstances(order: Order) -> dict[str, object]:
     return {
         "device": order.device.partition(":")[0],
         "threads": order.threads,
-        "compile": False,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "host": platform.node(),

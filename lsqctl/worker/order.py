@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lsqctl.run import Claim, EndReason, Lease
-from lsqctl.settings import Settings
+from lsqctl.settings import Compile, Settings
 from lsqctl.worker.slots import Share
 
 
@@ -32,6 +32,7 @@ class Order:
     threads: int
     supervisor_pid: int
     gpus: int = 1  # how many are reserved, and visible
+    compile: Compile = "auto"
 
     @property
     def lease(self) -> Lease:
@@ -82,6 +83,7 @@ def order_for(claim: Claim, share: Share, settings: Settings) -> Order:
         threads=int(claim.circumstances.get("threads", share.threads)),
         supervisor_pid=os.getpid(),
         gpus=max(1, len(share.gpus)),
+        compile=settings.compile,
     )
 
 

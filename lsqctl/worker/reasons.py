@@ -7,7 +7,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from lsqctl.errors import DataError, Diverged, LeaseLost, Preempted, RecipeError, StoreError
+from lsqctl.errors import (
+    CannotCompile,
+    DataError,
+    Diverged,
+    LeaseLost,
+    Preempted,
+    RecipeError,
+    StoreError,
+)
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
 from lsqctl.worker.order import LastWords
@@ -27,7 +35,7 @@ def reason_of(error: Exception) -> EndReason:
         (EndReason.DIVERGED, (Diverged,)),
         (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
         (EndReason.RECIPE, (DataError, RecipeError)),
-        (EndReason.INFRA, (StoreError, OSError, torch.AcceleratorError)),  # a GPU's own fault
+        (EndReason.INFRA, (StoreError, CannotCompile, OSError, torch.AcceleratorError)),
     )
     if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY):
         return EndReason.OOM
@@ -41,7 +49,7 @@ def one_line(error: Exception, reason: EndReason) -> str:
     match reason:
         case EndReason.OOM:
             told = "; ".join([first or "out of memory", *getattr(error, "__notes__", [])])
-            return f"{told}; make data.batch_size smaller"
+            return f"{told}; raise train.accumulate, or make data.batch_size smaller"
         case EndReason.CODE:
             return f"{type(error).__name__}: {first}"
     return first or type(error).__name__
