@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from rich.cells import cell_len
 
 from lsqctl.cli.board_options import Style
 from lsqctl.cli.board_table import drawn, kept_columns
+from lsqctl.cli.entry import main
 from lsqctl.leaderboard.output import FORMATS, tables_of
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.references import load_references
@@ -25,11 +29,45 @@ GOLDEN = Path(__file__).parent / "golden"
 OWN = ("--references", "none")
 
 
+@dataclass
+class Here:
+    """The command line inside this process: what starts Python once for fifty questions."""
+
+    folder: Path
+    capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+
+    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        pipes, collected = signal.getsignal(signal.SIGPIPE), gc.get_threshold()
+        self.monkeypatch.setattr(sys, "argv", ["lsqctl", *words])
+        self.capsys.readouterr()
+        ended: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            ended = end.code or 0
+        finally:
+            signal.signal(signal.SIGPIPE, pipes)
+            gc.set_threshold(*collected)
+        told = self.capsys.readouterr()
+        assert ended == code, told
+        assert "Traceback" not in told.err
+        return subprocess.CompletedProcess(words, code, told.out, told.err)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> CommandLine:
-    line = CommandLine(tmp_path_factory.mktemp("board"))
-    fill(line.folder)
-    return line
+def filled(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("board")
+    fill(folder)
+    return folder
+
+
+@pytest.fixture
+def made(filled, capsys, monkeypatch) -> Here:
+    monkeypatch.chdir(filled)
+    for name in ("LSQCTL_HOME", "LSQCTL_DB", "COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    return Here(filled, capsys, monkeypatch)
 
 
 def first_column(text: str) -> list[str]:
@@ -141,7 +179,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new(made):
     done = subprocess.run(
         [sys.executable, "-m", "lsqctl", "export", "full.csv", "--force", *OWN],
         cwd=made.folder,
-        env=made.environment,
+        env=CommandLine(made.folder).environment,
         capture_output=True,
         text=True,
         check=False,
