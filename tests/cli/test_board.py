@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,42 +14,16 @@ from rich.cells import cell_len
 
 from lsqctl.cli.board_options import Style
 from lsqctl.cli.board_table import drawn, kept_columns
-from lsqctl.cli.entry import main
 from lsqctl.leaderboard.output import FORMATS, tables_of
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.references import load_references
 from tests.conftest import CommandLine
+from tests.inside import Here
 from tests.leaderboard.rows import failed, row
 from tests.made_up import fill
 
 GOLDEN = Path(__file__).parent / "golden"
 OWN = ("--references", "none")
-
-
-@dataclass
-class Here:
-    """The command line inside this process: what starts Python once for fifty questions."""
-
-    folder: Path
-    capsys: pytest.CaptureFixture[str]
-    monkeypatch: pytest.MonkeyPatch
-
-    def __call__(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        pipes, collected = signal.getsignal(signal.SIGPIPE), gc.get_threshold()
-        self.monkeypatch.setattr(sys, "argv", ["lsqctl", *words])
-        self.capsys.readouterr()
-        ended: object = 0
-        try:
-            main()
-        except SystemExit as end:
-            ended = end.code or 0
-        finally:
-            signal.signal(signal.SIGPIPE, pipes)
-            gc.set_threshold(*collected)
-        told = self.capsys.readouterr()
-        assert ended == code, told
-        assert "Traceback" not in told.err
-        return subprocess.CompletedProcess(words, code, told.out, told.err)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +34,9 @@ def filled(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def made(filled, capsys, monkeypatch) -> Here:
-    monkeypatch.chdir(filled)
-    for name in ("LSQCTL_HOME", "LSQCTL_DB", "COLUMNS", "NO_COLOR", "FORCE_COLOR"):
-        monkeypatch.delenv(name, raising=False)
-    return Here(filled, capsys, monkeypatch)
+def made(filled, here) -> Here:
+    here.enter(filled)
+    return here
 
 
 def first_column(text: str) -> list[str]:
