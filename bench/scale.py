@@ -137,6 +137,10 @@ def commands() -> dict[str, list[str]]:
         "runs ls --limit 10000": [*ours, "runs", "ls", "--limit", "10000"],
         "runs show": [*ours, "runs", "show", "00000001"],
         "leaderboard": [*ours, "leaderboard"],
+        "leaderboard --html": [*ours, "leaderboard", "--html", "board.html", "--force"],
+        "... --per-run --html": [
+            *(*ours, "leaderboard", "--per-run", "--html", "board.html", "--force")
+        ],
         "watch --once": [*ours, "watch", "--once"],
         "wait RUN --timeout 0": [*ours, "wait", "00000004", "--timeout", "0"],
         "runs gc (dry run)": [*ours, "runs", "gc"],

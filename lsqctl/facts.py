@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from lsqctl.run import RunState
 
@@ -17,6 +18,46 @@ class Metric:
     split: str
     step: int
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerStats:
+    """How one quantizer stands at the end of an epoch; ``lsqctl.quant.telemetry`` defines each.
+
+    ``name`` is the quantizer's (``layer1.0.conv1.weight_quantizer``), ``kind`` says what it
+    quantizes. ``epoch`` counts from 1 and ``step`` optimizer steps done; both are 0 right after
+    calibration. ``step_size`` is the mean over channels, with the least and the largest beside it;
+    all three are equal for one step a tensor. ``clip_fraction`` and ``oscillation_rate`` lie in
+    0..1; ``codes_used`` counts of ``n_codes``, among ``n_values`` values looked
+    at; ``clamped`` counts in this epoch. None where there
+    is nothing to measure: no gradient yet, an input, or too few looks.
+    """
+
+    name: str
+    kind: Literal["weight", "input"]
+    epoch: int
+    step: int
+    bits: int
+    signed: bool
+    step_size: float
+    step_size_min: float
+    step_size_max: float
+    clip_fraction: float
+    codes_used: int
+    n_codes: int
+    n_values: int
+    r_ratio: float | None = None
+    oscillation_rate: float | None = None
+    clamped: int = 0
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer that it belongs to."""
+        return self.name.rpartition(".")[0]
+
+
+Measured = Metric | QuantizerStats
+"""What training measures: written in batches, cut back on resume, spooled meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +166,7 @@ class Result:
     notes: str = ""
 
 
-Fact = Resumed | Compiled | Metric | Progress | Note | Checkpoint | Result
+Fact = Resumed | Compiled | Measured | Progress | Note | Checkpoint | Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +199,8 @@ class MetricSummary:
 class BoardRow:
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
-    ``weight_bits`` … ``deterministic`` are as in ``Result``.
+    ``weight_bits`` … ``deterministic`` are as in ``Result``. ``n_correct_last`` and
+    ``n_correct_best`` are the counts of the same variant at the last and at the best epoch.
     """
 
     run_id: str
@@ -201,3 +243,5 @@ class BoardRow:
     code_commit: str = ""
     code_dirty: bool | None = None
     notes: str = ""
+    n_correct_last: int | None = None
+    n_correct_best: int | None = None

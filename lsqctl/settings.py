@@ -67,6 +67,11 @@ class Settings:
         """The folder that holds one folder a run, named by the run's id."""
         return self.home / "runs"
 
+    @property
+    def references_file(self) -> Path:
+        """The published rows that were added to this workspace, one a line."""
+        return self.home / "references.jsonl"
+
     def data_dir_of(self, recorded: str | None) -> Path:
         """Return the data folder of a run: as given, else as its submission recorded it."""
         if self.data_dir_given or not recorded or not Path(recorded).is_dir():

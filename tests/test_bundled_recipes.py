@@ -123,6 +123,15 @@ def test_the_readme_lists_every_key_as_the_code_has_it():
     )
 
 
+def test_every_command_of_the_readme_runs(cli):
+    block = README.read_text(encoding="utf-8").partition("```console\n")[2].partition("```")[0]
+    commands = [line[2:].partition("  #")[0].split() for line in block.splitlines()]
+    assert len(commands) == 4
+    for program, *words in commands:
+        assert program == "lsqctl"
+        assert cli(*words).stdout
+
+
 def write_table(readme: Path = README) -> None:
     """Put the current table of keys into the README."""
     before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)

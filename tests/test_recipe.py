@@ -50,8 +50,12 @@ def another_value(key: str) -> Any:
         return not recipe
     if isinstance(recipe, int):
         return recipe + 1
+    if isinstance(recipe, dict):
+        return {"*": {"weight_bits": 4}}
     if isinstance(recipe, float):
         return recipe * 0.75 if recipe else 0.25
+    if recipe is None and FIELDS[key].annotation == float | None:
+        return 0.25
     return "something else"
 
 

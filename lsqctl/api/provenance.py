@@ -36,18 +36,20 @@ def snapshot(folder: Path) -> dict[str, Any]:
 def git_state(folder: Path) -> dict[str, Any]:
     """Return commit, whether files differ from it, and the digest of that difference.
 
-    The difference itself is not kept: it may hold what nobody meant to publish.  Empty where
-    ``folder`` is in no git checkout, or git is not installed.
+    Of files that git does not know, their names count, not what is in them.  The difference itself
+    is not kept: it may hold what nobody meant to publish.  Empty where ``folder`` is in no git
+    checkout, or git is not installed.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
     diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv") or b""
     untracked = _git(folder, "ls-files", "--others", "--exclude-standard") or b""
+    dirty = bool(diff or untracked)
     return {
         "commit": commit.decode().strip(),
-        "dirty": bool(diff or untracked),
-        "diff_sha256": hashlib.sha256(diff + b"\0" + untracked).hexdigest() if diff else "",
+        "dirty": dirty,
+        "diff_sha256": hashlib.sha256(diff + b"\0" + untracked).hexdigest() if dirty else "",
     }
 
 

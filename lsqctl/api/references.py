@@ -1,9 +1,13 @@
-"""What a recipe refers to: which seed of a parent, and weights by a torchvision name."""
+"""What a recipe refers to: the seed of a parent, weights by name, networks that timm has."""
 
 from __future__ import annotations
 
-from lsqctl.errors import UsageError
-from lsqctl.recipe import Recipe
+from collections.abc import Iterable
+
+from lsqctl.errors import DataError, UsageError
+from lsqctl.recipe import DATASETS, TIMM_PREFIX, Recipe
+
+_TORCHVISION_CLASSES = 1000  # of every classifier's weights
 
 
 def pick_seed(name: str, seeds: set[int], wanted: int) -> int:
@@ -26,5 +30,45 @@ def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
     model = recipe.model.name
     if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
         model = recipe.distill.teacher_model
+    if model.startswith(TIMM_PREFIX):
+        raise DataError(
+            f"{recipe.name}: {key}: `{reference}` is no file; the weights of {model} are a file "
+            "(.safetensors, .pth, .pt, .th)"
+        )
     check_torchvision_weights(reference, model)
+    check_classes(key, reference, _TORCHVISION_CLASSES, recipe)
     return reference
+
+
+def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe) -> None:
+    """Raise UsageError when weights are known to be of another number of classes than the data."""
+    own = DATASETS[recipe.data.name].classes
+    if own and classes and own != classes:
+        raise UsageError(
+            f"{recipe.name}: {key}: `{reference}` was trained for {classes:,} classes, and "
+            f"{recipe.data.name} has {own:,}"
+        )
+
+
+def check_networks(recipe: Recipe) -> None:
+    """Raise NotFound for a network that timm does not have, DataError where timm is missing."""
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    for name in (recipe.model.name, teacher):
+        if name is not None and name.startswith(TIMM_PREFIX):
+            from lsqctl.training.models.timm_networks import check_timm_name
+
+            check_timm_name(name)
+
+
+def network_doubts(recipes: Iterable[Recipe]) -> list[str]:
+    """Return, each once, why a network could not be looked up here: timm is missing.
+
+    Raises NotFound for one that timm does not have.
+    """
+    told: dict[str, None] = {}
+    for recipe in recipes:
+        try:
+            check_networks(recipe)
+        except DataError as error:
+            told[f"{recipe.name}: {error}"] = None
+    return list(told)

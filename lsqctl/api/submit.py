@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsqctl.api.layers import check_layers
 from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import checked_weights, pick_seed
+from lsqctl.api.references import check_classes, check_networks, checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint
+from lsqctl.recipe import DATASETS, Recipe, RunRef, fingerprint, weight_source
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
@@ -92,6 +93,7 @@ def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:
             loaded.append(load(reference, sets=options.sets, seeds=options.seeds))
         except RecipeError as error:
             faults += error.faults
+    faults += check_layers(loaded)
     if faults:
         raise RecipeError(list(dict.fromkeys(faults)))
     return loaded
@@ -151,7 +153,7 @@ class _Planner:
         identities, entries, parents = {}, {}, {}
         for key, reference in recipe.references().items():
             if isinstance(reference, RunRef):
-                recipe_sha256, run_sha256 = self._parent(reference.run, recipe, source)
+                recipe_sha256, run_sha256 = self._parent(key, reference.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"
                 parents[key] = run_sha256
             elif reference.endswith(_WEIGHT_ENDINGS) or "/" in reference:
@@ -163,13 +165,14 @@ class _Planner:
         self._chain.pop()
         return identities, entries, parents
 
-    def _parent(self, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
+    def _parent(self, key: str, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
         """Return (recipe_sha256, run_sha256) of the run that ``child`` waits for."""
         here = self._given(name)
         try:
             loaded, cells = here or find_parent(name, source.path)
         except NotFound:
             return self._stored_parent(name, child.seed)
+        check_classes(key, name, DATASETS[cells[0].recipe.data.name].classes, child)
         recipe_sha256 = self._identify(cells[0], loaded)
         stored = [] if here else self._stored(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
@@ -215,9 +218,11 @@ class _Planner:
 
         path = find_file(reference, source.path.parent, self.settings.data_dir)
         if path is None:
+            told = weight_source(reference)
             raise DataError(
                 f"{source.name}: {key}: no file {reference} beside the recipe, here, or in "
                 f"{self.settings.data_dir} (--data-dir or LSQCTL_DATA names another folder)"
+                + (f"; {told}" if told else "")
             )
         if path not in self._digests:
             self._digests[path] = sha256_of(path)
@@ -227,6 +232,7 @@ class _Planner:
         from lsqctl.training.locate import check_present
 
         check_present(recipe.data.name, self.settings.data_dir)
+        check_networks(recipe)
 
     def _snapshot(self, source: LoadedRecipe) -> dict[str, Any]:
         """Return what is true at submit; of the code, asked once a submission."""

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 _SQLITE = "sqlite:///"
 
 
-def open_workspace(settings: Settings, *, create: bool = False, migrate: bool = True) -> Store:
+def open_workspace(
+    settings: Settings, *, create: bool = False, migrate: bool = True, read_only: bool = False
+) -> Store:
     """Return the store of the workspace; ``create`` makes both where there are none.
 
     Raises NotFound where nothing was made yet, rather than answer from an empty database in a
-    folder that the user did not mean. ``migrate=False`` raises OlderSchema rather than upgrade.
+    folder that the user did not mean. ``migrate=False`` raises OlderSchema rather than upgrade,
+    and so does ``read_only``, through which nothing can be changed.
     """
     from lsqctl.store import open_store
 
@@ -30,7 +33,12 @@ def open_workspace(settings: Settings, *, create: bool = False, migrate: bool = 
         )
     if create:
         make_home(settings)
-    return open_store(settings.db_url, lease_seconds=settings.lease_seconds, migrate=migrate)
+    return open_store(
+        settings.db_url,
+        lease_seconds=settings.lease_seconds,
+        migrate=migrate,
+        read_only=read_only,
+    )
 
 
 def make_home(settings: Settings) -> None:

@@ -23,7 +23,11 @@ TONES = {"good": "green", "bad": "red", "": ""}
 
 def draw(board: Board) -> None:
     """Print one table a dataset; in a pipe as wide as it needs to be, without colour."""
-    tables = view(board)
+    draw_tables(view(board))
+
+
+def draw_tables(tables: Sequence[ViewTable]) -> None:
+    """Print tables of cells, as ``draw`` does."""
     if not sys.stdout.isatty() and not colour_forced():
         print("\n\n".join("\n".join(_plain(table)) for table in tables))
         return

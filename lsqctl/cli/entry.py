@@ -14,12 +14,17 @@ import typer
 
 from lsqctl.cli import (
     board,
+    compare,
+    conformance,
     data,
     db,
     doctor,
     housekeeping,
+    page,
+    plot,
     queue,
     recipe,
+    references,
     runs,
     steer,
     sweep,
@@ -33,7 +38,7 @@ from lsqctl.errors import LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
 _HOISTED = ("--home", "--db", "--data-dir")
-_LONG_LIVED = frozenset({"worker", "run"})
+_LONG_LIVED = frozenset({"worker", "run", "serve"})
 
 app = typer.Typer(
     name="lsqctl",
@@ -52,9 +57,14 @@ steer.register(runs.app)
 housekeeping.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
+compare.register(app)
+page.register(app)
+app.add_typer(plot.app, name="plot")
 verify.register(app)
+conformance.register(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)

@@ -1,21 +1,28 @@
-"""`recipe ls|show|check|schema|new`: look at recipes, check them, begin one."""
+"""`recipe ls|show|check|diff|schema|new`: look at recipes, check them, begin one."""
 
 from __future__ import annotations
 
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli.recipe_diff import diff
 from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn
-from lsqctl.cli.state import Json
+from lsqctl.cli.smoke import print_smoke_tests
+from lsqctl.cli.state import Json, settings
 from lsqctl.errors import Fault, RecipeError, UsageError
+
+if TYPE_CHECKING:
+    from lsqctl.recipe_file import LoadedRecipe
 
 app = typer.Typer(
     help="Look at recipes, check them, begin one.", no_args_is_help=True, rich_markup_mode=None
 )
+
+app.command("diff", epilog="Example: lsqctl recipe diff cifar10/resnet20-w4a4 paper/w4a4")(diff)
 
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")
@@ -49,62 +56,65 @@ def list_recipes(json: Json = False) -> None:
 
 @app.command(epilog="Example: lsqctl recipe show digits/resnet8-w4a4")
 def show(
+    ctx: typer.Context,
     recipe: Annotated[str, typer.Argument(help="A file, or the name of a bundled recipe.")],
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Print a recipe complete, each value with its origin."""
-    from lsqctl.recipe_file import dump, load
+    """Print a recipe complete, each value with its origin, and what its network costs."""
+    from lsqctl.cli.recipe_show import print_cells, print_cells_json
+    from lsqctl.recipe_file import load
 
     loaded = load(recipe, sets=tuple(sets or ()))
-    if json:
-        print_json(
-            {
-                "name": loaded.name,
-                "path": loaded.path,
-                "cells": [
-                    {
-                        "label": one.label,
-                        "recipe": one.recipe.model_dump(mode="json"),
-                        "origins": one.origins,
-                    }
-                    for one in loaded.cells
-                ],
-            }
-        )
-        return
-    for number, cell in enumerate(loaded.cells):
-        sys.stdout.write(("---\n" if number else "") + dump(cell.recipe, cell.origins))
+    (print_cells_json if json else print_cells)(loaded, settings(ctx))
 
 
 @app.command(epilog="Example: lsqctl recipe check my.yaml")
 def check(
+    ctx: typer.Context,
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Files or names.")],
     sets: Sets = None,
     style: Annotated[FaultFormat, typer.Option("--format", help="How faults are printed.")] = (
         FaultFormat.TEXT
     ),
+    try_out: Annotated[
+        bool,
+        typer.Option(
+            "--smoke",
+            help="Besides, build and quantize each network, train one step and evaluate, on two "
+            "images each: real ones where the data is at hand, with random weights.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Check recipes and queue nothing; exit 2 when one has a fault."""
+    """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
+    from lsqctl.api.layers import check_layers
+    from lsqctl.api.references import network_doubts
     from lsqctl.recipe_file import load
 
     faults: list[Fault] = []
-    runs = 0
+    found: list[LoadedRecipe] = []
     for reference in recipes:
         try:
             loaded = load(reference, sets=tuple(sets or ()))
         except RecipeError as error:
             faults += error.faults
             continue
-        runs += len(loaded.cells)
+        faults += check_layers([loaded])
+        found.append(loaded)
+        for text in network_doubts(cell.recipe for cell in loaded.cells):
+            warn(text)
         for fault in loaded.warnings:
             warn(str(fault))
     chosen = FaultFormat.JSON if json else style
-    _print_faults(faults, chosen)
+    if faults or not try_out:
+        _print_faults(faults, chosen)
     if faults:
         raise typer.Exit(RecipeError.exit_code)
-    if chosen is FaultFormat.TEXT:
+    if try_out:
+        print_smoke_tests(found, settings(ctx), json=json)
+    elif chosen is FaultFormat.TEXT:
+        runs = sum(len(loaded.cells) for loaded in found)
         say(f"{len(recipes)} recipes, {runs} runs: no fault")
 
 

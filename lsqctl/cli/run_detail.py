@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from lsqctl.cli.cost import cost_line
 from lsqctl.cli.render import ago, duration, plain, print_table
-from lsqctl.facts import Evaluation, MetricSummary
+from lsqctl.facts import Evaluation, MetricSummary, Result
 from lsqctl.run import RunDetail
 
 
-def print_detail(detail: RunDetail, folder: str, tags: Sequence[str] = ()) -> None:
+def print_detail(
+    detail: RunDetail, folder: str, tags: Sequence[str] = (), result: Result | None = None
+) -> None:
     """Print the facts of a run, one a line."""
     run = detail.run
     facts = {
@@ -22,6 +25,7 @@ def print_detail(detail: RunDetail, folder: str, tags: Sequence[str] = ()) -> No
         "seed": str(run.seed),
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
+        "cost": cost_line(result) if result else "",
         "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
         "tags": " ".join(tags),
         "note": run.note,

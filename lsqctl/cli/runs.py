@@ -9,6 +9,7 @@ import typer
 
 from lsqctl.cli.render import ago, note, plain, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
+from lsqctl.cli.run_layers import print_quantizers
 from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
 from lsqctl.run import UNFINISHED, Run, RunState
 
@@ -62,17 +63,34 @@ def list_runs(
 
 
 @app.command(epilog="Example: lsqctl runs show @last")
-def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
+def show(
+    ctx: typer.Context,
+    run: RunArgument,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Its quantizers, layer by layer, and what stands out.")
+    ] = False,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="What each layer costs, finished or not.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Show all that is known of one run."""
+    from lsqctl.cli.cost import cost_of_layers, cost_of_result, print_layers
+
     with workspace(ctx) as store:
         found = store.resolve(run)
+        if layers:
+            print_quantizers(found.id, store.quantizer_stats(found.id), json=json)
+            return
         detail = store.detail(found.id)
         summaries = store.summaries(found.id)
-        evaluations = store.result(found.id)
+        result = store.full_result(found.id)
         checkpoints = store.checkpoints(found.id)
         tags = store.tags([found.id]).get(found.id, ())
     folder = settings(ctx).run_dir(found.id)
+    costs = cost_of_layers(detail.recipe, settings(ctx)) if cost else None
     if json:
+        evaluations = result.evaluations if result else ()
         print_json(
             {
                 "run": detail.run,
@@ -84,13 +102,15 @@ def show(ctx: typer.Context, run: RunArgument, json: Json = False) -> None:
                 "metrics": summaries,
                 "results": [without_hits(one) for one in evaluations],
                 "checkpoints": checkpoints,
+                "cost": costs.as_dict() if costs else cost_of_result(result),
                 "folder": folder,
             }
         )
         return
-    print_detail(detail, str(folder), tags)
+    print_detail(detail, str(folder), tags, result)
     print_metrics(summaries)
     print_attempts(detail)
+    print_layers(costs)
 
 
 @app.command(epilog="Example: lsqctl runs logs -f @last")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,8 +47,7 @@ def hold(
     A running one goes on; it is held once it is put back.
     """
     with workspace(ctx) as store:
-        changed = _change(store, runs, sweep, store.hold)
-    _print(changed, json=json, quiet=quiet)
+        _steer(store, runs, sweep, store.hold, json=json, quiet=quiet)
 
 
 def release(
@@ -59,8 +59,7 @@ def release(
 ) -> None:
     """Let held runs be started."""
     with workspace(ctx) as store:
-        changed = _change(store, runs, sweep, lambda run_id: store.hold(run_id, False))
-    _print(changed, json=json, quiet=quiet)
+        _steer(store, runs, sweep, partial(store.hold, held=False), json=json, quiet=quiet)
 
 
 def priority(
@@ -82,19 +81,25 @@ def priority(
         raise UsageError("which priority? lsqctl runs priority RUN... N")
     level = whole(words.pop())
     with workspace(ctx) as store:
-        changed = _change(store, words, sweep, lambda run_id: store.prioritize(run_id, level))
-    _print(changed, json=json, quiet=quiet)
+        give = partial(store.prioritize, priority=level)
+        _steer(store, words, sweep, give, json=json, quiet=quiet)
 
 
-def _change(
-    store: Store, runs: Sequence[str] | None, sweep: str | None, change: Callable[[str], None]
-) -> list[Run]:
+def _steer(
+    store: Store,
+    runs: Sequence[str] | None,
+    sweep: str | None,
+    change: Callable[..., None],
+    *,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Change all or, where one cannot be changed, none; print them as they are then."""
     from lsqctl.api.sweeps import unfinished_runs
 
-    found = unfinished_runs(store, runs or (), sweep)
-    for run in found:
-        change(run.id)
-    return [store.detail(run.id).run for run in found]
+    found = [run.id for run in unfinished_runs(store, runs or (), sweep)]
+    change(*found)
+    _print([store.detail(run_id).run for run_id in found], json=json, quiet=quiet)
 
 
 def _print(changed: Sequence[Run], *, json: bool, quiet: bool) -> None:

@@ -61,6 +61,9 @@ class Entry:
     source_kind: str | None
     source_url: str | None
     selected_on_test: bool | None
+    top1_last_epoch: float | None
+    top1_best_epoch: float | None
+    suspect: bool | None
 
     @property
     def own(self) -> bool:

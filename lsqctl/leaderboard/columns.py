@@ -70,6 +70,9 @@ origin           | text   |       | own or published
 source_kind      | text   |       | paper, readme or page; empty for own rows
 source_url       | text   |       | where a published row was read
 selected_on_test | bool   |       | the epoch was chosen by looking at the evaluated images
+top1_last_epoch  | number | %     | Top-1 of the last epoch, mean over the same runs
+top1_best_epoch  | number | %     | Top-1 of the best epoch, mean over the same runs: always chosen by looking at the evaluated images
+suspect          | bool   |       | more than three standard deviations above its own full-precision start or the paper's row, or no better than guessing; `notes` says which; empty for published rows
 """  # noqa: E501  a table reads best unbroken
 
 

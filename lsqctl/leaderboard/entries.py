@@ -36,6 +36,8 @@ def own_entry(runs: Sequence[BoardRow], *, n_failed: int = 0, best_of: int = 1) 
         "notes": _joined([selection, *(run.notes for run in runs)]),
         "origin": "own",
         "selected_on_test": any(run.selection == "best" for run in runs),
+        "top1_last_epoch": _mean_share(runs, "n_correct_last"),
+        "top1_best_epoch": _mean_share(runs, "n_correct_best"),
     }
     return Entry(**values)
 
@@ -47,9 +49,9 @@ def published_entry(reference: Reference) -> Entry:
     values = {
         **_UNKNOWN,
         "model": reference.model,
-        "arch": reference.arch,
+        "arch": reference.arch or None,
         "dataset": reference.dataset,
-        "method": reference.method,
+        "method": reference.method or None,
         "w_bits": reference.weight_bits,
         "a_bits": reference.act_bits,
         "top1_mean": float(top1),
@@ -120,7 +122,7 @@ def _accuracy(runs: Sequence[BoardRow]) -> dict[str, Any]:
         "seeds": " ".join(str(run.seed) for run in runs),
         "top1_best": top1(best),
         "best_run": best.run_id,
-        "top5_mean": _mean_top5(runs),
+        "top5_mean": _mean_share(runs, "n_correct_top5"),
         "fp32_top1": fp32,
         "delta_fp32": None if fp32 is None else mean(values) - fp32,
         "eval_n": eval_n,
@@ -163,11 +165,12 @@ def _mean_fp32(runs: Sequence[BoardRow]) -> float | None:
     return mean(starts) if starts else None
 
 
-def _mean_top5(runs: Sequence[BoardRow]) -> float | None:
+def _mean_share(runs: Sequence[BoardRow], count: str) -> float | None:
+    """Return the mean of a count in percent, or None unless every run has it."""
     found = [
-        percent(run.n_correct_top5, run.n_total)
+        percent(getattr(run, count), run.n_total)
         for run in runs
-        if run.n_correct_top5 is not None and run.n_total
+        if getattr(run, count) is not None and run.n_total
     ]
     return mean(found) if len(found) == len(runs) else None
 

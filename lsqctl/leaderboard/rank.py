@@ -14,6 +14,7 @@ from lsqctl.facts import BoardRow
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
 from lsqctl.leaderboard.entries import best_run, newness, own_entry, published_entry
 from lsqctl.leaderboard.references import Reference
+from lsqctl.leaderboard.suspect import Yardsticks, with_doubts, yardsticks
 from lsqctl.run import RunState
 
 Cost = Literal["gbops", "size_bytes"]
@@ -29,6 +30,7 @@ def rank(
     best_seed: bool = False,
     per_run: bool = False,
     pareto: Cost = "gbops",
+    papers: Sequence[Reference] = (),
 ) -> Board:
     """Return one table a dataset, with own groups and published rows ranked together.
 
@@ -37,7 +39,8 @@ def rank(
     so that what cannot be told apart shares a rank. A row without an interval is a point; a row
     in full precision is shown without a rank. ``per_run`` makes each run a row; ``best_seed``
     keeps the best seed of each group, and the row's notes say so. ``pareto`` is the cost that
-    Top-1 is weighed against. The result does not depend on the order of what comes in.
+    Top-1 is weighed against. Own rows are held against ``papers`` to find suspect ones, whether
+    those are shown or not. The result does not depend on the order of what comes in.
 
     Raises NotFound for a ``dataset`` that nothing on the board is of.
     """
@@ -49,6 +52,7 @@ def rank(
         _check_dataset(dataset, known)
         known &= {dataset}
     own = {row.dataset for row in ended}
+    measures = yardsticks(papers)
     tables = tuple(
         _table(
             name,
@@ -56,6 +60,7 @@ def rank(
             [reference for reference in references if reference.dataset == name],
             best_seed=best_seed,
             pareto=pareto,
+            papers=measures,
         )
         for name in sorted(known, key=lambda name: (name not in own, name))
     )
@@ -89,8 +94,10 @@ def _table(
     *,
     best_seed: bool,
     pareto: Cost,
+    papers: Yardsticks,
 ) -> Table:
-    own = [entry for group in groups if (entry := _entry(group, best_seed=best_seed))]
+    made = [(_entry(group, best_seed=best_seed), group) for group in groups]
+    own = [with_doubts(entry, _counted(group), papers) for entry, group in made if entry]
     entries = [*own, *map(published_entry, references)]
     entries = _with_pareto(_with_ranks(entries), pareto)
     counts = Counts(

@@ -15,6 +15,8 @@ from lsqctl.quant.spec import check_bits
 SOURCE_KINDS = ("paper", "readme", "page")
 PWC_PAGE = "pwc-lsq"
 """The rows of the LSQ paper's page on Papers With Code."""
+ABLATIONS = "lsq-ablations"
+"""The rows of the paper's ablations: not what its recipe reaches."""
 
 _OPTIONAL_NUMBERS = ("top5", "fp32_top1")
 
@@ -25,7 +27,8 @@ class Reference:
 
     ``n_total`` images were evaluated (None: not known, so no interval). ``source_kind`` is paper,
     readme or page; ``source_url`` a URL or a file. ``quote`` is what the number was read from.
-    ``page`` names a set of rows that can be shown alone.
+    ``page`` names a set of rows that can be shown alone. ``arch`` and ``method`` may be empty:
+    not told.
     """
 
     dataset: str
@@ -45,9 +48,9 @@ class Reference:
     notes: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("dataset", "model", "arch", "method", "source_kind", "source_url", "quote"):
+        for name in ("dataset", "model", "source_kind", "source_url", "quote"):
             _check_text(name, getattr(self, name), empty=False)
-        for name in ("page", "notes"):
+        for name in ("arch", "method", "page", "notes"):
             _check_text(name, getattr(self, name), empty=True)
         for name in ("weight_bits", "act_bits"):
             check_bits(getattr(self, name), name)
@@ -138,6 +141,8 @@ def _check_text(name: str, value: object, *, empty: bool) -> None:
         raise ValueError(
             f"{name} must be {'text' if empty else 'a text, not empty'}, got {value!r}"
         )
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError(f"{name} must be text that UTF-8 can hold, got {value!r}")
 
 
 def _check_percent(name: str, value: object) -> None:

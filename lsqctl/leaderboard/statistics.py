@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+
+from lsqctl.leaderboard.distributions import t_quantile
 
 # The 97.5 % quantile of the normal distribution: a two-sided interval at 95 %.
 Z95 = 1.959963984540054
@@ -38,33 +39,6 @@ def t_interval(values: Sequence[float]) -> Interval:
     half = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
     centre = mean(values)
     return centre - half, centre + half
-
-
-@cache
-def t_quantile(freedom: int) -> float:
-    """Return the 97.5 % quantile of Student's t, for 1, 2, 3, … degrees of freedom.
-
-    By bisection of the exact distribution: the one library that has it takes longer to import
-    than a leaderboard takes to draw.
-    """
-    low, high = 1.9, 12.8  # of the normal distribution, and of one degree of freedom
-    while (middle := (low + high) / 2) not in (low, high):
-        low, high = (middle, high) if _t_within(middle, freedom) < 0.95 else (low, middle)
-    return middle
-
-
-def _t_within(t: float, freedom: int) -> float:
-    """Return how much of Student's t lies within ±t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine2 = math.cos(angle) ** 2
-    odd = freedom % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= cosine2 * k / (k + 1)
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if odd else total
 
 
 def wilson_interval(n_correct: float, n_total: int) -> Interval:

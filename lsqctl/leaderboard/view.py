@@ -168,7 +168,9 @@ def _source(entry: Entry) -> Cell:
         words.append(f"{entry.n_failed} failed")
     if entry.selected_on_test:
         words.append("selected on test")
-    bad = bool(entry.n_failed) or entry.verified is False
+    if entry.suspect:
+        words.append("suspect")
+    bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
     return Cell(", ".join(words), tone="bad" if bad else "")
 
 

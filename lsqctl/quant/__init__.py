@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.quant.spec import NONE_BITS, QuantSpec, TensorSpec
+from lsqctl.quant.spec import NONE_BITS, LayerOverride, QuantSpec, TensorSpec
 
 if TYPE_CHECKING:
     from lsqctl.quant.calibration import calibrate
@@ -21,34 +21,50 @@ if TYPE_CHECKING:
         lsq_fake_quantize,
     )
     from lsqctl.quant.layers import QuantConv2d, QuantLinear
+    from lsqctl.quant.offset import initial_step_and_offset, lsq_plus_fake_quantize
     from lsqctl.quant.optim import PositiveSteps, keep_positive, param_groups
+    from lsqctl.quant.oscillation import Oscillations
     from lsqctl.quant.quantizer import LsqQuantizer
     from lsqctl.quant.step_init import initial_step_size
-    from lsqctl.quant.surgery import left_layers, prepare, quantized_layers, quantizers
+    from lsqctl.quant.surgery import (
+        layer_names,
+        left_layers,
+        prepare,
+        quantized_layers,
+        quantizers,
+    )
+    from lsqctl.quant.telemetry import Reading, read_quantizers
 
 __all__ = [
     "MIN_STEP_SIZE",
     "NONE_BITS",
     "LayerCost",
+    "LayerOverride",
     "LsqQuantizer",
     "ModelCost",
+    "Oscillations",
     "PositiveSteps",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
+    "Reading",
     "TensorSpec",
     "calibrate",
     "grad_scale_factor",
+    "initial_step_and_offset",
     "initial_step_size",
     "keep_positive",
+    "layer_names",
     "left_layers",
     "lsq_codes",
     "lsq_fake_quantize",
+    "lsq_plus_fake_quantize",
     "model_cost",
     "param_groups",
     "prepare",
     "quantized_layers",
     "quantizers",
+    "read_quantizers",
 ]
 
 _FROM = {
@@ -56,10 +72,13 @@ _FROM = {
     "cost": "LayerCost ModelCost model_cost",
     "functional": "MIN_STEP_SIZE grad_scale_factor lsq_codes lsq_fake_quantize",
     "layers": "QuantConv2d QuantLinear",
+    "offset": "initial_step_and_offset lsq_plus_fake_quantize",
     "optim": "PositiveSteps keep_positive param_groups",
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
-    "surgery": "left_layers prepare quantized_layers quantizers",
+    "surgery": "layer_names left_layers prepare quantized_layers quantizers",
+    "oscillation": "Oscillations",
+    "telemetry": "Reading read_quantizers",
 }
 _HOME = {name: module for module, names in _FROM.items() for name in names.split()}
 

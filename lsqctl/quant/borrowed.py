@@ -1,7 +1,8 @@
 """A linear layer that is never called: its owner passes ``layer.weight`` to a function.
 
-Torchvision's Swin does so. What it borrows here is not the weight but a stand-in for it, and
-``F.linear`` with that stand-in calls the layer, quantizers and hooks included.
+Torchvision's Swin does so, and timm's Swin V2, BEiT and EVA. What it borrows here is not the
+weight but a stand-in for it, and ``F.linear`` with that stand-in calls the layer, quantizers and
+hooks included.
 """
 
 from __future__ import annotations
@@ -15,17 +16,26 @@ from torch.nn import functional as F
 from lsqctl.quant.layers import QuantLinear
 
 # Owners that pass the weights of these layers to a function: by class name, for quant knows torch
-# only. What stands in their other layers is computed from constants.
+# only. What stands in their other layers, but for those they call, is computed from constants.
 BORROWERS: Mapping[str, Sequence[str]] = {
     "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": ("qkv", "proj"),
+    "timm.models.swin_transformer_v2.WindowAttention": ("qkv",),
+    "timm.models.beit.Attention": ("qkv",),
+    "timm.models.eva.EvaAttention": ("qkv",),
 }
+_CALLED = ("proj", "q_proj", "k_proj", "v_proj", "gate")
 
 
 def borrows(module: nn.Module) -> Sequence[str]:
     """Return the names of the layers whose weights ``module`` passes to a function."""
     kind = type(module)
     return BORROWERS.get(f"{kind.__module__}.{kind.__qualname__}", ())
+
+
+def takes_part(module: nn.Module) -> Sequence[str]:
+    """Return the names of the layers of a borrower that see the data, borrowed or called."""
+    return (*borrows(module), *_CALLED) if borrows(module) else ()
 
 
 class BorrowedLinear(QuantLinear):

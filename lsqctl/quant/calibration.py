@@ -15,10 +15,11 @@ from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import quantized_layers, quantizers
 
 Batch = Tensor | Sequence[Any]
+Site = QuantLayer | LsqQuantizer
 
 
 def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool = False) -> None:
-    """Set every step size of ``model`` from ``data``, and the sign where the spec leaves it open.
+    """Set every step size of ``model`` from ``data``, the sign where it is open, and the offset.
 
     ``data`` is one batch of inputs, or an iterable of batches (inputs, or sequences that begin
     with them). Several batches are joined into one, so the result is that of one large batch;
@@ -32,17 +33,17 @@ def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool =
     Raises:
         ValueError: the model is not prepared, a layer is never reached, or values are not finite.
     """
-    layers = quantized_layers(model)
-    if not layers:
+    sites = _sites(model)
+    if not sites:
         raise ValueError("the model has no quantized layers: call prepare(model, spec) first")
-    pending = {name for name, layer in layers.items() if force or not _calibrated(layer)}
+    pending = {name for name, site in sites.items() if force or not _calibrated(site)}
     if not pending:
         return
     inputs = _joined(data)
-    with evaluating(model), torch.no_grad(), _hooked(layers, pending):
+    with evaluating(model), torch.no_grad(), _hooked(sites, pending):
         model(inputs)
     if pending:
-        names = ", ".join([name for name in layers if name in pending][:5])
+        names = ", ".join([name for name in sites if name in pending][:5])
         raise ValueError(
             f"{len(pending)} layers were not reached by the forward pass in eval mode: {names}; "
             "remove them from the model (e.g. aux_logits=False), or reach them"
@@ -50,8 +51,16 @@ def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool =
     _as_on_rank_0(list(quantizers(model).values()))
 
 
-def _calibrated(layer: QuantLayer) -> bool:
-    return all(quantizer.calibrated for quantizer in quantizers(layer).values())
+def _sites(model: nn.Module) -> dict[str, Site]:
+    """Return the quantized layers, and the quantizers that are in none of them."""
+    layers = quantized_layers(model)
+    inside = {one for layer in layers.values() for one in quantizers(layer).values()}
+    alone = {name: one for name, one in quantizers(model).items() if one not in inside}
+    return {**layers, **alone}
+
+
+def _calibrated(site: Site) -> bool:
+    return all(quantizer.calibrated for quantizer in quantizers(site).values())
 
 
 def _joined(data: Tensor | Iterable[Batch]) -> Tensor:
@@ -80,9 +89,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(layers: dict[str, QuantLayer], pending: set[str]) -> Iterator[None]:
+def _hooked(sites: dict[str, Site], pending: set[str]) -> Iterator[None]:
     handles = [
-        layers[name].register_forward_pre_hook(partial(_calibrate_layer, name, pending))
+        sites[name].register_forward_pre_hook(partial(_calibrate_site, name, pending))
         for name in pending
     ]
     try:
@@ -92,17 +101,16 @@ def _hooked(layers: dict[str, QuantLayer], pending: set[str]) -> Iterator[None]:
             handle.remove()
 
 
-def _calibrate_layer(
-    name: str, pending: set[str], layer: QuantLayer, inputs: tuple[Tensor, ...]
-) -> None:
+def _calibrate_site(name: str, pending: set[str], site: Site, inputs: tuple[Tensor, ...]) -> None:
     if name not in pending:  # a shared layer: its first place decides
         return
-    for quantizer, x, what in (
-        (layer.input_quantizer, inputs[0], "input activations"),
-        (layer.weight_quantizer, layer.master_weight, "weights"),
-    ):
-        if quantizer is not None:
-            _calibrate_one(quantizer, x, f"{what} of layer {name!r}")
+    if isinstance(site, LsqQuantizer):
+        _calibrate_one(site, inputs[0], f"values at {name!r}")
+    else:
+        if site.input_quantizer is not None:
+            _calibrate_one(site.input_quantizer, inputs[0], f"input activations of layer {name!r}")
+        if site.weight_quantizer is not None:
+            _calibrate_one(site.weight_quantizer, site.master_weight, f"weights of layer {name!r}")
     pending.discard(name)
 
 
@@ -114,12 +122,12 @@ def _calibrate_one(quantizer: LsqQuantizer, x: Tensor, what: str) -> None:
 
 
 def _as_on_rank_0(found: list[LsqQuantizer]) -> None:
-    """Take the step sizes and signs of rank 0: each rank has seen a batch of its own."""
+    """Take the step sizes, offsets and signs of rank 0: each rank has seen a batch of its own."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     for quantizer in found:
-        step_size = quantizer.step_size
-        distributed.broadcast(step_size.data, 0)
-        state = quantizer.get_extra_state().to(step_size.device)
+        for learned in quantizer.parameters():
+            distributed.broadcast(learned.data, 0)
+        state = quantizer.get_extra_state().to(quantizer.step_size.device)
         distributed.broadcast(state, 0)
         quantizer.set_extra_state(state)

@@ -1,15 +1,15 @@
 """Count what a model costs, without running it: MACs, bit operations, bytes.
 
 Size is what a deployed model stores: codes packed to their bits, 4 bytes for each step size, for
-each bias and for each float weight, and 8 for each channel of a batch norm (folded to a scale and
-a shift). Bit operations are MACs * weight bits * activation bits, 32 * 32 for what is float;
-sparsity is not discounted.
+each offset, for each bias and for each float weight, and 8 for each channel of a batch norm
+(folded to a scale and a shift). Bit operations are MACs * weight bits * activation bits, 32 * 32
+for what is float; sparsity is not discounted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -75,12 +75,15 @@ def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
         if isinstance(module, QuantLayer) or type(module) in (nn.Conv2d, nn.Linear)
     }
     macs, all_macs = _count_macs(model, found, input_shape)
-    steps = {id(quantizer.step_size) for quantizer in quantizers(model).values()}
+    steps = {id(one) for quantizer in quantizers(model).values() for one in quantizer.parameters()}
     sizes = {id(p): p.numel() for p in model.parameters() if id(p) not in steps}
     params = sum(sizes.values())
     common = _common_bits(found)
     layers = [_layer_cost(name, layer, macs[name], sizes, common) for name, layer in found.items()]
-    layers.append(_rest(model, sum(sizes.values()), all_macs - macs.total(), common))
+    inside = {one for layer in found.values() for one in quantizers(layer).values()}
+    steps_left = sum(_learned(one) for one in quantizers(model).values() if one not in inside)
+    rest = _rest(model, sum(sizes.values()), all_macs - macs.total(), common)
+    layers.append(replace(rest, size_bytes=rest.size_bytes + 4 * steps_left))
     return ModelCost(
         layers=tuple(layer for layer in layers if layer.params or layer.macs),
         params=params,
@@ -125,7 +128,7 @@ def _layer_cost(
     weight_bits, act_bits = _bits(layer)
     weights = sizes.pop(id(_weight(layer)), 0)
     biases = sizes.pop(id(layer.bias), 0)
-    steps = sum(quantizer.step_size.numel() for quantizer in quantizers(layer).values())
+    steps = sum(map(_learned, quantizers(layer).values()))
     return LayerCost(
         name=name,
         weight_bits=weight_bits,
@@ -151,6 +154,11 @@ def _rest(model: nn.Module, params: int, macs: int, common: int) -> LayerCost:
     )
     size = 4 * params + 8 * bare
     return LayerCost(OTHER, NONE_BITS, NONE_BITS, params, macs, size, _bytes(params, common))
+
+
+def _learned(quantizer: LsqQuantizer) -> int:
+    """Return how many step sizes and offsets it stores."""
+    return sum(one.numel() for one in quantizer.learned)
 
 
 def _weight(layer: _Layer) -> Tensor:

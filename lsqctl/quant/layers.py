@@ -49,19 +49,24 @@ class QuantLayer(nn.Module):
 
     def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the weight on their grids."""
-        weight: Tensor = self.master_weight
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
-        if self.weight_quantizer is not None:
-            weight = self.weight_quantizer(weight)
-        return x, weight
+        return x, self.quantized_weight()
+
+    def quantized_weight(self) -> Tensor:
+        """Return the weight on its grid."""
+        if self.weight_quantizer is None:
+            return self.master_weight
+        weight: Tensor = self.weight_quantizer(self.master_weight)
+        return weight
 
 
 class QuantConv2d(QuantLayer, nn.Conv2d):
     """An ``nn.Conv2d`` with quantized input and weight; a quantizer is None where bits are 32.
 
-    The input is quantized first and padded then, so what is padded lies on the grid too (code 0
-    always exists). The keys ``weight`` and ``bias`` are those of the float layer.
+    What is padded lies on the grid of the input too: code 0 is zero, so padding follows. With an
+    offset it need not be, so the zeros are padded first and quantized with the rest. The keys
+    ``weight`` and ``bias`` are those of the float layer.
     """
 
     channel_axis = -3
@@ -95,9 +100,24 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
+        if (quantizer := self._pads_before()) is not None:
+            return self._of_padded(input, quantizer)
         x, weight = self.quantized(input)
         out: Tensor = self._conv_forward(x, weight, self.bias)
         return out
+
+    def _pads_before(self) -> LsqQuantizer | None:
+        """Return the input's quantizer where zeros are padded that are not on its grid."""
+        quantizer = self.input_quantizer
+        if quantizer is None or quantizer.shift is None or self.padding_mode != "zeros":
+            return None
+        return quantizer if any(self._reversed_padding_repeated_twice) else None
+
+    def _of_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
+        padded = F.pad(input, self._reversed_padding_repeated_twice)
+        x = quantizer(padded, quantizer.count(input))
+        weight = self.quantized_weight()
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 class QuantLinear(QuantLayer, nn.Linear):

@@ -23,11 +23,12 @@ def param_groups(
     """Return groups ``weights``, ``no_decay`` and ``step_sizes`` for any torch optimizer.
 
     Weights decay; biases, norm parameters and all else of fewer than two dimensions do not; step
-    sizes have a decay of their own (0: a step is no weight) and ``lr * step_lr_scale``. Each
+    sizes, and the offsets beside them, have a decay of their own (0: a step is no weight) and
+    ``lr * step_lr_scale``. Each
     trainable parameter is in exactly one group, frozen ones in none, and empty groups are left
     out. ``names`` lists the parameters' names in the order of ``params``.
     """
-    steps = {id(quantizer.step_size) for quantizer in quantizers(model).values()}
+    steps = {id(one) for quantizer in quantizers(model).values() for one in quantizer.parameters()}
     step_lr = lr * step_lr_scale
     groups = {
         "weights": _group("weights", lr, weight_decay),

@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.quant.functional import grad_scale_factor, lsq_codes, lsq_fake_quantize
+from lsqctl.quant.offset import (
+    initial_step_and_offset,
+    lsq_plus_codes,
+    lsq_plus_fake_quantize,
+)
 from lsqctl.quant.spec import TensorSpec
 from lsqctl.quant.step_init import initial_step_size
 
@@ -22,6 +27,9 @@ class LsqQuantizer(nn.Module):
     batch (activations); ``channel_axis`` is where their channels lie: -3 for a convolution's
     input and -1 for a linear layer's, which may both come without a batch.
 
+    With ``spec.offset`` it also has a learned ``offset`` () that moves the grid (Bhalgat et al.
+    2020), from the start as well; where an open sign turns out unsigned, it stays 0 and unused.
+
     Whether it is calibrated and which sign it found are Python attributes, so that ``forward``
     never waits for the device; ``state_dict`` carries them as a small tensor.
 
@@ -30,6 +38,8 @@ class LsqQuantizer(nn.Module):
     >>> quantizer(torch.tensor([-9.0, 0.1, 9.0])).tolist()
     [-4.0, 0.0, 2.0]
     """
+
+    offset: nn.Parameter | None
 
     def __init__(
         self,
@@ -46,17 +56,33 @@ class LsqQuantizer(nn.Module):
             raise ValueError("32 bits is not quantized: use no quantizer (None) instead")
         if spec.per_channel and not step_shape:
             raise ValueError("a step per channel needs its shape: step_shape=(C, 1, 1, 1)")
+        if batched and (spec.per_channel or step_shape):
+            raise ValueError("activations have one step a tensor; per_channel is of weights")
         self.spec = spec
         self.batched = batched
         self.channel_axis = channel_axis
         self.calibrated = False
         self.signed = spec.signed
         self.step_size = nn.Parameter(torch.ones(step_shape, device=device, dtype=dtype))
+        self.register_parameter("offset", None)
+        if spec.offset == "learned":
+            self.offset = nn.Parameter(torch.zeros((), device=device, dtype=dtype))
 
     @property
     def bounds(self) -> tuple[int, int]:
         """(quant_min, quant_max); as if signed while the sign is not known."""
         return self.spec.bounds(self.signed is not False)
+
+    @property
+    def shift(self) -> nn.Parameter | None:
+        """The offset where it is in use: not where an open sign turned out unsigned."""
+        unsigned = self.spec.signed is None and self.signed is False
+        return None if unsigned else self.offset
+
+    @property
+    def learned(self) -> list[nn.Parameter]:
+        """What it learns and stores: the step size, and the offset where it is in use."""
+        return [one for one in (self.step_size, self.shift) if one is not None]
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
@@ -68,31 +94,50 @@ class LsqQuantizer(nn.Module):
         signed = self.spec.signed
         if signed is None:
             signed = bool((x < 0).any())
-        step = initial_step_size(
-            x,
-            *self.spec.bounds(signed),
-            init=self.spec.init,
-            step_shape=tuple(self.step_size.shape),
-            percentile=self.spec.percentile,
-            activation=self.batched,
-        )
+        step, offset = self._first_values(x, signed=signed)
         self.step_size.copy_(step)
+        if self.offset is not None:
+            self.offset.copy_(offset)
         self.signed, self.calibrated = signed, True
 
-    def forward(self, x: Tensor) -> Tensor:
+    def _first_values(self, x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
+        bounds, spec = self.spec.bounds(signed), self.spec
+        if self.offset is not None and (signed or spec.signed is not None):
+            return initial_step_and_offset(x, *bounds, init=spec.init, percentile=spec.percentile)
+        step = initial_step_size(
+            x,
+            *bounds,
+            init=spec.init,
+            step_shape=tuple(self.step_size.shape),
+            percentile=spec.percentile,
+            activation=self.batched,
+        )
+        return step, torch.zeros_like(self.step_size)
+
+    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
         """Return ``x`` on the grid, same shape and dtype.
+
+        ``count`` is N of the gradient scale where ``x`` is not what is to be counted (padding).
 
         Raises:
             RuntimeError: the step size has no first value yet.
         """
         self._check_calibrated(x)
         quant_min, quant_max = self.bounds
-        scale = grad_scale_factor(self.count(x), quant_max)
+        scale = grad_scale_factor(self.count(x) if count is None else count, quant_max)
+        if (offset := self.shift) is not None:
+            bounds = (quant_min, quant_max)
+            return lsq_plus_fake_quantize(x, self.step_size, offset, bounds, scale)
         return lsq_fake_quantize(x, self.step_size, quant_min, quant_max, scale)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Return the integer codes of ``x``, int32; ``codes * step_size`` is ``forward(x)``."""
+        """Return the integer codes of ``x``, int32; ``codes * step_size`` is ``forward(x)``.
+
+        With an offset, ``codes * step_size + shift`` is.
+        """
         self._check_calibrated(x)
+        if (offset := self.shift) is not None:
+            return lsq_plus_codes(x, self.step_size, offset, self.bounds)
         return lsq_codes(x, self.step_size, *self.bounds)
 
     def count(self, x: Tensor) -> int:
@@ -133,7 +178,8 @@ class LsqQuantizer(nn.Module):
         sign = {None: "sign open", True: "signed", False: "unsigned"}[self.signed]
         shape = tuple(self.step_size.shape)
         state = "" if self.calibrated else ", not calibrated"
-        return f"{self.spec.bits} bits, {sign}, step {shape}{state}"
+        offset = "" if self.shift is None else ", learned offset"
+        return f"{self.spec.bits} bits, {sign}, step {shape}{offset}{state}"
 
     def _check_calibrated(self, x: Tensor) -> None:
         if not self.calibrated and not x.is_meta:  # on meta there are no values to get wrong

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
 
 NONE_BITS = 32
 """The number of bits that means: not quantized."""
 
 StepInit = Literal["paper", "mse", "lsq_plus", "percentile"]
 FeatureCount = Literal["per_sample", "numel", "channels"]
+Offset = Literal["none", "learned"]
+Sign = Literal["auto", "signed", "unsigned"]
+SIGNS: Mapping[Sign, bool | None] = {"auto": None, "signed": True, "unsigned": False}
 
 
 def check_bits(bits: int, what: str = "bits") -> None:
@@ -26,7 +31,8 @@ class TensorSpec:
     ``per_channel`` gives each output channel of a weight its own step. ``narrow_range`` drops the
     lowest code of a signed tensor, which makes the grid symmetric. ``init`` is the rule of the
     step's first value, ``n_features`` the reading of N_F in the gradient scale 1/sqrt(N_F * Q_P)
-    (Esser et al. 2020, section 2.2; they say "features in a layer").
+    (Esser et al. 2020, section 2.2; they say "features in a layer"). A learned ``offset`` moves
+    the grid (Bhalgat et al. 2020); with an open sign only where values are negative.
 
     >>> TensorSpec(bits=3, signed=True).quant_min, TensorSpec(bits=3, signed=True).quant_max
     (-4, 3)
@@ -41,6 +47,7 @@ class TensorSpec:
     init: StepInit = "paper"
     percentile: float = 99.9
     n_features: FeatureCount = "per_sample"
+    offset: Offset = "none"
 
     def __post_init__(self) -> None:
         check_bits(self.bits)
@@ -49,6 +56,7 @@ class TensorSpec:
         for name, value, known in (
             ("init", self.init, ("paper", "mse", "lsq_plus", "percentile")),
             ("n_features", self.n_features, ("per_sample", "numel", "channels")),
+            ("offset", self.offset, ("none", "learned")),
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -77,12 +85,43 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerOverride:
+    """What some layers have instead of their model's settings; None leaves a setting as it is."""
+
+    weight_bits: int | None = None
+    act_bits: int | None = None
+    per_channel: bool | None = None
+    narrow_range: bool | None = None
+    act_signed: Sign | None = None
+    act_offset: Offset | None = None
+    init: StepInit | None = None
+    percentile: float | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Return what it sets, as fields of a QuantSpec."""
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        changes = {name: value for name, value in found.items() if value is not None}
+        if self.act_signed is not None:
+            changes["act_signed"] = SIGNS[self.act_signed]
+        return changes
+
+
+@dataclass(frozen=True, slots=True)
 class QuantSpec:
     """How a whole model is quantized.
 
     Every convolution and linear layer has its weights at ``weight_bits`` and its input
     activations at ``act_bits``; the first and the last layer have fields of their own (8 bits in
-    the paper). 32 bits means: not quantized.
+    the paper). 32 bits means: not quantized. ``residual_bits`` quantizes both inputs of residual
+    additions, which the paper leaves alone.
+
+    ``overrides`` maps globs on layer names, as ``"layer1.*"`` (``*`` also spans dots), to other
+    settings. All that match apply in their order, so the later one wins; what they say also holds
+    for the first and the last layer.
+
+    >>> spec = QuantSpec(overrides={"layer1.*": LayerOverride(weight_bits=8)})
+    >>> [spec.layer(name)[0].bits for name in ("layer1.0.conv1", "layer2.0.conv1")]
+    [8, 4]
     """
 
     weight_bits: int = 4
@@ -94,29 +133,33 @@ class QuantSpec:
     per_channel: bool = False
     narrow_range: bool = False
     act_signed: bool | None = None
+    act_offset: Offset = "none"
     init: StepInit = "paper"
     percentile: float = 99.9
     n_features: FeatureCount = "per_sample"
+    residual_bits: int = NONE_BITS
+    overrides: Mapping[str, LayerOverride] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        for name in ("weight_bits", "act_bits", "first_weight_bits", "first_act_bits"):
-            check_bits(getattr(self, name), name)
-        for name in ("last_weight_bits", "last_act_bits"):
+        names = (f"{place}{kind}_bits" for place in _PLACES for kind in ("weight", "act"))
+        for name in (*names, "residual_bits"):
             check_bits(getattr(self, name), name)
         self.weight(self.weight_bits)
         self.activation(self.act_bits)
+        for glob in self.overrides:
+            self._changed(self.overrides[glob].changes())
 
     @property
     def quantized(self) -> bool:
-        """Whether any layer is quantized."""
-        return any(
-            bits != NONE_BITS
-            for bits in (
-                *(self.weight_bits, self.act_bits),
-                *(self.first_weight_bits, self.first_act_bits),
-                *(self.last_weight_bits, self.last_act_bits),
-            )
-        )
+        """Whether anything is quantized."""
+        found = self.bits_of("weight") | self.bits_of("act") | {self.residual_bits}
+        return found != {NONE_BITS}
+
+    def bits_of(self, kind: Literal["weight", "act"]) -> set[int]:
+        """Return the bits that weights, or activations, have anywhere in the model."""
+        set_by = (getattr(one, f"{kind}_bits") for one in self.overrides.values())
+        everywhere = {getattr(self, f"{place}{kind}_bits") for place in _PLACES}
+        return everywhere | {bits for bits in set_by if bits is not None}
 
     def weight(self, bits: int) -> TensorSpec:
         """Return the spec of a weight tensor with ``bits``: always signed."""
@@ -138,12 +181,28 @@ class QuantSpec:
             init=self.init,
             percentile=self.percentile,
             n_features=self.n_features,
+            offset=self.act_offset,
         )
 
-    def layer(self, *, first: bool = False, last: bool = False) -> tuple[TensorSpec, TensorSpec]:
-        """Return the (weight, input activation) specs of a layer by its place in the model."""
-        if first:
-            return self.weight(self.first_weight_bits), self.activation(self.first_act_bits)
-        if last:
-            return self.weight(self.last_weight_bits), self.activation(self.last_act_bits)
-        return self.weight(self.weight_bits), self.activation(self.act_bits)
+    def layer(
+        self, name: str = "", *, first: bool = False, last: bool = False
+    ) -> tuple[TensorSpec, TensorSpec]:
+        """Return the (weight, input activation) specs of a layer by its name and its place."""
+        place = "first_" if first else "last_" if last else ""
+        bits = {kind: getattr(self, f"{place}{kind}") for kind in ("weight_bits", "act_bits")}
+        changes: dict[str, Any] = {}
+        for glob, override in self.overrides.items():
+            if fnmatchcase(name, glob):
+                changes |= override.changes()
+        own = self._changed(bits | changes)
+        return own.weight(own.weight_bits), own.activation(own.act_bits)
+
+    def unmatched(self, names: Sequence[str]) -> list[str]:
+        """Return the globs of the overrides that match none of ``names``."""
+        return [glob for glob in self.overrides if not any(fnmatchcase(n, glob) for n in names)]
+
+    def _changed(self, changes: dict[str, Any]) -> QuantSpec:
+        return replace(self, **changes, overrides={})
+
+
+_PLACES = ("", "first_", "last_")

@@ -42,7 +42,7 @@ def initial_step_size(
     Raises:
         ValueError: ``x`` is empty, or holds NaN or infinity, or ``step_shape`` does not fit.
     """
-    rows = _rows(x, step_shape)
+    rows = as_rows(x, step_shape)
     if init == "lsq_plus" and (activation or quant_min == 0):
         init = "mse"
     if init == "paper":
@@ -63,7 +63,7 @@ def initial_step_size(
     return step.clamp_min(MIN_STEP_SIZE).reshape(step_shape)
 
 
-def _rows(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
+def as_rows(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
     """Return ``x`` as (steps, values of that step), at least fp32, checked."""
     x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     if x.numel() == 0:
@@ -84,7 +84,7 @@ def _least_error(rows: Tensor, quant_min: int, quant_max: int) -> Tensor:
     The error has many local minima at few bits, so nothing is assumed of its shape.
     """
     largest = rows.abs().amax(1)
-    rows = _thinned(rows)
+    rows = thinned(rows, _SAMPLE)
     best = largest / quant_max
     span = torch.logspace(-4, 0.05, _COARSE, dtype=rows.dtype).tolist()
     ratio = 10 ** (4.05 / (_COARSE - 1))
@@ -107,12 +107,12 @@ def _error(rows: Tensor, step: Tensor, quant_min: int, quant_max: int) -> Tensor
     return codes.mul_(step).sub_(rows).square_().mean(1)
 
 
-def _thinned(rows: Tensor) -> Tensor:
-    """Return evenly spread columns when there are very many values.
+def thinned(rows: Tensor, sample: int) -> Tensor:
+    """Return evenly spread columns where there are more than ``sample`` values.
 
     The stride shares no factor with a row's length, so that it does not keep to one pixel.
     """
-    stride = math.ceil(rows.numel() / _SAMPLE)
+    stride = math.ceil(rows.numel() / sample)
     while math.gcd(stride, rows.shape[1]) > 1:
         stride += 1
     return rows if stride == 1 else rows[:, ::stride].contiguous()

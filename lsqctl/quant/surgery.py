@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 
 from torch import nn
 
 from lsqctl.quant.attention import QuantMultiheadAttention, Specs, can_be_quantized
-from lsqctl.quant.borrowed import BorrowedLinear, borrows
+from lsqctl.quant.borrowed import BorrowedLinear, borrows, takes_part
 from lsqctl.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 from lsqctl.quant.quantizer import LsqQuantizer
+from lsqctl.quant.residual import quantize_residuals
 from lsqctl.quant.spec import QuantSpec
 
 # Layers that multiply by a weight and that we may meet without quantizing them.
@@ -30,20 +32,24 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     such a layer, its twin is returned. Parameters stay the same objects, so an optimizer made
     earlier still holds the weights, but not the new step sizes: make it afterwards, from
     ``param_groups``. The first and the last layer are those of registration order. A layer with 32
-    bits for both tensors stays as it is.
+    bits for both tensors stays as it is. With ``residual_bits`` both inputs of the residual
+    additions are quantized too.
 
     Raises:
-        ValueError: the model is prepared already, has no such layer, or has one with hooks.
+        ValueError: the model is prepared already, has no such layer, or has one with hooks; a
+            glob of the overrides matches no layer, or no residual addition is known.
     """
-    if quantized_layers(model):
+    if quantizers(model):
         raise ValueError("the model is already prepared: build it anew to use another spec")
     sites = dict(_sites(model))
     if not sites:
         raise ValueError(f"{type(model).__name__} has no nn.Conv2d or nn.Linear to quantize")
     names = list(sites)
+    if unmatched := spec.unmatched(names):
+        raise ValueError(no_such_layer(unmatched[0], names))
     specs: dict[nn.Module, list[Specs]] = {}
     for name, module in sites.items():
-        own = spec.layer(first=name == names[0], last=name == names[-1])
+        own = spec.layer(name, first=name == names[0], last=name == names[-1])
         specs.setdefault(module, []).append(own)
     borrowed = {getattr(owner, key) for owner in model.modules() for key in borrows(owner)}
     twins = {
@@ -55,7 +61,21 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
         for key, child in list(parent._modules.items()):
             if child in twins:
                 setattr(parent, key, twins[child])
+    residual = spec.activation(spec.residual_bits)
+    if residual.quantized:
+        quantize_residuals(model, residual)
     return twins.get(model, model)
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return the names of the layers that ``prepare`` may quantize, the first and last in place."""
+    return [name for name, _ in _sites(model)]
+
+
+def no_such_layer(glob: str, names: Sequence[str]) -> str:
+    """Return what is wrong with a glob that matches none of ``names``, with the nearest ones."""
+    near = get_close_matches(glob, names, n=3, cutoff=0.0)
+    return f"the override `{glob}` matches no layer; the nearest are {', '.join(near)}"
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
@@ -84,11 +104,11 @@ def _sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _constant_layers(model: nn.Module) -> set[nn.Module]:
-    """Return the layers inside a borrower that are not borrowed: they make its position bias."""
+    """Return the layers inside a borrower that see no data: they make its position bias."""
     return {
         layer
         for owner in model.modules()
-        if (names := borrows(owner))
+        if (names := takes_part(owner))
         for name, child in owner.named_children()
         if name not in names
         for layer in child.modules()

@@ -2,43 +2,50 @@
 
 A recipe says *what* is trained. Where data lies, devices, threads and workers are never part of
 it. ``recipe_file`` makes recipes from YAML; every key's type, default, unit and meaning stands
-in ``sections`` once and is printed by ``lsqctl recipe schema`` and in ``recipes/README.md``.
+in ``sections`` or ``train_section`` once and is printed by ``lsqctl recipe schema`` and in
+``recipes/README.md``.
 """
 
 from lsqctl.recipe.catalog import (
     DATASETS,
+    DEPTHWISE_MODELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     MODEL_NAMES,
     OWN_MODELS,
+    TIMM_PREFIX,
     TORCHVISION_MODELS,
     DatasetFacts,
+    weight_source,
 )
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.identity import fingerprint
 from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.quant_section import OverrideSection, QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
-    QuantSection,
     RunRef,
-    TrainSection,
 )
 from lsqctl.recipe.together import Problem, check_together, derived_defaults
+from lsqctl.recipe.train_section import TrainSection
 from lsqctl.recipe.whole import Recipe, load_stored
 
 __all__ = [
     "DATASETS",
+    "DEPTHWISE_MODELS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MODEL_NAMES",
     "OWN_MODELS",
+    "TIMM_PREFIX",
     "TORCHVISION_MODELS",
     "DataSection",
     "DatasetFacts",
     "DistillSection",
     "ModelSection",
+    "OverrideSection",
     "Problem",
     "QuantSection",
     "Recipe",
@@ -50,4 +57,5 @@ __all__ = [
     "fingerprint",
     "load_stored",
     "valid_name",
+    "weight_source",
 ]

@@ -29,6 +29,15 @@ OWN_MODELS: tuple[str, ...] = (
     "squeezenext23_2x",
 )
 MODEL_NAMES: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *OWN_MODELS)))
+# Networks of convolutions with one channel a group; a test holds them equal to what is built.
+DEPTHWISE_MODELS: tuple[str, ...] = tuple(
+    name
+    for name in MODEL_NAMES
+    if name.startswith(("convnext", "efficientnet", "maxvit", "mnasnet", "mobilenet", "shufflenet"))
+)
+# Networks of the timm library, which a recipe may name besides: which there are, only timm knows.
+TIMM_PREFIX = "timm/"
+TIMM_NAME = r"timm/[A-Za-z0-9_]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +86,16 @@ DATASETS: Mapping[str, DatasetFacts] = {
         *(None, 3, 224, IMAGENET_MEAN, IMAGENET_STD, True), defaults={"pad": 0, "flip": True}
     ),
 }
+
+# Where the weights files that the bundled recipes name come from, by their folder.
+_WEIGHT_SOURCES: Mapping[str, str] = {
+    "cifar-resnet/": "it is published on GitHub in akamaster/pytorch_resnet_cifar10 (BSD-2) under "
+    "pretrained_models; the recipes cifar10/…-scratch need no file",
+    "timm/": "timm has it: save timm.create_model(NAME, pretrained=True).state_dict() there with "
+    "safetensors.torch.save_file",
+}
+
+
+def weight_source(reference: str) -> str:
+    """Return where a weights file that a bundled recipe names can be had; empty if not known."""
+    return next((told for at, told in _WEIGHT_SOURCES.items() if reference.startswith(at)), "")

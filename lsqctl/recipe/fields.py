@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from lsqctl.quant.spec import NONE_BITS
-from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES
+from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES, TIMM_NAME, TIMM_PREFIX
 
 
 class Section(BaseModel):
@@ -38,11 +39,28 @@ def _one_of(known: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _model(value: str) -> str:
+    if value.startswith(TIMM_PREFIX):
+        if not re.fullmatch(TIMM_NAME, value):
+            raise PydanticCustomError(
+                "timm_name",
+                "must be timm/NAME, of letters, digits and `_`; without a tag, for weights are a "
+                "file",
+            )
+    elif value not in MODEL_NAMES:
+        raise PydanticCustomError("choice", "is not one of the choices")
+    return value
+
+
 BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, NONE_BITS)
 Bits = Annotated[
     int,
     AfterValidator(_bits),
     Field(json_schema_extra={"unit": "bits", "choices": list(BIT_WIDTHS)}),
 ]
-ModelName = Annotated[str, _one_of(MODEL_NAMES)]
+ModelName = Annotated[
+    str,
+    AfterValidator(_model),
+    Field(json_schema_extra={"choices": list(MODEL_NAMES), "or_pattern": f"^{TIMM_NAME}$"}),
+]
 DatasetName = Annotated[str, _one_of(DATASETS)]

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from lsqctl.quant.spec import NONE_BITS, QuantSpec
-from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES
-from lsqctl.recipe.fields import Bits, DatasetName, ModelName, Section, unit
+from lsqctl.recipe.catalog import DATASETS
+from lsqctl.recipe.fields import DatasetName, ModelName, Section, unit
 
 
 class RunRef(Section):
@@ -25,8 +24,7 @@ class ModelSection(Section):
 
     name: ModelName = Field(
         description="network: a torchvision classifier, resnet8, cifar_resnet20/32/44/56/110, "
-        "preact_resnet18/34/50/101/152 or squeezenext23_2x",
-        json_schema_extra={"choices": list(MODEL_NAMES)},
+        "preact_resnet18/34/50/101/152, squeezenext23_2x, or timm/NAME with the extra `timm`"
     )
     weights: Weights | None = Field(
         None,
@@ -41,7 +39,11 @@ class DataSection(Section):
 
     name: DatasetName = Field(description="dataset", json_schema_extra={"choices": list(DATASETS)})
     batch_size: int = Field(
-        128, ge=1, le=65536, description="images a training step", json_schema_extra=unit("images")
+        128,
+        ge=1,
+        le=65536,
+        description="images a training step, whatever train.accumulate is",
+        json_schema_extra=unit("images"),
     )
     eval_batch_size: int = Field(
         250,
@@ -88,127 +90,6 @@ class DataSection(Section):
     )
 
 
-class QuantSection(Section):
-    """Bits, and how the steps of LSQ begin and learn."""
-
-    weight_bits: Bits = Field(NONE_BITS, description="bits of weights; 32 is not quantized")
-    act_bits: Bits = Field(
-        NONE_BITS, description="bits of the activations that enter a layer; 32 is not quantized"
-    )
-    first_weight_bits: Bits = Field(
-        NONE_BITS,
-        description="the first layer's weight bits; left out, 8 if quant.weight_bits is below 32",
-    )
-    first_act_bits: Bits = Field(
-        NONE_BITS,
-        description="bits of the network's input; left out, 8 if quant.act_bits is below 32",
-    )
-    last_weight_bits: Bits = Field(
-        NONE_BITS,
-        description="the last layer's weight bits; left out, 8 if quant.weight_bits is below 32",
-    )
-    last_act_bits: Bits = Field(
-        NONE_BITS,
-        description="the last layer's input bits; left out, 8 if quant.act_bits is below 32",
-    )
-    per_channel: bool = Field(False, description="a step for each output channel of a weight")
-    narrow_range: bool = Field(False, description="drop the lowest signed code: a symmetric grid")
-    act_signed: Literal["auto", "signed", "unsigned"] = Field(
-        "auto", description="sign of activations; auto looks at the calibration batch, per layer"
-    )
-    init: Literal["paper", "mse", "lsq_plus", "percentile"] = Field(
-        "paper",
-        description="first step size: 2<|v|>/sqrt(Q_P), least squared error, LSQ+'s three "
-        "deviations, or a percentile",
-    )
-    percentile: float = Field(
-        99.9,
-        gt=50,
-        le=100,
-        description="used by init: percentile",
-        json_schema_extra=unit("% of |v|"),
-    )
-    n_features: Literal["per_sample", "numel", "channels"] = Field(
-        "per_sample", description="the reading of N_F in the gradient scale 1/sqrt(N_F Q_P)"
-    )
-    calibration_images: int = Field(
-        512,
-        ge=1,
-        le=65536,
-        description="training images, shuffled, that give activation steps their first value",
-        json_schema_extra=unit("images"),
-    )
-    step_weight_decay: float = Field(
-        0.0, ge=0, le=1, description="weight decay of the step sizes", json_schema_extra=unit("1")
-    )
-    step_lr_scale: float = Field(
-        1.0,
-        gt=0,
-        le=1000,
-        description="learning rate of the step sizes over train.lr",
-        json_schema_extra=unit("ratio"),
-    )
-
-    def spec(self) -> QuantSpec:
-        """Return the same settings as the quantization library takes them."""
-        shared = QuantSpec.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        values = {name: getattr(self, name) for name in shared - {"act_signed"}}
-        signed = {"auto": None, "signed": True, "unsigned": False}[self.act_signed]
-        return QuantSpec(**values, act_signed=signed)
-
-
-class TrainSection(Section):
-    """The optimizer and its schedule."""
-
-    epochs: int = Field(
-        90,
-        ge=0,
-        le=100_000,
-        description="passes over the training images; 0 evaluates and trains nothing",
-        json_schema_extra=unit("epochs"),
-    )
-    lr: float = Field(
-        0.01, gt=0, le=1000, description="first learning rate of SGD", json_schema_extra=unit("1")
-    )
-    momentum: float = Field(
-        0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=unit("1")
-    )
-    nesterov: bool = Field(False, description="Nesterov's form of momentum")
-    weight_decay: float = Field(
-        1e-4,
-        ge=0,
-        le=1,
-        description="weight decay of convolution and linear weights; never of biases and norms",
-        json_schema_extra=unit("1"),
-    )
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="learning rate a step: half a cosine down to 0, or constant"
-    )
-    warmup_epochs: float = Field(
-        0.0,
-        ge=0,
-        le=100_000,
-        description="linear warm-up of the learning rate",
-        json_schema_extra=unit("epochs"),
-    )
-    label_smoothing: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="weight of the uniform distribution in the targets",
-        json_schema_extra=unit("1"),
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32",
-        description="arithmetic of layers: fp32, or bf16 autocast (quantizers stay in fp32)",
-    )
-    headline: Literal["last", "best"] = Field(
-        "last",
-        description="the result that counts: last epoch, or best (which is selected on the "
-        "test set and says so)",
-    )
-
-
 class DistillSection(Section):
     """A teacher whose softened outputs join the loss."""
 
@@ -216,9 +97,7 @@ class DistillSection(Section):
         description="the teacher's weights: a file, a torchvision weights name, or {run: NAME}"
     )
     teacher_model: ModelName | None = Field(
-        None,
-        description="the teacher's network; null is the student's own, in full precision",
-        json_schema_extra={"choices": list(MODEL_NAMES)},
+        None, description="the teacher's network; null is the student's own, in full precision"
     )
     hard_weight: float = Field(
         1.0,

@@ -9,14 +9,14 @@ from pydantic import BeforeValidator, Field
 
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
-    QuantSection,
     RunRef,
-    TrainSection,
 )
+from lsqctl.recipe.train_section import TrainSection
 
 
 def _checked_name(value: object) -> object:

@@ -2,9 +2,11 @@
 
 from lsqctl.recipe_file.codes import CODES, Code
 from lsqctl.recipe_file.find import bundled_recipes
+from lsqctl.recipe_file.flattening import flat, flat_base
 from lsqctl.recipe_file.keys import Row, keys_markdown, keys_table
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.loading import load
+from lsqctl.recipe_file.overrides import layer_faults
 from lsqctl.recipe_file.parents import Header, Parent, find_parent, headers
 from lsqctl.recipe_file.schema import SCHEMA_FILE, json_schema, template
 from lsqctl.recipe_file.writing import dump
@@ -21,10 +23,13 @@ __all__ = [
     "bundled_recipes",
     "dump",
     "find_parent",
+    "flat",
+    "flat_base",
     "headers",
     "json_schema",
     "keys_markdown",
     "keys_table",
+    "layer_faults",
     "load",
     "template",
 ]

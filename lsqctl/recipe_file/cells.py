@@ -13,6 +13,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.compose import compose
 from lsqctl.recipe_file.keys import VARIABLE
 from lsqctl.recipe_file.nodes import SEED, SET, Entry, Node, Source, Tree
+from lsqctl.recipe_file.overrides import overrides_label
 from lsqctl.recipe_file.sweep import Assignment, unknown_key
 
 BIT_KEYS = ("quant.weight_bits", "quant.act_bits")
@@ -120,6 +121,8 @@ def _bits(recipe: Recipe) -> str:
 
 def _part(key: str, node: Node) -> str:
     leaf = key.rpartition(".")[2].replace("_", "")
+    if key == "quant.overrides":
+        return overrides_label(node)
     return ("" if leaf == "name" else leaf) + _safe(_written(node).rpartition("/")[2])
 
 

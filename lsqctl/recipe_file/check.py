@@ -11,8 +11,10 @@ from lsqctl.errors import Fault
 from lsqctl.recipe import Problem, Recipe, check_together, derived_defaults
 from lsqctl.recipe_file.keys import FIELDS, SECTIONS, TOP_KEYS
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
+from lsqctl.recipe_file.overrides import NOT_KEYS, override_fault
 from lsqctl.recipe_file.sentences import MISSING, bad_value
 from lsqctl.recipe_file.spelling import closest
+from lsqctl.recipe_file.writing import scalar
 
 
 class Checked(NamedTuple):
@@ -103,7 +105,9 @@ def _unknown(
     near = closest(key, known, taken=beside)
     elsewhere = [name for name in FIELDS if name.rpartition(".")[2] == key]
     helps = []
-    if elsewhere:
+    if key in NOT_KEYS:
+        helps.append(NOT_KEYS[key])
+    elif elsewhere:
         helps.append(f"`{key}` stands in " + " or ".join(_place(name) for name in elsewhere))
     elif near:
         required = section in SECTIONS and SECTIONS[section].model_fields[near].is_required()
@@ -142,6 +146,8 @@ def _faults(
                 absent.append(key)
         elif _is_other_branch(loc, node):
             continue
+        elif key == "quant.overrides" and len(loc) > 2:
+            faults.append(override_fault(one, loc[2:], node))
         else:
             faults.append(bad_value(one, key, loc[2:], node))
     if absent:
@@ -154,7 +160,7 @@ def _is_other_branch(loc: tuple[str, ...], node: Node) -> bool:
 
     So is a missing ``run`` where another key stands instead: that one is reported.
     """
-    if len(loc) < 3:
+    if len(loc) < 3 or loc[:2] == ("quant", "overrides"):
         return False
     if (loc[2] == "RunRef") != isinstance(node.value, Mapping):
         return True
@@ -175,13 +181,17 @@ def _all_missing(start: Node, absent: list[str]) -> Fault:
 
 def _problem(problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start: Node) -> Fault:
     node = nodes.get(problem.key) or nodes.get(problem.other or "") or start
+    if problem.glob in node.entries:
+        node = node.entries[problem.glob].key
     helps = [problem.help]
     if problem.other:
         value: Any = recipe
         for part in problem.other.split("."):
             value = getattr(value, part)
         other = nodes.get(problem.other)
-        helps.append(f"`{problem.other}` is {value} ({_where(other) if other else 'default'})")
+        helps.append(
+            f"`{problem.other}` is {scalar(value)} ({_where(other) if other else 'default'})"
+        )
     return node.fault("R105", f"`{problem.key}` does not fit", problem.label, *helps)
 
 

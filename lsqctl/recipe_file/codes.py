@@ -76,6 +76,12 @@ CODES: Mapping[str, Code] = {
         "and `-`, so that it is safe in paths. A bundled recipe is called by its path.",
         "name: ../x",
     ),
+    "R107": Code(
+        "the network has no such layer",
+        "A glob of `quant.overrides` matches the name of no layer, or `quant.residual_bits` is set "
+        "for a network whose residual additions are not known. `*` matches any text, dots too.",
+        'quant:\n  overrides: {"layer9.*": {weight_bits: 8}}',
+    ),
     "W001": Code(
         "high learning rate",
         "A learning rate above 1 makes SGD diverge in nearly every case. The run is still queued.",
@@ -96,5 +102,11 @@ CODES: Mapping[str, Code] = {
         "Zero epochs train nothing, and without `model.weights` the weights are random. "
         "The result would be chance.",
         "train:\n  epochs: 0",
+    ),
+    "W005": Code(
+        "few bits for depthwise convolutions",
+        "At 4 bits or less, one step size for a whole depthwise convolution rounds its smaller "
+        "channels to zero. Give each channel its own step, or these layers 8 bits.",
+        "model: {name: mobilenet_v2}\nquant: {weight_bits: 4, act_bits: 4}",
     ),
 }

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lsqctl.errors import Fault
-from lsqctl.recipe import Recipe
+from lsqctl.quant.spec import NONE_BITS
+from lsqctl.recipe import DEPTHWISE_MODELS, Recipe
 from lsqctl.recipe_file.check import Checked
 from lsqctl.recipe_file.nodes import Node
 
 _BITS = "_bits"
+_FEW_BITS = 4
 
 
 def doubts(recipe: Recipe, checked: Checked, start: Node) -> list[Fault]:
@@ -24,7 +26,24 @@ def doubts(recipe: Recipe, checked: Checked, start: Node) -> list[Fault]:
         node = nodes.get("train.epochs", start)
         label = "evaluates random weights: nothing is trained and none are given"
         found.append(node.fault("W004", "nothing to evaluate", label, "set `model.weights`"))
-    return found + _unused(recipe, nodes)
+    return found + _depthwise(recipe, nodes, start) + _unused(recipe, nodes)
+
+
+def _depthwise(recipe: Recipe, nodes: dict[str, Node], start: Node) -> list[Fault]:
+    """Doubt few bits with one step a tensor where channels of a layer differ most in size."""
+    quant = recipe.quant
+    named = any(one.per_channel or one.weight_bits for one in quant.overrides.values())
+    if recipe.model.name not in DEPTHWISE_MODELS or quant.per_channel or named:
+        return []
+    if quant.weight_bits > _FEW_BITS:
+        return []
+    node = nodes.get("quant.weight_bits", start)
+    label = f"`{recipe.model.name}` has depthwise convolutions, which collapse with one step each"
+    helps = (
+        "set `quant.per_channel: true`, or give those layers more bits by `quant.overrides`",
+        "their channels differ in size, and the small ones round to zero",
+    )
+    return [node.fault("W005", "few bits for depthwise convolutions", label, *helps)]
 
 
 def _unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Fault]:
@@ -40,6 +59,10 @@ def _unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Fault]:
         label = f"is read only with `init: percentile`; it is `{quant.init}`"
         node = nodes["quant.percentile"]
         return [node.fault("W003", "`quant.percentile` is not used", label)]
+    only_weights = quant.spec().bits_of("act") == {NONE_BITS} == {quant.residual_bits}
+    if quant.act_offset == "learned" and only_weights:
+        label = "has no effect while activations have 32 bits"
+        return [nodes["quant.act_offset"].fault("W003", "`quant.act_offset` is not used", label)]
     return []
 
 

@@ -100,6 +100,8 @@ def type_words(kind: Any) -> str:
         return " or ".join(dict.fromkeys(type_words(part) for part in get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, Section):
         return "{run: NAME}"
+    if get_origin(kind) is dict:
+        return "{GLOB: {KEY: VALUE}}"
     if get_origin(kind) is not None:  # Annotated
         return type_words(get_args(kind)[0])
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
@@ -133,7 +135,7 @@ def _default(key: str, field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
-    return f"{value}" if value != "" else "empty"
+    return f"{value}" if value not in ("", {}) else "empty"
 
 
 def _meaning(field: FieldInfo) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lsqctl.errors import Fault
 from lsqctl.recipe import Recipe
+from lsqctl.recipe_file.nodes import Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +17,16 @@ class Cell:
     """One run's recipe. ``label`` is what its name adds to the file's; empty if nothing.
 
     ``origins`` says by dotted key where a value is from: ``recipes/x.yaml:12``,
-    ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``.
+    ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``; ``nodes``
+    holds the place of what is written, for faults that only the network shows. ``base`` is what
+    it extends, as ``load`` takes it.
     """
 
     recipe: Recipe
     label: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, Node] = field(default_factory=dict, repr=False, compare=False)
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +47,4 @@ class LoadedRecipe:
     given: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Fault, ...] = ()
+    base: str | None = None

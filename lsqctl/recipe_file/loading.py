@@ -13,7 +13,7 @@ from lsqctl.recipe_file.cells import apply, clashes, labels, parse_sets, seed_no
 from lsqctl.recipe_file.chain import Document, Files, read_document
 from lsqctl.recipe_file.check import Checked, check
 from lsqctl.recipe_file.doubts import doubts, repeated_seeds
-from lsqctl.recipe_file.find import Found, find
+from lsqctl.recipe_file.find import Found, find, find_base
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.nodes import Entry, Node, Tree, shown
 from lsqctl.recipe_file.sweep import MAX_CELLS, TITLE, Assignment, Axes, assignments, axes_of, count
@@ -76,6 +76,7 @@ def load_document(
         given=checked[0].given,
         origins=checked[0].origins,
         warnings=tuple(dict.fromkeys(job.warnings)),
+        base=job.base({}),
     )
 
 
@@ -133,11 +134,22 @@ class _Loading:
             return [fixed]
         return [{**cell, **fixed} for cell in assignments(zipped, grid)]
 
+    def extends(self, change: Assignment) -> Entry | None:
+        """Return what a cell extends, as it is written."""
+        if "extends" in change:
+            return Entry(change["extends"], change["extends"])
+        return self.document.entries.get("extends")
+
+    def base(self, change: Assignment) -> str | None:
+        """Return what a cell extends, as ``load`` takes it."""
+        entry = self.extends(change)
+        named = entry.value.value if entry else None
+        found = find_base(named, self.document.found) if isinstance(named, str) else None
+        return (found.bundled_name or str(found.path)) if found else None
+
     def check_cell(self, change: Assignment) -> Checked:
         own = self.document.entries
-        extends = own.get("extends")
-        if "extends" in change:
-            extends = Entry(change["extends"], change["extends"])
+        extends = self.extends(change)
         key = repr((extends.value.value, extends.value.position)) if extends else ""
         if key not in self._bases:
             self._bases[key] = self.files.merged(self.document, extends)
@@ -177,10 +189,12 @@ class _Loading:
     def named(self, checked: Sequence[Checked], changes: Sequence[Assignment]) -> tuple[Cell, ...]:
         recipes = [one.recipe for one in checked if one.recipe is not None]
         made = []
-        for label, recipe, one in zip(labels(changes, recipes), recipes, checked, strict=True):
+        told = labels(changes, recipes)
+        for label, recipe, one, change in zip(told, recipes, checked, changes, strict=True):
             name = f"{self.name}-{label}" if label else str(self.name)
             self.warnings.extend(doubts(recipe, one, self.start))
-            made.append(Cell(recipe.model_copy(update={"name": name}), label, one.origins))
+            named = recipe.model_copy(update={"name": name})
+            made.append(Cell(named, label, one.origins, one.nodes, self.base(change)))
         made = list({_identity(cell): cell for cell in made}.values())
         sweep = self.document.entries.get("sweep")
         here = sweep.key if sweep else self.start

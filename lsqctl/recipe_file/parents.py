@@ -65,9 +65,9 @@ def _headers() -> Iterator[Header]:
         try:
             loaded = load_found(found, abstract_ok=True)
         except RecipeError as error:
-            yield Header(
-                name, f"has {len(error.faults)} faults: lsqctl recipe check {name}", False, 0
-            )
+            count = len(error.faults)
+            told = f"has {count} fault{'s' * (count != 1)}: lsqctl recipe check {name}"
+            yield Header(name, told, False, 0)
         else:
             yield Header(name, loaded.description, loaded.abstract, len(loaded.cells))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lsqctl.recipe import Recipe
+from lsqctl.recipe import OverrideSection, Recipe
 from lsqctl.recipe_file.keys import FILE_KEYS, PATHS_OF_SWEEP, SECTIONS, VARIABLE
 
 SCHEMA_ID = "urn:lsqctl:recipe:1"
@@ -15,8 +15,8 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe *file*: bases, sweeps and left-out keys included."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    for section in SECTIONS.values():
-        definition = definitions[section.__name__]
+    for name in (*(section.__name__ for section in SECTIONS.values()), OverrideSection.__name__):
+        definition = definitions[name]
         definition.pop("required", None)  # a base may give it
         for prop in definition["properties"].values():
             _tidy(prop)
@@ -50,7 +50,7 @@ name: {name}
 description: ""            # one line for `lsqctl recipe ls`
 # extends: paper/w4a4      # the paper's bits, epochs, learning rate and weight decay
 model:
-  name: resnet8            # or a torchvision classifier, or cifar_resnet20/32/44/56/110
+  name: resnet8            # or a torchvision classifier, cifar_resnet20/32/44/56/110, timm/NAME
   weights: {{run: digits/resnet8-fp32}}   # or a file, or a torchvision weights name
 data:
   name: digits             # or mnist, fashion_mnist, cifar10, cifar100, imagenet, imagefolder
@@ -89,11 +89,19 @@ def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[
 
 def _tidy(prop: dict[str, Any]) -> None:
     """Turn our own words, ``choices`` and ``unit``, into what an editor knows."""
-    choices = prop.pop("choices", None)
-    unit = prop.pop("unit", "1")
-    if unit != "1":
+    extra: dict[str, Any] = {}
+    for part in (prop, *prop.get("anyOf", ())):  # of Bits | None they stand inside
+        extra |= {key: part.pop(key) for key in ("choices", "or_pattern", "unit") if key in part}
+    if (unit := extra.get("unit", "1")) != "1":
         prop["description"] = f"{prop.get('description', '')} ({unit})"
-    if choices and "anyOf" in prop:
-        prop["anyOf"] = [{"enum": choices}, {"type": "null"}]
-    elif choices:
-        prop["enum"] = choices
+    if "choices" not in extra:
+        return
+    ways: list[dict[str, Any]] = [{"enum": extra["choices"]}]
+    if "or_pattern" in extra:
+        ways.append({"type": "string", "pattern": extra["or_pattern"]})
+    if "anyOf" in prop:
+        ways.append({"type": "null"})
+    if len(ways) > 1:
+        prop["anyOf"] = ways
+    else:
+        prop["enum"] = extra["choices"]

@@ -14,7 +14,7 @@ _WORDS = {"true", "false", "null"}
 
 def dump(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     """Return ``recipe`` as YAML that loads back to it; ``origins`` become trailing comments."""
-    rows = list(_rows(recipe.model_dump(mode="json")))
+    rows = list(_rows(recipe.model_dump()))
     width = max(len(text) for _, text in rows) if origins else 0
     lines = []
     for key, text in rows:
@@ -26,7 +26,9 @@ def dump(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
 def scalar(value: Any) -> str:
     """Return one value in YAML 1.2's flow form."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {scalar(item)}" for key, item in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{scalar(key)}: {scalar(item)}" for key, item in value.items()) + "}"
+        )
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if not isinstance(value, str):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, update
 
-from lsqctl.facts import Checkpoint, Metric, StoredCheckpoint
+from lsqctl.facts import Checkpoint, Measured, StoredCheckpoint
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
 from lsqctl.store.database import reads, writes
-from lsqctl.store.metrics import insert_metrics
+from lsqctl.store.metrics import insert_measured
 from lsqctl.store.states import locked, own
 from lsqctl.store.tables import attempts, checkpoints, runs
 from lsqctl.store.upsert import upsert
@@ -28,16 +28,16 @@ class Checkpoints(Base):
         db: Connection,
         lease: Lease,
         checkpoint: Checkpoint,
-        metrics: Sequence[Metric] = (),
+        measured: Sequence[Measured] = (),
         forget: Sequence[Path | str] = (),
     ) -> None:
-        """Store a checkpoint together with the metrics up to it, and drop the rows of swept ones.
+        """Store a checkpoint with what was measured up to it, and drop the rows of swept ones.
 
         A best one takes the mark from the one before. Going further than ever before clears the
         run's count of failures. Raises LeaseLost.
         """
         own(db, lease)
-        insert_metrics(db, lease, metrics)
+        insert_measured(db, lease, measured)
         mine = checkpoints.c.run_id == lease.run_id
         swept = [str(directory) for directory in forget]
         db.execute(delete(checkpoints).where(mine, checkpoints.c.directory.in_(swept)))

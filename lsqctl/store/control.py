@@ -8,7 +8,7 @@ from lsqctl.errors import IllegalTransition
 from lsqctl.run import UNFINISHED, EndReason, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import now
-from lsqctl.store.database import reshapes, writes
+from lsqctl.store.database import reshapes
 from lsqctl.store.family import DEAD, fail_children, hurry_parents, put_back
 from lsqctl.store.states import locked, move, record
 from lsqctl.store.tables import runs
@@ -55,32 +55,34 @@ class Controls(Base):
         put_back(db, run_id, "retried", from_scratch=from_scratch)
         return RunState(locked(db, run_id).state)
 
-    @writes
-    def hold(self, db: Connection, run_id: str, held: bool = True) -> None:
-        """Keep an unfinished run from being claimed, or let it go.
+    @reshapes
+    def hold(self, db: Connection, *run_ids: str, held: bool = True) -> None:
+        """Keep unfinished runs from being claimed, or let them go: all, or on an error none.
 
         A running one goes on, and is held when it is put back. Raises NotFound, and
         IllegalTransition for a finished run.
         """
-        row = locked(db, run_id)
-        _check_unfinished(run_id, RunState(row.state), "held" if held else "released")
-        if row.held != held:
-            db.execute(update(runs).where(runs.c.id == run_id).values(held=held))
-            record(db, run_id, "held" if held else "unheld")
+        for run_id in run_ids:
+            row = locked(db, run_id)
+            _check_unfinished(run_id, RunState(row.state), "held" if held else "released")
+            if row.held != held:
+                db.execute(update(runs).where(runs.c.id == run_id).values(held=held))
+                record(db, run_id, "held" if held else "unheld")
 
     @reshapes
-    def prioritize(self, db: Connection, run_id: str, priority: int) -> None:
-        """Let an unfinished run be claimed before those of a lower priority.
+    def prioritize(self, db: Connection, *run_ids: str, priority: int) -> None:
+        """Let unfinished runs be claimed before those of a lower priority: all, or none.
 
-        Unfinished parents get at least as much, or they would keep it waiting. Raises NotFound,
+        Unfinished parents get at least as much, or they would keep them waiting. Raises NotFound,
         and IllegalTransition for a finished run.
         """
-        row = locked(db, run_id)
-        _check_unfinished(run_id, RunState(row.state), "given a priority")
-        if row.urgency != -priority:
-            db.execute(update(runs).where(runs.c.id == run_id).values(urgency=-priority))
-            record(db, run_id, "priority", detail=str(priority))
-        hurry_parents(db, run_id, -priority)
+        for run_id in run_ids:
+            row = locked(db, run_id)
+            _check_unfinished(run_id, RunState(row.state), "given a priority")
+            if row.urgency != -priority:
+                db.execute(update(runs).where(runs.c.id == run_id).values(urgency=-priority))
+                record(db, run_id, "priority", detail=str(priority))
+            hurry_parents(db, run_id, -priority)
 
 
 def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:

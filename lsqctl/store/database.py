@@ -30,9 +30,15 @@ _TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P03"})
 class Database:
     """One database, by URL; safe to carry across a fork."""
 
-    def __init__(self, url: URL, *, busy_seconds: float, lease_seconds: float) -> None:
+    def __init__(
+        self, url: URL, *, busy_seconds: float, lease_seconds: float, read_only: bool = False
+    ) -> None:
         self.url = url
-        self._options = {"busy_seconds": busy_seconds, "lease_seconds": lease_seconds}
+        self._options: dict[str, Any] = {
+            "busy_seconds": busy_seconds,
+            "lease_seconds": lease_seconds,
+            "read_only": read_only,
+        }
         self._engine = make_engine(url, **self._options)
         self._pid = os.getpid()
         self._inherited: list[Engine] = []
@@ -50,6 +56,13 @@ class Database:
     def sqlite(self) -> bool:
         """Whether this is SQLite."""
         return is_sqlite(self.url)
+
+    def check_there(self) -> None:
+        """Raise StoreError when SQLite's file was removed: what is written now is lost."""
+        if self.sqlite and not os.path.exists(str(self.url.database)):
+            raise StoreError(
+                f"the database {masked(self.url)} was removed; nothing can be stored in it"
+            )
 
     def close(self) -> None:
         """Close every connection."""

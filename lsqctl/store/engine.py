@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
@@ -51,11 +52,30 @@ def masked(url: URL) -> str:
     return url.set(query=query).render_as_string(hide_password=True)
 
 
-def make_engine(url: URL, *, busy_seconds: float, lease_seconds: float) -> Engine:
-    """Return an engine whose transactions are safe under several processes.  Raises StoreError."""
+def make_engine(
+    url: URL, *, busy_seconds: float, lease_seconds: float, read_only: bool = False
+) -> Engine:
+    """Return an engine whose transactions are safe under several processes.  Raises StoreError.
+
+    ``read_only`` connections can change nothing, and make no file.
+    """
     if is_sqlite(url):
-        return _sqlite(url, busy_seconds)
-    return _postgresql(url, busy_seconds, lease_seconds)
+        return _read_only_sqlite(url, busy_seconds) if read_only else _sqlite(url, busy_seconds)
+    return _postgresql(url, busy_seconds, lease_seconds, read_only=read_only)
+
+
+def _read_only_sqlite(url: URL, busy_seconds: float) -> Engine:
+    name = f"file:{quote(str(Path(str(url.database)).absolute()))}"
+    read = url.set(database=name, query={"mode": "ro", "uri": "true"})
+    engine = create_engine(read, connect_args={"timeout": busy_seconds})
+    event.listen(engine, "connect", _on_read_only_connect)
+    event.listen(engine, "begin", partial(_on_sqlite_begin, busy_seconds))
+    return engine
+
+
+def _on_read_only_connect(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA query_only=ON")
 
 
 def _sqlite(url: URL, busy_seconds: float) -> Engine:
@@ -111,7 +131,7 @@ def _began(raw: sqlite3.Connection, seconds: float) -> bool:
     return False
 
 
-def _postgresql(url: URL, busy_seconds: float, lease_seconds: float) -> Engine:
+def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool) -> Engine:
     patience = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
     try:
         from lsqctl.store.answering import AnsweringConnection
@@ -127,7 +147,8 @@ def _postgresql(url: URL, busy_seconds: float, lease_seconds: float) -> Engine:
             "tcp_user_timeout": patience * 1000,
             "keepalives_idle": patience,
             "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
-            " -c idle_in_transaction_session_timeout=60000",
+            " -c idle_in_transaction_session_timeout=60000"
+            + (" -c default_transaction_read_only=on" if read_only else ""),
         },
     )
 

@@ -11,7 +11,14 @@ from lsqctl.run import UNFINISHED, EndReason, RunState
 from lsqctl.store.columns import now
 from lsqctl.store.rows import chunks
 from lsqctl.store.states import UNOWNED, locked, move, record
-from lsqctl.store.tables import checkpoints, metric_points, metric_summaries, run_parents, runs
+from lsqctl.store.tables import (
+    checkpoints,
+    metric_points,
+    metric_summaries,
+    quantizer_stats,
+    run_parents,
+    runs,
+)
 
 DEAD = (RunState.FAILED, RunState.CANCELLED)
 IDLE = (RunState.WAITING, RunState.QUEUED)
@@ -115,8 +122,8 @@ def remaining(db: Connection) -> Remaining:
 
 
 def forget_all(db: Connection, run_id: str) -> None:
-    """Delete a run's metrics and checkpoints, for it begins again."""
-    for table in (metric_points, metric_summaries, checkpoints):
+    """Delete what a run measured and its checkpoints, for it begins again."""
+    for table in (metric_points, metric_summaries, quantizer_stats, checkpoints):
         db.execute(delete(table).where(table.c.run_id == run_id))
 
 

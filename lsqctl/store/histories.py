@@ -1,4 +1,4 @@
-"""Read the history of every run: five queries, whatever their number."""
+"""Read the history of every run: six queries, whatever their number."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ from sqlalchemy import Connection, Row, Select, case, func, select
 from lsqctl.run import EndReason, RunState
 from lsqctl.store.history import History, Try, Written
 from lsqctl.store.rows import to_event
-from lsqctl.store.tables import attempts, checkpoints, events, metric_points, results, runs
+from lsqctl.store.tables import (
+    attempts,
+    checkpoints,
+    events,
+    metric_points,
+    quantizer_stats,
+    results,
+    runs,
+)
 
 
 def histories(db: Connection) -> Iterator[History]:
     """Yield every run's history, the oldest run first."""
     happened = _by_run(db, select(events).order_by(events.c.id))
     tries = _by_run(db, select(*_ATTEMPT).order_by(attempts.c.number))
-    metrics, saved = _by_run(db, _furthest(metric_points)), _by_run(db, _furthest(checkpoints))
+    written = {kind: _by_run(db, _furthest(table)) for kind, table in _WRITTEN.items()}
     counts = _by_run(db, _results())
     for row in db.execute(select(*_RUN).order_by(runs.c.seq)):
         ended = counts[row.id][0] if row.id in counts else None
@@ -33,7 +41,7 @@ def histories(db: Connection) -> Iterator[History]:
             tries=[_to_try(one) for one in tries[row.id]],
             written=[
                 Written(kind, one.fence, one.last_step)
-                for kind, found in (("metrics", metrics), ("checkpoints", saved))
+                for kind, found in written.items()
                 for one in found[row.id]
             ],
             results=ended.results if ended else 0,
@@ -41,6 +49,11 @@ def histories(db: Connection) -> Iterator[History]:
         )
 
 
+_WRITTEN = {
+    "metrics": metric_points,
+    "quantizers' numbers": quantizer_stats,
+    "checkpoints": checkpoints,
+}
 _RUN = [runs.c[name] for name in "id state reason attempt fence lease_until".split()]
 _ATTEMPT = [
     attempts.c[name] for name in "run_id number fence finished_at reason resumed_step".split()

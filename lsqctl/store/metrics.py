@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from lsqctl.facts import Metric, MetricSummary, Progress
+from lsqctl.facts import Measured, Metric, MetricSummary, Progress, QuantizerStats
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.base import Base
@@ -18,7 +18,14 @@ from lsqctl.store.claims import progress_values
 from lsqctl.store.columns import join_float, split_float
 from lsqctl.store.database import reads, writes
 from lsqctl.store.states import own, record
-from lsqctl.store.tables import attempts, checkpoints, metric_points, metric_summaries
+from lsqctl.store.tables import (
+    attempts,
+    checkpoints,
+    metric_points,
+    metric_summaries,
+    quantizer_stats,
+)
+from lsqctl.store.telemetry import insert_stats
 from lsqctl.store.upsert import upsert
 
 _SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|bytes|time")
@@ -43,23 +50,23 @@ class Metrics(Base):
         self,
         db: Connection,
         lease: Lease,
-        metrics: Sequence[Metric],
+        measured: Sequence[Measured],
         progress: Progress | None = None,
     ) -> None:
         """Store a batch; a point that is there already is replaced.  Raises LeaseLost."""
         own(db, lease, **progress_values(progress))
-        insert_metrics(db, lease, metrics)
+        insert_measured(db, lease, measured)
         failpoint("metrics.before-commit")
 
     @writes
     def resume_at(self, db: Connection, lease: Lease, step: int | None) -> None:
-        """Forget what lies after ``step``: points, summaries, checkpoints; None forgets all.
+        """Forget what lies after ``step``: points, quantizers' numbers, checkpoints; None: all.
 
         Raises LeaseLost.
         """
         kept = -1 if step is None else step
         own(db, lease, step=max(kept, 0))
-        for table in (metric_points, checkpoints):
+        for table in (metric_points, quantizer_stats, checkpoints):
             db.execute(delete(table).where(table.c.run_id == lease.run_id, table.c.step > kept))
         _rebuild(db, lease.run_id)
         db.execute(
@@ -86,8 +93,14 @@ class Metrics(Base):
         return list(_summaries(db, run_id).values())
 
 
-def insert_metrics(db: Connection, lease: Lease, metrics: Sequence[Metric]) -> None:
-    """Store points and bring the summaries up to date; the caller holds the run's row."""
+def insert_measured(db: Connection, lease: Lease, measured: Sequence[Measured]) -> None:
+    """Store what was measured; the caller holds the run's row."""
+    insert_stats(db, lease, [one for one in measured if isinstance(one, QuantizerStats)])
+    _insert_metrics(db, lease, [one for one in measured if isinstance(one, Metric)])
+
+
+def _insert_metrics(db: Connection, lease: Lease, metrics: Sequence[Metric]) -> None:
+    """Store points and bring the summaries up to date."""
     points = {(m.name, m.split, m.step): m for m in metrics}
     upsert(db, metric_points, [_to_row(lease, metric) for metric in points.values()])
     known = _summaries(db, lease.run_id)

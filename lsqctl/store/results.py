@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,9 +11,11 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from lsqctl.errors import NotFound
 from lsqctl.facts import BoardRow, Evaluation, Result
 from lsqctl.run import RunState
+from lsqctl.scored import ScoredRun
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads, writes
+from lsqctl.store.rows import chunks
 from lsqctl.store.tables import checkpoints, results, runs
 
 _SHARED = tuple(f.name for f in fields(Result) if f.name != "evaluations")
@@ -82,6 +84,19 @@ class Results(Base):
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
 
     @reads
+    def scored_runs(self, db: Connection, run_ids: Iterable[str]) -> list[ScoredRun]:
+        """Return the headline results of these runs, hits included, oldest run first."""
+        names = [f.name for f in fields(ScoredRun) if f.name != "cell"]
+        columns = [runs.c[name] if name in _FROM_RUN else results.c[name] for name in names]
+        query = select(*columns).join(runs, runs.c.id == results.c.run_id).order_by(runs.c.seq)
+        query = query.where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
+        return [
+            ScoredRun(*row)
+            for some in chunks(sorted(set(run_ids)))
+            for row in db.execute(query.where(runs.c.id.in_(some)))
+        ]
+
+    @reads
     def board_rows(self, db: Connection) -> list[BoardRow]:
         """Return the headline results of succeeded runs, and failed runs without counts.
 
@@ -119,10 +134,17 @@ def _to_evaluation(row: Row[Any]) -> Evaluation:
 
 def _headlines(db: Connection) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
-    columns = [runs.c[name] if name in _FROM_RUN else results.c[name] for name in names]
+    last, best = results.alias("last"), results.alias("best")
+    other = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
+    columns = [
+        other[name] if name in other else (runs if name in _FROM_RUN else results).c[name]
+        for name in names
+    ]
     query = (
         select(*columns)
         .join(runs, runs.c.id == results.c.run_id)
+        .outerjoin(last, _same_variant(last, "last"))
+        .outerjoin(best, _same_variant(best, "best"))
         .where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
         .order_by(runs.c.seq)
     )
@@ -133,6 +155,11 @@ def _headlines(db: Connection) -> list[BoardRow]:
         values[state] = RunState(values[state])
         found.append(BoardRow(*values))
     return found
+
+
+def _same_variant(other: Any, selection: str) -> Any:
+    same = (other.c.run_id == results.c.run_id) & (other.c.variant == results.c.variant)
+    return same & (other.c.selection == selection)
 
 
 def _failed(db: Connection) -> list[BoardRow]:

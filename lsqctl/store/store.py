@@ -26,6 +26,7 @@ from lsqctl.store.results import Results
 from lsqctl.store.sight import Sights
 from lsqctl.store.standing import Standings
 from lsqctl.store.sweeps import Sweeps
+from lsqctl.store.telemetry import Telemetry
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -35,6 +36,7 @@ class Store(
     Enqueues,
     Claims,
     Metrics,
+    Telemetry,
     Checkpoints,
     Reaper,
     Controls,
@@ -62,6 +64,10 @@ class Store(
         """The database's URL for people, its password hidden."""
         return masked(self._database.url)
 
+    def check_there(self) -> None:
+        """Raise StoreError when the file of the database was removed since it was opened."""
+        self._database.check_there()
+
     def close(self) -> None:
         """Close every connection; a later call opens new ones."""
         self._database.close()
@@ -83,17 +89,24 @@ def open_store(
     *,
     lease_seconds: float = 30.0,
     migrate: bool = True,
+    read_only: bool = False,
     busy_seconds: float = BUSY_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Store:
     """Open the database at ``url``, made or upgraded first where it must be.
 
     ``sqlite:///PATH`` or ``postgresql+psycopg://USER@HOST/NAME``. ``clock`` gives this process's
-    monotonic seconds. Raises StoreError for a database that is unreachable, unsafe or newer.
+    monotonic seconds. A ``read_only`` store makes and upgrades nothing, and its connections refuse
+    every write. Raises StoreError for a database that is unreachable, unsafe or newer.
     """
-    database = Database(parse_url(url), busy_seconds=busy_seconds, lease_seconds=lease_seconds)
+    database = Database(
+        parse_url(url),
+        busy_seconds=busy_seconds,
+        lease_seconds=lease_seconds,
+        read_only=read_only,
+    )
     try:
-        ensure_schema(database, migrate=migrate)
+        ensure_schema(database, migrate=migrate and not read_only)
     except BaseException:
         database.close()
         raise

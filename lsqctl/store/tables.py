@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -16,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.types import TypeEngine
 
 from lsqctl.store.columns import UtcDateTime
 
@@ -32,6 +35,11 @@ metadata = MetaData(
 
 def _run_key() -> Column[str]:
     return Column("run_id", Text, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
+
+
+def _wanted(kind: type[TypeEngine[Any]], names: str) -> list[Column[Any]]:
+    """Return columns of one type that are never empty."""
+    return [Column(name, kind, nullable=False) for name in names.split()]
 
 
 workers = Table(
@@ -175,6 +183,15 @@ metric_summaries = Table(
     sqlite_with_rowid=False,
 )
 
+quantizer_stats = Table(
+    "quantizer_stats",
+    metadata,
+    _run_key(),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("fence", Text, nullable=False),
+    Column("stats", LargeBinary, nullable=False),  # every quantizer, as store/telemetry.py packs it
+)
+
 checkpoints = Table(
     "checkpoints",
     metadata,
@@ -198,36 +215,20 @@ results = Table(
     Column("headline", Boolean, nullable=False),
     Column("n_correct", BigInteger, nullable=False),
     Column("n_correct_top5", BigInteger),
-    Column("n_total", BigInteger, nullable=False),
-    Column("step", BigInteger, nullable=False),
-    Column("dataset", Text, nullable=False),
-    Column("split", Text, nullable=False),
-    Column("arch", Text, nullable=False),
-    Column("method", Text, nullable=False),
-    Column("weight_bits", Integer, nullable=False),
-    Column("act_bits", Integer, nullable=False),
-    Column("first_last_bits", Text, nullable=False),
-    Column("granularity", Text, nullable=False),
-    Column("params", BigInteger, nullable=False),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("naive_bytes", BigInteger, nullable=False),
-    Column("macs", BigInteger, nullable=False),
-    Column("bops", BigInteger, nullable=False),
+    *_wanted(BigInteger, "n_total step"),
+    *_wanted(Text, "dataset split arch method"),
+    *_wanted(Integer, "weight_bits act_bits"),
+    *_wanted(Text, "first_last_bits granularity"),
+    *_wanted(BigInteger, "params size_bytes naive_bytes macs bops"),
     Column("epochs", Integer, nullable=False),
     Column("train_seconds", Double, nullable=False),
     Column("peak_mem_bytes", BigInteger, nullable=False),
-    Column("device", Text, nullable=False),
-    Column("torch", Text, nullable=False),
-    Column("precision", Text, nullable=False),
-    Column("deterministic", Text, nullable=False),
-    Column("data_digest", Text, nullable=False),
-    Column("preprocessing", Text, nullable=False),
+    *_wanted(Text, "device torch precision deterministic data_digest preprocessing"),
     Column("fp32_n_correct", BigInteger),
     Column("fp32_n_total", BigInteger),
     Column("notes", Text, nullable=False),
     Column("verified", Boolean),
-    Column("checkpoint_path", Text, nullable=False),
-    Column("checkpoint_sha256", Text, nullable=False),
+    *_wanted(Text, "checkpoint_path checkpoint_sha256"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("hits", LargeBinary, nullable=False),  # last: rows are read without touching it
 )

@@ -13,7 +13,7 @@ from lsqctl.training.cifar import LAYOUTS, read_cifar
 from lsqctl.training.digits import Arrays, read_digits
 from lsqctl.training.idx_files import read_idx_set
 from lsqctl.training.images import MemoryImages, TrainEval
-from lsqctl.training.locate import check_present, missing
+from lsqctl.training.locate import check_classes, check_present, missing
 
 
 def open_dataset(data: DataSection, data_dir: Path, *, workers: int = 0) -> TrainEval:
@@ -29,7 +29,7 @@ def open_dataset(data: DataSection, data_dir: Path, *, workers: int = 0) -> Trai
         raise missing(data.name, data_dir)
     train, test = (_in_memory(arrays, data) for arrays in found[:2])
     facts = DATASETS[data.name]
-    mean, std = _normalization(data)
+    mean, std = normalization(data)
     return TrainEval(
         train,
         test,
@@ -72,7 +72,7 @@ def _open_folder(data: DataSection, data_dir: Path, workers: int) -> TrainEval:
         )
     train = FolderImages(train_files, data, workers=workers)
     evaluation = FolderImages(eval_files, data, workers=workers)
-    mean, std = _normalization(data)
+    mean, std = normalization(data)
     return TrainEval(
         train,
         evaluation,
@@ -97,6 +97,7 @@ def _files(folder: Path, name: str) -> tuple[list[tuple[str, int]], list[str]]:
         )
     from torchvision.datasets import ImageFolder
 
+    check_classes(folder)
     try:
         found = ImageFolder(str(folder))
     except FileNotFoundError as error:
@@ -104,7 +105,8 @@ def _files(folder: Path, name: str) -> tuple[list[tuple[str, int]], list[str]]:
     return found.samples, found.classes
 
 
-def _normalization(data: DataSection) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalization(data: DataSection) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the deviation, per channel of pixels in 0..1."""
     facts = DATASETS[data.name]
     if data.normalize == "imagenet":
         return IMAGENET_MEAN, IMAGENET_STD

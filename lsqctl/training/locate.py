@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,12 +20,36 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "imagefolder": ("imagefolder/train",),
 }
 
+# What torchvision's ImageFolder takes for an image; a test holds it equal.
+IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 
 def check_present(name: str, data_dir: Path) -> None:
     """Raise DataError, naming the places looked in, when nothing of the dataset is there."""
     places = PLACES[name]
     if places and not any((data_dir / place).exists() for place in places):
         raise missing(name, data_dir)
+    for split in ("train", "val") if DATASETS[name].folder else ():
+        check_classes(data_dir / name / split)
+
+
+def check_classes(split: Path) -> None:
+    """Raise DataError for a class, a folder in ``split``, without an image; no file is opened."""
+    classes = sorted(one for one in split.glob("*") if one.is_dir())
+    if empty := [one for one in classes if not _has_image(one)]:
+        more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise DataError(
+            f"{empty[0]} has no image{more}: every class needs some ({' '.join(IMAGES)}); remove "
+            "the folder, or fill it"
+        )
+
+
+def _has_image(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(
+            _has_image(Path(one)) if one.is_dir() else one.name.lower().endswith(IMAGES)
+            for one in entries
+        )
 
 
 def missing(name: str, data_dir: Path) -> DataError:

@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from lsqctl.facts import Evaluation, Result
-from lsqctl.quant import left_layers, model_cost
+from lsqctl.quant import NONE_BITS, ModelCost, left_layers, model_cost, quantized_layers
+from lsqctl.quant.cost import OTHER
 from lsqctl.recipe import QuantSection, Recipe
-from lsqctl.training.cursor import Tally
+from lsqctl.training.cursor import Cursor
 from lsqctl.training.folders import folder_of
 from lsqctl.training.runtime import circumstances, peak_memory
 from lsqctl.training.session import Session
@@ -21,15 +23,15 @@ def result(session: Session) -> Result:
     recipe, feed, cursor = session.recipe, session.feed, session.cursor
     cost = model_cost(session.model, feed.input_shape)
     return Result(
-        evaluations=evaluations(recipe, session.job.run_dir, cursor.last, cursor.best),
+        evaluations=evaluations(recipe, session.job.run_dir, cursor),
         dataset=recipe.data.name,
         split=feed.dataset.split,
         arch=recipe.model.name,
         method=method(recipe),
         weight_bits=recipe.quant.weight_bits,
         act_bits=recipe.quant.act_bits,
-        first_last_bits=first_last_bits(recipe.quant),
-        granularity="per-channel" if recipe.quant.per_channel else "per-tensor",
+        first_last_bits=first_last_bits(cost),
+        granularity=granularity(session.model),
         params=cost.params,
         size_bytes=cost.size_bytes,
         naive_bytes=cost.naive_bytes,
@@ -50,17 +52,25 @@ def result(session: Session) -> Result:
     )
 
 
-def evaluations(
-    recipe: Recipe, run_dir: Path, last: Tally | None, best: Tally | None
-) -> tuple[Evaluation, ...]:
-    """Return the last epoch's row and, after training, the best one's; one is the headline."""
-    headline = recipe.train.headline if recipe.train.epochs else "last"
-    rows = {"last": last, "best": best if recipe.train.epochs else None}
+def evaluations(recipe: Recipe, run_dir: Path, cursor: Cursor) -> tuple[Evaluation, ...]:
+    """Return a row for each variant and selection that was counted; one is the headline.
+
+    After training the best epoch has rows beside the last one's.
+    """
+    train = recipe.train
+    selected = train.headline if train.epochs else "last"
+    rows = {
+        ("raw", "last"): cursor.last,
+        ("raw", "best"): cursor.best if train.epochs else None,
+        ("ema", "last"): cursor.ema_last,
+        ("ema", "best"): cursor.ema_best,
+        ("bn", "last"): cursor.bn_last,
+    }
     return tuple(
         Evaluation(
-            variant="raw",
+            variant=variant,
             selection=selection,
-            headline=selection == headline,
+            headline=(variant, selection) == (train.headline_variant, selected),
             n_correct=tally.n_correct,
             n_correct_top5=tally.n_correct_top5,
             n_total=tally.n_total,
@@ -68,22 +78,31 @@ def evaluations(
             step=tally.step,
             checkpoint=str(folder_of(run_dir, tally.step)),
         )
-        for selection, tally in rows.items()
+        for (variant, selection), tally in rows.items()
         if tally
     )
 
 
 def method(recipe: Recipe) -> str:
-    """Return ``fp32`` or ``lsq``, with ``+kd`` where a teacher took part."""
-    name = "lsq" if recipe.quant.spec().quantized else "fp32"
+    """Return ``fp32`` or ``lsq``; ``+offset`` is LSQ+'s, ``+kd`` says that a teacher took part."""
+    quant = recipe.quant
+    settings = (quant.act_offset, *(one.act_offset for one in quant.overrides.values()))
+    offset = "learned" in settings
+    name = "lsq" + ("+offset" if offset else "") if quant.spec().quantized else "fp32"
     return name + ("+kd" if recipe.distill else "")
 
 
-def first_last_bits(quant: QuantSection) -> str:
+def first_last_bits(cost: ModelCost) -> str:
     """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs."""
-    first = f"w{quant.first_weight_bits}a{quant.first_act_bits}"
-    last = f"w{quant.last_weight_bits}a{quant.last_act_bits}"
-    return first if first == last else f"{first}/{last}"
+    layers = [f"w{one.weight_bits}a{one.act_bits}" for one in cost.layers if one.name != OTHER]
+    return "/".join(dict.fromkeys((layers[0], layers[-1])))
+
+
+def granularity(model: nn.Module) -> str:
+    """Return whether weights have a step a tensor, a step a channel, or some this and some that."""
+    found = [one.weight_quantizer for one in quantized_layers(model).values()]
+    kinds = {one.spec.per_channel for one in found if one is not None} or {False}
+    return "mixed" if len(kinds) > 1 else "per-channel" if kinds == {True} else "per-tensor"
 
 
 def notes(session: Session) -> list[str]:
@@ -91,10 +110,27 @@ def notes(session: Session) -> list[str]:
     found = list(session.feed.dataset.notes)
     if session.recipe.train.headline == "best" and session.recipe.train.epochs:
         found.append("the epoch was selected on the evaluation split")
+    if session.recipe.train.headline_variant == "ema":
+        found.append("counted from averaged weights (EMA)")
+    if session.recipe.train.headline_variant == "bn":
+        found.append("counted with batch norm statistics estimated again after training")
+    if skipped := session.cursor.skipped_before:
+        found.append(f"fp16 overflowed in {skipped} of {session.cursor.step} steps, left out")
     left = left_layers(session.model)
     if session.positive is not None and left:
         found.append(f"left in fp32: {', '.join(left)}")
-    return [*found, *suspect(session)]
+    return [*found, *unlike_the_paper(session.recipe.quant), *suspect(session)]
+
+
+def unlike_the_paper(quant: QuantSection) -> list[str]:
+    """Return what the columns of bits do not tell."""
+    found = []
+    if quant.residual_bits != NONE_BITS:
+        found.append(f"inputs of residual additions at {quant.residual_bits} bits")
+    for glob, one in quant.overrides.items():
+        values = ", ".join(f"{key} {value}".lower() for key, value in one.model_dump().items())
+        found.append(f"{glob}: {values}")
+    return found
 
 
 def suspect(session: Session) -> list[str]:

@@ -14,7 +14,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from lsqctl.errors import LeaseLost, StoreError
-from lsqctl.facts import Checkpoint, Compiled, Fact, Metric, Note, Progress, Result, Resumed
+from lsqctl.facts import (
+    Checkpoint,
+    Compiled,
+    Fact,
+    Measured,
+    Metric,
+    Note,
+    Progress,
+    QuantizerStats,
+    Result,
+    Resumed,
+)
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, Lease
 from lsqctl.worker.patience import patiently, pause_after
@@ -50,7 +61,7 @@ class Recorder:
         self._stop = stop
         self._clock = clock
         self._spool = Spool(run_dir, lease.attempt)
-        self._metrics: list[Metric] = []
+        self._measured: list[Measured] = []
         self._progress: Progress | None = None
         self._notes: list[Note] = []
         self._failures = 0
@@ -85,9 +96,9 @@ class Recorder:
         Raises StoreError when the database stays away at the start, a checkpoint or the finish.
         """
         match fact:
-            case Metric():
+            case Metric() | QuantizerStats():
                 self._spool.keep(fact)
-                self._metrics.append(fact)
+                self._measured.append(fact)
             case Progress():
                 self._progress = fact
             case Resumed():
@@ -142,9 +153,9 @@ class Recorder:
         while self._notes:
             self._store.note(self._lease, self._notes[0].text)
             del self._notes[0]
-        if self._metrics or self._progress:
-            self._store.log_metrics(self._lease, self._metrics, progress=self._progress)
-            self._metrics, self._progress = [], None
+        if self._measured or self._progress:
+            self._store.log_metrics(self._lease, self._measured, progress=self._progress)
+            self._measured, self._progress = [], None
 
     def _keep(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint with the metrics up to it, and forget those swept from the disk."""
@@ -152,13 +163,13 @@ class Recorder:
         self._store.record_checkpoint(
             self._lease,
             checkpoint,
-            metrics=self._metrics,
+            measured=self._measured,
             forget=[
                 *checkpoint.replaces,
                 *(one.directory for one in known if not Path(one.directory).exists()),
             ],
         )
-        self._metrics = []
+        self._measured = []
 
     def _finish(self, result: Result) -> None:
         try:

@@ -1,6 +1,6 @@
-"""A run's metrics that the database does not hold yet, kept in a file until it does.
+"""What a run measured and the database does not hold yet, kept in a file until it does.
 
-Every metric goes into ``spool-<attempt>.jsonl`` in the run's folder the moment it is measured, and
+Every number goes into ``spool-<attempt>.jsonl`` in the run's folder the moment it is measured, and
 the file is emptied when the database has them. So neither a process that is killed nor a database
 that is locked, full or away loses any: the supervisor takes them in before it ends the attempt, or
 else the next attempt those up to the step that it goes on from. Both do so under their fence.
@@ -12,10 +12,11 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.facts import Metric
+from lsqctl.facts import Measured, Metric, QuantizerStats
 from lsqctl.run import Lease
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ class Spool:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path, flags, 0o600)
 
-    def keep(self, metric: Metric) -> None:
-        """Append one metric."""
-        line = json.dumps([metric.name, metric.split, metric.step, metric.value])
+    def keep(self, one: Measured) -> None:
+        """Append one line: a list for a metric, an object for a quantizer's numbers."""
+        line = json.dumps(list(astuple(one)) if isinstance(one, Metric) else asdict(one))
         self._holds_some = True
         if self._fd is not None:
             with contextlib.suppress(OSError):  # a line cut short is passed over when read
@@ -64,9 +65,9 @@ class Spool:
         if not (keep and self._holds_some):
             self.path.unlink(missing_ok=True)
 
-    def left_by_others(self) -> list[Metric]:
+    def left_by_others(self) -> list[Measured]:
         """Return what earlier attempts could not store, oldest first."""
-        return [metric for path in self._others() for metric in _read(path)]
+        return [one for path in self._others() for one in _read(path)]
 
     def forget_others(self) -> None:
         """Remove the files of earlier attempts."""
@@ -82,13 +83,17 @@ def take_in(store: Store, lease: Lease, run_dir: Path) -> None:
     """Store what an attempt's trainer left in its spool, and remove it.  Raises LeaseLost."""
     path = run_dir / _NAME.format(lease.attempt)
     with contextlib.suppress(FileNotFoundError):
-        if metrics := list(_read(path)):
-            store.log_metrics(lease, metrics)
+        if measured := list(_read(path)):
+            store.log_metrics(lease, measured)
         path.unlink()
 
 
-def _read(path: Path) -> Iterator[Metric]:
+def _read(path: Path) -> Iterator[Measured]:
     for line in path.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError, TypeError):  # the last line of a process killed in it
-            name, split, step, value = json.loads(line)
-            yield Metric(str(name), str(split), int(step), float(value))
+            values = json.loads(line)
+            if isinstance(values, dict):
+                yield QuantizerStats(**values)
+            else:
+                name, split, step, value = values
+                yield Metric(str(name), str(split), int(step), float(value))

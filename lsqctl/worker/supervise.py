@@ -29,6 +29,7 @@ from lsqctl.worker.settlement import settle
 from lsqctl.worker.signals import handled
 
 TICK_SECONDS = 0.1
+_THERE_SECONDS = 1.0
 
 
 class Supervisor:
@@ -62,7 +63,7 @@ class Supervisor:
     def run(self) -> int:
         """Work until done or stopped; return 0, or 128 + the signal's number.
 
-        Raises UsageError when our name is taken.
+        Raises UsageError when our name is taken, StoreError when the database was removed.
         """
         gone = provably_gone if self._options.own_name else None
         self._store.register_worker(self._identity, alone=gone)
@@ -70,6 +71,8 @@ class Supervisor:
             try:
                 self._launcher.start()
                 while not self._finished():
+                    if self._schedule.due("there", _THERE_SECONDS):
+                        self._store.check_there()
                     self._guarded(self.turn)
                     self._guarded(self._observer.tick)
                     time.sleep(TICK_SECONDS)

@@ -135,7 +135,8 @@ def test_recipes_that_wait_for_each_other_are_refused(here):
 
 
 def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
-    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: digits}\n"
+    (here.data_dir / "imagefolder" / "train").mkdir(parents=True)
+    text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: imagefolder}\n"
     Path("t.yaml").write_text(text)
     with pytest.raises(DataError, match="IMAGENET1K_V9"):
         planned(here, "t.yaml")
@@ -230,3 +231,57 @@ def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, mo
     assert run.recipe["train"]["momentum"] == 0.9
     assert run.snapshot["code_sha256"]
     assert "canary" not in str(run)
+
+
+def test_a_missing_file_of_public_weights_says_where_it_is_published(here):
+    Path("pub.yaml").write_text(
+        "model: {name: cifar_resnet20, weights: cifar-resnet/resnet20-12fca82f.th}\n"
+        "data: {name: digits}\n"
+    )
+    said = r"no file cifar-resnet/.*akamaster/pytorch_resnet_cifar10 \(BSD-2\).*-scratch"
+    with pytest.raises(DataError, match=said):
+        planned(here, "pub.yaml")
+
+
+@pytest.mark.parametrize("key", ["model.weights", "distill.teacher"])
+def test_weights_of_another_number_of_classes_are_refused_before_anything_is_queued(here, key):
+    (here.home.parent / "hundred.yaml").write_text(BASE.replace("digits", "cifar100"))
+    section = key.partition(".")[0]
+    for reference, words in (
+        ("{run: hundred}", "`hundred` was trained for 100 classes, and digits has 10"),
+        ("IMAGENET1K_V1", "`IMAGENET1K_V1` was trained for 1,000 classes, and digits has 10"),
+    ):
+        sets = [f"model.name={'resnet8' if 'run' in reference else 'resnet18'}"]
+        (here.home.parent / "x.yaml").write_text(BASE)
+        value = reference if section == "model" else f"{{teacher: {reference}}}"
+        sets.append(f"{key if section == 'model' else 'distill'}={value}")
+        with pytest.raises(UsageError, match=f"{key}: {words}"):
+            planned(here, "x.yaml", sets=sets)
+
+
+def test_a_class_without_an_image_is_named_before_anything_is_queued(here):
+    root = here.data_dir / "imagefolder"
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            (root / split / name / "1.JPEG").touch()
+    (here.home.parent / "x.yaml").write_text(BASE.replace("digits", "imagefolder"))
+    assert planned(here, "x.yaml")
+    (root / "val" / "dog" / "1.JPEG").rename(root / "val" / "dog" / "1.txt")
+    with pytest.raises(DataError, match=r"val/dog has no image: every class needs some"):
+        planned(here, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("quant.overrides", "{stem*: {weight_bits: 8}}", r"`quant\.overrides\.stem\*`: matches no"),
+        ("quant.residual_bits", "8", "`quant.residual_bits`: squeezenet1_0 has no residual"),
+    ],
+)
+def test_what_names_no_layer_of_the_network_is_refused_with_its_place(here, key, value, what):
+    leaf = key.partition(".")[2]
+    text = f"model: {{name: squeezenet1_0}}\ndata: {{name: digits}}\nquant:\n  {leaf}: {value}\n"
+    (here.home.parent / "x.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=rf"x\.yaml:4:\d+: error\[R107\]: {what}"):
+        planned(here, "x.yaml")

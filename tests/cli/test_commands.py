@@ -49,12 +49,13 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 
 
 def test_the_promised_commands_are_there():
-    promised = """submit run worker leaderboard export verify doctor
+    promised = """submit run worker leaderboard compare export verify doctor
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         runs:rm runs:gc runs:tag runs:note watch wait
-        recipe:ls recipe:show recipe:check recipe:schema recipe:new
+        recipe:ls recipe:show recipe:check recipe:diff recipe:schema recipe:new
         runs:hold runs:release runs:priority
-        sweep:ls sweep:status sweep:resume data:fetch db:upgrade db:check db:backup"""
+        sweep:ls sweep:status sweep:resume references:ls references:add
+        references:import:pwc data:fetch db:upgrade db:check db:backup"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
@@ -65,6 +66,7 @@ def test_the_promised_commands_are_there():
         ["runs", "show", "@last"],
         ["runs", "diff", "@last", "@last~1"],
         ["leaderboard"],
+        ["compare", "tiny", "tiny"],
         ["sweep", "status"],
         ["sweep", "ls"],
         ["sweep", "resume", "--dry-run"],
@@ -76,6 +78,8 @@ def test_the_promised_commands_are_there():
         ["wait", "@last~1"],
         ["runs", "gc"],
         ["runs", "rm", "@last", "--dry-run"],
+        ["references", "ls"],
+        ["leaderboard", "--view", "pwc"],
         ["recipe", "ls"],
         ["recipe", "show", "digits/resnet8-lsq"],
         ["recipe", "check", "tiny.yaml"],
@@ -97,6 +101,19 @@ def test_runs_show_in_json_has_the_complete_recipe_and_what_was_measured(worked)
     assert data["results"][0]["n_total"] == 540
     assert data["snapshot"]["code_sha256"]
     assert data["attempts"][0]["circumstances"]["threads"] == 1
+
+
+def test_runs_show_tells_the_cost_of_a_run_and_of_its_layers(worked):
+    ids = worked("runs", "ls", "-q", "--state", "succeeded").stdout.split()
+    stored = json.loads(worked("runs", "show", ids[0], "--json").stdout)["cost"]
+    counted = json.loads(worked("runs", "show", ids[0], "--cost", "--json").stdout)["cost"]
+    assert stored == {key: counted[key] for key in stored}
+    assert sum(layer["bops"] for layer in counted["layers"]) == stored["bops"] > 0
+    told = worked("runs", "show", ids[0], "--cost").stdout
+    assert "\ncost\t300 kB (naive 300 kB), 0.75 MMAC, 0.77 GBOP\n" in told
+    assert "\nlayer1.0.conv1\t32\t32\t2,304\t" in told
+    queued = worked("runs", "ls", "-q", "--state", "queued").stdout.split()[0]
+    assert json.loads(worked("runs", "show", queued, "--json").stdout)["cost"] is None
 
 
 def test_quiet_prints_ids_only_and_any_unique_prefix_finds_the_run(worked):
@@ -241,7 +258,7 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
 
 
 def test_version_names_commit_and_schema(cli):
-    assert "schema 0002" in cli("--version").stdout
+    assert "schema 0003" in cli("--version").stdout
 
 
 def test_a_traceback_comes_only_with_debug(cli):

@@ -94,6 +94,7 @@ def board_rows(draw, texts=NOTE, max_size=24):
                 notes=draw(texts),
                 device=draw(texts),
                 created_at=START + timedelta(seconds=draw(st.integers(0, 3))),
+                n_correct_best=draw(st.none() | st.just(total)),
             )
         )
     return rows

@@ -35,7 +35,8 @@ CONTRACT = (
     "top5_mean, fp32_top1, delta_fp32, eval_n, params, size_bytes, gmacs, gbops, pareto_optimal, "
     "epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, deterministic, state, "
     "n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256, code_commit, "
-    "code_dirty, created_at, notes, origin, source_kind, source_url, selected_on_test"
+    "code_dirty, created_at, notes, origin, source_kind, source_url, selected_on_test, "
+    "top1_last_epoch, top1_best_epoch, suspect"
 )
 
 
@@ -138,8 +139,8 @@ def test_columns_of_a_later_version_are_ignored():
     [
         ("", "expected column `rank`, got ``"),
         (",".join(NAMES).replace("arch", "arhc"), r"`arch`, got `arhc`; did you mean `arch`\?"),
-        (",".join(NAMES) + "\n1,x\n", "row 2: 2 cells where 48 belong"),
-        (",".join(NAMES) + "\nfirst" + "," * 47 + "\n", "row 2: `rank` is no number: 'first'"),
+        (",".join(NAMES) + "\n1,x\n", "row 2: 2 cells where 51 belong"),
+        (",".join(NAMES) + "\nfirst" + "," * 50 + "\n", "row 2: `rank` is no number: 'first'"),
         ('"unclosed', "not a leaderboard CSV"),
     ],
 )

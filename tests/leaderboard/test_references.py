@@ -3,7 +3,13 @@
 import pytest
 
 from lsqctl.errors import DataError, NotFound
-from lsqctl.leaderboard.references import PWC_PAGE, load_references, select_references
+from lsqctl.leaderboard.references import (
+    ABLATIONS,
+    PWC_PAGE,
+    load_references,
+    select_references,
+)
+from lsqctl.recipe.catalog import MODEL_NAMES
 
 REFERENCES = load_references()
 
@@ -63,12 +69,32 @@ def test_table_1_of_the_paper_is_complete_and_right():
     shipped = {
         (r.model, r.weight_bits, r.act_bits): (r.fp32_top1, r.top1, r.top5)
         for r in select_references(REFERENCES, page="lsq-table-1")
+        if r.weight_bits != 32
     }
     assert shipped == {
         (f"{net} LSQ W{bits}A{bits}", bits, bits): (fp32, top1, top5)
         for net, (fp32, cells) in TABLE_1.items()
         for bits, (top1, top5) in cells.items()
     }
+
+
+def test_the_papers_full_precision_networks_are_there_with_top_5():
+    shipped = {r.model: (r.top1, r.top5) for r in REFERENCES if r.method == "full precision"}
+    papers = {name: values for name, values in shipped.items() if name.endswith("(paper)")}
+    top5 = {"18": 89.6, "34": 91.8, "50": 93.4, "101": 94.1, "152": 94.3}
+    assert papers == {
+        f"{net} full precision (paper)": (fp32, top5.get(net.removeprefix("ResNet-")))
+        for net, (fp32, _) in TABLE_1.items()
+    }
+
+
+def test_ablations_are_no_yardstick_for_the_papers_recipe():
+    rows = select_references(REFERENCES, page=ABLATIONS)
+    assert sorted(r.top1 for r in rows) == [64.2, 67.2, 67.3, 67.3, 67.4]
+
+
+def test_every_network_is_spelled_as_recipes_spell_it():
+    assert {r.arch for r in REFERENCES} <= set(MODEL_NAMES)
 
 
 @pytest.mark.parametrize(("model", "top1"), OTHERS.items())
@@ -122,7 +148,7 @@ def test_one_name_for_two_rows_of_a_dataset_is_refused():
 def test_references_are_chosen_by_dataset():
     chosen = select_references(REFERENCES, datasets=["cifar10", "digits"])
     assert {r.dataset for r in chosen} == {"cifar10"}
-    assert len(chosen) == 3
+    assert len(chosen) == 4
 
 
 def test_an_unknown_page_is_answered_with_the_nearest_one():

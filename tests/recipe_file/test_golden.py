@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lsqctl.api.layers import check_layers
 from lsqctl.cli.faults import format_faults, format_summary
 from lsqctl.errors import RecipeError
 from lsqctl.recipe_file import load
@@ -19,10 +20,11 @@ BAD = sorted(path.name for path in GOLDEN.glob("*.yaml"))
 
 def said_of(name: str) -> str:
     try:
-        load(Path(name))
+        faults = check_layers([load(Path(name))])
     except RecipeError as error:
-        return format_faults(error.faults) + "\n" + format_summary(error.faults, name) + "\n"
-    raise AssertionError(f"{name} was accepted")
+        faults = list(error.faults)
+    assert faults, f"{name} was accepted"
+    return format_faults(faults) + "\n" + format_summary(faults, name) + "\n"
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -136,6 +136,7 @@ def test_every_code_is_raised_somewhere_and_explained():
         ("quant: {per_channel: true}", "W003"),
         ("quant: {weight_bits: 4, percentile: 99}", "W003"),
         ("train: {epochs: 0}", "W004"),
+        ("quant: {weight_bits: 4, act_offset: learned}", "W003"),
     ],
 )
 def test_a_likely_mistake_is_a_warning_and_runs(folder, text, code):

@@ -186,7 +186,7 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data(), held=st.booleans())
     def hold(self, data: Any, held: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.ids)))
-        self.store.hold(self.ids[name], held)
+        self.store.hold(self.ids[name], held=held)
         self.model.runs[name].held = held
 
     @precondition(lambda self: self.ids)

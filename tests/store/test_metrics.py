@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lsqctl.errors import NotFound
-from lsqctl.facts import Metric, MetricSummary, Progress
+from lsqctl.errors import LeaseLost, NotFound
+from lsqctl.facts import Metric, MetricSummary, Progress, QuantizerStats
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store
-from tests.store.samples import checkpoint, evaluation, new, result, submit, take
+from tests.store.samples import checkpoint, evaluation, new, result, submit, take, zombie
 
 VALUES = [0.1, -1e300, 5e-324, math.nan, math.inf, -math.inf, 0.0]
 points = st.builds(
@@ -145,6 +145,20 @@ def test_a_result_comes_back_as_it_was_and_its_headline_is_on_the_board(store: S
     assert (good.checkpoint_sha256, good.code_commit, good.code_dirty) == ("sha-100", "abc", False)
     assert (bad.name, bad.state, bad.n_correct, bad.weight_bits) == ("b", RunState.FAILED, None, 4)
     assert bad.notes == "too big"
+    assert (good.n_correct_last, good.n_correct_best, bad.n_correct_best) == (9, 10, None)
+
+
+def test_a_run_is_scored_by_its_headline_with_its_hits(store: Store) -> None:
+    submit(store, new("a"), new("b"))
+    claim = take(store)
+    store.finish(
+        claim.lease, result(evaluation(selection="best", headline=False), evaluation(n_correct=8))
+    )
+    ids = [run.id for run in store.runs()]
+    (scored,) = store.scored_runs([*ids, "unknown"])
+    assert (scored.run_id, scored.name, scored.seed) == (claim.run.id, "a", 0)
+    assert (scored.selection, scored.n_correct, scored.n_total) == ("last", 8, 10)
+    assert (scored.hits, scored.data_digest, scored.cell) == (b"\xff\x40", "d", "")
 
 
 def test_a_result_is_marked_when_it_was_measured_again(store: Store) -> None:
@@ -159,3 +173,36 @@ def test_a_result_is_marked_when_it_was_measured_again(store: Store) -> None:
         store.mark_verified(claim.run.id, ("ema", "last"), verified=True)
     with pytest.raises(NotFound, match="ema"):
         store.hits(claim.run.id, "ema", "last")
+
+
+def stats(name: str, step: int, **changes: Any) -> QuantizerStats:
+    values: dict[str, Any] = {"bits": 4, "signed": True, "epoch": step // 10, "codes_used": 15}
+    values |= dict.fromkeys(("step_size", "step_size_min", "step_size_max"), 0.1 + step)
+    values |= {"kind": "weight", "clip_fraction": 0.1, "n_codes": 16, "n_values": 99} | changes
+    return QuantizerStats(name=name, step=step, **values)
+
+
+def test_what_was_seen_of_quantizers_comes_back_and_is_cut_back_like_points(store: Store) -> None:
+    submit(store, new("a"), new("other"))
+    claim, other = take(store), take(store)
+    whole = [stats(name, step) for step in (10, 20, 30) for name in ("z", "a", "m")]
+    odd = [stats("a", 20, r_ratio=math.inf, oscillation_rate=0.5, clamped=3), whole[5]]
+    for lease in (claim.lease, other.lease):
+        store.log_metrics(lease, [Metric("top1", "test", 10, 1.0), *whole[:4]])  # half an epoch
+        store.record_checkpoint(lease, checkpoint(30), whole[4:])
+    assert store.quantizer_stats(claim.run.id) == whole
+    store.log_metrics(claim.lease, odd)  # replaces
+    assert store.quantizer_stats(claim.run.id) == [*whole[:4], odd[0], *whole[5:]]
+    store.resume_at(claim.lease, 10)
+    assert store.quantizer_stats(claim.run.id) == whole[:3]
+    store.resume_at(claim.lease, None)
+    assert store.quantizer_stats(claim.run.id) == []
+    assert store.quantizer_stats(other.run.id) == whole
+
+
+def test_no_zombie_writes_what_it_saw_of_quantizers(store: Store) -> None:
+    submit(store, new("a"))
+    claim = take(store)
+    with pytest.raises(LeaseLost):
+        store.log_metrics(zombie(claim.lease), [stats("a", 10)])
+    assert store.quantizer_stats(claim.run.id) == []

@@ -48,12 +48,12 @@ def set_revision(url: str, revision: str) -> None:
 
 def test_a_newer_schema_is_refused_with_both_versions(url: str) -> None:
     set_revision(url, "9999")
-    with pytest.raises(StoreError, match=r"9999.*0002"):
+    with pytest.raises(StoreError, match=r"9999.*0003"):
         open_store(url)
 
 
 def test_an_older_schema_is_left_alone_when_nothing_may_be_upgraded(url: str) -> None:
-    with pytest.raises(StoreError, match=r"none.*0002"):
+    with pytest.raises(StoreError, match=r"none.*0003"):
         open_store(url, migrate=False)
     open_store(url).close()
     open_store(url, migrate=False).close()
@@ -63,8 +63,8 @@ LATER = '''
 """A later revision that alters runs, as batch mode does on SQLite: copy, drop, rename."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 def upgrade():
     with op.batch_alter_table("runs", recreate="always") as batch:
         batch.add_column(sa.Column("extra", sa.Text()))
@@ -76,7 +76,7 @@ def later_scripts(tmp_path: Path) -> Path:
     """The shipped revisions and one more."""
     scripts = tmp_path / "db"
     shutil.copytree(bundled("db"), scripts)
-    (scripts / "versions" / "0003_extra.py").write_text(LATER)
+    (scripts / "versions" / "0004_extra.py").write_text(LATER)
     return scripts
 
 
@@ -102,6 +102,7 @@ def test_the_database_of_each_released_schema_opens_and_holds_its_rows(
         row = store.board_rows()[0]
         assert (row.n_correct, row.n_total) == (9, 10)
         assert len(store.metrics(row.run_id)) == 3
+        assert len(store.quantizer_stats(row.run_id)) == (2 if revision >= "0003" else 0)
         (cell,) = store.sweep_cells("released")
         assert cell.run is not None
         assert cell.run_sha256 == cell.run.run_sha256
@@ -139,7 +140,7 @@ def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     tmp_path: Path, later_scripts: Path
 ) -> None:
-    revision = later_scripts / "versions" / "0003_extra.py"
+    revision = later_scripts / "versions" / "0004_extra.py"
     revision.write_text(LATER + "    op.execute('INSERT INTO nowhere VALUES (1)')\n")
     path = filled(tmp_path)
     database = Database(parse_url(f"sqlite:///{path}"), busy_seconds=1, lease_seconds=30)

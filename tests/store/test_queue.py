@@ -30,7 +30,7 @@ def test_runs_are_claimed_by_priority_then_age_and_never_while_held(store: Store
     store.hold(store.resolve("held").id)
     assert [take(store).run.name for _ in range(3)] == ["c", "a", "b"]
     assert store.claim("w1") is None
-    store.hold(store.resolve("held").id, False)
+    store.hold(store.resolve("held").id, held=False)
     assert take(store).run.name == "held"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -368,7 +369,7 @@ def test_held_runs_and_those_behind_them_are_not_able_to_go_on(store: Store) -> 
     assert store.remaining() == (2, 1, 2), "a held run that runs goes on"
     store.release(running.lease)
     assert store.remaining() == (1, 2, 2)
-    store.hold(ids[0], False)
+    store.hold(ids[0], held=False)
     store.hold(ids[1])
     assert store.remaining() == (2, 2, 1)
 
@@ -376,18 +377,29 @@ def test_held_runs_and_those_behind_them_are_not_able_to_go_on(store: Store) -> 
 def test_a_finished_run_is_not_held_nor_given_a_priority(store: Store) -> None:
     submit(store, new("a"))
     failed = fail(store)
-    for change in (store.hold, lambda run_id: store.prioritize(run_id, 3)):
+    for change in (store.hold, lambda run_id: store.prioritize(run_id, priority=3)):
         with pytest.raises(IllegalTransition, match="failed"):
             change(failed)
+
+
+def test_of_several_runs_all_are_held_or_given_a_priority_or_none(store: Store) -> None:
+    submit(store, new("a"))
+    failed = fail(store)
+    (fine,) = submit(store, new("b"))
+    for change in (store.hold, partial(store.prioritize, priority=3)):
+        with pytest.raises(IllegalTransition, match="failed"):
+            change(fine, failed)
+    run = store.detail(fine).run
+    assert (run.held, run.priority) == (False, 0)
 
 
 def test_a_waiting_run_that_is_hurried_hurries_its_parents_and_never_slows_them(
     store: Store,
 ) -> None:
     first, parent, child = submit(store, new("x"), new("p"), new("c", parents=["p"]))
-    store.prioritize(child, 5)
+    store.prioritize(child, priority=5)
     assert [store.detail(one).run.priority for one in (first, parent, child)] == [0, 5, 5]
-    store.prioritize(child, -2)
+    store.prioritize(child, priority=-2)
     assert store.detail(parent).run.priority == 5
     assert take(store).run.id == parent
     submit(store, new("y"), new("z", parents=["y", "x"], priority=9))

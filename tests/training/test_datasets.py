@@ -184,6 +184,21 @@ def test_folder_images_are_the_same_for_any_number_of_processes(tmp_path, crop, 
     assert seen[0][1][1].tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "recorded"),
+    [
+        ({}, "resize shorter 24 bilinear antialias, centre crop 16; /255, mean 0.485 "),
+        ({"resize_mode": "square"}, "resize square 24 "),
+        ({"interpolation": "bicubic"}, " 24 bicubic antialias"),
+        ({"normalize": "none"}, "/255, mean 0.0 0.0 0.0, std 1.0 1.0 1.0"),
+    ],
+)
+def test_what_evaluation_does_to_an_image_is_recorded(tmp_path, changes, recorded):
+    image_folder(tmp_path)
+    data = DataSection(**{"name": "imagefolder", "resize": 24, "crop": 16} | changes)
+    assert recorded in open_dataset(data, tmp_path).preprocessing
+
+
 def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     image_folder(tmp_path)
     data = DataSection(name="imagefolder", resize=24, crop=16)
@@ -193,8 +208,17 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     with pytest.raises(DataError, match=r"dog/0\.png does not open"):
         list(found.evaluation.plain([np.array([2])]))
     (tmp_path / "imagefolder" / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match="empty"):
+    (tmp_path / "imagefolder" / "train" / "empty" / "notes.txt").touch()
+    with pytest.raises(DataError, match=r"train/empty has no image: every class needs some"):
         open_dataset(data, tmp_path)
+
+
+def test_what_counts_as_an_image_is_what_torchvision_takes_for_one():
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    from lsqctl.training.locate import IMAGES
+
+    assert sorted(IMAGES) == sorted(IMG_EXTENSIONS)
 
 
 def test_splits_of_different_classes_are_refused(tmp_path):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
+from lsqctl.facts import Checkpoint, Measured, Note, Result, Resumed
 from lsqctl.training import Job, checkpoint, finetuning
-from lsqctl.training.checkpoint import read_newest
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.durable_file import sync_folder
+from lsqctl.training.resume_point import resume_point
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny
@@ -229,6 +229,7 @@ DROPPED = {
     "step sizes": _step_sizes,
     "signs": _flags(1, -1),
     "momentum": lambda parts: parts["training"]["optimizer"].update(state={}),
+    "codes of the weights": lambda parts: parts["training"].update(oscillations={}),
 }
 
 
@@ -301,7 +302,7 @@ def test_after_damage_the_last_two_kept_are_good_ones_and_nothing_new_is_thrown_
     facts = run(tiny(), job(), stop_after=3)  # all are damaged: from scratch
     assert facts[0].step is None
     assert sum(isinstance(one, Note) and "damaged" in one.text for one in facts) == 2
-    assert read_newest(job().run_dir)[0].step == 3
+    assert resume_point(job().run_dir)[0].step == 3
     assert sorted(path.name for path in job().run_dir.glob("ckpt-*")) == [
         "ckpt-00000000",
         "ckpt-00000003",
@@ -324,16 +325,16 @@ def test_the_best_of_the_checkpoint_before_the_newest_is_kept_too(tmp_path):
 def test_metric_rows_are_cut_back_and_written_again(job):
     """The newest checkpoint is damaged: its rows go, and come again from the one before."""
     uninterrupted = run(tiny(), job("whole"))
-    stored: dict[tuple[str, str, int], Metric] = {}
+    stored: dict[tuple[str, str, int], Measured] = {}
 
     def take(facts):
         for fact in facts:
             if isinstance(fact, Resumed):
                 kept = -1 if fact.step is None else fact.step
-                for key in [key for key in stored if key[2] > kept]:
+                for key in [key for key in stored if key[-1] > kept]:
                     del stored[key]
-            elif isinstance(fact, Metric) and fact.name != "seconds":
-                stored[fact.name, fact.split, fact.step] = fact
+            for one in rows([fact]):
+                stored[one.name, getattr(one, "split", ""), one.step] = one
 
     take(run(tiny(), job(checkpoint_seconds=0.0), stop_after=9))
     newest = max(job().run_dir.glob("ckpt-*"))

@@ -73,8 +73,17 @@ def test_keys_that_do_not_fit_are_named_from_both_sides(tmp_path):
 def test_shapes_that_do_not_fit_are_named_from_both_sides(tmp_path):
     path = tmp_path / "hundred.pt"
     torch.save(net(num_classes=100).state_dict(), path)
-    with pytest.raises(DataError, match=r"linear\.weight \(10, 64\).*linear\.weight \(100, 64\)"):
-        load_weights(net(), path, model_name="resnet8")
+    words = r"for 100 classes, and the data have 10: .*\.weight \(10, 64\).*\.weight \(100, 64\)"
+    with pytest.raises(DataError, match=rf"^distill\.teacher: {path} into resnet8: .*{words}"):
+        load_weights(net(), path, model_name="resnet8", key="distill.teacher")
+
+
+def test_other_shapes_inside_are_not_called_other_classes(tmp_path):
+    state = net().state_dict()
+    state["layer1.0.conv1.weight"] = torch.zeros(16, 8, 3, 3)
+    torch.save(state, tmp_path / "narrow.pt")
+    with pytest.raises(DataError, match="into resnet8: shapes do not fit"):
+        load_weights(net(), tmp_path / "narrow.pt", model_name="resnet8")
 
 
 def test_a_missing_file_is_named(tmp_path):

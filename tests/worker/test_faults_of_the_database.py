@@ -26,7 +26,7 @@ from lsqctl.worker.spool import take_in
 from tests.conftest import CommandLine, tmpfs, wait_for
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import identity, new, result, submit, take
-from tests.worker.test_supervise import LONG, at_work, final_hashes, reproducible, submitted
+from tests.worker.long_run import LONG, at_work, final_hashes, reproducible, submitted
 
 
 @pytest.fixture

@@ -12,32 +12,19 @@ import time
 from dataclasses import replace
 
 import psutil
-import pytest
 
 from lsqctl.run import EndReason, RunState
 from lsqctl.worker.identity import boot_id, provably_gone, this_worker
 from tests.conftest import TINY, CommandLine, wait_for
 from tests.worker.injected import inject
-from tests.worker.test_supervise import (
+from tests.worker.long_run import (
     LONG,
     assert_same_end,
     at_work,
-    final_hashes,
-    reproducible,
     store_of,
     submitted,
     trainers,
 )
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The model hash and the metric rows of LONG, trained in one go."""
-    cli = CommandLine(tmp_path_factory.mktemp("whole"))
-    run_id = submitted(cli, LONG)
-    cli("worker", "--until-empty", "--slots", "2")
-    with store_of(cli) as store:
-        return final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)
 
 
 def everything(cli: CommandLine, run_id: str) -> dict[str, object]:

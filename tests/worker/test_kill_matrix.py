@@ -19,7 +19,7 @@ from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store
 from lsqctl.training.checkpoint import verify_checkpoint
 from tests.conftest import TINY, CommandLine, wait_for
-from tests.worker.test_supervise import final_hashes, reproducible, store_of, submitted
+from tests.worker.long_run import final_hashes, reproducible, store_of, submitted
 
 # five steps an epoch and an evaluation of three batches
 FOUR = TINY.replace("epochs: 2", "epochs: 4")

@@ -2,76 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import psutil
-import pytest
 
 from lsqctl.run import EndReason, RunState
-from lsqctl.store import Store, open_store
-from tests.conftest import TINY, CommandLine, wait_for
-
-# about six seconds of steps, so that a signal finds it at work
-LONG = TINY.replace("epochs: 2", "epochs: 14").replace("batch_size: 256", "batch_size: 64")
-
-
-def store_of(cli: CommandLine) -> Store:
-    return open_store(f"sqlite:///{cli.folder / '.lsqctl' / 'lsqctl.db'}", lease_seconds=1)
-
-
-def submitted(cli: CommandLine, text: str, *options: str) -> str:
-    cli.write("mine.yaml", text)
-    return cli("submit", "mine.yaml", "-q", *options).stdout.split()[-1]
-
-
-def trainers(worker: int) -> list[psutil.Process]:
-    """Return the processes that train: those forked from the warmed parent."""
-    return [one for child in psutil.Process(worker).children() for one in child.children()]
-
-
-def lives(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def at_work(store: Store, run_id: str, step: int = 30) -> bool:
-    run = store.detail(run_id).run
-    return run.state is RunState.RUNNING and run.step >= step
-
-
-def final_hashes(cli: CommandLine, run_id: str) -> dict[str, str]:
-    """Return the sha256 of the last checkpoint's tensors."""
-    folders = sorted((cli.folder / ".lsqctl" / "runs" / run_id).glob("ckpt-*"))
-    manifest = json.loads((folders[-1] / "manifest.json").read_text())
-    return {name: entry["sha256"] for name, entry in manifest["files"].items()}
-
-
-def reproducible(store: Store, run_id: str) -> list[tuple[str, str, int, float]]:
-    rows = [(one.name, one.split, one.step, one.value) for one in store.metrics(run_id)]
-    return sorted(row for row in rows if row[0] != "seconds")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The model hash and the metric rows of LONG, trained in one go."""
-    cli = CommandLine(tmp_path_factory.mktemp("whole"))
-    run_id = submitted(cli, LONG)
-    cli("worker", "--until-empty", "--slots", "2")
-    with store_of(cli) as store:
-        return final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)
-
-
-def assert_same_end(cli: CommandLine, run_id: str, uninterrupted) -> None:
-    """The law of exact resume, seen from outside."""
-    with store_of(cli) as store:
-        assert store.detail(run_id).run.state is RunState.SUCCEEDED
-        assert reproducible(store, run_id) == uninterrupted[1]
-    assert final_hashes(cli, run_id)["model.pt"] == uninterrupted[0]
+from tests.conftest import TINY, wait_for
+from tests.worker.long_run import (
+    LONG,
+    assert_same_end,
+    at_work,
+    lives,
+    store_of,
+    submitted,
+    trainers,
+)
 
 
 def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
@@ -96,6 +44,19 @@ def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
         assert len(rows[name].checkpoint_sha256) == 64
     assert runs["sweep-w4a4"].started_at > runs["base"].finished_at
     assert runs["base"].epoch == runs["base"].epochs == 2
+
+
+def test_a_worker_whose_workspace_is_removed_says_so_and_ends(cli):
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--slots", "2")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+    children = psutil.Process(worker.pid).children(recursive=True)
+    shutil.rmtree(cli.folder / ".lsqctl")
+    words, _ = worker.communicate(timeout=30)
+    assert worker.returncode == 4
+    assert "was removed" in words
+    wait_for(lambda: not any(map(lives, children)))
 
 
 def test_a_killed_worker_takes_its_trainer_along_and_the_run_is_taken_up_again(cli, uninterrupted):

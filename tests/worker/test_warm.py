@@ -15,7 +15,7 @@ from lsqctl.settings import child_environment
 from lsqctl.worker.forking import WarmLauncher, WarmProcess, _parent_environment
 from lsqctl.worker.launch import Pipes
 from tests.conftest import TINY, wait_for
-from tests.worker.test_supervise import final_hashes, reproducible, store_of, submitted
+from tests.worker.long_run import final_hashes, reproducible, store_of, submitted
 
 
 @pytest.fixture(scope="module")

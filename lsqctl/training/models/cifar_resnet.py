@@ -26,6 +26,8 @@ class PaddedShortcut(nn.Module):
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut without parameters."""
 
+    residual_inputs = ("bn2", "shortcut")  # whose outputs are added
+
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride=stride, padding=1, bias=False)

@@ -47,11 +47,15 @@ class PreactBlock(nn.Module):
         stride = max(stride for _, _, stride in sizes)
         changes = stride > 1 or channels != channels_in
         self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if changes else None
+        self.identity = nn.Identity()
+        # whose outputs are added
+        shortcut = "shortcut" if changes else "identity"
+        self.residual_inputs = (f"convs.{len(convs) - 1}", shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, channels, H/stride, W/stride)."""
         out = x if self.activated else F.relu(self.norms[0](x))
-        shortcut = x if self.shortcut is None else self.shortcut(out)
+        shortcut = self.identity(x) if self.shortcut is None else self.shortcut(out)
         out = self.convs[0](out)
         for norm, conv in zip(self.norms[1:], self.convs[1:], strict=True):
             out = conv(F.relu(norm(out)))

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from lsqctl.errors import DataError, NotFound, did_you_mean
-from lsqctl.recipe import MODEL_NAMES, OWN_MODELS, TORCHVISION_MODELS
+from lsqctl.recipe import MODEL_NAMES, OWN_MODELS, TIMM_PREFIX, TORCHVISION_MODELS
 from lsqctl.training.models.cifar_resnet import CifarResNet
 from lsqctl.training.models.preact_resnet import DEPTHS, PreactResNet
 from lsqctl.training.models.squeezenext import SqueezeNext
+from lsqctl.training.models.timm_networks import build_timm
 
 # resnet8, one block a stage, is the smallest of the CIFAR family, for 8x8 to 32x32.
 _OWN: Mapping[str, Callable[..., nn.Module]] = {
@@ -22,7 +23,7 @@ _OWN: Mapping[str, Callable[..., nn.Module]] = {
     "squeezenext23_2x": partial(SqueezeNext, 2),
 }
 
-# Names that can be built; a test holds them equal to what a recipe accepts.
+# Names that can be built, besides timm/NAME; a test holds them equal to what a recipe accepts.
 MODELS: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *_OWN)))
 
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
@@ -44,9 +45,12 @@ def build_model(
 ) -> nn.Module:
     """Return the network with random weights, taking (B, in_channels, image_size, image_size).
 
-    Torchvision's take three channels, whatever ``in_channels`` says. Raises NotFound for an
-    unknown name, DataError where the network cannot take images of this size.
+    Torchvision's and timm's take three channels, whatever ``in_channels`` says. Raises NotFound
+    for an unknown name, DataError where the network cannot take images of this size or timm is
+    needed and not installed.
     """
+    if name.startswith(TIMM_PREFIX):
+        return build_timm(name, num_classes=num_classes, image_size=image_size)
     if name in _OWN:
         return _OWN[name](num_classes=num_classes, in_channels=in_channels)
     if name not in TORCHVISION_MODELS:

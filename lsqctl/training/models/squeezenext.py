@@ -35,6 +35,8 @@ class ConvNormRelu(nn.Sequential):
 class SqueezeNextBlock(nn.Module):
     """Two squeezing 1x1, a 1x3 and a 3x1, and an expanding 1x1 convolution, beside a shortcut."""
 
+    residual_inputs = ("expand", "shortcut")  # whose outputs are added
+
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         changes = stride > 1 or channels_in > channels
@@ -45,13 +47,14 @@ class SqueezeNextBlock(nn.Module):
         self.across = ConvNormRelu(narrow, wide, (1, 3), padding=(0, 1))
         self.down = ConvNormRelu(wide, wide, (3, 1), padding=(1, 0))
         self.expand = ConvNormRelu(wide, channels)
-        self.shortcut = ConvNormRelu(channels_in, channels, stride=stride) if changes else None
+        self.shortcut = (
+            ConvNormRelu(channels_in, channels, stride=stride) if changes else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, channels, H/stride, W/stride)."""
-        shortcut = x if self.shortcut is None else self.shortcut(x)
         out = self.expand(self.down(self.across(self.squeeze2(self.squeeze1(x)))))
-        return F.relu(out + shortcut)
+        return F.relu(out + self.shortcut(x))
 
 
 class SqueezeNext(nn.Module):

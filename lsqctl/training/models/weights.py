@@ -19,20 +19,23 @@ from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.digest import sha256_of
 from lsqctl.training.manifest import manifest_sha256
 
-_QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.")
+_QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
 
 
-def load_weights(model: nn.Module, source: Path | str, *, model_name: str) -> None:
+def load_weights(
+    model: nn.Module, source: Path | str, *, model_name: str, key: str = "model.weights"
+) -> None:
     """Fill ``model`` with the weights of ``source``; every key and shape must fit.
 
-    Step sizes of a quantized parent are left out: they are calibrated anew. Raises DataError.
+    ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out: they
+    are calibrated anew. Raises DataError.
     """
     state = read_weights(source, model_name=model_name)
     state = {key: value for key, value in state.items() if not _of_quantizer(key)}
     if str(source).startswith("torchvision:"):
         state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
-    _check_fit(model, state, f"{source} into {model_name}")
+    _check_fit(model, state, f"{key}: {source} into {model_name}")
     model.load_state_dict(state)
 
 
@@ -111,8 +114,20 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None
         theirs = [f"{key} {tuple(state[key].shape)}" for key in shapes]
         ours = [f"{key} {tuple(own[key].shape)}" for key in shapes]
         raise DataError(
-            f"{what}: shapes do not fit; the model has {_five(ours)}; the file {_five(theirs)}"
+            f"{what}: {_other_classes(own, state, shapes)}shapes do not fit; the model has "
+            f"{_five(ours)}; the file {_five(theirs)}"
         )
+
+
+def _other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]) -> str:
+    """Return words for the commonest reason: one layer, the last, has another number of outputs."""
+    pairs = [(own[key].shape, state[key].shape) for key in keys]
+    counts = {(one[0], other[0]) for one, other in pairs if one[1:] == other[1:]}
+    layers = {key.rpartition(".")[0] for key in keys}
+    if len(counts) != 1 or len(layers) != 1 or any(a[1:] != b[1:] for a, b in pairs):
+        return ""
+    here, there = next(iter(counts))
+    return f"trained for {there:,} classes, and the data have {here:,}: "
 
 
 def _five(names: list[str]) -> str:

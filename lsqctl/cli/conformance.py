@@ -1,0 +1,82 @@
+"""`conformance`: the paper's golden values against our quantizer and others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from lsqctl.cli.render import note, print_json, print_table, say
+from lsqctl.cli.state import Json
+
+if TYPE_CHECKING:
+    from lsqctl.api.conformance import Matrix
+
+_STYLES = {"ok": "green", "differs": "red", "n/a": "dim", "not installed": "dim"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the top level."""
+    app.command(epilog="Example: lsqctl conformance")(conformance)
+
+
+def conformance(json: Json = False) -> None:
+    """Ask our quantizer, and others, what the LSQ paper answers; exit 1 unless ours is right.
+
+    docs/conformance.md says what each row asks.
+    """
+    from lsqctl.api.conformance import conformance_matrix
+
+    matrix = conformance_matrix()
+    if json:
+        print_json(
+            {
+                "conforms": matrix.conforms,
+                "implementations": matrix.implementations,
+                "checks": matrix.rows,
+            }
+        )
+    else:
+        _print(matrix)
+    if not matrix.conforms:
+        raise typer.Exit(1)
+
+
+def _print(matrix: Matrix) -> None:
+    names = [one.name for one in matrix.implementations]
+    print_table(
+        ("check", "paper", *names),
+        [
+            (row.title, row.source, *(_word(row.answers[name].verdict) for name in names))
+            for row in matrix.rows
+        ],
+        give_way=("paper",),
+        styles=_STYLES,
+    )
+    differences = [
+        (name, row.title, _first(row.answers[name].details))
+        for name in names
+        for row in matrix.rows
+        if row.answers[name].details
+    ]
+    if differences:
+        print()
+        print_table(("who", "differs in", "how"), differences)
+    for one in matrix.implementations:
+        if one.absent:
+            note(f"{one.name}: {one.absent}")
+    told = (
+        f"{one.name} {one.version}".rstrip() + " {} of {}".format(*matrix.counts(one.name))
+        for one in matrix.implementations
+        if not one.absent
+    )
+    say(f"right answers: {', '.join(told)}")
+
+
+def _word(verdict: str) -> str:
+    return "n/a" if verdict == "not applicable" else verdict
+
+
+def _first(details: tuple[str, ...]) -> str:
+    more = f" (+{len(details) - 1})" if len(details) > 1 else ""
+    return details[0] + more

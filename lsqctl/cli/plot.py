@@ -1,0 +1,130 @@
+"""`plot`: charts for a paper, in a file; or here and now, in the terminal."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli.page import Force
+from lsqctl.cli.render import say
+from lsqctl.cli.state import RunArgument, RunArguments, settings, workspace
+
+if TYPE_CHECKING:
+    from lsqctl.leaderboard.charts.chart import Chart
+
+app = typer.Typer(
+    help="Draw accuracy, curves and ablations, in the terminal or as SVG, PDF or PNG.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Dataset = Annotated[
+    str | None, typer.Option(help="Of this dataset; else of the first with own runs.")
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write .svg, .pdf or .png instead."),
+]
+
+
+@app.command(epilog="Example: lsqctl plot size -o size.pdf")
+def size(
+    ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
+) -> None:
+    """Draw Top-1 against size, a line a network (the LSQ paper's Figure 3)."""
+    from lsqctl.api.plots import plot_cost
+
+    with workspace(ctx) as store:
+        charts = plot_cost(store, "size_bytes", dataset=dataset, settings=settings(ctx))
+    _show(charts, output, force=force)
+
+
+@app.command(epilog="Example: lsqctl plot bops --dataset digits")
+def bops(
+    ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
+) -> None:
+    """Draw Top-1 against bit operations, a line a network."""
+    from lsqctl.api.plots import plot_cost
+
+    with workspace(ctx) as store:
+        charts = plot_cost(store, "gbops", dataset=dataset, settings=settings(ctx))
+    _show(charts, output, force=force)
+
+
+@app.command(epilog="Example: lsqctl plot bits --dataset imagenet -o bits.svg")
+def bits(
+    ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
+) -> None:
+    """Draw Top-1 against bits beside full precision, a chart a network."""
+    from lsqctl.api.plots import plot_bits
+
+    with workspace(ctx) as store:
+        charts = plot_bits(store, dataset=dataset, settings=settings(ctx))
+    _show(charts, output, force=force)
+
+
+@app.command(epilog="Example: lsqctl plot curves @last @last~1 --metric loss -o loss.pdf")
+def curves(
+    ctx: typer.Context,
+    runs: RunArguments,
+    metric: Annotated[str, typer.Option(help="Which of a run's metrics.")] = "top1",
+    split: Annotated[str, typer.Option(help="On which images: val or train.")] = "val",
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Draw one metric of runs by step, a line a run."""
+    from lsqctl.api.plots import plot_curves
+
+    with workspace(ctx) as store:
+        charts = plot_curves(store, runs, metric, split)
+    _show(charts, output, force=force)
+
+
+@app.command(epilog="Example: lsqctl plot steps @last")
+def steps(
+    ctx: typer.Context, run: RunArgument, output: Output = None, force: Force = False
+) -> None:
+    """Draw how far each quantizer's step size has moved from its first value."""
+    from lsqctl.api.plots import plot_steps
+
+    with workspace(ctx) as store:
+        charts = plot_steps(store, run)
+    _show(charts, output, force=force)
+
+
+@app.command(epilog="Example: lsqctl plot ablation quant.grad_scale --sweep mine -o ablation.svg")
+def ablation(
+    ctx: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A recipe's key, as train.lr.")],
+    dataset: Dataset = None,
+    sweep: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only the runs of this sweep.")
+    ] = None,
+    output: Output = None,
+    force: Force = False,
+) -> None:
+    """Draw Top-1 by the value of a recipe's key, with 95 % intervals in a file."""
+    from lsqctl.api.plots import plot_ablation
+
+    with workspace(ctx) as store:
+        charts = plot_ablation(store, key, dataset=dataset, sweep=sweep)
+    _show(charts, output, force=force)
+
+
+def _show(charts: Sequence[Chart], output: Path | None, *, force: bool) -> None:
+    """Write the file, or draw as wide as the terminal is."""
+    if output is not None:
+        from lsqctl.api.plots import write_plot
+
+        written = write_plot(charts, output, force=force)
+        say(f"{output}: {written} bytes")
+        return
+    from lsqctl.leaderboard.charts.terminal import lines
+
+    room = shutil.get_terminal_size() if sys.stdout.isatty() else shutil.get_terminal_size((80, 24))
+    for number, chart in enumerate(charts):
+        print("\n" * bool(number) + "\n".join(lines(chart, width=room.columns, height=16)))

@@ -1,0 +1,74 @@
+"""What a chart is: axes, and series of points that say how they look; nothing is drawn here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Point = tuple[float, float]
+Look = Literal["own", "published", "full", "front", "rule", "curve"]
+"""Points of own runs, of published rows, of full precision; a staircase, a level, a line."""
+
+POINTS: tuple[Look, ...] = ("own", "published", "full")
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """One direction: its title with the unit, and whether equal factors are equal lengths.
+
+    ``ticks`` are the only ones where given, as for bits; ``names`` what stands at them.
+    """
+
+    title: str
+    log: bool = False
+    ticks: tuple[float, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points that belong together; ``labels`` has a name for each point, ``marks`` a short one.
+
+    ``rows`` says for each point which row of the board's table it is. ``joined`` points are
+    joined by a line. ``spans`` are the intervals of y. ``tone`` counts colours from 0.
+    """
+
+    label: str
+    points: tuple[Point, ...]
+    look: Look
+    labels: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    rows: tuple[int, ...] = ()
+    spans: tuple[Point | None, ...] = ()
+    joined: bool = False
+    tone: int = 0
+
+    @property
+    def line(self) -> tuple[Point, ...]:
+        """The points that a line joins: the first at each x."""
+        first: dict[float, Point] = {}
+        for point in self.points:
+            first.setdefault(point[0], point)
+        return tuple(first.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart; ``about`` says in a sentence what it shows, for those who do not see it."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    about: str = ""
+
+    @property
+    def points(self) -> Iterator[Point]:
+        """All points of all series."""
+        return (point for one in self.series for point in one.points)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not any(one.points for one in self.series)

@@ -1,0 +1,83 @@
+"""Quantize both inputs of every residual addition; the paper leaves them as they are.
+
+Torch's graph quantization, which ADLIK's LSQ results were trained with, does quantize them. An
+addition is no module, so it is found by the block it is in: a block names the two of its modules
+whose outputs it adds in an attribute ``residual_inputs``; torchvision's stand in ``BLOCKS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lsqctl.quant.quantizer import LsqQuantizer
+from lsqctl.quant.spec import TensorSpec
+
+# Blocks of others, by class name, for quant knows torch only: (branch, shortcut).
+BLOCKS: Mapping[str, tuple[str, str]] = {
+    "torchvision.models.resnet.BasicBlock": ("bn2", "downsample"),
+    "torchvision.models.resnet.Bottleneck": ("bn3", "downsample"),
+}
+
+
+def residual_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the blocks whose additions are known, by name."""
+    return {name: module for name, module in model.named_modules() if _inputs(module)}
+
+
+def quantize_residuals(model: nn.Module, spec: TensorSpec) -> None:
+    """Give both inputs of each known block's addition a quantizer, under ``residual_quantizers``.
+
+    A shortcut that is None becomes an ``nn.Identity``; no other module is replaced and no key of
+    the state changes.
+
+    Raises:
+        ValueError: the model has no known block.
+    """
+    blocks = residual_blocks(model)
+    if not blocks:
+        raise ValueError(
+            f"{type(model).__name__} has no residual addition that is known here (those of "
+            "torchvision's ResNets, and of blocks that name their residual_inputs are): leave "
+            "residual_bits at 32"
+        )
+    for block in blocks.values():
+        names = _inputs(block)
+        assert names is not None
+        found = nn.ModuleDict()
+        for role, name in zip(("branch", "shortcut"), names, strict=True):
+            found[role] = quantizer = _quantizer(block, spec)
+            _module(block, name).register_forward_hook(_Quantizes(quantizer))
+        block.residual_quantizers = found
+
+
+def _inputs(module: nn.Module) -> tuple[str, str] | None:
+    kind = type(module)
+    known = BLOCKS.get(f"{kind.__module__}.{kind.__qualname__}")
+    own: tuple[str, str] | None = getattr(module, "residual_inputs", known)
+    return own
+
+
+def _module(block: nn.Module, name: str) -> nn.Module:
+    if getattr(block, name, block) is None:  # as torchvision sets it, no module of its block
+        setattr(block, name, nn.Identity())
+    return block.get_submodule(name)
+
+
+def _quantizer(block: nn.Module, spec: TensorSpec) -> LsqQuantizer:
+    like = next(block.parameters())
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return LsqQuantizer(spec, batched=True, channel_axis=-3, device=like.device, dtype=dtype)
+
+
+class _Quantizes:
+    """A forward hook that quantizes what a module returns; copied along with its model."""
+
+    def __init__(self, quantizer: LsqQuantizer) -> None:
+        self.quantizer = quantizer
+
+    def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        out: Tensor = self.quantizer(output)
+        return out

@@ -1,0 +1,180 @@
+"""Charts: fronts, ticks, thinning and drawings, as laws."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.facts import Metric, QuantizerStats
+from lsqctl.leaderboard.charts.accuracy import against_bits, against_cost, front
+from lsqctl.leaderboard.charts.chart import Axis, Chart, Series
+from lsqctl.leaderboard.charts.comparing import ablation, networks_against_cost
+from lsqctl.leaderboard.charts.history import step_sizes, thinned, training_curves
+from lsqctl.leaderboard.charts.paper import draw
+from lsqctl.leaderboard.charts.scales import Scale, span, tick_texts, ticks
+from lsqctl.leaderboard.charts.terminal import lines
+from lsqctl.leaderboard.rank import rank
+from tests.leaderboard.rows import reference, row
+
+numbers = st.floats(1e-3, 1e6)
+points = st.lists(st.tuples(numbers, st.floats(0, 100)), max_size=40)
+
+
+def table(**changes):
+    rows = [
+        row("a", 0, 500, size_bytes=20_000, bops=10**9, weight_bits=2, act_bits=2, **changes),
+        row("b", 0, 520, size_bytes=30_000, bops=2 * 10**9, weight_bits=4, act_bits=4, **changes),
+        row("c", 0, 510, size_bytes=40_000, bops=3 * 10**9, weight_bits=8, act_bits=8, **changes),
+        row("fp", 0, 530, size_bytes=300_000, bops=10**12, weight_bits=32, act_bits=32, **changes),
+    ]
+    return rank(rows, [reference("other", 96.0, weight_bits=3, act_bits=3)]).tables[0]
+
+
+@given(points)
+def test_no_point_is_both_cheaper_and_better_than_one_of_the_front(found):
+    best = front(found)
+    for x, y in best:
+        assert not any(a <= x and b >= y and (a, b) != (x, y) for a, b in found)
+    assert {
+        p for p in found if not any(a <= p[0] and b >= p[1] and (a, b) != p for a, b in found)
+    } <= set(best)
+
+
+@given(numbers, numbers, st.booleans())
+def test_ticks_are_few_round_and_inside(a, b, log):
+    low, high = sorted((a, b))
+    if high <= low * 1.01:
+        high = low * 1.5
+    found = ticks(low, high, Axis("x", log=log))
+    assert 1 <= len(found) <= 8
+    assert all(low * 0.9999999 <= tick <= high * 1.0000001 for tick in found)
+    assert len(set(tick_texts(found))) == len(found)
+
+
+def test_a_scale_puts_its_ends_at_its_ends():
+    for log in (False, True):
+        scale = Scale(2.0, 200.0, 300.0, -250.0, log)
+        assert scale.place(2.0) == 300.0
+        assert scale.place(200.0) == pytest.approx(50.0)
+    assert Scale(1, 100, 0, 100, log=True).place(10) == pytest.approx(50)
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e3, 1e3)), min_size=3, max_size=400))
+def test_a_thinned_line_keeps_its_ends_and_only_points_of_its_own(found):
+    ordered = sorted(found)
+    kept = thinned(ordered, 60)
+    assert len(kept) <= 60
+    assert (kept[0], kept[-1]) == (ordered[0], ordered[-1])
+    assert set(kept) <= set(ordered)
+    assert list(kept) == sorted(kept, key=lambda point: point[0])
+
+
+def test_a_spike_survives_thinning():
+    flat = [(float(n), 1.0 if n != 1234 else 50.0) for n in range(5000)]
+    assert (1234.0, 50.0) in thinned(flat, 60)
+
+
+def test_accuracy_against_size_shows_own_published_and_full_precision_apart():
+    chart = against_cost(table(), "size_bytes")
+    looks = {one.look: one for one in chart.series}
+    assert set(looks) == {"front", "own", "full"}  # the published row has no size
+    assert chart.x.title.endswith("kB")
+    assert looks["front"].points == ((20.0, 100 * 500 / 540), (30.0, 100 * 520 / 540))
+    assert looks["own"].labels[0] == "b"
+    assert [table().rows[n].model for n in looks["own"].rows] == list(looks["own"].labels)
+
+
+def test_accuracy_against_bits_has_a_line_a_method_and_the_full_precision_level():
+    (chart,) = against_bits(table(fp32_n_correct=530, fp32_n_total=540))
+    assert [one.look for one in chart.series] == ["rule", "own", "published"]
+    rule, own, _ = chart.series
+    assert rule.label == "full precision 98.15"
+    assert [x for x, _ in own.points] == [2, 4, 8]
+    assert own.joined
+
+
+def test_mixed_bits_stand_beside_the_line():
+    mixed = [
+        row("m", 0, 515, weight_bits=3, act_bits=4),
+        row("n", 0, 510, weight_bits=2, act_bits=2),
+    ]
+    (chart,) = against_bits(rank(mixed).tables[0])
+    assert [(one.points[0][0], one.joined) for one in chart.series] == [(2, True), (3, False)]
+
+
+def test_nan_and_infinity_are_left_out_of_curves():
+    metrics = [
+        Metric("top1", "val", n, value) for n, value in enumerate((10.0, math.nan, math.inf, 20.0))
+    ]
+    (chart,) = training_curves(metrics)
+    assert chart.series[0].points == ((0.0, 10.0), (3.0, 20.0))
+
+
+def stats(step: int, size: float, kind: str = "weight") -> QuantizerStats:
+    return QuantizerStats(
+        f"layer1.conv1.{kind}_quantizer",
+        kind,
+        step,
+        step,
+        4,
+        True,
+        size,
+        size,
+        size,
+        0.1,
+        16,
+        16,
+        100,
+    )
+
+
+def test_step_sizes_are_shown_as_shares_of_the_first():
+    (chart,) = step_sizes([stats(0, 0.5), stats(10, 0.25), stats(20, 1.0)])
+    assert chart.series[0].points == ((0.0, 1.0), (10.0, 0.5), (20.0, 2.0))
+    assert chart.series[0].label == "layer1.conv1"
+
+
+def test_an_ablation_orders_numbers_as_numbers_and_parts_networks():
+    entries = [one for one in table().rows if one.own]
+    values = {
+        one.recipe_sha256: value for one, value in zip(entries, (10, 9, 100, None), strict=False)
+    }
+    chart = ablation(entries, "optim.lr", values, dataset="digits")
+    assert chart.x.names == ("9", "10", "100")
+    assert len(chart.series) == 3  # W2A2, W4A4, W8A8
+
+
+def test_the_lines_of_a_terminal_chart_fit_its_width():
+    for width in (40, 80, 200):
+        drawn = lines(networks_against_cost(table(), "size_bytes"), width=width)
+        assert max(map(len, drawn)) <= width
+        assert sum(line.count("●") for line in drawn[:-1]) == 4
+
+
+def test_a_chart_of_one_point_and_of_equal_points_is_drawn():
+    for found in (((1.0, 1.0),), ((1.0, 1.0), (1.0, 1.0)), ((0.0, 0.0),)):
+        chart = Chart("t", Axis("x"), Axis("y"), (Series("s", found, "own"),))
+        assert lines(chart)
+        (x_low, x_high), _ = span(chart)
+        assert x_low < x_high
+
+
+@pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
+def test_the_same_charts_give_the_same_file(ending):
+    charts = [networks_against_cost(table(), "size_bytes"), *against_bits(table())]
+    first = draw(charts, ending)
+    assert draw(charts, ending) == first
+    start = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[ending]
+    assert first.startswith(start)
+
+
+def test_a_plot_shows_hostile_names_as_they_are():
+    hostile = replace(against_bits(table())[0], title="$\\frac{a}$ <script>")
+    svg = draw([hostile, hostile], "svg").decode()
+    assert ET.fromstring(svg).tag.endswith("svg")
+    assert "<script" not in svg

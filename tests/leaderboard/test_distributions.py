@@ -1,0 +1,85 @@
+"""Tails and quantiles: scipy, written down or asked where it is installed, and laws."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.leaderboard.distributions import (
+    binomial_at_least,
+    clopper_pearson,
+    incomplete_beta,
+    normal_two_sided,
+    t_quantile,
+    t_two_sided,
+)
+
+positive = st.floats(0.05, 2_000)
+
+
+@pytest.mark.parametrize(
+    ("x", "a", "b", "value"),
+    [  # scipy.special.betainc(a, b, x)
+        (0.3, 2, 5, 0.579825),
+        (0.5, 0.5, 0.5, 0.5),
+        (0.9, 40, 3.5, 0.2758748906628961),
+        (0.01, 1, 1000, 0.9999568287525893),
+        (0.999, 250, 0.5, 0.47960989887171573),
+    ],
+)
+def test_the_incomplete_beta_function_is_the_known_one(x, a, b, value):
+    assert incomplete_beta(x, a, b) == pytest.approx(value, rel=1e-11)
+
+
+@given(st.floats(0, 1), positive, positive)
+def test_the_incomplete_beta_function_is_scipys(x, a, b):
+    special = pytest.importorskip("scipy.special")
+    assert incomplete_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-8, abs=1e-12)
+
+
+@pytest.mark.parametrize(("x", "a", "b"), [(-0.1, 1, 1), (1.1, 1, 1), (0.5, 0, 1), (0.5, 1, -1)])
+def test_what_has_no_value_is_refused(x, a, b):
+    with pytest.raises(ValueError, match="needs 0 <= x <= 1"):
+        incomplete_beta(x, a, b)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile", "beyond"),
+    [  # scipy.stats.t: ppf(0.975), and 2 * sf(2.5)
+        (1, 12.706204736174694, 0.24223788318168682),
+        (1.3, 7.500529325562029, 0.19328076715615347),
+        (2, 4.302652729749462, 0.12961172022151082),
+        (3, 3.1824463052837078, 0.08770664700806556),
+        (9.5, 2.2441374614922958, 0.03258505778960436),
+        (1000, 1.9623390808264083, 0.012578567801090807),
+    ],
+)
+def test_students_t_is_the_known_one_for_whole_and_broken_degrees(freedom, quantile, beyond):
+    assert t_quantile(freedom) == pytest.approx(quantile, rel=1e-11)
+    assert t_two_sided(2.5, freedom) == pytest.approx(beyond, rel=1e-11)
+    assert t_two_sided(-2.5, freedom) == t_two_sided(2.5, freedom)
+
+
+def test_the_normal_distribution_has_5_percent_beyond_1_96():
+    assert normal_two_sided(-1.959963984540054) == pytest.approx(0.05, rel=1e-12)
+
+
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.integers(0, n + 1), st.just(n))))
+def test_the_binomial_is_the_sum_of_its_terms(counts):
+    k, n = counts
+    slowly = sum(math.comb(n, i) * 0.3**i * 0.7 ** (n - i) for i in range(k, n + 1))
+    assert binomial_at_least(k, n, 0.3) == pytest.approx(slowly, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "bounds"),
+    [  # scipy.stats.binomtest(k, n).proportion_ci()
+        (5, 20, (0.08657146910143455, 0.49104587170795755)),
+        (1, 1, (0.025, 1.0)),
+        (0, 8, (0.0, 0.3694166475528192)),
+        (121, 194, (0.5514884356705047, 0.6920909346292269)),
+    ],
+)
+def test_clopper_and_pearson_is_the_known_interval(k, n, bounds):
+    assert clopper_pearson(k, n) == pytest.approx(bounds, rel=1e-9)

@@ -1,0 +1,190 @@
+"""Each quantization setting of a recipe changes what it should, and the result says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lsqctl.errors import DataError
+from lsqctl.facts import Result
+from lsqctl.quant import model_cost, quantized_layers, quantizers
+from lsqctl.training.checkpoint import read_newest
+from lsqctl.training.finetuning import build, open_feed, quantize
+from lsqctl.training.models.weights import load_weights
+from lsqctl.training.restore import restore_model
+from lsqctl.training.runtime import enter
+
+from .attempts import assert_same_state, rows, run
+from .conftest import tiny
+
+SHORT = {"train": {"epochs": 1, "lr": 0.02}}
+MIXED = {"layer1.*": {"weight_bits": 8, "act_bits": 8}, "layer1.0.conv2": {"weight_bits": 2}}
+
+
+def first_values(job, **quant):
+    """Return the model of a recipe with its first values, and the feed."""
+    recipe = tiny(quant={"calibration_images": 64} | quant)
+    made = job("unused")
+    feed = open_feed(recipe, made, enter(made, recipe.seed))
+    return quantize(build("resnet8", feed), recipe, feed, first_values=True), feed
+
+
+def steps(model, kind):
+    return [q.step_size.detach() for name, q in quantizers(model).items() if name.endswith(kind)]
+
+
+@pytest.fixture
+def plain(job):
+    return first_values(job)[0]
+
+
+@pytest.mark.parametrize(
+    ("quant", "changed", "same"),
+    [
+        ({"init": "mse"}, "weight_quantizer", ""),
+        ({"init": "lsq_plus"}, "weight_quantizer", ""),
+        ({"init": "percentile"}, "weight_quantizer", ""),
+        ({"init": "percentile", "percentile": 90.0}, "weight_quantizer", ""),
+        ({"act_signed": "signed"}, "input_quantizer", "weight_quantizer"),
+        ({"calibration_images": 8}, "input_quantizer", "weight_quantizer"),
+    ],
+    ids=str,
+)
+def test_a_setting_of_the_first_values_changes_them(job, plain, quant, changed, same):
+    model, _ = first_values(job, **quant)
+    assert any(a != b for a, b in zip(steps(model, changed), steps(plain, changed), strict=True))
+    if same:
+        assert all(a == b for a, b in zip(steps(model, same), steps(plain, same), strict=True))
+    assert torch.stack(steps(model, changed)).min() > 0
+
+
+def test_each_first_value_rule_gives_values_of_its_own(job):
+    rules = ("paper", "mse", "lsq_plus", "percentile")
+    found = {float(steps(first_values(job, init=rule)[0], "weight_quantizer")[1]) for rule in rules}
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize(("sign", "signed"), [("signed", True), ("unsigned", False)])
+def test_a_given_sign_holds_everywhere_and_auto_looks_at_the_data(job, plain, sign, signed):
+    def signs(model):
+        return {layer.input_quantizer.signed for layer in quantized_layers(model).values()}
+
+    assert signs(first_values(job, act_signed=sign)[0]) == {signed}
+    assert signs(plain) == {True, False}  # the normalized images, and what ReLU leaves
+
+
+def test_the_reading_of_n_f_decides_the_gradient_of_activation_steps_and_of_nothing_else(job):
+    grads = {}
+    for reading in ("per_sample", "numel", "channels"):
+        model, feed = first_values(job, n_features=reading)
+        images = next(iter(feed.evaluation()))[0][:32]
+        model.eval()(images).square().sum().backward()
+        kinds = ("input_quantizer", "weight_quantizer")
+        grads[reading] = [
+            [q.step_size.grad for n, q in quantizers(model).items() if n.endswith(kind)]
+            for kind in kinds
+        ]
+    (sample, weights), (numel, also), (channels, _) = grads.values()
+    for one, other, third, kept, same in zip(sample, numel, channels, weights, also, strict=True):
+        torch.testing.assert_close(one, other * 32**0.5)
+        assert third.abs() >= one.abs()
+        assert torch.equal(kept, same)
+
+
+def test_a_narrow_range_makes_2_bits_ternary(job):
+    model, _ = first_values(job, weight_bits=2, narrow_range=True)
+    layer = quantized_layers(model)["layer1.0.conv1"]
+    assert layer.weight_quantizer.codes(layer.weight).unique().tolist() == [-1, 0, 1]
+    assert layer.input_quantizer.bounds == (0, 15)
+
+
+@pytest.mark.parametrize(
+    ("quant", "said"),
+    [
+        (
+            {"weight_bits": 4, "act_bits": 32, "first_act_bits": 32, "last_act_bits": 32},
+            {"weight_bits": 4, "act_bits": 32, "first_last_bits": "w8a32"},
+        ),
+        (
+            {"weight_bits": 32, "act_bits": 4, "first_weight_bits": 32, "last_weight_bits": 32},
+            {"weight_bits": 32, "act_bits": 4, "first_last_bits": "w32a8"},
+        ),
+        (
+            {"overrides": {"conv1": {"weight_bits": 3}, "layer2.*": {"per_channel": True}}},
+            {
+                "first_last_bits": "w3a8/w8a8",
+                "granularity": "mixed",
+                "notes": "conv1: weight_bits 3; layer2.*: per_channel true",
+            },
+        ),
+        (
+            {"per_channel": True, "act_offset": "learned", "residual_bits": 8},
+            {
+                "granularity": "per-channel",
+                "method": "lsq+offset",
+                "notes": "inputs of residual additions at 8 bits",
+            },
+        ),
+    ],
+    ids=["W4A32", "W32A4", "mixed", "offset"],
+)
+def test_a_run_trains_and_its_row_tells_its_settings(job, quant, said):
+    recipe = tiny(**SHORT, quant=quant)
+    result = run(recipe, job())[-1]
+    assert isinstance(result, Result)
+    notes = said.pop("notes", "")
+    assert {key: getattr(result, key) for key in said} == said
+    assert notes in result.notes
+    model = restore_model(recipe, job().run_dir / result.evaluations[0].checkpoint)
+    assert model_cost(model, (1, 8, 8)).size_bytes == result.size_bytes
+
+
+def test_only_weights_or_only_activations_have_steps(job):
+    only = {"first_act_bits": 32, "last_act_bits": 32, "act_bits": 32}
+    model, _ = first_values(job, **only)
+    assert not any(one.batched for one in quantizers(model).values())
+    only = {key.replace("act", "weight"): 32 for key in only}
+    model, _ = first_values(job, **only)
+    assert all(one.batched for one in quantizers(model).values())
+
+
+def test_overrides_offsets_and_residual_additions_resume_to_the_bit(job):
+    settings = {"act_offset": "learned", "act_signed": "signed", "residual_bits": 4}
+    recipe = tiny(**SHORT, quant=settings | {"overrides": MIXED})
+    whole = run(recipe, job("whole"))
+    cut = run(recipe, job("cut"), stop_after=4)
+    rest = run(recipe, job("cut"))
+    assert rows(cut) + rows(rest) == rows(whole)
+    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+    snapshot = read_newest(job("cut").run_dir)[0]
+    offsets = [value for key, value in snapshot.model.items() if key.endswith(".offset")]
+    assert len(offsets) == 8 + 2 * 3  # every layer's input, and both inputs of three additions
+    assert all(float(one) != 0 for one in offsets)
+
+
+def test_a_child_starts_from_a_parent_that_was_quantized_with_other_settings(job):
+    recipe = tiny(**SHORT, quant={"act_offset": "learned", "residual_bits": 4})
+    checkpoint = job().run_dir / run(recipe, job())[-1].evaluations[0].checkpoint
+    made = job("child")
+    feed = open_feed(recipe, made, enter(made, 0))
+    load_weights(build("resnet8", feed), checkpoint, model_name="resnet8")
+
+
+def test_a_glob_that_matches_nothing_ends_a_run_with_one_line(job):
+    recipe = tiny(quant={"overrides": {"stem": {"weight_bits": 8}}})
+    with pytest.raises(DataError, match=r"resnet8 cannot be quantized: the override `stem` match"):
+        run(recipe, job())
+
+
+def test_a_teacher_of_another_number_of_classes_ends_a_run_before_its_first_step(job, tmp_path):
+    from lsqctl.training.models import build_model
+
+    teacher = tmp_path / "hundred.pt"
+    torch.save(build_model("resnet8", num_classes=100, in_channels=1).state_dict(), teacher)
+    recipe = tiny(distill={"teacher": "hundred.pt"})
+    made = replace(job(), inputs={"distill.teacher": teacher})
+    with pytest.raises(DataError, match=r"hundred\.pt into resnet8: trained for 100 classes, and"):
+        run(recipe, made)
+    assert read_newest(made.run_dir)[0] is None
