@@ -1,4 +1,4 @@
-"""Does our quantizer compute what the paper says, and who else does?"""
+"""Ask whether our quantizer computes what the paper says, and who else does."""
 
 from __future__ import annotations
 
