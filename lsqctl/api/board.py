@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsqctl.api.output import write_output
+from lsqctl.api.outfile import check_free, write_whole
 from lsqctl.api.published import added_rows, all_references
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
@@ -83,4 +83,7 @@ def export(board: Board, path: Path, *, force: bool = False) -> int:
     ending = path.suffix.removeprefix(".").lower()
     if ending not in FORMATS:
         raise UsageError(f"{path}: export knows .csv, .json and .md, not `{path.suffix or path}`")
-    return write_output(path, FORMATS[ending](board).encode(), force=force)
+    check_free(path, force=force)
+    data = FORMATS[ending](board).encode()
+    write_whole(path, data, force=force)
+    return len(data)

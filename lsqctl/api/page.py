@@ -7,7 +7,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.api.output import write_output
+from lsqctl.api.outfile import write_whole
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_sizes, training_curves
 from lsqctl.leaderboard.page.content import History
@@ -26,7 +26,9 @@ def page(store: Store, board: Board, *, live: Live | None = None) -> str:
 
 def write_page(store: Store, board: Board, path: Path, *, force: bool = False) -> int:
     """Write the page to a file and return the number of bytes.  Raises UsageError."""
-    return write_output(path, page(store, board).encode(), force=force)
+    data = page(store, board).encode()
+    write_whole(path, data, force=force)
+    return len(data)
 
 
 def histories(store: Store, board: Board) -> Iterator[History]:

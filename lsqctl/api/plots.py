@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.board import board
-from lsqctl.api.output import check_output, write_output
+from lsqctl.api.outfile import check_free, write_whole
 from lsqctl.api.sweeps import sweep_named
 from lsqctl.errors import NotFound, UsageError, did_you_mean
 from lsqctl.leaderboard.charts.accuracy import Cost, against_bits
@@ -15,6 +15,7 @@ from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.charts.comparing import ablation, networks_against_cost
 from lsqctl.leaderboard.charts.history import several_runs, step_sizes
 from lsqctl.leaderboard.rank import rank
+from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Table
@@ -23,18 +24,22 @@ if TYPE_CHECKING:
 _NO_COST = "no row of it has a size and bit operations: only finished own runs have"
 
 
-def plot_cost(store: Store, cost: Cost, *, dataset: str | None = None) -> list[Chart]:
+def plot_cost(
+    store: Store, cost: Cost, *, dataset: str | None = None, settings: Settings | None = None
+) -> list[Chart]:
     """Return Top-1 against a cost, a line a network.  Raises NotFound where nothing is to draw."""
-    table = _table(store, dataset)
+    table = _table(store, dataset, settings)
     chart = networks_against_cost(table, cost)
     if chart.empty:
         raise NotFound(f"nothing to draw for {table.dataset}: {_NO_COST}")
     return [chart]
 
 
-def plot_bits(store: Store, *, dataset: str | None = None) -> list[Chart]:
+def plot_bits(
+    store: Store, *, dataset: str | None = None, settings: Settings | None = None
+) -> list[Chart]:
     """Return Top-1 against bits, a chart a network.  Raises NotFound."""
-    table = _table(store, dataset)
+    table = _table(store, dataset, settings)
     charts = against_bits(table, most=6)
     if not charts:
         raise NotFound(f"nothing to draw for {table.dataset}: no quantized row")
@@ -90,13 +95,15 @@ def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> i
     ending = path.suffix.removeprefix(".").lower()
     if ending not in ENDINGS:
         raise UsageError(f"{path}: a plot is .svg, .pdf or .png, not `{path.suffix or path}`")
-    check_output(path, force=force)
-    return write_output(path, draw(charts, ending), force=force)
+    check_free(path, force=force)
+    data = draw(charts, ending)
+    write_whole(path, data, force=force)
+    return len(data)
 
 
-def _table(store: Store, dataset: str | None) -> Table:
+def _table(store: Store, dataset: str | None, settings: Settings | None) -> Table:
     """Return the table of one dataset; that with own runs where none is named."""
-    tables = board(store, dataset=dataset).tables
+    tables = board(store, dataset=dataset, settings=settings).tables
     if not tables:
         raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")
     return tables[0]

@@ -23,6 +23,7 @@ from lsqctl.errors import UsageError
 from lsqctl.leaderboard.formats import to_csv, to_json
 from lsqctl.leaderboard.page.rendering import Live
 from lsqctl.run import RunState
+from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -36,10 +37,11 @@ LOOK_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Which part of the board is served."""
+    """Which part of the board is served; ``settings`` name the workspace's added rows."""
 
     dataset: str | None = None
     references: Literal["auto", "all", "none"] = "auto"
+    settings: Settings | None = None
 
 
 class Bodies:
@@ -63,7 +65,12 @@ class Bodies:
 
     def _look(self) -> None:
         shown = self._shown
-        ranked = board(self._store, dataset=shown.dataset, references=shown.references)
+        ranked = board(
+            self._store,
+            dataset=shown.dataset,
+            references=shown.references,
+            settings=shown.settings,
+        )
         counts = self._store.counts()
         if (ranked, counts) == self._state:
             return

@@ -30,10 +30,10 @@ def register(app: typer.Typer) -> None:
 
 def write_html(store: Store, board: Board, path: Path, *, force: bool) -> None:
     """Write the page and say where it is."""
-    from lsqctl.api.output import check_output
+    from lsqctl.api.outfile import check_free
     from lsqctl.api.page import write_page
 
-    check_output(path, force=force)
+    check_free(path, force=force)
     size = write_page(store, board, path, force=force)
     say(f"{path}: {len(board.entries)} rows, {size} bytes; open {path.absolute().as_uri()}")
 
@@ -63,11 +63,13 @@ def serve(
     from lsqctl.api.serve import Server, Shown, make_server
     from lsqctl.api.workspace import open_workspace
 
-    store = open_workspace(settings(ctx), read_only=True)
+    here = settings(ctx)
+    store = open_workspace(here, read_only=True)
     note(f"store: {store.url}, read-only")
     server: Server | None = None
     try:
-        server = make_server(store, Shown(dataset, references), host=host, port=port, token=token)
+        shown = Shown(dataset, references, here)
+        server = make_server(store, shown, host=host, port=port, token=token)
         print(server.address, flush=True)
         say("serving this address until Ctrl-C")
         server.serve_forever(poll_interval=0.2)

@@ -12,7 +12,7 @@ import typer
 
 from lsqctl.cli.page import Force
 from lsqctl.cli.render import say
-from lsqctl.cli.state import RunArgument, RunArguments, workspace
+from lsqctl.cli.state import RunArgument, RunArguments, settings, workspace
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.charts.chart import Chart
@@ -39,7 +39,7 @@ def size(
     from lsqctl.api.plots import plot_cost
 
     with workspace(ctx) as store:
-        charts = plot_cost(store, "size_bytes", dataset=dataset)
+        charts = plot_cost(store, "size_bytes", dataset=dataset, settings=settings(ctx))
     _show(charts, output, force=force)
 
 
@@ -51,7 +51,7 @@ def bops(
     from lsqctl.api.plots import plot_cost
 
     with workspace(ctx) as store:
-        charts = plot_cost(store, "gbops", dataset=dataset)
+        charts = plot_cost(store, "gbops", dataset=dataset, settings=settings(ctx))
     _show(charts, output, force=force)
 
 
@@ -63,7 +63,7 @@ def bits(
     from lsqctl.api.plots import plot_bits
 
     with workspace(ctx) as store:
-        charts = plot_bits(store, dataset=dataset)
+        charts = plot_bits(store, dataset=dataset, settings=settings(ctx))
     _show(charts, output, force=force)
 
 

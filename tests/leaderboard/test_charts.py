@@ -117,7 +117,19 @@ def test_nan_and_infinity_are_left_out_of_curves():
 
 def stats(step: int, size: float, kind: str = "weight") -> QuantizerStats:
     return QuantizerStats(
-        f"layer1.conv1.{kind}_quantizer", kind, step, step, 4, True, size, size, size, 0.1, 16, 16
+        f"layer1.conv1.{kind}_quantizer",
+        kind,
+        step,
+        step,
+        4,
+        True,
+        size,
+        size,
+        size,
+        0.1,
+        16,
+        16,
+        100,
     )
 
 

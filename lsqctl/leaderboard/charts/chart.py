@@ -44,6 +44,14 @@ class Series:
     joined: bool = False
     tone: int = 0
 
+    @property
+    def line(self) -> tuple[Point, ...]:
+        """The points that a line joins: the first at each x."""
+        first: dict[float, Point] = {}
+        for point in self.points:
+            first.setdefault(point[0], point)
+        return tuple(first.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Chart:

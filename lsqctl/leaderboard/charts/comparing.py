@@ -22,7 +22,12 @@ def networks_against_cost(table: Table, cost: Cost) -> Chart:
         if getattr(row, cost):
             found[not row.own, row.arch or row.model].append(row)
     series = tuple(
-        _network(arch, sorted(rows, key=lambda row: float(getattr(row, cost))), cost, unit)
+        _network(
+            arch,
+            sorted(rows, key=lambda row: (float(getattr(row, cost)), -row.top1_mean)),
+            cost,
+            unit,
+        )
         for (_, arch), rows in sorted(found.items())
     )
     xs = [x for one in series for x, _ in one.points]

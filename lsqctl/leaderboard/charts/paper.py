@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 ENDINGS = ("svg", "pdf", "png")
 # Told apart in print, in grey and by most who see colours otherwise (Okabe and Ito 2008).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_LEVEL = "#444444"
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE: Any = {
     "svg.hashsalt": "lsqctl",
@@ -67,8 +68,12 @@ def draw(charts: Sequence[Chart], ending: str, *, width: float = 3.3) -> bytes:
 
 
 def _fill(axes: Axes, chart: Chart, *, titled: bool) -> None:
-    for number, series in enumerate(chart.series):
-        _plot(axes, chart, series, number)
+    names = list(dict.fromkeys(one.label for one in chart.series if one.look != "rule"))
+    told: set[str] = set()
+    for series in chart.series:
+        number = names.index(series.label) if series.look != "rule" else -1
+        _plot(axes, chart, series, number, told=series.label not in told)
+        told.add(series.label)
     (x_low, x_high), (y_low, y_high) = span(chart)
     axes.set_xscale("log" if chart.x.log else "linear")
     x_values, y_values = (
@@ -86,31 +91,34 @@ def _fill(axes: Axes, chart: Chart, *, titled: bool) -> None:
     axes.set_axisbelow(True)
     if titled:
         axes.set_title(chart.title)
-    if 1 < len(chart.series) <= 12:
+    if 1 < len(told) <= 4:
         axes.legend()
+    elif 4 < len(told) <= 12:  # no place within is free of lines
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02))
 
 
-def _plot(axes: Axes, chart: Chart, series: Series, number: int) -> None:
+def _plot(axes: Axes, chart: Chart, series: Series, number: int, *, told: bool) -> None:
     kept = [
         n for n, (x, y) in enumerate(series.points) if drawable(x, chart.x) and drawable(y, chart.y)
     ]
     xs, ys = [series.points[n][0] for n in kept], [series.points[n][1] for n in kept]
     crowded = len(chart.series) > 12
-    colour = COLOURS[0 if crowded else number % len(COLOURS)]
-    look: dict[str, Any] = {"color": colour, "label": series.label}
+    colour = _LEVEL if number < 0 else COLOURS[0 if crowded else number % len(COLOURS)]
+    look: dict[str, Any] = {"color": colour, "label": series.label if told else None}
     if series.look not in POINTS:
         look |= {"drawstyle": "steps-post"} if series.look == "front" else {}
         look |= {"linestyle": "--"} if series.look == "rule" else {}
         axes.plot(xs, ys, alpha=0.6 if crowded else 1.0, linewidth=0.8 if crowded else 1.2, **look)
         return
     look |= {"markerfacecolor": "white"} if series.look != "own" else {}
-    line = "-" if series.joined else "none"
+    if series.joined:
+        axes.plot(*zip(*series.line, strict=True), color=colour)
     if series.spans:
         low = [y - (series.spans[n] or (y, y))[0] for n, y in zip(kept, ys, strict=True)]
         high = [(series.spans[n] or (y, y))[1] - y for n, y in zip(kept, ys, strict=True)]
         bars = [[max(0.0, one) for one in low], [max(0.0, one) for one in high]]
         axes.errorbar(xs, ys, bars, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5)
-    axes.plot(xs, ys, linestyle=line, marker=_MARKERS[number % len(_MARKERS)], **look)
+    axes.plot(xs, ys, linestyle="none", marker=_MARKERS[number % len(_MARKERS)], **look)
     for n, x, y in zip(kept, xs, ys, strict=True):
         if series.marks:
             axes.annotate(

@@ -51,7 +51,7 @@ def _roomy(values: Sequence[float], axis: Axis) -> tuple[float, float]:
         return low / ratio, high * ratio
     room = 0.06 * (high - low) or max(abs(high) * 0.05, 0.5)
     below = low - room
-    return (0.0 if below < 0 <= low else below), high + room
+    return (0.0 if below < 0 <= low and not axis.ticks else below), high + room
 
 
 def ticks(low: float, high: float, axis: Axis, *, wanted: int = 5) -> list[float]:

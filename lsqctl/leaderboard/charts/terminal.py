@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from lsqctl.leaderboard.charts.chart import POINTS, Chart, Point, Series
+from lsqctl.leaderboard.charts.chart import POINTS, Chart, Point
 from lsqctl.leaderboard.charts.scales import Scale, drawable, span, tick_texts, ticks
 
-SIGNS = {"own": "●", "published": "○", "full": "□", "front": "┈", "rule": "╌", "curve": "─"}
+SIGNS = {"own": "●", "published": "○", "full": "□", "front": "┈", "rule": "╌"}
 NARROWEST, LOWEST = 24, 6
+_LINES = ("━", "╍", "┉")
 _GAPS = (1, 2, 4)  # a second and third line have every second, every fourth dot
 _BRAILLE = 0x2800
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # rows of a cell: left, right
@@ -48,7 +49,7 @@ def _cells(chart: Chart, x: Scale, y: Scale, columns: int, rows: int) -> list[li
     cells = [[" "] * columns for _ in range(rows)]
     number = 0
     for one in chart.series:
-        places = list(_places(one, chart, x, y))
+        places = list(_places(one.line if one.joined else one.points, chart, x, y))
         if one.look not in POINTS or one.joined:
             walked = _stairs(places) if one.look == "front" else places
             gap = 2 if one.look in ("front", "rule") else _GAPS[number % len(_GAPS)]
@@ -58,13 +59,13 @@ def _cells(chart: Chart, x: Scale, y: Scale, columns: int, rows: int) -> list[li
         cells[row][column] = chr(_BRAILLE + dots[row][column])
     for one in chart.series:
         if one.look in POINTS:
-            for px, py in _places(one, chart, x, y):
+            for px, py in _places(one.points, chart, x, y):
                 cells[round(py)][round(px)] = SIGNS[one.look]
     return cells
 
 
-def _places(series: Series, chart: Chart, x: Scale, y: Scale) -> Iterator[Point]:
-    for px, py in series.points:
+def _places(points: Iterable[Point], chart: Chart, x: Scale, y: Scale) -> Iterator[Point]:
+    for px, py in points:
         if drawable(px, chart.x) and drawable(py, chart.y):
             yield x.place(px), y.place(py)
 
@@ -106,5 +107,9 @@ def _below(values: Iterable[float], texts: Iterable[str], x: Scale, columns: int
 
 
 def _legend(chart: Chart) -> list[str]:
-    seen = dict.fromkeys((SIGNS[one.look], one.label) for one in chart.series)
+    lined = [one for one in chart.series if one.look == "curve"]
+    seen = dict.fromkeys(
+        (_LINES[lined.index(one) % len(_LINES)] if one in lined else SIGNS[one.look], one.label)
+        for one in chart.series
+    )
     return ["   ".join(f"{sign} {label}" for sign, label in seen)] if seen else []

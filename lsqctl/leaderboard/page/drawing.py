@@ -113,6 +113,7 @@ def _mark(series: Series, chart: Chart, x: Scale, y: Scale) -> Mark:
     ]
     placed = [(x.place(series.points[n][0]), y.place(series.points[n][1])) for n in kept]
     dots = series.look in POINTS
+    joined = series.line if series.joined else ()
     spans = (
         [(place, series.spans[n]) for n, place in zip(kept, placed, strict=True)]
         if (series.spans and len(placed) <= _MANY)
@@ -128,7 +129,7 @@ def _mark(series: Series, chart: Chart, x: Scale, y: Scale) -> Mark:
             for place, ends in spans
             if ends
         ),
-        line=_through(placed) if series.joined else "",
+        line=_line([(x.place(px), y.place(py)) for px, py in joined]) if len(joined) > 1 else "",
         rows=tuple(series.rows[n] for n in kept) if series.rows else (),
     )
 
@@ -140,14 +141,6 @@ def _dots(places: Iterable[Point]) -> str:
 
 def _line(places: Sequence[Point]) -> str:
     return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in places) if places else ""
-
-
-def _through(places: Sequence[Point]) -> str:
-    """Return a line through the first point at each x; nothing for a single one."""
-    first: dict[float, float] = {}
-    for x, y in places:
-        first.setdefault(x, y)
-    return _line(list(first.items())) if len(first) > 1 else ""
 
 
 def _stairs(places: Sequence[Point]) -> str:

@@ -130,6 +130,7 @@ def history(run_id: str, model: str, layers: int = 4, epochs: int = 100) -> Hist
             0,
             16,
             16,
+            100,
         )
         for layer in range(layers)
         for kind in ("weight", "input")

@@ -165,6 +165,7 @@ def test_the_theme_can_be_switched_and_is_kept(opened):
         page.click("#theme")
         dark = page.evaluate(colour)
         assert dark != light
+        page.wait_for_timeout(200)  # Chromium stores what a page keeps a moment later
         page.reload()
         assert page.evaluate(colour) == dark
 
