@@ -40,8 +40,9 @@ class Cursor:
     epoch was trained and not yet evaluated. ``window`` holds (loss, right, images) of the steps
     since the last train metric, ``sums`` those of the epoch before them. ``digests`` names the
     bytes of the first weights and the teacher; ``circumstances`` those of the last attempt.
-    ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch, ``skipped_before`` in those
-    before it. ``last`` and ``best`` are of the raw weights, the others as they say.
+    ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
+    ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
+    as they say.
     """
 
     recipe: str
