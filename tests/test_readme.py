@@ -40,6 +40,15 @@ def test_every_command_runs_in_an_empty_folder(walked):
     assert "digits/resnet8-w4a4" in walked("leaderboard").stdout
 
 
+@pytest.mark.parametrize("page", ["layers.md", "conformance.md"])
+def test_every_command_of_a_page_runs_after_them(walked, page):
+    text = (ROOT / "docs" / page).read_text()
+    found = re.findall(r"^\$ lsqctl (.+?)(?:  #|$)", text, re.MULTILINE)
+    assert len(found) >= 2
+    for line in found:
+        assert walked(*line.split()).stdout
+
+
 def test_every_python_block_runs(walked):
     library, loading = blocks("python")
     for code in (library, loading + "\nassert not model.training"):

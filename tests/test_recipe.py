@@ -54,6 +54,8 @@ def another_value(key: str) -> Any:
         return {"*": {"weight_bits": 4}}
     if isinstance(recipe, float):
         return recipe * 0.75 if recipe else 0.25
+    if recipe is None and FIELDS[key].annotation == float | None:
+        return 0.25
     return "something else"
 
 

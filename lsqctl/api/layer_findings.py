@@ -79,6 +79,10 @@ def _few_codes(one: QuantizerStats) -> float:
     return FEW_CODES * one.n_codes / one.codes_used
 
 
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
 def _share(value: float) -> str:
     return f"{100 * value:.3g} %"
 
@@ -93,7 +97,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "clamped",
         lambda one: 1.0 + one.clamped if one.clamped else 0.0,
-        lambda one: f"the step of {_of(one)} was clamped to its floor {one.clamped} times",
+        lambda one: f"the step of {_of(one)} was clamped to its floor {_times(one.clamped)}",
         "its steps are too large: lower quant.step_lr_scale or train.lr",
     ),
     Rule(
@@ -105,17 +109,14 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "clipped",
         lambda one: one.clip_fraction / MANY_CLIPPED,
-        lambda one: f"{_of(one)} has {_share(one.clip_fraction)} of its values clipped",
+        lambda one: f"{_share(one.clip_fraction)} of the values of {_of(one)} are clipped",
         "they get no gradient: quant.init: mse or percentile begins with a larger step",
     ),
     Rule(
         "oscillating",
         lambda one: (one.oscillation_rate or 0.0) / MANY_OSCILLATING,
-        lambda one: (
-            f"{_of(one)} has {_share(one.oscillation_rate or 0.0)} of its weights oscillate"
-        ),
-        "batch norm's statistics lag behind: estimate them again after training, or train longer "
-        "at a low rate",
+        lambda one: f"{_share(one.oscillation_rate or 0.0)} of the weights of {_of(one)} oscillate",
+        "batch norm's statistics lag behind: train.bn_reestimate_images estimates them again",
     ),
     Rule(
         "fast-step",

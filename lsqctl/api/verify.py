@@ -90,7 +90,8 @@ def verify_run(
     measure = _Measure(recipe, _job(detail, settings, threads, device), result.data_digest)
     for stored in result.evaluations:
         sha256 = store.result_sha256(run_id, (stored.variant, stored.selection))
-        verdict = _verdict(detail.run, stored, partial(measure, sha256=sha256), settings)
+        again = partial(measure, sha256=sha256, variant=stored.variant)
+        verdict = _verdict(detail.run, stored, again, settings)
         if verdict.verified is not None:
             key = (stored.variant, stored.selection)
             store.mark_verified(run_id, key, verified=verdict.verified)
@@ -98,28 +99,33 @@ def verify_run(
 
 
 class _Measure:
-    """Measures the checkpoints of one run, each once."""
+    """Measures the checkpoints of one run, each variant once."""
 
     def __init__(self, recipe: Recipe, job: Job, data_digest: str) -> None:
         self._recipe, self._job, self._data_digest = recipe, job, data_digest
-        self._known: dict[str, Counts] = {}
+        self._known: dict[tuple[str, str], Counts] = {}
 
-    def __call__(self, directory: Path, sha256: str) -> Counts:
-        """Return the counts of a checkpoint; raises DataError when its bytes are not the stored,
-        and CannotTell when they are, but cannot be measured here.
+    def __call__(self, directory: Path, sha256: str, variant: str) -> Counts:
+        """Return the counts of a variant of a checkpoint.
+
+        Raises DataError when its bytes are not the stored, and CannotTell when they are, but
+        cannot be measured here.
         """
         from lsqctl.training.reevaluate import check_bytes, reevaluate
 
         check_bytes(directory, sha256)
-        if sha256 not in self._known:
+        key = sha256, variant
+        if key not in self._known:
             _check_device(self._job.device)
             digest = self._data_digest
             try:
-                counts = reevaluate(self._recipe, directory, self._job, data_digest=digest)
+                counts = reevaluate(
+                    self._recipe, directory, self._job, data_digest=digest, variant=variant
+                )
             except DataError as error:
                 raise CannotTell(str(error)) from None
-            self._known[sha256] = counts
-        return self._known[sha256]
+            self._known[key] = counts
+        return self._known[key]
 
 
 def _verdict(

@@ -56,7 +56,7 @@ def verify(
             for verdict in found:
                 verdicts.append(verdict)
                 if verdict.message:
-                    error_line(f"{verdict.run_id} {verdict.selection}: {verdict.message}")
+                    error_line(f"{verdict.run_id} {_label(verdict)}: {verdict.message}")
     if json:
         print_json({"results": verdicts})
     else:
@@ -75,7 +75,7 @@ def _print(verdicts: list[Verdict]) -> None:
             (
                 one.run_id,
                 one.name,
-                one.selection if one.variant == "raw" else f"{one.variant} {one.selection}",
+                _label(one),
                 f"{one.n_correct}/{one.n_total}",
                 "" if one.measured is None else f"{one.measured}/{one.n_total}",
                 _WORDS[one.verified],
@@ -87,3 +87,7 @@ def _print(verdicts: list[Verdict]) -> None:
     )
     good = sum(one.verified is True for one in verdicts)
     say(f"{good} of {len(verdicts)} results verified")
+
+
+def _label(one: Verdict) -> str:
+    return one.selection if one.variant == "raw" else f"{one.variant} {one.selection}"

@@ -123,7 +123,9 @@ def _by_seeds(
     if min(len(ours), len(theirs)) < 2:
         return []
     if paired:
-        return [paired_t([top1(a) - top1(b) for a, b in zip(ours, theirs, strict=True)])]
+        differences = [top1(a) - top1(b) for a, b in zip(ours, theirs, strict=True)]
+        one_cell = len({run.cell for run in ours}) == 1
+        return [paired_t(differences, "seeds" if one_cell else "cells and seeds")]
     return [welch([*map(top1, ours)], [*map(top1, theirs)])]
 
 

@@ -80,13 +80,13 @@ def mcnemar_of_many(first: Sequence[int], second: Sequence[int], n_total: int) -
     return Test(name, difference, difference - half, difference + half, p)
 
 
-def paired_t(differences: Sequence[float]) -> Test:
-    """Compare by what each seed shows alone: Student's t of the differences, two or more."""
+def paired_t(differences: Sequence[float], pairs: str = "seeds") -> Test:
+    """Compare by what each pair shows alone: Student's t of the differences, two or more."""
     spread = sample_std(differences)
     if spread is None:
         raise ValueError("a paired t-test needs two pairs or more")
     error = spread / math.sqrt(len(differences))
-    name = f"a paired t-test over {len(differences)} seeds"
+    name = f"a paired t-test over {len(differences)} {pairs}"
     return _students(name, mean(differences), error, len(differences) - 1)
 
 

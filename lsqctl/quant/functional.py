@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from lsqctl.quant import blocks
+
 MIN_STEP_SIZE = 1e-8
 """The smallest step size: calibration starts at or above it, ``keep_positive`` clamps to it."""
 
@@ -59,34 +61,50 @@ def grad_scale_factor(count: int, quant_max: int) -> float:
 
 
 class _LsqFakeQuantize(torch.autograd.Function):
-    """Keeps only its two inputs for the backward pass; codes are computed again there."""
+    """Keeps its inputs for the backward pass, and its value where the layer keeps that anyway."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, step_size: Tensor, bounds: tuple[int, int], grad_scale: float
     ) -> Tensor:
-        ctx.save_for_backward(x, step_size)
         ctx.bounds = bounds
         ctx.grad_scale = grad_scale
+        ctx.blocks = blocks.fits(x, step_size)
+        if ctx.blocks:
+            x = blocks.dense(x)
+            out = blocks.quantized(x, step_size, bounds)
+            ctx.save_for_backward(x, step_size, out if out.dtype is torch.float32 else None)
+            return out
+        ctx.save_for_backward(x, step_size, None)
         ratio, step = _ratio(x, step_size)
         return ratio.clamp_(*bounds).round_().mul_(step).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        x, step_size = ctx.saved_tensors
-        quant_min, quant_max = ctx.bounds
-        ratio, _ = _ratio(x, step_size)
-        inside = (ratio > quant_min).logical_and_(ratio < quant_max)
-        grad_x = torch.where(inside, grad, 0.0) if ctx.needs_input_grad[0] else None
-        grad_step = None
-        if ctx.needs_input_grad[1]:
-            code = ratio.clamp(quant_min, quant_max).round_()
-            # Outside, the code is the bound itself, which is what eq. 3 asks for.
-            terms = torch.where(inside, code - ratio, code).mul_(grad)
-            total = terms.sum_to_size(step_size.shape).mul_(ctx.grad_scale)
-            grad_step = total.to(step_size.dtype)
+        saved = ctx.saved_tensors
+        form = blocks.gradients if ctx.blocks and saved[1] > blocks.MIN_STEP else _gradients
+        grad_x, grad_step = form(grad, saved, ctx.bounds, ctx.needs_input_grad[:2])
+        if grad_step is not None:
+            grad_step = grad_step.mul_(ctx.grad_scale)
         return grad_x, grad_step, None, None
+
+
+def _gradients(
+    grad: Tensor, saved: blocks.Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of ``x`` and of the step, before its scale; None unless ``needed``."""
+    x, step_size, _ = saved
+    ratio, _ = _ratio(x, step_size)
+    inside = (ratio > bounds[0]).logical_and_(ratio < bounds[1])
+    grad_x = torch.where(inside, grad, 0.0) if needed[0] else None
+    grad_step = None
+    if needed[1]:
+        code = ratio.clamp(*bounds).round_()
+        # Outside, the code is the bound itself, which is what eq. 3 asks for.
+        terms = torch.where(inside, code - ratio, code).mul_(grad)
+        grad_step = terms.sum_to_size(step_size.shape).to(step_size.dtype)
+    return grad_x, grad_step
 
 
 def _ratio(x: Tensor, step_size: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 A recipe says *what* is trained. Where data lies, devices, threads and workers are never part of
 it. ``recipe_file`` makes recipes from YAML; every key's type, default, unit and meaning stands
-in ``sections`` once and is printed by ``lsqctl recipe schema`` and in ``recipes/README.md``.
+in ``sections`` or ``train_section`` once and is printed by ``lsqctl recipe schema`` and in
+``recipes/README.md``.
 """
 
 from lsqctl.recipe.catalog import (
@@ -26,9 +27,9 @@ from lsqctl.recipe.sections import (
     DistillSection,
     ModelSection,
     RunRef,
-    TrainSection,
 )
 from lsqctl.recipe.together import Problem, check_together, derived_defaults
+from lsqctl.recipe.train_section import TrainSection
 from lsqctl.recipe.whole import Recipe, load_stored
 
 __all__ = [

@@ -39,7 +39,11 @@ class DataSection(Section):
 
     name: DatasetName = Field(description="dataset", json_schema_extra={"choices": list(DATASETS)})
     batch_size: int = Field(
-        128, ge=1, le=65536, description="images a training step", json_schema_extra=unit("images")
+        128,
+        ge=1,
+        le=65536,
+        description="images a training step, whatever train.accumulate is",
+        json_schema_extra=unit("images"),
     )
     eval_batch_size: int = Field(
         250,
@@ -83,58 +87,6 @@ class DataSection(Section):
     )
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
         "bilinear", description="how images are resized (with antialiasing)"
-    )
-
-
-class TrainSection(Section):
-    """The optimizer and its schedule."""
-
-    epochs: int = Field(
-        90,
-        ge=0,
-        le=100_000,
-        description="passes over the training images; 0 evaluates and trains nothing",
-        json_schema_extra=unit("epochs"),
-    )
-    lr: float = Field(
-        0.01, gt=0, le=1000, description="first learning rate of SGD", json_schema_extra=unit("1")
-    )
-    momentum: float = Field(
-        0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=unit("1")
-    )
-    nesterov: bool = Field(False, description="Nesterov's form of momentum")
-    weight_decay: float = Field(
-        1e-4,
-        ge=0,
-        le=1,
-        description="weight decay of convolution and linear weights; never of biases and norms",
-        json_schema_extra=unit("1"),
-    )
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="learning rate a step: half a cosine down to 0, or constant"
-    )
-    warmup_epochs: float = Field(
-        0.0,
-        ge=0,
-        le=100_000,
-        description="linear warm-up of the learning rate",
-        json_schema_extra=unit("epochs"),
-    )
-    label_smoothing: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="weight of the uniform distribution in the targets",
-        json_schema_extra=unit("1"),
-    )
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32",
-        description="arithmetic of layers: fp32, or bf16 autocast (quantizers stay in fp32)",
-    )
-    headline: Literal["last", "best"] = Field(
-        "last",
-        description="the result that counts: last epoch, or best (which is selected on the "
-        "test set and says so)",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe.catalog import DATASETS
 from lsqctl.recipe.quant_section import QuantSection
+from lsqctl.recipe.train_section import TrainSection
 from lsqctl.recipe.whole import Recipe
 
 
@@ -47,20 +48,16 @@ def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 def check_together(recipe: Recipe) -> list[Problem]:
     """Return what is wrong between keys that are each valid."""
-    problems = []
-    train = recipe.train
-    if train.warmup_epochs > train.epochs:
+    problems = _of_the_schedule(recipe.train) + _of_the_headline(recipe.train)
+    if 2 * recipe.train.accumulate > max(2, recipe.data.batch_size):
         problems.append(
             Problem(
-                "train.warmup_epochs",
-                f"warm-up of {train.warmup_epochs:g} epochs is longer than the training",
-                "make it at most train.epochs",
-                "train.epochs",
+                "train.accumulate",
+                f"{recipe.train.accumulate} pieces of {recipe.data.batch_size} images: batch norm "
+                "needs two images in each",
+                "make it at most half of data.batch_size",
+                "data.batch_size",
             )
-        )
-    if train.nesterov and train.momentum == 0:
-        problems.append(
-            Problem("train.nesterov", "needs momentum", "set train.momentum", "train.momentum")
         )
     if DATASETS[recipe.data.name].folder and recipe.data.crop > recipe.data.resize:
         problems.append(
@@ -100,6 +97,57 @@ def _per_channel(quant: QuantSection) -> list[Problem]:
         for glob, one in quant.overrides.items()
         if one.per_channel and one.weight_bits == NONE_BITS
     ]
+    return problems
+
+
+def _of_the_schedule(train: TrainSection) -> list[Problem]:
+    problems = []
+    if train.warmup_epochs > train.epochs:
+        problems.append(
+            Problem(
+                "train.warmup_epochs",
+                f"warm-up of {train.warmup_epochs:g} epochs is longer than the training",
+                "make it at most train.epochs",
+                "train.epochs",
+            )
+        )
+    if train.bn_freeze_epochs > train.epochs:
+        problems.append(
+            Problem(
+                "train.bn_freeze_epochs",
+                f"the last {train.bn_freeze_epochs} epochs are more than there are",
+                "make it at most train.epochs",
+                "train.epochs",
+            )
+        )
+    if train.nesterov and train.momentum == 0:
+        problems.append(
+            Problem("train.nesterov", "needs momentum", "set train.momentum", "train.momentum")
+        )
+    return problems
+
+
+def _of_the_headline(train: TrainSection) -> list[Problem]:
+    key, problems = "train.headline_variant", []
+    if train.headline_variant == "ema" and (train.ema_decay is None or train.epochs == 0):
+        lacking = "train.epochs" if train.ema_decay else "train.ema_decay"
+        problems.append(
+            Problem(key, "no averaged weights are kept", f"set {lacking}, or use `raw`", lacking)
+        )
+    if train.headline_variant == "bn" and not train.bn_reestimate_images:
+        lacking = "train.bn_reestimate_images"
+        problems.append(
+            Problem(key, "batch norm is not estimated again", f"set {lacking}", lacking)
+        )
+    if train.headline_variant == "bn" and train.headline == "best":
+        problems.append(
+            Problem(
+                key,
+                "batch norm is estimated again after the last epoch only",
+                "use train.headline: last",
+                "train.headline",
+            )
+        )
     return problems
 
 

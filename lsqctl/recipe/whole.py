@@ -15,8 +15,8 @@ from lsqctl.recipe.sections import (
     DistillSection,
     ModelSection,
     RunRef,
-    TrainSection,
 )
+from lsqctl.recipe.train_section import TrainSection
 
 
 def _checked_name(value: object) -> object:

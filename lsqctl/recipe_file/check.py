@@ -14,6 +14,7 @@ from lsqctl.recipe_file.nodes import Entry, Node, Tree
 from lsqctl.recipe_file.overrides import NOT_KEYS, override_fault
 from lsqctl.recipe_file.sentences import MISSING, bad_value
 from lsqctl.recipe_file.spelling import closest
+from lsqctl.recipe_file.writing import scalar
 
 
 class Checked(NamedTuple):
@@ -188,7 +189,9 @@ def _problem(problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start:
         for part in problem.other.split("."):
             value = getattr(value, part)
         other = nodes.get(problem.other)
-        helps.append(f"`{problem.other}` is {value} ({_where(other) if other else 'default'})")
+        helps.append(
+            f"`{problem.other}` is {scalar(value)} ({_where(other) if other else 'default'})"
+        )
     return node.fault("R105", f"`{problem.key}` does not fit", problem.label, *helps)
 
 

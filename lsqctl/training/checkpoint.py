@@ -99,17 +99,6 @@ def write_checkpoint(
     return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best, gone)
 
 
-def read_newest(run_dir: Path) -> tuple[Snapshot | None, list[str]]:
-    """Return the newest snapshot that verifies, or None, and a sentence for each bad one."""
-    complaints: list[str] = []
-    for folder in checkpoint_folders(run_dir):
-        try:
-            return read_checkpoint(folder), complaints
-        except DataError as error:
-            complaints.append(f"passed over a damaged checkpoint: {error}")
-    return None, complaints
-
-
 def read_checkpoint(folder: Path) -> Snapshot:
     """Return a checkpoint; raises DataError naming the file that does not verify."""
     manifest = read_manifest(folder)
@@ -124,9 +113,21 @@ def read_checkpoint(folder: Path) -> Snapshot:
     )
 
 
-def load_model_state(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's model, step sizes and flags included; raises DataError."""
-    return dict(_tensors(folder, read_manifest(folder), "model.pt"))
+def load_model_state(folder: Path, variant: str | None = None) -> dict[str, Any]:
+    """Return a checkpoint's model, step sizes and flags included.
+
+    ``variant`` is raw, ema or bn; None is the one that the run declared its headline (raw before
+    the training has ended where that is bn). Raises DataError, for a variant that is not held too.
+    """
+    manifest = read_manifest(folder)
+    model = dict(_tensors(folder, manifest, "model.pt"))
+    wanted = variant or read_state(folder).get("variant", "raw")
+    if wanted == "raw":
+        return model
+    held = _tensors(folder, manifest, "training.pt").get(wanted)
+    if held is None and variant:
+        raise DataError(f"{folder} holds no {variant} variant of its weights")
+    return model | dict(held or {})
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     FLIP = 5
     SCALE = 6
     RATIO = 7
+    REESTIMATION = 8
 
 
 def draw(seed: int, epoch: int, stream: int, index: NDArray[Any]) -> NDArray[np.uint64]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-import torch
 from torch import Tensor
 
 from lsqctl.facts import Checkpoint, Measured, Metric, Progress
 from lsqctl.failpoint import failpoint
+from lsqctl.training.batchnorm import freeze_statistics, reestimated, statistics
 from lsqctl.training.cursor import Tally
-from lsqctl.training.distill import total_loss
 from lsqctl.training.evaluate import Counts, evaluate
-from lsqctl.training.optim import lr_factor, set_lr
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
+from lsqctl.training.step import train_step
 from lsqctl.training.telemetry import epoch_stats, watch
 
 _WINDOWS = 10  # train metrics in an epoch
@@ -27,6 +26,8 @@ def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
     if cursor.evaluation_pending:
         return
     session.model.train()
+    if cursor.epoch >= session.recipe.train.epochs - session.recipe.train.bn_freeze_epochs:
+        freeze_statistics(session.model)
     watch(session)
     window = max(1, feed.steps_per_epoch // _WINDOWS)
     for images, labels in feed.training(cursor.epoch, start=cursor.batch):
@@ -49,63 +50,53 @@ def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
 
 
 def evaluate_epoch(session: Session) -> Iterator[Metric | Progress]:
-    """Count the evaluation split and keep the tally; the best is the first of equals."""
-    counts = counted(session)
-    cursor = session.cursor
-    cursor.last = Tally.of(counts, cursor.step)
-    if cursor.best is None or counts.n_correct > cursor.best.n_correct:
-        cursor.best = cursor.last
+    """Count the evaluation split by each variant and keep the tallies."""
+    cursor, counts = session.cursor, counted(session)
+    cursor.keep(
+        {variant: Tally.of(one, cursor.step) for variant, one in counts.items()},
+        judged_by=session.recipe.train.headline_variant,
+    )
     cursor.evaluation_pending = False
-    yield Metric("loss", "val", cursor.step, counts.loss)
-    yield Metric("top1", "val", cursor.step, counts.top1)
-    if counts.top5 is not None:
-        yield Metric("top5", "val", cursor.step, counts.top5)
+    for variant, one in counts.items():
+        prefix = "" if variant == "raw" else f"{variant}_"
+        yield Metric(f"{prefix}loss", "val", cursor.step, one.loss)
+        yield Metric(f"{prefix}top1", "val", cursor.step, one.top1)
+        if one.top5 is not None:
+            yield Metric(f"{prefix}top5", "val", cursor.step, one.top5)
     yield session.progress
 
 
-def counted(session: Session) -> Counts:
-    """Return the counts of the session's model on the evaluation split."""
-    with autocast(session.recipe.train.precision, session.feed.device):
-        return evaluate(session.model, session.feed.evaluation(), before_batch=session.check_stop)
+def counted(session: Session) -> dict[str, Counts]:
+    """Return the counts of each variant on the evaluation split.
 
-
-def train_step(session: Session, images: Tensor, labels: Tensor) -> None:
-    """Take one optimizer step and move the cursor past its batch.
-
-    On a CPU a loss that is not finite raises Diverged before it reaches the weights; on a GPU,
-    where looking would make it wait, at the next train metric or checkpoint.
+    ``raw`` and ``ema`` after each epoch, for each may be the best one; ``bn``, which costs a pass
+    over training images besides, once the training is over.
     """
-    recipe, cursor, optimizer = session.recipe, session.cursor, session.optimizer
-    set_lr(optimizer, lr_factor(recipe.train, cursor.step, session.feed.steps_per_epoch))
-    with autocast(recipe.train.precision, images.device):
-        logits = session.network(images)
-        teacher_logits = _taught(session, images)
-    loss = total_loss(
-        logits,
-        labels,
-        label_smoothing=recipe.train.label_smoothing,
-        distill=recipe.distill,
-        teacher_logits=teacher_logits,
-    )
-    right = (logits.detach().argmax(1) == labels).sum()
-    cursor.step += 1
-    cursor.batch += 1
-    session.pending.append((cursor.step, loss.detach(), right, len(labels)))
-    if images.device.type == "cpu":
-        session.collect()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    feed, train = session.feed, session.recipe.train
+    models = {"raw": session.model}
+    if session.average is not None:
+        models["ema"] = session.average.model
+    with autocast(train.precision, feed.device):
+        if train.bn_reestimate_images and session.trained:
+            sample = feed.reestimation(train.bn_reestimate_images)
+            models["bn"] = reestimated(session.model, _stoppable(sample, session))
+            session.statistics = statistics(models["bn"])
+        return {
+            variant: evaluate(model, feed.evaluation(), before_batch=session.check_stop)
+            for variant, model in models.items()
+        }
 
 
-@torch.no_grad()
-def _taught(session: Session, images: Tensor) -> Tensor | None:
-    return None if session.tutor is None else session.tutor(images)
+def _stoppable(batches: Iterable[Tensor], session: Session) -> Iterator[Tensor]:
+    for batch in batches:
+        session.check_stop()
+        yield batch
 
 
 def _window_metrics(session: Session) -> Iterator[Metric | Progress]:
     """Close the window: its mean loss, and its sums added to the epoch's."""
     session.collect()
+    session.check_scale()
     cursor = session.cursor
     steps, cursor.window = cursor.window, []
     total, right, images = cursor.sums
@@ -126,7 +117,13 @@ def _epoch_metrics(session: Session) -> Iterator[Metric]:
     yield Metric("epoch_loss", "train", step, loss / images)
     yield Metric("top1", "train", step, 100 * right / images)
     yield Metric("lr", "train", step, session.optimizer.param_groups[0]["lr"])
+    session.count()
     if session.positive is not None:
-        session.count_clamped()
         yield Metric("clamped_steps", "train", step, sum(cursor.clamped.values()))
+    if session.recipe.train.clip_norm is not None:
+        yield Metric("clipped_gradients", "train", step, cursor.clipped)
+    if session.recipe.train.precision == "fp16":
+        yield Metric("skipped_steps", "train", step, cursor.skipped)
+    cursor.skipped_before += cursor.skipped
+    cursor.clipped = cursor.skipped = 0
     yield Metric("seconds", "train", step, seconds)

@@ -71,9 +71,20 @@ class Feed:
 
         Not augmented: black borders and crops would shift the statistics of the first layers.
         """
-        stream = counter.Stream.CALIBRATION
+        return self._plain_sample(images, self.eval_batch_size, counter.Stream.CALIBRATION)
+
+    def reestimation(self, images: int) -> Iterator[Tensor]:
+        """Yield other shuffled training images, not augmented either, in batches as in training.
+
+        A last batch that is not full is left out, for all weigh alike in what is estimated.
+        """
+        size = min(self.batch_size, images, len(self._train))
+        whole = min(images, len(self._train)) // size * size
+        return self._plain_sample(whole, size, counter.Stream.REESTIMATION)
+
+    def _plain_sample(self, images: int, size: int, stream: counter.Stream) -> Iterator[Tensor]:
         order = counter.order(self.seed, 0, len(self._train), stream=stream)
-        for pixels, labels in self._train.plain(_split(order[:images], self.eval_batch_size)):
+        for pixels, labels in self._train.plain(_split(order[:images], size)):
             yield self._ready(pixels, labels)[0]
 
     def _ready(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

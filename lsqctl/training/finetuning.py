@@ -17,6 +17,8 @@ from lsqctl.facts import Compiled, Fact, Note, Resumed
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
+from lsqctl.training.average import WeightAverage
+from lsqctl.training.batchnorm import norms
 from lsqctl.training.checkpoint import read_state
 from lsqctl.training.compiled import Network, compile_for, decide
 from lsqctl.training.cursor import Cursor, Tally
@@ -32,6 +34,7 @@ from lsqctl.training.outcome import result, suspect
 from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import Job, circumstances, determinism, enter
 from lsqctl.training.session import Session, check_stop, recipe_hash, taken_up
+from lsqctl.training.step import Stepper, piece_sizes
 from lsqctl.training.telemetry import first_stats
 
 
@@ -58,11 +61,13 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     else:
         cursor = first_cursor(recipe, job)
         changes = decide(cursor, recipe=recipe, job=job, feed=feed, model=model)
+    teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
+    if not snapshot:
         load_start(model, recipe, job, feed=feed, cursor=cursor)
     yield Compiled(cursor.circumstances["compile"])
     yield from map(Note, (*complaints, *changes, *feed.dataset.notes))
     model = quantize(model, recipe, feed, first_values=snapshot is None)
-    session = assemble(model, recipe, job, feed=feed, cursor=cursor)
+    session = assemble(model, teacher, recipe, job, feed=feed, cursor=cursor)
     if snapshot:
         session.restore(snapshot)
     else:  # right after calibration
@@ -144,23 +149,38 @@ def quantize(model: nn.Module, recipe: Recipe, feed: Feed, *, first_values: bool
     return model
 
 
-def assemble(model: nn.Module, recipe: Recipe, job: Job, *, feed: Feed, cursor: Cursor) -> Session:
-    """Return the session: teacher, optimizer, steps that stay positive, what is compiled."""
-    optimizer = build_optimizer(model, recipe)
+def assemble(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    recipe: Recipe,
+    job: Job,
+    *,
+    feed: Feed,
+    cursor: Cursor,
+) -> Session:
+    """Return the session: optimizer, steps that stay positive, averages, what is compiled."""
+    train, optimizer = recipe.train, build_optimizer(model, recipe)
+    if train.bn_reestimate_images and not norms(model):
+        raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
     quantized = recipe.quant.spec().quantized
-    positive = keep_positive(optimizer, model) if quantized else None
-    teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
     network: Network = model
     tutor: Network | None = teacher
-    if cursor.circumstances["compile"]:
-        size = min(recipe.data.batch_size, len(feed.dataset.train))
+    if cursor.circumstances.get("compile"):
+        batch = min(recipe.data.batch_size, len(feed.dataset.train))
+        size = piece_sizes(batch, train.accumulate)[0]
         network = compile_for(model, batch_size=size)
         tutor = compile_for(teacher, batch_size=size) if teacher else None
-    session = Session(
-        *(recipe, job, feed, model, teacher, optimizer, positive, cursor, network, tutor)
+    averaged = train.ema_decay is not None and train.epochs > 0
+    return Session(
+        *(recipe, job, feed, model, teacher, optimizer),
+        positive=keep_positive(optimizer, model) if quantized else None,
+        cursor=cursor,
+        network=network,
+        tutor=tutor,
+        stepper=Stepper(optimizer, train, feed.device),
+        average=WeightAverage(model, train.ema_decay or 0.0) if averaged else None,
+        oscillations=Oscillations(model) if quantized else None,
     )
-    session.oscillations = Oscillations(model) if quantized else None
-    return session
 
 
 def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Module:
@@ -171,5 +191,5 @@ def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Mod
         raise DataError(f"the teacher {source} has changed since the run began")
     name = recipe.distill.teacher_model or recipe.model.name
     teacher = build(name, feed)
-    load_weights(teacher, source, model_name=name)
+    load_weights(teacher, source, model_name=name, key="distill.teacher")
     return freeze(teacher)

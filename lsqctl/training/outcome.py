@@ -12,7 +12,7 @@ from lsqctl.facts import Evaluation, Result
 from lsqctl.quant import NONE_BITS, ModelCost, left_layers, model_cost, quantized_layers
 from lsqctl.quant.cost import OTHER
 from lsqctl.recipe import QuantSection, Recipe
-from lsqctl.training.cursor import Tally
+from lsqctl.training.cursor import Cursor
 from lsqctl.training.folders import folder_of
 from lsqctl.training.runtime import circumstances, peak_memory
 from lsqctl.training.session import Session
@@ -23,7 +23,7 @@ def result(session: Session) -> Result:
     recipe, feed, cursor = session.recipe, session.feed, session.cursor
     cost = model_cost(session.model, feed.input_shape)
     return Result(
-        evaluations=evaluations(recipe, session.job.run_dir, cursor.last, cursor.best),
+        evaluations=evaluations(recipe, session.job.run_dir, cursor),
         dataset=recipe.data.name,
         split=feed.dataset.split,
         arch=recipe.model.name,
@@ -52,17 +52,25 @@ def result(session: Session) -> Result:
     )
 
 
-def evaluations(
-    recipe: Recipe, run_dir: Path, last: Tally | None, best: Tally | None
-) -> tuple[Evaluation, ...]:
-    """Return the last epoch's row and, after training, the best one's; one is the headline."""
-    headline = recipe.train.headline if recipe.train.epochs else "last"
-    rows = {"last": last, "best": best if recipe.train.epochs else None}
+def evaluations(recipe: Recipe, run_dir: Path, cursor: Cursor) -> tuple[Evaluation, ...]:
+    """Return a row for each variant and selection that was counted; one is the headline.
+
+    After training the best epoch has rows beside the last one's.
+    """
+    train = recipe.train
+    selected = train.headline if train.epochs else "last"
+    rows = {
+        ("raw", "last"): cursor.last,
+        ("raw", "best"): cursor.best if train.epochs else None,
+        ("ema", "last"): cursor.ema_last,
+        ("ema", "best"): cursor.ema_best,
+        ("bn", "last"): cursor.bn_last,
+    }
     return tuple(
         Evaluation(
-            variant="raw",
+            variant=variant,
             selection=selection,
-            headline=selection == headline,
+            headline=(variant, selection) == (train.headline_variant, selected),
             n_correct=tally.n_correct,
             n_correct_top5=tally.n_correct_top5,
             n_total=tally.n_total,
@@ -70,7 +78,7 @@ def evaluations(
             step=tally.step,
             checkpoint=str(folder_of(run_dir, tally.step)),
         )
-        for selection, tally in rows.items()
+        for (variant, selection), tally in rows.items()
         if tally
     )
 
@@ -102,6 +110,12 @@ def notes(session: Session) -> list[str]:
     found = list(session.feed.dataset.notes)
     if session.recipe.train.headline == "best" and session.recipe.train.epochs:
         found.append("the epoch was selected on the evaluation split")
+    if session.recipe.train.headline_variant == "ema":
+        found.append("counted from averaged weights (EMA)")
+    if session.recipe.train.headline_variant == "bn":
+        found.append("counted with batch norm statistics estimated again after training")
+    if skipped := session.cursor.skipped_before:
+        found.append(f"fp16 overflowed in {skipped} of {session.cursor.step} steps, left out")
     left = left_layers(session.model)
     if session.positive is not None and left:
         found.append(f"left in fp32: {', '.join(left)}")
@@ -114,7 +128,7 @@ def unlike_the_paper(quant: QuantSection) -> list[str]:
     if quant.residual_bits != NONE_BITS:
         found.append(f"inputs of residual additions at {quant.residual_bits} bits")
     for glob, one in quant.overrides.items():
-        values = ", ".join(f"{key} {value}" for key, value in one.model_dump().items())
+        values = ", ".join(f"{key} {value}".lower() for key, value in one.model_dump().items())
         found.append(f"{glob}: {values}")
     return found
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lsqctl.errors import DataError
 from lsqctl.recipe import Recipe
+from lsqctl.training.batchnorm import reestimated
 from lsqctl.training.checkpoint import verify_checkpoint
 from lsqctl.training.evaluate import Counts, evaluate
 from lsqctl.training.finetuning import open_feed
@@ -27,8 +28,12 @@ def check_bytes(directory: Path, sha256: str) -> None:
         )
 
 
-def reevaluate(recipe: Recipe, directory: Path, job: Job, *, data_digest: str) -> Counts:
-    """Return the counts of a checkpoint on the recipe's evaluation split.
+def reevaluate(
+    recipe: Recipe, directory: Path, job: Job, *, data_digest: str, variant: str = "raw"
+) -> Counts:
+    """Return the counts of a checkpoint's variant on the recipe's evaluation split.
+
+    ``bn`` is estimated again from the raw weights, by the images that the training took for it.
 
     On the same machine, with as many threads, they are those of the training to the last image.
     Raises DataError for a dataset that is missing, damaged, or not the one of ``data_digest``.
@@ -40,6 +45,8 @@ def reevaluate(recipe: Recipe, directory: Path, job: Job, *, data_digest: str) -
             f"{recipe.data.name} in {job.data_dir} is not the dataset of the training: its digest "
             f"is {found}, the database says {data_digest}"
         )
-    model = restore_model(recipe, directory).to(device)
+    model = restore_model(recipe, directory, "raw" if variant == "bn" else variant).to(device)
     with autocast(recipe.train.precision, device):
+        if variant == "bn":
+            model = reestimated(model, feed.reestimation(recipe.train.bn_reestimate_images))
         return evaluate(model, feed.evaluation())

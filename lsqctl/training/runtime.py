@@ -86,10 +86,11 @@ def circumstances(job: Job) -> dict[str, str | int]:
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context of a forward pass: bf16 autocast, or nothing for fp32."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    """Return the context of a forward pass: bf16 or fp16 autocast, or nothing for fp32."""
+    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in narrow:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=narrow[precision])
 
 
 def random_tensors() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +18,24 @@ from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.training import compiled, runtime
+from lsqctl.training.average import WeightAverage
 from lsqctl.training.checkpoint import Snapshot, write_checkpoint
 from lsqctl.training.cursor import Cursor
 from lsqctl.training.feed import Feed
 from lsqctl.training.folders import remove
 from lsqctl.training.runtime import Job
+from lsqctl.training.step import Stepper
 
 
 @dataclass(slots=True)
 class Session:
     """All that changes while a run trains.
 
-    ``pending`` holds what may still be on the device, (step, loss, right, images), and
-    ``clamped`` how many of this attempt's clamps the cursor has counted already, by quantizer.
-    ``network`` and ``tutor`` are what a training step calls for the model and the teacher.
+    ``average`` follows the weights where the recipe wants it, and ``statistics`` are those of batch
+    norm that were estimated again at the end. ``pending`` holds what may still be on the device,
+    (step, loss, right, images), and ``clamped`` how many of this attempt's clamps the cursor has
+    counted already, by quantizer. ``network`` and ``tutor`` are what a training step calls for the
+    model and the teacher.
     """
 
     recipe: Recipe
@@ -43,6 +48,9 @@ class Session:
     cursor: Cursor
     network: compiled.Network
     tutor: compiled.Network | None
+    stepper: Stepper
+    average: WeightAverage | None = None
+    statistics: dict[str, Tensor] | None = None
     pending: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
     clamped: dict[str, int] = field(default_factory=dict)
     oscillations: Oscillations | None = None
@@ -51,8 +59,12 @@ class Session:
     @property
     def done(self) -> bool:
         """Whether every epoch is trained and evaluated."""
-        cursor = self.cursor
-        return cursor.epoch >= self.recipe.train.epochs and not cursor.evaluation_pending
+        return self.trained and not self.cursor.evaluation_pending
+
+    @property
+    def trained(self) -> bool:
+        """Whether every epoch is trained."""
+        return self.cursor.epoch >= self.recipe.train.epochs
 
     @property
     def progress(self) -> Progress:
@@ -74,8 +86,14 @@ class Session:
             self.cursor.window.append((value, int(right), images))
         self.pending.clear()
 
-    def count_clamped(self) -> None:
-        """Bring up to date how often step sizes were clamped to their floor in this epoch."""
+    def check_scale(self) -> None:
+        """Raise Diverged when fp16 overflows however small the loss is made."""
+        if self.stepper.too_small:
+            raise self._diverged("gradients overflow fp16 at any loss scale", self.cursor.step)
+
+    def count(self) -> None:
+        """Bring up to date how often steps were clamped and gradients clipped in this epoch."""
+        self.cursor.clipped += self.stepper.take_clipped()
         if self.positive is not None:
             total, counts = self.positive.clamped, Counter(self.cursor.clamped)
             counts.update(total)
@@ -91,7 +109,7 @@ class Session:
         """
         failpoint("checkpoint.begin")
         self.collect()
-        self.count_clamped()
+        self.count()
         if not self.job.run_dir.is_dir():
             raise OSError(f"the run's folder {self.job.run_dir} has vanished, checkpoints and all")
         if (name := first_not_finite(self.model)) is not None:
@@ -101,16 +119,13 @@ class Session:
             cursor.step,
             cursor.epoch,
             model=self.model.state_dict(),
-            training={
-                "optimizer": self.optimizer.state_dict(),
-                "random": runtime.random_tensors(),
-                "oscillations": self.oscillations.state_dict() if self.oscillations else {},
-            },
+            training=self._training_state(),
             state={
                 "cursor": cursor.to_state(),
                 "random": runtime.random_values(),
                 "network": self.feed.network,
                 "data": self.feed.dataset.digest,
+                "variant": self.recipe.train.headline_variant,
             },
             best_step=cursor.best.step if cursor.best else None,
         )
@@ -123,10 +138,28 @@ class Session:
         if checkpoint.replaces:
             self.job.owning(lambda: remove(checkpoint.replaces))
 
+    def _training_state(self) -> dict[str, Any]:
+        """Return the tensors beside the model; of what is off, nothing."""
+        optional = {
+            "scaler": self.stepper.state_dict(),
+            "ema": self.average.model.state_dict() if self.average else None,
+            "bn": self.statistics,
+        }
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "random": runtime.random_tensors(),
+            "oscillations": self.oscillations.state_dict() if self.oscillations else {},
+            **{name: state for name, state in optional.items() if state},
+        }
+
     def restore(self, snapshot: Snapshot) -> None:
         """Take up a checkpoint's tensors and random states, the cursor being taken already."""
         self.model.load_state_dict(snapshot.model)
         self.optimizer.load_state_dict(dict(snapshot.training["optimizer"]))
+        self.stepper.load_state_dict(snapshot.training.get("scaler", {}))
+        if self.average is not None:
+            self.average.model.load_state_dict(snapshot.training["ema"])
+        self.statistics = snapshot.training.get("bn")
         if self.oscillations is not None:
             self.oscillations.load_state_dict(snapshot.training.get("oscillations", {}))
         runtime.restore_random(snapshot.training["random"], snapshot.state["random"])

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import LsqctlError
 from lsqctl.failpoint import failpoint
-from lsqctl.run import EXIT_REASONS, EndReason
+from lsqctl.run import EXIT_REASONS, EndReason, RunDetail
 from lsqctl.worker.circumstances import changed_code, circumstances
 from lsqctl.worker.order import LastWords, Order
 from lsqctl.worker.reasons import noting_memory, one_line, reason_of
@@ -98,22 +98,14 @@ def _record(order: Order, stop: StopFlag) -> None:
     """Run the training and write each fact that it yields."""
     from lsqctl.recipe import load_stored
     from lsqctl.training import finetune
-    from lsqctl.worker.inputs import identities, resolve_inputs
     from lsqctl.worker.recorder import Recorder
 
     if order.gpus > 1:
         print(f"lsqctl: {order.gpus} GPUs are reserved; this version trains on one", flush=True)
     failpoint("child.started")
-    store = _open_store(order, stop)
+    store, detail, inputs = _settled(order, stop)
     try:
-        detail = store.detail(order.run_id)
-        run_dir = Path(order.run_dir)
-        inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
-        store.repoint(order.lease, run_dir)
         job = _job(order, stop, inputs, store)
-        started_from = {"inputs": identities(inputs, detail)}
-        store.settle(order.lease, circumstances(order) | started_from)
-        failpoint("child.settled")
         recipe = load_stored(detail.recipe)
         with (
             noting_memory(recipe, order.device),
@@ -127,30 +119,36 @@ def _record(order: Order, stop: StopFlag) -> None:
         store.close()
 
 
-def _open_store(order: Order, stop: StopFlag) -> Store:
-    """Return the store, once the database answers and holds what the attempt runs under.
+def _settled(order: Order, stop: StopFlag) -> tuple[Store, RunDetail, dict[str, str | Path]]:
+    """Return the store, the run and its inputs, once the database holds what the attempt is.
 
     A short wait for each try: the recorder has patience of its own and must not hold up training.
     """
     from lsqctl.store import open_store
+    from lsqctl.worker.inputs import identities, resolve_inputs
     from lsqctl.worker.patience import patiently
     from lsqctl.worker.recorder import PATIENCE_LEASES
 
-    lease = order.lease_seconds
+    lease, run_dir = order.lease_seconds, Path(order.run_dir)
     found = circumstances(order)
 
-    def opened() -> Store:
+    def settled() -> tuple[Store, RunDetail, dict[str, str | Path]]:
         busy = min(2.0, lease / 3)
         store = open_store(order.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy)
         try:
+            detail = store.detail(order.run_id)
+            inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
             failpoint("child.before-settle")
-            store.settle(order.lease, found)
+            store.repoint(order.lease, run_dir)
+            store.settle(order.lease, found | {"inputs": identities(inputs, detail)})
         except LsqctlError:
             store.close()
             raise
-        return store
+        return store, detail, inputs
 
-    return patiently(opened, seconds=PATIENCE_LEASES * lease, stop=stop)
+    done = patiently(settled, seconds=PATIENCE_LEASES * lease, stop=stop)
+    failpoint("child.settled")
+    return done
 
 
 def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> Job:

@@ -49,7 +49,7 @@ def one_line(error: Exception, reason: EndReason) -> str:
     match reason:
         case EndReason.OOM:
             told = "; ".join([first or "out of memory", *getattr(error, "__notes__", [])])
-            return f"{told}; make data.batch_size smaller"
+            return f"{told}; raise train.accumulate, or make data.batch_size smaller"
         case EndReason.CODE:
             return f"{type(error).__name__}: {first}"
     return first or type(error).__name__

@@ -71,6 +71,7 @@ def test_sweeps_are_compared_cell_by_cell(store):
     assert [(row.cell, row.seed, row.difference) for row in found.rows] == [
         *(("w2", 0, 10.0), ("w2", 1, 10.0), ("w4", 0, 10.0), ("w4", 1, 10.0))
     ]
+    assert "a paired t-test over 4 cells and seeds" in {one.name for one in found.tests}
     with pytest.raises(UsageError, match="x has w2, w4; x-w2 has one cell; name one recipe"):
         compare(store, "x", "x-w2")
 

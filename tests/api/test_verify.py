@@ -22,7 +22,9 @@ from tests.conftest import TINY, CommandLine
 
 QUANT = "quant: {weight_bits: 4, act_bits: 4}\n"
 # so steep that the first epoch is the better one: `best` and `last` are two checkpoints
-STEEP = TINY.replace("lr: 0.1", "lr: 0.05").replace("epochs: 2", "epochs: 3")
+STEEP = TINY.replace("lr: 0.1", "lr: 0.05").replace(
+    "epochs: 2", "epochs: 3, ema_decay: 0.9, bn_reestimate_images: 300"
+)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,10 @@ def last_checkpoint(here):
 def test_a_result_measured_again_is_equal_and_the_board_says_so(here):
     assert shown(here) is None
     verdicts = verify(here)
-    assert {one.selection for one in verdicts} == {"last", "best"}
+    assert [(one.variant, one.selection) for one in verdicts] == [
+        *[("bn", "last"), ("ema", "best"), ("ema", "last"), ("raw", "best"), ("raw", "last")]
+    ]
+    assert len({one.n_correct for one in verdicts if one.selection == "last"}) == 3
     assert all(one.verified and one.measured == one.n_correct for one in verdicts)
     assert shown(here) is True
 
@@ -90,7 +95,7 @@ def test_each_flipped_bit_is_found_and_its_file_named_with_what_was_expected(her
         good = path.read_bytes()
         place = len(good) // 2
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        (last,) = [one for one in verify(here) if one.selection == "last"]
+        (last,) = [one for one in verify(here) if (one.variant, one.selection) == ("raw", "last")]
         assert last.verified is False
         assert str(path) in last.message
         assert "\n" not in last.message
@@ -106,13 +111,13 @@ def test_a_missing_file_and_a_replaced_checkpoint_are_named(here):
     shutil.copytree(folder, folder.with_name("kept"))
     shutil.rmtree(folder)
     shutil.copytree(earlier, folder)
-    (last,) = [one for one in verify(here) if one.selection == "last"]
+    (last,) = [one for one in verify(here) if (one.variant, one.selection) == ("raw", "last")]
     assert last.verified is False
     assert f"{folder / 'manifest.json'} is of another checkpoint" in last.message
     shutil.rmtree(folder)
     folder.with_name("kept").rename(folder)
     (folder / "model.pt").unlink()
-    (last,) = [one for one in verify(here) if one.selection == "last"]
+    (last,) = [one for one in verify(here) if (one.variant, one.selection) == ("raw", "last")]
     assert last.verified is False
     assert f"{folder / 'model.pt'} cannot be read" in last.message
 
@@ -128,9 +133,13 @@ def test_a_missing_file_and_a_replaced_checkpoint_are_named(here):
 )
 def test_other_counts_are_refused_with_what_was_expected_and_found(here, change, told):
     store = here[1]
-    (row,) = [one for one in store.result(succeeded(store).id) if one.selection == "last"]
+    (row,) = [
+        one
+        for one in store.result(succeeded(store).id)
+        if (one.variant, one.selection) == ("raw", "last")
+    ]
     store._database.write(lambda db: db.execute(update(results).values(**change(row))))
-    (last,) = [one for one in verify(here) if one.selection == "last"]
+    (last,) = [one for one in verify(here) if (one.variant, one.selection) == ("raw", "last")]
     assert last.verified is False
     assert told in last.message
     assert shown(here) is False
@@ -173,7 +182,7 @@ def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on
         assert not Path(old).exists()
         assert not load_model(parent.id, settings=settings).training
         done = elsewhere("verify", parent.id)
-        assert "2 of 2 results verified" in done.stderr
+        assert "5 of 5 results verified" in done.stderr
         child = STEEP.replace("resnet8}", "resnet8, weights: {run: tiny}}")
         elsewhere.write("child.yaml", child.replace("epochs: 3", "epochs: 1"))
         elsewhere("run", "child.yaml", "--if-exists", "skip")

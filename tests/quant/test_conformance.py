@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -137,3 +138,10 @@ def test_asking_leaves_gradients_and_the_default_type_alone():
     before = torch.get_default_dtype(), torch.is_grad_enabled()
     conformance([ours()])
     assert (torch.get_default_dtype(), torch.is_grad_enabled()) == before
+
+
+def test_the_page_shows_how_to_ask_ones_own(capsys):
+    page = Path(__file__).parents[2] / "docs" / "conformance.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == "[]\n"

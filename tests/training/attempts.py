@@ -13,7 +13,8 @@ from lsqctl.errors import Preempted
 from lsqctl.facts import Checkpoint, Fact, Measured, Metric, QuantizerStats, Result
 from lsqctl.recipe import Recipe
 from lsqctl.training import Job, finetune
-from lsqctl.training.checkpoint import Snapshot, read_newest, write_checkpoint
+from lsqctl.training.checkpoint import Snapshot, write_checkpoint
+from lsqctl.training.resume_point import resume_point
 
 
 class StopAfter:
@@ -55,7 +56,7 @@ def tensors(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def assert_same_state(a: Path, b: Path) -> None:
     """Compare every tensor and value of the newest checkpoints, but for measured times."""
-    first, second = read_newest(a)[0], read_newest(b)[0]
+    first, second = resume_point(a)[0], resume_point(b)[0]
     assert first is not None
     assert second is not None
     for part in ("model", "training", "state"):
@@ -83,7 +84,7 @@ def rewritten(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
     """Return a function that rewrites the newest checkpoint with a change to its parts."""
 
     def rewrite(folder: Path) -> None:
-        snapshot = read_newest(folder)[0]
+        snapshot = resume_point(folder)[0]
         assert snapshot is not None
         parts = {name: dict(getattr(snapshot, name)) for name in ("model", "training", "state")}
         change(parts)

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from lsqctl.recipe import Recipe
-from lsqctl.training.runtime import Job
+from lsqctl.training.finetuning import (
+    assemble,
+    build,
+    first_cursor,
+    load_teacher,
+    open_feed,
+    quantize,
+)
+from lsqctl.training.runtime import Job, enter
+from lsqctl.training.session import Session
 
 W4A4 = {
     "weight_bits": 4,
@@ -53,3 +62,12 @@ def _one_thread_and_no_trace() -> Any:
     yield
     torch.set_num_threads(before)
     torch.use_deterministic_algorithms(False)
+
+
+def session_of(recipe: Recipe, job: Job) -> Session:
+    """Return the session of a run that begins, from random weights."""
+    feed = open_feed(recipe, job, enter(job, recipe.seed))
+    cursor = first_cursor(recipe, job)
+    teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
+    model = quantize(build(recipe.model.name, feed), recipe, feed, first_values=True)
+    return assemble(model, teacher, recipe, job, feed=feed, cursor=cursor)

@@ -184,6 +184,21 @@ def test_folder_images_are_the_same_for_any_number_of_processes(tmp_path, crop, 
     assert seen[0][1][1].tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "recorded"),
+    [
+        ({}, "resize shorter 24 bilinear antialias, centre crop 16; /255, mean 0.485 "),
+        ({"resize_mode": "square"}, "resize square 24 "),
+        ({"interpolation": "bicubic"}, " 24 bicubic antialias"),
+        ({"normalize": "none"}, "/255, mean 0.0 0.0 0.0, std 1.0 1.0 1.0"),
+    ],
+)
+def test_what_evaluation_does_to_an_image_is_recorded(tmp_path, changes, recorded):
+    image_folder(tmp_path)
+    data = DataSection(**{"name": "imagefolder", "resize": 24, "crop": 16} | changes)
+    assert recorded in open_dataset(data, tmp_path).preprocessing
+
+
 def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     image_folder(tmp_path)
     data = DataSection(name="imagefolder", resize=24, crop=16)

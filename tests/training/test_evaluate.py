@@ -9,6 +9,8 @@ from torch import nn
 
 from lsqctl.training.evaluate import evaluate
 
+from .conftest import session_of, tiny
+
 
 def batches(logits, labels, size):
     return zip(logits.split(size), labels.split(size), strict=True)
@@ -48,3 +50,14 @@ def test_what_is_called_before_a_batch_may_end_the_evaluation():
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, batches(torch.eye(8), torch.arange(8), 3), before_batch=enough)
     assert model.training
+
+
+def test_a_net_gets_the_same_images_right_one_by_one_in_odd_batches_and_all_at_once(job):
+    found = []
+    for size in (1, 7, 250, 540):
+        session = session_of(tiny(data={"eval_batch_size": size}), job())
+        counts = evaluate(session.model, session.feed.evaluation())
+        assert (counts.n_total, len(counts.hits)) == (540, 68)
+        found.append((counts.n_correct, counts.n_correct_top5, counts.hits))
+    assert len(set(found)) == 1
+    assert isinstance(found[0][0], int)

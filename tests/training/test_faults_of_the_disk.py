@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsqctl.training.checkpoint import read_newest
+from lsqctl.training.resume_point import resume_point
 from tests.conftest import tmpfs
 from tests.training.test_checkpoint import names, write
 
@@ -94,7 +94,7 @@ def test_a_kill_at_any_system_call_of_a_save_leaves_the_previous_or_the_new_chec
             shutil.copytree(template, folder)
             code = saver(folder, step, 200, f"{call}:signal=SIGKILL:when={nth}")
             assert code in (0, -9)
-            found, complaints = read_newest(folder)
+            found, complaints = resume_point(folder)
             assert complaints == []
             new = found.step == step and len(found.model["w"]) == 200
             old = found.step == 2 and len(found.model["w"]) == 100
@@ -117,13 +117,13 @@ def test_a_failing_fsync_costs_one_try_with_fresh_files_and_never_the_previous_c
     """Five files and folders of the new checkpoint are synced, then the folder that holds it."""
     once = saver(prepared(tmp_path / "once"), 3, 200, f"fsync:error=EIO:when={nth}")
     assert once == (0 if nth < 6 else errno.EIO)
-    assert read_newest(tmp_path / "once")[0].step == 3
+    assert resume_point(tmp_path / "once")[0].step == 3
 
     always = saver(prepared(tmp_path / "always"), 3, 200, f"fsync:error=EIO:when={nth}+")
     assert always == errno.EIO
     complete = range(1, 3 if nth < 6 else 4)
     assert names(tmp_path / "always") == [f"ckpt-{step:08d}" for step in complete]
-    found, complaints = read_newest(tmp_path / "always")
+    found, complaints = resume_point(tmp_path / "always")
     assert (found.step, complaints) == (complete[-1], [])
 
 
@@ -137,7 +137,7 @@ def test_a_full_file_system_is_said_and_costs_nothing_that_was_saved(tmp_path):
             write(small, 2, size=1_000_000)
         assert error.value.errno == errno.ENOSPC
         assert names(small) == ["ckpt-00000001"]
-        assert read_newest(small)[0].step == 1
+        assert resume_point(small)[0].step == 1
         (small / "ballast").write_bytes(bytes(1_000_000))  # now less than three times the last
         with pytest.raises(OSError, match=r"disk full: need 1\.2 MB"):
             write(small, 2, size=100)

@@ -20,9 +20,9 @@ from lsqctl.facts import Checkpoint, Metric, Note
 from lsqctl.quant.surgery import quantizers
 from lsqctl.recipe import DataSection
 from lsqctl.training import finetune, image_folder
-from lsqctl.training.checkpoint import read_newest
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.optim import build_optimizer
+from lsqctl.training.resume_point import resume_point
 from tests.training.conftest import tiny
 from tests.training.test_datasets import image_folder as make_image_folder
 
@@ -69,7 +69,7 @@ def test_what_is_not_finite_stops_the_run_within_a_step_and_names_the_layer(
         facts.extend(finetune(tiny(), job()))
     assert "the last checkpoint is finite" in str(error.value)
     saved = [one.step for one in facts if isinstance(one, Checkpoint)]
-    snapshot, complaints = read_newest(job().run_dir)
+    snapshot, complaints = resume_point(job().run_dir)
     assert (snapshot.step, complaints) == (saved[-1], [])
     assert snapshot.step < FAULT_AT
     assert all(torch.isfinite(one).all() for one in snapshot.model.values())

@@ -10,7 +10,7 @@ import torch
 from lsqctl.errors import DataError, Diverged
 from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
 from lsqctl.training import finetune
-from lsqctl.training.checkpoint import read_newest
+from lsqctl.training.resume_point import resume_point
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny
@@ -198,7 +198,7 @@ def test_divergence_names_epoch_step_and_layer_and_leaves_a_finite_checkpoint(jo
     with pytest.raises(Diverged, match=r"epoch 1, step [1-9].*first in layer") as error:
         list(finetune(recipe, job()))
     assert "lower train.lr" in str(error.value)
-    state = read_newest(job().run_dir)[0]
+    state = resume_point(job().run_dir)[0]
     assert state.step == 0
     assert all(torch.isfinite(one).all() for one in state.model.values())
 

@@ -13,9 +13,9 @@ import torch
 
 from lsqctl.facts import Checkpoint, Measured, Note, Result, Resumed
 from lsqctl.training import Job, checkpoint, finetuning
-from lsqctl.training.checkpoint import read_newest
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.durable_file import sync_folder
+from lsqctl.training.resume_point import resume_point
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny
@@ -302,7 +302,7 @@ def test_after_damage_the_last_two_kept_are_good_ones_and_nothing_new_is_thrown_
     facts = run(tiny(), job(), stop_after=3)  # all are damaged: from scratch
     assert facts[0].step is None
     assert sum(isinstance(one, Note) and "damaged" in one.text for one in facts) == 2
-    assert read_newest(job().run_dir)[0].step == 3
+    assert resume_point(job().run_dir)[0].step == 3
     assert sorted(path.name for path in job().run_dir.glob("ckpt-*")) == [
         "ckpt-00000000",
         "ckpt-00000003",

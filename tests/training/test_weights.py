@@ -74,8 +74,8 @@ def test_shapes_that_do_not_fit_are_named_from_both_sides(tmp_path):
     path = tmp_path / "hundred.pt"
     torch.save(net(num_classes=100).state_dict(), path)
     words = r"for 100 classes, and the data have 10: .*\.weight \(10, 64\).*\.weight \(100, 64\)"
-    with pytest.raises(DataError, match=words):
-        load_weights(net(), path, model_name="resnet8")
+    with pytest.raises(DataError, match=rf"^distill\.teacher: {path} into resnet8: .*{words}"):
+        load_weights(net(), path, model_name="resnet8", key="distill.teacher")
 
 
 def test_other_shapes_inside_are_not_called_other_classes(tmp_path):

@@ -94,7 +94,7 @@ def test_out_of_memory_is_not_tried_again_and_says_what_was_tried_in_one_line(wo
     assert run.message.startswith("CUDA out of memory. Tried to allocate 2.00 GiB.")
     assert "data.batch_size is 256" in run.message
     assert "peak memory" in run.message
-    assert run.message.endswith("make data.batch_size smaller")
+    assert run.message.endswith("raise train.accumulate, or make data.batch_size smaller")
     assert "\n" not in run.message
 
 

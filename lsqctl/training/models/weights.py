@@ -23,16 +23,19 @@ _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantiz
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
 
 
-def load_weights(model: nn.Module, source: Path | str, *, model_name: str) -> None:
+def load_weights(
+    model: nn.Module, source: Path | str, *, model_name: str, key: str = "model.weights"
+) -> None:
     """Fill ``model`` with the weights of ``source``; every key and shape must fit.
 
-    Step sizes of a quantized parent are left out: they are calibrated anew. Raises DataError.
+    ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out: they
+    are calibrated anew. Raises DataError.
     """
     state = read_weights(source, model_name=model_name)
     state = {key: value for key, value in state.items() if not _of_quantizer(key)}
     if str(source).startswith("torchvision:"):
         state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
-    _check_fit(model, state, f"{source} into {model_name}")
+    _check_fit(model, state, f"{key}: {source} into {model_name}")
     model.load_state_dict(state)
 
 

@@ -1,0 +1,119 @@
+"""The quantizer block by block, so that a block stays in a core's cache: one step size, on a CPU.
+
+Eager arithmetic is bound by memory: four passes forward and four backward over a whole activation
+cost more than its convolution saves.  Here each pass finds its block where the last one left it.
+The values are those of ``functional``'s plain form, bit for bit; of the gradients the step's alone
+may differ, by the order of its sum.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 1 << 17
+"""Elements a thread: 512 KiB in fp32, of which three or four share a core's cache (measured)."""
+
+_mask = torch.ops.aten.hardtanh_backward  # its first operand where low < second < high, else 0
+MIN_STEP = 1e-30
+"""Below it, and for NaN, the edges of the inner range are not looked for."""
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+Saved = tuple[Tensor, Tensor, Tensor | None]  # x, the step size; the value in fp32, if at hand
+
+
+def fits(x: Tensor, step_size: Tensor) -> bool:
+    """Return whether this form may be used; it must not be traced."""
+    if torch.compiler.is_compiling():
+        return False
+    plain = type(x) in (Tensor, nn.Parameter) and x.numel() > 0
+    kinds = x.dtype in _DTYPES and step_size.dtype is torch.float32 and step_size.numel() == 1
+    on_cpu = x.device.type == step_size.device.type == "cpu"
+    return plain and kinds and on_cpu
+
+
+def dense(x: Tensor) -> Tensor:
+    """Return ``x``, or a copy of it, in whatever order but without gaps."""
+    return x if torch.ops.aten.is_non_overlapping_and_dense(x) else x.contiguous()
+
+
+def quantized(x: Tensor, step_size: Tensor, bounds: tuple[int, int]) -> Tensor:
+    """Return a dense ``x`` on the grid, in its own memory order and dtype (eq. 1, 2)."""
+    out = torch.empty_like(x)
+    step = step_size.reshape(())
+    for block, result in zip(_split(x), _split(out), strict=True):
+        if out.dtype is torch.float32:
+            _coded(block, step, bounds, result).mul_(step)
+        else:
+            result.copy_(_coded(block.float(), step, bounds).mul_(step))
+    return out
+
+
+def gradients(
+    grad: Tensor, saved: Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of ``x`` and of the step, before its scale (eq. 3).
+
+    Each is None unless ``needed``. The step's is ``sum(grad * (value - inside))`` over the step,
+    where ``inside`` is ``x`` strictly between the bounds and 0 elsewhere.
+    """
+    x, step_size, value = saved
+    step = step_size.reshape(())
+    low, high = inner_range(float(step), bounds)
+    grad = grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
+    to_x = torch.empty_like(x) if needed[0] else None
+    sums = []
+    lines = [_split(x if one is None else one) for one in (grad, x, value, to_x)]
+    for above, part, coded, result in zip(*lines, strict=True):
+        upstream, block = above.float(), part.float()
+        if to_x is not None:
+            _masked(upstream, block, (low, high), result)
+        if needed[1]:
+            on_grid = _coded(block, step, bounds).mul_(step) if value is None else coded
+            inside = _mask(block, block, low, high)
+            sums.append(torch.dot(inside.sub_(on_grid), upstream))
+    to_step = torch.stack(sums).sum().div_(-step).reshape(step_size.shape) if needed[1] else None
+    return to_x, to_step
+
+
+def inner_range(step: float, bounds: tuple[int, int]) -> tuple[float, float]:
+    """Return (low, high) with ``low < x < high`` just where ``low code < x / step < high code``.
+
+    For every fp32 ``x``, the quotient being rounded to fp32 as it is for the code. A lower bound
+    of 0 is 0: a positive ``x`` lies inside even where its quotient underflows.
+    """
+    quant_min, quant_max = bounds
+    return -_edge(-quant_min, step) if quant_min else 0.0, _edge(quant_max, step)
+
+
+def _edge(bound: int, step: float) -> float:
+    """Return the smallest fp32 number whose quotient by ``step``, rounded to fp32, is ``bound``.
+
+    Quotients from half a unit below ``bound`` on round to it (to its even mantissa, on the half).
+    That half-way point has at most 26 bits and ``step`` 24, so their product is exact in fp64.
+    """
+    fraction, exponent = math.frexp(bound)
+    half_way = (bound - math.ldexp(1.0, exponent - (26 if fraction == 0.5 else 25))) * step
+    fraction, exponent = math.frexp(half_way)
+    return math.ldexp(math.ceil(math.ldexp(fraction, 24)), exponent - 24)
+
+
+def _masked(grad: Tensor, x: Tensor, inner: tuple[float, float], out: Tensor) -> None:
+    if out.dtype is torch.float32:
+        _mask.grad_input(grad, x, *inner, grad_input=out)
+    else:
+        out.copy_(_mask(grad, x, *inner))
+
+
+def _coded(x: Tensor, step: Tensor, bounds: tuple[int, int], out: Tensor | None = None) -> Tensor:
+    return torch.div(x, step, out=out).clamp_(*bounds).round_()
+
+
+def _split(x: Tensor) -> tuple[Tensor, ...]:
+    """Return the elements in memory order, cut into blocks."""
+    line = x.as_strided((x.numel(),), (1,), x.storage_offset())
+    return torch.split(line, BLOCK * torch.get_num_threads())
