@@ -38,11 +38,11 @@ class Cursor:
 
     ``batch`` counts the training batches done of ``epoch``; ``evaluation_pending`` says that an
     epoch was trained and not yet evaluated. ``window`` holds (loss, right, images) of the steps
-    since the last train metric, ``sums`` those of the epoch before them, ``clamped`` how often each
-    quantizer's step was clamped in it. ``digests`` names the
+    since the last train metric, ``sums`` those of the epoch before them. ``digests`` names the
     bytes of the first weights and the teacher; ``circumstances`` those of the last attempt.
-    ``clamped``, ``clipped`` and ``skipped`` count within the epoch, ``skipped_before`` in those
-    before it. ``last`` and ``best`` are of the raw weights, the others as they say.
+    ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
+    ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
+    as they say.
     """
 
     recipe: str
