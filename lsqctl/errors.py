@@ -2,6 +2,7 @@
 
 * LsqctlError                  1
   * UsageError                 2   the command line asks for something that does not fit together
+    * FilterError              2   a --where that is no filter, or names no column
   * RecipeError                2   one or more faults in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
   * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
@@ -147,6 +148,14 @@ class RecipeError(LsqctlError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(map(str, self.faults)))
+
+
+class FilterError(UsageError):
+    """A ``--where`` that is no filter, or names no column; ``faults`` says where."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.faults = (fault,)
+        super().__init__(str(fault))
 
 
 def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:

@@ -9,41 +9,58 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from lsqctl.cli.render import stdout
-from lsqctl.leaderboard.view import Cell, ViewTable, view
+from lsqctl.leaderboard.view import Cell, ViewTable
 from lsqctl.settings import colour_forced
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from lsqctl.leaderboard.board import Board
-
 GAP = 2
+NAME = 24  # cells that a model's name keeps before any column gives way for it
 TONES = {"good": "green", "bad": "red", "": ""}
 
 
-def draw(board: Board) -> None:
+def draw(tables: Sequence[ViewTable]) -> None:
     """Print one table a dataset; in a pipe as wide as it needs to be, without colour."""
-    draw_tables(view(board))
-
-
-def draw_tables(tables: Sequence[ViewTable]) -> None:
-    """Print tables of cells, as ``draw`` does."""
     if not sys.stdout.isatty() and not colour_forced():
-        print("\n\n".join("\n".join(_plain(table)) for table in tables))
+        if tables:
+            print("\n\n".join("\n".join(_plain(table)) for table in tables))
         return
     console = stdout()
     width = console.width if sys.stdout.isatty() else None
     for number, table in enumerate(tables):
-        if number:
-            console.print()
-        console.print(table.title, style="bold")
-        console.print(_coloured(table, width), crop=False, no_wrap=True, soft_wrap=True)
-        console.print(table.footer, style="dim")
+        console.print(*[""] * bool(number), drawn(table, width), sep="\n", soft_wrap=True)
+
+
+def drawn(table: ViewTable, width: int | None) -> Text:
+    """Return a table as text of at most ``width`` cells a line; title and footer fold at words."""
+    from rich.text import Text
+
+    parts = [Text(table.title, "bold"), coloured(table, width), Text(table.footer, "dim")]
+    if width is not None:
+        parts[0], parts[2] = (_folded(parts[n], width) for n in (0, 2))
+    return Text("\n").join(parts)
+
+
+def _folded(text: Text, width: int) -> Text:
+    from rich.console import Console
+    from rich.text import Text
+
+    lines = text.wrap(Console(width=width), width)
+    for line in lines:
+        line.rstrip()
+    return Text("\n").join(lines)
 
 
 def kept_columns(table: ViewTable, width: int | None) -> list[int]:
-    """Return the columns that fit into ``width``: the lowest ``drop`` goes first, 0 never."""
-    needed = _widths(table)
+    """Return the columns that fit into ``width``: the lowest ``drop`` goes first, 0 never.
+
+    A long name is cut before a column goes, down to ``NAME`` cells.
+    """
+    needed = [
+        min(NAME, size) if column.key == "model" else size
+        for column, size in zip(table.columns, _widths(table), strict=True)
+    ]
     kept = list(range(len(table.columns)))
     while width is not None and _width(needed, kept) > width:
         droppable = [index for index in kept if table.columns[index].drop]
@@ -77,7 +94,7 @@ def _plain(table: ViewTable) -> Iterator[str]:
     yield table.footer
 
 
-def _coloured(table: ViewTable, width: int | None) -> Text:
+def coloured(table: ViewTable, width: int | None) -> Text:
     """Return the columns that fit, each at its width; the model's name is cut if it must be.
 
     One text and not a Rich table, which takes half a second for a thousand rows.
@@ -94,6 +111,7 @@ def _coloured(table: ViewTable, width: int | None) -> Text:
         text.append("\n" if number else "")
         for place, index in enumerate(kept):
             shown = _padded(row[index].text, table.columns[index].align, widths[index])
+            shown = shown.rstrip() if index == kept[-1] else shown
             text.append(" " * GAP if place else "")
             text.append(shown, _style(row[index]))
     return text
@@ -112,9 +130,11 @@ def _padded(text: str, align: str, width: int) -> str:
 
 
 def _cut(text: str, width: int) -> str:
+    """Return a name that lost its middle: its ending, as in ``-w4a4``, tells most."""
     from rich.cells import set_cell_size
 
-    return set_cell_size(text, width - 1) + "…"
+    tail = text[-(max(0, width - 1) // 3) :] if width > 3 else ""
+    return set_cell_size(text, width - 1 - cell_len(tail)) + "…" + tail
 
 
 def _style(cell: Cell) -> str:

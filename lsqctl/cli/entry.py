@@ -34,7 +34,7 @@ from lsqctl.cli import (
     working,
 )
 from lsqctl.cli.state import GlobalOptions
-from lsqctl.errors import LsqctlError, RecipeError
+from lsqctl.errors import FilterError, LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
 _HOISTED = ("--home", "--db", "--data-dir")
@@ -151,5 +151,9 @@ def _report(error: LsqctlError) -> None:
         print(format_faults(error.faults, colour=stderr_is_terminal()), file=sys.stderr)
         files = ", ".join(dict.fromkeys(fault.file for fault in error.faults))
         error_line(format_summary(error.faults, files))
+    elif isinstance(error, FilterError):
+        from lsqctl.cli.faults import format_faults
+
+        print(format_faults(error.faults, colour=stderr_is_terminal()), file=sys.stderr, end="")
     else:
         error_line(str(error))

@@ -10,7 +10,16 @@ import typer
 from lsqctl.cli.render import ago, note, plain, print_json, print_table, say
 from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
 from lsqctl.cli.run_layers import print_quantizers
-from lsqctl.cli.state import Json, Quiet, RunArgument, RunArguments, positive, settings, workspace
+from lsqctl.cli.state import (
+    Json,
+    Quiet,
+    RunArgument,
+    RunArguments,
+    Where,
+    positive,
+    settings,
+    workspace,
+)
 from lsqctl.run import UNFINISHED, Run, RunState
 
 app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
@@ -27,6 +36,7 @@ def list_runs(
     name: Annotated[str | None, typer.Option(help="Only runs of this name.")] = None,
     sweep: Annotated[str | None, typer.Option(help="Only cells of this sweep.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
+    where: Where = None,
     limit: Annotated[
         int, typer.Option(parser=positive, metavar="N", help="At most so many, newest first.")
     ] = 50,
@@ -35,10 +45,15 @@ def list_runs(
 ) -> None:
     """List runs, newest first."""
     from lsqctl.api.sweeps import sweep_named
+    from lsqctl.filters.names import OF_RUNS
+    from lsqctl.filters.parsing import parse
 
+    tree = None if where is None else parse(where, OF_RUNS)
     with workspace(ctx) as store:
         sweep = sweep_named(store, sweep) if sweep is not None else None
-        found = store.runs(states=state, name=name, sweep=sweep, tag=tag, limit=limit + 1)
+        found = store.runs(
+            states=state, name=name, sweep=sweep, tag=tag, where=tree, limit=limit + 1
+        )
         counts = store.counts()
         shown, more = found[:limit], len(found) > limit
         tags = store.tags([run.id for run in shown]) if json else {}

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="FILTER", help='Only rows like this: "w_bits <= 4 and seed = 0".'),
+]
 RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="An id, a unique prefix of it, a name, or @last.")
 ]

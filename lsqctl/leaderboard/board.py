@@ -104,11 +104,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The rows of one dataset, best first; full precision last, without a rank."""
+    """The rows of one dataset, best first; full precision last, without a rank.
+
+    ``group`` says which part of the dataset's rows these are, as (column, value); ``hidden``
+    counts the rows that were ranked and are not shown.
+    """
 
     dataset: str
     rows: tuple[Entry, ...]
     counts: Counts
+    group: tuple[tuple[str, str], ...] = ()
+    hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)

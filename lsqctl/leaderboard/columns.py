@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from lsqctl.errors import UsageError, did_you_mean
 
 SCHEMA_VERSION = 1
 
@@ -76,6 +79,18 @@ suspect          | bool   |       | more than three standard deviations above it
 """  # noqa: E501  a table reads best unbroken
 
 
+def check_names(names: Iterable[str], option: str, more: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return column names if all of them are; UsageError with the nearest one otherwise."""
+    known = (*NAMES, *more)
+    for name in (wanted := tuple(names)):
+        if name not in known:
+            raise UsageError(
+                f"{option}: no column is called `{name}`{did_you_mean(name, known)}; "
+                f"columns: {', '.join(known)}"
+            )
+    return wanted
+
+
 def _parse(line: str) -> Column:
     name, kind, unit, meaning = (part.strip() for part in line.split("|", 3))
     kinds: dict[str, Kind] = {"text": "text", "number": "number", "bool": "bool"}
@@ -84,6 +99,7 @@ def _parse(line: str) -> Column:
 
 COLUMNS: tuple[Column, ...] = tuple(map(_parse, _CONTRACT.strip().splitlines()))
 NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+BY_NAME: Mapping[str, Column] = {column.name: column for column in COLUMNS}
 
 
 def markdown_table() -> str:

@@ -1,4 +1,4 @@
-"""Write a board as CSV, JSON or markdown; the same board always gives the same bytes."""
+"""Write a board as CSV or JSON, and read the CSV; the same board always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lsqctl.errors import UsageError, did_you_mean
 from lsqctl.leaderboard.board import Board, Entry
-from lsqctl.leaderboard.columns import COLUMNS, NAMES, SCHEMA_VERSION, Column
-from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable, view
+from lsqctl.leaderboard.columns import BY_NAME, COLUMNS, NAMES, SCHEMA_VERSION, Column
 
 Value = str | int | float | bool | None
 
@@ -21,18 +20,19 @@ Value = str | int | float | bool | None
 _FORMULA = re.compile(r"'*\s*[=+\-@\t\r\0＝＋－＠]")
 _QUOTED = re.compile(r'[",\r\n\0]|^\s|\s$')
 _WHOLE = re.compile(r"-?[0-9]+")
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#])")
 
 
-def to_csv(board: Board, *, raw: bool = False) -> str:
+def to_csv(board: Board, *, columns: Sequence[str] = NAMES, raw: bool = False) -> str:
     """Return the board in the CSV contract: one header, then the rows of all tables.
 
     LF, RFC 4180, empty for missing, shortest floats that read back the same. A text that a
     spreadsheet could take for a formula gets a leading ``'``; ``raw`` leaves it as it is.
     """
-    lines = [",".join(NAMES)]
+    kinds = [BY_NAME[name].kind for name in columns]
+    lines = [",".join(columns)]
     for entry in board.entries:
-        cells = (_csv_cell(column, getattr(entry, column.name), raw=raw) for column in COLUMNS)
+        values = (getattr(entry, name) for name in columns)
+        cells = (csv_cell(v, text=k == "text", raw=raw) for v, k in zip(values, kinds, strict=True))
         lines.append(",".join(cells))
     return "\n".join(lines) + "\n"
 
@@ -56,7 +56,7 @@ def from_csv(text: str, *, raw: bool = False) -> tuple[Entry, ...]:
     return tuple(_entry(cells, line, raw=raw) for line, cells in enumerate(lines[1:], 2))
 
 
-def to_json(board: Board) -> str:
+def to_json(board: Board, *, columns: Sequence[str] = NAMES) -> str:
     """Return the board as JSON: ``schema_version``, then tables of rows keyed by column.
 
     Missing is null; NaN and infinity, which JSON does not have, are texts.
@@ -64,8 +64,10 @@ def to_json(board: Board) -> str:
     tables = [
         {
             "dataset": table.dataset,
+            "group": dict(table.group),
+            "hidden": table.hidden,
             "counts": {name: getattr(table.counts, name) for name in table.counts.__slots__},
-            "rows": [{name: _json(getattr(row, name)) for name in NAMES} for row in table.rows],
+            "rows": [{name: spelled(getattr(row, name)) for name in columns} for row in table.rows],
         }
         for table in board.tables
     ]
@@ -75,12 +77,12 @@ def to_json(board: Board) -> str:
         "per_run": board.per_run,
         "tables": tables,
     }
+    return json_text(document)
+
+
+def json_text(document: object) -> str:
+    """Return JSON as files hold it: indented, letters as they are, ended by a line."""
     return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-
-
-def to_markdown(board: Board) -> str:
-    """Return one markdown table a dataset, with the columns that a terminal shows."""
-    return "\n".join(map(_markdown_table, view(board)))
 
 
 def guard(text: str) -> str:
@@ -97,15 +99,16 @@ def unguard(text: str) -> str:
     return text[1:] if text.startswith("'") and _FORMULA.match(text[1:]) else text
 
 
-def _csv_cell(column: Column, value: Value, *, raw: bool) -> str:
+def csv_cell(value: Value, *, text: bool, raw: bool = False) -> str:
+    """Return one cell of a CSV; only what is ``text`` is guarded, unless ``raw``."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if column.kind == "number":
+    if not text:
         return repr(value)
-    text = str(value) if raw else guard(str(value))
-    return '"' + text.replace('"', '""') + '"' if _QUOTED.search(text) else text
+    shown = str(value) if raw else guard(str(value))
+    return '"' + shown.replace('"', '""') + '"' if _QUOTED.search(shown) else shown
 
 
 def _entry(cells: list[str], line: int, *, raw: bool) -> Entry:
@@ -131,34 +134,6 @@ def _value(column: Column, cell: str, line: int, *, raw: bool) -> Value:
         raise UsageError(f"row {line}: `{column.name}` is no {column.kind}: {cell!r}") from None
 
 
-def _json(value: Value) -> Value:
+def spelled(value: Value) -> Value:
+    """Return a value that JSON can hold: NaN and infinity as texts."""
     return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _markdown_table(table: ViewTable) -> str:
-    heading = [f"### {escape_markdown(table.title)}", ""]
-    titles = [escape_markdown(column.title) for column in table.columns]
-    rules = [_rule(column) for column in table.columns]
-    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    lines = [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
-    return "\n".join([*heading, *lines, "", escape_markdown(table.footer), ""])
-
-
-def _rule(column: ViewColumn) -> str:
-    return "---:" if column.align == "right" else ":---"
-
-
-def _markdown_cell(cell: Cell) -> str:
-    text = escape_markdown(cell.text.strip())
-    if not cell.link:
-        return text
-    return f"[{text}](<{re.sub(r'[<>|]', lambda found: f'%{ord(found[0]):02X}', cell.link)}>)"
-
-
-def escape_markdown(text: str) -> str:
-    r"""Return ``text`` so that markdown shows it letter by letter, in one cell.
-
-    >>> print(escape_markdown("a|b_c"))
-    a\|b\_c
-    """
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.splitlines()))

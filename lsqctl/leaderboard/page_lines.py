@@ -15,7 +15,8 @@ from lsqctl.leaderboard.archive import read_tables
 from lsqctl.leaderboard.board import Board, Entry
 from lsqctl.leaderboard.clean import clean
 from lsqctl.leaderboard.columns import SCHEMA_VERSION
-from lsqctl.leaderboard.formats import escape_markdown, guard
+from lsqctl.leaderboard.formats import guard
+from lsqctl.leaderboard.markdown import escape_markdown
 from lsqctl.leaderboard.published import PublishedRow, dataset_key, published_rows
 from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable
 

@@ -30,13 +30,17 @@ class ViewColumn:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell, safe to print as it is. ``link`` is a URL that the text stands for."""
+    """One cell, safe to print as it is. ``link`` is a URL that the text stands for.
+
+    ``place`` is 1 for the best value of its column, 2 for the second best, else 0.
+    """
 
     text: str
     strong: bool = False
     dim: bool = False
     tone: Tone = ""
     link: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +74,28 @@ def view(board: Board) -> tuple[ViewTable, ...]:
 
 def _view_table(table: Table, *, best_seed: bool) -> ViewTable:
     shared = Counter(entry.rank for entry in table.rows)
-    accuracies = _accuracies(table.rows)
+    accuracies = zip(_accuracies(table.rows), places(table.rows), strict=True)
     rows = tuple(
-        _cells(entry, accuracy, tied=shared[entry.rank] > 1)
-        for entry, accuracy in zip(table.rows, accuracies, strict=True)
+        _cells(entry, Cell(text, strong=place == 1, place=place), tied=shared[entry.rank] > 1)
+        for entry, (text, place) in zip(table.rows, accuracies, strict=True)
     )
-    return ViewTable(_title(table, best_seed=best_seed), COLUMNS, rows, _footer(table.counts))
+    return ViewTable(title(table, best_seed=best_seed), COLUMNS, rows, footer(table))
 
 
-def _cells(entry: Entry, accuracy: str, *, tied: bool) -> tuple[Cell, ...]:
+def places(entries: Sequence[Entry]) -> list[int]:
+    """Return 1 for each entry of the best rank shown, 2 for each of the next, else 0."""
+    best = sorted({entry.rank for entry in entries if entry.rank is not None})[:2]
+    return [1 + best.index(entry.rank) if entry.rank in best else 0 for entry in entries]
+
+
+def _cells(entry: Entry, accuracy: Cell, *, tied: bool) -> tuple[Cell, ...]:
     place = "" if entry.rank is None else f"{entry.rank}{'=' if tied else ''}"
     return (
         Cell(place, strong=True),
-        Cell(f"{_marker(entry)} {clean(entry.model)}", dim=not entry.own),
+        Cell(marked(entry), dim=not entry.own),
         Cell(str(entry.w_bits)),
         Cell(str(entry.a_bits)),
-        Cell(accuracy, strong=entry.rank == 1),
+        accuracy,
         _delta(entry.delta_fp32),
         _optional(None if entry.size_bytes is None else bytes_text(entry.size_bytes)),
         _optional(None if entry.gbops is None else bops_text(entry.gbops * 1e9)),
@@ -98,14 +108,14 @@ def bytes_text(size: float) -> str:
     """Return a size for people: ``140 kB``, ``1.08 MB`` (powers of ten)."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= 0.9995 * unit:  # what would round up to 1000 of the smaller unit
-            return f"{_three_digits(size / unit)} {name}"
+            return f"{three_digits(size / unit)} {name}"
     return f"{size:.0f} B"
 
 
 def bops_text(bops: float) -> str:
     """Return bit operations for people: ``0.67 G``, ``42.0 G``; ``8.10 M`` below 0.1 G."""
     unit, name = (1e9, "G") if bops >= 1e8 else (1e6, "M")
-    return f"{_three_digits(bops / unit)} {name}"
+    return f"{three_digits(bops / unit)} {name}"
 
 
 def signed(value: float) -> str:
@@ -116,14 +126,15 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
-def _three_digits(amount: float) -> str:
+def three_digits(amount: float) -> str:
+    """Return a number with three digits: ``0.67``, ``41.6``, ``1857``."""
     decimals = 0 if amount >= 99.95 else 1 if amount >= 9.995 else 2
     return f"{amount:.{decimals}f}"
 
 
 def _accuracies(entries: Sequence[Entry]) -> list[str]:
     means = [f"{entry.top1_mean:.2f}" for entry in entries]
-    halves = [_half_width(entry) for entry in entries]
+    halves = [half_width(entry) for entry in entries]
     wide, wide_half = max(map(len, means), default=0), max(map(len, halves), default=0)
     return [
         f"{mean:>{wide}}{f' ±{half:>{wide_half}}' if half else ''}"
@@ -131,16 +142,17 @@ def _accuracies(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _half_width(entry: Entry) -> str:
+def half_width(entry: Entry) -> str:
+    """Return half the width of the interval, two decimals; empty where none is known."""
     if entry.top1_ci95_lo is None or entry.top1_ci95_hi is None:
         return ""
     return f"{(entry.top1_ci95_hi - entry.top1_ci95_lo) / 2:.2f}"
 
 
-def _marker(entry: Entry) -> str:
-    if entry.full_precision:
-        return FULL_PRECISION
-    return OWN if entry.own else PUBLISHED
+def marked(entry: Entry) -> str:
+    """Return the model's name behind the sign of its origin, which colour alone never tells."""
+    origin = OWN if entry.own else PUBLISHED
+    return f"{FULL_PRECISION if entry.full_precision else origin} {clean(entry.model)}"
 
 
 def _delta(delta: float | None) -> Cell:
@@ -174,8 +186,15 @@ def _source(entry: Entry) -> Cell:
     return Cell(", ".join(words), tone="bad" if bad else "")
 
 
-def _title(table: Table, *, best_seed: bool) -> str:
-    parts = [clean(table.dataset), f"Top-1 on {_images(table.rows)}", _whose(table.counts)]
+def title(table: Table, *, best_seed: bool) -> str:
+    """Return what a table shows: dataset, section, images, origins."""
+    section = (f"{name} {clean(value)}" for name, value in table.group)
+    parts = [
+        clean(table.dataset),
+        *section,
+        f"Top-1 on {_images(table.rows)}",
+        _whose(table.counts),
+    ]
     if best_seed:
         parts.append("best seed of each recipe")
     return " · ".join(parts)
@@ -198,7 +217,9 @@ def _whose(counts: Counts) -> str:
     return "own runs" if own else "published rows"
 
 
-def _footer(counts: Counts) -> str:
+def footer(table: Table) -> str:
+    """Return what a table's rows were made from, and what is not shown of them."""
+    counts = table.counts
     parts = []
     if counts.runs:
         lost = [(counts.failed, "failed"), (counts.cancelled, "cancelled")]
@@ -209,6 +230,8 @@ def _footer(counts: Counts) -> str:
         parts.append(f"{_many(counts.empty_groups, 'group')} without a result")
     if counts.published:
         parts.append(_many(counts.published, "published row"))
+    if table.hidden:
+        parts.append(f"{_many(table.hidden, 'row')} not shown")
     return " · ".join([*parts, "a rank counts the rows that lie wholly above"])
 
 

@@ -2,7 +2,7 @@
 
 from lsqctl.recipe_file.codes import CODES, Code
 from lsqctl.recipe_file.find import bundled_recipes
-from lsqctl.recipe_file.flat import flat, flat_base
+from lsqctl.recipe_file.flattening import flat, flat_base
 from lsqctl.recipe_file.keys import Row, keys_markdown, keys_table
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
 from lsqctl.recipe_file.loading import load

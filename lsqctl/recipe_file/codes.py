@@ -109,4 +109,27 @@ CODES: Mapping[str, Code] = {
         "channels to zero. Give each channel its own step, or these layers 8 bits.",
         "model: {name: mobilenet_v2}\nquant: {weight_bits: 4, act_bits: 4}",
     ),
+    "F001": Code(
+        "no filter",
+        "A filter compares columns with values (`= != < <= > >= in like ~`) and joins them by "
+        "`and`, `or`, `not` and parentheses. Texts stand in quotes, numbers without.",
+        '--where "dataset = cifar10"',
+    ),
+    "F002": Code(
+        "unknown column",
+        "No row has a column of this name. The nearest one is proposed, and all are listed.",
+        '--where "weight_bit <= 4"',
+    ),
+    "F003": Code(
+        "value of another kind",
+        "A number is compared with a number, a text with a text, a time with a text in ISO 8601. "
+        "Only texts know `like` and `~`, and null only `=` and `!=`.",
+        "--where \"w_bits = '4'\"",
+    ),
+    "F004": Code(
+        "too much for one filter",
+        "A filter has at most 2,000 letters, 100 comparisons and 20 levels of parentheses, and "
+        "`in` takes at most 100 values. Ask twice, or for less.",
+        '--where "seed in (1, 2, …, 101)"',
+    ),
 }

@@ -9,12 +9,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, func, select
 
 from lsqctl.errors import NotFound
+from lsqctl.filters.names import OF_RUNS
+from lsqctl.filters.tree import Node
 from lsqctl.run import UNFINISHED, Attempt, EndReason, Event, Run, RunDetail, RunState
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads
 from lsqctl.store.enqueue import newest_of
 from lsqctl.store.family import Remaining, remaining
+from lsqctl.store.filtering import RUN_COLUMNS, condition
 from lsqctl.store.rows import load_parents, load_runs, select_runs, to_event, to_run
 from lsqctl.store.tables import attempts, events, run_tags, runs, sweep_cells
 
@@ -32,19 +35,22 @@ class Readers(Base):
         sweep: str | None = None,
         name: str | None = None,
         tag: str | None = None,
+        where: Node | None = None,
     ) -> list[Run]:
         """Return runs, newest first; each argument narrows them."""
-        where: list[ColumnElement[bool]] = []
+        conditions: list[ColumnElement[bool]] = []
         if states is not None:
-            where.append(runs.c.state.in_(states))
+            conditions.append(runs.c.state.in_(states))
         if sweep is not None:
             cells = select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
-            where.append(runs.c.id.in_(cells))
+            conditions.append(runs.c.id.in_(cells))
         if name is not None:
-            where.append(runs.c.name == name)
+            conditions.append(runs.c.name == name)
         if tag is not None:
-            where.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
-        return _newest(db, *where, limit=limit)
+            conditions.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
+        if where is not None:
+            conditions.append(condition(where, RUN_COLUMNS, OF_RUNS, db.dialect.name))
+        return _newest(db, *conditions, limit=limit)
 
     @reads
     def detail(self, db: Connection, run_id: str) -> RunDetail:

@@ -10,11 +10,14 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.facts import BoardRow, Evaluation, Result
+from lsqctl.filters.names import OF_RESULTS
+from lsqctl.filters.tree import Node
 from lsqctl.run import RunState
 from lsqctl.scored import ScoredRun
 from lsqctl.store.base import Base
 from lsqctl.store.columns import from_json, now
 from lsqctl.store.database import reads, writes
+from lsqctl.store.filtering import RESULT_COLUMNS, condition
 from lsqctl.store.rows import chunks
 from lsqctl.store.tables import checkpoints, results, runs
 
@@ -97,12 +100,13 @@ class Results(Base):
         ]
 
     @reads
-    def board_rows(self, db: Connection) -> list[BoardRow]:
+    def board_rows(self, db: Connection, where: Node | None = None) -> list[BoardRow]:
         """Return the headline results of succeeded runs, and failed runs without counts.
 
-        Oldest first; the hits are not loaded and metric points not touched.
+        Oldest first; the hits are not loaded and metric points not touched. ``where`` chooses
+        among results alone: a failed run has none, so what it was must be judged by its recipe.
         """
-        return [*_headlines(db), *_failed(db)]
+        return [*_headlines(db, where), *_failed(db)]
 
 
 def insert_result(db: Connection, run_id: str, result: Result) -> None:
@@ -132,7 +136,7 @@ def _to_evaluation(row: Row[Any]) -> Evaluation:
     return Evaluation(**counted, hits=row.hits, checkpoint=row.checkpoint_path)
 
 
-def _headlines(db: Connection) -> list[BoardRow]:
+def _headlines(db: Connection, where: Node | None) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
     last, best = results.alias("last"), results.alias("best")
     other = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
@@ -148,6 +152,8 @@ def _headlines(db: Connection) -> list[BoardRow]:
         .where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
         .order_by(runs.c.seq)
     )
+    if where is not None:
+        query = query.where(condition(where, RESULT_COLUMNS, OF_RESULTS, db.dialect.name))
     state = names.index("state")
     found = []
     for row in db.execute(query):

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, case, func, select
+from sqlalchemy import (
+    Connection,
+    Row,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    select,
+)
 
 from lsqctl.run import EndReason, Event, Lease, Run, RunState
 from lsqctl.store.columns import now
@@ -14,9 +24,9 @@ from lsqctl.store.tables import metric_summaries, run_parents, runs, sweep_cells
 _CHUNK = 1000
 
 
-def select_runs() -> Select[Any]:
-    """Return a query for all that a Run shows; metric points are never touched."""
-    top1 = (
+def latest_top1() -> ScalarSelect[Any]:
+    """Return the expression for the newest Top-1 of a row of ``runs``, in percent."""
+    return (
         select(metric_summaries.c.last_value)
         .where(
             metric_summaries.c.run_id == runs.c.id,
@@ -25,8 +35,13 @@ def select_runs() -> Select[Any]:
         )
         .order_by(metric_summaries.c.last_step.desc())
         .limit(1)
+        .correlate(runs)
         .scalar_subquery()
     )
+
+
+def select_runs() -> Select[Any]:
+    """Return a query for all that a Run shows; metric points are never touched."""
     sweep = (
         select(func.min(sweep_cells.c.sweep))
         .where(sweep_cells.c.run_id == runs.c.id)
@@ -34,7 +49,7 @@ def select_runs() -> Select[Any]:
     )
     lapsed = case((and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0)
     kept = [c for c in runs.c if c.name not in ("recipe", "snapshot", "circumstances")]
-    return select(*kept, top1.label("top1"), sweep.label("sweep"), lapsed.label("lapsed"))
+    return select(*kept, latest_top1().label("top1"), sweep.label("sweep"), lapsed.label("lapsed"))
 
 
 def to_run(row: Row[Any]) -> Run:

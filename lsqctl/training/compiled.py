@@ -94,7 +94,7 @@ def _repays(recipe: Recipe, job: Job, feed: Feed, model: nn.Module) -> tuple[boo
 def _possible(wanted: bool, job: Job) -> tuple[bool, list[str]]:
     if not wanted:
         return False, []
-    _share_cache(job.threads)
+    share_cache(job.threads)
     fault = _fault(torch.device(job.device))
     if fault and job.compile == "on":
         raise CannotCompile(f"{fault}; {_ADVICE}")
@@ -115,7 +115,7 @@ def _trifle(x: Tensor) -> Tensor:
     return (x * 2 + 1).relu()
 
 
-def _share_cache(threads: int) -> None:
+def share_cache(threads: int) -> None:
     """Let all runs share what they compile, in one process with as many as training has threads.
 
     The code is made for this host's processor and for one number of threads.

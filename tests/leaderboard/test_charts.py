@@ -156,6 +156,13 @@ def test_the_lines_of_a_terminal_chart_fit_its_width():
         assert sum(line.count("●") for line in drawn[:-1]) == 4
 
 
+def test_a_legend_of_many_lines_wraps():
+    series = tuple(Series(f"layer{n}.conv", ((0.0, 1.0), (9.0, n)), "curve") for n in range(20))
+    drawn = lines(Chart("t", Axis("x"), Axis("y"), series), width=50)
+    assert max(map(len, drawn)) <= 50
+    assert sum(line.count("layer") for line in drawn) == 20
+
+
 def test_a_chart_of_one_point_and_of_equal_points_is_drawn():
     for found in (((1.0, 1.0),), ((1.0, 1.0), (1.0, 1.0)), ((0.0, 0.0),)):
         chart = Chart("t", Axis("x"), Axis("y"), (Series("s", found, "own"),))

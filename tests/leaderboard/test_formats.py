@@ -14,16 +14,10 @@ from hypothesis import strategies as st
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
 from lsqctl.leaderboard.columns import COLUMNS, NAMES, markdown_table
-from lsqctl.leaderboard.formats import (
-    escape_markdown,
-    from_csv,
-    guard,
-    to_csv,
-    to_json,
-    to_markdown,
-    unguard,
-)
+from lsqctl.leaderboard.formats import from_csv, guard, to_csv, to_json, unguard
 from lsqctl.leaderboard.frame import to_frame
+from lsqctl.leaderboard.markdown import escape_markdown
+from lsqctl.leaderboard.output import write
 from lsqctl.leaderboard.rank import rank
 
 from .rows import HOSTILE, board_rows, references, row
@@ -38,6 +32,10 @@ CONTRACT = (
     "code_dirty, created_at, notes, origin, source_kind, source_url, selected_on_test, "
     "top1_last_epoch, top1_best_epoch, suspect"
 )
+
+
+def markdown(board):
+    return write(board, "md")
 
 
 def board_of(*entries):
@@ -81,8 +79,8 @@ def test_any_two_texts_survive_the_csv_side_by_side(model, arch):
 def test_every_format_gives_the_same_bytes_in_any_order_of_rows(data, rows, published):
     shuffled = rank(data.draw(st.permutations(rows)), data.draw(st.permutations(published)))
     board = rank(rows, published)
-    for write in (to_csv, to_json, to_markdown):
-        assert write(shuffled).encode() == write(board).encode()
+    for style in ("csv", "json", "md", "html", "pwc-json", "hf-model-index"):
+        assert write(shuffled, style) == write(board, style)
 
 
 @given(HOSTILE)
@@ -186,7 +184,7 @@ def test_json_spells_what_it_has_no_number_for():
 
 @given(HOSTILE.filter(bool))
 def test_a_markdown_table_keeps_its_shape_whatever_a_name_holds(name):
-    lines = to_markdown(board_of(example(model=name), example())).splitlines()
+    lines = markdown(board_of(example(model=name), example())).splitlines()
     table = [line for line in lines if line.startswith("| ")]
     bars = [line.replace("\\\\", "").replace("\\|", "").count("|") for line in table]
     assert bars == [11] * 4
@@ -199,9 +197,9 @@ def test_markdown_shows_special_letters_as_they_are():
 
 def test_markdown_links_a_published_row_to_its_source():
     entry = example(origin="published", source_kind="readme", source_url="https://e.org/a|b")
-    assert "[readme](<https://e.org/a%7Cb>)" in to_markdown(board_of(entry))
+    assert "[readme](<https://e.org/a%7Cb>)" in markdown(board_of(entry))
 
 
 def test_an_empty_board_is_a_header_in_csv_and_nothing_in_markdown():
     assert to_csv(rank([])) == ",".join(NAMES) + "\n"
-    assert to_markdown(rank([])) == ""
+    assert markdown(rank([])) == ""

@@ -40,7 +40,7 @@ def lines(chart: Chart, *, width: int = 80, height: int = 20) -> list[str]:
         " " * (margin - 1) + "└" + "─" * columns,
         (" " * margin + below).rstrip(),
         f"{chart.x.title:>{margin + columns}}",
-        *_legend(chart),
+        *_legend(chart, margin + columns),
     ]
 
 
@@ -106,10 +106,17 @@ def _below(values: Iterable[float], texts: Iterable[str], x: Scale, columns: int
     return "".join(line)
 
 
-def _legend(chart: Chart) -> list[str]:
+def _legend(chart: Chart, width: int) -> list[str]:
     lined = [one for one in chart.series if one.look == "curve"]
     seen = dict.fromkeys(
         (_LINES[lined.index(one) % len(_LINES)] if one in lined else SIGNS[one.look], one.label)
         for one in chart.series
     )
-    return ["   ".join(f"{sign} {label}" for sign, label in seen)] if seen else []
+    found: list[str] = []
+    for sign, label in seen:
+        entry = f"{sign} {label}"
+        if found and len(found[-1]) + len(entry) + 3 <= width:
+            found[-1] += f"   {entry}"
+        else:
+            found.append(entry if len(entry) <= width else f"{entry[: width - 1]}…")
+    return found

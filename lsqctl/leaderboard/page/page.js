@@ -133,8 +133,8 @@ const short = (value) => Math.abs(value) >= 999.5 ? Math.round(value).toLocaleSt
 const say = (chart, { mark, n }) => {
   if (mark.rows.length) {
     const cells = [...chart.board.rows[mark.rows[n]].tr.cells].map((cell) => cell.textContent.trim());
-    const head = all(chart.board.table.tHead, "th").map((th) => th.textContent.trim());
-    const costs = [7, 8].filter((c) => cells[c]).map((c) => head[c] + " " + cells[c]);
+    const { size, bops } = chart.board.table.dataset;
+    const costs = [[cells[7], " " + size], [cells[8], " " + bops + "BOPs"]].filter(([cell]) => cell).map((cost) => cost.join(""));
     return cells[1] + "\nTop-1 " + cells[4] + (cells[5] ? " " + cells[5] : "") + " · W" + cells[2] + " A" + cells[3] + (cells[0] ? " · rank " + cells[0] : "") + "\n" + [...costs, mark.label].join(" · ");
   }
   const [x, y] = mark.places[n];

@@ -123,7 +123,7 @@ def test_the_pointer_and_the_keyboard_show_what_a_point_is(opened):
         page.keyboard.press("Home")
         tip = page.locator("#tip")
         assert "cifar10/net-w2a2" in tip.text_content()
-        assert "Top-1" in tip.text_content()
+        assert "20.0 kB · 4.00 GBOPs · own runs" in tip.text_content()
         page.keyboard.press("ArrowRight")
         assert "cifar10/net-w3a3" in tip.text_content()
         circle = chart.locator("circle").bounding_box()

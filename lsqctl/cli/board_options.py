@@ -1,0 +1,79 @@
+"""The options of `leaderboard` and `export`: each with its help, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lsqctl.cli.state import positive
+
+if TYPE_CHECKING:
+    from lsqctl.leaderboard.output import Look
+
+# lsqctl.leaderboard.output has the same words: importing it here would slow every command's start
+Style = Literal[
+    "table", "csv", "json", "md", "html", "latex", "pwc-json", "hf-model-index", "hf-eval-results"
+]
+Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
+Published = Annotated[
+    Literal["auto", "all", "none"],
+    typer.Option(
+        "--references", help="Published rows: of own datasets and the paper's page, all, or none."
+    ),
+]
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="FILTER",
+        help="Only rows like this: \"w_bits <= 4 and arch ~ 'resnet'\".",
+    ),
+]
+PerRun = Annotated[bool, typer.Option("--per-run", help="A row for each run, not for each group.")]
+BestSeed = Annotated[
+    bool, typer.Option("--best-seed", help="Each group by its best seed; the board says so.")
+]
+Pareto = Annotated[
+    Literal["top1,-gbops", "top1,-size_bytes"],
+    typer.Option(help="What `pareto_optimal` weighs Top-1 against."),
+]
+Layout = Annotated[
+    Literal["board", "pwc"],
+    typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
+]
+GroupBy = Annotated[
+    str, typer.Option(metavar="COLUMN,…", help="A table of each combination of values.")
+]
+Sort = Annotated[
+    str, typer.Option(metavar="[-]COLUMN,…", help="Order of rows; `-` for the largest first.")
+]
+Columns = Annotated[str, typer.Option(metavar="COLUMN,…", help="These columns of docs/csv.md.")]
+PivotOf = Annotated[
+    str,
+    typer.Option(
+        "--pivot", metavar="ROW,COLUMN[,VALUE]", help="Cross two columns: arch,bits or arch,w_bits."
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(parser=positive, metavar="N", help="At most so many rows of each table."),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="CSV without the guard against formulas.")]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the names of a list that commas part."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def look_of(columns: str, pivot: str, *, raw: bool) -> Look:
+    """Return how the board is written.  Raises UsageError."""
+    from lsqctl.errors import UsageError
+    from lsqctl.leaderboard.output import Look
+    from lsqctl.leaderboard.pivot import Pivot
+
+    crossed = listed(pivot)
+    if pivot and len(crossed) not in (2, 3):
+        raise UsageError(f"--pivot takes ROW,COLUMN or ROW,COLUMN,VALUE, got `{pivot}`")
+    return Look(listed(columns), Pivot(*crossed) if crossed else None, raw)

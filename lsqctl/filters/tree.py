@@ -1,0 +1,100 @@
+"""What a filter is: comparisons, joined by and, or and not; printed, it parses to itself again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Value = str | int | float | bool | None
+Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "like", "~"]
+Kind = Literal["text", "number", "bool", "time"]
+
+ORDERING = ("<", "<=", ">", ">=")
+TEXTUAL = ("like", "~")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """``column operator value``; of several ``values`` only with ``in``.
+
+    ``like`` takes ``%`` for any letters and ``_`` for one; ``~`` says that the text holds the
+    value; both take a and A as equal. ``at`` is where it began in the text, for messages.
+    """
+
+    column: str
+    operator: Operator
+    values: tuple[Value, ...]
+    at: int = field(default=0, compare=False)
+
+    @property
+    def value(self) -> Value:
+        """The first value; the only one but for ``in``."""
+        return self.values[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """True where ``part`` is false."""
+
+    part: Node
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """True where each of two or more parts is true."""
+
+    parts: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """True where one of two or more parts is true."""
+
+    parts: tuple[Node, ...]
+
+
+Node = Comparison | Not | And | Or
+
+
+def columns_of(tree: Node) -> frozenset[str]:
+    """Return the columns that a filter looks at."""
+    match tree:
+        case Comparison(column=column):
+            return frozenset({column})
+        case Not(part=part):
+            return columns_of(part)
+        case And(parts=parts) | Or(parts=parts):
+            return frozenset().union(*map(columns_of, parts))
+
+
+def to_text(tree: Node) -> str:
+    """Return a filter as text; parsed again, it is the same tree.
+
+    >>> to_text(And((Comparison("w_bits", "<=", (4,)), Comparison("dataset", "=", ("it's",)))))
+    "w_bits <= 4 and dataset = 'it''s'"
+    """
+    match tree:
+        case Comparison(column=column, operator="in", values=values):
+            return f"{column} in ({', '.join(map(literal, values))})"
+        case Comparison(column=column, operator=operator, values=values):
+            return f"{column} {operator} {literal(values[0])}"
+        case Not(part=part):
+            return f"not {_inside(part)}"
+        case And(parts=parts):
+            return " and ".join(map(_inside, parts))
+        case Or(parts=parts):
+            return " or ".join(map(_inside, parts))
+
+
+def literal(value: Value) -> str:
+    """Return a value as it is written in a filter."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)
+
+
+def _inside(part: Node) -> str:
+    text = to_text(part)
+    return f"({text})" if isinstance(part, And | Or) else text

@@ -1,0 +1,64 @@
+"""Write tables as LaTeX (booktabs): escaped, the best value bold, the second underlined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from typing import TYPE_CHECKING
+
+from lsqctl.leaderboard.view import ViewTable
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+_HEAD = "% needs \\usepackage{booktabs}; letters beyond Latin need XeLaTeX or LuaLaTeX\n"
+_PLACES = {0: "", 1: "textbf: --rwrap;", 2: "underline: --rwrap;"}
+
+# Signs of ours that pdfLaTeX has not as letters. A bracket after a line's end would be read as an
+# argument of it.
+_SIGNS = str.maketrans(
+    {
+        "±": r"$\pm$",
+        "−": "$-$",
+        "–": "--",
+        "·": r"$\cdot$",
+        "×": r"$\times$",
+        "Δ": r"$\Delta$",
+        "●": r"$\bullet$",
+        "○": r"$\circ$",
+        "◌": r"$\star$",
+        "…": r"\ldots{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        "]": "{]}",
+    }
+)
+
+
+def to_latex(tables: Iterable[ViewTable]) -> str:
+    """Return one ``tabular`` a table, each below a comment that says what it shows."""
+    return _HEAD + "".join(f"\n{_table(table)}" for table in tables)
+
+
+def _table(table: ViewTable) -> str:
+    layout = "".join("r" if column.align == "right" else "l" for column in table.columns)
+    text = _styled(table).to_latex(hrules=True, column_format=layout)
+    return f"% {table.title}\n{text.translate(_SIGNS)}% {table.footer}\n"
+
+
+def _styled(table: ViewTable) -> Styler:
+    import pandas as pd
+
+    titles: list[str] = []
+    for column in table.columns:  # labels of a Styler must differ, and blanks are not seen
+        blanks = (" " * n for n in count())
+        titles.append(next(t for n in blanks if (t := column.title + n) not in titles))
+    texts = [[cell.text.strip() for cell in row] for row in table.rows]
+    frame = pd.DataFrame(texts, columns=titles, dtype=object)
+    marks = pd.DataFrame([[_PLACES[cell.place] for cell in row] for row in table.rows])
+    marks.columns = frame.columns[: len(marks.columns)]
+    styler = frame.style.hide(axis="index").format(escape="latex")
+    styler = styler.format_index(escape="latex", axis=1)
+    return styler.apply(lambda _: marks, axis=None) if table.rows else styler

@@ -1,0 +1,44 @@
+"""Write tables as GitHub's markdown, one below the other; names show letter by letter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#])")
+
+
+def to_markdown(tables: Iterable[ViewTable]) -> str:
+    """Return one markdown table a dataset, with the columns that a terminal shows."""
+    return "\n".join(map(_table, tables))
+
+
+def _table(table: ViewTable) -> str:
+    heading = [f"### {escape_markdown(table.title)}", ""]
+    titles = [escape_markdown(column.title) for column in table.columns]
+    rules = [_rule(column) for column in table.columns]
+    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
+    lines = [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
+    return "\n".join([*heading, *lines, "", escape_markdown(table.footer), ""])
+
+
+def _rule(column: ViewColumn) -> str:
+    return "---:" if column.align == "right" else ":---"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = escape_markdown(cell.text.strip())
+    if not cell.link:
+        return text
+    return f"[{text}](<{re.sub(r'[<>|]', lambda found: f'%{ord(found[0]):02X}', cell.link)}>)"
+
+
+def escape_markdown(text: str) -> str:
+    r"""Return ``text`` so that markdown shows it letter by letter, in one cell.
+
+    >>> print(escape_markdown("a|b_c"))
+    a\|b\_c
+    """
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.splitlines()))

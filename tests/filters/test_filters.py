@@ -1,0 +1,180 @@
+"""The filter language: it prints as it parses, refuses with the place, and judges two-valued."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsqctl.errors import FilterError
+from lsqctl.filters.judging import Unknown, folded, holds
+from lsqctl.filters.parsing import moment, parse
+from lsqctl.filters.splitting import split
+from lsqctl.filters.tree import And, Comparison, Not, Or, columns_of, to_text
+from lsqctl.filters.words import LENGTH
+
+from .trees import COLUMNS, TEXTS, trees
+
+
+@given(trees())
+def test_a_printed_filter_parses_to_itself(tree):
+    assert parse(to_text(tree), COLUMNS) == tree
+
+
+@given(st.text(max_size=30) | st.text("()'\"andornotw_bits =<>!~,.0123456789", max_size=30))
+def test_any_text_is_a_filter_or_a_refusal_with_its_place(text):
+    try:
+        tree = parse(text, COLUMNS)
+    except FilterError as error:
+        (fault,) = error.faults
+        assert fault.code in ("F001", "F002", "F003", "F004")
+        assert 1 <= fault.position.column <= len(text) + 1
+    else:
+        assert parse(to_text(tree), COLUMNS) == tree
+
+
+def of(text):
+    return parse(text, COLUMNS)
+
+
+def test_and_binds_closer_than_or_and_not_closest():
+    a, b, c = (Comparison("w_bits", "=", (n,)) for n in (1, 2, 3))
+    assert of("w_bits = 1 or w_bits = 2 and not w_bits = 3") == Or((a, And((b, Not(c)))))
+    assert of("(w_bits = 1 or w_bits = 2) and w_bits = 3") == And((Or((a, b)), c))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("w_bits == 4", "w_bits = 4"),
+        ("W_BITS <> 4".replace("W_BITS", "w_bits"), "w_bits != 4"),
+        ('dataset = "it\'s"', "dataset = 'it''s'"),
+        ("dataset NOT IN ('a', 'b')", "not dataset in ('a', 'b')"),
+        ("dataset not like 'c%'", "not dataset like 'c%'"),
+        ("dataset !~ 'c'", "not dataset ~ 'c'"),
+        ("dataset is null", "dataset = null"),
+        ("dataset IS NOT NULL", "dataset != null"),
+        ("verified and w_bits<=4", "verified = true and w_bits <= 4"),
+        ("w_bits in (2,3)", "w_bits in (2, 3)"),
+        ("w_bits > -1e-3", "w_bits > -0.001"),
+    ],
+)
+def test_what_hands_know_from_sql_is_understood(written, meant):
+    assert to_text(of(written)) == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "column", "told"),
+    [
+        ("w_bit <= 4", "F002", 1, "did you mean `w_bits`?"),
+        ("verified and datset = 'x'", "F002", 14, "did you mean `dataset`?"),
+        ("quant.weight_bits = 4", "F002", 1, "did you mean `w_bits`?"),
+        ("w_bits = '4'", "F003", 10, "number, written without quotes"),
+        ("dataset = 4", "F003", 11, "text, written in quotes"),
+        ("dataset = cifar10", "F001", 11, "write 'cifar10'"),
+        ("dataset = 'cifar10", "F001", 11, "not closed"),
+        ("dataset = ’cifar10’", "F001", 11, "plain '"),
+        ("w_bits like '4%'", "F003", 8, "for texts"),
+        ("w_bits < null", "F003", 10, "null can be compared"),
+        ("verified < true", "F003", 12, "no order"),
+        ("verified = 1", "F003", 12, "true or false"),
+        ("created_at > 'yesterday'", "F003", 14, "write '2026-01-31'"),
+        ("w_bits", "F001", 7, "but the filter ends"),
+        ("", "F001", 1, "a column must stand here"),
+        ("w_bits = 4 and", "F001", 15, "a column must stand here"),
+        ("(w_bits = 4", "F001", 12, "`)`"),
+        ("w_bits = 4 w_bits = 3", "F001", 12, "`and`, `or` or the end"),
+        ("w_bits in 4", "F001", 11, "`(`"),
+        ("w_bits not 4", "F001", 12, "`in` or `like`"),
+        ("4 <= w_bits", "F001", 1, "a column must stand here"),
+        ("w_bits = 4; drop table runs", "F001", 11, "no meaning here"),
+        ("w_bits = 1e999", "F001", 10, "larger than any"),
+        ("__import__('os')", "F002", 1, "is no column"),
+    ],
+)
+def test_a_mistake_is_told_with_its_code_its_place_and_what_to_do(text, code, column, told):
+    with pytest.raises(FilterError) as caught:
+        of(text)
+    (fault,) = caught.value.faults
+    assert (fault.code, fault.position.column) == (code, column)
+    assert told in " ".join([fault.label, *fault.helps])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(" * 21 + "w_bits = 1" + ")" * 21,
+        "not " * 500 + "w_bits = 1",
+        " or ".join(["w_bits=1"] * 101),
+        f"w_bits in ({','.join('1' * 101)})",
+        "dataset = '" + "x" * LENGTH + "'",
+    ],
+)
+def test_length_depth_and_number_have_limits(text):
+    with pytest.raises(FilterError) as caught:
+        of(text)
+    assert caught.value.faults[0].code == "F004"
+
+
+ROW = {
+    "w_bits": 4,
+    "dataset": "CIFAR_10%",
+    "verified": None,
+    "created_at": moment("2026-03-01T12:00"),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("w_bits <= 4 and dataset = 'CIFAR_10%'", True),
+        ("w_bits < 4 or w_bits > 4.0", False),
+        ("w_bits in (2, 4.0)", True),
+        ("dataset ~ 'cifar'", True),
+        ("dataset like 'cifar_10_'", True),
+        ("dataset like 'cifar'", False),
+        ("dataset like '%10%'", True),
+        ("dataset = 'cifar_10%'", False),
+        ("verified = null", True),
+        ("verified = true or verified = false", False),
+        ("verified != true", True),
+        ("not verified = true", True),
+        ("created_at >= '2026-03-01' and created_at < '2026-03-02'", True),
+        ("created_at > '2026-03-01T13:00+02:00'", True),
+    ],
+)
+def test_a_row_passes_or_not_and_a_missing_value_equals_null_alone(text, passes):
+    assert holds(of(text), ROW.__getitem__) is passes
+
+
+@given(trees(), TEXTS)
+def test_not_is_always_the_opposite(tree, text):
+    row = ROW | {"dataset": text}
+    assert holds(Not(tree), row.__getitem__) is not holds(tree, row.__getitem__)
+
+
+def test_what_cannot_be_known_leaves_an_answer_only_where_it_does_not_matter():
+    def value_of(name):
+        if name == "dataset":
+            raise Unknown(name)
+        return ROW[name]
+
+    assert holds(of("dataset = 'x' and w_bits = 3"), value_of) is False
+    assert holds(of("dataset = 'x' or w_bits = 4"), value_of) is True
+    assert holds(of("not dataset = 'x'"), value_of) is None
+
+
+@given(trees(), st.sets(st.sampled_from(sorted(COLUMNS))), TEXTS)
+def test_both_parts_of_a_split_together_say_the_same(tree, known, text):
+    first, rest = split(tree, known)
+    row = ROW | {"dataset": text}
+    parts = [part for part in (first, rest) if part is not None]
+    assert all(holds(part, row.__getitem__) for part in parts) is holds(tree, row.__getitem__)
+    assert first is None or columns_of(first) <= known
+
+
+def test_a_pattern_of_many_wildcards_takes_no_time():
+    tree = of("dataset like '" + "%a" * 200 + "'")
+    assert holds(tree, {"dataset": "a" * 5000 + "b"}.__getitem__) is False
+
+
+def test_only_the_letters_that_every_database_folds_are_folded():
+    assert folded("ÄA") == "Äa"

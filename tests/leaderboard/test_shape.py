@@ -1,0 +1,120 @@
+"""Cutting a board: filters, sections, order and limit change what is shown, never a rank."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsqctl.errors import NotFound, UsageError
+from lsqctl.facts import BoardRow
+from lsqctl.filters.names import OF_RESULTS
+from lsqctl.filters.parsing import parse
+from lsqctl.leaderboard.choosing import choose_failed, choose_references
+from lsqctl.leaderboard.columns import BY_NAME, NAMES
+from lsqctl.leaderboard.rank import rank
+from lsqctl.leaderboard.shape import WHERE_COLUMNS, Shape, shape
+from lsqctl.leaderboard.view import view
+
+from .rows import board_rows, failed, reference, references, row
+
+ANY = {
+    "where": st.sampled_from(["rank = 1", "pareto_optimal", "w_bits < 4 or rank > 1"]),
+    "group_by": st.sampled_from([(), ("w_bits",), ("origin", "arch"), ("verified",)]),
+    "sort": st.lists(st.sampled_from(["-top1_mean", "size_bytes", "model", "-w_bits"])).map(tuple),
+    "limit": st.none() | st.integers(1, 3),
+}
+
+
+def cut(board, where=None, **how):
+    tree = None if where is None else parse(where, WHERE_COLUMNS)
+    return shape(board, Shape(where=tree, **how))
+
+
+def models(board):
+    return [[entry.model for entry in table.rows] for table in board.tables]
+
+
+@settings(max_examples=15)
+@given(board_rows(), references, st.fixed_dictionaries({}, optional=ANY))
+def test_no_row_is_changed_doubled_or_lost_without_being_counted(rows, published, how):
+    board = rank(rows, published)
+    found = cut(board, **how)
+    assert set(found.entries) <= set(board.entries)
+    assert len(set(found.entries)) == len(found.entries)
+    if "where" not in how:
+        shown, hidden = len(found.entries), sum(table.hidden for table in found.tables)
+        assert shown + hidden == len(board.entries)
+
+
+@settings(max_examples=15)
+@given(board_rows(), references)
+def test_a_board_that_nothing_is_asked_of_stays_as_it_is(rows, published):
+    board = rank(rows, published)
+    assert cut(board) == board
+
+
+@settings(max_examples=15)
+@given(board_rows(), st.sampled_from(["size_bytes", "top1_std", "model"]), st.booleans())
+def test_sorting_puts_missing_values_last_either_way(rows, name, down):
+    for table in cut(rank(rows), sort=(("-" if down else "") + name,)).tables:
+        values = [getattr(entry, name) for entry in table.rows]
+        known = [value for value in values if value is not None]
+        assert values == sorted(known, reverse=down) + [None] * (len(values) - len(known))
+
+
+def test_a_filter_on_a_rank_keeps_the_rank_and_says_how_many_are_hidden():
+    board = rank([row("a", n_correct=530), row("b", n_correct=400), row("c", n_correct=300)])
+    found = cut(board, "rank > 1")
+    assert [(entry.model, entry.rank) for entry in found.entries] == [("b", 2), ("c", 3)]
+    assert "1 row not shown" in view(found)[0].footer
+
+
+def test_sections_are_titled_by_their_values_and_come_best_first():
+    board = rank([row("a", n_correct=530, arch="x"), row("b", arch="y"), row("c", arch="x")])
+    found = cut(board, group_by=("arch",), limit=1)
+    assert models(found) == [["a"], ["b"]]
+    assert [table.title.split(" · ")[1] for table in view(found)] == ["arch x", "arch y"]
+    assert [table.hidden for table in found.tables] == [1, 0]
+
+
+def test_a_table_without_any_result_still_says_what_came_to_nothing():
+    (table,) = cut(rank([failed("a")])).tables
+    assert (table.rows, table.counts.empty_groups) == ((), 1)
+
+
+@pytest.mark.parametrize("how", [{"sort": ("-top1_men",)}, {"group_by": ("top1_men",)}])
+def test_an_unknown_column_is_refused_with_the_nearest(how):
+    with pytest.raises(UsageError, match="`top1_men`; did you mean `top1_mean`"):
+        Shape(**how)
+
+
+def test_a_filter_may_name_every_column_of_the_contract_and_of_a_run():
+    assert set(WHERE_COLUMNS) == {*NAMES, *OF_RESULTS}
+    same = {name: kind for name, kind in OF_RESULTS.items() if name in BY_NAME}
+    assert {n: BY_NAME[n].kind for n in same} == same | {"created_at": "text"}
+
+
+def chosen(where, *rows: BoardRow):
+    tree = parse(where, OF_RESULTS)
+    return [one.run_id for one in choose_failed(rows, tree)]
+
+
+def test_a_failed_seed_stays_with_its_row_when_the_filter_asks_what_only_results_know():
+    assert chosen("method = 'lsq'", row("a"), failed("a"), failed("b")) == ["a-0", "a-9"]
+
+
+def test_a_failed_run_is_judged_by_its_recipe_where_that_is_known():
+    assert chosen("w_bits = 4 and seed = 9", row("a"), failed("a")) == ["a-0", "a-9"]
+    assert chosen("w_bits = 3", row("a"), failed("a")) == ["a-0"]
+    assert chosen("w_bits = 3 and method = 'lsq'", row("a"), failed("a")) == ["a-0"]
+
+
+def test_a_published_row_passes_by_what_its_source_says():
+    some = [reference("a", weight_bits=3), reference("b")]
+    kept = choose_references(some, parse("w_bits <= 3 and device = null", OF_RESULTS))
+    assert [one.model for one in kept] == ["a"]
+    assert choose_references(some, parse("device = 'gpu'", OF_RESULTS)) == []
+
+
+def test_an_unknown_dataset_is_still_not_found():
+    with pytest.raises(NotFound, match="digits"):
+        rank([row()], dataset="digit")
