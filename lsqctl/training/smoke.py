@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, Diverged
 from lsqctl.facts import Metric
 from lsqctl.recipe import DATASETS, DataSection, Recipe
 from lsqctl.training.cursor import Cursor
@@ -29,6 +29,7 @@ from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.images import ImageSet, MemoryImages, TrainEval
 from lsqctl.training.models import takes_grey
 from lsqctl.training.runtime import Job
+from lsqctl.training.session import first_not_finite
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _IMAGES = 2  # a batch; batch norm needs two
@@ -72,6 +73,8 @@ def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, scratch: Path) -> f
         teacher = freeze(_settled(recipe.distill.teacher_model or recipe.model.name, feed))
     session = assemble(model, teacher, recipe, job, feed=feed, cursor=Cursor(recipe="smoke"))
     facts = [*train_epoch(session), *evaluate_epoch(session)]
+    if (name := first_not_finite(model)) is not None:
+        raise Diverged(f"{name} holds NaN or infinity after one step")
     return next(one.value for one in facts if isinstance(one, Metric) and one.name == "loss")
 
 
