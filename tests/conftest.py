@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.inside import Here
+
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two test processes share two cores
 os.environ["MKL_NUM_THREADS"] = "1"
 
@@ -119,3 +121,15 @@ def tmpfs(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Here:
+    """The command line in this process and an empty folder."""
+    for name in ("LSQCTL_HOME", "LSQCTL_DB", "COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    inside = Here(tmp_path, capsys, monkeypatch)
+    inside.enter(tmp_path)
+    return inside

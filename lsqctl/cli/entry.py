@@ -19,6 +19,7 @@ from lsqctl.cli import (
     data,
     db,
     doctor,
+    explain,
     housekeeping,
     page,
     plot,
@@ -68,6 +69,7 @@ app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)
+explain.register(app)
 
 
 def _version(wanted: bool) -> None:

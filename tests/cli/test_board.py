@@ -18,6 +18,7 @@ from lsqctl.leaderboard.output import FORMATS, tables_of
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.references import load_references
 from tests.conftest import CommandLine
+from tests.inside import Here
 from tests.leaderboard.rows import failed, row
 from tests.made_up import fill
 
@@ -26,10 +27,16 @@ OWN = ("--references", "none")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> CommandLine:
-    line = CommandLine(tmp_path_factory.mktemp("board"))
-    fill(line.folder)
-    return line
+def filled(tmp_path_factory) -> Path:
+    folder: Path = tmp_path_factory.mktemp("board")
+    fill(folder)
+    return folder
+
+
+@pytest.fixture
+def made(filled, here) -> Here:
+    here.enter(filled)
+    return here
 
 
 def first_column(text: str) -> list[str]:
@@ -141,7 +148,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_half_of_the_new(made):
     done = subprocess.run(
         [sys.executable, "-m", "lsqctl", "export", "full.csv", "--force", *OWN],
         cwd=made.folder,
-        env=made.environment,
+        env=CommandLine(made.folder).environment,
         capture_output=True,
         text=True,
         check=False,

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from lsqctl.filters.judging import holds
 from lsqctl.filters.names import OF_RESULTS, OF_RUNS
 from lsqctl.filters.parsing import moment, parse
-from lsqctl.filters.tree import And, Comparison, Node, Not, Or
+from lsqctl.filters.tree import Node
 from lsqctl.run import Run
 from lsqctl.store import Store, open_store
 from lsqctl.store.filtering import RESULT_COLUMNS, RUN_COLUMNS, condition
@@ -70,14 +70,13 @@ def test_the_database_and_python_agree_on_every_filter(stored: Store, tree: Node
     assert [run.id for run in stored.runs(where=tree)] == [r.id for r in everything if passes(r)]
 
 
-def literals(tree: Node) -> list[object]:
-    match tree:
-        case Not(part=part):
-            return literals(part)
-        case And(parts=parts) | Or(parts=parts):
-            return [value for part in parts for value in literals(part)]
-        case Comparison(values=values):
-            return list(values)
+def test_a_backslash_in_a_pattern_is_a_letter_like_any_other(stored: Store) -> None:
+    def notes(where: str) -> list[str]:
+        return [run.note for run in stored.runs(where=parse(where, OF_RUNS))]
+
+    assert notes("note like '%\\'") == ["ä_\\"]
+    assert notes("note like '%\\%' and note != null") == ["ä_\\"]
+    assert notes("note ~ '\\'") == ["ä_\\"]
 
 
 @pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=lambda d: d.name)

@@ -1,0 +1,29 @@
+"""docs/views.md tells the truth: its commands run, and its table names every format."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from lsqctl.leaderboard.output import ENDINGS, FORMATS
+from tests.made_up import fill
+
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "views.md").read_text("utf-8")
+COMMANDS = re.findall(r"^\$ lsqctl (.*)$", PAGE, re.MULTILINE)
+
+
+def test_every_command_of_the_page_runs_and_finds_something(here):
+    fill(here.folder)
+    assert len(COMMANDS) == 16
+    for command in COMMANDS:
+        told = here(*shlex.split(command))
+        assert told.stdout or "bytes" in told.stderr, command
+    assert "model-index" in (here.folder / "card.yaml").read_text()
+
+
+def test_the_table_names_every_format_and_ending():
+    rows = re.findall(r"^\| ([a-z-]+) \| (\.\w+)? ?\|", PAGE, re.MULTILINE)
+    assert {name: ending for name, ending in rows if name != "format"} == {
+        name: next((e for e, n in ENDINGS.items() if n == name), "") for name in FORMATS
+    }
