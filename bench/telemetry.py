@@ -5,7 +5,7 @@
 Each network takes steps as training does (forward, backward, SGD, clamp) on random images, and
 between them what an epoch adds is timed, interleaved: a look at the weights' codes, and one reading
 of all quantizers.  Medians of processor time, which a busy machine disturbs less; ten looks and one
-reading come to an epoch, or to 80 steps where it is shorter.
+reading come to an epoch, or to 100 steps where it is shorter.
 Goal: at most 1 % of the step.
 """
 
@@ -32,7 +32,7 @@ from lsqctl.quant import (
 from lsqctl.training.models import build_model
 from lsqctl.training.telemetry import sample_size
 
-LOOKS, STEPS = 10, 80  # as lsqctl/training/telemetry.py spaces them
+LOOKS, STEPS = 10, 100  # as lsqctl/training/telemetry.py spaces them
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,6 @@ from lsqctl.quant import (  # noqa: E402
     calibrate,
     grad_scale_factor,
     keep_positive,
-    param_groups,
     prepare,
     quantizers,
 )
@@ -51,7 +50,7 @@ from lsqctl.training.compiled import compile_for, share_cache  # noqa: E402
 from lsqctl.training.feed import Feed  # noqa: E402
 from lsqctl.training.images import MemoryImages, TrainEval  # noqa: E402
 from lsqctl.training.models import build_model  # noqa: E402
-from lsqctl.training.runtime import autocast  # noqa: E402
+from lsqctl.training.runtime import autocast, deterministic_kernels  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,9 @@ def swapped(
         handle.remove()
     for name, ours in list(quantizers(model).items()):
         owner, _, place = name.rpartition(".")
-        setattr(model.get_submodule(owner), place, make(ours, counts[name]).to(images.device))
+        module = make(ours, counts[name]).to(images.device)
+        module.shift = None  # our layers ask for it
+        setattr(model.get_submodule(owner), place, module)
 
 
 class Variant:
@@ -163,8 +164,8 @@ class Variant:
         if (make := PEERS[peer]) is not None:
             swapped(self.model, images, make)
         self.model.train()
-        groups = param_groups(self.model, lr=1e-4, weight_decay=1e-4)
-        self.optimizer = torch.optim.SGD(groups, lr=1e-4, momentum=0.9)
+        rates = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **rates)
         if peer == "lsqctl":
             keep_positive(self.optimizer, self.model)
         compiled = mode == "compiled"
@@ -305,7 +306,7 @@ def main(words: list[str] | None = None) -> None:
     """Measure and print a table for each network, precision and mode."""
     given = arguments(words)
     torch.set_num_threads(given.threads)
-    torch.use_deterministic_algorithms(True, warn_only=given.device != "cpu")
+    deterministic_kernels(warn_only=given.device != "cpu")
     share_cache(given.threads)
     warnings.simplefilter("ignore")
     clock = time.perf_counter if given.clock == "wall" else time.process_time

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import TensorSpec
 
-# Blocks of others, by class name, for quant knows torch only: (branch, shortcut).
+# Blocks of others, by class name, for quant knows torch only: (branch, shortcut). They add to the
+# branch in place, which is therefore a copy: the quantizer's backward pass needs what it returned.
 BLOCKS: Mapping[str, tuple[str, str]] = {
     "torchvision.models.resnet.BasicBlock": ("bn2", "downsample"),
     "torchvision.models.resnet.Bottleneck": ("bn3", "downsample"),
@@ -49,7 +50,8 @@ def quantize_residuals(model: nn.Module, spec: TensorSpec) -> None:
         found = nn.ModuleDict()
         for role, name in zip(("branch", "shortcut"), names, strict=True):
             found[role] = quantizer = _quantizer(block, spec)
-            _module(block, name).register_forward_hook(_Quantizes(quantizer))
+            copies = role == "branch" and not hasattr(block, "residual_inputs")
+            _module(block, name).register_forward_hook(_Quantizes(quantizer, copies=copies))
         block.residual_quantizers = found
 
 
@@ -75,9 +77,10 @@ def _quantizer(block: nn.Module, spec: TensorSpec) -> LsqQuantizer:
 class _Quantizes:
     """A forward hook that quantizes what a module returns; copied along with its model."""
 
-    def __init__(self, quantizer: LsqQuantizer) -> None:
+    def __init__(self, quantizer: LsqQuantizer, *, copies: bool) -> None:
         self.quantizer = quantizer
+        self.copies = copies
 
     def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         out: Tensor = self.quantizer(output)
-        return out
+        return out.clone() if self.copies else out

@@ -113,7 +113,8 @@ def _summary(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
     x = x.to(torch.promote_types(x.dtype, step.dtype))
     ratio = (x if shift is None else x - shift) / step
     clipped = (ratio < lowest).sum() + (ratio > highest).sum()
-    codes = ratio.clamp_(lowest, highest).round_().sub_(lowest).flatten().to(torch.int32)
+    codes = ratio.clamp_(lowest, highest).round_().sub_(lowest)
+    codes = codes.nan_to_num_().flatten().to(torch.int32)  # that a run diverged is told elsewhere
     used = torch.bincount(codes, minlength=highest - lowest + 1).count_nonzero()
     return torch.stack((clipped, used, torch.tensor(x.numel(), device=x.device)))
 

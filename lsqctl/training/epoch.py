@@ -15,7 +15,7 @@ from lsqctl.training.evaluate import Counts, evaluate
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
 from lsqctl.training.step import train_step
-from lsqctl.training.telemetry import epoch_stats, watch
+from lsqctl.training.telemetry import begin_watch, epoch_stats, watch
 
 _WINDOWS = 10  # train metrics in an epoch
 
@@ -28,7 +28,7 @@ def train_epoch(session: Session) -> Iterator[Measured | Progress | Checkpoint]:
     session.model.train()
     if cursor.epoch >= session.recipe.train.epochs - session.recipe.train.bn_freeze_epochs:
         freeze_statistics(session.model)
-    watch(session)
+    begin_watch(session)
     window = max(1, feed.steps_per_epoch // _WINDOWS)
     for images, labels in feed.training(cursor.epoch, start=cursor.batch):
         session.check_stop()

@@ -14,8 +14,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from torch import nn
 
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, Diverged
 from lsqctl.facts import Metric
 from lsqctl.recipe import DATASETS, DataSection, Recipe
 from lsqctl.training.cursor import Cursor
@@ -28,6 +29,7 @@ from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.images import ImageSet, MemoryImages, TrainEval
 from lsqctl.training.models import takes_grey
 from lsqctl.training.runtime import Job
+from lsqctl.training.session import first_not_finite
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _IMAGES = 2  # a batch; batch norm needs two
@@ -65,13 +67,35 @@ def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, scratch: Path) -> f
     channels = dataset.channels if takes_grey(recipe.model.name) else 3
     feed = Feed(dataset, recipe, torch.device("cpu"), channels=channels)
     job = Job(scratch, scratch, threads=torch.get_num_threads())
-    model = quantize(build(recipe.model.name, feed), recipe, feed, first_values=True)
+    model = quantize(_settled(recipe.model.name, feed), recipe, feed, first_values=True)
     teacher = None
     if recipe.distill:
-        teacher = freeze(build(recipe.distill.teacher_model or recipe.model.name, feed))
+        teacher = freeze(_settled(recipe.distill.teacher_model or recipe.model.name, feed))
     session = assemble(model, teacher, recipe, job, feed=feed, cursor=Cursor(recipe="smoke"))
     facts = [*train_epoch(session), *evaluate_epoch(session)]
+    if (name := first_not_finite(model)) is not None:
+        raise Diverged(f"{name} holds NaN or infinity after one step")
     return next(one.value for one in facts if isinstance(one, Metric) and one.name == "loss")
+
+
+@torch.no_grad()
+def _settled(name: str, feed: Feed) -> nn.Module:
+    """Return the network with random weights, its batch norms with the images' statistics.
+
+    Without them steps are calibrated on activations of another size than training meets: at 2
+    bits every code is 0 then, and the gradients of a deep network overflow.
+    """
+    model = build(name, feed)
+    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    momentum = [one.momentum for one in norms]
+    for one in norms:
+        one.momentum = 1.0
+    model.train()
+    for images in feed.calibration(_IMAGES):
+        model(images)
+    for one, before in zip(norms, momentum, strict=True):
+        one.momentum = before
+    return model
 
 
 def _smaller(recipe: Recipe) -> Recipe:

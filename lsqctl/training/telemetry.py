@@ -15,7 +15,7 @@ from lsqctl.training.runtime import autocast
 from lsqctl.training.session import Session
 
 _LOOKS = 10  # at the weights' codes, between two readings
-_MIN_STEPS = 80  # between two readings: less would cost a small net more than 1 % of its steps
+_MIN_STEPS = 100  # between two readings: less would cost a small net more than 1 % of its steps
 _VALUES = 100_000  # of the input: 32 images of CIFAR, 8 of ImageNet are enough for shares and codes
 _FEWEST, _MOST = 8, 32
 
@@ -30,13 +30,17 @@ def first_stats(session: Session) -> Iterator[QuantizerStats]:
         return
 
 
+def begin_watch(session: Session) -> None:
+    """Take the first look at the weights' codes, unless a checkpoint brought it."""
+    if session.oscillations is not None and not session.oscillations.begun:
+        session.oscillations.look()
+
+
 def watch(session: Session) -> None:
-    """Look at the weights' codes where a look is due; called at an epoch's start and each step."""
-    if session.oscillations is None:
-        return
+    """Look at the weights' codes after a step where a look is due."""
     steps = _stride(session) * session.feed.steps_per_epoch
     due = session.cursor.step % max(1, steps // _LOOKS) == 0
-    if due or not session.oscillations.begun:
+    if session.oscillations is not None and due:
         session.oscillations.look()
 
 

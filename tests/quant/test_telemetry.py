@@ -223,3 +223,11 @@ def test_eight_bits_fit_the_small_codes_signed_or_not(signed):
         layer.weight.data.view(-1)[:2] = torch.tensor([rising, falling])
         watch.look()
     assert watch.rates()["0.weight_quantizer"] == pytest.approx(1 / layer.weight.numel())
+
+
+def test_a_network_that_diverged_is_read_all_the_same():
+    """Its run is to end as diverged, not by the one who looked."""
+    model = net()
+    with torch.no_grad():
+        next(iter(quantizers(model).values())).step_size.fill_(float("nan"))
+    assert len(read_quantizers(model, IMAGES)) == len(quantizers(model))

@@ -10,10 +10,10 @@ import torch
 from lsqctl.errors import DataError
 from lsqctl.facts import Result
 from lsqctl.quant import model_cost, quantized_layers, quantizers
-from lsqctl.training.checkpoint import read_newest
 from lsqctl.training.finetuning import build, open_feed, quantize
 from lsqctl.training.models.weights import load_weights
 from lsqctl.training.restore import restore_model
+from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import enter
 
 from .attempts import assert_same_state, rows, run
@@ -158,7 +158,7 @@ def test_overrides_offsets_and_residual_additions_resume_to_the_bit(job):
     rest = run(recipe, job("cut"))
     assert rows(cut) + rows(rest) == rows(whole)
     assert_same_state(job("whole").run_dir, job("cut").run_dir)
-    snapshot = read_newest(job("cut").run_dir)[0]
+    snapshot = resume_point(job("cut").run_dir)[0]
     offsets = [value for key, value in snapshot.model.items() if key.endswith(".offset")]
     assert len(offsets) == 8 + 2 * 3  # every layer's input, and both inputs of three additions
     assert all(float(one) != 0 for one in offsets)
@@ -187,4 +187,4 @@ def test_a_teacher_of_another_number_of_classes_ends_a_run_before_its_first_step
     made = replace(job(), inputs={"distill.teacher": teacher})
     with pytest.raises(DataError, match=r"hundred\.pt into resnet8: trained for 100 classes, and"):
         run(recipe, made)
-    assert read_newest(made.run_dir)[0] is None
+    assert resume_point(made.run_dir)[0] is None
