@@ -186,6 +186,10 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data(), held=st.booleans())
     def hold(self, data: Any, held: bool) -> None:
         name = data.draw(st.sampled_from(sorted(self.ids)))
+        if self.model.runs[name].state in (*DEAD, S.SUCCEEDED):
+            with pytest.raises(IllegalTransition):
+                self.store.hold(self.ids[name], held=held)
+            return
         self.store.hold(self.ids[name], held=held)
         self.model.runs[name].held = held
 
