@@ -73,6 +73,13 @@ def test_colour_is_on_in_a_terminal_and_off_by_no_color(queued):
     assert not re.search(r"\x1b\[3[0-7]m", plain)
 
 
+def test_a_dumb_terminal_gets_no_escape_and_columns_sets_the_width(queued):
+    assert "\x1b" not in seen(queued, 100, "leaderboard", TERM="dumb")
+    assert "\x1b[" in queued("leaderboard", FORCE_COLOR="1").stdout
+    wide = ESCAPES.sub("", seen(queued, 60, "leaderboard", COLUMNS="100"))
+    assert max(map(cell_len, wide.splitlines())) > 60
+
+
 def test_a_worker_draws_its_runs_while_they_train(queued):
     queued.write("tiny.yaml", "model: {name: resnet8}\ndata: {name: digits, batch_size: 64}\n")
     words = ["run", "tiny.yaml", "--set", "train.epochs=20", "--home", "other"]
