@@ -1,19 +1,19 @@
-"""How long looking takes in a workspace of 10,000 runs and 1,000,000 metric points.
+"""How long looking takes with 10,000 runs, 1,000,000 metric points and 1,000 published rows.
 
     python bench/scale.py [--repeat N] [--keep FOLDER]
 
 The workspace is built first: one run goes through the real Store, and SQL copies its rows.  500
 recipes of 20 seeds each: 9,000 succeeded, 10 run, 190 failed, 800 wait their turn; 100 points a
 run.  Then each command runs N times in turn with the others; best, median, and the CPU time of the
-best are printed, in seconds of the whole process.  Goals: `runs ls` within 0.5 s, `leaderboard`
-within 1 s.
+best are printed, in seconds of the whole process, and the largest peak of memory (never below this
+script's own).  Goals: `runs ls` within 0.5 s, `leaderboard` within 1 s, `--html` within 5 s, and
+none above 500 MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import sqlite3
 import statistics
 import subprocess
@@ -21,13 +21,16 @@ import sys
 import tempfile
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.facts import Evaluation, Metric, Result
+from lsqctl.leaderboard.reference_file import Added, dump_added
+from lsqctl.leaderboard.references import Reference
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.store import Store, open_store
 
-RUNS, POINTS, SEEDS = 10_000, 100, 20
+RUNS, POINTS, SEEDS, REFERENCES = 10_000, 100, 20, 1_000
 RECIPE = {
     "data": {"name": "digits"},
     "model": {"name": "resnet8"},
@@ -117,12 +120,24 @@ def fill(path: Path) -> None:
         )
 
 
+def reference(number: int) -> Reference:
+    """Return one published row of many, on the runs' dataset."""
+    bits, top1 = 2 + number % 7, 85 + number % 140 / 10
+    return Reference(
+        *("digits", f"published-{number}", "resnet8", "LSQ", bits, bits, top1),
+        *("paper", f"https://example.org/{number}", f"{top1} in a table"),
+        n_total=540,
+    )
+
+
 def build(folder: Path) -> Path:
     """Make the workspace in an empty folder and return its database."""
     path = folder / ".lsqctl" / "lsqctl.db"
     with open_store(f"sqlite:///{path}") as store:
         first_run(store)
     fill(path)
+    added = Added(tuple(map(reference, range(REFERENCES))))
+    path.with_name("references.jsonl").write_text(dump_added(added), encoding="utf-8")
     return path
 
 
@@ -137,7 +152,10 @@ def commands() -> dict[str, list[str]]:
         "runs ls --limit 10000": [*ours, "runs", "ls", "--limit", "10000"],
         "runs show": [*ours, "runs", "show", "00000001"],
         "leaderboard": [*ours, "leaderboard"],
-        "leaderboard --html": [*ours, "leaderboard", "--html", "board.html", "--force"],
+        "leaderboard --where": [*ours, "leaderboard", "--where", "w_bits <= 4 and rank <= 50"],
+        "leaderboard --pivot": [*ours, "leaderboard", "--pivot", "arch,bits"],
+        "leaderboard -o b.tex": [*ours, "leaderboard", "-o", "b.tex", "--force"],
+        "leaderboard --html": [*ours, "leaderboard", "--html", "b.html", "--force"],
         "... --per-run --html": [
             *(*ours, "leaderboard", "--per-run", "--html", "board.html", "--force")
         ],
@@ -148,16 +166,29 @@ def commands() -> dict[str, list[str]]:
     }
 
 
-def seconds(command: list[str], folder: Path) -> tuple[float, float]:
-    """Return wall and CPU seconds of one process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
+@dataclass(frozen=True, slots=True, order=True)
+class Taken:
+    """What one process took: seconds on the wall and of CPU, and its peak of memory in MB."""
+
+    wall: float
+    cpu: float
+    peak: float
+
+
+def measure(command: list[str], folder: Path) -> Taken:
+    """Run one process to its end and return what it took."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
-    done = subprocess.run(command, cwd=folder, capture_output=True, check=False, env=environment)
-    wall = time.perf_counter() - began
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with tempfile.TemporaryFile("w+") as told:
+        began = time.perf_counter()
+        child = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.DEVNULL, stderr=told, env=environment
+        )
+        _, _, used = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - began
+        child.returncode = 0  # wait4 has taken it
+        told.seek(0)
+        assert "Traceback" not in (text := told.read()), text
+    return Taken(wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3)
 
 
 def main() -> None:
@@ -171,17 +202,17 @@ def main() -> None:
         path = folder / ".lsqctl" / "lsqctl.db"
         if not path.exists():
             build(folder)
-        times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands()}
+        times: dict[str, list[Taken]] = {name: [] for name in commands()}
         for _ in range(given.repeat):
             for what, command in commands().items():
-                times[what].append(seconds(command, folder))
+                times[what].append(measure(command, folder))
         size = path.stat().st_size / 1e6
-    print(f"{RUNS:,} runs, {RUNS * POINTS:,} points, {size:.0f} MB; {given.repeat} starts each")
-    print(f"{'':26}  best   median    CPU")
+    print(f"{RUNS:,} runs, {RUNS * POINTS:,} points, {REFERENCES:,} published rows, {size:.0f} MB;")
+    print(f"{given.repeat} starts each{'':14}  best   median    CPU  peak MB")
     for what, taken in times.items():
-        wall = [one for one, _ in taken]
-        best = min(taken)
-        print(f"{what:26} {best[0]:6.3f} {statistics.median(wall):8.3f} {best[1]:6.3f}")
+        best, median = min(taken), statistics.median(one.wall for one in taken)
+        peak = max(one.peak for one in taken)
+        print(f"{what:26} {best.wall:6.3f} {median:8.3f} {best.cpu:6.3f} {peak:8.0f}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.state import positive
 
 if TYPE_CHECKING:
@@ -43,12 +44,27 @@ Layout = Annotated[
     typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
 ]
 GroupBy = Annotated[
-    str, typer.Option(metavar="COLUMN,…", help="A table of each combination of values.")
+    str,
+    typer.Option(
+        metavar="COLUMN,…",
+        help="A table of each combination of values.",
+        autocompletion=completing.columns,
+    ),
 ]
 Sort = Annotated[
-    str, typer.Option(metavar="[-]COLUMN,…", help="Order of rows; `-` for the largest first.")
+    str,
+    typer.Option(
+        metavar="[-]COLUMN,…",
+        help="Order of rows; `-` for the largest first.",
+        autocompletion=completing.columns,
+    ),
 ]
-Columns = Annotated[str, typer.Option(metavar="COLUMN,…", help="These columns of docs/csv.md.")]
+Columns = Annotated[
+    str,
+    typer.Option(
+        metavar="COLUMN,…", help="These columns of docs/csv.md.", autocompletion=completing.columns
+    ),
+]
 PivotOf = Annotated[
     str,
     typer.Option(

@@ -131,7 +131,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=arguments)
+        app(args=arguments, prog_name="lsqctl")
     except LsqctlError as error:
         if "--debug" in arguments:
             raise

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.render import print_json, print_table
 from lsqctl.cli.state import Json
 from lsqctl.errors import NotFound, did_you_mean
 
 CodeArgument = Annotated[
-    str | None, typer.Argument(metavar="CODE", help="R…: a recipe, F…: a filter, W…: a warning.")
+    str | None,
+    typer.Argument(
+        metavar="CODE",
+        help="R…: a recipe, F…: a filter, W…: a warning.",
+        autocompletion=completing.codes,
+    ),
 ]
 
 

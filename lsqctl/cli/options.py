@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.durations import positive_duration
 from lsqctl.cli.state import natural, positive, whole
 from lsqctl.run import IfExists
@@ -13,7 +14,11 @@ from lsqctl.settings import Compile
 
 Recipes = Annotated[
     list[str],
-    typer.Argument(metavar="RECIPE", help="Recipe files, or names of bundled recipes."),
+    typer.Argument(
+        metavar="RECIPE",
+        help="Recipe files, or names of bundled recipes.",
+        autocompletion=completing.recipes,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.recipe_diff import diff
 from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn
 from lsqctl.cli.smoke import print_smoke_tests
@@ -57,7 +58,12 @@ def list_recipes(json: Json = False) -> None:
 @app.command(epilog="Example: lsqctl recipe show digits/resnet8-w4a4")
 def show(
     ctx: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="A file, or the name of a bundled recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A file, or the name of a bundled recipe.", autocompletion=completing.recipes
+        ),
+    ],
     sets: Sets = None,
     json: Json = False,
 ) -> None:
@@ -72,7 +78,10 @@ def show(
 @app.command(epilog="Example: lsqctl recipe check my.yaml")
 def check(
     ctx: typer.Context,
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE", help="Files or names.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE", help="Files or names.", autocompletion=completing.recipes),
+    ],
     sets: Sets = None,
     style: Annotated[FaultFormat, typer.Option("--format", help="How faults are printed.")] = (
         FaultFormat.TEXT

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.failpoint import plan
 from lsqctl.settings import Settings, load_settings
 
@@ -23,11 +24,20 @@ Where = Annotated[
     typer.Option(metavar="FILTER", help='Only rows like this: "w_bits <= 4 and seed = 0".'),
 ]
 RunArgument = Annotated[
-    str, typer.Argument(metavar="RUN", help="An id, a unique prefix of it, a name, or @last.")
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="An id, a unique prefix of it, a name, or @last.",
+        autocompletion=completing.runs,
+    ),
 ]
 RunArguments = Annotated[
     list[str],
-    typer.Argument(metavar="RUN", help="Ids, unique prefixes, names, or @last."),
+    typer.Argument(
+        metavar="RUN",
+        help="Ids, unique prefixes, names, or @last.",
+        autocompletion=completing.runs,
+    ),
 ]
 
 

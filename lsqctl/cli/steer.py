@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.render import note, print_json, print_table, say
 from lsqctl.cli.state import Json, Quiet, whole, workspace
 from lsqctl.errors import UsageError
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="RUN", help="Ids, unique prefixes, names, or @last."),
+    typer.Argument(
+        metavar="RUN",
+        help="Ids, unique prefixes, names, or @last.",
+        autocompletion=completing.runs,
+    ),
 ]
 OfSweep = Annotated[
     str | None, typer.Option("--sweep", metavar="NAME", help="Every unfinished cell of this sweep.")

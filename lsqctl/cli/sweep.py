@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.render import ago, note, print_json, print_table, say
 from lsqctl.cli.state import Json, Quiet, natural, settings, workspace
 from lsqctl.run import EndReason, Enqueued, RunState
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell
 
 app = typer.Typer(help="Look at sweeps.", no_args_is_help=True, rich_markup_mode=None)
-Name = Annotated[str | None, typer.Argument(help="A sweep; default: the newest.")]
+Name = Annotated[
+    str | None,
+    typer.Argument(help="A sweep; default: the newest.", autocompletion=completing.sweeps),
+]
 NONE = "no sweeps yet; a recipe with a `sweep:` section makes one when it is submitted"
 
 

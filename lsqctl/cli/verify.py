@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.render import error_line, print_json, print_table, say
 from lsqctl.cli.state import Json, positive, settings, workspace
 from lsqctl.errors import UsageError
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 Runs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN]...", help="Ids, unique prefixes, names, or @last."),
+    typer.Argument(
+        metavar="[RUN]...",
+        help="Ids, unique prefixes, names, or @last.",
+        autocompletion=completing.runs,
+    ),
 ]
 _WORDS = {True: "verified", False: "NOT verified", None: "not tried"}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli import completing
 from lsqctl.cli.durations import duration
 from lsqctl.cli.live import label
 from lsqctl.cli.render import print_json, say
@@ -30,7 +31,11 @@ def wait(
     ctx: typer.Context,
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Ids, unique prefixes, names, or @last."),
+        typer.Argument(
+            metavar="RUN",
+            help="Ids, unique prefixes, names, or @last.",
+            autocompletion=completing.runs,
+        ),
     ] = None,
     sweep: Annotated[
         str | None, typer.Option(metavar="NAME", help="Every cell of this sweep.")

@@ -70,7 +70,7 @@ def deterministic_kernels(*, warn_only: bool) -> None:
     (ResNet-20, batch 128, on a CPU).
     """
     torch.use_deterministic_algorithms(True, warn_only=warn_only)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def determinism(job: Job) -> str:
