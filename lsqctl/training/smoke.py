@@ -6,6 +6,7 @@ smaller, and the weights are random.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def smoke(recipe: Recipe, data_dir: Path) -> Tried:
     ``imagenet-sample`` where there are any. Raises DataError where the network cannot take the
     images or be quantized so, Diverged where the loss is not finite, NotFound for an unknown name.
     """
+    gc.collect()  # networks hold themselves in circles: ten of VGG's would fill the memory
     began = time.monotonic()
     small = _smaller(recipe)
     torch.manual_seed(recipe.seed)
