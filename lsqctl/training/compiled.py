@@ -23,9 +23,9 @@ from lsqctl.training.runtime import Job
 
 Network = Callable[[Tensor], Tensor]
 
-# Measured with ResNet-20 on CIFAR-10, batch 128, fp32, W4A4, a Xeon with AVX-512 (docs/speed.md): an
-# eager step does 33 GMAC a second and thread, forward and backward (43 in full precision); a compiled
-# one takes 0.75 of its time, channels last; compiling costs one core 2.2 s a layer.
+# Measured with ResNet-20 on CIFAR-10, batch 128, fp32, W4A4 (docs/speed.md): an eager step does 33
+# GMAC a second and thread, forward and backward (43 in full precision); a compiled one takes 0.75
+# of its time, channels last; compiling costs one core 2.2 s a layer.
 _GMAC_PER_SECOND = 30.0
 _COMPILE_SECONDS_PER_LAYER = 2.5
 _SAVED = 0.25

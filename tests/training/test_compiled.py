@@ -163,3 +163,11 @@ def test_a_compiled_run_goes_on_in_later_attempts_to_the_bit(job, precision):
     assert_same_state(job("whole").run_dir, job("cut").run_dir)
     eager = run(recipe, replace(job("eager"), compile="off"))
     assert rows(eager) != rows(whole), "nothing was compiled"
+
+
+def test_a_worker_that_cannot_compile_says_so_before_it_takes_a_run(cli):
+    done = cli("worker", "--until-empty", "--compile", "on", code=2, CXX="no-such-compiler")
+    assert "no-such-compiler is not found" in done.stderr
+    done = cli("worker", "--until-empty", code=2, LSQCTL_COMPILE="perhaps")
+    assert "LSQCTL_COMPILE must be auto, on or off, got 'perhaps'" in done.stderr
+    assert not (cli.folder / ".lsqctl").exists()
