@@ -89,9 +89,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Whether this attempt trains with a compiled network."""
+    """Whether this attempt trains with a compiled network, or with channels laid out last."""
 
     compiled: bool
+    channels_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,7 +178,7 @@ def _compile(text: str) -> Compile:
     for mode in get_args(Compile):
         if text == mode:
             return mode  # type: ignore[no-any-return]
-    raise UsageError(f"LSQCTL_COMPILE must be {', '.join(get_args(Compile))}, got {text!r}")
+    raise UsageError(f"LSQCTL_COMPILE must be auto, on or off, got {text!r}")
 
 
 def _lease(text: str | None) -> float:

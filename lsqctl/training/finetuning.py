@@ -20,7 +20,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.training.average import WeightAverage
 from lsqctl.training.batchnorm import norms
 from lsqctl.training.checkpoint import read_state
-from lsqctl.training.compiled import Network, compile_for, decide
+from lsqctl.training.compiled import Network, channels_last, compile_for, decide
 from lsqctl.training.cursor import Cursor, Tally
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.distill import freeze
@@ -64,7 +64,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
     if not snapshot:
         load_start(model, recipe, job, feed=feed, cursor=cursor)
-    yield Compiled(cursor.circumstances["compile"])
+    yield Compiled(*(cursor.circumstances[name] for name in ("compile", "channels_last")))
     yield from map(Note, (*complaints, *changes, *feed.dataset.notes))
     model = quantize(model, recipe, feed, first_values=snapshot is None)
     session = assemble(model, teacher, recipe, job, feed=feed, cursor=cursor)
@@ -170,6 +170,8 @@ def assemble(
         size = piece_sizes(batch, train.accumulate)[0]
         network = compile_for(model, batch_size=size)
         tutor = compile_for(teacher, batch_size=size) if teacher else None
+    elif cursor.circumstances.get("channels_last"):
+        network, tutor = channels_last(model), channels_last(teacher) if teacher else None
     averaged = train.ema_decay is not None and train.epochs > 0
     return Session(
         *(recipe, job, feed, model, teacher, optimizer),

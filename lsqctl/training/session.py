@@ -201,9 +201,11 @@ def taken_up(snapshot: Snapshot, recipe: Recipe, job: Job) -> tuple[Cursor, list
     cursor = Cursor.from_state(snapshot.state["cursor"])
     if cursor.recipe != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {job.run_dir} are of another recipe or seed")
-    cursor.circumstances.setdefault("compile", False)  # by checkpoints from before it was asked
+    for name in ("compile", "channels_last"):  # by checkpoints from before it was asked
+        cursor.circumstances.setdefault(name, False)
     on, complaints = compiled.resumed(cursor, job)
-    now = runtime.circumstances(job) | {"compile": on}
+    kept = {"channels_last": cursor.circumstances["channels_last"]}
+    now = runtime.circumstances(job) | kept | {"compile": on}
     changed = [name for name in now if now[name] != cursor.circumstances.get(name)]
     if not changed:
         return cursor, complaints

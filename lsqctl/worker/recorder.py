@@ -104,7 +104,7 @@ class Recorder:
             case Resumed():
                 self._patiently(partial(self._take_over, fact.step))
             case Compiled():
-                found = {"compile": fact.compiled}
+                found = {"compile": fact.compiled, "channels_last": fact.channels_last}
                 self._patiently(lambda: self._store.settle(self._lease, found))
             case Note():
                 print(f"lsqctl: {fact.text}", flush=True)

@@ -101,6 +101,20 @@ def test_a_later_attempt_told_otherwise_says_so_and_is_no_longer_bitwise(job):
     assert facts[-1].deterministic == "statistical"
 
 
+def test_channels_are_laid_out_last_for_large_images_from_the_first_attempt_on(job, monkeypatch):
+    recipe = tiny(train={"epochs": 1})
+    monkeypatch.setattr(compiled, "_CHANNELS_LAST_FROM", 8)
+    whole = run(recipe, job("whole"))
+    first = run(recipe, job("cut"), stop_after=2)
+    monkeypatch.undo()  # later attempts do as the first one did
+    second = run(recipe, job("cut"))
+    for facts in (whole, first, second):
+        assert Compiled(compiled=False, channels_last=True) in facts
+    assert Compiled(compiled=False) in run(recipe, job("small"))
+    assert rows(first) + rows(second) == rows(whole)
+    assert plain(second[-1]) == plain(whole[-1])
+
+
 def test_a_checkpoint_from_before_compiling_goes_on_eagerly_to_the_bit(job):
     recipe = tiny(train={"epochs": 1})
     run(recipe, job(), stop_after=2)
@@ -149,3 +163,11 @@ def test_a_compiled_run_goes_on_in_later_attempts_to_the_bit(job, precision):
     assert_same_state(job("whole").run_dir, job("cut").run_dir)
     eager = run(recipe, replace(job("eager"), compile="off"))
     assert rows(eager) != rows(whole), "nothing was compiled"
+
+
+def test_a_worker_that_cannot_compile_says_so_before_it_takes_a_run(cli):
+    done = cli("worker", "--until-empty", "--compile", "on", code=2, CXX="no-such-compiler")
+    assert "no-such-compiler is not found" in done.stderr
+    done = cli("worker", "--until-empty", code=2, LSQCTL_COMPILE="perhaps")
+    assert "LSQCTL_COMPILE must be auto, on or off, got 'perhaps'" in done.stderr
+    assert not (cli.folder / ".lsqctl").exists()
