@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,9 @@ from tests.inside import Here
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two test processes share two cores
 os.environ["MKL_NUM_THREADS"] = "1"
+
+# what is started in the background of a shell ignores Ctrl-C, and so would all that tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # torch's first call takes most of a second; a deadline would only make tests flaky
 settings.register_profile("lsqctl", deadline=None, derandomize=True, max_examples=50)
