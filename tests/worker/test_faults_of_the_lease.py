@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 
 import psutil
@@ -40,6 +42,25 @@ def everything(cli: CommandLine, run_id: str) -> dict[str, object]:
         return {"files": files} | {part.__name__: part(run_id) for part in (*parts, store.events)}
 
 
+def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
+    """Stop processes; wake them again and return False where one holds the lock of SQLite.
+
+    Nobody else could write then, as long as it sleeps.
+    """
+    for process in processes:
+        process.suspend()
+    path = cli.folder / ".lsqctl" / "lsqctl.db"
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as database:
+        try:
+            database.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            for process in processes:
+                process.resume()
+            return False
+        database.execute("ROLLBACK")
+    return True
+
+
 def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and_say_so(
     cli, uninterrupted
 ):
@@ -49,8 +70,7 @@ def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and
         wait_for(lambda: at_work(store, run_id))
     (trainer,) = trainers(zombie.pid)
     asleep = [psutil.Process(zombie.pid), trainer]
-    for process in asleep:
-        process.suspend()
+    wait_for(lambda: put_to_sleep(cli, asleep))
     cli("worker", "--until-empty", "--slots", "2", "--name", "heir")
     assert_same_end(cli, run_id, uninterrupted)
     before = everything(cli, run_id)
