@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.inside import Here
 
@@ -22,8 +22,14 @@ os.environ["MKL_NUM_THREADS"] = "1"
 # what is started in the background of a shell ignores Ctrl-C, and so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# torch's first call takes most of a second; a deadline would only make tests flaky
-settings.register_profile("lsqctl", deadline=None, derandomize=True, max_examples=50)
+# torch's first call takes most of a second; a time limit would only make tests flaky
+settings.register_profile(
+    "lsqctl",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("lsqctl")
 
 TINY = """\
