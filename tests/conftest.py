@@ -49,6 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skipped)
 
 
+@pytest.fixture(autouse=True)
+def unbroken_by_pipes() -> Iterator[None]:
+    """Put back what a command that ran in this process changed: a closed pipe would kill it."""
+    yield
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
 class CommandLine:
     """The real ``lsqctl`` in a folder of its own, with a lease of one second."""
 
