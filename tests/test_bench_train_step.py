@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow  # it compiles; the suite has minutes to keep to
 PATH = Path(__file__).resolve().parents[1] / "bench" / "train_step.py"
 
 
