@@ -96,7 +96,7 @@ def steps(
     _show(charts, output, force=force)
 
 
-@app.command(epilog="Example: lsqctl plot ablation quant.grad_scale --sweep mine -o ablation.svg")
+@app.command(epilog="Example: lsqctl plot ablation quant.n_features --sweep mine -o ablation.svg")
 def ablation(
     ctx: typer.Context,
     key: Annotated[str, typer.Argument(metavar="KEY", help="A recipe's key, as train.lr.")],

@@ -5,18 +5,12 @@ timm is an extra: without it each call ends in one line that says how to get it.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from torch import nn
 
 from lsqctl.errors import DataError, NotFound, did_you_mean
 from lsqctl.recipe import TIMM_PREFIX
-
-
-def timm_is_installed() -> bool:
-    """Return whether ``timm/`` names can be looked up here, without importing it."""
-    return importlib.util.find_spec("timm") is not None
 
 
 def check_timm_name(name: str) -> None:
