@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import sys
 from pathlib import Path
 
@@ -62,14 +61,12 @@ def inside(worked, monkeypatch, capsys):
     for name in ("LSQCTL_HOME", "LSQCTL_DB", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "60")
-    before = signal.getsignal(signal.SIGPIPE)
 
     def call(*words: str) -> str:
         app(args=list(words), standalone_mode=False)
         return capsys.readouterr().out
 
-    yield call
-    signal.signal(signal.SIGPIPE, before)
+    return call
 
 
 @pytest.mark.parametrize(
