@@ -55,7 +55,7 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
 
     facts = DATASETS[recipe.data.name]
     channels = facts.channels if takes_grey(recipe.model.name) else 3
-    size = recipe.data.crop if facts.folder else facts.size
+    size = recipe.data.image_size
     classes, classes_from = _classes(recipe.data.name, facts.classes, settings)
     network = {"num_classes": classes, "in_channels": channels, "image_size": size}
     model = build_weightless(recipe.model.name, **network)

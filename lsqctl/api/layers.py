@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from lsqctl.errors import Fault
 from lsqctl.quant.spec import NONE_BITS
-from lsqctl.recipe import DATASETS, Recipe
+from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import Cell, LoadedRecipe, layer_faults
 
 
@@ -26,7 +26,8 @@ def _faults(recipe: LoadedRecipe) -> list[Fault]:
         if _names_layers(cell.recipe):
             from lsqctl.training.models.outline import outline
 
-            names, residual = outline(cell.recipe.model.name, image_size=_size(cell.recipe))
+            size = cell.recipe.data.image_size
+            names, residual = outline(cell.recipe.model.name, image_size=size)
             for fault in layer_faults(cell, names, residual=residual):
                 found.setdefault(fault, []).append(cell)
     return [
@@ -37,8 +38,3 @@ def _faults(recipe: LoadedRecipe) -> list[Fault]:
 
 def _names_layers(recipe: Recipe) -> bool:
     return bool(recipe.quant.overrides) or recipe.quant.residual_bits != NONE_BITS
-
-
-def _size(recipe: Recipe) -> int:
-    facts = DATASETS[recipe.data.name]
-    return recipe.data.crop if facts.folder else facts.size

@@ -27,9 +27,7 @@ def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
     """Return a torchvision weights name that exists for the recipe's model."""
     from lsqctl.training.models.weights import check_torchvision_weights
 
-    model = recipe.model.name
-    if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
-        model = recipe.distill.teacher_model
+    model = network_of(key, recipe)
     if model.startswith(TIMM_PREFIX):
         raise DataError(
             f"{recipe.name}: {key}: `{reference}` is no file; the weights of {model} are a file "
@@ -48,6 +46,42 @@ def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe)
             f"{recipe.name}: {key}: `{reference}` was trained for {classes:,} classes, and "
             f"{recipe.data.name} has {own:,}"
         )
+
+
+def network_of(key: str, recipe: Recipe) -> str:
+    """Return the network that the weights under ``key`` are loaded into."""
+    if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
+        return recipe.distill.teacher_model
+    return recipe.model.name
+
+
+def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) -> None:
+    """Raise UsageError when the parent, by its ``model`` and ``dataset``, cannot be what is wanted.
+
+    Networks of two names are compared by their tensors, without memory for them.
+    """
+    check_classes(key, name, DATASETS[dataset].classes, recipe)
+    wanted = network_of(key, recipe)
+    if model != wanted and _tensors(model, recipe) != _tensors(wanted, recipe):
+        hint = f"; add `distill.teacher_model: {model}`" if key == "distill.teacher" else ""
+        raise UsageError(
+            f"{recipe.name}: {key}: the run `{name}` is a {model}, wanted is a {wanted}{hint}"
+        )
+
+
+def _tensors(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a network's state, as for the recipe's data."""
+    from lsqctl.training.models import takes_grey
+    from lsqctl.training.models.weightless import build_weightless
+
+    facts = DATASETS[recipe.data.name]
+    model = build_weightless(
+        network,
+        num_classes=facts.classes or _TORCHVISION_CLASSES,
+        in_channels=facts.channels if takes_grey(network) else 3,
+        image_size=recipe.data.image_size,
+    )
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def check_networks(recipe: Recipe) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.layers import check_layers
 from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import check_classes, check_networks, checked_weights, pick_seed
+from lsqctl.api.references import check_networks, check_parent, checked_weights, pick_seed
 from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import DATASETS, Recipe, RunRef, fingerprint, weight_source
+from lsqctl.recipe import Recipe, RunRef, fingerprint, weight_source
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
@@ -171,8 +171,9 @@ class _Planner:
         try:
             loaded, cells = here or find_parent(name, source.path)
         except NotFound:
-            return self._stored_parent(name, child.seed)
-        check_classes(key, name, DATASETS[cells[0].recipe.data.name].classes, child)
+            return self._stored_parent(key, name, child)
+        its = cells[0].recipe
+        check_parent(key, name, its.model.name, its.data.name, child)
         recipe_sha256 = self._identify(cells[0], loaded)
         stored = [] if here else self._stored(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
@@ -199,17 +200,19 @@ class _Planner:
         runs = self.store.by_recipe(recipe_sha256) if self.store else []
         return [run for run in runs if run.state in _USABLE]
 
-    def _stored_parent(self, name: str, seed: int) -> tuple[str, str]:
+    def _stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
         """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
         named = self.store.by_name(name) if self.store else []
         runs = [run for run in named if run.state in _USABLE]
         hashes = {run.recipe_sha256 for run in runs}
-        if not runs:
+        if not runs or self.store is None:
             raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
-        seed = pick_seed(name, {run.seed for run in runs}, seed)
+        seed = pick_seed(name, {run.seed for run in runs}, child.seed)
         run = next(run for run in runs if run.seed == seed)
+        its = self.store.detail(run.id).recipe
+        check_parent(key, name, its["model"]["name"], its["data"]["name"], child)
         return run.recipe_sha256, run.run_sha256
 
     def _file(self, key: str, reference: str, source: LoadedRecipe) -> dict[str, str]:

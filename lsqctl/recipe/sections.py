@@ -89,6 +89,12 @@ class DataSection(Section):
         "bilinear", description="how images are resized (with antialiasing)"
     )
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of what the network is given."""
+        facts = DATASETS[self.name]
+        return self.crop if facts.folder else facts.size
+
 
 class DistillSection(Section):
     """A teacher whose softened outputs join the loss."""

@@ -122,7 +122,7 @@ def _dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[TrainEva
         split="val",
         classes=facts.classes or 1000,
         channels=facts.channels,
-        size=data.crop if facts.folder else facts.size,
+        size=data.image_size,
         mean=mean,
         std=std,
         digest="",

@@ -285,3 +285,29 @@ def test_what_names_no_layer_of_the_network_is_refused_with_its_place(here, key,
     (here.home.parent / "x.yaml").write_text(text)
     with pytest.raises(RecipeError, match=rf"x\.yaml:4:\d+: error\[R107\]: {what}"):
         planned(here, "x.yaml")
+
+
+def test_a_teacher_that_is_another_network_must_be_named_before_anything_is_queued(here):
+    child = "model: {name: cifar_resnet20}\ndata: {name: digits}\ndistill: {teacher: {run: base}"
+    Path("child.yaml").write_text(child + "}\n")
+    told = "distill.teacher: the run `base` is a resnet8, wanted is a cifar_resnet20; add "
+    with pytest.raises(UsageError, match=f"{told}`distill.teacher_model: resnet8`"):
+        planned(here, "child.yaml")
+    Path("child.yaml").write_text(child + ", teacher_model: resnet8}\n")
+    assert [run.name for run in planned(here, "child.yaml")] == ["base", "child"]
+
+
+def test_a_start_of_another_network_is_refused_also_when_it_is_only_known_as_a_run(here, store):
+    submit(plan(["base.yaml"], settings=here, store=store), store)
+    Path("base.yaml").unlink()
+    Path("child.yaml").write_text(CHILD.replace("resnet8", "cifar_resnet20"))
+    with pytest.raises(UsageError, match="the run `base` is a resnet8, wanted is a cifar_resnet20"):
+        planned(here, "child.yaml", store=store)
+
+
+def test_a_start_of_another_name_and_the_same_tensors_is_taken(here):
+    Path("base.yaml").write_text("model: {name: vgg11}\ndata: {name: imagenet}\n")
+    same = "model: {name: timm/vgg11, weights: {run: base}}\ndata: {name: imagenet}\n"
+    Path("child.yaml").write_text(same)
+    pytest.importorskip("timm")
+    assert len(planned(here, "child.yaml")) == 2
