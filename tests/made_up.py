@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from lsqctl.recipe import Recipe
 from lsqctl.run import EndReason, NewRun
 from lsqctl.store import open_store
 from tests.store.samples import RECIPE, evaluation, identity, new, result, take
@@ -38,5 +39,6 @@ def fill(folder: Path) -> None:
 
 
 def _new(name: str, bits: int, seed: int) -> NewRun:
-    recipe = RECIPE | {"quant": {"weight_bits": bits, "act_bits": bits}}
-    return replace(new(name, seed=seed), recipe=recipe)
+    quant = {"weight_bits": bits, "act_bits": bits}
+    recipe = Recipe.model_validate(RECIPE | {"name": name, "seed": seed, "quant": quant})
+    return replace(new(name, seed=seed), recipe=recipe.model_dump(mode="json"))

@@ -16,6 +16,7 @@ from lsqctl.recipe_file import (
     flat_base,
     load,
 )
+from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
 
 _ALWAYS_LEFT_OUT = frozenset({"name", "description"})
@@ -45,7 +46,9 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
+    """The keys of a recipe or of a run, and where each value stands."""
+
     name: str
     values: Mapping[str, Any]
     origins: Mapping[str, str]
@@ -65,8 +68,8 @@ def diff_recipes(mine: str, theirs: str | None, settings: Settings) -> list[Comp
     left = _sides(mine, settings)
     if theirs is not None:
         other = _one(theirs, _sides(theirs, settings))
-        return [_compare(side, other) for side in left]
-    bases: dict[str, _Side] = {}
+        return [compare(side, other) for side in left]
+    bases: dict[str, Side] = {}
     for side in left:
         if side.base is None:
             raise UsageError(
@@ -75,10 +78,11 @@ def diff_recipes(mine: str, theirs: str | None, settings: Settings) -> list[Comp
             )
         if side.base not in bases:
             bases[side.base] = _one(side.base, _sides(side.base, settings))
-    return [_compare(side, bases[str(side.base)]) for side in left]
+    return [compare(side, bases[str(side.base)]) for side in left]
 
 
-def _compare(mine: _Side, theirs: _Side) -> Comparison:
+def compare(mine: Side, theirs: Side) -> Comparison:
+    """Return where one side departs from the other."""
     left_out = _ALWAYS_LEFT_OUT | mine.open | theirs.open
     if mine.abstract or theirs.abstract:
         left_out |= {"seed"}
@@ -100,7 +104,7 @@ def _compare(mine: _Side, theirs: _Side) -> Comparison:
     )
 
 
-def _one(reference: str, sides: list[_Side]) -> _Side:
+def _one(reference: str, sides: list[Side]) -> Side:
     if len(sides) == 1:
         return sides[0]
     names = ", ".join(side.name for side in sides[:5])
@@ -108,20 +112,24 @@ def _one(reference: str, sides: list[_Side]) -> _Side:
     raise UsageError(f"`{reference}` is {len(sides)} recipes: name one of its cells: {names}{more}")
 
 
-def _sides(reference: str, settings: Settings) -> list[_Side]:
+def _sides(reference: str, settings: Settings) -> list[Side]:
     if reference.startswith("@"):
         return [_run(reference, settings)]
     try:
         loaded = load(reference, abstract_ok=True)
     except NotFound as error:
         return _cell_or_run(reference, settings, error)
+    return _sides_of(loaded)
+
+
+def _sides_of(loaded: LoadedRecipe) -> list[Side]:
     if loaded.abstract:
         values, left = flat_base(loaded)
-        return [_Side(loaded.name, values, loaded.origins, loaded.base, left, abstract=True)]
+        return [Side(loaded.name, values, loaded.origins, loaded.base, left, abstract=True)]
     return _cells(loaded, loaded.cells)
 
 
-def _cell_or_run(reference: str, settings: Settings, unknown: NotFound) -> list[_Side]:
+def _cell_or_run(reference: str, settings: Settings, unknown: NotFound) -> list[Side]:
     try:
         return _cells(*find_parent(reference))
     except NotFound:
@@ -132,22 +140,31 @@ def _cell_or_run(reference: str, settings: Settings, unknown: NotFound) -> list[
         raise unknown from None
 
 
-def _cells(loaded: LoadedRecipe, cells: tuple[Cell, ...]) -> list[_Side]:
+def _cells(loaded: LoadedRecipe, cells: tuple[Cell, ...]) -> list[Side]:
     """Return a side for each name among ``cells``: seeds do not make a recipe another one."""
     once = {cell.recipe.name: cell for cell in reversed(cells)}
     return [
-        _Side(cell.recipe.name, flat(cell.recipe), cell.origins, cell.base)
+        Side(cell.recipe.name, flat(cell.recipe), cell.origins, cell.base)
         for cell in reversed(once.values())
     ]
 
 
-def _run(reference: str, settings: Settings) -> _Side:
+def base_side(name: str) -> Side:
+    """Return a bundled base recipe.  Raises NotFound."""
+    return _one(name, _sides_of(load(name, abstract_ok=True)))
+
+
+def run_side(detail: RunDetail) -> Side:
+    """Return what a run was asked to do."""
+    values = flat(load_stored(detail.recipe))
+    return Side(detail.run.id, values, dict.fromkeys(values, f"run {detail.run.id}"))
+
+
+def _run(reference: str, settings: Settings) -> Side:
     from lsqctl.api.workspace import open_workspace
 
     store = open_workspace(settings)
     try:
-        detail = store.detail(store.resolve(reference).id)
+        return run_side(store.detail(store.resolve(reference).id))
     finally:
         store.close()
-    values = flat(load_stored(detail.recipe))
-    return _Side(detail.run.id, values, dict.fromkeys(values, f"run {detail.run.id}"))

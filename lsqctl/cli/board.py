@@ -12,6 +12,7 @@ from lsqctl.cli.board_options import (
     BestSeed,
     Columns,
     Dataset,
+    Deviations,
     Filter,
     GroupBy,
     Layout,
@@ -63,6 +64,7 @@ def leaderboard(
     per_run: PerRun = False,
     best_seed: BestSeed = False,
     pareto: Pareto = "top1,-gbops",
+    deviations: Deviations = False,
     layout: Layout = "board",
     raw: Raw = False,
     json: Json = False,
@@ -70,6 +72,7 @@ def leaderboard(
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
     from lsqctl.api.board import board
+    from lsqctl.api.deviations import with_deviations
     from lsqctl.leaderboard.output import write
 
     look = look_of(columns, pivot, raw=raw)
@@ -83,12 +86,14 @@ def leaderboard(
         "limit": limit,
     }
     if layout == "pwc":
-        if any(shaped.values()) or output is not None or look.columns or look.pivot:
+        if any([*shaped.values(), output, html, deviations, look.columns, look.pivot]):
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
         _pwc(ctx, chosen or "table", **how)
         return
     with workspace(ctx) as store:
         ranked = board(store, pareto=_cost(pareto), **how, **shaped)
+        if deviations:
+            ranked = with_deviations(ranked, store)
         if html is not None:
             write_html(store, ranked, html, force=force)
             return

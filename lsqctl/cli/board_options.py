@@ -43,6 +43,10 @@ Layout = Annotated[
     Literal["board", "pwc"],
     typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
 ]
+Deviations = Annotated[
+    bool,
+    typer.Option("--deviations", help="Under each own row, where it departs from the paper."),
+]
 GroupBy = Annotated[
     str,
     typer.Option(

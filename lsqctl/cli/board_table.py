@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = 2
+INDENT = "    "  # of a line under a row
 NAME = 24  # cells that a model's name keeps before any column gives way for it
 TONES = {"good": "green", "bad": "red", "": ""}
 
@@ -87,10 +88,12 @@ def _plain(table: ViewTable) -> Iterator[str]:
     """Yield the lines of a table, title and footer included."""
     widths = _widths(table)
     yield table.title
-    for row in _rows(table):
+    for row, note in _rows(table):
         cells = zip(row, table.columns, widths, strict=True)
         padded = (_padded(cell.text, column.align, width) for cell, column, width in cells)
         yield (" " * GAP).join(padded).rstrip()
+        if note:
+            yield INDENT + note
     yield table.footer
 
 
@@ -107,19 +110,32 @@ def coloured(table: ViewTable, width: int | None) -> Text:
         if table.columns[index].key == "model":
             widths[index] = max(1, widths[index] - excess)
     text = Text()
-    for number, row in enumerate(_rows(table)):
+    for number, (row, note) in enumerate(_rows(table)):
         text.append("\n" if number else "")
         for place, index in enumerate(kept):
             shown = _padded(row[index].text, table.columns[index].align, widths[index])
             shown = shown.rstrip() if index == kept[-1] else shown
             text.append(" " * GAP if place else "")
             text.append(shown, _style(row[index]))
+        for line in _note_lines(note, width):
+            text.append(f"\n{INDENT}{line}", "dim")
     return text
 
 
-def _rows(table: ViewTable) -> Iterator[Sequence[Cell]]:
-    yield tuple(Cell(column.title, dim=True) for column in table.columns)
-    yield from table.rows
+def _note_lines(note: str, width: int | None) -> list[str]:
+    """Return what goes under a row, folded at words."""
+    from rich.text import Text
+
+    if width is None or not note:
+        return [note] if note else []
+    folded = _folded(Text(note), max(1, width - len(INDENT)))
+    return folded.plain.split("\n")
+
+
+def _rows(table: ViewTable) -> Iterator[tuple[Sequence[Cell], str]]:
+    """Yield the heading, then each row, with the line under it."""
+    yield tuple(Cell(column.title, dim=True) for column in table.columns), ""
+    yield from table.noted()
 
 
 def _padded(text: str, align: str, width: int) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +119,41 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Departure:
+    """Where a run's recipe departs from ``base``, the paper's; empty where the paper has none.
+
+    ``keys`` are (key, its value here, its value there), as texts.
+    """
+
+    base: str
+    keys: tuple[tuple[str, str, str], ...]
+
+    @property
+    def text(self) -> str:
+        """One line for people: ``deviates from paper/w4a4: train.lr 0.04 (0.01), …``."""
+        if not self.base:
+            return "the paper has no recipe for these bits"
+        if not self.keys:
+            return f"as {self.base}"
+        listed = ", ".join(f"{key} {mine} ({theirs})" for key, mine, theirs in self.keys)
+        return f"deviates from {self.base}: {listed}"
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
-    """One table a dataset; ``best_seed`` and ``per_run`` say how it was asked for."""
+    """One table a dataset; ``best_seed`` and ``per_run`` say how it was asked for.
+
+    ``departures``, where they were asked for, are by the ``best_run`` of a row.
+    """
 
     tables: tuple[Table, ...]
     best_seed: bool = False
     per_run: bool = False
+    departures: Mapping[str, Departure] = field(default_factory=dict)
+
+    def departure(self, entry: Entry) -> Departure | None:
+        """Return where a row departs from the paper's recipe; None where nobody asked."""
+        return self.departures.get(entry.best_run) if entry.own and entry.best_run else None
 
     @property
     def entries(self) -> tuple[Entry, ...]:

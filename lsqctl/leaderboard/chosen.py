@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from lsqctl.leaderboard.board import Board, Entry, Table
+from lsqctl.leaderboard.captions import footer, notes, title
 from lsqctl.leaderboard.clean import clean
 from lsqctl.leaderboard.columns import BY_NAME, Column
 from lsqctl.leaderboard.view import (
@@ -14,12 +15,10 @@ from lsqctl.leaderboard.view import (
     ViewColumn,
     ViewTable,
     bytes_text,
-    footer,
     marked,
     places,
     signed,
     three_digits,
-    title,
 )
 
 
@@ -28,7 +27,11 @@ def chosen_view(board: Board, names: Sequence[str]) -> tuple[ViewTable, ...]:
     columns = tuple(_column(BY_NAME[name], len(names) - n) for n, name in enumerate(names))
     return tuple(
         ViewTable(
-            title(table, best_seed=board.best_seed), columns, _rows(table, names), footer(table)
+            title(table, best_seed=board.best_seed),
+            columns,
+            _rows(table, names),
+            footer(table),
+            notes(table, board),
         )
         for table in board.tables
     )

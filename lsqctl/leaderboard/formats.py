@@ -67,7 +67,7 @@ def to_json(board: Board, *, columns: Sequence[str] = NAMES) -> str:
             "group": dict(table.group),
             "hidden": table.hidden,
             "counts": {name: getattr(table.counts, name) for name in table.counts.__slots__},
-            "rows": [{name: spelled(getattr(row, name)) for name in columns} for row in table.rows],
+            "rows": [_row(board, row, columns) for row in table.rows],
         }
         for table in board.tables
     ]
@@ -78,6 +78,14 @@ def to_json(board: Board, *, columns: Sequence[str] = NAMES) -> str:
         "tables": tables,
     }
     return json_text(document)
+
+
+def _row(board: Board, entry: Entry, columns: Sequence[str]) -> dict[str, object]:
+    row: dict[str, object] = {name: spelled(getattr(entry, name)) for name in columns}
+    if departure := board.departure(entry):
+        keys = {key: {"mine": mine, "theirs": theirs} for key, mine, theirs in departure.keys}
+        row["deviations"] = {"from": departure.base or None, "keys": keys}
+    return row
 
 
 def json_text(document: object) -> str:

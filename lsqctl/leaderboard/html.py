@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from lsqctl.leaderboard.view import Cell, ViewTable
@@ -15,18 +15,24 @@ def to_html(tables: Iterable[ViewTable]) -> str:
 
 def _table(table: ViewTable) -> str:
     heads = [f'<th scope="col">{escape(column.title)}</th>' for column in table.columns]
-    rows = ["".join(f"<td>{_cell(cell)}</td>" for cell in row) for row in table.rows]
+    rows = [row for cells, note in table.noted() for row in _rows(cells, note)]
     lines = [
         "<table>",
         f"<caption>{escape(table.title)}</caption>",
         f"<thead><tr>{''.join(heads)}</tr></thead>",
         "<tbody>",
-        *(f"<tr>{row}</tr>" for row in rows),
+        *rows,
         "</tbody>",
         "</table>",
         f"<p>{escape(table.footer)}</p>",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rows(cells: Sequence[Cell], note: str) -> Iterator[str]:
+    yield f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in cells)}</tr>"
+    if note:
+        yield f'<tr><td colspan="{len(cells)}"><small>{escape(note)}</small></td></tr>'
 
 
 def _cell(cell: Cell) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -44,8 +44,29 @@ def to_latex(tables: Iterable[ViewTable]) -> str:
 
 def _table(table: ViewTable) -> str:
     layout = "".join("r" if column.align == "right" else "l" for column in table.columns)
-    text = _styled(table).to_latex(hrules=True, column_format=layout)
+    text = _with_notes(_styled(table).to_latex(hrules=True, column_format=layout), table)
     return f"% {table.title}\n{text.translate(_SIGNS)}% {table.footer}\n"
+
+
+def _with_notes(text: str, table: ViewTable) -> str:
+    """Return the tabular with each row's note below it, over all columns."""
+    if not table.notes:
+        return text
+    head, body = text.split("\\midrule\n")
+    rows = body.splitlines(keepends=True)
+    cell = f"\\multicolumn{{{len(table.columns)}}}{{p{{0.9\\linewidth}}}}"
+    for number, note in enumerate(_escaped(table.notes)):
+        if note:
+            rows[number] += f"{cell}{{\\footnotesize {note}}} \\\\\n"
+    return f"{head}\\midrule\n{''.join(rows)}"
+
+
+def _escaped(texts: Sequence[str]) -> list[str]:
+    import pandas as pd
+
+    styler = pd.DataFrame({"": texts}).style.hide(axis="index").hide(axis="columns")
+    lines = styler.format(escape="latex").to_latex().splitlines()[1:-1]
+    return [line.removesuffix("\\\\").strip() for line in lines]
 
 
 def _styled(table: ViewTable) -> Styler:

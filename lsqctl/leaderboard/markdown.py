@@ -21,7 +21,15 @@ def _table(table: ViewTable) -> str:
     rules = [_rule(column) for column in table.columns]
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
-    return "\n".join([*heading, *lines, "", escape_markdown(table.footer), ""])
+    names = [column.key for column in table.columns]
+    notes = [
+        f"- {_markdown_cell(row[names.index('model')]) if 'model' in names else number}: "
+        f"{escape_markdown(note)}"
+        for number, (row, note) in enumerate(table.noted(), 1)
+        if note
+    ]
+    below = [*notes, ""] if notes else []
+    return "\n".join([*heading, *lines, "", *below, escape_markdown(table.footer), ""])
 
 
 def _rule(column: ViewColumn) -> str:

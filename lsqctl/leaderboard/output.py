@@ -58,12 +58,15 @@ PLAIN = Look()
 def tables_of(board: Board, look: Look = PLAIN) -> tuple[ViewTable, ...]:
     """Return the board as tables to draw."""
     if look.pivot:
+        _refuse_deviations(board)
         return pivot_view(board, look.pivot)
     return chosen_view(board, look.columns) if look.columns else view(board)
 
 
 def write(board: Board, style: str, look: Look = PLAIN) -> str:
     """Return the board as text in one of FORMATS; the same board always gives the same text."""
+    if style == "csv" or style in _CARDS:
+        _refuse_deviations(board)
     if look.raw and style != "csv":
         raise UsageError("--raw is for CSV: no other format guards formulas")
     if style in _TABLES:
@@ -73,6 +76,7 @@ def write(board: Board, style: str, look: Look = PLAIN) -> str:
             raise UsageError(f"{style} has its own columns; leave out --columns and --pivot")
         return _CARDS[style](board)
     if look.pivot:
+        _refuse_deviations(board)
         return (pivot_csv if style == "csv" else pivot_json)(board, look.pivot)
     columns = look.columns or NAMES
     return (
@@ -80,6 +84,14 @@ def write(board: Board, style: str, look: Look = PLAIN) -> str:
         if style == "csv"
         else to_json(board, columns=columns)
     )
+
+
+def _refuse_deviations(board: Board) -> None:
+    if board.departures:
+        raise UsageError(
+            "--deviations stand under the rows of a table: print it as table, md, html, latex or "
+            "json, and without --pivot"
+        )
 
 
 def format_of(path: PurePath, style: str | None = None) -> str:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Entry, Table
+from lsqctl.leaderboard.captions import title
 from lsqctl.leaderboard.chosen import cell
 from lsqctl.leaderboard.clean import clean
 from lsqctl.leaderboard.columns import check_names
-from lsqctl.leaderboard.view import NONE, Cell, ViewColumn, ViewTable, half_width, title
+from lsqctl.leaderboard.view import NONE, Cell, ViewColumn, ViewTable, half_width
 
 Key = str | int | float | bool | None
 BITS = "bits"  # weight and activation bits as one: W3A4

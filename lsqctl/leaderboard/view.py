@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.leaderboard.board import Board, Counts, Entry, Table
+from lsqctl.leaderboard.board import Board, Entry, Table
+from lsqctl.leaderboard.captions import footer, notes, title
 from lsqctl.leaderboard.clean import clean
 
 OWN, PUBLISHED, FULL_PRECISION = "●", "○", "◌"
@@ -45,12 +46,20 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ViewTable:
-    """One dataset's table; each row has one cell a column."""
+    """One dataset's table; each row has one cell a column.
+
+    ``notes`` has a line to go under each row, empty where there is none; or is empty itself.
+    """
 
     title: str
     columns: tuple[ViewColumn, ...]
     rows: tuple[tuple[Cell, ...], ...]
     footer: str
+    notes: tuple[str, ...] = ()
+
+    def noted(self) -> Iterator[tuple[tuple[Cell, ...], str]]:
+        """Yield each row with the line under it."""
+        return zip(self.rows, self.notes or ("",) * len(self.rows), strict=True)
 
 
 COLUMNS: tuple[ViewColumn, ...] = (
@@ -69,17 +78,18 @@ COLUMNS: tuple[ViewColumn, ...] = (
 
 def view(board: Board) -> tuple[ViewTable, ...]:
     """Return the tables of a board as cells, in the board's order."""
-    return tuple(_view_table(table, best_seed=board.best_seed) for table in board.tables)
+    return tuple(_view_table(table, board) for table in board.tables)
 
 
-def _view_table(table: Table, *, best_seed: bool) -> ViewTable:
+def _view_table(table: Table, board: Board) -> ViewTable:
     shared = Counter(entry.rank for entry in table.rows)
     accuracies = zip(_accuracies(table.rows), places(table.rows), strict=True)
     rows = tuple(
         _cells(entry, Cell(text, strong=place == 1, place=place), tied=shared[entry.rank] > 1)
         for entry, (text, place) in zip(table.rows, accuracies, strict=True)
     )
-    return ViewTable(title(table, best_seed=best_seed), COLUMNS, rows, footer(table))
+    heading = title(table, best_seed=board.best_seed)
+    return ViewTable(heading, COLUMNS, rows, footer(table), notes(table, board))
 
 
 def places(entries: Sequence[Entry]) -> list[int]:
@@ -184,56 +194,3 @@ def _source(entry: Entry) -> Cell:
         words.append("suspect")
     bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
     return Cell(", ".join(words), tone="bad" if bad else "")
-
-
-def title(table: Table, *, best_seed: bool) -> str:
-    """Return what a table shows: dataset, section, images, origins."""
-    section = (f"{name} {clean(value)}" for name, value in table.group)
-    parts = [
-        clean(table.dataset),
-        *section,
-        f"Top-1 on {_images(table.rows)}",
-        _whose(table.counts),
-    ]
-    if best_seed:
-        parts.append("best seed of each recipe")
-    return " · ".join(parts)
-
-
-def _images(entries: Sequence[Entry]) -> str:
-    splits = sorted({entry.split for entry in entries if entry.split})
-    kind = f"{clean(splits[0])} images" if len(splits) == 1 else "images"
-    totals = sorted({entry.eval_n for entry in entries if entry.eval_n})
-    if not totals:
-        return kind
-    span = f"{totals[0]:,}" if len(totals) == 1 else f"{totals[0]:,} to {totals[-1]:,}"
-    return f"{span} {kind}"
-
-
-def _whose(counts: Counts) -> str:
-    own = counts.groups or counts.empty_groups
-    if own and counts.published:
-        return "own runs and published rows"
-    return "own runs" if own else "published rows"
-
-
-def footer(table: Table) -> str:
-    """Return what a table's rows were made from, and what is not shown of them."""
-    counts = table.counts
-    parts = []
-    if counts.runs:
-        lost = [(counts.failed, "failed"), (counts.cancelled, "cancelled")]
-        told = ", ".join(f"{number} {what}" for number, what in lost if number)
-        runs = f"{_many(counts.groups, 'group')}, {_many(counts.runs, 'run')}"
-        parts.append(f"{runs} ({told})" if told else runs)
-    if counts.empty_groups:
-        parts.append(f"{_many(counts.empty_groups, 'group')} without a result")
-    if counts.published:
-        parts.append(_many(counts.published, "published row"))
-    if table.hidden:
-        parts.append(f"{_many(table.hidden, 'row')} not shown")
-    return " · ".join([*parts, "a rank counts the rows that lie wholly above"])
-
-
-def _many(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

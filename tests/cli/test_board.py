@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from lsqctl.api.board import board
+from lsqctl.api.deviations import with_deviations
 from lsqctl.cli.board_options import Style
 from lsqctl.cli.board_table import drawn, kept_columns
 from lsqctl.leaderboard.output import FORMATS, tables_of
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.references import load_references
+from lsqctl.leaderboard.view import view
+from lsqctl.store import open_store
 from tests.conftest import CommandLine
 from tests.inside import Here
 from tests.leaderboard.rows import failed, row
@@ -203,3 +207,44 @@ def test_columns_give_way_one_by_one_in_a_fixed_order():
         gone += sorted(before - kept)
         before = kept
     assert gone == ["bops", "size", "n", "delta_fp32", "source"]
+
+
+def test_under_each_own_row_stands_where_it_departs_from_the_paper(made):
+    lines = made("leaderboard", *OWN, "--deviations").stdout.splitlines()
+    row = next(n for n, line in enumerate(lines) if "resnet8-w3a3" in line)
+    assert lines[row + 1].startswith("    deviates from paper/w3a3: data.name digits (imagenet), ")
+    assert "train.weight_decay 0.0001 (5e-05)" in lines[row + 1]
+    found = json.loads(made("leaderboard", *OWN, "--deviations", "--json").stdout)
+    told = {one["w_bits"]: one["deviations"] for one in found["tables"][0]["rows"]}
+    assert told[32]["from"] == "paper/fp32"
+    assert told[32]["keys"]["train.lr"] == {"mine": "0.01", "theirs": "0.1"}
+    assert "deviations" not in made("leaderboard", *OWN, "--json").stdout
+
+
+@pytest.mark.parametrize("style", ["md", "html", "latex"])
+def test_every_table_that_is_written_has_room_for_deviations(made, style):
+    text = made("leaderboard", *OWN, "--deviations", "--format", style).stdout
+    assert text.count("deviates from paper/") == 4
+    assert "deviates" not in made("leaderboard", *OWN, "--format", style).stdout
+
+
+def test_deviations_fold_at_words_and_no_line_is_wider_than_the_terminal(filled):
+    with open_store(f"sqlite:///{filled}/.lsqctl/lsqctl.db") as store:
+        (table,) = view(with_deviations(board(store, references="none"), store))
+    lines = drawn(table, 60).plain.splitlines()
+    assert max(map(cell_len, lines)) <= 60
+    assert sum("deviates from" in line for line in lines) == 4
+    assert "".join(lines).replace(" ", "").count("data.flipfalse(true)") == 4
+
+
+@pytest.mark.parametrize("words", [("--format", "csv"), ("--pivot", "arch,bits")])
+def test_a_form_without_room_for_deviations_says_so(made, words):
+    told = made("leaderboard", *OWN, "--deviations", *words, code=2)
+    assert told.stdout == ""
+    assert "print it as table, md, html, latex or json" in told.stderr
+
+
+def test_the_page_lists_deviations_below_the_table(made, tmp_path):
+    made("leaderboard", *OWN, "--deviations", "--html", str(tmp_path / "b.html"))
+    page = (tmp_path / "b.html").read_text()
+    assert page.count("<dd>deviates from paper/") == 4

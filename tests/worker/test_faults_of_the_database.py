@@ -211,7 +211,8 @@ def assert_finished_alike(cli: CommandLine, store: Store, run_id: str, uninterru
     folder = cli.folder / ".lsqctl" / "runs" / run_id
     assert not list(folder.glob("spool-*"))
     allowed = {EndReason.PREEMPTED, EndReason.LOST, EndReason.COMPLETED}
-    assert {one.reason for one in detail.attempts} <= allowed
+    ended = [(one.reason, one.message) for one in detail.attempts]
+    assert {reason for reason, _ in ended} <= allowed, ended
 
 
 def spooled(cli: CommandLine, run_id: str) -> bool:

@@ -13,7 +13,7 @@ from lsqctl.leaderboard.charts.accuracy import Cost, against_bits, against_cost,
 from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.clean import clean
 from lsqctl.leaderboard.page.drawing import LOW, SMALL, WIDE, Drawing, draw
-from lsqctl.leaderboard.view import MINUS, signed, view
+from lsqctl.leaderboard.view import MINUS, ViewTable, signed, view
 
 ROW_CLASSES = {"own": "o", "published": "p", "full": "f"}
 _SIGNS = {"+": "g", MINUS: "w"}
@@ -64,7 +64,10 @@ class ShownHistory:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One dataset: its rows with the units of their columns, and its charts."""
+    """One dataset: its rows with the units of their columns, and its charts.
+
+    ``deviations`` are (model, where its recipe departs from the paper's), if they were asked for.
+    """
 
     key: str
     title: str
@@ -75,12 +78,13 @@ class Section:
     rows: tuple[Row, ...]
     drawings: tuple[Drawing, ...]
     networks: tuple[Drawing, ...]
+    deviations: tuple[tuple[str, str], ...] = ()
 
 
 def sections(board: Board) -> list[Section]:
     """Return a section for each table of the board, in its order."""
     return [
-        _section(f"d{number}", table, seen.title, seen.footer)
+        _section(f"d{number}", table, seen)
         for number, (table, seen) in enumerate(zip(board.tables, view(board), strict=True))
     ]
 
@@ -102,8 +106,8 @@ def safe_link(url: str | None) -> str:
     return url if parts.scheme in ("http", "https") and parts.netloc else ""
 
 
-def _section(key: str, table: Table, title: str, footer: str) -> Section:
-    dataset, _, rest = title.partition(" · ")
+def _section(key: str, table: Table, seen: ViewTable) -> Section:
+    dataset, _, rest = seen.title.partition(" · ")
     units = {cost: unit_of(table, cost) for cost in _COSTS}
     columns = {cost: _aligned(table.rows, cost, units[cost][0]) for cost in _COSTS}
     charts = [against_cost(table, cost) for cost in _COSTS]
@@ -111,12 +115,17 @@ def _section(key: str, table: Table, title: str, footer: str) -> Section:
         key=key,
         title=dataset,
         subtitle=rest,
-        footer=footer,
+        footer=seen.footer,
         size_unit=units["size_bytes"][1],
         bops_unit=units["gbops"][1],
         rows=tuple(_rows(table, columns["size_bytes"], columns["gbops"])),
         drawings=tuple(draw(one, WIDE) for one in charts if _worth(one)),
         networks=tuple(draw(one, SMALL) for one in against_bits(table) if _worth(one)),
+        deviations=tuple(
+            (clean(row.model), note)
+            for row, note in zip(table.rows, seen.notes, strict=False)
+            if note
+        ),
     )
 
 

@@ -258,7 +258,7 @@ def test_a_served_page_refreshes_itself_and_keeps_the_filter(browser, tmp_path, 
         page.fill("#words", "digits")
         assert page.locator("tbody tr").count() == 1
         finished(database, "digits/second")
-        page.wait_for_function("document.querySelectorAll('tbody tr').length === 2", timeout=10_000)
+        page.locator("tbody tr").nth(1).wait_for(timeout=10_000)
         assert page.input_value("#words") == "digits"
         assert page.text_content("#queue") == "Live: nothing is queued or running."
         assert said == []
