@@ -68,6 +68,11 @@ class Settings:
         return self.home / "runs"
 
     @property
+    def trash_dir(self) -> Path:
+        """The folder of runs that were removed and can be restored."""
+        return self.home / "trash"
+
+    @property
     def references_file(self) -> Path:
         """The published rows that were added to this workspace, one a line."""
         return self.home / "references.jsonl"

@@ -65,6 +65,8 @@ def find_rubbish(
         if housed is not None:
             found += _dead(folder.name, half_written[folder], housed.fence)
             found += _old(folder, housed, keep_last=max(1, keep_last), before=before)
+        elif (settings.trash_dir / folder.name).exists():
+            continue  # on its way into the trash, or out of it
         elif known and _untouched_since(folder, before):
             found.append(Rubbish(folder.name, folder, "no run", size_of(folder)))
     return Found(tuple(found), strange=0 if known else len(folders))

@@ -26,6 +26,7 @@ from lsqctl.cli import (
     queue,
     recipe,
     references,
+    removing,
     runs,
     steer,
     sweep,
@@ -56,6 +57,7 @@ watch.register(app)
 wait.register(app)
 steer.register(runs.app)
 housekeeping.register(runs.app)
+removing.register(runs.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 compare.register(app)

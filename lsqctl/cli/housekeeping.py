@@ -1,17 +1,17 @@
-"""`runs rm|gc|tag|note`: remove what is not needed, and write on runs what a person knows."""
+"""`runs gc|tag|note`: remove what is not needed, and write on runs what a person knows."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import Annotated
 
 import typer
 
 from lsqctl.cli.durations import duration
+from lsqctl.cli.removing import runs_text, size_text
 from lsqctl.cli.render import note as in_passing
 from lsqctl.cli.render import print_json, print_table, say
-from lsqctl.cli.state import Json, RunArgument, RunArguments, positive, settings, workspace
+from lsqctl.cli.state import Json, RunArgument, positive, settings, workspace
 from lsqctl.errors import UsageError
 
 _NOTE_LIMIT = 10_000
@@ -19,51 +19,12 @@ _NOTE_LIMIT = 10_000
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `runs`."""
-    app.command("rm", epilog="Example: lsqctl runs rm 7kq2 --dry-run")(remove)
     app.command("gc", epilog="Example: lsqctl runs gc --older-than 30d --apply")(collect)
     app.command(
         epilog="Example: lsqctl runs tag @last +paper -draft",
         context_settings={"ignore_unknown_options": True},  # -word takes a tag away
     )(tag)
     app.command(epilog="Example: lsqctl runs note @last 'the one in the talk'")(note)
-
-
-def remove(
-    ctx: typer.Context,
-    runs: RunArguments,
-    force: Annotated[
-        bool, typer.Option("--force", help="Also what succeeded runs started from; do not ask.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go.")] = False,
-    json: Json = False,
-) -> None:
-    """Remove runs for good: their rows, metrics, results, logs and checkpoints."""
-    from lsqctl.api.remove import plan_removal, remove_runs
-
-    with workspace(ctx) as store:
-        found = {run.id: run for run in map(store.resolve, runs)}
-        planned = plan_removal(settings(ctx), list(found.values()))
-        size = _size(sum(one.size_bytes for one in planned))
-        if not dry_run:
-            if not (force or yes):
-                _ask(f"remove {_runs(len(planned))} and {size} for good?")
-            remove_runs(store, planned, force=force)
-    if json:
-        print_json({"removed": not dry_run, "runs": planned})
-        return
-    print_table(
-        ("id", "run", "seed", "state", "size"),
-        [
-            (p.run.id, p.run.name, str(p.run.seed), p.run.state.value, _size(p.size_bytes))
-            for p in planned
-        ],
-        right=("seed", "size"),
-    )
-    say(
-        f"{_runs(len(planned))}, {size}, "
-        + ("would be removed; nothing was" if dry_run else "removed")
-    )
 
 
 def collect(
@@ -95,7 +56,7 @@ def collect(
         return
     print_table(
         ("run", "what", "size", "folder"),
-        [(one.run_id, one.kind, _size(one.size_bytes), str(one.path)) for one in rubbish],
+        [(one.run_id, one.kind, size_text(one.size_bytes), str(one.path)) for one in rubbish],
         right=("size",),
     )
     if found.strange:
@@ -107,9 +68,9 @@ def collect(
     if not rubbish:
         say("nothing to remove")
     elif apply:
-        say(f"{_size(size)} freed: {kinds}")
+        say(f"{size_text(size)} freed: {kinds}")
     else:
-        say(f"{_size(size)} would be freed: {kinds}; next: lsqctl runs gc --apply")
+        say(f"{size_text(size)} would be freed: {kinds}; next: lsqctl runs gc --apply")
 
 
 def tag(
@@ -137,7 +98,8 @@ def tag(
     for run in found:
         say(f"{run.id}  {run.name}  {' '.join(tags.get(run.id, ())) or 'no tags'}")
     in_passing(
-        f"{_runs(len(found))} tagged" + (f"; next: lsqctl runs ls --tag {add[0]}" if add else "")
+        f"{runs_text(len(found))} tagged"
+        + (f"; next: lsqctl runs ls --tag {add[0]}" if add else "")
     )
 
 
@@ -157,21 +119,3 @@ def note(
         print_json({"id": found.id, "note": text})
     else:
         say(f"{found.id}  {found.name}  " + (f"note: {text}" if text else "note removed"))
-
-
-def _ask(question: str) -> None:
-    """Let a person confirm; without a terminal there is nobody to ask."""
-    if not sys.stdin.isatty():
-        raise UsageError("removing asks first, and there is no terminal; --yes or --dry-run")
-    if not typer.confirm(question, err=True):
-        raise UsageError("nothing was removed")
-
-
-def _runs(count: int) -> str:
-    return f"{count} run" + "s" * (count != 1)
-
-
-def _size(count: int) -> str:
-    from lsqctl.leaderboard.view import bytes_text
-
-    return bytes_text(count)

@@ -1,4 +1,4 @@
-"""Keep house: tags and notes, runs that are removed, checkpoints that nothing needs any more."""
+"""Keep house: tags and notes, what may be removed, checkpoints that nothing needs any more."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, select, update
 from lsqctl.errors import IllegalTransition, UsageError
 from lsqctl.run import UNFINISHED, RunState
 from lsqctl.store.base import Base
-from lsqctl.store.database import reads, reshapes, writes
+from lsqctl.store.database import reads, writes
 from lsqctl.store.rows import chunks
 from lsqctl.store.states import locked, record
 from lsqctl.store.tables import checkpoints, results, run_parents, run_tags, runs
@@ -39,7 +39,7 @@ class Housed:
 
 
 class Housekeeping(Base):
-    """Tagging, noting, removing, forgetting."""
+    """Tagging, noting, forgetting."""
 
     @reads
     def tags(self, db: Connection, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -72,24 +72,6 @@ class Housekeeping(Base):
         locked(db, run_id)
         db.execute(update(runs).where(runs.c.id == run_id).values(note=note))
         record(db, run_id, "annotated")
-
-    @reshapes
-    def remove(self, db: Connection, ids: Sequence[str], *, force: bool = False) -> None:
-        """Remove runs and all that belongs to them, in one transaction; their files are not ours.
-
-        Raises IllegalTransition, with nothing removed, for a running run, and for one that other
-        runs start from. ``force`` removes it from under those that have succeeded: they have
-        what they needed, all others would have nothing to start from. Raises NotFound.
-        """
-        for run_id in ids:
-            if locked(db, run_id).state == RunState.RUNNING:
-                raise IllegalTransition(
-                    f"run {run_id} is running; `lsqctl runs cancel {run_id}` first"
-                )
-            _check_children(db, run_id, ids, force=force)
-        for some in chunks(ids):
-            db.execute(delete(run_parents).where(run_parents.c.parent_id.in_(some)))
-            db.execute(delete(runs).where(runs.c.id.in_(some)))
 
     @reads
     def housed(self, db: Connection, ids: Sequence[str]) -> dict[str, Housed]:
@@ -131,6 +113,13 @@ def _check_tag(word: str) -> None:
             f"`{word}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
             "64 at most"
         )
+
+
+def check_removable(db: Connection, run_id: str, ids: Sequence[str], *, force: bool) -> None:
+    """Raise IllegalTransition for a run that cannot go together with ``ids``; NotFound."""
+    if locked(db, run_id).state == RunState.RUNNING:
+        raise IllegalTransition(f"run {run_id} is running; `lsqctl runs cancel {run_id}` first")
+    _check_children(db, run_id, ids, force=force)
 
 
 def _check_children(db: Connection, run_id: str, ids: Sequence[str], *, force: bool) -> None:

@@ -27,6 +27,7 @@ from lsqctl.store.sight import Sights
 from lsqctl.store.standing import Standings
 from lsqctl.store.sweeps import Sweeps
 from lsqctl.store.telemetry import Telemetry
+from lsqctl.store.trash import Trash
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -48,6 +49,7 @@ class Store(
     Sights,
     Standings,
     Housekeeping,
+    Trash,
     Backups,
     Checkups,
     Checks,

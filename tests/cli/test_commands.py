@@ -78,6 +78,7 @@ def test_the_promised_commands_are_there():
         ["wait", "@last~1"],
         ["runs", "gc"],
         ["runs", "rm", "@last", "--dry-run"],
+        ["runs", "trash"],
         ["references", "ls"],
         ["leaderboard", "--view", "pwc"],
         ["recipe", "ls"],

@@ -1,4 +1,4 @@
-"""Laws of `runs rm|gc|tag|note` and `db backup`: nothing goes by mistake, nothing needed goes."""
+"""Laws of `runs rm --for-good`, `runs gc|tag|note` and `db backup`: nothing goes by mistake, nothing needed goes."""
 
 from __future__ import annotations
 
@@ -102,15 +102,15 @@ def test_gc_with_another_workspaces_database_removes_no_run(worked):
     assert folders(worked) == before
 
 
-def test_rm_shows_then_asks_then_removes_rows_and_folder_and_follows_no_link(worked):
+def test_rm_for_good_shows_then_asks_then_removes_rows_and_folder_and_follows_no_link(worked):
     run_id = worked("runs", "ls", "-q").stdout.strip()
     folder = home(worked) / "runs" / run_id
     (worked.folder / "precious").write_text("!")
     (folder / "link").symlink_to(worked.folder)
     assert "nothing was" in worked("runs", "rm", run_id, "--dry-run").stderr
-    assert "--yes" in worked("runs", "rm", run_id, code=2).stderr
+    assert "--yes" in worked("runs", "rm", run_id, "--for-good", code=2).stderr
     assert folder.is_dir()
-    data = json.loads(worked("runs", "rm", run_id, "--yes", "--json").stdout)
+    data = json.loads(worked("runs", "rm", run_id, "--for-good", "--yes", "--json").stdout)
     assert data["removed"]
     assert not folder.exists()
     assert (worked.folder / "precious").exists()
