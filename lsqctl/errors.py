@@ -132,12 +132,17 @@ class Fault:
     helps: tuple[str, ...] = ()
     cell: str = ""
 
+    @property
+    def level(self) -> str:
+        """``error``, or ``warning`` for what may be meant."""
+        return "warning" if self.code.startswith("W") else "error"
+
     def __str__(self) -> str:
         where = self.file
         if self.position:
             where += f":{self.position.line}:{self.position.column}"
         cell = f" ({self.cell})" if self.cell else ""
-        return f"{where}: error[{self.code}]: {self.title}{cell}: {self.label}"
+        return f"{where}: {self.level}[{self.code}]: {self.title}{cell}: {self.label}"
 
 
 class RecipeError(LsqctlError):

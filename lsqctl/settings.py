@@ -20,10 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
+from urllib.parse import unquote
 
 from lsqctl.errors import UsageError
 
 WORKSPACE = ".lsqctl"
+_SQLITE = "sqlite:///"
 Compile = Literal["auto", "on", "off"]
 VARIABLES: tuple[str, ...] = tuple(re.findall(r"``(LSQCTL_[A-Z_]+)``", __doc__ or ""))
 
@@ -94,7 +96,7 @@ def load_settings(
     """Return the settings that hold here; arguments are command-line flags and come first."""
     env = os.environ
     home_dir = (home or _path(env.get("LSQCTL_HOME")) or find_home(Path.cwd())).absolute()
-    url = db or env.get("LSQCTL_DB") or f"sqlite:///{home_dir / 'lsqctl.db'}"
+    url = db or env.get("LSQCTL_DB") or sqlite_url(home_dir / "lsqctl.db")
     given = data_dir or _path(env.get("LSQCTL_DATA"))
     return Settings(
         home=home_dir,
@@ -105,6 +107,18 @@ def load_settings(
         warm=env.get("LSQCTL_WARM") != "0",
         compile=_compile(env.get("LSQCTL_COMPILE") or "auto"),
     )
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the database URL of a file; letters that mean something in a URL are escaped."""
+    return _SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the file that ``sqlite_url`` was given; None for another kind of database."""
+    if not url.startswith(_SQLITE):
+        return None
+    return Path(unquote(url.removeprefix(_SQLITE).partition("?")[0]))
 
 
 def find_home(start: Path) -> Path:

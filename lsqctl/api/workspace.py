@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, StoreError
-from lsqctl.settings import WORKSPACE, Settings
+from lsqctl.settings import WORKSPACE, Settings, sqlite_path
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-
-_SQLITE = "sqlite:///"
 
 
 def open_workspace(
@@ -26,7 +23,7 @@ def open_workspace(
     from lsqctl.store import open_store
 
     if not create and not workspace_exists(settings):
-        path = settings.db_url.removeprefix(_SQLITE)
+        path = sqlite_path(settings.db_url)
         raise NotFound(
             f"no workspace here: there is no {path} (looked for {WORKSPACE} in this folder "
             "and those above); `lsqctl submit RECIPE` makes one, --home names another"
@@ -54,6 +51,5 @@ def make_home(settings: Settings) -> None:
 
 def workspace_exists(settings: Settings) -> bool:
     """Return whether there is a database to read; one behind a URL counts as there."""
-    if not settings.db_url.startswith(_SQLITE):
-        return True
-    return Path(settings.db_url.removeprefix(_SQLITE)).exists()
+    path = sqlite_path(settings.db_url)
+    return path is None or path.exists()

@@ -14,11 +14,6 @@ _RED, _YELLOW, _BLUE, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1;34m", 
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"}
 
 
-def level(fault: Fault) -> str:
-    """Return ``error`` or ``warning``."""
-    return "warning" if fault.code.startswith("W") else "error"
-
-
 def format_faults(faults: Sequence[Fault], *, colour: bool = False) -> str:
     """Return each fault with its line of the source and carets, blank lines between."""
     return "\n".join(_block(fault, colour) for fault in faults)
@@ -26,7 +21,7 @@ def format_faults(faults: Sequence[Fault], *, colour: bool = False) -> str:
 
 def format_summary(faults: Sequence[Fault], ref: str, *, queued: bool = False) -> str:
     """Return the line that ends a check: how many errors, and what became of the recipe."""
-    errors = sum(level(fault) == "error" for fault in faults)
+    errors = sum(fault.level == "error" for fault in faults)
     warnings = len(faults) - errors
     counts = [
         f"{n} {w}{'s' * (n != 1)}" for n, w in ((errors, "error"), (warnings, "warning")) if n
@@ -44,7 +39,7 @@ def faults_github(faults: Sequence[Fault]) -> str:
 
 def faults_json(faults: Sequence[Fault]) -> str:
     """Return the faults as a JSON list; positions count from 1, ``end_column`` is exclusive."""
-    rows: list[dict[str, Any]] = [{"level": level(fault), **asdict(fault)} for fault in faults]
+    rows: list[dict[str, Any]] = [{"level": fault.level, **asdict(fault)} for fault in faults]
     return json.dumps({"schema_version": 1, "faults": rows}, indent=2)
 
 
@@ -52,9 +47,9 @@ def _block(fault: Fault, colour: bool) -> str:
     def paint(text: str, style: str) -> str:
         return f"{style}{text}{_RESET}" if colour else text
 
-    style = _RED if level(fault) == "error" else _YELLOW
+    style = _RED if fault.level == "error" else _YELLOW
     cell = f" ({_clean(fault.cell)})" if fault.cell else ""
-    head = paint(f"{level(fault)}[{fault.code}]", style)
+    head = paint(f"{fault.level}[{fault.code}]", style)
     lines = [f"{head}{paint(f': {_clean(fault.title)}{cell}', _BOLD)}"]
     on_command_line = fault.file.startswith("--")
     number = "" if fault.position is None or on_command_line else str(fault.position.line)
@@ -122,7 +117,7 @@ def _annotation(fault: Fault) -> str:
     cell = f" ({fault.cell})" if fault.cell else ""
     helps = "".join(f"\n{text}" for text in fault.helps)
     message = f"{fault.title}{cell}: {fault.label}{helps}"
-    return f"::{level(fault)} {','.join(fields)}::{_escaped(message)}"
+    return f"::{fault.level} {','.join(fields)}::{_escaped(message)}"
 
 
 def _escaped(text: str, more: str = "") -> str:

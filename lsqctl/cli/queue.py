@@ -20,7 +20,7 @@ from lsqctl.cli.options import (
     SkipData,
     TimeLimit,
 )
-from lsqctl.cli.render import note, print_json, print_table, say, warn
+from lsqctl.cli.render import note, print_json, print_table, say, warn_of
 from lsqctl.cli.state import Json, Quiet, settings, workspace
 from lsqctl.errors import UsageError
 from lsqctl.run import Enqueued, NewRun, Outcome
@@ -85,7 +85,7 @@ def planned(ctx: typer.Context, recipes: Sequence[str], options: Options) -> Pla
 
 def _print_plan(plan: Plan, *, json: bool) -> None:
     for fault in plan.warnings:
-        warn(str(fault))
+        warn_of(fault)
     if json:
         print_json({"runs": [_planned(new) for new in plan.runs]})
         return
@@ -118,7 +118,7 @@ def _waits(new: NewRun, plan: Plan) -> str:
 def print_enqueued(enqueued: Sequence[Enqueued], plan: Plan, *, json: bool, quiet: bool) -> None:
     """Print what became of each run of a submission."""
     for fault in plan.warnings:
-        warn(str(fault))
+        warn_of(fault)
     if json:
         print_json({"runs": [{"outcome": one.outcome, **_brief(one)} for one in enqueued]})
         return

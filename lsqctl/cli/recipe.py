@@ -11,7 +11,7 @@ import typer
 
 from lsqctl.cli import completing
 from lsqctl.cli.recipe_diff import diff
-from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn
+from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn, warn_of
 from lsqctl.cli.smoke import print_smoke_tests
 from lsqctl.cli.state import Json, settings
 from lsqctl.errors import Fault, RecipeError, UsageError
@@ -114,7 +114,7 @@ def check(
         for text in network_doubts(cell.recipe for cell in loaded.cells):
             warn(text)
         for fault in loaded.warnings:
-            warn(str(fault))
+            warn_of(fault)
     chosen = FaultFormat.JSON if json else style
     if faults or not try_out:
         _print_faults(faults, chosen)

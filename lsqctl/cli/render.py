@@ -17,6 +17,8 @@ from lsqctl.settings import colour_forced
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lsqctl.errors import Fault
+
 SCHEMA_VERSION = 1
 _GAP = 2
 STATE_STYLES = {
@@ -62,6 +64,11 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
     """Say what is probably a mistake, on stderr."""
     _to_stderr(f"warning: {text}", "yellow")
+
+
+def warn_of(fault: Fault) -> None:
+    """Say in one line what is probably a mistake in a recipe, and where, on stderr."""
+    _to_stderr(str(fault), "yellow")
 
 
 def error_line(text: str) -> None:

@@ -124,3 +124,15 @@ def test_a_kill_in_the_middle_of_an_upgrade_leaves_the_database_as_it_was(cli):
     (cli.folder / "injected" / "sitecustomize.py").unlink()
     assert "released/parent" in cli("runs", "ls").stdout
     assert os.listdir(home)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%41", "a#b c&d=e", "a?mode=ro", "ä;'\""])
+def test_a_workspace_may_be_called_anything(here, tmp_path, name):
+    (tmp_path / name).mkdir()
+    here.enter(tmp_path / name)
+    here("submit", "digits/resnet8-fp32")
+    assert here("runs", "ls", "-q").stdout
+    assert (tmp_path / name / ".lsqctl" / "lsqctl.db").is_file()
+    assert os.listdir(tmp_path) == [name]
+    here("db", "backup", "copy.db")
+    assert (tmp_path / name / "copy.db").is_file()

@@ -1,4 +1,4 @@
-"""Laws of `runs rm --for-good`, `runs gc|tag|note` and `db backup`: nothing goes by mistake, nothing needed goes."""
+"""Laws of `runs rm --for-good|gc|tag|note` and `db backup`: nothing goes by mistake."""
 
 from __future__ import annotations
 
