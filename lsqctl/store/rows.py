@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Row,
     ScalarSelect,
@@ -19,13 +20,27 @@ from sqlalchemy import (
 
 from lsqctl.run import EndReason, Event, Lease, Run, RunState
 from lsqctl.store.columns import now
-from lsqctl.store.tables import metric_summaries, run_parents, runs, sweep_cells
+from lsqctl.store.tables import metric_summaries, results, run_parents, runs, sweep_cells
 
 _CHUNK = 1000
 
 
-def latest_top1() -> ScalarSelect[Any]:
-    """Return the expression for the newest Top-1 of a row of ``runs``, in percent."""
+def latest_top1() -> ColumnElement[Any]:
+    """Return the expression for the Top-1 of a row of ``runs``, in percent.
+
+    That of the headline result, as the board has it; until there is one, the newest measured.
+    """
+    headline = (
+        select(100.0 * results.c.n_correct / results.c.n_total)
+        .where(results.c.run_id == runs.c.id, results.c.headline)
+        .limit(1)
+        .correlate(runs)
+        .scalar_subquery()
+    )
+    return func.coalesce(headline, _newest_top1())
+
+
+def _newest_top1() -> ScalarSelect[Any]:
     return (
         select(metric_summaries.c.last_value)
         .where(

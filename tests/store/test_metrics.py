@@ -117,6 +117,9 @@ def test_a_list_shows_the_latest_top1_of_the_evaluation_split(store: Store) -> N
         store.log_metrics(claim.lease, [Metric("top1", "test", step, value)])
     store.log_metrics(claim.lease, [Metric("top1", "train", 3, 99.0)])
     assert store.runs()[0].top1 == 40.0
+    averaged = evaluation(variant="ema", n_correct=7)
+    store.finish(claim.lease, result(evaluation(headline=False, n_correct=4), averaged))
+    assert store.runs()[0].top1 == pytest.approx(70.0)  # the headline's, as on the board
 
 
 def test_checkpoints_are_forgotten_when_swept_and_one_is_best(store: Store) -> None:
