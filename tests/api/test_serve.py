@@ -22,15 +22,21 @@ from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.store import open_store
 from tests.conftest import TINY, wait_for
+from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import evaluation, result
 
 TOKEN = "a-long-enough-token"
 RECIPE = {"data": {"name": "digits"}, "model": {"name": "resnet8"}}
 
 
-def finished(path: Path, name: str, seed: int = 0) -> None:
+def url_of(database: Path | str) -> str:
+    """Return the URL of a database: of a SQLite file, or the URL that it is."""
+    return database if isinstance(database, str) else f"sqlite:///{database}"
+
+
+def finished(database: Path | str, name: str, seed: int = 0) -> None:
     """Put one finished run into a database."""
-    with open_store(f"sqlite:///{path}") as store:
+    with open_store(url_of(database)) as store:
         store.register_worker(WorkerIdentity("w1", "w1", "host", 1, 1.0, "", 1, "cpu"))
         store.enqueue([NewRun(name, RECIPE, name, f"{name}:{seed}", seed, {}, epochs=1)])
         claim = store.claim("w1")
@@ -47,7 +53,7 @@ def database(tmp_path):
 
 @contextmanager
 def serving(database, **options):
-    with open_store(f"sqlite:///{database}", read_only=True) as store:
+    with open_store(url_of(database), read_only=True) as store:
         server = make_server(store, Shown(references="none"), **options)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
@@ -194,6 +200,17 @@ def test_a_read_only_store_refuses_to_write(database):
     with pytest.raises(StoreError):
         open_store(f"sqlite:///{database.parent / 'absent.db'}", read_only=True)
     assert not (database.parent / "absent.db").exists()
+
+
+def test_postgresql_is_served_live_and_read_only(postgresql_url, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.0)
+    finished(postgresql_url, "digits/first")
+    with serving(postgresql_url) as server:
+        assert "digits/first" in get(server)[2]
+        finished(postgresql_url, "digits/second")
+        assert "digits/second" in get(server)[2]
+    with open_store(postgresql_url, read_only=True) as store, pytest.raises(StoreError):
+        store.enqueue([NewRun("x", RECIPE, "x", "x:0", 0, {}, epochs=1)])
 
 
 def test_a_database_that_fails_is_said_in_one_line(database, monkeypatch):
