@@ -25,13 +25,13 @@ class Size:
     y_ticks: int = 5
     left: int = 44
     right: int = 12
-    top: int = 12
+    top: int = 24
     bottom: int = 34
 
 
-WIDE = Size(480, 310)
+WIDE = Size(480, 322)
 SMALL = Size(230, 165, x_ticks=4, y_ticks=3, left=36, right=10, top=10, bottom=22)
-LOW = Size(480, 230)
+LOW = Size(480, 242)
 
 
 @dataclass(frozen=True, slots=True)
