@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -164,23 +165,17 @@ def _value(value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the rows that ``_keep`` was given; StoreError for a file that is damaged."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in _tables()}
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
         head, _, body = path.read_bytes().partition(b"\n")
         if json.loads(head)["sha256"] != sha256(body).hexdigest():
             raise ValueError("its bytes are not those that were written")
         for line in map(json.loads, body.splitlines()):
             table = line.pop("table")
-            rows.setdefault(table, []).append({key: _value(value) for key, value in line.items()})
+            rows[table].append({key: _value(value) for key, value in line.items()})
     except _DAMAGED as error:
         raise StoreError(f"{path} cannot be read back: {error}") from None
     return rows
-
-
-def _tables() -> Sequence[str]:
-    from lsqctl.store.trash import TABLES
-
-    return TABLES
 
 
 def _described(folder: Path) -> Buried:

@@ -43,7 +43,6 @@ _OF_A_RUN = (
     events,
 )
 _KNOWN = {table.name: table for table in (runs, workers, run_parents, sweep_cells, *_OF_A_RUN)}
-TABLES: tuple[str, ...] = tuple(_KNOWN)
 
 
 class Trash(Base):
