@@ -100,6 +100,30 @@ def add_reference(
         return "replaced" if taken else "added"
 
 
+def remove_references(
+    settings: Settings, model: str, *, dataset: str | None = None, dry_run: bool = False
+) -> list[Reference | PublishedRow]:
+    """Take out the rows of this name that were added or imported here, and return them.
+
+    Raises UsageError for one that ships with lsqctl, NotFound for an unknown one.
+    """
+    with _locked(settings, dry_run=dry_run):
+        added = added_rows(settings)
+        here: list[Reference | PublishedRow] = [*added.references, *added.rows]
+        gone = [one for one in here if one.model == model and dataset in (None, one.dataset)]
+        if not gone:
+            if any(one.model == model for one in load_references()):
+                raise UsageError(f"{model} ships with lsqctl; --references none hides such rows")
+            hint = did_you_mean(model, sorted({one.model for one in here}))
+            where = f" of {dataset}" if dataset else ""
+            raise NotFound(f"no row `{model}`{where} was added to this workspace{hint}")
+        if not dry_run:
+            references = tuple(one for one in added.references if one not in gone)
+            rows = tuple(one for one in added.rows if one not in gone)
+            _write(settings, replace(added, references=references, rows=rows))
+    return gone
+
+
 def contents(path: Path) -> list[Contents]:
     """Return what tables an archive file has, each once, by task and dataset."""
     counts: dict[tuple[str, str], set[PublishedRow]] = {}

@@ -26,6 +26,7 @@ from lsqctl.cli import (
     queue,
     recipe,
     references,
+    references_rm,
     removing,
     runs,
     steer,
@@ -58,6 +59,7 @@ wait.register(app)
 steer.register(runs.app)
 housekeeping.register(runs.app)
 removing.register(runs.app)
+references_rm.register(references.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 compare.register(app)
