@@ -13,8 +13,9 @@ def test_every_command_of_the_page_runs_and_its_file_is_imported(cli):
     (tables,) = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     cli.write("tables.json", tables)
     commands = re.findall(r"^\$ lsqctl (.*)$", PAGE, re.MULTILINE)
-    assert len(commands) == 5
+    assert len(commands) == 6
     told = [cli(*shlex.split(command)).stderr for command in commands]
     assert told[0].startswith("4 published rows")
     assert "ResNet-20 ours (cifar10): added" in told[2]
-    assert "1 rows imported, 0 were there already" in told[4]
+    assert "would be removed" in told[3]
+    assert "1 row imported, 0 were there already" in told[5]

@@ -202,8 +202,9 @@ def pwc(
     if len(found.warnings) > SHOWN_WARNINGS:
         warn(f"{len(found.warnings) - SHOWN_WARNINGS} more like these; --json lists them")
     verb = "would be imported" if dry_run else "imported"
+    rows = f"{len(found.rows)} row{'s' * (len(found.rows) != 1)} {verb}"
     say(
-        f"{found.task} on {found.dataset}: {len(found.rows)} rows {verb}, {found.known} were there "
+        f"{found.task} on {found.dataset}: {rows}, {found.known} were there "
         f"already; licence {LICENCE}; next: lsqctl leaderboard --view pwc"
     )
 
