@@ -15,6 +15,7 @@ from lsqctl.api.workspace import open_workspace
 from lsqctl.errors import LsqctlError, OlderSchema
 from lsqctl.run import RunState
 from lsqctl.settings import Settings
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -80,7 +81,7 @@ def _workers(seen: Watched) -> Iterator[Finding]:
     for one in seen.workers:
         identity = one.worker.identity
         if one.lost:
-            runs = f", with {one.busy} runs" if one.busy else ""
+            runs = f", with {counted(one.busy, 'run')}" if one.busy else ""
             yield Finding(
                 "warning",
                 f"worker {identity.name} on {identity.host} is lost: it was last seen "
@@ -92,7 +93,7 @@ def _workers(seen: Watched) -> Iterator[Finding]:
     if queued and not live:
         yield Finding(
             "warning",
-            f"{queued} runs are queued, and no worker is at work",
+            f"{counted(queued, 'run')} queued, and no worker is at work",
             "lsqctl worker --until-empty",
         )
     elif live:
@@ -104,7 +105,7 @@ def _held(state: QueueState) -> Iterator[Finding]:
     if state.held:
         yield Finding(
             "warning",
-            f"{state.held} runs are held, {state.held_run} the oldest",
+            f"{counted(state.held, 'run')} held, {state.held_run} the oldest",
             f"lsqctl runs release {state.held_run}",
         )
 
@@ -143,7 +144,8 @@ def _files(store: Store, settings: Settings) -> Iterator[Finding]:
         shown = ", ".join(sorted(gone)[:3]) + (", …" if len(gone) > 3 else "")
         yield Finding(
             "warning",
-            f"{gone.total()} checkpoints of {len(gone)} runs have no files any more ({shown})",
+            f"{counted(gone.total(), 'checkpoint')} of {counted(len(gone), 'run')} without files "
+            f"({shown})",
             f"restore {settings.runs_dir} from a copy, or lsqctl runs rm them and submit again",
         )
     found = find_rubbish(store, settings)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lsqctl.run import UNFINISHED
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -86,7 +87,7 @@ def queue_estimate(sight: Sight, left: dict[str, float]) -> Estimate:
     durations = _durations(sight, left)
     unknown = sum(one.count for one in open_runs if _expected(one, durations) is None)
     if unknown:
-        return Estimate(None, f"{unknown} runs of a kind that none has finished yet")
+        return Estimate(None, f"{counted(unknown, 'run')} of a kind that none has finished yet")
     work = [(_expected(one, durations) or 0.0, one.count) for one in open_runs]
     return Estimate(_dealt(left.values(), work, slots))
 

@@ -31,6 +31,7 @@ from lsqctl.cli.page import Force, Html, write_html
 from lsqctl.cli.render import say, warn
 from lsqctl.cli.state import Json, settings, workspace
 from lsqctl.errors import UsageError
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
@@ -148,7 +149,7 @@ def _save(ranked: Board, path: Path, style: str | None, look: Look, *, force: bo
 
     _warn_raw(look)
     size = api.export(ranked, path, style=style, look=look, force=force)
-    say(f"{path}: {len(ranked.entries)} rows, {size} bytes")
+    say(f"{path}: {counted(len(ranked.entries), 'row')}, {size} bytes")
 
 
 def _warn_raw(look: Look) -> None:

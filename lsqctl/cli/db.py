@@ -10,6 +10,7 @@ import typer
 from lsqctl.cli.render import print_json, say
 from lsqctl.cli.state import Json, settings, workspace
 from lsqctl.errors import StoreError
+from lsqctl.wording import counted
 
 app = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -61,4 +62,4 @@ def backup(
         print_json({"backup": made})
     else:
         print(made.path)
-        say(f"{made.runs} runs, {made.size_bytes} bytes, schema {made.schema}: sound")
+        say(f"{counted(made.runs, 'run')}, {made.size_bytes} bytes, schema {made.schema}: sound")

@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli.durations import duration
-from lsqctl.cli.removing import runs_text, size_text
+from lsqctl.cli.removing import size_text
 from lsqctl.cli.render import note as in_passing
 from lsqctl.cli.render import print_json, print_table, say
 from lsqctl.cli.state import Json, RunArgument, positive, settings, workspace
 from lsqctl.errors import UsageError
+from lsqctl.wording import counted
 
 _NOTE_LIMIT = 10_000
 
@@ -98,7 +99,7 @@ def tag(
     for run in found:
         say(f"{run.id}  {run.name}  {' '.join(tags.get(run.id, ())) or 'no tags'}")
     in_passing(
-        f"{runs_text(len(found))} tagged"
+        f"{counted(len(found), 'run')} tagged"
         + (f"; next: lsqctl runs ls --tag {add[0]}" if add else "")
     )
 

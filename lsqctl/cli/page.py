@@ -10,6 +10,7 @@ import typer
 
 from lsqctl.cli.render import note, say
 from lsqctl.cli.state import settings, whole
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
@@ -35,7 +36,8 @@ def write_html(store: Store, board: Board, path: Path, *, force: bool) -> None:
 
     check_free(path, force=force)
     size = write_page(store, board, path, force=force)
-    say(f"{path}: {len(board.entries)} rows, {size} bytes; open {path.absolute().as_uri()}")
+    rows = counted(len(board.entries), "row")
+    say(f"{path}: {rows}, {size} bytes; open {path.absolute().as_uri()}")
 
 
 def serve(

@@ -15,6 +15,7 @@ from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_term
 from lsqctl.cli.smoke import print_smoke_tests
 from lsqctl.cli.state import Json, settings
 from lsqctl.errors import Fault, RecipeError, UsageError
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.recipe_file import LoadedRecipe
@@ -124,7 +125,7 @@ def check(
         print_smoke_tests(found, settings(ctx), json=json)
     elif chosen is FaultFormat.TEXT:
         runs = sum(len(loaded.cells) for loaded in found)
-        say(f"{len(recipes)} recipes, {runs} runs: no fault")
+        say(f"{counted(len(recipes), 'recipe')}, {counted(runs, 'run')}: no fault")
 
 
 @app.command(epilog="Example: lsqctl recipe schema > lsqctl.schema.json")

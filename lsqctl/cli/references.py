@@ -11,6 +11,7 @@ import typer
 from lsqctl.cli.render import note, plain, print_json, print_table, say, warn
 from lsqctl.cli.state import Json, positive, settings, whole
 from lsqctl.errors import NotFound, UsageError, did_you_mean
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.published import PublishedRow
@@ -202,7 +203,7 @@ def pwc(
     if len(found.warnings) > SHOWN_WARNINGS:
         warn(f"{len(found.warnings) - SHOWN_WARNINGS} more like these; --json lists them")
     verb = "would be imported" if dry_run else "imported"
-    rows = f"{len(found.rows)} row{'s' * (len(found.rows) != 1)} {verb}"
+    rows = f"{counted(len(found.rows), 'row')} {verb}"
     say(
         f"{found.task} on {found.dataset}: {rows}, {found.known} were there "
         f"already; licence {LICENCE}; next: lsqctl leaderboard --view pwc"

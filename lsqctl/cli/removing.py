@@ -11,6 +11,7 @@ from lsqctl.cli.durations import duration
 from lsqctl.cli.render import ago, print_json, print_table, say
 from lsqctl.cli.state import Json, RunArguments, settings, workspace
 from lsqctl.errors import UsageError
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.api.remove import Removal
@@ -50,7 +51,7 @@ def remove(
         planned = plan_removal(here, list(found.values()))
         size = size_text(sum(one.size_bytes for one in planned))
         if for_good and not (dry_run or force or yes):
-            _ask(f"remove {runs_text(len(planned))} and {size} for good?")
+            _ask(f"remove {counted(len(planned), 'run')} and {size} for good?")
         if not dry_run:
             (
                 remove_runs(store, planned, force=force)
@@ -64,7 +65,7 @@ def remove(
     where = "for good" if for_good else "to the trash"
     done = "would be removed; nothing was" if dry_run else f"removed {where}"
     back = f"; back with: lsqctl runs restore {planned[0].run.id}"
-    say(f"{runs_text(len(planned))}, {size}, {done}" + back * (not dry_run and not for_good))
+    say(f"{counted(len(planned), 'run')}, {size}, {done}" + back * (not dry_run and not for_good))
 
 
 def trash(
@@ -87,7 +88,7 @@ def trash(
     size = size_text(sum(one.size_bytes for one in found))
     if empty and found:
         if not yes:
-            _ask(f"remove {runs_text(len(found))} and {size} for good?")
+            _ask(f"remove {counted(len(found), 'run')} and {size} for good?")
         api.empty(here, found)
     if json:
         print_json({"emptied": empty, "runs": found})
@@ -96,9 +97,9 @@ def trash(
     if not found:
         say("the trash is empty" if not older_than else "nothing has been there for so long")
     elif empty:
-        say(f"{runs_text(len(found))} removed for good, {size} freed")
+        say(f"{counted(len(found), 'run')} removed for good, {size} freed")
     else:
-        say(f"{runs_text(len(found))}, {size}; next: lsqctl runs restore {found[0].id}")
+        say(f"{counted(len(found), 'run')}, {size}; next: lsqctl runs restore {found[0].id}")
 
 
 def restore(ctx: typer.Context, runs: RunArguments, json: Json = False) -> None:
@@ -111,12 +112,7 @@ def restore(ctx: typer.Context, runs: RunArguments, json: Json = False) -> None:
         print_json({"restored": found})
         return
     _print_buried(found)
-    say(f"{runs_text(len(found))} restored; next: lsqctl runs show {found[0].id}")
-
-
-def runs_text(count: int) -> str:
-    """Return so many runs in words."""
-    return f"{count} run" + "s" * (count != 1)
+    say(f"{counted(len(found), 'run')} restored; next: lsqctl runs show {found[0].id}")
 
 
 def size_text(count: int) -> str:

@@ -12,6 +12,7 @@ from lsqctl.cli import completing
 from lsqctl.cli.render import ago, note, print_json, print_table, say
 from lsqctl.cli.state import Json, Quiet, natural, settings, workspace
 from lsqctl.run import EndReason, Enqueued, RunState
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell
@@ -156,9 +157,9 @@ def _print_resumed(done: Sequence[Enqueued], *, dry_run: bool, json: bool, quiet
             right=("seed",),
         )
     if dry_run:
-        say(f"{len(done)} cells would be put back; nothing was changed")
+        say(f"{counted(len(done), 'cell')} would be put back; nothing was changed")
     elif done:
-        note(f"{len(done)} cells put back; next: lsqctl worker --until-empty")
+        note(f"{counted(len(done), 'cell')} put back; next: lsqctl worker --until-empty")
     else:
         say("no cell to put back")
 

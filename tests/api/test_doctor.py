@@ -61,7 +61,7 @@ def test_a_finding_without_a_fix_cannot_be_made():
 
 def test_queued_runs_without_a_worker(home, store):
     submit(store, new("a"))
-    assert found(home, "1 runs are queued, and no worker").fix.startswith("lsqctl worker")
+    assert found(home, "1 run queued, and no worker").fix.startswith("lsqctl worker")
     store.register_worker(identity("w1"))
     assert "1 workers at work, 1 slots" in {one.what for one in findings(home)}
 
@@ -73,7 +73,7 @@ def test_a_lost_worker_and_what_it_had(home, store):
     sql(store, "UPDATE workers SET seen_at = strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')")
     one = found(home, "is lost")
     assert one.level == "warning"
-    assert ", with 1 runs" in one.what
+    assert ", with 1 run" in one.what
     assert "lsqctl worker" in one.fix
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_reserves_more_gpus_than_any_worker_has(home, store):
 def test_held_runs(home, store):
     (run,) = submit(store, new("a"))
     store.hold(run)
-    assert found(home, "1 runs are held").fix == f"lsqctl runs release {run}"
+    assert found(home, "1 run held").fix == f"lsqctl runs release {run}"
     assert not [one for one in findings(home) if "no worker" in one.what]
 
 
@@ -112,7 +112,7 @@ def test_checkpoints_whose_files_are_gone_and_leftovers_that_may_go(home, store)
     store.record_checkpoint(claim.lease, checkpoint(10))
     folder = home / "runs" / run
     (folder / "ckpt.tmp.00ff").mkdir(parents=True)
-    assert "runs rm" in found(home, f"1 checkpoints of 1 runs have no files any more ({run})").fix
+    assert "runs rm" in found(home, f"1 checkpoint of 1 run without files ({run})").fix
     assert found(home, "can go").fix == "lsqctl runs gc"
     (folder / "ckpt-10").mkdir()
     assert not [one for one in findings(home) if "no files" in one.what]

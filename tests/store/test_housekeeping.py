@@ -209,7 +209,7 @@ def test_the_queue_is_estimated_only_from_what_was_measured(store: Store) -> Non
     took = seen.sight.timed[0].seconds
     assert seen.queue.seconds == pytest.approx(2 * took)
     submit(store, new("other"))
-    assert "1 runs of a kind" in watch(store).queue.why
+    assert "1 run of a kind" in watch(store).queue.why
     store.worker_gone("w1")
     assert watch(store).queue.why == "no worker is at work"
 
