@@ -146,6 +146,11 @@ def test_a_log_is_cut_where_a_line_begins_and_one_that_is_elsewhere_is_said_to_b
     (log,) = (home / "runs").glob("*/attempt-1.log")
     log.write_text(f"password={CANARY * 60_000}\nlast\x1b[2K\x9b words\n")
     assert report("--run", "@last")["attempt-1.log"] == "last\\x9b words\n"
+    body = f"{CANARY}\n" * 300
+    log.write_text(
+        f"-----BEGIN PRIVATE KEY-----\n{body}-----END PRIVATE KEY-----\nlast\n"
+    )  # it began before what is kept
+    assert report("--run", "@last")["attempt-1.log"] == "***\nlast\n"
     log.unlink()
     assert "no log here" in report("--run", "@last")["attempt-1.log"]
 

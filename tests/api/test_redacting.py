@@ -53,6 +53,7 @@ PERSON = Redactor(
         f"github_pat_{CANARY}",
         f"glpat-{CANARY}",
         f"xoxb-{CANARY}",
+        f"AIza{CANARY}{CANARY}{CANARY}",
         f"AKIA{CANARY.upper()}1234",
         f"eyJhbGciOiJI.{CANARY}.x-y_z",
         f"aws says wJalrXUtnFEMI/K7MDENG/{CANARY}CYEXAMPLEKEY.",
@@ -115,7 +116,7 @@ def test_values_are_redacted_wherever_they_stand_and_plain_keys_stay():
 
 
 def test_nobody_is_known_and_nothing_is_replaced():
-    empty = Redactor(Known(users=frozenset({""}), homes=frozenset({"", "/"}), host=""))
+    empty = Redactor(Known(users=frozenset({""}), homes=frozenset({"", "/", "////"}), host=""))
     assert empty.text("a b /c") == "a b /c"
 
 
