@@ -121,6 +121,26 @@ def sqlite_path(url: str) -> Path | None:
     return Path(unquote(url.removeprefix(_SQLITE).partition("?")[0]))
 
 
+def origins(
+    *, home: Path | None = None, db: str | None = None, data_dir: Path | None = None
+) -> dict[str, str]:
+    """Return where each setting comes from: a flag, a variable, or ``default``.
+
+    Arguments are as for ``load_settings``.
+    """
+    flags = {"home": ("--home", home), "db_url": ("--db", db), "data_dir": ("--data-dir", data_dir)}
+    variables = {
+        "home": "LSQCTL_HOME",
+        "db_url": "LSQCTL_DB",
+        "data_dir": "LSQCTL_DATA",
+        "lease_seconds": "LSQCTL_LEASE",
+        "warm": "LSQCTL_WARM",
+        "compile": "LSQCTL_COMPILE",
+    }
+    found = {name: one if os.environ.get(one) else "default" for name, one in variables.items()}
+    return found | {name: flag for name, (flag, value) in flags.items() if value}
+
+
 def find_home(start: Path) -> Path:
     """Return the nearest ``.lsqctl`` at or above ``start``, or the one to be made in ``start``."""
     for folder in (start, *start.parents):
@@ -132,6 +152,15 @@ def find_home(start: Path) -> Path:
 def recorded_environment() -> dict[str, str]:
     """Return the variables of the allow-list that are set."""
     return {name: value for name, value in sorted(os.environ.items()) if _is_recorded(name)}
+
+
+def secret_values() -> frozenset[str]:
+    """Return the values of variables whose names speak of a secret, to be kept out of files.
+
+    Values of less than 6 characters are left out: `true` and `echo` are no secrets.
+    """
+    named = (v for k, v in os.environ.items() if any(word in k.upper() for word in _SECRETIVE))
+    return frozenset(value for value in named if len(value) >= 6)
 
 
 def unknown_variables() -> list[str]:

@@ -30,7 +30,7 @@ def test_every_test_that_the_page_names_exists():
         assert name in functions, f"{path} has no {name}"
 
 
-@pytest.mark.parametrize("command", ["submit digits/resnet8-w4a4", "leaderboard"])
+@pytest.mark.parametrize("command", ["submit digits/resnet8-w4a4", "leaderboard", "bugreport"])
 def test_looking_and_submitting_open_no_connection(here, monkeypatch, command):
     here("submit", "digits/resnet8-fp32")
 

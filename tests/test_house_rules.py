@@ -123,6 +123,7 @@ def test_nothing_is_left_unfinished():
         (["recipe", "ls"], {"torch", "pandas", "sqlalchemy", "numpy"}),
         (["submit", "digits/resnet8-lsq"], {"torch", "pandas"}),
         (["leaderboard"], {"torch", "torchvision"}),
+        (["bugreport", "--run", "@last"], {"torch", "torchvision", "pandas", "numpy"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -28,26 +28,25 @@ SKEW = timedelta(seconds=2)
 def database(settings: Settings) -> Iterator[Finding]:
     """Yield findings on the database and what is in it."""
     try:
-        store = open_workspace(settings, migrate=False)
+        with open_workspace(settings, migrate=False) as store:
+            yield from _opened(store, settings)
     except OlderSchema as error:
         what = str(error).partition(";")[0]
         yield Finding("warning", what, "lsqctl db upgrade (every other command does it, too)")
-        return
     except LsqctlError as error:
         what, _, fix = str(error).partition("; ")
         yield Finding("error", what, fix or "name another database with --db, or another --home")
-        return
-    try:
-        yield Finding("ok", f"database {store.url}, schema {store.schema_version()}")
-        for text in store.check():
-            what, _, fix = text.partition("; ")
-            restore = "restore a copy made by lsqctl db backup (db/README.md)"
-            yield Finding("error", what, fix or restore)
-        yield from _clock(store)
-        yield from _queue(store)
-        yield from _files(store, settings)
-    finally:
-        store.close()
+
+
+def _opened(store: Store, settings: Settings) -> Iterator[Finding]:
+    yield Finding("ok", f"database {store.url}, schema {store.schema_version()}")
+    for text in store.check():
+        what, _, fix = text.partition("; ")
+        restore = "restore a copy made by lsqctl db backup (db/README.md)"
+        yield Finding("error", what, fix or restore)
+    yield from _clock(store)
+    yield from _queue(store)
+    yield from _files(store, settings)
 
 
 def _clock(store: Store) -> Iterator[Finding]:

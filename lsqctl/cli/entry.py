@@ -14,6 +14,7 @@ import typer
 
 from lsqctl.cli import (
     board,
+    bugreport,
     compare,
     conformance,
     data,
@@ -73,6 +74,7 @@ app.add_typer(references.app, name="references")
 app.add_typer(data.app, name="data")
 app.add_typer(db.app, name="db")
 doctor.register(app)
+bugreport.register(app)
 explain.register(app)
 
 

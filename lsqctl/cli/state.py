@@ -13,6 +13,7 @@ import typer
 from lsqctl.cli import completing
 from lsqctl.failpoint import plan
 from lsqctl.settings import Settings, load_settings
+from lsqctl.settings import origins as settings_origins
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -80,6 +81,12 @@ def settings(ctx: typer.Context) -> Settings:
     plan()  # a misspelt failpoint is a mistake of the command line, not of a run
     given: GlobalOptions = ctx.find_root().obj
     return load_settings(home=given.home, db=given.db_url, data_dir=given.data_dir)
+
+
+def origins(ctx: typer.Context) -> dict[str, str]:
+    """Return where each of these settings comes from: a flag, a variable, or ``default``."""
+    given: GlobalOptions = ctx.find_root().obj
+    return settings_origins(home=given.home, db=given.db_url, data_dir=given.data_dir)
 
 
 @contextmanager

@@ -192,6 +192,16 @@ def test_a_file_that_is_no_database(home):
     assert "--db" in found(home, "not a database").fix
 
 
+def test_a_damaged_database_is_a_finding_beside_all_others(home, store):
+    submit(store, new("a"))
+    store.close()
+    path = home / "lsqctl.db"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+    assert found(home, "malformed").level == "error"
+    assert found(home, "Python 3")
+
+
 def test_a_clock_that_is_not_this_machines(home, postgresql_url):  # noqa: F811
     with open_store(postgresql_url) as store:
         store._database.write(

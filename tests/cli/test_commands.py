@@ -49,7 +49,7 @@ def test_every_command_says_what_it_does_and_gives_an_example(path):
 
 
 def test_the_promised_commands_are_there():
-    promised = """submit run worker leaderboard compare export verify doctor
+    promised = """submit run worker leaderboard compare export verify doctor bugreport
         runs:ls runs:show runs:logs runs:cancel runs:retry runs:diff
         runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:diff recipe:schema recipe:new
@@ -72,6 +72,7 @@ def test_the_promised_commands_are_there():
         ["sweep", "resume", "--dry-run"],
         ["runs", "priority", "@last", "0"],
         ["doctor"],
+        ["bugreport", "--run", "@last"],
         ["db", "check"],
         ["db", "backup"],
         ["watch"],
@@ -168,6 +169,8 @@ def test_global_options_may_stand_anywhere(tmp_path):
         (["data", "fetch", "cifra10"], 3, "cifar10"),
         (["sweep", "status", "tny"], 3, "tiny"),
         (["export", "board.xls"], 2, ".csv"),
+        (["bugreport", "-o", "tiny.yaml"], 2, ".zip"),
+        (["bugreport", "--run", "zzzzzzzz"], 3, "zzzzzzzz"),
         (["worker", "--gpus", "tpu"], 2, "auto, all, none"),
         (["worker", "--gpus", "99"], 2, "these GPUs"),
         (["worker", "--time-limit", "soon"], 2, "90s, 10m, 2h"),
