@@ -67,11 +67,6 @@ def rank(
     return Board(tables, best_seed=best_seed, per_run=per_run)
 
 
-def reference_board(references: Sequence[Reference]) -> Board:
-    """Return a board of published rows alone, e.g. those of the paper's page."""
-    return rank((), references)
-
-
 def _check_dataset(dataset: str, known: set[str]) -> None:
     if known and dataset not in known:
         raise NotFound(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from typing import Any
 
-from lsqctl.errors import DataError, NotFound, did_you_mean
+from lsqctl.errors import DataError, did_you_mean
 from lsqctl.quant.spec import check_bits
 
 SOURCE_KINDS = ("paper", "readme", "page")
@@ -83,28 +83,6 @@ def load_references(text: str | None = None, *, where: str = "references.toml") 
     found = [_reference(entry, f"{where}: entry {n}") for n, entry in enumerate(entries, 1)]
     _check_distinct(found, where)
     return found
-
-
-def select_references(
-    references: Iterable[Reference],
-    *,
-    page: str | None = None,
-    datasets: Iterable[str] | None = None,
-) -> list[Reference]:
-    """Return the references of one page, or of some datasets; NotFound for an unknown page."""
-    all_of_them = list(references)
-    pages = {reference.page for reference in all_of_them} - {""}
-    if page is not None and page not in pages:
-        raise NotFound(
-            f"no published rows are called `{page}`{did_you_mean(page, pages)}; "
-            f"known: {', '.join(sorted(pages)) or 'none'}"
-        )
-    wanted = None if datasets is None else set(datasets)
-    return [
-        reference
-        for reference in all_of_them
-        if page in (None, reference.page) and (wanted is None or reference.dataset in wanted)
-    ]
 
 
 def _reference(entry: object, where: str) -> Reference:

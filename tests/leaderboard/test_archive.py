@@ -16,7 +16,7 @@ from lsqctl.leaderboard.published import (
     dataset_key,
     published_rows,
 )
-from lsqctl.leaderboard.references import PWC_PAGE, load_references, select_references
+from lsqctl.leaderboard.references import PWC_PAGE, load_references
 
 
 def sota(*rows, metrics=("Weight bits", "Activation bits", "Top-1 Accuracy (%)")):
@@ -220,7 +220,7 @@ def test_a_top_5_below_top_1_or_above_100_is_left_out():
 
 def test_the_bundled_page_and_the_bundled_references_tell_the_same():
     page = [as_reference(one) for one in lsq_page() if one.task == "Quantization"]
-    rows = select_references(load_references(), page=PWC_PAGE)
+    rows = [one for one in load_references() if one.page == PWC_PAGE]
     assert [(r.model, r.weight_bits, r.act_bits, r.top1) for r in page] == [
         (r.model, r.weight_bits, r.act_bits, r.top1) for r in rows
     ]

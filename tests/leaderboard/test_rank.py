@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
-from lsqctl.leaderboard.rank import rank, reference_board
-from lsqctl.leaderboard.references import PWC_PAGE, load_references, select_references
+from lsqctl.leaderboard.rank import rank
+from lsqctl.leaderboard.references import PWC_PAGE, load_references
 from lsqctl.run import RunState
 
 from .rows import START, board_rows, failed, reference, references, row
@@ -223,7 +223,8 @@ def test_an_empty_board_is_no_error():
 
 
 def test_the_papers_page_has_a_board_without_own_runs():
-    (table,) = reference_board(select_references(load_references(), page=PWC_PAGE)).tables
+    page = [one for one in load_references() if one.page == PWC_PAGE]
+    (table,) = rank((), page).tables
     assert (table.dataset, table.counts.published) == ("imagenet", 3)
     assert [(e.model, e.rank) for e in table.rows] == [
         ("ADLIK-MO-ResNet50-W4A4", 1),

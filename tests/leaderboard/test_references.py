@@ -2,12 +2,11 @@
 
 import pytest
 
-from lsqctl.errors import DataError, NotFound
+from lsqctl.errors import DataError
 from lsqctl.leaderboard.references import (
     ABLATIONS,
     PWC_PAGE,
     load_references,
-    select_references,
 )
 from lsqctl.recipe.catalog import MODEL_NAMES
 
@@ -56,8 +55,12 @@ quote = "70.0"
 """
 
 
+def of_page(page: str) -> list:
+    return [one for one in REFERENCES if one.page == page]
+
+
 def test_the_papers_page_has_its_three_rows_in_order():
-    page = select_references(REFERENCES, page=PWC_PAGE)
+    page = of_page(PWC_PAGE)
     assert [(r.model, r.weight_bits, r.act_bits, r.top1, r.dataset) for r in page] == [
         ("ADLIK-MO-ResNet50-W4A4", 4, 4, 77.878, "imagenet"),
         ("ADLIK-MO-ResNet50-W3A4", 3, 4, 77.34, "imagenet"),
@@ -68,7 +71,7 @@ def test_the_papers_page_has_its_three_rows_in_order():
 def test_table_1_of_the_paper_is_complete_and_right():
     shipped = {
         (r.model, r.weight_bits, r.act_bits): (r.fp32_top1, r.top1, r.top5)
-        for r in select_references(REFERENCES, page="lsq-table-1")
+        for r in of_page("lsq-table-1")
         if r.weight_bits != 32
     }
     assert shipped == {
@@ -89,7 +92,7 @@ def test_the_papers_full_precision_networks_are_there_with_top_5():
 
 
 def test_ablations_are_no_yardstick_for_the_papers_recipe():
-    rows = select_references(REFERENCES, page=ABLATIONS)
+    rows = of_page(ABLATIONS)
     assert sorted(r.top1 for r in rows) == [64.2, 67.2, 67.3, 67.3, 67.4]
 
 
@@ -143,14 +146,3 @@ def test_a_bad_entry_is_named_with_its_fault(change, message):
 def test_one_name_for_two_rows_of_a_dataset_is_refused():
     with pytest.raises(DataError, match=r"entry 2 \(m\): this model stands twice"):
         load_references(GOOD + GOOD)
-
-
-def test_references_are_chosen_by_dataset():
-    chosen = select_references(REFERENCES, datasets=["cifar10", "digits"])
-    assert {r.dataset for r in chosen} == {"cifar10"}
-    assert len(chosen) == 4
-
-
-def test_an_unknown_page_is_answered_with_the_nearest_one():
-    with pytest.raises(NotFound, match=r"`pwc-lqs`; did you mean `pwc-lsq`\?"):
-        select_references(REFERENCES, page="pwc-lqs")

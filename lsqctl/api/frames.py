@@ -1,0 +1,45 @@
+"""Give the board to Python as a pandas data frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lsqctl.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load_board(
+    *,
+    where: str | None = None,
+    dataset: str | None = None,
+    per_run: bool = False,
+    references: bool = True,
+    settings: Settings | None = None,
+) -> pd.DataFrame:
+    """Return the board's rows, best first, with the columns of docs/csv.md; missing is ``pd.NA``.
+
+    ``where`` is a filter as ``lsqctl leaderboard --where`` takes it, ``per_run`` makes a row of
+    each run, ``references`` adds published rows of the same datasets. Raises NotFound without a
+    workspace, FilterError for a filter that is none.
+    """
+    from lsqctl.api.board import board
+    from lsqctl.api.workspace import open_workspace
+    from lsqctl.leaderboard.frame import to_frame
+
+    here = settings or load_settings()
+    store = open_workspace(here)
+    try:
+        return to_frame(
+            board(
+                store,
+                where=where,
+                dataset=dataset,
+                per_run=per_run,
+                references="auto" if references else "none",
+                settings=here,
+            )
+        )
+    finally:
+        store.close()
