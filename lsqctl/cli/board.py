@@ -73,7 +73,6 @@ def leaderboard(
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
     from lsqctl.api.board import board
-    from lsqctl.api.deviations import with_deviations
     from lsqctl.leaderboard.output import write
 
     look = look_of(columns, pivot, raw=raw)
@@ -94,6 +93,8 @@ def leaderboard(
     with workspace(ctx) as store:
         ranked = board(store, pareto=_cost(pareto), **how, **shaped)
         if deviations:
+            from lsqctl.api.deviations import with_deviations  # reads recipes, which takes longer
+
             ranked = with_deviations(ranked, store)
         if html is not None:
             write_html(store, ranked, html, force=force)
