@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lsqctl.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from lsqctl.leaderboard.frame import DataFrame
 
 
 def load_board(
@@ -17,7 +17,7 @@ def load_board(
     per_run: bool = False,
     references: bool = True,
     settings: Settings | None = None,
-) -> pd.DataFrame:
+) -> DataFrame:
     """Return the board's rows, best first, with the columns of docs/csv.md; missing is ``pd.NA``.
 
     ``where`` is a filter as ``lsqctl leaderboard --where`` takes it, ``per_run`` makes a row of

@@ -8,12 +8,14 @@ from lsqctl.leaderboard.board import Board, Entry
 from lsqctl.leaderboard.columns import NAMES
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from pandas import DataFrame
+
+__all__ = ["DataFrame", "to_frame"]
 
 _DTYPES = {"int": "Int64", "float": "Float64", "str": "string", "bool": "boolean"}
 
 
-def to_frame(board: Board) -> pd.DataFrame:
+def to_frame(board: Board) -> DataFrame:
     """Return all rows of a board as a data frame of nullable types; missing is ``pd.NA``."""
     import pandas as pd
 
