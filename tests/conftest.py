@@ -39,8 +39,22 @@ train: {epochs: 2, lr: 0.1}
 """
 
 
+# Modules, and one fixture, whose first test trains for all of them: one process does it once.
+_TRAINED_ONCE = {"test_readme", "test_variants", "test_verify", "test_page_and_plot"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what takes minutes, unless all of it is asked for (``make test-full``)."""
+    """Keep together what shares a training, and leave out what takes minutes.
+
+    ``make test-full`` asks for all of it.
+    """
+    for item in items:
+        module = item.path.stem
+        if module in _TRAINED_ONCE and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(module))
+        elif "uninterrupted" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("uninterrupted"))
     if os.environ.get("LSQCTL_TEST_FULL"):
         return
     skipped = pytest.mark.skip(reason="minutes long: LSQCTL_TEST_FULL=1 runs it")

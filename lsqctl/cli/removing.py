@@ -21,6 +21,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would go.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
+Removed = Annotated[
+    list[str],
+    typer.Argument(metavar="REMOVED", help="Ids, unique prefixes or names of runs in the trash."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `runs`."""
     app.command("rm", epilog="Example: lsqctl runs rm 7kq2 --dry-run")(remove)
@@ -102,7 +108,7 @@ def trash(
         say(f"{counted(len(found), 'run')}, {size}; next: lsqctl runs restore {found[0].id}")
 
 
-def restore(ctx: typer.Context, runs: RunArguments, json: Json = False) -> None:
+def restore(ctx: typer.Context, runs: Removed, json: Json = False) -> None:
     """Bring removed runs back from the trash, as they were."""
     from lsqctl.api import trash as api
 

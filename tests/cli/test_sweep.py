@@ -201,7 +201,11 @@ def commands(command, path=()):
 
 
 COMMANDS = dict(commands(get_command(app)))
-WITH_RUN = [p for p, c in COMMANDS.items() if any(one.metavar == "RUN" for one in c.params)]
+WITH_RUN = [
+    p
+    for p, c in COMMANDS.items()
+    if any(one.metavar == "RUN" and one.param_type_name == "argument" for one in c.params)
+]
 WITH_SWEEP = [("sweep", "status"), ("sweep", "resume")] + [
     (*p, "--sweep") for p, c in COMMANDS.items() if any("--sweep" in one.opts for one in c.params)
 ]
