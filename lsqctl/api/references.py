@@ -27,7 +27,7 @@ def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
     """Return a torchvision weights name that exists for the recipe's model."""
     from lsqctl.training.models.weights import check_torchvision_weights
 
-    model = network_of(key, recipe)
+    model = recipe.network_of(key)
     if model.startswith(TIMM_PREFIX):
         raise DataError(
             f"{recipe.name}: {key}: `{reference}` is no file; the weights of {model} are a file "
@@ -48,20 +48,13 @@ def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe)
         )
 
 
-def network_of(key: str, recipe: Recipe) -> str:
-    """Return the network that the weights under ``key`` are loaded into."""
-    if key == "distill.teacher" and recipe.distill and recipe.distill.teacher_model:
-        return recipe.distill.teacher_model
-    return recipe.model.name
-
-
 def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) -> None:
     """Raise UsageError when the parent, by its ``model`` and ``dataset``, cannot be what is wanted.
 
     Networks of two names are compared by their tensors, without memory for them.
     """
     check_classes(key, name, DATASETS[dataset].classes, recipe)
-    wanted = network_of(key, recipe)
+    wanted = recipe.network_of(key)
     if model != wanted and _tensors(model, recipe) != _tensors(wanted, recipe):
         hint = f"; add `distill.teacher_model: {model}`" if key == "distill.teacher" else ""
         raise UsageError(

@@ -54,6 +54,12 @@ class Recipe(Section):
             found["distill.teacher"] = self.distill.teacher
         return found
 
+    def network_of(self, key: str) -> str:
+        """Return the network that the weights under a key of ``references`` are loaded into."""
+        if key == "distill.teacher" and self.distill and self.distill.teacher_model:
+            return self.distill.teacher_model
+        return self.model.name
+
 
 def load_stored(data: Mapping[str, Any]) -> Recipe:
     """Return the recipe that a run was stored with."""

@@ -191,7 +191,7 @@ def load_teacher(recipe: Recipe, job: Job, feed: Feed, cursor: Cursor) -> nn.Mod
     source = job.inputs["distill.teacher"]
     if identity(source) != cursor.digests["distill.teacher"]:
         raise DataError(f"the teacher {source} has changed since the run began")
-    name = recipe.distill.teacher_model or recipe.model.name
+    name = recipe.network_of("distill.teacher")
     teacher = build(name, feed)
     load_weights(teacher, source, model_name=name, key="distill.teacher")
     return freeze(teacher)

@@ -72,7 +72,7 @@ def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, scratch: Path) -> f
     model = quantize(_settled(recipe.model.name, feed), recipe, feed, first_values=True)
     teacher = None
     if recipe.distill:
-        teacher = freeze(_settled(recipe.distill.teacher_model or recipe.model.name, feed))
+        teacher = freeze(_settled(recipe.network_of("distill.teacher"), feed))
     session = assemble(model, teacher, recipe, job, feed=feed, cursor=Cursor(recipe="smoke"))
     facts = [*train_epoch(session), *evaluate_epoch(session)]
     if (name := first_not_finite(model)) is not None:
