@@ -1,4 +1,4 @@
-"""What all tests share: one thread a process, laws that replay, and the real command line."""
+"""What all tests share: one core a process, laws that replay, and the real command line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from hypothesis import HealthCheck, settings
 
 from tests.inside import Here
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: two test processes share two cores
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
+
+# Each process of pytest-xdist and all that it starts keep to one core: a worker's two threads that
+# wait for each other beside another test's took eight times as long.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    _number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.sched_setaffinity(0, {_cores[_number % len(_cores)]})
 
 # what is started in the background of a shell ignores Ctrl-C, and so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)

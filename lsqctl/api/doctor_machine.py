@@ -17,6 +17,7 @@ from pathlib import Path
 from lsqctl.api.findings import Finding
 from lsqctl.settings import Settings
 from lsqctl.store.safety import MOUNTS, file_system, is_network, wal_is_safe
+from lsqctl.wording import counted
 from lsqctl.worker.slots import cpu_cores
 
 LOW_DISK_BYTES = 2 * 1024**3
@@ -81,7 +82,7 @@ def _pair(torch: str) -> Iterator[Finding]:
 
 def _devices() -> Iterator[Finding]:
     gpus = sorted(DEVICES.glob("nvidia[0-9]*"))
-    told = f"{len(gpus)} GPU(s)" if gpus else "no GPU; runs use the CPU"
+    told = counted(len(gpus), "GPU") if gpus else "no GPU; runs use the CPU"
     yield Finding("ok", f"{cpu_cores()} CPU cores, {told}")
     if gpus:
         yield from _cuda()

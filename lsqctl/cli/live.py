@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from lsqctl.cli.render import duration, say, stderr
 from lsqctl.leaderboard.clean import clean
 from lsqctl.run import EndReason, Run, RunState
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +53,8 @@ class LineObserver:
         self._began[run.id] = time.monotonic()
         again = f", attempt {run.attempt}" if run.attempt > 1 else ""
         self._say(
-            f"{run.id}  {label(run)}  started on {place(share)}, {share.threads} threads{again}"
+            f"{run.id}  {label(run)}  started on {place(share)}, "
+            f"{counted(share.threads, 'thread')}{again}"
         )
 
     def ended(self, run: Run, words: LastWords) -> None:
@@ -147,6 +149,8 @@ def ending(run: Run, words: LastWords, seconds: float) -> str:
         return f"{head}  lost lease: {words.message}"
     if run.state is RunState.SUCCEEDED:
         return f"{head}  succeeded in {duration(seconds)}: Top-1 {top1(run) or 'unknown'}"
+    if run.state is RunState.CANCELLED:
+        return f"{head}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
     if words.reason is EndReason.PREEMPTED:
         return f"{head}  saved and put back: {words.message or 'asked to stop'}"
     advice = f"; lsqctl runs logs {run.id}" if run.state is RunState.FAILED else ""

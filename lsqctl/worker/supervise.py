@@ -17,6 +17,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, EndReason, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
+from lsqctl.wording import counted
 from lsqctl.worker.child import Child
 from lsqctl.worker.forking import make_launcher
 from lsqctl.worker.identity import provably_gone
@@ -220,10 +221,8 @@ class Supervisor:
 
     def _end(self, code: int, why: str) -> None:
         self._ending = code
-        self._observer.said(
-            f"{why}: saving {len(self._children)} run(s) and putting them back; again to stop at "
-            "once"
-        )
+        runs = counted(len(self._children), "run")
+        self._observer.said(f"{why}: saving {runs} for the queue; again to stop at once")
         self._press()
 
     def _press(self) -> None:

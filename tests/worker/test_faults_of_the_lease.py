@@ -244,7 +244,7 @@ def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
         wait_for(lambda: at_work(store, run_id, step=1))
         slow.touch()
         os.write(terminal, b"\x03")
-        read_until(terminal, "SIGINT: saving 1 run(s) and putting them back; again to stop")
+        read_until(terminal, "SIGINT: saving 1 run for the queue; again to stop")
         time.sleep(0.5)
         assert process.poll() is None  # it waits for the save
         os.write(terminal, b"\x03")

@@ -159,7 +159,9 @@ def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterru
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id))
         cli("runs", "cancel", run_id)
-        assert worker.wait(60) == 0
+        said, _ = worker.communicate(timeout=60)
+        assert worker.returncode == 0
+        assert f"cancelled; lsqctl runs retry {run_id} goes on" in said
         assert store.detail(run_id).run.state is RunState.CANCELLED
     cli("runs", "retry", run_id)
     cli("worker", "--until-empty", "--slots", "2")
