@@ -50,11 +50,11 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     Raises DataError where it cannot be built for these images or quantized so, or needs timm.
     """
     from lsqctl.quant import model_cost, prepare
-    from lsqctl.training.models import takes_grey
+    from lsqctl.training.models import input_channels
     from lsqctl.training.models.weightless import build_weightless
 
     facts = DATASETS[recipe.data.name]
-    channels = facts.channels if takes_grey(recipe.model.name) else 3
+    channels = input_channels(recipe.model.name, facts.channels)
     size = recipe.data.image_size
     classes, classes_from = _classes(recipe.data.name, facts.classes, settings)
     network = {"num_classes": classes, "in_channels": channels, "image_size": size}

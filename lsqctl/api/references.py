@@ -64,14 +64,14 @@ def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) 
 
 def _tensors(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of a network's state, as for the recipe's data."""
-    from lsqctl.training.models import takes_grey
+    from lsqctl.training.models import input_channels
     from lsqctl.training.models.weightless import build_weightless
 
     facts = DATASETS[recipe.data.name]
     model = build_weightless(
         network,
         num_classes=facts.classes or _TORCHVISION_CLASSES,
-        in_channels=facts.channels if takes_grey(network) else 3,
+        in_channels=input_channels(network, facts.channels),
         image_size=recipe.data.image_size,
     )
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}

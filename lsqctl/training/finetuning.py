@@ -27,7 +27,7 @@ from lsqctl.training.distill import freeze
 from lsqctl.training.epoch import evaluate_epoch, train_epoch
 from lsqctl.training.evaluate import evaluate
 from lsqctl.training.feed import Feed
-from lsqctl.training.models import build_model, takes_grey
+from lsqctl.training.models import build_model, input_channels
 from lsqctl.training.models.weights import identity, load_weights
 from lsqctl.training.optim import build_optimizer
 from lsqctl.training.outcome import result, suspect
@@ -89,7 +89,7 @@ def finetune(recipe: Recipe, job: Job) -> Iterator[Fact]:
 def open_feed(recipe: Recipe, job: Job, device: torch.device) -> Feed:
     """Return the batches of the recipe's dataset, with the channels that its network takes."""
     dataset = open_dataset(recipe.data, job.data_dir, workers=job.threads - 1)
-    channels = dataset.channels if takes_grey(recipe.model.name) else 3
+    channels = input_channels(recipe.model.name, dataset.channels)
     return Feed(dataset, recipe, device, channels=channels)
 
 

@@ -28,7 +28,7 @@ from lsqctl.training.feed import Feed
 from lsqctl.training.finetuning import assemble, build, quantize
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.images import ImageSet, MemoryImages, TrainEval
-from lsqctl.training.models import takes_grey
+from lsqctl.training.models import input_channels
 from lsqctl.training.runtime import Job
 from lsqctl.training.session import first_not_finite
 
@@ -66,7 +66,7 @@ def smoke(recipe: Recipe, data_dir: Path) -> Tried:
 
 def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, scratch: Path) -> float:
     """Return the loss of the only training step."""
-    channels = dataset.channels if takes_grey(recipe.model.name) else 3
+    channels = input_channels(recipe.model.name, dataset.channels)
     feed = Feed(dataset, recipe, torch.device("cpu"), channels=channels)
     job = Job(scratch, scratch, threads=torch.get_num_threads())
     model = quantize(_settled(recipe.model.name, feed), recipe, feed, first_values=True)

@@ -162,6 +162,7 @@ def image_folder(root, *, classes=("cat", "dog")):
                 Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
 @pytest.mark.parametrize("crop", ["random", "random_resized"])
 @pytest.mark.parametrize("mode", ["shorter", "square"])
 def test_folder_images_are_the_same_for_any_number_of_processes(tmp_path, crop, mode):

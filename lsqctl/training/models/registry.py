@@ -32,12 +32,12 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def takes_grey(name: str) -> bool:
-    """Return whether the network is built for the data's channels; others always take three.
+def input_channels(name: str, of_images: int) -> int:
+    """Return how many channels the network takes: those of the images, or always three.
 
     Grey images are repeated to three channels by ``Feed``, after normalization.
     """
-    return name in OWN_MODELS
+    return of_images if name in OWN_MODELS else 3
 
 
 def build_model(
