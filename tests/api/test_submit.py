@@ -306,8 +306,8 @@ def test_a_start_of_another_network_is_refused_also_when_it_is_only_known_as_a_r
 
 
 def test_a_start_of_another_name_and_the_same_tensors_is_taken(here):
-    Path("base.yaml").write_text("model: {name: vgg11}\ndata: {name: imagenet}\n")
-    same = "model: {name: timm/vgg11, weights: {run: base}}\ndata: {name: imagenet}\n"
+    Path("base.yaml").write_text("model: {name: resnet18}\ndata: {name: digits}\n")
+    same = "model: {name: timm/resnet18, weights: {run: base}}\ndata: {name: digits}\n"
     Path("child.yaml").write_text(same)
     pytest.importorskip("timm", reason="timm is not installed: lsqctl[timm]")
     assert len(planned(here, "child.yaml")) == 2
