@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from lsqctl.errors import Fault
 from lsqctl.recipe import Problem, Recipe, check_together, derived_defaults
-from lsqctl.recipe_file.keys import FIELDS, SECTIONS, TOP_KEYS
+from lsqctl.recipe_file.keys import FIELDS, NOT_KEYS, SECTIONS, TOP_KEYS
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
-from lsqctl.recipe_file.overrides import NOT_KEYS, override_fault
+from lsqctl.recipe_file.overrides import override_fault
 from lsqctl.recipe_file.sentences import MISSING, bad_value
 from lsqctl.recipe_file.spelling import closest
 from lsqctl.recipe_file.writing import scalar

@@ -16,6 +16,10 @@ FILE_KEYS: Mapping[str, str] = {
     "sweep": "zip (side by side) and grid (every combination): dotted key to a list of values",
 }
 PATHS_OF_SWEEP = ("zip", "grid")
+# What one might look for and no recipe has, with the reason.
+NOT_KEYS: Mapping[str, str] = {
+    "act_per_channel": "activations have one step size a tensor; `per_channel` is of weights",
+}
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:

@@ -13,16 +13,13 @@ from typing import Any
 from lsqctl.errors import Fault
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe import OverrideSection
+from lsqctl.recipe_file.keys import NOT_KEYS
 from lsqctl.recipe_file.loaded import Cell
 from lsqctl.recipe_file.nodes import Node
 from lsqctl.recipe_file.sentences import bad_value
 from lsqctl.recipe_file.spelling import closest, three_closest
 
 KEY = "quant.overrides"
-# What one might look for and no recipe has, with the reason.
-NOT_KEYS: Mapping[str, str] = {
-    "act_per_channel": "activations have one step size a tensor; `per_channel` is of weights",
-}
 _LONGEST_LABEL = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 

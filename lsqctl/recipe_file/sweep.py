@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from lsqctl.errors import Fault
-from lsqctl.recipe_file.keys import PATHS_OF_SWEEP, VARIABLE
+from lsqctl.recipe_file.keys import NOT_KEYS, PATHS_OF_SWEEP, VARIABLE
 from lsqctl.recipe_file.nodes import Entry, Node, shown
 from lsqctl.recipe_file.spelling import closest
 
@@ -63,6 +63,8 @@ def unknown_key(key: Node, where: str) -> Fault:
         return key.fault("R101", title, "not a known key", f"set `{short}` to {{run: NAME}}")
     if name in ("name", "description", "abstract", "sweep"):
         return key.fault("R101", title, "says what the recipe is called, not what it does")
+    if (leaf := name.rpartition(".")[2]) in NOT_KEYS:
+        return key.fault("R101", title, "not a known key", NOT_KEYS[leaf])
     near = closest(name, VARIABLE) or _by_leaf(name)
     helps = [f"did you mean `{near}`?"] if near else ["write it as `section.key`: `train.lr`"]
     return key.fault("R101", title, "not a known key", *helps)

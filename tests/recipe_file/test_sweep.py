@@ -113,10 +113,19 @@ def test_cells_that_a_set_makes_equal_become_one(folder):
     assert len(folder.load(text, sets=["train.lr=0.3"]).cells) == 1
 
 
-def test_an_unknown_set_key_gets_its_full_name(folder):
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("lr=0.1", "did you mean `train.lr`?"),
+        ("quant.act_per_channel=true", "activations have one step size a tensor; `per_channel`"),
+        ("model.weights.run=base", "set `model.weights` to {run: NAME}"),
+    ],
+)
+def test_an_unknown_set_key_gets_its_full_name_or_the_reason(folder, given, told):
     with pytest.raises(RecipeError) as caught:
-        folder.load(MINIMAL, sets=["lr=0.1"])
-    assert caught.value.faults[0].helps == ("did you mean `train.lr`?",)
+        folder.load(MINIMAL, sets=[given])
+    (help_,) = caught.value.faults[0].helps
+    assert help_.startswith(told)
 
 
 def test_a_fault_of_some_cells_names_the_first_of_them(folder):
