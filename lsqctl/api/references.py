@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import DataError, UsageError
 from lsqctl.recipe import DATASETS, TIMM_PREFIX, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _TORCHVISION_CLASSES = 1000  # of every classifier's weights
 
@@ -64,17 +68,22 @@ def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) 
 
 def _tensors(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of a network's state, as for the recipe's data."""
+    state = weightless(network, recipe).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def weightless(network: str, recipe: Recipe) -> nn.Module:
+    """Return a network without memory for its weights, as for the recipe's data."""
     from lsqctl.training.models import input_channels
     from lsqctl.training.models.weightless import build_weightless
 
     facts = DATASETS[recipe.data.name]
-    model = build_weightless(
+    return build_weightless(
         network,
         num_classes=facts.classes or _TORCHVISION_CLASSES,
         in_channels=input_channels(network, facts.channels),
         image_size=recipe.data.image_size,
     )
-    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
 def check_networks(recipe: Recipe) -> None:

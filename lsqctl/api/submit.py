@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from lsqctl.api.layers import check_layers
 from lsqctl.api.provenance import snapshot
 from lsqctl.api.references import check_networks, check_parent, checked_weights, pick_seed
-from lsqctl.errors import DataError, Fault, NotFound, RecipeError, UsageError
+from lsqctl.api.weight_files import WeightFiles
+from lsqctl.errors import Fault, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint, weight_source
+from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
@@ -108,8 +109,11 @@ class _Planner:
     planned: dict[str, NewRun] = field(default_factory=dict)  # by run_sha256, parents first
     also: list[NewRun] = field(default_factory=list)  # planned already, as a cell of another sweep
     _chain: list[str] = field(default_factory=list)
-    _digests: dict[Path, str] = field(default_factory=dict)
     _now: dict[str, Any] = field(default_factory=dict)
+    _files: WeightFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._files = WeightFiles(self.settings.data_dir)
 
     def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
         """Plan one run and, before it, its parents."""
@@ -157,7 +161,7 @@ class _Planner:
                 identities[key] = f"run:{recipe_sha256}"
                 parents[key] = run_sha256
             elif reference.endswith(_WEIGHT_ENDINGS) or "/" in reference:
-                entries[key] = self._file(key, reference, source)
+                entries[key] = self._files.entry(key, reference, recipe, source.path.parent)
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:
                 entries[key] = {"torchvision": checked_weights(key, reference, recipe)}
@@ -214,22 +218,6 @@ class _Planner:
         its = self.store.detail(run.id).recipe
         check_parent(key, name, its["model"]["name"], its["data"]["name"], child)
         return run.recipe_sha256, run.run_sha256
-
-    def _file(self, key: str, reference: str, source: LoadedRecipe) -> dict[str, str]:
-        from lsqctl.training.digest import sha256_of
-        from lsqctl.worker.inputs import find_file
-
-        path = find_file(reference, source.path.parent, self.settings.data_dir)
-        if path is None:
-            told = weight_source(reference)
-            raise DataError(
-                f"{source.name}: {key}: no file {reference} beside the recipe, here, or in "
-                f"{self.settings.data_dir} (--data-dir or LSQCTL_DATA names another folder)"
-                + (f"; {told}" if told else "")
-            )
-        if path not in self._digests:
-            self._digests[path] = sha256_of(path)
-        return {"name": reference, "path": str(path), "sha256": self._digests[path]}
 
     def _check_data(self, recipe: Recipe) -> None:
         from lsqctl.training.locate import check_present

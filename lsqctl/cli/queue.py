@@ -24,6 +24,7 @@ from lsqctl.cli.render import note, print_json, print_table, say, warn_of
 from lsqctl.cli.state import Json, Quiet, settings, workspace
 from lsqctl.errors import UsageError
 from lsqctl.run import Enqueued, NewRun, Outcome
+from lsqctl.wording import counted
 
 if TYPE_CHECKING:
     from lsqctl.api.submit import Options, Plan
@@ -94,7 +95,8 @@ def _print_plan(plan: Plan, *, json: bool) -> None:
         [(new.name, str(new.seed), str(new.epochs), _waits(new, plan)) for new in plan.runs],
         right=("seed", "epochs"),
     )
-    say(f"{len({one.run_sha256 for one in plan.runs})} runs would be queued; nothing was")
+    several = counted(len({one.run_sha256 for one in plan.runs}), "run")
+    say(f"{several} would be queued; nothing was")
 
 
 def _planned(new: NewRun) -> dict[str, object]:

@@ -13,6 +13,7 @@ from lsqctl.errors import DataError, NotFound, RecipeError, UsageError
 from lsqctl.run import Outcome
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
+from lsqctl.training.models import build_model
 
 BASE = "model: {name: resnet8}\ndata: {name: digits}\n"
 CHILD = "model: {name: resnet8, weights: {run: base}}\ndata: {name: digits}\n"
@@ -31,6 +32,13 @@ def here(tmp_path, monkeypatch):
 def store(here):
     with open_store(here.db_url) as opened:
         yield opened
+
+
+def save_resnet8(path, seed=0, **network):
+    torch.manual_seed(seed)
+    torch.save(
+        build_model("resnet8", **{"num_classes": 10, "in_channels": 1} | network).state_dict(), path
+    )
 
 
 def planned(here, *references, store=None, sets=(), seeds=()):
@@ -105,7 +113,7 @@ def test_the_seed_is_part_of_a_run_and_not_of_its_recipe(here):
 def test_a_weights_file_counts_by_its_bytes_not_by_its_path(here):
     for folder in ("a", "b"):
         Path(folder).mkdir()
-        torch.save({"x": torch.ones(1)}, Path(folder) / "w.pth")
+        save_resnet8(Path(folder) / "w.pth")
     digest = hashlib.sha256(Path("a/w.pth").read_bytes()).hexdigest()
     runs = []
     for folder in ("a", "b"):
@@ -113,7 +121,7 @@ def test_a_weights_file_counts_by_its_bytes_not_by_its_path(here):
         runs += planned(here, "w.yaml")
     assert runs[0].snapshot["inputs"]["model.weights"]["sha256"] == digest
     assert runs[0].recipe_sha256 == runs[1].recipe_sha256
-    torch.save({"x": torch.zeros(1)}, Path("b/w.pth"))
+    save_resnet8(Path("b/w.pth"), seed=1)
     assert planned(here, "w.yaml")[0].recipe_sha256 != runs[0].recipe_sha256
 
 
@@ -122,10 +130,45 @@ def test_a_weights_file_is_found_beside_the_recipe_and_in_the_data_folder(here):
     with pytest.raises(DataError, match=r"some/w.pth.*--data-dir"):
         planned(here, "w.yaml")
     (here.data_dir / "some").mkdir(parents=True)
-    torch.save({}, here.data_dir / "some" / "w.pth")
+    save_resnet8(here.data_dir / "some" / "w.pth")
     assert planned(here, "w.yaml")[0].snapshot["inputs"]["model.weights"]["path"] == str(
         here.data_dir / "some" / "w.pth"
     )
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("model: {name: resnet8, weights: w.pt}", "w: model.weights: .*w.pt into resnet8: "),
+        ("model: {name: resnet8}\ndistill: {teacher: w.pt}", "w: distill.teacher: .*w.pt into "),
+    ],
+)
+def test_a_file_that_does_not_fit_its_network_is_refused_before_anything_is_queued(
+    here, where, told
+):
+    Path("w.yaml").write_text(f"{where}\ndata: {{name: digits}}\n")
+    save_resnet8("w.pt", num_classes=12)
+    with pytest.raises(DataError, match=rf"^{told}.*trained for 12 classes, and the data have 10"):
+        planned(here, "w.yaml")
+    torch.save({"fc": torch.ones(1)}, "w.pt")
+    with pytest.raises(
+        DataError, match=rf"^{told}.*lacks in the file: conv1.weight, .* and 32 more"
+    ):
+        planned(here, "w.yaml")
+    Path("w.pt").write_text("no tensors")
+    with pytest.raises(DataError, match=r"w\.pt does not read as weights"):
+        planned(here, "w.yaml")
+    save_resnet8("w.pt")
+    assert len(planned(here, "w.yaml")) == 1
+
+
+def test_a_file_for_a_folder_of_images_is_left_to_the_worker(here):
+    for split in ("train", "val"):
+        (place := here.data_dir / "imagefolder" / split / "cat").mkdir(parents=True)
+        (place / "a.png").write_bytes(b"")
+    Path("w.yaml").write_text("model: {name: resnet8, weights: w.pt}\ndata: {name: imagefolder}\n")
+    save_resnet8("w.pt", num_classes=1)
+    assert len(planned(here, "w.yaml")) == 1
 
 
 def test_recipes_that_wait_for_each_other_are_refused(here):

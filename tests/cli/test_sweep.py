@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from sqlalchemy import delete
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.store.tables import runs
+from lsqctl.training.models import build_model
 from tests.conftest import TINY, CommandLine
 
 SWEEP = TINY.replace("epochs: 2", "epochs: 1") + "sweep: {grid: {train.lr: [0.1, 0.2, 0.3]}}\n"
@@ -89,7 +91,8 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
 
 
 def test_a_weights_file_replaced_after_submit_fails_the_run_in_one_line(cli):
-    weights = cli.write("w.pth", "first")
+    weights = cli.folder / "w.pth"
+    torch.save(build_model("resnet8", num_classes=10, in_channels=1).state_dict(), weights)
     cli.write("mine.yaml", TINY.replace("resnet8", "resnet8, weights: w.pth"))
     cli("submit", "mine.yaml")
     weights.write_text("second")

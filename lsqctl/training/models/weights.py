@@ -31,12 +31,19 @@ def load_weights(
     ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out: they
     are calibrated anew. Raises DataError.
     """
+    model.load_state_dict(fitting(model, source, model_name=model_name, key=key))
+
+
+def fitting(
+    model: nn.Module, source: Path | str, *, model_name: str, key: str
+) -> dict[str, Tensor]:
+    """Return what ``load_weights`` puts into ``model``, which may be on the meta device."""
     state = read_weights(source, model_name=model_name)
     state = {key: value for key, value in state.items() if not _of_quantizer(key)}
     if str(source).startswith("torchvision:"):
         state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
     _check_fit(model, state, f"{key}: {source} into {model_name}")
-    model.load_state_dict(state)
+    return state
 
 
 def read_weights(source: Path | str, *, model_name: str) -> dict[str, Tensor]:
