@@ -138,7 +138,9 @@ def top1(run: Run) -> str:
 
 
 def progress(run: Run) -> str:
-    """Return where a run is, in words."""
+    """Return where a run is, in words; before its first steps are told: that it starts."""
+    if not run.total_steps:
+        return "starting" if run.epochs else "evaluating"
     return f"epoch {run.epoch}/{run.epochs}, step {run.step}/{run.total_steps} {top1(run)}".rstrip()
 
 
