@@ -59,6 +59,13 @@ def test_the_promised_commands_are_there():
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
+@pytest.fixture
+def asked(worked, here):
+    """The same workspace, asked from within this process."""
+    here.enter(worked.folder)
+    return here
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -90,8 +97,8 @@ def test_the_promised_commands_are_there():
     ],
     ids=" ".join,
 )
-def test_json_is_json_and_names_its_schema(worked, words):
-    data = json.loads(worked(*words, "--json").stdout)
+def test_json_is_json_and_names_its_schema(asked, words):
+    data = json.loads(asked(*words, "--json").stdout)
     assert data["schema_version"] >= 1
 
 
@@ -190,12 +197,12 @@ def test_global_options_may_stand_anywhere(tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_ends_in_one_clear_line_and_its_exit_code(worked, words, code, told):
-    before = worked("runs", "ls", "-q").stdout
+def test_a_mistake_ends_in_one_clear_line_and_its_exit_code(worked, asked, words, code, told):
+    before = asked("runs", "ls", "-q").stdout
     done = worked(*words, code=code)
     assert told in done.stderr
     assert "secret" not in done.stderr
-    assert worked("runs", "ls", "-q").stdout == before
+    assert asked("runs", "ls", "-q").stdout == before
 
 
 def test_a_folder_without_a_workspace_is_said_and_none_is_made(cli):
