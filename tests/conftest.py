@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
 
 # Each process of pytest-xdist and all that it starts keep to one core: a worker's two threads that
-# wait for each other beside another test's took eight times as long.
+# wait for each other beside another test's took five times as long.
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
     _cores = sorted(os.sched_getaffinity(0))
     _number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
