@@ -63,7 +63,7 @@ STRIKES = {
     "kill worker": 1,
     "kill both": 1,
 }
-RETRIABLE = {EndReason.INFRA, EndReason.LOST, EndReason.PARENT}
+RETRIABLE = {EndReason.INFRA, EndReason.WORKER_LOST, EndReason.PARENT}
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def end_of(space: Workspace, store: Store, run: Run) -> End:
     last = store.checkpoints(run.id)[0]
     weights = read_manifest(Path(last.directory))["files"]["model.pt"]["sha256"]
     rows = ((one.name, one.split, one.step, one.value) for one in store.metrics(run.id))
-    results = ((e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.result(run.id))
+    results = ((e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run.id))
     return End(weights, tuple(sorted(row for row in rows if row[0] != "seconds")), tuple(results))
 
 

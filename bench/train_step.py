@@ -46,11 +46,11 @@ from lsqctl.quant import (  # noqa: E402
     quantizers,
 )
 from lsqctl.recipe import Recipe  # noqa: E402
-from lsqctl.training.compiled import compile_for, share_cache  # noqa: E402
-from lsqctl.training.feed import Feed  # noqa: E402
-from lsqctl.training.images import MemoryImages, TrainEval  # noqa: E402
+from lsqctl.training.compiled import compile_forward, share_compile_cache  # noqa: E402
+from lsqctl.training.feed import DataPipeline  # noqa: E402
+from lsqctl.training.images import InMemoryImages, DatasetSplits  # noqa: E402
 from lsqctl.training.models import build_model  # noqa: E402
-from lsqctl.training.runtime import autocast, deterministic_kernels  # noqa: E402
+from lsqctl.training.runtime import autocast, use_deterministic_kernels  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Variant:
         if peer == "lsqctl":
             keep_positive(self.optimizer, self.model)
         compiled = mode == "compiled"
-        self.network = compile_for(self.model, batch_size=len(images)) if compiled else self.model
+        self.network = compile_forward(self.model, batch_size=len(images)) if compiled else self.model
 
     def step(self) -> None:
         """Take one training step."""
@@ -270,11 +270,11 @@ def data_path(net: Net, clock: Callable[[], float], batches: int) -> float:
     draw = np.random.default_rng(0)
     pixels = draw.integers(0, 256, (size * batches, channels, side, side), dtype=np.uint8)
     labels = torch.zeros(len(pixels), dtype=torch.int64)
-    images = MemoryImages(torch.from_numpy(pixels), labels, recipe.data)
+    images = InMemoryImages(torch.from_numpy(pixels), labels, recipe.data)
     means = (0.5,) * channels
     kept = ("none", net.classes, channels, side, means, means, "", "")
-    feed = Feed(TrainEval(images, images, *kept), recipe, torch.device("cpu"), channels=channels)
-    times, stream = [], feed.training(0)
+    feed = DataPipeline(DatasetSplits(images, images, *kept), recipe, torch.device("cpu"), channels=channels)
+    times, stream = [], feed.train_batches(0)
     while True:
         began = clock()
         if next(stream, None) is None:
@@ -306,8 +306,8 @@ def main(words: list[str] | None = None) -> None:
     """Measure and print a table for each network, precision and mode."""
     given = arguments(words)
     torch.set_num_threads(given.threads)
-    deterministic_kernels(warn_only=given.device != "cpu")
-    share_cache(given.threads)
+    use_deterministic_kernels(warn_only=given.device != "cpu")
+    share_compile_cache(given.threads)
     warnings.simplefilter("ignore")
     clock = time.perf_counter if given.clock == "wall" else time.process_time
     print(

@@ -13,8 +13,8 @@ def bundled(folder: str) -> Path:
     An installed wheel carries them under ``lsqctl/_bundled``; a checkout has them beside
     ``lsqctl/``.
     """
-    inside = _PACKAGE / "_bundled" / folder
-    return inside if inside.is_dir() else _PACKAGE.parent / folder
+    in_wheel = _PACKAGE / "_bundled" / folder
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / folder
 
 
 def package_root() -> Path:

@@ -3,7 +3,7 @@
 * LsqctlError                  1
   * UsageError                 2   the command line asks for something that does not fit together
     * FilterError              2   a --where that is no filter, or names no column
-  * RecipeError                2   one or more faults in a recipe; nothing was queued
+  * RecipeError                2   one or more mistakes in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
   * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
     * OlderSchema              4   it must be upgraded first, and this may not do it
@@ -115,21 +115,21 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Diagnostic:
     """One thing wrong with a recipe, and where.
 
-    ``code`` is stable (``R101``); ``title`` stands alone; ``label`` stands under the carets and
-    reads alone; ``helps`` say what to do. ``file`` is as the user named it; ``position`` is None
-    for what no line of the file says (a fault in ``--set``, an empty file).
+    ``code`` is stable (``R101``); ``title`` stands alone; ``message`` stands under the carets and
+    reads alone; ``hints`` say what to do. ``file`` is as the user named it; ``position`` is None
+    for what no line of the file says (a mistake in ``--set``, an empty file).
     """
 
     code: str
     title: str
-    label: str
+    message: str
     file: str
     position: Position | None = None
     source_line: str = ""
-    helps: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     cell: str = ""
 
     @property
@@ -142,30 +142,30 @@ class Fault:
         if self.position:
             where += f":{self.position.line}:{self.position.column}"
         cell = f" ({self.cell})" if self.cell else ""
-        return f"{where}: {self.level}[{self.code}]: {self.title}{cell}: {self.label}"
+        return f"{where}: {self.level}[{self.code}]: {self.title}{cell}: {self.message}"
 
 
 class RecipeError(LsqctlError):
-    """One or more faults in a recipe; nothing was queued."""
+    """One or more mistakes in a recipe; nothing was queued."""
 
     exit_code = 2
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(map(str, self.faults)))
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__("\n".join(map(str, self.diagnostics)))
 
 
 class FilterError(UsageError):
-    """A ``--where`` that is no filter, or names no column; ``faults`` says where."""
+    """A ``--where`` that is no filter, or names no column; ``diagnostics`` says where."""
 
-    def __init__(self, fault: Fault) -> None:
-        self.faults = (fault,)
-        super().__init__(str(fault))
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        self.diagnostics = (diagnostic,)
+        super().__init__(str(diagnostic))
 
 
-def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the known name that ``word`` most likely meant, or None when none is near."""
-    names = sorted(set(known))
+def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the candidate that ``word`` most likely meant, or None when none is near."""
+    names = sorted(set(candidates))
     folded = {name.casefold().replace("_", "-"): name for name in names}
     close = difflib.get_close_matches(
         word.casefold().replace("_", "-"), list(folded), n=1, cutoff=cutoff
@@ -173,7 +173,7 @@ def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     return folded[close[0]] if close else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     """Return ``; did you mean `x`?`` to end a message with, or nothing when no name is near."""
-    guess = nearest(word, known)
+    guess = nearest(word, candidates)
     return f"; did you mean `{guess}`?" if guess else ""

@@ -22,7 +22,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class QuantizerStats:
-    """How one quantizer stands at the end of an epoch; ``lsqctl.quant.telemetry`` defines each.
+    """The state of one quantizer at the end of an epoch; ``lsqctl.quant.telemetry`` defines each.
 
     ``name`` is the quantizer's (``layer1.0.conv1.weight_quantizer``), ``kind`` says what it
     quantizes. ``epoch`` counts from 1 and ``step`` optimizer steps done; both are 0 right after
@@ -56,7 +56,7 @@ class QuantizerStats:
         return self.name.rpartition(".")[0]
 
 
-Measured = Metric | QuantizerStats
+Measurement = Metric | QuantizerStats
 """What training measures: written in batches, cut back on resume, spooled meanwhile."""
 
 
@@ -72,16 +72,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The first fact of an attempt: it goes on from this step; None means from scratch.
+    """The first event of an attempt: it goes on from this step; None means from scratch.
 
-    Whatever an earlier attempt recorded after that step is to be forgotten.
+    Whatever an earlier attempt recorded after that step is to be deleted.
     """
 
     step: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class LogMessage:
     """A sentence for the log and the run's record, e.g. a bad checkpoint that was passed over."""
 
     text: str
@@ -167,7 +167,7 @@ class Result:
     notes: str = ""
 
 
-Fact = Resumed | Compiled | Measured | Progress | Note | Checkpoint | Result
+TrainingEvent = Resumed | Compiled | Measurement | Progress | LogMessage | Checkpoint | Result
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,11 +30,11 @@ FAILPOINTS: Mapping[str, str] = {
     "worker.child-ended": "the child has ended, which nobody has stored yet",
     "worker.before-release": "the run of a preempted child is about to be put back",
     "worker.end-stored": "the end of the child is stored",
-    "reap.before-bury": "a dead attempt was found, and not yet ended",
+    "reap.before-expire": "a dead attempt was found, and not yet ended",
     "end.before-commit": "an attempt was ended and its run put back, not yet committed",
-    "child.started": "the child has its order and has done nothing",
-    "child.before-settle": "the database is open, the circumstances not yet stored",
-    "child.settled": "the circumstances are stored, nothing is trained",
+    "child.started": "the child has its spec and has done nothing",
+    "child.before-environment": "the database is open, the environment not yet stored",
+    "child.environment-stored": "the environment is stored, nothing is trained",
     "resume.before-commit": "what lies after the checkpoint is deleted, not yet committed",
     "train.calibrated": "the checkpoint right after calibration is recorded",
     "train.step": "an optimizer step is done",
@@ -56,19 +56,19 @@ _ACTIONS = ("kill", "raise", "term", "sleep")
 
 
 @dataclass(slots=True)
-class _Armed:
+class _ArmedFailpoint:
     """What is to happen at one failpoint, and how often this process was there."""
 
     name: str
     action: str
     seconds: float
     nth: int
-    once: Path | None
-    hits: int = 0
+    once_dir: Path | None
+    times_reached: int = 0
 
-    def hit(self) -> None:
-        self.hits += 1
-        if self.hits != self.nth or (self.once and not _first(self.once / self.name)):
+    def reach(self) -> None:
+        self.times_reached += 1
+        if self.times_reached != self.nth or (self.once_dir and not _is_first(self.once_dir / self.name)):
             return
         match self.action:
             case "kill":
@@ -84,39 +84,39 @@ class _Armed:
 
 def failpoint(name: str) -> None:
     """Do what the environment says for this moment, which is nothing unless it names it."""
-    if armed := plan().get(name):
-        armed.hit()
+    if armed := armed_failpoints().get(name):
+        armed.reach()
 
 
 @cache
-def plan() -> Mapping[str, _Armed]:
+def armed_failpoints() -> Mapping[str, _ArmedFailpoint]:
     """Return what is armed, by name, read once a process.  Raises UsageError."""
-    text, once = failpoint_variables()
-    parsed = [_parse(each.strip(), once) for each in text.split(",") if each.strip()]
-    return {one.name: one for one in parsed}
+    text, once_dir = failpoint_variables()
+    parsed = [_parse(entry.strip(), once_dir) for entry in text.split(",") if entry.strip()]
+    return {armed.name: armed for armed in parsed}
 
 
-def _parse(text: str, once: Path | None) -> _Armed:
-    name, *words = text.split(":")
+def _parse(text: str, once_dir: Path | None) -> _ArmedFailpoint:
+    name, *parts = text.split(":")
     if name not in FAILPOINTS:
         raise UsageError(
             f"LSQCTL_FAILPOINT: no failpoint is named `{name}`{did_you_mean(name, FAILPOINTS)}"
         )
-    action = words.pop(0) if words else ""
+    action = parts.pop(0) if parts else ""
     try:
-        seconds = float(words.pop(0)) if action == "sleep" else 0.0
-        nth = int(words.pop(0)) if words else 1
+        seconds = float(parts.pop(0)) if action == "sleep" else 0.0
+        nth = int(parts.pop(0)) if parts else 1
     except (IndexError, ValueError):
-        words = ["?"]
-    if words or action not in _ACTIONS or seconds < 0 or nth < 1:
+        parts = ["?"]
+    if parts or action not in _ACTIONS or seconds < 0 or nth < 1:
         raise UsageError(
             f"LSQCTL_FAILPOINT: `{text}` is not NAME:kill, NAME:raise, NAME:term or "
             "NAME:sleep:SECONDS, with :NTH after it for a later time than the first"
         )
-    return _Armed(name, action, seconds, nth, once)
+    return _ArmedFailpoint(name, action, seconds, nth, once_dir)
 
 
-def _first(marker: Path) -> bool:
+def _is_first(marker: Path) -> bool:
     """Return whether no process was here before."""
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

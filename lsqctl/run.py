@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 
 class RunState(StrEnum):
-    """Where a run stands."""
+    """The state of a run."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -20,9 +20,9 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-# The only moves there are. ``waiting`` holds a run whose parent is unfinished; ``retry`` takes
+# All legal transitions. ``waiting`` holds a run whose parent is unfinished; ``retry`` takes
 # failed and cancelled back into the queue (the same run, a new attempt).
-LEGAL: Mapping[RunState, frozenset[RunState]] = {
+TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     RunState.WAITING: frozenset({RunState.QUEUED, RunState.FAILED, RunState.CANCELLED}),
     RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED}),
     RunState.RUNNING: frozenset(
@@ -33,7 +33,7 @@ LEGAL: Mapping[RunState, frozenset[RunState]] = {
     RunState.CANCELLED: frozenset({RunState.QUEUED, RunState.WAITING}),
 }
 
-UNFINISHED = frozenset({RunState.WAITING, RunState.QUEUED, RunState.RUNNING})
+ACTIVE_STATES = frozenset({RunState.WAITING, RunState.QUEUED, RunState.RUNNING})
 
 
 class EndReason(StrEnum):
@@ -41,7 +41,7 @@ class EndReason(StrEnum):
 
     COMPLETED = "completed"
     PREEMPTED = "preempted"  # asked to stop; saved and put back, no attempt spent
-    LOST = "lost"  # its lease ran out
+    WORKER_LOST = "lost"  # its lease ran out
     INFRA = "infra"  # disk, database, driver, a worker of the data loader
     OOM = "oom"
     DIVERGED = "diverged"
@@ -52,9 +52,9 @@ class EndReason(StrEnum):
     CANCELLED = "cancelled"
 
 
-# An attempt that ends so is tried again, until MAX_FAILURES of them made no progress.
-RETRIED = frozenset({EndReason.LOST, EndReason.INFRA})
-MAX_FAILURES = 3
+# An attempt that ends so is tried again, until MAX_CONSECUTIVE_FAILURES made no progress.
+RETRYABLE_REASONS = frozenset({EndReason.WORKER_LOST, EndReason.INFRA})
+MAX_CONSECUTIVE_FAILURES = 3
 
 # What a trainer's exit code means to its worker; anything else is EndReason.CODE.
 EXIT_REASONS: Mapping[int, EndReason] = {
@@ -80,7 +80,7 @@ class Lease:
 class Run:
     """One recipe being executed to one result, as lists show it.
 
-    ``lease_lapsed`` says that its worker has not renewed in time, though nobody has reaped it.
+    ``lease_expired`` says that its worker has not renewed in time, though nobody has reaped it.
     ``top1`` is the latest on the evaluation split, in percent.
     """
 
@@ -99,7 +99,7 @@ class Run:
     priority: int = 0
     held: bool = False
     cancel_requested: bool = False
-    lease_lapsed: bool = False
+    lease_expired: bool = False
     started_at: datetime | None = None
     finished_at: datetime | None = None
     step: int = 0
@@ -124,7 +124,7 @@ class Attempt:
     finished_at: datetime | None
     reason: EndReason | None
     message: str
-    circumstances: Mapping[str, Any]
+    environment: Mapping[str, Any]
     resumed_step: int | None
 
 
@@ -134,7 +134,7 @@ class RunDetail:
 
     run: Run
     recipe: Mapping[str, Any]
-    snapshot: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     parents: Mapping[str, str]
     attempts: tuple[Attempt, ...]
 
@@ -146,7 +146,7 @@ class NewRun:
     ``parents`` maps a role (``model.weights`` or ``distill.teacher``) to the ``run_sha256`` of
     the run it waits for, which is in the store already or stands earlier in the same call.
     ``cell`` is its name within a sweep. ``gpus`` above 1 reserves so many whole GPUs of one worker;
-    ``time_limit_seconds`` ends an attempt that takes longer. ``asked`` is false for a parent that
+    ``time_limit_seconds`` ends an attempt that runs longer. ``explicit`` is false for a parent that
     is only needed: it is reused where it is there, whatever ``if_exists`` says of the others.
     """
 
@@ -164,13 +164,13 @@ class NewRun:
     gpus: int = 1
     time_limit_seconds: float | None = None
     held: bool = False
-    asked: bool = True
+    explicit: bool = True
 
 
 IfExists = Literal["skip", "rerun", "error"]
 
 
-class Outcome(StrEnum):
+class EnqueueOutcome(StrEnum):
     """What became of a run that was enqueued."""
 
     QUEUED = "queued"
@@ -180,26 +180,26 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Enqueued:
+class EnqueuedRun:
     """One run of a submission and what became of it."""
 
     run: Run
-    outcome: Outcome
+    outcome: EnqueueOutcome
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a worker gets when it claims.
 
-    ``circumstances`` (device kind, threads, compile) were decided at the run's first attempt;
+    ``pinned_environment`` (device kind, threads, compile) was decided at the run's first attempt;
     empty means that this attempt decides them. ``parents`` maps a role to a run id.
     """
 
     run: Run
     lease: Lease
     recipe: Mapping[str, Any]
-    snapshot: Mapping[str, Any]
-    circumstances: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    pinned_environment: Mapping[str, Any]
     parents: Mapping[str, str]
 
 
@@ -225,7 +225,7 @@ class WorkerIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class RunEvent:
     """One thing that happened to a run: the history that a fault is explained from."""
 
     id: int

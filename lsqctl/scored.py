@@ -7,7 +7,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredRun:
+class PerImageResult:
     """The headline result of one succeeded run, image by image, to compare it with another's.
 
     ``hits`` as in Evaluation. ``cell`` tells runs of one sweep apart that differ in more than the

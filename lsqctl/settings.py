@@ -8,7 +8,7 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
 * ``LSQCTL_FAILPOINT``, ``LSQCTL_FAILPOINT_ONCE``  faults for tests, see ``lsqctl.failpoint``
 * ``LSQCTL_COMPILE``  auto (default), on or off: whether networks are compiled (``--compile``)
-* ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of forking a warmed one
+* ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of using a fork server
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lsqctl.errors import UsageError
 
 WORKSPACE = ".lsqctl"
 _SQLITE = "sqlite:///"
-Compile = Literal["auto", "on", "off"]
+CompileMode = Literal["auto", "on", "off"]
 VARIABLES: tuple[str, ...] = tuple(re.findall(r"``(LSQCTL_[A-Z_]+)``", __doc__ or ""))
 
 # Variables that explain a result and hold no secret; nothing else of the environment is stored.
@@ -39,7 +39,7 @@ RECORDED_VARIABLES = tuple(
 )
 # Families of them; a member whose name speaks of a secret (SLURM_JOB_TOKEN) stays out.
 RECORDED_PREFIXES = ("NCCL_", "SLURM_JOB_")
-_SECRETIVE = ("AUTH", "CRED", "KEY", "PASS", "SECRET", "TOKEN")
+_SECRET_WORDS = ("AUTH", "CRED", "KEY", "PASS", "SECRET", "TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Settings:
     db_url: str
     data_dir: Path
     lease_seconds: float = 30.0
-    data_dir_given: bool = False  # by flag or variable; else a run's own record comes first
+    data_dir_explicit: bool = False  # by flag or variable; else a run's own record comes first
     warm: bool = True  # children are forked from a parent that has imported torch
-    compile: Compile = "auto"  # torch.compile: where it repays itself, always, never
+    compile: CompileMode = "auto"  # torch.compile: where it repays itself, always, never
 
     @property
     def heartbeat_seconds(self) -> float:
@@ -60,8 +60,8 @@ class Settings:
         return self.lease_seconds / 6
 
     @property
-    def look_seconds(self) -> float:
-        """Seconds between two looks for dead workers: one is found within a lease and two looks."""
+    def reap_seconds(self) -> float:
+        """Seconds between two reaps: a dead worker is found within a lease and two of them."""
         return self.lease_seconds / 30
 
     @property
@@ -75,13 +75,13 @@ class Settings:
         return self.home / "trash"
 
     @property
-    def references_file(self) -> Path:
-        """The published rows that were added to this workspace, one a line."""
+    def published_results_file(self) -> Path:
+        """The published results that were added to this workspace, one a line."""
         return self.home / "references.jsonl"
 
     def data_dir_of(self, recorded: str | None) -> Path:
         """Return the data folder of a run: as given, else as its submission recorded it."""
-        if self.data_dir_given or not recorded or not Path(recorded).is_dir():
+        if self.data_dir_explicit or not recorded or not Path(recorded).is_dir():
             return self.data_dir
         return Path(recorded)
 
@@ -95,17 +95,17 @@ def load_settings(
 ) -> Settings:
     """Return the settings that hold here; arguments are command-line flags and come first."""
     env = os.environ
-    home_dir = (home or _path(env.get("LSQCTL_HOME")) or find_home(Path.cwd())).absolute()
+    home_dir = (home or _to_path(env.get("LSQCTL_HOME")) or find_home(Path.cwd())).absolute()
     url = db or env.get("LSQCTL_DB") or sqlite_url(home_dir / "lsqctl.db")
-    given = data_dir or _path(env.get("LSQCTL_DATA"))
+    explicit_data_dir = data_dir or _to_path(env.get("LSQCTL_DATA"))
     return Settings(
         home=home_dir,
         db_url=url,
-        data_dir=(given or home_dir / "data").absolute(),
-        lease_seconds=_lease(env.get("LSQCTL_LEASE")),
-        data_dir_given=given is not None,
+        data_dir=(explicit_data_dir or home_dir / "data").absolute(),
+        lease_seconds=_parse_lease(env.get("LSQCTL_LEASE")),
+        data_dir_explicit=explicit_data_dir is not None,
         warm=env.get("LSQCTL_WARM") != "0",
-        compile=_compile(env.get("LSQCTL_COMPILE") or "auto"),
+        compile=_parse_compile(env.get("LSQCTL_COMPILE") or "auto"),
     )
 
 
@@ -121,7 +121,7 @@ def sqlite_path(url: str) -> Path | None:
     return Path(unquote(url.removeprefix(_SQLITE).partition("?")[0]))
 
 
-def origins(
+def sources(
     *, home: Path | None = None, db: str | None = None, data_dir: Path | None = None
 ) -> dict[str, str]:
     """Return where each setting comes from: a flag, a variable, or ``default``.
@@ -137,8 +137,8 @@ def origins(
         "warm": "LSQCTL_WARM",
         "compile": "LSQCTL_COMPILE",
     }
-    found = {name: one if os.environ.get(one) else "default" for name, one in variables.items()}
-    return found | {name: flag for name, (flag, value) in flags.items() if value}
+    source_by_setting = {name: variable if os.environ.get(variable) else "default" for name, variable in variables.items()}
+    return source_by_setting | {name: flag for name, (flag, value) in flags.items() if value}
 
 
 def find_home(start: Path) -> Path:
@@ -149,7 +149,7 @@ def find_home(start: Path) -> Path:
     return start / WORKSPACE
 
 
-def recorded_environment() -> dict[str, str]:
+def recorded_variables() -> dict[str, str]:
     """Return the variables of the allow-list that are set."""
     return {name: value for name, value in sorted(os.environ.items()) if _is_recorded(name)}
 
@@ -159,24 +159,24 @@ def secret_values() -> frozenset[str]:
 
     Values of less than 6 characters are left out: `true` and `echo` are no secrets.
     """
-    named = (v for k, v in os.environ.items() if any(word in k.upper() for word in _SECRETIVE))
+    named = (v for k, v in os.environ.items() if any(word in k.upper() for word in _SECRET_WORDS))
     return frozenset(value for value in named if len(value) >= 6)
 
 
 def unknown_variables() -> list[str]:
     """Return the variables that are set and look like ours, yet are none of VARIABLES."""
-    ours = (name for name in os.environ if name.startswith("LSQCTL_"))
-    return sorted(set(ours) - set(VARIABLES)) if VARIABLES else []
+    names = (name for name in os.environ if name.startswith("LSQCTL_"))
+    return sorted(set(names) - set(VARIABLES)) if VARIABLES else []
 
 
-def colour_forced() -> bool:
+def color_forced() -> bool:
     """Return whether FORCE_COLOR asks for colour where no terminal is."""
     return bool(os.environ.get("FORCE_COLOR"))
 
 
 def failpoint_variables() -> tuple[str, Path | None]:
     """Return what faults a test asks for, and the folder that makes each happen but once."""
-    return os.environ.get("LSQCTL_FAILPOINT", ""), _path(os.environ.get("LSQCTL_FAILPOINT_ONCE"))
+    return os.environ.get("LSQCTL_FAILPOINT", ""), _to_path(os.environ.get("LSQCTL_FAILPOINT_ONCE"))
 
 
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
@@ -187,15 +187,15 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
 def _is_recorded(name: str) -> bool:
     if name in RECORDED_VARIABLES:
         return True
-    return name.startswith(RECORDED_PREFIXES) and not any(word in name for word in _SECRETIVE)
+    return name.startswith(RECORDED_PREFIXES) and not any(word in name for word in _SECRET_WORDS)
 
 
-def change_environment(changes: Mapping[str, str]) -> None:
+def update_environment(changes: Mapping[str, str]) -> None:
     """Set variables of this process, before anything reads them."""
     os.environ.update(changes)
 
 
-def compile_cache(label: str, *, default: str) -> dict[str, str]:
+def compile_cache_variables(label: str, *, default: str) -> dict[str, str]:
     """Return the variables that let all runs of this user share what they have compiled.
 
     ``label`` names what it was compiled for. A TORCHINDUCTOR_CACHE_DIR that is set is left alone;
@@ -215,21 +215,21 @@ def cpp_compiler() -> str:
 def visible_gpus() -> list[str] | None:
     """Return the GPUs that CUDA_VISIBLE_DEVICES allows (numbers or UUIDs), None for all."""
     text = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return None if text is None else [one.strip() for one in text.split(",") if one.strip()]
+    return None if text is None else [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
-def _path(text: str | None) -> Path | None:
+def _to_path(text: str | None) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
-def _compile(text: str) -> Compile:
-    for mode in get_args(Compile):
+def _parse_compile(text: str) -> CompileMode:
+    for mode in get_args(CompileMode):
         if text == mode:
             return mode  # type: ignore[no-any-return]
     raise UsageError(f"LSQCTL_COMPILE must be auto, on or off, got {text!r}")
 
 
-def _lease(text: str | None) -> float:
+def _parse_lease(text: str | None) -> float:
     if not text:
         return 30.0
     try:

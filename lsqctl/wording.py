@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 
-def counted(number: int, thing: str) -> str:
+def pluralize(count: int, thing: str) -> str:
     """Return so many of a thing, in its plural unless it is one.
 
-    >>> counted(1, "run"), counted(1200, "run"), counted(0, "published row")
-    ('1 run', '1,200 runs', '0 published rows')
+    >>> pluralize(1, "run"), pluralize(1200, "run"), pluralize(0, "published result")
+    ('1 run', '1,200 runs', '0 published results')
     """
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -31,7 +31,7 @@ def cell(name):
 
 def deviations(name):
     (found,) = diff_recipes(name, None, load_settings())
-    return {one.key: one.mine for one in found.deviations}
+    return {one.key: one.left for one in found.deviations}
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any, TypeAlias
 
-from lsqctl.api.asking import COOKIE, host_allowed, origin_allowed, same_token, token_in
+from lsqctl.api.asking import TOKEN_COOKIE, host_allowed, origin_allowed, tokens_equal, request_token
 from lsqctl.errors import LsqctlError
 from lsqctl.leaderboard.page.rendering import policy
 
-Get: TypeAlias = Callable[[str], tuple[bytes, str]]
+GetBody: TypeAlias = Callable[[str], tuple[bytes, str]]
 
 _HEADERS = {
     "X-Frame-Options": "DENY",
@@ -23,32 +23,32 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-_TYPES = {
+_CONTENT_TYPES = {
     "/": "text/html; charset=utf-8",
     "/board.json": "application/json",
     "/board.csv": "text/csv; charset=utf-8",
 }
 
 
-class Handler(BaseHTTPRequestHandler):
-    """One request; ``get`` gives the body at a path and the tag of its state."""
+class BoardRequestHandler(BaseHTTPRequestHandler):
+    """One request; ``get_body`` gives the body at a path and the ETag of its state."""
 
     default_request_version = "HTTP/1.0"  # a request that is none gets a head, too
     error_message_format = "%(message)s\n"
     error_content_type = "text/plain; charset=utf-8"
     timeout = 30
 
-    def __init__(self, get: Get, host: str, token: str | None, *rest: Any) -> None:
-        self._get, self._host, self._token = get, host, token
-        super().__init__(*rest)
+    def __init__(self, get_body: GetBody, host: str, token: str | None, *handler_args: Any) -> None:
+        self._get_body, self._host, self._token = get_body, host, token
+        super().__init__(*handler_args)
 
     def do_GET(self) -> None:
         """Answer with a body."""
-        self._answer()
+        self._respond()
 
     def do_HEAD(self) -> None:
         """Answer with the headers alone."""
-        self._answer()
+        self._respond()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("do_"):
@@ -66,49 +66,49 @@ class Handler(BaseHTTPRequestHandler):
         """Return the name of this server, without the versions of what it is made of."""
         return "lsqctl"
 
-    def log_message(self, *_words: Any) -> None:
+    def log_message(self, *_args: Any) -> None:
         """Keep the terminal quiet."""
 
     def _refuse_method(self) -> None:
-        self._say(405, "only GET and HEAD", Allow="GET, HEAD")
+        self._send_text(405, "only GET and HEAD", Allow="GET, HEAD")
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         path = self.path.partition("?")[0]
-        if not host_allowed(self.headers.get("Host"), served=self._host):
-            self._say(403, "this Host header names another server: open the address as printed")
+        if not host_allowed(self.headers.get("Host"), bind_address=self._host):
+            self._send_text(403, "this Host header names another server: open the address as printed")
         elif not origin_allowed(self.headers):
-            self._say(403, "asked by another site: open the address yourself")
-        elif self._token and not same_token(token_in(self.path, self.headers), self._token):
-            self._say(401, "the address lacks the token that `lsqctl serve` printed")
-        elif path not in _TYPES:
-            self._say(404, f"nothing is here; there are {', '.join(_TYPES)}")
+            self._send_text(403, "asked by another site: open the address yourself")
+        elif self._token and not tokens_equal(request_token(self.path, self.headers), self._token):
+            self._send_text(401, "the address lacks the token that `lsqctl serve` printed")
+        elif path not in _CONTENT_TYPES:
+            self._send_text(404, f"nothing is here; there are {', '.join(_CONTENT_TYPES)}")
         else:
             self._send_body(path)
 
     def _send_body(self, path: str) -> None:
         try:
-            body, tag = self._get(path)
+            body, etag = self._get_body(path)
         except LsqctlError as error:
-            self._say(503, str(error))
+            self._send_text(503, str(error))
             return
-        if self.headers.get("If-None-Match") == tag:
+        if self.headers.get("If-None-Match") == etag:
             self.send_response(304)
-            self.send_header("ETag", tag)
+            self.send_header("ETag", etag)
             self.end_headers()
             return
-        self._send(200, body, {"Content-Type": _TYPES[path], "ETag": tag})
+        self._send(200, body, {"Content-Type": _CONTENT_TYPES[path], "ETag": etag})
 
-    def _say(self, status: int, words: str, **headers: str) -> None:
-        kind = {"Content-Type": "text/plain; charset=utf-8"}
-        self._send(status, f"{words}\n".encode(), kind | headers)
+    def _send_text(self, status: int, text: str, **headers: str) -> None:
+        content_type = {"Content-Type": "text/plain; charset=utf-8"}
+        self._send(status, f"{text}\n".encode(), content_type | headers)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         if self._token and status == 200:
-            marks = "HttpOnly; SameSite=Strict; Path=/"
-            self.send_header("Set-Cookie", f"{COOKIE}={self._token}; {marks}")
+            cookie_attributes = "HttpOnly; SameSite=Strict; Path=/"
+            self.send_header("Set-Cookie", f"{TOKEN_COOKIE}={self._token}; {cookie_attributes}")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":

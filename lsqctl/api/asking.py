@@ -16,9 +16,9 @@ from typing import TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-COOKIE = "lsqctl_token"
-SHORTEST_TOKEN = 16
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]*)?")
+TOKEN_COOKIE = "lsqctl_token"
+MIN_TOKEN_LENGTH = 16
+_HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]*)?")
 Headers: TypeAlias = "Message[str, str]"
 
 
@@ -38,12 +38,12 @@ def host_name(header: str) -> str:
     >>> host_name("[::1]:80"), host_name("[::1].example.org")
     ('[::1]', '')
     """
-    found = _HOST.fullmatch(header.strip().lower())
-    return found[1] if found else ""
+    match = _HOST_HEADER.fullmatch(header.strip().lower())
+    return match[1] if match else ""
 
 
-def host_allowed(header: str | None, *, served: str) -> bool:
-    """Return whether a request's Host names this server; ``served`` is the address it listens on.
+def host_allowed(header: str | None, *, bind_address: str) -> bool:
+    """Return whether a request's Host names this server, which listens on ``bind_address``.
 
     Beside the loopback names only the address itself; of a server that listens on every address,
     any address written in digits, for no name can be rebound to that.
@@ -53,9 +53,9 @@ def host_allowed(header: str | None, *, served: str) -> bool:
     name = host_name(header)
     if name in LOOPBACK:
         return True
-    if is_loopback(served):
+    if is_loopback(bind_address):
         return False
-    return name == served.lower() or _is_address(name)
+    return name == bind_address.lower() or _is_ip_address(name)
 
 
 def origin_allowed(headers: Headers) -> bool:
@@ -69,27 +69,27 @@ def origin_allowed(headers: Headers) -> bool:
     return urlsplit(origin).netloc.lower() == headers.get("Host", "").strip().lower()
 
 
-def token_in(target: str, headers: Headers) -> str:
+def request_token(target: str, headers: Headers) -> str:
     """Return the token that a request brings: in its query, its cookie, or as a bearer."""
-    asked = parse_qs(urlsplit(target).query).get("token", [""])[0]
-    if asked:
-        return asked
+    query_token = parse_qs(urlsplit(target).query).get("token", [""])[0]
+    if query_token:
+        return query_token
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return bearer.strip()
     try:
-        found = SimpleCookie(headers.get("Cookie", "")).get(COOKIE)
+        cookie = SimpleCookie(headers.get("Cookie", "")).get(TOKEN_COOKIE)
     except CookieError:
         return ""
-    return found.value if found else ""
+    return cookie.value if cookie else ""
 
 
-def same_token(given: str, wanted: str) -> bool:
+def tokens_equal(token: str, expected: str) -> bool:
     """Return whether two tokens are equal, in a time that tells nothing about them."""
-    return hmac.compare_digest(given.encode(), wanted.encode())
+    return hmac.compare_digest(token.encode(), expected.encode())
 
 
-def _is_address(name: str) -> bool:
+def _is_ip_address(name: str) -> bool:
     try:
         ipaddress.ip_address(name.strip("[]"))
     except ValueError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lsqctl.store.backup import Backup
 
 
-def back_up(store: Store, settings: Settings, path: Path | None, *, force: bool = False) -> Backup:
+def backup_database(store: Store, settings: Settings, path: Path | None, *, force: bool = False) -> Backup:
     """Copy the database, by default to ``backups/lsqctl-DATE-TIME.db`` in the workspace.
 
     Raises UsageError for PostgreSQL and for a file that exists, StoreError where it fails.

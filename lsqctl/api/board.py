@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsqctl.api.outfile import check_free, write_whole
-from lsqctl.api.published import added_rows, all_references
+from lsqctl.api.outfile import check_overwrite, write_atomic
+from lsqctl.api.published import load_workspace_results, load_published_results
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.parsing import parse
 from lsqctl.filters.splitting import split
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
 
 
-Shown = Literal["auto", "all", "none"]
-LINE_FORMATS = {"csv": lines_csv, "json": lines_json, "md": lines_markdown}
+ShowPublished = Literal["auto", "all", "none"]
+PWC_FORMATS = {"csv": lines_csv, "json": lines_json, "md": lines_markdown}
 
 
-def board(
+def build_board(
     store: Store,
     *,
     dataset: str | None = None,
-    references: Shown = "auto",
+    show_published: ShowPublished = "auto",
     per_run: bool = False,
     best_seed: bool = False,
     pareto: Cost = "gbops",
@@ -45,62 +45,62 @@ def board(
     """Return the ranked board of one dataset, or of all that have a row.
 
     ``settings`` name the workspace whose added published rows count as well; ``best_seed``,
-    ``per_run`` and ``pareto`` are as in ``rank``, the last three as in ``Shape``. Published rows
+    ``per_run`` and ``pareto`` are as in ``rank``, the rest as in ``BoardQuery``. Published rows
     stand beside own runs of their dataset; of a dataset without own runs, ``auto`` shows those of
     the LSQ paper's page, unless that dataset is asked for. Conditions of ``where`` on what a run
     has choose what is ranked; those on what only ranking makes (``rank``, ``top1_mean``,
     ``pareto_optimal``, …) choose what is shown of it. Raises FilterError, UsageError, NotFound.
     """
     tree = None if where is None else parse(where, WHERE_COLUMNS)
-    before, after = split(tree, OF_RESULTS)
-    wanted = Shape(after, tuple(group_by), tuple(sort), limit)
-    rows = choose_failed(store.board_rows(before), before)
-    own = {row.dataset for row in rows} | ({dataset} if dataset else set())
-    known = all_references(settings)
-    published = choose_references((r for r in known if _shown(r, references, own)), before)
-    how: dict[str, Any] = {"per_run": per_run, "best_seed": best_seed, "pareto": pareto}
-    return shape(rank(rows, published, dataset=dataset, papers=known, **how), wanted)
+    result_filter, row_filter = split(tree, OF_RESULTS)
+    query = Shape(row_filter, tuple(group_by), tuple(sort), limit)
+    rows = choose_failed(store.board_rows(result_filter), result_filter)
+    local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
+    all_published = load_published_results(settings)
+    published = choose_references((r for r in all_published if _is_shown(r, show_published, local_datasets)), result_filter)
+    rank_options: dict[str, Any] = {"per_run": per_run, "best_seed": best_seed, "pareto": pareto}
+    return shape(rank(rows, published, dataset=dataset, papers=all_published, **rank_options), query)
 
 
-def page_view(
+def build_pwc_view(
     store: Store,
     settings: Settings,
     *,
     dataset: str | None = None,
-    references: Shown = "auto",
+    show_published: ShowPublished = "auto",
     per_run: bool = False,
     best_seed: bool = False,
 ) -> list[Line]:
     """Return published and own results in the form of a Papers With Code page.
 
-    The lines of the LSQ paper's page, then imported tables, then own runs; ``references`` none
+    Rows of the LSQ paper's page, then of imported tables, then local ones; ``show_published`` none
     leaves the first two out.
     """
-    own = rank(store.board_rows(), per_run=per_run, best_seed=best_seed)
-    return page_lines(own, added_rows(settings).rows, dataset=dataset, page=references != "none")
+    local_board = rank(store.board_rows(), per_run=per_run, best_seed=best_seed)
+    return page_lines(local_board, load_workspace_results(settings).rows, dataset=dataset, page=show_published != "none")
 
 
-def _shown(reference: Reference, shown: Shown, own: set[str]) -> bool:
-    if shown == "auto":
-        return reference.page == PWC_PAGE or reference.dataset in own
-    return shown == "all"
+def _is_shown(published: Reference, show_published: ShowPublished, local_datasets: set[str]) -> bool:
+    if show_published == "auto":
+        return published.page == PWC_PAGE or published.dataset in local_datasets
+    return show_published == "all"
 
 
-def export(
+def export_board(
     board: Board,
     path: Path,
     *,
-    style: str | None = None,
-    look: Look = PLAIN,
+    output_format: str | None = None,
+    options: Look = PLAIN,
     force: bool = False,
 ) -> int:
-    """Write the board to a file, in ``style`` or by the file's ending; return its bytes.
+    """Write the board to a file, in ``output_format`` or by its ending; return its bytes.
 
     Raises UsageError for another ending, and where the file exists and ``force`` is not given.
     The file appears whole or not at all; a link is never written through.
     """
-    style = format_of(path, style)
-    check_free(path, force=force)
-    data = write(board, style, look).encode("utf-8", "backslashreplace")
-    write_whole(path, data, force=force)
+    output_format = format_of(path, output_format)
+    check_overwrite(path, force=force)
+    data = write(board, output_format, options).encode("utf-8", "backslashreplace")
+    write_atomic(path, data, force=force)
     return len(data)

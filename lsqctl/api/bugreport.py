@@ -21,9 +21,9 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
-from lsqctl.api.bugreport_facts import facts_of_here, facts_of_store, last_lines, strings_at
-from lsqctl.api.outfile import check_free, write_whole
-from lsqctl.api.redacting import Known, Redactor
+from lsqctl.api.bugreport_facts import machine_sections, store_sections, last_lines, strings_under
+from lsqctl.api.outfile import check_overwrite, write_atomic
+from lsqctl.api.redacting import KnownSecrets, Redactor
 from lsqctl.errors import UsageError
 from lsqctl.settings import Settings, secret_values
 
@@ -47,7 +47,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BugReport:
     """A report that was written; ``size_bytes`` is the zip file's."""
 
     path: Path
@@ -55,17 +55,17 @@ class Report:
     members: tuple[Member, ...]
 
 
-def write_report(
+def write_bug_report(
     settings: Settings,
     path: Path | None = None,
     *,
-    origins: Mapping[str, str],
-    run: str | None = None,
+    sources: Mapping[str, str],
+    run_ref: str | None = None,
     force: bool = False,
-) -> Report:
+) -> BugReport:
     """Write the report, by default to ``lsqctl-bugreport-TIME.zip`` in the current folder.
 
-    ``origins`` says where each setting comes from (``settings.origins``); ``run`` is an id, a
+    ``sources`` says where each setting comes from (``settings.sources``); ``run_ref`` is an id, a
     name or ``@last``.  Raises UsageError for a file that exists, without ``force``, or cannot be
     written, and NotFound for a run that is not there.
     """
@@ -73,30 +73,30 @@ def write_report(
     path = path or Path(f"lsqctl-bugreport-{at:%Y%m%dT%H%M%SZ}.zip")
     if path.suffix != ".zip":
         raise UsageError(f"{path} must end in .zip")
-    check_free(path, force=force)
-    facts = _plain(facts_of_store(settings, run) | facts_of_here(settings, origins))
-    redactor = Redactor(known(settings, facts))
-    texts = {name: _text(fact, redactor) for name, fact in sorted(facts.items())}
+    check_overwrite(path, force=force)
+    sections = _to_json_types(store_sections(settings, run_ref) | machine_sections(settings, sources))
+    redactor = Redactor(collect_known_secrets(settings, sections))
+    texts = {name: _member_text(section, redactor) for name, section in sorted(sections.items())}
     members = {"about.txt": _ABOUT.format(at=at), **texts}
-    data = _zipped(members)
-    write_whole(path, data, force=force)
+    data = _zip_bytes(members)
+    write_atomic(path, data, force=force)
     sizes = tuple(Member(name, len(text.encode())) for name, text in members.items())
-    return Report(path, len(data), sizes)
+    return BugReport(path, len(data), sizes)
 
 
-def known(settings: Settings, facts: Any) -> Known:
-    """Return what is private here: of this machine, its user, and the facts of a report."""
-    passwords, server = _of_url(settings.db_url)
-    return Known(
+def collect_known_secrets(settings: Settings, sections: Any) -> KnownSecrets:
+    """Return what is private here: of this machine, its user, and a report's sections."""
+    passwords, server = _url_passwords_and_hosts(settings.db_url)
+    return KnownSecrets(
         secrets=secret_values() | passwords,
-        homes=_homes(),
-        users=_users() | strings_at(facts, "SLURM_JOB_USER"),
+        homes=_home_folders(),
+        users=_user_names() | strings_under(sections, "SLURM_JOB_USER"),
         host=platform.node(),
-        hosts=strings_at(facts, "host", "hostname") | server,
+        hosts=strings_under(sections, "host", "hostname") | server,
     )
 
 
-def _homes() -> frozenset[str]:
+def _home_folders() -> frozenset[str]:
     try:
         home = Path.home()
         return frozenset({str(home), str(home.resolve())})
@@ -104,49 +104,49 @@ def _homes() -> frozenset[str]:
         return frozenset()
 
 
-def _users() -> frozenset[str]:
-    found = set()
+def _user_names() -> frozenset[str]:
+    names = set()
     with suppress(OSError, KeyError, ImportError):  # a user without a name
-        found.add(getpass.getuser())
+        names.add(getpass.getuser())
     with suppress(KeyError):
-        found.add(pwd.getpwuid(os.getuid()).pw_name)
-    return frozenset(found)
+        names.add(pwd.getpwuid(os.getuid()).pw_name)
+    return frozenset(names)
 
 
-def _of_url(url: str) -> tuple[frozenset[str], frozenset[str]]:
+def _url_passwords_and_hosts(url: str) -> tuple[frozenset[str], frozenset[str]]:
     """Return the passwords in a URL, in every spelling, and the names of its server."""
     rest, _, query = url.partition("://")[2].partition("?")
-    who, _, where = rest.rpartition("@")
-    password = who.partition(":")[2]
-    found = {password, *password.split("@")}
-    asked = parse_qsl(query)
-    found |= {value for key, value in asked if "pass" in key.lower()}
-    spelt = {form(one) for one in found for form in (str, unquote, quote)}
-    hosts = {value for key, value in asked if key == "host" and not value.startswith("/")}
-    hosts.add(where.partition("/")[0].partition(":")[0])
-    return frozenset(spelt), frozenset(hosts - {""})
+    userinfo, _, location = rest.rpartition("@")
+    password = userinfo.partition(":")[2]
+    passwords = {password, *password.split("@")}
+    parameters = parse_qsl(query)
+    passwords |= {value for key, value in parameters if "pass" in key.lower()}
+    spellings = {form(candidate) for candidate in passwords for form in (str, unquote, quote)}
+    hosts = {value for key, value in parameters if key == "host" and not value.startswith("/")}
+    hosts.add(location.partition("/")[0].partition(":")[0])
+    return frozenset(spellings), frozenset(hosts - {""})
 
 
-def _plain(facts: Mapping[str, object]) -> Any:
-    return json.loads(json.dumps(facts, default=_leaf))
+def _to_json_types(sections: Mapping[str, object]) -> Any:
+    return json.loads(json.dumps(sections, default=_to_json_leaf))
 
 
-def _leaf(value: Any) -> Any:
+def _to_json_leaf(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # a fence lets one write to a run; nobody needs it to read about one
-        names = (one.name for one in dataclasses.fields(value) if one.name != "fence")
+        names = (field.name for field in dataclasses.fields(value) if field.name != "fence")
         return {name: getattr(value, name) for name in names}
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _text(fact: Any, redactor: Redactor) -> str:
+def _member_text(section: Any, redactor: Redactor) -> str:
     """Return a member's text: a log, or JSON in ASCII, which no terminal can stumble over."""
-    if isinstance(fact, str):
-        return last_lines(redactor.text(fact))
-    return json.dumps(redactor.value(fact), indent=2) + "\n"
+    if isinstance(section, str):
+        return last_lines(redactor.redact_text(section))
+    return json.dumps(redactor.redact_value(section), indent=2) + "\n"
 
 
-def _zipped(members: Mapping[str, str]) -> bytes:
+def _zip_bytes(members: Mapping[str, str]) -> bytes:
     """Return the same bytes for the same members: no entry bears a time."""
     buffer = io.BytesIO()
     with ZipFile(buffer, "w", ZIP_DEFLATED) as file:

@@ -12,71 +12,71 @@ from lsqctl.leaderboard.comparison import Comparison, Side
 from lsqctl.run import Run, RunState
 
 if TYPE_CHECKING:
-    from lsqctl.scored import ScoredRun
+    from lsqctl.scored import PerImageResult
     from lsqctl.store import Store
 
 
 def compare(store: Store, first: str, second: str) -> Comparison:
-    """Compare what two references name: an id or its beginning, ``@last``, a name, or a sweep.
+    """Compare what two names stand for: an id or its beginning, ``@last``, a name, or a sweep.
 
     A name stands for all seeds of the newest recipe of that name that has a result. Raises
     NotFound for what is not there or has no result yet, UsageError for sides that were not
     evaluated on the same images.
     """
-    sides = _side(store, first), _side(store, second)
+    sides = _resolve_side(store, first), _resolve_side(store, second)
     if sides[0].label == sides[1].label:
         sides = replace(sides[0], label=first), replace(sides[1], label=second)
     return comparing.compare(*sides)
 
 
-def _side(store: Store, reference: str) -> Side:
-    if named := store.by_name(reference):
-        return _recipe(store, reference, named)
-    if reference in (sweeps := store.sweeps()):
-        return _sweep(store, reference)
+def _resolve_side(store: Store, ref: str) -> Side:
+    if runs_of_name := store.by_name(ref):
+        return _recipe_side(store, ref, runs_of_name)
+    if ref in (sweeps := store.sweeps()):
+        return _sweep_side(store, ref)
     try:
-        run = store.resolve(reference)
+        run = store.resolve(ref)
     except NotFound as error:
-        raise NotFound(f"{error}{_nearest_sweep(str(error), reference, sweeps)}") from None
+        raise NotFound(f"{error}{_sweep_hint(str(error), ref, sweeps)}") from None
     if run.state is not RunState.SUCCEEDED:
         raise NotFound(f"run {run.id} ({run.name}) is {run.state}: it has no result to compare")
-    return _scored(store, f"{run.name} ({run.id})", [run])
+    return _side_of_runs(store, f"{run.name} ({run.id})", [run])
 
 
-def _nearest_sweep(told: str, reference: str, sweeps: list[str]) -> str:
-    return "" if "did you mean" in told else did_you_mean(reference, sweeps)
+def _sweep_hint(message: str, ref: str, sweeps: list[str]) -> str:
+    return "" if "did you mean" in message else did_you_mean(ref, sweeps)
 
 
-def _recipe(store: Store, name: str, named: list[Run]) -> Side:
+def _recipe_side(store: Store, name: str, runs_of_name: list[Run]) -> Side:
     """Return all seeds of the newest recipe of a name that has a result."""
-    done = next((run for run in named if run.state is RunState.SUCCEEDED), None)
-    if done is None:
-        states = ", ".join(sorted({run.state.value for run in named}))
+    newest_succeeded = next((run for run in runs_of_name if run.state is RunState.SUCCEEDED), None)
+    if newest_succeeded is None:
+        states = ", ".join(sorted({run.state.value for run in runs_of_name}))
         raise NotFound(f"no run of {name} has a result yet ({states}); `lsqctl runs ls` shows them")
-    others = len({run.recipe_sha256 for run in named} - {done.recipe_sha256})
+    n_others = len({run.recipe_sha256 for run in runs_of_name} - {newest_succeeded.recipe_sha256})
     notes = (
-        (f"{name}: {others} other recipe{'s' * (others > 1)} of this name left out; name its runs",)
-        if others
+        (f"{name}: {n_others} other recipe{'s' * (n_others > 1)} of this name left out; name its runs",)
+        if n_others
         else ()
     )
-    runs = store.by_recipe(done.recipe_sha256)
-    return replace(_scored(store, name, runs), notes=notes)
+    runs = store.by_recipe(newest_succeeded.recipe_sha256)
+    return replace(_side_of_runs(store, name, runs), notes=notes)
 
 
-def _sweep(store: Store, name: str) -> Side:
+def _sweep_side(store: Store, name: str) -> Side:
     """Return a sweep's runs; of several recipes each run with what its recipe's name adds."""
-    side = _scored(store, name, [one.run for one in store.sweep_cells(name) if one.run])
+    side = _side_of_runs(store, name, [cell.run for cell in store.sweep_cells(name) if cell.run])
     if len({run.recipe_sha256 for run in side.runs}) == 1:
         return side
     runs = (replace(run, cell=run.name.removeprefix(f"{name}-")) for run in side.runs)
     return replace(side, runs=tuple(runs))
 
 
-def _scored(store: Store, label: str, runs: Iterable[Run]) -> Side:
+def _side_of_runs(store: Store, label: str, runs: Iterable[Run]) -> Side:
     """Return the results of those runs that have one: of each recipe and seed the newest."""
     runs = list(runs)
-    done = store.scored_runs(run.id for run in runs if run.state is RunState.SUCCEEDED)
-    newest: dict[tuple[str, int], ScoredRun] = {(one.recipe_sha256, one.seed): one for one in done}
+    results = store.scored_runs(run.id for run in runs if run.state is RunState.SUCCEEDED)
+    newest: dict[tuple[str, int], PerImageResult] = {(result.recipe_sha256, result.seed): result for result in results}
     failed = sum(run.state is RunState.FAILED for run in runs)
     if not newest:
         raise NotFound(f"{label} has no result to compare yet")

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One implementation: ``absent`` is empty, or why it could not be asked."""
+class ImplementationInfo:
+    """One implementation: ``skip_reason`` is empty, or why it could not be asked."""
 
     name: str
     version: str
-    absent: str = ""
+    skip_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ConformanceRow:
     """One check: where the paper says it, and the answers by implementation."""
 
     key: str
@@ -32,17 +32,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Matrix:
+class ConformanceMatrix:
     """Every check against every implementation; ours is the first."""
 
-    implementations: Sequence[Asked]
-    rows: Sequence[Row]
+    implementations: Sequence[ImplementationInfo]
+    rows: Sequence[ConformanceRow]
 
     @property
     def conforms(self) -> bool:
         """Whether ours gives every answer of the paper."""
-        ours = self.implementations[0].name
-        return all(row.answers[ours].verdict == "ok" for row in self.rows)
+        name = self.implementations[0].name
+        return all(row.answers[name].verdict == "ok" for row in self.rows)
 
     def counts(self, name: str) -> tuple[int, int]:
         """Return (right answers, questions asked) of one implementation."""
@@ -50,24 +50,24 @@ class Matrix:
         return verdicts.count("ok"), verdicts.count("ok") + verdicts.count("differs")
 
 
-def conformance_matrix() -> Matrix:
+def conformance_matrix() -> ConformanceMatrix:
     """Ask ours, torch's, Brevitas' and the form of public LSQ code all golden questions."""
     from lsqctl.quant import conformance as golden
 
-    asked = [
+    implementations = [
         golden.ours(__version__),
         golden.torchs(),
         golden.three_lines(),
         golden.brevitas(),
     ]
-    return Matrix(
-        [Asked(one.name, one.version, one.absent) for one in asked],
+    return ConformanceMatrix(
+        [ImplementationInfo(implementation.name, implementation.version, implementation.absent) for implementation in implementations],
         [
-            Row(
+            ConformanceRow(
                 check.key,
                 check.title,
                 check.source,
-                {one.name: golden.answer(check, one) for one in asked},
+                {implementation.name: golden.answer(check, implementation) for implementation in implementations},
             )
             for check in golden.CHECKS
         ],

@@ -10,15 +10,15 @@ from lsqctl.recipe import DATASETS
 from lsqctl.settings import Settings
 
 
-def fetch(name: str, settings: Settings, *, say: Callable[[str], None]) -> Path | None:
+def download_dataset(name: str, settings: Settings, *, notify: Callable[[str], None]) -> Path | None:
     """Download a dataset, checked by its published digest; None for one that needs none.
 
     Raises NotFound for an unknown name, DataError where it cannot be downloaded.
     """
     if name not in DATASETS:
-        known = ", ".join(DATASETS)
-        raise NotFound(f"no dataset `{name}`{did_you_mean(name, DATASETS)} (known: {known})")
+        listed = ", ".join(DATASETS)
+        raise NotFound(f"no dataset `{name}`{did_you_mean(name, DATASETS)} (known: {listed})")
     from lsqctl.training.fetch import fetch_dataset
 
-    say(f"fetching {name} into {settings.data_dir}")
+    notify(f"fetching {name} into {settings.data_dir}")
     return fetch_dataset(name, settings.data_dir)

@@ -9,37 +9,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
-_IGNORED = frozenset({"recipe.name", "recipe.description"})
+_IGNORED_RUN_KEYS = frozenset({"recipe.name", "recipe.description"})
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class RunDeviation:
     """One key and its two values; None where a side has none."""
 
     key: str
-    first: Any
-    second: Any
+    left: Any
+    right: Any
 
 
-def diff_runs(store: Store, first: str, second: str) -> list[Difference]:
-    """Return what differs in recipe, snapshot, circumstances and results, by dotted key."""
-    a, b = _facts(store, first), _facts(store, second)
-    keys = [*a, *(key for key in b if key not in a)]
+def diff_runs(store: Store, left_run_id: str, right_run_id: str) -> list[RunDeviation]:
+    """Return what differs in recipe, provenance, environment and results, by dotted key."""
+    left, right = _comparable_values(store, left_run_id), _comparable_values(store, right_run_id)
+    keys = [*left, *(key for key in right if key not in left)]
     return [
-        Difference(key, a.get(key), b.get(key))
+        RunDeviation(key, left.get(key), right.get(key))
         for key in keys
-        if a.get(key) != b.get(key) and key not in _IGNORED
+        if left.get(key) != right.get(key) and key not in _IGNORED_RUN_KEYS
     ]
 
 
-def _facts(store: Store, run_id: str) -> dict[str, Any]:
+def _comparable_values(store: Store, run_id: str) -> dict[str, Any]:
     detail = store.detail(run_id)
-    facts: dict[str, Any] = flatten({"recipe": detail.recipe, "submit": detail.snapshot})
+    values: dict[str, Any] = flatten({"recipe": detail.recipe, "submit": detail.provenance})
     if detail.attempts:
-        facts |= flatten({"attempt": detail.attempts[-1].circumstances})
-    for one in store.result(run_id):
-        facts[f"result.{one.variant}.{one.selection}.top1"] = 100 * one.n_correct / one.n_total
-    return facts
+        values |= flatten({"attempt": detail.attempts[-1].environment})
+    for evaluation in store.evaluations(run_id):
+        values[f"result.{evaluation.variant}.{evaluation.selection}.top1"] = 100 * evaluation.n_correct / evaluation.n_total
+    return values
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,28 +16,28 @@ from pathlib import Path
 
 from lsqctl.api.findings import Finding
 from lsqctl.settings import Settings
-from lsqctl.store.safety import MOUNTS, file_system, is_network, wal_is_safe
-from lsqctl.wording import counted
+from lsqctl.store.safety import MOUNTS, file_system_type, is_network_file_system, wal_is_safe
+from lsqctl.wording import pluralize
 from lsqctl.worker.slots import cpu_cores
 
 LOW_DISK_BYTES = 2 * 1024**3
 LOW_SHM_BYTES = 256 * 1024**2
 SHM = Path("/dev/shm")  # noqa: S108 (looked at, never written)
 DEVICES = Path("/dev")
-DRIVER = Path("/proc/driver/nvidia/version")
+DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 # The first driver that runs programs of each generation of CUDA (NVIDIA, CUDA Compatibility).
 _FIRST_DRIVER = {11: (450, 80), 12: (525, 60), 13: (580, 65)}
 
 
-def machine(settings: Settings) -> Iterator[Finding]:
+def check_machine(settings: Settings) -> Iterator[Finding]:
     """Yield findings on Python, the libraries, the devices and shared memory."""
-    yield from _python(settings)
-    yield from _libraries()
-    yield from _devices()
-    yield from _shared_memory()
+    yield from _check_python(settings)
+    yield from _check_libraries()
+    yield from _check_devices()
+    yield from _check_shared_memory()
 
 
-def _python(settings: Settings) -> Iterator[Finding]:
+def _check_python(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", f"Python {sys.version.split()[0]}")
     if not settings.db_url.startswith("sqlite"):
         return
@@ -52,7 +52,7 @@ def _python(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _libraries() -> Iterator[Finding]:
+def _check_libraries() -> Iterator[Finding]:
     versions = {}
     for name in ("torch", "torchvision"):
         try:
@@ -62,17 +62,17 @@ def _libraries() -> Iterator[Finding]:
     if versions:
         yield Finding("ok", ", ".join(f"{name} {version}" for name, version in versions.items()))
     if len(versions) == 2:
-        yield from _pair(versions["torch"])
+        yield from _check_torchvision(versions["torch"])
 
 
-def _pair(torch: str) -> Iterator[Finding]:
+def _check_torchvision(torch: str) -> Iterator[Finding]:
     """Find a torchvision that was made for another torch: importing it would fail."""
-    wanted = next((r for r in metadata.requires("torchvision") or () if r.startswith("torch ")), "")
-    match = re.search(r"(==|>=)\s*([\d.]+)", wanted)
+    requirement = next((r for r in metadata.requires("torchvision") or () if r.startswith("torch ")), "")
+    match = re.search(r"(==|>=)\s*([\d.]+)", requirement)
     if match is None:
         return
-    have, want = _numbers(torch), _numbers(match[2])
-    if have < want or (match[1] == "==" and have[: len(want)] != want):
+    installed, required = _version_numbers(torch), _version_numbers(match[2])
+    if installed < required or (match[1] == "==" and installed[: len(required)] != required):
         yield Finding(
             "error",
             f"torchvision wants torch {match[1]}{match[2]}, and torch is {torch}",
@@ -80,15 +80,15 @@ def _pair(torch: str) -> Iterator[Finding]:
         )
 
 
-def _devices() -> Iterator[Finding]:
+def _check_devices() -> Iterator[Finding]:
     gpus = sorted(DEVICES.glob("nvidia[0-9]*"))
-    told = counted(len(gpus), "GPU") if gpus else "no GPU; runs use the CPU"
-    yield Finding("ok", f"{cpu_cores()} CPU cores, {told}")
+    gpu_text = pluralize(len(gpus), "GPU") if gpus else "no GPU; runs use the CPU"
+    yield Finding("ok", f"{cpu_cores()} CPU cores, {gpu_text}")
     if gpus:
-        yield from _cuda()
+        yield from _check_cuda()
 
 
-def _cuda() -> Iterator[Finding]:
+def _check_cuda() -> Iterator[Finding]:
     """Compare what torch was built for with the driver, without importing torch."""
     built = _cuda_of_torch()
     if built is None:
@@ -98,8 +98,8 @@ def _cuda() -> Iterator[Finding]:
             "pip install --force-reinstall torch torchvision, from an index with CUDA builds",
         )
         return
-    driver = _driver()
-    needed = _FIRST_DRIVER.get(_numbers(built)[0])
+    driver = _driver_version()
+    needed = _FIRST_DRIVER.get(_version_numbers(built)[0])
     if driver and needed and driver < needed:
         yield Finding(
             "error",
@@ -120,35 +120,35 @@ def _cuda_of_torch() -> str | None:
     return match[1] if match else None
 
 
-def _driver() -> tuple[int, ...]:
-    if not DRIVER.exists():
+def _driver_version() -> tuple[int, ...]:
+    if not DRIVER_VERSION.exists():
         return ()
-    match = re.search(r"Kernel Module\D*?(\d+\.\d+)", DRIVER.read_text())
-    return _numbers(match[1]) if match else ()
+    match = re.search(r"Kernel Module\D*?(\d+\.\d+)", DRIVER_VERSION.read_text())
+    return _version_numbers(match[1]) if match else ()
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _version_numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0]))
 
 
-def _shared_memory() -> Iterator[Finding]:
+def _check_shared_memory() -> Iterator[Finding]:
     if not SHM.is_dir():
         return
     size = shutil.disk_usage(SHM).total
-    told = f"{size / 1e6:.0f} MB of shared memory at {SHM}"
+    message = f"{size / 1e6:.0f} MB of shared memory at {SHM}"
     if size < LOW_SHM_BYTES:
         yield Finding(
             "warning",
-            f"{told}: data loaders with worker processes may run out of it",
+            f"{message}: data loaders with worker processes may run out of it",
             "docker run --ipc=host or --shm-size=1g; or keep data.workers at 0",
         )
     else:
-        yield Finding("ok", told)
+        yield Finding("ok", message)
 
 
-def disks(settings: Settings) -> Iterator[Finding]:
+def check_disks(settings: Settings) -> Iterator[Finding]:
     """Yield findings on where the workspace lies: rights, room, kind of file system."""
-    folder = next(one for one in (settings.home, *settings.home.parents) if one.is_dir())
+    folder = next(path for path in (settings.home, *settings.home.parents) if path.is_dir())
     if not os.access(folder, os.W_OK):
         yield Finding(
             "error",
@@ -161,13 +161,13 @@ def disks(settings: Settings) -> Iterator[Finding]:
             f"the workspace {folder} is writable by everyone",
             f"chmod o-w {folder}",
         )
-    yield from _network(settings, folder)
-    yield from _room(folder)
+    yield from _check_file_system(settings, folder)
+    yield from _check_free_space(folder)
 
 
-def _network(settings: Settings, folder: Path) -> Iterator[Finding]:
-    kind = file_system(folder.resolve(), MOUNTS.read_text() if MOUNTS.exists() else "")
-    if not is_network(kind):
+def _check_file_system(settings: Settings, folder: Path) -> Iterator[Finding]:
+    kind = file_system_type(folder.resolve(), MOUNTS.read_text() if MOUNTS.exists() else "")
+    if not is_network_file_system(kind):
         return
     if settings.db_url.startswith("sqlite"):
         yield Finding(
@@ -179,10 +179,10 @@ def _network(settings: Settings, folder: Path) -> Iterator[Finding]:
         yield Finding("ok", f"the workspace is on a network file system ({kind})")
 
 
-def _room(folder: Path) -> Iterator[Finding]:
+def _check_free_space(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
-    told = f"{free / 1e9:.1f} GB free at {folder}"
+    message = f"{free / 1e9:.1f} GB free at {folder}"
     if free < LOW_DISK_BYTES:
-        yield Finding("warning", told, "lsqctl runs gc shows what can go; or --home elsewhere")
+        yield Finding("warning", message, "lsqctl runs gc shows what can go; or --home elsewhere")
     else:
-        yield Finding("ok", told)
+        yield Finding("ok", message)

@@ -9,49 +9,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.api.findings import Finding
-from lsqctl.api.gc import find_rubbish
-from lsqctl.api.watch import Watched, watch
+from lsqctl.api.gc import find_garbage
+from lsqctl.api.watch import QueueStatus, read_queue_status
 from lsqctl.api.workspace import open_workspace
 from lsqctl.errors import LsqctlError, OlderSchema
 from lsqctl.run import RunState
 from lsqctl.settings import Settings
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.checkup import QueueState
+    from lsqctl.store.checkup import QueueHealth
 
-LONG_WAIT = timedelta(days=1)
-SKEW = timedelta(seconds=2)
+LONG_QUEUE_WAIT = timedelta(days=1)
+MAX_CLOCK_SKEW = timedelta(seconds=2)
 
 
-def database(settings: Settings) -> Iterator[Finding]:
+def check_database(settings: Settings) -> Iterator[Finding]:
     """Yield findings on the database and what is in it."""
     try:
         with open_workspace(settings, migrate=False) as store:
-            yield from _opened(store, settings)
+            yield from _check_store(store, settings)
     except OlderSchema as error:
-        what = str(error).partition(";")[0]
-        yield Finding("warning", what, "lsqctl db upgrade (every other command does it, too)")
+        message = str(error).partition(";")[0]
+        yield Finding("warning", message, "lsqctl db upgrade (every other command does it, too)")
     except LsqctlError as error:
-        what, _, fix = str(error).partition("; ")
-        yield Finding("error", what, fix or "name another database with --db, or another --home")
+        message, _, fix = str(error).partition("; ")
+        yield Finding("error", message, fix or "name another database with --db, or another --home")
 
 
-def _opened(store: Store, settings: Settings) -> Iterator[Finding]:
+def _check_store(store: Store, settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", f"database {store.url}, schema {store.schema_version()}")
     for text in store.check():
-        what, _, fix = text.partition("; ")
+        message, _, fix = text.partition("; ")
         restore = "restore a copy made by lsqctl db backup (db/README.md)"
-        yield Finding("error", what, fix or restore)
-    yield from _clock(store)
-    yield from _queue(store)
-    yield from _files(store, settings)
+        yield Finding("error", message, fix or restore)
+    yield from _check_clock(store)
+    yield from _check_queue(store)
+    yield from _check_files(store, settings)
 
 
-def _clock(store: Store) -> Iterator[Finding]:
+def _check_clock(store: Store) -> Iterator[Finding]:
     skew = store.clock_skew()
-    if abs(skew) > SKEW:
+    if abs(skew) > MAX_CLOCK_SKEW:
         seconds = abs(skew).total_seconds()
         side = "ahead of" if skew > timedelta() else "behind"
         yield Finding(
@@ -61,69 +61,69 @@ def _clock(store: Store) -> Iterator[Finding]:
         )
 
 
-def _queue(store: Store) -> Iterator[Finding]:
-    seen = watch(store)
-    told = ", ".join(f"{count} {state}" for state, count in seen.sight.counts.items() if count)
-    yield Finding("ok", f"runs: {told or 'none yet'}")
-    yield from _workers(seen)
-    state = store.queue_state(LONG_WAIT)
-    yield from _held(state)
-    yield from _too_large(state, seen)
-    yield from _too_long(state)
-    if failed := seen.sight.counts[RunState.FAILED]:
+def _check_queue(store: Store) -> Iterator[Finding]:
+    status = read_queue_status(store)
+    counts_text = ", ".join(f"{count} {state}" for state, count in status.overview.counts.items() if count)
+    yield Finding("ok", f"runs: {counts_text or 'none yet'}")
+    yield from _check_workers(status)
+    state = store.queue_health(LONG_QUEUE_WAIT)
+    yield from _check_held(state)
+    yield from _check_unschedulable(state, status)
+    yield from _check_queue_wait(state)
+    if failed := status.overview.counts[RunState.FAILED]:
         yield Finding("warning", f"{failed} failed", "lsqctl runs ls --state failed")
 
 
-def _workers(seen: Watched) -> Iterator[Finding]:
-    live = [one for one in seen.sight.workers if not one.lost]
-    queued = sum(one.count for one in seen.sight.pending if not one.held)
-    for one in seen.workers:
-        identity = one.worker.identity
-        if one.lost:
-            runs = f", with {counted(one.busy, 'run')}" if one.busy else ""
+def _check_workers(status: QueueStatus) -> Iterator[Finding]:
+    live = [entry for entry in status.overview.workers if not entry.stale]
+    queued = sum(entry.count for entry in status.overview.pending if not entry.held)
+    for entry in status.workers:
+        identity = entry.worker.identity
+        if entry.stale:
+            runs = f", with {pluralize(entry.running_runs, 'run')}" if entry.running_runs else ""
             yield Finding(
                 "warning",
                 f"worker {identity.name} on {identity.host} is lost: it was last seen "
-                f"{one.seen_seconds:.0f} s ago{runs}",
+                f"{entry.seconds_since_heartbeat:.0f} s ago{runs}",
                 "lsqctl worker --until-empty (any worker takes its runs up again)",
             )
-        elif one.notice:
-            yield Finding("ok", f"worker {identity.name}: {one.notice}")
+        elif entry.notice:
+            yield Finding("ok", f"worker {identity.name}: {entry.notice}")
     if queued and not live:
         yield Finding(
             "warning",
-            f"{counted(queued, 'run')} queued, and no worker is at work",
+            f"{pluralize(queued, 'run')} queued, and no worker is at work",
             "lsqctl worker --until-empty",
         )
     elif live:
-        slots = sum(one.worker.identity.slots for one in live)
+        slots = sum(entry.worker.identity.slots for entry in live)
         yield Finding("ok", f"{len(live)} workers at work, {slots} slots")
 
 
-def _held(state: QueueState) -> Iterator[Finding]:
+def _check_held(state: QueueHealth) -> Iterator[Finding]:
     if state.held:
         yield Finding(
             "warning",
-            f"{counted(state.held, 'run')} held, {state.held_run} the oldest",
+            f"{pluralize(state.held, 'run')} held, {state.held_run} the oldest",
             f"lsqctl runs release {state.held_run}",
         )
 
 
-def _too_large(state: QueueState, seen: Watched) -> Iterator[Finding]:
+def _check_unschedulable(state: QueueHealth, status: QueueStatus) -> Iterator[Finding]:
     """Find runs that reserve more GPUs than any live worker has: nobody will ever take them."""
-    live = [one.worker.identity for one in seen.sight.workers if not one.lost]
-    most = max((one.slots for one in live if one.device.startswith("cuda")), default=0)
-    if live and state.most_gpus > max(1, most):
+    identities = [entry.worker.identity for entry in status.overview.workers if not entry.stale]
+    most_slots = max((entry.slots for entry in identities if entry.device.startswith("cuda")), default=0)
+    if identities and state.max_gpus > max(1, most_slots):
         yield Finding(
             "warning",
-            f"run {state.largest_run} reserves {state.most_gpus} GPUs, and the largest worker at "
-            f"work has {most}",
-            f"start a worker on a machine with {state.most_gpus} GPUs, or lsqctl runs cancel "
+            f"run {state.largest_run} reserves {state.max_gpus} GPUs, and the largest worker at "
+            f"work has {most_slots}",
+            f"start a worker on a machine with {state.max_gpus} GPUs, or lsqctl runs cancel "
             f"{state.largest_run}",
         )
 
 
-def _too_long(state: QueueState) -> Iterator[Finding]:
+def _check_queue_wait(state: QueueHealth) -> Iterator[Finding]:
     if state.oldest_run and state.oldest_hours:
         yield Finding(
             "warning",
@@ -132,30 +132,30 @@ def _too_long(state: QueueState) -> Iterator[Finding]:
         )
 
 
-def _files(store: Store, settings: Settings) -> Iterator[Finding]:
+def _check_files(store: Store, settings: Settings) -> Iterator[Finding]:
     """Compare the checkpoints that have a row with those on this machine's disk."""
-    gone: Counter[str] = Counter()
-    for run_id, directory in store.checkpoint_folders():
-        here = settings.run_dir(run_id)
-        if here.is_dir() and not (here / Path(directory).name).is_dir():
-            gone[run_id] += 1
-    if gone:
-        shown = ", ".join(sorted(gone)[:3]) + (", …" if len(gone) > 3 else "")
+    missing: Counter[str] = Counter()
+    for run_id, directory in store.checkpoint_directories():
+        run_dir = settings.run_dir(run_id)
+        if run_dir.is_dir() and not (run_dir / Path(directory).name).is_dir():
+            missing[run_id] += 1
+    if missing:
+        shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         yield Finding(
             "warning",
-            f"{counted(gone.total(), 'checkpoint')} of {counted(len(gone), 'run')} without files "
+            f"{pluralize(missing.total(), 'checkpoint')} of {pluralize(len(missing), 'run')} without files "
             f"({shown})",
             f"restore {settings.runs_dir} from a copy, or lsqctl runs rm them and submit again",
         )
-    found = find_rubbish(store, settings)
-    if found.rubbish:
-        size = sum(one.size_bytes for one in found.rubbish) / 1e9
+    report = find_garbage(store, settings)
+    if report.garbage:
+        size = sum(item.size_bytes for item in report.garbage) / 1e9
         yield Finding(
             "ok", f"{size:.2f} GB of old checkpoints and leftovers can go", "lsqctl runs gc"
         )
-    if found.strange:
+    if report.unknown_dirs:
         yield Finding(
             "warning",
-            f"the database knows none of the {found.strange} run folders in {settings.runs_dir}",
+            f"the database knows none of the {report.unknown_dirs} run folders in {settings.runs_dir}",
             "--home and --db belong together: name the workspace's own database",
         )

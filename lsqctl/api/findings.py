@@ -13,9 +13,9 @@ class Finding:
     """One thing looked at. ``fix`` is never empty where it does not stand well."""
 
     level: Level
-    what: str
+    message: str
     fix: str = ""
 
     def __post_init__(self) -> None:
         if self.level != "ok" and not self.fix:
-            raise ValueError(f"a finding that is not ok needs a fix: {self.what}")
+            raise ValueError(f"a finding that is not ok needs a fix: {self.message}")

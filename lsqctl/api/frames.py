@@ -15,30 +15,30 @@ def load_board(
     where: str | None = None,
     dataset: str | None = None,
     per_run: bool = False,
-    references: bool = True,
+    include_published: bool = True,
     settings: Settings | None = None,
 ) -> DataFrame:
     """Return the board's rows, best first, with the columns of docs/csv.md; missing is ``pd.NA``.
 
     ``where`` is a filter as ``lsqctl leaderboard --where`` takes it, ``per_run`` makes a row of
-    each run, ``references`` adds published rows of the same datasets. Raises NotFound without a
+    each run, ``include_published`` adds published rows of its datasets. Raises NotFound without a
     workspace, FilterError for a filter that is none.
     """
-    from lsqctl.api.board import board
+    from lsqctl.api.board import build_board
     from lsqctl.api.workspace import open_workspace
     from lsqctl.leaderboard.frame import to_frame
 
-    here = settings or load_settings()
-    store = open_workspace(here)
+    resolved = settings or load_settings()
+    store = open_workspace(resolved)
     try:
         return to_frame(
-            board(
+            build_board(
                 store,
                 where=where,
                 dataset=dataset,
                 per_run=per_run,
-                references="auto" if references else "none",
-                settings=here,
+                show_published="auto" if include_published else "none",
+                settings=resolved,
             )
         )
     finally:

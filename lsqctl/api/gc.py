@@ -13,41 +13,41 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lsqctl.api.remove import remove_tree, size_of
-from lsqctl.run import UNFINISHED
+from lsqctl.api.remove import remove_tree, tree_size
+from lsqctl.run import ACTIVE_STATES
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.housekeeping import Housed
+    from lsqctl.store.housekeeping import RunRetention
 
-Kind = Literal["checkpoint", "half-written", "no run"]
+GarbageKind = Literal["checkpoint", "half-written", "no run"]
 _CHECKPOINT = re.compile(r"ckpt-(\d{8,})(?:\.old)?")
-_TEMPORARY = re.compile(r"ckpt\.tmp\.([0-9a-f]+)")
+_HALF_WRITTEN = re.compile(r"ckpt\.tmp\.([0-9a-f]+)")
 _RUN_FOLDER = re.compile(r"[2-9bcdfghjkmnpqrstvwxz]{8}")
 
 
 @dataclass(frozen=True, slots=True)
-class Rubbish:
+class Garbage:
     """One folder that may go, of which run, and why."""
 
     run_id: str
     path: Path
-    kind: Kind
+    kind: GarbageKind
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What may go; ``strange`` counts run folders of which the database knows none at all."""
+class GarbageReport:
+    """What may go; ``unknown_dirs`` counts run folders of which the database knows none at all."""
 
-    rubbish: tuple[Rubbish, ...]
-    strange: int = 0
+    garbage: tuple[Garbage, ...]
+    unknown_dirs: int = 0
 
 
-def find_rubbish(
+def find_garbage(
     store: Store, settings: Settings, *, keep_last: int = 1, older_than: float = 0.0
-) -> Found:
+) -> GarbageReport:
     """Return what may go, by run; of runs that ended less than ``older_than`` seconds ago nothing.
 
     ``keep_last`` newest checkpoints of each finished run stay, at least one: a failed run is
@@ -56,33 +56,33 @@ def find_rubbish(
     """
     # the disk before the rows: what a run or an attempt made since is never taken for nobody's
     folders = _run_folders(settings.runs_dir)
-    half_written = {folder: sorted(folder.glob("ckpt.tmp.*")) for folder in folders}
-    known = store.housed([folder.name for folder in folders])
-    before = datetime.now(UTC) - timedelta(seconds=older_than)
-    found: list[Rubbish] = []
+    temporaries = {folder: sorted(folder.glob("ckpt.tmp.*")) for folder in folders}
+    retentions = store.retention([folder.name for folder in folders])
+    cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
+    garbage: list[Garbage] = []
     for folder in folders:
-        housed = known.get(folder.name)
-        if housed is not None:
-            found += _dead(folder.name, half_written[folder], housed.fence)
-            found += _old(folder, housed, keep_last=max(1, keep_last), before=before)
+        retention = retentions.get(folder.name)
+        if retention is not None:
+            garbage += _half_written(folder.name, temporaries[folder], retention.fence)
+            garbage += _old_checkpoints(folder, retention, keep_last=max(1, keep_last), cutoff=cutoff)
         elif (settings.trash_dir / folder.name).exists():
             continue  # on its way into the trash, or out of it
-        elif known and _untouched_since(folder, before):
-            found.append(Rubbish(folder.name, folder, "no run", size_of(folder)))
-    return Found(tuple(found), strange=0 if known else len(folders))
+        elif retentions and _untouched_since(folder, cutoff):
+            garbage.append(Garbage(folder.name, folder, "no run", tree_size(folder)))
+    return GarbageReport(tuple(garbage), unknown_dirs=0 if retentions else len(folders))
 
 
-def remove_rubbish(store: Store, rubbish: Sequence[Rubbish]) -> list[Rubbish]:
+def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     """Remove what was found and return what went; a run that was tried again keeps its own."""
-    gone = []
-    for one in rubbish:
-        if one.kind == "no run" and store.housed([one.run_id]):
+    removed = []
+    for item in garbage:
+        if item.kind == "no run" and store.retention([item.run_id]):
             continue
-        if one.kind == "checkpoint" and not store.forget_checkpoints(one.run_id, [one.path.name]):
+        if item.kind == "checkpoint" and not store.delete_checkpoints(item.run_id, [item.path.name]):
             continue
-        remove_tree(one.path)
-        gone.append(one)
-    return gone
+        remove_tree(item.path)
+        removed.append(item)
+    return removed
 
 
 def _run_folders(runs_dir: Path) -> list[Path]:
@@ -95,34 +95,34 @@ def _run_folders(runs_dir: Path) -> list[Path]:
     )
 
 
-def _dead(run_id: str, half_written: Sequence[Path], fence: str | None) -> Iterator[Rubbish]:
-    for path in half_written:
-        match = _TEMPORARY.fullmatch(path.name)
+def _half_written(run_id: str, paths: Sequence[Path], fence: str | None) -> Iterator[Garbage]:
+    for path in paths:
+        match = _HALF_WRITTEN.fullmatch(path.name)
         if match and match[1] != fence:
-            yield Rubbish(run_id, path, "half-written", size_of(path))
+            yield Garbage(run_id, path, "half-written", tree_size(path))
 
 
-def _old(folder: Path, housed: Housed, *, keep_last: int, before: datetime) -> Iterator[Rubbish]:
-    if housed.state in UNFINISHED or housed.finished_at is None or housed.finished_at > before:
+def _old_checkpoints(folder: Path, retention: RunRetention, *, keep_last: int, cutoff: datetime) -> Iterator[Garbage]:
+    if retention.state in ACTIVE_STATES or retention.finished_at is None or retention.finished_at > cutoff:
         return
-    kept = set(housed.needed)
-    newest = sorted(_checkpoints(folder), key=_age, reverse=True)
+    kept = set(retention.needed)
+    newest = sorted(_checkpoints(folder), key=_step_of, reverse=True)
     kept |= {path.name for path in newest[:keep_last]}
     for path in reversed(newest):
         if path.name not in kept:
-            yield Rubbish(folder.name, path, "checkpoint", size_of(path))
+            yield Garbage(folder.name, path, "checkpoint", tree_size(path))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    found = [path for path in folder.glob("ckpt-*") if _CHECKPOINT.fullmatch(path.name)]
-    return [path for path in found if path.is_dir() and not path.is_symlink()]
+    paths = [path for path in folder.glob("ckpt-*") if _CHECKPOINT.fullmatch(path.name)]
+    return [path for path in paths if path.is_dir() and not path.is_symlink()]
 
 
-def _age(path: Path) -> tuple[int, bool]:
+def _step_of(path: Path) -> tuple[int, bool]:
     match = _CHECKPOINT.fullmatch(path.name)
     assert match is not None
     return int(match[1]), not path.name.endswith(".old")
 
 
-def _untouched_since(folder: Path, before: datetime) -> bool:
-    return datetime.fromtimestamp(folder.lstat().st_mtime, UTC) <= before
+def _untouched_since(folder: Path, cutoff: datetime) -> bool:
+    return datetime.fromtimestamp(folder.lstat().st_mtime, UTC) <= cutoff

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound
-from lsqctl.run import UNFINISHED, RunState
+from lsqctl.run import ACTIVE_STATES, RunState
 from lsqctl.worker.order import log_path
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
 POLL_SECONDS = 0.3
-_QUIET_LOOKS = 2  # so often nothing new is seen before a log counts as read to its end
-_ELSEWHERE_LOOKS = 20
+_QUIET_POLLS = 2  # so often nothing new is seen before a log counts as read to its end
+_ELSEWHERE_POLLS = 20
 
 
-def read_log(store: Store, run_id: str, folder: Path, attempt: int | None = None) -> str:
+def read_log(store: Store, run_id: str, run_dir: Path, attempt: int | None = None) -> str:
     """Return the log of an attempt, by default the latest."""
     number = attempt or store.detail(run_id).run.attempt
     if not number:
         raise NotFound(f"run {run_id} has not been started; `lsqctl worker` starts queued runs")
-    path = log_path(folder, number)
+    path = log_path(run_dir, number)
     try:
         return path.read_text(errors="replace")
     except FileNotFoundError:
@@ -38,40 +38,40 @@ def read_log(store: Store, run_id: str, folder: Path, attempt: int | None = None
 def follow_log(
     store: Store,
     run_id: str,
-    folder: Path,
+    run_dir: Path,
     attempt: int = 1,
     *,
-    say: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Yield log text as it is written, from an attempt on into later ones, until the run ended.
 
     A log is left only when the store says that its attempt is over and nothing came for a moment
-    after that: a trainer's last words come after it has told the store. ``say`` hears of a log
+    after that: a trainer's last words come after it has told the store. ``notify`` hears of a log
     that is not on this machine.
     """
-    log, silent = _Log(log_path(folder, attempt)), 0
+    log, quiet_polls = _LogReader(log_path(run_dir, attempt)), 0
     while True:
         run = store.detail(run_id).run  # before the file: what it says, the file has by now
-        if piece := log.read():
-            silent = 0
-            yield piece
+        if chunk := log.read():
+            quiet_polls = 0
+            yield chunk
             continue
-        silent += 1
-        over = run.attempt > attempt or run.state not in UNFINISHED
-        if over and silent >= _QUIET_LOOKS:
-            yield log.rest()
+        quiet_polls += 1
+        ended = run.attempt > attempt or run.state not in ACTIVE_STATES
+        if ended and quiet_polls >= _QUIET_POLLS:
+            yield log.flush()
             if run.attempt <= attempt:
                 return
             attempt += 1
-            log, silent = _Log(log_path(folder, attempt)), 0
+            log, quiet_polls = _LogReader(log_path(run_dir, attempt)), 0
             yield f"--- attempt {attempt} ---\n"
             continue
-        if silent == _ELSEWHERE_LOOKS and run.state is RunState.RUNNING and log.missing:
-            say(f"no log of attempt {attempt} here yet; it lies on the machine of {run.worker}")
+        if quiet_polls == _ELSEWHERE_POLLS and run.state is RunState.RUNNING and log.missing:
+            notify(f"no log of attempt {attempt} here yet; it lies on the machine of {run.worker}")
         time.sleep(POLL_SECONDS)
 
 
-class _Log:
+class _LogReader:
     """A growing file; a character whose bytes are not all there yet waits for the rest."""
 
     def __init__(self, path: Path) -> None:
@@ -99,7 +99,7 @@ class _Log:
             self._line_ended = text.endswith("\n")
         return text
 
-    def rest(self) -> str:
+    def flush(self) -> str:
         """Return what ends the log: half a character, and a line's end where there is none."""
         half = self._decode(b"", True)
         return half + ("" if self._line_ended and not half else "\n")

@@ -23,13 +23,13 @@ def load_model(run: str, *, settings: Settings | None = None) -> nn.Module:
     from lsqctl.training.restore import restore_model
     from lsqctl.worker.inputs import parent_checkpoint
 
-    here = settings or load_settings()
-    store = open_workspace(here)
+    resolved = settings or load_settings()
+    store = open_workspace(resolved)
     try:
         detail = store.detail(store.resolve(run).id)
         if not store.checkpoints(detail.run.id):
             raise NotFound(f"run {detail.run.id} ({detail.run.state}) has no checkpoint yet")
-        directory = parent_checkpoint(store, detail.run.id, here.run_dir(detail.run.id))
+        checkpoint_dir = parent_checkpoint(store, detail.run.id, resolved.run_dir(detail.run.id))
     finally:
         store.close()
-    return restore_model(load_stored(detail.recipe), directory)
+    return restore_model(load_stored(detail.recipe), checkpoint_dir)

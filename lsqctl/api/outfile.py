@@ -9,7 +9,7 @@ from pathlib import Path
 from lsqctl.errors import UsageError
 
 
-def check_free(path: Path, *, force: bool = False) -> None:
+def check_overwrite(path: Path, *, force: bool = False) -> None:
     """Raise UsageError for a link, for what is no plain file, and, unless forced, for a file."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise UsageError(f"{path} is a link or not a plain file; name another path")
@@ -17,12 +17,12 @@ def check_free(path: Path, *, force: bool = False) -> None:
         raise UsageError(f"{path} exists; --force overwrites it")
 
 
-def write_whole(path: Path, data: bytes, *, force: bool = False) -> None:
+def write_atomic(path: Path, data: bytes, *, force: bool = False) -> None:
     """Write ``data`` to ``path`` by renaming: a full disk or a crash leaves no half of it.
 
     Raises UsageError, in one line, where it cannot.
     """
-    check_free(path, force=force)
+    check_overwrite(path, force=force)
     temporary = path.with_name(f".lsqctl.{os.getpid()}.tmp")
     try:
         with open(temporary, "xb") as file:  # x: never through a link that lies in wait

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.api.board import board
-from lsqctl.api.outfile import check_free, write_whole
-from lsqctl.api.sweeps import sweep_named
+from lsqctl.api.board import build_board
+from lsqctl.api.outfile import check_overwrite, write_atomic
+from lsqctl.api.sweeps import resolve_sweep
 from lsqctl.errors import NotFound, UsageError, did_you_mean
 from lsqctl.leaderboard.charts.accuracy import Cost, against_bits
 from lsqctl.leaderboard.charts.chart import Chart
@@ -46,21 +46,21 @@ def plot_bits(
     return charts
 
 
-def plot_curves(store: Store, refs: Sequence[str], metric: str, split: str) -> list[Chart]:
+def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) -> list[Chart]:
     """Return one metric of several runs by step.  Raises NotFound, with the nearest metric."""
-    runs = [store.resolve(ref) for ref in refs]
+    runs = [store.resolve(run_ref) for run_ref in run_refs]
     points = {f"{run.name} {run.id}": store.metrics(run.id, metric, split) for run in runs}
     if not any(points.values()):
-        known = {f"{one.name}/{one.split}" for run in runs for one in store.summaries(run.id)}
-        listed = f"; there are {', '.join(sorted(known))}" if known else "; nothing was recorded"
-        guess = did_you_mean(f"{metric}/{split}", known)
-        raise NotFound(f"no {metric}/{split} was recorded{guess}{listed}")
+        metric_names = {f"{summary.name}/{summary.split}" for run in runs for summary in store.summaries(run.id)}
+        listed = f"; there are {', '.join(sorted(metric_names))}" if metric_names else "; nothing was recorded"
+        hint = did_you_mean(f"{metric}/{split}", metric_names)
+        raise NotFound(f"no {metric}/{split} was recorded{hint}{listed}")
     return [several_runs(points, metric, split)]
 
 
-def plot_steps(store: Store, ref: str) -> list[Chart]:
+def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:
     """Return the step sizes of a run, of weights and of inputs.  Raises NotFound."""
-    run = store.resolve(ref)
+    run = store.resolve(run_ref)
     charts = step_sizes(store.quantizer_stats(run.id))
     if not charts:
         raise NotFound(f"run {run.id} has no step sizes: it is not quantized, or has no epoch yet")
@@ -73,18 +73,18 @@ def plot_ablation(
     """Return Top-1 by the value of a recipe's key, over all runs or a sweep's.  Raises NotFound."""
     rows = store.board_rows()
     if sweep is not None:
-        wanted = set(store.sweep_run_ids(sweep_named(store, sweep) or ""))
-        rows = [row for row in rows if row.run_id in wanted]
-    tables = [one for one in rank(rows, dataset=dataset).tables if one.counts.groups]
+        run_ids = set(store.sweep_run_ids(resolve_sweep(store, sweep) or ""))
+        rows = [row for row in rows if row.run_id in run_ids]
+    tables = [table for table in rank(rows, dataset=dataset).tables if table.counts.groups]
     if not tables:
         raise NotFound("no finished run to draw; `lsqctl runs ls` shows what there is")
     recipes = {
         row.recipe_sha256 or "": store.detail(row.best_run or "").recipe for row in tables[0].rows
     }
-    values = {sha: _value(recipe, key) for sha, recipe in recipes.items()}
+    values = {sha: _value_at(recipe, key) for sha, recipe in recipes.items()}
     if all(value is None for value in values.values()):
-        known = sorted({name for recipe in recipes.values() for name in _keys(recipe)})
-        raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, known)}")
+        recipe_keys = sorted({name for recipe in recipes.values() for name in _flat_keys(recipe)})
+        raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, recipe_keys)}")
     return [ablation(tables[0].rows, key, values, dataset=tables[0].dataset)]
 
 
@@ -95,34 +95,34 @@ def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> i
     ending = path.suffix.removeprefix(".").lower()
     if ending not in ENDINGS:
         raise UsageError(f"{path}: a plot is .svg, .pdf or .png, not `{path.suffix or path}`")
-    check_free(path, force=force)
+    check_overwrite(path, force=force)
     data = draw(charts, ending)
-    write_whole(path, data, force=force)
+    write_atomic(path, data, force=force)
     return len(data)
 
 
 def _table(store: Store, dataset: str | None, settings: Settings | None) -> Table:
     """Return the table of one dataset; that with own runs where none is named."""
-    tables = board(store, dataset=dataset, settings=settings).tables
+    tables = build_board(store, dataset=dataset, settings=settings).tables
     if not tables:
         raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")
     return tables[0]
 
 
-def _value(recipe: Mapping[str, Any], key: str) -> object:
-    found: Any = recipe
+def _value_at(recipe: Mapping[str, Any], key: str) -> object:
+    node: Any = recipe
     for part in key.split("."):
-        if not isinstance(found, Mapping):
+        if not isinstance(node, Mapping):
             return None
-        found = found.get(part)
-    return found if isinstance(found, str | int | float | bool) else None
+        node = node.get(part)
+    return node if isinstance(node, str | int | float | bool) else None
 
 
-def _keys(recipe: Mapping[str, Any], before: str = "") -> list[str]:
-    found = []
+def _flat_keys(recipe: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
     for name, value in recipe.items():
         if isinstance(value, Mapping):
-            found += _keys(value, f"{before}{name}.")
+            keys += _flat_keys(value, f"{prefix}{name}.")
         elif value is not None:
-            found.append(f"{before}{name}")
-    return found
+            keys.append(f"{prefix}{name}")
+    return keys

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lsqctl import __version__
-from lsqctl.settings import recorded_environment
+from lsqctl.settings import recorded_variables
 from lsqctl.training.digest import code_sha256
 
-_PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
+_RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
 
 
-def snapshot(folder: Path) -> dict[str, Any]:
+def collect_provenance(folder: Path) -> dict[str, Any]:
     """Return what is true now of the code and of the machine that submits from ``folder``."""
     git = git_state(folder)
     return {
@@ -29,8 +29,8 @@ def snapshot(folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
-        "packages": versions(_PACKAGES),
-        "variables": recorded_environment(),
+        "packages": installed_versions(_RECORDED_PACKAGES),
+        "variables": recorded_variables(),
     }
 
 
@@ -56,7 +56,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
             check=False,
@@ -65,15 +65,15 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return completed.stdout if completed.returncode == 0 else None
 
 
-def versions(names: Iterable[str]) -> dict[str, str]:
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
     """Return the version of each of these packages that is installed; none is imported."""
-    found = {}
+    by_name = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            by_name[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return by_name

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lsqctl.api.workspace import make_home
+from lsqctl.api.workspace import create_workspace
 from lsqctl.errors import DataError, NotFound, StoreError, UsageError, did_you_mean
 from lsqctl.leaderboard.archive import ArchiveTable, read_tables
 from lsqctl.leaderboard.published import PublishedRow, as_reference, published_rows
@@ -20,11 +20,11 @@ from lsqctl.settings import Settings
 
 MAX_FILE_BYTES = 200_000_000
 
-Outcome = Literal["added", "known", "replaced"]
+AddOutcome = Literal["added", "known", "replaced"]
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportReport:
     """What an import has found: new rows, how many were there already, and what to look at.
 
     ``warnings`` say of a row why the board cannot show it (it is kept, and `--view pwc` shows it),
@@ -34,26 +34,26 @@ class Imported:
     task: str
     dataset: str
     rows: tuple[PublishedRow, ...]
-    known: int
+    n_existing: int
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ArchiveTableSummary:
     """One table of an archive: its task, its dataset, and how many rows it has."""
 
     task: str
     dataset: str
-    rows: int
+    n_rows: int
 
 
-def added_rows(settings: Settings) -> Added:
+def load_workspace_results(settings: Settings) -> Added:
     """Return what this workspace has added.  Raises DataError, naming the file and the line."""
-    path = settings.references_file
+    path = settings.published_results_file
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DataError(
-                f"{path} is larger than {MAX_FILE_BYTES:,} bytes: no list of references"
+                f"{path} is larger than {MAX_FILE_BYTES:,} bytes: no list of published results"
             )
         return load_added(path.read_text("utf-8"), where=str(path))
     except FileNotFoundError:
@@ -64,43 +64,43 @@ def added_rows(settings: Settings) -> Added:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
-def all_references(settings: Settings | None) -> list[Reference]:
-    """Return the bundled references and those of the workspace, no result twice."""
+def load_published_results(settings: Settings | None) -> list[Reference]:
+    """Return the bundled published results and those of the workspace, none twice."""
     bundled = load_references()
-    return bundled if settings is None else added_rows(settings).shown(bundled)
+    return bundled if settings is None else load_workspace_results(settings).shown(bundled)
 
 
-def add_reference(
-    settings: Settings, reference: Reference, *, replaces: bool = False, dry_run: bool = False
-) -> Outcome:
+def add_published_result(
+    settings: Settings, published: Reference, *, overwrite: bool = False, dry_run: bool = False
+) -> AddOutcome:
     """Add a row; one that is there already, word for word, is left as it is.
 
-    Raises UsageError for another row of its dataset and model, unless ``replaces`` and it is one
+    Raises UsageError for another row of its dataset and model, unless ``overwrite`` and it is one
     that was added here: bundled rows stay.
     """
     with _locked(settings, dry_run=dry_run):
-        added = added_rows(settings)
-        key = (reference.dataset, reference.model)
-        if reference in (*load_references(), *added.references):
+        results = load_workspace_results(settings)
+        key = (published.dataset, published.model)
+        if published in (*load_references(), *results.references):
             return "known"
-        if any((one.dataset, one.model) == key for one in load_references()):
+        if any((row.dataset, row.model) == key for row in load_references()):
             raise UsageError(
-                f"{reference.model} of {reference.dataset} ships with lsqctl, with other values; "
+                f"{published.model} of {published.dataset} ships with lsqctl, with other values; "
                 "give the row a name of its own"
             )
-        others = tuple(one for one in added.references if (one.dataset, one.model) != key)
-        taken = len(others) < len(added.references)
-        if taken and not replaces:
+        kept = tuple(row for row in results.references if (row.dataset, row.model) != key)
+        existed = len(kept) < len(results.references)
+        if existed and not overwrite:
             raise UsageError(
-                f"{reference.model} of {reference.dataset} was added with other values; --replace "
+                f"{published.model} of {published.dataset} was added with other values; --replace "
                 "puts this row in its place"
             )
         if not dry_run:
-            _write(settings, replace(added, references=(*others, reference)))
-        return "replaced" if taken else "added"
+            _write_results(settings, replace(results, references=(*kept, published)))
+        return "replaced" if existed else "added"
 
 
-def remove_references(
+def remove_published_results(
     settings: Settings, model: str, *, dataset: str | None = None, dry_run: bool = False
 ) -> list[Reference | PublishedRow]:
     """Take out the rows of this name that were added or imported here, and return them.
@@ -108,83 +108,83 @@ def remove_references(
     Raises UsageError for one that ships with lsqctl, NotFound for an unknown one.
     """
     with _locked(settings, dry_run=dry_run):
-        added = added_rows(settings)
-        here: list[Reference | PublishedRow] = [*added.references, *added.rows]
-        gone = [one for one in here if one.model == model and dataset in (None, one.dataset)]
-        if not gone:
-            if any(one.model == model for one in load_references()):
-                raise UsageError(f"{model} ships with lsqctl; --references none hides such rows")
-            hint = did_you_mean(model, sorted({one.model for one in here}))
-            where = f" of {dataset}" if dataset else ""
-            raise NotFound(f"no row `{model}`{where} was added to this workspace{hint}")
+        results = load_workspace_results(settings)
+        candidates: list[Reference | PublishedRow] = [*results.references, *results.rows]
+        removed = [row for row in candidates if row.model == model and dataset in (None, row.dataset)]
+        if not removed:
+            if any(row.model == model for row in load_references()):
+                raise UsageError(f"{model} ships with lsqctl; --published none hides such rows")
+            hint = did_you_mean(model, sorted({row.model for row in candidates}))
+            scope = f" of {dataset}" if dataset else ""
+            raise NotFound(f"no row `{model}`{scope} was added to this workspace{hint}")
         if not dry_run:
-            references = tuple(one for one in added.references if one not in gone)
-            rows = tuple(one for one in added.rows if one not in gone)
-            _write(settings, replace(added, references=references, rows=rows))
-    return gone
+            kept_results = tuple(row for row in results.references if row not in removed)
+            rows = tuple(row for row in results.rows if row not in removed)
+            _write_results(settings, replace(results, references=kept_results, rows=rows))
+    return removed
 
 
-def contents(path: Path) -> list[Contents]:
+def list_archive_tables(path: Path) -> list[ArchiveTableSummary]:
     """Return what tables an archive file has, each once, by task and dataset."""
     counts: dict[tuple[str, str], set[PublishedRow]] = {}
     for table in read_tables(path):
         counts.setdefault((table.task, table.dataset), set()).update(published_rows(table))
-    return [Contents(*key, len(rows)) for key, rows in sorted(counts.items())]
+    return [ArchiveTableSummary(*key, len(rows)) for key, rows in sorted(counts.items())]
 
 
-def import_pwc(
+def import_pwc_table(
     settings: Settings, path: Path, *, task: str, dataset: str, dry_run: bool = False
-) -> Imported:
+) -> ImportReport:
     """Add the rows of one table of a Papers With Code archive; those known already are left.
 
     Nothing is stored unless the whole file could be read. Raises DataError for a bad file and
     NotFound, with the nearest name, for a task or dataset that it does not have.
     """
-    tables = _picked(read_tables(path), path, task, dataset)
-    found = list(dict.fromkeys(row for table in tables for row in published_rows(table)))
+    tables = _select_tables(read_tables(path), path, task, dataset)
+    archive_rows = list(dict.fromkeys(row for table in tables for row in published_rows(table)))
     with _locked(settings, dry_run=dry_run):
-        added = added_rows(settings)
-        known = set(added.rows)
-        new = tuple(row for row in found if row not in known)
+        results = load_workspace_results(settings)
+        existing = set(results.rows)
+        new = tuple(row for row in archive_rows if row not in existing)
         if new and not dry_run:
-            _write(settings, replace(added, rows=(*added.rows, *new)))
+            _write_results(settings, replace(results, rows=(*results.rows, *new)))
     skipped = sum(table.skipped for table in tables)
-    lost = [f"{skipped} entries among the rows are none: no model name, or no metrics"]
-    return Imported(
+    skip_warnings = [f"{skipped} entries among the rows are none: no model name, or no metrics"]
+    return ImportReport(
         tables[0].task,
         tables[0].dataset,
         new,
-        len(found) - len(new),
-        (*_doubts(new), *(lost if skipped else ())),
+        len(archive_rows) - len(new),
+        (*_board_warnings(new), *(skip_warnings if skipped else ())),
     )
 
 
-def _doubts(rows: Iterable[PublishedRow]) -> Iterator[str]:
+def _board_warnings(rows: Iterable[PublishedRow]) -> Iterator[str]:
     for row in rows:
-        why = as_reference(row)
-        if isinstance(why, str):
-            yield f"{row.model}: {why}; kept, but not on the board"
+        converted = as_reference(row)
+        if isinstance(converted, str):
+            yield f"{row.model}: {converted}; kept, but not on the board"
 
 
-def _picked(
+def _select_tables(
     tables: Iterable[ArchiveTable], path: Path, task: str, dataset: str
 ) -> list[ArchiveTable]:
     names: dict[str, set[str]] = {}
-    picked = []
+    selected = []
     for table in tables:
         names.setdefault(table.task, set()).add(table.dataset)
         if (table.task.casefold(), table.dataset.casefold()) == (
             task.casefold(),
             dataset.casefold(),
         ):
-            picked.append(table)
-    if picked:
-        return picked
-    sets = {one for name in names if name.casefold() == task.casefold() for one in names[name]}
-    word, what, known = (dataset, "dataset", sets) if sets else (task, "task", set(names))
-    of_task = f" of task `{task}`" if sets else ""
+            selected.append(table)
+    if selected:
+        return selected
+    datasets = {member for name in names if name.casefold() == task.casefold() for member in names[name]}
+    value, field, candidates = (dataset, "dataset", datasets) if datasets else (task, "task", set(names))
+    of_task = f" of task `{task}`" if datasets else ""
     raise NotFound(
-        f"{path} has no {what} `{word}`{of_task}{did_you_mean(word, known)}; without --task and "
+        f"{path} has no {field} `{value}`{of_task}{did_you_mean(value, candidates)}; without --task and "
         "--dataset it is listed what there is"
     )
 
@@ -195,28 +195,28 @@ def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
     if dry_run:
         yield
         return
-    make_home(settings)
-    path = settings.references_file.with_suffix(".lock")
+    create_workspace(settings)
+    path = settings.published_results_file.with_suffix(".lock")
     try:
-        number = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from None
     try:
-        fcntl.flock(number, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
-def _write(settings: Settings, added: Added) -> None:
+def _write_results(settings: Settings, results: Added) -> None:
     """Write the file whole or not at all."""
-    path = settings.references_file
+    path = settings.published_results_file
     temporary = path.with_suffix(".tmp")
     try:
         temporary.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(dump_added(added))
+            file.write(dump_added(results))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -19,152 +19,152 @@ from lsqctl.recipe_file import (
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
 
-_ALWAYS_LEFT_OUT = frozenset({"name", "description"})
+_IGNORED_RECIPE_KEYS = frozenset({"name", "description"})
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
     """One key in which two recipes differ; None where a side has no such key.
 
-    ``*_from`` says where a value stands: ``recipes/x.yaml:12``, ``base paper/w4a4``, ``default``.
+    ``*_source`` says where a value stands: ``recipes/x.yaml:12``, ``base paper/w4a4``, ``default``.
     """
 
     key: str
-    mine: Any
-    theirs: Any
-    mine_from: str
-    theirs_from: str
+    left: Any
+    right: Any
+    left_source: str
+    right_source: str
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class RecipeDiff:
     """One recipe, or one cell of a sweep, beside another; the seeds of a cell are compared once."""
 
-    mine: str
-    theirs: str
+    left: str
+    right: str
     deviations: tuple[Deviation, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class DiffSide:
     """The keys of a recipe or of a run, and where each value stands."""
 
     name: str
     values: Mapping[str, Any]
-    origins: Mapping[str, str]
+    sources: Mapping[str, str]
     base: str | None = None  # what it extends
-    open: frozenset[str] = field(default_factory=frozenset)
+    open_keys: frozenset[str] = field(default_factory=frozenset)
     abstract: bool = False
 
 
-def diff_recipes(mine: str, theirs: str | None, settings: Settings) -> list[Comparison]:
-    """Return where ``mine`` departs from ``theirs``: one comparison for each cell of ``mine``.
+def diff_recipes(left_ref: str, right_ref: str | None, settings: Settings) -> list[RecipeDiff]:
+    """Return the deviations of ``left_ref`` from ``right_ref``, for each cell of ``left_ref``.
 
     Each is a file, the name of a bundled recipe or of a cell of one, or a run: its id or ``@last``.
-    Without ``theirs`` each cell is compared with the recipe it extends. What a base leaves open is
+    Without ``right_ref`` a cell is compared with the recipe it extends. What a base leaves open is
     no deviation, and against a base neither is the seed. Raises NotFound, RecipeError, and
     UsageError where there is nothing to compare with.
     """
-    left = _sides(mine, settings)
-    if theirs is not None:
-        other = _one(theirs, _sides(theirs, settings))
-        return [compare(side, other) for side in left]
-    bases: dict[str, Side] = {}
-    for side in left:
+    left_sides = _sides_of_ref(left_ref, settings)
+    if right_ref is not None:
+        right_side = _single_side(right_ref, _sides_of_ref(right_ref, settings))
+        return [diff_sides(side, right_side) for side in left_sides]
+    bases: dict[str, DiffSide] = {}
+    for side in left_sides:
         if side.base is None:
             raise UsageError(
                 f"{side.name} extends no recipe: name the one to compare it with, as in "
-                f"`lsqctl recipe diff {mine} paper/w4a4`"
+                f"`lsqctl recipe diff {left_ref} paper/w4a4`"
             )
         if side.base not in bases:
-            bases[side.base] = _one(side.base, _sides(side.base, settings))
-    return [compare(side, bases[str(side.base)]) for side in left]
+            bases[side.base] = _single_side(side.base, _sides_of_ref(side.base, settings))
+    return [diff_sides(side, bases[str(side.base)]) for side in left_sides]
 
 
-def compare(mine: Side, theirs: Side) -> Comparison:
-    """Return where one side departs from the other."""
-    left_out = _ALWAYS_LEFT_OUT | mine.open | theirs.open
-    if mine.abstract or theirs.abstract:
-        left_out |= {"seed"}
-    keys = [*mine.values, *(key for key in theirs.values if key not in mine.values)]
-    return Comparison(
-        mine.name,
-        theirs.name,
+def diff_sides(left: DiffSide, right: DiffSide) -> RecipeDiff:
+    """Return where one side deviates from the other."""
+    ignored = _IGNORED_RECIPE_KEYS | left.open_keys | right.open_keys
+    if left.abstract or right.abstract:
+        ignored |= {"seed"}
+    keys = [*left.values, *(key for key in right.values if key not in left.values)]
+    return RecipeDiff(
+        left.name,
+        right.name,
         tuple(
             Deviation(
                 key,
-                mine.values.get(key),
-                theirs.values.get(key),
-                mine.origins.get(key, "") if key in mine.values else "",
-                theirs.origins.get(key, "") if key in theirs.values else "",
+                left.values.get(key),
+                right.values.get(key),
+                left.sources.get(key, "") if key in left.values else "",
+                right.sources.get(key, "") if key in right.values else "",
             )
             for key in keys
-            if key not in left_out and mine.values.get(key) != theirs.values.get(key)
+            if key not in ignored and left.values.get(key) != right.values.get(key)
         ),
     )
 
 
-def _one(reference: str, sides: list[Side]) -> Side:
+def _single_side(ref: str, sides: list[DiffSide]) -> DiffSide:
     if len(sides) == 1:
         return sides[0]
     names = ", ".join(side.name for side in sides[:5])
     more = ", …" if len(sides) > 5 else ""
-    raise UsageError(f"`{reference}` is {len(sides)} recipes: name one of its cells: {names}{more}")
+    raise UsageError(f"`{ref}` is {len(sides)} recipes: name one of its cells: {names}{more}")
 
 
-def _sides(reference: str, settings: Settings) -> list[Side]:
-    if reference.startswith("@"):
-        return [_run(reference, settings)]
+def _sides_of_ref(ref: str, settings: Settings) -> list[DiffSide]:
+    if ref.startswith("@"):
+        return [_side_of_stored_run(ref, settings)]
     try:
-        loaded = load(reference, abstract_ok=True)
+        loaded = load(ref, abstract_ok=True)
     except NotFound as error:
-        return _cell_or_run(reference, settings, error)
-    return _sides_of(loaded)
+        return _sides_of_cell_or_run(ref, settings, error)
+    return _sides_of_recipe(loaded)
 
 
-def _sides_of(loaded: LoadedRecipe) -> list[Side]:
+def _sides_of_recipe(loaded: LoadedRecipe) -> list[DiffSide]:
     if loaded.abstract:
-        values, left = flat_base(loaded)
-        return [Side(loaded.name, values, loaded.origins, loaded.base, left, abstract=True)]
-    return _cells(loaded, loaded.cells)
+        values, open_keys = flat_base(loaded)
+        return [DiffSide(loaded.name, values, loaded.origins, loaded.base, open_keys, abstract=True)]
+    return _sides_of_cells(loaded, loaded.cells)
 
 
-def _cell_or_run(reference: str, settings: Settings, unknown: NotFound) -> list[Side]:
+def _sides_of_cell_or_run(ref: str, settings: Settings, not_found: NotFound) -> list[DiffSide]:
     try:
-        return _cells(*find_parent(reference))
+        return _sides_of_cells(*find_parent(ref))
     except NotFound:
         pass
     try:
-        return [_run(reference, settings)]
+        return [_side_of_stored_run(ref, settings)]
     except NotFound:
-        raise unknown from None
+        raise not_found from None
 
 
-def _cells(loaded: LoadedRecipe, cells: tuple[Cell, ...]) -> list[Side]:
+def _sides_of_cells(loaded: LoadedRecipe, cells: tuple[Cell, ...]) -> list[DiffSide]:
     """Return a side for each name among ``cells``: seeds do not make a recipe another one."""
-    once = {cell.recipe.name: cell for cell in reversed(cells)}
+    by_name = {cell.recipe.name: cell for cell in reversed(cells)}
     return [
-        Side(cell.recipe.name, flat(cell.recipe), cell.origins, cell.base)
-        for cell in reversed(once.values())
+        DiffSide(cell.recipe.name, flat(cell.recipe), cell.origins, cell.base)
+        for cell in reversed(by_name.values())
     ]
 
 
-def base_side(name: str) -> Side:
+def base_side(name: str) -> DiffSide:
     """Return a bundled base recipe.  Raises NotFound."""
-    return _one(name, _sides_of(load(name, abstract_ok=True)))
+    return _single_side(name, _sides_of_recipe(load(name, abstract_ok=True)))
 
 
-def run_side(detail: RunDetail) -> Side:
+def run_side(detail: RunDetail) -> DiffSide:
     """Return what a run was asked to do."""
     values = flat(load_stored(detail.recipe))
-    return Side(detail.run.id, values, dict.fromkeys(values, f"run {detail.run.id}"))
+    return DiffSide(detail.run.id, values, dict.fromkeys(values, f"run {detail.run.id}"))
 
 
-def _run(reference: str, settings: Settings) -> Side:
+def _side_of_stored_run(run_ref: str, settings: Settings) -> DiffSide:
     from lsqctl.api.workspace import open_workspace
 
     store = open_workspace(settings)
     try:
-        return run_side(store.detail(store.resolve(reference).id))
+        return run_side(store.detail(store.resolve(run_ref).id))
     finally:
         store.close()

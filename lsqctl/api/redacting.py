@@ -3,8 +3,8 @@ r"""Take out of text what must not leave this machine: secrets, home folders, us
 What is known to be secret goes wherever it stands; the rest goes by its form, and rather too much
 of it than too little.
 
->>> redactor = Redactor(Known(users=frozenset({"alice"}), homes=frozenset({"/home/alice"})))
->>> redactor.text("alice: /home/alice/x, postgresql://a:b@h/n, API_KEY=c, Bearer d1234567")
+>>> redact = Redactor(KnownSecrets(users={"alice"}, homes={"/home/alice"})).redact_text
+>>> redact("alice: /home/alice/x, postgresql://a:b@h/n, API_KEY=c, Bearer d1234567")
 '<user>: ~/x, postgresql://a:***@h/n, API_KEY=*** Bearer ***'
 """
 
@@ -15,15 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-HIDDEN = "***"
-_KNOWN = "0kNOWN0sECRET0"  # stands for a known secret while forms are sought: it may be part of one
-SHORTEST_SECRET = 4  # what is shorter would take words apart, and is found by its form alone
-SHORTEST_NAME = 3
-_NOBODY = frozenset({"root", "localhost", "127.0.0.1"})  # names that say nothing
+MASK = "***"
+_PLACEHOLDER = "0kNOWN0sECRET0"  # stands for a known secret while patterns are applied
+MIN_SECRET_LENGTH = 4  # what is shorter would take words apart, and is found by its form alone
+MIN_NAME_LENGTH = 3
+_GENERIC_NAMES = frozenset({"root", "localhost", "127.0.0.1"})  # names that say nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownSecrets:
     """What is known to be private; ``host`` is this machine's name, ``hosts`` are others'."""
 
     secrets: frozenset[str] = frozenset()
@@ -36,62 +36,62 @@ class Known:
 class Redactor:
     """Replaces by ``***``, ``~``, ``<user>``, ``<host>``; other hosts are ``<host 2>``, …"""
 
-    def __init__(self, known: Known) -> None:
-        self._secrets = _any_of(one for one in known.secrets if len(one) >= SHORTEST_SECRET)
-        homes = _any_of(one.rstrip("/") for one in known.homes if len(one) > SHORTEST_NAME)
+    def __init__(self, known_secrets: KnownSecrets) -> None:
+        self._secrets = _any_of(word for word in known_secrets.secrets if len(word) >= MIN_SECRET_LENGTH)
+        homes = _any_of(word.rstrip("/") for word in known_secrets.homes if len(word) > MIN_NAME_LENGTH)
         self._homes = re.compile(rf"(?<![\w.]){homes.pattern}(?![\w-])")
-        self._stand_ins = _stand_ins(known)
-        names = _any_of(self._stand_ins).pattern
+        self._replacements = _name_replacements(known_secrets)
+        names = _any_of(self._replacements).pattern
         self._names = re.compile(rf"(?<![A-Za-z0-9]){names}(?![A-Za-z0-9])", re.IGNORECASE)
 
-    def text(self, text: str) -> str:
+    def redact_text(self, text: str) -> str:
         """Return ``text`` without what is private."""
-        text = without_secrets(self._secrets.sub(_KNOWN, text)).replace(_KNOWN, HIDDEN)
+        text = mask_secrets(self._secrets.sub(_PLACEHOLDER, text)).replace(_PLACEHOLDER, MASK)
         text = _OTHER_HOME.sub(r"\1<user>", self._homes.sub("~", text))
-        return self._names.sub(lambda found: self._stand_ins[found[0].lower()], text)
+        return self._names.sub(lambda match: self._replacements[match[0].lower()], text)
 
-    def value(self, value: Any) -> Any:
+    def redact_value(self, value: Any) -> Any:
         """Return what JSON can hold without what is private; keys that are plain words stay."""
         if isinstance(value, str):
-            return self.text(value)
+            return self.redact_text(value)
         if isinstance(value, list):
-            return [self.value(item) for item in value]
+            return [self.redact_value(item) for item in value]
         if isinstance(value, dict):
             return {
-                key if key.isidentifier() else self.text(key): HIDDEN
+                key if key.isidentifier() else self.redact_text(key): MASK
                 if isinstance(item, str) and item and _SECRET_KEY.search(key)
-                else self.value(item)
+                else self.redact_value(item)
                 for key, item in value.items()
             }
         return value
 
 
-def without_secrets(text: str) -> str:
+def mask_secrets(text: str) -> str:
     """Return ``text`` without what looks like a password, a token or a key."""
-    for pattern, instead in _FORMS:
-        text = pattern.sub(instead, text)
-    return _URL_PASSWORD.sub(lambda found: f"{found[1]}:{HIDDEN}{found[2] or ''}", text)
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return _URL_PASSWORD.sub(lambda match: f"{match[1]}:{MASK}{match[2] or ''}", text)
 
 
 def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern for each of the words, longer ones first; for no word, what never fits."""
-    found = sorted({word for word in words if word}, key=lambda word: (-len(word), word))
-    return re.compile(f"(?:{'|'.join(map(re.escape, found))})" if found else r"(?!)")
+    longest_first = sorted({word for word in words if word}, key=lambda word: (-len(word), word))
+    return re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})" if longest_first else r"(?!)")
 
 
-def _stand_ins(known: Known) -> dict[str, str]:
+def _name_replacements(known_secrets: KnownSecrets) -> dict[str, str]:
     """Return what stands for each name, in small letters; a host is known by its first part too."""
-    found: dict[str, str] = {}
-    others = sorted(known.hosts - {known.host, known.host.partition(".")[0]})
-    hosts = [(known.host, "<host>")]
-    hosts += [(name, f"<host {number}>") for number, name in enumerate(others, 2)]
-    users = [(name, "<user>") for name in sorted(known.users)]
-    for name, stand_in in [*users, *hosts]:
+    replacements: dict[str, str] = {}
+    other_hosts = sorted(known_secrets.hosts - {known_secrets.host, known_secrets.host.partition(".")[0]})
+    hosts = [(known_secrets.host, "<host>")]
+    hosts += [(name, f"<host {number}>") for number, name in enumerate(other_hosts, 2)]
+    users = [(name, "<user>") for name in sorted(known_secrets.users)]
+    for name, replacement in [*users, *hosts]:
         short = name if re.fullmatch(r"[\d.]+", name) else name.partition(".")[0]
-        for one in (name.lower(), short.lower()):
-            if len(one) >= SHORTEST_NAME and one not in _NOBODY:
-                found.setdefault(one, stand_in)
-    return found
+        for spelling in (name.lower(), short.lower()):
+            if len(spelling) >= MIN_NAME_LENGTH and spelling not in _GENERIC_NAMES:
+                replacements.setdefault(spelling, replacement)
+    return replacements
 
 
 _WORD = r"(?:passw(?:or)?d|passphrase|pwd|secret|token|credential)"
@@ -102,7 +102,7 @@ _VALUE = r"(?:[bruf]{0,2}\\?\"[^\"\n]*\"?|[bruf]{0,2}\\?'[^'\n]*'?|\S+)"
 # Small and large letters and digits; digests have letters of one case, and stay.
 _MIXED = r"(?=[a-z0-9]*[A-Z])(?=[A-Z0-9]*[a-z])(?=[A-Za-z]*\d)"
 _MIXED_64 = r"(?=[a-z0-9/+]*[A-Z])(?=[A-Z0-9/+]*[a-z])(?=[A-Za-z/+]*\d)"
-_SHAPES = (
+_TOKEN_SHAPES = (
     r"\b(?:sk|pk|rk|glpat|xox[a-z]|pypi)-[\w-]{8,}",
     r"\b(?:hf|gh[a-z]|github_pat|npm)_\w{8,}",
     r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}",
@@ -111,25 +111,25 @@ _SHAPES = (
     rf"(?<![\w/+.-]){_MIXED_64}[A-Za-z0-9/+]{{40,}}={{0,2}}(?![\w/+-]|\.\w)",  # base64, as of AWS
     rf"\b{_MIXED}[A-Za-z0-9]{{32,}}\b",
 )
-_FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL),
-        HIDDEN,
+        MASK,
     ),
-    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{6,}"), rf"\1{MASK}"),
     (
         re.compile(rf"(?i)(authorization{_QUOTES}{_IS}{_QUOTES})(?:[a-z]+\s+)?[^\s\"']+"),
-        rf"\1{HIDDEN}",
+        rf"\1{MASK}",
     ),
     (
         re.compile(
             rf"(?i)((?:{_WORD}[\w.-]{{0,40}}|{_KEY}){_QUOTES}(?:{_IS}|\s{{1,4}}(?=[\"'])))({_VALUE})"
         ),
-        rf"\1{HIDDEN}",
+        rf"\1{MASK}",
     ),
-    (re.compile(rf"(?i)((?<!\S)--?[\w-]{{0,30}}{_WORD}[\w-]{{0,20}}\s+)\S+"), rf"\1{HIDDEN}"),
-    (re.compile("|".join(_SHAPES)), HIDDEN),
-    (re.compile(r"(https?://)[^\s/@:]{1,300}@"), rf"\1{HIDDEN}@"),
+    (re.compile(rf"(?i)((?<!\S)--?[\w-]{{0,30}}{_WORD}[\w-]{{0,20}}\s+)\S+"), rf"\1{MASK}"),
+    (re.compile("|".join(_TOKEN_SHAPES)), MASK),
+    (re.compile(r"(https?://)[^\s/@:]{1,300}@"), rf"\1{MASK}@"),
 )
 # What is between `user:` and the last `@`; without an `@`, whatever is no port.
 _URL_PASSWORD = re.compile(

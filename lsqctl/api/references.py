@@ -14,79 +14,79 @@ if TYPE_CHECKING:
 _TORCHVISION_CLASSES = 1000  # of every classifier's weights
 
 
-def pick_seed(name: str, seeds: set[int], wanted: int) -> int:
+def choose_parent_seed(name: str, seeds: set[int], child_seed: int) -> int:
     """Return the child's own seed if the parent has it, else the parent's only one."""
-    if wanted in seeds:
-        return wanted
+    if child_seed in seeds:
+        return child_seed
     if len(seeds) == 1:
         return next(iter(seeds))
     listed = ", ".join(map(str, sorted(seeds)))
     raise UsageError(
-        f"{{run: {name}}}: it has seeds {listed}, none of them {wanted}; submit it with "
-        f"--seed {wanted}"
+        f"{{run: {name}}}: it has seeds {listed}, none of them {child_seed}; submit it with "
+        f"--seed {child_seed}"
     )
 
 
-def checked_weights(key: str, reference: str, recipe: Recipe) -> str:
+def resolve_torchvision_weights(key: str, weights_name: str, recipe: Recipe) -> str:
     """Return a torchvision weights name that exists for the recipe's model."""
     from lsqctl.training.models.weights import check_torchvision_weights
 
     model = recipe.network_of(key)
     if model.startswith(TIMM_PREFIX):
         raise DataError(
-            f"{recipe.name}: {key}: `{reference}` is no file; the weights of {model} are a file "
+            f"{recipe.name}: {key}: `{weights_name}` is no file; the weights of {model} are a file "
             "(.safetensors, .pth, .pt, .th)"
         )
-    check_torchvision_weights(reference, model)
-    check_classes(key, reference, _TORCHVISION_CLASSES, recipe)
-    return reference
+    check_torchvision_weights(weights_name, model)
+    check_classes(key, weights_name, _TORCHVISION_CLASSES, recipe)
+    return weights_name
 
 
-def check_classes(key: str, reference: str, classes: int | None, recipe: Recipe) -> None:
+def check_classes(key: str, input_name: str, classes: int | None, recipe: Recipe) -> None:
     """Raise UsageError when weights are known to be of another number of classes than the data."""
-    own = DATASETS[recipe.data.name].classes
-    if own and classes and own != classes:
+    data_classes = DATASETS[recipe.data.name].classes
+    if data_classes and classes and data_classes != classes:
         raise UsageError(
-            f"{recipe.name}: {key}: `{reference}` was trained for {classes:,} classes, and "
-            f"{recipe.data.name} has {own:,}"
+            f"{recipe.name}: {key}: `{input_name}` was trained for {classes:,} classes, and "
+            f"{recipe.data.name} has {data_classes:,}"
         )
 
 
 def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) -> None:
-    """Raise UsageError when the parent, by its ``model`` and ``dataset``, cannot be what is wanted.
+    """Raise UsageError when the parent, by its ``model`` and ``dataset``, cannot be this input.
 
     Networks of two names are compared by their tensors, without memory for them.
     """
     check_classes(key, name, DATASETS[dataset].classes, recipe)
-    wanted = recipe.network_of(key)
-    if model != wanted and _tensors(model, recipe) != _tensors(wanted, recipe):
+    network = recipe.network_of(key)
+    if model != network and _state_shapes(model, recipe) != _state_shapes(network, recipe):
         hint = f"; add `distill.teacher_model: {model}`" if key == "distill.teacher" else ""
         raise UsageError(
-            f"{recipe.name}: {key}: the run `{name}` is a {model}, wanted is a {wanted}{hint}"
+            f"{recipe.name}: {key}: the run `{name}` is a {model}, wanted is a {network}{hint}"
         )
 
 
-def _tensors(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+def _state_shapes(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     """Return names and shapes of a network's state, as for the recipe's data."""
-    state = weightless(network, recipe).state_dict()
+    state = build_meta_network(network, recipe).state_dict()
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def weightless(network: str, recipe: Recipe) -> nn.Module:
+def build_meta_network(network: str, recipe: Recipe) -> nn.Module:
     """Return a network without memory for its weights, as for the recipe's data."""
     from lsqctl.training.models import input_channels
-    from lsqctl.training.models.weightless import build_weightless
+    from lsqctl.training.models.weightless import build_on_meta
 
-    facts = DATASETS[recipe.data.name]
-    return build_weightless(
+    dataset_info = DATASETS[recipe.data.name]
+    return build_on_meta(
         network,
-        num_classes=facts.classes or _TORCHVISION_CLASSES,
-        in_channels=input_channels(network, facts.channels),
+        num_classes=dataset_info.classes or _TORCHVISION_CLASSES,
+        in_channels=input_channels(network, dataset_info.channels),
         image_size=recipe.data.image_size,
     )
 
 
-def check_networks(recipe: Recipe) -> None:
+def check_timm_networks(recipe: Recipe) -> None:
     """Raise NotFound for a network that timm does not have, DataError where timm is missing."""
     teacher = recipe.distill.teacher_model if recipe.distill else None
     for name in (recipe.model.name, teacher):
@@ -96,15 +96,15 @@ def check_networks(recipe: Recipe) -> None:
             check_timm_name(name)
 
 
-def network_doubts(recipes: Iterable[Recipe]) -> list[str]:
+def network_warnings(recipes: Iterable[Recipe]) -> list[str]:
     """Return, each once, why a network could not be looked up here: timm is missing.
 
     Raises NotFound for one that timm does not have.
     """
-    told: dict[str, None] = {}
+    warnings: dict[str, None] = {}
     for recipe in recipes:
         try:
-            check_networks(recipe)
+            check_timm_networks(recipe)
         except DataError as error:
-            told[f"{recipe.name}: {error}"] = None
-    return list(told)
+            warnings[f"{recipe.name}: {error}"] = None
+    return list(warnings)

@@ -18,7 +18,7 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
-_PLAIN = re.compile(r"[A-Za-z0-9]{1,64}")
+_SAFE_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ def plan_removal(settings: Settings, runs: Sequence[Run]) -> list[Removal]:
     """Return what would go with these runs; nothing is touched."""
     planned = []
     for run in runs:
-        folder = folder_of(settings, run.id)
-        planned.append(Removal(run, folder, size_of(folder) if folder else 0))
+        folder = existing_run_dir(settings, run.id)
+        planned.append(Removal(run, folder, tree_size(folder) if folder else 0))
     return planned
 
 
@@ -46,15 +46,15 @@ def remove_runs(store: Store, planned: Sequence[Removal], *, force: bool = False
     promise what is not there. Raises IllegalTransition for a running run and for one that others
     need, with nothing removed, and StoreError for a folder that cannot be removed.
     """
-    store.remove([one.run.id for one in planned], force=force)
-    for one in planned:
-        if one.folder:
-            remove_tree(one.folder)
+    store.remove([removal.run.id for removal in planned], force=force)
+    for removal in planned:
+        if removal.folder:
+            remove_tree(removal.folder)
 
 
-def folder_of(settings: Settings, run_id: str) -> Path | None:
+def existing_run_dir(settings: Settings, run_id: str) -> Path | None:
     """Return a run's folder, if there is one here; an id that could lead elsewhere has none."""
-    if not _PLAIN.fullmatch(run_id):
+    if not _SAFE_ID.fullmatch(run_id):
         return None
     folder = settings.run_dir(run_id)
     return folder if folder.is_symlink() or folder.exists() else None
@@ -71,7 +71,7 @@ def remove_tree(path: Path) -> None:
         raise StoreError(f"cannot remove {error.filename or path}: {error.strerror}") from None
 
 
-def size_of(path: Path) -> int:
+def tree_size(path: Path) -> int:
     """Return the bytes of all files in a folder; links count as nothing."""
     if path.is_symlink():
         return 0

@@ -15,10 +15,10 @@ from functools import partial
 from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsqctl.api.answering import Handler
-from lsqctl.api.asking import SHORTEST_TOKEN, is_loopback
-from lsqctl.api.board import board
-from lsqctl.api.page import page
+from lsqctl.api.answering import BoardRequestHandler
+from lsqctl.api.asking import MIN_TOKEN_LENGTH, is_loopback
+from lsqctl.api.board import build_board
+from lsqctl.api.page import render_page
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.formats import to_csv, to_json
 from lsqctl.leaderboard.page.rendering import Live
@@ -28,72 +28,72 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
-MADE_UP = "auto"
-ASK_SECONDS = 5.0
+RANDOM_TOKEN = "auto"
+PAGE_POLL_SECONDS = 5.0
 """A page asks so often whether it is stale."""
-LOOK_SECONDS = 2.0
-"""The database is looked at no more often than this, however many ask."""
+DATABASE_POLL_SECONDS = 2.0
+"""The database is polled no more often than this, however many ask."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class BoardSelection:
     """Which part of the board is served; ``settings`` name the workspace's added rows."""
 
     dataset: str | None = None
-    references: Literal["auto", "all", "none"] = "auto"
+    show_published: Literal["auto", "all", "none"] = "auto"
     settings: Settings | None = None
 
 
-class Bodies:
+class ResponseCache:
     """What is answered at each path, made anew when the database's board has changed."""
 
-    def __init__(self, store: Store, shown: Shown) -> None:
-        self._store, self._shown = store, shown
+    def __init__(self, store: Store, selection: BoardSelection) -> None:
+        self._store, self._selection = store, selection
         self._lock = threading.Lock()
-        self._looked = float("-inf")
+        self._refreshed_at = float("-inf")
         self._state: object = None
-        self._found: dict[str, bytes] = {}
-        self._tag = ""
+        self._bodies: dict[str, bytes] = {}
+        self._etag = ""
 
     def get(self, path: str) -> tuple[bytes, str]:
-        """Return the newest body at a path and the tag of its state.  Raises LsqctlError."""
+        """Return the newest body at a path and the ETag of its state.  Raises LsqctlError."""
         with self._lock:
-            if time.monotonic() - self._looked > LOOK_SECONDS:
-                self._look()
-                self._looked = time.monotonic()
-            return self._found[path], self._tag
+            if time.monotonic() - self._refreshed_at > DATABASE_POLL_SECONDS:
+                self._refresh()
+                self._refreshed_at = time.monotonic()
+            return self._bodies[path], self._etag
 
-    def _look(self) -> None:
-        shown = self._shown
-        ranked = board(
+    def _refresh(self) -> None:
+        selection = self._selection
+        ranked = build_board(
             self._store,
-            dataset=shown.dataset,
-            references=shown.references,
-            settings=shown.settings,
+            dataset=selection.dataset,
+            show_published=selection.show_published,
+            settings=selection.settings,
         )
         counts = self._store.counts()
         if (ranked, counts) == self._state:
             return
-        tag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
-        live = Live(queue=_queue(counts), tag=tag, seconds=ASK_SECONDS)
-        self._found = {
-            "/": page(self._store, ranked, live=live).encode(),
+        etag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
+        live = Live(queue=_queue_text(counts), tag=etag, seconds=PAGE_POLL_SECONDS)
+        self._bodies = {
+            "/": render_page(self._store, ranked, live=live).encode(),
             "/board.json": to_json(ranked).encode(),
             "/board.csv": to_csv(ranked).encode(),
         }
-        self._state, self._tag = (ranked, counts), tag
+        self._state, self._etag = (ranked, counts), etag
 
 
-class Server(ThreadingHTTPServer):
+class BoardServer(ThreadingHTTPServer):
     """The server; ``address`` is what to open."""
 
     daemon_threads = True
     allow_reuse_address = True
     address: str
 
-    def __init__(self, where: tuple[str, int], family: socket.AddressFamily, handler: Any) -> None:
+    def __init__(self, bind_address: tuple[str, int], family: socket.AddressFamily, handler: Any) -> None:
         self.address_family = family
-        super().__init__(where, handler)
+        super().__init__(bind_address, handler)
 
     def server_bind(self) -> None:
         """Bind without looking up a name, which can take seconds."""
@@ -107,47 +107,47 @@ class Server(ThreadingHTTPServer):
 
 
 def make_server(
-    store: Store, shown: Shown, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
-) -> Server:
+    store: Store, selection: BoardSelection, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None
+) -> BoardServer:
     """Return a server that listens; the board has been made once, so that an error shows now.
 
     Raises UsageError for an address that others reach without a token, and for one in use.
     """
-    if token == MADE_UP:
+    if token == RANDOM_TOKEN:
         token = secrets.token_urlsafe(24)
-    _check(host, port, token)
-    bodies = Bodies(store, shown)
-    bodies.get("/")
-    handler = partial(Handler, bodies.get, host, token)
+    _check_address(host, port, token)
+    cache = ResponseCache(store, selection)
+    cache.get("/")
+    handler = partial(BoardRequestHandler, cache.get, host, token)
     try:
-        family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        server = Server((str(where[0]), port), family, handler)
+        family, _, _, _, bind_address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        server = BoardServer((str(bind_address[0]), port), family, handler)
     except OSError as error:
         raise UsageError(
             f"cannot listen at {host}, port {port}: {error.strerror}; --port 0 takes a free one"
         ) from None
-    shown_host = f"[{host}]" if ":" in host else host
-    server.address = f"http://{shown_host}:{server.server_port}/"
+    url_host = f"[{host}]" if ":" in host else host
+    server.address = f"http://{url_host}:{server.server_port}/"
     if token:
         server.address += f"?token={token}"
     return server
 
 
-def _check(host: str, port: int, token: str | None) -> None:
+def _check_address(host: str, port: int, token: str | None) -> None:
     if not 0 <= port <= 65_535:
         raise UsageError(f"--port must be 0..65535, got {port}")
     if not is_loopback(host) and token is None:
         raise UsageError(
             f"others can reach {host}: give a token, too; --token auto makes one up and prints it"
         )
-    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii() or " " in token):
+    if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or " " in token):
         raise UsageError(
-            f"--token must have {SHORTEST_TOKEN} characters or more, ASCII without blanks; "
+            f"--token must have {MIN_TOKEN_LENGTH} characters or more, ASCII without blanks; "
             "--token auto makes one up"
         )
 
 
-def _queue(counts: dict[RunState, int]) -> str:
-    wanted = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
-    told = [f"{counts[state]:,} {state}" for state in wanted if counts[state]]
-    return f"Live: {', '.join(told)}." if told else "Live: nothing is queued or running."
+def _queue_text(counts: dict[RunState, int]) -> str:
+    states = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
+    parts = [f"{counts[state]:,} {state}" for state in states if counts[state]]
+    return f"Live: {', '.join(parts)}." if parts else "Live: nothing is queued or running."

@@ -12,41 +12,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.api.layers import check_layers
-from lsqctl.api.provenance import snapshot
-from lsqctl.api.references import check_networks, check_parent, checked_weights, pick_seed
+from lsqctl.api.provenance import collect_provenance
+from lsqctl.api.references import check_timm_networks, check_parent, resolve_torchvision_weights, choose_parent_seed
 from lsqctl.api.weight_files import WeightFiles
-from lsqctl.errors import Fault, NotFound, RecipeError, UsageError
+from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
-from lsqctl.run import Enqueued, IfExists, NewRun, Run, RunState
+from lsqctl.run import EnqueuedRun, IfExists, NewRun, Run, RunState
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
-_WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".th")
-_USABLE = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
+_WEIGHT_EXTENSIONS = (".safetensors", ".pth", ".pt", ".th")
+_REUSABLE_STATES = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class SubmitPlan:
     """What a submission would queue, parents first, and what it noticed."""
 
     runs: tuple[NewRun, ...]
-    warnings: tuple[Fault, ...]
+    warnings: tuple[Diagnostic, ...]
     max_failures: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class SubmitOptions:
     """How recipes are taken: overrides, seeds, whether data must be there, what runs may use.
 
     ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
     (0 lifts an earlier limit, None leaves it).
     """
 
-    sets: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     check_data: bool = True
     priority: int = 0
@@ -56,47 +56,47 @@ class Options:
     time_limit_seconds: float | None = None
 
 
-def plan(
-    references: Sequence[str],
+def plan_submit(
+    recipe_refs: Sequence[str],
     *,
     settings: Settings,
     store: Store | None,
-    options: Options = Options(),
-) -> Plan:
+    options: SubmitOptions = SubmitOptions(),
+) -> SubmitPlan:
     """Load and check recipes and all that they need; raise before anything is queued.
 
     ``store`` is None where there is no workspace yet.
     """
-    loaded = load_all(references, options)
-    if options.max_failures is not None and not any(one.is_sweep for one in loaded):
+    loaded = load_recipes(recipe_refs, options)
+    if options.max_failures is not None and not any(source.is_sweep for source in loaded):
         raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
     planner = _Planner(settings, store, options, loaded)
     for recipe in loaded:
         for cell in recipe.cells:
             planner.add(cell, recipe, submitted=True)
-    warnings = tuple(dict.fromkeys(text for one in loaded for text in one.warnings))
-    return Plan((*planner.planned.values(), *planner.also), warnings, options.max_failures)
+    warnings = tuple(dict.fromkeys(text for source in loaded for text in source.warnings))
+    return SubmitPlan((*planner.planned.values(), *planner.extra_cells), warnings, options.max_failures)
 
 
-def submit(plan: Plan, store: Store, *, if_exists: IfExists = "skip") -> list[Enqueued]:
+def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
     enqueued = store.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
     failpoint("submit.after-commit")
     return enqueued
 
 
-def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:
+def load_recipes(recipe_refs: Sequence[str], options: SubmitOptions) -> list[LoadedRecipe]:
     """Load several recipes and raise the faults of all of them together."""
     loaded: list[LoadedRecipe] = []
-    faults: list[Fault] = []
-    for reference in references:
+    diagnostics: list[Diagnostic] = []
+    for recipe_ref in recipe_refs:
         try:
-            loaded.append(load(reference, sets=options.sets, seeds=options.seeds))
+            loaded.append(load(recipe_ref, sets=options.overrides, seeds=options.seeds))
         except RecipeError as error:
-            faults += error.faults
-    faults += check_layers(loaded)
-    if faults:
-        raise RecipeError(list(dict.fromkeys(faults)))
+            diagnostics += error.diagnostics
+    diagnostics += check_layers(loaded)
+    if diagnostics:
+        raise RecipeError(list(dict.fromkeys(diagnostics)))
     return loaded
 
 
@@ -104,12 +104,12 @@ def load_all(references: Sequence[str], options: Options) -> list[LoadedRecipe]:
 class _Planner:
     settings: Settings
     store: Store | None
-    options: Options
+    options: SubmitOptions
     loaded: Sequence[LoadedRecipe]
     planned: dict[str, NewRun] = field(default_factory=dict)  # by run_sha256, parents first
-    also: list[NewRun] = field(default_factory=list)  # planned already, as a cell of another sweep
+    extra_cells: list[NewRun] = field(default_factory=list)  # planned already, as a cell of another sweep
     _chain: list[str] = field(default_factory=list)
-    _now: dict[str, Any] = field(default_factory=dict)
+    _provenance: dict[str, Any] = field(default_factory=dict)
     _files: WeightFiles = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class _Planner:
     def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
         """Plan one run and, before it, its parents."""
         recipe = cell.recipe
-        identities, entries, parents = self._inputs(recipe, source)
+        identities, entries, parents = self._resolve_inputs(recipe, source)
         if self.options.check_data:
             self._check_data(recipe)
         new = NewRun(
@@ -127,68 +127,68 @@ class _Planner:
             recipe_sha256=fingerprint(recipe, identities, with_seed=False),
             run_sha256=fingerprint(recipe, identities, with_seed=True),
             seed=recipe.seed,
-            snapshot=self._snapshot(source) | {"inputs": entries},
+            snapshot=self._collect_provenance(source) | {"inputs": entries},
             parents=parents,
             priority=self.options.priority,
             epochs=recipe.train.epochs,
             sweep=source.name if submitted and source.is_sweep else None,
             cell=cell.label,
             held=self.options.held,
-            asked=submitted,
+            explicit=submitted,
             gpus=self.options.gpus,
             time_limit_seconds=self.options.time_limit_seconds,
         )
-        known = self.planned.get(new.run_sha256)
-        more = known is not None and (new.asked, bool(new.sweep)) > (known.asked, bool(known.sweep))
-        if known is None or more:
+        planned = self.planned.get(new.run_sha256)
+        supersedes = planned is not None and (new.explicit, bool(new.sweep)) > (planned.explicit, bool(planned.sweep))
+        if planned is None or supersedes:
             self.planned[new.run_sha256] = new
-        elif new.sweep not in {None, known.sweep}:
-            self.also.append(new)
+        elif new.sweep not in {None, planned.sweep}:
+            self.extra_cells.append(new)
         return new
 
-    def _inputs(
+    def _resolve_inputs(
         self, recipe: Recipe, source: LoadedRecipe
     ) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
-        """Return identities for the hash, entries for the snapshot, parents by run_sha256."""
+        """Return identities for the hash, entries for the provenance, parents by run_sha256."""
         if recipe.name in self._chain:
             chain = " -> ".join((*self._chain, recipe.name))
             raise UsageError(f"recipes wait for each other: {chain}")
         self._chain.append(recipe.name)
         identities, entries, parents = {}, {}, {}
-        for key, reference in recipe.references().items():
-            if isinstance(reference, RunRef):
-                recipe_sha256, run_sha256 = self._parent(key, reference.run, recipe, source)
+        for key, input_ref in recipe.references().items():
+            if isinstance(input_ref, RunRef):
+                recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"
                 parents[key] = run_sha256
-            elif reference.endswith(_WEIGHT_ENDINGS) or "/" in reference:
-                entries[key] = self._files.entry(key, reference, recipe, source.path.parent)
+            elif input_ref.endswith(_WEIGHT_EXTENSIONS) or "/" in input_ref:
+                entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:
-                entries[key] = {"torchvision": checked_weights(key, reference, recipe)}
-                identities[key] = f"torchvision:{reference}"
+                entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
+                identities[key] = f"torchvision:{input_ref}"
         self._chain.pop()
         return identities, entries, parents
 
-    def _parent(self, key: str, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
+    def _resolve_parent(self, key: str, name: str, child: Recipe, source: LoadedRecipe) -> tuple[str, str]:
         """Return (recipe_sha256, run_sha256) of the run that ``child`` waits for."""
-        here = self._given(name)
+        in_submission = self._find_in_submission(name)
         try:
-            loaded, cells = here or find_parent(name, source.path)
+            loaded, cells = in_submission or find_parent(name, source.path)
         except NotFound:
-            return self._stored_parent(key, name, child)
-        its = cells[0].recipe
-        check_parent(key, name, its.model.name, its.data.name, child)
-        recipe_sha256 = self._identify(cells[0], loaded)
-        stored = [] if here else self._stored(recipe_sha256)
+            return self._resolve_stored_parent(key, name, child)
+        parent_recipe = cells[0].recipe
+        check_parent(key, name, parent_recipe.model.name, parent_recipe.data.name, child)
+        recipe_sha256 = self._recipe_sha256(cells[0], loaded)
+        stored = [] if in_submission else self._reusable_runs(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
-        seed = pick_seed(name, seeds, child.seed)
+        seed = choose_parent_seed(name, seeds, child.seed)
         for run in stored:
             if run.seed == seed:
                 return recipe_sha256, run.run_sha256
-        cell = next(one for one in cells if one.recipe.seed == seed)
+        cell = next(candidate for candidate in cells if candidate.recipe.seed == seed)
         return recipe_sha256, self.add(cell, loaded).run_sha256
 
-    def _given(self, name: str) -> Parent | None:
+    def _find_in_submission(self, name: str) -> Parent | None:
         """Return the recipe of this very call that ``name`` means, overrides included."""
         for loaded in self.loaded:
             cells = [cell for cell in loaded.cells if cell.recipe.name == name]
@@ -196,41 +196,41 @@ class _Planner:
                 return Parent(loaded, tuple(cells) or loaded.cells)
         return None
 
-    def _identify(self, cell: Cell, source: LoadedRecipe) -> str:
-        identities, _, _ = self._inputs(cell.recipe, source)
+    def _recipe_sha256(self, cell: Cell, source: LoadedRecipe) -> str:
+        identities, _, _ = self._resolve_inputs(cell.recipe, source)
         return fingerprint(cell.recipe, identities, with_seed=False)
 
-    def _stored(self, recipe_sha256: str) -> list[Run]:
+    def _reusable_runs(self, recipe_sha256: str) -> list[Run]:
         runs = self.store.by_recipe(recipe_sha256) if self.store else []
-        return [run for run in runs if run.state in _USABLE]
+        return [run for run in runs if run.state in _REUSABLE_STATES]
 
-    def _stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
+    def _resolve_stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
         """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
-        named = self.store.by_name(name) if self.store else []
-        runs = [run for run in named if run.state in _USABLE]
+        runs_of_name = self.store.by_name(name) if self.store else []
+        runs = [run for run in runs_of_name if run.state in _REUSABLE_STATES]
         hashes = {run.recipe_sha256 for run in runs}
         if not runs or self.store is None:
             raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
-        seed = pick_seed(name, {run.seed for run in runs}, child.seed)
+        seed = choose_parent_seed(name, {run.seed for run in runs}, child.seed)
         run = next(run for run in runs if run.seed == seed)
-        its = self.store.detail(run.id).recipe
-        check_parent(key, name, its["model"]["name"], its["data"]["name"], child)
+        parent_recipe = self.store.detail(run.id).recipe
+        check_parent(key, name, parent_recipe["model"]["name"], parent_recipe["data"]["name"], child)
         return run.recipe_sha256, run.run_sha256
 
     def _check_data(self, recipe: Recipe) -> None:
-        from lsqctl.training.locate import check_present
+        from lsqctl.training.locate import check_dataset_present
 
-        check_present(recipe.data.name, self.settings.data_dir)
-        check_networks(recipe)
+        check_dataset_present(recipe.data.name, self.settings.data_dir)
+        check_timm_networks(recipe)
 
-    def _snapshot(self, source: LoadedRecipe) -> dict[str, Any]:
+    def _collect_provenance(self, source: LoadedRecipe) -> dict[str, Any]:
         """Return what is true at submit; of the code, asked once a submission."""
-        if not self._now:
-            self._now = snapshot(Path.cwd())
-        return self._now | {
+        if not self._provenance:
+            self._provenance = collect_provenance(Path.cwd())
+        return self._provenance | {
             "data_dir": str(self.settings.data_dir),
             "recipe_path": str(source.path),
-            "overrides": list(self.options.sets),
+            "overrides": list(self.options.overrides),
         }

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
-from lsqctl.run import UNFINISHED, Enqueued, Run
+from lsqctl.run import ACTIVE_STATES, EnqueuedRun, Run
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.sweeps import Resume
+    from lsqctl.store.sweeps import ResumeOptions
 
 
-def sweep_named(store: Store, name: str | None) -> str | None:
+def resolve_sweep(store: Store, name: str | None) -> str | None:
     """Return the sweep of this name; for None the newest, or None where there is none.
 
     Raises NotFound, with the nearest name, for one that is not there.
@@ -28,37 +28,37 @@ def sweep_named(store: Store, name: str | None) -> str | None:
     return name
 
 
-def resume(store: Store, settings: Settings, name: str | None, wanted: Resume) -> list[Enqueued]:
+def resume_sweep(store: Store, settings: Settings, name: str | None, options: ResumeOptions) -> list[EnqueuedRun]:
     """Put back the cells of a sweep that failed, were cancelled or were removed: all or none.
 
     From scratch drops their checkpoints' files. Raises NotFound for an unknown sweep, or a parent
     that was removed and that no sweep can bring back.
     """
-    found = sweep_named(store, name)
-    if found is None:
+    sweep = resolve_sweep(store, name)
+    if sweep is None:
         raise NotFound("no sweeps yet; a recipe with a `sweep:` section makes one when submitted")
 
-    def forget(run_id: str) -> None:
+    def delete_checkpoints(run_id: str) -> None:
         for folder in settings.run_dir(run_id).glob("ckpt*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    return store.resume_sweep(found, wanted, forget=forget)
+    return store.resume_sweep(sweep, options, delete_files=delete_checkpoints)
 
 
-def unfinished_runs(store: Store, references: Sequence[str], sweep: str | None) -> list[Run]:
+def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[Run]:
     """Return the runs to be held, released or given a priority: those named, or a sweep's.
 
     Of a sweep, cells that have finished are left out; one that is named and has is refused with
     IllegalTransition, before anything is changed. Raises NotFound, and UsageError for a prefix of
     several ids, for neither runs nor a sweep, and for both.
     """
-    if bool(references) == (sweep is not None):
+    if bool(run_refs) == (sweep is not None):
         raise UsageError("name runs, or a sweep with --sweep NAME" + (", not both" * bool(sweep)))
     if sweep is not None:
-        cells = store.sweep_cells(str(sweep_named(store, sweep)))
-        return [one.run for one in cells if one.run and one.run.state in UNFINISHED]
-    found = list({run.id: run for run in map(store.resolve, references)}.values())
-    for run in found:
-        if run.state not in UNFINISHED:
+        cells = store.sweep_cells(str(resolve_sweep(store, sweep)))
+        return [cell.run for cell in cells if cell.run and cell.run.state in ACTIVE_STATES]
+    runs = list({run.id: run for run in map(store.resolve, run_refs)}.values())
+    for run in runs:
+        if run.state not in ACTIVE_STATES:
             raise IllegalTransition(f"run {run.id} has finished ({run.state}); nothing was changed")
-    return found
+    return runs

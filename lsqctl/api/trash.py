@@ -17,21 +17,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.api.outfile import write_whole
-from lsqctl.api.remove import Removal, folder_of, remove_tree, size_of
+from lsqctl.api.outfile import write_atomic
+from lsqctl.api.remove import Removal, existing_run_dir, remove_tree, tree_size
 from lsqctl.errors import NotFound, StoreError, UsageError, did_you_mean
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.trash import Rows
+    from lsqctl.store.trash import RunRows
 
 _ROWS, _FILES = "rows.jsonl", "files"
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
-class Buried:
+class TrashedRun:
     """One run in the trash, and the bytes that emptying it would free."""
 
     id: str
@@ -42,7 +42,7 @@ class Buried:
     size_bytes: int
 
 
-def bury(
+def move_to_trash(
     store: Store, settings: Settings, planned: Sequence[Removal], *, force: bool = False
 ) -> None:
     """Move runs to the trash: first their rows, in one transaction, then their folders.
@@ -50,84 +50,84 @@ def bury(
     Raises IllegalTransition for a running run and for one that others need, with nothing moved,
     and StoreError where the trash cannot be written.
     """
-    store.remove([one.run.id for one in planned], force=force, keep=partial(_keep, settings))
-    for one in planned:
-        if one.folder:
-            _move(one.folder, settings.trash_dir / one.run.id / _FILES)
+    store.remove([removal.run.id for removal in planned], force=force, keep=partial(_write_rows, settings))
+    for removal in planned:
+        if removal.folder:
+            _move(removal.folder, settings.trash_dir / removal.run.id / _FILES)
 
 
-def buried(settings: Settings, *, older_than: float = 0.0) -> list[Buried]:
+def list_trash(settings: Settings, *, older_than: float = 0.0) -> list[TrashedRun]:
     """Return what has been in the trash for ``older_than`` seconds, the newest first."""
-    limit = datetime.now(UTC) - timedelta(seconds=older_than)
-    found = [_described(path.parent) for path in settings.trash_dir.glob(f"*/{_ROWS}")]
-    old = [one for one in found if one.removed_at <= limit]
-    return sorted(old, key=lambda one: (one.removed_at, one.id), reverse=True)
+    cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
+    trashed = [_read_trashed_run(path.parent) for path in settings.trash_dir.glob(f"*/{_ROWS}")]
+    expired = [run for run in trashed if run.removed_at <= cutoff]
+    return sorted(expired, key=lambda run: (run.removed_at, run.id), reverse=True)
 
 
-def restore(store: Store, settings: Settings, references: Sequence[str]) -> list[Buried]:
+def restore_runs(store: Store, settings: Settings, run_refs: Sequence[str]) -> list[TrashedRun]:
     """Put runs back as they were, all of them or none; return them.
 
-    ``references`` are ids, unique beginnings of ids, or names. Raises NotFound, UsageError for an
+    ``run_refs`` are ids, unique beginnings of ids, or names. Raises NotFound, UsageError for an
     ambiguous one, and what ``Store.restore`` raises.
     """
-    there = buried(settings)
-    wanted = {one.id: one for one in (_resolve(text, there) for text in references)}
-    rows = {run_id: _read(settings.trash_dir / run_id / _ROWS) for run_id in wanted}
+    trashed = list_trash(settings)
+    by_id = {trashed_run.id: trashed_run for trashed_run in (_resolve_trashed(run_ref, trashed) for run_ref in run_refs)}
+    rows = {run_id: _read_rows(settings.trash_dir / run_id / _ROWS) for run_id in by_id}
     moved: list[str] = []
     try:
-        for run_id in wanted:  # first: a row without its files would promise what is not there
-            if _bring_back(settings, run_id):
+        for run_id in by_id:  # first: a row without its files would promise what is not there
+            if _restore_folder(settings, run_id):
                 moved.append(run_id)
         store.restore(list(rows.values()))
     except BaseException:
         for run_id in moved:
             _move(settings.run_dir(run_id), settings.trash_dir / run_id / _FILES)
         raise
-    for run_id in wanted:
+    for run_id in by_id:
         remove_tree(settings.trash_dir / run_id)
-    return list(wanted.values())
+    return list(by_id.values())
 
 
-def _bring_back(settings: Settings, run_id: str) -> bool:
+def _restore_folder(settings: Settings, run_id: str) -> bool:
     """Move a run's folder back; False where the trash has none."""
     files = settings.trash_dir / run_id / _FILES
     if not (files.is_symlink() or files.exists()):
         return False
-    if folder_of(settings, run_id):
+    if existing_run_dir(settings, run_id):
         raise StoreError(f"{settings.run_dir(run_id)} is in the way; move it elsewhere")
     _move(files, settings.run_dir(run_id))
     return True
 
 
-def empty(settings: Settings, some: Sequence[Buried]) -> None:
+def empty_trash(settings: Settings, trashed: Sequence[TrashedRun]) -> None:
     """Remove these from the trash, for good.  Raises StoreError."""
-    for one in some:
-        remove_tree(settings.trash_dir / one.id)
+    for run in trashed:
+        remove_tree(settings.trash_dir / run.id)
 
 
-def _resolve(reference: str, there: Sequence[Buried]) -> Buried:
-    same = [one for one in there if reference in (one.id, one.name)]
-    found = same or [one for one in there if one.id.startswith(reference)]
-    if len(found) > 1:
-        ids = ", ".join(one.id for one in found[:5])
+def _resolve_trashed(run_ref: str, trashed: Sequence[TrashedRun]) -> TrashedRun:
+    exact = [run for run in trashed if run_ref in (run.id, run.name)]
+    matches = exact or [run for run in trashed if run.id.startswith(run_ref)]
+    if len(matches) > 1:
+        ids = ", ".join(run.id for run in matches[:5])
         raise UsageError(
-            f"`{reference}` is {len(found)} runs in the trash: {ids}; name one by its id"
+            f"`{run_ref}` is {len(matches)} runs in the trash: {ids}; name one by its id"
         )
-    if not found:
-        known = [*(one.id for one in there), *(one.name for one in there)]
+    if not matches:
+        names = [*(run.id for run in trashed), *(run.name for run in trashed)]
         raise NotFound(
-            f"no run in the trash is called `{reference}`{did_you_mean(reference, known)}; "
+            f"no run in the trash is called `{run_ref}`{did_you_mean(run_ref, names)}; "
             "`lsqctl runs trash` lists them"
         )
-    return found[0]
+    return matches[0]
 
 
-def _keep(settings: Settings, run_id: str, rows: Rows) -> None:
+def _write_rows(settings: Settings, run_id: str, rows: RunRows) -> None:
     """Write a run's rows where they outlive the transaction that removes them."""
     folder = settings.trash_dir / run_id
     (run,) = rows["runs"]
-    kept = ({"table": name, **row} for name, some in rows.items() for row in some)
-    body = b"".join(map(_line, kept))
+    records = ({"table": name, **row} for name, table_rows in rows.items() for row in table_rows)
+    body = b"".join(map(_json_line, records))
     head = {key: run[key] for key in ("id", "name", "seed", "state")}
     head["removed_at"] = datetime.now(UTC)
     head["sha256"] = sha256(body).hexdigest()
@@ -135,14 +135,14 @@ def _keep(settings: Settings, run_id: str, rows: Rows) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {folder}: {error.strerror}") from None
-    write_whole(folder / _ROWS, _line(head) + body, force=True)
+    write_atomic(folder / _ROWS, _json_line(head) + body, force=True)
 
 
-def _line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, default=_spelled).encode("ascii") + b"\n"
+def _json_line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, default=_encode_value).encode("ascii") + b"\n"
 
 
-def _spelled(value: object) -> object:
+def _encode_value(value: object) -> object:
     if isinstance(value, datetime):
         return {"time": value.isoformat()}
     if isinstance(value, bytes):
@@ -150,21 +150,21 @@ def _spelled(value: object) -> object:
     raise TypeError(f"{type(value).__name__} is not kept")
 
 
-_READ: Mapping[str, Callable[[str], Any]] = {
+_DECODERS: Mapping[str, Callable[[str], Any]] = {
     "time": datetime.fromisoformat,
     "bytes": base64.b64decode,
 }
 
 
-def _value(value: Any) -> Any:
+def _decode_value(value: Any) -> Any:
     if isinstance(value, dict):
         ((kind, text),) = value.items()
-        return _READ[kind](text)
+        return _DECODERS[kind](text)
     return value
 
 
-def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows that ``_keep`` was given; StoreError for a file that is damaged."""
+def _read_rows(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows that ``_write_rows`` was given; StoreError for a file that is damaged."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
         head, _, body = path.read_bytes().partition(b"\n")
@@ -172,19 +172,19 @@ def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
             raise ValueError("its bytes are not those that were written")
         for line in map(json.loads, body.splitlines()):
             table = line.pop("table")
-            rows[table].append({key: _value(value) for key, value in line.items()})
-    except _DAMAGED as error:
+            rows[table].append({key: _decode_value(value) for key, value in line.items()})
+    except _READ_ERRORS as error:
         raise StoreError(f"{path} cannot be read back: {error}") from None
     return rows
 
 
-def _described(folder: Path) -> Buried:
+def _read_trashed_run(folder: Path) -> TrashedRun:
     try:
         with (folder / _ROWS).open("rb") as file:
-            head = {key: _value(value) for key, value in json.loads(file.readline()).items()}
+            head = {key: _decode_value(value) for key, value in json.loads(file.readline()).items()}
         del head["sha256"]
-        return Buried(**head, size_bytes=size_of(folder))
-    except _DAMAGED as error:
+        return TrashedRun(**head, size_bytes=tree_size(folder))
+    except _READ_ERRORS as error:
         raise StoreError(f"{folder / _ROWS} cannot be read: {error}") from None
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.api.sweeps import sweep_named
+from lsqctl.api.sweeps import resolve_sweep
 from lsqctl.errors import DataError, NotFound
 from lsqctl.facts import Evaluation
 from lsqctl.run import Run, RunDetail, RunState
@@ -17,8 +17,8 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from lsqctl.recipe import Recipe
     from lsqctl.store import Store
-    from lsqctl.training.evaluate import Counts
-    from lsqctl.training.runtime import Job
+    from lsqctl.training.evaluate import EvalCounts
+    from lsqctl.training.runtime import ExecutionContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +41,29 @@ class Verdict:
     message: str = ""
 
 
-class CannotTell(DataError):
+class CannotVerify(DataError):
     """The result could be neither confirmed nor refuted here."""
 
 
 def runs_to_verify(
-    store: Store, references: Sequence[str], *, sweep: str | None = None, every: bool = False
+    store: Store, run_refs: Sequence[str], *, sweep: str | None = None, all_succeeded: bool = False
 ) -> list[Run]:
     """Return the runs that are named, of a sweep, or all: succeeded ones, for only they have a
     result. A run that is named and has none raises NotFound.
     """
-    named = [store.resolve(reference) for reference in references]
-    for run in named:
+    runs = [store.resolve(run_ref) for run_ref in run_refs]
+    for run in runs:
         if run.state is not RunState.SUCCEEDED:
             raise NotFound(
                 f"run {run.id} ({run.name}) is {run.state}: only a succeeded run has a result "
                 "to verify"
             )
     if sweep is not None:
-        cells = store.sweep_cells(sweep_named(store, sweep) or sweep)
-        named += [one.run for one in cells if one.run and one.run.state is RunState.SUCCEEDED]
-    if every:
-        named += reversed(store.runs(states=[RunState.SUCCEEDED]))
-    return list({run.id: run for run in named}.values())
+        cells = store.sweep_cells(resolve_sweep(store, sweep) or sweep)
+        runs += [cell.run for cell in cells if cell.run and cell.run.state is RunState.SUCCEEDED]
+    if all_succeeded:
+        runs += reversed(store.runs(states=[RunState.SUCCEEDED]))
+    return list({run.id: run for run in runs}.values())
 
 
 def verify_run(
@@ -87,60 +87,60 @@ def verify_run(
     if result is None:
         raise NotFound(f"run {run_id} ({detail.run.name}) has no result to verify")
     recipe = load_stored(detail.recipe)
-    measure = _Measure(recipe, _job(detail, settings, threads, device), result.data_digest)
+    reevaluator = _Reevaluator(recipe, _execution_context(detail, settings, threads, device), result.data_digest)
     for stored in result.evaluations:
-        sha256 = store.result_sha256(run_id, (stored.variant, stored.selection))
-        again = partial(measure, sha256=sha256, variant=stored.variant)
-        verdict = _verdict(detail.run, stored, again, settings)
+        sha256 = store.manifest_sha256(run_id, (stored.variant, stored.selection))
+        remeasure = partial(reevaluator, sha256=sha256, variant=stored.variant)
+        verdict = _verdict(detail.run, stored, remeasure, settings)
         if verdict.verified is not None:
             key = (stored.variant, stored.selection)
             store.mark_verified(run_id, key, verified=verdict.verified)
         yield verdict
 
 
-class _Measure:
+class _Reevaluator:
     """Measures the checkpoints of one run, each variant once."""
 
-    def __init__(self, recipe: Recipe, job: Job, data_digest: str) -> None:
-        self._recipe, self._job, self._data_digest = recipe, job, data_digest
-        self._known: dict[tuple[str, str], Counts] = {}
+    def __init__(self, recipe: Recipe, context: ExecutionContext, data_digest: str) -> None:
+        self._recipe, self._context, self._data_digest = recipe, context, data_digest
+        self._cache: dict[tuple[str, str], EvalCounts] = {}
 
-    def __call__(self, directory: Path, sha256: str, variant: str) -> Counts:
+    def __call__(self, directory: Path, sha256: str, variant: str) -> EvalCounts:
         """Return the counts of a variant of a checkpoint.
 
-        Raises DataError when its bytes are not the stored, and CannotTell when they are, but
+        Raises DataError when its bytes are not the stored, and CannotVerify when they are, but
         cannot be measured here.
         """
-        from lsqctl.training.reevaluate import check_bytes, reevaluate
+        from lsqctl.training.reevaluate import verify_recorded_checkpoint, reevaluate
 
-        check_bytes(directory, sha256)
+        verify_recorded_checkpoint(directory, sha256)
         key = sha256, variant
-        if key not in self._known:
-            _check_device(self._job.device)
+        if key not in self._cache:
+            _check_device(self._context.device)
             digest = self._data_digest
             try:
                 counts = reevaluate(
-                    self._recipe, directory, self._job, data_digest=digest, variant=variant
+                    self._recipe, directory, self._context, data_digest=digest, variant=variant
                 )
             except DataError as error:
-                raise CannotTell(str(error)) from None
-            self._known[key] = counts
-        return self._known[key]
+                raise CannotVerify(str(error)) from None
+            self._cache[key] = counts
+        return self._cache[key]
 
 
 def _verdict(
-    run: Run, stored: Evaluation, measure: Callable[[Path], Counts], settings: Settings
+    run: Run, stored: Evaluation, measure: Callable[[Path], EvalCounts], settings: Settings
 ) -> Verdict:
-    from lsqctl.worker.inputs import located
+    from lsqctl.worker.inputs import current_location
 
-    directory = located(settings.run_dir(run.id), stored.checkpoint)
+    directory = current_location(settings.run_dir(run.id), stored.checkpoint)
     values: dict[str, Any] = {"measured": None, "verified": True, "message": ""}
     try:
         counts = measure(directory)
         values["measured"] = counts.n_correct
-        if difference := _difference(stored, counts):
-            values |= {"verified": False, "message": f"{directory}: {difference}"}
-    except CannotTell as error:
+        if mismatch := _mismatch(stored, counts):
+            values |= {"verified": False, "message": f"{directory}: {mismatch}"}
+    except CannotVerify as error:
         values |= {"verified": None, "message": str(error)}
     except DataError as error:
         values |= {"verified": False, "message": str(error)}
@@ -151,16 +151,16 @@ def _verdict(
     )
 
 
-def _difference(stored: Evaluation, counts: Counts) -> str:
+def _mismatch(stored: Evaluation, counts: EvalCounts) -> str:
     """Return what differs between a stored evaluation and the new counts, or nothing."""
     pairs = {
         "images": (stored.n_total, counts.n_total),
         "right answers": (stored.n_correct, counts.n_correct),
         "right within the first five": (stored.n_correct_top5, counts.n_correct_top5),
     }
-    for what, (expected, found) in pairs.items():
-        if expected != found:
-            return f"expected {expected} {what}, found {found}"
+    for quantity, (expected, measured) in pairs.items():
+        if expected != measured:
+            return f"expected {expected} {quantity}, found {measured}"
     if stored.hits != counts.hits:
         pairs_of_bytes = zip(stored.hits, counts.hits, strict=False)
         differing = sum((a ^ b).bit_count() for a, b in pairs_of_bytes)
@@ -168,16 +168,16 @@ def _difference(stored: Evaluation, counts: Counts) -> str:
     return ""
 
 
-def _job(detail: RunDetail, settings: Settings, threads: int | None, device: str | None) -> Job:
-    """Return the circumstances of the run's last attempt, perhaps changed."""
-    from lsqctl.training.runtime import Job
+def _execution_context(detail: RunDetail, settings: Settings, threads: int | None, device: str | None) -> ExecutionContext:
+    """Return the execution environment of the run's last attempt, perhaps changed."""
+    from lsqctl.training.runtime import ExecutionContext
 
-    then = detail.attempts[-1].circumstances if detail.attempts else {}
-    return Job(
+    environment = detail.attempts[-1].environment if detail.attempts else {}
+    return ExecutionContext(
         run_dir=settings.run_dir(detail.run.id),
-        data_dir=settings.data_dir_of(detail.snapshot.get("data_dir")),
-        device=device or str(then.get("device", "cpu")),
-        threads=threads or int(then.get("threads", 1)),
+        data_dir=settings.data_dir_of(detail.provenance.get("data_dir")),
+        device=device or str(environment.get("device", "cpu")),
+        threads=threads or int(environment.get("threads", 1)),
     )
 
 
@@ -185,7 +185,7 @@ def _check_device(device: str) -> None:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise CannotTell(
+        raise CannotVerify(
             "it was trained on a GPU and there is none here; --device cpu measures it all the "
             "same, and may round differently"
         )

@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lsqctl.run import UNFINISHED, RunState
+from lsqctl.run import ACTIVE_STATES, RunState
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.standing import Standing
+    from lsqctl.store.standing import RunStatus
 
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Waited:
+class WaitResult:
     """How the runs stood at the end of the wait; ``removed`` are ids that are gone."""
 
-    succeeded: tuple[Standing, ...]
-    failed: tuple[Standing, ...]
-    pending: tuple[Standing, ...]
+    succeeded: tuple[RunStatus, ...]
+    failed: tuple[RunStatus, ...]
+    pending: tuple[RunStatus, ...]
     removed: tuple[str, ...]
 
 
@@ -32,37 +32,37 @@ def wait(
     *,
     timeout: float | None = None,
     fail_fast: bool = False,
-    ended: Callable[[Standing], None] = lambda _: None,
-) -> Waited:
+    on_end: Callable[[RunStatus], None] = lambda _: None,
+) -> WaitResult:
     """Return once every run has ended, or ``timeout`` seconds have passed; 0 looks once.
 
-    ``ended`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
+    ``on_end`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
     has failed. A run that was put back for another try is pending.
     """
-    until = None if timeout is None else time.monotonic() + timeout
-    told: set[str] = set()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    reported: set[str] = set()
     while True:
-        now = _sorted(store.standing(ids), ids)
-        for one in (*now.succeeded, *now.failed):
-            if one.id not in told:
-                told.add(one.id)
-                ended(one)
-        told -= {one.id for one in now.pending}  # tried again
-        if not now.pending or (fail_fast and now.failed):
-            return now
-        remaining = POLL_SECONDS if until is None else until - time.monotonic()
+        result = _by_state(store.statuses(ids), ids)
+        for status in (*result.succeeded, *result.failed):
+            if status.id not in reported:
+                reported.add(status.id)
+                on_end(status)
+        reported -= {status.id for status in result.pending}  # tried again
+        if not result.pending or (fail_fast and result.failed):
+            return result
+        remaining = POLL_SECONDS if deadline is None else deadline - time.monotonic()
         if remaining <= 0:
-            return now
+            return result
         time.sleep(min(POLL_SECONDS, remaining))
 
 
-def _sorted(found: Sequence[Standing], ids: Sequence[str]) -> Waited:
-    good = tuple(one for one in found if one.state is RunState.SUCCEEDED)
-    pending = tuple(one for one in found if one.state in UNFINISHED)
-    known = {one.id for one in found}
-    return Waited(
-        succeeded=good,
-        failed=tuple(one for one in found if one not in (*good, *pending)),
+def _by_state(statuses: Sequence[RunStatus], ids: Sequence[str]) -> WaitResult:
+    succeeded = tuple(status for status in statuses if status.state is RunState.SUCCEEDED)
+    pending = tuple(status for status in statuses if status.state in ACTIVE_STATES)
+    existing_ids = {status.id for status in statuses}
+    return WaitResult(
+        succeeded=succeeded,
+        failed=tuple(status for status in statuses if status not in (*succeeded, *pending)),
         pending=pending,
-        removed=tuple(run_id for run_id in ids if run_id not in known),
+        removed=tuple(run_id for run_id in ids if run_id not in existing_ids),
     )

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lsqctl.run import UNFINISHED
-from lsqctl.wording import counted
+from lsqctl.run import ACTIVE_STATES
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.sight import Pending, RunningRun, SeenWorker, Sight
+    from lsqctl.store.sight import PendingGroup, RunningRun, WorkerStatus, QueueOverview
 
-_FORGOTTEN_SECONDS = 3600.0  # a worker that died without a word is shown so long
+_HIDE_WORKER_SECONDS = 3600.0  # a worker that died without a word is shown so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,100 +24,100 @@ class Estimate:
     """Seconds until the queue is empty; None, with the reason in words, where nobody can tell."""
 
     seconds: float | None
-    why: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """The queue at one moment. ``left`` maps a running run's id to its seconds left."""
+class QueueStatus:
+    """The queue at one moment. ``seconds_left`` is by the id of a running run."""
 
-    sight: Sight
+    overview: QueueOverview
     sweep: str | None
-    workers: tuple[SeenWorker, ...]
-    left: dict[str, float]
-    queue: Estimate
+    workers: tuple[WorkerStatus, ...]
+    seconds_left: dict[str, float]
+    estimate: Estimate
 
     @property
-    def unfinished(self) -> int:
+    def n_active(self) -> int:
         """How many runs are waiting, queued or running."""
-        return sum(self.sight.counts[state] for state in UNFINISHED)
+        return sum(self.overview.counts[state] for state in ACTIVE_STATES)
 
 
-def watch(store: Store, *, sweep: str | None = None) -> Watched:
-    """Look once.  Raises StoreError."""
-    sight = store.sight(sweep=sweep)
-    left = {
-        one.run.id: seconds
-        for one in sight.running
-        if (seconds := seconds_left(one, sight)) is not None
+def read_queue_status(store: Store, *, sweep: str | None = None) -> QueueStatus:
+    """Read the queue once.  Raises StoreError."""
+    overview = store.queue_overview(sweep=sweep)
+    remaining = {
+        entry.run.id: seconds
+        for entry in overview.running
+        if (seconds := estimate_run_seconds(entry, overview)) is not None
     }
-    shown = tuple(one for one in sight.workers if one.busy or one.seen_seconds < _FORGOTTEN_SECONDS)
-    return Watched(sight, sweep, shown, left, queue_estimate(sight, left))
+    workers = tuple(entry for entry in overview.workers if entry.running_runs or entry.seconds_since_heartbeat < _HIDE_WORKER_SECONDS)
+    return QueueStatus(overview, sweep, workers, remaining, estimate_queue_seconds(overview, remaining))
 
 
-def seconds_left(one: RunningRun, sight: Sight) -> float | None:
+def estimate_run_seconds(running: RunningRun, overview: QueueOverview) -> float | None:
     """Return the time that a running run still needs at the rate of this attempt.
 
     None before its first step, and for one whose worker is silent.
     """
-    run = one.run
-    if run.lease_lapsed or one.base_step is None or one.base_at is None:
+    run = running.run
+    if run.lease_expired or running.start_step is None or running.training_since is None:
         return None
-    done, todo = run.step - one.base_step, run.total_steps - run.step
-    elapsed = (sight.now - one.base_at).total_seconds()
+    done, todo = run.step - running.start_step, run.total_steps - run.step
+    elapsed = (overview.now - running.training_since).total_seconds()
     if done <= 0 or todo < 0 or elapsed <= 0:
         return None
     return elapsed / done * todo
 
 
-def queue_estimate(sight: Sight, left: dict[str, float]) -> Estimate:
-    """Return when the queue will be empty: known durations, dealt to the slots of live workers.
+def estimate_queue_seconds(overview: QueueOverview, seconds_left: dict[str, float]) -> Estimate:
+    """Return when the queue will be empty: known durations, scheduled on the slots of live workers.
 
     A run that is not started counts as long as the median of the newest that succeeded of its
     recipe, else of its sweep, with as many epochs. Where one has neither, there is no estimate.
     """
-    open_runs = [one for one in sight.pending if not one.held]
-    if not sight.running and not open_runs:
-        return Estimate(0.0 if not sight.pending else None, "" if not sight.pending else "all held")
-    slots = sum(one.worker.identity.slots for one in sight.workers if not one.lost)
+    startable = [entry for entry in overview.pending if not entry.held]
+    if not overview.running and not startable:
+        return Estimate(0.0 if not overview.pending else None, "" if not overview.pending else "all held")
+    slots = sum(entry.worker.identity.slots for entry in overview.workers if not entry.stale)
     if not slots:
         return Estimate(None, "no worker is at work")
-    if missing := len(sight.running) - len(left):
+    if missing := len(overview.running) - len(seconds_left):
         return Estimate(None, f"{missing} running without a rate yet")
-    durations = _durations(sight, left)
-    unknown = sum(one.count for one in open_runs if _expected(one, durations) is None)
+    durations = _median_seconds(overview, seconds_left)
+    unknown = sum(entry.count for entry in startable if _expected_seconds(entry, durations) is None)
     if unknown:
-        return Estimate(None, f"{counted(unknown, 'run')} of a kind that none has finished yet")
-    work = [(_expected(one, durations) or 0.0, one.count) for one in open_runs]
-    return Estimate(_dealt(left.values(), work, slots))
+        return Estimate(None, f"{pluralize(unknown, 'run')} of a kind that none has finished yet")
+    jobs = [(_expected_seconds(entry, durations) or 0.0, entry.count) for entry in startable]
+    return Estimate(_makespan(seconds_left.values(), jobs, slots))
 
 
-def _durations(sight: Sight, left: dict[str, float]) -> dict[tuple[str, int], float]:
+def _median_seconds(overview: QueueOverview, seconds_left: dict[str, float]) -> dict[tuple[str, int], float]:
     """Return the median seconds by (recipe or sweep, epochs)."""
-    known: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for one in sight.timed:
-        for key in filter(None, (one.recipe_sha256, one.sweep)):
-            known[key, one.epochs].append(one.seconds)
-    for running in sight.running:  # a sweep's first cells tell about its others
+    samples: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for finished in overview.durations:
+        for key in filter(None, (finished.recipe_sha256, finished.sweep)):
+            samples[key, finished.epochs].append(finished.seconds)
+    for running in overview.running:  # a sweep's first cells tell about its others
         run = running.run
-        if running.base_step == 0 and run.started_at is not None:
-            whole = (sight.now - run.started_at).total_seconds() + left[run.id]
+        if running.start_step == 0 and run.started_at is not None:
+            total = (overview.now - run.started_at).total_seconds() + seconds_left[run.id]
             for key in filter(None, (run.recipe_sha256, run.sweep)):
-                known[key, run.epochs].append(whole)
-    return {key: statistics.median(values) for key, values in known.items()}
+                samples[key, run.epochs].append(total)
+    return {key: statistics.median(values) for key, values in samples.items()}
 
 
-def _expected(one: Pending, durations: dict[tuple[str, int], float]) -> float | None:
-    own = durations.get((one.recipe_sha256, one.epochs))
-    return own if own is not None else durations.get((one.sweep or "", one.epochs))
+def _expected_seconds(group: PendingGroup, durations: dict[tuple[str, int], float]) -> float | None:
+    of_recipe = durations.get((group.recipe_sha256, group.epochs))
+    return of_recipe if of_recipe is not None else durations.get((group.sweep or "", group.epochs))
 
 
-def _dealt(busy: Iterable[float], work: list[tuple[float, int]], slots: int) -> float:
+def _makespan(seconds_left: Iterable[float], jobs: list[tuple[float, int]], slots: int) -> float:
     """Return when the last slot is free, each run going to the slot that is free first."""
-    free = sorted(busy)[:slots]
-    free += [0.0] * (slots - len(free))
-    heapq.heapify(free)
-    for seconds, count in sorted(work, reverse=True):
+    free_at = sorted(seconds_left)[:slots]
+    free_at += [0.0] * (slots - len(free_at))
+    heapq.heapify(free_at)
+    for seconds, count in sorted(jobs, reverse=True):
         for _ in range(count):
-            heapq.heapreplace(free, free[0] + seconds)
-    return max(free)
+            heapq.heapreplace(free_at, free_at[0] + seconds)
+    return max(free_at)

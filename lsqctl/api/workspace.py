@@ -29,7 +29,7 @@ def open_workspace(
             "and those above); `lsqctl submit RECIPE` makes one, --home names another"
         )
     if create:
-        make_home(settings)
+        create_workspace(settings)
     return open_store(
         settings.db_url,
         lease_seconds=settings.lease_seconds,
@@ -38,7 +38,7 @@ def open_workspace(
     )
 
 
-def make_home(settings: Settings) -> None:
+def create_workspace(settings: Settings) -> None:
     """Make the workspace's folder, for this user only."""
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of the API, print, exit code."""
+"""The command line: parse, call one function of the services, print, exit code."""
 
 from lsqctl.cli.entry import main
 

@@ -13,25 +13,25 @@ from lsqctl.cli.board_options import (
     Columns,
     Dataset,
     Deviations,
-    Filter,
+    BoardWhere,
     GroupBy,
-    Layout,
+    View,
     Limit,
     Pareto,
     PerRun,
-    PivotOf,
-    Published,
+    PivotSpec,
+    ShowPublished,
     Raw,
     Sort,
-    Style,
-    listed,
-    look_of,
+    OutputFormat,
+    split_commas,
+    output_options,
 )
-from lsqctl.cli.page import Force, Html, write_html
+from lsqctl.cli.page import Force, HtmlFile, write_html_page
 from lsqctl.cli.render import say, warn
-from lsqctl.cli.state import Json, settings, workspace
+from lsqctl.cli.state import Json, get_settings, open_store
 from lsqctl.errors import UsageError
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
@@ -50,76 +50,76 @@ def register(app: typer.Typer) -> None:
 def leaderboard(
     ctx: typer.Context,
     dataset: Dataset = None,
-    where: Filter = None,
+    where: BoardWhere = None,
     columns: Columns = "",
     sort: Sort = "",
     group_by: GroupBy = "",
-    pivot: PivotOf = "",
+    pivot: PivotSpec = "",
     limit: Limit = None,
-    style: Annotated[Style | None, typer.Option("--format", help="How to print it.")] = None,
+    output_format: Annotated[OutputFormat | None, typer.Option("--format", help="How to print it.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file; its ending tells the format.")
     ] = None,
     force: Force = False,
-    references: Published = "auto",
+    show_published: ShowPublished = "auto",
     per_run: PerRun = False,
     best_seed: BestSeed = False,
     pareto: Pareto = "top1,-gbops",
     deviations: Deviations = False,
-    layout: Layout = "board",
+    view: View = "board",
     raw: Raw = False,
     json: Json = False,
-    html: Html = None,
+    html: HtmlFile = None,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
-    from lsqctl.api.board import board
+    from lsqctl.api.board import build_board
     from lsqctl.leaderboard.output import write
 
-    look = look_of(columns, pivot, raw=raw)
-    chosen = "json" if json else style
-    how: dict[str, Any] = {"dataset": dataset, "references": references, "per_run": per_run}
-    how |= {"best_seed": best_seed, "settings": settings(ctx)}
-    shaped: dict[str, Any] = {
+    options = output_options(columns, pivot, raw=raw)
+    chosen_format = "json" if json else output_format
+    board_args: dict[str, Any] = {"dataset": dataset, "show_published": show_published, "per_run": per_run}
+    board_args |= {"best_seed": best_seed, "settings": get_settings(ctx)}
+    query_args: dict[str, Any] = {
         "where": where,
-        "group_by": listed(group_by),
-        "sort": listed(sort),
+        "group_by": split_commas(group_by),
+        "sort": split_commas(sort),
         "limit": limit,
     }
-    if layout == "pwc":
-        if any([*shaped.values(), output, html, deviations, look.columns, look.pivot]):
+    if view == "pwc":
+        if any([*query_args.values(), output, html, deviations, options.columns, options.pivot]):
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
-        _pwc(ctx, chosen or "table", **how)
+        _print_pwc_view(ctx, chosen_format or "table", **board_args)
         return
-    with workspace(ctx) as store:
-        ranked = board(store, pareto=_cost(pareto), **how, **shaped)
+    with open_store(ctx) as store:
+        ranked = build_board(store, pareto=_cost_column(pareto), **board_args, **query_args)
         if deviations:
             from lsqctl.api.deviations import with_deviations  # reads recipes, which takes longer
 
             ranked = with_deviations(ranked, store)
         if html is not None:
-            write_html(store, ranked, html, force=force)
+            write_html_page(store, ranked, html, force=force)
             return
     if output is not None:
-        _save(ranked, output, chosen, look, force=force)
-    elif chosen in (None, "table"):
-        _draw(ranked, look, filtered=bool(where))
+        _write_board(ranked, output, chosen_format, options, force=force)
+    elif chosen_format in (None, "table"):
+        _print_board(ranked, options, is_filtered=bool(where))
     else:
-        _warn_raw(look)
-        sys.stdout.write(write(ranked, str(chosen), look))
+        _warn_raw(options)
+        sys.stdout.write(write(ranked, str(chosen_format), options))
 
 
 def export(
     ctx: typer.Context,
     path: Annotated[Path, typer.Argument(help="A file: .csv, .json, .md, .html or .tex.")],
     dataset: Dataset = None,
-    where: Filter = None,
+    where: BoardWhere = None,
     columns: Columns = "",
     sort: Sort = "",
-    pivot: PivotOf = "",
-    style: Annotated[
-        Style | None, typer.Option("--format", help="Another format than the ending tells.")
+    pivot: PivotSpec = "",
+    output_format: Annotated[
+        OutputFormat | None, typer.Option("--format", help="Another format than the ending tells.")
     ] = None,
-    references: Published = "auto",
+    show_published: ShowPublished = "auto",
     per_run: PerRun = False,
     best_seed: BestSeed = False,
     pareto: Pareto = "top1,-gbops",
@@ -127,64 +127,64 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
-    from lsqctl.api.board import board
+    from lsqctl.api.board import build_board
 
-    look = look_of(columns, pivot, raw=raw)
-    with workspace(ctx) as store:
-        ranked = board(
+    options = output_options(columns, pivot, raw=raw)
+    with open_store(ctx) as store:
+        ranked = build_board(
             store,
             dataset=dataset,
-            references=references,
+            show_published=show_published,
             per_run=per_run,
             best_seed=best_seed,
-            pareto=_cost(pareto),
-            settings=settings(ctx),
+            pareto=_cost_column(pareto),
+            settings=get_settings(ctx),
             where=where,
-            sort=listed(sort),
+            sort=split_commas(sort),
         )
-    _save(ranked, path, style, look, force=force)
+    _write_board(ranked, path, output_format, options, force=force)
 
 
-def _save(ranked: Board, path: Path, style: str | None, look: Look, *, force: bool) -> None:
+def _write_board(ranked: Board, path: Path, output_format: str | None, options: Look, *, force: bool) -> None:
     from lsqctl.api import board as api
 
-    _warn_raw(look)
-    size = api.export(ranked, path, style=style, look=look, force=force)
-    say(f"{path}: {counted(len(ranked.entries), 'row')}, {size} bytes")
+    _warn_raw(options)
+    size = api.export_board(ranked, path, output_format=output_format, options=options, force=force)
+    say(f"{path}: {pluralize(len(ranked.entries), 'row')}, {size} bytes")
 
 
-def _warn_raw(look: Look) -> None:
-    if look.raw:
+def _warn_raw(options: Look) -> None:
+    if options.raw:
         warn("--raw leaves texts that a spreadsheet may run as formulas")
 
 
-def _pwc(ctx: typer.Context, chosen: str, **how: Any) -> None:
+def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -> None:
     """Print the board in the form of a Papers With Code page."""
-    from lsqctl.api.board import LINE_FORMATS, page_view
-    from lsqctl.cli.board_table import draw
+    from lsqctl.api.board import PWC_FORMATS, build_pwc_view
+    from lsqctl.cli.board_table import print_tables
     from lsqctl.leaderboard.page_lines import lines_table
 
-    if chosen not in ("table", *LINE_FORMATS):
-        raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {chosen}")
-    with workspace(ctx) as store:
-        lines = page_view(store, **how)
-    if chosen == "table":
-        draw([lines_table(lines)])
+    if output_format not in ("table", *PWC_FORMATS):
+        raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {output_format}")
+    with open_store(ctx) as store:
+        lines = build_pwc_view(store, **board_args)
+    if output_format == "table":
+        print_tables([lines_table(lines)])
     else:
-        sys.stdout.write(LINE_FORMATS[chosen](lines))
+        sys.stdout.write(PWC_FORMATS[output_format](lines))
 
 
-def _cost(pareto: str) -> Cost:
+def _cost_column(pareto: str) -> Cost:
     """Return the column that the second axis of --pareto names."""
     return "size_bytes" if pareto.endswith("-size_bytes") else "gbops"
 
 
-def _draw(ranked: Board, look: Look, *, filtered: bool) -> None:
-    from lsqctl.cli.board_table import draw
+def _print_board(ranked: Board, options: Look, *, is_filtered: bool) -> None:
+    from lsqctl.cli.board_table import print_tables
     from lsqctl.leaderboard.output import tables_of
 
-    if filtered and not ranked.entries:
+    if is_filtered and not ranked.entries:
         say("no row is like that; `lsqctl leaderboard` without --where shows all")
     elif not any(table.counts.groups for table in ranked.tables):
         say("no finished run yet; `lsqctl submit RECIPE`, then `lsqctl worker --until-empty`")
-    draw(tables_of(ranked, look))
+    print_tables(tables_of(ranked, options))

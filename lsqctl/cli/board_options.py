@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsqctl.cli import completing
-from lsqctl.cli.state import positive
+from lsqctl.cli.state import positive_int
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.output import Look
 
 # lsqctl.leaderboard.output has the same words: importing it here would slow every command's start
-Style = Literal[
+OutputFormat = Literal[
     "table", "csv", "json", "md", "html", "latex", "pwc-json", "hf-model-index", "hf-eval-results"
 ]
 Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
-Published = Annotated[
+ShowPublished = Annotated[
     Literal["auto", "all", "none"],
     typer.Option(
-        "--references", help="Published rows: of own datasets and the paper's page, all, or none."
+        "--published", help="Published results: of local datasets and the paper's page, all, or none."
     ),
 ]
-Filter = Annotated[
+BoardWhere = Annotated[
     str | None,
     typer.Option(
         "--where",
@@ -39,7 +39,7 @@ Pareto = Annotated[
     Literal["top1,-gbops", "top1,-size_bytes"],
     typer.Option(help="What `pareto_optimal` weighs Top-1 against."),
 ]
-Layout = Annotated[
+View = Annotated[
     Literal["board", "pwc"],
     typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
 ]
@@ -69,7 +69,7 @@ Columns = Annotated[
         metavar="COLUMN,…", help="These columns of docs/csv.md.", autocompletion=completing.columns
     ),
 ]
-PivotOf = Annotated[
+PivotSpec = Annotated[
     str,
     typer.Option(
         "--pivot", metavar="ROW,COLUMN[,VALUE]", help="Cross two columns: arch,bits or arch,w_bits."
@@ -77,23 +77,23 @@ PivotOf = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(parser=positive, metavar="N", help="At most so many rows of each table."),
+    typer.Option(parser=positive_int, metavar="N", help="At most so many rows of each table."),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="CSV without the guard against formulas.")]
 
 
-def listed(text: str) -> tuple[str, ...]:
+def split_commas(text: str) -> tuple[str, ...]:
     """Return the names of a list that commas part."""
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-def look_of(columns: str, pivot: str, *, raw: bool) -> Look:
+def output_options(columns: str, pivot: str, *, raw: bool) -> Look:
     """Return how the board is written.  Raises UsageError."""
     from lsqctl.errors import UsageError
     from lsqctl.leaderboard.output import Look
     from lsqctl.leaderboard.pivot import Pivot
 
-    crossed = listed(pivot)
-    if pivot and len(crossed) not in (2, 3):
+    pivot_columns = split_commas(pivot)
+    if pivot and len(pivot_columns) not in (2, 3):
         raise UsageError(f"--pivot takes ROW,COLUMN or ROW,COLUMN,VALUE, got `{pivot}`")
-    return Look(listed(columns), Pivot(*crossed) if crossed else None, raw)
+    return Look(split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw)

@@ -1,4 +1,4 @@
-"""Draw the leaderboard: columns give way in a fixed order, nothing wraps."""
+"""Fit a table into a width: columns are hidden by their priority, no cell wraps."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from lsqctl.cli.render import stdout
+from lsqctl.cli.render import stdout_console
 from lsqctl.leaderboard.view import Cell, ViewTable
-from lsqctl.settings import colour_forced
+from lsqctl.settings import color_forced
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 GAP = 2
-INDENT = "    "  # of a line under a row
-NAME = 24  # cells that a model's name keeps before any column gives way for it
-TONES = {"good": "green", "bad": "red", "": ""}
+NOTE_INDENT = "    "  # of a line under a row
+MIN_NAME_WIDTH = 24  # cells that a model's name keeps before any column is hidden for it
+CELL_STYLES = {"good": "green", "bad": "red", "": ""}
 
 
-def draw(tables: Sequence[ViewTable]) -> None:
+def print_tables(tables: Sequence[ViewTable]) -> None:
     """Print one table a dataset; in a pipe as wide as it needs to be, without colour."""
-    if not sys.stdout.isatty() and not colour_forced():
+    if not sys.stdout.isatty() and not color_forced():
         if tables:
-            print("\n\n".join("\n".join(_plain(table)) for table in tables))
+            print("\n\n".join("\n".join(_plain_lines(table)) for table in tables))
         return
-    console = stdout()
+    console = stdout_console()
     width = console.width if sys.stdout.isatty() else None
     for number, table in enumerate(tables):
-        console.print(*[""] * bool(number), drawn(table, width), sep="\n", soft_wrap=True)
+        console.print(*[""] * bool(number), render_table(table, width), sep="\n", soft_wrap=True)
 
 
-def drawn(table: ViewTable, width: int | None) -> Text:
+def render_table(table: ViewTable, width: int | None) -> Text:
     """Return a table as text of at most ``width`` cells a line; title and footer fold at words."""
     from rich.text import Text
 
-    parts = [Text(table.title, "bold"), coloured(table, width), Text(table.footer, "dim")]
+    parts = [Text(table.title, "bold"), render_rows(table, width), Text(table.footer, "dim")]
     if width is not None:
-        parts[0], parts[2] = (_folded(parts[n], width) for n in (0, 2))
+        parts[0], parts[2] = (_wrap(parts[n], width) for n in (0, 2))
     return Text("\n").join(parts)
 
 
-def _folded(text: Text, width: int) -> Text:
+def _wrap(text: Text, width: int) -> Text:
     from rich.console import Console
     from rich.text import Text
 
@@ -53,25 +53,25 @@ def _folded(text: Text, width: int) -> Text:
     return Text("\n").join(lines)
 
 
-def kept_columns(table: ViewTable, width: int | None) -> list[int]:
-    """Return the columns that fit into ``width``: the lowest ``drop`` goes first, 0 never.
+def visible_columns(table: ViewTable, width: int | None) -> list[int]:
+    """Return the columns that fit into ``width``: the lowest ``priority`` goes first, 0 never.
 
-    A long name is cut before a column goes, down to ``NAME`` cells.
+    A long name is cut before a column goes, down to ``MIN_NAME_WIDTH`` cells.
     """
-    needed = [
-        min(NAME, size) if column.key == "model" else size
-        for column, size in zip(table.columns, _widths(table), strict=True)
+    min_widths = [
+        min(MIN_NAME_WIDTH, size) if column.key == "model" else size
+        for column, size in zip(table.columns, _full_widths(table), strict=True)
     ]
-    kept = list(range(len(table.columns)))
-    while width is not None and _width(needed, kept) > width:
-        droppable = [index for index in kept if table.columns[index].drop]
-        if not droppable:
+    visible = list(range(len(table.columns)))
+    while width is not None and _total_width(min_widths, visible) > width:
+        hideable = [index for index in visible if table.columns[index].drop]
+        if not hideable:
             break
-        kept.remove(min(droppable, key=lambda index: table.columns[index].drop))
-    return kept
+        visible.remove(min(hideable, key=lambda index: table.columns[index].drop))
+    return visible
 
 
-def _widths(table: ViewTable) -> list[int]:
+def _full_widths(table: ViewTable) -> list[int]:
     """Return what each column needs to be shown whole."""
     columns = zip(*table.rows, strict=True) if table.rows else [()] * len(table.columns)
     return [
@@ -80,45 +80,45 @@ def _widths(table: ViewTable) -> list[int]:
     ]
 
 
-def _width(needed: Sequence[int], kept: Sequence[int]) -> int:
-    return sum(needed[index] for index in kept) + GAP * (len(kept) - 1)
+def _total_width(widths: Sequence[int], visible: Sequence[int]) -> int:
+    return sum(widths[index] for index in visible) + GAP * (len(visible) - 1)
 
 
-def _plain(table: ViewTable) -> Iterator[str]:
+def _plain_lines(table: ViewTable) -> Iterator[str]:
     """Yield the lines of a table, title and footer included."""
-    widths = _widths(table)
+    widths = _full_widths(table)
     yield table.title
-    for row, note in _rows(table):
+    for row, note in _rows_with_notes(table):
         cells = zip(row, table.columns, widths, strict=True)
-        padded = (_padded(cell.text, column.align, width) for cell, column, width in cells)
-        yield (" " * GAP).join(padded).rstrip()
+        cell_texts = (_pad(cell.text, column.align, width) for cell, column, width in cells)
+        yield (" " * GAP).join(cell_texts).rstrip()
         if note:
-            yield INDENT + note
+            yield NOTE_INDENT + note
     yield table.footer
 
 
-def coloured(table: ViewTable, width: int | None) -> Text:
+def render_rows(table: ViewTable, width: int | None) -> Text:
     """Return the columns that fit, each at its width; the model's name is cut if it must be.
 
     One text and not a Rich table, which takes half a second for a thousand rows.
     """
     from rich.text import Text
 
-    kept, widths = kept_columns(table, width), _widths(table)
-    excess = 0 if width is None else max(0, _width(widths, kept) - width)
-    for index in kept:
+    visible, widths = visible_columns(table, width), _full_widths(table)
+    excess = 0 if width is None else max(0, _total_width(widths, visible) - width)
+    for index in visible:
         if table.columns[index].key == "model":
             widths[index] = max(1, widths[index] - excess)
     text = Text()
-    for number, (row, note) in enumerate(_rows(table)):
+    for number, (row, note) in enumerate(_rows_with_notes(table)):
         text.append("\n" if number else "")
-        for place, index in enumerate(kept):
-            shown = _padded(row[index].text, table.columns[index].align, widths[index])
-            shown = shown.rstrip() if index == kept[-1] else shown
-            text.append(" " * GAP if place else "")
-            text.append(shown, _style(row[index]))
+        for position, index in enumerate(visible):
+            cell_text = _pad(row[index].text, table.columns[index].align, widths[index])
+            cell_text = cell_text.rstrip() if index == visible[-1] else cell_text
+            text.append(" " * GAP if position else "")
+            text.append(cell_text, _cell_style(row[index]))
         for line in _note_lines(note, width):
-            text.append(f"\n{INDENT}{line}", "dim")
+            text.append(f"\n{NOTE_INDENT}{line}", "dim")
     return text
 
 
@@ -128,24 +128,24 @@ def _note_lines(note: str, width: int | None) -> list[str]:
 
     if width is None or not note:
         return [note] if note else []
-    folded = _folded(Text(note), max(1, width - len(INDENT)))
-    return folded.plain.split("\n")
+    wrapped = _wrap(Text(note), max(1, width - len(NOTE_INDENT)))
+    return wrapped.plain.split("\n")
 
 
-def _rows(table: ViewTable) -> Iterator[tuple[Sequence[Cell], str]]:
+def _rows_with_notes(table: ViewTable) -> Iterator[tuple[Sequence[Cell], str]]:
     """Yield the heading, then each row, with the line under it."""
     yield tuple(Cell(column.title, dim=True) for column in table.columns), ""
     yield from table.noted()
 
 
-def _padded(text: str, align: str, width: int) -> str:
+def _pad(text: str, align: str, width: int) -> str:
     missing = width - cell_len(text)
     if missing < 0:
-        return _cut(text, width)
+        return _elide_middle(text, width)
     return " " * missing + text if align == "right" else text + " " * missing
 
 
-def _cut(text: str, width: int) -> str:
+def _elide_middle(text: str, width: int) -> str:
     """Return a name that lost its middle: its ending, as in ``-w4a4``, tells most."""
     from rich.cells import set_cell_size
 
@@ -153,8 +153,8 @@ def _cut(text: str, width: int) -> str:
     return set_cell_size(text, width - 1 - cell_len(tail)) + "…" + tail
 
 
-def _style(cell: Cell) -> str:
-    styles = [TONES[cell.tone], "bold" if cell.strong else "", "dim" if cell.dim else ""]
+def _cell_style(cell: Cell) -> str:
+    styles = [CELL_STYLES[cell.tone], "bold" if cell.strong else "", "dim" if cell.dim else ""]
     if cell.link:
         styles.append(f"link {cell.link}")
     return " ".join(filter(None, styles))

@@ -9,10 +9,10 @@ import typer
 
 from lsqctl.cli import completing
 from lsqctl.cli.render import print_json, say
-from lsqctl.cli.state import Json, origins, settings
+from lsqctl.cli.state import Json, setting_sources, get_settings
 
 
-def register(app: typer.Typer) -> None:
+def register_bugreport(app: typer.Typer) -> None:
     """Add the command to the top level."""
     app.command(epilog="Example: lsqctl bugreport --run @last")(bugreport)
 
@@ -40,16 +40,16 @@ def bugreport(
 
     Works without a workspace, with a broken database, and offline; nothing is sent.
     """
-    from lsqctl.api.bugreport import write_report
+    from lsqctl.api.bugreport import write_bug_report
 
-    made = write_report(settings(ctx), output, origins=origins(ctx), run=run, force=force)
+    report = write_bug_report(get_settings(ctx), output, sources=setting_sources(ctx), run_ref=run, force=force)
     if json:
-        print_json({"bugreport": made})
+        print_json({"bugreport": report})
         return
-    print(made.path)
-    for one in made.members:
-        say(f"  {one.name}, {one.size_bytes} bytes")
+    print(report.path)
+    for member in report.members:
+        say(f"  {member.name}, {member.size_bytes} bytes")
     say(
-        f"{len(made.members)} files, {made.size_bytes} bytes zipped; look through them before you "
-        f"send them: unzip -c {made.path} | less"
+        f"{len(report.members)} files, {report.size_bytes} bytes zipped; look through them before you "
+        f"send them: unzip -c {report.path} | less"
     )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.render import note, plain, print_json, print_table, say
-from lsqctl.cli.state import Json, workspace
+from lsqctl.cli.render import note, to_json_types, print_json, print_table, say
+from lsqctl.cli.state import Json, open_store
 from lsqctl.leaderboard.clean import clean
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: lsqctl compare @last @last~1")(compare)
 
 
-def compare(ctx: typer.Context, first: First, second: Second, json: Json = False) -> None:
+def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json = False) -> None:
     """Say whether A is better than B: the difference in Top-1, its interval, the test and p.
 
     Runs are paired by seed and image by image where they match (McNemar's test, a paired t-test),
@@ -31,21 +31,21 @@ def compare(ctx: typer.Context, first: First, second: Second, json: Json = False
     """
     from lsqctl.api.compare import compare as api
 
-    with workspace(ctx) as store:
-        found = api(store, first, second)
+    with open_store(ctx) as store:
+        comparison = api(store, first_ref, second_ref)
     if json:
-        print_json(plain(found))
+        print_json(to_json_types(comparison))
         return
-    print(clean(found.answer))
-    _draw(found)
-    for text in found.notes:
+    print(clean(comparison.answer))
+    _print_comparison(comparison)
+    for text in comparison.notes:
         note(text)
 
 
-def _draw(found: Comparison) -> None:
+def _print_comparison(comparison: Comparison) -> None:
     from lsqctl.leaderboard.comparison import p_text, points
 
-    def number(value: float | None) -> str:
+    def percent_text(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
     print_table(
@@ -55,19 +55,19 @@ def _draw(found: Comparison) -> None:
                 row.cell,
                 str(row.seed),
                 row.first_run or "",
-                number(row.first_top1),
+                percent_text(row.first_top1),
                 row.second_run or "",
-                number(row.second_top1),
+                percent_text(row.second_top1),
                 "" if row.difference is None else points(row.difference),
                 "" if row.only_first is None else str(row.only_first),
                 "" if row.only_second is None else str(row.only_second),
                 "" if row.p is None else f"{row.p:.2g}",
             )
-            for row in found.rows
+            for row in comparison.rows
         ],
-        right=("seed", "A %", "B %", "A − B", "only A", "only B", "p"),
-        give_way=("A run", "B run", "p"),
+        right_aligned=("seed", "A %", "B %", "A − B", "only A", "only B", "p"),
+        hide_first=("A run", "B run", "p"),
     )
-    for one in found.tests:
-        interval = f"{points(one.low)} to {points(one.high)}"
-        say(f"{one.name}: {points(one.difference)} ({interval}), {p_text(one.p)}")
+    for test in comparison.tests:
+        interval = f"{points(test.low)} to {points(test.high)}"
+        say(f"{test.name}: {points(test.difference)} ({interval}), {p_text(test.p)}")

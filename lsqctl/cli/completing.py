@@ -16,84 +16,84 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
 
 T = TypeVar("T")
-NEWEST = 50
-Proposal = tuple[str, str]  # the word, and what a shell may show beside it
+MAX_RUNS = 50
+CompletionItem = tuple[str, str]  # the word, and what a shell may show beside it
 
 
-def runs(ctx: typer.Context, incomplete: str) -> list[Proposal]:
+def runs(ctx: typer.Context, incomplete: str) -> list[CompletionItem]:
     """Return the newest runs, by id and by name."""
-    return _asked(ctx, lambda store: _runs(store, incomplete))
+    return _query_store(ctx, lambda store: _run_items(store, incomplete))
 
 
-def sweeps(ctx: typer.Context, incomplete: str) -> list[Proposal]:
+def sweeps(ctx: typer.Context, incomplete: str) -> list[CompletionItem]:
     """Return the sweeps of the workspace."""
-    return _asked(ctx, lambda store: [(n, "sweep") for n in store.sweeps() if _fits(n, incomplete)])
+    return _query_store(ctx, lambda store: [(name, "sweep") for name in store.sweeps() if _matches(name, incomplete)])
 
 
-def recipes(incomplete: str) -> list[Proposal]:
+def recipes(incomplete: str) -> list[CompletionItem]:
     """Return the bundled recipes, and the recipe files and folders that lie here."""
     from lsqctl.recipe_file.find import bundled_recipes
 
-    found = [(name, "bundled") for name in bundled_recipes() if _fits(name, incomplete)]
-    return [*found, *_files(incomplete)]
+    bundled = [(name, "bundled") for name in bundled_recipes() if _matches(name, incomplete)]
+    return [*bundled, *_file_items(incomplete)]
 
 
 def columns(incomplete: str) -> list[str]:
     """Return the columns of the board, for the last name of a list; ``-`` may stand before it."""
     from lsqctl.leaderboard.columns import NAMES
 
-    before, comma, last = incomplete.rpartition(",")
+    preceding, comma, last = incomplete.rpartition(",")
     sign = "-" if last.startswith("-") else ""
-    wanted = last.removeprefix("-")
-    return [f"{before}{comma}{sign}{name}" for name in NAMES if name.startswith(wanted)]
+    prefix = last.removeprefix("-")
+    return [f"{preceding}{comma}{sign}{name}" for name in NAMES if name.startswith(prefix)]
 
 
-def codes(incomplete: str) -> list[Proposal]:
+def codes(incomplete: str) -> list[CompletionItem]:
     """Return the codes of errors and warnings."""
     from lsqctl.recipe_file.codes import CODES
 
-    return [(one, CODES[one].title) for one in CODES if _fits(one, incomplete)]
+    return [(code, CODES[code].title) for code in CODES if _matches(code, incomplete)]
 
 
-def _asked(ctx: typer.Context, ask: Callable[[Store], list[Proposal]]) -> list[Proposal]:
+def _query_store(ctx: typer.Context, query: Callable[[Store], list[CompletionItem]]) -> list[CompletionItem]:
     """Return what the workspace answers; nothing where there is none, or it does not answer."""
     try:
-        with _opened(ctx) as store:
-            return ask(store)
+        with _open_store(ctx) as store:
+            return query(store)
     except (LsqctlError, OSError):
         return []
 
 
 @contextmanager
-def _opened(ctx: typer.Context) -> Iterator[Store]:
+def _open_store(ctx: typer.Context) -> Iterator[Store]:
     from lsqctl.api.workspace import open_workspace
 
-    given = ctx.find_root().params  # the callback that reads them does not run here
-    here = load_settings(home=given.get("home"), db=given.get("db_url"))
-    with open_workspace(here, read_only=True) as store:
+    params = ctx.find_root().params  # the callback that reads them does not run here
+    settings = load_settings(home=params.get("home"), db=params.get("db_url"))
+    with open_workspace(settings, read_only=True) as store:
         yield store
 
 
-def _runs(store: Store, incomplete: str) -> list[Proposal]:
-    found = store.runs(limit=NEWEST)
-    ids = [(run.id, f"{run.name}, seed {run.seed}, {run.state}") for run in found]
-    names = [(name, "the newest of this name") for name in dict.fromkeys(run.name for run in found)]
-    last = [("@last", "the newest run")] if found else []
-    return [one for one in [*last, *ids, *names] if _fits(one[0], incomplete)]
+def _run_items(store: Store, incomplete: str) -> list[CompletionItem]:
+    newest_runs = store.runs(limit=MAX_RUNS)
+    ids = [(run.id, f"{run.name}, seed {run.seed}, {run.state}") for run in newest_runs]
+    names = [(name, "the newest of this name") for name in dict.fromkeys(run.name for run in newest_runs)]
+    last = [("@last", "the newest run")] if newest_runs else []
+    return [item for item in [*last, *ids, *names] if _matches(item[0], incomplete)]
 
 
-def _files(incomplete: str) -> list[Proposal]:
+def _file_items(incomplete: str) -> list[CompletionItem]:
     folder, _, start = incomplete.rpartition("/")
     try:
-        found = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).iterdir())
-        kept = [path for path in found if path.name.startswith(start) and path.name[0] != "."]
-        before = incomplete.removesuffix(start) if start else incomplete
-        folders = [(f"{before}{path.name}/", "folder") for path in kept if path.is_dir()]
-        files = [path for path in kept if path.suffix in (".yaml", ".yml") and path.is_file()]
+        paths = sorted(Path(folder or ("/" if incomplete.startswith("/") else ".")).iterdir())
+        matching = [path for path in paths if path.name.startswith(start) and path.name[0] != "."]
+        prefix = incomplete.removesuffix(start) if start else incomplete
+        folders = [(f"{prefix}{path.name}/", "folder") for path in matching if path.is_dir()]
+        files = [path for path in matching if path.suffix in (".yaml", ".yml") and path.is_file()]
     except OSError:
         return []
-    return [*((f"{before}{path.name}", "file") for path in files), *(folders if folder else [])]
+    return [*((f"{prefix}{path.name}", "file") for path in files), *(folders if folder else [])]
 
 
-def _fits(word: str, incomplete: str) -> bool:
+def _matches(word: str, incomplete: str) -> bool:
     return word.startswith(incomplete)

@@ -10,12 +10,12 @@ from lsqctl.cli.render import note, print_json, print_table, say
 from lsqctl.cli.state import Json
 
 if TYPE_CHECKING:
-    from lsqctl.api.conformance import Matrix
+    from lsqctl.api.conformance import ConformanceMatrix
 
-_STYLES = {"ok": "green", "differs": "red", "n/a": "dim", "not installed": "dim"}
+_ANSWER_STYLES = {"ok": "green", "differs": "red", "n/a": "dim", "not installed": "dim"}
 
 
-def register(app: typer.Typer) -> None:
+def register_conformance(app: typer.Typer) -> None:
     """Add the command to the top level."""
     app.command(epilog="Example: lsqctl conformance")(conformance)
 
@@ -37,24 +37,24 @@ def conformance(json: Json = False) -> None:
             }
         )
     else:
-        _print(matrix)
+        _print_matrix(matrix)
     if not matrix.conforms:
         raise typer.Exit(1)
 
 
-def _print(matrix: Matrix) -> None:
-    names = [one.name for one in matrix.implementations]
+def _print_matrix(matrix: ConformanceMatrix) -> None:
+    names = [implementation.name for implementation in matrix.implementations]
     print_table(
         ("check", "paper", *names),
         [
-            (row.title, row.source, *(_word(row.answers[name].verdict) for name in names))
+            (row.title, row.source, *(_answer_text(row.answers[name].verdict) for name in names))
             for row in matrix.rows
         ],
-        give_way=("paper",),
-        styles=_STYLES,
+        hide_first=("paper",),
+        styles=_ANSWER_STYLES,
     )
     differences = [
-        (name, row.title, _first(row.answers[name].details))
+        (name, row.title, _first_detail(row.answers[name].details))
         for name in names
         for row in matrix.rows
         if row.answers[name].details
@@ -62,21 +62,21 @@ def _print(matrix: Matrix) -> None:
     if differences:
         print()
         print_table(("who", "differs in", "how"), differences)
-    for one in matrix.implementations:
-        if one.absent:
-            note(f"{one.name}: {one.absent}")
-    told = (
-        f"{one.name} {one.version}".rstrip() + " {} of {}".format(*matrix.counts(one.name))
-        for one in matrix.implementations
-        if not one.absent
+    for implementation in matrix.implementations:
+        if implementation.skip_reason:
+            note(f"{implementation.name}: {implementation.skip_reason}")
+    scores = (
+        f"{implementation.name} {implementation.version}".rstrip() + " {} of {}".format(*matrix.counts(implementation.name))
+        for implementation in matrix.implementations
+        if not implementation.skip_reason
     )
-    say(f"right answers: {', '.join(told)}")
+    say(f"right answers: {', '.join(scores)}")
 
 
-def _word(verdict: str) -> str:
+def _answer_text(verdict: str) -> str:
     return "n/a" if verdict == "not applicable" else verdict
 
 
-def _first(details: tuple[str, ...]) -> str:
+def _first_detail(details: tuple[str, ...]) -> str:
     more = f" (+{len(details) - 1})" if len(details) > 1 else ""
     return details[0] + more

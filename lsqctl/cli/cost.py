@@ -13,10 +13,10 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from lsqctl.api.cost import RecipeCost
 
-_SUMS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
+_COST_FIELDS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
 
 
-class Sums(Protocol):
+class CostTotals(Protocol):
     """What a result and a counted model both have: bytes, and operations for one image."""
 
     @property
@@ -36,7 +36,7 @@ class Sums(Protocol):
         """MACs times weight bits times activation bits."""
 
 
-def cost_line(cost: Sums) -> str:
+def cost_line(cost: CostTotals) -> str:
     """Return the sums in one line."""
     return (
         f"{bytes_text(cost.size_bytes)} (naive {bytes_text(cost.naive_bytes)}), "
@@ -44,12 +44,12 @@ def cost_line(cost: Sums) -> str:
     )
 
 
-def cost_of_result(result: Result | None) -> dict[str, int] | None:
+def result_cost_json(result: Result | None) -> dict[str, int] | None:
     """Return the sums that a finished run was stored with, for JSON."""
-    return {name: getattr(result, name) for name in _SUMS} if result else None
+    return {name: getattr(result, name) for name in _COST_FIELDS} if result else None
 
 
-def cost_of_layers(recipe: Mapping[str, Any], settings: Settings) -> RecipeCost:
+def stored_recipe_cost(recipe: Mapping[str, Any], settings: Settings) -> RecipeCost:
     """Return what the network of a stored recipe costs, layer by layer."""
     from lsqctl.api.cost import recipe_cost
     from lsqctl.recipe import load_stored
@@ -57,9 +57,9 @@ def cost_of_layers(recipe: Mapping[str, Any], settings: Settings) -> RecipeCost:
     return recipe_cost(load_stored(recipe), settings)
 
 
-def print_layers(found: RecipeCost | None) -> None:
+def print_layer_costs(recipe_cost: RecipeCost | None) -> None:
     """Print a line for each layer; nothing where none was counted."""
-    if found is None:
+    if recipe_cost is None:
         return
     print()
     print_table(
@@ -74,8 +74,8 @@ def print_layers(found: RecipeCost | None) -> None:
                 bops_text(layer.macs),
                 bops_text(layer.bops),
             )
-            for layer in found.cost.layers
+            for layer in recipe_cost.cost.layers
         ],
-        right=("W", "A", "params", "size", "MACs", "BOPs"),
-        give_way=("params", "MACs"),
+        right_aligned=("W", "A", "params", "size", "MACs", "BOPs"),
+        hide_first=("params", "MACs"),
     )

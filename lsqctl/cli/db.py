@@ -8,42 +8,42 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli.render import print_json, say
-from lsqctl.cli.state import Json, settings, workspace
+from lsqctl.cli.state import Json, get_settings, open_store
 from lsqctl.errors import StoreError
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
-app = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
+db_app = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command(epilog="Example: lsqctl --db postgresql+psycopg://host/lsq db upgrade")
+@db_app.command(epilog="Example: lsqctl --db postgresql+psycopg://host/lsq db upgrade")
 def upgrade(ctx: typer.Context) -> None:
     """Create the database, or bring it to this version's schema."""
-    from lsqctl.api.workspace import make_home, open_workspace
+    from lsqctl.api.workspace import create_workspace, open_workspace
 
-    make_home(settings(ctx))
-    store = open_workspace(settings(ctx), create=True)
+    create_workspace(get_settings(ctx))
+    store = open_workspace(get_settings(ctx), create=True)
     say(f"{store.url}: schema {store.schema_version()}")
     store.close()
 
 
-@app.command(epilog="Example: lsqctl db check")
+@db_app.command(epilog="Example: lsqctl db check")
 def check(ctx: typer.Context, json: Json = False) -> None:
     """Check integrity, foreign keys and schema; exit 4 when something is wrong."""
-    with workspace(ctx) as store:
-        wrong = store.check()
+    with open_store(ctx) as store:
+        findings = store.check()
         version = store.schema_version()
     if json:
-        print_json({"schema": version, "findings": wrong})
+        print_json({"schema": version, "findings": findings})
     else:
-        for text in wrong:
-            say(text)
-    if wrong:
-        raise StoreError(f"{len(wrong)} findings; restore a backup if rows are lost")
+        for finding in findings:
+            say(finding)
+    if findings:
+        raise StoreError(f"{len(findings)} findings; restore a backup if rows are lost")
     if not json:
         say(f"schema {version}: sound")
 
 
-@app.command(epilog="Example: lsqctl db backup")
+@db_app.command(epilog="Example: lsqctl db backup")
 def backup(
     ctx: typer.Context,
     file: Annotated[
@@ -54,12 +54,12 @@ def backup(
     json: Json = False,
 ) -> None:
     """Copy the database while others use it, and check the copy (db/README.md: restoring)."""
-    from lsqctl.api.backup import back_up
+    from lsqctl.api.backup import backup_database
 
-    with workspace(ctx) as store:
-        made = back_up(store, settings(ctx), file, force=force)
+    with open_store(ctx) as store:
+        report = backup_database(store, get_settings(ctx), file, force=force)
     if json:
-        print_json({"backup": made})
+        print_json({"backup": report})
     else:
-        print(made.path)
-        say(f"{counted(made.runs, 'run')}, {made.size_bytes} bytes, schema {made.schema}: sound")
+        print(report.path)
+        say(f"{pluralize(report.runs, 'run')}, {report.size_bytes} bytes, schema {report.schema}: sound")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import typer
 
 from lsqctl.cli.render import print_json, print_table
-from lsqctl.cli.state import Json, settings
+from lsqctl.cli.state import Json, get_settings
 
-_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
+_LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -17,16 +17,16 @@ def register(app: typer.Typer) -> None:
 
 def doctor(ctx: typer.Context, json: Json = False) -> None:
     """Check Python, libraries, devices, disk, data and database; exit 1 on an error."""
-    from lsqctl.api.doctor import examine
+    from lsqctl.api.doctor import diagnose
 
-    findings = examine(settings(ctx))
+    findings = diagnose(get_settings(ctx))
     if json:
         print_json({"findings": findings})
     else:
         print_table(
             ("", "finding", "fix"),
-            [(one.level, one.what, one.fix) for one in findings],
-            styles=_STYLES,
+            [(finding.level, finding.message, finding.fix) for finding in findings],
+            styles=_LEVEL_STYLES,
         )
-    if any(one.level == "error" for one in findings):
+    if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)

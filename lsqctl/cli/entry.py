@@ -41,8 +41,8 @@ from lsqctl.cli.state import GlobalOptions
 from lsqctl.errors import FilterError, LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
-_HOISTED = ("--home", "--db", "--data-dir")
-_LONG_LIVED = frozenset({"worker", "run", "serve"})
+_GLOBAL_OPTIONS = ("--home", "--db", "--data-dir")
+_LONG_RUNNING = frozenset({"worker", "run", "serve"})
 
 app = typer.Typer(
     name="lsqctl",
@@ -58,28 +58,28 @@ working.register(app)
 watch.register(app)
 wait.register(app)
 steer.register(runs.app)
-housekeeping.register(runs.app)
+housekeeping.register_gc_and_labels(runs.app)
 removing.register(runs.app)
-references_rm.register(references.app)
+references_rm.register_rm(references.app)
 app.add_typer(runs.app, name="runs")
 board.register(app)
 compare.register(app)
 page.register(app)
 app.add_typer(plot.app, name="plot")
 verify.register(app)
-conformance.register(app)
+conformance.register_conformance(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
-app.add_typer(references.app, name="references")
-app.add_typer(data.app, name="data")
-app.add_typer(db.app, name="db")
+app.add_typer(references.app, name="published")
+app.add_typer(data.data_app, name="data")
+app.add_typer(db.db_app, name="db")
 doctor.register(app)
-bugreport.register(app)
+bugreport.register_bugreport(app)
 explain.register(app)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from lsqctl.api.version import version_line
 
         typer.echo(version_line())
@@ -87,7 +87,7 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def options(
+def global_options(
     ctx: typer.Context,
     home: Annotated[
         Path | None,
@@ -102,27 +102,27 @@ def options(
     ] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit.")
     ] = False,
 ) -> None:
     """Read the global options; every other module of the command line finds them in ``ctx``."""
     ctx.obj = GlobalOptions(home, db_url, data_dir, debug)
-    if ctx.invoked_subcommand not in _LONG_LIVED:
+    if ctx.invoked_subcommand not in _LONG_RUNNING:
         # `lsqctl runs ls | head -1` ends quietly; a worker writes to pipes of children that die
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
-def hoist(arguments: Sequence[str]) -> list[str]:
+def hoist_global_options(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with global options moved to the front, where Typer wants them."""
     front: list[str] = []
     rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    remaining = iter(arguments)
+    for word in remaining:
         if word == "--":
-            rest += [word, *words]
-        elif word in _HOISTED:
-            front += [word, *([value] if (value := next(words, None)) is not None else [])]
-        elif word == "--debug" or word.startswith(tuple(f"{name}=" for name in _HOISTED)):
+            rest += [word, *remaining]
+        elif word in _GLOBAL_OPTIONS:
+            front += [word, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif word == "--debug" or word.startswith(tuple(f"{name}=" for name in _GLOBAL_OPTIONS)):
             front.append(word)
         else:
             rest.append(word)
@@ -131,7 +131,7 @@ def hoist(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
-    arguments = hoist(sys.argv[1:])
+    arguments = hoist_global_options(sys.argv[1:])
     gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
@@ -141,27 +141,27 @@ def main() -> None:
     except LsqctlError as error:
         if "--debug" in arguments:
             raise
-        _report(error)
+        _print_error(error)
         sys.exit(error.exit_code)
     except OSError as error:  # a disk or pipe that fails in the middle
         if "--debug" in arguments:
             raise
-        _report(LsqctlError(f"{error}; nothing half done is stored, so try again"))
+        _print_error(LsqctlError(f"{error}; nothing half done is stored, so try again"))
         sys.exit(LsqctlError.exit_code)
 
 
-def _report(error: LsqctlError) -> None:
-    from lsqctl.cli.render import error_line, stderr_is_terminal
+def _print_error(error: LsqctlError) -> None:
+    from lsqctl.cli.render import print_error, stderr_is_terminal
 
     if isinstance(error, RecipeError):
-        from lsqctl.cli.faults import format_faults, format_summary
+        from lsqctl.cli.faults import format_diagnostics, format_summary
 
-        print(format_faults(error.faults, colour=stderr_is_terminal()), file=sys.stderr)
-        files = ", ".join(dict.fromkeys(fault.file for fault in error.faults))
-        error_line(format_summary(error.faults, files))
+        print(format_diagnostics(error.diagnostics, colour=stderr_is_terminal()), file=sys.stderr)
+        files = ", ".join(dict.fromkeys(diagnostic.file for diagnostic in error.diagnostics))
+        print_error(format_summary(error.diagnostics, files))
     elif isinstance(error, FilterError):
-        from lsqctl.cli.faults import format_faults
+        from lsqctl.cli.faults import format_diagnostics
 
-        print(format_faults(error.faults, colour=stderr_is_terminal()), file=sys.stderr, end="")
+        print(format_diagnostics(error.diagnostics, colour=stderr_is_terminal()), file=sys.stderr, end="")
     else:
-        error_line(str(error))
+        print_error(str(error))

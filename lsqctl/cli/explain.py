@@ -31,17 +31,17 @@ def explain(code: CodeArgument = None, json: Json = False) -> None:
     """Say what the code of an error or a warning means; without one, list them."""
     from lsqctl.recipe_file.codes import CODES
 
-    wanted = list(CODES) if code is None else [code.strip("[]").upper()]
-    if unknown := [one for one in wanted if one not in CODES]:
+    codes = list(CODES) if code is None else [code.strip("[]").upper()]
+    if unknown := [name for name in codes if name not in CODES]:
         raise NotFound(
             f"no error has the code `{unknown[0]}`{did_you_mean(unknown[0], CODES)}; "
             f"known: {', '.join(CODES)}"
         )
     if json:
-        print_json({"codes": [{"code": one, **CODES[one]._asdict()} for one in wanted]})
+        print_json({"codes": [{"code": name, **CODES[name]._asdict()} for name in codes]})
     elif code is None:
-        print_table(("code", "title"), [(one, CODES[one].title) for one in wanted])
+        print_table(("code", "title"), [(name, CODES[name].title) for name in codes])
     else:
-        entry = CODES[wanted[0]]
-        shown = "".join(f"    {line}\n" for line in entry.example.splitlines())
-        sys.stdout.write(f"{wanted[0]}: {entry.title}\n\n{entry.explanation}\n\n{shown}")
+        entry = CODES[codes[0]]
+        example = "".join(f"    {line}\n" for line in entry.example.splitlines())
+        sys.stdout.write(f"{codes[0]}: {entry.title}\n\n{entry.explanation}\n\n{example}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 
-class _Unbroken:
+class _BrokenPipeSafeStream:
     """A text stream that, once its reader is gone, writes to nowhere instead of raising."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -19,32 +19,32 @@ class _Unbroken:
         try:
             return self._stream.write(text)
         except OSError:
-            self._to_nowhere()
+            self._redirect_to_devnull()
             return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except OSError:
-            self._to_nowhere()
+            self._redirect_to_devnull()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _to_nowhere(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
+    def _redirect_to_devnull(self) -> None:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
 
 
 @contextmanager
-def unbroken_words() -> Iterator[None]:
+def ignore_broken_pipes() -> Iterator[None]:
     """Let nothing that is said on stdout or stderr end what runs inside."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (cast(TextIO, _Unbroken(stream)) for stream in before)
+    original = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _BrokenPipeSafeStream(stream)) for stream in original)
     try:
         yield
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        sys.stdout, sys.stderr = before
+        sys.stdout, sys.stderr = original

@@ -7,36 +7,36 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.durations import duration
-from lsqctl.cli.removing import size_text
+from lsqctl.cli.durations import duration_seconds
+from lsqctl.cli.removing import format_bytes
 from lsqctl.cli.render import note as in_passing
 from lsqctl.cli.render import print_json, print_table, say
-from lsqctl.cli.state import Json, RunArgument, positive, settings, workspace
+from lsqctl.cli.state import Json, RunArgument, positive_int, get_settings, open_store
 from lsqctl.errors import UsageError
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
-_NOTE_LIMIT = 10_000
+_MAX_NOTE_LENGTH = 10_000
 
 
-def register(app: typer.Typer) -> None:
+def register_gc_and_labels(app: typer.Typer) -> None:
     """Add the commands of this module to `runs`."""
-    app.command("gc", epilog="Example: lsqctl runs gc --older-than 30d --apply")(collect)
+    app.command("gc", epilog="Example: lsqctl runs gc --older-than 30d --apply")(collect_garbage)
     app.command(
         epilog="Example: lsqctl runs tag @last +paper -draft",
         context_settings={"ignore_unknown_options": True},  # -word takes a tag away
     )(tag)
-    app.command(epilog="Example: lsqctl runs note @last 'the one in the talk'")(note)
+    app.command("note", epilog="Example: lsqctl runs note @last 'the one in the talk'")(annotate)
 
 
-def collect(
+def collect_garbage(
     ctx: typer.Context,
     keep_last: Annotated[
         int,
-        typer.Option(parser=positive, metavar="N", help="Newest checkpoints of a run that stay."),
+        typer.Option(parser=positive_int, metavar="N", help="Newest checkpoints of a run that stay."),
     ] = 1,
     older_than: Annotated[
         float,
-        typer.Option(parser=duration, metavar="TIME", help="Only of runs that ended 30d, 12h ago."),
+        typer.Option(parser=duration_seconds, metavar="TIME", help="Only of runs that ended 30d, 12h ago."),
     ] = 0.0,
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only look.")] = False,
     json: Json = False,
@@ -46,32 +46,32 @@ def collect(
     What unfinished runs have stays, and of finished ones the newest checkpoint, the best, and
     those that a result names.
     """
-    from lsqctl.api.gc import find_rubbish, remove_rubbish
+    from lsqctl.api.gc import find_garbage, remove_garbage
 
-    with workspace(ctx) as store:
-        found = find_rubbish(store, settings(ctx), keep_last=keep_last, older_than=older_than)
-        rubbish = remove_rubbish(store, found.rubbish) if apply else list(found.rubbish)
-    size = sum(one.size_bytes for one in rubbish)
+    with open_store(ctx) as store:
+        report = find_garbage(store, get_settings(ctx), keep_last=keep_last, older_than=older_than)
+        garbage = remove_garbage(store, report.garbage) if apply else list(report.garbage)
+    size = sum(item.size_bytes for item in garbage)
     if json:
-        print_json({"removed": apply, "bytes": size, "rubbish": rubbish, "strange": found.strange})
+        print_json({"removed": apply, "bytes": size, "garbage": garbage, "unknown_dirs": report.unknown_dirs})
         return
     print_table(
         ("run", "what", "size", "folder"),
-        [(one.run_id, one.kind, size_text(one.size_bytes), str(one.path)) for one in rubbish],
-        right=("size",),
+        [(item.run_id, item.kind, format_bytes(item.size_bytes), str(item.path)) for item in garbage],
+        right_aligned=("size",),
     )
-    if found.strange:
+    if report.unknown_dirs:
         say(
-            f"{found.strange} run folders, and the database knows none of them: is it another "
+            f"{report.unknown_dirs} run folders, and the database knows none of them: is it another "
             "workspace's? They stay"
         )
-    kinds = ", ".join(f"{n} × {kind}" for kind, n in Counter(one.kind for one in rubbish).items())
-    if not rubbish:
+    kinds = ", ".join(f"{count} × {kind}" for kind, count in Counter(item.kind for item in garbage).items())
+    if not garbage:
         say("nothing to remove")
     elif apply:
-        say(f"{size_text(size)} freed: {kinds}")
+        say(f"{format_bytes(size)} freed: {kinds}")
     else:
-        say(f"{size_text(size)} would be freed: {kinds}; next: lsqctl runs gc --apply")
+        say(f"{format_bytes(size)} would be freed: {kinds}; next: lsqctl runs gc --apply")
 
 
 def tag(
@@ -83,40 +83,40 @@ def tag(
     json: Json = False,
 ) -> None:
     """Give runs tags (+paper) and take tags away (-draft); `runs ls --tag` finds them."""
-    add = [word[1:] for word in words if word.startswith("+")]
-    gone = [word[1:] for word in words if word.startswith("-")]
-    refs = [word for word in words if not word.startswith(("+", "-"))]
-    if not refs or not (add or gone):
+    added_tags = [word[1:] for word in words if word.startswith("+")]
+    removed_tags = [word[1:] for word in words if word.startswith("-")]
+    run_refs = [word for word in words if not word.startswith(("+", "-"))]
+    if not run_refs or not (added_tags or removed_tags):
         raise UsageError("name runs, and tags as +word or -word: lsqctl runs tag @last +paper")
-    with workspace(ctx) as store:
-        found = list({run.id: run for run in map(store.resolve, refs)}.values())
-        for run in found:
-            store.tag(run.id, add, gone)
-        tags = store.tags([run.id for run in found])
+    with open_store(ctx) as store:
+        runs = list({run.id: run for run in map(store.resolve, run_refs)}.values())
+        for run in runs:
+            store.tag(run.id, added_tags, removed_tags)
+        tags = store.tags([run.id for run in runs])
     if json:
-        print_json({"tags": {run.id: tags.get(run.id, ()) for run in found}})
+        print_json({"tags": {run.id: tags.get(run.id, ()) for run in runs}})
         return
-    for run in found:
+    for run in runs:
         say(f"{run.id}  {run.name}  {' '.join(tags.get(run.id, ())) or 'no tags'}")
     in_passing(
-        f"{counted(len(found), 'run')} tagged"
-        + (f"; next: lsqctl runs ls --tag {add[0]}" if add else "")
+        f"{pluralize(len(runs), 'run')} tagged"
+        + (f"; next: lsqctl runs ls --tag {added_tags[0]}" if added_tags else "")
     )
 
 
-def note(
+def annotate(
     ctx: typer.Context,
-    run: RunArgument,
+    run_ref: RunArgument,
     text: Annotated[str, typer.Argument(help="What to remember; '' removes the note.")],
     json: Json = False,
 ) -> None:
     """Write a note on a run; `runs show` prints it."""
-    if len(text) > _NOTE_LIMIT:
-        raise UsageError(f"a note has {_NOTE_LIMIT} characters at most, got {len(text)}")
-    with workspace(ctx) as store:
-        found = store.resolve(run)
-        store.annotate(found.id, text)
+    if len(text) > _MAX_NOTE_LENGTH:
+        raise UsageError(f"a note has {_MAX_NOTE_LENGTH} characters at most, got {len(text)}")
+    with open_store(ctx) as store:
+        run = store.resolve(run_ref)
+        store.annotate(run.id, text)
     if json:
-        print_json({"id": found.id, "note": text})
+        print_json({"id": run.id, "note": text})
     else:
-        say(f"{found.id}  {found.name}  " + (f"note: {text}" if text else "note removed"))
+        say(f"{run.id}  {run.name}  " + (f"note: {text}" if text else "note removed"))

@@ -7,28 +7,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lsqctl.cli.render import duration, say, stderr
+from lsqctl.cli.render import format_duration, say, stderr_console
 from lsqctl.leaderboard.clean import clean
 from lsqctl.run import EndReason, Run, RunState
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from lsqctl.store import Store
-    from lsqctl.store.standing import Standing
+    from lsqctl.store.standing import RunStatus
     from lsqctl.worker.observer import Observer
-    from lsqctl.worker.order import LastWords
-    from lsqctl.worker.slots import Share
+    from lsqctl.worker.order import ExitReport
+    from lsqctl.worker.slots import Allocation
 
-REFRESH_SECONDS = 0.5
-LINE_SECONDS = 30.0
+REDRAW_INTERVAL_SECONDS = 0.5
+LINE_INTERVAL_SECONDS = 30.0
 
 
 @contextmanager
-def watching(store: Store) -> Iterator[Observer]:
+def observe_worker(store: Store) -> Iterator[Observer]:
     """Yield the observer that fits where stderr goes."""
-    console = stderr()
+    console = stderr_console()
     if not console.is_terminal:
         yield LineObserver(store, say)
         return
@@ -45,34 +45,34 @@ class LineObserver:
     def __init__(self, store: Store, say: Callable[[str], None]) -> None:
         self._store = store
         self._say = say
-        self._began: dict[str, float] = {}
-        self._next_line = time.monotonic() + LINE_SECONDS
+        self._started_at: dict[str, float] = {}
+        self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
 
-    def started(self, run: Run, share: Share) -> None:
+    def started(self, run: Run, allocation: Allocation) -> None:
         """Say which run began where."""
-        self._began[run.id] = time.monotonic()
-        again = f", attempt {run.attempt}" if run.attempt > 1 else ""
+        self._started_at[run.id] = time.monotonic()
+        attempt_text = f", attempt {run.attempt}" if run.attempt > 1 else ""
         self._say(
-            f"{run.id}  {label(run)}  started on {place(share)}, "
-            f"{counted(share.threads, 'thread')}{again}"
+            f"{run.id}  {run_label(run)}  started on {device_text(allocation)}, "
+            f"{pluralize(allocation.threads, 'thread')}{attempt_text}"
         )
 
-    def ended(self, run: Run, words: LastWords) -> None:
+    def ended(self, run: Run, exit_report: ExitReport) -> None:
         """Say how it ended."""
-        self._say(ending(run, words, time.monotonic() - self._began.pop(run.id, time.monotonic())))
+        self._say(attempt_end_text(run, exit_report, time.monotonic() - self._started_at.pop(run.id, time.monotonic())))
 
-    def said(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Pass a message on."""
         self._say(text)
 
     def tick(self) -> None:
         """Twice a minute, say where the running runs are."""
-        if time.monotonic() < self._next_line:
+        if time.monotonic() < self._next_line_at:
             return
-        self._next_line = time.monotonic() + LINE_SECONDS
+        self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
         for run in self._store.runs(states=[RunState.RUNNING]):
-            if run.id in self._began:
-                self._say(f"{run.id}  {label(run)}  {progress(run)}")
+            if run.id in self._started_at:
+                self._say(f"{run.id}  {run_label(run)}  {progress_text(run)}")
 
 
 class LiveObserver(LineObserver):
@@ -83,13 +83,13 @@ class LiveObserver(LineObserver):
     ) -> None:
         super().__init__(store, say)
         self._draw = draw
-        self._next_draw = 0.0
+        self._next_draw_at = 0.0
 
     def tick(self) -> None:
         """Draw anew, a few times a second at most."""
-        if time.monotonic() < self._next_draw:
+        if time.monotonic() < self._next_draw_at:
             return
-        self._next_draw = time.monotonic() + REFRESH_SECONDS
+        self._next_draw_at = time.monotonic() + REDRAW_INTERVAL_SECONDS
         self._draw(self._table())
 
     def _table(self) -> Table:
@@ -98,62 +98,62 @@ class LiveObserver(LineObserver):
         from rich.text import Text
 
         counts = self._store.counts()
-        told = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
-        table = Table(box=None, pad_edge=False, title=told, title_justify="left", title_style="dim")
+        counts_text = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
+        table = Table(box=None, pad_edge=False, title=counts_text, title_justify="left", title_style="dim")
         for name in ("run", "", "epoch", "Top-1", "left"):
             table.add_column(name, no_wrap=True, justify="left" if name in {"run", ""} else "right")
         for run in self._store.runs(states=[RunState.RUNNING]):
-            if run.id in self._began:
+            if run.id in self._started_at:
                 bar = ProgressBar(total=max(1, run.total_steps), completed=run.step, width=20)
                 table.add_row(
-                    Text(clean(label(run))),
+                    Text(clean(run_label(run))),
                     bar,
                     f"{run.epoch}/{run.epochs}",
-                    top1(run),
-                    self._left(run),
+                    top1_text(run),
+                    self._time_left(run),
                 )
         return table
 
-    def _left(self, run: Run) -> str:
+    def _time_left(self, run: Run) -> str:
         """Return an estimate of the time left, once there is a rate."""
-        elapsed = time.monotonic() - self._began[run.id]
+        elapsed = time.monotonic() - self._started_at[run.id]
         if not run.step or run.total_steps <= run.step or run.attempt > 1:
             return ""
-        return duration(elapsed / run.step * (run.total_steps - run.step))
+        return format_duration(elapsed / run.step * (run.total_steps - run.step))
 
 
-def label(run: Run | Standing) -> str:
+def run_label(run: Run | RunStatus) -> str:
     """Return a run's name, and its seed where that is not 0."""
     return run.name + (f" seed {run.seed}" if run.seed else "")
 
 
-def place(share: Share) -> str:
+def device_text(allocation: Allocation) -> str:
     """Return where an attempt runs: the CPU, or GPUs."""
-    return f"GPU {', '.join(share.gpus)}" if share.gpus else "cpu"
+    return f"GPU {', '.join(allocation.gpus)}" if allocation.gpus else "cpu"
 
 
-def top1(run: Run) -> str:
+def top1_text(run: Run) -> str:
     """Return the latest Top-1 in percent, or nothing."""
     return "" if run.top1 is None else f"{run.top1:.2f} %"
 
 
-def progress(run: Run) -> str:
+def progress_text(run: Run) -> str:
     """Return where a run is, in words; before its first steps are told: that it starts."""
     if not run.total_steps:
         return "starting" if run.epochs else "evaluating"
-    return f"epoch {run.epoch}/{run.epochs}, step {run.step}/{run.total_steps} {top1(run)}".rstrip()
+    return f"epoch {run.epoch}/{run.epochs}, step {run.step}/{run.total_steps} {top1_text(run)}".rstrip()
 
 
-def ending(run: Run, words: LastWords, seconds: float) -> str:
+def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
     """Return one line on how an attempt ended, and what to do about it."""
-    head = f"{run.id}  {label(run)}"
-    if words.reason is EndReason.LOST:
-        return f"{head}  lost lease: {words.message}"
+    prefix = f"{run.id}  {run_label(run)}"
+    if exit_report.reason is EndReason.WORKER_LOST:
+        return f"{prefix}  lost lease: {exit_report.message}"
     if run.state is RunState.SUCCEEDED:
-        return f"{head}  succeeded in {duration(seconds)}: Top-1 {top1(run) or 'unknown'}"
+        return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1_text(run) or 'unknown'}"
     if run.state is RunState.CANCELLED:
-        return f"{head}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
-    if words.reason is EndReason.PREEMPTED:
-        return f"{head}  saved and put back: {words.message or 'asked to stop'}"
+        return f"{prefix}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
+    if exit_report.reason is EndReason.PREEMPTED:
+        return f"{prefix}  saved and put back: {exit_report.message or 'asked to stop'}"
     advice = f"; lsqctl runs logs {run.id}" if run.state is RunState.FAILED else ""
-    return f"{head}  {run.state}: {words.reason}: {words.message}{advice}"
+    return f"{prefix}  {run.state}: {exit_report.reason}: {exit_report.message}{advice}"

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli import completing
-from lsqctl.cli.durations import positive_duration
-from lsqctl.cli.state import natural, positive, whole
+from lsqctl.cli.durations import positive_duration_seconds
+from lsqctl.cli.state import non_negative_int, positive_int, any_int
 from lsqctl.run import IfExists
-from lsqctl.settings import Compile
+from lsqctl.settings import CompileMode
 
 Recipes = Annotated[
     list[str],
@@ -20,50 +20,50 @@ Recipes = Annotated[
         autocompletion=completing.recipes,
     ),
 ]
-Sets = Annotated[
+Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe; repeatable."),
 ]
 Seeds = Annotated[
     list[int] | None,
     typer.Option(
-        "--seed", parser=whole, metavar="N", help="Seed of every recipe; repeat for several."
+        "--seed", parser=any_int, metavar="N", help="Seed of every recipe; repeat for several."
     ),
 ]
-Exists = Annotated[
+IfExistsOption = Annotated[
     IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
 ]
-Priority = Annotated[int, typer.Option(parser=whole, metavar="N", help="Higher runs first.")]
+Priority = Annotated[int, typer.Option(parser=any_int, metavar="N", help="Higher runs first.")]
 Hold = Annotated[bool, typer.Option("--hold", help="Start none before `lsqctl runs release`.")]
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop the sweep at its first failed cell.")
 ]
 MaxFailures = Annotated[
     int | None,
-    typer.Option(parser=natural, metavar="N", help="Stop the sweep at N failed cells; 0: never."),
+    typer.Option(parser=non_negative_int, metavar="N", help="Stop the sweep at N failed cells; 0: never."),
 ]
-SkipData = Annotated[
+SkipDataCheck = Annotated[
     bool, typer.Option("--skip-data-check", help="The workers have the data, this machine not.")
 ]
 Slots = Annotated[
     int | None,
     typer.Option(
-        parser=whole, metavar="N", help="Attempts at a time: shares of the CPU, or of each GPU."
+        parser=any_int, metavar="N", help="Attempts at a time: shares of the CPU, or of each GPU."
     ),
 ]
-Gpus = Annotated[
+WorkerGpus = Annotated[
     str,
     typer.Option(
         metavar="WHICH",
         help="auto (idle GPUs; the CPU where there is none), all, none (the CPU), or 0,2.",
     ),
 ]
-Reserved = Annotated[
+ReservedGpus = Annotated[
     int,
-    typer.Option("--gpus", parser=positive, metavar="N", help="Reserve N whole GPUs for each run."),
+    typer.Option("--gpus", parser=positive_int, metavar="N", help="Reserve N whole GPUs for each run."),
 ]
-Compiling = Annotated[
-    Compile | None,
+CompileOption = Annotated[
+    CompileMode | None,
     typer.Option(
         help="Compile networks: where it repays itself, always, or never; LSQCTL_COMPILE.",
     ),
@@ -71,7 +71,7 @@ Compiling = Annotated[
 TimeLimit = Annotated[
     float | None,
     typer.Option(
-        parser=positive_duration,
+        parser=positive_duration_seconds,
         metavar="TIME",
         help="Save and fail an attempt that takes longer: 90m, 2h, 1h30m, or seconds.",
     ),

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsqctl.cli.render import note, say
-from lsqctl.cli.state import settings, whole
-from lsqctl.wording import counted
+from lsqctl.cli.state import get_settings, any_int
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.store import Store
 
-Html = Annotated[
+HtmlFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write a page with charts, in one file, instead."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
-INTERRUPTED = 130
+INTERRUPTED_EXIT_CODE = 130
 
 
 def register(app: typer.Typer) -> None:
@@ -29,21 +29,21 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: lsqctl serve --port 8000")(serve)
 
 
-def write_html(store: Store, board: Board, path: Path, *, force: bool) -> None:
+def write_html_page(store: Store, board: Board, path: Path, *, force: bool) -> None:
     """Write the page and say where it is."""
-    from lsqctl.api.outfile import check_free
+    from lsqctl.api.outfile import check_overwrite
     from lsqctl.api.page import write_page
 
-    check_free(path, force=force)
+    check_overwrite(path, force=force)
     size = write_page(store, board, path, force=force)
-    rows = counted(len(board.entries), "row")
-    say(f"{path}: {rows}, {size} bytes; open {path.absolute().as_uri()}")
+    row_count = pluralize(len(board.entries), "row")
+    say(f"{path}: {row_count}, {size} bytes; open {path.absolute().as_uri()}")
 
 
 def serve(
     ctx: typer.Context,
     port: Annotated[
-        int, typer.Option(parser=whole, metavar="N", help="0 takes one that is free.")
+        int, typer.Option(parser=any_int, metavar="N", help="0 takes one that is free.")
     ] = 0,
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Not this machine alone: needs --token, too.")
@@ -53,31 +53,31 @@ def serve(
         typer.Option(metavar="TEXT", help="Who asks must know it; `auto` makes one up."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    references: Annotated[
+    show_published: Annotated[
         Literal["auto", "all", "none"],
-        typer.Option(help="Published rows: of own datasets and the paper's page, all, or none."),
+        typer.Option("--published", help="Published results: of local datasets and the paper's page, all, or none."),
     ] = "auto",
 ) -> None:
     """Show the live board in a browser, read-only, until Ctrl-C.
 
     The page refreshes itself when the database has changed.
     """
-    from lsqctl.api.serve import Server, Shown, make_server
+    from lsqctl.api.serve import BoardServer, BoardSelection, make_server
     from lsqctl.api.workspace import open_workspace
 
-    here = settings(ctx)
-    store = open_workspace(here, read_only=True)
+    settings = get_settings(ctx)
+    store = open_workspace(settings, read_only=True)
     note(f"store: {store.url}, read-only")
-    server: Server | None = None
+    server: BoardServer | None = None
     try:
-        shown = Shown(dataset, references, here)
-        server = make_server(store, shown, host=host, port=port, token=token)
+        selection = BoardSelection(dataset, show_published, settings)
+        server = make_server(store, selection, host=host, port=port, token=token)
         print(server.address, flush=True)
         say("serving this address until Ctrl-C")
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         say("stopped")
-        sys.exit(INTERRUPTED)
+        sys.exit(INTERRUPTED_EXIT_CODE)
     finally:
         if server is not None:
             server.server_close()

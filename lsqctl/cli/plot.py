@@ -12,7 +12,7 @@ import typer
 
 from lsqctl.cli.page import Force
 from lsqctl.cli.render import say
-from lsqctl.cli.state import RunArgument, RunArguments, settings, workspace
+from lsqctl.cli.state import RunArgument, RunArguments, get_settings, open_store
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.charts.chart import Chart
@@ -38,9 +38,9 @@ def size(
     """Draw Top-1 against size, a line a network (the LSQ paper's Figure 3)."""
     from lsqctl.api.plots import plot_cost
 
-    with workspace(ctx) as store:
-        charts = plot_cost(store, "size_bytes", dataset=dataset, settings=settings(ctx))
-    _show(charts, output, force=force)
+    with open_store(ctx) as store:
+        charts = plot_cost(store, "size_bytes", dataset=dataset, settings=get_settings(ctx))
+    _write_or_print(charts, output, force=force)
 
 
 @app.command(epilog="Example: lsqctl plot bops --dataset digits")
@@ -50,9 +50,9 @@ def bops(
     """Draw Top-1 against bit operations, a line a network."""
     from lsqctl.api.plots import plot_cost
 
-    with workspace(ctx) as store:
-        charts = plot_cost(store, "gbops", dataset=dataset, settings=settings(ctx))
-    _show(charts, output, force=force)
+    with open_store(ctx) as store:
+        charts = plot_cost(store, "gbops", dataset=dataset, settings=get_settings(ctx))
+    _write_or_print(charts, output, force=force)
 
 
 @app.command(epilog="Example: lsqctl plot bits --dataset imagenet -o bits.svg")
@@ -62,15 +62,15 @@ def bits(
     """Draw Top-1 against bits beside full precision, a chart a network."""
     from lsqctl.api.plots import plot_bits
 
-    with workspace(ctx) as store:
-        charts = plot_bits(store, dataset=dataset, settings=settings(ctx))
-    _show(charts, output, force=force)
+    with open_store(ctx) as store:
+        charts = plot_bits(store, dataset=dataset, settings=get_settings(ctx))
+    _write_or_print(charts, output, force=force)
 
 
 @app.command(epilog="Example: lsqctl plot curves @last @last~1 --metric loss -o loss.pdf")
 def curves(
     ctx: typer.Context,
-    runs: RunArguments,
+    run_refs: RunArguments,
     metric: Annotated[str, typer.Option(help="Which of a run's metrics.")] = "top1",
     split: Annotated[str, typer.Option(help="On which images: val or train.")] = "val",
     output: Output = None,
@@ -79,21 +79,21 @@ def curves(
     """Draw one metric of runs by step, a line a run."""
     from lsqctl.api.plots import plot_curves
 
-    with workspace(ctx) as store:
-        charts = plot_curves(store, runs, metric, split)
-    _show(charts, output, force=force)
+    with open_store(ctx) as store:
+        charts = plot_curves(store, run_refs, metric, split)
+    _write_or_print(charts, output, force=force)
 
 
 @app.command(epilog="Example: lsqctl plot steps @last")
 def steps(
-    ctx: typer.Context, run: RunArgument, output: Output = None, force: Force = False
+    ctx: typer.Context, run_ref: RunArgument, output: Output = None, force: Force = False
 ) -> None:
     """Draw how far each quantizer's step size has moved from its first value."""
-    from lsqctl.api.plots import plot_steps
+    from lsqctl.api.plots import plot_step_sizes
 
-    with workspace(ctx) as store:
-        charts = plot_steps(store, run)
-    _show(charts, output, force=force)
+    with open_store(ctx) as store:
+        charts = plot_step_sizes(store, run_ref)
+    _write_or_print(charts, output, force=force)
 
 
 @app.command(epilog="Example: lsqctl plot ablation quant.n_features --sweep mine -o ablation.svg")
@@ -110,21 +110,21 @@ def ablation(
     """Draw Top-1 by the value of a recipe's key, with 95 % intervals in a file."""
     from lsqctl.api.plots import plot_ablation
 
-    with workspace(ctx) as store:
+    with open_store(ctx) as store:
         charts = plot_ablation(store, key, dataset=dataset, sweep=sweep)
-    _show(charts, output, force=force)
+    _write_or_print(charts, output, force=force)
 
 
-def _show(charts: Sequence[Chart], output: Path | None, *, force: bool) -> None:
+def _write_or_print(charts: Sequence[Chart], output: Path | None, *, force: bool) -> None:
     """Write the file, or draw as wide as the terminal is."""
     if output is not None:
         from lsqctl.api.plots import write_plot
 
-        written = write_plot(charts, output, force=force)
-        say(f"{output}: {written} bytes")
+        size_bytes = write_plot(charts, output, force=force)
+        say(f"{output}: {size_bytes} bytes")
         return
     from lsqctl.leaderboard.charts.terminal import lines
 
-    room = shutil.get_terminal_size() if sys.stdout.isatty() else shutil.get_terminal_size((80, 24))
+    terminal = shutil.get_terminal_size() if sys.stdout.isatty() else shutil.get_terminal_size((80, 24))
     for number, chart in enumerate(charts):
-        print("\n" * bool(number) + "\n".join(lines(chart, width=room.columns, height=16)))
+        print("\n" * bool(number) + "\n".join(lines(chart, width=terminal.columns, height=16)))

@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.options import (
-    Exists,
+    IfExistsOption,
     FailFast,
     Hold,
     MaxFailures,
     Priority,
     Recipes,
-    Reserved,
+    ReservedGpus,
     Seeds,
-    Sets,
-    SkipData,
+    Overrides,
+    SkipDataCheck,
     TimeLimit,
 )
-from lsqctl.cli.render import note, print_json, print_table, say, warn_of
-from lsqctl.cli.state import Json, Quiet, settings, workspace
+from lsqctl.cli.render import note, print_json, print_table, say, warn_diagnostic
+from lsqctl.cli.state import Json, Quiet, get_settings, open_store
 from lsqctl.errors import UsageError
-from lsqctl.run import Enqueued, NewRun, Outcome
-from lsqctl.wording import counted
+from lsqctl.run import EnqueuedRun, NewRun, EnqueueOutcome
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
-    from lsqctl.api.submit import Options, Plan
+    from lsqctl.api.submit import SubmitOptions, SubmitPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -38,17 +38,17 @@ def register(app: typer.Typer) -> None:
 def submit(
     ctx: typer.Context,
     recipes: Recipes,
-    sets: Sets = None,
+    overrides: Overrides = None,
     seeds: Seeds = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
-    if_exists: Exists = "skip",
+    if_exists: IfExistsOption = "skip",
     priority: Priority = 0,
     hold: Hold = False,
     fail_fast: FailFast = False,
     max_failures: MaxFailures = None,
-    gpus: Reserved = 1,
+    gpus: ReservedGpus = 1,
     time_limit: TimeLimit = None,
-    skip_data_check: SkipData = False,
+    skip_data_check: SkipDataCheck = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,92 +57,92 @@ def submit(
 
     if fail_fast and max_failures not in {None, 1}:
         raise UsageError(f"--fail-fast is --max-failures 1, not {max_failures}; give one of them")
-    options = api.Options(
-        *(tuple(sets or ()), tuple(seeds or ()), not skip_data_check, priority),
+    options = api.SubmitOptions(
+        *(tuple(overrides or ()), tuple(seeds or ()), not skip_data_check, priority),
         held=hold,
         max_failures=1 if fail_fast else max_failures,
         gpus=gpus,
         time_limit_seconds=time_limit,
     )
-    plan = planned(ctx, recipes, options)
+    plan = plan_in_workspace(ctx, recipes, options)
     if dry_run:
         _print_plan(plan, json=json)
         return
-    with workspace(ctx, create=True) as store:
+    with open_store(ctx, create=True) as store:
         print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
 
 
-def planned(ctx: typer.Context, recipes: Sequence[str], options: Options) -> Plan:
+def plan_in_workspace(ctx: typer.Context, recipes: Sequence[str], options: SubmitOptions) -> SubmitPlan:
     """Check everything against the workspace, if there is one; make none for a faulty recipe."""
     from lsqctl.api import submit as api
     from lsqctl.api.workspace import workspace_exists
 
-    here = settings(ctx)
-    if not workspace_exists(here):
-        return api.plan(recipes, settings=here, store=None, options=options)
-    with workspace(ctx, silent=True) as store:
-        return api.plan(recipes, settings=here, store=store, options=options)
+    settings = get_settings(ctx)
+    if not workspace_exists(settings):
+        return api.plan_submit(recipes, settings=settings, store=None, options=options)
+    with open_store(ctx, silent=True) as store:
+        return api.plan_submit(recipes, settings=settings, store=store, options=options)
 
 
-def _print_plan(plan: Plan, *, json: bool) -> None:
-    for fault in plan.warnings:
-        warn_of(fault)
+def _print_plan(plan: SubmitPlan, *, json: bool) -> None:
+    for diagnostic in plan.warnings:
+        warn_diagnostic(diagnostic)
     if json:
-        print_json({"runs": [_planned(new) for new in plan.runs]})
+        print_json({"runs": [_new_run_json(new_run) for new_run in plan.runs]})
         return
     print_table(
         ("run", "seed", "epochs", "waits for"),
-        [(new.name, str(new.seed), str(new.epochs), _waits(new, plan)) for new in plan.runs],
-        right=("seed", "epochs"),
+        [(new_run.name, str(new_run.seed), str(new_run.epochs), _parent_names(new_run, plan)) for new_run in plan.runs],
+        right_aligned=("seed", "epochs"),
     )
-    several = counted(len({one.run_sha256 for one in plan.runs}), "run")
-    say(f"{several} would be queued; nothing was")
+    run_count = pluralize(len({planned_run.run_sha256 for planned_run in plan.runs}), "run")
+    say(f"{run_count} would be queued; nothing was")
 
 
-def _planned(new: NewRun) -> dict[str, object]:
+def _new_run_json(new_run: NewRun) -> dict[str, object]:
     return {
-        "name": new.name,
-        "seed": new.seed,
-        "epochs": new.epochs,
-        "recipe_sha256": new.recipe_sha256,
-        "parents": dict(new.parents),
-        "gpus": new.gpus,
-        "time_limit_seconds": new.time_limit_seconds,
-        "recipe": new.recipe,
+        "name": new_run.name,
+        "seed": new_run.seed,
+        "epochs": new_run.epochs,
+        "recipe_sha256": new_run.recipe_sha256,
+        "parents": dict(new_run.parents),
+        "gpus": new_run.gpus,
+        "time_limit_seconds": new_run.time_limit_seconds,
+        "recipe": new_run.recipe,
     }
 
 
-def _waits(new: NewRun, plan: Plan) -> str:
-    names = {one.run_sha256: one.name for one in plan.runs}
-    return ", ".join(dict.fromkeys(names.get(sha, sha[:8]) for sha in new.parents.values()))
+def _parent_names(new_run: NewRun, plan: SubmitPlan) -> str:
+    names = {planned_run.run_sha256: planned_run.name for planned_run in plan.runs}
+    return ", ".join(dict.fromkeys(names.get(sha, sha[:8]) for sha in new_run.parents.values()))
 
 
-def print_enqueued(enqueued: Sequence[Enqueued], plan: Plan, *, json: bool, quiet: bool) -> None:
+def print_enqueued(enqueued: Sequence[EnqueuedRun], plan: SubmitPlan, *, json: bool, quiet: bool) -> None:
     """Print what became of each run of a submission."""
-    for fault in plan.warnings:
-        warn_of(fault)
+    for diagnostic in plan.warnings:
+        warn_diagnostic(diagnostic)
     if json:
-        print_json({"runs": [{"outcome": one.outcome, **_brief(one)} for one in enqueued]})
+        print_json({"runs": [{"outcome": item.outcome, **_enqueued_json(item)} for item in enqueued]})
         return
     if quiet:
-        for one in enqueued:
-            print(one.run.id)
+        for item in enqueued:
+            print(item.run.id)
         return
     print_table(
         ("id", "run", "seed", "outcome"),
-        [(one.run.id, one.run.name, str(one.run.seed), one.outcome) for one in enqueued],
-        right=("seed",),
+        [(item.run.id, item.run.name, str(item.run.seed), item.outcome) for item in enqueued],
+        right_aligned=("seed",),
     )
     _print_counts(enqueued)
 
 
-def _brief(one: Enqueued) -> dict[str, object]:
-    run = one.run
+def _enqueued_json(item: EnqueuedRun) -> dict[str, object]:
+    run = item.run
     return {"id": run.id, "name": run.name, "seed": run.seed, "state": run.state}
 
 
-def _print_counts(enqueued: Sequence[Enqueued]) -> None:
-    counts = {kind: sum(one.outcome is kind for one in enqueued) for kind in Outcome}
-    told = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
-    new = len(enqueued) - counts[Outcome.EXISTS]
-    note(f"{told}; " + ("next: lsqctl worker --until-empty" if new else "nothing to do"))
+def _print_counts(enqueued: Sequence[EnqueuedRun]) -> None:
+    counts = {outcome: sum(item.outcome is outcome for item in enqueued) for outcome in EnqueueOutcome}
+    counts_text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    n_new = len(enqueued) - counts[EnqueueOutcome.EXISTS]
+    note(f"{counts_text}; " + ("next: lsqctl worker --until-empty" if n_new else "nothing to do"))

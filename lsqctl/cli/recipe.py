@@ -11,11 +11,11 @@ import typer
 
 from lsqctl.cli import completing
 from lsqctl.cli.recipe_diff import diff
-from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn, warn_of
+from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn, warn_diagnostic
 from lsqctl.cli.smoke import print_smoke_tests
-from lsqctl.cli.state import Json, settings
-from lsqctl.errors import Fault, RecipeError, UsageError
-from lsqctl.wording import counted
+from lsqctl.cli.state import Json, get_settings
+from lsqctl.errors import Diagnostic, RecipeError, UsageError
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.recipe_file import LoadedRecipe
@@ -26,13 +26,13 @@ app = typer.Typer(
 
 app.command("diff", epilog="Example: lsqctl recipe diff cifar10/resnet20-w4a4 paper/w4a4")(diff)
 
-Sets = Annotated[
+Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")
 ]
 
 
-class FaultFormat(StrEnum):
-    """How faults are printed."""
+class DiagnosticFormat(StrEnum):
+    """How diagnostics are printed."""
 
     TEXT = "text"
     JSON = "json"
@@ -44,16 +44,16 @@ def list_recipes(json: Json = False) -> None:
     """List the recipes that ship with lsqctl; each can be submitted by its name."""
     from lsqctl.recipe_file import headers
 
-    found = headers()
+    recipe_headers = headers()
     if json:
-        print_json({"recipes": found})
+        print_json({"recipes": recipe_headers})
         return
     print_table(
         ("recipe", "runs", "what"),
-        [(one.name, "base" if one.abstract else str(one.cells), one.description) for one in found],
-        right=("runs",),
+        [(header.name, "base" if header.abstract else str(header.cells), header.description) for header in recipe_headers],
+        right_aligned=("runs",),
     )
-    note(f"{len(found)} recipes; next: lsqctl recipe show NAME, lsqctl submit NAME")
+    note(f"{len(recipe_headers)} recipes; next: lsqctl recipe show NAME, lsqctl submit NAME")
 
 
 @app.command(epilog="Example: lsqctl recipe show digits/resnet8-w4a4")
@@ -65,15 +65,15 @@ def show(
             help="A file, or the name of a bundled recipe.", autocompletion=completing.recipes
         ),
     ],
-    sets: Sets = None,
+    overrides: Overrides = None,
     json: Json = False,
 ) -> None:
     """Print a recipe complete, each value with its origin, and what its network costs."""
     from lsqctl.cli.recipe_show import print_cells, print_cells_json
     from lsqctl.recipe_file import load
 
-    loaded = load(recipe, sets=tuple(sets or ()))
-    (print_cells_json if json else print_cells)(loaded, settings(ctx))
+    loaded = load(recipe, sets=tuple(overrides or ()))
+    (print_cells_json if json else print_cells)(loaded, get_settings(ctx))
 
 
 @app.command(epilog="Example: lsqctl recipe check my.yaml")
@@ -83,11 +83,11 @@ def check(
         list[str],
         typer.Argument(metavar="RECIPE", help="Files or names.", autocompletion=completing.recipes),
     ],
-    sets: Sets = None,
-    style: Annotated[FaultFormat, typer.Option("--format", help="How faults are printed.")] = (
-        FaultFormat.TEXT
+    overrides: Overrides = None,
+    output_format: Annotated[DiagnosticFormat, typer.Option("--format", help="How faults are printed.")] = (
+        DiagnosticFormat.TEXT
     ),
-    try_out: Annotated[
+    smoke: Annotated[
         bool,
         typer.Option(
             "--smoke",
@@ -99,33 +99,33 @@ def check(
 ) -> None:
     """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
     from lsqctl.api.layers import check_layers
-    from lsqctl.api.references import network_doubts
+    from lsqctl.api.references import network_warnings
     from lsqctl.recipe_file import load
 
-    faults: list[Fault] = []
-    found: list[LoadedRecipe] = []
-    for reference in recipes:
+    diagnostics: list[Diagnostic] = []
+    loaded_recipes: list[LoadedRecipe] = []
+    for recipe_ref in recipes:
         try:
-            loaded = load(reference, sets=tuple(sets or ()))
+            loaded = load(recipe_ref, sets=tuple(overrides or ()))
         except RecipeError as error:
-            faults += error.faults
+            diagnostics += error.diagnostics
             continue
-        faults += check_layers([loaded])
-        found.append(loaded)
-        for text in network_doubts(cell.recipe for cell in loaded.cells):
+        diagnostics += check_layers([loaded])
+        loaded_recipes.append(loaded)
+        for text in network_warnings(cell.recipe for cell in loaded.cells):
             warn(text)
-        for fault in loaded.warnings:
-            warn_of(fault)
-    chosen = FaultFormat.JSON if json else style
-    if faults or not try_out:
-        _print_faults(faults, chosen)
-    if faults:
+        for warning in loaded.warnings:
+            warn_diagnostic(warning)
+    chosen_format = DiagnosticFormat.JSON if json else output_format
+    if diagnostics or not smoke:
+        _print_diagnostics(diagnostics, chosen_format)
+    if diagnostics:
         raise typer.Exit(RecipeError.exit_code)
-    if try_out:
-        print_smoke_tests(found, settings(ctx), json=json)
-    elif chosen is FaultFormat.TEXT:
-        runs = sum(len(loaded.cells) for loaded in found)
-        say(f"{counted(len(recipes), 'recipe')}, {counted(runs, 'run')}: no fault")
+    if smoke:
+        print_smoke_tests(loaded_recipes, get_settings(ctx), json=json)
+    elif chosen_format is DiagnosticFormat.TEXT:
+        runs = sum(len(loaded.cells) for loaded in loaded_recipes)
+        say(f"{pluralize(len(recipes), 'recipe')}, {pluralize(runs, 'run')}: no fault")
 
 
 @app.command(epilog="Example: lsqctl recipe schema > lsqctl.schema.json")
@@ -159,13 +159,13 @@ def new(
     say(f"wrote {path}; next: lsqctl recipe check {path}, lsqctl run {path}")
 
 
-def _print_faults(faults: list[Fault], style: FaultFormat) -> None:
-    from lsqctl.cli.faults import faults_github, faults_json, format_faults
+def _print_diagnostics(diagnostics: list[Diagnostic], output_format: DiagnosticFormat) -> None:
+    from lsqctl.cli.faults import format_github, format_json, format_diagnostics
 
-    match style:
-        case FaultFormat.JSON:
-            print(faults_json(faults))
-        case FaultFormat.GITHUB:
-            sys.stdout.write(faults_github(faults))
-        case FaultFormat.TEXT if faults:
-            print(format_faults(faults, colour=stderr_is_terminal()), file=sys.stderr)
+    match output_format:
+        case DiagnosticFormat.JSON:
+            print(format_json(diagnostics))
+        case DiagnosticFormat.GITHUB:
+            sys.stdout.write(format_github(diagnostics))
+        case DiagnosticFormat.TEXT if diagnostics:
+            print(format_diagnostics(diagnostics, colour=stderr_is_terminal()), file=sys.stderr)

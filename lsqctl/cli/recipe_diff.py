@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.render import print_json, print_table, say
-from lsqctl.cli.state import Json, settings
+from lsqctl.cli.state import Json, get_settings
 
 if TYPE_CHECKING:
-    from lsqctl.api.recipe_diff import Comparison, Deviation
+    from lsqctl.api.recipe_diff import RecipeDiff, Deviation
 
-Mine = Annotated[str, typer.Argument(help="A recipe, a cell of a sweep by its name, or a run.")]
-Theirs = Annotated[
+LeftRecipe = Annotated[str, typer.Argument(help="A recipe, a cell of a sweep by its name, or a run.")]
+RightRecipe = Annotated[
     str | None, typer.Argument(help="The same, or a base; left out: what each cell extends.")
 ]
 ExitCode = Annotated[
@@ -24,69 +24,69 @@ ExitCode = Annotated[
 
 def diff(
     ctx: typer.Context,
-    mine: Mine,
-    theirs: Theirs = None,
+    left: LeftRecipe,
+    right: RightRecipe = None,
     exit_code: ExitCode = False,
     json: Json = False,
 ) -> None:
     """List every deviation of one recipe from another; of a sweep, for each cell."""
     from lsqctl.api.recipe_diff import diff_recipes
 
-    found = diff_recipes(mine, theirs, settings(ctx))
+    diffs = diff_recipes(left, right, get_settings(ctx))
     if json:
-        print_json({"comparisons": found})
+        print_json({"comparisons": diffs})
     else:
-        _print(found)
-    if exit_code and any(one.deviations for one in found):
+        _print_diffs(diffs)
+    if exit_code and any(recipe_diff.deviations for recipe_diff in diffs):
         raise typer.Exit(1)
 
 
-def _print(found: Sequence[Comparison]) -> None:
+def _print_diffs(diffs: Sequence[RecipeDiff]) -> None:
     """Print each deviation once, with the cells that have it where not all do."""
-    common = _common_start([one.mine for one in found])
-    told: dict[tuple[str, str, str], _Places] = {}
-    for one in found:
-        for each in one.deviations:
-            key = (each.key, _text(each.mine), _text(each.theirs))
-            told.setdefault(key, _Places()).add(each, one.mine[common:])
-    if told:
+    prefix_length = _common_prefix_length([recipe_diff.left for recipe_diff in diffs])
+    sources_by_deviation: dict[tuple[str, str, str], _DeviationSources] = {}
+    for recipe_diff in diffs:
+        for deviation in recipe_diff.deviations:
+            key = (deviation.key, _value_text(deviation.left), _value_text(deviation.right))
+            sources_by_deviation.setdefault(key, _DeviationSources()).add(deviation, recipe_diff.left[prefix_length:])
+    if sources_by_deviation:
         print_table(
             ("key", "mine", "theirs", "mine is from", "theirs is from", "cells"),
-            [(*key, *places.texts(len(found))) for key, places in told.items()],
-            give_way=("theirs is from", "mine is from"),
+            [(*key, *sources.texts(len(diffs))) for key, sources in sources_by_deviation.items()],
+            hide_first=("theirs is from", "mine is from"),
         )
-    theirs = ", ".join(dict.fromkeys(one.theirs for one in found))
-    of = found[0].mine if len(found) == 1 else f"{len(found)} cells of {found[0].mine[:common]}…"
-    say(f"{len(told) or 'no'} deviation{'s' * (len(told) != 1)} of {of} from {theirs}")
+    right_names = ", ".join(dict.fromkeys(recipe_diff.right for recipe_diff in diffs))
+    left_names = diffs[0].left if len(diffs) == 1 else f"{len(diffs)} cells of {diffs[0].left[:prefix_length]}…"
+    say(f"{len(sources_by_deviation) or 'no'} deviation{'s' * (len(sources_by_deviation) != 1)} of {left_names} from {right_names}")
 
 
-class _Places:
-    """Where the two values of one deviation stand, and in which cells it is."""
+class _DeviationSources:
+    """Where the two values of one deviation are written, and in which cells it is."""
 
     def __init__(self) -> None:
-        self.mine: dict[str, None] = {}
-        self.theirs: dict[str, None] = {}
+        self.left: dict[str, None] = {}
+        self.right: dict[str, None] = {}
         self.cells: list[str] = []
 
     def add(self, deviation: Deviation, cell: str) -> None:
-        self.mine[deviation.mine_from] = None
-        self.theirs[deviation.theirs_from] = None
+        self.left[deviation.left_source] = None
+        self.right[deviation.right_source] = None
         self.cells.append(cell)
 
-    def texts(self, cells: int) -> tuple[str, str, str]:
-        named = "" if len(self.cells) == cells else " ".join(self.cells)
-        return ", ".join(self.mine), ", ".join(self.theirs), named
+    def texts(self, n_cells: int) -> tuple[str, str, str]:
+        cell_names = "" if len(self.cells) == n_cells else " ".join(self.cells)
+        return ", ".join(self.left), ", ".join(self.right), cell_names
 
 
-def _common_start(names: Sequence[str]) -> int:
+def _common_prefix_length(names: Sequence[str]) -> int:
     """Return how many letters the names of a sweep's cells share, up to a dash."""
-    shared = 0
-    while len(names) > 1 and all(shared < len(n) and n[shared] == names[0][shared] for n in names):
-        shared += 1
-    return names[0].rfind("-", 0, shared) + 1 if names else 0
+    length = 0
+    while len(names) > 1 and all(length < len(name) and name[length] == names[0][length] for name in names):
+        length += 1
+    return names[0].rfind("-", 0, length) + 1 if names else 0
 
 
-def _text(value: object) -> str:
+def _value_text(value: object) -> str:
     from lsqctl.recipe_file.writing import scalar
 
     return "–" if value is None else scalar(value)

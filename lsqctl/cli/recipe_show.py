@@ -12,53 +12,53 @@ from lsqctl.recipe_file import LoadedRecipe, dump
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
-    from lsqctl.api.cost import Costs, RecipeCost
+    from lsqctl.api.cost import CostCache, RecipeCost
     from lsqctl.recipe import Recipe
 
 
 def print_cells(loaded: LoadedRecipe, settings: Settings) -> None:
     """Print each cell as YAML; its cost is a comment, so that the whole loads back."""
-    from lsqctl.api.cost import Costs
+    from lsqctl.api.cost import CostCache
 
-    costs = Costs(settings)
+    cost_cache = CostCache(settings)
     for number, cell in enumerate(loaded.cells):
         sys.stdout.write(("---\n" if number else "") + dump(cell.recipe, cell.origins))
         sys.stdout.flush()  # counting imports torch, which takes seconds
-        if (found := _cost(costs, cell.recipe)) is not None:
-            print(f"# cost: {cost_line(found.cost)} {_for_what(found)}")
+        if (recipe_cost := _cost_or_warning(cost_cache, cell.recipe)) is not None:
+            print(f"# cost: {cost_line(recipe_cost.cost)} {_assumptions_text(recipe_cost)}")
 
 
 def print_cells_json(loaded: LoadedRecipe, settings: Settings) -> None:
     """Print each cell for a machine, with its cost in all and layer by layer."""
-    from lsqctl.api.cost import Costs
+    from lsqctl.api.cost import CostCache
 
-    costs = Costs(settings)
+    cost_cache = CostCache(settings)
     cells: list[dict[str, Any]] = []
     for cell in loaded.cells:
-        found = _cost(costs, cell.recipe)
+        recipe_cost = _cost_or_warning(cost_cache, cell.recipe)
         cells.append(
             {
                 "label": cell.label,
                 "recipe": cell.recipe.model_dump(mode="json"),
                 "origins": cell.origins,
-                "cost": found.as_dict() if found else None,
+                "cost": recipe_cost.as_dict() if recipe_cost else None,
             }
         )
-    whole = {"name": loaded.name, "path": loaded.path, "cells": cells}
+    document = {"name": loaded.name, "path": loaded.path, "cells": cells}
     if len(cells) == 1:
-        whole["cost"] = cells[0]["cost"]
-    print_json(whole)
+        document["cost"] = cells[0]["cost"]
+    print_json(document)
 
 
-def _for_what(found: RecipeCost) -> str:
-    shape = "x".join(map(str, found.input_shape))
-    assumed = " (assumed: the data is not at hand)" if found.classes_from == "assumed" else ""
-    return f"for {shape} and {found.classes} classes{assumed}"
+def _assumptions_text(recipe_cost: RecipeCost) -> str:
+    shape = "x".join(map(str, recipe_cost.input_shape))
+    assumed = " (assumed: the data is not at hand)" if recipe_cost.classes_source == "assumed" else ""
+    return f"for {shape} and {recipe_cost.classes} classes{assumed}"
 
 
-def _cost(costs: Costs, recipe: Recipe) -> RecipeCost | None:
+def _cost_or_warning(cost_cache: CostCache, recipe: Recipe) -> RecipeCost | None:
     try:
-        return costs.of(recipe)
+        return cost_cache.get(recipe)
     except LsqctlError as error:
         warn(f"{recipe.name}: no cost: {error}")
         return None

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli.render import print_json, say
-from lsqctl.cli.state import Json, settings
+from lsqctl.cli.state import Json, get_settings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to `references`."""
-    app.command("rm", epilog="Example: lsqctl references rm 'ResNet-20 mine' --dry-run")(remove)
+def register_rm(app: typer.Typer) -> None:
+    """Add the command to `published`."""
+    app.command("rm", epilog="Example: lsqctl published rm 'ResNet-20' --dry-run")(remove)
 
 
 def remove(
@@ -23,12 +23,12 @@ def remove(
     json: Json = False,
 ) -> None:
     """Take out rows that were added or imported here; those that ship with lsqctl stay."""
-    from lsqctl.api.published import remove_references
+    from lsqctl.api.published import remove_published_results
 
-    gone = remove_references(settings(ctx), model, dataset=dataset, dry_run=dry_run)
+    removed = remove_published_results(get_settings(ctx), model, dataset=dataset, dry_run=dry_run)
     if json:
-        print_json({"removed": not dry_run, "rows": gone})
+        print_json({"removed": not dry_run, "rows": removed})
         return
-    for one in gone:
-        said = "would be removed; nothing was" if dry_run else "removed"
-        say(f"{one.model} ({one.dataset}): {said}")
+    for result in removed:
+        outcome = "would be removed; nothing was" if dry_run else "removed"
+        say(f"{result.model} ({result.dataset}): {outcome}")

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.durations import duration
+from lsqctl.cli.durations import duration_seconds
 from lsqctl.cli.render import ago, print_json, print_table, say
-from lsqctl.cli.state import Json, RunArguments, settings, workspace
+from lsqctl.cli.state import Json, RunArguments, get_settings, open_store
 from lsqctl.errors import UsageError
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.api.remove import Removal
-    from lsqctl.api.trash import Buried
+    from lsqctl.api.trash import TrashedRun
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would go.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
-Removed = Annotated[
+TrashedRunArguments = Annotated[
     list[str],
     typer.Argument(metavar="REMOVED", help="Ids, unique prefixes or names of runs in the trash."),
 ]
@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def remove(
     ctx: typer.Context,
-    runs: RunArguments,
+    run_refs: RunArguments,
     force: Annotated[
         bool, typer.Option("--force", help="Also what succeeded runs started from; do not ask.")
     ] = False,
@@ -49,29 +49,29 @@ def remove(
 ) -> None:
     """Remove runs: rows, metrics, results, logs and checkpoints go to the workspace's trash."""
     from lsqctl.api.remove import plan_removal, remove_runs
-    from lsqctl.api.trash import bury
+    from lsqctl.api.trash import move_to_trash
 
-    here = settings(ctx)
-    with workspace(ctx) as store:
-        found = {run.id: run for run in map(store.resolve, runs)}
-        planned = plan_removal(here, list(found.values()))
-        size = size_text(sum(one.size_bytes for one in planned))
+    settings = get_settings(ctx)
+    with open_store(ctx) as store:
+        runs = {run.id: run for run in map(store.resolve, run_refs)}
+        removals = plan_removal(settings, list(runs.values()))
+        size = format_bytes(sum(removal.size_bytes for removal in removals))
         if for_good and not (dry_run or force or yes):
-            _ask(f"remove {counted(len(planned), 'run')} and {size} for good?")
+            _confirm(f"remove {pluralize(len(removals), 'run')} and {size} for good?")
         if not dry_run:
             (
-                remove_runs(store, planned, force=force)
+                remove_runs(store, removals, force=force)
                 if for_good
-                else bury(store, here, planned, force=force)
+                else move_to_trash(store, settings, removals, force=force)
             )
     if json:
-        print_json({"removed": not dry_run, "for_good": for_good, "runs": planned})
+        print_json({"removed": not dry_run, "for_good": for_good, "runs": removals})
         return
-    _print_removals(planned)
+    _print_removals(removals)
     where = "for good" if for_good else "to the trash"
-    done = "would be removed; nothing was" if dry_run else f"removed {where}"
-    back = f"; back with: lsqctl runs restore {planned[0].run.id}"
-    say(f"{counted(len(planned), 'run')}, {size}, {done}" + back * (not dry_run and not for_good))
+    outcome = "would be removed; nothing was" if dry_run else f"removed {where}"
+    restore_hint = f"; back with: lsqctl runs restore {removals[0].run.id}"
+    say(f"{pluralize(len(removals), 'run')}, {size}, {outcome}" + restore_hint * (not dry_run and not for_good))
 
 
 def trash(
@@ -81,7 +81,7 @@ def trash(
     ] = False,
     older_than: Annotated[
         float,
-        typer.Option(parser=duration, metavar="TIME", help="Only what was removed 30d, 12h ago."),
+        typer.Option(parser=duration_seconds, metavar="TIME", help="Only what was removed 30d, 12h ago."),
     ] = 0.0,
     yes: Yes = False,
     json: Json = False,
@@ -89,68 +89,68 @@ def trash(
     """List removed runs, newest first; with --empty remove them for good."""
     from lsqctl.api import trash as api
 
-    here = settings(ctx)
-    found = api.buried(here, older_than=older_than)
-    size = size_text(sum(one.size_bytes for one in found))
-    if empty and found:
+    settings = get_settings(ctx)
+    trashed = api.list_trash(settings, older_than=older_than)
+    size = format_bytes(sum(trashed_run.size_bytes for trashed_run in trashed))
+    if empty and trashed:
         if not yes:
-            _ask(f"remove {counted(len(found), 'run')} and {size} for good?")
-        api.empty(here, found)
+            _confirm(f"remove {pluralize(len(trashed), 'run')} and {size} for good?")
+        api.empty_trash(settings, trashed)
     if json:
-        print_json({"emptied": empty, "runs": found})
+        print_json({"emptied": empty, "runs": trashed})
         return
-    _print_buried(found)
-    if not found:
+    _print_trashed(trashed)
+    if not trashed:
         say("the trash is empty" if not older_than else "nothing has been there for so long")
     elif empty:
-        say(f"{counted(len(found), 'run')} removed for good, {size} freed")
+        say(f"{pluralize(len(trashed), 'run')} removed for good, {size} freed")
     else:
-        say(f"{counted(len(found), 'run')}, {size}; next: lsqctl runs restore {found[0].id}")
+        say(f"{pluralize(len(trashed), 'run')}, {size}; next: lsqctl runs restore {trashed[0].id}")
 
 
-def restore(ctx: typer.Context, runs: Removed, json: Json = False) -> None:
+def restore(ctx: typer.Context, run_refs: TrashedRunArguments, json: Json = False) -> None:
     """Bring removed runs back from the trash, as they were."""
     from lsqctl.api import trash as api
 
-    with workspace(ctx) as store:
-        found = api.restore(store, settings(ctx), runs)
+    with open_store(ctx) as store:
+        restored = api.restore_runs(store, get_settings(ctx), run_refs)
     if json:
-        print_json({"restored": found})
+        print_json({"restored": restored})
         return
-    _print_buried(found)
-    say(f"{counted(len(found), 'run')} restored; next: lsqctl runs show {found[0].id}")
+    _print_trashed(restored)
+    say(f"{pluralize(len(restored), 'run')} restored; next: lsqctl runs show {restored[0].id}")
 
 
-def size_text(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Return bytes for people."""
     from lsqctl.leaderboard.view import bytes_text
 
     return bytes_text(count)
 
 
-def _print_removals(planned: list[Removal]) -> None:
+def _print_removals(removals: list[Removal]) -> None:
     print_table(
         ("id", "run", "seed", "state", "size"),
         [
-            (p.run.id, p.run.name, str(p.run.seed), p.run.state.value, size_text(p.size_bytes))
-            for p in planned
+            (removal.run.id, removal.run.name, str(removal.run.seed), removal.run.state.value, format_bytes(removal.size_bytes))
+            for removal in removals
         ],
-        right=("seed", "size"),
+        right_aligned=("seed", "size"),
     )
 
 
-def _print_buried(found: list[Buried]) -> None:
+def _print_trashed(trashed: list[TrashedRun]) -> None:
     print_table(
         ("id", "run", "seed", "state", "size", "removed"),
         [
-            (b.id, b.name, str(b.seed), b.state, size_text(b.size_bytes), ago(b.removed_at))
-            for b in found
+            (run.id, run.name, str(run.seed), run.state, format_bytes(run.size_bytes), ago(run.removed_at))
+            for run in trashed
         ],
-        right=("seed", "size"),
+        right_aligned=("seed", "size"),
     )
 
 
-def _ask(question: str) -> None:
+def _confirm(question: str) -> None:
     """Let a person confirm; without a terminal there is nobody to ask."""
     if not sys.stdin.isatty():
         raise UsageError("removing for good asks first, and there is no terminal; --yes")

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.leaderboard.clean import clean
-from lsqctl.settings import colour_forced
+from lsqctl.settings import color_forced
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lsqctl.errors import Fault
+    from lsqctl.errors import Diagnostic
 
-SCHEMA_VERSION = 1
-_GAP = 2
+JSON_SCHEMA_VERSION = 1
+_COLUMN_GAP = 2
 STATE_STYLES = {
     "queued": "blue",
     "waiting": "blue",
@@ -32,14 +32,14 @@ STATE_STYLES = {
 }
 
 
-def stdout() -> Console:
+def stdout_console() -> Console:
     """Return the console for data."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-def stderr() -> Console:
+def stderr_console() -> Console:
     """Return the console for words."""
     from rich.console import Console
 
@@ -48,63 +48,63 @@ def stderr() -> Console:
 
 def stderr_is_terminal() -> bool:
     """Return whether words are read by a person who wants colour."""
-    return stderr().is_terminal and not stderr().no_color
+    return stderr_console().is_terminal and not stderr_console().no_color
 
 
 def note(text: str) -> None:
     """Say something in passing, on stderr."""
-    _to_stderr(text, "dim")
+    _print_stderr(text, "dim")
 
 
 def say(text: str) -> None:
     """Say what was done and what to do next, on stderr."""
-    _to_stderr(text, "")
+    _print_stderr(text, "")
 
 
 def warn(text: str) -> None:
     """Say what is probably a mistake, on stderr."""
-    _to_stderr(f"warning: {text}", "yellow")
+    _print_stderr(f"warning: {text}", "yellow")
 
 
-def warn_of(fault: Fault) -> None:
+def warn_diagnostic(diagnostic: Diagnostic) -> None:
     """Say in one line what is probably a mistake in a recipe, and where, on stderr."""
-    _to_stderr(str(fault), "yellow")
+    _print_stderr(str(diagnostic), "yellow")
 
 
-def error_line(text: str) -> None:
+def print_error(text: str) -> None:
     """Say what went wrong, on stderr, in one line."""
-    _to_stderr(f"error: {text}", "red")
+    _print_stderr(f"error: {text}", "red")
 
 
-def _to_stderr(text: str, style: str) -> None:
+def _print_stderr(text: str, style: str) -> None:
     """Print words in a style; without a terminal plainly, and without the cost of Rich."""
-    if sys.stderr.isatty() or colour_forced():
-        stderr().print(clean(text), style=style)
+    if sys.stderr.isatty() or color_forced():
+        stderr_console().print(clean(text), style=style)
     else:
         print(clean(text), file=sys.stderr)
 
 
-def print_json(value: object, **head: object) -> None:
+def print_json(value: object, **first_keys: object) -> None:
     """Print ``value`` for a machine; an object gets the schema's version."""
     if isinstance(value, Mapping):
-        value = {"schema_version": SCHEMA_VERSION, **head, **value}
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=True))
+        value = {"schema_version": JSON_SCHEMA_VERSION, **first_keys, **value}
+    print(json.dumps(to_json_types(value), indent=2, ensure_ascii=False, allow_nan=True))
 
 
-def plain(value: Any) -> Any:
+def to_json_types(value: Any) -> Any:
     """Return values that JSON has: dataclasses as objects, times in ISO 8601."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {field.name: to_json_types(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_json_types(item) for key, item in value.items()}
     if hasattr(value, "_asdict"):
-        return plain(value._asdict())
+        return to_json_types(value._asdict())
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return _plain_leaf(value)
+        return [to_json_types(item) for item in value]
+    return _to_json_leaf(value)
 
 
-def _plain_leaf(value: Any) -> Any:
+def _to_json_leaf(value: Any) -> Any:
     match value:
         case Enum():
             return value.value
@@ -121,14 +121,14 @@ def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,
-    right: Sequence[str] = (),
-    give_way: Sequence[str] = (),
+    right_aligned: Sequence[str] = (),
+    hide_first: Sequence[str] = (),
     styles: Mapping[str, str] = STATE_STYLES,
 ) -> None:
     """Draw a table in a terminal; in a pipe, tab-separated lines without a cut.
 
     In a terminal a column without a value is left out.  Where the rest is too wide, the columns
-    of ``give_way`` go, one by one; then the last column is cut, and never another.
+    of ``hide_first`` are hidden, one by one; then the last column is cut, and never another.
     """
     cells = [[clean(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -138,27 +138,27 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    console = stdout()
-    widths = _widths(columns, cells)
-    kept = _kept(columns, widths, give_way, console.width)
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    used = sum(widths[index] + _GAP for index in kept[:-1])
-    for index in kept:
+    console = stdout_console()
+    widths = _column_widths(columns, cells)
+    visible = _visible_columns(columns, widths, hide_first, console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, _COLUMN_GAP, 0, 0), header_style="bold")
+    width_before_last = sum(widths[index] + _COLUMN_GAP for index in visible[:-1])
+    for index in visible:
         table.add_column(
             columns[index],
-            justify="right" if columns[index] in right else "left",
-            width=max(1, min(widths[index], console.width - used))
-            if index == kept[-1]
+            justify="right" if columns[index] in right_aligned else "left",
+            width=max(1, min(widths[index], console.width - width_before_last))
+            if index == visible[-1]
             else widths[index],
             overflow="ellipsis",
             no_wrap=True,
         )
     for row in cells:
-        table.add_row(*(Text(row[index], style=styles.get(row[index], "")) for index in kept))
+        table.add_row(*(Text(row[index], style=styles.get(row[index], "")) for index in visible))
     console.print(table, soft_wrap=False)
 
 
-def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+def _column_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     """Return what each column needs; 0 for one without a value."""
     from rich.cells import cell_len
 
@@ -169,15 +169,15 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
     ]
 
 
-def _kept(
-    columns: Sequence[str], widths: Sequence[int], give_way: Sequence[str], room: int
+def _visible_columns(
+    columns: Sequence[str], widths: Sequence[int], hide_first: Sequence[str], terminal_width: int
 ) -> list[int]:
-    kept = [index for index, width in enumerate(widths) if width]
-    for name in give_way:
-        if sum(widths[index] + _GAP for index in kept) - _GAP <= room:
+    visible = [index for index, width in enumerate(widths) if width]
+    for name in hide_first:
+        if sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP <= terminal_width:
             break
-        kept = [index for index in kept if columns[index] != name]
-    return kept
+        visible = [index for index in visible if columns[index] != name]
+    return visible
 
 
 def ago(when: datetime | None, now: datetime | None = None) -> str:
@@ -185,11 +185,11 @@ def ago(when: datetime | None, now: datetime | None = None) -> str:
     if when is None:
         return ""
     seconds = max(0.0, ((now or datetime.now(UTC)) - when).total_seconds())
-    number, unit, *_ = duration(seconds).split()
+    number, unit, *_ = format_duration(seconds).split()
     return f"{number} {unit} ago"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time span in two units at most."""
     seconds = int(seconds)
     if seconds < 60:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lsqctl.cli.cost import cost_line
-from lsqctl.cli.render import ago, duration, plain, print_table
+from lsqctl.cli.render import ago, format_duration, to_json_types, print_table
 from lsqctl.facts import Evaluation, MetricSummary, Result
 from lsqctl.run import RunDetail
 
 
-def print_detail(
+def print_run(
     detail: RunDetail, folder: str, tags: Sequence[str] = (), result: Result | None = None
 ) -> None:
-    """Print the facts of a run, one a line."""
+    """Print the fields of a run, one a line."""
     run = detail.run
-    facts = {
+    fields = {
         "run": run.name,
         "id": run.id,
-        "state": "lost (its worker does not renew)" if run.lease_lapsed else run.state.value,
+        "state": "lost (its worker does not renew)" if run.lease_expired else run.state.value,
         "held": "until `lsqctl runs release`" if run.held and not run.finished_at else "",
         "priority": str(run.priority or ""),
         "reason": ": ".join(filter(None, (run.reason, run.message))),
@@ -31,24 +31,24 @@ def print_detail(
         "note": run.note,
         "created": ago(run.created_at),
         "recipe": run.recipe_sha256[:16],
-        "commit": _commit(detail.snapshot),
-        "code": _code(detail),
+        "commit": _commit_text(detail.provenance),
+        "code": _changed_code(detail),
         "folder": folder,
     }
-    print_table(("", ""), [(key, value) for key, value in facts.items() if value])
+    print_table(("", ""), [(key, value) for key, value in fields.items() if value])
 
 
-def _commit(snapshot: Mapping[str, object]) -> str:
-    commit = str(snapshot.get("code_commit", ""))[:12]
-    return commit + (" with changes" if snapshot.get("code_dirty") else "")
+def _commit_text(provenance: Mapping[str, object]) -> str:
+    commit = str(provenance.get("code_commit", ""))[:12]
+    return commit + (" with changes" if provenance.get("code_dirty") else "")
 
 
-def _code(detail: RunDetail) -> str:
+def _changed_code(detail: RunDetail) -> str:
     """Return the attempts that ran other code than was submitted; nothing when none did."""
-    submitted = detail.snapshot.get("code_sha256")
-    used = {one.number: one.circumstances.get("code_sha256", submitted) for one in detail.attempts}
-    other = [str(number) for number, code in used.items() if code != submitted]
-    return f"changed after submit: attempt {', '.join(other)} ran other code" if other else ""
+    submitted = detail.provenance.get("code_sha256")
+    code_by_attempt = {attempt.number: attempt.environment.get("code_sha256", submitted) for attempt in detail.attempts}
+    changed = [str(number) for number, code in code_by_attempt.items() if code != submitted]
+    return f"changed after submit: attempt {', '.join(changed)} ran other code" if changed else ""
 
 
 def print_metrics(summaries: list[MetricSummary]) -> None:
@@ -59,15 +59,15 @@ def print_metrics(summaries: list[MetricSummary]) -> None:
             ("metric", "last", "at step", "best", "at step"),
             [
                 (
-                    f"{one.split}/{one.name}",
-                    f"{one.last:.6g}",
-                    str(one.last_step),
-                    f"{one.best:.6g}",
-                    str(one.best_step),
+                    f"{summary.split}/{summary.name}",
+                    f"{summary.last:.6g}",
+                    str(summary.last_step),
+                    f"{summary.best:.6g}",
+                    str(summary.best_step),
                 )
-                for one in summaries
+                for summary in summaries
             ],
-            right=("last", "at step", "best"),
+            right_aligned=("last", "at step", "best"),
         )
 
 
@@ -80,21 +80,21 @@ def print_attempts(detail: RunDetail) -> None:
         ("attempt", "worker", "took", "ended", "message"),
         [
             (
-                str(one.number),
-                one.worker,
-                duration((one.finished_at - one.started_at).total_seconds())
-                if one.finished_at
+                str(attempt.number),
+                attempt.worker,
+                format_duration((attempt.finished_at - attempt.started_at).total_seconds())
+                if attempt.finished_at
                 else "",
-                str(one.reason or "running"),
-                one.message,
+                str(attempt.reason or "running"),
+                attempt.message,
             )
-            for one in detail.attempts
+            for attempt in detail.attempts
         ],
     )
 
 
-def without_hits(evaluation: Evaluation) -> dict[str, object]:
+def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
     """Return an evaluation for JSON; its bitmap of per-image hits stays in the store."""
-    found: dict[str, object] = plain(evaluation)
-    found.pop("hits", None)
-    return found
+    fields: dict[str, object] = to_json_types(evaluation)
+    fields.pop("hits", None)
+    return fields

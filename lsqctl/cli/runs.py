@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.render import ago, note, plain, print_json, print_table, say
-from lsqctl.cli.run_detail import print_attempts, print_detail, print_metrics, without_hits
+from lsqctl.cli.render import ago, note, to_json_types, print_json, print_table, say
+from lsqctl.cli.run_detail import print_attempts, print_run, print_metrics, evaluation_json
 from lsqctl.cli.run_layers import print_quantizers
 from lsqctl.cli.state import (
     Json,
@@ -16,11 +16,11 @@ from lsqctl.cli.state import (
     RunArgument,
     RunArguments,
     Where,
-    positive,
-    settings,
-    workspace,
+    positive_int,
+    get_settings,
+    open_store,
 )
-from lsqctl.run import UNFINISHED, Run, RunState
+from lsqctl.run import ACTIVE_STATES, Run, RunState
 
 app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -38,27 +38,27 @@ def list_runs(
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     where: Where = None,
     limit: Annotated[
-        int, typer.Option(parser=positive, metavar="N", help="At most so many, newest first.")
+        int, typer.Option(parser=positive_int, metavar="N", help="At most so many, newest first.")
     ] = 50,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """List runs, newest first."""
-    from lsqctl.api.sweeps import sweep_named
+    from lsqctl.api.sweeps import resolve_sweep
     from lsqctl.filters.names import OF_RUNS
     from lsqctl.filters.parsing import parse
 
-    tree = None if where is None else parse(where, OF_RUNS)
-    with workspace(ctx) as store:
-        sweep = sweep_named(store, sweep) if sweep is not None else None
-        found = store.runs(
-            states=state, name=name, sweep=sweep, tag=tag, where=tree, limit=limit + 1
+    expression = None if where is None else parse(where, OF_RUNS)
+    with open_store(ctx) as store:
+        sweep = resolve_sweep(store, sweep) if sweep is not None else None
+        runs = store.runs(
+            states=state, name=name, sweep=sweep, tag=tag, where=expression, limit=limit + 1
         )
         counts = store.counts()
-        shown, more = found[:limit], len(found) > limit
+        shown, has_more = runs[:limit], len(runs) > limit
         tags = store.tags([run.id for run in shown]) if json else {}
     if json:
-        print_json({"runs": [plain(run) | {"tags": tags.get(run.id, ())} for run in shown]})
+        print_json({"runs": [to_json_types(run) | {"tags": tags.get(run.id, ())} for run in shown]})
     elif quiet:
         for run in shown:
             print(run.id)
@@ -69,18 +69,18 @@ def list_runs(
     else:
         print_table(
             ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason"),
-            [_row(run) for run in shown],
-            right=("seed", "epoch", "Top-1 %"),
-            give_way=("created", "seed", "epoch"),
+            [_run_row(run) for run in shown],
+            right_aligned=("seed", "epoch", "Top-1 %"),
+            hide_first=("created", "seed", "epoch"),
         )
-        told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        note(f"{told}" + (f"; the newest {limit} shown, --limit for more" if more else ""))
+        counts_text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        note(f"{counts_text}" + (f"; the newest {limit} shown, --limit for more" if has_more else ""))
 
 
 @app.command(epilog="Example: lsqctl runs show @last")
 def show(
     ctx: typer.Context,
-    run: RunArgument,
+    run_ref: RunArgument,
     layers: Annotated[
         bool, typer.Option("--layers", help="Its quantizers, layer by layer, and what stands out.")
     ] = False,
@@ -90,20 +90,20 @@ def show(
     json: Json = False,
 ) -> None:
     """Show all that is known of one run."""
-    from lsqctl.cli.cost import cost_of_layers, cost_of_result, print_layers
+    from lsqctl.cli.cost import stored_recipe_cost, result_cost_json, print_layer_costs
 
-    with workspace(ctx) as store:
-        found = store.resolve(run)
+    with open_store(ctx) as store:
+        run = store.resolve(run_ref)
         if layers:
-            print_quantizers(found.id, store.quantizer_stats(found.id), json=json)
+            print_quantizers(run.id, store.quantizer_stats(run.id), json=json)
             return
-        detail = store.detail(found.id)
-        summaries = store.summaries(found.id)
-        result = store.full_result(found.id)
-        checkpoints = store.checkpoints(found.id)
-        tags = store.tags([found.id]).get(found.id, ())
-    folder = settings(ctx).run_dir(found.id)
-    costs = cost_of_layers(detail.recipe, settings(ctx)) if cost else None
+        detail = store.detail(run.id)
+        summaries = store.summaries(run.id)
+        result = store.full_result(run.id)
+        checkpoints = store.checkpoints(run.id)
+        tags = store.tags([run.id]).get(run.id, ())
+    folder = get_settings(ctx).run_dir(run.id)
+    costs = stored_recipe_cost(detail.recipe, get_settings(ctx)) if cost else None
     if json:
         evaluations = result.evaluations if result else ()
         print_json(
@@ -111,63 +111,63 @@ def show(
                 "run": detail.run,
                 "tags": tags,
                 "recipe": detail.recipe,
-                "snapshot": detail.snapshot,
+                "provenance": detail.provenance,
                 "parents": detail.parents,
                 "attempts": detail.attempts,
                 "metrics": summaries,
-                "results": [without_hits(one) for one in evaluations],
+                "results": [evaluation_json(evaluation) for evaluation in evaluations],
                 "checkpoints": checkpoints,
-                "cost": costs.as_dict() if costs else cost_of_result(result),
+                "cost": costs.as_dict() if costs else result_cost_json(result),
                 "folder": folder,
             }
         )
         return
-    print_detail(detail, str(folder), tags, result)
+    print_run(detail, str(folder), tags, result)
     print_metrics(summaries)
     print_attempts(detail)
-    print_layers(costs)
+    print_layer_costs(costs)
 
 
 @app.command(epilog="Example: lsqctl runs logs -f @last")
 def logs(
     ctx: typer.Context,
-    run: RunArgument,
+    run_ref: RunArgument,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the run ends, into later attempts.")
     ] = False,
     attempt: Annotated[
-        int | None, typer.Option(parser=positive, metavar="N", help="Default: the latest.")
+        int | None, typer.Option(parser=positive_int, metavar="N", help="Default: the latest.")
     ] = None,
 ) -> None:
     """Print the log of a run's attempt."""
     from lsqctl.api.logs import follow_log, read_log
 
-    with workspace(ctx) as store:
-        found = store.resolve(run)
-        folder = settings(ctx).run_dir(found.id)
+    with open_store(ctx) as store:
+        run = store.resolve(run_ref)
+        folder = get_settings(ctx).run_dir(run.id)
         if follow:
-            for piece in follow_log(store, found.id, folder, attempt or 1, say=note):
+            for piece in follow_log(store, run.id, folder, attempt or 1, notify=note):
                 sys.stdout.write(piece)
                 sys.stdout.flush()
         else:
-            sys.stdout.write(read_log(store, found.id, folder, attempt))
+            sys.stdout.write(read_log(store, run.id, folder, attempt))
 
 
 @app.command(epilog="Example: lsqctl runs cancel @last")
-def cancel(ctx: typer.Context, runs: RunArguments, json: Json = False) -> None:
+def cancel(ctx: typer.Context, run_refs: RunArguments, json: Json = False) -> None:
     """Cancel runs: queued ones at once, running ones at their next step."""
-    with workspace(ctx) as store:
-        ids = [store.resolve(ref).id for ref in runs]
+    with open_store(ctx) as store:
+        ids = [store.resolve(ref).id for ref in run_refs]
         for run_id in ids:
             store.cancel(run_id)
-        ended = [store.detail(run_id).run for run_id in ids]
-    _changed(ended, json=json)
+        runs = [store.detail(run_id).run for run_id in ids]
+    _print_changed(runs, json=json)
 
 
 @app.command(epilog="Example: lsqctl runs retry 7kq2")
 def retry(
     ctx: typer.Context,
-    runs: RunArguments,
+    run_refs: RunArguments,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Forget the checkpoints and start anew.")
     ] = False,
@@ -176,37 +176,37 @@ def retry(
     """Put failed or cancelled runs back into the queue; they resume from their checkpoints."""
     from lsqctl.api.retry import retry_run
 
-    with workspace(ctx) as store:
-        ids = [store.resolve(ref).id for ref in runs]
+    with open_store(ctx) as store:
+        ids = [store.resolve(ref).id for ref in run_refs]
         for run_id in ids:
-            retry_run(store, settings(ctx), run_id, from_scratch=from_scratch)
-        ended = [store.detail(run_id).run for run_id in ids]
-    _changed(ended, json=json)
+            retry_run(store, get_settings(ctx), run_id, from_scratch=from_scratch)
+        runs = [store.detail(run_id).run for run_id in ids]
+    _print_changed(runs, json=json)
 
 
 @app.command(epilog="Example: lsqctl runs diff @last~1 @last")
-def diff(ctx: typer.Context, first: RunArgument, second: RunArgument, json: Json = False) -> None:
+def diff(ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False) -> None:
     """Show only what differs between two runs: recipe, circumstances, results."""
     from lsqctl.api.diff import diff_runs
 
-    with workspace(ctx) as store:
-        a, b = store.resolve(first), store.resolve(second)
-        differences = diff_runs(store, a.id, b.id)
+    with open_store(ctx) as store:
+        left, right = store.resolve(left_ref), store.resolve(right_ref)
+        deviations = diff_runs(store, left.id, right.id)
     if json:
-        print_json({"first": a.id, "second": b.id, "differences": differences})
+        print_json({"first": left.id, "second": right.id, "differences": deviations})
         return
-    if not differences:
-        say(f"{a.id} and {b.id} do not differ in recipe, circumstances or results")
+    if not deviations:
+        say(f"{left.id} and {right.id} do not differ in recipe, circumstances or results")
         return
     print_table(
-        ("key", f"{a.id} {a.name}", f"{b.id} {b.name}"),
-        [(one.key, _text(one.first), _text(one.second)) for one in differences],
+        ("key", f"{left.id} {left.name}", f"{right.id} {right.name}"),
+        [(deviation.key, _value_text(deviation.left), _value_text(deviation.right)) for deviation in deviations],
     )
 
 
-def _row(run: Run) -> tuple[str, ...]:
-    state = "lost" if run.lease_lapsed else run.state.value
-    held = " (held)" if run.held and run.state in UNFINISHED else ""
+def _run_row(run: Run) -> tuple[str, ...]:
+    state = "lost" if run.lease_expired else run.state.value
+    held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
     return (
         run.id,
         run.name,
@@ -219,15 +219,15 @@ def _row(run: Run) -> tuple[str, ...]:
     )
 
 
-def _changed(runs: list[Run], *, json: bool) -> None:
+def _print_changed(runs: list[Run], *, json: bool) -> None:
     if json:
         print_json({"runs": runs})
         return
     for run in runs:
-        asked = " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
-        held = " (held)" if run.held and run.state in UNFINISHED else ""
-        say(f"{run.id}  {run.name}  {run.state}{held}{asked}")
+        cancelling = " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
+        held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
+        say(f"{run.id}  {run.name}  {run.state}{held}{cancelling}")
 
 
-def _text(value: object) -> str:
+def _value_text(value: object) -> str:
     return "–" if value is None else str(value)

@@ -12,30 +12,30 @@ from lsqctl.leaderboard.clean import clean
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
-    from lsqctl.api.smoke import SmokeTest
+    from lsqctl.api.smoke import SmokeReport
     from lsqctl.recipe_file import LoadedRecipe
 
 
 def print_smoke_tests(recipes: Sequence[LoadedRecipe], settings: Settings, *, json: bool) -> None:
     """Try each recipe and print a line for it; ends with 1 where one failed."""
-    from lsqctl.api.smoke import smoke_tests
+    from lsqctl.api.smoke import run_smoke_tests
 
-    tests = []
-    for one in smoke_tests(recipes, settings):
-        tests.append(one)
+    reports = []
+    for report in run_smoke_tests(recipes, settings):
+        reports.append(report)
         if not json:
-            print(clean(_line(one)), flush=True)
-    failed = sum(bool(one.error) for one in tests)
+            print(clean(_smoke_line(report)), flush=True)
+    n_failed = sum(bool(report.error) for report in reports)
     if json:
-        print_json({"smoke": tests})
+        print_json({"smoke": reports})
     else:
-        took = sum(one.seconds for one in tests)
-        say(f"{len(tests)} recipes tried in {took:.0f} s, {failed or 'none'} failed")
-    if failed:
+        seconds = sum(report.seconds for report in reports)
+        say(f"{len(reports)} recipes tried in {seconds:.0f} s, {n_failed or 'none'} failed")
+    if n_failed:
         raise typer.Exit(1)
 
 
-def _line(one: SmokeTest) -> str:
-    if one.error:
-        return f"failed  {one.name}: {one.error}"
-    return f"ok      {one.name}: {one.seconds:.1f} s, loss {one.loss:.2f}, {one.images} images"
+def _smoke_line(report: SmokeReport) -> str:
+    if report.error:
+        return f"failed  {report.name}: {report.error}"
+    return f"ok      {report.name}: {report.seconds:.1f} s, loss {report.loss:.2f}, {report.images} images"

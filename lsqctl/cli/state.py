@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completing
-from lsqctl.failpoint import plan
+from lsqctl.failpoint import armed_failpoints
 from lsqctl.settings import Settings, load_settings
-from lsqctl.settings import origins as settings_origins
+from lsqctl.settings import sources as settings_origins
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -42,7 +42,7 @@ RunArguments = Annotated[
 ]
 
 
-def whole(text: str | int) -> int:
+def any_int(text: str | int) -> int:
     """Parse a whole number, in plain words when it is none."""
     try:
         return int(text)
@@ -50,17 +50,17 @@ def whole(text: str | int) -> int:
         raise typer.BadParameter(f"must be a whole number, got `{text}`") from None
 
 
-def natural(text: str | int) -> int:
+def non_negative_int(text: str | int) -> int:
     """Parse a whole number of at least 0."""
-    number = whole(text)
+    number = any_int(text)
     if number < 0:
         raise typer.BadParameter(f"must be at least 0, got {number}")
     return number
 
 
-def positive(text: str | int) -> int:
+def positive_int(text: str | int) -> int:
     """Parse a whole number of at least 1."""
-    number = whole(text)
+    number = any_int(text)
     if number < 1:
         raise typer.BadParameter(f"must be at least 1, got {number}")
     return number
@@ -76,26 +76,26 @@ class GlobalOptions:
     debug: bool = False
 
 
-def settings(ctx: typer.Context) -> Settings:
+def get_settings(ctx: typer.Context) -> Settings:
     """Return the settings that the global options and the environment lead to."""
-    plan()  # a misspelt failpoint is a mistake of the command line, not of a run
-    given: GlobalOptions = ctx.find_root().obj
-    return load_settings(home=given.home, db=given.db_url, data_dir=given.data_dir)
+    armed_failpoints()  # a misspelt failpoint is a mistake of the command line, not of a run
+    options: GlobalOptions = ctx.find_root().obj
+    return load_settings(home=options.home, db=options.db_url, data_dir=options.data_dir)
 
 
-def origins(ctx: typer.Context) -> dict[str, str]:
+def setting_sources(ctx: typer.Context) -> dict[str, str]:
     """Return where each of these settings comes from: a flag, a variable, or ``default``."""
-    given: GlobalOptions = ctx.find_root().obj
-    return settings_origins(home=given.home, db=given.db_url, data_dir=given.data_dir)
+    options: GlobalOptions = ctx.find_root().obj
+    return settings_origins(home=options.home, db=options.db_url, data_dir=options.data_dir)
 
 
 @contextmanager
-def workspace(ctx: typer.Context, *, create: bool = False, silent: bool = False) -> Iterator[Store]:
+def open_store(ctx: typer.Context, *, create: bool = False, silent: bool = False) -> Iterator[Store]:
     """Open the store, say on stderr which one it is, and close it at the end."""
     from lsqctl.api.workspace import open_workspace
     from lsqctl.cli.render import note
 
-    store = open_workspace(settings(ctx), create=create)
+    store = open_workspace(get_settings(ctx), create=create)
     if not silent:
         note(f"store: {store.url}")
     try:

@@ -10,14 +10,14 @@ import typer
 
 from lsqctl.cli import completing
 from lsqctl.cli.render import note, print_json, print_table, say
-from lsqctl.cli.state import Json, Quiet, whole, workspace
+from lsqctl.cli.state import Json, Quiet, any_int, open_store
 from lsqctl.errors import UsageError
 from lsqctl.run import Run
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
-Runs = Annotated[
+OptionalRuns = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RUN",
@@ -25,7 +25,7 @@ Runs = Annotated[
         autocompletion=completing.runs,
     ),
 ]
-OfSweep = Annotated[
+SweepOption = Annotated[
     str | None, typer.Option("--sweep", metavar="NAME", help="Every unfinished cell of this sweep.")
 ]
 
@@ -42,8 +42,8 @@ def register(app: typer.Typer) -> None:
 
 def hold(
     ctx: typer.Context,
-    runs: Runs = None,
-    sweep: OfSweep = None,
+    run_refs: OptionalRuns = None,
+    sweep: SweepOption = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,48 +51,48 @@ def hold(
 
     A running one goes on; it is held once it is put back.
     """
-    with workspace(ctx) as store:
-        _steer(store, runs, sweep, store.hold, json=json, quiet=quiet)
+    with open_store(ctx) as store:
+        _update_runs(store, run_refs, sweep, store.hold, json=json, quiet=quiet)
 
 
 def release(
     ctx: typer.Context,
-    runs: Runs = None,
-    sweep: OfSweep = None,
+    run_refs: OptionalRuns = None,
+    sweep: SweepOption = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Let held runs be started."""
-    with workspace(ctx) as store:
-        _steer(store, runs, sweep, partial(store.hold, held=False), json=json, quiet=quiet)
+    with open_store(ctx) as store:
+        _update_runs(store, run_refs, sweep, partial(store.hold, held=False), json=json, quiet=quiet)
 
 
 def priority(
     ctx: typer.Context,
-    runs: Runs = None,
+    run_refs: OptionalRuns = None,
     number: Annotated[
         str, typer.Argument(metavar="N", help="Higher runs first; submit gives 0.")
     ] = "",
-    sweep: OfSweep = None,
+    sweep: SweepOption = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Give runs a priority; the parents they wait for get at least as much."""
-    words = [*(runs or ()), number]
+    words = [*(run_refs or ()), number]
     for word in words:
         if word.startswith("-") and not word[1:].isdigit():
             raise UsageError(f"no such option: {word}; lsqctl runs priority --help")
     if not words[-1]:
         raise UsageError("which priority? lsqctl runs priority RUN... N")
-    level = whole(words.pop())
-    with workspace(ctx) as store:
-        give = partial(store.prioritize, priority=level)
-        _steer(store, words, sweep, give, json=json, quiet=quiet)
+    level = any_int(words.pop())
+    with open_store(ctx) as store:
+        prioritize = partial(store.prioritize, priority=level)
+        _update_runs(store, words, sweep, prioritize, json=json, quiet=quiet)
 
 
-def _steer(
+def _update_runs(
     store: Store,
-    runs: Sequence[str] | None,
+    run_refs: Sequence[str] | None,
     sweep: str | None,
     change: Callable[..., None],
     *,
@@ -100,20 +100,20 @@ def _steer(
     quiet: bool,
 ) -> None:
     """Change all or, where one cannot be changed, none; print them as they are then."""
-    from lsqctl.api.sweeps import unfinished_runs
+    from lsqctl.api.sweeps import active_runs
 
-    found = [run.id for run in unfinished_runs(store, runs or (), sweep)]
-    change(*found)
-    _print([store.detail(run_id).run for run_id in found], json=json, quiet=quiet)
+    run_ids = [run.id for run in active_runs(store, run_refs or (), sweep)]
+    change(*run_ids)
+    _print_runs([store.detail(run_id).run for run_id in run_ids], json=json, quiet=quiet)
 
 
-def _print(changed: Sequence[Run], *, json: bool, quiet: bool) -> None:
+def _print_runs(runs: Sequence[Run], *, json: bool, quiet: bool) -> None:
     if json:
-        print_json({"runs": changed})
+        print_json({"runs": runs})
     elif quiet:
-        for run in changed:
+        for run in runs:
             print(run.id)
-    elif not changed:
+    elif not runs:
         say("no cell of this sweep is unfinished; nothing was changed")
     else:
         print_table(
@@ -126,8 +126,8 @@ def _print(changed: Sequence[Run], *, json: bool, quiet: bool) -> None:
                     run.state.value + (" (held)" if run.held else ""),
                     str(run.priority),
                 )
-                for run in changed
+                for run in runs
             ],
-            right=("seed", "priority"),
+            right_aligned=("seed", "priority"),
         )
-        note(f"{len(changed)} changed")
+        note(f"{len(runs)} changed")

@@ -10,19 +10,19 @@ import typer
 
 from lsqctl.cli import completing
 from lsqctl.cli.render import ago, note, print_json, print_table, say
-from lsqctl.cli.state import Json, Quiet, natural, settings, workspace
-from lsqctl.run import EndReason, Enqueued, RunState
-from lsqctl.wording import counted
+from lsqctl.cli.state import Json, Quiet, non_negative_int, get_settings, open_store
+from lsqctl.run import EndReason, EnqueuedRun, RunState
+from lsqctl.wording import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell
 
 app = typer.Typer(help="Look at sweeps.", no_args_is_help=True, rich_markup_mode=None)
-Name = Annotated[
+SweepName = Annotated[
     str | None,
     typer.Argument(help="A sweep; default: the newest.", autocompletion=completing.sweeps),
 ]
-NONE = "no sweeps yet; a recipe with a `sweep:` section makes one when it is submitted"
+NO_SWEEPS = "no sweeps yet; a recipe with a `sweep:` section makes one when it is submitted"
 
 
 @app.callback()
@@ -33,69 +33,69 @@ def group() -> None:
 @app.command("ls", epilog="Example: lsqctl sweep ls")
 def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
     """List sweeps, the newest first, and how their cells stand."""
-    with workspace(ctx) as store:
-        found = store.sweep_summaries()[::-1]
+    with open_store(ctx) as store:
+        summaries = store.sweep_summaries()[::-1]
     if json:
-        print_json({"sweeps": found})
+        print_json({"sweeps": summaries})
     elif quiet:
-        for one in found:
-            print(one.name)
-    elif not found:
-        say(NONE)
+        for summary in summaries:
+            print(summary.name)
+    elif not summaries:
+        say(NO_SWEEPS)
     else:
         print_table(
             ("sweep", "cells", "standing", "created"),
             [
-                (one.name, str(sum(one.counts.values())), _told(one.counts), ago(one.created_at))
-                for one in found
+                (summary.name, str(sum(summary.counts.values())), _counts_text(summary.counts), ago(summary.created_at))
+                for summary in summaries
             ],
-            right=("cells",),
-            give_way=("created",),
+            right_aligned=("cells",),
+            hide_first=("created",),
         )
 
 
 @app.command(epilog="Example: lsqctl sweep status digits/resnet8-lsq")
-def status(ctx: typer.Context, name: Name = None, json: Json = False, quiet: Quiet = False) -> None:
+def status(ctx: typer.Context, name: SweepName = None, json: Json = False, quiet: Quiet = False) -> None:
     """Show each cell of a sweep and the run that stands for it."""
-    from lsqctl.api.sweeps import sweep_named
+    from lsqctl.api.sweeps import resolve_sweep
 
-    with workspace(ctx) as store:
-        found = sweep_named(store, name)
-        cells = store.sweep_cells(found) if found else []
-    counts = Counter(one.standing for one in cells)
+    with open_store(ctx) as store:
+        sweep_name = resolve_sweep(store, name)
+        cells = store.sweep_cells(sweep_name) if sweep_name else []
+    counts = Counter(cell.status for cell in cells)
     if json:
-        print_json({"sweep": found, "counts": counts, "cells": cells})
+        print_json({"sweep": sweep_name, "counts": counts, "cells": cells})
         return
     if quiet:
-        for one in cells:
-            if one.run:
-                print(one.run.id)
+        for cell in cells:
+            if cell.run:
+                print(cell.run.id)
         return
     if not cells:
-        say(NONE)
+        say(NO_SWEEPS)
         return
     print_table(
         ("cell", "seed", "state", "Top-1 %", "run"),
         [
             (
-                one.cell or "–",
-                str(one.seed),
-                one.standing,
-                f"{one.run.top1:.2f}" if one.run and one.run.top1 is not None else "",
-                one.run.id if one.run else "",
+                cell.cell or "–",
+                str(cell.seed),
+                cell.status,
+                f"{cell.run.top1:.2f}" if cell.run and cell.run.top1 is not None else "",
+                cell.run.id if cell.run else "",
             )
-            for one in cells
+            for cell in cells
         ],
-        right=("seed", "Top-1 %"),
+        right_aligned=("seed", "Top-1 %"),
     )
-    note(f"{found}: {_told(counts)}")
-    _say_what_failed(cells, str(found))
+    note(f"{sweep_name}: {_counts_text(counts)}")
+    _print_first_failure(cells, str(sweep_name))
 
 
 @app.command(epilog="Example: lsqctl sweep resume digits/resnet8-lsq --failed --from-scratch")
 def resume(
     ctx: typer.Context,
-    name: Name = None,
+    name: SweepName = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Failed and cancelled cells; alone, only they.")
     ] = False,
@@ -111,7 +111,7 @@ def resume(
     max_failures: Annotated[
         int | None,
         typer.Option(
-            parser=natural, metavar="N", help="Stop at N failed cells from now on; 0: never."
+            parser=non_negative_int, metavar="N", help="Stop at N failed cells from now on; 0: never."
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
@@ -123,62 +123,62 @@ def resume(
     Failed parents come along. A limit (submit --max-failures) counts anew what fails from now on.
     """
     from lsqctl.api import sweeps as api
-    from lsqctl.store.sweeps import Resume
+    from lsqctl.store.sweeps import ResumeOptions
 
     both = failed == missing
-    wanted = Resume(failed or both, missing or both, from_scratch, max_failures, dry_run)
-    with workspace(ctx) as store:
-        done = api.resume(store, settings(ctx), name, wanted)
-    _print_resumed(done, dry_run=dry_run, json=json, quiet=quiet)
+    options = ResumeOptions(failed or both, missing or both, from_scratch, max_failures, dry_run)
+    with open_store(ctx) as store:
+        resumed = api.resume_sweep(store, get_settings(ctx), name, options)
+    _print_resumed(resumed, dry_run=dry_run, json=json, quiet=quiet)
 
 
-def _print_resumed(done: Sequence[Enqueued], *, dry_run: bool, json: bool, quiet: bool) -> None:
+def _print_resumed(resumed: Sequence[EnqueuedRun], *, dry_run: bool, json: bool, quiet: bool) -> None:
     if json:
         rows = [
             {
-                "outcome": one.outcome,
-                "id": one.run.id,
-                "name": one.run.name,
-                "seed": one.run.seed,
-                "state": one.run.state,
+                "outcome": item.outcome,
+                "id": item.run.id,
+                "name": item.run.name,
+                "seed": item.run.seed,
+                "state": item.run.state,
             }
-            for one in done
+            for item in resumed
         ]
         print_json({"dry_run": dry_run, "runs": rows})
         return
     if quiet:
-        for one in done:
-            print(one.run.id)
+        for item in resumed:
+            print(item.run.id)
         return
-    if done:
+    if resumed:
         print_table(
             ("run", "seed", "outcome"),
-            [(one.run.name, str(one.run.seed), one.outcome) for one in done],
-            right=("seed",),
+            [(item.run.name, str(item.run.seed), item.outcome) for item in resumed],
+            right_aligned=("seed",),
         )
     if dry_run:
-        say(f"{counted(len(done), 'cell')} would be put back; nothing was changed")
-    elif done:
-        note(f"{counted(len(done), 'cell')} put back; next: lsqctl worker --until-empty")
+        say(f"{pluralize(len(resumed), 'cell')} would be put back; nothing was changed")
+    elif resumed:
+        note(f"{pluralize(len(resumed), 'cell')} put back; next: lsqctl worker --until-empty")
     else:
         say("no cell to put back")
 
 
-def _told(counts: Mapping[str, int]) -> str:
+def _counts_text(counts: Mapping[str, int]) -> str:
     """Return the counts in words, in the order in which a cell goes through them."""
-    order = [*(state.value for state in RunState), "lost", "held", "missing"]
-    return ", ".join(f"{counts[word]} {word}" for word in order if counts.get(word))
+    states = [*(state.value for state in RunState), "lost", "held", "missing"]
+    return ", ".join(f"{counts[status]} {status}" for status in states if counts.get(status))
 
 
-def _say_what_failed(cells: Sequence[SweepCell], name: str) -> None:
+def _print_first_failure(cells: Sequence[SweepCell], name: str) -> None:
     """Say why the first cell failed (a cause before its consequences), and what to do next."""
-    runs = [one.run for one in cells if one.run and one.run.state is RunState.FAILED]
-    if runs:
+    failed_runs = [cell.run for cell in cells if cell.run and cell.run.state is RunState.FAILED]
+    if failed_runs:
         first = min(
-            runs,
+            failed_runs,
             key=lambda run: (run.reason is EndReason.PARENT, run.finished_at or run.created_at),
         )
         say(f"first failure: {first.name} ({first.id}): {first.reason}: {first.message}")
-    again = {RunState.FAILED, RunState.CANCELLED}
-    if any(one.run is None or one.run.state in again for one in cells):
+    resumable = {RunState.FAILED, RunState.CANCELLED}
+    if any(cell.run is None or cell.run.state in resumable for cell in cells):
         say(f"next: lsqctl sweep resume {name}")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsqctl.cli import completing
-from lsqctl.cli.render import error_line, print_json, print_table, say
-from lsqctl.cli.state import Json, positive, settings, workspace
+from lsqctl.cli.render import print_error, print_json, print_table, say
+from lsqctl.cli.state import Json, positive_int, get_settings, open_store
 from lsqctl.errors import UsageError
 
 if TYPE_CHECKING:
     from lsqctl.api.verify import Verdict
 
-Runs = Annotated[
+OptionalRuns = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN]...",
@@ -22,7 +22,7 @@ Runs = Annotated[
         autocompletion=completing.runs,
     ),
 ]
-_WORDS = {True: "verified", False: "NOT verified", None: "not tried"}
+_VERIFIED_TEXTS = {True: "verified", False: "NOT verified", None: "not tried"}
 
 
 def register(app: typer.Typer) -> None:
@@ -32,14 +32,14 @@ def register(app: typer.Typer) -> None:
 
 def verify(
     ctx: typer.Context,
-    runs: Runs = None,
-    every: Annotated[bool, typer.Option("--all", help="Every succeeded run.")] = False,
+    run_refs: OptionalRuns = None,
+    all_succeeded: Annotated[bool, typer.Option("--all", help="Every succeeded run.")] = False,
     sweep: Annotated[
         str | None, typer.Option(metavar="NAME", help="Every succeeded cell of this sweep.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(parser=positive, metavar="N", help="Default: as many as in the training."),
+        typer.Option(parser=positive_int, metavar="N", help="Default: as many as in the training."),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option(help="Default: that of the training.")
@@ -52,25 +52,25 @@ def verify(
     """
     from lsqctl.api import verify as api
 
-    if not (runs or every or sweep):
+    if not (run_refs or all_succeeded or sweep):
         raise UsageError("name a run, or use --all or --sweep NAME")
     verdicts: list[Verdict] = []
-    with workspace(ctx) as store:
-        for run in api.runs_to_verify(store, runs or (), sweep=sweep, every=every):
-            found = api.verify_run(store, settings(ctx), run.id, threads=threads, device=device)
-            for verdict in found:
+    with open_store(ctx) as store:
+        for run in api.runs_to_verify(store, run_refs or (), sweep=sweep, all_succeeded=all_succeeded):
+            run_verdicts = api.verify_run(store, get_settings(ctx), run.id, threads=threads, device=device)
+            for verdict in run_verdicts:
                 verdicts.append(verdict)
                 if verdict.message:
-                    error_line(f"{verdict.run_id} {_label(verdict)}: {verdict.message}")
+                    print_error(f"{verdict.run_id} {_result_label(verdict)}: {verdict.message}")
     if json:
         print_json({"results": verdicts})
     else:
-        _print(verdicts)
-    if any(not one.verified for one in verdicts):
+        _print_verdicts(verdicts)
+    if any(not result.verified for result in verdicts):
         raise typer.Exit(1)
 
 
-def _print(verdicts: list[Verdict]) -> None:
+def _print_verdicts(verdicts: list[Verdict]) -> None:
     if not verdicts:
         say("no finished run to verify yet; `lsqctl worker --until-empty` works the queue")
         return
@@ -78,21 +78,21 @@ def _print(verdicts: list[Verdict]) -> None:
         ("id", "run", "result", "stored", "measured", "verdict"),
         [
             (
-                one.run_id,
-                one.name,
-                _label(one),
-                f"{one.n_correct}/{one.n_total}",
-                "" if one.measured is None else f"{one.measured}/{one.n_total}",
-                _WORDS[one.verified],
+                verdict.run_id,
+                verdict.name,
+                _result_label(verdict),
+                f"{verdict.n_correct}/{verdict.n_total}",
+                "" if verdict.measured is None else f"{verdict.measured}/{verdict.n_total}",
+                _VERIFIED_TEXTS[verdict.verified],
             )
-            for one in verdicts
+            for verdict in verdicts
         ],
-        right=("stored", "measured"),
+        right_aligned=("stored", "measured"),
         styles={"verified": "green", "NOT verified": "red", "not tried": "yellow"},
     )
-    good = sum(one.verified is True for one in verdicts)
-    say(f"{good} of {len(verdicts)} results verified")
+    n_verified = sum(verdict.verified is True for verdict in verdicts)
+    say(f"{n_verified} of {len(verdicts)} results verified")
 
 
-def _label(one: Verdict) -> str:
-    return one.selection if one.variant == "raw" else f"{one.variant} {one.selection}"
+def _result_label(verdict: Verdict) -> str:
+    return verdict.selection if verdict.variant == "raw" else f"{verdict.variant} {verdict.selection}"

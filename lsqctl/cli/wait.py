@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completing
-from lsqctl.cli.durations import duration
-from lsqctl.cli.live import label
+from lsqctl.cli.durations import duration_seconds
+from lsqctl.cli.live import run_label
 from lsqctl.cli.render import print_json, say
-from lsqctl.cli.state import Json, workspace
+from lsqctl.cli.state import Json, open_store
 from lsqctl.errors import LsqctlError, NotFound, RunFailed, StillPending, UsageError, WaitTimeout
 from lsqctl.run import RunState
 
 if TYPE_CHECKING:
-    from lsqctl.api.wait import Waited
+    from lsqctl.api.wait import WaitResult
     from lsqctl.store import Store
-    from lsqctl.store.standing import Standing
+    from lsqctl.store.standing import RunStatus
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def wait(
     ctx: typer.Context,
-    runs: Annotated[
+    run_refs: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="RUN",
@@ -42,7 +42,7 @@ def wait(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(parser=duration, metavar="TIME", help="90s, 10m, 2h; 0 looks once."),
+        typer.Option(parser=duration_seconds, metavar="TIME", help="90s, 10m, 2h; 0 looks once."),
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="End at the first failure.")
@@ -56,29 +56,29 @@ def wait(
     """
     from lsqctl.api.wait import wait as wait_for
 
-    with workspace(ctx) as store:
-        ids = _wanted(store, runs or [], sweep)
-        ended = wait_for(store, ids, timeout=timeout, fail_fast=fail_fast, ended=_tell)
+    with open_store(ctx) as store:
+        ids = _run_ids(store, run_refs or [], sweep)
+        result = wait_for(store, ids, timeout=timeout, fail_fast=fail_fast, on_end=_print_ended)
     if json:
         print_json(
             {
-                "succeeded": ended.succeeded,
-                "failed": ended.failed,
-                "pending": ended.pending,
-                "removed": ended.removed,
+                "succeeded": result.succeeded,
+                "failed": result.failed,
+                "pending": result.pending,
+                "removed": result.removed,
             }
         )
-    _conclude(ended, len(ids), timeout)
+    _print_result(result, len(ids), timeout)
 
 
-def _wanted(store: Store, runs: list[str], sweep: str | None) -> list[str]:
-    from lsqctl.api.sweeps import sweep_named
+def _run_ids(store: Store, run_refs: list[str], sweep: str | None) -> list[str]:
+    from lsqctl.api.sweeps import resolve_sweep
 
-    if not runs and sweep is None:
+    if not run_refs and sweep is None:
         raise UsageError("name runs to wait for, or a sweep with --sweep")
-    ids = [store.resolve(ref).id for ref in runs]
+    ids = [store.resolve(ref).id for ref in run_refs]
     if sweep is not None:
-        name = sweep_named(store, sweep)
+        name = resolve_sweep(store, sweep)
         cells = store.sweep_run_ids(name or "")
         if not cells:
             raise NotFound(f"the sweep `{sweep}` has no runs left; `lsqctl sweep status {sweep}`")
@@ -86,38 +86,38 @@ def _wanted(store: Store, runs: list[str], sweep: str | None) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _tell(one: Standing) -> None:
-    say(f"{one.id}  {label(one)}  {_how(one)}")
+def _print_ended(status: RunStatus) -> None:
+    say(f"{status.id}  {run_label(status)}  {_status_text(status)}")
 
 
-def _how(one: Standing) -> str:
-    return f"{one.state}: {one.reason}: {one.message}" if one.message else one.state.value
+def _status_text(status: RunStatus) -> str:
+    return f"{status.state}: {status.reason}: {status.message}" if status.message else status.state.value
 
 
-def _conclude(ended: Waited, total: int, timeout: float | None) -> None:
+def _print_result(result: WaitResult, total: int, timeout: float | None) -> None:
     """Say what came of it; raise what the exit code stands for."""
-    pending = len(ended.pending)
-    if bad := [*ended.failed, *ended.removed]:
-        told = [f"{label(one)} ({one.id}) {_how(one)}" for one in ended.failed]
-        told += [f"{run_id} was removed" for run_id in ended.removed]
-        more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    pending = len(result.pending)
+    if unsuccessful := [*result.failed, *result.removed]:
+        messages = [f"{run_label(status)} ({status.id}) {_status_text(status)}" for status in result.failed]
+        messages += [f"{run_id} was removed" for run_id in result.removed]
+        more = f", and {len(messages) - _MAX_LISTED} more" if len(messages) > _MAX_LISTED else ""
         rest = f"; {pending} still pending" if pending else ""
-        advice = f"; lsqctl runs logs {ended.failed[0].id}" if ended.failed else ""
+        advice = f"; lsqctl runs logs {result.failed[0].id}" if result.failed else ""
         raise RunFailed(
-            f"{len(bad)} of {total} did not succeed: {', '.join(told[:_SHOWN])}{more}{rest}{advice}"
+            f"{len(unsuccessful)} of {total} did not succeed: {', '.join(messages[:_MAX_LISTED])}{more}{rest}{advice}"
         )
     if pending:
-        raise _unfinished(ended, total, timeout)
+        raise _pending_error(result, total, timeout)
     say(f"{total} succeeded; next: lsqctl leaderboard")
 
 
-def _unfinished(ended: Waited, total: int, timeout: float | None) -> LsqctlError:
-    states = [one.state for one in ended.pending]
+def _pending_error(result: WaitResult, total: int, timeout: float | None) -> LsqctlError:
+    states = [status.state for status in result.pending]
     counts = {state: states.count(state) for state in RunState}
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    counts_text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     if timeout == 0:
-        return StillPending(f"{len(states)} of {total} have not ended: {told}")
+        return StillPending(f"{len(states)} of {total} have not ended: {counts_text}")
     return WaitTimeout(
-        f"{len(states)} of {total} had not ended after {timeout:g} s: {told}; "
+        f"{len(states)} of {total} had not ended after {timeout:g} s: {counts_text}; "
         "lsqctl watch shows how far they are"
     )

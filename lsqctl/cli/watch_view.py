@@ -6,138 +6,138 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lsqctl.cli.live import label
-from lsqctl.cli.render import STATE_STYLES, duration
+from lsqctl.cli.live import run_label
+from lsqctl.cli.render import STATE_STYLES, format_duration
 from lsqctl.leaderboard.clean import clean
 from lsqctl.run import RunState
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from lsqctl.api.watch import Watched
-    from lsqctl.store.sight import RunningRun, SeenWorker
+    from lsqctl.api.watch import QueueStatus
+    from lsqctl.store.sight import RunningRun, WorkerStatus
 
 _BARS = "▁▂▃▄▅▆▇█"
-_SPARK = 12
-_GAP = 2
-_ROOM = 6  # lines that are not running runs or workers
-_RUNS = ("run", "id", "epoch", "loss", " ", "Top-1 %", "  ", "left", "worker")
-_RUNS_GIVE_WAY = ("worker", "id", " ", "loss", "epoch", "  ", "left")
-_WORKERS = ("worker", "host", "device", "slots", "seen", "notice")
-_WORKERS_GIVE_WAY = ("host", "seen", "device")
-_RIGHT = frozenset({"epoch", "loss", "Top-1 %", "left", "slots", "seen"})
+_SPARKLINE_WIDTH = 12
+_COLUMN_GAP = 2
+_RESERVED_LINES = 6  # lines that are not running runs or workers
+_RUN_COLUMNS = ("run", "id", "epoch", "loss", " ", "Top-1 %", "  ", "left", "worker")
+_RUNS_HIDE_FIRST = ("worker", "id", " ", "loss", "epoch", "  ", "left")
+_WORKER_COLUMNS = ("worker", "host", "device", "slots", "seen", "notice")
+_WORKERS_HIDE_FIRST = ("host", "seen", "device")
+_RIGHT_ALIGNED = frozenset({"epoch", "loss", "Top-1 %", "left", "slots", "seen"})
 
 
-def draw(seen: Watched, width: int | None = None, height: int | None = None) -> Text:
-    """Return the look as lines no wider than ``width``, and about ``height`` of them."""
+def render_status(status: QueueStatus, width: int | None = None, height: int | None = None) -> Text:
+    """Return the status as lines no wider than ``width``, and about ``height`` of them."""
     from rich.text import Text
 
-    most = None if height is None else max(1, height - _ROOM - min(len(seen.workers), 5))
-    lines = [_counts(seen, width)]
-    lines += _table(_WORKERS, [_worker(one) for one in seen.workers], _WORKERS_GIVE_WAY, width)[
+    max_runs = None if height is None else max(1, height - _RESERVED_LINES - min(len(status.workers), 5))
+    lines = [_counts_line(status, width)]
+    lines += _table_lines(_WORKER_COLUMNS, [_worker_row(entry) for entry in status.workers], _WORKERS_HIDE_FIRST, width)[
         : 6 if height else None
     ]
-    running = [_run(one, seen) for one in seen.sight.running]
-    lines += _table(_RUNS, running[:most], _RUNS_GIVE_WAY, width)
-    if most is not None and len(running) > most:
-        lines.append(Text(f"and {len(running) - most} more running", style="dim"))
-    lines += [_cut(Text(text, style), width) for text, style in _troubles(seen)]
-    lines.append(_cut(Text(_end(seen), style="dim"), width))
+    running = [_running_row(entry, status) for entry in status.overview.running]
+    lines += _table_lines(_RUN_COLUMNS, running[:max_runs], _RUNS_HIDE_FIRST, width)
+    if max_runs is not None and len(running) > max_runs:
+        lines.append(Text(f"and {len(running) - max_runs} more running", style="dim"))
+    lines += [_truncate(Text(text, style), width) for text, style in _problem_lines(status)]
+    lines.append(_truncate(Text(_last_line(status), style="dim"), width))
     return Text("\n").join(lines)
 
 
-def sparkline(values: Sequence[float], size: int = _SPARK) -> str:
+def sparkline(values: Sequence[float], max_values: int = _SPARKLINE_WIDTH) -> str:
     """Return the latest values as bars, scaled to the least and the greatest; ``×`` is no number.
 
     >>> sparkline([1.0, 2.0, 3.0])
     '▁▅█'
     """
-    shown = list(values)[-size:]
-    finite = [value for value in shown if math.isfinite(value)]
+    latest = list(values)[-max_values:]
+    finite = [value for value in latest if math.isfinite(value)]
     if not finite:
-        return "×" * len(shown)
+        return "×" * len(latest)
     low, span = min(finite), max(finite) - min(finite)
     top = len(_BARS) - 1
     return "".join(
         _BARS[round((value - low) / span * top) if span else top // 2]
         if math.isfinite(value)
         else "×"
-        for value in shown
+        for value in latest
     )
 
 
-def _counts(seen: Watched, width: int | None) -> Text:
+def _counts_line(status: QueueStatus, width: int | None) -> Text:
     from rich.text import Text
 
-    counts = seen.sight.counts
-    told = [(f"{count} {state}", state) for state, count in counts.items() if count]
-    text = Text(f"{clean(seen.sweep)}: " if seen.sweep else "", style="bold")
-    for number, (words, state) in enumerate(told):
+    counts = status.overview.counts
+    state_counts = [(f"{count} {state}", state) for state, count in counts.items() if count]
+    text = Text(f"{clean(status.sweep)}: " if status.sweep else "", style="bold")
+    for number, (words, state) in enumerate(state_counts):
         text.append(" · " if number else "", style="dim")
         text.append(words, style=STATE_STYLES[state.value])
-    text.append("" if told else "no runs yet; lsqctl submit RECIPE")
-    held = sum(one.count for one in seen.sight.pending if one.held)
+    text.append("" if state_counts else "no runs yet; lsqctl submit RECIPE")
+    held = sum(group.count for group in status.overview.pending if group.held)
     text.append(f" ({held} held)" if held else "", style="yellow")
-    return _cut(text, width)
+    return _truncate(text, width)
 
 
-def _worker(one: SeenWorker) -> tuple[str, ...]:
-    identity = one.worker.identity
-    state = "lost" if one.lost else f"{one.busy}/{identity.slots} busy"
-    seen = f"{duration(one.seen_seconds)} ago"
-    notice = one.notice or ("no renewal; its runs go back to the queue" if one.lost else "")
-    return (identity.name, identity.host, identity.device, state, seen, notice)
+def _worker_row(worker_status: WorkerStatus) -> tuple[str, ...]:
+    identity = worker_status.worker.identity
+    state = "lost" if worker_status.stale else f"{worker_status.running_runs}/{identity.slots} busy"
+    last_heartbeat = f"{format_duration(worker_status.seconds_since_heartbeat)} ago"
+    notice = worker_status.notice or ("no renewal; its runs go back to the queue" if worker_status.stale else "")
+    return (identity.name, identity.host, identity.device, state, last_heartbeat, notice)
 
 
-def _run(one: RunningRun, seen: Watched) -> tuple[str, ...]:
-    run, left = one.run, seen.left.get(one.run.id)
-    state = "lost" if run.lease_lapsed else f"{run.epoch}/{run.epochs}"
-    again = f" (attempt {run.attempt})" if run.attempt > 1 else ""
+def _running_row(running_run: RunningRun, status: QueueStatus) -> tuple[str, ...]:
+    run, seconds_left = running_run.run, status.seconds_left.get(running_run.run.id)
+    state = "lost" if run.lease_expired else f"{run.epoch}/{run.epochs}"
+    attempt_text = f" (attempt {run.attempt})" if run.attempt > 1 else ""
     return (
-        label(run) + again,
+        run_label(run) + attempt_text,
         run.id,
         state,
-        f"{one.loss[-1]:.4g}" if one.loss else "",
-        sparkline(one.loss),
-        f"{one.top1[-1]:.2f}" if one.top1 else "",
-        sparkline(one.top1),
-        "" if left is None else duration(left),
+        f"{running_run.loss[-1]:.4g}" if running_run.loss else "",
+        sparkline(running_run.loss),
+        f"{running_run.top1[-1]:.2f}" if running_run.top1 else "",
+        sparkline(running_run.top1),
+        "" if seconds_left is None else format_duration(seconds_left),
         run.worker or "",
     )
 
 
-def _troubles(seen: Watched) -> list[tuple[str, str]]:
+def _problem_lines(status: QueueStatus) -> list[tuple[str, str]]:
     """Return what went wrong, a line each: errors must not hide until a sweep ends."""
     lines = []
-    for run in seen.sight.put_back[:2]:
-        told = f"put back: {label(run)} ({run.id}): {run.reason}: {run.message}"
-        lines.append((clean(told), "yellow"))
-    if failed := seen.sight.first_failure:
-        count = seen.sight.counts[RunState.FAILED]
+    for run in status.overview.retrying[:2]:
+        message = f"put back: {run_label(run)} ({run.id}): {run.reason}: {run.message}"
+        lines.append((clean(message), "yellow"))
+    if failed := status.overview.first_failure:
+        count = status.overview.counts[RunState.FAILED]
         first = "first failure" if count > 1 else "failed"
-        told = f"{first}: {label(failed)} ({failed.id}): {failed.reason}: {failed.message}"
-        lines.append((clean(told), "red"))
+        message = f"{first}: {run_label(failed)} ({failed.id}): {failed.reason}: {failed.message}"
+        lines.append((clean(message), "red"))
     return lines
 
 
-def _end(seen: Watched) -> str:
+def _last_line(status: QueueStatus) -> str:
     """Return the last line: the time left, or what to do next."""
-    sight = seen.sight
-    if not seen.unfinished:
+    overview = status.overview
+    if not status.n_active:
         return (
-            "nothing is unfinished; next: lsqctl leaderboard" if any(sight.counts.values()) else ""
+            "nothing is unfinished; next: lsqctl leaderboard" if any(overview.counts.values()) else ""
         )
-    if seen.queue.seconds is not None:
-        return f"about {duration(seen.queue.seconds)} until the queue is empty"
-    if not any(not one.lost for one in seen.workers):
+    if status.estimate.seconds is not None:
+        return f"about {format_duration(status.estimate.seconds)} until the queue is empty"
+    if not any(not worker_status.stale for worker_status in status.workers):
         return "no worker is at work; next: lsqctl worker --until-empty"
-    return f"no estimate: {seen.queue.why}"
+    return f"no estimate: {status.estimate.reason}"
 
 
-def _table(
+def _table_lines(
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
-    give_way: Sequence[str],
+    hide_first: Sequence[str],
     width: int | None,
 ) -> list[Text]:
     """Return a head and a line a row; columns without a value are left out."""
@@ -147,25 +147,25 @@ def _table(
     if not rows:
         return []
     cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(cell_len(row[i]) for row in cells) for i in range(len(columns))]
-    kept = [i for i, needed in enumerate(widths) if needed]
-    widths = [max(w, cell_len(name)) for w, name in zip(widths, columns, strict=True)]
-    for name in give_way:
-        if width is None or sum(widths[i] + _GAP for i in kept) - _GAP <= width:
+    widths = [max(cell_len(row[index]) for row in cells) for index in range(len(columns))]
+    visible = [index for index, width_of_values in enumerate(widths) if width_of_values]
+    widths = [max(value_width, cell_len(name)) for value_width, name in zip(widths, columns, strict=True)]
+    for name in hide_first:
+        if width is None or sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP <= width:
             break
-        kept = [i for i in kept if columns[i] != name]
-    if width is not None and kept[0] == 0:  # then the first column is cut, and never a number
-        excess = sum(widths[i] + _GAP for i in kept) - _GAP - width
-        last = columns[kept[-1]] == "notice"
-        widths[0] -= min(max(0, excess), max(0, widths[0] - 8)) if not last else 0
-    lines = [Text((" " * _GAP).join(_pad(columns[i], columns[i], widths[i]) for i in kept), "dim")]
+        visible = [index for index in visible if columns[index] != name]
+    if width is not None and visible[0] == 0:  # then the first column is cut, and never a number
+        excess = sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP - width
+        notice_is_last = columns[visible[-1]] == "notice"
+        widths[0] -= min(max(0, excess), max(0, widths[0] - 8)) if not notice_is_last else 0
+    lines = [Text((" " * _COLUMN_GAP).join(_pad(columns[index], columns[index], widths[index]) for index in visible), "dim")]
     for row in cells:
         line = Text()
-        for place, i in enumerate(kept):
-            line.append(" " * _GAP if place else "")
-            line.append(_pad(row[i], columns[i], widths[i]), STATE_STYLES.get(row[i], ""))
+        for position, index in enumerate(visible):
+            line.append(" " * _COLUMN_GAP if position else "")
+            line.append(_pad(row[index], columns[index], widths[index]), STATE_STYLES.get(row[index], ""))
         lines.append(line)
-    return [_cut(line, width) for line in lines]
+    return [_truncate(line, width) for line in lines]
 
 
 def _pad(text: str, column: str, width: int) -> str:
@@ -174,10 +174,10 @@ def _pad(text: str, column: str, width: int) -> str:
     missing = width - cell_len(text)
     if missing < 0:
         return set_cell_size(text, width - 1) + "…"
-    return " " * missing + text if column in _RIGHT else text + " " * missing
+    return " " * missing + text if column in _RIGHT_ALIGNED else text + " " * missing
 
 
-def _cut(text: Text, width: int | None) -> Text:
+def _truncate(text: Text, width: int | None) -> Text:
     if width is None:
         text.rstrip()
     else:

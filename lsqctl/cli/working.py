@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.durations import positive_duration
-from lsqctl.cli.options import Compiling, Exists, Gpus, Recipes, Seeds, Sets, SkipData, Slots
-from lsqctl.cli.queue import planned, print_enqueued
+from lsqctl.cli.durations import positive_duration_seconds
+from lsqctl.cli.options import CompileOption, IfExistsOption, WorkerGpus, Recipes, Seeds, Overrides, SkipDataCheck, Slots
+from lsqctl.cli.queue import plan_in_workspace, print_enqueued
 from lsqctl.cli.render import warn
-from lsqctl.cli.state import settings, workspace
+from lsqctl.cli.state import get_settings, open_store
 from lsqctl.errors import RunFailed, UsageError
 from lsqctl.run import RunState
-from lsqctl.settings import Compile, Settings, cpp_compiler
+from lsqctl.settings import CompileMode, Settings, cpp_compiler
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.worker.options import Options as Working
+    from lsqctl.worker.options import WorkerOptions as Working
 
 
 def register(app: typer.Typer) -> None:
@@ -31,33 +31,33 @@ def register(app: typer.Typer) -> None:
 def run(
     ctx: typer.Context,
     recipes: Recipes,
-    sets: Sets = None,
+    overrides: Overrides = None,
     seeds: Seeds = None,
-    if_exists: Exists = "skip",
-    skip_data_check: SkipData = False,
+    if_exists: IfExistsOption = "skip",
+    skip_data_check: SkipDataCheck = False,
     slots: Slots = None,
-    gpus: Gpus = "auto",
-    compile: Compiling = None,
+    gpus: WorkerGpus = "auto",
+    compile: CompileOption = None,
 ) -> None:
     """Submit recipes and work the queue here, until it is empty."""
     from lsqctl.api import submit as api
-    from lsqctl.worker.options import Options as Working
+    from lsqctl.worker.options import WorkerOptions as Working
 
-    here = _settings(ctx, compile)
-    wanted = api.Options(tuple(sets or ()), tuple(seeds or ()), not skip_data_check)
-    plan = planned(ctx, recipes, wanted)
-    with workspace(ctx, create=True) as store:
+    settings = _settings_with_compile(ctx, compile)
+    submit_options = api.SubmitOptions(tuple(overrides or ()), tuple(seeds or ()), not skip_data_check)
+    plan = plan_in_workspace(ctx, recipes, submit_options)
+    with open_store(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
         print_enqueued(enqueued, plan, json=False, quiet=False)
         options = Working(until_empty=True)
-        code = _work(here, store, slots=slots, gpus=gpus, name=None, options=options)
-        ended = [store.detail(one.run.id).run for one in enqueued]
+        code = _work_queue(settings, store, slots=slots, gpu_choice=gpus, name=None, options=options)
+        finished = [store.detail(item.run.id).run for item in enqueued]
     if code:
         raise typer.Exit(code)
-    bad = [one for one in ended if one.state is not RunState.SUCCEEDED]
-    if bad:
-        listed = ", ".join(f"{one.name} ({one.id}) {one.state}" for one in bad[:5])
-        raise RunFailed(f"{len(bad)} of {len(ended)} runs did not succeed: {listed}")
+    unsuccessful = [item for item in finished if item.state is not RunState.SUCCEEDED]
+    if unsuccessful:
+        run_list = ", ".join(f"{item.name} ({item.id}) {item.state}" for item in unsuccessful[:5])
+        raise RunFailed(f"{len(unsuccessful)} of {len(finished)} runs did not succeed: {run_list}")
 
 
 def worker(
@@ -66,15 +66,15 @@ def worker(
         bool, typer.Option("--until-empty", help="End when no run is left but held ones.")
     ] = False,
     slots: Slots = None,
-    gpus: Gpus = "auto",
-    compile: Compiling = None,
+    gpus: WorkerGpus = "auto",
+    compile: CompileOption = None,
     name: Annotated[
         str | None, typer.Option(help="What lists call this worker; no other may be called so.")
     ] = None,
     time_limit: Annotated[
         float | None,
         typer.Option(
-            parser=positive_duration,
+            parser=positive_duration_seconds,
             metavar="TIME",
             help="Then save every run, put it back and end: 90m, 2h, 1h30m, or seconds.",
         ),
@@ -84,59 +84,59 @@ def worker(
 
     Ctrl-C, SIGTERM or SIGUSR1 once: save every run and put it back.  Twice: stop at once.
     """
-    from lsqctl.worker.options import Options as Working
+    from lsqctl.worker.options import WorkerOptions as Working
 
-    here = _settings(ctx, compile)
-    options = Working(until_empty, time_limit_seconds=time_limit, own_name=name is not None)
-    with workspace(ctx, create=True) as store:
-        code = _work(here, store, slots=slots, gpus=gpus, name=name, options=options)
+    settings = _settings_with_compile(ctx, compile)
+    options = Working(until_empty, time_limit_seconds=time_limit, exclusive_name=name is not None)
+    with open_store(ctx, create=True) as store:
+        code = _work_queue(settings, store, slots=slots, gpu_choice=gpus, name=name, options=options)
     raise typer.Exit(code)
 
 
-def _settings(ctx: typer.Context, compile: Compile | None) -> Settings:
+def _settings_with_compile(ctx: typer.Context, compile: CompileMode | None) -> Settings:
     """Return the settings, with the flag before the variable.
 
     Raises UsageError when compiling is demanded and cannot work.
     """
-    here = settings(ctx)
-    here = replace(here, compile=compile or here.compile)
-    if here.compile == "on" and shutil.which(cpp_compiler()) is None:
+    settings = get_settings(ctx)
+    settings = replace(settings, compile=compile or settings.compile)
+    if settings.compile == "on" and shutil.which(cpp_compiler()) is None:
         raise UsageError(
             f"--compile on needs a C++ compiler, and {cpp_compiler()} is not found: install g++, "
             "or name one in CXX"
         )
-    return here
+    return settings
 
 
-def _work(
-    here: Settings,
+def _work_queue(
+    settings: Settings,
     store: Store,
     *,
     slots: int | None,
-    gpus: str,
+    gpu_choice: str,
     name: str | None,
     options: Working,
 ) -> int:
-    from lsqctl.cli.hangup import unbroken_words
-    from lsqctl.cli.live import watching
-    from lsqctl.worker.gpus import choose, open_eyes
+    from lsqctl.cli.hangup import ignore_broken_pipes
+    from lsqctl.cli.live import observe_worker
+    from lsqctl.worker.gpus import select_with_health, open_probe
     from lsqctl.worker.identity import this_worker
-    from lsqctl.worker.places import Places
+    from lsqctl.worker.places import SlotAllocator
     from lsqctl.worker.slots import make_slots
     from lsqctl.worker.supervise import Supervisor
 
-    eyes = open_eyes()
-    picked, watch = choose(gpus, eyes)
-    places = Places(make_slots(picked, slots), watch if picked else None)
-    if picked and gpus == "auto" and eyes.blind:
-        warn(f"a GPU that others use cannot be told from an idle one ({eyes.blind})")
-    identity = this_worker(name, len(places.pool.slots), "cuda" if picked else "cpu")
-    with unbroken_words(), watching(store) as observer:
+    gpu_probe = open_probe()
+    gpus, gpu_health = select_with_health(gpu_choice, gpu_probe)
+    slot_allocator = SlotAllocator(make_slots(gpus, slots), gpu_health if gpus else None)
+    if gpus and gpu_choice == "auto" and gpu_probe.unavailable_reason:
+        warn(f"a GPU that others use cannot be told from an idle one ({gpu_probe.unavailable_reason})")
+    identity = this_worker(name, len(slot_allocator.pool.slots), "cuda" if gpus else "cpu")
+    with ignore_broken_pipes(), observe_worker(store) as observer:
         supervisor = Supervisor(
             store,
-            here,
+            settings,
             identity=identity,
-            places=places,
+            slots=slot_allocator,
             observer=observer,
             options=options,
         )

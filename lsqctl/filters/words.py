@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.errors import Fault, FilterError, Position
+from lsqctl.errors import Diagnostic, FilterError, Position
 from lsqctl.filters.tree import Value
 
 OPTION = "--where"
@@ -107,12 +107,12 @@ def refusal(
     """Return the error that points at a span of the filter's text; ``end`` is exclusive."""
     start, end = span
     place = Position(1, start + 1, max(end, start + 1) + 1)
-    return FilterError(Fault(code, _TITLES[code], label, OPTION, place, text, helps))
+    return FilterError(Diagnostic(code, _TITLES[code], label, OPTION, place, text, helps))
 
 
 def too_much(label: str) -> FilterError:
     """Return the error for a filter beyond a limit."""
-    return FilterError(Fault("F004", _TITLES["F004"], label, OPTION))
+    return FilterError(Diagnostic("F004", _TITLES["F004"], label, OPTION))
 
 
 def unexpected(text: str, word: Word, wanted: str) -> FilterError:

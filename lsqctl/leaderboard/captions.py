@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
 from lsqctl.leaderboard.clean import clean
-from lsqctl.wording import counted
+from lsqctl.wording import pluralize
 
 
 def notes(table: Table, board: Board) -> tuple[str, ...]:
@@ -54,12 +54,12 @@ def footer(table: Table) -> str:
     if counts.runs:
         lost = [(counts.failed, "failed"), (counts.cancelled, "cancelled")]
         told = ", ".join(f"{number} {what}" for number, what in lost if number)
-        runs = f"{counted(counts.groups, 'group')}, {counted(counts.runs, 'run')}"
+        runs = f"{pluralize(counts.groups, 'group')}, {pluralize(counts.runs, 'run')}"
         parts.append(f"{runs} ({told})" if told else runs)
     if counts.empty_groups:
-        parts.append(f"{counted(counts.empty_groups, 'group')} without a result")
+        parts.append(f"{pluralize(counts.empty_groups, 'group')} without a result")
     if counts.published:
-        parts.append(counted(counts.published, "published row"))
+        parts.append(pluralize(counts.published, "published row"))
     if table.hidden:
-        parts.append(f"{counted(table.hidden, 'row')} not shown")
+        parts.append(f"{pluralize(table.hidden, 'row')} not shown")
     return " · ".join([*parts, "a rank counts the rows that lie wholly above"])

@@ -9,9 +9,9 @@ from lsqctl.errors import DataError, UsageError
 from lsqctl.leaderboard.comparison import Comparison, Row, Side, Summary, Verdict, sentence
 from lsqctl.leaderboard.paired import Test, mcnemar, mcnemar_of_many, paired_t, welch
 from lsqctl.leaderboard.statistics import mean, percent, sample_std
-from lsqctl.scored import ScoredRun
+from lsqctl.scored import PerImageResult
 
-Pair = tuple[ScoredRun, ScoredRun]
+Pair = tuple[PerImageResult, PerImageResult]
 
 LEVEL = 0.05
 _DIGEST = re.compile(r"(?:listing-)?sha256:[0-9a-f]{32}([0-9a-f]{32})")
@@ -58,7 +58,7 @@ def compare(first: Side, second: Side) -> Comparison:
     )
 
 
-def top1(run: ScoredRun) -> float:
+def top1(run: PerImageResult) -> float:
     """Return a run's Top-1 in percent."""
     return percent(run.n_correct, run.n_total)
 
@@ -78,11 +78,11 @@ def _check_same_images(first: Side, second: Side) -> None:
             )
 
 
-def _images(run: ScoredRun) -> str:
+def _images(run: PerImageResult) -> str:
     return f"{run.n_total:,} {run.split} images of {run.dataset} (run {run.run_id})"
 
 
-def _evaluated(run: ScoredRun) -> str:
+def _evaluated(run: PerImageResult) -> str:
     """Return the digest of the evaluated images; of all data where it is not known apart."""
     found = _DIGEST.fullmatch(run.data_digest)
     return found[1] if found else run.data_digest
@@ -109,7 +109,7 @@ def _pairs(first: Side, second: Side) -> list[Pair]:
     return []
 
 
-def _by_images(ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun]) -> list[Test]:
+def _by_images(ours: Sequence[PerImageResult], theirs: Sequence[PerImageResult]) -> list[Test]:
     if not all(_has_hits(run) for run in (*ours, *theirs)):
         return []
     if len(ours) == len(theirs) == 1:
@@ -118,7 +118,7 @@ def _by_images(ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun]) -> list[T
 
 
 def _by_seeds(
-    ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun], *, paired: bool
+    ours: Sequence[PerImageResult], theirs: Sequence[PerImageResult], *, paired: bool
 ) -> list[Test]:
     if min(len(ours), len(theirs)) < 2:
         return []
@@ -129,15 +129,15 @@ def _by_seeds(
     return [welch([*map(top1, ours)], [*map(top1, theirs)])]
 
 
-def _has_hits(run: ScoredRun) -> bool:
+def _has_hits(run: PerImageResult) -> bool:
     return len(run.hits) == (run.n_total + 7) // 8
 
 
-def _bits(run: ScoredRun) -> int:
+def _bits(run: PerImageResult) -> int:
     return int.from_bytes(run.hits, "big")
 
 
-def _discordant(one: ScoredRun, other: ScoredRun) -> tuple[int, int]:
+def _discordant(one: PerImageResult, other: PerImageResult) -> tuple[int, int]:
     """Return how many images only the one, and only the other gets right."""
     a, b = _bits(one), _bits(other)
     return (a & ~b).bit_count(), (b & ~a).bit_count()
@@ -149,14 +149,14 @@ def _verdict(test: Test) -> Verdict:
     return "better" if test.difference > 0 else "worse"
 
 
-def _summary(side: Side, runs: Sequence[ScoredRun]) -> Summary:
+def _summary(side: Side, runs: Sequence[PerImageResult]) -> Summary:
     values = [*map(top1, runs)]
     seeds = tuple(sorted({run.seed for run in runs}))
     return Summary(side.label, len(runs), side.n_failed, seeds, mean(values), sample_std(values))
 
 
 def _rows(
-    pairs: Sequence[Pair], ours: Sequence[ScoredRun], theirs: Sequence[ScoredRun]
+    pairs: Sequence[Pair], ours: Sequence[PerImageResult], theirs: Sequence[PerImageResult]
 ) -> Iterable[Row]:
     if pairs:
         return [_pair_row(*pair) for pair in pairs]
@@ -166,7 +166,7 @@ def _rows(
     ]
 
 
-def _pair_row(one: ScoredRun, other: ScoredRun) -> Row:
+def _pair_row(one: PerImageResult, other: PerImageResult) -> Row:
     hits = _has_hits(one) and _has_hits(other)
     only = _discordant(one, other) if hits else (None, None)
     return Row(
@@ -183,7 +183,7 @@ def _pair_row(one: ScoredRun, other: ScoredRun) -> Row:
     )
 
 
-def _notes(*sides: tuple[Side, Sequence[ScoredRun]]) -> Iterable[str]:
+def _notes(*sides: tuple[Side, Sequence[PerImageResult]]) -> Iterable[str]:
     fewest = min(len(used) for _, used in sides)
     if fewest == 1:
         yield "one run a side tells two networks apart; recipes need three seeds or more of each"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lsqctl.leaderboard.paired import Test
-from lsqctl.scored import ScoredRun
+from lsqctl.scored import PerImageResult
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -16,7 +16,7 @@ class Side:
     """What a person asked to compare: succeeded runs, one a seed and cell; failed ones counted."""
 
     label: str
-    runs: tuple[ScoredRun, ...]
+    runs: tuple[PerImageResult, ...]
     n_failed: int = 0
     notes: tuple[str, ...] = ()
 

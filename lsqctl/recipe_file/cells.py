@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from lsqctl.errors import Fault, RecipeError
+from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.compose import compose
@@ -20,15 +20,15 @@ BIT_KEYS = ("quant.weight_bits", "quant.act_bits")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+|\.{2,}")
 
 
-def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Fault]]:
+def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Diagnostic]]:
     """Return ``key=value`` texts as nodes; of two for one key, the later holds."""
     changes: Assignment = {}
-    faults: list[Fault] = []
+    faults: list[Diagnostic] = []
     for text in sets:
         try:
             key, value, found = _parse_set(text)
         except RecipeError as error:
-            faults.extend(error.faults)
+            faults.extend(error.diagnostics)
             continue
         faults.extend(found)
         if key.value in VARIABLE:
@@ -38,7 +38,7 @@ def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Fault]]:
     return changes, faults
 
 
-def _parse_set(text: str) -> tuple[Node, Node, list[Fault]]:
+def _parse_set(text: str) -> tuple[Node, Node, list[Diagnostic]]:
     name, equals, written = text.partition("=")
     source = Source(SET, (f"{SET} {text}",), SET)
     key_root, _ = compose("x", source, shift=len(SET) + 1)

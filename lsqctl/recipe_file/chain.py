@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from lsqctl.errors import Fault, RecipeError
+from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.recipe_file.compose import compose
 from lsqctl.recipe_file.find import Found, bundled_recipes, find_base
 from lsqctl.recipe_file.keys import SECTIONS
@@ -26,7 +26,7 @@ class Document:
     found: Found
     text: str
     root: Node
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Diagnostic, ...] = ()
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -38,7 +38,7 @@ class Document:
 class Files:
     """Reads each file once; a base's values are named after it, not after its line."""
 
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Diagnostic] = field(default_factory=list)
     _bases: dict[str, Document] = field(default_factory=dict)
 
     def bases_of(self, extends: Node, child: Found, trail: tuple[Found, ...] = ()) -> Tree:
@@ -46,7 +46,7 @@ class Files:
         try:
             base = self._base(extends, child, (*trail, child))
         except RecipeError as error:
-            self.faults.extend(error.faults)
+            self.faults.extend(error.diagnostics)
             return {}
         return self.merged(base, base.entries.get("extends"), (*trail, child))
 
@@ -96,7 +96,7 @@ def document_of(text: str, found: Found, *, origin: str = "") -> Document:
     if root is None:
         label = "the file says nothing" if text.strip() else "the file is empty"
         help_ = "begin with `model: {name: resnet18}` and `data: {name: cifar10}`"
-        raise RecipeError([Fault("R001", _EMPTY, label, found.file, helps=(help_,))])
+        raise RecipeError([Diagnostic("R001", _EMPTY, label, found.file, hints=(help_,))])
     if not isinstance(root.value, Mapping):
         label = f"this is {shown(root)}"
         raise RecipeError(
@@ -128,7 +128,7 @@ def _is_map(node: Node) -> bool:
     return isinstance(node.value, Mapping)
 
 
-def _unknown(extends: Node, name: str) -> Fault:
+def _unknown(extends: Node, name: str) -> Diagnostic:
     near = closest(name, bundled_recipes())
     helps = [f"did you mean `{near}`?"] if near else []
     helps.append("give a bundled name, or a path from this file's folder")

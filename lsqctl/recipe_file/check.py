@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from lsqctl.errors import Fault
+from lsqctl.errors import Diagnostic
 from lsqctl.recipe import Problem, Recipe, check_together, derived_defaults
 from lsqctl.recipe_file.keys import FIELDS, NOT_KEYS, SECTIONS, TOP_KEYS
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
@@ -21,7 +21,7 @@ class Checked(NamedTuple):
     """What became of a tree: a recipe, unless there are faults; and where each value is from."""
 
     recipe: Recipe | None
-    faults: list[Fault]
+    faults: list[Diagnostic]
     nodes: dict[str, Node]
     origins: dict[str, str]
 
@@ -77,9 +77,9 @@ def _leaves(tree: Tree) -> dict[str, Node]:
     return leaves
 
 
-def _unknown_keys(tree: Tree) -> tuple[list[Fault], set[str]]:
+def _unknown_keys(tree: Tree) -> tuple[list[Diagnostic], set[str]]:
     """Return the faults of unknown keys, and the known keys that they meant."""
-    faults: list[Fault] = []
+    faults: list[Diagnostic] = []
     meant: set[str] = set()
     for key, entry in tree.items():
         if key not in TOP_KEYS:
@@ -99,7 +99,7 @@ def _unknown(
     *,
     beside: Mapping[str, Entry],
     meant: set[str],
-) -> Fault:
+) -> Diagnostic:
     key = str(entry.key.value)
     dotted = f"{section}.{key}" if section else key
     near = closest(key, known, taken=beside)
@@ -130,7 +130,7 @@ def _faults(
     nodes: Mapping[str, Node],
     start: Node,
     misspelled: set[str],
-) -> list[Fault]:
+) -> list[Diagnostic]:
     faults, absent = [], []
     errors = error.errors(include_url=False)
     for one in errors:
@@ -167,19 +167,19 @@ def _is_other_branch(loc: tuple[str, ...], node: Node) -> bool:
     return loc[3:] == ("run",) and "run" not in node.entries and len(node.entries) > 0
 
 
-def _missing(section: Node, key: str) -> Fault:
+def _missing(section: Node, key: str) -> Diagnostic:
     leaf = key.rpartition(".")[2]
     return section.fault("R102", f"missing key `{key}`", f"needs `{leaf}`", *MISSING.get(key, ()))
 
 
-def _all_missing(start: Node, absent: list[str]) -> Fault:
+def _all_missing(start: Node, absent: list[str]) -> Diagnostic:
     names = ", ".join(f"`{key}`" for key in absent)
     title = f"missing key{'s' * (len(absent) > 1)} {names}"
     helps = [help_ for key in absent for help_ in MISSING.get(key, ())]
     return start.fault("R102", title, f"a recipe needs {names}", *helps)
 
 
-def _problem(problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start: Node) -> Fault:
+def _problem(problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start: Node) -> Diagnostic:
     node = nodes.get(problem.key) or nodes.get(problem.other or "") or start
     if problem.glob in node.entries:
         node = node.entries[problem.glob].key

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 import yamlcore
 
-from lsqctl.errors import Fault, Position, RecipeError
+from lsqctl.errors import Diagnostic, Position, RecipeError
 from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, shown
 from lsqctl.recipe_file.yaml_words import in_plain_words
 
@@ -22,7 +22,7 @@ TITLE = "recipe is not plain data"
 _CORE = "tag:yaml.org,2002:"
 
 
-def compose(text: str, source: Source, *, shift: int = 0) -> tuple[Node | None, list[Fault]]:
+def compose(text: str, source: Source, *, shift: int = 0) -> tuple[Node | None, list[Diagnostic]]:
     """Return the one document of ``text``, None when it is empty, and what is not plain in it.
 
     ``shift`` is added to every column, for a text that is part of a line. Raises RecipeError where
@@ -50,7 +50,7 @@ class _Composer:
         self.loader: Any = yamlcore.CoreLoader(text)
         self.source = source
         self.shift = shift
-        self.faults: list[Fault] = []
+        self.faults: list[Diagnostic] = []
         self.anchors: dict[str, tuple[Node, int] | None] = {}  # None: still open
         self.count = 0
 
@@ -132,7 +132,7 @@ class _Composer:
             return ""
         return value
 
-    def bad_tag(self, here: Node, tag: str) -> Fault:
+    def bad_tag(self, here: Node, tag: str) -> Diagnostic:
         short = tag.replace(_CORE, "!!")
         known = short in ("!!int", "!!float", "!!bool", "!!null")
         label = f"this is no {short[2:]}" if known else f"the tag `{short}` is not allowed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lsqctl.errors import Fault
+from lsqctl.errors import Diagnostic
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe import DEPTHWISE_MODELS, Recipe
 from lsqctl.recipe_file.check import Checked
@@ -14,7 +14,7 @@ _BITS = "_bits"
 _FEW_BITS = 4
 
 
-def doubts(recipe: Recipe, checked: Checked, start: Node) -> list[Fault]:
+def doubts(recipe: Recipe, checked: Checked, start: Node) -> list[Diagnostic]:
     """Return what is probably not meant in a recipe."""
     nodes = checked.nodes
     found = []
@@ -29,7 +29,7 @@ def doubts(recipe: Recipe, checked: Checked, start: Node) -> list[Fault]:
     return found + _depthwise(recipe, nodes, start) + _unused(recipe, nodes)
 
 
-def _depthwise(recipe: Recipe, nodes: dict[str, Node], start: Node) -> list[Fault]:
+def _depthwise(recipe: Recipe, nodes: dict[str, Node], start: Node) -> list[Diagnostic]:
     """Doubt few bits with one step a tensor where channels of a layer differ most in size."""
     quant = recipe.quant
     named = any(one.per_channel or one.weight_bits for one in quant.overrides.values())
@@ -46,7 +46,7 @@ def _depthwise(recipe: Recipe, nodes: dict[str, Node], start: Node) -> list[Faul
     return [node.fault("W005", "few bits for depthwise convolutions", label, *helps)]
 
 
-def _unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Fault]:
+def _unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Diagnostic]:
     quant = recipe.quant
     idle = [key for key in nodes if key.startswith("quant.") and not key.endswith(_BITS)]
     if not idle:
@@ -66,7 +66,7 @@ def _unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Fault]:
     return []
 
 
-def repeated_seeds(seeds: Sequence[Node]) -> list[Fault]:
+def repeated_seeds(seeds: Sequence[Node]) -> list[Diagnostic]:
     """Return a warning for each seed that stands in a list a second time."""
     found, seen = [], set()
     for node in seeds:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lsqctl.errors import Fault
+from lsqctl.errors import Diagnostic
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.nodes import Node
 
@@ -46,5 +46,5 @@ class LoadedRecipe:
     description: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
-    warnings: tuple[Fault, ...] = ()
+    warnings: tuple[Diagnostic, ...] = ()
     base: str | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lsqctl.errors import Fault, RecipeError
+from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.recipe import valid_name
 from lsqctl.recipe_file.cells import apply, clashes, labels, parse_sets, seed_nodes, tag
 from lsqctl.recipe_file.chain import Document, Files, read_document
@@ -84,8 +84,8 @@ def load_document(
 class _Loading:
     document: Document
     files: Files
-    faults: list[Fault]
-    warnings: list[Fault] = field(default_factory=list)
+    faults: list[Diagnostic]
+    warnings: list[Diagnostic] = field(default_factory=list)
     _bases: dict[str, Tree] = field(default_factory=dict)
 
     @property
@@ -165,7 +165,7 @@ class _Loading:
 
         What is missing is not said of a base.
         """
-        where: dict[Fault, list[int]] = {}
+        where: dict[Diagnostic, list[int]] = {}
         for number, one in enumerate(checked):
             for fault in one.faults:
                 if not (self.in_vain(fault) or (abstract and fault.code == "R102")):
@@ -180,7 +180,7 @@ class _Loading:
         self.faults.extend(self.files.faults)
         self.faults.extend(_name_faults(self.document.found, self.name, self.name_node, self.start))
 
-    def in_vain(self, fault: Fault) -> bool:
+    def in_vain(self, fault: Diagnostic) -> bool:
         """Whether a fault only follows from a base or a place that could not be read."""
         unread = (*self.document.faults, *self.files.faults)
         broken = any(f.code in ("R001", "R002", "R003") for f in unread)
@@ -220,7 +220,7 @@ def _with_seeds(zipped: Axes, grid: Axes, seeds: tuple[Node, ...]) -> tuple[Axes
     return zipped, {**grid, "seed": seeds}
 
 
-def _name_faults(found: Found, name: Any, node: Node | None, start: Node) -> list[Fault]:
+def _name_faults(found: Found, name: Any, node: Node | None, start: Node) -> list[Diagnostic]:
     if found.bundled_name is not None and node is not None and name != found.bundled_name:
         label = f"lies at `{found.bundled_name}` under recipes/ and must be called so"
         return [node.fault("R106", "bad name", label, "correct the name, or leave it out")]
@@ -231,12 +231,12 @@ def _name_faults(found: Found, name: Any, node: Node | None, start: Node) -> lis
     return []
 
 
-def _in_order(faults: Sequence[Fault], file: str) -> list[Fault]:
+def _in_order(faults: Sequence[Diagnostic], file: str) -> list[Diagnostic]:
     once = dict.fromkeys(faults)
 
     return sorted(once, key=lambda fault: (fault.file != file, *_place(fault)))
 
 
-def _place(fault: Fault) -> tuple[str, int, int]:
+def _place(fault: Diagnostic) -> tuple[str, int, int]:
     position = fault.position
     return (fault.file, position.line, position.column) if position else (fault.file, 0, 0)

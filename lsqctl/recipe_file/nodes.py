@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lsqctl.errors import Fault, Position
+from lsqctl.errors import Diagnostic, Position
 
 Scalar = str | int | float | bool | None
 SET = "--set"
@@ -58,9 +58,9 @@ class Node:
             return [node.plain() for node in self.value]
         return self.value
 
-    def fault(self, code: str, title: str, label: str, *helps: str) -> Fault:
+    def fault(self, code: str, title: str, label: str, *helps: str) -> Diagnostic:
         """Return a fault that points here."""
-        return Fault(
+        return Diagnostic(
             code,
             visible(title),
             visible(label),

@@ -10,7 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from lsqctl.errors import Fault
+from lsqctl.errors import Diagnostic
 from lsqctl.quant.spec import NONE_BITS
 from lsqctl.recipe import OverrideSection
 from lsqctl.recipe_file.keys import NOT_KEYS
@@ -24,7 +24,7 @@ _LONGEST_LABEL = 32
 _UNSAFE = re.compile(r"[^A-Za-z0-9]+")
 
 
-def override_fault(error: Mapping[str, Any], inner: tuple[str, ...], node: Node) -> Fault:
+def override_fault(error: Mapping[str, Any], inner: tuple[str, ...], node: Node) -> Diagnostic:
     """Return the fault of one pydantic error inside ``quant.overrides``, which is ``node``."""
     glob, leaf = inner[0], inner[1] if len(inner) > 1 else ""
     path = f"{KEY}.{glob}"
@@ -40,7 +40,7 @@ def override_fault(error: Mapping[str, Any], inner: tuple[str, ...], node: Node)
     return replace(fault, title=fault.title.replace(f"quant.{leaf}", f"{path}.{leaf}"))
 
 
-def layer_faults(cell: Cell, names: Sequence[str], *, residual: bool) -> list[Fault]:
+def layer_faults(cell: Cell, names: Sequence[str], *, residual: bool) -> list[Diagnostic]:
     """Return what a cell says of layers that its network does not have.
 
     ``names`` are those of the network's layers; ``residual`` says whether its residual additions

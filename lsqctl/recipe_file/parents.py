@@ -65,7 +65,7 @@ def _headers() -> Iterator[Header]:
         try:
             loaded = load_found(found, abstract_ok=True)
         except RecipeError as error:
-            count = len(error.faults)
+            count = len(error.diagnostics)
             told = f"has {count} fault{'s' * (count != 1)}: lsqctl recipe check {name}"
             yield Header(name, told, False, 0)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lsqctl.errors import Fault
+from lsqctl.errors import Diagnostic
 from lsqctl.recipe_file.keys import choices_of, unit_of
 from lsqctl.recipe_file.nodes import Node, shown
 from lsqctl.recipe_file.spelling import closest, three_closest
@@ -35,7 +35,7 @@ _YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false",
 _MANY = 8
 
 
-def bad_value(error: Mapping[str, Any], key: str, inner: tuple[str, ...], node: Node) -> Fault:
+def bad_value(error: Mapping[str, Any], key: str, inner: tuple[str, ...], node: Node) -> Diagnostic:
     """Return the fault of one pydantic error at ``node``, which stands at ``key``."""
     kind = str(error["type"])
     title = f"bad value for `{key}`"
@@ -148,7 +148,7 @@ def _choice(key: str, node: Node) -> tuple[str, ...]:
     return (label, *helps, f"nearest: {nearest_three}; all {len(known)}: lsqctl recipe schema")
 
 
-def _run_ref(kind: str, key: str, inner: tuple[str, ...], node: Node) -> Fault:
+def _run_ref(kind: str, key: str, inner: tuple[str, ...], node: Node) -> Diagnostic:
     help_ = "write `{run: NAME}`, NAME being the recipe whose weights are taken"
     name = inner[1] if len(inner) > 1 else ""
     if kind == "extra_forbidden" and name in node.entries:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-from lsqctl.errors import Fault
+from lsqctl.errors import Diagnostic
 from lsqctl.recipe_file.keys import NOT_KEYS, PATHS_OF_SWEEP, VARIABLE
 from lsqctl.recipe_file.nodes import Entry, Node, shown
 from lsqctl.recipe_file.spelling import closest
@@ -17,7 +17,7 @@ Assignment = dict[str, Node]
 Axes = dict[str, tuple[Node, ...]]
 
 
-def axes_of(sweep: Entry | None, faults: list[Fault]) -> tuple[Axes, Axes]:
+def axes_of(sweep: Entry | None, faults: list[Diagnostic]) -> tuple[Axes, Axes]:
     """Return the values of ``zip`` and ``grid`` by dotted key; what is wrong goes to ``faults``."""
     if sweep is None:
         return {}, {}
@@ -54,7 +54,7 @@ def count(zipped: Mapping[str, Sequence[Node]], grid: Mapping[str, Sequence[Node
     return total
 
 
-def unknown_key(key: Node, where: str) -> Fault:
+def unknown_key(key: Node, where: str) -> Diagnostic:
     """Return the fault of a dotted key that no recipe has."""
     name = str(key.value)
     title = f"unknown key `{name}` in {where}"
@@ -76,7 +76,7 @@ def _by_leaf(name: str) -> str | None:
     return leaves[near] if near else None
 
 
-def _parts(sweep: Entry, faults: list[Fault]) -> dict[str, Entry]:
+def _parts(sweep: Entry, faults: list[Diagnostic]) -> dict[str, Entry]:
     if not isinstance(sweep.value.value, Mapping):
         label = f"must hold `zip` or `grid`, got {shown(sweep.value)}"
         faults.append(sweep.value.fault("R004", TITLE, label))
@@ -89,7 +89,7 @@ def _parts(sweep: Entry, faults: list[Fault]) -> dict[str, Entry]:
     return {name: e for name, e in sweep.value.entries.items() if name in PATHS_OF_SWEEP}
 
 
-def _axes(part: Entry | None, name: str, faults: list[Fault]) -> Axes:
+def _axes(part: Entry | None, name: str, faults: list[Diagnostic]) -> Axes:
     if part is None:
         return {}
     if not isinstance(part.value.value, Mapping):
@@ -110,7 +110,7 @@ def _axes(part: Entry | None, name: str, faults: list[Fault]) -> Axes:
     return axes
 
 
-def _same_lengths(zipped: Axes, faults: list[Fault]) -> None:
+def _same_lengths(zipped: Axes, faults: list[Diagnostic]) -> None:
     if len({len(values) for values in zipped.values()}) < 2:
         return
     for key, values in zipped.items():

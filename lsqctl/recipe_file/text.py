@@ -6,7 +6,7 @@ import codecs
 import re
 from pathlib import Path
 
-from lsqctl.errors import Fault, Position, RecipeError
+from lsqctl.errors import Diagnostic, Position, RecipeError
 from lsqctl.recipe_file.nodes import visible
 
 MAX_BYTES = 1 << 20
@@ -59,8 +59,8 @@ def _at(file: str, text: str, offset: int, label: str, help_: str) -> RecipeErro
     line, column = len(before), len(before[-1]) + 1
     source_line = lines_of(text)[line - 1]
     position = Position(line, column, column + 1)
-    return RecipeError([Fault("R001", TITLE, label, file, position, source_line, (help_,))])
+    return RecipeError([Diagnostic("R001", TITLE, label, file, position, source_line, (help_,))])
 
 
 def _unreadable(file: str, label: str, *helps: str) -> RecipeError:
-    return RecipeError([Fault("R001", TITLE, label, file, helps=helps)])
+    return RecipeError([Diagnostic("R001", TITLE, label, file, hints=helps)])

@@ -1,7 +1,7 @@
 """The store: every run, metric and result, in SQLite or PostgreSQL, behind one class."""
 
-from lsqctl.store.metrics import better
+from lsqctl.store.metrics import is_better
 from lsqctl.store.store import Store, open_store
-from lsqctl.store.workers import KnownWorker
+from lsqctl.store.workers import RegisteredWorker
 
-__all__ = ["KnownWorker", "Store", "better", "open_store"]
+__all__ = ["RegisteredWorker", "Store", "is_better", "open_store"]

@@ -12,22 +12,22 @@ from typing import Any, TypeVar
 
 import psycopg
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 T = TypeVar("T")
 
 
-class AnsweringConnection(psycopg.Connection[Any]):
-    """Raises OperationalError, and closes, after ``silence_seconds`` without a byte.
+class TimeoutConnection(psycopg.Connection[Any]):
+    """Raises OperationalError, and closes, after ``read_timeout`` seconds without a byte.
 
     ``None`` waits for ever: for statements that may work long in silence, as an upgrade.
     """
 
-    silence_seconds: float | None = None
+    read_timeout: float | None = None
 
     def wait(
         self,
         gen: Generator[Any, Any, T],
-        interval: float = _LOOK_SECONDS,
+        interval: float = _POLL_SECONDS,
         timeout: float | None = None,
     ) -> T:
         """Run one of psycopg's generators to its end."""
@@ -38,18 +38,18 @@ class AnsweringConnection(psycopg.Connection[Any]):
 
     def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
         try:
-            wanted = next(gen)
-            heard = time.monotonic()
+            awaited = next(gen)
+            last_data_at = time.monotonic()
             while True:
-                ready = yield wanted
+                ready = yield awaited
                 if ready:
-                    heard = time.monotonic()
-                elif self.silence_seconds and time.monotonic() - heard > self.silence_seconds:
+                    last_data_at = time.monotonic()
+                elif self.read_timeout and time.monotonic() - last_data_at > self.read_timeout:
                     self.pgconn.finish()
                     raise psycopg.OperationalError(
-                        f"no answer from the server for {self.silence_seconds:g} s"
+                        f"no answer from the server for {self.read_timeout:g} s"
                     )
-                wanted = gen.send(ready)
+                awaited = gen.send(ready)
         except StopIteration as end:
             value: T = end.value
             return value

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.errors import StoreError, UsageError
-from lsqctl.store.base import Base
+from lsqctl.store.base import StorePart
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Backup:
     schema: str
 
 
-class Backups(Base):
+class Backups(StorePart):
     """Making backups."""
 
     def backup(self, path: Path, *, force: bool = False) -> Backup:
@@ -45,12 +45,12 @@ class Backups(Base):
             raise UsageError(f"{path} is the database itself; name another path")
         if path.exists() and not force:
             raise UsageError(f"{path} exists; --force overwrites it")
-        half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-            made = _copy(source, half)
-            _put_in_place(half, path, force=force)
+            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+            runs_and_schema = _copy_and_check(source, temporary)
+            _publish_copy(temporary, path, force=force)
         except FileExistsError:
             raise UsageError(f"{path} exists; --force overwrites it") from None
         except OSError as error:
@@ -58,8 +58,8 @@ class Backups(Base):
         except sqlite3.Error as error:
             raise StoreError(f"cannot copy {source} to {path}: {error}") from None
         finally:
-            half.unlink(missing_ok=True)
-        return Backup(path, path.stat().st_size, *made)
+            temporary.unlink(missing_ok=True)
+        return Backup(path, path.stat().st_size, *runs_and_schema)
 
     def _pg_dump(self, path: Path) -> str:
         """Return the command line, without a password: that comes from ~/.pgpass."""
@@ -69,7 +69,7 @@ class Backups(Base):
         return f"pg_dump --format=custom --file={path} '{shown.render_as_string()}'"
 
 
-def _copy(source: Path, target: Path) -> tuple[int, str]:
+def _copy_and_check(source: Path, target: Path) -> tuple[int, str]:
     """Copy, check, sync; return how many runs the copy has, and its schema."""
     address = f"{source.absolute().as_uri()}?mode=ro"
     with (
@@ -77,24 +77,24 @@ def _copy(source: Path, target: Path) -> tuple[int, str]:
         closing(sqlite3.connect(target)) as copy,
     ):
         original.backup(copy)
-        problems = [row[0] for row in copy.execute("PRAGMA integrity_check")]
+        integrity_errors = [row[0] for row in copy.execute("PRAGMA integrity_check")]
         broken = copy.execute("PRAGMA foreign_key_check").fetchall()
-        if problems != ["ok"] or broken:
-            what = problems[0] if problems != ["ok"] else f"{len(broken)} broken references"
-            raise StoreError(f"the copy of {source} is not sound ({what}); see lsqctl db check")
-        (runs,) = copy.execute("SELECT count(*) FROM runs").fetchone()
+        if integrity_errors != ["ok"] or broken:
+            first_error = integrity_errors[0] if integrity_errors != ["ok"] else f"{len(broken)} broken references"
+            raise StoreError(f"the copy of {source} is not sound ({first_error}); see lsqctl db check")
+        (run_count,) = copy.execute("SELECT count(*) FROM runs").fetchone()
         (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
     descriptor = os.open(target, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
-    return runs, schema
+    return run_count, schema
 
 
-def _put_in_place(half: Path, path: Path, *, force: bool) -> None:
+def _publish_copy(temporary: Path, path: Path, *, force: bool) -> None:
     if force:
-        half.replace(path)
+        temporary.replace(path)
     else:
-        os.link(half, path)  # fails where another has made the file in the meantime
+        os.link(temporary, path)  # fails where another has made the file in the meantime
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(folder)
     os.close(folder)

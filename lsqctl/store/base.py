@@ -9,7 +9,7 @@ from lsqctl.store.database import Database
 
 
 @dataclass
-class Base:
+class StorePart:
     """``_clock`` gives monotonic seconds of this process, and is injected by tests."""
 
     _database: Database

@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from sqlalchemy import Connection, or_, select, text
 
 from lsqctl.run import RunState
-from lsqctl.store.base import Base
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import now
-from lsqctl.store.database import reads
-from lsqctl.store.family import begun_too_early, waiting_without_cause
-from lsqctl.store.histories import histories
-from lsqctl.store.history import problems
+from lsqctl.store.database import read_tx
+from lsqctl.store.family import started_before_parents, blocked_without_parent
+from lsqctl.store.histories import load_histories
+from lsqctl.store.history import violations
 from lsqctl.store.migrate import current_revision
 from lsqctl.store.tables import metadata, runs
 
 
-class Checks(Base):
+class IntegrityChecks(StorePart):
     """Looking for damage."""
 
-    @reads
+    @read_tx
     def schema_version(self, db: Connection) -> str:
         """Return the schema's revision, as ``0001``."""
         return current_revision(db) or ""
 
-    @reads
+    @read_tx
     def check(self, db: Connection) -> list[str]:
         """Return what is wrong with the file, the schema, or the runs in it."""
         if db.dialect.name == "postgresql":  # one moment for all queries; SQLite has that anyway
@@ -37,9 +37,9 @@ class Checks(Base):
 def _file_problems(db: Connection) -> Iterator[str]:
     if db.dialect.name != "sqlite":
         return
-    for found in db.scalars(text("PRAGMA integrity_check")):
-        if found != "ok":
-            yield f"the file is damaged: {found}"
+    for line in db.scalars(text("PRAGMA integrity_check")):
+        if line != "ok":
+            yield f"the file is damaged: {line}"
     for row in db.execute(text("PRAGMA foreign_key_check")):
         yield f"a row of {row[0]} refers to one of {row[2]} that is not there"
 
@@ -60,12 +60,12 @@ def _run_problems(db: Connection) -> Iterator[str]:
         yield f"run {row.id} is running, but nobody owns it"
     for row in db.execute(query.where(runs.c.lease_until < now())):
         yield f"run {row.id} is running, but its lease ended at {row.lease_until}: start a worker"
-    for run_id in waiting_without_cause(db):
+    for run_id in blocked_without_parent(db):
         yield f"run {run_id} waits, but none of its parents is unfinished: retry it"
-    for run_id in begun_too_early(db):
+    for run_id in started_before_parents(db):
         yield f"run {run_id} does not wait, but a parent of it has not succeeded"
 
 
 def _history_problems(db: Connection) -> Iterator[str]:
-    for history in histories(db):
-        yield from problems(history)
+    for history in load_histories(db):
+        yield from violations(history)

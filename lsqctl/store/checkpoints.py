@@ -7,42 +7,42 @@ from pathlib import Path
 
 from sqlalchemy import Connection, delete, select, update
 
-from lsqctl.facts import Checkpoint, Measured, StoredCheckpoint
+from lsqctl.facts import Checkpoint, Measurement, StoredCheckpoint
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
-from lsqctl.store.base import Base
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import now
-from lsqctl.store.database import reads, writes
+from lsqctl.store.database import read_tx, write_tx
 from lsqctl.store.metrics import insert_measured
-from lsqctl.store.states import locked, own
+from lsqctl.store.states import select_for_update, require_lease
 from lsqctl.store.tables import attempts, checkpoints, runs
 from lsqctl.store.upsert import upsert
 
 
-class Checkpoints(Base):
+class Checkpoints(StorePart):
     """Recording checkpoints under a lease, and reading them."""
 
-    @writes
+    @write_tx
     def record_checkpoint(
         self,
         db: Connection,
         lease: Lease,
         checkpoint: Checkpoint,
-        measured: Sequence[Measured] = (),
-        forget: Sequence[Path | str] = (),
+        measured: Sequence[Measurement] = (),
+        replaced: Sequence[Path | str] = (),
     ) -> None:
-        """Store a checkpoint with what was measured up to it, and drop the rows of swept ones.
+        """Store a checkpoint with what was measured up to it, and drop the rows of ``replaced`` ones.
 
         A best one takes the mark from the one before. Going further than ever before clears the
         run's count of failures. Raises LeaseLost.
         """
-        own(db, lease)
+        require_lease(db, lease)
         insert_measured(db, lease, measured)
-        mine = checkpoints.c.run_id == lease.run_id
-        swept = [str(directory) for directory in forget]
-        db.execute(delete(checkpoints).where(mine, checkpoints.c.directory.in_(swept)))
+        of_run = checkpoints.c.run_id == lease.run_id
+        directories = [str(directory) for directory in replaced]
+        db.execute(delete(checkpoints).where(of_run, checkpoints.c.directory.in_(directories)))
         if checkpoint.best:
-            db.execute(update(checkpoints).where(mine).values(best=False))
+            db.execute(update(checkpoints).where(of_run).values(best=False))
         upsert(
             db,
             checkpoints,
@@ -60,27 +60,27 @@ class Checkpoints(Base):
                 }
             ],
         )
-        _count_progress(db, lease, checkpoint.step)
+        _record_progress(db, lease, checkpoint.step)
         failpoint("checkpoint.before-commit")
 
-    @writes
-    def repoint(self, db: Connection, lease: Lease, run_dir: Path) -> None:
+    @write_tx
+    def relocate_checkpoints(self, db: Connection, lease: Lease, run_dir: Path) -> None:
         """Let the rows name the run's folder of today: a workspace may be moved.
 
         Raises LeaseLost.
         """
-        own(db, lease)
+        require_lease(db, lease)
         columns = checkpoints.c
-        mine = columns.run_id == lease.run_id
-        for directory in db.scalars(select(columns.directory).where(mine)).all():
-            today = str(run_dir / Path(directory).name)
-            if today == directory:
+        of_run = columns.run_id == lease.run_id
+        for directory in db.scalars(select(columns.directory).where(of_run)).all():
+            moved = str(run_dir / Path(directory).name)
+            if moved == directory:
                 continue
-            db.execute(delete(checkpoints).where(mine, columns.directory == today))
-            change = update(checkpoints).where(mine, columns.directory == directory)
-            db.execute(change.values(directory=today))
+            db.execute(delete(checkpoints).where(of_run, columns.directory == moved))
+            change = update(checkpoints).where(of_run, columns.directory == directory)
+            db.execute(change.values(directory=moved))
 
-    @reads
+    @read_tx
     def checkpoints(self, db: Connection, run_id: str) -> list[StoredCheckpoint]:
         """Return a run's checkpoints, the furthest first."""
         names = [checkpoints.c[name] for name in StoredCheckpoint.__dataclass_fields__]
@@ -89,8 +89,8 @@ class Checkpoints(Base):
         return [StoredCheckpoint(*row) for row in db.execute(query.order_by(*order))]
 
 
-def _count_progress(db: Connection, lease: Lease, step: int) -> None:
-    if step <= locked(db, lease.run_id).checkpoint_step:
+def _record_progress(db: Connection, lease: Lease, step: int) -> None:
+    if step <= select_for_update(db, lease.run_id).checkpoint_step:
         return
     db.execute(
         update(runs).where(runs.c.id == lease.run_id).values(checkpoint_step=step, failures=0)

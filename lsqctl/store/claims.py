@@ -21,15 +21,15 @@ from lsqctl.errors import NotFound
 from lsqctl.facts import Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, Lease, Renewal, RunState
-from lsqctl.store.base import Base
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import from_json, now, to_json
-from lsqctl.store.database import reads, writes
+from lsqctl.store.database import read_tx, write_tx
 from lsqctl.store.rows import load_parents, load_runs
-from lsqctl.store.states import OWNED, lease_values, lost, own, record
+from lsqctl.store.states import LEASE_HELD, lease_values, lease_lost_error, require_lease, record_event
 from lsqctl.store.tables import attempts, runs, workers
 
 # What the first attempt decides for all later ones: exact resume needs it.
-_LASTING = ("device", "threads", "compile")
+_PINNED_KEYS = ("device", "threads", "compile")
 
 
 _CLAIMABLE = [
@@ -38,9 +38,9 @@ _CLAIMABLE = [
     or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
     runs.c.gpus <= bindparam("most_gpus"),
 ]
-_ANY = select(1).where(*_CLAIMABLE).limit(1)
-_WORKER = select(1).where(workers.c.id == bindparam("worker"))
-_FIRST = (
+_ANY_CLAIMABLE = select(1).where(*_CLAIMABLE).limit(1)
+_WORKER_EXISTS = select(1).where(workers.c.id == bindparam("worker"))
+_NEXT_RUN = (
     select(runs.c.id)
     .where(*_CLAIMABLE)
     .order_by(runs.c.urgency, runs.c.seq)
@@ -50,9 +50,9 @@ _FIRST = (
     .prefix_with("MATERIALIZED")  # else PostgreSQL may run it once for each row
 )
 # Built once: building it anew takes longer than executing it, and would be done under the lock.
-_TAKE = (
+_CLAIM = (
     update(runs)
-    .where(runs.c.id == select(_FIRST.c.id).scalar_subquery())
+    .where(runs.c.id == select(_NEXT_RUN.c.id).scalar_subquery())
     .where(runs.c.state == RunState.QUEUED, runs.c.gpus <= bindparam("free_gpus"))
     .values(
         state=RunState.RUNNING,
@@ -71,17 +71,17 @@ _TAKE = (
 )
 _RENEW = (
     update(runs)
-    .where(*OWNED)
+    .where(*LEASE_HELD)
     .values(lease_until=now(bindparam("lease_seconds", type_=Double)), renewals=runs.c.renewals + 1)
     .returning(runs.c.cancel_requested)
 )
-_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
+_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
 
 
-class Claims(Base):
+class Queue(StorePart):
     """Claiming, renewing and reporting."""
 
-    _found_last = True  # a busy worker need not look before it claims
+    _last_claim_succeeded = True  # a busy worker need not look before it claims
 
     def claim(
         self, worker_id: str, *, device: str = "cpu", gpus: int = 1, free_gpus: int = 1
@@ -93,94 +93,94 @@ class Claims(Base):
         reserve more; one that reserves more than its ``free_gpus`` is waited for, so that smaller
         runs behind it cannot starve it. Raises NotFound for an unregistered worker.
         """
-        idle = not self._found_last  # an idle worker must not queue for the write lock
+        idle = not self._last_claim_succeeded  # an idle worker must not queue for the write lock
         if idle and not self._anything_to_claim(gpus):
             return None
         claim = self._claim(worker_id, device, gpus, free_gpus)
-        self._found_last = claim is not None
+        self._last_claim_succeeded = claim is not None
         return claim
 
-    @reads
+    @read_tx
     def _anything_to_claim(self, db: Connection, gpus: int) -> bool:
-        return db.execute(_ANY, {"most_gpus": max(gpus, 1)}).first() is not None
+        return db.execute(_ANY_CLAIMABLE, {"most_gpus": max(gpus, 1)}).first() is not None
 
-    @writes
+    @write_tx
     def _claim(
         self, db: Connection, worker_id: str, device: str, gpus: int, free_gpus: int
     ) -> Claim | None:
-        if db.scalar(_WORKER, {"worker": worker_id}) is None:
+        if db.scalar(_WORKER_EXISTS, {"worker": worker_id}) is None:
             raise NotFound(f"no worker has the id {worker_id}; register it first")
-        wanted = {
+        claim_values = {
             "worker": worker_id,
             "new_fence": secrets.token_hex(16),
             "lease_seconds": self.lease_seconds,
             "most_gpus": max(gpus, 1),
             "free_gpus": max(free_gpus, 1),
         }
-        row = db.execute(_TAKE, wanted).one_or_none()
+        row = db.execute(_CLAIM, claim_values).one_or_none()
         if row is None:
             return None
         lease = Lease(row.id, row.attempt, row.fence)
-        tried = {
+        attempt_values = {
             "run_id": row.id,
             "number": row.attempt,
             "fence": row.fence,
             "worker_id": worker_id,
             "circumstances": to_json({"device": device}),
         }
-        db.execute(_ATTEMPT, tried)
-        moved = {"source": RunState.QUEUED, "to": RunState.RUNNING}
-        record(db, row.id, "claimed", **moved, lease=lease, detail=worker_id)
+        db.execute(_INSERT_ATTEMPT, attempt_values)
+        states = {"source": RunState.QUEUED, "to": RunState.RUNNING}
+        record_event(db, row.id, "claimed", **states, lease=lease, detail=worker_id)
         failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
 
-    @writes
-    def settle(self, db: Connection, lease: Lease, circumstances: Mapping[str, Any]) -> None:
+    @write_tx
+    def record_environment(self, db: Connection, lease: Lease, environment: Mapping[str, Any]) -> None:
         """Store what the attempt runs under: device kind, threads, versions, environment.
 
         It is added to what was stored before. The run keeps device, threads and compile of the
         first attempt that says them. Raises LeaseLost.
         """
-        own(db, lease)
+        require_lease(db, lease)
         attempt = (attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
-        before = db.scalar(select(attempts.c.circumstances).where(*attempt))
-        known = {**(from_json(before)), **circumstances}
-        db.execute(update(attempts).where(*attempt).values(circumstances=to_json(known)))
-        decided = db.scalar(select(runs.c.circumstances).where(runs.c.id == lease.run_id))
-        said = {key: circumstances[key] for key in _LASTING if key in circumstances}
-        lasting = {**said, **(from_json(decided))}
+        stored = db.scalar(select(attempts.c.circumstances).where(*attempt))
+        merged = {**(from_json(stored)), **environment}
+        db.execute(update(attempts).where(*attempt).values(circumstances=to_json(merged)))
+        stored_pins = db.scalar(select(runs.c.circumstances).where(runs.c.id == lease.run_id))
+        new_pins = {key: environment[key] for key in _PINNED_KEYS if key in environment}
+        pins = {**new_pins, **(from_json(stored_pins))}
         db.execute(
-            update(runs).where(runs.c.id == lease.run_id).values(circumstances=to_json(lasting))
+            update(runs).where(runs.c.id == lease.run_id).values(circumstances=to_json(pins))
         )
 
-    @writes
+    @write_tx
     def renew(self, db: Connection, lease: Lease) -> Renewal:
         """Keep the run for another lease, from now by the database's clock.  Raises LeaseLost."""
         values = {"lease_seconds": self.lease_seconds, **lease_values(lease)}
         row = db.execute(_RENEW, values).one_or_none()
         if row is None:
-            raise lost(db, lease)
+            raise lease_lost_error(db, lease)
         return Renewal(cancel_requested=row.cancel_requested)
 
-    @writes
-    def while_owned(self, db: Connection, lease: Lease, work: Callable[[], None]) -> None:
+    @write_tx
+    def run_with_lease(self, db: Connection, lease: Lease, work: Callable[[], None]) -> None:
         """Do something outside the database while no other attempt can get the run.
 
         ``work`` may be done more than once. Raises LeaseLost, with nothing done.
         """
-        own(db, lease)
+        require_lease(db, lease)
         work()
 
-    @writes
+    @write_tx
     def progress(self, db: Connection, lease: Lease, progress: Progress) -> None:
         """Store how far the attempt is.  Raises LeaseLost."""
-        own(db, lease, **progress_values(progress))
+        require_lease(db, lease, **progress_values(progress))
 
-    @writes
-    def note(self, db: Connection, lease: Lease, text: str) -> None:
+    @write_tx
+    def log_event(self, db: Connection, lease: Lease, text: str) -> None:
         """Keep a sentence with the run's history.  Raises LeaseLost."""
-        own(db, lease)
-        record(db, lease.run_id, "note", lease=lease, detail=text)
+        require_lease(db, lease)
+        record_event(db, lease.run_id, "note", lease=lease, detail=text)
 
 
 def progress_values(progress: Progress | None) -> dict[str, int]:
@@ -200,7 +200,7 @@ def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
         run=load_runs(db, [row.id])[row.id],
         lease=lease,
         recipe=from_json(row.recipe),
-        snapshot=from_json(row.snapshot),
-        circumstances=from_json(row.circumstances),
+        provenance=from_json(row.snapshot),
+        pinned_environment=from_json(row.circumstances),
         parents=load_parents(db, row.id),
     )

@@ -90,7 +90,7 @@ def from_json(text: str | None) -> dict[str, Any]:
 NUMBER, NAN, INF, NEGATIVE_INF = "number", "nan", "inf", "-inf"
 
 
-def split_float(value: float) -> tuple[float | None, str]:
+def encode_float(value: float) -> tuple[float | None, str]:
     """Return (value, kind) as stored: SQLite turns NaN into NULL, so a word says what it was."""
     if math.isnan(value):
         return None, NAN
@@ -99,6 +99,6 @@ def split_float(value: float) -> tuple[float | None, str]:
     return float(value), NUMBER
 
 
-def join_float(value: float | None, kind: str) -> float:
-    """Return the number that ``split_float`` took apart."""
+def decode_float(value: float | None, kind: str) -> float:
+    """Return the number that ``encode_float`` was given."""
     return float(kind) if value is None else value

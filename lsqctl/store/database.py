@@ -15,13 +15,13 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lsqctl.errors import StoreError
-from lsqctl.store.engine import WRITES, is_sqlite, make_engine, masked
+from lsqctl.store.engine import WRITE_OPTION, is_sqlite, make_engine, masked
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-TRIES = 3
-STRUCTURE_LOCK = 0x6C737163  # "lsqc": changes that touch several runs go one at a time
+MAX_TRIES = 3
+EXCLUSIVE_LOCK_KEY = 0x6C737163  # "lsqc": changes that touch several runs go one at a time
 
 # PostgreSQL: serialization failure, deadlock, lock not available, cannot connect now, shutdown
 _TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P03"})
@@ -41,13 +41,13 @@ class Database:
         }
         self._engine = make_engine(url, **self._options)
         self._pid = os.getpid()
-        self._inherited: list[Engine] = []
+        self._inherited_engines: list[Engine] = []
 
     @property
     def engine(self) -> Engine:
         """The engine of this process: a forked child must not touch its parent's connections."""
         if self._pid != os.getpid():
-            self._inherited.append(self._engine)  # kept alive: closing it would be touching it
+            self._inherited_engines.append(self._engine)  # kept alive: closing it would be touching it
             self._engine = make_engine(self.url, **self._options)
             self._pid = os.getpid()
         return self._engine
@@ -57,7 +57,7 @@ class Database:
         """Whether this is SQLite."""
         return is_sqlite(self.url)
 
-    def check_there(self) -> None:
+    def ensure_exists(self) -> None:
         """Raise StoreError when SQLite's file was removed: what is written now is lost."""
         if self.sqlite and not os.path.exists(str(self.url.database)):
             raise StoreError(
@@ -70,25 +70,25 @@ class Database:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Return ``work(connection)`` from one read transaction.  Raises StoreError."""
-        return self._run(work, {}, structural=False)
+        return self._run(work, {}, exclusive=False)
 
-    def write(self, work: Callable[[Connection], T], *, structural: bool = False) -> T:
+    def write(self, work: Callable[[Connection], T], *, exclusive: bool = False) -> T:
         """Return ``work(connection)`` from one write transaction; an exception undoes all of it.
 
-        ``work`` may run more than once. ``structural`` work may look at several runs and change
+        ``work`` may run more than once. ``exclusive`` work may look at several runs and change
         them: it runs alone (on SQLite all writing does). Raises StoreError.
         """
-        return self._run(work, {WRITES: True}, structural=structural)
+        return self._run(work, {WRITE_OPTION: True}, exclusive=exclusive)
 
     def _run(
-        self, work: Callable[[Connection], T], options: dict[str, Any], *, structural: bool
+        self, work: Callable[[Connection], T], options: dict[str, Any], *, exclusive: bool
     ) -> T:
-        with self.translated():
-            for remaining in reversed(range(TRIES)):
+        with self.translate_errors():
+            for remaining in reversed(range(MAX_TRIES)):
                 try:
                     with self.engine.execution_options(**options).begin() as connection:
-                        if structural and not self.sqlite:
-                            connection.execute(_LOCK, {"key": STRUCTURE_LOCK})
+                        if exclusive and not self.sqlite:
+                            connection.execute(_TAKE_EXCLUSIVE_LOCK, {"key": EXCLUSIVE_LOCK_KEY})
                         return work(connection)
                 except OperationalError as error:
                     if not remaining or not _is_transient(error):
@@ -97,7 +97,7 @@ class Database:
         raise AssertionError("unreachable")  # pragma: no cover
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Turn the database's errors into StoreError: one line, without a password."""
         try:
             yield
@@ -106,14 +106,14 @@ class Database:
 
     def _explain(self, error: DBAPIError | PoolTimeout) -> str:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        what = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        advice = _advice(what)
+        message = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        advice = _advice(message)
         if self.url.password:
-            what = what.replace(str(self.url.password), "***")
-        return f"database {masked(self.url)}: {what}{advice}"
+            message = message.replace(str(self.url.password), "***")
+        return f"database {masked(self.url)}: {message}{advice}"
 
 
-_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+_TAKE_EXCLUSIVE_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 _ADVICE = {
     "database is locked": "another process has held it for long; try again, or look for it",
@@ -125,16 +125,16 @@ _ADVICE = {
 }
 
 
-def _advice(what: str) -> str:
-    return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in what), "")
+def _advice(message: str) -> str:
+    return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in message), "")
 
 
 def _is_transient(error: OperationalError) -> bool:
-    state = getattr(error.orig, "sqlstate", None)
-    if state is not None:
-        return state in _TRANSIENT
-    what = str(error.orig)
-    return "database is locked" in what or "Connection refused" in what
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    if sqlstate is not None:
+        return sqlstate in _TRANSIENT
+    message = str(error.orig)
+    return "database is locked" in message or "Connection refused" in message
 
 
 class _HasDatabase(Protocol):
@@ -145,19 +145,19 @@ class _HasDatabase(Protocol):
 S = TypeVar("S", bound=_HasDatabase)
 
 
-def reads(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
+def read_tx(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
     """Run a method in one read transaction."""
     return _transactional(method, lambda db, work: db.read(work))
 
 
-def writes(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
+def write_tx(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
     """Run a method in one write transaction that changes a single run, or none."""
     return _transactional(method, lambda db, work: db.write(work))
 
 
-def reshapes(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
+def exclusive_tx(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
     """Run a method in one write transaction that may change several runs, so alone."""
-    return _transactional(method, lambda db, work: db.write(work, structural=True))
+    return _transactional(method, lambda db, work: db.write(work, exclusive=True))
 
 
 def _transactional(

@@ -16,8 +16,8 @@ from sqlalchemy.exc import ArgumentError
 from lsqctl.errors import StoreError
 from lsqctl.store.safety import prepare_file, wal_is_safe
 
-WRITES = "lsqctl_writes"  # the execution option of a connection that is going to write
-_LOOK_AGAIN_SECONDS = (0.001, 0.01)
+WRITE_OPTION = "lsqctl_writes"  # the execution option of a connection that is going to write
+_RETRY_DELAY_SECONDS = (0.001, 0.01)
 
 
 def parse_url(text: str) -> URL:
@@ -66,8 +66,8 @@ def make_engine(
 
 def _read_only_sqlite(url: URL, busy_seconds: float) -> Engine:
     name = f"file:{quote(str(Path(str(url.database)).absolute()))}"
-    read = url.set(database=name, query={"mode": "ro", "uri": "true"})
-    engine = create_engine(read, connect_args={"timeout": busy_seconds})
+    read_only_url = url.set(database=name, query={"mode": "ro", "uri": "true"})
+    engine = create_engine(read_only_url, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _on_read_only_connect)
     event.listen(engine, "begin", partial(_on_sqlite_begin, busy_seconds))
     return engine
@@ -100,26 +100,26 @@ def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _on_sqlite_begin(busy_seconds: float, connection: Connection) -> None:
     # A write transaction that begins deferred fails at its first write when another was faster.
-    if not connection.get_execution_options().get(WRITES):
+    if not connection.get_execution_options().get(WRITE_OPTION):
         connection.exec_driver_sql("BEGIN")
         return
     raw: Any = connection.connection.dbapi_connection
     raw.execute("PRAGMA busy_timeout=0")
     try:
-        if not _began(raw, busy_seconds):
+        if not _begin_immediate(raw, busy_seconds):
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # fails in SQLAlchemy's words
     finally:
         raw.execute(f"PRAGMA busy_timeout={int(busy_seconds * 1000)}")
 
 
-def _began(raw: sqlite3.Connection, seconds: float) -> bool:
+def _begin_immediate(raw: sqlite3.Connection, seconds: float) -> bool:
     """Begin to write; return False when others held the lock for all these seconds.
 
     Every waiter looks again after a few milliseconds, at random. SQLite's own waiting looks the
     more seldom the longer it has waited: among 16 writers one never came to its turn in 15 s.
     """
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
         try:
             raw.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
@@ -127,14 +127,14 @@ def _began(raw: sqlite3.Connection, seconds: float) -> bool:
                 return False
         else:
             return True
-        time.sleep(random.uniform(*_LOOK_AGAIN_SECONDS))  # noqa: S311 (jitter)
+        time.sleep(random.uniform(*_RETRY_DELAY_SECONDS))  # noqa: S311 (jitter)
     return False
 
 
 def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool) -> Engine:
-    patience = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
+    peer_timeout = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
     try:
-        from lsqctl.store.answering import AnsweringConnection
+        from lsqctl.store.answering import TimeoutConnection
     except ModuleNotFoundError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg: pip install 'lsqctl[postgres]'"
@@ -143,19 +143,19 @@ def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_onl
         url,
         pool_pre_ping=True,
         connect_args={
-            "connect_timeout": max(2, patience // 2),
-            "tcp_user_timeout": patience * 1000,
-            "keepalives_idle": patience,
+            "connect_timeout": max(2, peer_timeout // 2),
+            "tcp_user_timeout": peer_timeout * 1000,
+            "keepalives_idle": peer_timeout,
             "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
             " -c idle_in_transaction_session_timeout=60000"
             + (" -c default_transaction_read_only=on" if read_only else ""),
         },
     )
 
-    def connect(_dialect: Any, _record: Any, words: Any, options: Any) -> AnsweringConnection:
-        connection = AnsweringConnection.connect(*words, **options)
+    def connect(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> TimeoutConnection:
+        connection = TimeoutConnection.connect(*args, **kwargs)
         # a statement may wait in silence for a lock, but no longer than lock_timeout
-        connection.silence_seconds = max(2.0, lease_seconds / 6, busy_seconds + 2)
+        connection.read_timeout = max(2.0, lease_seconds / 6, busy_seconds + 2)
         return connection
 
     event.listen(engine, "do_connect", connect)

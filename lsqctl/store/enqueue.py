@@ -11,34 +11,34 @@ from sqlalchemy import Connection, case, insert, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.run import UNFINISHED, Enqueued, IfExists, NewRun, Outcome, RunState
-from lsqctl.store.base import Base
+from lsqctl.run import ACTIVE_STATES, EnqueuedRun, IfExists, NewRun, EnqueueOutcome, RunState
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import now, to_json
-from lsqctl.store.database import reshapes
-from lsqctl.store.family import DEAD, hurry_parents, put_back, state_after_parents
-from lsqctl.store.limits import limit_failures
-from lsqctl.store.rows import chunks, load_runs
-from lsqctl.store.states import record
+from lsqctl.store.database import exclusive_tx
+from lsqctl.store.family import RETRYABLE, raise_parent_priority, requeue, state_after_parents
+from lsqctl.store.limits import set_failure_limit
+from lsqctl.store.rows import batches, load_runs
+from lsqctl.store.states import record_event
 from lsqctl.store.tables import run_parents, runs, sweep_cells, sweeps
 from lsqctl.store.upsert import upsert
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
-ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
+ID_ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
 ID_LENGTH = 8
 
 # What a cell keeps of its NewRun beside its own columns, to be enqueued again from.
-SUBMITTED = (
+RESUBMIT_FIELDS = (
     *("name", "recipe", "recipe_sha256", "snapshot", "parents", "epochs"),
     *("priority", "gpus", "time_limit_seconds"),
 )
 
-_IDENTITY = select(runs.c.id, runs.c.name, runs.c.state)
+_SELECT_IDENTITY = select(runs.c.id, runs.c.name, runs.c.state)
 
 
-class Enqueues(Base):
+class Enqueues(StorePart):
     """Submitting."""
 
-    @reshapes
+    @exclusive_tx
     def enqueue(
         self,
         db: Connection,
@@ -46,7 +46,7 @@ class Enqueues(Base):
         *,
         if_exists: IfExists = "skip",
         max_failures: int | None = None,
-    ) -> list[Enqueued]:
+    ) -> list[EnqueuedRun]:
         """Add runs in one transaction and return what became of each, in the same order.
 
         ``skip`` leaves an unfinished or succeeded run of the same ``run_sha256`` alone and puts a
@@ -55,110 +55,110 @@ class Enqueues(Base):
         ``new`` from now on (0: none), None leaves it. Raises NotFound for a parent that is neither
         stored nor earlier in ``new``; then nothing is added.
         """
-        adding = Adding(db, if_exists, dead_runs(db, [each.run_sha256 for each in new]))
-        done = [adding.add(each) for each in new]
+        submission = Submission(db, if_exists, retryable_run_ids(db, [new_run.run_sha256 for new_run in new]))
+        outcomes = [submission.add(new_run) for new_run in new]
         if max_failures is not None:
-            limit_failures(db, {each.sweep for each in new if each.sweep}, max_failures)
+            set_failure_limit(db, {new_run.sweep for new_run in new if new_run.sweep}, max_failures)
         failpoint("submit.before-commit")
-        return told(db, done)
+        return as_enqueued(db, outcomes)
 
 
-def told(db: Connection, done: Sequence[tuple[str, Outcome | None]]) -> list[Enqueued]:
+def as_enqueued(db: Connection, outcomes: Sequence[tuple[str, EnqueueOutcome | None]]) -> list[EnqueuedRun]:
     """Return runs and what became of them; an outcome of None is the state that the run has."""
-    loaded = load_runs(db, [run_id for run_id, _ in done])
-    return [Enqueued(loaded[id_], what or Outcome(loaded[id_].state)) for id_, what in done]
+    loaded = load_runs(db, [run_id for run_id, _ in outcomes])
+    return [EnqueuedRun(loaded[id_], outcome or EnqueueOutcome(loaded[id_].state)) for id_, outcome in outcomes]
 
 
-def newest_of(db: Connection, run_sha256: str) -> Any | None:
-    """Return the run that stands for a hash: succeeded before unfinished before the rest."""
-    rank = case((runs.c.state == RunState.SUCCEEDED, 0), (runs.c.state.in_(UNFINISHED), 1), else_=2)
-    query = _IDENTITY.where(runs.c.run_sha256 == run_sha256).order_by(rank, runs.c.seq.desc())
+def canonical_run(db: Connection, run_sha256: str) -> Any | None:
+    """Return a hash's canonical run: succeeded before unfinished before the rest."""
+    rank = case((runs.c.state == RunState.SUCCEEDED, 0), (runs.c.state.in_(ACTIVE_STATES), 1), else_=2)
+    query = _SELECT_IDENTITY.where(runs.c.run_sha256 == run_sha256).order_by(rank, runs.c.seq.desc())
     return db.execute(query.limit(1)).one_or_none()
 
 
-def dead_runs(db: Connection, hashes: Sequence[str]) -> set[str]:
+def retryable_run_ids(db: Connection, hashes: Sequence[str]) -> set[str]:
     """Return the ids of the failed and cancelled runs of these ``run_sha256``."""
     return {
         run_id
-        for some in chunks(hashes)
+        for batch in batches(hashes)
         for run_id in db.scalars(
-            select(runs.c.id).where(runs.c.run_sha256.in_(some), runs.c.state.in_(DEAD))
+            select(runs.c.id).where(runs.c.run_sha256.in_(batch), runs.c.state.in_(RETRYABLE))
         )
     }
 
 
 @dataclass
-class Adding:
-    """One submission on its way in: which runs were dead before it, and which it has added."""
+class Submission:
+    """One submission on its way in: which runs were retryable before it, and which it has added."""
 
     db: Connection
     if_exists: IfExists
-    dead: set[str]
+    retryable: set[str]
     added: dict[str, str] = field(default_factory=dict)  # run_sha256 to id
 
-    def add(self, new: NewRun) -> tuple[str, Outcome | None]:
+    def add(self, new: NewRun) -> tuple[str, EnqueueOutcome | None]:
         """Return the run's id and what became of it; None says: added, look at its state."""
-        if_exists = self.if_exists if new.asked else "skip"
-        known = None if if_exists == "rerun" else self._standing(new.run_sha256)
+        if_exists = self.if_exists if new.explicit else "skip"
+        existing = None if if_exists == "rerun" else self._canonical_run(new.run_sha256)
         if new.run_sha256 in self.added:  # a cell of two sweeps of this submission
-            run_id, outcome = self.added[new.run_sha256], Outcome.EXISTS
-        elif known is None:
+            run_id, outcome = self.added[new.run_sha256], EnqueueOutcome.EXISTS
+        elif existing is None:
             run_id, outcome = self._insert(new), None
         elif if_exists == "error":
             raise UsageError(
-                f"`{new.name}` seed {new.seed} exists already as run {known.id} ({known.state}); "
+                f"`{new.name}` seed {new.seed} exists already as run {existing.id} ({existing.state}); "
                 "leave it (skip) or add another (rerun)"
             )
         else:
-            run_id, outcome = known.id, self._reuse(known, new)
+            run_id, outcome = existing.id, self._reuse(existing, new)
         _record_cell(self.db, new, run_id, outcome)
         return run_id, outcome
 
-    def _standing(self, run_sha256: str) -> Any | None:
+    def _canonical_run(self, run_sha256: str) -> Any | None:
         """Return the run of a hash that counts here: what this submission added comes first."""
         if run_id := self.added.get(run_sha256):
-            return self.db.execute(_IDENTITY.where(runs.c.id == run_id)).one()
-        return newest_of(self.db, run_sha256)
+            return self.db.execute(_SELECT_IDENTITY.where(runs.c.id == run_id)).one()
+        return canonical_run(self.db, run_sha256)
 
-    def _reuse(self, known: Any, new: NewRun) -> Outcome:
-        if known.id not in self.dead:
-            return Outcome.EXISTS
-        if known.state in DEAD:  # else its parent was put back and took it along
-            put_back(self.db, known.id, "retried")
+    def _reuse(self, existing: Any, new: NewRun) -> EnqueueOutcome:
+        if existing.id not in self.retryable:
+            return EnqueueOutcome.EXISTS
+        if existing.state in RETRYABLE:  # else its parent was put back and took it along
+            requeue(self.db, existing.id, "retried")
         if new.held:
-            self.db.execute(update(runs).where(runs.c.id == known.id).values(held=True))
-            record(self.db, known.id, "held")
-        return Outcome.RETRIED
+            self.db.execute(update(runs).where(runs.c.id == existing.id).values(held=True))
+            record_event(self.db, existing.id, "held")
+        return EnqueueOutcome.RETRIED
 
     def _insert(self, new: NewRun) -> str:
         db = self.db
         parents = {role: self._parent(new, role, sha) for role, sha in new.parents.items()}
         state = state_after_parents([row.state for row in parents.values()])
-        run_id = _free_id(db)
-        values = _first_values(new) | {"id": run_id, "state": state, "created_at": now()}
+        run_id = _unused_id(db)
+        values = _initial_values(new) | {"id": run_id, "state": state, "created_at": now()}
         db.execute(insert(runs).values(values))
         for role, row in parents.items():
             db.execute(insert(run_parents).values(run_id=run_id, role=role, parent_id=row.id))
-        hurry_parents(db, run_id, -new.priority)
-        record(db, run_id, "enqueued", to=state)
+        raise_parent_priority(db, run_id, -new.priority)
+        record_event(db, run_id, "enqueued", to=state)
         self.added[new.run_sha256] = run_id
         return run_id
 
     def _parent(self, new: NewRun, role: str, run_sha256: str) -> Any:
-        row = self._standing(run_sha256)
+        row = self._canonical_run(run_sha256)
         if row is None:
             raise NotFound(
                 f"`{new.name}` needs a run for {role} that is not in the store "
                 f"(hash {run_sha256[:12]}); submit that one first"
             )
-        if row.state in DEAD:
-            put_back(self.db, row.id, "retried")
-            row = self._standing(run_sha256)
+        if row.state in RETRYABLE:
+            requeue(self.db, row.id, "retried")
+            row = self._canonical_run(run_sha256)
             assert row is not None
         return row
 
 
-def _first_values(new: NewRun) -> dict[str, Any]:
+def _initial_values(new: NewRun) -> dict[str, Any]:
     return {
         "name": new.name,
         "message": "",
@@ -185,39 +185,39 @@ def _first_values(new: NewRun) -> dict[str, Any]:
     }
 
 
-def _free_id(db: Connection) -> str:
+def _unused_id(db: Connection) -> str:
     while True:
-        run_id = "".join(secrets.choice(ALPHABET) for _ in range(ID_LENGTH))
+        run_id = "".join(secrets.choice(ID_ALPHABET) for _ in range(ID_LENGTH))
         if db.scalar(select(1).where(runs.c.id == run_id)) is None:
             return run_id
 
 
-def _record_cell(db: Connection, new: NewRun, run_id: str, outcome: Outcome | None) -> None:
+def _record_cell(db: Connection, new: NewRun, run_id: str, outcome: EnqueueOutcome | None) -> None:
     """Let the sweep's cell point to its run; the label may have changed since it was made."""
     if new.sweep is None:
         return
     if db.scalar(select(1).where(sweeps.c.name == new.sweep)) is None:
         db.execute(insert(sweeps).values(name=new.sweep, created_at=now()))
-    if outcome is Outcome.EXISTS:
-        run_id = _cells_own(db, new) or run_id
+    if outcome is EnqueueOutcome.EXISTS:
+        run_id = _current_run_id(db, new) or run_id
     row = {
         "sweep": new.sweep,
         "run_sha256": new.run_sha256,
         "cell": new.cell,
         "seed": new.seed,
         "run_id": run_id,
-        "submission": to_json({name: getattr(new, name) for name in SUBMITTED}),
+        "submission": to_json({name: getattr(new, name) for name in RESUBMIT_FIELDS}),
     }
     upsert(db, sweep_cells, [row])
 
 
-def _cells_own(db: Connection, new: NewRun) -> str | None:
+def _current_run_id(db: Connection, new: NewRun) -> str | None:
     """Return the run that the cell has, if it lives: a rerun stays the cell's run."""
     query = (
         select(runs.c.id)
         .join(sweep_cells, sweep_cells.c.run_id == runs.c.id)
         .where(sweep_cells.c.sweep == new.sweep, sweep_cells.c.run_sha256 == new.run_sha256)
-        .where(runs.c.state.not_in(DEAD))
+        .where(runs.c.state.not_in(RETRYABLE))
     )
-    found: str | None = db.scalar(query)
-    return found
+    run_id: str | None = db.scalar(query)
+    return run_id

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
-from lsqctl.run import UNFINISHED, EndReason, RunState
+from lsqctl.run import ACTIVE_STATES, EndReason, RunState
 from lsqctl.store.columns import now
-from lsqctl.store.rows import chunks
-from lsqctl.store.states import UNOWNED, locked, move, record
+from lsqctl.store.rows import batches
+from lsqctl.store.states import NO_LEASE, select_for_update, transition, record_event
 from lsqctl.store.tables import (
     checkpoints,
     metric_points,
@@ -20,10 +20,10 @@ from lsqctl.store.tables import (
     runs,
 )
 
-DEAD = (RunState.FAILED, RunState.CANCELLED)
-IDLE = (RunState.WAITING, RunState.QUEUED)
-_FRESH: dict[str, Any] = {
-    **UNOWNED,
+RETRYABLE = (RunState.FAILED, RunState.CANCELLED)
+NOT_STARTED = (RunState.WAITING, RunState.QUEUED)
+_RESET_VALUES: dict[str, Any] = {
+    **NO_LEASE,
     "reason": None,
     "message": "",
     "failures": 0,
@@ -31,8 +31,8 @@ _FRESH: dict[str, Any] = {
     "cancel_requested": False,
     "finished_at": None,
 }
-_UNFINISHED = runs.c.state.in_(UNFINISHED)
-_UNTRAINED = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
+_UNFINISHED = runs.c.state.in_(ACTIVE_STATES)
+_RESET_TRAINING_VALUES = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
 
 _CHILDREN = (
     select(runs.c.id)
@@ -45,11 +45,11 @@ _CHILDREN = (
 
 
 class Remaining(NamedTuple):
-    """Unfinished runs. ``able`` go on without a person; ``behind`` wait for a ``held`` one."""
+    """Unfinished runs. ``runnable`` go on without a person; ``blocked`` wait for a ``held`` one."""
 
-    able: int
+    runnable: int
     held: int
-    behind: int
+    blocked: int
 
 
 def state_after_parents(states: Sequence[str]) -> RunState:
@@ -62,77 +62,77 @@ def queue_children(db: Connection, parent: str) -> None:
     """Queue the waiting children whose parents have now all succeeded."""
     for child in _children(db, parent, RunState.WAITING):
         if state_after_parents(_parent_states(db, child)) is RunState.QUEUED:
-            move(db, child, RunState.WAITING, RunState.QUEUED, "queued", detail=f"after {parent}")
+            transition(db, child, RunState.WAITING, RunState.QUEUED, "queued", detail=f"after {parent}")
 
 
 def fail_children(db: Connection, parent: str, name: str, verb: str) -> None:
     """Fail the waiting children of a run that failed or was cancelled, and theirs in turn."""
     message = f"its parent {name} ({parent}) {verb}"
     for child in _children(db, parent, RunState.WAITING):
-        move(
+        transition(
             *(db, child, RunState.WAITING, RunState.FAILED, "failed"),
             detail=message,
             reason=EndReason.PARENT,
             message=message,
             finished_at=now(),
         )
-        fail_children(db, child, locked(db, child).name, "failed")
+        fail_children(db, child, select_for_update(db, child).name, "failed")
 
 
-def put_back(db: Connection, run_id: str, kind: str, *, from_scratch: bool = False) -> None:
+def requeue(db: Connection, run_id: str, kind: str, *, from_scratch: bool = False) -> None:
     """Put a failed or cancelled run back, first its failed parents, then the children it failed."""
     for parent, state in _parents(db, run_id).items():
-        if state in DEAD:
-            put_back(db, parent, "retried")
+        if state in RETRYABLE:
+            requeue(db, parent, "retried")
     if from_scratch:
-        forget_all(db, run_id)
-        db.execute(update(runs).where(runs.c.id == run_id).values(_UNTRAINED))
-    row = locked(db, run_id)
-    if row.state not in DEAD:
+        delete_measurements(db, run_id)
+        db.execute(update(runs).where(runs.c.id == run_id).values(_RESET_TRAINING_VALUES))
+    row = select_for_update(db, run_id)
+    if row.state not in RETRYABLE:
         return  # a parent that was put back has taken this run along
     to = state_after_parents(_parent_states(db, run_id))
-    move(db, run_id, RunState(row.state), to, kind, **_FRESH)
+    transition(db, run_id, RunState(row.state), to, kind, **_RESET_VALUES)
     for child in _children(db, run_id, RunState.FAILED, reason=EndReason.PARENT):
         # a child with another dead parent would wait for ever: it stays failed
-        if not set(_parent_states(db, child)) & set(DEAD):
-            put_back(db, child, "retried")
+        if not set(_parent_states(db, child)) & set(RETRYABLE):
+            requeue(db, child, "retried")
 
 
-def hurry_parents(db: Connection, run_id: str, urgency: int) -> None:
+def raise_parent_priority(db: Connection, run_id: str, urgency: int) -> None:
     """Let unfinished parents come no later than their child, and theirs in turn."""
     for parent, state in _parents(db, run_id).items():
-        if state not in UNFINISHED:
+        if state not in ACTIVE_STATES:
             continue
-        if locked(db, parent).urgency > urgency:
+        if select_for_update(db, parent).urgency > urgency:
             db.execute(update(runs).where(runs.c.id == parent).values(urgency=urgency))
-            record(db, parent, "priority", detail=f"{-urgency}, for {run_id} waits for it")
-        hurry_parents(db, parent, urgency)
+            record_event(db, parent, "priority", detail=f"{-urgency}, for {run_id} waits for it")
+        raise_parent_priority(db, parent, urgency)
 
 
 def remaining(db: Connection) -> Remaining:
     """Count the unfinished runs, those apart that a person must let go first."""
     unfinished = db.execute(select(runs.c.id, runs.c.state, runs.c.held).where(_UNFINISHED)).all()
-    held = {row.id for row in unfinished if row.held and row.state in IDLE}
-    behind: set[str] = set()
+    held = {row.id for row in unfinished if row.held and row.state in NOT_STARTED}
+    blocked: set[str] = set()
     level = held
     while level:
-        level = _waiting_for(db, level) - held - behind
-        behind |= level
-    return Remaining(len(unfinished) - len(held) - len(behind), len(held), len(behind))
+        level = _waiting_children(db, level) - held - blocked
+        blocked |= level
+    return Remaining(len(unfinished) - len(held) - len(blocked), len(held), len(blocked))
 
 
-def forget_all(db: Connection, run_id: str) -> None:
+def delete_measurements(db: Connection, run_id: str) -> None:
     """Delete what a run measured and its checkpoints, for it begins again."""
     for table in (metric_points, metric_summaries, quantizer_stats, checkpoints):
         db.execute(delete(table).where(table.c.run_id == run_id))
 
 
-def waiting_without_cause(db: Connection) -> list[str]:
+def blocked_without_parent(db: Connection) -> list[str]:
     """Return the ids of waiting runs that have no unfinished parent: there should be none."""
     unfinished = (
         select(run_parents.c.run_id)
         .join(runs, runs.c.id == run_parents.c.parent_id)
-        .where(runs.c.state.in_(UNFINISHED))
+        .where(runs.c.state.in_(ACTIVE_STATES))
     )
     query = select(runs.c.id).where(
         runs.c.state == RunState.WAITING, runs.c.id.not_in(unfinished.scalar_subquery())
@@ -140,14 +140,14 @@ def waiting_without_cause(db: Connection) -> list[str]:
     return list(db.scalars(query))
 
 
-def begun_too_early(db: Connection) -> list[str]:
+def started_before_parents(db: Connection) -> list[str]:
     """Return the ids of runs that are ready, at work or done, though a parent of them is not."""
-    parents, begun = runs.alias(), (RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED)
+    parents, started_states = runs.alias(), (RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED)
     query = (
         select(runs.c.id)
         .join(run_parents, run_parents.c.run_id == runs.c.id)
         .join(parents, parents.c.id == run_parents.c.parent_id)
-        .where(runs.c.state.in_(begun), parents.c.state != RunState.SUCCEEDED)
+        .where(runs.c.state.in_(started_states), parents.c.state != RunState.SUCCEEDED)
         .distinct()
     )
     return list(db.scalars(query))
@@ -173,7 +173,7 @@ def _children(
     return list(db.scalars(query, {"parent": run_id, "state_of_child": state}))
 
 
-def _waiting_for(db: Connection, parents: set[str]) -> set[str]:
+def _waiting_children(db: Connection, parent_ids: set[str]) -> set[str]:
     query = (
         select(runs.c.id)
         .join(run_parents, run_parents.c.run_id == runs.c.id)
@@ -181,6 +181,6 @@ def _waiting_for(db: Connection, parents: set[str]) -> set[str]:
     )
     return {
         run_id
-        for some in chunks(sorted(parents))
-        for run_id in db.scalars(query.where(run_parents.c.parent_id.in_(some)))
+        for batch in batches(sorted(parent_ids))
+        for run_id in db.scalars(query.where(run_parents.c.parent_id.in_(batch)))
     }

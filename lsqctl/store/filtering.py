@@ -32,18 +32,18 @@ Columns = Mapping[str, ColumnElement[Any]]
 
 _GIGA = literal(1e9, Double)
 
-_OF_THE_RUN = ("seed", "recipe_sha256", "code_commit", "code_dirty", "created_at")
-_RENAMED: Columns = {
+_RUN_FIELDS = ("seed", "recipe_sha256", "code_commit", "code_dirty", "created_at")
+_COMPUTED_COLUMNS: Columns = {
     "run_id": runs.c.id,
     "model": runs.c.name,
     "w_bits": results.c.weight_bits,
     "a_bits": results.c.act_bits,
     "gmacs": results.c.macs / _GIGA,
     "gbops": results.c.bops / _GIGA,
-    **{name: runs.c[name] for name in _OF_THE_RUN},
+    **{name: runs.c[name] for name in _RUN_FIELDS},
 }
 RESULT_COLUMNS: Columns = {
-    name: _RENAMED[name] if name in _RENAMED else results.c[name] for name in OF_RESULTS
+    name: _COMPUTED_COLUMNS[name] if name in _COMPUTED_COLUMNS else results.c[name] for name in OF_RESULTS
 }
 RUN_COLUMNS: Columns = {
     name: runs.c[name] for name in OF_RUNS if name not in ("top1", "worker", "priority")
@@ -63,35 +63,35 @@ def condition(
             return or_(*(condition(part, columns, kinds, dialect) for part in parts))
         case Comparison(column=name):
             kind = kinds[name]
-            column = _plain(columns[name], dialect) if kind == "text" else columns[name]
+            column = _comparable_text(columns[name], dialect) if kind == "text" else columns[name]
             return _comparison(tree, column, kind)
 
 
-def _plain(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
+def _comparable_text(column: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:
     """Return a text that sorts and folds by code points; an empty one is missing."""
-    found = func.nullif(column, literal("", Text))
-    return found.collate("C") if dialect == "postgresql" else found
+    nullable = func.nullif(column, literal("", Text))
+    return nullable.collate("C") if dialect == "postgresql" else nullable
 
 
-def _comparison(one: Comparison, column: ColumnElement[Any], kind: Kind) -> ColumnElement[bool]:
-    if one.value is None and one.operator != "in":
-        return column.is_(null()) if one.operator == "=" else column.is_not(null())
-    values = [_bound(value, kind) for value in one.values]
-    match one.operator:
+def _comparison(comparison: Comparison, column: ColumnElement[Any], kind: Kind) -> ColumnElement[bool]:
+    if comparison.value is None and comparison.operator != "in":
+        return column.is_(null()) if comparison.operator == "=" else column.is_not(null())
+    values = [_bound(value, kind) for value in comparison.values]
+    match comparison.operator:
         case "=" | "in":
-            return _certain(or_(*(column == value for value in values)))
+            return _false_if_null(or_(*(column == value for value in values)))
         case "!=":
-            return not_(_certain(column == values[0]))
+            return not_(_false_if_null(column == values[0]))
         case "~":
-            return _certain(func.lower(column).contains(folded(str(one.value)), autoescape=True))
+            return _false_if_null(func.lower(column).contains(folded(str(comparison.value)), autoescape=True))
         case "like":
-            pattern = folded(str(one.value)).replace("\\", "\\\\")
-            return _certain(func.lower(column).like(pattern, escape="\\"))
-    return _certain(column.op(one.operator, is_comparison=True)(values[0]))
+            pattern = folded(str(comparison.value)).replace("\\", "\\\\")
+            return _false_if_null(func.lower(column).like(pattern, escape="\\"))
+    return _false_if_null(column.op(comparison.operator, is_comparison=True)(values[0]))
 
 
-def _certain(found: ColumnElement[Any]) -> ColumnElement[bool]:
-    return case((found, literal(1)), else_=literal(0)) == literal(1)
+def _false_if_null(expression: ColumnElement[Any]) -> ColumnElement[bool]:
+    return case((expression, literal(1)), else_=literal(0)) == literal(1)
 
 
 def _bound(value: Value, kind: Kind) -> ColumnElement[Any]:

@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, select, update
 
 from lsqctl.errors import IllegalTransition, UsageError
-from lsqctl.run import UNFINISHED, RunState
-from lsqctl.store.base import Base
-from lsqctl.store.database import reads, writes
-from lsqctl.store.rows import chunks
-from lsqctl.store.states import locked, record
+from lsqctl.run import ACTIVE_STATES, RunState
+from lsqctl.store.base import StorePart
+from lsqctl.store.database import read_tx, write_tx
+from lsqctl.store.rows import batches
+from lsqctl.store.states import select_for_update, record_event
 from lsqctl.store.tables import checkpoints, results, run_parents, run_tags, runs
 from lsqctl.store.upsert import upsert
 
@@ -24,7 +24,7 @@ _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
-class Housed:
+class RunRetention:
     """What decides which folders of a run may go.
 
     ``fence`` is that of a living attempt. ``stored`` are the names of its checkpoints that have a
@@ -38,20 +38,20 @@ class Housed:
     needed: frozenset[str]
 
 
-class Housekeeping(Base):
+class RunRetentions(StorePart):
     """Tagging, noting, forgetting."""
 
-    @reads
+    @read_tx
     def tags(self, db: Connection, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the tags of each of these runs, sorted; runs without one are left out."""
-        found: dict[str, list[str]] = defaultdict(list)
-        for some in chunks(ids):
-            query = select(run_tags).where(run_tags.c.run_id.in_(some)).order_by(run_tags.c.tag)
+        tags_by_run: dict[str, list[str]] = defaultdict(list)
+        for batch in batches(ids):
+            query = select(run_tags).where(run_tags.c.run_id.in_(batch)).order_by(run_tags.c.tag)
             for row in db.execute(query):
-                found[row.run_id].append(row.tag)
-        return {run_id: tuple(words) for run_id, words in found.items()}
+                tags_by_run[row.run_id].append(row.tag)
+        return {run_id: tuple(words) for run_id, words in tags_by_run.items()}
 
-    @writes
+    @write_tx
     def tag(
         self, db: Connection, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()
     ) -> None:
@@ -61,63 +61,63 @@ class Housekeeping(Base):
         """
         for word in add:
             _check_tag(word)
-        locked(db, run_id)
-        mine = run_tags.c.run_id == run_id
-        db.execute(delete(run_tags).where(mine, run_tags.c.tag.in_(remove)))
+        select_for_update(db, run_id)
+        of_run = run_tags.c.run_id == run_id
+        db.execute(delete(run_tags).where(of_run, run_tags.c.tag.in_(remove)))
         upsert(db, run_tags, [{"run_id": run_id, "tag": word} for word in add])
 
-    @writes
+    @write_tx
     def annotate(self, db: Connection, run_id: str, note: str) -> None:
         """Set a person's note on a run; empty removes it.  Raises NotFound."""
-        locked(db, run_id)
+        select_for_update(db, run_id)
         db.execute(update(runs).where(runs.c.id == run_id).values(note=note))
-        record(db, run_id, "annotated")
+        record_event(db, run_id, "annotated")
 
-    @reads
-    def housed(self, db: Connection, ids: Sequence[str]) -> dict[str, Housed]:
+    @read_tx
+    def retention(self, db: Connection, ids: Sequence[str]) -> dict[str, RunRetention]:
         """Return what of these runs decides which folders may go; unknown ids are left out."""
-        found = {}
-        for some in chunks(ids):
-            stored, needed = _stored(db, some)
+        retention_by_run = {}
+        for batch in batches(ids):
+            stored, needed = _stored_and_needed(db, batch)
             query = select(runs.c.id, runs.c.state, runs.c.fence, runs.c.finished_at)
-            for row in db.execute(query.where(runs.c.id.in_(some))):
+            for row in db.execute(query.where(runs.c.id.in_(batch))):
                 state = RunState(row.state)
-                found[row.id] = Housed(
+                retention_by_run[row.id] = RunRetention(
                     state,
                     row.fence if state is RunState.RUNNING else None,
                     row.finished_at,
                     frozenset(stored[row.id]),
                     frozenset(needed[row.id]),
                 )
-        return found
+        return retention_by_run
 
-    @writes
-    def forget_checkpoints(self, db: Connection, run_id: str, names: Sequence[str]) -> bool:
+    @write_tx
+    def delete_checkpoints(self, db: Connection, run_id: str, names: Sequence[str]) -> bool:
         """Drop the rows of these checkpoint folders of a run; False when it is unfinished again."""
-        if RunState(locked(db, run_id).state) in UNFINISHED:
+        if RunState(select_for_update(db, run_id).state) in ACTIVE_STATES:
             return False
-        mine = checkpoints.c.run_id == run_id
+        of_run = checkpoints.c.run_id == run_id
         directories = [
             directory
-            for directory in db.scalars(select(checkpoints.c.directory).where(mine))
-            if _name(directory) in names
+            for directory in db.scalars(select(checkpoints.c.directory).where(of_run))
+            if _folder_name(directory) in names
         ]
-        db.execute(delete(checkpoints).where(mine, checkpoints.c.directory.in_(directories)))
+        db.execute(delete(checkpoints).where(of_run, checkpoints.c.directory.in_(directories)))
         return True
 
 
-def _check_tag(word: str) -> None:
+def _check_tag(tag: str) -> None:
     """Refuse what could not be typed without quotes, or be told from an option."""
-    if not _TAG.fullmatch(word):
+    if not _TAG.fullmatch(tag):
         raise UsageError(
-            f"`{word}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
+            f"`{tag}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
             "64 at most"
         )
 
 
 def check_removable(db: Connection, run_id: str, ids: Sequence[str], *, force: bool) -> None:
     """Raise IllegalTransition for a run that cannot go together with ``ids``; NotFound."""
-    if locked(db, run_id).state == RunState.RUNNING:
+    if select_for_update(db, run_id).state == RunState.RUNNING:
         raise IllegalTransition(f"run {run_id} is running; `lsqctl runs cancel {run_id}` first")
     _check_children(db, run_id, ids, force=force)
 
@@ -130,35 +130,35 @@ def _check_children(db: Connection, run_id: str, ids: Sequence[str], *, force: b
         .distinct()
     )
     children = [row for row in db.execute(query) if row.id not in ids]
-    if lost := [row for row in children if row.state != RunState.SUCCEEDED]:
+    if not_succeeded := [row for row in children if row.state != RunState.SUCCEEDED]:
         raise IllegalTransition(
-            f"run {run_id} is what {_listed(lost)} would start from; remove those with it"
+            f"run {run_id} is what {_name_some(not_succeeded)} would start from; remove those with it"
         )
     if children and not force:
         raise IllegalTransition(
-            f"run {run_id} is what {_listed(children)} started from; --force removes it anyway"
+            f"run {run_id} is what {_name_some(children)} started from; --force removes it anyway"
         )
 
 
-def _listed(rows: Sequence[Any]) -> str:
+def _name_some(rows: Sequence[Any]) -> str:
     shown = ", ".join(f"{row.name} ({row.id})" for row in rows[:3])
     return shown + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
 
-def _stored(db: Connection, ids: Sequence[str]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+def _stored_and_needed(db: Connection, ids: Sequence[str]) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     stored: dict[str, set[str]] = defaultdict(set)
     needed: dict[str, set[str]] = defaultdict(set)
     rows = select(checkpoints.c.run_id, checkpoints.c.directory, checkpoints.c.best)
     for row in db.execute(rows.where(checkpoints.c.run_id.in_(ids))):
-        stored[row.run_id].add(_name(row.directory))
+        stored[row.run_id].add(_folder_name(row.directory))
         if row.best:
-            needed[row.run_id].add(_name(row.directory))
+            needed[row.run_id].add(_folder_name(row.directory))
     named = select(results.c.run_id, results.c.checkpoint_path)
-    mine = results.c.run_id.in_(ids)
-    for run_id, path in db.execute(named.where(mine, results.c.checkpoint_path != "")):
-        needed[run_id].add(_name(path))
+    of_runs = results.c.run_id.in_(ids)
+    for run_id, path in db.execute(named.where(of_runs, results.c.checkpoint_path != "")):
+        needed[run_id].add(_folder_name(path))
     return stored, needed
 
 
-def _name(directory: str) -> str:
+def _folder_name(directory: str) -> str:
     return directory.rstrip("/").rpartition("/")[2]

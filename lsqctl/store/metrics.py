@@ -10,14 +10,14 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from lsqctl.facts import Measured, Metric, MetricSummary, Progress, QuantizerStats
+from lsqctl.facts import Measurement, Metric, MetricSummary, Progress, QuantizerStats
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
-from lsqctl.store.base import Base
+from lsqctl.store.base import StorePart
 from lsqctl.store.claims import progress_values
-from lsqctl.store.columns import join_float, split_float
-from lsqctl.store.database import reads, writes
-from lsqctl.store.states import own, record
+from lsqctl.store.columns import decode_float, encode_float
+from lsqctl.store.database import read_tx, write_tx
+from lsqctl.store.states import require_lease, record_event
 from lsqctl.store.tables import (
     attempts,
     checkpoints,
@@ -29,10 +29,10 @@ from lsqctl.store.telemetry import insert_stats
 from lsqctl.store.upsert import upsert
 
 _SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|bytes|time")
-_Key = tuple[str, str]  # name, split
+_SummaryKey = tuple[str, str]  # name, split
 
 
-def better(name: str, value: float, other: float) -> bool:
+def is_better(name: str, value: float, other: float) -> bool:
     """Return whether ``value`` of this metric beats ``other``; any number beats NaN.
 
     Losses, errors, times and sizes are better when small, all else when large.
@@ -42,90 +42,90 @@ def better(name: str, value: float, other: float) -> bool:
     return value < other if _SMALLER_IS_BETTER.search(name) else value > other
 
 
-class Metrics(Base):
+class Metrics(StorePart):
     """Writing metrics under a lease, and reading them."""
 
-    @writes
+    @write_tx
     def log_metrics(
         self,
         db: Connection,
         lease: Lease,
-        measured: Sequence[Measured],
+        measured: Sequence[Measurement],
         progress: Progress | None = None,
     ) -> None:
         """Store a batch; a point that is there already is replaced.  Raises LeaseLost."""
-        own(db, lease, **progress_values(progress))
+        require_lease(db, lease, **progress_values(progress))
         insert_measured(db, lease, measured)
         failpoint("metrics.before-commit")
 
-    @writes
+    @write_tx
     def resume_at(self, db: Connection, lease: Lease, step: int | None) -> None:
         """Forget what lies after ``step``: points, quantizers' numbers, checkpoints; None: all.
 
         Raises LeaseLost.
         """
-        kept = -1 if step is None else step
-        own(db, lease, step=max(kept, 0))
+        last_step = -1 if step is None else step
+        require_lease(db, lease, step=max(last_step, 0))
         for table in (metric_points, quantizer_stats, checkpoints):
-            db.execute(delete(table).where(table.c.run_id == lease.run_id, table.c.step > kept))
-        _rebuild(db, lease.run_id)
+            db.execute(delete(table).where(table.c.run_id == lease.run_id, table.c.step > last_step))
+        _rebuild_summaries(db, lease.run_id)
         db.execute(
             update(attempts)
             .where(attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
             .values(resumed_step=step)
         )
         where = "from scratch" if step is None else f"at step {step}"
-        record(db, lease.run_id, "resumed", lease=lease, detail=where)
+        record_event(db, lease.run_id, "resumed", lease=lease, detail=where)
         failpoint("resume.before-commit")
 
-    @reads
+    @read_tx
     def metrics(
         self, db: Connection, run_id: str, name: str | None = None, split: str | None = None
     ) -> list[Metric]:
         """Return a run's points by name, split and step, perhaps of one name or split only."""
-        wanted = {"name": name, "split": split}
-        where = [metric_points.c[key] == value for key, value in wanted.items() if value]
+        filters = {"name": name, "split": split}
+        where = [metric_points.c[key] == value for key, value in filters.items() if value]
         return _points(db, run_id, *where)
 
-    @reads
+    @read_tx
     def summaries(self, db: Connection, run_id: str) -> list[MetricSummary]:
         """Return the last and the best of each of a run's metrics, by name and split."""
         return list(_summaries(db, run_id).values())
 
 
-def insert_measured(db: Connection, lease: Lease, measured: Sequence[Measured]) -> None:
+def insert_measured(db: Connection, lease: Lease, measured: Sequence[Measurement]) -> None:
     """Store what was measured; the caller holds the run's row."""
-    insert_stats(db, lease, [one for one in measured if isinstance(one, QuantizerStats)])
-    _insert_metrics(db, lease, [one for one in measured if isinstance(one, Metric)])
+    insert_stats(db, lease, [item for item in measured if isinstance(item, QuantizerStats)])
+    _insert_metrics(db, lease, [item for item in measured if isinstance(item, Metric)])
 
 
 def _insert_metrics(db: Connection, lease: Lease, metrics: Sequence[Metric]) -> None:
     """Store points and bring the summaries up to date."""
     points = {(m.name, m.split, m.step): m for m in metrics}
-    upsert(db, metric_points, [_to_row(lease, metric) for metric in points.values()])
-    known = _summaries(db, lease.run_id)
-    if any(m.step <= known[key].last_step for m in metrics if (key := (m.name, m.split)) in known):
-        _rebuild(db, lease.run_id)  # a point may have been replaced: start from all of them
+    upsert(db, metric_points, [_to_point_row(lease, metric) for metric in points.values()])
+    previous = _summaries(db, lease.run_id)
+    if any(m.step <= previous[key].last_step for m in metrics if (key := (m.name, m.split)) in previous):
+        _rebuild_summaries(db, lease.run_id)  # a point may have been replaced: start from all of them
         return
-    _write_summaries(db, lease.run_id, summarize(points.values(), known))
+    _write_summaries(db, lease.run_id, summarize(points.values(), previous))
 
 
 def summarize(
-    metrics: Iterable[Metric], known: Mapping[_Key, MetricSummary]
+    metrics: Iterable[Metric], previous: Mapping[_SummaryKey, MetricSummary]
 ) -> list[MetricSummary]:
-    """Return the summaries after ``metrics``, which come after all that ``known`` has seen."""
-    found: dict[_Key, MetricSummary] = {}
+    """Return the summaries after ``metrics``, which come after all that ``previous`` has seen."""
+    summaries: dict[_SummaryKey, MetricSummary] = {}
     for metric in sorted(metrics, key=lambda m: m.step):
         key = metric.name, metric.split
-        this = MetricSummary(*key, *(metric.value, metric.step) * 2)
-        before = found.get(key) or known.get(key)
-        if before and not better(metric.name, metric.value, before.best):
-            this = replace(this, best=before.best, best_step=before.best_step)
-        found[key] = this
-    return list(found.values())
+        summary = MetricSummary(*key, *(metric.value, metric.step) * 2)
+        before = summaries.get(key) or previous.get(key)
+        if before and not is_better(metric.name, metric.value, before.best):
+            summary = replace(summary, best=before.best, best_step=before.best_step)
+        summaries[key] = summary
+    return list(summaries.values())
 
 
-def _rebuild(db: Connection, run_id: str) -> None:
+def _rebuild_summaries(db: Connection, run_id: str) -> None:
     db.execute(delete(metric_summaries).where(metric_summaries.c.run_id == run_id))
     _write_summaries(db, run_id, summarize(_points(db, run_id), {}))
 
@@ -135,10 +135,10 @@ def _points(db: Connection, run_id: str, *where: Any) -> list[Metric]:
     query = select(columns.name, columns.split, columns.step, columns.value, columns.kind)
     query = query.where(columns.run_id == run_id, *where)
     rows = db.execute(query.order_by(columns.name, columns.split, columns.step))
-    return [Metric(r.name, r.split, r.step, join_float(r.value, r.kind)) for r in rows]
+    return [Metric(r.name, r.split, r.step, decode_float(r.value, r.kind)) for r in rows]
 
 
-def _summaries(db: Connection, run_id: str) -> dict[_Key, MetricSummary]:
+def _summaries(db: Connection, run_id: str) -> dict[_SummaryKey, MetricSummary]:
     columns = metric_summaries.c
     query = select(metric_summaries).where(columns.run_id == run_id)
     rows = db.execute(query.order_by(columns.name, columns.split))
@@ -149,35 +149,35 @@ def _to_summary(row: Row[Any]) -> MetricSummary:
     return MetricSummary(
         name=row.name,
         split=row.split,
-        last=join_float(row.last_value, row.last_kind),
+        last=decode_float(row.last_value, row.last_kind),
         last_step=row.last_step,
-        best=join_float(row.best_value, row.best_kind),
+        best=decode_float(row.best_value, row.best_kind),
         best_step=row.best_step,
     )
 
 
-def _write_summaries(db: Connection, run_id: str, found: Sequence[MetricSummary]) -> None:
+def _write_summaries(db: Connection, run_id: str, summaries: Sequence[MetricSummary]) -> None:
     rows = []
-    for each in found:
-        last, best = split_float(each.last), split_float(each.best)
+    for summary in summaries:
+        last, best = encode_float(summary.last), encode_float(summary.best)
         rows.append(
             {
                 "run_id": run_id,
-                "name": each.name,
-                "split": each.split,
+                "name": summary.name,
+                "split": summary.split,
                 "last_value": last[0],
                 "last_kind": last[1],
-                "last_step": each.last_step,
+                "last_step": summary.last_step,
                 "best_value": best[0],
                 "best_kind": best[1],
-                "best_step": each.best_step,
+                "best_step": summary.best_step,
             }
         )
     upsert(db, metric_summaries, rows)
 
 
-def _to_row(lease: Lease, metric: Metric) -> dict[str, Any]:
-    value, kind = split_float(metric.value)
+def _to_point_row(lease: Lease, metric: Metric) -> dict[str, Any]:
+    value, kind = encode_float(metric.value)
     return {
         "run_id": lease.run_id,
         "name": metric.name,

@@ -17,11 +17,11 @@ from sqlalchemy import Connection, inspect, text
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import OlderSchema, StoreError
-from lsqctl.store.database import STRUCTURE_LOCK, Database
-from lsqctl.store.engine import WRITES
+from lsqctl.store.database import EXCLUSIVE_LOCK_KEY, Database
+from lsqctl.store.engine import WRITE_OPTION
 
 
-def known_revisions(scripts: Path) -> list[str]:
+def shipped_revisions(scripts: Path) -> list[str]:
     """Return the revisions that this version ships, oldest first: ``0001``, …"""
     return sorted(path.name.partition("_")[0] for path in scripts.glob("versions/[0-9]*.py"))
 
@@ -30,21 +30,21 @@ def current_revision(db: Connection) -> str | None:
     """Return the database's revision; None for one that is new."""
     if not inspect(db).has_table("alembic_version"):
         return None
-    found: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
-    return found
+    revision: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
 
 
 def ensure_schema(database: Database, *, migrate: bool, scripts: Path | None = None) -> None:
     """Upgrade a fresh or older database, or raise StoreError when it may not or cannot be."""
     scripts = scripts or bundled("db")
-    known = known_revisions(scripts)
-    found = database.read(current_revision)
-    if found == known[-1]:
+    revisions = shipped_revisions(scripts)
+    current = database.read(current_revision)
+    if current == revisions[-1]:
         return
-    _refuse_unknown(found, known)
+    _refuse_unknown(current, revisions)
     if not migrate:
         raise OlderSchema(
-            f"the database has schema {found or 'none'}, this lsqctl wants {known[-1]}; "
+            f"the database has schema {current or 'none'}, this lsqctl wants {revisions[-1]}; "
             "open it once for writing to upgrade it"
         )
     upgrade(database, scripts)
@@ -52,23 +52,23 @@ def ensure_schema(database: Database, *, migrate: bool, scripts: Path | None = N
 
 def upgrade(database: Database, scripts: Path) -> None:
     """Run every missing revision in one transaction; a second process waits and finds it done."""
-    known = known_revisions(scripts)
-    with database.translated(), _exclusive(database) as db:
-        found = current_revision(db)
-        if found == known[-1]:
+    revisions = shipped_revisions(scripts)
+    with database.translate_errors(), _exclusive(database) as db:
+        current = current_revision(db)
+        if current == revisions[-1]:
             return  # another process was first
-        _refuse_unknown(found, known)
-        if found is not None and database.sqlite:
-            _back_up(Path(str(database.url.database)), found)
+        _refuse_unknown(current, revisions)
+        if current is not None and database.sqlite:
+            _back_up(Path(str(database.url.database)), current)
         _run_alembic(db, scripts)
         if database.sqlite and (broken := db.execute(text("PRAGMA foreign_key_check")).all()):
             raise StoreError(f"the upgrade would break {len(broken)} references; nothing was done")
 
 
-def _refuse_unknown(found: str | None, known: list[str]) -> None:
-    if found is not None and found not in known:
+def _refuse_unknown(current: str | None, revisions: list[str]) -> None:
+    if current is not None and current not in revisions:
         raise StoreError(
-            f"the database has schema {found}, this lsqctl knows {known[-1]} at most; "
+            f"the database has schema {current}, this lsqctl knows {revisions[-1]} at most; "
             "use the newer lsqctl that wrote it"
         )
 
@@ -76,9 +76,9 @@ def _refuse_unknown(found: str | None, known: list[str]) -> None:
 @contextmanager
 def _exclusive(database: Database) -> Iterator[Connection]:
     """Yield a connection in a transaction that no other upgrade runs beside."""
-    with database.engine.execution_options(**{WRITES: True}).connect() as connection:
+    with database.engine.execution_options(**{WRITE_OPTION: True}).connect() as connection:
         if not database.sqlite:
-            _wait_in_silence(connection)
+            _disable_read_timeout(connection)
         else:
             # Within a transaction this is ignored; and with it on, altering `runs` (SQLite copies
             # and drops the table) would delete every metric by CASCADE.
@@ -87,17 +87,17 @@ def _exclusive(database: Database) -> Iterator[Connection]:
             with connection.begin():
                 if not database.sqlite:
                     lock = text("SELECT pg_advisory_xact_lock(:key)")
-                    connection.execute(lock, {"key": STRUCTURE_LOCK})
+                    connection.execute(lock, {"key": EXCLUSIVE_LOCK_KEY})
                 yield connection
         finally:
             if database.sqlite:
                 _pragma(connection, "foreign_keys=ON")
 
 
-def _wait_in_silence(connection: Connection) -> None:
+def _disable_read_timeout(connection: Connection) -> None:
     """Let an upgrade's statement work for as long as it takes; the connection is not kept."""
     raw: Any = connection.connection.dbapi_connection
-    raw.silence_seconds = None
+    raw.read_timeout = None
     connection.detach()
 
 
@@ -123,9 +123,9 @@ def _back_up(path: Path, revision: str) -> None:
     copy = path.with_name(f"{path.name}.schema-{revision}.bak")
     if copy.exists():
         return
-    half = copy.with_suffix(".tmp")
-    half.unlink(missing_ok=True)
-    os.close(os.open(half, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(half)) as target:
+    temporary = copy.with_suffix(".tmp")
+    temporary.unlink(missing_ok=True)
+    os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(temporary)) as target:
         source.backup(target)
-    half.rename(copy)
+    temporary.rename(copy)

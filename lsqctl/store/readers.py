@@ -11,21 +11,21 @@ from sqlalchemy import ColumnElement, Connection, Row, func, select
 from lsqctl.errors import NotFound
 from lsqctl.filters.names import OF_RUNS
 from lsqctl.filters.tree import Node
-from lsqctl.run import UNFINISHED, Attempt, EndReason, Event, Run, RunDetail, RunState
-from lsqctl.store.base import Base
+from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, RunEvent, Run, RunDetail, RunState
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import from_json, now
-from lsqctl.store.database import reads
-from lsqctl.store.enqueue import newest_of
+from lsqctl.store.database import read_tx
+from lsqctl.store.enqueue import canonical_run
 from lsqctl.store.family import Remaining, remaining
 from lsqctl.store.filtering import RUN_COLUMNS, condition
 from lsqctl.store.rows import load_parents, load_runs, select_runs, to_event, to_run
 from lsqctl.store.tables import attempts, events, run_tags, runs, sweep_cells
 
 
-class Readers(Base):
+class Runs(StorePart):
     """Lists and details."""
 
-    @reads
+    @read_tx
     def runs(
         self,
         db: Connection,
@@ -50,73 +50,73 @@ class Readers(Base):
             conditions.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
         if where is not None:
             conditions.append(condition(where, RUN_COLUMNS, OF_RUNS, db.dialect.name))
-        return _newest(db, *conditions, limit=limit)
+        return _list_runs(db, *conditions, limit=limit)
 
-    @reads
+    @read_tx
     def detail(self, db: Connection, run_id: str) -> RunDetail:
         """Return all that is known of a run.  Raises NotFound."""
-        found = load_runs(db, [run_id])
-        if not found:
+        loaded = load_runs(db, [run_id])
+        if not loaded:
             raise NotFound(f"no run has the id {run_id}")
-        texts = db.execute(select(runs.c.recipe, runs.c.snapshot).where(runs.c.id == run_id)).one()
-        tries = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+        json_row = db.execute(select(runs.c.recipe, runs.c.snapshot).where(runs.c.id == run_id)).one()
+        attempts_query = select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
         return RunDetail(
-            run=found[run_id],
-            recipe=from_json(texts.recipe),
-            snapshot=from_json(texts.snapshot),
+            run=loaded[run_id],
+            recipe=from_json(json_row.recipe),
+            provenance=from_json(json_row.snapshot),
             parents=load_parents(db, run_id),
-            attempts=tuple(_to_attempt(row) for row in db.execute(tries)),
+            attempts=tuple(_to_attempt(row) for row in db.execute(attempts_query)),
         )
 
-    @reads
+    @read_tx
     def find(self, db: Connection, run_sha256: str) -> Run | None:
-        """Return the run that stands for a hash: succeeded, else unfinished, else the newest."""
-        row = newest_of(db, run_sha256)
+        """Return a hash's canonical run: succeeded, else unfinished, else the newest."""
+        row = canonical_run(db, run_sha256)
         return load_runs(db, [row.id])[row.id] if row else None
 
-    @reads
+    @read_tx
     def by_recipe(self, db: Connection, recipe_sha256: str) -> list[Run]:
         """Return the runs of one recipe, whatever their seed, newest first."""
-        return _newest(db, runs.c.recipe_sha256 == recipe_sha256)
+        return _list_runs(db, runs.c.recipe_sha256 == recipe_sha256)
 
-    @reads
+    @read_tx
     def by_name(self, db: Connection, name: str) -> list[Run]:
         """Return the runs of one name, newest first."""
-        return _newest(db, runs.c.name == name)
+        return _list_runs(db, runs.c.name == name)
 
-    @reads
-    def events(self, db: Connection, run_id: str) -> list[Event]:
+    @read_tx
+    def events(self, db: Connection, run_id: str) -> list[RunEvent]:
         """Return a run's history, oldest first."""
         query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
         return [to_event(row) for row in db.execute(query)]
 
-    @reads
+    @read_tx
     def counts(self, db: Connection) -> dict[RunState, int]:
         """Return how many runs are in each state, zeros included."""
         query = select(runs.c.state, func.count().label("n")).group_by(runs.c.state)
-        found = {RunState(row.state): int(row.n) for row in db.execute(query)}
-        return {state: found.get(state, 0) for state in RunState}
+        count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
+        return {state: count_by_state.get(state, 0) for state in RunState}
 
     def unfinished(self) -> int:
         """Return how many runs are waiting, queued or running."""
         counts = self.counts()
-        return sum(counts[state] for state in UNFINISHED)
+        return sum(counts[state] for state in ACTIVE_STATES)
 
-    @reads
+    @read_tx
     def remaining(self, db: Connection) -> Remaining:
         """Return how many runs are unfinished, and which of them cannot start by themselves."""
         return remaining(db)
 
-    @reads
+    @read_tx
     def clock_skew(self, db: Connection) -> timedelta:
         """Return how far the database's clock is ahead of this machine's."""
         before = datetime.now(UTC)
-        there: datetime = db.execute(select(now())).scalar_one()
-        return there - (before + (datetime.now(UTC) - before) / 2)
+        database_time: datetime = db.execute(select(now())).scalar_one()
+        return database_time - (before + (datetime.now(UTC) - before) / 2)
 
 
-def _newest(db: Connection, *where: ColumnElement[bool], limit: int | None = None) -> list[Run]:
-    query = select_runs().where(*where).order_by(runs.c.seq.desc()).limit(limit)
+def _list_runs(db: Connection, *conditions: ColumnElement[bool], limit: int | None = None) -> list[Run]:
+    query = select_runs().where(*conditions).order_by(runs.c.seq.desc()).limit(limit)
     return [to_run(row) for row in db.execute(query)]
 
 
@@ -130,6 +130,6 @@ def _to_attempt(row: Row[Any]) -> Attempt:
         finished_at=row.finished_at,
         reason=EndReason(row.reason) if row.reason else None,
         message=row.message,
-        circumstances=from_json(row.circumstances),
+        environment=from_json(row.circumstances),
         resumed_step=row.resumed_step,
     )

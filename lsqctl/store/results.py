@@ -13,68 +13,68 @@ from lsqctl.facts import BoardRow, Evaluation, Result
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.tree import Node
 from lsqctl.run import RunState
-from lsqctl.scored import ScoredRun
-from lsqctl.store.base import Base
+from lsqctl.scored import PerImageResult
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import from_json, now
-from lsqctl.store.database import reads, writes
+from lsqctl.store.database import read_tx, write_tx
 from lsqctl.store.filtering import RESULT_COLUMNS, condition
-from lsqctl.store.rows import chunks
+from lsqctl.store.rows import batches
 from lsqctl.store.tables import checkpoints, results, runs
 
-_SHARED = tuple(f.name for f in fields(Result) if f.name != "evaluations")
-_COUNTED = ("variant", "selection", "headline", "n_correct", "n_correct_top5", "n_total", "step")
-_FROM_RUN = (
+_RESULT_FIELDS = tuple(f.name for f in fields(Result) if f.name != "evaluations")
+_EVALUATION_FIELDS = ("variant", "selection", "headline", "n_correct", "n_correct_top5", "n_total", "step")
+_RUN_FIELDS = (
     *("name", "state", "seed", "recipe_sha256", "created_at", "code_commit", "code_dirty"),
 )
 
-_SHA256 = select(checkpoints.c.sha256).where(
+_SELECT_CHECKPOINT_SHA256 = select(checkpoints.c.sha256).where(
     checkpoints.c.run_id == bindparam("run"), checkpoints.c.directory == bindparam("path")
 )
-_RESULT = insert(results).values(created_at=now())
+_INSERT_RESULT = insert(results).values(created_at=now())
 
 
-class Results(Base):
+class Results(StorePart):
     """Reading results, and marking those that were measured again."""
 
-    @reads
+    @read_tx
     def full_result(self, db: Connection, run_id: str) -> Result | None:
         """Return a run's Result as it was stored, hits included, or None when it has none."""
         query = select(results).where(results.c.run_id == run_id)
         rows = db.execute(query.order_by(results.c.variant, results.c.selection)).all()
         if not rows:
             return None
-        shared = {name: getattr(rows[0], name) for name in _SHARED}
+        shared = {name: getattr(rows[0], name) for name in _RESULT_FIELDS}
         return Result(tuple(_to_evaluation(row) for row in rows), **shared)
 
-    def result(self, run_id: str) -> list[Evaluation]:
+    def evaluations(self, run_id: str) -> list[Evaluation]:
         """Return a run's evaluations, hits included, by variant and selection; none before."""
-        found = self.full_result(run_id)
-        return list(found.evaluations) if found else []
+        result = self.full_result(run_id)
+        return list(result.evaluations) if result else []
 
-    @reads
+    @read_tx
     def hits(self, db: Connection, run_id: str, variant: str, selection: str) -> bytes:
         """Return one bit an image, in dataset order, most significant first.  Raises NotFound."""
-        found: bytes | None = db.scalar(
-            select(results.c.hits).where(*_key(run_id, variant, selection))
+        bits: bytes | None = db.scalar(
+            select(results.c.hits).where(*_key_conditions(run_id, variant, selection))
         )
-        if found is None:
+        if bits is None:
             raise NotFound(f"run {run_id} has no result ({variant}, {selection})")
-        return found
+        return bits
 
-    @reads
-    def result_sha256(self, db: Connection, run_id: str, key: tuple[str, str]) -> str:
+    @read_tx
+    def manifest_sha256(self, db: Connection, run_id: str, key: tuple[str, str]) -> str:
         """Return the sha256 of the manifest behind a result; ``key`` as below.
 
         Empty when it was not known. Raises NotFound.
         """
-        found: str | None = db.scalar(
-            select(results.c.checkpoint_sha256).where(*_key(run_id, *key))
+        sha256: str | None = db.scalar(
+            select(results.c.checkpoint_sha256).where(*_key_conditions(run_id, *key))
         )
-        if found is None:
+        if sha256 is None:
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
-        return found
+        return sha256
 
-    @writes
+    @write_tx
     def mark_verified(
         self, db: Connection, run_id: str, key: tuple[str, str], *, verified: bool
     ) -> None:
@@ -82,66 +82,66 @@ class Results(Base):
 
         Raises NotFound.
         """
-        change = update(results).where(*_key(run_id, *key)).values(verified=verified)
+        change = update(results).where(*_key_conditions(run_id, *key)).values(verified=verified)
         if db.execute(change).rowcount == 0:
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
 
-    @reads
-    def scored_runs(self, db: Connection, run_ids: Iterable[str]) -> list[ScoredRun]:
+    @read_tx
+    def scored_runs(self, db: Connection, run_ids: Iterable[str]) -> list[PerImageResult]:
         """Return the headline results of these runs, hits included, oldest run first."""
-        names = [f.name for f in fields(ScoredRun) if f.name != "cell"]
-        columns = [runs.c[name] if name in _FROM_RUN else results.c[name] for name in names]
+        names = [f.name for f in fields(PerImageResult) if f.name != "cell"]
+        columns = [runs.c[name] if name in _RUN_FIELDS else results.c[name] for name in names]
         query = select(*columns).join(runs, runs.c.id == results.c.run_id).order_by(runs.c.seq)
         query = query.where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
         return [
-            ScoredRun(*row)
-            for some in chunks(sorted(set(run_ids)))
-            for row in db.execute(query.where(runs.c.id.in_(some)))
+            PerImageResult(*row)
+            for batch in batches(sorted(set(run_ids)))
+            for row in db.execute(query.where(runs.c.id.in_(batch)))
         ]
 
-    @reads
+    @read_tx
     def board_rows(self, db: Connection, where: Node | None = None) -> list[BoardRow]:
         """Return the headline results of succeeded runs, and failed runs without counts.
 
         Oldest first; the hits are not loaded and metric points not touched. ``where`` chooses
         among results alone: a failed run has none, so what it was must be judged by its recipe.
         """
-        return [*_headlines(db, where), *_failed(db)]
+        return [*_headline_rows(db, where), *_failed_rows(db)]
 
 
 def insert_result(db: Connection, run_id: str, result: Result) -> None:
     """Store every evaluation of a result."""
-    shared = {name: getattr(result, name) for name in _SHARED}
-    for each in result.evaluations:
-        sha256 = db.scalar(_SHA256, {"run": run_id, "path": each.checkpoint})
-        own = {name: getattr(each, name) for name in _COUNTED}
+    shared = {name: getattr(result, name) for name in _RESULT_FIELDS}
+    for evaluation in result.evaluations:
+        sha256 = db.scalar(_SELECT_CHECKPOINT_SHA256, {"run": run_id, "path": evaluation.checkpoint})
+        evaluation_values = {name: getattr(evaluation, name) for name in _EVALUATION_FIELDS}
         values = {
             **shared,
-            **own,
+            **evaluation_values,
             "run_id": run_id,
-            "hits": each.hits,
-            "checkpoint_path": each.checkpoint,
+            "hits": evaluation.hits,
+            "checkpoint_path": evaluation.checkpoint,
             "checkpoint_sha256": sha256 or "",
         }
-        db.execute(_RESULT, values)
+        db.execute(_INSERT_RESULT, values)
 
 
-def _key(run_id: str, variant: str, selection: str) -> tuple[Any, ...]:
+def _key_conditions(run_id: str, variant: str, selection: str) -> tuple[Any, ...]:
     columns = results.c
     return columns.run_id == run_id, columns.variant == variant, columns.selection == selection
 
 
 def _to_evaluation(row: Row[Any]) -> Evaluation:
-    counted = {name: getattr(row, name) for name in _COUNTED}
+    counted = {name: getattr(row, name) for name in _EVALUATION_FIELDS}
     return Evaluation(**counted, hits=row.hits, checkpoint=row.checkpoint_path)
 
 
-def _headlines(db: Connection, where: Node | None) -> list[BoardRow]:
+def _headline_rows(db: Connection, where: Node | None) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
     last, best = results.alias("last"), results.alias("best")
-    other = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
+    aliased_columns = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
     columns = [
-        other[name] if name in other else (runs if name in _FROM_RUN else results).c[name]
+        aliased_columns[name] if name in aliased_columns else (runs if name in _RUN_FIELDS else results).c[name]
         for name in names
     ]
     query = (
@@ -154,13 +154,13 @@ def _headlines(db: Connection, where: Node | None) -> list[BoardRow]:
     )
     if where is not None:
         query = query.where(condition(where, RESULT_COLUMNS, OF_RESULTS, db.dialect.name))
-    state = names.index("state")
-    found = []
+    state_index = names.index("state")
+    board_rows = []
     for row in db.execute(query):
         values = list(row)  # by position: with keywords ten thousand rows take twice as long
-        values[state] = RunState(values[state])
-        found.append(BoardRow(*values))
-    return found
+        values[state_index] = RunState(values[state_index])
+        board_rows.append(BoardRow(*values))
+    return board_rows
 
 
 def _same_variant(other: Any, selection: str) -> Any:
@@ -168,17 +168,17 @@ def _same_variant(other: Any, selection: str) -> Any:
     return same & (other.c.selection == selection)
 
 
-def _failed(db: Connection) -> list[BoardRow]:
-    columns = [runs.c[name] for name in _FROM_RUN]
+def _failed_rows(db: Connection) -> list[BoardRow]:
+    columns = [runs.c[name] for name in _RUN_FIELDS]
     query = (
         select(runs.c.id.label("run_id"), *columns, runs.c.recipe, runs.c.message)
         .where(runs.c.state == RunState.FAILED)
         .order_by(runs.c.seq)
     )
-    return [_without_counts(row) for row in db.execute(query)]
+    return [_to_failed_row(row) for row in db.execute(query)]
 
 
-def _without_counts(row: Any) -> BoardRow:
+def _to_failed_row(row: Any) -> BoardRow:
     values = row._asdict()
     recipe, message = from_json(values.pop("recipe")), values.pop("message")
     quant = recipe.get("quant", {})

@@ -18,11 +18,11 @@ from sqlalchemy import (
     select,
 )
 
-from lsqctl.run import EndReason, Event, Lease, Run, RunState
+from lsqctl.run import EndReason, RunEvent, Lease, Run, RunState
 from lsqctl.store.columns import now
 from lsqctl.store.tables import metric_summaries, results, run_parents, runs, sweep_cells
 
-_CHUNK = 1000
+_BATCH_SIZE = 1000
 
 
 def latest_top1() -> ColumnElement[Any]:
@@ -62,9 +62,9 @@ def select_runs() -> Select[Any]:
         .where(sweep_cells.c.run_id == runs.c.id)
         .scalar_subquery()
     )
-    lapsed = case((and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0)
-    kept = [c for c in runs.c if c.name not in ("recipe", "snapshot", "circumstances")]
-    return select(*kept, latest_top1().label("top1"), sweep.label("sweep"), lapsed.label("lapsed"))
+    lease_expired = case((and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0)
+    columns = [c for c in runs.c if c.name not in ("recipe", "snapshot", "circumstances")]
+    return select(*columns, latest_top1().label("top1"), sweep.label("sweep"), lease_expired.label("lapsed"))
 
 
 def to_run(row: Row[Any]) -> Run:
@@ -85,7 +85,7 @@ def to_run(row: Row[Any]) -> Run:
         priority=-row.urgency,
         held=row.held,
         cancel_requested=row.cancel_requested,
-        lease_lapsed=bool(row.lapsed),
+        lease_expired=bool(row.lapsed),
         started_at=row.started_at,
         finished_at=row.finished_at,
         step=row.step,
@@ -99,9 +99,9 @@ def to_run(row: Row[Any]) -> Run:
     )
 
 
-def to_event(row: Row[Any]) -> Event:
+def to_event(row: Row[Any]) -> RunEvent:
     """Return the Event of a row of ``events``."""
-    return Event(
+    return RunEvent(
         id=row.id,
         run_id=row.run_id,
         kind=row.kind,
@@ -126,8 +126,8 @@ def load_runs(db: Connection, ids: Iterable[str]) -> dict[str, Run]:
     """Return the runs of these ids, by id."""
     return {
         row.id: to_run(row)
-        for some in chunks(sorted(set(ids)))
-        for row in db.execute(_BY_IDS, {"ids": some})
+        for batch in batches(sorted(set(ids)))
+        for row in db.execute(_BY_IDS, {"ids": batch})
     }
 
 
@@ -136,12 +136,12 @@ def load_parents(db: Connection, run_id: str) -> dict[str, str]:
     return {row.role: row.parent_id for row in db.execute(_PARENTS, {"run": run_id})}
 
 
-def lease_of(row: Row[Any]) -> Lease:
+def to_lease(row: Row[Any]) -> Lease:
     """Return the lease that a running run's row describes."""
     return Lease(row.id, row.attempt, row.fence)
 
 
-def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Yield the items in parts that fit into one statement."""
-    for start in range(0, len(items), _CHUNK):
-        yield items[start : start + _CHUNK]
+    for start in range(0, len(items), _BATCH_SIZE):
+        yield items[start : start + _BATCH_SIZE]

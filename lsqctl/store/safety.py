@@ -12,7 +12,7 @@ from pathlib import Path
 from lsqctl.errors import StoreError
 
 MOUNTS = Path("/proc/mounts")
-_NETWORK = frozenset(
+_NETWORK_FILE_SYSTEMS = frozenset(
     """9p afs beegfs ceph cifs coda davfs fuse glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs
     pvfs2 smb2 smb3 smbfs""".split()
 )
@@ -27,21 +27,21 @@ def wal_is_safe(version: tuple[int, ...]) -> bool:
     return version >= _WAL_FIXED or (patch is not None and version[2] >= patch)
 
 
-def file_system(path: Path, mounts: str) -> str:
+def file_system_type(path: Path, mounts: str) -> str:
     """Return the type of the file system that holds ``path``, by a text like /proc/mounts."""
     best, kind = "", ""
     for line in mounts.splitlines():
-        point, this_kind = line.split()[1:3]
-        point = point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-        inside = path.is_relative_to(point)
-        if inside and len(point) >= len(best):  # a later mount covers an earlier one
-            best, kind = point, this_kind
+        mount_point, this_kind = line.split()[1:3]
+        mount_point = mount_point.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        covers_path = path.is_relative_to(mount_point)
+        if covers_path and len(mount_point) >= len(best):  # a later mount covers an earlier one
+            best, kind = mount_point, this_kind
     return kind
 
 
-def is_network(kind: str) -> bool:
+def is_network_file_system(kind: str) -> bool:
     """Return whether file locks cannot be trusted on this type of file system."""
-    return kind in _NETWORK or (kind.startswith("fuse.") and kind != "fuse.lxcfs")
+    return kind in _NETWORK_FILE_SYSTEMS or (kind.startswith("fuse.") and kind != "fuse.lxcfs")
 
 
 def prepare_file(path: Path) -> None:
@@ -51,11 +51,11 @@ def prepare_file(path: Path) -> None:
     the file's mode. Raises StoreError.
     """
     try:
-        _make_private(path.parent)
+        _make_private_folder(path.parent)
         _check_folder(path.parent)
         if path.is_dir():
             raise StoreError(f"{path} is a folder; name a database file inside it")
-        _create(path)
+        _create_private_file(path)
     except OSError as error:
         raise StoreError(
             f"cannot use the database {path}: {error.strerror or error}; "
@@ -63,16 +63,16 @@ def prepare_file(path: Path) -> None:
         ) from error
 
 
-def _make_private(folder: Path) -> None:
+def _make_private_folder(folder: Path) -> None:
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    for each in reversed(missing):
-        each.mkdir(mode=0o700, exist_ok=True)
+    for parent in reversed(missing):
+        parent.mkdir(mode=0o700, exist_ok=True)
 
 
 def _check_folder(folder: Path) -> None:
     mounts = MOUNTS.read_text() if MOUNTS.exists() else ""
-    kind = file_system(folder.resolve(), mounts)
-    if is_network(kind):
+    kind = file_system_type(folder.resolve(), mounts)
+    if is_network_file_system(kind):
         raise StoreError(
             f"{folder} is on a network file system ({kind}), where SQLite's locks are not safe; "
             "use PostgreSQL: --db postgresql+psycopg://USER@HOST/NAME"
@@ -84,7 +84,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _create(path: Path) -> None:
+def _create_private_file(path: Path) -> None:
     if path.exists():
         return
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -12,10 +12,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
-from lsqctl.run import UNFINISHED, EndReason, Run, RunState
-from lsqctl.store.base import Base
-from lsqctl.store.columns import join_float, now
-from lsqctl.store.database import reads
+from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
+from lsqctl.store.base import StorePart
+from lsqctl.store.columns import decode_float, now
+from lsqctl.store.database import read_tx
 from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     attempts,
@@ -26,40 +26,40 @@ from lsqctl.store.tables import (
     sweep_cells,
     workers,
 )
-from lsqctl.store.workers import KnownWorker, to_identity
+from lsqctl.store.workers import RegisteredWorker, to_identity
 
-POINTS = 24  # of each metric of a running run
-_Where = Sequence[ColumnElement[bool]]
-TIMED = 300  # finished runs, the newest, that estimates are made from
+MAX_POINTS = 24  # of each metric of a running run
+_Conditions = Sequence[ColumnElement[bool]]
+MAX_DURATIONS = 300  # finished runs, the newest, that estimates are made from
 
 
 @dataclass(frozen=True, slots=True)
 class RunningRun:
-    """A run at work. Its attempt took up at ``base_step``, at ``base_at``; None until it has.
+    """A run at work. Its attempt began at ``start_step``, at ``training_since``; None until it has.
 
     ``loss`` and ``top1`` are the latest points, oldest first, of training and of evaluation.
     """
 
     run: Run
-    base_step: int | None
-    base_at: datetime | None
+    start_step: int | None
+    training_since: datetime | None
     loss: tuple[float, ...]
     top1: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class SeenWorker:
-    """A worker that has not said goodbye. ``lost`` says that it has not renewed for a lease."""
+class WorkerStatus:
+    """A worker that has not said goodbye. ``stale``: no heartbeat for a lease."""
 
-    worker: KnownWorker
-    busy: int
-    seen_seconds: float
-    lost: bool
+    worker: RegisteredWorker
+    running_runs: int
+    seconds_since_heartbeat: float
+    stale: bool
     notice: str
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingGroup:
     """So many runs that are not started, alike in what decides how long they take."""
 
     recipe_sha256: str
@@ -70,7 +70,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class RunDuration:
     """A run that succeeded in one attempt, and how many seconds that took."""
 
     recipe_sha256: str
@@ -80,84 +80,84 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class QueueOverview:
     """The queue at one moment of the database's clock.
 
     ``first_failure`` is the first run that failed since the oldest unfinished one was submitted,
-    or the newest failure when nothing is unfinished; ``put_back`` are runs that wait for another
+    or the newest failure when nothing is unfinished; ``retrying`` are runs that wait for another
     try after a fault.
     """
 
     now: datetime
     counts: dict[RunState, int]
-    workers: tuple[SeenWorker, ...]
+    workers: tuple[WorkerStatus, ...]
     running: tuple[RunningRun, ...]
-    pending: tuple[Pending, ...]
-    timed: tuple[Timed, ...]
+    pending: tuple[PendingGroup, ...]
+    durations: tuple[RunDuration, ...]
     first_failure: Run | None
-    put_back: tuple[Run, ...]
+    retrying: tuple[Run, ...]
 
 
-class Sights(Base):
+class QueueOverviews(StorePart):
     """Looking at the queue as a whole."""
 
-    @reads
-    def sight(self, db: Connection, *, sweep: str | None = None) -> Sight:
+    @read_tx
+    def queue_overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
         """Return the queue as it is now, perhaps of one sweep only; workers are always all."""
-        of: _Where = [runs.c.id.in_(cells_of(sweep))] if sweep else []
+        conditions: _Conditions = [runs.c.id.in_(select_sweep_run_ids(sweep))] if sweep else []
         moment: datetime = db.execute(select(now())).scalar_one()
-        return Sight(
+        return QueueOverview(
             now=moment,
-            counts=_counts(db, of),
-            workers=_workers(db, moment, self.lease_seconds),
-            running=tuple(_running(db, of)),
-            pending=_pending(db, of),
-            timed=_timed(db),
-            first_failure=_first_failure(db, of),
-            put_back=_put_back(db, of),
+            counts=_counts(db, conditions),
+            workers=_worker_statuses(db, moment, self.lease_seconds),
+            running=tuple(_running(db, conditions)),
+            pending=_pending(db, conditions),
+            durations=_durations(db),
+            first_failure=_first_failure(db, conditions),
+            retrying=_retrying(db, conditions),
         )
 
 
-def cells_of(sweep: str) -> Any:
+def select_sweep_run_ids(sweep: str) -> Any:
     """Return a query for the ids of a sweep's runs."""
     return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
 
 
-def _counts(db: Connection, of: _Where) -> dict[RunState, int]:
-    query = select(runs.c.state, func.count().label("n")).where(*of).group_by(runs.c.state)
-    found = {RunState(row.state): int(row.n) for row in db.execute(query)}
-    return {state: found.get(state, 0) for state in RunState}
+def _counts(db: Connection, conditions: _Conditions) -> dict[RunState, int]:
+    query = select(runs.c.state, func.count().label("n")).where(*conditions).group_by(runs.c.state)
+    count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
+    return {state: count_by_state.get(state, 0) for state in RunState}
 
 
-def _workers(db: Connection, moment: datetime, lease: float) -> tuple[SeenWorker, ...]:
-    busy = select(runs.c.worker_id, func.count().label("n")).where(runs.c.state == RunState.RUNNING)
-    of_worker = {row.worker_id: int(row.n) for row in db.execute(busy.group_by(runs.c.worker_id))}
+def _worker_statuses(db: Connection, moment: datetime, lease_seconds: float) -> tuple[WorkerStatus, ...]:
+    running_query = select(runs.c.worker_id, func.count().label("n")).where(runs.c.state == RunState.RUNNING)
+    runs_by_worker = {row.worker_id: int(row.n) for row in db.execute(running_query.group_by(runs.c.worker_id))}
     query = select(*(c.label(f"worker_{c.name}") for c in workers.c))
     query = query.where(workers.c.gone_at.is_(None))
-    found = []
+    statuses = []
     for row in db.execute(query.order_by(workers.c.registered_at, workers.c.id)):
-        known = KnownWorker(to_identity(row), row.worker_registered_at, row.worker_seen_at, None)
-        quiet = (moment - known.seen_at).total_seconds()
-        at_work = of_worker.get(known.identity.id, 0)
-        found.append(SeenWorker(known, at_work, quiet, quiet > lease, row.worker_notice))
-    return tuple(found)
+        worker = RegisteredWorker(to_identity(row), row.worker_registered_at, row.worker_seen_at, None)
+        silent_seconds = (moment - worker.last_heartbeat_at).total_seconds()
+        running_runs = runs_by_worker.get(worker.identity.id, 0)
+        statuses.append(WorkerStatus(worker, running_runs, silent_seconds, silent_seconds > lease_seconds, row.worker_notice))
+    return tuple(statuses)
 
 
-def _running(db: Connection, of: _Where) -> list[RunningRun]:
-    query = select_runs().where(runs.c.state == RunState.RUNNING, *of).order_by(runs.c.seq)
+def _running(db: Connection, conditions: _Conditions) -> list[RunningRun]:
+    query = select_runs().where(runs.c.state == RunState.RUNNING, *conditions).order_by(runs.c.seq)
     return [_with_points(db, to_run(row)) for row in db.execute(query).all()]
 
 
 def _with_points(db: Connection, run: Run) -> RunningRun:
     return RunningRun(
         run,
-        *_base(db, run),
-        _latest(db, run.id, "loss", "train"),
-        _latest(db, run.id, "top1", _evaluation_split(db, run.id)),
+        *_training_start(db, run),
+        _latest_points(db, run.id, "loss", "train"),
+        _latest_points(db, run.id, "top1", _evaluation_split(db, run.id)),
     )
 
 
-def _base(db: Connection, run: Run) -> tuple[int | None, datetime | None]:
+def _training_start(db: Connection, run: Run) -> tuple[int | None, datetime | None]:
     """Return the step that the attempt took up at (0 from scratch), and when; None before."""
     resumed = select(events.c.at).where(
         events.c.run_id == run.id, events.c.kind == "resumed", events.c.attempt == run.attempt
@@ -165,8 +165,8 @@ def _base(db: Connection, run: Run) -> tuple[int | None, datetime | None]:
     at = db.scalar(resumed.limit(1))
     if at is None:
         return None, None
-    mine = attempts.c.run_id == run.id, attempts.c.number == run.attempt
-    return db.scalar(select(attempts.c.resumed_step).where(*mine)) or 0, at
+    this_attempt = attempts.c.run_id == run.id, attempts.c.number == run.attempt
+    return db.scalar(select(attempts.c.resumed_step).where(*this_attempt)) or 0, at
 
 
 def _evaluation_split(db: Connection, run_id: str) -> str:
@@ -177,24 +177,24 @@ def _evaluation_split(db: Connection, run_id: str) -> str:
     return db.scalar(query.order_by(columns.last_step.desc()).limit(1)) or ""
 
 
-def _latest(db: Connection, run_id: str, name: str, split: str) -> tuple[float, ...]:
+def _latest_points(db: Connection, run_id: str, name: str, split: str) -> tuple[float, ...]:
     columns = metric_points.c
     query = (
         select(columns.value, columns.kind)
         .where(columns.run_id == run_id, columns.name == name, columns.split == split)
         .order_by(columns.step.desc())
-        .limit(POINTS)
+        .limit(MAX_POINTS)
     )
-    return tuple(join_float(row.value, row.kind) for row in db.execute(query))[::-1]
+    return tuple(decode_float(row.value, row.kind) for row in db.execute(query))[::-1]
 
 
-def _pending(db: Connection, of: _Where) -> tuple[Pending, ...]:
-    alike = runs.c.recipe_sha256, _sweep_of(), runs.c.epochs, runs.c.held
-    query = select(*alike, func.count().label("n")).where(
-        runs.c.state.in_([RunState.WAITING, RunState.QUEUED]), *of
+def _pending(db: Connection, conditions: _Conditions) -> tuple[PendingGroup, ...]:
+    group_columns = runs.c.recipe_sha256, _sweep_of(), runs.c.epochs, runs.c.held
+    query = select(*group_columns, func.count().label("n")).where(
+        runs.c.state.in_([RunState.WAITING, RunState.QUEUED]), *conditions
     )
-    rows = db.execute(query.group_by(*alike))
-    return tuple(Pending(r.recipe_sha256, r.sweep, r.epochs, bool(r.held), r.n) for r in rows)
+    rows = db.execute(query.group_by(*group_columns))
+    return tuple(PendingGroup(r.recipe_sha256, r.sweep, r.epochs, bool(r.held), r.n) for r in rows)
 
 
 def _sweep_of() -> Any:
@@ -202,7 +202,7 @@ def _sweep_of() -> Any:
     return query.scalar_subquery().label("sweep")
 
 
-def _timed(db: Connection) -> tuple[Timed, ...]:
+def _durations(db: Connection) -> tuple[RunDuration, ...]:
     query = (
         select(
             *(runs.c.recipe_sha256, _sweep_of(), runs.c.epochs),
@@ -210,10 +210,10 @@ def _timed(db: Connection) -> tuple[Timed, ...]:
         )
         .where(runs.c.state == RunState.SUCCEEDED, runs.c.started_at.is_not(None))
         .order_by(runs.c.seq.desc())
-        .limit(TIMED)
+        .limit(MAX_DURATIONS)
     )
     return tuple(
-        Timed(
+        RunDuration(
             *(row.recipe_sha256, row.sweep, row.epochs),
             (row.finished_at - row.started_at).total_seconds(),
         )
@@ -222,9 +222,9 @@ def _timed(db: Connection) -> tuple[Timed, ...]:
     )
 
 
-def _first_failure(db: Connection, of: _Where) -> Run | None:
-    began = db.scalar(select(func.min(runs.c.created_at)).where(runs.c.state.in_(UNFINISHED), *of))
-    failed = and_(runs.c.state == RunState.FAILED, *of)
+def _first_failure(db: Connection, conditions: _Conditions) -> Run | None:
+    began = db.scalar(select(func.min(runs.c.created_at)).where(runs.c.state.in_(ACTIVE_STATES), *conditions))
+    failed = and_(runs.c.state == RunState.FAILED, *conditions)
     query = select_runs().where(failed)
     if began is not None:
         query = query.where(runs.c.finished_at >= began).order_by(runs.c.finished_at)
@@ -236,7 +236,7 @@ def _first_failure(db: Connection, of: _Where) -> Run | None:
     return to_run(row) if row else None
 
 
-def _put_back(db: Connection, of: _Where) -> tuple[Run, ...]:
-    faults = [EndReason.LOST, EndReason.INFRA]
-    query = select_runs().where(runs.c.state == RunState.QUEUED, runs.c.reason.in_(faults), *of)
+def _retrying(db: Connection, conditions: _Conditions) -> tuple[Run, ...]:
+    faults = [EndReason.WORKER_LOST, EndReason.INFRA]
+    query = select_runs().where(runs.c.state == RunState.QUEUED, runs.c.reason.in_(faults), *conditions)
     return tuple(to_run(row) for row in db.execute(query.order_by(runs.c.seq).limit(5)))

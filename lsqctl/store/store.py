@@ -8,25 +8,25 @@ from types import TracebackType
 from typing import Self
 
 from lsqctl.store.backup import Backups
-from lsqctl.store.check import Checks
+from lsqctl.store.check import IntegrityChecks
 from lsqctl.store.checkpoints import Checkpoints
-from lsqctl.store.checkup import Checkups
-from lsqctl.store.claims import Claims
-from lsqctl.store.control import Controls
+from lsqctl.store.checkup import QueueHealthChecks
+from lsqctl.store.claims import Queue
+from lsqctl.store.control import RunCommands
 from lsqctl.store.database import Database
 from lsqctl.store.engine import masked, parse_url
 from lsqctl.store.enqueue import Enqueues
-from lsqctl.store.housekeeping import Housekeeping
+from lsqctl.store.housekeeping import RunRetentions
 from lsqctl.store.metrics import Metrics
 from lsqctl.store.migrate import ensure_schema
-from lsqctl.store.readers import Readers
+from lsqctl.store.readers import Runs
 from lsqctl.store.reaper import Reaper
-from lsqctl.store.resolve import Resolves
+from lsqctl.store.resolve import RunRefs
 from lsqctl.store.results import Results
-from lsqctl.store.sight import Sights
-from lsqctl.store.standing import Standings
+from lsqctl.store.sight import QueueOverviews
+from lsqctl.store.standing import RunStatuses
 from lsqctl.store.sweeps import Sweeps
-from lsqctl.store.telemetry import Telemetry
+from lsqctl.store.telemetry import QuantizerStatsReads
 from lsqctl.store.trash import Trash
 from lsqctl.store.workers import Workers
 
@@ -35,24 +35,24 @@ BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
 
 class Store(
     Enqueues,
-    Claims,
+    Queue,
     Metrics,
-    Telemetry,
+    QuantizerStatsReads,
     Checkpoints,
     Reaper,
-    Controls,
+    RunCommands,
     Workers,
-    Readers,
+    Runs,
     Sweeps,
-    Resolves,
+    RunRefs,
     Results,
-    Sights,
-    Standings,
-    Housekeeping,
+    QueueOverviews,
+    RunStatuses,
+    RunRetentions,
     Trash,
     Backups,
-    Checkups,
-    Checks,
+    QueueHealthChecks,
+    IntegrityChecks,
 ):
     """Runs, their queue, their metrics and their results.
 
@@ -66,9 +66,9 @@ class Store(
         """The database's URL for people, its password hidden."""
         return masked(self._database.url)
 
-    def check_there(self) -> None:
+    def ensure_exists(self) -> None:
         """Raise StoreError when the file of the database was removed since it was opened."""
-        self._database.check_there()
+        self._database.ensure_exists()
 
     def close(self) -> None:
         """Close every connection; a later call opens new ones."""

@@ -33,13 +33,13 @@ metadata = MetaData(
 )
 
 
-def _run_key() -> Column[str]:
+def _run_id_key() -> Column[str]:
     return Column("run_id", Text, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
 
 
-def _wanted(kind: type[TypeEngine[Any]], names: str) -> list[Column[Any]]:
+def _required_columns(column_type: type[TypeEngine[Any]], names: str) -> list[Column[Any]]:
     """Return columns of one type that are never empty."""
-    return [Column(name, kind, nullable=False) for name in names.split()]
+    return [Column(name, column_type, nullable=False) for name in names.split()]
 
 
 workers = Table(
@@ -108,7 +108,7 @@ runs = Table(
 run_parents = Table(
     "run_parents",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("role", Text, primary_key=True),
     Column("parent_id", Text, ForeignKey("runs.id"), nullable=False, index=True),
 )
@@ -116,14 +116,14 @@ run_parents = Table(
 run_tags = Table(
     "run_tags",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("tag", Text, primary_key=True, index=True),
 )
 
 attempts = Table(
     "attempts",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("number", Integer, primary_key=True),
     Column("fence", Text, nullable=False),
     Column("worker_id", Text, ForeignKey("workers.id"), nullable=False),
@@ -158,7 +158,7 @@ sweep_cells = Table(
 metric_points = Table(
     "metric_points",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("name", Text, primary_key=True),
     Column("split", Text, primary_key=True),
     Column("step", BigInteger, primary_key=True, autoincrement=False),
@@ -171,7 +171,7 @@ metric_points = Table(
 metric_summaries = Table(
     "metric_summaries",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("name", Text, primary_key=True),
     Column("split", Text, primary_key=True),
     Column("last_value", Double),
@@ -186,16 +186,16 @@ metric_summaries = Table(
 quantizer_stats = Table(
     "quantizer_stats",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("step", BigInteger, primary_key=True, autoincrement=False),
     Column("fence", Text, nullable=False),
-    Column("stats", LargeBinary, nullable=False),  # every quantizer, as store/telemetry.py packs it
+    Column("stats", LargeBinary, nullable=False),  # every quantizer, as store/metrics.py packs it
 )
 
 checkpoints = Table(
     "checkpoints",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("directory", Text, primary_key=True),
     Column("step", BigInteger, nullable=False),
     Column("epoch", Integer, nullable=False),
@@ -209,26 +209,26 @@ checkpoints = Table(
 results = Table(
     "results",
     metadata,
-    _run_key(),
+    _run_id_key(),
     Column("variant", Text, primary_key=True),
     Column("selection", Text, primary_key=True),
     Column("headline", Boolean, nullable=False),
     Column("n_correct", BigInteger, nullable=False),
     Column("n_correct_top5", BigInteger),
-    *_wanted(BigInteger, "n_total step"),
-    *_wanted(Text, "dataset split arch method"),
-    *_wanted(Integer, "weight_bits act_bits"),
-    *_wanted(Text, "first_last_bits granularity"),
-    *_wanted(BigInteger, "params size_bytes naive_bytes macs bops"),
+    *_required_columns(BigInteger, "n_total step"),
+    *_required_columns(Text, "dataset split arch method"),
+    *_required_columns(Integer, "weight_bits act_bits"),
+    *_required_columns(Text, "first_last_bits granularity"),
+    *_required_columns(BigInteger, "params size_bytes naive_bytes macs bops"),
     Column("epochs", Integer, nullable=False),
     Column("train_seconds", Double, nullable=False),
     Column("peak_mem_bytes", BigInteger, nullable=False),
-    *_wanted(Text, "device torch precision deterministic data_digest preprocessing"),
+    *_required_columns(Text, "device torch precision deterministic data_digest preprocessing"),
     Column("fp32_n_correct", BigInteger),
     Column("fp32_n_total", BigInteger),
     Column("notes", Text, nullable=False),
     Column("verified", Boolean),
-    *_wanted(Text, "checkpoint_path checkpoint_sha256"),
+    *_required_columns(Text, "checkpoint_path checkpoint_sha256"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("hits", LargeBinary, nullable=False),  # last: rows are read without touching it
 )

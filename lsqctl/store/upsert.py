@@ -19,12 +19,12 @@ def upsert(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> N
     clocked = any(hasattr(value, "compile") for value in rows[0].values())
     if clocked:  # SQL expressions cannot be parameters of a batch
         for row in rows:
-            db.execute(_replacing(statement.values(**row), table, row))
+            db.execute(_on_conflict_update(statement.values(**row), table, row))
     else:
-        db.execute(_replacing(statement, table, rows[0]), [dict(row) for row in rows])
+        db.execute(_on_conflict_update(statement, table, rows[0]), [dict(row) for row in rows])
 
 
-def _replacing(statement: Any, table: Table, row: Mapping[str, Any]) -> Any:
+def _on_conflict_update(statement: Any, table: Table, row: Mapping[str, Any]) -> Any:
     keys = [column.name for column in table.primary_key]
     changed = {name: statement.excluded[name] for name in row if name not in keys}
     if not changed:

@@ -11,53 +11,53 @@ from sqlalchemy import Connection, Row, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.run import WorkerIdentity
-from lsqctl.store.base import Base
+from lsqctl.store.base import StorePart
 from lsqctl.store.columns import now
-from lsqctl.store.database import reads, writes
+from lsqctl.store.database import read_tx, write_tx
 from lsqctl.store.tables import workers
 from lsqctl.store.upsert import upsert
 
-_IDENTITY = tuple(WorkerIdentity.__dataclass_fields__)
+_IDENTITY_FIELDS = tuple(WorkerIdentity.__dataclass_fields__)
 
 
 @dataclass(frozen=True, slots=True)
-class KnownWorker:
-    """A worker as the store knows it. ``gone_at`` is None until it has said goodbye."""
+class RegisteredWorker:
+    """A worker as the store has it. ``stopped_at`` is None until it deregisters."""
 
     identity: WorkerIdentity
     registered_at: datetime
-    seen_at: datetime
-    gone_at: datetime | None
+    last_heartbeat_at: datetime
+    stopped_at: datetime | None
     notice: str = ""  # why it leaves a GPU alone
 
 
-class Workers(Base):
+class Workers(StorePart):
     """Registering workers."""
 
-    @writes
+    @write_tx
     def register_worker(
         self,
         db: Connection,
         identity: WorkerIdentity,
         *,
-        alone: Callable[[WorkerIdentity], bool] | None = None,
+        is_dead: Callable[[WorkerIdentity], bool] | None = None,
     ) -> None:
         """Make a worker known; again is allowed, and brings it back.
 
-        With ``alone``, which tells that a worker is provably gone, no other live worker may have
+        With ``is_dead``, which tells that a worker is provably dead, no other live worker may have
         its name: UsageError.
         """
-        if alone is not None and (other := self._namesake(db, identity, alone)) is not None:
+        if is_dead is not None and (other := self._same_name(db, identity, is_dead)) is not None:
             raise UsageError(
                 f"worker {identity.name} is at work already, as process {other.pid} on "
                 f"{other.host}; choose another --name"
             )
-        values = {name: getattr(identity, name) for name in _IDENTITY}
+        values = {name: getattr(identity, name) for name in _IDENTITY_FIELDS}
         times = {"registered_at": now(), "seen_at": now(), "gone_at": None, "notice": ""}
         upsert(db, workers, [values | times])
 
-    def _namesake(
-        self, db: Connection, identity: WorkerIdentity, gone: Callable[[WorkerIdentity], bool]
+    def _same_name(
+        self, db: Connection, identity: WorkerIdentity, is_dead: Callable[[WorkerIdentity], bool]
     ) -> WorkerIdentity | None:
         """Return another worker of this name that was seen within a lease."""
         rows = db.execute(
@@ -68,25 +68,25 @@ class Workers(Base):
                 workers.c.seen_at >= now(-self.lease_seconds),
             )
         )
-        return next((one for one in map(to_identity, rows) if not gone(one)), None)
+        return next((worker for worker in map(to_identity, rows) if not is_dead(worker)), None)
 
-    @writes
-    def worker_notice(self, db: Connection, worker_id: str, notice: str) -> None:
+    @write_tx
+    def set_worker_notice(self, db: Connection, worker_id: str, notice: str) -> None:
         """Keep a line on why a worker leaves a GPU alone; empty takes it away.  Raises NotFound."""
-        _touch(db, worker_id, notice=notice)
+        _update_worker(db, worker_id, notice=notice)
 
-    @writes
-    def worker_seen(self, db: Connection, worker_id: str) -> None:
+    @write_tx
+    def heartbeat(self, db: Connection, worker_id: str) -> None:
         """Note that a worker lives.  Raises NotFound."""
-        _touch(db, worker_id, seen_at=now())
+        _update_worker(db, worker_id, seen_at=now())
 
-    @writes
-    def worker_gone(self, db: Connection, worker_id: str) -> None:
+    @write_tx
+    def deregister(self, db: Connection, worker_id: str) -> None:
         """Note that a worker has ended in order.  Raises NotFound."""
-        _touch(db, worker_id, seen_at=now(), gone_at=now())
+        _update_worker(db, worker_id, seen_at=now(), gone_at=now())
 
-    @reads
-    def workers(self, db: Connection) -> list[KnownWorker]:
+    @read_tx
+    def workers(self, db: Connection) -> list[RegisteredWorker]:
         """Return every worker ever registered, the latest first."""
         rows = db.execute(
             select(
@@ -94,7 +94,7 @@ class Workers(Base):
             ).order_by(workers.c.registered_at.desc(), workers.c.id)
         )
         return [
-            KnownWorker(
+            RegisteredWorker(
                 to_identity(row),
                 row.worker_registered_at,
                 row.worker_seen_at,
@@ -105,11 +105,11 @@ class Workers(Base):
         ]
 
 
-def _touch(db: Connection, worker_id: str, **values: Any) -> None:
+def _update_worker(db: Connection, worker_id: str, **values: Any) -> None:
     if db.execute(update(workers).where(workers.c.id == worker_id).values(**values)).rowcount == 0:
         raise NotFound(f"no worker has the id {worker_id}; register it first")
 
 
 def to_identity(row: Row[Any]) -> WorkerIdentity:
     """Return the identity in a row whose columns are labelled ``worker_…``."""
-    return WorkerIdentity(**{name: getattr(row, f"worker_{name}") for name in _IDENTITY})
+    return WorkerIdentity(**{name: getattr(row, f"worker_{name}") for name in _IDENTITY_FIELDS})

@@ -1,6 +1,6 @@
-"""Train and evaluate one recipe: ``finetune(recipe, job)`` yields facts and keeps no books.
+"""Train and evaluate one recipe: ``finetune(recipe, context)`` yields events, keeps no books.
 
-Both names load when first used, so that ``locate`` can be asked without torch.
+Both names load when first used, so that ``dataset_paths`` is imported without torch.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lsqctl.training.finetuning import finetune
-    from lsqctl.training.runtime import Job
+    from lsqctl.training.runtime import ExecutionContext
 
-__all__ = ["Job", "finetune"]
+__all__ = ["ExecutionContext", "finetune"]
 
-_HOME = {"Job": "runtime", "finetune": "finetuning"}
+_HOME = {"ExecutionContext": "runtime", "finetune": "finetuning"}
 
 
 def __getattr__(name: str) -> Any:

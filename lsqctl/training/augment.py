@@ -11,34 +11,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lsqctl.training.counter import Stream, below, draw
+from lsqctl.training.counter import Stream, randint, bits
 
 
 def crop_and_flip(
-    pixels: Tensor, index: NDArray[np.int64], *, seed: int, epoch: int, pad: int, flip: bool
+    pixels: Tensor, indices: NDArray[np.int64], *, seed: int, epoch: int, pad: int, flip: bool
 ) -> Tensor:
-    """Return the batch ``(B, C, H, W)`` cropped at random places and mirrored, same shape.
+    """Return the batch ``(B, C, H, W)`` cropped at random offsets and mirrored, same shape.
 
-    ``index`` holds the place of each image in its dataset. Each image is padded by ``pad`` black
+    ``indices`` are those of the images in their dataset. Each image is padded by ``pad`` black
     pixels on every side first; with ``flip``, half of the images are mirrored.
     """
     if not pad and not flip:
         return pixels
     height, width = pixels.shape[-2:]
-    top = _places(Stream.CROP_Y, index, (seed, epoch), 2 * pad + 1)
-    left = _places(Stream.CROP_X, index, (seed, epoch), 2 * pad + 1)
+    top = _offsets(Stream.CROP_Y, indices, (seed, epoch), 2 * pad + 1)
+    left = _offsets(Stream.CROP_X, indices, (seed, epoch), 2 * pad + 1)
     rows = top[:, None] + np.arange(height)
     columns = left[:, None] + np.arange(width)
     if flip:
-        mirrored = below(2, draw(seed, epoch, Stream.FLIP, index)) == 1
+        mirrored = randint(2, bits(seed, epoch, Stream.FLIP, indices)) == 1
         columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
     return _gather(F.pad(pixels, (pad, pad, pad, pad)), rows, columns)
 
 
-def _places(
-    stream: Stream, index: NDArray[np.int64], key: tuple[int, int], limit: int
+def _offsets(
+    stream: Stream, indices: NDArray[np.int64], key: tuple[int, int], n_offsets: int
 ) -> NDArray[np.int64]:
-    return below(limit, draw(*key, stream, index))
+    return randint(n_offsets, bits(*key, stream, indices))
 
 
 def _gather(padded: Tensor, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WeightAverage:
+class ModelEma:
     """A copy of ``model`` in evaluation mode that follows it slowly.
 
     After optimizer step n it is d · itself + (1 − d) · the model, with
@@ -24,19 +24,19 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._decay = decay
-        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        pairs = list(zip(_parameters_and_buffers(self.model), _parameters_and_buffers(model), strict=True))
+        self._float_pairs = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._integer_pairs = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Follow the model, which has just taken optimizer step ``step`` (1 is the first)."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        ours, theirs = ([pair[side] for pair in self._averaged] for side in (0, 1))
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
-        for mine, its in self._copied:
-            mine.copy_(its)
+        averages, currents = ([pair[side] for pair in self._float_pairs] for side in (0, 1))
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+        for target, source in self._integer_pairs:
+            target.copy_(source)
 
 
-def _tensors(model: nn.Module) -> chain[Tensor]:
+def _parameters_and_buffers(model: nn.Module) -> chain[Tensor]:
     return chain(model.parameters(), model.buffers())

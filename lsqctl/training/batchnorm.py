@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_BN_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def norms(model: nn.Module) -> dict[str, _BatchNorm]:
+def batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return, by name, the batch norms that keep running statistics."""
     return {
         name: module
@@ -25,40 +25,40 @@ def norms(model: nn.Module) -> dict[str, _BatchNorm]:
     }
 
 
-def freeze_statistics(model: nn.Module) -> None:
+def freeze_bn(model: nn.Module) -> None:
     """Let batch norms normalize by their running statistics and keep them; gain and bias learn.
 
     Until the next ``model.train()``.
     """
-    for norm in norms(model).values():
+    for norm in batchnorms(model).values():
         norm.eval()
 
 
 @torch.no_grad()
-def reestimated(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+def reestimate_bn(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     """Return a copy in evaluation mode whose running statistics are the plain mean over batches.
 
     ``batches`` are images ``(B, C, H, W)``, all of them weighed alike. Dropout stays off, and no
     random number is drawn.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    found = norms(model).values()
-    momenta = [norm.momentum for norm in found]
-    for norm in found:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch: the cumulative mean
-        norm.train()
+    layers = batchnorms(model).values()
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # torch: the cumulative mean
+        layer.train()
     for images in batches:
         model(images)
-    for norm, momentum in zip(found, momenta, strict=True):
-        norm.momentum = momentum
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
     return model.eval()
 
 
-def statistics(model: nn.Module) -> dict[str, Tensor]:
+def bn_statistics(model: nn.Module) -> dict[str, Tensor]:
     """Return the running statistics of every batch norm, by their keys in a state dict."""
     return {
         f"{name}.{key}": getattr(norm, key)
-        for name, norm in norms(model).items()
-        for key in _STATISTICS
+        for name, norm in batchnorms(model).items()
+        for key in _BN_STATISTICS
     }

@@ -23,29 +23,29 @@ import torch
 from lsqctl.errors import DataError
 from lsqctl.facts import Checkpoint
 from lsqctl.failpoint import failpoint
-from lsqctl.training.durable_file import DurableFile, sync_folder
+from lsqctl.training.durable_file import DurableFile, fsync_dir
 from lsqctl.training.folders import (
-    at_once,
-    checkpoint_folders,
-    folder_of,
-    put_in_place,
-    replaced,
+    without_lease,
+    checkpoint_dirs,
+    checkpoint_dir,
+    commit_checkpoint,
+    superseded,
 )
 from lsqctl.training.manifest import (
-    MANIFEST,
-    SCHEMA,
+    MANIFEST_NAME,
+    MANIFEST_SCHEMA,
     manifest_sha256,
-    manifest_text,
+    encode_manifest,
     read_manifest,
-    verified,
+    read_verified,
 )
 
-_HEADROOM = 3  # free space wanted, in sizes of the last checkpoint
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FREE_SPACE_FACTOR = 3  # free space needed, in sizes of the last checkpoint
+_DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class CheckpointContent:
     """All that a run needs to go on.
 
     ``model`` is a state dict; ``training`` holds the optimizer's and the random states;
@@ -62,53 +62,53 @@ class Snapshot:
 
 def write_checkpoint(
     run_dir: Path,
-    snapshot: Snapshot,
+    content: CheckpointContent,
     *,
     fence: str,
-    owning: Callable[[Callable[[], None]], None] = at_once,
+    with_lease: Callable[[Callable[[], None]], None] = without_lease,
 ) -> Checkpoint:
-    """Write a snapshot durably; ``remove`` what it replaces once it is recorded.
+    """Write a checkpoint durably; remove what it ``replaces`` once it is recorded.
 
-    ``owning`` does what it is given while nobody else can become the run's owner, and raises
+    ``with_lease`` calls a function while nobody else can become the run's owner, and raises
     LeaseLost when somebody has. Raises OSError, with earlier checkpoints untouched and nothing
     temporary left. An input/output error is answered once with fresh files; a full disk is not.
     """
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not checkpoint_folders(run_dir):
-        sync_folder(run_dir.parent)  # or a power cut may take the folder with all that is in it
-    _check_room(run_dir)
+    if not checkpoint_dirs(run_dir):
+        fsync_dir(run_dir.parent)  # or a power cut may take the folder with all that is in it
+    _check_free_space(run_dir)
     temporary = run_dir / f"ckpt.tmp.{fence}"
     for last_try in (False, True):
         try:
-            sha256, size = _fill(temporary, snapshot, fence)
+            sha256, size = _write_files(temporary, content, fence)
             break
         except OSError as error:
-            needed = sum(entry.stat().st_size for entry in _files(temporary))
+            needed = sum(entry.stat().st_size for entry in _files_in(temporary))
             shutil.rmtree(temporary, ignore_errors=True)
-            if error.errno in _NO_ROOM:
-                raise _disk_full(run_dir, max(needed, _last_size(run_dir)), error.errno) from None
+            if error.errno in _DISK_FULL_ERRNOS:
+                raise _disk_full(run_dir, max(needed, _last_checkpoint_bytes(run_dir)), error.errno) from None
             if last_try or error.errno != errno.EIO:
                 raise
-    final = folder_of(run_dir, snapshot.step)
+    final = checkpoint_dir(run_dir, content.step)
     try:
-        owning(_once(lambda: put_in_place(temporary, final)))
+        with_lease(_run_once(lambda: commit_checkpoint(temporary, final)))
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # where it was not put in place
+        shutil.rmtree(temporary, ignore_errors=True)  # where it was not committed
     failpoint("checkpoint.renamed")
-    best, gone = snapshot.best_step == snapshot.step, replaced(run_dir, final, snapshot.best_step)
-    return Checkpoint(snapshot.step, snapshot.epoch, final, sha256, size, best, gone)
+    best, superseded_dirs = content.best_step == content.step, superseded(run_dir, final, content.best_step)
+    return Checkpoint(content.step, content.epoch, final, sha256, size, best, superseded_dirs)
 
 
-def read_checkpoint(folder: Path) -> Snapshot:
+def read_checkpoint(folder: Path) -> CheckpointContent:
     """Return a checkpoint; raises DataError naming the file that does not verify."""
     manifest = read_manifest(folder)
     step, epoch, best = manifest["step"], manifest["epoch"], manifest["best_step"]
-    return Snapshot(
+    return CheckpointContent(
         step,
         epoch,
-        model=_tensors(folder, manifest, "model.pt"),
-        training=_tensors(folder, manifest, "training.pt"),
-        state=json.loads(verified(folder, manifest, "state.json")),
+        model=_load_tensors(folder, manifest, "model.pt"),
+        training=_load_tensors(folder, manifest, "training.pt"),
+        state=json.loads(read_verified(folder, manifest, "state.json")),
         best_step=best,
     )
 
@@ -120,105 +120,105 @@ def load_model_state(folder: Path, variant: str | None = None) -> dict[str, Any]
     the training has ended where that is bn). Raises DataError, for a variant that is not held too.
     """
     manifest = read_manifest(folder)
-    model = dict(_tensors(folder, manifest, "model.pt"))
-    wanted = variant or read_state(folder).get("variant", "raw")
-    if wanted == "raw":
+    model = dict(_load_tensors(folder, manifest, "model.pt"))
+    variant_name = variant or read_state(folder).get("variant", "raw")
+    if variant_name == "raw":
         return model
-    held = _tensors(folder, manifest, "training.pt").get(wanted)
-    if held is None and variant:
+    variant_state = _load_tensors(folder, manifest, "training.pt").get(variant_name)
+    if variant_state is None and variant:
         raise DataError(f"{folder} holds no {variant} variant of its weights")
-    return model | dict(held or {})
+    return model | dict(variant_state or {})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's plain values alone; raises DataError."""
-    state: dict[str, Any] = json.loads(verified(folder, read_manifest(folder), "state.json"))
+    state: dict[str, Any] = json.loads(read_verified(folder, read_manifest(folder), "state.json"))
     return state
 
 
 def verify_checkpoint(folder: Path) -> str:
     """Return the manifest's sha256 when every byte verifies; raises DataError naming the file."""
     for name in (manifest := read_manifest(folder))["files"]:
-        verified(folder, manifest, name)
+        read_verified(folder, manifest, name)
     return manifest_sha256(folder)
 
 
-def _once(work: Callable[[], None]) -> Callable[[], None]:
+def _run_once(work: Callable[[], None]) -> Callable[[], None]:
     """Return ``work`` to be called again without harm: a transaction around it may be retried."""
-    done: list[bool] = []
+    results: list[bool] = []
 
     def call() -> None:
-        if not done:
+        if not results:
             work()
-            done.append(True)
+            results.append(True)
 
     return call
 
 
-def _fill(temporary: Path, snapshot: Snapshot, fence: str) -> tuple[str, int]:
+def _write_files(temporary: Path, content: CheckpointContent, fence: str) -> tuple[str, int]:
     """Write every file; return the manifest's sha256 and the size of all."""
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(mode=0o700)
-    state = json.dumps(snapshot.state).encode()
+    state = json.dumps(content.state).encode()
     written: dict[str, tuple[int, str]] = {}
     writers: dict[str, Callable[[DurableFile], object]] = {
-        "model.pt": lambda file: torch.save(dict(snapshot.model), file),  # type: ignore[arg-type]
-        "training.pt": lambda file: torch.save(dict(snapshot.training), file),  # type: ignore[arg-type]
+        "model.pt": lambda file: torch.save(dict(content.model), file),  # type: ignore[arg-type]
+        "training.pt": lambda file: torch.save(dict(content.training), file),  # type: ignore[arg-type]
         "state.json": lambda file: file.write(state),
     }
     for name, write in writers.items():
-        written[name] = _write(temporary / name, write)
-    manifest = manifest_text(
+        written[name] = _write_file(temporary / name, write)
+    manifest = encode_manifest(
         {
-            "schema": SCHEMA,
-            "step": snapshot.step,
-            "epoch": snapshot.epoch,
-            "best_step": snapshot.best_step,
+            "schema": MANIFEST_SCHEMA,
+            "step": content.step,
+            "epoch": content.epoch,
+            "best_step": content.best_step,
             "fence": fence,
-            "files": {name: {"size": s, "sha256": h} for name, (s, h) in written.items()},
+            "files": {name: {"size": file_size, "sha256": file_sha256} for name, (file_size, file_sha256) in written.items()},
         }
     )
     failpoint("checkpoint.before-manifest")
-    size, sha256 = _write(temporary / MANIFEST, lambda file: file.write(manifest))
-    sync_folder(temporary)
+    size, sha256 = _write_file(temporary / MANIFEST_NAME, lambda file: file.write(manifest))
+    fsync_dir(temporary)
     failpoint("checkpoint.after-manifest")
     return sha256, size + sum(size for size, _ in written.values())
 
 
-def _write(path: Path, write: Callable[[DurableFile], object]) -> tuple[int, str]:
+def _write_file(path: Path, write: Callable[[DurableFile], object]) -> tuple[int, str]:
     with DurableFile(path) as file:
         try:
             write(file)
         except RuntimeError:  # torch.save hides the file's own error
-            if file.fault is None:
+            if file.write_error is None:
                 raise
-            raise file.fault from None
+            raise file.write_error from None
         file.sync()
         return file.size, file.hexdigest()
 
 
-def _tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    data = verified(folder, manifest, name)
+def _load_tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    data = read_verified(folder, manifest, name)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(f"{folder / name} holds more than tensors: {error}") from None
-    found: Mapping[str, Any] = loaded
-    return found
+    tensors: Mapping[str, Any] = loaded
+    return tensors
 
 
-def _files(folder: Path) -> list[Path]:
+def _files_in(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*") if path.is_file()]
 
 
-def _last_size(run_dir: Path) -> int:
+def _last_checkpoint_bytes(run_dir: Path) -> int:
     return sum(
-        path.stat().st_size for last in checkpoint_folders(run_dir)[:1] for path in _files(last)
+        path.stat().st_size for last in checkpoint_dirs(run_dir)[:1] for path in _files_in(last)
     )
 
 
-def _check_room(run_dir: Path) -> None:
-    needed = _HEADROOM * _last_size(run_dir)
+def _check_free_space(run_dir: Path) -> None:
+    needed = _FREE_SPACE_FACTOR * _last_checkpoint_bytes(run_dir)
     if shutil.disk_usage(run_dir).free < needed:
         raise _disk_full(run_dir, needed, errno.ENOSPC)
 

@@ -16,123 +16,123 @@ from torch import Tensor, nn
 from lsqctl.errors import CannotCompile
 from lsqctl.quant import model_cost
 from lsqctl.recipe import Recipe
-from lsqctl.settings import change_environment, compile_cache
-from lsqctl.training.cursor import Cursor
-from lsqctl.training.feed import Feed
-from lsqctl.training.runtime import Job
+from lsqctl.settings import update_environment, compile_cache_variables
+from lsqctl.training.cursor import TrainState
+from lsqctl.training.feed import DataPipeline
+from lsqctl.training.runtime import ExecutionContext
 
-Network = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 
 # Measured with ResNet-20 on CIFAR-10, batch 128, fp32, W4A4 (docs/speed.md): an eager step does 33
 # GMAC a second and thread, forward and backward (43 in full precision); a compiled one takes 0.75
 # of its time, channels last; compiling costs one core 2.2 s a layer.
 _GMAC_PER_SECOND = 30.0
 _COMPILE_SECONDS_PER_LAYER = 2.5
-_SAVED = 0.25
+_TIME_SAVED = 0.25
 # An eager step is 0.87 of its time in this order (a compiled one the same: it orders for itself).
-_CHANNELS_LAST_FROM = 32  # pixels a side; measured from here on, on a CPU
-_ADVICE = "install a C++ compiler (g++), or train with --compile off"
-_MARGIN = 2.0  # what is saved must be so many times what compiling costs: both are estimates
+_CHANNELS_LAST_MIN_SIZE = 32  # pixels a side; measured from here on, on a CPU
+_COMPILER_HINT = "install a C++ compiler (g++), or train with --compile off"
+_SAFETY_FACTOR = 2.0  # what is saved must be so many times what compiling costs: both are estimates
 
 
-def decide(cursor: Cursor, *, recipe: Recipe, job: Job, feed: Feed, model: nn.Module) -> list[str]:
-    """Settle in a first attempt's cursor whether to compile; return what is worth saying of it.
+def decide_compile(train_state: TrainState, *, recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module) -> list[str]:
+    """Decide at the first attempt whether to compile, record it, and return notes on it.
 
-    Raises CannotCompile when the job demands it and it does not work here.
+    Raises CannotCompile when the context demands it and it does not work here.
     """
-    wanted, why = job.compile == "on", ""
-    if job.compile == "auto":
-        wanted, why = _repays(recipe, job, feed, model)
-    on, complaints = _possible(wanted, job)
-    cursor.circumstances["compile"] = on
-    large = feed.input_shape[-1] >= _CHANNELS_LAST_FROM
-    cursor.circumstances["channels_last"] = large and not on and job.device == "cpu"
-    return [why, *complaints] if on and why else complaints
+    requested, reason = context.compile == "on", ""
+    if context.compile == "auto":
+        requested, reason = _pays_off(recipe, context, pipeline, model)
+    enabled, notes = _available(requested, context)
+    train_state.environment["compile"] = enabled
+    large = pipeline.input_shape[-1] >= _CHANNELS_LAST_MIN_SIZE
+    train_state.environment["channels_last"] = large and not enabled and context.device == "cpu"
+    return [reason, *notes] if enabled and reason else notes
 
 
-def resumed(cursor: Cursor, job: Job) -> tuple[bool, list[str]]:
-    """Return whether a later attempt compiles, and what is worth saying of it.
+def resume_compile(train_state: TrainState, context: ExecutionContext) -> tuple[bool, list[str]]:
+    """Return whether a later attempt compiles, and notes on it.
 
-    It does as the first one did unless the job says otherwise or it does not work here.
-    Raises CannotCompile as ``decide`` does.
+    It does as the first one did unless the context says otherwise or it does not work here.
+    Raises CannotCompile as ``decide_compile`` does.
     """
-    before = bool(cursor.circumstances.get("compile", False))
-    return _possible({"auto": before, "on": True, "off": False}[job.compile], job)
+    was_enabled = bool(train_state.environment.get("compile", False))
+    return _available({"auto": was_enabled, "on": True, "off": False}[context.compile], context)
 
 
-def compile_for(module: nn.Module, *, batch_size: int) -> Network:
+def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:
     """Return what gives the module's outputs, compiled for batches of exactly ``batch_size``."""
     from torch._dynamo.exc import TorchDynamoException  # 0.8 s: not for those who never compile
 
-    fast = torch.compile(module, dynamic=False, options=_options())
+    compiled = torch.compile(module, dynamic=False, options=_inductor_options())
 
     def forward(images: Tensor) -> Tensor:
         if len(images) != batch_size:
-            out: Tensor = module(images)
-            return out
+            logits: Tensor = module(images)
+            return logits
         try:
-            out = fast(images)
+            logits = compiled(images)
         except TorchDynamoException as error:
-            raise CannotCompile(f"{_first_line(error)}; {_ADVICE}") from error
-        return out
+            raise CannotCompile(f"{_first_error_line(error)}; {_COMPILER_HINT}") from error
+        return logits
 
     return forward
 
 
-def channels_last(module: nn.Module) -> Network:
+def channels_last_forward(module: nn.Module) -> Forward:
     """Return what gives the module's outputs for images whose channels it has laid out last.
 
     Its weights stay as they are, so that evaluation goes on as ``verify`` will measure it.
     """
 
     def forward(images: Tensor) -> Tensor:
-        out: Tensor = module(images.contiguous(memory_format=torch.channels_last))
-        return out
+        logits: Tensor = module(images.contiguous(memory_format=torch.channels_last))
+        return logits
 
     return forward
 
 
-def _repays(recipe: Recipe, job: Job, feed: Feed, model: nn.Module) -> tuple[bool, str]:
-    """Return whether compiling repays itself on this device, by an estimate, and why."""
-    if job.device != "cpu":
+def _pays_off(recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module) -> tuple[bool, str]:
+    """Return whether compiling pays off on this device, by an estimate, and why."""
+    if context.device != "cpu":
         return True, ""
-    images = recipe.train.epochs * len(feed.dataset.train)
-    cost = model_cost(model, feed.input_shape)
-    seconds = 3e-9 * cost.macs * images / (_GMAC_PER_SECOND * job.threads)
-    layers = sum(isinstance(one, nn.Conv2d | nn.Linear) for one in model.modules())
-    spent = _COMPILE_SECONDS_PER_LAYER * layers
-    why = (
-        f"compiling the network: about {seconds / 3600:.1f} h of training repay about {spent:.0f} "
+    images = recipe.train.epochs * len(pipeline.dataset.train)
+    cost = model_cost(model, pipeline.input_shape)
+    train_seconds = 3e-9 * cost.macs * images / (_GMAC_PER_SECOND * context.threads)
+    layers = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules())
+    compile_seconds = _COMPILE_SECONDS_PER_LAYER * layers
+    reason = (
+        f"compiling the network: about {train_seconds / 3600:.1f} h of training repay about {compile_seconds:.0f} "
         "s of compilation (`--compile off` does not)"
     )
-    return _SAVED * seconds > _MARGIN * spent, why
+    return _TIME_SAVED * train_seconds > _SAFETY_FACTOR * compile_seconds, reason
 
 
-def _possible(wanted: bool, job: Job) -> tuple[bool, list[str]]:
-    if not wanted:
+def _available(requested: bool, context: ExecutionContext) -> tuple[bool, list[str]]:
+    if not requested:
         return False, []
-    share_cache(job.threads)
-    fault = _fault(torch.device(job.device))
-    if fault and job.compile == "on":
-        raise CannotCompile(f"{fault}; {_ADVICE}")
-    return not fault, [f"{fault}; training goes on without"] if fault else []
+    share_compile_cache(context.threads)
+    reason = _unavailable_reason(torch.device(context.device))
+    if reason and context.compile == "on":
+        raise CannotCompile(f"{reason}; {_COMPILER_HINT}")
+    return not reason, [f"{reason}; training goes on without"] if reason else []
 
 
-def _fault(device: torch.device) -> str:
-    """Return why compiling does not work here, or nothing: compile a trifle and look."""
-    trifle = torch.compile(_trifle, dynamic=False)
+def _unavailable_reason(device: torch.device) -> str:
+    """Return why compiling does not work here, or nothing: compile a probe and run it."""
+    compiled = torch.compile(_probe, dynamic=False)
     try:
-        trifle(torch.zeros(8, device=device))
+        compiled(torch.zeros(8, device=device))
     except (RuntimeError, OSError) as error:
-        return f"torch.compile does not work here: {_first_line(error)}"
+        return f"torch.compile does not work here: {_first_error_line(error)}"
     return ""
 
 
-def _trifle(x: Tensor) -> Tensor:
+def _probe(x: Tensor) -> Tensor:
     return (x * 2 + 1).relu()
 
 
-def share_cache(threads: int) -> None:
+def share_compile_cache(threads: int) -> None:
     """Let all runs share what they compile, in one process with as many as training has threads.
 
     The code is made for this host's processor and for one number of threads.
@@ -141,17 +141,17 @@ def share_cache(threads: int) -> None:
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     label = f"{platform.node()}-torch{torch.__version__}-{threads}"
-    change_environment(compile_cache(label, default=default_cache_dir()))
+    update_environment(compile_cache_variables(label, default=default_cache_dir()))
     inductor.compile_threads = max(1, threads)
 
 
-def _first_line(error: Exception) -> str:
-    """Return what a compiler's long story says first, without the name of its teller."""
+def _first_error_line(error: Exception) -> str:
+    """Return the first line of a compiler's error, without the backend's name."""
     lines = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]
     return (lines or [type(error).__name__])[0].rstrip(".:")
 
 
-def _options() -> dict[str, Any]:
+def _inductor_options() -> dict[str, Any]:
     """Divide as eager does, on a GPU too: an approximate quotient may fall into another code."""
     import torch._inductor.config as inductor
 

@@ -16,39 +16,39 @@ from numpy.typing import NDArray
 from lsqctl.errors import DataError
 
 _SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-_TEST = 540
+_TEST_IMAGES = 540
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def read_digits() -> tuple[Arrays, Arrays, str]:
-    """Return (pixels (N, 1, 8, 8), labels (N)) for training and test, and a word on the source.
+    """Return (pixels (N, 1, 8, 8), labels (N)) for training and test, and a note on the source.
 
     Pixels of 0..16 are scaled to 0..255.
     """
-    path = _file()
+    path = _csv_path()
     data = path.read_bytes()
     table = np.loadtxt(gzip.decompress(data).decode().splitlines(), delimiter=",", dtype=np.int64)
     if table.shape != (1797, 65) or table.min() < 0 or table[:, :64].max() > 16:
         raise DataError(f"{path} does not hold the 1,797 digits; install scikit-learn again")
     pixels = np.rint(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     labels = table[:, 64]
-    test = _held_out(labels)
-    known = hashlib.sha256(data).hexdigest() == _SHA256
-    source = "scikit-learn's digits, " + ("sha256 verified" if known else "an unknown edition")
-    return (pixels[~test], labels[~test]), (pixels[test], labels[test]), source
+    test_mask = _test_mask(labels)
+    is_known_edition = hashlib.sha256(data).hexdigest() == _SHA256
+    source = "scikit-learn's digits, " + ("sha256 verified" if is_known_edition else "an unknown edition")
+    return (pixels[~test_mask], labels[~test_mask]), (pixels[test_mask], labels[test_mask]), source
 
 
-def _held_out(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _test_mask(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which images are the test set: evenly spread over each class, in file order."""
     by_class = np.argsort(labels, kind="stable")
-    steps = np.arange(len(labels) + 1) * _TEST // len(labels)
-    test = np.zeros(len(labels), dtype=bool)
-    test[by_class] = np.diff(steps) == 1
-    return test
+    quota = np.arange(len(labels) + 1) * _TEST_IMAGES // len(labels)
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[by_class] = np.diff(quota) == 1
+    return mask
 
 
-def _file() -> Path:
+def _csv_path() -> Path:
     package = importlib.util.find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or []:
         path = Path(folder) / "datasets" / "data" / "digits.csv.gz"

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from lsqctl.recipe import DistillSection
 
 
-def freeze(teacher: nn.Module) -> nn.Module:
+def freeze_teacher(teacher: nn.Module) -> nn.Module:
     """Return the teacher in evaluation mode, its parameters without gradients."""
     return teacher.eval().requires_grad_(False)
 
 
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return T² KL(teacher || student) of logits ``(B, K)``, averaged over the batch."""
     divergence = F.kl_div(
         F.log_softmax(student.float() / temperature, dim=1),
@@ -36,8 +36,8 @@ def total_loss(
     teacher_logits: Tensor | None = None,
 ) -> Tensor:
     """Return ``hard_weight`` · CE + ``soft_weight`` · T² KL, or CE alone without a teacher."""
-    hard = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    ce_loss = F.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
     if distill is None or teacher_logits is None:
-        return hard
-    soft = soft_loss(logits, teacher_logits, distill.temperature)
-    return distill.hard_weight * hard + distill.soft_weight * soft
+        return ce_loss
+    kd_loss = distillation_loss(logits, teacher_logits, distill.temperature)
+    return distill.hard_weight * ce_loss + distill.soft_weight * kd_loss

@@ -12,7 +12,7 @@ from typing import Self
 class DurableFile:
     """A new file, readable by its owner alone, for ``torch.save`` and for bytes.
 
-    ``fault`` keeps the first error of a write, for torch turns it into a RuntimeError without a
+    ``write_error`` keeps a write's first error, for torch turns it into a RuntimeError without a
     number. Raises FileExistsError rather than follow a link or overwrite.
     """
 
@@ -21,7 +21,7 @@ class DurableFile:
         self._file = os.fdopen(os.open(path, flags, 0o600), "wb")
         self._hash = hashlib.sha256()
         self.size = 0
-        self.fault: OSError | None = None
+        self.write_error: OSError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -34,7 +34,7 @@ class DurableFile:
     ) -> None:
         try:
             self._file.close()
-        except OSError:  # what a failed write left in the buffer; the first error is the news
+        except OSError:  # what a failed write left buffered; the first error counts
             if kind is None:
                 raise
 
@@ -43,7 +43,7 @@ class DurableFile:
         try:
             written = self._file.write(data)
         except OSError as error:
-            self.fault = self.fault or error
+            self.write_error = self.write_error or error
             raise
         self._hash.update(data)
         self.size += written
@@ -63,10 +63,10 @@ class DurableFile:
         return self._hash.hexdigest()
 
 
-def sync_folder(folder: Path) -> None:
+def fsync_dir(folder: Path) -> None:
     """Return when the folder's entries are on the disk."""
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(number)
+        os.fsync(fd)
     finally:
-        os.close(number)
+        os.close(fd)

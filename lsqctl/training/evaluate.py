@@ -14,7 +14,7 @@ from lsqctl.failpoint import failpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class EvalCounts:
     """One evaluation. ``hits`` holds a bit an image in dataset order, most significant first.
 
     ``n_correct_top5`` is None below six classes, where it says nothing; ``loss`` is the mean
@@ -44,7 +44,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     before_batch: Callable[[], None] = lambda: None,
-) -> Counts:
+) -> EvalCounts:
     """Return the counts of ``model`` in evaluation mode over (images, labels) batches.
 
     ``before_batch`` is called before each batch and may raise to end the evaluation. The model's
@@ -52,27 +52,27 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    right, right5, losses, wide = [], [], [], False
+    correct, correct_top5, losses, has_top5 = [], [], [], False
     try:
         for images, labels in batches:
             before_batch()
             failpoint("evaluate.batch")
             logits = model(images).float()
-            right.append(logits.argmax(1) == labels)
-            wide = logits.shape[1] >= 6
-            right5.append(_in_first_five(logits, labels) if wide else right[-1])
+            correct.append(logits.argmax(1) == labels)
+            has_top5 = logits.shape[1] >= 6
+            correct_top5.append(_in_top5(logits, labels) if has_top5 else correct[-1])
             losses.append(F.cross_entropy(logits, labels, reduction="none").double())
     finally:
         model.train(was_training)
-    hits = torch.cat(right).cpu().numpy()
-    return Counts(
+    hits = torch.cat(correct).cpu().numpy()
+    return EvalCounts(
         n_correct=int(hits.sum()),
-        n_correct_top5=int(torch.cat(right5).sum()) if wide else None,
+        n_correct_top5=int(torch.cat(correct_top5).sum()) if has_top5 else None,
         n_total=len(hits),
         hits=np.packbits(hits).tobytes(),
         loss=float(torch.cat(losses).mean()),
     )
 
 
-def _in_first_five(logits: Tensor, labels: Tensor) -> Tensor:
+def _in_top5(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.topk(5, dim=1).indices == labels[:, None]).any(1)

@@ -13,10 +13,10 @@ import psutil
 from lsqctl.errors import DataError, NotFound, did_you_mean
 from lsqctl.recipe import DATASETS
 from lsqctl.training.cifar import LAYOUTS, check_md5
-from lsqctl.training.idx_files import read_idx_set, torchvision_class
-from lsqctl.training.locate import PLACES
+from lsqctl.training.idx_files import read_idx_dataset, torchvision_class
+from lsqctl.training.locate import DATASET_PATHS
 
-_ASIDE = ".fetch-"
+_TEMP_PREFIX = ".fetch-"
 
 
 def fetch_dataset(name: str, data_dir: Path) -> Path | None:
@@ -45,23 +45,23 @@ def fetch_dataset(name: str, data_dir: Path) -> Path | None:
 
 
 def _download(name: str, data_dir: Path) -> Path:
-    """Download into a folder aside and put the whole in its place: half of it is never there."""
-    place = PLACES[name][0]
-    target = data_dir / place
-    if _is_whole(name, data_dir):
+    """Download into a temporary folder, then rename the whole: half of it is never there."""
+    relative_path = DATASET_PATHS[name][0]
+    target = data_dir / relative_path
+    if _is_complete(name, data_dir):
         return target
-    _sweep(data_dir)
-    with tempfile.TemporaryDirectory(prefix=f"{_ASIDE}{os.getpid()}-", dir=data_dir) as aside:
-        _get(name, Path(aside))
+    _remove_stale_downloads(data_dir)
+    with tempfile.TemporaryDirectory(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=data_dir) as temp_dir:
+        _download_files(name, Path(temp_dir))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             shutil.rmtree(target)
-        (Path(aside) / place).replace(target)
+        (Path(temp_dir) / relative_path).replace(target)
     return target
 
 
-def _get(name: str, folder: Path) -> None:
-    """Download what ``PLACES`` names first into a folder; each file's md5 is checked."""
+def _download_files(name: str, folder: Path) -> None:
+    """Download the first of ``DATASET_PATHS`` into a folder; each file's md5 is checked."""
     if name not in LAYOUTS:
         torchvision_class(name)(str(folder), download=True)
         return
@@ -69,16 +69,16 @@ def _get(name: str, folder: Path) -> None:
     from torchvision.datasets.utils import download_url
 
     layout = LAYOUTS[name]
-    home = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    url = home.url.replace(layout.python_archive, layout.archive)  # beside torchvision's own
+    torchvision_dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
+    url = torchvision_dataset.url.replace(layout.python_archive, layout.archive)  # beside torchvision's own
     download_url(url, str(folder), layout.archive, layout.md5)
 
 
-def _is_whole(name: str, data_dir: Path) -> bool:
+def _is_complete(name: str, data_dir: Path) -> bool:
     """Return whether the download is there already, and undamaged."""
     try:
         if name not in LAYOUTS:
-            return read_idx_set(name, data_dir) is not None
+            return read_idx_dataset(name, data_dir) is not None
         archive = data_dir / LAYOUTS[name].archive
         if not archive.is_file():
             return False
@@ -88,9 +88,9 @@ def _is_whole(name: str, data_dir: Path) -> bool:
     return True
 
 
-def _sweep(data_dir: Path) -> None:
-    """Remove what a killed download left aside."""
-    for left in data_dir.glob(f"{_ASIDE}*"):
-        pid = left.name.removeprefix(_ASIDE).partition("-")[0]
+def _remove_stale_downloads(data_dir: Path) -> None:
+    """Remove the temporary folders of killed downloads."""
+    for leftover in data_dir.glob(f"{_TEMP_PREFIX}*"):
+        pid = leftover.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
         if not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)

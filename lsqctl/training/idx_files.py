@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lsqctl.errors import DataError
 from lsqctl.training.cifar import check_md5
 from lsqctl.training.digits import Arrays
-from lsqctl.training.locate import PLACES
+from lsqctl.training.locate import DATASET_PATHS
 
 
 def torchvision_class(name: str) -> Any:
@@ -22,19 +22,19 @@ def torchvision_class(name: str) -> Any:
     return {"mnist": MNIST, "fashion_mnist": FashionMNIST}[name]
 
 
-def read_idx_set(name: str, data_dir: Path) -> tuple[Arrays, Arrays, str] | None:
+def read_idx_dataset(name: str, data_dir: Path) -> tuple[Arrays, Arrays, str] | None:
     """Return (pixels (N, 1, 28, 28), labels (N)) of both splits; None when the folder is absent."""
-    folder = data_dir / PLACES[name][0]
+    folder = data_dir / DATASET_PATHS[name][0]
     if not folder.is_dir():
         return None
-    parts = []
+    arrays = []
     for file, md5 in torchvision_class(name).resources:
         path = folder / file
         if not path.is_file():
             raise DataError(f"{path} is missing; `lsqctl data fetch {name}`")
         check_md5(path, md5)
-        parts.append(parse_idx(gzip.decompress(path.read_bytes()), path))
-    train_images, train_labels, test_images, test_labels = parts
+        arrays.append(parse_idx(gzip.decompress(path.read_bytes()), path))
+    train_images, train_labels, test_images, test_labels = arrays
     return (
         (train_images[:, None], train_labels.astype(np.int64)),
         (test_images[:, None], test_labels.astype(np.int64)),
@@ -46,7 +46,7 @@ def parse_idx(data: bytes, path: Path) -> NDArray[np.uint8]:
     """Return the array of an idx file of bytes: magic 0x08 and rank, big-endian sizes, values."""
     rank = data[3] if len(data) > 4 and data[:3] == b"\0\0\x08" else 0
     sizes = range(4, 4 + 4 * rank, 4)
-    shape = [int.from_bytes(data[place : place + 4], "big") for place in sizes]
+    shape = [int.from_bytes(data[offset : offset + 4], "big") for offset in sizes]
     if not rank or len(data) != 4 + 4 * rank + int(np.prod(shape, dtype=np.int64)):
         raise DataError(f"{path} is no idx file of bytes, or is cut short; fetch it again")
     return np.frombuffer(data[4 + 4 * rank :], dtype=np.uint8).reshape(shape)

@@ -19,19 +19,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
-from lsqctl.training.counter import Stream, below, draw, fraction
-from lsqctl.training.images import Batch, Index
+from lsqctl.training.counter import Stream, randint, bits, uniform
+from lsqctl.training.images import Batch, Indices
 
-_PLAIN = -1  # in the place of an epoch: as evaluation sees the image
-_TRIES = 10
+_EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
+_CROP_ATTEMPTS = 10
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__name__}: "
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where the loader's processes pass batches)
 _WORKER_TIMEOUT_SECONDS = 300
 
-Item = tuple[int, int, int]  # seed, epoch or _PLAIN, index
+SampleKey = tuple[int, int, int]  # seed, epoch or _EVAL_EPOCH, index
 
 
-class _Decoded(Dataset[tuple[Tensor, int]]):
+class _DecodedImages(Dataset[tuple[Tensor, int]]):
     """Opens, resizes and crops one image: (C, crop, crop) uint8, and its label."""
 
     def __init__(self, files: list[tuple[str, int]], data: DataSection) -> None:
@@ -40,7 +40,7 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: Item) -> tuple[Tensor, int]:
+    def __getitem__(self, item: SampleKey) -> tuple[Tensor, int]:
         from PIL import Image, UnidentifiedImageError
         from torchvision.transforms.v2 import functional as tv
 
@@ -51,29 +51,29 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
                 image = tv.pil_to_tensor(opened.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{path} does not open as an image: {error}") from None
-        if epoch == _PLAIN:
-            return tv.center_crop(resized(image, self.data), [self.data.crop] * 2), label
-        return augmented(image, self.data, item), label
+        if epoch == _EVAL_EPOCH:
+            return tv.center_crop(resize(image, self.data), [self.data.crop] * 2), label
+        return crop_and_mirror(image, self.data, item), label
 
 
 class FolderImages:
-    """The images of one split; ``workers`` processes decode (0: this one)."""
+    """The images of one split; ``num_workers`` processes decode (0: this one)."""
 
     def __init__(
-        self, files: list[tuple[str, int]], data: DataSection, *, workers: int = 0
+        self, files: list[tuple[str, int]], data: DataSection, *, num_workers: int = 0
     ) -> None:
-        self.files, self.data, self.workers = files, data, workers
+        self.files, self.data, self.num_workers = files, data, num_workers
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def training(self, batches: Iterable[Index], *, seed: int, epoch: int) -> Iterator[Batch]:
+    def train_batches(self, batches: Iterable[Indices], *, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield batches, cropped at random and mirrored."""
-        return self._batches([[(seed, epoch, int(i)) for i in index] for index in batches])
+        return self._load_batches([[(seed, epoch, int(i)) for i in indices] for indices in batches])
 
-    def plain(self, batches: Iterable[Index]) -> Iterator[Batch]:
+    def eval_batches(self, batches: Iterable[Indices]) -> Iterator[Batch]:
         """Yield batches with central crops."""
-        return self._batches([[(0, _PLAIN, int(i)) for i in index] for index in batches])
+        return self._load_batches([[(0, _EVAL_EPOCH, int(i)) for i in indices] for indices in batches])
 
     def to(self, device: torch.device) -> FolderImages:
         """Return the same set: its images go to the device batch by batch."""
@@ -81,18 +81,18 @@ class FolderImages:
 
     def digest(self) -> str:
         """Return the sha256 of the names and sizes of the files, not of their bytes."""
-        found = hashlib.sha256()
+        hasher = hashlib.sha256()
         for path, label in self.files:
             file = Path(path)
-            found.update(f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode())
-        return found.hexdigest()
+            hasher.update(f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode())
+        return hasher.hexdigest()
 
-    def _batches(self, items: list[list[Item]]) -> Iterator[Batch]:
+    def _load_batches(self, items: list[list[SampleKey]]) -> Iterator[Batch]:
         loader: DataLoader[Any] = DataLoader(
-            _Decoded(self.files, self.data),
+            _DecodedImages(self.files, self.data),
             batch_sampler=items,
-            num_workers=self.workers,
-            timeout=_WORKER_TIMEOUT_SECONDS if self.workers else 0,
+            num_workers=self.num_workers,
+            timeout=_WORKER_TIMEOUT_SECONDS if self.num_workers else 0,
             generator=torch.Generator(),  # or the loader would draw from the global one
         )
         try:
@@ -100,16 +100,16 @@ class FolderImages:
         except DataError as error:  # from another process it comes with a whole traceback
             raise DataError(_last_line(error).removeprefix(_DATA_ERROR)) from None
         except RuntimeError as error:
-            raise _explained(error, self.workers) from None
+            raise _explain_loader_error(error, self.num_workers) from None
 
 
-def _explained(error: RuntimeError, workers: int) -> Exception:
+def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
     """Return what a loader's error means: a machine's fault, or the error itself."""
     text, last = str(error), _last_line(error)
     if "shared memory" in text or "Bus error" in text:
         megabytes = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
         return OSError(
-            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for {workers} decoding processes: "
+            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for {num_workers} decoding processes: "
             "give the container more (--ipc=host, or --shm-size), or work with more --slots, so "
             f"that each has fewer processes ({last})"
         )
@@ -122,30 +122,30 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[-1]
 
 
-def resized(image: Tensor, data: DataSection) -> Tensor:
+def resize(image: Tensor, data: DataSection) -> Tensor:
     """Return (C, H, W) with its shorter side, or both sides, at ``data.resize``."""
     size = [data.resize] * (2 if data.resize_mode == "square" else 1)
-    return _resize(image, size, data)
+    return _interpolate(image, size, data)
 
 
-def augmented(image: Tensor, data: DataSection, item: Item) -> Tensor:
+def crop_and_mirror(image: Tensor, data: DataSection, key: SampleKey) -> Tensor:
     """Return a random crop (C, crop, crop), mirrored at random if the recipe says so."""
     from torchvision.transforms.v2 import functional as tv
 
     if data.train_crop == "random_resized":
-        top, left, height, width = _random_box(image.shape[-2:], item)
-        image = _resize(image[:, top : top + height, left : left + width], [data.crop] * 2, data)
+        top, left, height, width = _random_resized_crop(image.shape[-2:], key)
+        image = _interpolate(image[:, top : top + height, left : left + width], [data.crop] * 2, data)
     else:
-        image = resized(image, data)
-        top = _below(image.shape[-2] - data.crop + 1, Stream.CROP_Y, item)
-        left = _below(image.shape[-1] - data.crop + 1, Stream.CROP_X, item)
+        image = resize(image, data)
+        top = _randint(image.shape[-2] - data.crop + 1, Stream.CROP_Y, key)
+        left = _randint(image.shape[-1] - data.crop + 1, Stream.CROP_X, key)
         image = image[:, top : top + data.crop, left : left + data.crop]
-    if data.flip and _below(2, Stream.FLIP, item):
+    if data.flip and _randint(2, Stream.FLIP, key):
         image = tv.horizontal_flip(image)
     return image.contiguous()
 
 
-def _resize(image: Tensor, size: list[int], data: DataSection) -> Tensor:
+def _interpolate(image: Tensor, size: list[int], data: DataSection) -> Tensor:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 
@@ -154,27 +154,27 @@ def _resize(image: Tensor, size: list[int], data: DataSection) -> Tensor:
     return out
 
 
-def _random_box(shape: Iterable[int], item: Item) -> tuple[int, int, int, int]:
+def _random_resized_crop(shape: Iterable[int], key: SampleKey) -> tuple[int, int, int, int]:
     """Return (top, left, height, width): 8 to 100 % of the area, sides 3:4 to 4:3."""
     height, width = shape
-    for attempt in range(_TRIES):
-        area = height * width * (0.08 + 0.92 * _fraction(Stream.SCALE, item, attempt))
-        ratio = math.exp((2 * _fraction(Stream.RATIO, item, attempt) - 1) * math.log(4 / 3))
+    for attempt in range(_CROP_ATTEMPTS):
+        area = height * width * (0.08 + 0.92 * _uniform(Stream.SCALE, key, attempt))
+        ratio = math.exp((2 * _uniform(Stream.RATIO, key, attempt) - 1) * math.log(4 / 3))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top = _below(height - h + 1, Stream.CROP_Y, item)
-            left = _below(width - w + 1, Stream.CROP_X, item)
+            top = _randint(height - h + 1, Stream.CROP_Y, key)
+            left = _randint(width - w + 1, Stream.CROP_X, key)
             return top, left, h, w
     side = min(height, width)
     return (height - side) // 2, (width - side) // 2, side, side
 
 
-def _below(limit: int, stream: int, item: Item) -> int:
-    seed, epoch, index = item
-    return int(below(limit, draw(seed, epoch, stream, np.array([index])))[0])
+def _randint(limit: int, stream: int, key: SampleKey) -> int:
+    seed, epoch, index = key
+    return int(randint(limit, bits(seed, epoch, stream, np.array([index])))[0])
 
 
-def _fraction(stream: int, item: Item, attempt: int) -> float:
-    seed, epoch, index = item
-    counter = np.array([index * _TRIES + attempt])
-    return float(fraction(draw(seed, epoch, stream, counter))[0])
+def _uniform(stream: int, key: SampleKey, attempt: int) -> float:
+    seed, epoch, index = key
+    counter = np.array([index * _CROP_ATTEMPTS + attempt])
+    return float(uniform(bits(seed, epoch, stream, counter))[0])

@@ -18,20 +18,20 @@ from torch import Tensor
 from lsqctl.recipe import DataSection
 from lsqctl.training.augment import crop_and_flip
 
-Index = NDArray[np.int64]
+Indices = NDArray[np.int64]
 Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, C, H, W), labels int64 (B)
 
 
 class ImageSet(Protocol):
-    """Something that gives batches of its images by their places."""
+    """Something that gives batches of its images by their indices."""
 
     def __len__(self) -> int:
         """Return the number of images."""
 
-    def training(self, batches: Iterable[Index], *, seed: int, epoch: int) -> Iterator[Batch]:
-        """Yield augmented batches: pure in (seed, epoch, place of each image)."""
+    def train_batches(self, batches: Iterable[Indices], *, seed: int, epoch: int) -> Iterator[Batch]:
+        """Yield augmented batches: pure in (seed, epoch, index of each image)."""
 
-    def plain(self, batches: Iterable[Index]) -> Iterator[Batch]:
+    def eval_batches(self, batches: Iterable[Indices]) -> Iterator[Batch]:
         """Yield batches as evaluation sees them."""
 
     def to(self, device: torch.device) -> ImageSet:
@@ -39,19 +39,19 @@ class ImageSet(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TrainEval:
-    """The two splits of a dataset and what is known of them.
+class DatasetSplits:
+    """The two splits of a dataset, their classes, channels, size and digest.
 
-    ``split`` names the evaluation split; ``digest`` its and the training images' bytes;
-    ``size`` is the side of what the network sees; ``mean`` and ``std`` are of pixels in 0..1.
+    ``eval_split`` names the evaluation split; ``digest`` its and the training images' bytes;
+    ``image_size`` is the side of what the network sees; ``mean`` and ``std`` are of pixels in 0..1.
     """
 
     train: ImageSet
     evaluation: ImageSet
-    split: str
-    classes: int
+    eval_split: str
+    num_classes: int
     channels: int
-    size: int
+    image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
@@ -60,7 +60,7 @@ class TrainEval:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryImages:
+class InMemoryImages:
     """A set small enough for memory: pixels uint8 (N, C, H, W), labels int64 (N)."""
 
     pixels: Tensor
@@ -70,13 +70,13 @@ class MemoryImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def training(self, batches: Iterable[Index], *, seed: int, epoch: int) -> Iterator[Batch]:
+    def train_batches(self, batches: Iterable[Indices], *, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield batches, cropped and mirrored as the recipe says."""
-        for index in batches:
-            pixels, labels = self._take(index)
+        for indices in batches:
+            pixels, labels = self._select(indices)
             yield (
                 crop_and_flip(
-                    *(pixels, index),
+                    *(pixels, indices),
                     seed=seed,
                     epoch=epoch,
                     pad=self.data.pad,
@@ -85,20 +85,20 @@ class MemoryImages:
                 labels,
             )
 
-    def plain(self, batches: Iterable[Index]) -> Iterator[Batch]:
+    def eval_batches(self, batches: Iterable[Indices]) -> Iterator[Batch]:
         """Yield batches as they are."""
-        return (self._take(index) for index in batches)
+        return (self._select(indices) for indices in batches)
 
-    def to(self, device: torch.device) -> MemoryImages:
+    def to(self, device: torch.device) -> InMemoryImages:
         """Return the set on the device."""
-        return MemoryImages(self.pixels.to(device), self.labels.to(device), self.data)
+        return InMemoryImages(self.pixels.to(device), self.labels.to(device), self.data)
 
     def digest(self) -> str:
         """Return the sha256 of pixels and labels."""
-        found = hashlib.sha256(self.pixels.numpy().data)
-        found.update(self.labels.numpy().data)
-        return found.hexdigest()
+        hasher = hashlib.sha256(self.pixels.numpy().data)
+        hasher.update(self.labels.numpy().data)
+        return hasher.hexdigest()
 
-    def _take(self, index: Index) -> Batch:
-        places = torch.from_numpy(index).to(self.labels.device)
-        return self.pixels[places], self.labels[places]
+    def _select(self, indices: Indices) -> Batch:
+        selection = torch.from_numpy(indices).to(self.labels.device)
+        return self.pixels[selection], self.labels[selection]

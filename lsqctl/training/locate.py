@@ -10,7 +10,7 @@ from lsqctl.errors import DataError
 from lsqctl.recipe import DATASETS
 
 # One of these must be there, an image folder's both splits; digits come with scikit-learn.
-PLACES: Mapping[str, tuple[str, ...]] = {
+DATASET_PATHS: Mapping[str, tuple[str, ...]] = {
     "digits": (),
     "mnist": ("MNIST/raw",),
     "fashion_mnist": ("FashionMNIST/raw",),
@@ -21,25 +21,25 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 }
 
 # What torchvision's ImageFolder takes for an image; a test holds it equal.
-IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def check_present(name: str, data_dir: Path) -> None:
-    """Raise DataError, naming the places looked in, when nothing of the dataset is there."""
-    places = PLACES[name]
-    if places and not any((data_dir / place).exists() for place in places):
-        raise missing(name, data_dir)
+def check_dataset_present(name: str, data_dir: Path) -> None:
+    """Raise DataError, naming the paths tried, when nothing of the dataset is there."""
+    paths = DATASET_PATHS[name]
+    if paths and not any((data_dir / path).exists() for path in paths):
+        raise missing_dataset_error(name, data_dir)
     for split in ("train", "val") if DATASETS[name].folder else ():
-        check_classes(data_dir / name / split)
+        check_class_folders(data_dir / name / split)
 
 
-def check_classes(split: Path) -> None:
+def check_class_folders(split: Path) -> None:
     """Raise DataError for a class, a folder in ``split``, without an image; no file is opened."""
-    classes = sorted(one for one in split.glob("*") if one.is_dir())
-    if empty := [one for one in classes if not _has_image(one)]:
+    classes = sorted(folder for folder in split.glob("*") if folder.is_dir())
+    if empty := [folder for folder in classes if not _has_image(folder)]:
         more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise DataError(
-            f"{empty[0]} has no image{more}: every class needs some ({' '.join(IMAGES)}); remove "
+            f"{empty[0]} has no image{more}: every class needs some ({' '.join(IMAGE_EXTENSIONS)}); remove "
             "the folder, or fill it"
         )
 
@@ -47,17 +47,17 @@ def check_classes(split: Path) -> None:
 def _has_image(folder: Path) -> bool:
     with os.scandir(folder) as entries:
         return any(
-            _has_image(Path(one)) if one.is_dir() else one.name.lower().endswith(IMAGES)
-            for one in entries
+            _has_image(Path(entry)) if entry.is_dir() else entry.name.lower().endswith(IMAGE_EXTENSIONS)
+            for entry in entries
         )
 
 
-def missing(name: str, data_dir: Path) -> DataError:
+def missing_dataset_error(name: str, data_dir: Path) -> DataError:
     """Return the error of a dataset that is not there."""
-    way = f"`lsqctl data fetch {name}` downloads it"
+    remedy = f"`lsqctl data fetch {name}` downloads it"
     if DATASETS[name].folder:
-        way = f"put a folder of images for each class into {name}/train and {name}/val"
+        remedy = f"put a folder of images for each class into {name}/train and {name}/val"
     return DataError(
-        f"no {name} data in {data_dir}: looked for {', '.join(PLACES[name])}; {way}, "
+        f"no {name} data in {data_dir}: looked for {', '.join(DATASET_PATHS[name])}; {remedy}, "
         "--data-dir or LSQCTL_DATA says where it lies"
     )

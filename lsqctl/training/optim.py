@@ -38,8 +38,8 @@ def lr_factor(train: TrainSection, step: int, steps_per_epoch: int) -> float:
         return min(1.0, (step + 1) / warmup)
     if train.schedule == "constant":
         return 1.0
-    done = (step - warmup) / max(1.0, total - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    progress = (step - warmup) / max(1.0, total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:

@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsqctl.settings import Compile, recorded_environment
+from lsqctl.settings import CompileMode, recorded_variables
 from lsqctl.training.digest import code_sha256
-from lsqctl.training.folders import at_once
+from lsqctl.training.folders import without_lease
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """The circumstances of one attempt; nothing here changes what is computed.
+class ExecutionContext:
+    """Where and how one attempt executes; nothing here changes what is computed.
 
     ``device`` is ``cpu`` or ``cuda:0``. ``inputs`` holds, by recipe key (``model.weights``,
     ``distill.teacher``), a weights file, a checkpoint folder of a parent run, or
-    ``torchvision:NAME``. ``stop`` is asked at every step and at every evaluation batch: when it
+    ``torchvision:NAME``. ``stop`` is called at every step and at every evaluation batch: when it
     returns True, the state is saved and Preempted raised. ``compile`` is whether to compile the
     network: ``auto`` does what the first attempt did, or decides. ``run_dir`` holds the
-    checkpoints; ``recorded`` says which of them count, by their manifest's sha256 (None: all), and
-    ``owning`` does what changes the folder while nobody else can become the run's owner.
+    checkpoints; ``recorded_checkpoints`` says which count, by manifest's sha256 (None: all), and
+    ``with_lease`` changes the folder while nobody else can become the run's owner.
     """
 
     run_dir: Path
@@ -41,19 +41,19 @@ class Job:
     inputs: Mapping[str, Path | str] = field(default_factory=dict)
     stop: Callable[[], bool] = lambda: False
     checkpoint_seconds: float = 300.0
-    compile: Compile = "auto"
-    recorded: Collection[str] | None = None
-    owning: Callable[[Callable[[], None]], None] = at_once
+    compile: CompileMode = "auto"
+    recorded_checkpoints: Collection[str] | None = None
+    with_lease: Callable[[Callable[[], None]], None] = without_lease
 
 
-def enter(job: Job, seed: int) -> torch.device:
+def setup_torch(context: ExecutionContext, seed: int) -> torch.device:
     """Seed every generator, fix threads and deterministic kernels; return the device."""
-    torch.set_num_threads(job.threads)
+    torch.set_num_threads(context.threads)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    device = torch.device(job.device)
-    deterministic_kernels(warn_only=determinism(job) != "bitwise")
+    device = torch.device(context.device)
+    use_deterministic_kernels(warn_only=determinism_level(context) != "bitwise")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -63,7 +63,7 @@ def enter(job: Job, seed: int) -> torch.device:
     return device
 
 
-def deterministic_kernels(*, warn_only: bool) -> None:
+def use_deterministic_kernels(*, warn_only: bool) -> None:
     """Choose deterministic kernels; memory is not filled with NaN before it is written.
 
     That filling would only help to find reads of what nobody wrote, and takes a tenth of a step
@@ -73,22 +73,22 @@ def deterministic_kernels(*, warn_only: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def determinism(job: Job) -> str:
+def determinism_level(context: ExecutionContext) -> str:
     """Return ``bitwise`` where the same machine computes the same bits again, or ``statistical``.
 
     cuBLAS needs CUBLAS_WORKSPACE_CONFIG for it, set before the process starts.
     """
-    fixed = recorded_environment().get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8")
-    return "bitwise" if job.device == "cpu" or fixed else "statistical"
+    cublas_fixed = recorded_variables().get("CUBLAS_WORKSPACE_CONFIG") in (":4096:8", ":16:8")
+    return "bitwise" if context.device == "cpu" or cublas_fixed else "statistical"
 
 
-def circumstances(job: Job) -> dict[str, str | int]:
+def execution_environment(context: ExecutionContext) -> dict[str, str | int]:
     """Return what must be the same for a resumed attempt to compute the same bits."""
-    name = "cpu" if job.device == "cpu" else torch.cuda.get_device_name(job.device)
+    name = "cpu" if context.device == "cpu" else torch.cuda.get_device_name(context.device)
     return {
         "device": name,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "threads": job.threads,
+        "threads": context.threads,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "code": code_sha256()[:16],
@@ -97,20 +97,20 @@ def circumstances(job: Job) -> dict[str, str | int]:
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Return the context of a forward pass: bf16 or fp16 autocast, or nothing for fp32."""
-    narrow = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in narrow:
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=narrow[precision])
+    return torch.autocast(device.type, dtype=dtypes[precision])
 
 
-def random_tensors() -> dict[str, Any]:
+def torch_rng_states() -> dict[str, Any]:
     """Return torch's random states, of the CPU and of every CUDA device in use."""
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if in_use else []
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 
-def random_values() -> dict[str, Any]:
+def python_rng_states() -> dict[str, Any]:
     """Return Python's and NumPy's random states as plain values."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
@@ -120,7 +120,7 @@ def random_values() -> dict[str, Any]:
     }
 
 
-def restore_random(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def restore_rng_states(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Put every random state back."""
     version, internal, gauss = values["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -131,7 +131,7 @@ def restore_random(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> Non
         torch.cuda.set_rng_state(state, index)
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
     """Return the most bytes held so far: on the GPU, or by this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

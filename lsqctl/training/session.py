@@ -18,88 +18,88 @@ from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.training import compiled, runtime
-from lsqctl.training.average import WeightAverage
-from lsqctl.training.checkpoint import Snapshot, write_checkpoint
-from lsqctl.training.cursor import Cursor
-from lsqctl.training.feed import Feed
-from lsqctl.training.folders import remove
-from lsqctl.training.runtime import Job
-from lsqctl.training.step import Stepper
+from lsqctl.training.average import ModelEma
+from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
+from lsqctl.training.cursor import TrainState
+from lsqctl.training.feed import DataPipeline
+from lsqctl.training.folders import remove_checkpoints
+from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.step import OptimizerStepper
 
 
 @dataclass(slots=True)
-class Session:
+class TrainingSession:
     """All that changes while a run trains.
 
-    ``average`` follows the weights where the recipe wants it, and ``statistics`` are those of batch
-    norm that were estimated again at the end. ``pending`` holds what may still be on the device,
-    (step, loss, right, images), and ``clamped`` how many of this attempt's clamps the cursor has
-    counted already, by quantizer. ``network`` and ``tutor`` are what a training step calls for the
+    ``ema`` follows the weights where the recipe wants it, and ``bn_statistics`` are those of batch
+    norm, estimated again at the end. ``pending_losses`` holds what may still be on the device,
+    (step, loss, n_correct, images), and ``clamps_counted`` the clamps that ``train_state`` has
+    counted, by quantizer. ``model_forward`` and ``teacher_forward`` are what a step calls for the
     model and the teacher.
     """
 
     recipe: Recipe
-    job: Job
-    feed: Feed
+    context: ExecutionContext
+    pipeline: DataPipeline
     model: nn.Module
     teacher: nn.Module | None
     optimizer: torch.optim.Optimizer
-    positive: PositiveSteps | None
-    cursor: Cursor
-    network: compiled.Network
-    tutor: compiled.Network | None
-    stepper: Stepper
-    average: WeightAverage | None = None
-    statistics: dict[str, Tensor] | None = None
-    pending: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
-    clamped: dict[str, int] = field(default_factory=dict)
+    step_clamp: PositiveSteps | None
+    train_state: TrainState
+    model_forward: compiled.Forward
+    teacher_forward: compiled.Forward | None
+    stepper: OptimizerStepper
+    ema: ModelEma | None = None
+    bn_statistics: dict[str, Tensor] | None = None
+    pending_losses: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
+    clamps_counted: dict[str, int] = field(default_factory=dict)
     oscillations: Oscillations | None = None
     saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def done(self) -> bool:
         """Whether every epoch is trained and evaluated."""
-        return self.trained and not self.cursor.evaluation_pending
+        return self.trained and not self.train_state.evaluation_pending
 
     @property
     def trained(self) -> bool:
         """Whether every epoch is trained."""
-        return self.cursor.epoch >= self.recipe.train.epochs
+        return self.train_state.epoch >= self.recipe.train.epochs
 
     @property
     def progress(self) -> Progress:
         """How far the run is."""
         epochs = self.recipe.train.epochs
-        steps = epochs * self.feed.steps_per_epoch
-        return Progress(self.cursor.step, steps, self.cursor.epoch, epochs)
+        steps = epochs * self.pipeline.steps_per_epoch
+        return Progress(self.train_state.step, steps, self.train_state.epoch, epochs)
 
     def check_stop(self) -> None:
         """Raise Preempted when the attempt is asked to stop."""
-        check_stop(self.job)
+        check_stop(self.context)
 
-    def collect(self) -> None:
-        """Take the pending losses into the cursor; raises Diverged when one is not finite."""
-        for step, loss, right, images in self.pending:
+    def flush_losses(self) -> None:
+        """Add the pending losses to the training state; raises Diverged when one is not finite."""
+        for step, loss, n_correct, images in self.pending_losses:
             value = loss.item()
             if not math.isfinite(value):
                 raise self._diverged(f"the loss is {value}", step)
-            self.cursor.window.append((value, int(right), images))
-        self.pending.clear()
+            self.train_state.window.append((value, int(n_correct), images))
+        self.pending_losses.clear()
 
-    def check_scale(self) -> None:
+    def check_loss_scale(self) -> None:
         """Raise Diverged when fp16 overflows however small the loss is made."""
-        if self.stepper.too_small:
-            raise self._diverged("gradients overflow fp16 at any loss scale", self.cursor.step)
+        if self.stepper.loss_scale_exhausted:
+            raise self._diverged("gradients overflow fp16 at any loss scale", self.train_state.step)
 
-    def count(self) -> None:
+    def update_step_counts(self) -> None:
         """Bring up to date how often steps were clamped and gradients clipped in this epoch."""
-        self.cursor.clipped += self.stepper.take_clipped()
-        if self.positive is not None:
-            total, counts = self.positive.clamped, Counter(self.cursor.clamped)
+        self.train_state.clipped += self.stepper.pop_clipped()
+        if self.step_clamp is not None:
+            total, counts = self.step_clamp.clamped, Counter(self.train_state.clamped)
             counts.update(total)
-            counts.subtract(self.clamped)
-            self.cursor.clamped = {name: count for name, count in counts.items() if count}
-            self.clamped = total
+            counts.subtract(self.clamps_counted)
+            self.train_state.clamped = {name: count for name, count in counts.items() if count}
+            self.clamps_counted = total
 
     def save(self) -> Iterator[Checkpoint]:
         """Write and yield a checkpoint of this moment; once it is taken, remove what it replaces.
@@ -108,84 +108,84 @@ class Session:
         the run's folder has vanished.
         """
         failpoint("checkpoint.begin")
-        self.collect()
-        self.count()
-        if not self.job.run_dir.is_dir():
-            raise OSError(f"the run's folder {self.job.run_dir} has vanished, checkpoints and all")
-        if (name := first_not_finite(self.model)) is not None:
-            raise self._diverged(f"{name} holds NaN or infinity", self.cursor.step)
-        cursor = self.cursor
-        snapshot = Snapshot(
-            cursor.step,
-            cursor.epoch,
+        self.flush_losses()
+        self.update_step_counts()
+        if not self.context.run_dir.is_dir():
+            raise OSError(f"the run's folder {self.context.run_dir} has vanished, checkpoints and all")
+        if (name := first_non_finite(self.model)) is not None:
+            raise self._diverged(f"{name} holds NaN or infinity", self.train_state.step)
+        train_state = self.train_state
+        content = CheckpointContent(
+            train_state.step,
+            train_state.epoch,
             model=self.model.state_dict(),
             training=self._training_state(),
             state={
-                "cursor": cursor.to_state(),
-                "random": runtime.random_values(),
-                "network": self.feed.network,
-                "data": self.feed.dataset.digest,
+                "cursor": train_state.to_state(),
+                "random": runtime.python_rng_states(),
+                "network": self.pipeline.model_args,
+                "data": self.pipeline.dataset.digest,
                 "variant": self.recipe.train.headline_variant,
             },
-            best_step=cursor.best.step if cursor.best else None,
+            best_step=train_state.best.step if train_state.best else None,
         )
         checkpoint = write_checkpoint(
-            self.job.run_dir, snapshot, fence=self.job.fence, owning=self.job.owning
+            self.context.run_dir, content, fence=self.context.fence, with_lease=self.context.with_lease
         )
         self.saved_at = time.monotonic()
         yield checkpoint
         failpoint("checkpoint.recorded")
         if checkpoint.replaces:
-            self.job.owning(lambda: remove(checkpoint.replaces))
+            self.context.with_lease(lambda: remove_checkpoints(checkpoint.replaces))
 
     def _training_state(self) -> dict[str, Any]:
         """Return the tensors beside the model; of what is off, nothing."""
         optional = {
             "scaler": self.stepper.state_dict(),
-            "ema": self.average.model.state_dict() if self.average else None,
-            "bn": self.statistics,
+            "ema": self.ema.model.state_dict() if self.ema else None,
+            "bn": self.bn_statistics,
         }
         return {
             "optimizer": self.optimizer.state_dict(),
-            "random": runtime.random_tensors(),
+            "random": runtime.torch_rng_states(),
             "oscillations": self.oscillations.state_dict() if self.oscillations else {},
             **{name: state for name, state in optional.items() if state},
         }
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Take up a checkpoint's tensors and random states, the cursor being taken already."""
-        self.model.load_state_dict(snapshot.model)
-        self.optimizer.load_state_dict(dict(snapshot.training["optimizer"]))
-        self.stepper.load_state_dict(snapshot.training.get("scaler", {}))
-        if self.average is not None:
-            self.average.model.load_state_dict(snapshot.training["ema"])
-        self.statistics = snapshot.training.get("bn")
+    def restore(self, checkpoint: CheckpointContent) -> None:
+        """Load a checkpoint's tensors and RNG states; ``restore_state`` has loaded the rest."""
+        self.model.load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
+        self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))
+        if self.ema is not None:
+            self.ema.model.load_state_dict(checkpoint.training["ema"])
+        self.bn_statistics = checkpoint.training.get("bn")
         if self.oscillations is not None:
-            self.oscillations.load_state_dict(snapshot.training.get("oscillations", {}))
-        runtime.restore_random(snapshot.training["random"], snapshot.state["random"])
+            self.oscillations.load_state_dict(checkpoint.training.get("oscillations", {}))
+        runtime.restore_rng_states(checkpoint.training["random"], checkpoint.state["random"])
 
-    def _diverged(self, what: str, step: int) -> Diverged:
-        layer = first_not_finite(self.model)
+    def _diverged(self, reason: str, step: int) -> Diverged:
+        layer = first_non_finite(self.model)
         where = f"first in layer {layer}" if layer else "all weights are still finite"
         return Diverged(
-            f"{what} in epoch {self.cursor.epoch + 1}, step {step} ({where}); the last checkpoint "
+            f"{reason} in epoch {self.train_state.epoch + 1}, step {step} ({where}); the last checkpoint "
             "is finite: lower train.lr, or set train.warmup_epochs"
         )
 
 
-def check_stop(job: Job) -> None:
+def check_stop(context: ExecutionContext) -> None:
     """Raise Preempted when the attempt is asked to stop."""
-    if job.stop():
+    if context.stop():
         raise Preempted("asked to stop; the state is saved and the run goes on from it")
 
 
-def first_not_finite(model: nn.Module) -> str | None:
+def first_non_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter, step size or buffer with NaN or infinity."""
     tensors = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
     if not tensors:
         return None
-    good = torch.stack([torch.isfinite(one).all() for one in tensors.values()]).tolist()
-    return next((name for name, fine in zip(tensors, good, strict=True) if not fine), None)
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    return next((name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite), None)
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -193,24 +193,24 @@ def recipe_hash(recipe: Recipe) -> str:
     return fingerprint(recipe, dict.fromkeys(recipe.references(), "-"), with_seed=True)
 
 
-def taken_up(snapshot: Snapshot, recipe: Recipe, job: Job) -> tuple[Cursor, list[str]]:
-    """Return the cursor of a checkpoint, and what is different from the first attempt.
+def restore_state(checkpoint: CheckpointContent, recipe: Recipe, context: ExecutionContext) -> tuple[TrainState, list[str]]:
+    """Return a checkpoint's training state, and notes on what differs from the first attempt.
 
     Raises DataError when the checkpoint is of another recipe.
     """
-    cursor = Cursor.from_state(snapshot.state["cursor"])
-    if cursor.recipe != recipe_hash(recipe):
-        raise DataError(f"the checkpoints in {job.run_dir} are of another recipe or seed")
-    for name in ("compile", "channels_last"):  # by checkpoints from before it was asked
-        cursor.circumstances.setdefault(name, False)
-    on, complaints = compiled.resumed(cursor, job)
-    kept = {"channels_last": cursor.circumstances["channels_last"]}
-    now = runtime.circumstances(job) | kept | {"compile": on}
-    changed = [name for name in now if now[name] != cursor.circumstances.get(name)]
+    train_state = TrainState.from_state(checkpoint.state["cursor"])
+    if train_state.recipe_hash != recipe_hash(recipe):
+        raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
+    for name in ("compile", "channels_last"):  # absent from older checkpoints
+        train_state.environment.setdefault(name, False)
+    compile_enabled, notes = compiled.resume_compile(train_state, context)
+    layout = {"channels_last": train_state.environment["channels_last"]}
+    current = runtime.execution_environment(context) | layout | {"compile": compile_enabled}
+    changed = [name for name in current if current[name] != train_state.environment.get(name)]
     if not changed:
-        return cursor, complaints
-    cursor.deterministic = "statistical"
-    was = ", ".join(f"{name} {cursor.circumstances.get(name)} → {now[name]}" for name in changed)
-    cursor.circumstances = dict(now)  # the next attempt is told what is new to it
-    told = f"resumed elsewhere ({was}): the numbers are no longer exact to the bit"
-    return cursor, [*complaints, told]
+        return train_state, notes
+    train_state.deterministic = "statistical"
+    differences = ", ".join(f"{name} {train_state.environment.get(name)} → {current[name]}" for name in changed)
+    train_state.environment = dict(current)  # the next attempt is compared with this one
+    note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
+    return train_state, [*notes, note]

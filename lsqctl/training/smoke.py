@@ -20,34 +20,34 @@ from torch import nn
 from lsqctl.errors import DataError, Diverged
 from lsqctl.facts import Metric
 from lsqctl.recipe import DATASETS, DataSection, Recipe
-from lsqctl.training.cursor import Cursor
+from lsqctl.training.cursor import TrainState
 from lsqctl.training.datasets import normalization, open_dataset
-from lsqctl.training.distill import freeze
+from lsqctl.training.distill import freeze_teacher
 from lsqctl.training.epoch import evaluate_epoch, train_epoch
-from lsqctl.training.feed import Feed
-from lsqctl.training.finetuning import assemble, build, quantize
+from lsqctl.training.feed import DataPipeline
+from lsqctl.training.finetuning import build_session, build_on_device, quantize_model
 from lsqctl.training.image_folder import FolderImages
-from lsqctl.training.images import ImageSet, MemoryImages, TrainEval
+from lsqctl.training.images import ImageSet, InMemoryImages, DatasetSplits
 from lsqctl.training.models import input_channels
-from lsqctl.training.runtime import Job
-from lsqctl.training.session import first_not_finite
+from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.session import first_non_finite
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-_IMAGES = 2  # a batch; batch norm needs two
+_IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_BATCH_SIZE = 2  # a batch; batch norm needs two
 
 Splits = tuple[ImageSet, ImageSet]
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """How a trial went: its seconds, the loss of its step, and ``real`` or ``generated`` images."""
+class SmokeResult:
+    """How a smoke test went: seconds, the loss of its step, ``real`` or ``generated`` images."""
 
     seconds: float
     loss: float
-    images: str
+    image_source: str
 
 
-def smoke(recipe: Recipe, data_dir: Path) -> Tried:
+def smoke(recipe: Recipe, data_dir: Path) -> SmokeResult:
     """Take one training step and one evaluation as the recipe says; return how it went.
 
     Image folders are tried on the files of ``data_dir/NAME``, ``imagefolder`` or
@@ -55,74 +55,74 @@ def smoke(recipe: Recipe, data_dir: Path) -> Tried:
     images or be quantized so, Diverged where the loss is not finite, NotFound for an unknown name.
     """
     gc.collect()  # networks hold themselves in circles: ten of VGG's would fill the memory
-    began = time.monotonic()
-    small = _smaller(recipe)
+    started = time.monotonic()
+    small_recipe = _shrink_recipe(recipe)
     torch.manual_seed(recipe.seed)
     with TemporaryDirectory() as scratch:
-        dataset, real = _dataset(small.data, data_dir, Path(scratch))
-        loss = _step_and_evaluation(small, dataset, Path(scratch))
-    return Tried(time.monotonic() - began, loss, "real" if real else "generated")
+        dataset, real = _small_dataset(small_recipe.data, data_dir, Path(scratch))
+        loss = _train_and_evaluate(small_recipe, dataset, Path(scratch))
+    return SmokeResult(time.monotonic() - started, loss, "real" if real else "generated")
 
 
-def _step_and_evaluation(recipe: Recipe, dataset: TrainEval, scratch: Path) -> float:
+def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -> float:
     """Return the loss of the only training step."""
     channels = input_channels(recipe.model.name, dataset.channels)
-    feed = Feed(dataset, recipe, torch.device("cpu"), channels=channels)
-    job = Job(scratch, scratch, threads=torch.get_num_threads())
-    model = quantize(_settled(recipe.model.name, feed), recipe, feed, first_values=True)
+    pipeline = DataPipeline(dataset, recipe, torch.device("cpu"), channels=channels)
+    context = ExecutionContext(scratch, scratch, threads=torch.get_num_threads())
+    model = quantize_model(_warm_up_batchnorm(recipe.model.name, pipeline), recipe, pipeline, run_calibration=True)
     teacher = None
     if recipe.distill:
-        teacher = freeze(_settled(recipe.network_of("distill.teacher"), feed))
-    session = assemble(model, teacher, recipe, job, feed=feed, cursor=Cursor(recipe="smoke"))
-    facts = [*train_epoch(session), *evaluate_epoch(session)]
-    if (name := first_not_finite(model)) is not None:
+        teacher = freeze_teacher(_warm_up_batchnorm(recipe.network_of("distill.teacher"), pipeline))
+    session = build_session(model, teacher, recipe, context, pipeline=pipeline, train_state=TrainState(recipe_hash="smoke"))
+    events = [*train_epoch(session), *evaluate_epoch(session)]
+    if (name := first_non_finite(model)) is not None:
         raise Diverged(f"{name} holds NaN or infinity after one step")
-    return next(one.value for one in facts if isinstance(one, Metric) and one.name == "loss")
+    return next(event.value for event in events if isinstance(event, Metric) and event.name == "loss")
 
 
 @torch.no_grad()
-def _settled(name: str, feed: Feed) -> nn.Module:
+def _warm_up_batchnorm(name: str, pipeline: DataPipeline) -> nn.Module:
     """Return the network with random weights, its batch norms with the images' statistics.
 
     Without them steps are calibrated on activations of another size than training meets: at 2
     bits every code is 0 then, and the gradients of a deep network overflow.
     """
-    model = build(name, feed)
-    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    momentum = [one.momentum for one in norms]
-    for one in norms:
-        one.momentum = 1.0
+    model = build_on_device(name, pipeline)
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
     model.train()
-    for images in feed.calibration(_IMAGES):
+    for images in pipeline.calibration_batches(_BATCH_SIZE):
         model(images)
-    for one, before in zip(norms, momentum, strict=True):
-        one.momentum = before
+    for layer, original in zip(layers, momenta, strict=True):
+        layer.momentum = original
     return model
 
 
-def _smaller(recipe: Recipe) -> Recipe:
-    data = {"batch_size": _IMAGES, "eval_batch_size": _IMAGES}
+def _shrink_recipe(recipe: Recipe) -> Recipe:
+    data = {"batch_size": _BATCH_SIZE, "eval_batch_size": _BATCH_SIZE}
     return recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"weights": None}),
             "data": recipe.data.model_copy(update=data),
-            "quant": recipe.quant.model_copy(update={"calibration_images": _IMAGES}),
+            "quant": recipe.quant.model_copy(update={"calibration_images": _BATCH_SIZE}),
             "train": recipe.train.model_copy(update={"epochs": 1, "warmup_epochs": 0.0}),
         }
     )
 
 
-def _dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[TrainEval, bool]:
+def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[DatasetSplits, bool]:
     """Return two images of each split, and whether they are real."""
-    facts = DATASETS[data.name]
+    info = DATASETS[data.name]
     mean, std = normalization(data)
-    splits, real = (_folders if facts.folder else _in_memory)(data, data_dir, scratch)
-    dataset = TrainEval(
+    splits, real = (_folder_splits if info.folder else _memory_splits)(data, data_dir, scratch)
+    dataset = DatasetSplits(
         *splits,
-        split="val",
-        classes=facts.classes or 1000,
-        channels=facts.channels,
-        size=data.image_size,
+        eval_split="val",
+        num_classes=info.classes or 1000,
+        channels=info.channels,
+        image_size=data.image_size,
         mean=mean,
         std=std,
         digest="",
@@ -131,57 +131,57 @@ def _dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[TrainEva
     return dataset, real
 
 
-def _folders(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
-    real = _files(data_dir, data.name)
-    files = [(str(path), number) for number, path in enumerate(real or _generated(scratch))]
-    return (FolderImages(files[:_IMAGES], data), FolderImages(files[-_IMAGES:], data)), bool(real)
+def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
+    real_files = _real_images(data_dir, data.name)
+    files = [(str(path), label) for label, path in enumerate(real_files or _noise_images(scratch))]
+    return (FolderImages(files[:_BATCH_SIZE], data), FolderImages(files[-_BATCH_SIZE:], data)), bool(real_files)
 
 
-def _in_memory(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
-    facts = DATASETS[data.name]
+def _memory_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
+    info = DATASETS[data.name]
     try:
-        whole = open_dataset(data, data_dir)
+        dataset = open_dataset(data, data_dir)
     except DataError:
-        shape = (_IMAGES, facts.channels, facts.size, facts.size)
-        pixels, labels = torch.randint(256, shape, dtype=torch.uint8), torch.arange(_IMAGES)
-        return (MemoryImages(pixels, labels, data),) * 2, False
-    first = np.arange(_IMAGES)
+        shape = (_BATCH_SIZE, info.channels, info.size, info.size)
+        pixels, labels = torch.randint(256, shape, dtype=torch.uint8), torch.arange(_BATCH_SIZE)
+        return (InMemoryImages(pixels, labels, data),) * 2, False
+    indices = np.arange(_BATCH_SIZE)
     train, evaluation = (
-        MemoryImages(*next(iter(split.plain([first]))), data)
-        for split in (whole.train, whole.evaluation)
+        InMemoryImages(*next(iter(split.eval_batches([indices]))), data)
+        for split in (dataset.train, dataset.evaluation)
     )
     return (train, evaluation), True
 
 
-def _files(data_dir: Path, name: str) -> list[Path]:
+def _real_images(data_dir: Path, name: str) -> list[Path]:
     """Return real image files to try with, two to train on and two to evaluate; or none."""
-    for place in (name, "imagefolder", "imagenet-sample"):
+    for folder_name in (name, "imagefolder", "imagenet-sample"):
         for split in ("train", "val"):
-            found = _first(_images_below(data_dir / place / split), 2 * _IMAGES)
-            if len(found) == 2 * _IMAGES:
-                return found
+            paths = _take(_one_image_per_class(data_dir / folder_name / split), 2 * _BATCH_SIZE)
+            if len(paths) == 2 * _BATCH_SIZE:
+                return paths
     return []
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _one_image_per_class(folder: Path) -> Iterator[Path]:
     """Yield the first image of each class folder."""
-    for classes in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if classes.is_dir():
-            inside = sorted(p for p in classes.iterdir() if p.suffix.lower() in _ENDINGS)
-            yield from inside[:1]
+    for class_folder in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if class_folder.is_dir():
+            images = sorted(p for p in class_folder.iterdir() if p.suffix.lower() in _IMAGE_EXTENSIONS)
+            yield from images[:1]
 
 
-def _first(paths: Iterator[Path], number: int) -> list[Path]:
-    return [path for path, _ in zip(paths, range(number), strict=False)]
+def _take(paths: Iterator[Path], count: int) -> list[Path]:
+    return [path for path, _ in zip(paths, range(count), strict=False)]
 
 
-def _generated(folder: Path) -> list[Path]:
+def _noise_images(folder: Path) -> list[Path]:
     """Write images of noise, wider than high, as a camera's."""
     from PIL import Image
 
-    made = []
-    for number in range(2 * _IMAGES):
+    paths = []
+    for index in range(2 * _BATCH_SIZE):
         pixels = torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy()
-        made.append(folder / f"{number}.png")
-        Image.fromarray(pixels).save(made[-1])
-    return made
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths

@@ -12,60 +12,60 @@ from torch import Tensor
 from lsqctl.facts import QuantizerStats
 from lsqctl.quant import Reading, read_quantizers
 from lsqctl.training.runtime import autocast
-from lsqctl.training.session import Session
+from lsqctl.training.session import TrainingSession
 
-_LOOKS = 10  # at the weights' codes, between two readings
-_MIN_STEPS = 100  # between two readings: less would cost a small net more than 1 % of its steps
-_VALUES = 100_000  # of the input: 32 images of CIFAR, 8 of ImageNet are enough for shares and codes
-_FEWEST, _MOST = 8, 32
+_UPDATES_PER_READING = 10  # of the weights' codes, between two readings
+_MIN_STEPS_PER_READING = 100  # between two readings: less would cost a small net more than 1 % of its steps
+_SAMPLE_VALUES = 100_000  # of the input: 32 images of CIFAR, 8 of ImageNet are enough
+_MIN_IMAGES, _MAX_IMAGES = 8, 32
 
 
-def first_stats(session: Session) -> Iterator[QuantizerStats]:
+def initial_stats(session: TrainingSession) -> Iterator[QuantizerStats]:
     """Yield each quantizer's numbers right after calibration, as epoch 0."""
     if session.oscillations is None:
         return
-    count = sample_size(session.feed.input_shape)
-    for images in session.feed.calibration(count):
-        yield from _stats(session, images[:count], epoch=0)
+    count = sample_size(session.pipeline.input_shape)
+    for images in session.pipeline.calibration_batches(count):
+        yield from _collect_stats(session, images[:count], epoch=0)
         return
 
 
-def begin_watch(session: Session) -> None:
-    """Take the first look at the weights' codes, unless a checkpoint brought it."""
+def start_oscillations(session: TrainingSession) -> None:
+    """Remember the weights' first codes, unless a checkpoint brought them."""
     if session.oscillations is not None and not session.oscillations.begun:
         session.oscillations.look()
 
 
-def watch(session: Session) -> None:
-    """Look at the weights' codes after a step where a look is due."""
-    steps = _stride(session) * session.feed.steps_per_epoch
-    due = session.cursor.step % max(1, steps // _LOOKS) == 0
+def update_oscillations(session: TrainingSession) -> None:
+    """Compare the weights' codes with the last ones, after a step where that is due."""
+    steps = _epochs_per_reading(session) * session.pipeline.steps_per_epoch
+    due = session.train_state.step % max(1, steps // _UPDATES_PER_READING) == 0
     if session.oscillations is not None and due:
         session.oscillations.look()
 
 
-def epoch_stats(session: Session, images: Tensor) -> Iterator[QuantizerStats]:
+def epoch_stats(session: TrainingSession, images: Tensor) -> Iterator[QuantizerStats]:
     """Yield each quantizer's numbers at an epoch's end, and begin the next ones.
 
-    ``images`` is its last training batch, of which a few are looked at in evaluation mode. Where
+    ``images`` is its last training batch, of which a few are measured in evaluation mode. Where
     epochs are very short, only at the end of every few, and of the last.
     """
-    ended, epochs = session.cursor.epoch + 1, session.recipe.train.epochs
-    due = ended % _stride(session) == 0 or ended == epochs
+    epochs_done, epochs = session.train_state.epoch + 1, session.recipe.train.epochs
+    due = epochs_done % _epochs_per_reading(session) == 0 or epochs_done == epochs
     if session.oscillations is None or not due:
         return
-    yield from _stats(
+    yield from _collect_stats(
         session,
-        images[: sample_size(session.feed.input_shape)],
-        epoch=ended,
+        images[: sample_size(session.pipeline.input_shape)],
+        epoch=epochs_done,
         rates=session.oscillations.rates(),
-        clamped=session.cursor.clamped,
+        clamped=session.train_state.clamped,
     )
     session.oscillations.forget()
 
 
-def _stats(
-    session: Session,
+def _collect_stats(
+    session: TrainingSession,
     images: Tensor,
     *,
     epoch: int,
@@ -75,33 +75,33 @@ def _stats(
     rates, clamped = rates or {}, clamped or {}
     with autocast(session.recipe.train.precision, images.device):
         readings = read_quantizers(session.model, images)
-    for one in readings:
-        rate = rates.get(one.name)
+    for reading in readings:
+        rate = rates.get(reading.name)
         yield QuantizerStats(
-            **_short(one),
+            **_rounded(reading),
             epoch=epoch,
-            step=session.cursor.step,
-            oscillation_rate=None if rate is None else _six(rate),
-            clamped=clamped.get(one.name, 0),
+            step=session.train_state.step,
+            oscillation_rate=None if rate is None else _six_digits(rate),
+            clamped=clamped.get(reading.name, 0),
         )
 
 
-def _short(reading: Reading) -> dict[str, Any]:
+def _rounded(reading: Reading) -> dict[str, Any]:
     """Return a reading's values, to six digits: they are stored a hundred thousand times."""
     values = asdict(reading)
-    return {key: _six(one) if type(one) is float else one for key, one in values.items()}
+    return {key: _six_digits(value) if type(value) is float else value for key, value in values.items()}
 
 
-def _six(value: float) -> float:
+def _six_digits(value: float) -> float:
     return float(f"{value:.6g}")
 
 
-def _stride(session: Session) -> int:
+def _epochs_per_reading(session: TrainingSession) -> int:
     """Return how many epochs lie between two readings: 1 where an epoch has steps enough."""
-    return math.ceil(_MIN_STEPS / session.feed.steps_per_epoch)
+    return math.ceil(_MIN_STEPS_PER_READING / session.pipeline.steps_per_epoch)
 
 
 def sample_size(shape: tuple[int, int, int]) -> int:
-    """Return how many images of (C, H, W) are looked at."""
+    """Return how many images of (C, H, W) are measured."""
     channels, height, width = shape
-    return min(max(_VALUES // (channels * height * width), _FEWEST), _MOST)
+    return min(max(_SAMPLE_VALUES // (channels * height * width), _MIN_IMAGES), _MAX_IMAGES)

@@ -9,49 +9,49 @@ import time
 from pathlib import Path
 
 from lsqctl.run import Claim, EndReason
-from lsqctl.worker.launch import Launcher, Pipes, Process
-from lsqctl.worker.order import LastWords, Order, log_path
-from lsqctl.worker.reasons import MemoryWatch, from_exit_code
-from lsqctl.worker.slots import Share
+from lsqctl.worker.launch import Launcher, Pipes, ProcessHandle
+from lsqctl.worker.order import ExitReport, AttemptSpec, log_path
+from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code
+from lsqctl.worker.slots import Allocation
 
 # how long a child may take to save before it is killed for its time limit
-SAVING_SECONDS = 120.0
+SAVE_GRACE_SECONDS = 120.0
 
 
 class Child:
     """A running attempt: its process, its pipes, and what was asked of it."""
 
-    def __init__(self, claim: Claim, share: Share, order: Order, launcher: Launcher) -> None:
+    def __init__(self, claim: Claim, allocation: Allocation, spec: AttemptSpec, launcher: Launcher) -> None:
         self.claim = claim
-        self.share = share
-        self.order = order
-        self.cancelling = False
-        self.stopping = False
-        self.late = False  # over its time limit
-        self.renewed = time.monotonic()  # start of the last renewal that succeeded
-        self.started = self.renewed
-        self._words: LastWords | None = None
-        self._memory = MemoryWatch()
-        self._words_fd, words = os.pipe()
-        order_fd, self._lifeline = os.pipe()
+        self.allocation = allocation
+        self.spec = spec
+        self.cancel_requested = False
+        self.stop_requested = False
+        self.timed_out = False  # over its time limit
+        self.renewed_at = time.monotonic()  # start of the last renewal that succeeded
+        self.started_at = self.renewed_at
+        self._exit_report: ExitReport | None = None
+        self._memory = MemoryMonitor()
+        self._report_fd, write_fd = os.pipe()
+        stdin_fd, self._parent_death_pipe = os.pipe()
         try:
-            self._process = self._launch(launcher, order_fd, words)
+            self._process = self._launch(launcher, stdin_fd, write_fd)
         except OSError:
-            os.close(self._lifeline)
-            os.close(self._words_fd)
+            os.close(self._parent_death_pipe)
+            os.close(self._report_fd)
             raise
         finally:
-            os.close(order_fd)
-            os.close(words)
+            os.close(stdin_fd)
+            os.close(write_fd)
 
-    def _launch(self, launcher: Launcher, order_fd: int, words: int) -> Process:
-        run_dir = Path(self.order.run_dir)
+    def _launch(self, launcher: Launcher, stdin_fd: int, report_fd: int) -> ProcessHandle:
+        run_dir = Path(self.spec.run_dir)
         run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = log_path(run_dir, self.order.attempt)
+        path = log_path(run_dir, self.spec.attempt)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(self._lifeline, self.order.to_line().encode())  # less than a pipe holds
-            return launcher.launch(Pipes(order_fd, log, words), self.share.environment)
+            os.write(self._parent_death_pipe, self.spec.to_line().encode())  # less than a pipe holds
+            return launcher.launch(Pipes(stdin_fd, log, report_fd), self.allocation.env)
         finally:
             os.close(log)
 
@@ -62,27 +62,27 @@ class Child:
 
     def stop(self) -> None:
         """Ask once for a save and an end."""
-        if not self.stopping:
-            self.stopping = True
+        if not self.stop_requested:
+            self.stop_requested = True
             self._process.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it now, with all that it started."""
-        self.stopping = True
+        self.stop_requested = True
         self._process.signal(signal.SIGKILL)
 
-    def mind_time(self, now: float) -> None:
+    def enforce_time_limit(self, now: float) -> None:
         """Stop it when it is over its run's time limit; kill it when saving takes too long too."""
         limit = self.claim.run.time_limit_seconds
-        if limit is None or now - self.started < limit:
+        if limit is None or now - self.started_at < limit:
             return
-        if not self.stopping:
-            self.late = True
+        if not self.stop_requested:
+            self.timed_out = True
             self.stop()
-        elif self.late and now - self.started > limit + SAVING_SECONDS:
+        elif self.timed_out and now - self.started_at > limit + SAVE_GRACE_SECONDS:
             self.kill()
 
-    def _lateness(self) -> str:
+    def _timeout_message(self) -> str:
         """Say that it was over its time limit, and how it goes on."""
         run = self.claim.run
         return (
@@ -90,28 +90,28 @@ class Child:
             f"`lsqctl runs retry {run.id}` goes on from its checkpoint"
         )
 
-    def last_words(self) -> LastWords:
-        """Return why it ended, once it has: its own words, else what its exit code says."""
-        if self._words is None:
-            words = self._read_words()
-            if self.late and words.reason in (EndReason.PREEMPTED, EndReason.INFRA):
-                words = LastWords(EndReason.TIMEOUT, self._lateness())
-            self._words = words
-        return self._words
+    def exit_report(self) -> ExitReport:
+        """Return why it ended, once it has: its own report, else what its exit code says."""
+        if self._exit_report is None:
+            report = self._read_exit_report()
+            if self.timed_out and report.reason in (EndReason.PREEMPTED, EndReason.INFRA):
+                report = ExitReport(EndReason.TIMEOUT, self._timeout_message())
+            self._exit_report = report
+        return self._exit_report
 
-    def _read_words(self) -> LastWords:
-        text = self._drain()
+    def _read_exit_report(self) -> ExitReport:
+        text = self._drain_report_pipe()
         if text.endswith("\n"):
-            return LastWords.from_line(text)
-        if self._process.obituary:
-            return LastWords(EndReason.INFRA, self._process.obituary)
-        log = log_path(Path(self.order.run_dir), self.order.attempt)
-        return from_exit_code(self._process.poll() or 0, log, self._memory)
+            return ExitReport.from_line(text)
+        if self._process.exit_cause:
+            return ExitReport(EndReason.INFRA, self._process.exit_cause)
+        log = log_path(Path(self.spec.run_dir), self.spec.attempt)
+        return report_from_exit_code(self._process.poll() or 0, log, self._memory)
 
-    def _drain(self) -> str:
-        """Read what it said, in one piece; what it started may hold the pipe open for longer."""
-        os.close(self._lifeline)
-        os.set_blocking(self._words_fd, False)
-        with contextlib.suppress(BlockingIOError), os.fdopen(self._words_fd, "rb") as pipe:
+    def _drain_report_pipe(self) -> str:
+        """Read its report in one piece; what it started may hold the pipe open for longer."""
+        os.close(self._parent_death_pipe)
+        os.set_blocking(self._report_fd, False)
+        with contextlib.suppress(BlockingIOError), os.fdopen(self._report_fd, "rb") as pipe:
             return (pipe.read() or b"").decode()
         return ""

@@ -1,9 +1,9 @@
 """The child: execute one attempt, record its facts under the fence, and end with a plain reason.
 
-``execute`` reads its order from standard input, in a child forked from the warmed parent or in
-``python -m lsqctl.worker.execute WORDS``.  It iterates
+``execute`` reads its spec from standard input, in a child forked from the fork server or in
+``python -m lsqctl.worker.execute REPORT``.  It iterates
 ``training.finetune``, which knows no database, and writes what that yields.  It never decides what
-becomes of the run when it fails: it says why (last words, exit code) and the supervisor acts.
+becomes of the run when it fails: it says why (exit report, exit code) and the supervisor acts.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 from lsqctl.errors import LsqctlError
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason, RunDetail
-from lsqctl.worker.circumstances import changed_code, circumstances
-from lsqctl.worker.order import LastWords, Order
-from lsqctl.worker.reasons import noting_memory, one_line, reason_of
+from lsqctl.worker.circumstances import code_change_messages, attempt_environment
+from lsqctl.worker.order import ExitReport, AttemptSpec
+from lsqctl.worker.reasons import annotate_oom, error_message, end_reason_of
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.training.runtime import Job
+    from lsqctl.training.runtime import ExecutionContext
 
 _PR_SET_PDEATHSIG = 1
 _ORPHAN_GRACE_SECONDS = 20.0
@@ -48,7 +48,7 @@ class StopFlag:
         """Return whether to stop; asked at every step."""
         return self._event.is_set()
 
-    def raise_it(self) -> None:
+    def set(self) -> None:
         """Ask for the stop, from a signal handler or a thread."""
         self._event.set()
 
@@ -62,128 +62,128 @@ def main() -> int:
     return execute(int(sys.argv[1]), None)
 
 
-def execute(words_pipe: int, parent: int | None) -> int:
-    """Execute the order on standard input; return the exit code that names the end reason.
+def execute(report_fd: int, parent_pid: int | None) -> int:
+    """Execute the spec on standard input; return the exit code that names the end reason.
 
-    ``parent`` is the pid of the process that forked this one, None for the supervisor's.
+    ``parent_pid`` is that of the process that forked this one, None for the supervisor's.
     """
-    order = Order.from_line(_read_line(_STDIN))
+    spec = AttemptSpec.from_line(_read_line(_STDIN))
     stop = StopFlag()
-    die_with(parent or order.supervisor_pid)
+    set_parent_death_signal(parent_pid or spec.supervisor_pid)
     signal.signal(signal.SIGTERM, stop.on_signal)
-    for number in (signal.SIGINT, signal.SIGUSR1):  # a terminal's, Slurm's: the supervisor's part
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # held back until here by the warmed parent
-    threading.Thread(target=_watch_lifeline, args=(stop,), daemon=True).start()
-    words = attempt(order, stop)
-    if words.message:
-        print(f"lsqctl: {words.reason}: {words.message}", flush=True)
-    _say(words, words_pipe)
-    return EXIT_CODES.get(words.reason, 1)
+    for ignored in (signal.SIGINT, signal.SIGUSR1):  # a terminal's, Slurm's: the supervisor's part
+        signal.signal(ignored, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # blocked until here by the fork server
+    threading.Thread(target=_watch_parent_death_pipe, args=(stop,), daemon=True).start()
+    exit_report = run_attempt(spec, stop)
+    if exit_report.message:
+        print(f"lsqctl: {exit_report.reason}: {exit_report.message}", flush=True)
+    _send_report(exit_report, report_fd)
+    return EXIT_CODES.get(exit_report.reason, 1)
 
 
-def attempt(order: Order, stop: StopFlag) -> LastWords:
+def run_attempt(spec: AttemptSpec, stop: StopFlag) -> ExitReport:
     """Execute one attempt and return how it ended; nothing that torch raises gets past here."""
     try:
-        _record(order, stop)
+        _train_and_record(spec, stop)
     except Exception as error:  # the one place: a run may fail in any way that torch can
-        reason = reason_of(error)
+        reason = end_reason_of(error)
         if reason is EndReason.CODE:
             traceback.print_exc()
-        return LastWords(reason, one_line(error, reason))
-    return LastWords(EndReason.COMPLETED, "")
+        return ExitReport(reason, error_message(error, reason))
+    return ExitReport(EndReason.COMPLETED, "")
 
 
-def _record(order: Order, stop: StopFlag) -> None:
-    """Run the training and write each fact that it yields."""
+def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> None:
+    """Run the training and write each event that it yields."""
     from lsqctl.recipe import load_stored
     from lsqctl.training import finetune
     from lsqctl.worker.recorder import Recorder
 
-    if order.gpus > 1:
-        print(f"lsqctl: {order.gpus} GPUs are reserved; this version trains on one", flush=True)
+    if spec.gpus > 1:
+        print(f"lsqctl: {spec.gpus} GPUs are reserved; this version trains on one", flush=True)
     failpoint("child.started")
-    store, detail, inputs = _settled(order, stop)
+    store, detail, inputs = _open_attempt(spec, stop)
     try:
-        job = _job(order, stop, inputs, store)
+        context = _execution_context(spec, stop, inputs, store)
         recipe = load_stored(detail.recipe)
         with (
-            noting_memory(recipe, order.device),
-            Recorder(store, order.lease, run_dir=job.run_dir, stop=stop) as recorder,
+            annotate_oom(recipe, spec.device),
+            Recorder(store, spec.lease, run_dir=context.run_dir, stop=stop) as recorder,
         ):
-            for note in changed_code(detail.snapshot):
-                recorder.record(note)
-            for fact in finetune(recipe, job):
-                recorder.record(fact)
+            for message in code_change_messages(detail.provenance):
+                recorder.record(message)
+            for event in finetune(recipe, context):
+                recorder.record(event)
     finally:
         store.close()
 
 
-def _settled(order: Order, stop: StopFlag) -> tuple[Store, RunDetail, dict[str, str | Path]]:
+def _open_attempt(spec: AttemptSpec, stop: StopFlag) -> tuple[Store, RunDetail, dict[str, str | Path]]:
     """Return the store, the run and its inputs, once the database holds what the attempt is.
 
-    A short wait for each try: the recorder has patience of its own and must not hold up training.
+    A short wait for each try: the recorder retries by itself and must not hold up training.
     """
     from lsqctl.store import open_store
-    from lsqctl.worker.inputs import identities, resolve_inputs
-    from lsqctl.worker.patience import patiently
-    from lsqctl.worker.recorder import PATIENCE_LEASES
+    from lsqctl.worker.inputs import input_digests, resolve_inputs
+    from lsqctl.worker.patience import retry
+    from lsqctl.worker.recorder import RETRY_LEASES
 
-    lease, run_dir = order.lease_seconds, Path(order.run_dir)
-    found = circumstances(order)
+    lease, run_dir = spec.lease_seconds, Path(spec.run_dir)
+    environment = attempt_environment(spec)
 
-    def settled() -> tuple[Store, RunDetail, dict[str, str | Path]]:
-        busy = min(2.0, lease / 3)
-        store = open_store(order.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy)
+    def open_once() -> tuple[Store, RunDetail, dict[str, str | Path]]:
+        busy_seconds = min(2.0, lease / 3)
+        store = open_store(spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds)
         try:
-            detail = store.detail(order.run_id)
-            inputs = resolve_inputs(detail, store, Path(order.data_dir), run_dir.parent)
-            failpoint("child.before-settle")
-            store.repoint(order.lease, run_dir)
-            store.settle(order.lease, found | {"inputs": identities(inputs, detail)})
+            detail = store.detail(spec.run_id)
+            inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
+            failpoint("child.before-environment")
+            store.relocate_checkpoints(spec.lease, run_dir)
+            store.record_environment(spec.lease, environment | {"inputs": input_digests(inputs, detail)})
         except LsqctlError:
             store.close()
             raise
         return store, detail, inputs
 
-    done = patiently(settled, seconds=PATIENCE_LEASES * lease, stop=stop)
-    failpoint("child.settled")
-    return done
+    opened = retry(open_once, max_seconds=RETRY_LEASES * lease, stop=stop)
+    failpoint("child.environment-stored")
+    return opened
 
 
-def _job(order: Order, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> Job:
-    from lsqctl.training.runtime import Job
-    from lsqctl.worker.patience import patiently
-    from lsqctl.worker.recorder import PATIENCE_LEASES
+def _execution_context(spec: AttemptSpec, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> ExecutionContext:
+    from lsqctl.training.runtime import ExecutionContext
+    from lsqctl.worker.patience import retry
+    from lsqctl.worker.recorder import RETRY_LEASES
 
-    def owning(work: Callable[[], None]) -> None:
-        whole = partial(store.while_owned, order.lease, work)
-        patiently(whole, seconds=PATIENCE_LEASES * order.lease_seconds, stop=stop)
+    def with_lease(work: Callable[[], None]) -> None:
+        leased_work = partial(store.run_with_lease, spec.lease, work)
+        retry(leased_work, max_seconds=RETRY_LEASES * spec.lease_seconds, stop=stop)
 
-    return Job(
-        run_dir=Path(order.run_dir),
-        data_dir=Path(order.data_dir),
-        device=order.device,
-        threads=order.threads,
-        fence=order.fence,
+    return ExecutionContext(
+        run_dir=Path(spec.run_dir),
+        data_dir=Path(spec.data_dir),
+        device=spec.device,
+        threads=spec.threads,
+        fence=spec.fence,
         inputs=inputs,
         stop=stop,
-        compile=order.compile,
-        recorded={one.sha256 for one in store.checkpoints(order.run_id)},
-        owning=owning,
+        compile=spec.compile,
+        recorded_checkpoints={checkpoint.sha256 for checkpoint in store.checkpoints(spec.run_id)},
+        with_lease=with_lease,
     )
 
 
-def die_with(parent: int) -> None:
+def set_parent_death_signal(parent_pid: int) -> None:
     """Be killed by the kernel when the parent dies, however it dies (Linux only)."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call above took hold
+    if os.getppid() != parent_pid:  # it died before the call above took hold
         os._exit(EXIT_CODES[EndReason.PREEMPTED])
 
 
-def _watch_lifeline(stop: StopFlag) -> None:
+def _watch_parent_death_pipe(stop: StopFlag) -> None:
     """Stop when the supervisor closes the pipe; end by force when that takes too long.
 
     By ``os.read``: a thread that waits in ``sys.stdin`` holds its lock, and a process forked
@@ -191,7 +191,7 @@ def _watch_lifeline(stop: StopFlag) -> None:
     """
     while os.read(_STDIN, 4096):
         pass
-    stop.raise_it()
+    stop.set()
     time.sleep(_ORPHAN_GRACE_SECONDS)
     os._exit(EXIT_CODES[EndReason.PREEMPTED])
 
@@ -199,15 +199,15 @@ def _watch_lifeline(stop: StopFlag) -> None:
 def _read_line(fd: int) -> str:
     """Return the first line, read without the buffer of ``sys.stdin``."""
     data = b""
-    while not data.endswith(b"\n") and (piece := os.read(fd, 65536)):
-        data += piece
+    while not data.endswith(b"\n") and (chunk := os.read(fd, 65536)):
+        data += chunk
     return data.decode()
 
 
-def _say(words: LastWords, pipe: int) -> None:
-    """Send the last words to the supervisor."""
-    with os.fdopen(pipe, "w") as stream:
-        stream.write(words.to_line())
+def _send_report(exit_report: ExitReport, report_fd: int) -> None:
+    """Send the exit report to the supervisor."""
+    with os.fdopen(report_fd, "w") as stream:
+        stream.write(exit_report.to_line())
 
 
 if __name__ == "__main__":

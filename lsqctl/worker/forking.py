@@ -17,164 +17,164 @@ import tempfile
 from collections.abc import Mapping
 
 from lsqctl.settings import child_environment
-from lsqctl.worker.launch import ColdLauncher, Launcher, Pipes, signal_group
-from lsqctl.worker.signals import held_back
+from lsqctl.worker.launch import SubprocessLauncher, Launcher, Pipes, signal_group
+from lsqctl.worker.signals import signals_blocked
 
 
-class WarmProcess:
-    """A child forked by a warmed parent, once that has its imports; known by its status pipe.
+class ForkedProcessHandle:
+    """A child forked by the fork server, once that has its imports; known by its status pipe.
 
-    The child writes ``pid N`` there and its parent ``exit CODE``; an end of file before that says
-    that the parent has died, and the kernel has killed the child for it.
+    The child writes ``pid N`` there and the server ``exit CODE``; an end of file before that says
+    that the server has died, and the kernel has killed the child for it.
     """
 
-    def __init__(self, status: int, parent: _Parent) -> None:
-        self.obituary = ""
-        self._status = status
-        self._parent = parent
+    def __init__(self, status_fd: int, server: _ForkServerHandle) -> None:
+        self.exit_cause = ""
+        self._status_fd = status_fd
+        self._server = server
         self.pid: int | None = None  # its group's too
-        self._code: int | None = None
-        self._unsent: list[signal.Signals] = []
-        self._text = b""
+        self._exit_code: int | None = None
+        self._pending_signals: list[signal.Signals] = []
+        self._partial_line = b""
 
     def poll(self) -> int | None:
         """Return the exit code, or None while it runs."""
-        if self._code is None:
+        if self._exit_code is None:
             with contextlib.suppress(BlockingIOError):
-                self._read()
-        return self._code
+                self._read_status()
+        return self._exit_code
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it and all that it started, as soon as it lives."""
-        self._unsent.append(number)
+        self._pending_signals.append(number)
         if self.poll() is None:
-            self._send()
+            self._send_pending_signals()
 
-    def _read(self) -> None:
-        while self._code is None:
-            piece = os.read(self._status, 4096)
-            if not piece:
-                self._orphaned()
-            *lines, self._text = (self._text + piece).split(b"\n")
+    def _read_status(self) -> None:
+        while self._exit_code is None:
+            chunk = os.read(self._status_fd, 4096)
+            if not chunk:
+                self._on_server_death()
+            *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
             for line in lines:
-                self._hear(line.decode())
+                self._on_status_line(line.decode())
 
-    def _hear(self, line: str) -> None:
-        word, number = line.split()
-        if word == "pid":
+    def _on_status_line(self, line: str) -> None:
+        key, number = line.split()
+        if key == "pid":
             self.pid = int(number)
-            self._send()
+            self._send_pending_signals()
         else:
-            self._end(int(number))
+            self._set_exit_code(int(number))
 
-    def _send(self) -> None:
+    def _send_pending_signals(self) -> None:
         if self.pid is not None:
-            for number in self._unsent:
+            for number in self._pending_signals:
                 signal_group(self.pid, number)
-            self._unsent.clear()
+            self._pending_signals.clear()
 
-    def _orphaned(self) -> None:
-        self.obituary = f"the warmed parent process ended: {self._parent.obituary()}"
+    def _on_server_death(self) -> None:
+        self.exit_cause = f"the fork server ended: {self._server.exit_cause()}"
         if self.pid is not None:
             signal_group(self.pid, signal.SIGKILL)
-        self._end(-signal.SIGKILL)
+        self._set_exit_code(-signal.SIGKILL)
 
-    def _end(self, code: int) -> None:
-        self._code = code
-        os.close(self._status)
+    def _set_exit_code(self, code: int) -> None:
+        self._exit_code = code
+        os.close(self._status_fd)
 
 
-class WarmLauncher:
-    """Forks children from a warmed parent, and starts that again after it has died."""
+class ForkServerLauncher:
+    """Forks children from a fork server, and starts that again after it has died."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._parent: _Parent | None = None
+        self._server: _ForkServerHandle | None = None
 
     def start(self) -> None:
-        """Let a parent warm up."""
-        if self._parent is None or not self._parent.lives:
+        """Let a fork server do its imports."""
+        if self._server is None or not self._server.is_alive:
             self.close()
-            self._parent = _Parent(self._threads)
+            self._server = _ForkServerHandle(self._threads)
 
-    def launch(self, pipes: Pipes, environment: Mapping[str, str]) -> WarmProcess:
+    def launch(self, pipes: Pipes, env: Mapping[str, str]) -> ForkedProcessHandle:
         """Ask for a child; raises OSError."""
         self.start()
-        assert self._parent is not None
-        return self._parent.fork(pipes, environment)
+        assert self._server is not None
+        return self._server.fork(pipes, env)
 
     def close(self) -> None:
-        """End the parent, and with it every child that it has."""
-        if self._parent is not None:
-            self._parent.close()
-            self._parent = None
+        """End the fork server, and with it every child that it has."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
 
-class _Parent:
-    """One warmed parent process, seen from its supervisor."""
+class _ForkServerHandle:
+    """One fork server, seen from its supervisor."""
 
     def __init__(self, threads: int) -> None:
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (until close)
-        self._obituary = ""
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (until close)
+        self._exit_cause = ""
+        self._channel, server_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.setblocking(False)
-        with theirs, held_back():  # a job's signals are the supervisor's to act upon
+        with server_end, signals_blocked():  # a job's signals are the supervisor's to act upon
             self._popen = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "lsqctl.worker.warm"),
-                    *(str(theirs.fileno()), str(os.getpid())),
+                    *(str(server_end.fileno()), str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=self._errors,
-                stderr=self._errors,
-                pass_fds=(theirs.fileno(),),
-                env=child_environment(_parent_environment(threads)),
+                stdout=self._output,
+                stderr=self._output,
+                pass_fds=(server_end.fileno(),),
+                env=child_environment(_fork_server_variables(threads)),
                 start_new_session=True,
             )
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         return self._popen.poll() is None
 
-    def fork(self, pipes: Pipes, environment: Mapping[str, str]) -> WarmProcess:
-        status, theirs = os.pipe()
-        os.set_blocking(status, False)
-        message = json.dumps(dict(environment)).encode()
+    def fork(self, pipes: Pipes, env: Mapping[str, str]) -> ForkedProcessHandle:
+        status_fd, child_end = os.pipe()
+        os.set_blocking(status_fd, False)
+        message = json.dumps(dict(env)).encode()
         try:
-            descriptors = [pipes.order, pipes.log, pipes.words, theirs]
+            descriptors = [pipes.stdin, pipes.log, pipes.report, child_end]
             socket.send_fds(self._channel, [message], descriptors)
         except OSError:
-            os.close(status)
+            os.close(status_fd)
             raise
         finally:
-            os.close(theirs)
-        return WarmProcess(status, self)
+            os.close(child_end)
+        return ForkedProcessHandle(status_fd, self)
 
-    def obituary(self) -> str:
+    def exit_cause(self) -> str:
         """Say in a few words how it ended."""
-        if not self._obituary:
+        if not self._exit_cause:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._popen.wait(1)
-            self._obituary = self._cause(self._popen.returncode)
-        return self._obituary
+            self._exit_cause = self._describe_exit(self._popen.returncode)
+        return self._exit_cause
 
-    def _cause(self, code: int | None) -> str:
+    def _describe_exit(self, code: int | None) -> str:
         if code is not None and code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        self._output.seek(0)
+        lines = self._output.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"
 
     def close(self) -> None:
         self._channel.close()
         self._popen.kill()
         self._popen.wait()
-        self.obituary()
-        self._errors.close()
+        self.exit_cause()
+        self._output.close()
 
 
-def _parent_environment(threads: int) -> dict[str, str]:
-    """What a parent's libraries read when they are loaded; a child sets the rest for itself."""
+def _fork_server_variables(threads: int) -> dict[str, str]:
+    """What a server's libraries read when they are loaded; a child sets the rest for itself."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
@@ -183,7 +183,7 @@ def _parent_environment(threads: int) -> dict[str, str]:
     }
 
 
-def make_launcher(warm: bool, threads: int) -> Launcher:
+def make_launcher(use_fork_server: bool, threads: int) -> Launcher:
     """Return how children are started here; ``threads`` is what most of them will use."""
-    # the chain "supervisor dies, parent dies, child dies" needs Linux's PR_SET_PDEATHSIG
-    return WarmLauncher(threads) if warm and sys.platform == "linux" else ColdLauncher()
+    # the chain "supervisor dies, server dies, child dies" needs Linux's PR_SET_PDEATHSIG
+    return ForkServerLauncher(threads) if use_fork_server and sys.platform == "linux" else SubprocessLauncher()

@@ -20,39 +20,39 @@ from lsqctl.run import EndReason
 from lsqctl.settings import visible_gpus
 
 QUARANTINE_SECONDS = 300.0
-# Memory that nobody visible holds: above this share of the whole, somebody invisible does.
-_IDLE_SHARE = 0.1
+# Memory that nobody visible holds: above this fraction of the whole, somebody invisible does.
+_IDLE_MEMORY_FRACTION = 0.1
 _GPU_ERRORS = re.compile(
     r"NVML|\bECC\b|\bXid\b|CUDA error|CUDA driver|cudaError|GPU is lost|fallen off the bus"
 )
 
 
-class Eyes(Protocol):
-    """What sees the GPUs of this machine."""
+class GpuProbe(Protocol):
+    """How the GPUs of this machine are asked."""
 
-    blind: str  # why a busy GPU cannot be told; empty where it can
+    unavailable_reason: str  # why a busy GPU cannot be told; empty where it can
 
-    def names(self) -> list[str]:
+    def gpu_names(self) -> list[str]:
         """Return a name for each GPU, as CUDA_VISIBLE_DEVICES takes it, in the system's order."""
 
-    def busy(self, name: str) -> str:
+    def busy_reason(self, name: str) -> str:
         """Return why a GPU that is none of ours now should be left alone, or nothing."""
 
 
-class NvmlEyes:
-    """Sees through NVML (``pynvml``), already initialized.  GPUs are named by UUID."""
+class NvmlProbe:
+    """Asks NVML (``pynvml``), already initialized.  GPUs are named by UUID."""
 
-    blind = ""
+    unavailable_reason = ""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
         self._names = [self._uuid(index) for index in range(nvml.nvmlDeviceGetCount())]
 
-    def names(self) -> list[str]:
+    def gpu_names(self) -> list[str]:
         """Return the UUID of each GPU."""
         return self._names
 
-    def busy(self, name: str) -> str:
+    def busy_reason(self, name: str) -> str:
         """Say who computes on it (pid, user, memory), or what NVML says instead."""
         nvml = self._nvml
         try:
@@ -62,8 +62,8 @@ class NvmlEyes:
         except nvml.NVMLError as error:
             return f"NVML: {error}"
         if processes:
-            return ", ".join(map(_holder, processes))
-        if memory.used > _IDLE_SHARE * memory.total:
+            return ", ".join(map(_describe_process, processes))
+        if memory.used > _IDLE_MEMORY_FRACTION * memory.total:
             return f"{_gib(memory.used)} are held by a process that cannot be seen from here"
         return ""
 
@@ -72,70 +72,70 @@ class NvmlEyes:
         return uuid.decode() if isinstance(uuid, bytes) else str(uuid)
 
 
-class DeviceFiles:
-    """Sees only that GPUs exist.  They are named by number."""
+class DeviceFileProbe:
+    """Finds only that GPUs exist.  They are named by number."""
 
-    def __init__(self, folder: Path, why: str) -> None:
+    def __init__(self, folder: Path, unavailable_reason: str) -> None:
         self._folder = folder
-        self.blind = why
+        self.unavailable_reason = unavailable_reason
 
-    def names(self) -> list[str]:
+    def gpu_names(self) -> list[str]:
         """Return the number of each GPU."""
         files = self._folder.glob("nvidia[0-9]*")
         return sorted((path.name.removeprefix("nvidia") for path in files), key=int)
 
-    def busy(self, name: str) -> str:
+    def busy_reason(self, name: str) -> str:
         """Nothing can be said."""
         return ""
 
 
-def open_eyes(folder: Path = Path("/dev")) -> Eyes:
+def open_probe(folder: Path = Path("/dev")) -> GpuProbe:
     """Return NVML where it is installed and answers, else the device files."""
     try:
         import pynvml
     except ImportError:
-        return DeviceFiles(folder, "pynvml is missing: pip install 'lsqctl[gpu]'")
+        return DeviceFileProbe(folder, "pynvml is missing: pip install 'lsqctl[gpu]'")
     try:
         pynvml.nvmlInit()
-        return NvmlEyes(pynvml)
+        return NvmlProbe(pynvml)
     except pynvml.NVMLError as error:
-        return DeviceFiles(folder, f"NVML: {error}")
+        return DeviceFileProbe(folder, f"NVML: {error}")
 
 
-def pick(wanted: str, eyes: Eyes, allowed: Sequence[str] | None = None) -> list[str]:
+def select_gpus(gpu_choice: str, probe: GpuProbe, allowed: Sequence[str] | None = None) -> list[str]:
     """Return the GPUs that ``auto``, ``all``, ``none``, or numbers and UUIDs (``0,2``) mean.
 
     None of them means the CPU.  ``allowed`` is what CUDA_VISIBLE_DEVICES leaves: a scheduler's
     choice is kept.  Raises UsageError.
     """
-    if wanted == "none":
+    if gpu_choice == "none":
         return []
-    names = eyes.names()
-    known = {name: name for name in names} | {str(index): one for index, one in enumerate(names)}
+    names = probe.gpu_names()
+    gpu_by_key = {name: name for name in names} | {str(index): gpu for index, gpu in enumerate(names)}
     if allowed is not None:
-        names = list(_allowed(allowed, known))
-        known = {key: name for key, name in known.items() if name in names}
-    if wanted == "auto" or (wanted == "all" and names):
+        names = list(_visible(allowed, gpu_by_key))
+        gpu_by_key = {key: name for key, name in gpu_by_key.items() if name in names}
+    if gpu_choice == "auto" or (gpu_choice == "all" and names):
         return names
-    asked = [one.strip() for one in wanted.split(",")]
-    if wanted == "all" or not set(asked) <= set(known):
-        here = ", ".join(key for key in known if key.isdigit()) or "none"
+    requested = [gpu.strip() for gpu in gpu_choice.split(",")]
+    if gpu_choice == "all" or not set(requested) <= set(gpu_by_key):
+        usable_numbers = ", ".join(key for key in gpu_by_key if key.isdigit()) or "none"
         raise UsageError(
-            f"--gpus {wanted}: this worker may use these GPUs: {here}; "
+            f"--gpus {gpu_choice}: this worker may use these GPUs: {usable_numbers}; "
             "say auto, all, none, or numbers as in 0,2"
         )
-    return list(dict.fromkeys(known[one] for one in asked))
+    return list(dict.fromkeys(gpu_by_key[gpu] for gpu in requested))
 
 
-def _allowed(variable: Sequence[str], known: Mapping[str, str]) -> Iterator[str]:
+def _visible(variable: Sequence[str], gpu_by_key: Mapping[str, str]) -> Iterator[str]:
     """Yield the GPUs of CUDA_VISIBLE_DEVICES as CUDA reads it: up to a number that is none."""
-    for one in variable:
-        if one in known:
-            yield known[one]
-        elif one.lstrip("-").isdigit():
+    for entry in variable:
+        if entry in gpu_by_key:
+            yield gpu_by_key[entry]
+        elif entry.lstrip("-").isdigit():
             return
         else:  # a UUID cut short, or a part of a GPU (MIG)
-            yield next((name for name in known.values() if name.startswith(one)), one)
+            yield next((name for name in gpu_by_key.values() if name.startswith(entry)), entry)
 
 
 def is_gpu_error(reason: EndReason, message: str) -> bool:
@@ -144,44 +144,44 @@ def is_gpu_error(reason: EndReason, message: str) -> bool:
 
 
 @dataclass(slots=True)
-class Watch:
+class GpuHealth:
     """Tells which of some GPUs to leave alone now, and why.
 
-    ``leave_busy`` is for GPUs that the user did not name.  One that failed rests for a while.
+    ``avoid_busy`` is for GPUs that the user did not name.  One that failed is quarantined.
     """
 
-    eyes: Eyes
-    leave_busy: bool
+    probe: GpuProbe
+    avoid_busy: bool
     clock: Callable[[], float] = time.monotonic
-    _resting: dict[str, tuple[float, str]] = field(default_factory=dict)
+    _quarantined: dict[str, tuple[float, str]] = field(default_factory=dict)
 
-    def shut(self, untaken: Sequence[str]) -> dict[str, str]:
-        """Return the reason for each GPU to leave alone; ``untaken`` are those we do not use."""
-        reasons = {gpu: self.eyes.busy(gpu) for gpu in untaken} if self.leave_busy else {}
+    def unavailable(self, idle_gpus: Sequence[str]) -> dict[str, str]:
+        """Return the reason for each GPU to leave alone; ``idle_gpus`` are those we do not use."""
+        reasons = {gpu: self.probe.busy_reason(gpu) for gpu in idle_gpus} if self.avoid_busy else {}
         now = self.clock()
-        self._resting = {gpu: one for gpu, one in self._resting.items() if one[0] > now}
-        resting = {gpu: why for gpu, (_, why) in self._resting.items()}
-        return {gpu: why for gpu, why in reasons.items() if why} | resting
+        self._quarantined = {gpu: entry for gpu, entry in self._quarantined.items() if entry[0] > now}
+        quarantined = {gpu: reason for gpu, (_, reason) in self._quarantined.items()}
+        return {gpu: reason for gpu, reason in reasons.items() if reason} | quarantined
 
-    def rest(self, gpus: Sequence[str], why: str) -> None:
+    def quarantine(self, gpus: Sequence[str], reason: str) -> None:
         """Leave GPUs alone for some minutes."""
         until = self.clock() + QUARANTINE_SECONDS
-        told = f"rests for {QUARANTINE_SECONDS / 60:g} min after: {why}"
-        self._resting.update(dict.fromkeys(gpus, (until, told)))
+        reason_text = f"quarantined for {QUARANTINE_SECONDS / 60:g} min after: {reason}"
+        self._quarantined.update(dict.fromkeys(gpus, (until, reason_text)))
 
-    def notice(self, shut: dict[str, str]) -> str:
+    def notice(self, unavailable: dict[str, str]) -> str:
         """Return one line on the GPUs that are left alone; empty when there are none."""
-        numbers = {name: index for index, name in enumerate(self.eyes.names())}
-        told = (f"GPU {numbers.get(gpu, gpu)}: {why}" for gpu, why in sorted(shut.items()))
-        return "; ".join(told)
+        numbers = {name: index for index, name in enumerate(self.probe.gpu_names())}
+        lines = (f"GPU {numbers.get(gpu, gpu)}: {reason}" for gpu, reason in sorted(unavailable.items()))
+        return "; ".join(lines)
 
 
-def choose(wanted: str, eyes: Eyes) -> tuple[list[str], Watch]:
-    """Return the GPUs that this worker works on, and who watches them."""
-    return pick(wanted, eyes, visible_gpus()), Watch(eyes, leave_busy=wanted == "auto")
+def select_with_health(gpu_choice: str, probe: GpuProbe) -> tuple[list[str], GpuHealth]:
+    """Return the GPUs that this worker works on, and their health."""
+    return select_gpus(gpu_choice, probe, visible_gpus()), GpuHealth(probe, avoid_busy=gpu_choice == "auto")
 
 
-def _holder(process: Any) -> str:
+def _describe_process(process: Any) -> str:
     """Name a process on a GPU: pid, user, memory (NVML may know none)."""
     try:
         user = psutil.Process(process.pid).username()

@@ -1,4 +1,4 @@
-"""Who this worker is, and whether another one on this machine is provably gone."""
+"""Who this worker is, and whether another one on this machine is provably dead."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def boot_id() -> str:
     Two containers may share a host's name and boot, yet not its pids.  Empty where the system
     tells neither.
     """
-    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    if not boot.exists():
+    boot_file, pid_namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    if not boot_file.exists():
         return ""
-    return f"{boot.read_text().strip()} {space.readlink() if space.is_symlink() else ''}"
+    return f"{boot_file.read_text().strip()} {pid_namespace.readlink() if pid_namespace.is_symlink() else ''}"
 
 
-def provably_gone(worker: WorkerIdentity) -> bool:
+def is_dead(worker: WorkerIdentity) -> bool:
     """Return whether ``worker`` ran where we run and its process does not live any more.
 
     A pid is reused, so its start time must match too.  After a reboot nothing is provable (the

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lsqctl.errors import DataError
 from lsqctl.facts import StoredCheckpoint
 from lsqctl.run import RunDetail
-from lsqctl.training.digest import sha256_of
+from lsqctl.training.digest import file_sha256
 from lsqctl.training.manifest import manifest_sha256
 
 if TYPE_CHECKING:
@@ -24,22 +24,22 @@ def resolve_inputs(
     ``runs_dir`` holds the folders of all runs. Raises DataError where a file is gone or no longer
     holds the bytes that were submitted.
     """
-    found: dict[str, str | Path] = {
+    resolved: dict[str, str | Path] = {
         role: parent_checkpoint(store, run_id, runs_dir / run_id)
         for role, run_id in detail.parents.items()
     }
-    for key, entry in _entries(detail.snapshot).items():
+    for key, entry in _recorded_inputs(detail.provenance).items():
         if "torchvision" in entry:
-            found[key] = f"torchvision:{entry['torchvision']}"
+            resolved[key] = f"torchvision:{entry['torchvision']}"
         else:
-            found[key] = _file(key, entry, data_dir)
-    return found
+            resolved[key] = _weights_file(key, entry, data_dir)
+    return resolved
 
 
 def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
     """Return the folder of the checkpoint that a finished run stands for: its headline's."""
-    last = max(store.checkpoints(run_id), key=lambda one: one.step, default=None)
-    headline = next((one for one in store.result(run_id) if one.headline), None)
+    last = max(store.checkpoints(run_id), key=lambda row: row.step, default=None)
+    headline = next((row for row in store.evaluations(run_id) if row.headline), None)
     chosen = last
     if headline is not None and headline.selection == "best":
         chosen = _at_step(store.checkpoints(run_id), headline.step) or last
@@ -48,52 +48,52 @@ def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
             f"the parent run {run_id} has no checkpoint any more; submit its recipe again with "
             "--if-exists rerun"
         )
-    return located(run_dir, chosen.directory)
+    return current_location(run_dir, chosen.directory)
 
 
-def located(run_dir: Path, recorded: str) -> Path:
+def current_location(run_dir: Path, recorded_path: str) -> Path:
     """Return where a checkpoint lies today: in the run's own folder, for workspaces are moved."""
-    here = run_dir / Path(recorded).name
-    return here if here.is_dir() else Path(recorded)
+    in_run_dir = run_dir / Path(recorded_path).name
+    return in_run_dir if in_run_dir.is_dir() else Path(recorded_path)
 
 
-def identities(inputs: Mapping[str, str | Path], detail: RunDetail) -> dict[str, str]:
+def input_digests(inputs: Mapping[str, str | Path], detail: RunDetail) -> dict[str, str]:
     """Return, by recipe key, what names the bytes that an attempt starts from.
 
     A parent's checkpoint by the sha256 of its manifest, a file by its own. Raises DataError where
     a parent's checkpoint is gone.
     """
-    found = {}
+    digests = {}
     for key, source in inputs.items():
         if key in detail.parents:
-            found[key] = f"run {detail.parents[key]}, checkpoint {manifest_sha256(Path(source))}"
+            digests[key] = f"run {detail.parents[key]}, checkpoint {manifest_sha256(Path(source))}"
         else:
-            found[key] = _entries(detail.snapshot)[key].get("sha256", str(source))
-    return found
+            digests[key] = _recorded_inputs(detail.provenance)[key].get("sha256", str(source))
+    return digests
 
 
-def find_file(reference: str, near: Path | None, data_dir: Path) -> Path | None:
+def find_weights_file(weights_name: str, recipe_dir: Path | None, data_dir: Path) -> Path | None:
     """Return the weights file that a recipe names: beside the recipe, then in the data folder."""
-    path = Path(reference).expanduser()
-    folders = [] if path.is_absolute() else [near, Path.cwd(), data_dir]
-    candidates = [path] if path.is_absolute() else [one / path for one in folders if one]
-    return next((one.absolute() for one in candidates if one.is_file()), None)
+    path = Path(weights_name).expanduser()
+    folders = [] if path.is_absolute() else [recipe_dir, Path.cwd(), data_dir]
+    candidates = [path] if path.is_absolute() else [candidate / path for candidate in folders if candidate]
+    return next((candidate.absolute() for candidate in candidates if candidate.is_file()), None)
 
 
-def _entries(snapshot: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
-    inputs: Mapping[str, Mapping[str, str]] = snapshot.get("inputs", {})
+def _recorded_inputs(provenance: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    inputs: Mapping[str, Mapping[str, str]] = provenance.get("inputs", {})
     return inputs
 
 
-def _file(key: str, entry: Mapping[str, str], data_dir: Path) -> Path:
+def _weights_file(key: str, entry: Mapping[str, str], data_dir: Path) -> Path:
     recorded = Path(entry["path"])
-    path = recorded if recorded.is_file() else find_file(entry["name"], None, data_dir)
+    path = recorded if recorded.is_file() else find_weights_file(entry["name"], None, data_dir)
     if path is None:
         raise DataError(f"{key}: {recorded} is gone, and {data_dir} has no {entry['name']}")
-    if sha256_of(path) != entry["sha256"]:
+    if file_sha256(path) != entry["sha256"]:
         raise DataError(f"{key}: {path} has changed since the run was submitted; submit it again")
     return path
 
 
 def _at_step(checkpoints: list[StoredCheckpoint], step: int) -> StoredCheckpoint | None:
-    return next((one for one in checkpoints if one.step == step), None)
+    return next((checkpoint for checkpoint in checkpoints if checkpoint.step == step), None)

@@ -1,7 +1,7 @@
 """Start the process of an attempt: what every way has in common, and the plain way.
 
-Either way it has its own session, the slot's environment, the order on standard input, its log as
-standard output and error, and a pipe for its last words.  No call here waits: a supervisor has
+Either way it has its own session, the slot's variables, the spec on standard input, its log as
+standard output and error, and a pipe for its exit report.  No call here waits: a supervisor has
 leases to renew.
 """
 
@@ -23,15 +23,15 @@ from lsqctl.settings import child_environment
 class Pipes:
     """The descriptors of a child; the starter keeps them open and its caller closes them."""
 
-    order: int
+    stdin: int
     log: int
-    words: int
+    report: int
 
 
-class Process(Protocol):
-    """A child process. ``obituary`` says why it ended where its exit code cannot."""
+class ProcessHandle(Protocol):
+    """A child process. ``exit_cause`` says why it ended where its exit code cannot."""
 
-    obituary: str
+    exit_cause: str
 
     @property
     def pid(self) -> int | None:
@@ -50,26 +50,26 @@ class Launcher(Protocol):
     def start(self) -> None:
         """Get ready, in the background."""
 
-    def launch(self, pipes: Pipes, environment: Mapping[str, str]) -> Process:
+    def launch(self, pipes: Pipes, env: Mapping[str, str]) -> ProcessHandle:
         """Start a child; raises OSError."""
 
     def close(self) -> None:
         """Let go of what was made ready; children that still run are killed."""
 
 
-class ColdProcess:
+class SubprocessHandle:
     """A Python of its own, which imports torch first."""
 
-    obituary = ""
+    exit_cause = ""
 
-    def __init__(self, pipes: Pipes, environment: Mapping[str, str]) -> None:
+    def __init__(self, pipes: Pipes, env: Mapping[str, str]) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "lsqctl.worker.execute", str(pipes.words)],
-            stdin=pipes.order,
+            [sys.executable, "-m", "lsqctl.worker.execute", str(pipes.report)],
+            stdin=pipes.stdin,
             stdout=pipes.log,
             stderr=pipes.log,
-            pass_fds=(pipes.words,),
-            env=child_environment({**environment, "PYTHONUNBUFFERED": "1"}),
+            pass_fds=(pipes.report,),
+            env=child_environment({**env, "PYTHONUNBUFFERED": "1"}),
             start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
         )
 
@@ -88,15 +88,15 @@ class ColdProcess:
             signal_group(self._popen.pid, number)
 
 
-class ColdLauncher:
-    """Starts a Python for each attempt: where forking a warmed one is not to be had."""
+class SubprocessLauncher:
+    """Starts a Python for each attempt: where there is no fork server."""
 
     def start(self) -> None:
         """Nothing can be made ready."""
 
-    def launch(self, pipes: Pipes, environment: Mapping[str, str]) -> ColdProcess:
+    def launch(self, pipes: Pipes, env: Mapping[str, str]) -> SubprocessHandle:
         """Start a child; raises OSError."""
-        return ColdProcess(pipes, environment)
+        return SubprocessHandle(pipes, env)
 
     def close(self) -> None:
         """Nothing was made ready."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Protocol
 
 from lsqctl.run import Run
-from lsqctl.worker.order import LastWords
-from lsqctl.worker.slots import Share
+from lsqctl.worker.order import ExitReport
+from lsqctl.worker.slots import Allocation
 
 
 class Observer(Protocol):
     """Who watches a supervisor: a terminal, a log, a test."""
 
-    def started(self, run: Run, share: Share) -> None:
+    def started(self, run: Run, allocation: Allocation) -> None:
         """An attempt begins."""
 
-    def ended(self, run: Run, words: LastWords) -> None:
+    def ended(self, run: Run, exit_report: ExitReport) -> None:
         """An attempt ended; ``run`` is as the store has it now."""
 
-    def said(self, text: str) -> None:
+    def notify(self, text: str) -> None:
         """Something a person should know."""
 
     def tick(self) -> None:

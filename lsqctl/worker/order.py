@@ -1,7 +1,7 @@
 """What a supervisor tells its child, and what the child tells back: one JSON line each way.
 
-The order goes down the child's standard input, which then stays open: its end-of-file means that
-the supervisor is gone.  The child's last words come up a second pipe.  Nothing secret (the
+The spec goes down the child's standard input, which then stays open: its end-of-file means that
+the supervisor is gone.  The child's exit report comes up a second pipe.  Nothing secret (the
 database's URL may hold a password) is ever on a command line.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lsqctl.run import Claim, EndReason, Lease
-from lsqctl.settings import Compile, Settings
-from lsqctl.worker.slots import Share
+from lsqctl.settings import CompileMode, Settings
+from lsqctl.worker.slots import Allocation
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class AttemptSpec:
     """Everything a child needs to execute one attempt."""
 
     run_id: str
@@ -32,7 +32,7 @@ class Order:
     threads: int
     supervisor_pid: int
     gpus: int = 1  # how many are reserved, and visible
-    compile: Compile = "auto"
+    compile: CompileMode = "auto"
 
     @property
     def lease(self) -> Lease:
@@ -40,38 +40,38 @@ class Order:
         return Lease(self.run_id, self.attempt, self.fence)
 
     def to_line(self) -> str:
-        """Return the order as one line of JSON."""
+        """Return the spec as one line of JSON."""
         return json.dumps(asdict(self)) + "\n"
 
     @classmethod
-    def from_line(cls, line: str) -> Order:
+    def from_line(cls, line: str) -> AttemptSpec:
         """Read what ``to_line`` wrote."""
         return cls(**json.loads(line))
 
 
 @dataclass(frozen=True, slots=True)
-class LastWords:
+class ExitReport:
     """Why a child ends, as it sees it."""
 
     reason: EndReason
     message: str
 
     def to_line(self) -> str:
-        """Return the words as one line of JSON, at most a pipe's buffer long."""
+        """Return the report as one line of JSON, at most a pipe's buffer long."""
         return json.dumps({"reason": self.reason, "message": self.message[:4000]}) + "\n"
 
     @classmethod
-    def from_line(cls, line: str) -> LastWords:
+    def from_line(cls, line: str) -> ExitReport:
         """Read what ``to_line`` wrote."""
         data = json.loads(line)
         return cls(EndReason(data["reason"]), data["message"])
 
 
-def order_for(claim: Claim, share: Share, settings: Settings) -> Order:
-    """Return what a child needs to know to execute a claim in its share of this machine."""
+def attempt_spec(claim: Claim, allocation: Allocation, settings: Settings) -> AttemptSpec:
+    """Return what a child needs to know to execute a claim in its allocation."""
     run = claim.run
-    data_dir = settings.data_dir_of(claim.snapshot.get("data_dir"))
-    return Order(
+    data_dir = settings.data_dir_of(claim.provenance.get("data_dir"))
+    return AttemptSpec(
         run_id=run.id,
         attempt=claim.lease.attempt,
         fence=claim.lease.fence,
@@ -79,10 +79,10 @@ def order_for(claim: Claim, share: Share, settings: Settings) -> Order:
         lease_seconds=settings.lease_seconds,
         run_dir=str(settings.run_dir(run.id)),
         data_dir=str(data_dir),
-        device=share.device,
-        threads=int(claim.circumstances.get("threads", share.threads)),
+        device=allocation.device,
+        threads=int(claim.pinned_environment.get("threads", allocation.threads)),
         supervisor_pid=os.getpid(),
-        gpus=max(1, len(share.gpus)),
+        gpus=max(1, len(allocation.gpus)),
         compile=settings.compile,
     )
 

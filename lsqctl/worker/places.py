@@ -4,42 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lsqctl.worker.gpus import Watch, is_gpu_error
-from lsqctl.worker.order import LastWords
-from lsqctl.worker.slots import Pool, Share, Slot
+from lsqctl.worker.gpus import GpuHealth, is_gpu_error
+from lsqctl.worker.order import ExitReport
+from lsqctl.worker.slots import Pool, Allocation, Slot
 
 
-class Places:
-    """Holds the pool, and keeps it in step with what the GPUs' watch says."""
+class SlotAllocator:
+    """Holds the pool, and keeps it in step with the health of the GPUs."""
 
-    def __init__(self, slots: Sequence[Slot], watch: Watch | None = None) -> None:
+    def __init__(self, slots: Sequence[Slot], gpu_health: GpuHealth | None = None) -> None:
         self.pool = Pool(tuple(slots))
         self.notice = ""
-        self._watch = watch
+        self._gpu_health = gpu_health
 
     @property
-    def threads(self) -> int:
+    def threads_per_slot(self) -> int:
         """What an attempt in one slot computes with."""
         return self.pool.slots[0].threads
 
-    def look(self, changed: Callable[[str], object] = lambda notice: None) -> None:
-        """Look again at the GPUs that we do not use; say so when the notice has changed."""
-        if self._watch is None:
+    def refresh(self, on_change: Callable[[str], object] = lambda notice: None) -> None:
+        """Ask again for the GPUs that we do not use; say so when the notice has changed."""
+        if self._gpu_health is None:
             return
-        shut = self._watch.shut(self.pool.untaken_gpus)
-        self.pool = self.pool.shutting(shut)
-        notice = self._watch.notice(shut)
+        unavailable = self._gpu_health.unavailable(self.pool.idle_gpus)
+        self.pool = self.pool.excluding(unavailable)
+        notice = self._gpu_health.notice(unavailable)
         if notice != self.notice:
             self.notice = notice
-            changed(notice)
+            on_change(notice)
 
-    def take(self, gpus: int) -> Share:
+    def allocate(self, gpus: int) -> Allocation:
         """Take the slots for an attempt.  Raises ValueError when there is no room."""
-        share, self.pool = self.pool.take(gpus)
-        return share
+        allocation, self.pool = self.pool.allocate(gpus)
+        return allocation
 
-    def give_back(self, share: Share, words: LastWords) -> None:
-        """Free the slots of an attempt that has ended; a GPU that failed it rests."""
-        self.pool = self.pool.give_back(share)
-        if self._watch is not None and is_gpu_error(words.reason, words.message):
-            self._watch.rest(share.gpus, words.message)
+    def release(self, allocation: Allocation, exit_report: ExitReport) -> None:
+        """Free the slots of an attempt that has ended; a GPU that failed it is quarantined."""
+        self.pool = self.pool.release(allocation)
+        if self._gpu_health is not None and is_gpu_error(exit_report.reason, exit_report.message):
+            self._gpu_health.quarantine(allocation.gpus, exit_report.message)

@@ -18,15 +18,15 @@ from lsqctl.errors import (
 )
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
-from lsqctl.worker.order import LastWords
+from lsqctl.worker.order import ExitReport
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 # torch's CPU allocator raises a plain RuntimeError
-_NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "out of memory")
+_OOM_PHRASES = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 
 
-def reason_of(error: Exception) -> EndReason:
+def end_reason_of(error: Exception) -> EndReason:
     """Return the end reason that an error means; the first row that fits decides."""
     import torch
 
@@ -37,41 +37,41 @@ def reason_of(error: Exception) -> EndReason:
         (EndReason.RECIPE, (DataError, RecipeError)),
         (EndReason.INFRA, (StoreError, CannotCompile, OSError, torch.AcceleratorError)),
     )
-    if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _NO_MEMORY):
+    if isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OOM_PHRASES):
         return EndReason.OOM
-    fits = (reason for reason, kinds in table if isinstance(error, kinds))
-    return next(fits, EndReason.CODE)
+    matching = (reason for reason, types in table if isinstance(error, types))
+    return next(matching, EndReason.CODE)
 
 
-def one_line(error: Exception, reason: EndReason) -> str:
+def error_message(error: Exception, reason: EndReason) -> str:
     """Return what a person should read of an error: its first line, and what to do."""
     first = (str(error).splitlines() or [""])[0]
     match reason:
         case EndReason.OOM:
-            told = "; ".join([first or "out of memory", *getattr(error, "__notes__", [])])
-            return f"{told}; raise train.accumulate, or make data.batch_size smaller"
+            details = "; ".join([first or "out of memory", *getattr(error, "__notes__", [])])
+            return f"{details}; raise train.accumulate, or make data.batch_size smaller"
         case EndReason.CODE:
             return f"{type(error).__name__}: {first}"
     return first or type(error).__name__
 
 
 @contextlib.contextmanager
-def noting_memory(recipe: Recipe, device: str) -> Iterator[None]:
+def annotate_oom(recipe: Recipe, device: str) -> Iterator[None]:
     """Add to an error of memory what was tried: the batch sizes and the most bytes held."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if reason_of(error) is EndReason.OOM:
-            error.add_note(_tried(recipe, device))
+        if end_reason_of(error) is EndReason.OOM:
+            error.add_note(_memory_note(recipe, device))
         raise
 
 
-def _tried(recipe: Recipe, device: str) -> str:
+def _memory_note(recipe: Recipe, device: str) -> str:
     import torch
 
-    from lsqctl.training.runtime import peak_memory
+    from lsqctl.training.runtime import peak_memory_bytes
 
-    peak = peak_memory(torch.device(device))
+    peak = peak_memory_bytes(torch.device(device))
     data = recipe.data
     return (
         f"data.batch_size is {data.batch_size} (evaluation {data.eval_batch_size}), "
@@ -79,7 +79,7 @@ def _tried(recipe: Recipe, device: str) -> str:
     )
 
 
-class MemoryWatch:
+class MemoryMonitor:
     """What is known of a process's memory when it is killed without a word.
 
     ``sample`` is cheap: call it while the process lives.
@@ -96,7 +96,7 @@ class MemoryWatch:
                 if line.startswith("VmHWM:"):
                     self._peak_kib = max(self._peak_kib, int(line.split()[1]))
 
-    def explain_kill(self) -> str:
+    def explain_sigkill(self) -> str:
         """Return why the process was killed by SIGKILL, as far as the kernel tells."""
         peak = f"; its peak memory was {self._peak_kib / 1024:.0f} MiB" if self._peak_kib else ""
         if oom_kills() > self._kills:
@@ -110,10 +110,10 @@ def oom_kills(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
         groups = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
         return 0
-    return max((_kills_in(line, cgroups) for line in groups), default=0)
+    return max((_oom_kills_of(line, cgroups) for line in groups), default=0)
 
 
-def _kills_in(group: str, cgroups: Path) -> int:
+def _oom_kills_of(group: str, cgroups: Path) -> int:
     """Read the counter of one line of /proc/self/cgroup: version 2's, or 1's for memory."""
     _, controllers, path = group.split(":", 2)
     if not controllers:
@@ -128,10 +128,10 @@ def _kills_in(group: str, cgroups: Path) -> int:
     return 0
 
 
-def from_exit_code(code: int, log: Path, memory: MemoryWatch) -> LastWords:
+def report_from_exit_code(code: int, log: Path, memory: MemoryMonitor) -> ExitReport:
     """Explain a child that said nothing."""
     if code == -signal.SIGKILL:
-        return LastWords(EndReason.INFRA, memory.explain_kill())
+        return ExitReport(EndReason.INFRA, memory.explain_sigkill())
     if code < 0:
-        return LastWords(EndReason.INFRA, f"killed by {signal.Signals(-code).name}; see {log}")
-    return LastWords(EXIT_REASONS.get(code, EndReason.CODE), f"exit code {code}; see {log}")
+        return ExitReport(EndReason.INFRA, f"killed by {signal.Signals(-code).name}; see {log}")
+    return ExitReport(EXIT_REASONS.get(code, EndReason.CODE), f"exit code {code}; see {log}")

@@ -17,10 +17,10 @@ from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.facts import (
     Checkpoint,
     Compiled,
-    Fact,
-    Measured,
+    TrainingEvent,
+    Measurement,
     Metric,
-    Note,
+    LogMessage,
     Progress,
     QuantizerStats,
     Result,
@@ -28,7 +28,7 @@ from lsqctl.facts import (
 )
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, Lease
-from lsqctl.worker.patience import patiently, pause_after
+from lsqctl.worker.patience import retry, backoff_delay
 from lsqctl.worker.spool import Spool
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FLUSH_SECONDS = 1.0
-PATIENCE_LEASES = 4  # how long to wait for a database; the supervisor, who has the lease, less long
+RETRY_LEASES = 4  # how long to wait for a database; the supervisor, who has the lease, less long
 
 
 class Recorder:
@@ -61,20 +61,20 @@ class Recorder:
         self._stop = stop
         self._clock = clock
         self._spool = Spool(run_dir, lease.attempt)
-        self._measured: list[Measured] = []
+        self._measurements: list[Measurement] = []
         self._progress: Progress | None = None
-        self._notes: list[Note] = []
+        self._log_messages: list[LogMessage] = []
         self._failures = 0
-        self._due = clock() + FLUSH_SECONDS
+        self._next_flush = clock() + FLUSH_SECONDS
 
     def __enter__(self) -> Recorder:
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         """Write what is left, and never hide why an attempt is failing.
 
@@ -82,62 +82,62 @@ class Recorder:
         """
         stored = False
         try:
-            if kind is None or not issubclass(kind, LeaseLost):
-                stored = self._try()
+            if exc_type is None or not issubclass(exc_type, LeaseLost):
+                stored = self._flush()
         except LeaseLost:
-            if kind is None:
+            if exc_type is None:
                 raise
         finally:
             self._spool.close(keep=not stored)
 
-    def record(self, fact: Fact) -> None:
-        """Take one fact; raises LeaseLost when the attempt no longer owns its run.
+    def record(self, event: TrainingEvent) -> None:
+        """Take one event; raises LeaseLost when the attempt no longer owns its run.
 
         Raises StoreError when the database stays away at the start, a checkpoint or the finish.
         """
-        match fact:
+        match event:
             case Metric() | QuantizerStats():
-                self._spool.keep(fact)
-                self._measured.append(fact)
+                self._spool.append(event)
+                self._measurements.append(event)
             case Progress():
-                self._progress = fact
+                self._progress = event
             case Resumed():
-                self._patiently(partial(self._take_over, fact.step))
+                self._retry(partial(self._resume, event.step))
             case Compiled():
-                found = {"compile": fact.compiled, "channels_last": fact.channels_last}
-                self._patiently(lambda: self._store.settle(self._lease, found))
-            case Note():
-                print(f"lsqctl: {fact.text}", flush=True)
-                self._notes.append(fact)
+                environment = {"compile": event.compiled, "channels_last": event.channels_last}
+                self._retry(lambda: self._store.record_environment(self._lease, environment))
+            case LogMessage():
+                print(f"lsqctl: {event.text}", flush=True)
+                self._log_messages.append(event)
             case Checkpoint():
-                self._patiently(partial(self._keep, fact))
+                self._retry(partial(self._record_checkpoint, event))
                 self._spool.clear()
             case Result():
-                self._patiently(self._write)
+                self._retry(self._write_pending)
                 self._spool.clear()
                 failpoint("finish.before")
-                self._finish(fact)
+                self._finish(event)
                 failpoint("finish.after")
-        if self._clock() >= self._due:
-            self._try()
+        if self._clock() >= self._next_flush:
+            self._flush()
 
-    def _take_over(self, step: int | None) -> None:
-        """Go on from a step: what lies after it is forgotten, what was spooled up to it kept."""
-        kept = [
-            one for one in self._spool.left_by_others() if step is not None and one.step <= step
+    def _resume(self, step: int | None) -> None:
+        """Go on from a step: what lies after it is deleted, what was spooled up to it kept."""
+        measurements = [
+            measurement for measurement in self._spool.pending_from_previous() if step is not None and measurement.step <= step
         ]
         self._store.resume_at(self._lease, step)
-        if kept:
-            self._store.log_metrics(self._lease, kept)
-        self._spool.forget_others()
+        if measurements:
+            self._store.log_metrics(self._lease, measurements)
+        self._spool.remove_previous()
 
-    def _try(self) -> bool:
+    def _flush(self) -> bool:
         """Write what waits; return whether the database took it, else when to try next is set."""
         try:
-            self._write()
+            self._write_pending()
         except StoreError as error:
             self._failures += 1
-            self._due = self._clock() + FLUSH_SECONDS + pause_after(self._failures)
+            self._next_flush = self._clock() + FLUSH_SECONDS + backoff_delay(self._failures)
             if self._failures == 1:
                 print(f"lsqctl: {error}; training goes on, metrics wait on the disk", flush=True)
             return False
@@ -145,45 +145,45 @@ class Recorder:
             print("lsqctl: the database is back; nothing was lost", flush=True)
         self._failures = 0
         self._spool.clear()
-        self._due = self._clock() + FLUSH_SECONDS
+        self._next_flush = self._clock() + FLUSH_SECONDS
         return True
 
-    def _write(self) -> None:
+    def _write_pending(self) -> None:
         """Write everything that waits; what is written waits no more."""
-        while self._notes:
-            self._store.note(self._lease, self._notes[0].text)
-            del self._notes[0]
-        if self._measured or self._progress:
-            self._store.log_metrics(self._lease, self._measured, progress=self._progress)
-            self._measured, self._progress = [], None
+        while self._log_messages:
+            self._store.log_event(self._lease, self._log_messages[0].text)
+            del self._log_messages[0]
+        if self._measurements or self._progress:
+            self._store.log_metrics(self._lease, self._measurements, progress=self._progress)
+            self._measurements, self._progress = [], None
 
-    def _keep(self, checkpoint: Checkpoint) -> None:
-        """Store a checkpoint with the metrics up to it, and forget those swept from the disk."""
-        known = self._store.checkpoints(self._lease.run_id)
+    def _record_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store a checkpoint with the metrics up to it, and delete rows of those that are gone."""
+        stored = self._store.checkpoints(self._lease.run_id)
         self._store.record_checkpoint(
             self._lease,
             checkpoint,
-            measured=self._measured,
-            forget=[
+            measured=self._measurements,
+            replaced=[
                 *checkpoint.replaces,
-                *(one.directory for one in known if not Path(one.directory).exists()),
+                *(row.directory for row in stored if not Path(row.directory).exists()),
             ],
         )
-        self._measured = []
+        self._measurements = []
 
     def _finish(self, result: Result) -> None:
         try:
-            self._patiently(lambda: self._store.finish(self._lease, result))
+            self._retry(lambda: self._store.finish(self._lease, result))
         except LeaseLost:
-            if not self._has_finished():  # or only the answer to an earlier try was lost
+            if not self._is_finished():  # or only the answer to an earlier try was lost
                 raise
 
-    def _has_finished(self) -> bool:
-        attempts = self._patiently(lambda: self._store.detail(self._lease.run_id)).attempts
+    def _is_finished(self) -> bool:
+        attempts = self._retry(lambda: self._store.detail(self._lease.run_id)).attempts
         return any(
-            one.fence == self._lease.fence and one.reason is EndReason.COMPLETED for one in attempts
+            attempt.fence == self._lease.fence and attempt.reason is EndReason.COMPLETED for attempt in attempts
         )
 
-    def _patiently(self, work: Callable[[], T]) -> T:
-        seconds = PATIENCE_LEASES * self._store.lease_seconds
-        return patiently(work, seconds=seconds, stop=self._stop, clock=self._clock)
+    def _retry(self, work: Callable[[], T]) -> T:
+        max_seconds = RETRY_LEASES * self._store.lease_seconds
+        return retry(work, max_seconds=max_seconds, stop=self._stop, clock=self._clock)

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-class Schedule:
+class Ticker:
     """Knows by name when a thing was due last; ``clock`` gives seconds that only grow."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._next: dict[str, float] = {}
+        self._next_due: dict[str, float] = {}
 
-    def due(self, what: str, seconds: float) -> bool:
-        """Return whether ``what`` is due now, and if so set its next time."""
+    def due(self, name: str, seconds: float) -> bool:
+        """Return whether ``name`` is due now, and if so set its next time."""
         now = self._clock()
-        if now < self._next.get(what, 0.0):
+        if now < self._next_due.get(name, 0.0):
             return False
-        self._next[what] = now + seconds
+        self._next_due[name] = now + seconds
         return True
 
-    def now(self, what: str) -> None:
-        """Let ``what`` be due at once."""
-        self._next.pop(what, None)
+    def trigger(self, name: str) -> None:
+        """Let ``name`` be due at once."""
+        self._next_due.pop(name, None)

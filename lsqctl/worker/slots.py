@@ -15,7 +15,7 @@ from lsqctl.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One place for one attempt; ``gpu`` names what it sees, None on a CPU."""
+    """Room for one attempt; ``gpu`` names what it sees, None on a CPU."""
 
     index: int
     threads: int
@@ -23,7 +23,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class Allocation:
     """The slots that one attempt holds: one, or all slots of the GPUs that it reserves."""
 
     slots: tuple[Slot, ...]
@@ -44,7 +44,7 @@ class Share:
         return sum(slot.threads for slot in self.slots)
 
     @property
-    def environment(self) -> dict[str, str]:
+    def env(self) -> dict[str, str]:
         """What the child's environment needs for it, set before a library reads it."""
         threads = str(self.threads)
         variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
@@ -60,80 +60,80 @@ class Pool:
 
     slots: tuple[Slot, ...]
     taken: frozenset[int] = frozenset()
-    shut: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
     @property
     def free(self) -> tuple[Slot, ...]:
         """The slots that an attempt may take now."""
-        return tuple(one for one in self.slots if one.index not in self.taken and self._open(one))
+        return tuple(slot for slot in self.slots if slot.index not in self.taken and self._is_usable(slot))
 
     @property
-    def room(self) -> bool:
-        """Whether a slot is not taken, be its GPU shut or not."""
+    def has_room(self) -> bool:
+        """Whether a slot is not taken, be its GPU excluded or not."""
         return len(self.taken) < len(self.slots)
 
     @property
     def usable_gpus(self) -> int:
         """How many GPUs may be used, taken ones included."""
-        return len({one.gpu for one in self.slots if one.gpu is not None and self._open(one)})
+        return len({slot.gpu for slot in self.slots if slot.gpu is not None and self._is_usable(slot)})
 
     @property
-    def whole_gpus(self) -> tuple[str, ...]:
+    def free_gpus(self) -> tuple[str, ...]:
         """The GPUs that may be used and of which no slot is taken."""
-        held = self._held()
-        whole = (one.gpu for one in self.free if one.gpu is not None and not held[one.gpu])
-        return tuple(dict.fromkeys(whole))
+        taken_by_gpu = self._taken_by_gpu()
+        names = (slot.gpu for slot in self.free if slot.gpu is not None and not taken_by_gpu[slot.gpu])
+        return tuple(dict.fromkeys(names))
 
     @property
-    def untaken_gpus(self) -> tuple[str, ...]:
-        """The GPUs of which no slot is taken, those that are shut included."""
-        return replace(self, shut=frozenset()).whole_gpus
+    def idle_gpus(self) -> tuple[str, ...]:
+        """The GPUs of which no slot is taken, those that are excluded too."""
+        return replace(self, excluded=frozenset()).free_gpus
 
-    def take(self, gpus: int = 1) -> tuple[Share, Pool]:
+    def allocate(self, gpus: int = 1) -> tuple[Allocation, Pool]:
         """Return the slots of one attempt, and the pool without them.
 
         One slot, where the fewest are taken; or with ``gpus`` above 1 all slots of so many whole
         GPUs.  Raises ValueError when there is no room.
         """
         if gpus > 1:
-            chosen = self.whole_gpus[:gpus]
+            chosen = self.free_gpus[:gpus]
             if len(chosen) < gpus:
                 raise ValueError(f"{gpus} GPUs are wanted, {len(chosen)} are free")
-            share = Share(tuple(one for one in self.slots if one.gpu in chosen))
+            allocation = Allocation(tuple(slot for slot in self.slots if slot.gpu in chosen))
         else:
             if not self.free:
                 raise ValueError("no slot is free")
-            held = self._held()
-            share = Share((min(self.free, key=lambda one: (held[one.gpu], one.index)),))
-        return share, replace(self, taken=self.taken | {one.index for one in share.slots})
+            taken_by_gpu = self._taken_by_gpu()
+            allocation = Allocation((min(self.free, key=lambda slot: (taken_by_gpu[slot.gpu], slot.index)),))
+        return allocation, replace(self, taken=self.taken | {slot.index for slot in allocation.slots})
 
-    def give_back(self, share: Share) -> Pool:
+    def release(self, allocation: Allocation) -> Pool:
         """Return the pool with the slots of an attempt that has ended."""
-        return replace(self, taken=self.taken - {one.index for one in share.slots})
+        return replace(self, taken=self.taken - {slot.index for slot in allocation.slots})
 
-    def shutting(self, gpus: Iterable[str]) -> Pool:
+    def excluding(self, gpus: Iterable[str]) -> Pool:
         """Return the pool in which exactly these GPUs must not be used."""
-        return replace(self, shut=frozenset(gpus))
+        return replace(self, excluded=frozenset(gpus))
 
-    def _held(self) -> Counter[str | None]:
+    def _taken_by_gpu(self) -> Counter[str | None]:
         """Count the taken slots of each GPU."""
-        return Counter(one.gpu for one in self.slots if one.index in self.taken)
+        return Counter(slot.gpu for slot in self.slots if slot.index in self.taken)
 
-    def _open(self, slot: Slot) -> bool:
-        return slot.gpu is None or slot.gpu not in self.shut
+    def _is_usable(self, slot: Slot) -> bool:
+        return slot.gpu is None or slot.gpu not in self.excluded
 
 
-def make_slots(gpus: Sequence[str], count: int | None) -> tuple[Slot, ...]:
-    """Return ``count`` slots (by default one) for each GPU, or of the CPU where there is none.
+def make_slots(gpus: Sequence[str], per_gpu: int | None) -> tuple[Slot, ...]:
+    """Return ``per_gpu`` slots (by default one) for each GPU, or of the CPU where there is none.
 
     Threads are the cores divided among all slots, at least one.  Raises UsageError.
     """
-    if count is not None and not 1 <= count <= 256:
-        raise UsageError(f"--slots must be 1 to 256, got {count}")
-    places: Sequence[str | None] = gpus or [None]
-    threads = max(1, cpu_cores() // (len(places) * (count or 1)))
-    placed = (gpu for gpu in places for _ in range(count or 1))
-    return tuple(Slot(index, threads, gpu) for index, gpu in enumerate(placed))
+    if per_gpu is not None and not 1 <= per_gpu <= 256:
+        raise UsageError(f"--slots must be 1 to 256, got {per_gpu}")
+    gpu_names: Sequence[str | None] = gpus or [None]
+    threads = max(1, cpu_cores() // (len(gpu_names) * (per_gpu or 1)))
+    gpu_of_slot = (gpu for gpu in gpu_names for _ in range(per_gpu or 1))
+    return tuple(Slot(index, threads, gpu) for index, gpu in enumerate(gpu_of_slot))
 
 
 def cpu_cores() -> int:

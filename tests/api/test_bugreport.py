@@ -51,7 +51,7 @@ def opened(path: Path) -> dict[str, str]:
 
 
 def findings(members: dict[str, str]) -> str:
-    return "\n".join(one["what"] for one in json.loads(members["doctor.json"])["findings"])
+    return "\n".join(one["message"] for one in json.loads(members["doctor.json"])["findings"])
 
 
 def failed_run(url: str, home: Path) -> str:
@@ -64,7 +64,7 @@ def failed_run(url: str, home: Path) -> str:
         (one,) = store.enqueue([wanted])
         store.annotate(one.run.id, f"hf_{CANARY}")
         claim = take(store)
-        store.note(claim.lease, f"went on with sk-{CANARY}")
+        store.log_event(claim.lease, f"went on with sk-{CANARY}")
         store.fail(claim.lease, EndReason.CODE, f"cannot open s3://k:{CANARY}@h/x on otherhost")
         path = log_path(home / "runs" / one.run.id, 1)
         path.parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_no_secret_and_no_name_of_a_person_or_a_host_is_in_it(report, here, url,
     assert run["recipe"]["notes"] == "the token is token=***"
     assert run["recipe"]["weights"] == "/home/<user>/x.pth"
     assert run["run"]["note"].endswith("***")
-    assert run["snapshot"]["host"] == "<host 2>"
+    assert run["provenance"]["host"] == "<host 2>"
     assert run["attempts"][0]["message"] == "cannot open s3://k:***@h/x on <host 2>"
     assert json.loads(members["queue.json"])["workers"][0]["host"] == "<host>"
 
@@ -136,7 +136,7 @@ def test_a_run_comes_with_recipe_attempts_events_and_the_end_of_each_log(report,
     kinds = [one["kind"] for one in json.loads(members["events.json"])]
     assert (kinds[0], kinds[-1]) == ("enqueued", "failed")
     log = members["attempt-1.log"].splitlines()
-    assert (len(log), log[0], log[-1]) == (bugreport_facts.LOG_LINES, "line 305", "end")
+    assert (len(log), log[0], log[-1]) == (bugreport_facts.MAX_LOG_LINES, "line 305", "end")
     assert log[-5:-1] == ["password=***", "-H 'Bearer ***'", "by Carol_X", "***"]
 
 
@@ -219,7 +219,7 @@ def test_a_part_that_breaks_leaves_the_others_whole(report, here, monkeypatch):
         raise ValueError(f"'odd' is no state, token={CANARY}")
 
     fill(here.folder)
-    monkeypatch.setattr(bugreport_facts, "examine", break_down)
+    monkeypatch.setattr(bugreport_facts, "diagnose", break_down)
     members = report()
     told = {"unavailable": "ValueError: 'odd' is no state, token=***"}
     assert json.loads(members["doctor.json"]) == told

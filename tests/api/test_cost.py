@@ -15,7 +15,7 @@ from lsqctl.errors import DataError
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import find_parent
 from lsqctl.settings import load_settings
-from lsqctl.training.models.weightless import build_weightless
+from lsqctl.training.models.weightless import build_on_meta
 
 
 def cost(name):
@@ -50,7 +50,7 @@ def test_macs_are_half_of_what_torchs_counter_finds(name):
             "quant": {"weight_bits": 4, "act_bits": 4},
         }
     )
-    model = build_weightless(name, num_classes=1000, in_channels=3, image_size=size)
+    model = build_on_meta(name, num_classes=1000, in_channels=3, image_size=size)
     assert all(one.is_meta for one in model.parameters())
     with FlopCounterMode(display=False) as flops, torch.device("meta"), torch.no_grad():
         model.to("meta").eval()(torch.empty(1, 3, size, size))
@@ -66,11 +66,11 @@ def test_a_folders_classes_are_counted_and_otherwise_assumed(tmp_path):
     )
     settings = load_settings(data_dir=tmp_path)
     assumed = recipe_cost(recipe, settings)
-    assert (assumed.classes, assumed.classes_from) == (1000, "assumed")
+    assert (assumed.classes, assumed.classes_source) == (1000, "assumed")
     for name in ("cat", "dog"):
         (tmp_path / "imagefolder" / "train" / name).mkdir(parents=True)
     counted = recipe_cost(recipe, settings)
-    assert (counted.classes, counted.classes_from) == (2, "folder")
+    assert (counted.classes, counted.classes_source) == (2, "folder")
     assert assumed.cost.params - counted.cost.params == 998 * 513
 
 
@@ -88,7 +88,7 @@ def test_show_tells_the_cost_in_all_and_layer_by_layer(tmp_path, monkeypatch):
     data = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     whole, layers = data["cost"], data["cost"]["layers"]
     assert data["cells"][0]["cost"] == whole
-    assert (whole["input_shape"], whole["classes"], whole["classes_from"]) == (
+    assert (whole["input_shape"], whole["classes"], whole["classes_source"]) == (
         *([1, 8, 8], 10, "dataset"),
     )
     for key in ("size_bytes", "macs", "bops", "params"):

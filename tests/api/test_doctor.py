@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lsqctl.api import doctor_machine
-from lsqctl.api.doctor import Finding, examine
+from lsqctl.api.doctor import Finding, diagnose
 from lsqctl.run import EndReason, WorkerIdentity
 from lsqctl.settings import load_settings
 from lsqctl.store import Store, open_store, safety
@@ -33,12 +33,12 @@ def store(home: Path):
 
 
 def findings(home: Path, db: str | None = None) -> list[Finding]:
-    return examine(load_settings(home=home, db=db))
+    return diagnose(load_settings(home=home, db=db))
 
 
 def found(home: Path, told: str, db: str | None = None) -> Finding:
     """The one finding that holds these words."""
-    matching = [one for one in findings(home, db) if told in one.what]
+    matching = [one for one in findings(home, db) if told in one.message]
     assert len(matching) == 1, findings(home, db)
     return matching[0]
 
@@ -63,7 +63,7 @@ def test_queued_runs_without_a_worker(home, store):
     submit(store, new("a"))
     assert found(home, "1 run queued, and no worker").fix.startswith("lsqctl worker")
     store.register_worker(identity("w1"))
-    assert "1 workers at work, 1 slots" in {one.what for one in findings(home)}
+    assert "1 workers at work, 1 slots" in {one.message for one in findings(home)}
 
 
 def test_a_lost_worker_and_what_it_had(home, store):
@@ -73,7 +73,7 @@ def test_a_lost_worker_and_what_it_had(home, store):
     sql(store, "UPDATE workers SET seen_at = strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')")
     one = found(home, "is lost")
     assert one.level == "warning"
-    assert ", with 1 run" in one.what
+    assert ", with 1 run" in one.message
     assert "lsqctl worker" in one.fix
 
 
@@ -82,14 +82,14 @@ def test_a_run_that_reserves_more_gpus_than_any_worker_has(home, store):
     store.register_worker(WorkerIdentity("g", "g", "h", 1, 1.0, "", 2, "cuda"))
     assert f"lsqctl runs cancel {run}" in found(home, f"run {run} reserves 4 GPUs").fix
     store.register_worker(WorkerIdentity("h", "h", "h", 1, 1.0, "", 4, "cuda"))
-    assert not [one for one in findings(home) if "reserves 4" in one.what]
+    assert not [one for one in findings(home) if "reserves 4" in one.message]
 
 
 def test_held_runs(home, store):
     (run,) = submit(store, new("a"))
     store.hold(run)
     assert found(home, "1 run held").fix == f"lsqctl runs release {run}"
-    assert not [one for one in findings(home) if "no worker" in one.what]
+    assert not [one for one in findings(home) if "no worker" in one.message]
 
 
 def test_a_run_that_waits_too_long(home, store):
@@ -115,7 +115,7 @@ def test_checkpoints_whose_files_are_gone_and_leftovers_that_may_go(home, store)
     assert "runs rm" in found(home, f"1 checkpoint of 1 run without files ({run})").fix
     assert found(home, "can go").fix == "lsqctl runs gc"
     (folder / "ckpt-10").mkdir()
-    assert not [one for one in findings(home) if "no files" in one.what]
+    assert not [one for one in findings(home) if "no files" in one.message]
 
 
 def test_run_folders_of_another_workspace(home, store):
@@ -153,7 +153,7 @@ def test_a_driver_too_old_for_torch_and_a_torch_without_cuda(home, monkeypatch, 
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  450.51.05  Sun Jun 28 2020\n"
     )
     monkeypatch.setattr(doctor_machine, "DEVICES", tmp_path)
-    monkeypatch.setattr(doctor_machine, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(doctor_machine, "DRIVER_VERSION", tmp_path / "version")
     monkeypatch.setattr(doctor_machine, "_cuda_of_torch", lambda: "12.8")
     assert "525.60" in found(home, "the driver is 450.51").fix
     monkeypatch.setattr(doctor_machine, "_cuda_of_torch", lambda: None)
@@ -163,7 +163,7 @@ def test_a_driver_too_old_for_torch_and_a_torch_without_cuda(home, monkeypatch, 
 def test_a_variable_that_nothing_reads(home, monkeypatch):
     monkeypatch.setenv("LSQCTL_HOEM", "x")
     one = found(home, "LSQCTL_HOEM")
-    assert "did you mean `LSQCTL_HOME`?" in one.what
+    assert "did you mean `LSQCTL_HOME`?" in one.message
     assert one.fix.startswith("unset LSQCTL_HOEM")
 
 
@@ -216,7 +216,7 @@ def test_a_clock_that_is_not_this_machines(home, postgresql_url):  # noqa: F811
             ]
         )
     one = found(home, "the database's clock", postgresql_url)
-    assert "90 s ahead" in one.what
+    assert "90 s ahead" in one.message
     assert "time server" in one.fix
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lsqctl.api.layer_findings import RULES, findings, label, latest
+from lsqctl.api.layer_findings import RULES, evaluate_rules, layer_label, last_epoch_stats
 from lsqctl.facts import QuantizerStats
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "layers.md"
@@ -22,7 +22,7 @@ def stats(name: str = "layer1.0.conv1.weight_quantizer", **changes: Any) -> Quan
 
 
 def test_nothing_stands_out_where_all_is_well():
-    assert findings([]) == findings([stats(), stats("fc.input_quantizer")]) == []
+    assert evaluate_rules([]) == evaluate_rules([stats(), stats("fc.input_quantizer")]) == []
 
 
 @pytest.mark.parametrize(
@@ -58,39 +58,39 @@ def test_nothing_stands_out_where_all_is_well():
     ],
 )
 def test_each_rule_speaks_past_its_threshold_and_not_before(rule, past, short, words):
-    (found,) = findings([stats(**past)])
+    (found,) = evaluate_rules([stats(**past)])
     assert (found.rule, found.layers) == (rule, ("layer1.0.conv1",))
     assert words in found.text
     assert found.advice
-    assert findings([stats(**short)]) == []
+    assert evaluate_rules([stats(**short)]) == []
 
 
 def test_none_is_no_finding():
-    assert findings([stats(r_ratio=None, oscillation_rate=None)]) == []
+    assert evaluate_rules([stats(r_ratio=None, oscillation_rate=None)]) == []
 
 
 def test_the_worst_comes_first_and_a_rule_gives_one_finding():
     names = ["a.weight_quantizer", "b.input_quantizer", "c.weight_quantizer", "d.weight_quantizer"]
     many = [stats(name, clamped=n) for name, n in zip(names, (3, 9, 5, 1), strict=True)]
-    (found,) = findings(many)
+    (found,) = evaluate_rules(many)
     assert found.layers == ("the input of b", "c", "a", "d")
     assert found.text == (
         "the step of the input of b was clamped to its floor 9 times; likewise c, a and 1 more"
     )
-    (found,) = findings(many[:1])
+    (found,) = evaluate_rules(many[:1])
     assert "likewise" not in found.text
 
 
 def test_a_quantizer_of_its_own_keeps_its_name():
-    assert label(stats("layer1.0.conv1.input_quantizer")) == "layer1.0.conv1"
-    assert label(stats("layer1.0.residual")) == "layer1.0.residual"
-    assert label(stats("weight_quantizer")) == "weight_quantizer"
+    assert layer_label(stats("layer1.0.conv1.input_quantizer")) == "layer1.0.conv1"
+    assert layer_label(stats("layer1.0.residual")) == "layer1.0.residual"
+    assert layer_label(stats("weight_quantizer")) == "weight_quantizer"
 
 
 def test_the_latest_epoch_is_the_one_with_the_most_steps():
     old, new = stats(step=9), stats(step=10)
-    assert latest([new, old]) == [new]
-    assert latest([]) == []
+    assert last_epoch_stats([new, old]) == [new]
+    assert last_epoch_stats([]) == []
 
 
 def test_the_page_names_every_rule():

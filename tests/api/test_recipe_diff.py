@@ -29,8 +29,8 @@ def diff(mine, theirs=None):
 def test_a_deviation_says_both_values_and_where_each_stands(here):
     (one,) = diff("mine.yaml", "base.yaml")
     (deviation,) = one.deviations
-    assert (deviation.key, deviation.mine, deviation.theirs) == ("train.lr", 0.25, 0.5)
-    assert (deviation.mine_from, deviation.theirs_from) == ("mine.yaml:5", "base.yaml:2")
+    assert (deviation.key, deviation.left, deviation.right) == ("train.lr", 0.25, 0.5)
+    assert (deviation.left_source, deviation.right_source) == ("mine.yaml:5", "base.yaml:2")
 
 
 def test_without_another_each_recipe_is_compared_with_what_it_extends(here):
@@ -42,7 +42,7 @@ def test_without_another_each_recipe_is_compared_with_what_it_extends(here):
 def test_what_a_base_leaves_open_is_no_deviation_but_a_default_it_relies_on_is(here):
     (here / "mine.yaml").write_text(MINE + "  momentum: 0.5\nseed: 7\n")
     (one,) = diff("mine.yaml")
-    found = {each.key: (each.theirs, each.theirs_from) for each in one.deviations}
+    found = {each.key: (each.right, each.right_source) for each in one.deviations}
     assert found == {"train.lr": (0.5, "base.yaml:2"), "train.momentum": (0.9, "default")}
 
 
@@ -51,15 +51,15 @@ def test_a_teacher_that_the_other_lacks_is_told_key_by_key(here):
     (here / "mine.yaml").write_text(text)
     (one,) = diff("mine.yaml")
     found = {each.key: each for each in one.deviations}
-    assert found["distill.teacher"].mine == {"run": "digits/resnet8-fp32"}
-    assert (found["distill.soft_weight"].theirs, found["distill.soft_weight"].theirs_from) == (
+    assert found["distill.teacher"].left == {"run": "digits/resnet8-fp32"}
+    assert (found["distill.soft_weight"].right, found["distill.soft_weight"].right_source) == (
         *(None, ""),
     )
 
 
 def test_each_cell_of_a_sweep_is_compared_once_with_its_own_base():
     found = diff("cifar10/resnet20-lsq")
-    assert [(one.mine.rpartition("-")[2], one.theirs) for one in found] == [
+    assert [(one.left.rpartition("-")[2], one.right) for one in found] == [
         *(("w2a2", "paper/w2a2"), ("w3a3", "paper/w3a3")),
         *(("w4a4", "paper/w4a4"), ("w3a4", "paper/w3a4")),
     ]
@@ -87,10 +87,10 @@ def test_a_run_is_compared_as_it_was_stored(cli):
     cli("submit", "mine.yaml", "--set", "train.lr=0.1")
     told = cli("recipe", "diff", "@last", "digits/resnet8-w4a4", "--exit-code", "--json", code=1)
     (one,) = json.loads(told.stdout)["comparisons"]
-    assert [(d["key"], d["mine"], d["theirs"]) for d in one["deviations"]] == [
+    assert [(d["key"], d["left"], d["right"]) for d in one["deviations"]] == [
         ("train.lr", 0.1, 0.02)
     ]
-    assert one["deviations"][0]["mine_from"] == f"run {one['mine']}"
+    assert one["deviations"][0]["left_source"] == f"run {one['left']}"
     same = cli("recipe", "diff", "mine.yaml", "--exit-code")
     assert (same.stdout, same.stderr) == ("", "no deviations of mine from digits/resnet8-w4a4\n")
     text = cli("recipe", "diff", "digits/resnet8-lsq", "digits/resnet8-w4a4").stdout

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.api.redacting import Known, Redactor
+from lsqctl.api.redacting import KnownSecrets, Redactor
 
 CANARY = "c4naryXq7"  # every secret below holds it; it looks like nothing by itself
-REDACTOR = Redactor(Known())
+REDACTOR = Redactor(KnownSecrets())
 PERSON = Redactor(
-    Known(
+    KnownSecrets(
         secrets=frozenset({"hunter2", "abc"}),
         homes=frozenset({"/home/alice", "/mnt/people/alice"}),
         users=frozenset({"alice", "root", "al"}),
@@ -64,10 +64,10 @@ PERSON = Redactor(
 )
 def test_what_looks_like_a_secret_does_not_pass(text):
     for one in (text, f"before\n{text}\nafter", json.dumps([text]), repr(text), f"({text})"):
-        told = REDACTOR.text(one)
+        told = REDACTOR.redact_text(one)
         assert CANARY.lower() not in told.lower()
         assert "***" in told
-    assert REDACTOR.text(f"before {text}").startswith("before ")
+    assert REDACTOR.redact_text(f"before {text}").startswith("before ")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_looks_like_a_secret_does_not_pass(text):
     ],
 )
 def test_what_explains_a_fault_stays(text):
-    assert REDACTOR.text(text) == text
+    assert REDACTOR.redact_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,24 @@ def test_what_explains_a_fault_stays(text):
     ],
 )
 def test_names_and_homes_are_replaced_and_parts_of_words_are_not(text, told):
-    assert PERSON.text(text) == told
+    assert PERSON.redact_text(text) == told
 
 
 def test_values_are_redacted_wherever_they_stand_and_plain_keys_stay():
     facts = {"alice": ["alice", {"x": 1.5, "api_key": "plain", "seed": 3}], "/home/alice": None}
     told = {"alice": ["<user>", {"x": 1.5, "api_key": "***", "seed": 3}], "~": None}
-    assert PERSON.value(facts) == told
+    assert PERSON.redact_value(facts) == told
 
 
 def test_nobody_is_known_and_nothing_is_replaced():
-    empty = Redactor(Known(users=frozenset({""}), homes=frozenset({"", "/", "////"}), host=""))
-    assert empty.text("a b /c") == "a b /c"
+    empty = Redactor(KnownSecrets(users=frozenset({""}), homes=frozenset({"", "/", "////"}), host=""))
+    assert empty.redact_text("a b /c") == "a b /c"
 
 
 @given(st.text(alphabet="abAB01@:/=\"' -_.\n", max_size=80), st.sampled_from(["hunter2", "alice"]))
 def test_what_is_known_never_passes_whatever_is_around_it(around, word):
     """A name may stand within a longer word; a secret may not."""
-    told = PERSON.text(f"{around} {word} {around}")
+    told = PERSON.redact_text(f"{around} {word} {around}")
     assert word not in told
 
 
@@ -133,5 +133,5 @@ def test_what_is_known_never_passes_whatever_is_around_it(around, word):
 )
 def test_a_line_of_a_quarter_megabyte_takes_no_minute(piece):
     began = time.monotonic()
-    REDACTOR.text(piece * (256 * 1024 // len(piece)))
+    REDACTOR.redact_text(piece * (256 * 1024 // len(piece)))
     assert time.monotonic() - began < 20

@@ -17,7 +17,7 @@ import pytest
 
 from lsqctl.api import serve
 from lsqctl.api.asking import host_allowed, host_name
-from lsqctl.api.serve import Shown, make_server
+from lsqctl.api.serve import BoardSelection, make_server
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.store import open_store
@@ -54,7 +54,7 @@ def database(tmp_path):
 @contextmanager
 def serving(database, **options):
     with open_store(url_of(database), read_only=True) as store:
-        server = make_server(store, Shown(references="none"), **options)
+        server = make_server(store, BoardSelection(show_published="none"), **options)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -170,7 +170,7 @@ def test_head_has_no_body_and_an_unchanged_board_is_304(shared):
 
 
 def test_a_new_result_changes_the_tag_and_the_page(database, monkeypatch):
-    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(serve, "DATABASE_POLL_SECONDS", 0.0)
     with serving(database) as server:
         _, before, body = get(server)
         assert get(server)[1]["etag"] == before["etag"]
@@ -203,7 +203,7 @@ def test_a_read_only_store_refuses_to_write(database):
 
 
 def test_postgresql_is_served_live_and_read_only(postgresql_url, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(serve, "DATABASE_POLL_SECONDS", 0.0)
     finished(postgresql_url, "digits/first")
     with serving(postgresql_url) as server:
         assert "digits/first" in get(server)[2]
@@ -214,7 +214,7 @@ def test_postgresql_is_served_live_and_read_only(postgresql_url, monkeypatch):  
 
 
 def test_a_database_that_fails_is_said_in_one_line(database, monkeypatch):
-    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(serve, "DATABASE_POLL_SECONDS", 0.0)
     with serving(database) as server:
         with sqlite3.connect(database) as db:
             db.execute("DROP TABLE results")
@@ -227,19 +227,19 @@ def test_a_host_header_loses_its_port_only():
     assert host_name("localhost:80") == "localhost"
     assert host_name("[::1]:80") == "[::1]"
     assert host_name(" LOCALHOST ") == "localhost"
-    assert host_allowed("10.0.0.5:99", served="0.0.0.0")
-    assert not host_allowed("evil.example", served="0.0.0.0")
-    assert host_allowed("node7:99", served="node7")
-    assert not host_allowed("10.0.0.5", served="127.0.0.1")
+    assert host_allowed("10.0.0.5:99", bind_address="0.0.0.0")
+    assert not host_allowed("evil.example", bind_address="0.0.0.0")
+    assert host_allowed("node7:99", bind_address="node7")
+    assert not host_allowed("10.0.0.5", bind_address="127.0.0.1")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_an_address_that_others_reach_needs_a_token(database, host):
     with open_store(f"sqlite:///{database}", read_only=True) as store:
         with pytest.raises(UsageError, match="--token auto"):
-            make_server(store, Shown(), host=host)
+            make_server(store, BoardSelection(), host=host)
         with pytest.raises(UsageError, match="16 characters"):
-            make_server(store, Shown(), host=host, token="short")
+            make_server(store, BoardSelection(), host=host, token="short")
 
 
 def test_with_a_token_only_who_knows_it_is_answered(database):
@@ -277,9 +277,9 @@ def test_the_sixth_protocol_is_served_where_the_machine_has_it(database):
 def test_a_port_that_is_taken_is_one_clear_line(shared, database):
     with open_store(f"sqlite:///{database}", read_only=True) as store:
         with pytest.raises(UsageError, match=r"cannot listen at 127\.0\.0\.1, port"):
-            make_server(store, Shown(), port=shared.server_port)
+            make_server(store, BoardSelection(), port=shared.server_port)
         with pytest.raises(UsageError, match="65535"):
-            make_server(store, Shown(), port=70_000)
+            make_server(store, BoardSelection(), port=70_000)
 
 
 def test_ctrl_c_ends_it_with_130_and_one_line(cli):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsqctl.api.submit import Options, plan, submit
+from lsqctl.api.submit import SubmitOptions, plan_submit, submit
 from lsqctl.errors import DataError, NotFound, RecipeError, UsageError
-from lsqctl.run import Outcome
+from lsqctl.run import EnqueueOutcome
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
 from lsqctl.training.models import build_model
@@ -42,8 +42,8 @@ def save_resnet8(path, seed=0, **network):
 
 
 def planned(here, *references, store=None, sets=(), seeds=()):
-    options = Options(sets=tuple(sets), seeds=tuple(seeds))
-    return plan(references, settings=here, store=store, options=options).runs
+    options = SubmitOptions(overrides=tuple(sets), seeds=tuple(seeds))
+    return plan_submit(references, settings=here, store=store, options=options).runs
 
 
 def test_a_missing_parent_is_planned_before_its_child(here):
@@ -77,10 +77,10 @@ def test_a_parent_with_other_seeds_only_is_an_error_that_says_what_to_do(here):
 
 
 def test_a_parent_that_ran_already_is_reused(here, store):
-    submit(plan(["base.yaml"], settings=here, store=store), store)
-    enqueued = submit(plan(["child.yaml"], settings=here, store=store), store)
+    submit(plan_submit(["base.yaml"], settings=here, store=store), store)
+    enqueued = submit(plan_submit(["child.yaml"], settings=here, store=store), store)
     assert len(store.by_name("base")) == 1
-    assert [one.outcome for one in enqueued] == [Outcome.WAITING]
+    assert [one.outcome for one in enqueued] == [EnqueueOutcome.WAITING]
 
 
 def test_an_override_of_both_makes_the_child_wait_for_the_overridden_parent(here):
@@ -90,7 +90,7 @@ def test_an_override_of_both_makes_the_child_wait_for_the_overridden_parent(here
 
 
 def test_a_parent_whose_recipe_is_gone_is_found_by_its_runs(here, store):
-    submit(plan(["base.yaml"], settings=here, store=store), store)
+    submit(plan_submit(["base.yaml"], settings=here, store=store), store)
     Path("base.yaml").unlink()
     (child,) = planned(here, "child.yaml", store=store)
     assert child.parents["model.weights"] == store.by_name("base")[0].run_sha256
@@ -189,9 +189,9 @@ def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
 
 def test_a_parent_that_is_only_needed_is_told_from_one_that_is_asked_for(here):
     parent, child = planned(here, "child.yaml")
-    assert (parent.asked, child.asked) == (False, True)
+    assert (parent.explicit, child.explicit) == (False, True)
     for order in (("child.yaml", "base.yaml"), ("base.yaml", "child.yaml")):
-        assert [(run.name, run.asked) for run in planned(here, *order)] == [
+        assert [(run.name, run.explicit) for run in planned(here, *order)] == [
             ("base", True),
             ("child", True),
         ]
@@ -199,12 +199,12 @@ def test_a_parent_that_is_only_needed_is_told_from_one_that_is_asked_for(here):
 
 def test_a_limit_of_failures_needs_a_sweep_and_a_hold_holds_the_parents_too(here, store):
     with pytest.raises(UsageError, match="for a sweep"):
-        plan(["child.yaml"], settings=here, store=None, options=Options(max_failures=2))
-    options = Options(held=True, max_failures=2, seeds=(0, 1))
-    submit(plan(["child.yaml"], settings=here, store=store, options=options), store)
+        plan_submit(["child.yaml"], settings=here, store=None, options=SubmitOptions(max_failures=2))
+    options = SubmitOptions(held=True, max_failures=2, seeds=(0, 1))
+    submit(plan_submit(["child.yaml"], settings=here, store=store, options=options), store)
     assert [run.held for run in store.runs()] == [True, True, True]
     assert [one.max_failures for one in store.sweep_summaries()] == [2]
-    submit(plan(["child.yaml"], settings=here, store=store, options=Options(seeds=(0, 1))), store)
+    submit(plan_submit(["child.yaml"], settings=here, store=store, options=SubmitOptions(seeds=(0, 1))), store)
     assert [one.max_failures for one in store.sweep_summaries()] == [2]
 
 
@@ -214,8 +214,8 @@ def test_a_sweep_with_seeds_and_a_failed_cell_is_submitted_again_as_asked(here, 
     Path("s.yaml").write_text(sweep)
 
     def again(how):
-        options = Options(seeds=(0, 1))
-        found = plan(["s.yaml"], settings=here, store=store, options=options)
+        options = SubmitOptions(seeds=(0, 1))
+        found = plan_submit(["s.yaml"], settings=here, store=store, options=options)
         return submit(found, store, if_exists=how)
 
     first = again("skip")
@@ -230,10 +230,10 @@ def test_a_sweep_with_seeds_and_a_failed_cell_is_submitted_again_as_asked(here, 
     outcomes = [one.outcome for one in again(if_exists)]
     cells = {one.run.id for one in store.sweep_cells("s")}
     if if_exists == "skip":
-        assert outcomes == [Outcome.EXISTS] * 3 + [Outcome.RETRIED]
+        assert outcomes == [EnqueueOutcome.EXISTS] * 3 + [EnqueueOutcome.RETRIED]
         assert len(store.runs()) == 5
     else:
-        assert outcomes == [Outcome.WAITING] * 4
+        assert outcomes == [EnqueueOutcome.WAITING] * 4
         assert cells == {run.id for run in store.runs(limit=4)}, "cells point to the newest runs"
         assert len(store.by_name("base")) == 1, "the parent was not asked for"
 
@@ -244,7 +244,7 @@ def test_a_run_that_two_sweeps_of_one_submission_share_is_one_run_and_a_cell_of_
 ):
     for name, rates in (("s", [0.1, 0.2]), ("t", [0.2, 0.3])):
         Path(f"{name}.yaml").write_text(BASE + f"sweep: {{grid: {{train.lr: {rates}}}}}\n")
-    found = plan(["s.yaml", "t.yaml"], settings=here, store=store)
+    found = plan_submit(["s.yaml", "t.yaml"], settings=here, store=store)
     submit(found, store, if_exists=if_exists)
     assert len(store.runs()) == 3
     s, t = ({one.run.id for one in store.sweep_cells(name)} for name in "st")
@@ -255,8 +255,8 @@ def test_one_bad_recipe_among_several_queues_none(here, store):
     Path("bad.yaml").write_text("model: {name: resnet9}\ndata: {name: digits}\n")
     Path("worse.yaml").write_text("model: {name: resnet8}\ndata: {nam: digits}\n")
     with pytest.raises(RecipeError) as caught:
-        submit(plan(["base.yaml", "bad.yaml", "worse.yaml"], settings=here, store=store), store)
-    assert {fault.file for fault in caught.value.faults} == {"bad.yaml", "worse.yaml"}
+        submit(plan_submit(["base.yaml", "bad.yaml", "worse.yaml"], settings=here, store=store), store)
+    assert {fault.file for fault in caught.value.diagnostics} == {"bad.yaml", "worse.yaml"}
     assert store.runs() == []
 
 
@@ -341,7 +341,7 @@ def test_a_teacher_that_is_another_network_must_be_named_before_anything_is_queu
 
 
 def test_a_start_of_another_network_is_refused_also_when_it_is_only_known_as_a_run(here, store):
-    submit(plan(["base.yaml"], settings=here, store=store), store)
+    submit(plan_submit(["base.yaml"], settings=here, store=store), store)
     Path("base.yaml").unlink()
     Path("child.yaml").write_text(CHILD.replace("resnet8", "cifar_resnet20"))
     with pytest.raises(UsageError, match="the run `base` is a resnet8, wanted is a cifar_resnet20"):

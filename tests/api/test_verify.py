@@ -165,8 +165,8 @@ def test_a_run_without_a_result_is_said_and_all_means_those_that_have_one(here):
     store = here[1]
     with pytest.raises(NotFound, match="is queued: only a succeeded run has a result"):
         runs_to_verify(store, ["@last"])
-    assert runs_to_verify(store, [], every=True) == [succeeded(store)]
-    assert runs_to_verify(store, [succeeded(store).id], every=True) == [succeeded(store)]
+    assert runs_to_verify(store, [], all_succeeded=True) == [succeeded(store)]
+    assert runs_to_verify(store, [succeeded(store).id], all_succeeded=True) == [succeeded(store)]
 
 
 def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on(trained, tmp_path):
@@ -178,7 +178,7 @@ def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on
         settings = Settings(home, f"sqlite:///{home / 'lsqctl.db'}", home / "data")
         with open_store(settings.db_url) as store:
             parent = succeeded(store)
-            old = store.result(parent.id)[0].checkpoint
+            old = store.evaluations(parent.id)[0].checkpoint
         assert not Path(old).exists()
         assert not load_model(parent.id, settings=settings).training
         done = elsewhere("verify", parent.id)

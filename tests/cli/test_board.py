@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from lsqctl.api.board import board
+from lsqctl.api.board import build_board
 from lsqctl.api.deviations import with_deviations
-from lsqctl.cli.board_options import Style
-from lsqctl.cli.board_table import drawn, kept_columns
+from lsqctl.cli.board_options import OutputFormat
+from lsqctl.cli.board_table import render_table, visible_columns
 from lsqctl.leaderboard.output import FORMATS, tables_of
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.references import load_references
@@ -27,7 +27,7 @@ from tests.leaderboard.rows import failed, row
 from tests.made_up import fill
 
 GOLDEN = Path(__file__).parent / "golden"
-OWN = ("--references", "none")
+OWN = ("--published", "none")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_a_filter_without_a_row_says_so_and_prints_nothing(made):
 
 
 def test_the_command_line_knows_exactly_the_formats_there_are():
-    assert set(Style.__args__) == {"table", *FORMATS}
+    assert set(OutputFormat.__args__) == {"table", *FORMATS}
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "md", "html", "tex"])
@@ -191,7 +191,7 @@ def sample():
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_the_board_at_each_width_is_as_it_was_looked_at(width):
     (table,) = tables_of(sample())
-    text = drawn(table, width).plain
+    text = render_table(table, width).plain
     assert max(map(cell_len, text.splitlines())) <= width
     path = GOLDEN / f"board-{width}.txt"
     if os.environ.get("LSQCTL_GOLDEN"):
@@ -203,7 +203,7 @@ def test_columns_give_way_one_by_one_in_a_fixed_order():
     (table,) = tables_of(sample())
     gone, before = [], {column.key for column in table.columns}
     for width in range(200, 30, -1):
-        kept = {table.columns[index].key for index in kept_columns(table, width)}
+        kept = {table.columns[index].key for index in visible_columns(table, width)}
         gone += sorted(before - kept)
         before = kept
     assert gone == ["bops", "size", "n", "delta_fp32", "source"]
@@ -230,8 +230,8 @@ def test_every_table_that_is_written_has_room_for_deviations(made, style):
 
 def test_deviations_fold_at_words_and_no_line_is_wider_than_the_terminal(filled):
     with open_store(f"sqlite:///{filled}/.lsqctl/lsqctl.db") as store:
-        (table,) = view(with_deviations(board(store, references="none"), store))
-    lines = drawn(table, 60).plain.splitlines()
+        (table,) = view(with_deviations(build_board(store, show_published="none"), store))
+    lines = render_table(table, 60).plain.splitlines()
     assert max(map(cell_len, lines)) <= 60
     assert sum("deviates from" in line for line in lines) == 4
     assert "".join(lines).replace(" ", "").count("data.flipfalse(true)") == 4

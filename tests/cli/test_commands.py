@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.main import get_command
 
-from lsqctl.cli.entry import app, hoist
+from lsqctl.cli.entry import app, hoist_global_options
 from tests.conftest import TINY
 
 
@@ -87,7 +87,7 @@ def asked(worked, here):
         ["runs", "gc"],
         ["runs", "rm", "@last", "--dry-run"],
         ["runs", "trash"],
-        ["references", "ls"],
+        ["published", "ls"],
         ["leaderboard", "--view", "pwc"],
         ["recipe", "ls"],
         ["recipe", "show", "digits/resnet8-lsq"],
@@ -108,8 +108,8 @@ def test_runs_show_in_json_has_the_complete_recipe_and_what_was_measured(worked)
     assert data["recipe"]["train"]["momentum"] == 0.9
     assert {"last", "best"} == {one["selection"] for one in data["results"]}
     assert data["results"][0]["n_total"] == 540
-    assert data["snapshot"]["code_sha256"]
-    assert data["attempts"][0]["circumstances"]["threads"] == 1
+    assert data["provenance"]["code_sha256"]
+    assert data["attempts"][0]["environment"]["threads"] == 1
 
 
 def test_runs_show_tells_the_cost_of_a_run_and_of_its_layers(worked):
@@ -142,7 +142,7 @@ def test_a_pipe_gets_tab_separated_lines_without_colour_or_cut(worked):
 
 
 def test_a_closed_pipe_ends_quietly(worked):
-    command = f"{sys.executable} -m lsqctl leaderboard --references all --format csv | head -1"
+    command = f"{sys.executable} -m lsqctl leaderboard --published all --format csv | head -1"
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=worked.folder,
@@ -157,10 +157,10 @@ def test_a_closed_pipe_ends_quietly(worked):
 
 
 def test_global_options_may_stand_anywhere(tmp_path):
-    assert hoist(["runs", "ls", "--home", "x", "-q"]) == ["--home", "x", "runs", "ls", "-q"]
-    assert hoist(["submit", "a", "--db=sqlite:///x"]) == ["--db=sqlite:///x", "submit", "a"]
-    assert hoist(["a", "--", "--home", "x"]) == ["a", "--", "--home", "x"]
-    assert hoist(["a", "--home"]) == ["--home", "a"]
+    assert hoist_global_options(["runs", "ls", "--home", "x", "-q"]) == ["--home", "x", "runs", "ls", "-q"]
+    assert hoist_global_options(["submit", "a", "--db=sqlite:///x"]) == ["--db=sqlite:///x", "submit", "a"]
+    assert hoist_global_options(["a", "--", "--home", "x"]) == ["a", "--", "--home", "x"]
+    assert hoist_global_options(["a", "--home"]) == ["--home", "a"]
 
 
 @pytest.mark.parametrize(

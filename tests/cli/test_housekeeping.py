@@ -50,9 +50,9 @@ def test_gc_only_looks_until_it_is_told_to_and_keeps_what_a_result_names(worked)
     with store_of(worked) as store:
         run = store.runs()[0]
         kept = {one.directory.rpartition("/")[2] for one in store.checkpoints(run.id)}
-        named = {one.checkpoint.rpartition("/")[2] for one in store.result(run.id)}
+        named = {one.checkpoint.rpartition("/")[2] for one in store.evaluations(run.id)}
     assert (
-        folders(worked) == kept == before - {p["path"].rpartition("/")[2] for p in found["rubbish"]}
+        folders(worked) == kept == before - {p["path"].rpartition("/")[2] for p in found["garbage"]}
     )
     assert named <= kept
     assert "nothing to remove" in worked("runs", "gc").stderr
@@ -87,7 +87,7 @@ def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli
     (go[2] / "link").symlink_to(outside)
     (runs / "bbbbbbbb").symlink_to(outside)
     found = json.loads(cli("runs", "gc", "--apply", "--json").stdout)
-    assert {one["path"] for one in found["rubbish"]} == set(map(str, go))
+    assert {one["path"] for one in found["garbage"]} == set(map(str, go))
     assert found["bytes"] >= 4000
     assert all(path.exists() for path in stay)
     assert not any(path.exists() for path in go)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lsqctl.cli.live import ending, progress
+from lsqctl.cli.live import attempt_end_text, progress_text
 from lsqctl.run import EndReason, Run, RunState
-from lsqctl.worker.order import LastWords
+from lsqctl.worker.order import ExitReport
 
 RUN = Run("k7x2m9qd", "a", RunState.RUNNING, 0, "r", "s", datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -27,7 +27,7 @@ RUN = Run("k7x2m9qd", "a", RunState.RUNNING, 0, "r", "s", datetime(2026, 1, 1, t
     ],
 )
 def test_progress_names_no_step_before_there_is_one(changes, told):
-    assert progress(replace(RUN, **changes)) == told
+    assert progress_text(replace(RUN, **changes)) == told
 
 
 @pytest.mark.parametrize(
@@ -36,11 +36,11 @@ def test_progress_names_no_step_before_there_is_one(changes, told):
         (RunState.SUCCEEDED, EndReason.COMPLETED, "succeeded in 9 s: Top-1 unknown"),
         (RunState.CANCELLED, EndReason.PREEMPTED, "cancelled; lsqctl runs retry k7x2m9qd goes on"),
         (RunState.QUEUED, EndReason.PREEMPTED, "saved and put back: asked to stop"),
-        (RunState.QUEUED, EndReason.LOST, "lost lease: why"),
+        (RunState.QUEUED, EndReason.WORKER_LOST, "lost lease: why"),
         (RunState.FAILED, EndReason.DIVERGED, "failed: diverged: why; lsqctl runs logs k7x2m9qd"),
     ],
 )
 def test_the_end_of_an_attempt_is_told_by_what_became_of_its_run(state, reason, told):
     message = "" if reason is EndReason.PREEMPTED else "why"
-    line = ending(replace(RUN, state=state), LastWords(reason, message), 9.0)
+    line = attempt_end_text(replace(RUN, state=state), ExitReport(reason, message), 9.0)
     assert line.startswith(f"k7x2m9qd  a  {told}")

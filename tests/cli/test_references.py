@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lsqctl.api.published import add_reference, added_rows, all_references, import_pwc
+from lsqctl.api.published import add_published_result, load_workspace_results, load_published_results, import_pwc_table
 from lsqctl.errors import DataError, StoreError
 from lsqctl.leaderboard.references import Reference, load_references
 from lsqctl.settings import Settings
@@ -17,8 +17,8 @@ from tests.leaderboard.test_page_lines import ELEVEN
 ROW = {
     "--dataset": "cifar10",
     "--model": "ResNet-20 mine",
-    "--w-bits": "4",
-    "--a-bits": "4",
+    "--weight-bits": "4",
+    "--act-bits": "4",
     "--top1": "91.9",
     "--source-kind": "paper",
     "--source-url": "https://example.org/paper",
@@ -83,24 +83,24 @@ def archive(folder: Path, *tasks) -> Path:
 
 def words(**changes):
     given = ROW | {f"--{key.replace('_', '-')}": value for key, value in changes.items()}
-    return ["references", "add", *(word for pair in given.items() for word in pair)]
+    return ["published", "add", *(word for pair in given.items() for word in pair)]
 
 
 def test_the_pages_own_file_gives_its_lines_once_however_often_it_is_imported(here, tmp_path):
     path = archive(tmp_path, *PAGE)
     for task, rows in (("quantization", 3), ("Model Compression", 2)):
-        first = import_pwc(here, path, task=task, dataset="imagenet")
-        again = import_pwc(here, path, task=task, dataset="imagenet")
-        assert (len(first.rows), first.known, first.warnings) == (rows, 0, ())
-        assert (len(again.rows), again.known) == (0, rows)
-    kept = added_rows(here).rows
+        first = import_pwc_table(here, path, task=task, dataset="imagenet")
+        again = import_pwc_table(here, path, task=task, dataset="imagenet")
+        assert (len(first.rows), first.n_existing, first.warnings) == (rows, 0, ())
+        assert (len(again.rows), again.n_existing) == (0, rows)
+    kept = load_workspace_results(here).rows
     order = {model: place for place, (_, _, _, _, model) in enumerate(ELEVEN)}
     in_order = sorted(kept, key=lambda one: order[one.model])
     lines = [(r.task, r.dataset, *metric, r.model) for r in in_order for metric in r.metrics]
     assert sorted(lines) == sorted(ELEVEN)
     assert {one.licence for one in kept} == {"CC-BY-SA 4.0"}
     bundled = load_references()
-    new = [one.model for one in all_references(here) if one not in bundled]
+    new = [one.model for one in load_published_results(here) if one not in bundled]
     assert new == ["ADLIK-MO-ResNet50+W4A4", "ADLIK-MO-ResNet50+W3A4"]  # the others are there
 
 
@@ -111,7 +111,7 @@ def test_bad_rows_are_kept_and_told_one_by_one(here, tmp_path):
         row("good", "4", "70.5%", "4"),
         {"metrics": {}},
     ]
-    found = import_pwc(
+    found = import_pwc_table(
         here, archive(tmp_path, table(*rows)), task="Quantization", dataset="imagenet"
     )
     assert found.warnings == (
@@ -119,33 +119,33 @@ def test_bad_rows_are_kept_and_told_one_by_one(here, tmp_path):
         "above: its Top-1 of 177 is no percentage from 1 to 100; kept, but not on the board",
         "1 entries among the rows are none: no model name, or no metrics",
     )
-    assert [one.model for one in added_rows(here).rows] == ["text", "above", "good"]
-    assert all_references(here)[-1].top1 == 70.5
+    assert [one.model for one in load_workspace_results(here).rows] == ["text", "above", "good"]
+    assert load_published_results(here)[-1].top1 == 70.5
 
 
 def test_a_damaged_end_imports_nothing(here, tmp_path):
     path = archive(tmp_path, *PAGE)
     path.write_text(path.read_text()[:-5])
     with pytest.raises(DataError, match="truncated or damaged after 1 whole tasks"):
-        import_pwc(here, path, task="Model Compression", dataset="ImageNet")
+        import_pwc_table(here, path, task="Model Compression", dataset="ImageNet")
     assert not here.references_file.exists()
 
 
 def test_hostile_names_come_back_letter_by_letter(here, tmp_path):
     names = [*HOSTILE, "a\u2028b", "a\x85b\nc", "\x00"]
     path = archive(tmp_path, table(*(row(name, "4", "70", "4") for name in names)))
-    import_pwc(here, path, task="Quantization", dataset="ImageNet")
-    assert [one.model for one in added_rows(here).rows] == names
+    import_pwc_table(here, path, task="Quantization", dataset="ImageNet")
+    assert [one.model for one in load_workspace_results(here).rows] == names
 
 
 def test_two_processes_that_add_at_once_lose_nothing(here):
     def one(number):
         values = (f"m{number}", "", "", 4, 4, 70.0, "paper", "https://example.org", "70.0")
-        return add_reference(here, Reference("cifar10", *values))
+        return add_published_result(here, Reference("cifar10", *values))
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(one, range(24))) == {"added"}
-    assert len(added_rows(here).references) == 24
+    assert len(load_workspace_results(here).references) == 24
 
 
 @pytest.mark.parametrize(
@@ -165,14 +165,14 @@ def test_a_damaged_line_of_the_file_is_named(here, line, message):
     here.home.mkdir()
     here.references_file.write_text("\n" + line + "\n")
     with pytest.raises(DataError, match=message):
-        added_rows(here)
+        load_workspace_results(here)
 
 
 def test_a_link_in_the_files_place_is_not_followed(here, tmp_path):
     here.home.mkdir()
     (here.home / "references.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="cannot write"):
-        add_reference(here, load_references()[0])
+        add_published_result(here, load_references()[0])
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -184,23 +184,23 @@ def test_adding_listing_and_importing_by_the_command_line(cli):
     done = cli(*words(top1="92.0"), code=2)
     assert "was added with other values; --replace puts this row in its place" in done.stderr
     assert "replaced" in cli(*words(top1="92.0"), "--replace").stderr
-    listed = json.loads(cli("references", "ls", "--dataset", "cifar10", "--json").stdout)
+    listed = json.loads(cli("published", "ls", "--dataset", "cifar10", "--json").stdout)
     mine = [one for one in listed["references"] if not one["bundled"]]
     assert [(one["model"], one["top1"], one["quote"]) for one in mine] == [
         ("ResNet-20 mine", 92.0, "W4A4: 91.9")
     ]
     assert len(listed["references"]) == 5
     path = archive(cli.folder, *PAGE)
-    tables = cli("references", "import", "pwc", path, code=2)
+    tables = cli("published", "import", "pwc", path, code=2)
     assert tables.stdout == "Model Compression\tImageNet\t2\nQuantization\tImageNet\t3\n"
     pick = ("--task", "Quantization", "--dataset", "ImageNet")
     assert (
         "3 rows would be imported"
-        in cli("references", "import", "pwc", path, *pick, "--dry-run").stderr
+        in cli("published", "import", "pwc", path, *pick, "--dry-run").stderr
     )
     assert (
         "3 rows imported, 0 were there already; licence CC-BY-SA 4.0"
-        in cli("references", "import", "pwc", path, *pick).stderr
+        in cli("published", "import", "pwc", path, *pick).stderr
     )
 
 
@@ -243,4 +243,4 @@ def test_a_bad_row_is_refused_in_one_line(cli, changes, message):
 )
 def test_a_typo_is_answered_with_the_nearest(cli, arguments, message):
     archive(cli.folder, *PAGE)
-    assert message in cli("references", *arguments, code=3).stderr
+    assert message in cli("published", *arguments, code=3).stderr

@@ -79,7 +79,7 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
         parent, last = ended[above]["run"]["id"], ended[above]["checkpoints"][0]
         (attempt,) = ended[name]["attempts"]
         told = f"run {parent}, checkpoint {last['sha256']}"
-        assert attempt["circumstances"]["inputs"] == {"model.weights": told}
+        assert attempt["environment"]["inputs"] == {"model.weights": told}
         folder = Path(ended[name]["checkpoints"][0]["directory"])
         state = json.loads((folder / "state.json").read_text())
         assert state["cursor"]["digests"] == {"model.weights": last["sha256"]}

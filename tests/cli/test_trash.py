@@ -18,7 +18,7 @@ def made(here, tmp_path) -> Here:
 
 
 def board(made: Here) -> str:
-    return made("leaderboard", "--references", "none", "--format", "csv").stdout
+    return made("leaderboard", "--published", "none", "--format", "csv").stdout
 
 
 def test_a_removed_run_leaves_the_board_and_comes_back_to_it_as_it_was(made):

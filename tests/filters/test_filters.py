@@ -24,7 +24,7 @@ def test_any_text_is_a_filter_or_a_refusal_with_its_place(text):
     try:
         tree = parse(text, COLUMNS)
     except FilterError as error:
-        (fault,) = error.faults
+        (fault,) = error.diagnostics
         assert fault.code in ("F001", "F002", "F003", "F004")
         assert 1 <= fault.position.column <= len(text) + 1
     else:
@@ -93,9 +93,9 @@ def test_what_hands_know_from_sql_is_understood(written, meant):
 def test_a_mistake_is_told_with_its_code_its_place_and_what_to_do(text, code, column, told):
     with pytest.raises(FilterError) as caught:
         of(text)
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.diagnostics
     assert (fault.code, fault.position.column) == (code, column)
-    assert told in " ".join([fault.label, *fault.helps])
+    assert told in " ".join([fault.message, *fault.hints])
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_mistake_is_told_with_its_code_its_place_and_what_to_do(text, code, co
 def test_length_depth_and_number_have_limits(text):
     with pytest.raises(FilterError) as caught:
         of(text)
-    assert caught.value.faults[0].code == "F004"
+    assert caught.value.diagnostics[0].code == "F004"
 
 
 ROW = {

@@ -7,7 +7,7 @@ import pytest
 from lsqctl.errors import DataError, UsageError
 from lsqctl.leaderboard.comparing import compare
 from lsqctl.leaderboard.comparison import Side, p_text, points
-from lsqctl.scored import ScoredRun
+from lsqctl.scored import PerImageResult
 
 TOTAL = 400
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -31,7 +31,7 @@ def scored(right, *, name="a", seed=0, **changes):
         "n_total": TOTAL,
         "hits": bits.to_bytes(TOTAL // 8, "big"),
     }
-    return ScoredRun(**{**values, **changes})
+    return PerImageResult(**{**values, **changes})
 
 
 def side(label, *runs, **changes):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lsqctl.api.layers import check_layers
-from lsqctl.cli.faults import format_faults, format_summary
+from lsqctl.cli.faults import format_diagnostics, format_summary
 from lsqctl.errors import RecipeError
 from lsqctl.recipe_file import load
 
@@ -22,9 +22,9 @@ def said_of(name: str) -> str:
     try:
         faults = check_layers([load(Path(name))])
     except RecipeError as error:
-        faults = list(error.faults)
+        faults = list(error.diagnostics)
     assert faults, f"{name} was accepted"
-    return format_faults(faults) + "\n" + format_summary(faults, name) + "\n"
+    return format_diagnostics(faults) + "\n" + format_summary(faults, name) + "\n"
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -73,9 +73,9 @@ def test_a_misspelled_key_in_a_file_is_reported_with_its_place_and_its_correctio
     path.write_text(f"{others}{section}:\n{keep}  {typo}: 1\n")
     with pytest.raises(RecipeError) as caught:
         load(path)
-    faults = [fault for fault in caught.value.faults if fault.code in ("R101", "R102")]
+    faults = [fault for fault in caught.value.diagnostics if fault.code in ("R101", "R102")]
     assert [fault.code for fault in faults] == ["R101"]
-    assert faults[0].helps[0].startswith(f"did you mean `{leaf}`")
+    assert faults[0].hints[0].startswith(f"did you mean `{leaf}`")
     assert faults[0].source_line.strip() == f"{typo}: 1"
 
 

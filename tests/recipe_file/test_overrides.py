@@ -153,10 +153,10 @@ def test_few_bits_for_depthwise_convolutions_are_doubted(folder, text, doubted):
 def test_the_networks_with_depthwise_convolutions_are_those_that_have_them():
     from torch import nn
 
-    from lsqctl.training.models.weightless import build_weightless
+    from lsqctl.training.models.weightless import build_on_meta
 
     for name in NETWORKS:
-        model = build_weightless(name, num_classes=2, in_channels=3, image_size=224)
+        model = build_on_meta(name, num_classes=2, in_channels=3, image_size=224)
         convs = [one for one in model.modules() if isinstance(one, nn.Conv2d)]
         found = any(conv.groups == conv.in_channels > 1 for conv in convs)
         assert found is (name in DEPTHWISE_MODELS), name

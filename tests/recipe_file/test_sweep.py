@@ -102,7 +102,7 @@ def test_set_takes_flow_values_and_yaml_1_2(folder):
 def test_a_bad_set_is_pointed_at(folder):
     with pytest.raises(RecipeError) as caught:
         folder.load(MINIMAL, sets=["train.lr=fast"])
-    (fault,) = caught.value.faults
+    (fault,) = caught.value.diagnostics
     assert fault.file == "--set"
     span = slice(fault.position.column - 1, fault.position.end_column - 1)
     assert fault.source_line[span] == "fast"
@@ -127,7 +127,7 @@ def test_cells_that_a_set_makes_equal_become_one(folder):
 def test_an_unknown_set_key_gets_its_full_name_or_the_reason(folder, given, told):
     with pytest.raises(RecipeError) as caught:
         folder.load(MINIMAL, sets=[given])
-    assert caught.value.faults[0].helps == (told,)
+    assert caught.value.diagnostics[0].hints == (told,)
 
 
 def test_a_fault_of_some_cells_names_the_first_of_them(folder):
@@ -136,7 +136,7 @@ def test_a_fault_of_some_cells_names_the_first_of_them(folder):
     )
     with pytest.raises(RecipeError) as caught:
         folder.load(text)
-    assert [f.cell for f in caught.value.faults] == [
+    assert [f.cell for f in caught.value.diagnostics] == [
         "cell 2 of 3: train.epochs=3, seed=0",
         "cell 3 of 3: train.epochs=2, seed=0",
     ]
@@ -146,7 +146,7 @@ def test_a_fault_of_every_cell_is_said_once_and_names_none(folder):
     text = "model: {name: resnet18}\ndata: {name: x}\nsweep: {grid: {seed: [0, 1, 2]}}\n"
     with pytest.raises(RecipeError) as caught:
         folder.load(text)
-    assert [fault.cell for fault in caught.value.faults] == [""]
+    assert [fault.cell for fault in caught.value.diagnostics] == [""]
 
 
 def test_a_seed_given_twice_runs_once_and_is_warned_of(folder):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.cli.faults import faults_github, faults_json, format_faults
+from lsqctl.cli.faults import format_github, format_json, format_diagnostics
 from lsqctl.errors import NotFound, RecipeError
 from lsqctl.recipe_file import load
 
@@ -34,9 +34,9 @@ def try_to_load(tmp_path_factory, data: bytes) -> None:
     except RecipeError as error:
         said = error
     if said is not None:
-        assert said.faults
-        for form in (format_faults, faults_json, faults_github):
-            assert "\x1b" not in form(said.faults).encode().decode()
+        assert said.diagnostics
+        for form in (format_diagnostics, format_json, format_github):
+            assert "\x1b" not in form(said.diagnostics).encode().decode()
 
 
 @given(st.binary(max_size=200))

@@ -10,8 +10,8 @@ import yamlcore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.cli.faults import faults_github, faults_json, format_faults, format_summary
-from lsqctl.errors import Fault, Position, RecipeError
+from lsqctl.cli.faults import format_github, format_json, format_diagnostics, format_summary
+from lsqctl.errors import Diagnostic, Position, RecipeError
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import CODES, SCHEMA_FILE, dump, json_schema, keys_table, load, template
 from lsqctl.recipe_file.keys import FIELDS
@@ -143,37 +143,37 @@ def test_a_likely_mistake_is_a_warning_and_runs(folder, text, code):
     loaded = folder.load(MINIMAL + text + "\n")
     assert [warning.code for warning in loaded.warnings] == [code]
     assert loaded.cells
-    assert format_faults(loaded.warnings).startswith(f"warning[{code}]: ")
+    assert format_diagnostics(loaded.warnings).startswith(f"warning[{code}]: ")
     assert format_summary(loaded.warnings, "x") == "x: 1 warning"
 
 
-FAULT = Fault("R104", "a title", "a label", "a,b.yaml", Position(2, 3, 5), "  ab", ("do: 100%",))
+FAULT = Diagnostic("R104", "a title", "a label", "a,b.yaml", Position(2, 3, 5), "  ab", ("do: 100%",))
 
 
 def test_github_annotations_escape_what_the_format_reserves():
-    assert faults_github([FAULT]) == (
+    assert format_github([FAULT]) == (
         "::error file=a%2Cb.yaml,line=2,col=3,endColumn=5,title=R104::"
         "a title: a label%0Ado: 100%25\n"
     )
 
 
 def test_json_carries_every_field():
-    (row,) = json.loads(faults_json([FAULT]))["faults"]
+    (row,) = json.loads(format_json([FAULT]))["faults"]
     assert (row["code"], row["level"], row["position"]["line"]) == ("R104", "error", 2)
 
 
 def test_colour_changes_no_letter():
     import re
 
-    coloured = format_faults([FAULT], colour=True)
+    coloured = format_diagnostics([FAULT], colour=True)
     assert "\x1b[" in coloured
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == format_faults([FAULT])
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == format_diagnostics([FAULT])
 
 
 @given(st.text(max_size=40), st.integers(1, 50), st.integers(1, 9))
 def test_any_source_line_is_drawn_without_control_characters(line, column, width):
-    fault = Fault("R001", line, line, "x", Position(1, column, column + width), line, (line,))
-    text = format_faults([fault])
+    fault = Diagnostic("R001", line, line, "x", Position(1, column, column + width), line, (line,))
+    text = format_diagnostics([fault])
     unseen = {"Cc", "Cf", "Cs", "Zl", "Zp"}
     assert not unseen & {unicodedata.category(char) for char in text.replace("\n", "")}
     assert "^" in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lsqctl.run import MAX_FAILURES, RETRIED, EndReason, Lease, RunState
+from lsqctl.run import MAX_CONSECUTIVE_FAILURES, RETRYABLE_REASONS, EndReason, Lease, RunState
 
 S = RunState
 DEAD = (S.FAILED, S.CANCELLED)
@@ -95,7 +95,7 @@ class Model:
         run = self.runs[name]
         spent = reason is not EndReason.PREEMPTED
         failures = 0 if run.progressed else run.failures + spent
-        again = not spent or (reason in RETRIED and failures < MAX_FAILURES)
+        again = not spent or (reason in RETRYABLE_REASONS and failures < MAX_CONSECUTIVE_FAILURES)
         if reason is EndReason.CANCELLED or (again and run.cancelling):
             self.close(name, S.CANCELLED)
         elif again:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lsqctl.errors import LeaseLost
-from lsqctl.run import MAX_FAILURES, EndReason, Run, RunState
+from lsqctl.run import MAX_CONSECUTIVE_FAILURES, EndReason, Run, RunState
 from lsqctl.store import Store
 from tests.store.conftest import LEASE
 from tests.store.samples import (
@@ -26,12 +26,12 @@ def state(store: Store, run_id: str) -> RunState:
     return store.detail(run_id).run.state
 
 
-@pytest.mark.parametrize("reason", [EndReason.LOST, EndReason.INFRA])
+@pytest.mark.parametrize("reason", [EndReason.WORKER_LOST, EndReason.INFRA])
 def test_a_fault_of_the_machine_is_tried_three_times_with_back_off(
     store: Store, reason: EndReason
 ) -> None:
     submit(store, new("a"))
-    for attempt in range(1, MAX_FAILURES):
+    for attempt in range(1, MAX_CONSECUTIVE_FAILURES):
         claim = take(store)
         assert claim.lease.attempt == attempt
         assert store.fail(claim.lease, reason, "disk") is RunState.QUEUED
@@ -42,12 +42,12 @@ def test_a_fault_of_the_machine_is_tried_three_times_with_back_off(
 
 def test_an_attempt_that_moved_the_checkpoint_forward_does_not_count(store: Store) -> None:
     submit(store, new("a"))
-    for attempt in range(1, 2 * MAX_FAILURES):
+    for attempt in range(1, 2 * MAX_CONSECUTIVE_FAILURES):
         claim = take(store)
         store.record_checkpoint(claim.lease, checkpoint(attempt))
         assert store.fail(claim.lease, EndReason.INFRA, "disk") is RunState.QUEUED
         no_back_off(store)
-    for _ in range(MAX_FAILURES - 1):  # the same step again is no progress
+    for _ in range(MAX_CONSECUTIVE_FAILURES - 1):  # the same step again is no progress
         claim = take(store)
         store.record_checkpoint(claim.lease, checkpoint(1))
         assert store.fail(claim.lease, EndReason.INFRA, "disk") is RunState.QUEUED
@@ -68,7 +68,7 @@ def test_a_fault_of_the_recipe_is_not_tried_again(store: Store, reason: EndReaso
 
 def test_a_preempted_run_is_queued_at_once_and_spends_no_attempt(store: Store) -> None:
     submit(store, new("a"))
-    for _ in range(2 * MAX_FAILURES):
+    for _ in range(2 * MAX_CONSECUTIVE_FAILURES):
         store.release(take(store).lease)
     assert store.fail(take(store).lease, EndReason.PREEMPTED, "") is RunState.QUEUED
     store.finish(take(store).lease, result())
@@ -110,9 +110,9 @@ def test_a_dead_workers_run_is_reaped_after_a_lease_on_both_clocks(
     claim = take(store)
     assert reap_after(store, clock, 2 * LEASE) == [], "its lease is not over"
     lapse(store, claim.run.id)
-    assert store.detail(claim.run.id).run.lease_lapsed
+    assert store.detail(claim.run.id).run.lease_expired
     (found,) = store.reap()
-    assert (found.state, found.reason) == (RunState.QUEUED, EndReason.LOST)
+    assert (found.state, found.reason) == (RunState.QUEUED, EndReason.WORKER_LOST)
     with pytest.raises(LeaseLost):
         store.renew(claim.lease)
 
@@ -131,7 +131,7 @@ def test_a_clock_that_jumps_reaps_nobody_who_renews(store: Store, clock: Clock) 
 def test_a_worker_that_is_provably_gone_is_not_waited_for_twice(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
-    assert store.reap(gone=lambda worker: True) == [], "its lease is not over"
+    assert store.reap(is_dead=lambda worker: True) == [], "its lease is not over"
     lapse(store, claim.run.id)
-    assert store.reap(gone=lambda worker: False) == []
-    assert [run.id for run in store.reap(gone=lambda w: w.boot_id == "boot")] == [claim.run.id]
+    assert store.reap(is_dead=lambda worker: False) == []
+    assert [run.id for run in store.reap(is_dead=lambda w: w.boot_id == "boot")] == [claim.run.id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsqctl.run import EndReason, Outcome, RunState
+from lsqctl.run import EndReason, EnqueueOutcome, RunState
 from lsqctl.store import Store
 from tests.store.samples import (
     new,
@@ -27,7 +27,7 @@ def test_a_child_waits_until_all_its_parents_have_succeeded(store: Store) -> Non
     store.finish(second.lease, result())
     assert state(store, ids[2]) is RunState.QUEUED
     (late,) = store.enqueue([new("late", parents=["p", "q"])])
-    assert late.outcome is Outcome.QUEUED
+    assert late.outcome is EnqueueOutcome.QUEUED
 
 
 @pytest.mark.parametrize("ends", ["fail", "cancel"])
@@ -59,12 +59,12 @@ def test_putting_a_child_back_puts_its_dead_parents_back_too(store: Store) -> No
     assert store.retry(ids[2]) is RunState.WAITING
     assert state(store, ids[1]) is RunState.QUEUED
     (other,) = store.enqueue([new("other", parents=["p"])])
-    assert other.outcome is Outcome.WAITING
+    assert other.outcome is EnqueueOutcome.WAITING
 
 
 def test_submitting_a_child_of_a_dead_parent_puts_the_parent_back(store: Store) -> None:
     (parent,) = submit(store, new("p"))
     store.cancel(parent)
     (child,) = store.enqueue([new("child", parents=["p"])])
-    assert child.outcome is Outcome.WAITING
+    assert child.outcome is EnqueueOutcome.WAITING
     assert state(store, parent) is RunState.QUEUED

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from lsqctl.facts import Metric
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store, open_store
-from lsqctl.store.histories import histories
-from lsqctl.store.history import History, Written, problems
+from lsqctl.store.histories import load_histories
+from lsqctl.store.history import History, MeasurementSpan, violations
 from lsqctl.store.tables import attempts, events, metric_points, results, runs
 from tests.store.samples import (
     checkpoint,
@@ -31,7 +31,7 @@ from tests.store.samples import (
     take,
 )
 
-AGAIN = [EndReason.LOST, EndReason.INFRA, EndReason.PREEMPTED]
+AGAIN = [EndReason.WORKER_LOST, EndReason.INFRA, EndReason.PREEMPTED]
 LAST = [EndReason.COMPLETED, EndReason.OOM, EndReason.CANCELLED, None]  # None: still at work
 again = st.lists(st.tuples(st.sampled_from(AGAIN), st.booleans()), max_size=4)
 
@@ -50,16 +50,16 @@ def tell(store: Store, story: list[tuple[EndReason, bool]], last: EndReason | No
             store.record_checkpoint(lease, checkpoint(step), [Metric("top1", "test", step, 9.0)])
             saved = step
         store.log_metrics(lease, [Metric("loss", "train", step + 1, 0.5)])
-        if reason is EndReason.LOST:
+        if reason is EndReason.WORKER_LOST:
             lapse(store, run_id)
-            assert store.reap(gone=lambda _: True)
+            assert store.reap(is_dead=lambda _: True)
         elif reason is EndReason.PREEMPTED:
             store.release(lease)
         elif reason is EndReason.COMPLETED:
             store.finish(lease, result())
         elif reason is not None:
             store.fail(lease, reason, "why")
-        if reason in (EndReason.LOST, EndReason.INFRA) and not saves:
+        if reason in (EndReason.WORKER_LOST, EndReason.INFRA) and not saves:
             failed = store.detail(run_id).run.state is RunState.FAILED
             if failed:
                 store.retry(run_id)
@@ -71,7 +71,7 @@ def happened(story: list[tuple[EndReason, bool]], last: EndReason | None) -> His
     with open_store(f"sqlite:///{home / 'home' / 'lsqctl.db'}") as store:
         store.register_worker(identity("w1"))
         tell(store, story, last)
-        (found,) = store._database.read(lambda db: list(histories(db)))
+        (found,) = store._database.read(lambda db: list(load_histories(db)))
     shutil.rmtree(home)
     return found
 
@@ -103,7 +103,7 @@ def swapped(history: History, draw: Any) -> History:
 def of_another_fence(history: History, draw: Any) -> History:
     place = draw(st.sampled_from([i for i, e in enumerate(history.events) if e.fence]))
     kept = list(history.events)
-    fences = [one.fence for one in history.tries if one.fence != kept[place].fence]
+    fences = [one.fence for one in history.attempts if one.fence != kept[place].fence]
     kept[place] = replace(kept[place], fence=draw(st.sampled_from(["", "f" * 32, *fences])))
     return replace(history, events=kept)
 
@@ -114,13 +114,13 @@ def of_another_state(history: History, draw: Any) -> History:
 
 
 def without_an_attempt(history: History, draw: Any) -> History:
-    place = draw(st.integers(0, len(history.tries) - 1))
-    return replace(history, tries=[e for i, e in enumerate(history.tries) if i != place])
+    place = draw(st.integers(0, len(history.attempts) - 1))
+    return replace(history, tries=[e for i, e in enumerate(history.attempts) if i != place])
 
 
 def with_another_end(history: History, draw: Any) -> History:
-    place = draw(st.integers(0, len(history.tries) - 1))
-    kept = list(history.tries)
+    place = draw(st.integers(0, len(history.attempts) - 1))
+    kept = list(history.attempts)
     one = kept[place]
     ended = not one.finished
     kept[place] = replace(one, finished=ended, reason=EndReason.INFRA if ended else None)
@@ -129,7 +129,7 @@ def with_another_end(history: History, draw: Any) -> History:
 
 def written_by_nobody(history: History, draw: Any) -> History:
     step = draw(st.integers(0, 9))
-    return replace(history, written=[*history.written, Written("metrics", "f" * 32, step)])
+    return replace(history, written=[*history.measurements, MeasurementSpan("metrics", "f" * 32, step)])
 
 
 def of_another_count(history: History, draw: Any) -> History:
@@ -150,12 +150,12 @@ MUTATIONS: list[Callable[[History, Any], History]] = [
 @settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(story=again, last=st.sampled_from(LAST))
 def test_what_happened_passes(story, last):
-    assert list(problems(happened(story, last))) == []
+    assert list(violations(happened(story, last))) == []
 
 
 @cache
 def stories() -> list[History]:
-    cut = [(EndReason.LOST, True), (EndReason.PREEMPTED, False)]
+    cut = [(EndReason.WORKER_LOST, True), (EndReason.PREEMPTED, False)]
     retried = happened([(EndReason.INFRA, False)] * 3, EndReason.COMPLETED)
     return [*(happened(cut, last) for last in LAST), retried]
 
@@ -163,18 +163,18 @@ def stories() -> list[History]:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.__name__)
 @given(data=st.data(), history=st.deferred(lambda: st.sampled_from(stories())))
 def test_what_cannot_have_happened_is_found(mutation, data, history):
-    assert list(problems(mutation(history, data.draw)))
+    assert list(violations(mutation(history, data.draw)))
 
 
 def test_what_an_attempt_left_beyond_its_successors_start_is_found():
     history = stories()[0]
-    first, later = history.tries[0], history.tries[-1]
+    first, later = history.attempts[0], history.attempts[-1]
     assert later.resumed_step == 3
     for kind in ("metrics", "checkpoints"):
-        good = replace(history, written=[Written(kind, first.fence, 3)])
-        bad = replace(history, written=[Written(kind, first.fence, 4)])
-        assert list(problems(good)) == []
-        assert f"{kind} of attempt 1 reach step 4" in " ".join(problems(bad))
+        good = replace(history, written=[MeasurementSpan(kind, first.fence, 3)])
+        bad = replace(history, written=[MeasurementSpan(kind, first.fence, 4)])
+        assert list(violations(good)) == []
+        assert f"{kind} of attempt 1 reach step 4" in " ".join(violations(bad))
 
 
 DAMAGE = {
@@ -188,7 +188,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_db_check_reads_the_history_of_every_run(store: Store, damage: str) -> None:
-    run_id = tell(store, [(EndReason.LOST, True)], EndReason.COMPLETED)
+    run_id = tell(store, [(EndReason.WORKER_LOST, True)], EndReason.COMPLETED)
     assert store.check() == []
     store._database.write(lambda db: db.execute(DAMAGE[damage]))
     assert any(run_id in sentence for sentence in store.check())

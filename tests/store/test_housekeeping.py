@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from lsqctl.api.watch import watch
+from lsqctl.api.watch import read_queue_status
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.facts import Metric, Progress
 from lsqctl.run import EndReason, RunState
@@ -117,14 +117,14 @@ def test_checkpoints_of_a_run_that_is_tried_again_are_not_forgotten(store: Store
     claim = take(store)
     store.record_checkpoint(claim.lease, checkpoint(10))
     store.record_checkpoint(claim.lease, checkpoint(20))
-    assert not store.forget_checkpoints(run, ["ckpt-10"])
+    assert not store.delete_checkpoints(run, ["ckpt-10"])
     store.fail(claim.lease, EndReason.OOM, "")
-    housed = store.housed([run])[run]
+    housed = store.retention([run])[run]
     assert (housed.state, housed.stored) == (RunState.FAILED, {"ckpt-10", "ckpt-20"})
-    assert store.forget_checkpoints(run, ["ckpt-10"])
+    assert store.delete_checkpoints(run, ["ckpt-10"])
     assert [Path(one.directory).name for one in store.checkpoints(run)] == ["ckpt-20"]
     store.retry(run)
-    assert not store.forget_checkpoints(run, ["ckpt-20"])
+    assert not store.delete_checkpoints(run, ["ckpt-20"])
 
 
 def test_a_look_shows_running_runs_with_their_latest_points_only(store: Store) -> None:
@@ -134,14 +134,14 @@ def test_a_look_shows_running_runs_with_their_latest_points_only(store: Store) -
     points = [Metric("loss", "train", step, float(step)) for step in range(100)]
     points += [Metric("top1", "val", 50, math.nan), Metric("top1", "train", 60, 1.0)]
     store.log_metrics(claim.lease, points, Progress(100, 200, 1, 2))
-    seen = watch(store)
-    (running,) = seen.sight.running
+    seen = read_queue_status(store)
+    (running,) = seen.overview.running
     assert running.loss == tuple(float(step) for step in range(76, 100))
     assert math.isnan(running.top1[0])
-    assert seen.left[claim.run.id] >= 0
-    assert {s: n for s, n in seen.sight.counts.items() if n} == {"running": 1, "queued": 1}
-    assert [one.busy for one in seen.workers] == [1]
-    assert watch(store, sweep="s").unfinished == 1
+    assert seen.seconds_left[claim.run.id] >= 0
+    assert {s: n for s, n in seen.overview.counts.items() if n} == {"running": 1, "queued": 1}
+    assert [one.running_runs for one in seen.workers] == [1]
+    assert read_queue_status(store, sweep="s").n_active == 1
 
 
 def test_the_rate_after_a_resume_counts_from_where_the_attempt_took_up(store: Store) -> None:
@@ -151,15 +151,15 @@ def test_the_rate_after_a_resume_counts_from_where_the_attempt_took_up(store: St
     store.log_metrics(claim.lease, [], Progress(90, 100, 9, 10))
     store.release(claim.lease)
     again = take(store)
-    assert watch(store).left == {}  # not a step yet: nobody can tell
+    assert read_queue_status(store).seconds_left == {}  # not a step yet: nobody can tell
     store.resume_at(again.lease, 90)
-    assert watch(store).left == {}
+    assert read_queue_status(store).seconds_left == {}
     store.log_metrics(again.lease, [], Progress(91, 100, 9, 10))
-    seen = watch(store)
-    base = seen.sight.running[0]
-    assert base.base_step == 90
-    elapsed = (seen.sight.now - base.base_at).total_seconds()
-    assert seen.left[again.run.id] == pytest.approx(elapsed * 9)
+    seen = read_queue_status(store)
+    base = seen.overview.running[0]
+    assert base.start_step == 90
+    elapsed = (seen.overview.now - base.training_since).total_seconds()
+    assert seen.seconds_left[again.run.id] == pytest.approx(elapsed * 9)
 
 
 def test_the_first_failure_since_the_queue_was_filled_is_shown_with_its_reason(
@@ -167,22 +167,22 @@ def test_the_first_failure_since_the_queue_was_filled_is_shown_with_its_reason(
 ) -> None:
     submit(store, new("old"))
     store.fail(take(store).lease, EndReason.OOM, "last week")
-    assert watch(store).sight.first_failure.message == "last week"
+    assert read_queue_status(store).overview.first_failure.message == "last week"
     submit(store, new("a"), new("child", parents=["a"]), new("b"), new("c"))
-    assert watch(store).sight.first_failure is None
+    assert read_queue_status(store).overview.first_failure is None
     store.fail(take(store).lease, EndReason.DIVERGED, "the loss is nan")
     store.fail(take(store).lease, EndReason.OOM, "later")
-    assert watch(store).sight.first_failure.message == "the loss is nan"
+    assert read_queue_status(store).overview.first_failure.message == "the loss is nan"
 
 
 def test_a_run_that_is_put_back_after_a_fault_says_why_and_is_pending(store: Store) -> None:
     (run,) = submit(store, new("a"))
     store.fail(take(store).lease, EndReason.INFRA, "disk full")
-    assert [one.message for one in watch(store).sight.put_back] == ["disk full"]
-    assert store.standing([run])[0].state is RunState.QUEUED
+    assert [one.message for one in read_queue_status(store).overview.retrying] == ["disk full"]
+    assert store.statuses([run])[0].state is RunState.QUEUED
     no_back_off(store)
     take(store)
-    assert watch(store).sight.put_back == ()
+    assert read_queue_status(store).overview.retrying == ()
 
 
 def test_a_worker_that_does_not_renew_is_lost_and_one_that_left_is_not_there(store: Store) -> None:
@@ -195,26 +195,26 @@ def test_a_worker_that_does_not_renew_is_lost_and_one_that_left_is_not_there(sto
             "UPDATE workers SET seen_at = '2020-01-01T00:00:00.000' WHERE id = 'w1'"
         )
     )
-    store.worker_gone("w2")
-    (one,) = watch(store).workers
-    assert (one.worker.identity.id, one.lost, one.busy) == ("w1", True, 1)
-    assert watch(store).left == {}
+    store.deregister("w2")
+    (one,) = read_queue_status(store).workers
+    assert (one.worker.identity.id, one.stale, one.running_runs) == ("w1", True, 1)
+    assert read_queue_status(store).seconds_left == {}
 
 
 def test_the_queue_is_estimated_only_from_what_was_measured(store: Store) -> None:
     submit(store, new("a"), new("a", seed=1), new("a", seed=2))
-    assert watch(store).queue.seconds is None
+    assert read_queue_status(store).estimate.seconds is None
     finish(store)
-    seen = watch(store)
-    took = seen.sight.timed[0].seconds
-    assert seen.queue.seconds == pytest.approx(2 * took)
+    seen = read_queue_status(store)
+    took = seen.overview.durations[0].seconds
+    assert seen.estimate.seconds == pytest.approx(2 * took)
     submit(store, new("other"))
-    assert "1 run of a kind" in watch(store).queue.why
-    store.worker_gone("w1")
-    assert watch(store).queue.why == "no worker is at work"
+    assert "1 run of a kind" in read_queue_status(store).estimate.reason
+    store.deregister("w1")
+    assert read_queue_status(store).estimate.reason == "no worker is at work"
 
 
 def test_standing_is_in_the_order_asked_and_leaves_out_what_was_removed(store: Store) -> None:
     a, b = submit(store, new("a"), new("b", seed=3))
-    assert [one.id for one in store.standing([b, "zzzzzzzz", a])] == [b, a]
-    assert store.standing([b])[0].seed == 3
+    assert [one.id for one in store.statuses([b, "zzzzzzzz", a])] == [b, a]
+    assert store.statuses([b])[0].seed == 3

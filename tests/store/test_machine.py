@@ -21,10 +21,10 @@ from sqlalchemy import select, text
 
 from lsqctl.errors import IllegalTransition, LeaseLost
 from lsqctl.facts import Metric
-from lsqctl.run import LEGAL, EndReason, Lease
+from lsqctl.run import TRANSITIONS, EndReason, Lease
 from lsqctl.store import Store, open_store
-from lsqctl.store.histories import histories
-from lsqctl.store.history import problems
+from lsqctl.store.histories import load_histories
+from lsqctl.store.history import violations
 from lsqctl.store.tables import metadata, runs
 from tests.store.conftest import LEASE
 from tests.store.model import DEAD, GPUS, PARENTS, PRIORITY, Model, S
@@ -33,7 +33,7 @@ from tests.store.test_queue import WRITES
 
 names = st.sampled_from(list(PARENTS))
 reasons = st.sampled_from(
-    [EndReason.INFRA, EndReason.LOST, EndReason.OOM, EndReason.CODE, EndReason.CANCELLED]
+    [EndReason.INFRA, EndReason.WORKER_LOST, EndReason.OOM, EndReason.CODE, EndReason.CANCELLED]
 )
 
 
@@ -157,7 +157,7 @@ class Queue(RuleBasedStateMachine):
         found = self.store.reap()
         if lapsed and not heard:
             assert [run.name for run in found] == [name]
-            self.model.end(name, EndReason.LOST)
+            self.model.end(name, EndReason.WORKER_LOST)
         else:
             assert found == []
             self.store.renew(lease)
@@ -231,7 +231,7 @@ class Queue(RuleBasedStateMachine):
             moves = [event for event in self.store.events(run_id) if event.to_state]
             for before, after in pairwise(moves):
                 assert after.from_state is before.to_state
-                assert after.to_state in LEGAL[before.to_state or S.QUEUED]
+                assert after.to_state in TRANSITIONS[before.to_state or S.QUEUED]
 
     @invariant()
     def failures_in_a_row_agree(self) -> None:
@@ -248,12 +248,12 @@ class Queue(RuleBasedStateMachine):
             run = self.model.runs[name]
             assert {m.step: m.value for m in self.store.metrics(run_id)} == run.logged
             assert {one.step for one in self.store.checkpoints(run_id)} == run.saved
-            assert bool(self.store.result(run_id)) == (run.state is S.SUCCEEDED)
+            assert bool(self.store.evaluations(run_id)) == (run.state is S.SUCCEEDED)
 
     @invariant()
     def no_law_of_history_is_broken(self) -> None:
-        found = self.store._database.read(lambda db: list(histories(db)))
-        assert [sentence for one in found for sentence in problems(one)] == []
+        found = self.store._database.read(lambda db: list(load_histories(db)))
+        assert [sentence for one in found for sentence in violations(one)] == []
 
     @invariant()
     def nothing_waits_for_ever(self) -> None:

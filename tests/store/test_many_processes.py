@@ -16,7 +16,7 @@ from lsqctl.errors import StoreError
 from lsqctl.facts import Metric
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
-from lsqctl.store.database import STRUCTURE_LOCK
+from lsqctl.store.database import EXCLUSIVE_LOCK_KEY
 from lsqctl.store.tables import runs
 from tests.store.samples import identity, new, result, submit, take
 
@@ -205,10 +205,10 @@ store.register_worker(identity("w1"))
 submit(store, new("a"))
 lease = take(store).lease
 child = os.fork()
-store.note(lease, "child" if child == 0 else "parent")
+store.log_event(lease, "child" if child == 0 else "parent")
 if child:
     assert os.waitpid(child, 0)[1] == 0
-    store.note(lease, "parent again")
+    store.log_event(lease, "parent again")
 store.close()
 """
 
@@ -262,7 +262,7 @@ def test_changes_to_several_runs_wait_for_each_other_and_work_goes_on(
             lambda: store.retry(a.run.id),
         ]
         with store._database.engine.begin() as other:
-            other.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": STRUCTURE_LOCK})
+            other.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EXCLUSIVE_LOCK_KEY})
             for change in structural:
                 with pytest.raises(StoreError, match="lock timeout"):
                     change()

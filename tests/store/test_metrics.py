@@ -141,7 +141,7 @@ def test_a_result_comes_back_as_it_was_and_its_headline_is_on_the_board(store: S
     store.finish(claim.lease, whole)
     store.fail(failed.lease, EndReason.OOM, "too big")
     assert store.full_result(claim.run.id) == whole
-    assert store.result(claim.run.id) == list(evaluations)
+    assert store.evaluations(claim.run.id) == list(evaluations)
     assert store.hits(claim.run.id, "raw", "best") == evaluations[0].hits
     good, bad = store.board_rows()
     assert (good.name, good.n_correct, good.bops, good.act_bits) == ("a", 9, 10**13, 3)

@@ -15,7 +15,7 @@ from lsqctl.errors import StoreError
 from lsqctl.store import open_store
 from lsqctl.store.database import Database
 from lsqctl.store.engine import parse_url
-from lsqctl.store.migrate import ensure_schema, known_revisions
+from lsqctl.store.migrate import ensure_schema, shipped_revisions
 
 ASSETS = Path(__file__).parent.parent / "assets" / "db"
 
@@ -23,7 +23,7 @@ ASSETS = Path(__file__).parent.parent / "assets" / "db"
 def test_revisions_build_exactly_the_tables(url: str) -> None:
     with open_store(url) as store:
         assert store.check() == []
-        assert store.schema_version() == known_revisions(bundled("db"))[-1]
+        assert store.schema_version() == shipped_revisions(bundled("db"))[-1]
 
 
 def test_two_first_starts_at_once_both_work(url: str) -> None:
@@ -90,7 +90,7 @@ def filled(tmp_path: Path, revision: str = RELEASED[-1]) -> Path:
 
 
 def test_a_database_of_every_released_schema_is_kept() -> None:
-    assert known_revisions(bundled("db")) == RELEASED
+    assert shipped_revisions(bundled("db")) == RELEASED
 
 
 @pytest.mark.parametrize("revision", RELEASED)

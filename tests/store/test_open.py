@@ -15,7 +15,7 @@ import pytest
 
 from lsqctl.errors import StoreError
 from lsqctl.store import open_store, safety
-from lsqctl.store.safety import file_system, is_network, wal_is_safe
+from lsqctl.store.safety import file_system_type, is_network_file_system, wal_is_safe
 from tests.store.samples import new, submit
 
 
@@ -66,8 +66,8 @@ def test_the_longest_mount_point_says_what_file_system_it_is() -> None:
     )
     kinds = {"/x": "ext4", "/home": "nfs", "/home/you": "nfs", "/home/me/x": "ext4"}
     for path, kind in {**kinds, "/homes": "ext4", "/a b/c": "fuse.sshfs"}.items():
-        assert file_system(Path(path), mounts) == kind
-    assert [k for k in ("ext4", "fuse.sshfs", "fuseblk", "tmpfs", "cifs") if is_network(k)] == [
+        assert file_system_type(Path(path), mounts) == kind
+    assert [k for k in ("ext4", "fuse.sshfs", "fuseblk", "tmpfs", "cifs") if is_network_file_system(k)] == [
         "fuse.sshfs",
         "cifs",
     ]

@@ -11,9 +11,9 @@ import pytest
 
 from lsqctl.errors import IllegalTransition, LeaseLost, NotFound, UsageError
 from lsqctl.facts import Metric, Progress
-from lsqctl.run import EndReason, IfExists, Lease, Outcome, RunState
+from lsqctl.run import EndReason, IfExists, Lease, EnqueueOutcome, RunState
 from lsqctl.store import Store
-from lsqctl.store.enqueue import ALPHABET
+from lsqctl.store.enqueue import ID_ALPHABET
 from tests.store.samples import (
     checkpoint,
     new,
@@ -37,14 +37,14 @@ def test_runs_are_claimed_by_priority_then_age_and_never_while_held(store: Store
 def test_a_claim_carries_all_that_the_worker_needs(store: Store) -> None:
     submit(store, new("parent"), new("child", parents=["parent"]))
     parent = take(store)
-    store.settle(parent.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"})
+    store.record_environment(parent.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"})
     store.finish(parent.lease, result())
     child = take(store)
     assert child.run.state is RunState.RUNNING
     assert child.recipe["model"] == {"name": "resnet8"}
-    assert child.snapshot == {"code_commit": "abc", "code_dirty": False}
+    assert child.provenance == {"code_commit": "abc", "code_dirty": False}
     assert child.parents == {"role0": parent.run.id}
-    assert child.circumstances == {}
+    assert child.pinned_environment == {}
 
 
 def test_the_first_attempts_device_threads_and_compile_hold_for_the_later_ones(
@@ -52,15 +52,15 @@ def test_the_first_attempts_device_threads_and_compile_hold_for_the_later_ones(
 ) -> None:
     submit(store, new("a"))
     first = take(store)
-    store.settle(first.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"})
+    store.record_environment(first.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"})
     store.release(first.lease)
     second = take(store)
-    assert second.circumstances == {"device": "cpu", "threads": 2, "compile": False}
-    store.settle(second.lease, {"device": "cuda", "threads": 4})
+    assert second.pinned_environment == {"device": "cpu", "threads": 2, "compile": False}
+    store.record_environment(second.lease, {"device": "cuda", "threads": 4})
     store.release(second.lease)
-    assert take(store).circumstances == second.circumstances
+    assert take(store).pinned_environment == second.pinned_environment
     tries = store.detail(first.run.id).attempts
-    assert [dict(each.circumstances)["device"] for each in tries] == ["cpu", "cuda", "cpu"]
+    assert [dict(each.environment)["device"] for each in tries] == ["cpu", "cuda", "cpu"]
 
 
 def test_an_unregistered_worker_gets_nothing(store: Store) -> None:
@@ -72,7 +72,7 @@ def test_an_unregistered_worker_gets_nothing(store: Store) -> None:
 
 WRITES: dict[str, Any] = {
     "renew": lambda s, lease: s.renew(lease),
-    "settle": lambda s, lease: s.settle(lease, {"device": "tpu"}),
+    "record_environment": lambda s, lease: s.settle(lease, {"device": "tpu"}),
     "progress": lambda s, lease: s.progress(lease, Progress(9, 9, 9, 9)),
     "log_metrics": lambda s, lease: s.log_metrics(lease, [Metric("top1", "test", 7, 1.0)]),
     "record_checkpoint": lambda s, lease: s.record_checkpoint(
@@ -80,7 +80,7 @@ WRITES: dict[str, Any] = {
     ),
     "resume_at": lambda s, lease: s.resume_at(lease, None),
     "note": lambda s, lease: s.note(lease, "zombie"),
-    "repoint": lambda s, lease: s.repoint(lease, Path("/elsewhere")),
+    "relocate": lambda s, lease: s.repoint(lease, Path("/elsewhere")),
     "finish": lambda s, lease: s.finish(lease, result()),
     "fail": lambda s, lease: s.fail(lease, EndReason.CODE, "zombie"),
     "release": lambda s, lease: s.release(lease),
@@ -88,7 +88,7 @@ WRITES: dict[str, Any] = {
 
 
 def everything(store: Store, run_id: str) -> tuple[Any, ...]:
-    parts = store.detail, store.metrics, store.summaries, store.checkpoints, store.result
+    parts = store.detail, store.metrics, store.summaries, store.checkpoints, store.evaluations
     return *(part(run_id) for part in parts), store.events(run_id)
 
 
@@ -115,19 +115,19 @@ def test_a_zombies_write_changes_nothing(store: Store, write: str) -> None:
 def test_a_run_id_is_eight_characters_of_an_alphabet_without_vowels(store: Store) -> None:
     (run_id,) = submit(store, new("a"))
     assert len(run_id) == 8
-    assert set(run_id) <= set(ALPHABET)
-    assert not set(ALPHABET) & set("aeiouyl01")
+    assert set(run_id) <= set(ID_ALPHABET)
+    assert not set(ID_ALPHABET) & set("aeiouyl01")
 
 
 def test_the_same_run_is_skipped_refused_or_added_as_asked(store: Store) -> None:
     (first,) = submit(store, new("a"))
     (skipped,) = store.enqueue([new("a")])
-    assert (skipped.run.id, skipped.outcome) == (first, Outcome.EXISTS)
+    assert (skipped.run.id, skipped.outcome) == (first, EnqueueOutcome.EXISTS)
     with pytest.raises(UsageError, match=first):
         store.enqueue([new("a")], if_exists="error")
     (again,) = store.enqueue([new("a")], if_exists="rerun")
     assert again.run.id != first
-    assert again.outcome is Outcome.QUEUED
+    assert again.outcome is EnqueueOutcome.QUEUED
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "rerun", "error"])
@@ -143,7 +143,7 @@ def test_a_failed_run_is_put_back_when_submitted_again(store: Store) -> None:
     failed = take(store)
     store.fail(failed.lease, EndReason.OOM, "too big")
     (again,) = store.enqueue([new("a")])
-    assert (again.run.id, again.outcome) == (failed.run.id, Outcome.RETRIED)
+    assert (again.run.id, again.outcome) == (failed.run.id, EnqueueOutcome.RETRIED)
     assert again.run.state is RunState.QUEUED
     assert again.run.reason is None
     assert take(store).lease.attempt == 2
@@ -165,13 +165,13 @@ def test_only_the_legal_moves_are_made(store: Store) -> None:
 def test_a_retry_from_scratch_forgets_metrics_and_checkpoints(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
-    store.settle(claim.lease, {"device": "cuda", "threads": 2})
+    store.record_environment(claim.lease, {"device": "cuda", "threads": 2})
     store.record_checkpoint(claim.lease, checkpoint(5), [Metric("top1", "test", 5, 1.0)])
     store.fail(claim.lease, EndReason.CODE, "bug")
     store.retry(claim.run.id, from_scratch=True)
     run_id = claim.run.id
     assert (store.metrics(run_id), store.summaries(run_id), store.checkpoints(run_id)) == ([],) * 3
-    assert take(store).circumstances == {}
+    assert take(store).pinned_environment == {}
 
 
 def test_every_change_of_state_leaves_an_event_and_they_form_a_chain(store: Store) -> None:
@@ -195,12 +195,12 @@ def test_the_databases_clock_is_near_this_machines(store: Store) -> None:
 
 
 def test_workers_are_known_until_they_are_gone(store: Store) -> None:
-    store.worker_seen("w1")
-    assert [(w.identity.id, w.gone_at) for w in store.workers()] == [("w1", None)]
-    store.worker_gone("w1")
-    assert store.workers()[0].gone_at is not None
+    store.heartbeat("w1")
+    assert [(w.identity.id, w.stopped_at) for w in store.workers()] == [("w1", None)]
+    store.deregister("w1")
+    assert store.workers()[0].stopped_at is not None
     with pytest.raises(NotFound, match="w9"):
-        store.worker_seen("w9")
+        store.heartbeat("w9")
 
 
 def test_a_run_that_reserves_gpus_is_waited_for_and_passed_over_where_it_never_fits(

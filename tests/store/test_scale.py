@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from lsqctl.api.board import board
-from lsqctl.api.watch import watch
+from lsqctl.api.board import build_board
+from lsqctl.api.watch import read_queue_status
 from lsqctl.facts import Metric
 from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
-from lsqctl.store.sight import POINTS as POINTS_SHOWN
+from lsqctl.store.sight import MAX_POINTS as POINTS_SHOWN
 from tests.store.samples import identity, new, result, submit, take
 
 RUNS, POINTS = 10_000, 100
@@ -96,13 +96,13 @@ def test_looking_and_housekeeping_read_metric_points_by_key_or_not_at_all(big: S
     big.resume_at(claim.lease, None)
     big.log_metrics(claim.lease, [Metric("top1", "test", step, 1.0) for step in range(100)])
     calls: dict[str, Callable[[], Any]] = {
-        "watch": lambda: watch(big),
-        "watch --sweep": lambda: watch(big, sweep="s"),
-        "wait": lambda: big.standing(["00000001", "00000002"]),
+        "watch": lambda: read_queue_status(big),
+        "watch --sweep": lambda: read_queue_status(big, sweep="s"),
+        "wait": lambda: big.statuses(["00000001", "00000002"]),
         "wait --sweep": lambda: big.sweep_run_ids("s"),
-        "leaderboard": lambda: board(big),
-        "doctor": lambda: (big.queue_state(timedelta(days=1)), big.checkpoint_folders()),
-        "gc": lambda: big.housed(["00000001", "00000002"]),
+        "leaderboard": lambda: build_board(big),
+        "doctor": lambda: (big.queue_health(timedelta(days=1)), big.checkpoint_directories()),
+        "gc": lambda: big.retention(["00000001", "00000002"]),
         "ls --tag": lambda: (big.runs(tag="paper", limit=50), big.tags(["00000001"])),
     }
     try:
@@ -110,7 +110,7 @@ def test_looking_and_housekeeping_read_metric_points_by_key_or_not_at_all(big: S
             points = [step for step in plans(big, call) if "metric_points" in step]
             assert all("USING PRIMARY KEY (run_id=? AND name=? AND split=?)" in p for p in points)
             assert bool(points) == (name == "watch"), name
-        assert len(watch(big).sight.running[0].top1) == POINTS_SHOWN  # of a hundred
+        assert len(read_queue_status(big).overview.running[0].top1) == POINTS_SHOWN  # of a hundred
     finally:
         big.release(claim.lease)
 

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import delete
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
-from lsqctl.run import EndReason, NewRun, Outcome, RunState
+from lsqctl.run import EndReason, NewRun, EnqueueOutcome, RunState
 from lsqctl.store import Store, open_store
-from lsqctl.store.sweeps import Resume
+from lsqctl.store.sweeps import ResumeOptions
 from lsqctl.store.tables import runs
 from tests.store.samples import checkpoint, identity, new, result, submit, take
 
@@ -25,7 +25,7 @@ def cell(name: str, **options: Any) -> NewRun:
 
 def cells(store: Store, sweep: str = "s") -> dict[str, str]:
     """How each cell stands, by its label."""
-    return {one.cell: one.standing for one in store.sweep_cells(sweep)}
+    return {one.cell: one.status for one in store.sweep_cells(sweep)}
 
 
 def state(store: Store, run_id: str) -> RunState:
@@ -56,7 +56,7 @@ def everything(store: Store) -> tuple[Any, ...]:
 def test_a_cell_keeps_its_run_when_an_axis_gives_it_another_label(store: Store) -> None:
     (first,) = submit(store, cell("a", cell="lr0.1"))
     done = store.enqueue([cell("a", cell="lr0.1-epochs2"), cell("b", cell="lr0.1-epochs3")])
-    assert [one.outcome for one in done] == [Outcome.EXISTS, Outcome.QUEUED]
+    assert [one.outcome for one in done] == [EnqueueOutcome.EXISTS, EnqueueOutcome.QUEUED]
     found = {one.cell: one.run and one.run.id for one in store.sweep_cells("s")}
     assert found == {"lr0.1-epochs2": first, "lr0.1-epochs3": done[1].run.id}
 
@@ -92,7 +92,7 @@ def test_a_rerun_of_parent_and_child_makes_the_new_child_wait_for_the_new_parent
     store.finish(take(store).lease, result())
     parent, child = store.enqueue([new("p"), new("c", parents=["p"])], if_exists="rerun")
     assert store.detail(child.run.id).parents == {"role0": parent.run.id}
-    assert child.outcome is Outcome.WAITING
+    assert child.outcome is EnqueueOutcome.WAITING
 
 
 @pytest.mark.parametrize("if_exists", ["rerun", "error"])
@@ -103,7 +103,7 @@ def test_a_parent_that_is_only_needed_is_reused_whatever_is_said_of_the_others(
     failed = fail(store)
     wanted = [new("p", asked=False), new("c", parents=["p"])]
     parent, child = store.enqueue(wanted, if_exists=if_exists)
-    assert (parent.run.id, parent.outcome) == (failed, Outcome.RETRIED)
+    assert (parent.run.id, parent.outcome) == (failed, EnqueueOutcome.RETRIED)
     assert store.detail(child.run.id).parents == {"role0": failed}
 
 
@@ -122,7 +122,7 @@ def test_skip_puts_back_the_failed_cells_and_their_children_and_says_so(store: S
     fail(store)
     assert cells(store) == {"p": "failed", "c": "failed", "other": "queued"}
     outcomes = [one.outcome for one in store.enqueue(wanted)]
-    assert outcomes == [Outcome.RETRIED, Outcome.RETRIED, Outcome.EXISTS]
+    assert outcomes == [EnqueueOutcome.RETRIED, EnqueueOutcome.RETRIED, EnqueueOutcome.EXISTS]
     assert cells(store) == {"p": "queued", "c": "waiting", "other": "queued"}
     assert len(store.runs()) == 3
 
@@ -189,15 +189,15 @@ def test_a_cell_that_failed_with_its_parent_does_not_count(store: Store) -> None
 
 
 def test_a_dead_workers_last_attempt_counts_too(store: Store) -> None:
-    from lsqctl.run import MAX_FAILURES
+    from lsqctl.run import MAX_CONSECUTIVE_FAILURES
     from tests.store.samples import lapse, no_back_off
 
     ids = limited(store, 1, cell("a", priority=1), cell("b"))
-    for _ in range(MAX_FAILURES):
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
         assert state(store, ids[1]) is RunState.QUEUED
         claim = take(store)
         lapse(store, claim.run.id)
-        store.reap(gone=lambda worker: True)
+        store.reap(is_dead=lambda worker: True)
         no_back_off(store)
     assert state(store, ids[1]) is RunState.CANCELLED
 
@@ -208,11 +208,11 @@ def test_the_limit_holds_until_another_is_given_and_counts_anew_after_a_resume(
     limited(store, 1, cell("a"), cell("b"), cell("c"))
     fail(store)
     assert cells(store) == {"a": "failed", "b": "cancelled", "c": "cancelled"}
-    store.resume_sweep("s", Resume())
+    store.resume_sweep("s", ResumeOptions())
     assert set(cells(store).values()) == {"queued"}
     fail(store)
     assert cells(store) == {"a": "failed", "b": "cancelled", "c": "cancelled"}
-    store.resume_sweep("s", Resume(max_failures=0))
+    store.resume_sweep("s", ResumeOptions(max_failures=0))
     fail(store)
     assert cells(store) == {"a": "failed", "b": "queued", "c": "queued"}
     store.enqueue([cell("d")])
@@ -253,10 +253,10 @@ def test_failed_and_cancelled_cells_go_on_from_their_checkpoints(store: Store) -
     store.record_checkpoint(claim.lease, checkpoint(5))
     store.fail(claim.lease, EndReason.CODE, "bug")
     store.cancel(ids[1])
-    done = store.resume_sweep("s", Resume(missing=False))
+    done = store.resume_sweep("s", ResumeOptions(missing=False))
     assert {one.run.name: one.outcome for one in done} == {
-        "a": Outcome.RETRIED,
-        "b": Outcome.RETRIED,
+        "a": EnqueueOutcome.RETRIED,
+        "b": EnqueueOutcome.RETRIED,
     }
     assert [one.step for one in store.checkpoints(ids[0])] == [5]
     assert set(cells(store).values()) == {"queued"}
@@ -268,7 +268,7 @@ def test_from_scratch_forgets_the_checkpoints_before_anyone_can_claim(store: Sto
     store.record_checkpoint(claim.lease, checkpoint(5))
     store.fail(claim.lease, EndReason.CODE, "bug")
     forgotten: list[str] = []
-    store.resume_sweep("s", Resume(from_scratch=True), forget=forgotten.append)
+    store.resume_sweep("s", ResumeOptions(from_scratch=True), delete_files=forgotten.append)
     assert sorted(forgotten) == sorted((parent, child))
     assert store.checkpoints(parent) == []
     assert cells(store) == {"p": "queued", "c": "waiting"}
@@ -280,23 +280,23 @@ def test_a_removed_cell_is_queued_again_as_it_was_submitted(store: Store) -> Non
     before = store.detail(first)
     remove(store, first)
     assert cells(store) == {"a": "missing"}
-    (done,) = store.resume_sweep("s", Resume(failed=False))
-    assert (done.outcome, done.run.name, done.run.seed) == (Outcome.QUEUED, "a", 3)
+    (done,) = store.resume_sweep("s", ResumeOptions(failed=False))
+    assert (done.outcome, done.run.name, done.run.seed) == (EnqueueOutcome.QUEUED, "a", 3)
     after = store.detail(done.run.id)
     assert done.run.id != first
-    assert (after.recipe, after.snapshot) == (before.recipe, before.snapshot)
+    assert (after.recipe, after.provenance) == (before.recipe, before.provenance)
     run = after.run
     assert (run.priority, run.gpus, run.time_limit_seconds, run.epochs) == (4, 2, 60.0, 7)
     assert run.run_sha256 == wanted.run_sha256
     assert cells(store) == {"a": "queued"}
-    assert store.resume_sweep("s", Resume()) == []
+    assert store.resume_sweep("s", ResumeOptions()) == []
 
 
 def test_a_removed_run_of_two_sweeps_is_queued_again_once_for_both(store: Store) -> None:
     (first,) = submit(store, cell("a"))
     submit(store, cell("a", sweep="t"))
     remove(store, first)
-    store.resume_sweep("t", Resume())
+    store.resume_sweep("t", ResumeOptions())
     assert cells(store, "s") == cells(store, "t") == {"a": "queued"}
     assert len(store.runs()) == 1
 
@@ -306,8 +306,8 @@ def test_a_removed_cell_brings_back_its_parent_if_that_is_a_cell_of_any_sweep(
 ) -> None:
     parent, child = submit(store, cell("p", sweep="t"), cell("c", parents=["p"]))
     remove(store, child, parent)
-    (done,) = store.resume_sweep("s", Resume())
-    assert done.outcome is Outcome.WAITING
+    (done,) = store.resume_sweep("s", ResumeOptions())
+    assert done.outcome is EnqueueOutcome.WAITING
     assert cells(store, "t") == {"p": "queued"}
     assert cells(store, "s") == {"c": "waiting"}
 
@@ -322,7 +322,7 @@ def test_a_removed_parent_that_no_sweep_knows_is_named_and_nothing_is_changed(
     store.cancel(first)
     before = everything(store)
     with pytest.raises(NotFound, match=r"`c` seed 0 needs .*removed"):
-        store.resume_sweep("s", Resume())
+        store.resume_sweep("s", ResumeOptions())
     assert everything(store) == before
 
 
@@ -331,16 +331,16 @@ def test_a_dry_run_says_the_same_and_changes_nothing(store: Store) -> None:
     store.cancel(first)
     remove(store, second)
     before = everything(store)
-    told = store.resume_sweep("s", Resume(dry_run=True, max_failures=1))
+    told = store.resume_sweep("s", ResumeOptions(dry_run=True, max_failures=1))
     assert everything(store) == before
-    done = store.resume_sweep("s", Resume())
+    done = store.resume_sweep("s", ResumeOptions())
     assert [(a.run.name, a.outcome) for a in told] == [(b.run.name, b.outcome) for b in done]
-    assert [one.outcome for one in done] == [Outcome.RETRIED, Outcome.QUEUED]
+    assert [one.outcome for one in done] == [EnqueueOutcome.RETRIED, EnqueueOutcome.QUEUED]
 
 
 def test_an_unknown_sweep_is_not_resumed(store: Store) -> None:
     with pytest.raises(NotFound, match="nowhere"):
-        store.resume_sweep("nowhere", Resume())
+        store.resume_sweep("nowhere", ResumeOptions())
 
 
 # holding and priorities

@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import select
 
 from lsqctl.api.remove import plan_removal
-from lsqctl.api.trash import buried, bury, restore
+from lsqctl.api.trash import list_trash, move_to_trash, restore_runs
 from lsqctl.errors import IllegalTransition, NotFound, StoreError, UsageError
 from lsqctl.facts import Metric
 from lsqctl.run import EndReason, RunState
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.store.tables import metadata
-from lsqctl.store.trash import Rows
+from lsqctl.store.trash import RunRows
 from tests.store.samples import checkpoint, new, result, submit, take
 
 
@@ -50,7 +50,7 @@ def finish(store: Store, value: float = 1.0) -> str:
 
 
 def remove(store: Store, here: Settings, *ids: str, force: bool = False) -> None:
-    bury(store, here, plan_removal(here, [store.resolve(one) for one in ids]), force=force)
+    move_to_trash(store, here, plan_removal(here, [store.resolve(one) for one in ids]), force=force)
 
 
 def folder(here: Settings, run_id: str) -> Path:
@@ -71,15 +71,15 @@ def test_a_removed_run_comes_back_with_every_row_and_its_folder(store: Store, he
     assert not made.exists()
     gone = rows(store)
     assert not any(gone[name] for name in ("runs", "metric_points", "events", "results"))
-    assert {one.id for one in buried(here)} == {a, b}
-    restore(store, here, [a, b])
+    assert {one.id for one in list_trash(here)} == {a, b}
+    restore_runs(store, here, [a, b])
     after = rows(store)
     more = {name: after[name] - before[name] for name in after if after[name] != before[name]}
     assert set(more) == {"events"}
     assert all("'restored'" in row for row in more["events"])
     assert all(before[name] <= after[name] for name in before)
     assert (made / "attempt-1.log").read_text() == "log of " + a
-    assert buried(here) == []
+    assert list_trash(here) == []
     assert store.check() == []
 
 
@@ -89,7 +89,7 @@ def test_a_run_comes_back_among_those_that_came_after_it(store: Store, here) -> 
     remove(store, here, a)
     submit(store, new("b"))
     b = finish(store)
-    restore(store, here, [a])
+    restore_runs(store, here, [a])
     assert [run.id for run in store.runs()] == [b, a]
     assert store.claim("w1") is None
 
@@ -98,7 +98,7 @@ def test_a_waiting_run_is_queued_when_its_parent_succeeded_meanwhile(store: Stor
     _, child = submit(store, new("parent"), new("child", parents=["parent"]))
     remove(store, here, child)
     finish(store)
-    restore(store, here, [child])
+    restore_runs(store, here, [child])
     assert store.detail(child).run.state is RunState.QUEUED
     assert take(store).run.id == child
 
@@ -111,10 +111,10 @@ def test_a_run_whose_parent_failed_or_is_gone_stays_in_the_trash_with_its_files(
     remove(store, here, child)
     remove(store, here, parent)
     with pytest.raises(IllegalTransition, match=f"restore or retry {parent} first"):
-        restore(store, here, [child])
+        restore_runs(store, here, [child])
     assert store.runs() == []
     assert not here.run_dir(child).exists()
-    restore(store, here, ["child", "parent"])
+    restore_runs(store, here, ["child", "parent"])
     assert {run.id: run.state for run in store.runs()} == {
         parent: RunState.QUEUED,
         child: RunState.WAITING,
@@ -123,7 +123,7 @@ def test_a_run_whose_parent_failed_or_is_gone_stays_in_the_trash_with_its_files(
     remove(store, here, child)
     store.fail(take(store).lease, EndReason.DIVERGED, "NaN")
     with pytest.raises(IllegalTransition, match="or has failed"):
-        restore(store, here, [child])
+        restore_runs(store, here, [child])
 
 
 def test_a_parent_removed_from_under_its_child_is_its_parent_again(store: Store, here) -> None:
@@ -132,7 +132,7 @@ def test_a_parent_removed_from_under_its_child_is_its_parent_again(store: Store,
     finish(store)
     remove(store, here, parent, force=True)
     assert store.detail(child).parents == {}
-    restore(store, here, [parent])
+    restore_runs(store, here, [parent])
     assert store.detail(child).parents == {"role0": parent}
 
 
@@ -143,20 +143,20 @@ def test_a_running_run_is_not_buried_nor_any_file_of_it(store: Store, here) -> N
     with pytest.raises(IllegalTransition, match="runs cancel"):
         remove(store, here, run_id, force=True)
     assert made.is_dir()
-    assert buried(here) == []
+    assert list_trash(here) == []
 
 
 def test_a_reference_is_an_id_its_beginning_or_a_name_and_must_be_one(store: Store, here) -> None:
     ids = submit(store, new("twin", seed=0), new("twin", seed=1), new("single"))
     remove(store, here, *ids)
     with pytest.raises(UsageError, match="is 2 runs in the trash"):
-        restore(store, here, ["twin"])
+        restore_runs(store, here, ["twin"])
     with pytest.raises(NotFound, match="did you mean `single`"):
-        restore(store, here, ["singel"])
-    assert [one.name for one in restore(store, here, ["single"])] == ["single"]
-    assert [one.id for one in restore(store, here, [ids[0][:5]])] == [ids[0]]
+        restore_runs(store, here, ["singel"])
+    assert [one.name for one in restore_runs(store, here, ["single"])] == ["single"]
+    assert [one.id for one in restore_runs(store, here, [ids[0][:5]])] == [ids[0]]
     with pytest.raises(NotFound, match="runs trash"):
-        restore(store, here, [ids[0]])
+        restore_runs(store, here, [ids[0]])
 
 
 def test_what_lies_in_the_way_is_not_written_over(store: Store, here) -> None:
@@ -166,9 +166,9 @@ def test_what_lies_in_the_way_is_not_written_over(store: Store, here) -> None:
     made = folder(here, run_id)
     (made / "attempt-1.log").write_text("another")
     with pytest.raises(StoreError, match="in the way"):
-        restore(store, here, [run_id])
+        restore_runs(store, here, [run_id])
     assert (made / "attempt-1.log").read_text() == "another"
-    assert [one.id for one in buried(here)] == [run_id]
+    assert [one.id for one in list_trash(here)] == [run_id]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1, -300])
@@ -178,12 +178,12 @@ def test_rows_that_were_cut_short_are_refused_and_none_comes_back(store: Store, 
     file = here.trash_dir / run_id / "rows.jsonl"
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(StoreError, match=r"rows\.jsonl cannot be read"):
-        restore(store, here, [run_id])
+        restore_runs(store, here, [run_id])
     assert store.runs() == []
 
 
 def test_rows_of_a_newer_schema_are_refused(store: Store) -> None:
-    kept: list[Rows] = []
+    kept: list[RunRows] = []
     (run_id,) = submit(store, new("a"))
     store.remove([run_id], keep=lambda _, rows: kept.append(rows))
     newer = {**kept[0], "runs": [{**kept[0]["runs"][0], "invented": 1}]}
@@ -196,13 +196,13 @@ def test_rows_of_a_newer_schema_are_refused(store: Store) -> None:
 def test_a_run_that_is_there_is_not_restored_over(store: Store, here) -> None:
     (run_id,) = submit(store, new("a"))
     remove(store, here, run_id)
-    (entry,) = buried(here)
+    (entry,) = list_trash(here)
     rows_file = (here.trash_dir / run_id / "rows.jsonl").read_bytes()
-    restore(store, here, [run_id])
+    restore_runs(store, here, [run_id])
     (here.trash_dir / run_id).mkdir()
     (here.trash_dir / run_id / "rows.jsonl").write_bytes(rows_file)
     with pytest.raises(IllegalTransition, match="is there"):
-        restore(store, here, [run_id])
-    assert dataclasses.replace(buried(here)[0], size_bytes=0) == dataclasses.replace(
+        restore_runs(store, here, [run_id])
+    assert dataclasses.replace(list_trash(here)[0], size_bytes=0) == dataclasses.replace(
         entry, size_bytes=0
     )

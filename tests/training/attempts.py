@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from lsqctl.errors import Preempted
-from lsqctl.facts import Checkpoint, Fact, Measured, Metric, QuantizerStats, Result
+from lsqctl.facts import Checkpoint, TrainingEvent, Measurement, Metric, QuantizerStats, Result
 from lsqctl.recipe import Recipe
-from lsqctl.training import Job, finetune
-from lsqctl.training.checkpoint import Snapshot, write_checkpoint
+from lsqctl.training import ExecutionContext, finetune
+from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.resume_point import resume_point
 
 
@@ -28,9 +28,9 @@ class StopAfter:
         return self.left == -1
 
 
-def run(recipe: Recipe, job: Job, stop_after: int | None = None) -> list[Fact]:
+def run(recipe: Recipe, job: ExecutionContext, stop_after: int | None = None) -> list[TrainingEvent]:
     """Return the facts of an attempt, whether it was stopped or ended."""
-    facts: list[Fact] = []
+    facts: list[TrainingEvent] = []
     job = job if stop_after is None else replace(job, stop=StopAfter(stop_after))
     try:
         for fact in finetune(recipe, job):
@@ -40,7 +40,7 @@ def run(recipe: Recipe, job: Job, stop_after: int | None = None) -> list[Fact]:
     return facts
 
 
-def rows(facts: list[Fact]) -> list[Measured]:
+def rows(facts: list[TrainingEvent]) -> list[Measurement]:
     measured = [one for one in facts if isinstance(one, Metric | QuantizerStats)]
     return [one for one in measured if one.name != "seconds"]
 
@@ -71,7 +71,7 @@ def assert_same_state(a: Path, b: Path) -> None:
                 ), key
 
 
-def plain(result: Fact) -> Result:
+def plain(result: TrainingEvent) -> Result:
     """Return a result without what may differ: time, memory, and the folder it was made in."""
     assert isinstance(result, Result)
     evaluations = tuple(
@@ -88,7 +88,7 @@ def rewritten(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
         assert snapshot is not None
         parts = {name: dict(getattr(snapshot, name)) for name in ("model", "training", "state")}
         change(parts)
-        changed = Snapshot(snapshot.step, snapshot.epoch, best_step=snapshot.best_step, **parts)
+        changed = CheckpointContent(snapshot.step, snapshot.epoch, best_step=snapshot.best_step, **parts)
         write_checkpoint(folder, changed, fence="test")
 
     return rewrite

@@ -11,15 +11,15 @@ import torch
 
 from lsqctl.recipe import Recipe
 from lsqctl.training.finetuning import (
-    assemble,
-    build,
-    first_cursor,
+    build_session,
+    build_on_device,
+    initial_train_state,
     load_teacher,
-    open_feed,
-    quantize,
+    open_pipeline,
+    quantize_model,
 )
-from lsqctl.training.runtime import Job, enter
-from lsqctl.training.session import Session
+from lsqctl.training.runtime import ExecutionContext, setup_torch
+from lsqctl.training.session import TrainingSession
 
 W4A4 = {
     "weight_bits": 4,
@@ -46,11 +46,11 @@ def tiny(**changes: Any) -> Recipe:
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
+def job(tmp_path: Path) -> Callable[..., ExecutionContext]:
     """Return a maker of jobs, each in a folder of the test's own, named by its first argument."""
 
-    def make(name: str = "run", **changes: Any) -> Job:
-        return Job(run_dir=tmp_path / name, data_dir=tmp_path / "data", **changes)
+    def make(name: str = "run", **changes: Any) -> ExecutionContext:
+        return ExecutionContext(run_dir=tmp_path / name, data_dir=tmp_path / "data", **changes)
 
     return make
 
@@ -64,10 +64,10 @@ def _one_thread_and_no_trace() -> Any:
     torch.use_deterministic_algorithms(False)
 
 
-def session_of(recipe: Recipe, job: Job) -> Session:
+def session_of(recipe: Recipe, job: ExecutionContext) -> TrainingSession:
     """Return the session of a run that begins, from random weights."""
-    feed = open_feed(recipe, job, enter(job, recipe.seed))
-    cursor = first_cursor(recipe, job)
+    feed = open_pipeline(recipe, job, setup_torch(job, recipe.seed))
+    cursor = initial_train_state(recipe, job)
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
-    model = quantize(build(recipe.model.name, feed), recipe, feed, first_values=True)
-    return assemble(model, teacher, recipe, job, feed=feed, cursor=cursor)
+    model = quantize_model(build_on_device(recipe.model.name, feed), recipe, feed, run_calibration=True)
+    return build_session(model, teacher, recipe, job, pipeline=feed, train_state=cursor)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from lsqctl.quant import QuantSpec, calibrate, prepare
-from lsqctl.training.average import WeightAverage
-from lsqctl.training.cursor import Cursor, Tally
+from lsqctl.training.average import ModelEma
+from lsqctl.training.cursor import TrainState, EvalRecord
 
 
 def net():
@@ -21,7 +21,7 @@ def net():
 
 def test_every_tensor_is_the_moving_average_with_the_smaller_of_both_decays():
     model = net()
-    average = WeightAverage(model, 0.5)
+    average = ModelEma(model, 0.5)
     expected = {k: v.clone() for k, v in model.state_dict().items()}
     for step in range(1, 13):
         model(torch.randn(4, 1, 8, 8))  # moves the running statistics
@@ -45,7 +45,7 @@ def test_every_tensor_is_the_moving_average_with_the_smaller_of_both_decays():
 
 def test_the_average_is_evaluated_never_trained_and_shares_no_tensor():
     model = net()
-    average = WeightAverage(model, 0.9).model
+    average = ModelEma(model, 0.9).model
     assert not average.training
     assert not any(one.requires_grad for one in average.parameters())
     assert not {p.data_ptr() for p in model.parameters()} & {
@@ -54,23 +54,23 @@ def test_the_average_is_evaluated_never_trained_and_shares_no_tensor():
 
 
 def tally(right, step):
-    return Tally(right, None, 100, "", step)
+    return EvalRecord(right, None, 100, "", step)
 
 
 @pytest.mark.parametrize(("judge", "best"), [("raw", 1), ("ema", 2), ("bn", 1)])
 def test_the_best_epoch_is_one_for_all_variants_and_the_first_of_equals(judge, best):
-    cursor = Cursor("hash")
+    cursor = TrainState("hash")
     for step, raw, ema in ((1, 60, 50), (2, 58, 61), (3, 60, 61)):
         tallies = {"raw": tally(raw, step), "ema": tally(ema, step)}
         if step == 3:
             tallies["bn"] = tally(99, step)
-        cursor.keep(tallies, judged_by=judge)
+        cursor.record_eval(tallies, selected_by=judge)
     assert (cursor.best.step, cursor.ema_best.step) == (best, best)
     assert (cursor.last.step, cursor.ema_last.step, cursor.bn_last.step) == (3, 3, 3)
 
 
 def test_what_older_checkpoints_say_of_a_run_is_still_understood():
-    state = Cursor("hash", last=tally(1, 2)).to_state()
+    state = TrainState("hash", last=tally(1, 2)).to_state()
     for name in ("ema_last", "ema_best", "bn_last", "clipped", "skipped", "skipped_before"):
         del state[name]
-    assert Cursor.from_state(state) == Cursor("hash", last=tally(1, 2))
+    assert TrainState.from_state(state) == TrainState("hash", last=tally(1, 2))

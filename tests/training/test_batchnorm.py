@@ -8,7 +8,7 @@ from torch import nn
 
 from lsqctl.errors import DataError
 from lsqctl.facts import Checkpoint
-from lsqctl.training.batchnorm import freeze_statistics, norms, reestimated
+from lsqctl.training.batchnorm import freeze_bn, batchnorms, reestimate_bn
 from lsqctl.training.checkpoint import load_model_state
 
 from .attempts import run
@@ -20,7 +20,7 @@ def test_frozen_norms_use_and_keep_their_statistics_while_gain_and_bias_learn():
     norm = nn.BatchNorm2d(3)
     norm.running_mean += 5
     model = nn.Sequential(norm).train()
-    freeze_statistics(model)
+    freeze_bn(model)
     x = torch.randn(8, 3, 4, 4)
     out = model(x)
     torch.testing.assert_close(out, (x - 5) / (1 + norm.eps) ** 0.5)
@@ -48,7 +48,7 @@ def test_estimated_statistics_are_the_mean_over_batches_drawn_without_dropout():
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.9), inner).train()
     batches = list(torch.randn(5, 16, 4))
     random = torch.get_rng_state()
-    found = reestimated(model, batches)
+    found = reestimate_bn(model, batches)
     assert torch.equal(torch.get_rng_state(), random)
     outputs = [model[0](batch) for batch in batches]
     mean = torch.stack([out.mean(0) for out in outputs]).mean(0)
@@ -61,14 +61,14 @@ def test_estimated_statistics_are_the_mean_over_batches_drawn_without_dropout():
 
 
 def test_the_images_for_it_are_the_seeds_own_shuffled_whole_batches(job):
-    feed = session_of(tiny(data={"batch_size": 48}), job()).feed
-    batches = list(feed.reestimation(200))
+    feed = session_of(tiny(data={"batch_size": 48}), job()).pipeline
+    batches = list(feed.reestimation_batches(200))
     assert [len(batch) for batch in batches] == [48] * 4
-    assert torch.equal(torch.cat(batches), torch.cat(list(feed.reestimation(200))))
-    other = session_of(tiny(seed=1, data={"batch_size": 48}), job()).feed
-    assert not torch.equal(batches[0], next(other.reestimation(200)))
-    assert not torch.equal(batches[0], next(feed.calibration(48))), "not those of the calibration"
-    assert [len(batch) for batch in feed.reestimation(20)] == [20]
+    assert torch.equal(torch.cat(batches), torch.cat(list(feed.reestimation_batches(200))))
+    other = session_of(tiny(seed=1, data={"batch_size": 48}), job()).pipeline
+    assert not torch.equal(batches[0], next(other.reestimation_batches(200)))
+    assert not torch.equal(batches[0], next(feed.calibration_batches(48))), "not those of the calibration"
+    assert [len(batch) for batch in feed.reestimation_batches(20)] == [20]
 
 
 def test_estimating_again_needs_a_net_with_batch_norm(job):
@@ -83,4 +83,4 @@ def test_estimating_again_needs_a_net_with_batch_norm(job):
 
 def test_norms_without_running_statistics_are_left_alone():
     model = nn.Sequential(nn.BatchNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False))
-    assert list(norms(model)) == ["0"]
+    assert list(batchnorms(model)) == ["0"]

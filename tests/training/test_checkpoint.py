@@ -16,18 +16,18 @@ import torch
 
 from lsqctl.errors import DataError
 from lsqctl.training.checkpoint import (
-    Snapshot,
+    CheckpointContent,
     load_model_state,
     read_checkpoint,
     verify_checkpoint,
     write_checkpoint,
 )
-from lsqctl.training.folders import remove
+from lsqctl.training.folders import remove_checkpoints
 from lsqctl.training.resume_point import resume_point
 
 
 def snapshot(step, *, size=64, best=None):
-    return Snapshot(
+    return CheckpointContent(
         step,
         epoch=step // 10,
         model={"w": torch.full((size,), float(step))},
@@ -39,7 +39,7 @@ def snapshot(step, *, size=64, best=None):
 
 def write(folder, step, **kwargs):
     found = write_checkpoint(folder, snapshot(step, **kwargs), fence="7")
-    remove(found.replaces)
+    remove_checkpoints(found.replaces)
     return found
 
 
@@ -121,7 +121,7 @@ def test_without_any_good_checkpoint_there_is_none_and_each_bad_one_is_named(tmp
 def test_a_checkpoint_that_holds_more_than_tensors_is_refused(tmp_path):
     path = write_checkpoint(
         tmp_path,
-        Snapshot(1, 0, model={"w": random.Random()}, training={}, state={}),
+        CheckpointContent(1, 0, model={"w": random.Random()}, training={}, state={}),
         fence="7",
     ).directory
     with pytest.raises(DataError, match=r"model\.pt holds more than tensors"):

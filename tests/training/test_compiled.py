@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsqctl.facts import Compiled, Note
+from lsqctl.facts import Compiled, LogMessage
 from lsqctl.quant import lsq_codes, lsq_fake_quantize
 from lsqctl.settings import child_environment
 from lsqctl.training import compiled
-from lsqctl.training.finetuning import build, first_cursor, open_feed
-from lsqctl.training.runtime import enter
+from lsqctl.training.finetuning import build_on_device, initial_train_state, open_pipeline
+from lsqctl.training.runtime import setup_torch
 from tests.training.attempts import assert_same_state, plain, rewritten, rows, run
 from tests.training.conftest import tiny
 
@@ -31,10 +31,10 @@ def _own_cache(tmp_path, monkeypatch):
 
 def decided(job, epochs):
     recipe = tiny(train={"epochs": epochs})
-    feed = open_feed(recipe, job, enter(job, 0))
-    cursor = first_cursor(recipe, job)
-    told = compiled.decide(cursor, recipe=recipe, job=job, feed=feed, model=build("resnet8", feed))
-    return cursor.circumstances["compile"], told
+    feed = open_pipeline(recipe, job, setup_torch(job, 0))
+    cursor = initial_train_state(recipe, job)
+    told = compiled.decide_compile(cursor, recipe=recipe, context=job, pipeline=feed, model=build_on_device("resnet8", feed))
+    return cursor.environment["compile"], told
 
 
 def test_a_short_run_is_not_worth_compiling_nor_one_that_was_told_off(job):
@@ -46,17 +46,17 @@ WITHOUT_A_COMPILER = """
 import json, sys
 from pathlib import Path
 from lsqctl.errors import CannotCompile
-from lsqctl.training import Job
+from lsqctl.training import ExecutionContext
 from tests.training.attempts import run
 from tests.training.conftest import tiny
 from tests.training.test_compiled import decided
 folder = Path(sys.argv[1])
-job = Job(run_dir=folder, data_dir=folder)
+job = ExecutionContext(run_dir=folder, data_dir=folder)
 auto = decided(job, 30_000)
 import torch
 torch._dynamo.reset()
 try:
-    run(tiny(), Job(run_dir=folder, data_dir=folder, compile="on"))
+    run(tiny(), ExecutionContext(run_dir=folder, data_dir=folder, compile="on"))
 except CannotCompile as error:
     print(json.dumps([*auto, str(error), len(list(folder.glob("ckpt-*")))]))
 """
@@ -96,14 +96,14 @@ def test_a_later_attempt_told_otherwise_says_so_and_is_no_longer_bitwise(job):
     run(recipe, job(), stop_after=2)
     rewritten(_with_compile(True))(job().run_dir)
     facts = run(recipe, job(compile="off"))
-    assert any("compile True → False" in one.text for one in facts if isinstance(one, Note))
+    assert any("compile True → False" in one.text for one in facts if isinstance(one, LogMessage))
     assert Compiled(False) in facts
     assert facts[-1].deterministic == "statistical"
 
 
 def test_channels_are_laid_out_last_for_large_images_from_the_first_attempt_on(job, monkeypatch):
     recipe = tiny(train={"epochs": 1})
-    monkeypatch.setattr(compiled, "_CHANNELS_LAST_FROM", 8)
+    monkeypatch.setattr(compiled, "_CHANNELS_LAST_MIN_SIZE", 8)
     whole = run(recipe, job("whole"))
     first = run(recipe, job("cut"), stop_after=2)
     monkeypatch.undo()  # later attempts do as the first one did
@@ -120,7 +120,7 @@ def test_a_checkpoint_from_before_compiling_goes_on_eagerly_to_the_bit(job):
     run(recipe, job(), stop_after=2)
     rewritten(_with_compile(None))(job().run_dir)
     facts = run(recipe, job())
-    assert not [one for one in facts if isinstance(one, Note) and "elsewhere" in one.text]
+    assert not [one for one in facts if isinstance(one, LogMessage) and "elsewhere" in one.text]
     assert facts[-1].deterministic == "bitwise"
 
 

@@ -14,17 +14,17 @@ from lsqctl.recipe import DATASETS, DataSection
 from lsqctl.training.cifar import read_cifar
 from lsqctl.training.datasets import open_dataset
 from lsqctl.training.digits import read_digits
-from lsqctl.training.feed import Feed
+from lsqctl.training.feed import DataPipeline
 from lsqctl.training.fetch import fetch_dataset
 from lsqctl.training.idx_files import parse_idx
-from lsqctl.training.locate import PLACES
+from lsqctl.training.locate import DATASET_PATHS
 
 from .conftest import tiny
 
 
 def feed(**data):
     recipe = tiny(data=data)
-    return Feed(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=1)
+    return DataPipeline(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=1)
 
 
 def test_the_digits_split_is_fixed_stratified_and_complete():
@@ -48,17 +48,17 @@ def test_the_digits_mean_and_deviation_are_those_of_the_training_images():
 
 
 def test_an_epoch_shows_every_image_once_and_resumes_at_any_batch():
-    whole = list(feed(pad=0, batch_size=100).training(3))
+    whole = list(feed(pad=0, batch_size=100).train_batches(3))
     assert torch.cat([labels for _, labels in whole]).bincount().tolist() == (
         np.bincount(read_digits()[0][1]).tolist()
     )
-    rest = list(feed(pad=0, batch_size=100).training(3, start=5))
+    rest = list(feed(pad=0, batch_size=100).train_batches(3, start=5))
     assert all(torch.equal(a[0], b[0]) for a, b in zip(whole[5:], rest, strict=True))
 
 
 def test_an_image_looks_the_same_whatever_the_batch_size():
     small, large = (
-        torch.cat([images for images, _ in feed(pad=1, batch_size=size).training(1)])
+        torch.cat([images for images, _ in feed(pad=1, batch_size=size).train_batches(1)])
         for size in (57, 419)
     )
     assert torch.equal(small, large)
@@ -66,20 +66,20 @@ def test_an_image_looks_the_same_whatever_the_batch_size():
 
 def test_a_last_batch_of_a_single_image_is_left_out():
     assert feed(batch_size=628).steps_per_epoch == 2
-    assert [len(labels) for _, labels in feed(batch_size=628).training(0)] == [628, 628]
+    assert [len(labels) for _, labels in feed(batch_size=628).train_batches(0)] == [628, 628]
 
 
 def test_calibration_images_are_shuffled_training_images_of_every_class():
-    images = torch.cat(list(feed().calibration(512)))
+    images = torch.cat(list(feed().calibration_batches(512)))
     assert images.shape == (512, 1, 8, 8)
-    assert torch.equal(images, torch.cat(list(feed(batch_size=7).calibration(512))))
-    assert not torch.equal(images, next(feed(batch_size=512).training(0))[0])
+    assert torch.equal(images, torch.cat(list(feed(batch_size=7).calibration_batches(512))))
+    assert not torch.equal(images, next(feed(batch_size=512).train_batches(0))[0])
 
 
 def test_grey_images_become_three_equal_channels_for_nets_that_take_colour():
     recipe = tiny()
-    colour = Feed(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=3)
-    images, _ = next(colour.evaluation())
+    colour = DataPipeline(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=3)
+    images, _ = next(colour.eval_batches())
     assert images.shape[1] == 3
     assert torch.equal(images[:, 0], images[:, 2])
 
@@ -89,12 +89,12 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, name):
     with pytest.raises(DataError) as error:
         open_dataset(DataSection(name=name), tmp_path)
     way = f"{name}/val" if DATASETS[name].folder else f"lsqctl data fetch {name}"
-    for part in (str(tmp_path), PLACES[name][0], way, "LSQCTL_DATA"):
+    for part in (str(tmp_path), DATASET_PATHS[name][0], way, "LSQCTL_DATA"):
         assert part in str(error.value)
 
 
 def test_every_dataset_has_its_places():
-    assert PLACES.keys() == DATASETS.keys()
+    assert DATASET_PATHS.keys() == DATASETS.keys()
 
 
 def fake_cifar10(folder, *, label=9, cut=0):
@@ -113,8 +113,8 @@ def fake_cifar10(folder, *, label=9, cut=0):
 def test_the_binary_cifar10_is_read_plane_by_plane_and_called_unverified(tmp_path):
     fake_cifar10(tmp_path / "cifar-10-batches-bin")
     found = open_dataset(DataSection(name="cifar10"), tmp_path)
-    assert (len(found.train), len(found.evaluation), found.split) == (50_000, 10_000, "test")
-    pixels, labels = next(found.train.plain([np.array([5, 10_007])]))
+    assert (len(found.train), len(found.evaluation), found.eval_split) == (50_000, 10_000, "test")
+    pixels, labels = next(found.train.eval_batches([np.array([5, 10_007])]))
     assert pixels.shape == (2, 3, 32, 32)
     assert pixels[0].flatten().tolist() == [i % 256 for i in range(3072)]
     assert labels.tolist() == [5, 7]
@@ -173,11 +173,11 @@ def test_folder_images_are_the_same_for_any_number_of_processes(tmp_path, crop, 
     batches = [np.array([4, 1]), np.array([0, 5, 2])]
     seen = []
     for workers in (0, 2):
-        found = open_dataset(data, tmp_path, workers=workers)
+        found = open_dataset(data, tmp_path, num_workers=workers)
         before = torch.get_rng_state()
-        seen.append(list(found.train.training(batches, seed=1, epoch=2)))
+        seen.append(list(found.train.train_batches(batches, seed=1, epoch=2)))
         assert torch.equal(before, torch.get_rng_state())
-    assert (found.classes, found.size, found.split) == (2, 16, "val")
+    assert (found.num_classes, found.image_size, found.eval_split) == (2, 16, "val")
     for (one, _), (other, _) in zip(*seen, strict=True):
         assert one.shape[1:] == (3, 16, 16)
         assert one.dtype == torch.uint8
@@ -207,7 +207,7 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     broken.write_bytes(b"not an image")
     found = open_dataset(data, tmp_path)
     with pytest.raises(DataError, match=r"dog/0\.png does not open"):
-        list(found.evaluation.plain([np.array([2])]))
+        list(found.evaluation.eval_batches([np.array([2])]))
     (tmp_path / "imagefolder" / "train" / "empty").mkdir()
     (tmp_path / "imagefolder" / "train" / "empty" / "notes.txt").touch()
     with pytest.raises(DataError, match=r"train/empty has no image: every class needs some"):
@@ -217,9 +217,9 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
 def test_what_counts_as_an_image_is_what_torchvision_takes_for_one():
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    from lsqctl.training.locate import IMAGES
+    from lsqctl.training.locate import IMAGE_EXTENSIONS
 
-    assert sorted(IMAGES) == sorted(IMG_EXTENSIONS)
+    assert sorted(IMAGE_EXTENSIONS) == sorted(IMG_EXTENSIONS)
 
 
 def test_splits_of_different_classes_are_refused(tmp_path):
@@ -247,7 +247,7 @@ PUBLIC = "cifar-resnet/resnet20-12fca82f.th"
 )
 def test_the_public_resnet20_gets_exactly_9173_of_cifar10(tmp_path):
     from lsqctl.recipe import Recipe
-    from lsqctl.training import Job, finetune
+    from lsqctl.training import ExecutionContext, finetune
 
     recipe = Recipe.model_validate(
         {
@@ -257,5 +257,5 @@ def test_the_public_resnet20_gets_exactly_9173_of_cifar10(tmp_path):
             "train": {"epochs": 0},
         }
     )
-    job = Job(tmp_path, Path(DATA), inputs={"model.weights": Path(DATA) / PUBLIC})
+    job = ExecutionContext(tmp_path, Path(DATA), inputs={"model.weights": Path(DATA) / PUBLIC})
     assert list(finetune(recipe, job))[-1].evaluations[0].n_correct == 9173

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lsqctl.recipe import DistillSection
-from lsqctl.training.distill import freeze, soft_loss, total_loss
+from lsqctl.training.distill import freeze_teacher, distillation_loss, total_loss
 from lsqctl.training.models import build_model
 from lsqctl.training.step import train_step
 
@@ -21,23 +21,23 @@ def test_the_soft_loss_is_the_mean_divergence_times_the_squared_temperature():
     p = (TEACHER / 3).softmax(1)
     q = (STUDENT / 3).softmax(1)
     expected = 9 * (p * (p.log() - q.log())).sum() / len(STUDENT)
-    torch.testing.assert_close(soft_loss(STUDENT, TEACHER, 3.0), expected)
+    torch.testing.assert_close(distillation_loss(STUDENT, TEACHER, 3.0), expected)
 
 
 def test_a_student_that_equals_its_teacher_has_no_soft_loss():
-    torch.testing.assert_close(soft_loss(TEACHER, TEACHER, 2.0), torch.tensor(0.0))
+    torch.testing.assert_close(distillation_loss(TEACHER, TEACHER, 2.0), torch.tensor(0.0))
 
 
 def test_the_two_losses_are_weighed_as_the_recipe_says():
     distill = DistillSection(teacher="t", hard_weight=0.3, soft_weight=0.7, temperature=2.0)
     hard = F.cross_entropy(STUDENT, LABELS, label_smoothing=0.1)
     both = total_loss(STUDENT, LABELS, label_smoothing=0.1, distill=distill, teacher_logits=TEACHER)
-    torch.testing.assert_close(both, 0.3 * hard + 0.7 * soft_loss(STUDENT, TEACHER, 2.0))
+    torch.testing.assert_close(both, 0.3 * hard + 0.7 * distillation_loss(STUDENT, TEACHER, 2.0))
     torch.testing.assert_close(total_loss(STUDENT, LABELS, label_smoothing=0.1), hard)
 
 
 def test_a_frozen_teacher_neither_learns_nor_drops_out():
-    teacher = freeze(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()))
+    teacher = freeze_teacher(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()))
     assert not teacher.training
     assert not any(one.requires_grad for one in teacher.parameters())
 
@@ -66,7 +66,7 @@ def test_the_teacher_judges_the_very_images_that_the_student_sees_and_stays_as_i
         net.register_forward_hook(
             lambda net, args, out, who=who: seen.update({who: (net.training, args[0], out)})
         )
-    images, labels = next(iter(session.feed.training(0)))
+    images, labels = next(iter(session.pipeline.train_batches(0)))
     session.model.train()
     train_step(session, images, labels)
     assert [seen[who][0] for who in ("student", "teacher")] == [True, False]
@@ -75,6 +75,6 @@ def test_the_teacher_judges_the_very_images_that_the_student_sees_and_stays_as_i
     p, q = told.softmax(1), student.softmax(1)
     expected = hard * F.cross_entropy(student, labels)
     expected += soft * (p * (p.log() - q.log())).sum(1).mean()
-    assert session.cursor.window[0][0] == pytest.approx(float(expected), rel=1e-4)
+    assert session.train_state.window[0][0] == pytest.approx(float(expected), rel=1e-4)
     unchanged = session.teacher.state_dict()
     assert all(torch.equal(unchanged[key], one) for key, one in teacher.state_dict().items())

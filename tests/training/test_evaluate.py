@@ -56,7 +56,7 @@ def test_a_net_gets_the_same_images_right_one_by_one_in_odd_batches_and_all_at_o
     found = []
     for size in (1, 7, 250, 540):
         session = session_of(tiny(data={"eval_batch_size": size}), job())
-        counts = evaluate(session.model, session.feed.evaluation())
+        counts = evaluate(session.model, session.pipeline.eval_batches())
         assert (counts.n_total, len(counts.hits)) == (540, 68)
         found.append((counts.n_correct, counts.n_correct_top5, counts.hits))
     assert len(set(found)) == 1

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError, Diverged
-from lsqctl.facts import Checkpoint, Metric, Note
+from lsqctl.facts import Checkpoint, Metric, LogMessage
 from lsqctl.quant.surgery import quantizers
 from lsqctl.recipe import DataSection
 from lsqctl.training import finetune, image_folder
@@ -91,7 +91,7 @@ def test_a_step_size_that_falls_to_zero_is_put_back_counted_and_the_run_goes_on(
 
 def test_a_run_no_better_than_guessing_is_called_suspect_in_a_note_and_in_its_result(job):
     facts = list(finetune(tiny(train={"epochs": 1, "lr": 1e-9}, quant=FLOAT), job()))
-    (note,) = [one for one in facts if isinstance(one, Note) and "suspect" in one.text]
+    (note,) = [one for one in facts if isinstance(one, LogMessage) and "suspect" in one.text]
     assert "no better than guessing among 10 classes" in note.text
     assert "suspect" in facts[-1].notes
     good = list(finetune(tiny(train={"epochs": 2, "lr": 0.1}, quant=FLOAT), job("good")))
@@ -102,23 +102,23 @@ FLOAT = dict.fromkeys(tiny().quant.model_fields_set, 32)
 
 
 def facts_text(facts):
-    return " ".join([one.text for one in facts if isinstance(one, Note)] + [facts[-1].notes])
+    return " ".join([one.text for one in facts if isinstance(one, LogMessage)] + [facts[-1].notes])
 
 
 def batches(folder, *, workers):
     data = DataSection(name="imagefolder", resize=24, crop=16)
-    found = open_dataset(data, folder, workers=workers)
-    return found.train.plain([[0, 1], [2, 3], [4, 5]])
+    found = open_dataset(data, folder, num_workers=workers)
+    return found.train.eval_batches([[0, 1], [2, 3], [4, 5]])
 
 
 def slow_images(monkeypatch, seconds):
-    read = image_folder._Decoded.__getitem__
+    read = image_folder._DecodedImages.__getitem__
 
     def slowly(self, item):
         time.sleep(seconds)
         return read(self, item)
 
-    monkeypatch.setattr(image_folder._Decoded, "__getitem__", slowly)
+    monkeypatch.setattr(image_folder._DecodedImages, "__getitem__", slowly)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -216,8 +216,8 @@ fetch_dataset(sys.argv[2], Path(sys.argv[3]))
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
-    from lsqctl.training.fetch import _sweep
-    from lsqctl.training.locate import PLACES
+    from lsqctl.training.fetch import _remove_stale_downloads
+    from lsqctl.training.locate import DATASET_PATHS
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HalfServer)
     server.daemon_threads = True
@@ -231,24 +231,24 @@ def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
     process.wait()
     server.shutdown()
     server.server_close()
-    assert not any((tmp_path / place).exists() for place in PLACES[name])
+    assert not any((tmp_path / place).exists() for place in DATASET_PATHS[name])
     with pytest.raises(DataError, match=r"no .* data in"):
         open_dataset(DataSection(name=name), tmp_path)
     assert [path.name[:7] for path in tmp_path.iterdir()] == [".fetch-"]
-    _sweep(tmp_path)  # as the next download does
+    _remove_stale_downloads(tmp_path)  # as the next download does
     assert list(tmp_path.iterdir()) == []
 
 
 def test_torch_says_it_is_out_of_memory_in_a_way_that_is_understood():
     from lsqctl.run import EndReason
-    from lsqctl.worker.reasons import noting_memory, one_line, reason_of
+    from lsqctl.worker.reasons import annotate_oom, error_message, end_reason_of
 
-    with pytest.raises(RuntimeError) as error, noting_memory(tiny(), "cpu"):
+    with pytest.raises(RuntimeError) as error, annotate_oom(tiny(), "cpu"):
         torch.empty(2**52)
-    assert reason_of(error.value) is EndReason.OOM
-    told = one_line(error.value, EndReason.OOM)
+    assert end_reason_of(error.value) is EndReason.OOM
+    told = error_message(error.value, EndReason.OOM)
     assert "data.batch_size is 240" in told
     assert "peak memory" in told
     assert "\n" not in told
-    assert reason_of(RuntimeError("shapes do not fit")) is EndReason.CODE
-    assert reason_of(torch.OutOfMemoryError("CUDA out of memory.")) is EndReason.OOM
+    assert end_reason_of(RuntimeError("shapes do not fit")) is EndReason.CODE
+    assert end_reason_of(torch.OutOfMemoryError("CUDA out of memory.")) is EndReason.OOM

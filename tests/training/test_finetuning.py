@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError, Diverged
-from lsqctl.facts import Checkpoint, Metric, Note, Result, Resumed
+from lsqctl.facts import Checkpoint, Metric, LogMessage, Result, Resumed
 from lsqctl.training import finetune
 from lsqctl.training.resume_point import resume_point
 
@@ -21,10 +21,10 @@ EVALUATION = 2  # batches
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    from lsqctl.training import Job
+    from lsqctl.training import ExecutionContext
 
     folder = tmp_path_factory.mktemp("whole")
-    facts = run(tiny(), Job(run_dir=folder, data_dir=folder))
+    facts = run(tiny(), ExecutionContext(run_dir=folder, data_dir=folder))
     return folder, facts
 
 
@@ -142,10 +142,10 @@ def test_nothing_depends_on_when_checkpoints_are_written(uninterrupted, job):
 
 
 def test_a_finished_run_that_is_started_again_only_repeats_its_result(uninterrupted):
-    from lsqctl.training import Job
+    from lsqctl.training import ExecutionContext
 
     folder, whole = uninterrupted
-    again = run(tiny(), Job(run_dir=folder, data_dir=folder))
+    again = run(tiny(), ExecutionContext(run_dir=folder, data_dir=folder))
     assert rows(again) == []
     assert plain(again[-1]) == plain(whole[-1])
 
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_note_and_the_numbers_are_the
     newest = first[-1].directory / "model.pt"
     newest.write_bytes(newest.read_bytes()[:-7])
     second = run(tiny(), job())
-    assert any(isinstance(one, Note) and str(newest) in one.text for one in second)
+    assert any(isinstance(one, LogMessage) and str(newest) in one.text for one in second)
     known = [one for one in rows(first) if one.step <= second[0].step]
     assert known + rows(second) == rows(uninterrupted[1])
 
@@ -212,7 +212,7 @@ def test_checkpoints_of_another_recipe_are_refused(job):
 def test_another_thread_count_is_noted_and_no_longer_called_bitwise(job):
     run(tiny(train={"epochs": 1}), job(threads=2), stop_after=0)
     facts = run(tiny(train={"epochs": 1}), job(threads=1))
-    assert any("threads 2 → 1" in one.text for one in facts if isinstance(one, Note))
+    assert any("threads 2 → 1" in one.text for one in facts if isinstance(one, LogMessage))
     assert facts[-1].deterministic == "statistical"
 
 

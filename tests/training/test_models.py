@@ -75,11 +75,11 @@ def test_training_the_digits_never_imports_torchvision_or_sklearn():
 import sys, tempfile
 from pathlib import Path
 from lsqctl.recipe import Recipe
-from lsqctl.training import Job, finetune
+from lsqctl.training import ExecutionContext, finetune
 recipe = Recipe.model_validate({"name": "x", "model": {"name": "resnet8"}, "data":
     {"name": "digits", "batch_size": 640}, "train": {"epochs": 1}})
 with tempfile.TemporaryDirectory() as folder:
-    list(finetune(recipe, Job(Path(folder), Path(folder))))
+    list(finetune(recipe, ExecutionContext(Path(folder), Path(folder))))
 print({"torchvision", "sklearn", "sqlalchemy", "pandas"} & set(sys.modules))
 """
     out = subprocess.run(

@@ -10,11 +10,11 @@ import torch
 from lsqctl.errors import DataError
 from lsqctl.facts import Result
 from lsqctl.quant import model_cost, quantized_layers, quantizers
-from lsqctl.training.finetuning import build, open_feed, quantize
+from lsqctl.training.finetuning import build_on_device, open_pipeline, quantize_model
 from lsqctl.training.models.weights import load_weights
 from lsqctl.training.restore import restore_model
 from lsqctl.training.resume_point import resume_point
-from lsqctl.training.runtime import enter
+from lsqctl.training.runtime import setup_torch
 
 from .attempts import assert_same_state, rows, run
 from .conftest import tiny
@@ -27,8 +27,8 @@ def first_values(job, **quant):
     """Return the model of a recipe with its first values, and the feed."""
     recipe = tiny(quant={"calibration_images": 64} | quant)
     made = job("unused")
-    feed = open_feed(recipe, made, enter(made, recipe.seed))
-    return quantize(build("resnet8", feed), recipe, feed, first_values=True), feed
+    feed = open_pipeline(recipe, made, setup_torch(made, recipe.seed))
+    return quantize_model(build_on_device("resnet8", feed), recipe, feed, run_calibration=True), feed
 
 
 def steps(model, kind):
@@ -79,7 +79,7 @@ def test_the_reading_of_n_f_decides_the_gradient_of_activation_steps_and_of_noth
     grads = {}
     for reading in ("per_sample", "numel", "channels"):
         model, feed = first_values(job, n_features=reading)
-        images = next(iter(feed.evaluation()))[0][:32]
+        images = next(iter(feed.eval_batches()))[0][:32]
         model.eval()(images).square().sum().backward()
         kinds = ("input_quantizer", "weight_quantizer")
         grads[reading] = [
@@ -168,8 +168,8 @@ def test_a_child_starts_from_a_parent_that_was_quantized_with_other_settings(job
     recipe = tiny(**SHORT, quant={"act_offset": "learned", "residual_bits": 4})
     checkpoint = job().run_dir / run(recipe, job())[-1].evaluations[0].checkpoint
     made = job("child")
-    feed = open_feed(recipe, made, enter(made, 0))
-    load_weights(build("resnet8", feed), checkpoint, model_name="resnet8")
+    feed = open_pipeline(recipe, made, setup_torch(made, 0))
+    load_weights(build_on_device("resnet8", feed), checkpoint, model_name="resnet8")
 
 
 def test_a_glob_that_matches_nothing_ends_a_run_with_one_line(job):

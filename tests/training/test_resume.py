@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.facts import Checkpoint, Measured, Note, Result, Resumed
-from lsqctl.training import Job, checkpoint, finetuning
+from lsqctl.facts import Checkpoint, Measurement, LogMessage, Result, Resumed
+from lsqctl.training import ExecutionContext, checkpoint, finetuning
 from lsqctl.training.datasets import open_dataset
-from lsqctl.training.durable_file import sync_folder
+from lsqctl.training.durable_file import fsync_dir
 from lsqctl.training.resume_point import resume_point
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
@@ -44,7 +44,7 @@ def parent(tmp_path_factory):
     """The checkpoint of a full-precision run: first weights, and the teacher."""
     folder = tmp_path_factory.mktemp("parent")
     recipe = tiny(quant=dict.fromkeys(BITS, 32), train={"epochs": 2, "lr": 0.1})
-    facts = run(recipe, Job(run_dir=folder, data_dir=folder))
+    facts = run(recipe, ExecutionContext(run_dir=folder, data_dir=folder))
     return [one for one in facts if isinstance(one, Checkpoint)][-1].directory
 
 
@@ -67,7 +67,7 @@ def inputs(parent):
 @pytest.fixture(scope="module")
 def whole(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run(child(), Job(run_dir=folder, data_dir=folder, inputs=inputs))
+    return folder, run(child(), ExecutionContext(run_dir=folder, data_dir=folder, inputs=inputs))
 
 
 def test_a_distilled_two_bit_run_cut_at_every_named_place_in_turn_is_the_whole_run(
@@ -108,9 +108,9 @@ def test_a_stop_that_comes_while_a_checkpoint_is_written_changes_nothing(
         written.append(folder)
         if len(written) % 6 == 0:
             stop.set()
-        sync_folder(folder)
+        fsync_dir(folder)
 
-    monkeypatch.setattr(checkpoint, "sync_folder", stop_while_writing)
+    monkeypatch.setattr(checkpoint, "fsync_dir", stop_while_writing)
     found, attempts = [], 0
     while not found or not isinstance(found[-1], Result):
         stop.clear()
@@ -125,12 +125,12 @@ def test_a_stop_that_comes_while_a_checkpoint_is_written_changes_nothing(
 SCRIPT = """
 import pickle, sys
 from pathlib import Path
-from lsqctl.training import Job
+from lsqctl.training import ExecutionContext as Context
 from tests.training.attempts import run
 from tests.training.test_resume import child
 parent, folder, asked = sys.argv[1:]
 inputs = {"model.weights": Path(parent), "distill.teacher": Path(parent)}
-facts = run(child(), Job(Path(folder), Path(folder), inputs=inputs), stop_after=int(asked))
+facts = run(child(), Context(Path(folder), Path(folder), inputs=inputs), stop_after=int(asked))
 Path(folder, "facts").write_bytes(pickle.dumps(facts))
 """
 
@@ -179,7 +179,7 @@ def test_decoding_processes_and_cuts_change_nothing_for_a_folder_of_images(
 
     def decode_with(workers):
         def opened(data, data_dir, **_):
-            return open_dataset(data, data_dir, workers=workers)
+            return open_dataset(data, data_dir, num_workers=workers)
 
         monkeypatch.setattr(finetuning, "open_dataset", opened)
 
@@ -274,11 +274,11 @@ def test_other_circumstances_are_said_and_no_longer_called_bitwise(job, name, ot
 
     rewritten(change)(job().run_dir)
     facts = run(recipe, job(), stop_after=2)
-    told = [one.text for one in facts if isinstance(one, Note) and "resumed elsewhere" in one.text]
+    told = [one.text for one in facts if isinstance(one, LogMessage) and "resumed elsewhere" in one.text]
     assert len(told) == 1
     assert f"{name} {other} → " in told[0]
     facts = run(recipe, job())
-    assert not [one for one in facts if isinstance(one, Note) and "elsewhere" in one.text]
+    assert not [one for one in facts if isinstance(one, LogMessage) and "elsewhere" in one.text]
     assert facts[-1].deterministic == "statistical"
 
 
@@ -290,7 +290,7 @@ def test_a_checkpoint_without_its_row_is_removed_and_its_steps_are_done_again(jo
     known = frozenset(one.sha256 for one in written) - {written[-1].sha256}
     second = run(tiny(), job(recorded=known))
     assert second[0].step == 3
-    assert any("never recorded" in one.text for one in second if isinstance(one, Note))
+    assert any("never recorded" in one.text for one in second if isinstance(one, LogMessage))
     kept = [one for one in rows(first) if one.step <= 3]
     assert kept + rows(second) == rows(uninterrupted)
 
@@ -301,7 +301,7 @@ def test_after_damage_the_last_two_kept_are_good_ones_and_nothing_new_is_thrown_
         (folder / "model.pt").write_bytes(b"rot")
     facts = run(tiny(), job(), stop_after=3)  # all are damaged: from scratch
     assert facts[0].step is None
-    assert sum(isinstance(one, Note) and "damaged" in one.text for one in facts) == 2
+    assert sum(isinstance(one, LogMessage) and "damaged" in one.text for one in facts) == 2
     assert resume_point(job().run_dir)[0].step == 3
     assert sorted(path.name for path in job().run_dir.glob("ckpt-*")) == [
         "ckpt-00000000",
@@ -325,7 +325,7 @@ def test_the_best_of_the_checkpoint_before_the_newest_is_kept_too(tmp_path):
 def test_metric_rows_are_cut_back_and_written_again(job):
     """The newest checkpoint is damaged: its rows go, and come again from the one before."""
     uninterrupted = run(tiny(), job("whole"))
-    stored: dict[tuple[str, str, int], Measured] = {}
+    stored: dict[tuple[str, str, int], Measurement] = {}
 
     def take(facts):
         for fact in facts:

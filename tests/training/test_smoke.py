@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lsqctl.api.smoke import smoke_tests
+from lsqctl.api.smoke import run_smoke_tests
 from lsqctl.cli.entry import app
 from lsqctl.errors import DataError
 from lsqctl.recipe import Recipe
@@ -36,14 +36,14 @@ def images(folder, count=4):
 @pytest.mark.parametrize("name", ["imagenet/resnet18-w4a4", "digits/resnet8-fp32"])
 def test_a_bundled_recipe_takes_its_step(name, tmp_path):
     tried = smoke(load(name).cells[0].recipe, tmp_path)
-    assert tried.images == ("real" if name.startswith("digits") else "generated")
+    assert tried.image_source == ("real" if name.startswith("digits") else "generated")
     assert 0 < tried.loss < 100
 
 
 @pytest.mark.parametrize("place", ["imagenet/train", "imagefolder/val", "imagenet-sample/val"])
 def test_real_images_are_taken_where_there_are_any(tmp_path, place):
     images(tmp_path / place)
-    assert smoke(recipe(), tmp_path).images == "real"
+    assert smoke(recipe(), tmp_path).image_source == "real"
 
 
 def test_a_teacher_takes_part(tmp_path):
@@ -82,7 +82,7 @@ def test_every_imagenet_recipe_takes_its_step(name):
     if "adlik" in name:
         pytest.importorskip("timm", reason="needs the extra `timm`")
     threads = torch.get_num_threads()
-    found = list(smoke_tests([load(name)], load_settings()))
+    found = list(run_smoke_tests([load(name)], load_settings()))
     torch.set_num_threads(threads)
     assert found
     assert [one.error for one in found if one.error] == []

@@ -11,9 +11,9 @@ from torch import nn
 from lsqctl.errors import Diverged
 from lsqctl.facts import Metric
 from lsqctl.training import finetune, step
-from lsqctl.training.batchnorm import freeze_statistics
+from lsqctl.training.batchnorm import freeze_bn
 from lsqctl.training.models import build_model
-from lsqctl.training.step import Stepper, pieces, train_step
+from lsqctl.training.step import OptimizerStepper, microbatches, train_step
 
 from .conftest import session_of, tiny
 
@@ -23,7 +23,7 @@ FLOAT = dict.fromkeys(tiny().quant.model_fields_set, 32)
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_pieces_are_the_batch_in_order_alike_in_size_and_never_a_single_image(images, count):
     labels = torch.arange(images)
-    found = [part for _, part in pieces(labels.float(), labels, count)]
+    found = [part for _, part in microbatches(labels.float(), labels, count)]
     sizes = [len(part) for part in found]
     assert torch.equal(torch.cat(found), labels)
     assert max(sizes) - min(sizes) <= 1
@@ -48,10 +48,10 @@ def test_the_gradient_of_a_batch_in_pieces_is_that_of_the_batch_at_once(job, tmp
             distill={"teacher": "teacher.pt", "temperature": 2.0},
         )
         session = session_of(recipe, job(inputs={"distill.teacher": teacher}))
-        freeze_statistics(session.model)
+        freeze_bn(session.model)
         train_step(session, images, labels)
         gradients.append({name: one.grad for name, one in session.model.named_parameters()})
-        losses += session.cursor.window
+        losses += session.train_state.window
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
     assert losses[1] == (pytest.approx(losses[0][0], rel=1e-6), losses[0][1], 22)
 
@@ -71,7 +71,7 @@ def test_clipping_scales_all_gradients_step_sizes_too_to_one_norm_and_is_counted
     for name in step_sizes:
         found, whole = (s.model.get_parameter(name).grad for s in (tight, free))
         torch.testing.assert_close(found, whole * ratio, rtol=1e-3, atol=1e-9)
-    assert [s.stepper.take_clipped() for s in (free, loose, tight, tight)] == [0, 0, 1, 0]
+    assert [s.stepper.pop_clipped() for s in (free, loose, tight, tight)] == [0, 0, 1, 0]
 
 
 def _norm(model: nn.Module) -> float:
@@ -81,7 +81,7 @@ def _norm(model: nn.Module) -> float:
 def stepper(**train):
     weight = nn.Parameter(torch.tensor([2.0]))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    return weight, optimizer, Stepper(optimizer, tiny(train=train).train, torch.device("cpu"))
+    return weight, optimizer, OptimizerStepper(optimizer, tiny(train=train).train, torch.device("cpu"))
 
 
 def test_a_step_that_overflows_fp16_is_left_out_with_its_hooks_and_the_scale_is_halved():
@@ -105,25 +105,25 @@ def test_gradients_are_scaled_back_before_they_are_clipped():
     found.backward((weight * 3).sum())
     assert found.step()
     assert weight.item() == pytest.approx(1.5, rel=1e-5)
-    assert found.take_clipped() == 1
+    assert found.pop_clipped() == 1
 
 
 def test_a_skipped_step_is_counted_reported_and_moves_neither_weights_nor_their_average(
     job, monkeypatch
 ):
-    begin = Stepper.__init__
+    begin = OptimizerStepper.__init__
 
     def from_a_scale_that_overflows(self, *args):
         begin(self, *args)
         self.load_state_dict(self.state_dict() | {"scale": 2.0**127})
 
-    monkeypatch.setattr(Stepper, "__init__", from_a_scale_that_overflows)
+    monkeypatch.setattr(OptimizerStepper, "__init__", from_a_scale_that_overflows)
     recipe = tiny(train={"epochs": 1, "precision": "fp16", "ema_decay": 0.9})
     session = session_of(recipe, job())
     before = {name: one.clone() for name, one in session.model.named_parameters()}
     train_step(session, torch.randn(20, 1, 8, 8), torch.arange(20) % 10)
-    assert (session.cursor.step, session.cursor.skipped) == (1, 1)
-    for model in (session.model, session.average.model):
+    assert (session.train_state.step, session.train_state.skipped) == (1, 1)
+    for model in (session.model, session.ema.model):
         assert all(torch.equal(one, before[name]) for name, one in model.named_parameters())
     facts = list(finetune(recipe, job()))
     (skipped,) = [
@@ -134,7 +134,7 @@ def test_a_skipped_step_is_counted_reported_and_moves_neither_weights_nor_their_
 
 
 def test_a_loss_scale_that_no_longer_helps_ends_the_run_as_diverged(job, monkeypatch):
-    monkeypatch.setattr(step, "SMALLEST_SCALE", 2.0**17)
+    monkeypatch.setattr(step, "MIN_LOSS_SCALE", 2.0**17)
     with pytest.raises(Diverged, match="overflow fp16 at any loss scale in epoch 1"):
         list(finetune(tiny(train={"precision": "fp16"}), job()))
 

@@ -23,7 +23,7 @@ def short():
 
 
 def test_a_run_that_is_not_looked_at_has_the_same_numbers_to_the_bit(short, job, monkeypatch):
-    monkeypatch.setattr(telemetry, "_MIN_STEPS", 1)
+    monkeypatch.setattr(telemetry, "_MIN_STEPS_PER_READING", 1)
     facts = run(short, job("seen"))
     found = seen(facts)
     assert [one.epoch for one in found] == [0] * QUANTIZERS + [1] * QUANTIZERS + [2] * QUANTIZERS
@@ -51,7 +51,7 @@ def _says_what_it_can(found):
 
 
 def test_short_epochs_are_told_of_every_few_and_the_last_always(job, monkeypatch):
-    monkeypatch.setattr(telemetry, "_MIN_STEPS", 4)
+    monkeypatch.setattr(telemetry, "_MIN_STEPS_PER_READING", 4)
     recipe = tiny(data={"batch_size": 600}, train={"epochs": 3})  # three steps an epoch
     found = seen(run(recipe, job()))
     assert [one.epoch for one in found[::QUANTIZERS]] == [0, 2, 3]
@@ -60,7 +60,7 @@ def test_short_epochs_are_told_of_every_few_and_the_last_always(job, monkeypatch
 
 
 def test_clamps_are_told_of_the_quantizer_that_had_them(job, monkeypatch):
-    monkeypatch.setattr(telemetry, "_MIN_STEPS", 1)
+    monkeypatch.setattr(telemetry, "_MIN_STEPS_PER_READING", 1)
     quant = {"weight_bits": 2, "act_bits": 2, "step_lr_scale": 100}
     facts = run(tiny(quant=quant, data={"batch_size": 120}, train={"epochs": 1}), job())
     (total,) = [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lsqctl.api.submit import plan
+from lsqctl.api.submit import plan_submit
 from lsqctl.errors import DataError, NotFound
 from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers, quantizers
 from lsqctl.recipe import Recipe
@@ -71,7 +71,7 @@ def test_submitting_finds_a_misspelled_name(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text("model: {name: timm/resnet10tt}\ndata: {name: digits}\n")
     with pytest.raises(NotFound, match="did you mean `timm/resnet10t`"):
-        plan([str(path)], settings=load_settings(home=tmp_path), store=None)
+        plan_submit([str(path)], settings=load_settings(home=tmp_path), store=None)
 
 
 @needs_timm
@@ -137,14 +137,14 @@ def test_weights_are_a_file(tmp_path):
 
 
 def test_weights_by_a_torchvision_name_are_refused():
-    from lsqctl.api.references import checked_weights
+    from lsqctl.api.references import resolve_torchvision_weights
 
     with pytest.raises(DataError, match=r"model\.weights: `IMAGENET1K_V1` is no file"):
-        checked_weights("model.weights", "IMAGENET1K_V1", recipe("timm/resnet10t"))
+        resolve_torchvision_weights("model.weights", "IMAGENET1K_V1", recipe("timm/resnet10t"))
 
 
 @needs_timm
 def test_adliks_recipes_name_networks_that_there_are():
-    from lsqctl.api.references import check_networks
+    from lsqctl.api.references import check_timm_networks
 
-    check_networks(load("imagenet/adlik-resnet50-w4a4").cells[0].recipe)
+    check_timm_networks(load("imagenet/adlik-resnet50-w4a4").cells[0].recipe)

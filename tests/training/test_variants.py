@@ -7,7 +7,7 @@ import pytest
 
 from lsqctl.errors import DataError
 from lsqctl.facts import Checkpoint, Metric
-from lsqctl.training import Job
+from lsqctl.training import ExecutionContext
 from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.models import build_model
 from lsqctl.training.models.weights import load_weights
@@ -46,7 +46,7 @@ def recipe(**train):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run(recipe(), Job(run_dir=folder, data_dir=folder))
+    return folder, run(recipe(), ExecutionContext(run_dir=folder, data_dir=folder))
 
 
 def test_a_run_with_every_setting_cut_at_every_new_place_is_the_whole_run(whole, job):

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from lsqctl.errors import DataError
 from lsqctl.training.models import build_model
-from lsqctl.training.models.weights import check_torchvision_weights, identity, load_weights
+from lsqctl.training.models.weights import check_torchvision_weights, weights_digest, load_weights
 
 
 def net(**changes):
@@ -90,7 +90,7 @@ def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no weights file .*gone\.pt"):
         load_weights(net(), tmp_path / "gone.pt", model_name="resnet8")
     with pytest.raises(DataError, match="no weights file"):
-        identity(tmp_path / "gone.pt")
+        weights_digest(tmp_path / "gone.pt")
 
 
 def test_torchvision_weights_are_checked_by_name_without_a_download():

@@ -24,7 +24,7 @@ def submitted(cli: CommandLine, text: str, *options: str) -> str:
 
 
 def trainers(worker: int) -> list[psutil.Process]:
-    """Return the processes that train: those forked from the warmed parent."""
+    """Return the processes that train: those forked from the fork server."""
     return [one for child in psutil.Process(worker).children() for one in child.children()]
 
 

@@ -10,7 +10,7 @@ import pytest
 from lsqctl.facts import Checkpoint, Result
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
-from lsqctl.training import Job, finetune
+from lsqctl.training import ExecutionContext, finetune
 from lsqctl.worker.recorder import Recorder
 from tests.store.samples import identity, new, no_back_off, submit, take
 from tests.training.conftest import tiny
@@ -62,7 +62,7 @@ def with_crashes(store, job, draw):
         try:
             attempt(store, claim, job, crash)
         except Crash:
-            store.fail(claim.lease, EndReason.LOST, "killed")
+            store.fail(claim.lease, EndReason.WORKER_LOST, "killed")
             if store.detail(claim.run.id).run.state is RunState.FAILED:
                 store.retry(claim.run.id)
             no_back_off(store)
@@ -73,7 +73,7 @@ def with_crashes(store, job, draw):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_after_many_crashes_are_those_of_the_whole_run(store, tmp_path, seed):
-    job = Job(tmp_path / "whole", tmp_path, checkpoint_seconds=0.0 if seed else 300.0)
+    job = ExecutionContext(tmp_path / "whole", tmp_path, checkpoint_seconds=0.0 if seed else 300.0)
     whole, cut = submit(store, new("whole"), new("cut"))
     attempt(store, take(store), job, lambda _: False)
     crashes = with_crashes(store, replace(job, run_dir=tmp_path / "cut"), random.Random(seed))

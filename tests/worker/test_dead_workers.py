@@ -13,9 +13,9 @@ from lsqctl.settings import Settings
 from lsqctl.store import open_store
 from lsqctl.worker.identity import this_worker
 from lsqctl.worker.observer import Observer
-from lsqctl.worker.order import LastWords
-from lsqctl.worker.places import Places
-from lsqctl.worker.slots import Share, make_slots
+from lsqctl.worker.order import ExitReport
+from lsqctl.worker.places import SlotAllocator
+from lsqctl.worker.slots import Allocation, make_slots
 from lsqctl.worker.supervise import TICK_SECONDS, Supervisor
 from tests.store.samples import Clock, identity, lapse, new, submit, take
 
@@ -25,19 +25,19 @@ FOUND_WITHIN = 35.0
 class Silent:
     """An observer that says nothing."""
 
-    def started(self, run: Run, share: Share) -> None: ...
-    def ended(self, run: Run, words: LastWords) -> None: ...
-    def said(self, text: str) -> None: ...
+    def started(self, run: Run, allocation: Allocation) -> None: ...
+    def ended(self, run: Run, exit_report: ExitReport) -> None: ...
+    def notify(self, text: str) -> None: ...
     def tick(self) -> None: ...
 
 
 def supervisor(store, folder: Path, clock: Clock) -> Supervisor:
     observer: Observer = Silent()
-    who = this_worker(None, 1, "cpu")
-    store.register_worker(who)
+    worker = this_worker(None, 1, "cpu")
+    store.register_worker(worker)
     settings = Settings(home=folder, db_url="sqlite:///unused", data_dir=folder)
-    places = Places(make_slots((), 1))
-    return Supervisor(store, settings, identity=who, places=places, observer=observer, clock=clock)
+    slots = SlotAllocator(make_slots((), 1))
+    return Supervisor(store, settings, identity=worker, slots=slots, observer=observer, clock=clock)
 
 
 @pytest.mark.parametrize("phase", [0.0, 0.05, 0.95, 2.5, 4.95])
@@ -57,11 +57,11 @@ def test_a_dead_worker_is_found_within_35_seconds_with_the_default_settings(tmp_
                 died = clock.seconds
             if died is not None and clock.seconds >= died + store.lease_seconds:
                 lapse(store, claim.run.id, seconds=0.001)  # the database's clock has got there too
-            finder.turn()
+            finder.tick()
             clock.seconds += TICK_SECONDS
         assert died is not None
         assert clock.seconds - died >= store.lease_seconds, "not before its lease is over"
-        assert store.detail(claim.run.id).attempts[0].reason is EndReason.LOST
+        assert store.detail(claim.run.id).attempts[0].reason is EndReason.WORKER_LOST
 
 
 def test_only_a_live_worker_keeps_its_name(tmp_path):
@@ -75,8 +75,8 @@ def test_only_a_live_worker_keeps_its_name(tmp_path):
             store.register_worker(identity("w2"), alone=gone)
         assert [one.identity.id for one in store.workers()] == ["w1"]
         store.register_worker(identity("w3"), alone=lambda worker: True)  # provably gone
-        store.worker_gone("w1")
-        store.worker_gone("w3")
+        store.deregister("w1")
+        store.deregister("w3")
         store.register_worker(identity("w2"), alone=gone)
 
 
@@ -92,5 +92,5 @@ def test_a_notice_is_kept_with_its_worker_until_it_is_taken_away(tmp_path):
         store.register_worker(me)
         assert me.pid == os.getpid()
         for text in ("GPU 0: busy with process 7 of ann", ""):
-            store.worker_notice(me.id, text)
+            store.set_worker_notice(me.id, text)
             assert [one.notice for one in store.workers()] == [text]

@@ -22,14 +22,14 @@ def armed(monkeypatch):
     """Arm this process for one test."""
 
     def arm(spec: str, once: Path | None = None) -> None:
-        module.plan.cache_clear()
+        module.armed_failpoints.cache_clear()
         monkeypatch.setenv("LSQCTL_FAILPOINT", spec)
         if once:
             monkeypatch.setenv("LSQCTL_FAILPOINT_ONCE", str(once))
 
     yield arm
     monkeypatch.undo()
-    module.plan.cache_clear()
+    module.armed_failpoints.cache_clear()
 
 
 def test_every_failpoint_of_the_table_stands_in_the_code_once():

@@ -35,7 +35,7 @@ def _first_time(session):
 
 def train_step(session, images, labels):
     name = session.recipe.name
-    if session.cursor.step == 7:
+    if session.train_state.step == 7:
         if name == "oom":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nMore.")
         if name == "gil":
@@ -46,7 +46,7 @@ def train_step(session, images, labels):
             ballast = bytearray(os.urandom(4096) * 40_000)
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "vanished" and _first_time(session):
-            shutil.rmtree(session.job.run_dir)
+            shutil.rmtree(session.context.run_dir)
     _step(session, images, labels)
 """
 NAMES = ("oom", "gil", "bug", "killed", "vanished", "readonly", "full", "good")
@@ -56,7 +56,7 @@ NAMES = ("oom", "gil", "bug", "killed", "vanished", "readonly", "full", "good")
 def worked(tmp_path_factory):
     """Return the command line and each run's detail by name, after one worker did them all."""
     cli = CommandLine(tmp_path_factory.mktemp("faults"))
-    inject(cli, training_epoch=FAULTS.format(folder=str(cli.folder)))
+    inject(cli, training_finetuning=FAULTS.format(folder=str(cli.folder)))
     ids = {}
     for name in NAMES:  # one by one, for they are the same run under other names
         cli.write(f"{name}.yaml", TINY)

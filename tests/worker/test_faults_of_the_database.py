@@ -22,7 +22,7 @@ from lsqctl.facts import Checkpoint, Metric, Progress, Resumed
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.worker.recorder import Recorder
-from lsqctl.worker.spool import take_in
+from lsqctl.worker.spool import ingest_spool
 from tests.conftest import CommandLine, tmpfs, wait_for
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import identity, new, result, submit, take
@@ -120,7 +120,7 @@ def record_all(facts, store, lease, run_dir):
 def test_a_database_that_stays_away_ends_the_attempt_as_a_fault_of_the_machine(
     store, path, run_dir
 ):
-    from lsqctl.worker.reasons import reason_of
+    from lsqctl.worker.reasons import end_reason_of
 
     lease = take(store).lease
     held = Held(path)
@@ -128,8 +128,8 @@ def test_a_database_that_stays_away_ends_the_attempt_as_a_fault_of_the_machine(
     with pytest.raises(StoreError, match="locked") as error:
         record_all(facts, store, lease, run_dir)
     held.release()
-    assert reason_of(error.value) is EndReason.INFRA
-    take_in(store, lease, run_dir)  # as the supervisor does before it ends the attempt
+    assert end_reason_of(error.value) is EndReason.INFRA
+    ingest_spool(store, lease, run_dir)  # as the supervisor does before it ends the attempt
     assert store.metrics(lease.run_id) == [ODD[2]]
     assert list(run_dir.iterdir()) == []
 
@@ -149,7 +149,7 @@ def test_an_attempt_takes_in_what_a_killed_one_measured_up_to_the_step_it_goes_o
         recorder.record(Resumed(1))
         assert same(store.metrics(first.run_id), ODD[:2])
         for metric in ODD:  # a zombie: its file is gone from the folder
-            killed._spool.keep(metric)
+            killed._spool.append(metric)
         assert [path.name for path in run_dir.iterdir()] == ["spool-2.jsonl"]
     assert list(run_dir.iterdir()) == []
 
@@ -159,7 +159,7 @@ def test_a_spool_is_refused_without_the_lease(store, run_dir):
     Recorder(store, lease, run_dir=run_dir).record(ODD[2])
     store.release(lease)
     with pytest.raises(LeaseLost):
-        take_in(store, lease, run_dir)
+        ingest_spool(store, lease, run_dir)
     assert store.metrics(lease.run_id) == []
 
 
@@ -217,7 +217,7 @@ def assert_finished_alike(cli: CommandLine, store: Store, run_id: str, uninterru
 def _for_the_database(reason: EndReason | None, message: str) -> bool:
     """Whether an attempt may end so: of all that is infra, only by a database that stays away."""
     away = reason is EndReason.INFRA and message.startswith("database ")
-    return away or reason in {EndReason.PREEMPTED, EndReason.LOST, EndReason.COMPLETED}
+    return away or reason in {EndReason.PREEMPTED, EndReason.WORKER_LOST, EndReason.COMPLETED}
 
 
 def spooled(cli: CommandLine, run_id: str) -> bool:
@@ -376,5 +376,5 @@ def test_a_server_that_falls_silent_is_noticed_within_a_third_of_the_lease(
         assert not store.renew(lease).cancel_requested
     with open_store(through) as store:  # as a worker opens it
         raw = store._database.engine.raw_connection()
-        assert raw.driver_connection.silence_seconds <= store.lease_seconds / 3
+        assert raw.driver_connection.read_timeout <= store.lease_seconds / 3
         raw.close()

@@ -16,7 +16,7 @@ from dataclasses import replace
 import psutil
 
 from lsqctl.run import EndReason, RunState
-from lsqctl.worker.identity import boot_id, provably_gone, this_worker
+from lsqctl.worker.identity import boot_id, is_dead, this_worker
 from tests.conftest import TINY, CommandLine, wait_for
 from tests.worker.injected import inject
 from tests.worker.long_run import (
@@ -38,7 +38,7 @@ def everything(cli: CommandLine, run_id: str) -> dict[str, object]:
         if path.is_file() and path.suffix != ".log"
     }
     with store_of(cli) as store:
-        parts = store.detail, store.metrics, store.summaries, store.checkpoints, store.result
+        parts = store.detail, store.metrics, store.summaries, store.checkpoints, store.evaluations
         return {"files": files} | {part.__name__: part(run_id) for part in (*parts, store.events)}
 
 
@@ -83,26 +83,26 @@ def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and
     assert "lost lease: another attempt owns the run; nothing was changed" in told
     assert everything(cli, run_id) == before
     reasons = [(one.worker.split("-")[0], one.reason) for one in before["detail"].attempts]
-    assert reasons == [("sleeper", EndReason.LOST), ("heir", EndReason.COMPLETED)]
+    assert reasons == [("sleeper", EndReason.WORKER_LOST), ("heir", EndReason.COMPLETED)]
 
 
 def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
     """A pid, its start time and the boot together name a process; only then is it provably gone."""
     me = this_worker("w", 1, "cpu")
-    assert not provably_gone(me)
-    assert provably_gone(replace(me, started=me.started - 60))  # the pid is ours, the process not
+    assert not is_dead(me)
+    assert is_dead(replace(me, started=me.started - 60))  # the pid is ours, the process not
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    assert provably_gone(replace(me, pid=gone.pid))
+    assert is_dead(replace(me, pid=gone.pid))
     for elsewhere in ({"host": "other"}, {"boot_id": "other"}):  # there the lease decides
-        assert not provably_gone(replace(me, started=0.0, pid=gone.pid, **elsewhere))
+        assert not is_dead(replace(me, started=0.0, pid=gone.pid, **elsewhere))
     assert boot_id() == me.boot_id
     assert this_worker("w", 1, "cpu").id != me.id
 
 
 def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
     """As when the supervisor's process is gone but the kernel's signal did not come."""
-    from lsqctl.worker.order import LastWords, Order
+    from lsqctl.worker.order import ExitReport, AttemptSpec
 
     run_id = submitted(cli, LONG)
     home = cli.folder / ".lsqctl"
@@ -110,7 +110,7 @@ def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
         me = this_worker("w", 1, "cpu")
         store.register_worker(me)
         lease = store.claim(me.id).lease
-        order = Order(
+        spec = AttemptSpec(
             run_id=run_id,
             attempt=lease.attempt,
             fence=lease.fence,
@@ -122,7 +122,7 @@ def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
             threads=1,
             supervisor_pid=os.getpid(),
         )
-        words, write_end = os.pipe()
+        report, write_end = os.pipe()
         trainer = subprocess.Popen(
             [sys.executable, "-m", "lsqctl.worker.execute", str(write_end)],
             stdin=subprocess.PIPE,
@@ -132,13 +132,13 @@ def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
             text=True,
         )
         os.close(write_end)
-        trainer.stdin.write(order.to_line())
+        trainer.stdin.write(spec.to_line())
         trainer.stdin.flush()
         wait_for(lambda: at_work(store, run_id))
         trainer.stdin.close()
         assert trainer.wait(30) == 75
-        with os.fdopen(words) as pipe:
-            assert LastWords.from_line(pipe.read()).reason is EndReason.PREEMPTED
+        with os.fdopen(report) as pipe:
+            assert ExitReport.from_line(pipe.read()).reason is EndReason.PREEMPTED
         assert store.checkpoints(run_id)[0].step >= 30
 
 
@@ -157,18 +157,18 @@ def _terminate(moment):
         time.sleep(0.3)  # it arrives while we are inside
 """
 IN_SAVE = """
-_put = put_in_place
-def put_in_place(temporary, final):
+_commit = commit_checkpoint
+def commit_checkpoint(temporary, final):
     if int(final.name[5:13]) > 20:
         _terminate("save")
-    _put(temporary, final)
+    _commit(temporary, final)
 """
 IN_EVALUATION = """
-_counted = counted
-def counted(session):
-    if session.cursor.epoch >= 3:
+_evaluate = evaluate_variants
+def evaluate_variants(session):
+    if session.train_state.epoch >= 3:
         _terminate("evaluation")
-    return _counted(session)
+    return _evaluate(session)
 """
 
 
@@ -176,7 +176,7 @@ def test_a_sigterm_inside_a_save_or_an_evaluation_spends_no_attempt_and_changes_
     cli, uninterrupted
 ):
     moments = MOMENTS.format(folder=str(cli.folder))
-    inject(cli, training_checkpoint=moments + IN_SAVE, training_epoch=moments + IN_EVALUATION)
+    inject(cli, training_checkpoint=moments + IN_SAVE, training_finetuning=moments + IN_EVALUATION)
     run_id = submitted(cli, LONG)
     for _ in ("save", "evaluation"):
         worker = cli.start("worker", "--until-empty", "--slots", "2")
@@ -228,10 +228,10 @@ SLOW_SAVE = """
 import time
 from pathlib import Path
 _write = write_checkpoint
-def write_checkpoint(run_dir, snapshot, **options):
+def write_checkpoint(run_dir, content, **options):
     if Path({marker!r}).exists():
         time.sleep(60)
-    return _write(run_dir, snapshot, **options)
+    return _write(run_dir, content, **options)
 """
 
 

@@ -12,9 +12,9 @@ import pytest
 from lsqctl.errors import UsageError
 from lsqctl.run import EndReason
 from lsqctl.store import Store, open_store
-from lsqctl.worker.gpus import DeviceFiles, NvmlEyes, Watch, pick
-from lsqctl.worker.order import LastWords
-from lsqctl.worker.places import Places
+from lsqctl.worker.gpus import DeviceFileProbe, NvmlProbe, GpuHealth, select_gpus
+from lsqctl.worker.order import ExitReport
+from lsqctl.worker.places import SlotAllocator
 from lsqctl.worker.slots import make_slots
 from tests.store.samples import Clock, identity, new, submit
 
@@ -61,10 +61,10 @@ def nvml() -> FakeNvml:
     return FakeNvml()
 
 
-def places(nvml: FakeNvml, clock: Clock, *, wanted: str = "auto", slots: int = 1) -> Places:
-    eyes = NvmlEyes(nvml)
-    watch = Watch(eyes, leave_busy=wanted == "auto", clock=clock)
-    return Places(make_slots(pick(wanted, eyes), slots), watch)
+def allocator(nvml: FakeNvml, clock: Clock, *, wanted: str = "auto", slots: int = 1) -> SlotAllocator:
+    eyes = NvmlProbe(nvml)
+    watch = GpuHealth(eyes, avoid_busy=wanted == "auto", clock=clock)
+    return SlotAllocator(make_slots(select_gpus(wanted, eyes), slots), watch)
 
 
 def test_a_busy_gpu_is_left_alone_with_the_reason_until_it_is_idle(nvml):
@@ -72,74 +72,74 @@ def test_a_busy_gpu_is_left_alone_with_the_reason_until_it_is_idle(nvml):
     nvml.processes["GPU-bb"] = [mine]
     nvml.used["GPU-cc"] = 40 * GIB
     said: list[str] = []
-    here = places(nvml, Clock())
+    here = allocator(nvml, Clock())
     for _ in range(3):
-        here.look(said.append)
-    assert here.pool.whole_gpus == ("GPU-aa",)
+        here.refresh(said.append)
+    assert here.pool.free_gpus == ("GPU-aa",)
     (notice,) = said
     assert f"GPU 1: busy with process {os.getpid()} of " in notice
     assert "3.0 GiB; GPU 2: 40.0 GiB are held by a process that cannot be seen" in notice
     nvml.processes.clear()
     nvml.used.clear()
-    here.look(said.append)
-    assert here.pool.whole_gpus == nvml.uuids
+    here.refresh(said.append)
+    assert here.pool.free_gpus == nvml.uuids
     assert said[-1] == ""
 
 
 def test_our_own_attempts_do_not_make_a_gpu_busy(nvml):
-    here = places(nvml, Clock(), slots=2)
-    share = here.take(1)
+    here = allocator(nvml, Clock(), slots=2)
+    share = here.allocate(1)
     nvml.processes[share.gpus[0]] = [SimpleNamespace(pid=os.getpid(), usedGpuMemory=None)]
-    here.look()
-    assert here.pool.shut == frozenset()
+    here.refresh()
+    assert here.pool.excluded == frozenset()
     assert len(here.pool.free) == 5
 
 
 @pytest.mark.parametrize("wanted", ["all", "0,1,2", "GPU-aa,GPU-bb,GPU-cc"])
 def test_gpus_that_the_user_names_are_taken_busy_or_not(nvml, wanted):
     nvml.processes["GPU-bb"] = [SimpleNamespace(pid=1, usedGpuMemory=GIB)]
-    here = places(nvml, Clock(), wanted=wanted)
-    here.look()
-    assert here.pool.whole_gpus == nvml.uuids
+    here = allocator(nvml, Clock(), wanted=wanted)
+    here.refresh()
+    assert here.pool.free_gpus == nvml.uuids
 
 
-def test_a_gpu_that_failed_an_attempt_rests_and_the_others_go_on(nvml):
+def test_a_gpu_that_failed_an_attempt_is_quarantined_and_the_others_go_on(nvml):
     clock = Clock()
-    here = places(nvml, clock, wanted="all")
-    share = here.take(1)
-    here.give_back(share, LastWords(EndReason.INFRA, "CUDA error: uncorrectable ECC error"))
-    here.look()
-    assert here.pool.whole_gpus == ("GPU-bb", "GPU-cc")
-    assert "rests for 5 min after: CUDA error" in here.notice
+    here = allocator(nvml, clock, wanted="all")
+    share = here.allocate(1)
+    here.release(share, ExitReport(EndReason.INFRA, "CUDA error: uncorrectable ECC error"))
+    here.refresh()
+    assert here.pool.free_gpus == ("GPU-bb", "GPU-cc")
+    assert "quarantined for 5 min after: CUDA error" in here.notice
     clock.seconds += 299
-    here.look()
+    here.refresh()
     assert here.pool.usable_gpus == 2
     clock.seconds += 2
-    here.look()
-    assert here.pool.whole_gpus == nvml.uuids
+    here.refresh()
+    assert here.pool.free_gpus == nvml.uuids
 
 
 @pytest.mark.parametrize(
     "words",
     [
-        LastWords(EndReason.INFRA, "disk full: need 3.0 MB"),
-        LastWords(EndReason.OOM, "CUDA error: out of memory"),
-        LastWords(EndReason.COMPLETED, ""),
+        ExitReport(EndReason.INFRA, "disk full: need 3.0 MB"),
+        ExitReport(EndReason.OOM, "CUDA error: out of memory"),
+        ExitReport(EndReason.COMPLETED, ""),
     ],
     ids=lambda words: words.reason,
 )
-def test_a_gpu_does_not_rest_for_what_is_not_its_fault(nvml, words):
-    here = places(nvml, Clock())
-    here.give_back(here.take(1), words)
-    here.look()
+def test_a_gpu_is_not_quarantined_for_what_is_not_its_fault(nvml, words):
+    here = allocator(nvml, Clock())
+    here.release(here.allocate(1), words)
+    here.refresh()
     assert here.pool.usable_gpus == 3
 
 
 def test_a_gpu_that_nvml_has_lost_is_left_alone(nvml):
-    here = places(nvml, Clock())
+    here = allocator(nvml, Clock())
     nvml.broken.add("GPU-aa")
-    here.look()
-    assert here.pool.whole_gpus == ("GPU-bb", "GPU-cc")
+    here.refresh()
+    assert here.pool.free_gpus == ("GPU-bb", "GPU-cc")
     assert here.notice == "GPU 0: NVML: GPU is lost"
 
 
@@ -158,25 +158,25 @@ def test_a_gpu_that_nvml_has_lost_is_left_alone(nvml):
     ],
 )
 def test_a_schedulers_choice_of_gpus_is_kept(nvml, wanted, allowed, found):
-    assert pick(wanted, NvmlEyes(nvml), allowed) == found
+    assert select_gpus(wanted, NvmlProbe(nvml), allowed) == found
 
 
 @pytest.mark.parametrize("wanted", ["3", "0,9", "tpu", "", "0,"])
 def test_a_gpu_that_is_not_there_is_a_usage_error_that_lists_those_that_are(nvml, wanted):
     with pytest.raises(UsageError, match="these GPUs: 0, 1, 2"):
-        pick(wanted, NvmlEyes(nvml))
+        select_gpus(wanted, NvmlProbe(nvml))
     with pytest.raises(UsageError, match="these GPUs: 1;"):
-        pick("0", NvmlEyes(nvml), ["1"])
+        select_gpus("0", NvmlProbe(nvml), ["1"])
 
 
 def test_without_nvml_gpus_are_found_by_their_device_files_and_it_is_said(tmp_path):
     for name in ("nvidia10", "nvidia2", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
-    eyes = DeviceFiles(tmp_path, "pynvml is missing")
-    assert pick("auto", eyes) == ["2", "10"]
-    assert eyes.blind
+    eyes = DeviceFileProbe(tmp_path, "pynvml is missing")
+    assert select_gpus("auto", eyes) == ["2", "10"]
+    assert eyes.unavailable_reason
     with pytest.raises(UsageError, match="none"):
-        pick("all", DeviceFiles(tmp_path / "nothing", "pynvml is missing"))
+        select_gpus("all", DeviceFileProbe(tmp_path / "nothing", "pynvml is missing"))
 
 
 @pytest.fixture
@@ -186,35 +186,35 @@ def store(tmp_path):
         yield opened
 
 
-def claimed(store: Store, here: Places) -> Any:
+def claimed(store: Store, here: SlotAllocator) -> Any:
     """Claim as the supervisor does."""
     pool = here.pool
-    return store.claim("w1", gpus=pool.usable_gpus, free_gpus=len(pool.whole_gpus))
+    return store.claim("w1", gpus=pool.usable_gpus, free_gpus=len(pool.free_gpus))
 
 
 def test_a_run_that_reserves_gpus_is_not_starved_by_smaller_ones(nvml, store):
-    here = places(nvml, Clock(), slots=2)
-    small = here.take(claimed_run(store, here, "first").gpus)
+    here = allocator(nvml, Clock(), slots=2)
+    small = here.allocate(claimed_run(store, here, "first").gpus)
     submit(store, new("big", gpus=3), new("later"))
     assert claimed(store, here) is None, "five slots are free, and kept so"
-    here.give_back(small, LastWords(EndReason.COMPLETED, ""))
+    here.release(small, ExitReport(EndReason.COMPLETED, ""))
     big = claimed(store, here).run
     assert big.name == "big"
-    share = here.take(big.gpus)
+    share = here.allocate(big.gpus)
     assert share.gpus == nvml.uuids
     assert not here.pool.free
-    here.give_back(share, LastWords(EndReason.COMPLETED, ""))
+    here.release(share, ExitReport(EndReason.COMPLETED, ""))
     assert claimed(store, here).run.name == "later"
 
 
 def test_a_run_that_reserves_more_gpus_than_can_be_used_is_passed_over(nvml, store):
-    here = places(nvml, Clock())
+    here = allocator(nvml, Clock())
     nvml.broken.add("GPU-aa")
-    here.look()
+    here.refresh()
     submit(store, new("big", gpus=3), new("small"))
     assert claimed(store, here).run.name == "small"
 
 
-def claimed_run(store: Store, here: Places, name: str) -> Any:
+def claimed_run(store: Store, here: SlotAllocator, name: str) -> Any:
     submit(store, new(name))
     return claimed(store, here).run

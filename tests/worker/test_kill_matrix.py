@@ -54,7 +54,7 @@ class End:
 
 
 def end_of(cli: CommandLine, store: Store, run_id: str) -> End:
-    counts = [(e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.result(run_id)]
+    counts = [(e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run_id)]
     return End(final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id), counts)
 
 
@@ -127,7 +127,7 @@ def test_a_run_ends_as_undisturbed_whatever_meets_its_workers(cli, undisturbed):
     work(cli, "claim.before-commit:raise", "worker.claimed:kill", code=kill)
     work(
         cli,
-        f"reap.before-bury:{SLEEP}",
+        f"reap.before-expire:{SLEEP}",
         "worker.launched:raise",
         "worker.after-renew:kill:2",
         code=kill,
@@ -165,7 +165,7 @@ def test_a_worker_and_a_child_that_slept_past_the_lease_change_nothing(cli, undi
     assert worker.wait(60) == 0
     with store_of(cli) as store:
         reasons = [one.reason for one in store.detail(run_id).attempts]
-    assert reasons == [EndReason.LOST, EndReason.COMPLETED]
+    assert reasons == [EndReason.WORKER_LOST, EndReason.COMPLETED]
     assert_whole(cli, undisturbed)
 
 
@@ -193,7 +193,7 @@ def test_each_failpoint_meets_each_action(cli, undisturbed, name, action):
     cli.write("mine.yaml", FOUR)
     cli("submit", "mine.yaml", code=None, **fault)
     cli("submit", "mine.yaml")
-    if name == "reap.before-bury":
+    if name == "reap.before-expire":
         work(cli, "worker.claimed:kill", code=-9)
     worker = cli.start("worker", "--until-empty", "--slots", "2", **fault)
     wait_for(lambda: name in fired(cli) or worker.poll() is not None, 120)

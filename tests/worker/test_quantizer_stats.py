@@ -9,7 +9,7 @@ import pytest
 from lsqctl.facts import Checkpoint, Metric, QuantizerStats, Resumed
 from lsqctl.store import open_store
 from lsqctl.worker.recorder import Recorder
-from lsqctl.worker.spool import take_in
+from lsqctl.worker.spool import ingest_spool
 from tests.store.samples import identity, new, submit, take
 
 
@@ -60,6 +60,6 @@ def test_the_supervisor_takes_in_what_the_trainer_left(store, tmp_path):
     lease = take(store).lease
     killed = Recorder(store, lease, run_dir=tmp_path, clock=lambda: 0.0)
     killed.record(stats(1))
-    take_in(store, lease, tmp_path)
+    ingest_spool(store, lease, tmp_path)
     assert store.quantizer_stats(lease.run_id) == [stats(1)]
     assert list(tmp_path.glob("spool*")) == []

@@ -8,7 +8,7 @@ import pytest
 
 from lsqctl.run import EndReason
 from lsqctl.worker import reasons
-from lsqctl.worker.reasons import MemoryWatch, from_exit_code, oom_kills
+from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code, oom_kills
 
 V2 = "0::/user/job\n", "user/job/memory.events", "low 0\nhigh 3\noom 2\noom_kill {}\n"
 V1 = "4:cpu,memory:/job\n0::/\n", "memory/job/memory.oom_control", "under_oom 0\noom_kill {}\n"
@@ -29,17 +29,17 @@ def written(folder, version, count):
 def test_a_kill_for_memory_is_told_from_any_other_by_the_cgroups_count(
     tmp_path, monkeypatch, version
 ):
-    places = written(tmp_path, version, 3)
-    assert oom_kills(*places) == 3
-    monkeypatch.setattr(reasons, "oom_kills", lambda: oom_kills(*places))
-    watch = MemoryWatch()
+    roots = written(tmp_path, version, 3)
+    assert oom_kills(*roots) == 3
+    monkeypatch.setattr(reasons, "oom_kills", lambda: oom_kills(*roots))
+    watch = MemoryMonitor()
     watch.sample(1)
-    by_hand = from_exit_code(-signal.SIGKILL, tmp_path, watch)
+    by_hand = report_from_exit_code(-signal.SIGKILL, tmp_path, watch)
     assert by_hand.reason is EndReason.INFRA
     assert by_hand.message.startswith("killed by SIGKILL: by hand, or")
     assert "its peak memory was" in by_hand.message
     written(tmp_path, version, 4)
-    for_memory = from_exit_code(-signal.SIGKILL, tmp_path, watch)
+    for_memory = report_from_exit_code(-signal.SIGKILL, tmp_path, watch)
     assert for_memory.message.startswith("killed by the kernel: the machine or its cgroup ran out")
 
 
@@ -50,8 +50,8 @@ def test_where_the_kernel_tells_nothing_there_were_no_such_kills(tmp_path):
 
 
 def test_an_exit_code_or_a_signal_is_named_with_the_log_to_look_at(tmp_path):
-    watch = MemoryWatch()
-    assert from_exit_code(-signal.SIGSEGV, tmp_path, watch).message.startswith("killed by SIGSEGV")
-    assert from_exit_code(3, tmp_path, watch).reason is EndReason.CODE
-    assert from_exit_code(76, tmp_path, watch).reason is EndReason.OOM
-    assert str(tmp_path) in from_exit_code(3, tmp_path, watch).message
+    watch = MemoryMonitor()
+    assert report_from_exit_code(-signal.SIGSEGV, tmp_path, watch).message.startswith("killed by SIGSEGV")
+    assert report_from_exit_code(3, tmp_path, watch).reason is EndReason.CODE
+    assert report_from_exit_code(76, tmp_path, watch).reason is EndReason.OOM
+    assert str(tmp_path) in report_from_exit_code(3, tmp_path, watch).message

@@ -1,4 +1,4 @@
-"""Laws of slots: nobody shares one, reserved GPUs are whole, shut ones are left alone."""
+"""Laws of slots: nobody shares one, reserved GPUs are whole, excluded ones are left alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import UsageError
-from lsqctl.worker.slots import Pool, Share, cpu_cores, make_slots
+from lsqctl.worker.slots import Pool, Allocation, cpu_cores, make_slots
 
 GPUS = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
 gpus = st.integers(0, 4).map(lambda count: GPUS[:count])
@@ -24,20 +24,20 @@ steps = st.lists(
 @given(gpus, st.integers(1, 3), steps)
 def test_no_slot_is_held_twice_and_a_reserved_gpu_is_held_whole(names, per_gpu, todo):
     pool = Pool(make_slots(names, per_gpu))
-    held: list[tuple[int, Share]] = []
+    held: list[tuple[int, Allocation]] = []
     for what, value in todo:
         if what == "shut":
-            pool = pool.shutting(value)
+            pool = pool.excluding(value)
         elif what == "give" and held:
-            pool = pool.give_back(held.pop(value % len(held))[1])
+            pool = pool.release(held.pop(value % len(held))[1])
         elif what == "take":
-            room = len(pool.whole_gpus) >= value if value > 1 else bool(pool.free)
+            room = len(pool.free_gpus) >= value if value > 1 else bool(pool.free)
             if not room:
                 with pytest.raises(ValueError, match=r"free|wanted"):
-                    pool.take(value)
+                    pool.allocate(value)
                 continue
-            shut = pool.shut
-            share, pool = pool.take(value)
+            shut = pool.excluded
+            share, pool = pool.allocate(value)
             assert not shut & set(share.gpus)
             held.append((value, share))
         indexes = [slot.index for _, share in held for slot in share.slots]
@@ -48,8 +48,8 @@ def test_no_slot_is_held_twice_and_a_reserved_gpu_is_held_whole(names, per_gpu, 
                 assert len(share.gpus) == wanted
                 assert set(share.slots) == {one for one in pool.slots if one.gpu in share.gpus}
     for _, share in held:
-        pool = pool.give_back(share)
-    assert pool.shutting(()) == Pool(make_slots(names, per_gpu))
+        pool = pool.release(share)
+    assert pool.excluding(()) == Pool(make_slots(names, per_gpu))
 
 
 @given(gpus, st.integers(1, 3))
@@ -57,7 +57,7 @@ def test_attempts_are_spread_over_the_gpus_before_they_share_one(names, per_gpu)
     pool = Pool(make_slots(names, per_gpu))
     first = []
     for _ in range(max(1, len(names))):
-        share, pool = pool.take()
+        share, pool = pool.allocate()
         first += share.gpus
     assert sorted(first) == sorted(names)
 
@@ -70,16 +70,16 @@ def test_threads_are_the_cores_divided_among_the_slots(names, per_gpu):
     assert min(one.threads for one in slots) >= 1
 
 
-def test_what_an_attempt_sees_is_its_share_and_no_more():
+def test_what_an_attempt_sees_is_its_allocation_and_no_more():
     pool = Pool(make_slots(GPUS[:3], 2))
-    share, _ = pool.shutting({"GPU-b"}).take(2)
-    assert share.environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-c"
-    assert share.environment["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-    assert share.environment["OMP_NUM_THREADS"] == str(share.threads)
+    share, _ = pool.excluding({"GPU-b"}).allocate(2)
+    assert share.env["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-c"
+    assert share.env["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert share.env["OMP_NUM_THREADS"] == str(share.threads)
     assert share.device == "cuda:0"
-    alone, _ = Pool(make_slots((), 1)).take()
+    alone, _ = Pool(make_slots((), 1)).allocate()
     assert alone.device == "cpu"
-    assert "CUDA_VISIBLE_DEVICES" not in alone.environment
+    assert "CUDA_VISIBLE_DEVICES" not in alone.env
 
 
 @pytest.mark.parametrize("count", [0, -1, 257])

@@ -71,7 +71,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_the_run_is_taken_up_again(c
         wait_for(lambda: not any(map(lives, children)))
         cli("worker", "--until-empty", "--slots", "2")
         attempts = store.detail(run_id).attempts
-    assert [one.reason for one in attempts] == [EndReason.LOST, EndReason.COMPLETED]
+    assert [one.reason for one in attempts] == [EndReason.WORKER_LOST, EndReason.COMPLETED]
     assert attempts[1].resumed_step
     assert_same_end(cli, run_id, uninterrupted)
 

@@ -34,8 +34,8 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        plain = stride == 1 and channels_in == channels
-        self.shortcut = nn.Identity() if plain else PaddedShortcut(channels - channels_in)
+        same_shape = stride == 1 and channels_in == channels
+        self.shortcut = nn.Identity() if same_shape else PaddedShortcut(channels - channels_in)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, channels, H/stride, W/stride)."""

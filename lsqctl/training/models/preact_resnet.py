@@ -45,11 +45,11 @@ class PreactBlock(nn.Module):
         self.activated = activated
         self.norms, self.convs = nn.ModuleList(norms), nn.ModuleList(convs)
         stride = max(stride for _, _, stride in sizes)
-        changes = stride > 1 or channels != channels_in
-        self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if changes else None
+        shape_changes = stride > 1 or channels != channels_in
+        self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if shape_changes else None
         self.identity = nn.Identity()
         # whose outputs are added
-        shortcut = "shortcut" if changes else "identity"
+        shortcut = "shortcut" if shape_changes else "identity"
         self.residual_inputs = (f"convs.{len(convs) - 1}", shortcut)
 
     def forward(self, x: Tensor) -> Tensor:

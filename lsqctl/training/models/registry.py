@@ -16,7 +16,7 @@ from lsqctl.training.models.squeezenext import SqueezeNext
 from lsqctl.training.models.timm_networks import build_timm
 
 # resnet8, one block a stage, is the smallest of the CIFAR family, for 8x8 to 32x32.
-_OWN: Mapping[str, Callable[..., nn.Module]] = {
+_OWN_BUILDERS: Mapping[str, Callable[..., nn.Module]] = {
     "resnet8": partial(CifarResNet, 1),
     **{f"cifar_resnet{6 * n + 2}": partial(CifarResNet, n) for n in (3, 5, 7, 9, 18)},
     **{f"preact_resnet{depth}": partial(PreactResNet, depth) for depth in DEPTHS},
@@ -24,20 +24,20 @@ _OWN: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 # Names that can be built, besides timm/NAME; a test holds them equal to what a recipe accepts.
-MODELS: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *_OWN)))
+MODELS: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *_OWN_BUILDERS)))
 
-_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+_TORCHVISION_ARGS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
 
 
-def input_channels(name: str, of_images: int) -> int:
+def input_channels(name: str, image_channels: int) -> int:
     """Return how many channels the network takes: those of the images, or always three.
 
-    Grey images are repeated to three channels by ``Feed``, after normalization.
+    Grey images are repeated to three channels by ``DataPipeline``, after normalization.
     """
-    return of_images if name in OWN_MODELS else 3
+    return image_channels if name in OWN_MODELS else 3
 
 
 def build_model(
@@ -51,23 +51,23 @@ def build_model(
     """
     if name.startswith(TIMM_PREFIX):
         return build_timm(name, num_classes=num_classes, image_size=image_size)
-    if name in _OWN:
-        return _OWN[name](num_classes=num_classes, in_channels=in_channels)
+    if name in _OWN_BUILDERS:
+        return _OWN_BUILDERS[name](num_classes=num_classes, in_channels=in_channels)
     if name not in TORCHVISION_MODELS:
         raise NotFound(f"no model is named `{name}`{did_you_mean(name, MODEL_NAMES)}")
-    return _from_torchvision(name, num_classes, image_size)
+    return _build_torchvision(name, num_classes, image_size)
 
 
-def _from_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
+def _build_torchvision(name: str, num_classes: int, image_size: int) -> nn.Module:
     from torchvision.models import get_model
 
-    arguments: dict[str, Any] = dict(_ARGUMENTS.get(name, {}))
+    kwargs: dict[str, Any] = dict(_TORCHVISION_ARGS.get(name, {}))
     if name.startswith("vit_"):
-        arguments["image_size"] = image_size
+        kwargs["image_size"] = image_size
     if name.startswith("maxvit_"):
-        arguments["input_size"] = (image_size, image_size)
+        kwargs["input_size"] = (image_size, image_size)
     try:
-        model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **arguments)
+        model: nn.Module = get_model(name, weights=None, num_classes=num_classes, **kwargs)
     except (ValueError, AssertionError) as error:
         raise DataError(f"{name} cannot take images of {image_size} pixels: {error}") from None
     return model

@@ -39,7 +39,7 @@ class SqueezeNextBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        changes = stride > 1 or channels_in > channels
+        shape_changes = stride > 1 or channels_in > channels
         squeeze = 1 if stride > 1 else 4 if channels_in > channels else 2
         wide, narrow = channels_in // squeeze, channels_in // (2 * squeeze)
         self.squeeze1 = ConvNormRelu(channels_in, wide, stride=stride)
@@ -48,7 +48,7 @@ class SqueezeNextBlock(nn.Module):
         self.down = ConvNormRelu(wide, wide, (3, 1), padding=(1, 0))
         self.expand = ConvNormRelu(wide, channels)
         self.shortcut = (
-            ConvNormRelu(channels_in, channels, stride=stride) if changes else nn.Identity()
+            ConvNormRelu(channels_in, channels, stride=stride) if shape_changes else nn.Identity()
         )
 
     def forward(self, x: Tensor) -> Tensor:

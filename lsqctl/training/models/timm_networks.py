@@ -15,10 +15,10 @@ from lsqctl.recipe import TIMM_PREFIX
 
 def check_timm_name(name: str) -> None:
     """Raise NotFound, with the nearest name, unless timm has a network of this name."""
-    known = _timm(name).list_models()
-    if (bare := name.removeprefix(TIMM_PREFIX)) not in known:
-        near = did_you_mean(bare, known).replace("`", f"`{TIMM_PREFIX}", 1)
-        raise NotFound(f"timm has no network `{bare}`{near}")
+    timm_names = _import_timm(name).list_models()
+    if (timm_name := name.removeprefix(TIMM_PREFIX)) not in timm_names:
+        suggestion = did_you_mean(timm_name, timm_names).replace("`", f"`{TIMM_PREFIX}", 1)
+        raise NotFound(f"timm has no network `{timm_name}`{suggestion}")
 
 
 def build_timm(name: str, *, num_classes: int, image_size: int) -> nn.Module:
@@ -26,22 +26,22 @@ def build_timm(name: str, *, num_classes: int, image_size: int) -> nn.Module:
 
     Raises DataError where timm is not installed or the network cannot take images of this size.
     """
-    timm = _timm(name)
+    timm = _import_timm(name)
     check_timm_name(name)
-    bare = name.removeprefix(TIMM_PREFIX)
-    config = timm.get_pretrained_cfg(bare, allow_unregistered=False)
-    fixed = {"img_size": image_size} if getattr(config, "fixed_input_size", False) else {}
+    timm_name = name.removeprefix(TIMM_PREFIX)
+    config = timm.get_pretrained_cfg(timm_name, allow_unregistered=False)
+    size_args = {"img_size": image_size} if getattr(config, "fixed_input_size", False) else {}
     try:
         model: nn.Module = timm.create_model(
-            bare, pretrained=False, num_classes=num_classes, **fixed
+            timm_name, pretrained=False, num_classes=num_classes, **size_args
         )
     except (ValueError, AssertionError, TypeError, RuntimeError) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{name} cannot take images of {image_size} pixels: {told}") from None
-    return _plain_linear(model)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{name} cannot take images of {image_size} pixels: {reason}") from None
+    return _with_torch_linear(model)
 
 
-def _plain_linear(model: nn.Module) -> nn.Module:
+def _with_torch_linear(model: nn.Module) -> nn.Module:
     """Make timm's own Linear, which casts for TorchScript only, the nn.Linear that it is."""
     from timm.layers import Linear
 
@@ -51,7 +51,7 @@ def _plain_linear(model: nn.Module) -> nn.Module:
     return model
 
 
-def _timm(name: str) -> Any:
+def _import_timm(name: str) -> Any:
     try:
         import timm
     except ImportError:

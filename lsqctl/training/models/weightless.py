@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from lsqctl.training.models.registry import build_model
 
 
-def build_weightless(
+def build_on_meta(
     name: str, *, num_classes: int, in_channels: int, image_size: int
 ) -> nn.Module:
     """Return the network as ``build_model`` does, its weights on the meta device."""
@@ -25,7 +25,7 @@ def build_weightless(
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """What is to be initialized goes to meta; what is computed, as RegNet's widths, stays real."""
+    """Tensors to be initialized go to meta; what is computed, as RegNet's widths, stays real."""
 
     def __torch_function__(
         self,

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from lsqctl.errors import DataError
 from lsqctl.training.checkpoint import load_model_state
-from lsqctl.training.digest import sha256_of
+from lsqctl.training.digest import file_sha256
 from lsqctl.training.manifest import manifest_sha256
 
 _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, absent from ours
+_AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, never built here
 
 
 def load_weights(
@@ -31,17 +31,17 @@ def load_weights(
     ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out: they
     are calibrated anew. Raises DataError.
     """
-    model.load_state_dict(fitting(model, source, model_name=model_name, key=key))
+    model.load_state_dict(matching_state(model, source, model_name=model_name, key=key))
 
 
-def fitting(
+def matching_state(
     model: nn.Module, source: Path | str, *, model_name: str, key: str
 ) -> dict[str, Tensor]:
     """Return what ``load_weights`` puts into ``model``, which may be on the meta device."""
     state = read_weights(source, model_name=model_name)
-    state = {key: value for key, value in state.items() if not _of_quantizer(key)}
+    state = {key: value for key, value in state.items() if not _is_quantizer_key(key)}
     if str(source).startswith("torchvision:"):
-        state = {key: value for key, value in state.items() if not key.startswith(_AUXILIARY)}
+        state = {key: value for key, value in state.items() if not key.startswith(_AUX_PREFIXES)}
     _check_fit(model, state, f"{key}: {source} into {model_name}")
     return state
 
@@ -50,16 +50,16 @@ def read_weights(source: Path | str, *, model_name: str) -> dict[str, Tensor]:
     """Return the tensors of a weights file, checkpoint folder, or ``torchvision:NAME``."""
     text = str(source)
     if text.startswith("torchvision:"):
-        return _from_torchvision(text.removeprefix("torchvision:"), model_name)
+        return _load_torchvision(text.removeprefix("torchvision:"), model_name)
     path = Path(source)
     if path.is_dir():
         return load_model_state(path)
     if not path.is_file():
         raise DataError(f"no weights file {path}")
-    return _unwrapped(_read_file(path), path)
+    return _unwrap_state_dict(_read_file(path), path)
 
 
-def identity(source: Path | str) -> str:
+def weights_digest(source: Path | str) -> str:
     """Return what names the bytes of ``source``: a sha256, or ``torchvision:NAME``."""
     if str(source).startswith("torchvision:"):
         return str(source)
@@ -68,15 +68,15 @@ def identity(source: Path | str) -> str:
         return manifest_sha256(path)
     if not path.is_file():
         raise DataError(f"no weights file {path}")
-    return sha256_of(path)
+    return file_sha256(path)
 
 
 def check_torchvision_weights(name: str, model_name: str) -> None:
     """Raise DataError unless torchvision has weights of this name; nothing is downloaded."""
-    _torchvision_weight(name, model_name)
+    _torchvision_entry(name, model_name)
 
 
-def _of_quantizer(key: str) -> bool:
+def _is_quantizer_key(key: str) -> bool:
     return any(part in f".{key}" for part in _QUANTIZER_KEYS)
 
 
@@ -90,60 +90,60 @@ def _read_file(path: Path) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"{path} does not read as weights ({first}); a .safetensors file, or a torch file "
+            f"{path} does not read as weights ({first_line}); a .safetensors file, or a torch file "
             "that holds tensors only, is needed"
         ) from None
 
 
-def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
+def _unwrap_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     """Return the tensors of ``{"state_dict": …}`` and of keys that begin with ``module.``."""
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise DataError(f"{path} holds no state dict, that is, no mapping of names to tensors")
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    return {str(key).removeprefix("module."): value for key, value in loaded.items()}
 
 
-def _check_fit(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    own = model.state_dict()
+def _check_fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
+    model_state = model.state_dict()
     optional = "num_batches_tracked"  # older files lack it; batch norm then starts at 0
-    missing = [key for key in own if key not in state and not key.endswith(optional)]
-    extra = [key for key in state if key not in own]
-    if missing or extra:
+    missing = [key for key in model_state if key not in state and not key.endswith(optional)]
+    unexpected = [key for key in state if key not in model_state]
+    if missing or unexpected:
         raise DataError(
-            f"{what}: the keys do not fit; the model lacks in the file: {_five(missing)}; "
-            f"the file has besides: {_five(extra)}"
+            f"{label}: the keys do not fit; the model lacks in the file: {_first_five(missing)}; "
+            f"the file has besides: {_first_five(unexpected)}"
         )
-    shapes = [key for key in state if own[key].shape != state[key].shape]
-    if shapes:
-        theirs = [f"{key} {tuple(state[key].shape)}" for key in shapes]
-        ours = [f"{key} {tuple(own[key].shape)}" for key in shapes]
+    mismatched = [key for key in state if model_state[key].shape != state[key].shape]
+    if mismatched:
+        file_shapes = [f"{key} {tuple(state[key].shape)}" for key in mismatched]
+        model_shapes = [f"{key} {tuple(model_state[key].shape)}" for key in mismatched]
         raise DataError(
-            f"{what}: {_other_classes(own, state, shapes)}shapes do not fit; the model has "
-            f"{_five(ours)}; the file {_five(theirs)}"
+            f"{label}: {_class_count_hint(model_state, state, mismatched)}shapes do not fit; the model has "
+            f"{_first_five(model_shapes)}; the file {_first_five(file_shapes)}"
         )
 
 
-def _other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]) -> str:
-    """Return words for the commonest reason: one layer, the last, has another number of outputs."""
-    pairs = [(own[key].shape, state[key].shape) for key in keys]
-    counts = {(one[0], other[0]) for one, other in pairs if one[1:] == other[1:]}
+def _class_count_hint(model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]) -> str:
+    """Return the commonest reason, or "": one layer, the last, has another number of outputs."""
+    pairs = [(model_state[key].shape, state[key].shape) for key in keys]
+    counts = {(model_shape[0], file_shape[0]) for model_shape, file_shape in pairs if model_shape[1:] == file_shape[1:]}
     layers = {key.rpartition(".")[0] for key in keys}
     if len(counts) != 1 or len(layers) != 1 or any(a[1:] != b[1:] for a, b in pairs):
         return ""
-    here, there = next(iter(counts))
-    return f"trained for {there:,} classes, and the data have {here:,}: "
+    model_classes, file_classes = next(iter(counts))
+    return f"trained for {file_classes:,} classes, and the data have {model_classes:,}: "
 
 
-def _five(names: list[str]) -> str:
+def _first_five(names: list[str]) -> str:
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (", ".join(names[:5]) or "nothing") + rest
 
 
-def _from_torchvision(name: str, model_name: str) -> dict[str, Tensor]:
-    weight = _torchvision_weight(name, model_name)
+def _load_torchvision(name: str, model_name: str) -> dict[str, Tensor]:
+    weight = _torchvision_entry(name, model_name)
     try:
         state: dict[str, Tensor] = weight.get_state_dict(check_hash=True, map_location="cpu")
     except (URLError, OSError, RuntimeError) as error:
@@ -154,7 +154,7 @@ def _from_torchvision(name: str, model_name: str) -> dict[str, Tensor]:
     return state
 
 
-def _torchvision_weight(name: str, model_name: str) -> Any:
+def _torchvision_entry(name: str, model_name: str) -> Any:
     """Return torchvision's entry for e.g. ``ResNet18_Weights.IMAGENET1K_V1`` or ``DEFAULT``."""
     from torchvision.models import get_model_weights, get_weight
 

@@ -246,8 +246,8 @@ def test_a_served_page_refreshes_itself_and_keeps_the_filter(browser, tmp_path, 
     from lsqctl.api import serve
     from tests.api.test_serve import finished, serving
 
-    monkeypatch.setattr(serve, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(serve, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(serve, "DATABASE_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(serve, "PAGE_POLL_SECONDS", 0.2)
     database = tmp_path / "lsqctl.db"
     finished(database, "digits/first")
     with serving(database) as server:
