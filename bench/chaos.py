@@ -41,7 +41,7 @@ from lsqctl.failpoint import FAILPOINTS
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.training.checkpoint import verify_checkpoint
-from lsqctl.training.manifest import read_manifest
+from lsqctl.training.checkpoint_files import read_manifest
 
 BASE = """\
 model: {name: resnet8}
@@ -151,7 +151,9 @@ def end_of(space: Workspace, store: Store, run: Run) -> End:
     last = store.checkpoints(run.id)[0]
     weights = read_manifest(Path(last.directory))["files"]["model.pt"]["sha256"]
     rows = ((one.name, one.split, one.step, one.value) for one in store.metrics(run.id))
-    results = ((e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run.id))
+    results = (
+        (e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run.id)
+    )
     return End(weights, tuple(sorted(row for row in rows if row[0] != "seconds")), tuple(results))
 
 

@@ -24,7 +24,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from lsqctl.facts import Evaluation, Metric, Result
+from lsqctl.events import Evaluation, Metric, Result
 from lsqctl.leaderboard.reference_file import Added, dump_added
 from lsqctl.leaderboard.references import Reference
 from lsqctl.run import NewRun, WorkerIdentity

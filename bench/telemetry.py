@@ -30,9 +30,9 @@ from lsqctl.quant import (
     read_quantizers,
 )
 from lsqctl.training.models import build_model
-from lsqctl.training.telemetry import sample_size
+from lsqctl.training.quantizer_stats import sample_size
 
-LOOKS, STEPS = 10, 100  # as lsqctl/training/telemetry.py spaces them
+LOOKS, STEPS = 10, 100  # as lsqctl/training/quantizer_stats.py spaces them
 
 
 @dataclass(frozen=True)

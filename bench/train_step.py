@@ -46,9 +46,12 @@ from lsqctl.quant import (  # noqa: E402
     quantizers,
 )
 from lsqctl.recipe import Recipe  # noqa: E402
-from lsqctl.training.compiled import compile_forward, share_compile_cache  # noqa: E402
-from lsqctl.training.feed import DataPipeline  # noqa: E402
-from lsqctl.training.images import InMemoryImages, DatasetSplits  # noqa: E402
+from lsqctl.training.compilation import compile_forward, share_compile_cache  # noqa: E402
+from lsqctl.training.data_pipeline import (  # noqa: E402
+    DataPipeline,  # noqa: E402
+    DatasetSplits,
+    InMemoryImages,
+)
 from lsqctl.training.models import build_model  # noqa: E402
 from lsqctl.training.runtime import autocast, use_deterministic_kernels  # noqa: E402
 
@@ -169,7 +172,9 @@ class Variant:
         if peer == "lsqctl":
             keep_positive(self.optimizer, self.model)
         compiled = mode == "compiled"
-        self.network = compile_forward(self.model, batch_size=len(images)) if compiled else self.model
+        self.network = (
+            compile_forward(self.model, batch_size=len(images)) if compiled else self.model
+        )
 
     def step(self) -> None:
         """Take one training step."""
@@ -273,7 +278,9 @@ def data_path(net: Net, clock: Callable[[], float], batches: int) -> float:
     images = InMemoryImages(torch.from_numpy(pixels), labels, recipe.data)
     means = (0.5,) * channels
     kept = ("none", net.classes, channels, side, means, means, "", "")
-    feed = DataPipeline(DatasetSplits(images, images, *kept), recipe, torch.device("cpu"), channels=channels)
+    feed = DataPipeline(
+        DatasetSplits(images, images, *kept), recipe, torch.device("cpu"), channels=channels
+    )
     times, stream = [], feed.train_batches(0)
     while True:
         began = clock()

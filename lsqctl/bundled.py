@@ -1,7 +1,9 @@
-"""Find the folders that ship with lsqctl: ``recipes/`` and ``db/``."""
+"""What ships with lsqctl: folders ``recipes/`` and ``db/``, and its code, by one sha256."""
 
 from __future__ import annotations
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -20,3 +22,20 @@ def bundled(folder: str) -> Path:
 def package_root() -> Path:
     """Return the folder of the ``lsqctl`` package itself."""
     return _PACKAGE
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """Return one digest over every Python file of the package, names included."""
+    digest = hashlib.sha256()
+    root = package_root()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0")
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -68,7 +68,9 @@ class _ArmedFailpoint:
 
     def reach(self) -> None:
         self.times_reached += 1
-        if self.times_reached != self.nth or (self.once_dir and not _is_first(self.once_dir / self.name)):
+        if self.times_reached != self.nth or (
+            self.once_dir and not _is_first(self.once_dir / self.name)
+        ):
             return
         match self.action:
             case "kill":

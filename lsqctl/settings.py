@@ -137,7 +137,10 @@ def sources(
         "warm": "LSQCTL_WARM",
         "compile": "LSQCTL_COMPILE",
     }
-    source_by_setting = {name: variable if os.environ.get(variable) else "default" for name, variable in variables.items()}
+    source_by_setting = {
+        name: variable if os.environ.get(variable) else "default"
+        for name, variable in variables.items()
+    }
     return source_by_setting | {name: flag for name, (flag, value) in flags.items() if value}
 
 

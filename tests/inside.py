@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lsqctl.cli.entry import main
+from lsqctl.cli.app import main
 
 
 @dataclass

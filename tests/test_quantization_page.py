@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lsqctl.api.layers import check_layers
 from lsqctl.recipe import OverrideSection, QuantSection
 from lsqctl.recipe_file import load
+from lsqctl.services.recipe_checks import check_layers
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "quantization.md").read_text()
 HEAD = "model: {name: resnet18}\ndata: {name: imagenet}\n"

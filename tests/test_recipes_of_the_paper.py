@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lsqctl.api.recipe_diff import diff_recipes
 from lsqctl.recipe import RunRef
 from lsqctl.recipe_file import find_parent, load
+from lsqctl.services.diff import diff_recipes
 from lsqctl.settings import load_settings
 
 # Table 1: the network of each line, what a recipe calls it, and where its recipes lie

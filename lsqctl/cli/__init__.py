@@ -1,5 +1,5 @@
 """The command line: parse, call one function of the services, print, exit code."""
 
-from lsqctl.cli.entry import main
+from lsqctl.cli.app import main
 
 __all__ = ["main"]

@@ -1,42 +1,111 @@
-"""`leaderboard` and `export`: what the runs have come to."""
+"""`leaderboard` and `export`, and their options: what the runs have come to."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lsqctl.cli.board_options import (
-    BestSeed,
-    Columns,
-    Dataset,
-    Deviations,
-    BoardWhere,
-    GroupBy,
-    View,
-    Limit,
-    Pareto,
-    PerRun,
-    PivotSpec,
-    ShowPublished,
-    Raw,
-    Sort,
-    OutputFormat,
-    split_commas,
-    output_options,
-)
-from lsqctl.cli.page import Force, HtmlFile, write_html_page
-from lsqctl.cli.render import say, warn
-from lsqctl.cli.state import Json, get_settings, open_store
+from lsqctl.cli import completion
+from lsqctl.cli.console import say, warn
+from lsqctl.cli.context import Json, get_settings, open_store, positive_int
+from lsqctl.cli.serve import Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
-from lsqctl.wording import pluralize
+from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.output import Look
     from lsqctl.leaderboard.rank import Cost
+
+# lsqctl.leaderboard.output has the same words: importing it here would slow every command's start
+OutputFormat = Literal[
+    "table", "csv", "json", "md", "html", "latex", "pwc-json", "hf-model-index", "hf-eval-results"
+]
+Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
+ShowPublished = Annotated[
+    Literal["auto", "all", "none"],
+    typer.Option(
+        "--published",
+        help="Published results: of local datasets and the paper's page, all, or none.",
+    ),
+]
+BoardWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="FILTER",
+        help="Only rows like this: \"w_bits <= 4 and arch ~ 'resnet'\".",
+    ),
+]
+PerRun = Annotated[bool, typer.Option("--per-run", help="A row for each run, not for each group.")]
+BestSeed = Annotated[
+    bool, typer.Option("--best-seed", help="Each group by its best seed; the board says so.")
+]
+Pareto = Annotated[
+    Literal["top1,-gbops", "top1,-size_bytes"],
+    typer.Option(help="What `pareto_optimal` weighs Top-1 against."),
+]
+View = Annotated[
+    Literal["board", "pwc"],
+    typer.Option("--view", help="pwc: Task, Dataset, Metric, Value, Model, a line a metric."),
+]
+Deviations = Annotated[
+    bool,
+    typer.Option("--deviations", help="Under each own row, where it departs from the paper."),
+]
+GroupBy = Annotated[
+    str,
+    typer.Option(
+        metavar="COLUMN,…",
+        help="A table of each combination of values.",
+        autocompletion=completion.columns,
+    ),
+]
+Sort = Annotated[
+    str,
+    typer.Option(
+        metavar="[-]COLUMN,…",
+        help="Order of rows; `-` for the largest first.",
+        autocompletion=completion.columns,
+    ),
+]
+Columns = Annotated[
+    str,
+    typer.Option(
+        metavar="COLUMN,…", help="These columns of docs/csv.md.", autocompletion=completion.columns
+    ),
+]
+PivotSpec = Annotated[
+    str,
+    typer.Option(
+        "--pivot", metavar="ROW,COLUMN[,VALUE]", help="Cross two columns: arch,bits or arch,w_bits."
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(parser=positive_int, metavar="N", help="At most so many rows of each table."),
+]
+Raw = Annotated[bool, typer.Option("--raw", help="CSV without the guard against formulas.")]
+
+
+def split_commas(text: str) -> tuple[str, ...]:
+    """Return the names of a list that commas part."""
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def output_options(columns: str, pivot: str, *, raw: bool) -> Look:
+    """Return how the board is written.  Raises UsageError."""
+    from lsqctl.errors import UsageError
+    from lsqctl.leaderboard.output import Look
+    from lsqctl.leaderboard.pivot import Pivot
+
+    pivot_columns = split_commas(pivot)
+    if pivot and len(pivot_columns) not in (2, 3):
+        raise UsageError(f"--pivot takes ROW,COLUMN or ROW,COLUMN,VALUE, got `{pivot}`")
+    return Look(split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw)
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +125,9 @@ def leaderboard(
     group_by: GroupBy = "",
     pivot: PivotSpec = "",
     limit: Limit = None,
-    output_format: Annotated[OutputFormat | None, typer.Option("--format", help="How to print it.")] = None,
+    output_format: Annotated[
+        OutputFormat | None, typer.Option("--format", help="How to print it.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file; its ending tells the format.")
     ] = None,
@@ -72,12 +143,16 @@ def leaderboard(
     html: HtmlFile = None,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
-    from lsqctl.api.board import build_board
     from lsqctl.leaderboard.output import write
+    from lsqctl.services.board import build_board
 
     options = output_options(columns, pivot, raw=raw)
     chosen_format = "json" if json else output_format
-    board_args: dict[str, Any] = {"dataset": dataset, "show_published": show_published, "per_run": per_run}
+    board_args: dict[str, Any] = {
+        "dataset": dataset,
+        "show_published": show_published,
+        "per_run": per_run,
+    }
     board_args |= {"best_seed": best_seed, "settings": get_settings(ctx)}
     query_args: dict[str, Any] = {
         "where": where,
@@ -93,7 +168,7 @@ def leaderboard(
     with open_store(ctx) as store:
         ranked = build_board(store, pareto=_cost_column(pareto), **board_args, **query_args)
         if deviations:
-            from lsqctl.api.deviations import with_deviations  # reads recipes, which takes longer
+            from lsqctl.services.diff import with_deviations  # reads recipes, which takes longer
 
             ranked = with_deviations(ranked, store)
         if html is not None:
@@ -127,7 +202,7 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
-    from lsqctl.api.board import build_board
+    from lsqctl.services.board import build_board
 
     options = output_options(columns, pivot, raw=raw)
     with open_store(ctx) as store:
@@ -145,8 +220,10 @@ def export(
     _write_board(ranked, path, output_format, options, force=force)
 
 
-def _write_board(ranked: Board, path: Path, output_format: str | None, options: Look, *, force: bool) -> None:
-    from lsqctl.api import board as api
+def _write_board(
+    ranked: Board, path: Path, output_format: str | None, options: Look, *, force: bool
+) -> None:
+    from lsqctl.services import board as api
 
     _warn_raw(options)
     size = api.export_board(ranked, path, output_format=output_format, options=options, force=force)
@@ -160,9 +237,9 @@ def _warn_raw(options: Look) -> None:
 
 def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -> None:
     """Print the board in the form of a Papers With Code page."""
-    from lsqctl.api.board import PWC_FORMATS, build_pwc_view
-    from lsqctl.cli.board_table import print_tables
+    from lsqctl.cli.table import print_tables
     from lsqctl.leaderboard.page_lines import lines_table
+    from lsqctl.services.board import PWC_FORMATS, build_pwc_view
 
     if output_format not in ("table", *PWC_FORMATS):
         raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {output_format}")
@@ -180,7 +257,7 @@ def _cost_column(pareto: str) -> Cost:
 
 
 def _print_board(ranked: Board, options: Look, *, is_filtered: bool) -> None:
-    from lsqctl.cli.board_table import print_tables
+    from lsqctl.cli.table import print_tables
     from lsqctl.leaderboard.output import tables_of
 
     if is_filtered and not ranked.entries:

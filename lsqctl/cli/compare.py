@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.render import note, to_json_types, print_json, print_table, say
-from lsqctl.cli.state import Json, open_store
+from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
+from lsqctl.cli.context import Json, open_store
 from lsqctl.leaderboard.clean import clean
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json
     Runs are paired by seed and image by image where they match (McNemar's test, a paired t-test),
     else compared by Welch's test. Of several tests the most cautious one decides.
     """
-    from lsqctl.api.compare import compare as api
+    from lsqctl.services.compare import compare as api
 
     with open_store(ctx) as store:
         comparison = api(store, first_ref, second_ref)

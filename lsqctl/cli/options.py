@@ -1,23 +1,62 @@
-"""The options of `submit`, `run` and `worker`: each with its parser and its help, once."""
+"""Options of several commands and the parsers of their values: each with its help, once."""
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Annotated
 
 import typer
 
-from lsqctl.cli import completing
-from lsqctl.cli.durations import positive_duration_seconds
-from lsqctl.cli.state import non_negative_int, positive_int, any_int
+from lsqctl.cli import completion
+from lsqctl.cli.context import any_int, non_negative_int, positive_int
 from lsqctl.run import IfExists
 from lsqctl.settings import CompileMode
+
+_UNIT_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
+_MAX_SECONDS = 3650 * 86_400.0
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds; a number without a unit is seconds already.
+
+    Raises ValueError, in one plain sentence, for what is no time span or above ten years.
+    """
+    compact = text.strip().lower().replace(" ", "")
+    if not _DURATION.fullmatch(compact):
+        raise ValueError(f"must be a time such as 90s, 10m, 2h, 7d or 1h30m, got `{text}`")
+    seconds = math.fsum(
+        float(number) * _UNIT_SECONDS[unit] for number, unit in _PART.findall(compact)
+    )
+    if seconds > _MAX_SECONDS:
+        raise ValueError(f"must be ten years at most, got `{text}`")
+    return seconds
+
+
+def duration_seconds(text: str | float) -> float:
+    """Parse an option's time span, in plain words when it is none."""
+    try:
+        return parse_duration(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def positive_duration_seconds(text: str | float) -> float:
+    """Parse an option's time span above zero."""
+    seconds = duration_seconds(text)
+    if seconds <= 0:
+        raise typer.BadParameter(f"must be above zero, got `{text}`")
+    return seconds
+
 
 Recipes = Annotated[
     list[str],
     typer.Argument(
         metavar="RECIPE",
         help="Recipe files, or names of bundled recipes.",
-        autocompletion=completing.recipes,
+        autocompletion=completion.recipes,
     ),
 ]
 Overrides = Annotated[
@@ -40,7 +79,9 @@ FailFast = Annotated[
 ]
 MaxFailures = Annotated[
     int | None,
-    typer.Option(parser=non_negative_int, metavar="N", help="Stop the sweep at N failed cells; 0: never."),
+    typer.Option(
+        parser=non_negative_int, metavar="N", help="Stop the sweep at N failed cells; 0: never."
+    ),
 ]
 SkipDataCheck = Annotated[
     bool, typer.Option("--skip-data-check", help="The workers have the data, this machine not.")
@@ -60,7 +101,9 @@ WorkerGpus = Annotated[
 ]
 ReservedGpus = Annotated[
     int,
-    typer.Option("--gpus", parser=positive_int, metavar="N", help="Reserve N whole GPUs for each run."),
+    typer.Option(
+        "--gpus", parser=positive_int, metavar="N", help="Reserve N whole GPUs for each run."
+    ),
 ]
 CompileOption = Annotated[
     CompileMode | None,

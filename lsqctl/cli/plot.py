@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.page import Force
-from lsqctl.cli.render import say
-from lsqctl.cli.state import RunArgument, RunArguments, get_settings, open_store
+from lsqctl.cli.console import say
+from lsqctl.cli.context import RunArgument, RunArguments, get_settings, open_store
+from lsqctl.cli.serve import Force
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.charts.chart import Chart
@@ -36,7 +36,7 @@ def size(
     ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
 ) -> None:
     """Draw Top-1 against size, a line a network (the LSQ paper's Figure 3)."""
-    from lsqctl.api.plots import plot_cost
+    from lsqctl.services.plots import plot_cost
 
     with open_store(ctx) as store:
         charts = plot_cost(store, "size_bytes", dataset=dataset, settings=get_settings(ctx))
@@ -48,7 +48,7 @@ def bops(
     ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
 ) -> None:
     """Draw Top-1 against bit operations, a line a network."""
-    from lsqctl.api.plots import plot_cost
+    from lsqctl.services.plots import plot_cost
 
     with open_store(ctx) as store:
         charts = plot_cost(store, "gbops", dataset=dataset, settings=get_settings(ctx))
@@ -60,7 +60,7 @@ def bits(
     ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
 ) -> None:
     """Draw Top-1 against bits beside full precision, a chart a network."""
-    from lsqctl.api.plots import plot_bits
+    from lsqctl.services.plots import plot_bits
 
     with open_store(ctx) as store:
         charts = plot_bits(store, dataset=dataset, settings=get_settings(ctx))
@@ -77,7 +77,7 @@ def curves(
     force: Force = False,
 ) -> None:
     """Draw one metric of runs by step, a line a run."""
-    from lsqctl.api.plots import plot_curves
+    from lsqctl.services.plots import plot_curves
 
     with open_store(ctx) as store:
         charts = plot_curves(store, run_refs, metric, split)
@@ -89,7 +89,7 @@ def steps(
     ctx: typer.Context, run_ref: RunArgument, output: Output = None, force: Force = False
 ) -> None:
     """Draw how far each quantizer's step size has moved from its first value."""
-    from lsqctl.api.plots import plot_step_sizes
+    from lsqctl.services.plots import plot_step_sizes
 
     with open_store(ctx) as store:
         charts = plot_step_sizes(store, run_ref)
@@ -108,7 +108,7 @@ def ablation(
     force: Force = False,
 ) -> None:
     """Draw Top-1 by the value of a recipe's key, with 95 % intervals in a file."""
-    from lsqctl.api.plots import plot_ablation
+    from lsqctl.services.plots import plot_ablation
 
     with open_store(ctx) as store:
         charts = plot_ablation(store, key, dataset=dataset, sweep=sweep)
@@ -118,13 +118,15 @@ def ablation(
 def _write_or_print(charts: Sequence[Chart], output: Path | None, *, force: bool) -> None:
     """Write the file, or draw as wide as the terminal is."""
     if output is not None:
-        from lsqctl.api.plots import write_plot
+        from lsqctl.services.plots import write_plot
 
         size_bytes = write_plot(charts, output, force=force)
         say(f"{output}: {size_bytes} bytes")
         return
     from lsqctl.leaderboard.charts.terminal import lines
 
-    terminal = shutil.get_terminal_size() if sys.stdout.isatty() else shutil.get_terminal_size((80, 24))
+    terminal = (
+        shutil.get_terminal_size() if sys.stdout.isatty() else shutil.get_terminal_size((80, 24))
+    )
     for number, chart in enumerate(charts):
         print("\n" * bool(number) + "\n".join(lines(chart, width=terminal.columns, height=16)))

@@ -1,24 +1,126 @@
-"""`recipe ls|show|check|diff|schema|new`: look at recipes, check them, begin one."""
+"""`recipe ls|show|check|diff|schema|new`: look at recipes, compare and check them, begin one."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli import completing
-from lsqctl.cli.recipe_diff import diff
-from lsqctl.cli.render import note, print_json, print_table, say, stderr_is_terminal, warn, warn_diagnostic
-from lsqctl.cli.smoke import print_smoke_tests
-from lsqctl.cli.state import Json, get_settings
+from lsqctl.cli import completion
+from lsqctl.cli.console import (
+    note,
+    print_json,
+    print_table,
+    say,
+    stderr_is_terminal,
+    warn,
+    warn_diagnostic,
+)
+from lsqctl.cli.context import Json, get_settings
 from lsqctl.errors import Diagnostic, RecipeError, UsageError
-from lsqctl.wording import pluralize
+from lsqctl.leaderboard.clean import clean
+from lsqctl.settings import Settings
+from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.recipe_file import LoadedRecipe
+    from lsqctl.services.diff import Deviation, RecipeDiff
+    from lsqctl.services.recipe_checks import SmokeReport
+
+LeftRecipe = Annotated[
+    str, typer.Argument(help="A recipe, a cell of a sweep by its name, or a run.")
+]
+RightRecipe = Annotated[
+    str | None, typer.Argument(help="The same, or a base; left out: what each cell extends.")
+]
+ExitCode = Annotated[
+    bool, typer.Option("--exit-code", help="End with 1 where something differs, as `git diff`.")
+]
+
+
+def diff(
+    ctx: typer.Context,
+    left: LeftRecipe,
+    right: RightRecipe = None,
+    exit_code: ExitCode = False,
+    json: Json = False,
+) -> None:
+    """List every deviation of one recipe from another; of a sweep, for each cell."""
+    from lsqctl.services.diff import diff_recipes
+
+    diffs = diff_recipes(left, right, get_settings(ctx))
+    if json:
+        print_json({"comparisons": diffs})
+    else:
+        _print_diffs(diffs)
+    if exit_code and any(recipe_diff.deviations for recipe_diff in diffs):
+        raise typer.Exit(1)
+
+
+def _print_diffs(diffs: Sequence[RecipeDiff]) -> None:
+    """Print each deviation once, with the cells that have it where not all do."""
+    prefix_length = _common_prefix_length([recipe_diff.left for recipe_diff in diffs])
+    sources_by_deviation: dict[tuple[str, str, str], _DeviationSources] = {}
+    for recipe_diff in diffs:
+        for deviation in recipe_diff.deviations:
+            key = (deviation.key, _value_text(deviation.left), _value_text(deviation.right))
+            sources_by_deviation.setdefault(key, _DeviationSources()).add(
+                deviation, recipe_diff.left[prefix_length:]
+            )
+    if sources_by_deviation:
+        print_table(
+            ("key", "mine", "theirs", "mine is from", "theirs is from", "cells"),
+            [(*key, *sources.texts(len(diffs))) for key, sources in sources_by_deviation.items()],
+            hide_first=("theirs is from", "mine is from"),
+        )
+    right_names = ", ".join(dict.fromkeys(recipe_diff.right for recipe_diff in diffs))
+    left_names = (
+        diffs[0].left
+        if len(diffs) == 1
+        else f"{len(diffs)} cells of {diffs[0].left[:prefix_length]}…"
+    )
+    say(
+        f"{len(sources_by_deviation) or 'no'} deviation{'s' * (len(sources_by_deviation) != 1)} of {left_names} from {right_names}"
+    )
+
+
+class _DeviationSources:
+    """Where the two values of one deviation are written, and in which cells it is."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, None] = {}
+        self.right: dict[str, None] = {}
+        self.cells: list[str] = []
+
+    def add(self, deviation: Deviation, cell: str) -> None:
+        self.left[deviation.left_source] = None
+        self.right[deviation.right_source] = None
+        self.cells.append(cell)
+
+    def texts(self, n_cells: int) -> tuple[str, str, str]:
+        cell_names = "" if len(self.cells) == n_cells else " ".join(self.cells)
+        return ", ".join(self.left), ", ".join(self.right), cell_names
+
+
+def _common_prefix_length(names: Sequence[str]) -> int:
+    """Return how many letters the names of a sweep's cells share, up to a dash."""
+    length = 0
+    while len(names) > 1 and all(
+        length < len(name) and name[length] == names[0][length] for name in names
+    ):
+        length += 1
+    return names[0].rfind("-", 0, length) + 1 if names else 0
+
+
+def _value_text(value: object) -> str:
+    from lsqctl.recipe_file.writing import scalar
+
+    return "–" if value is None else scalar(value)
+
 
 app = typer.Typer(
     help="Look at recipes, check them, begin one.", no_args_is_help=True, rich_markup_mode=None
@@ -50,7 +152,10 @@ def list_recipes(json: Json = False) -> None:
         return
     print_table(
         ("recipe", "runs", "what"),
-        [(header.name, "base" if header.abstract else str(header.cells), header.description) for header in recipe_headers],
+        [
+            (header.name, "base" if header.abstract else str(header.cells), header.description)
+            for header in recipe_headers
+        ],
         right_aligned=("runs",),
     )
     note(f"{len(recipe_headers)} recipes; next: lsqctl recipe show NAME, lsqctl submit NAME")
@@ -62,7 +167,7 @@ def show(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A file, or the name of a bundled recipe.", autocompletion=completing.recipes
+            help="A file, or the name of a bundled recipe.", autocompletion=completion.recipes
         ),
     ],
     overrides: Overrides = None,
@@ -81,12 +186,12 @@ def check(
     ctx: typer.Context,
     recipes: Annotated[
         list[str],
-        typer.Argument(metavar="RECIPE", help="Files or names.", autocompletion=completing.recipes),
+        typer.Argument(metavar="RECIPE", help="Files or names.", autocompletion=completion.recipes),
     ],
     overrides: Overrides = None,
-    output_format: Annotated[DiagnosticFormat, typer.Option("--format", help="How faults are printed.")] = (
-        DiagnosticFormat.TEXT
-    ),
+    output_format: Annotated[
+        DiagnosticFormat, typer.Option("--format", help="How faults are printed.")
+    ] = (DiagnosticFormat.TEXT),
     smoke: Annotated[
         bool,
         typer.Option(
@@ -98,9 +203,9 @@ def check(
     json: Json = False,
 ) -> None:
     """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
-    from lsqctl.api.layers import check_layers
-    from lsqctl.api.references import network_warnings
     from lsqctl.recipe_file import load
+    from lsqctl.services.recipe_checks import check_layers
+    from lsqctl.services.recipe_inputs import network_warnings
 
     diagnostics: list[Diagnostic] = []
     loaded_recipes: list[LoadedRecipe] = []
@@ -160,7 +265,7 @@ def new(
 
 
 def _print_diagnostics(diagnostics: list[Diagnostic], output_format: DiagnosticFormat) -> None:
-    from lsqctl.cli.faults import format_github, format_json, format_diagnostics
+    from lsqctl.cli.diagnostics import format_diagnostics, format_github, format_json
 
     match output_format:
         case DiagnosticFormat.JSON:
@@ -169,3 +274,28 @@ def _print_diagnostics(diagnostics: list[Diagnostic], output_format: DiagnosticF
             sys.stdout.write(format_github(diagnostics))
         case DiagnosticFormat.TEXT if diagnostics:
             print(format_diagnostics(diagnostics, colour=stderr_is_terminal()), file=sys.stderr)
+
+
+def print_smoke_tests(recipes: Sequence[LoadedRecipe], settings: Settings, *, json: bool) -> None:
+    """Try each recipe and print a line for it; ends with 1 where one failed."""
+    from lsqctl.services.recipe_checks import run_smoke_tests
+
+    reports = []
+    for report in run_smoke_tests(recipes, settings):
+        reports.append(report)
+        if not json:
+            print(clean(_smoke_line(report)), flush=True)
+    n_failed = sum(bool(report.error) for report in reports)
+    if json:
+        print_json({"smoke": reports})
+    else:
+        seconds = sum(report.seconds for report in reports)
+        say(f"{len(reports)} recipes tried in {seconds:.0f} s, {n_failed or 'none'} failed")
+    if n_failed:
+        raise typer.Exit(1)
+
+
+def _smoke_line(report: SmokeReport) -> str:
+    if report.error:
+        return f"failed  {report.name}: {report.error}"
+    return f"ok      {report.name}: {report.seconds:.1f} s, loss {report.loss:.2f}, {report.images} images"

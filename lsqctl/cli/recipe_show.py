@@ -5,20 +5,20 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.cli.cost import cost_line
-from lsqctl.cli.render import print_json, warn
+from lsqctl.cli.console import print_json, warn
+from lsqctl.cli.run_detail import cost_line
 from lsqctl.errors import LsqctlError
 from lsqctl.recipe_file import LoadedRecipe, dump
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
-    from lsqctl.api.cost import CostCache, RecipeCost
     from lsqctl.recipe import Recipe
+    from lsqctl.services.cost import CostCache, RecipeCost
 
 
 def print_cells(loaded: LoadedRecipe, settings: Settings) -> None:
     """Print each cell as YAML; its cost is a comment, so that the whole loads back."""
-    from lsqctl.api.cost import CostCache
+    from lsqctl.services.cost import CostCache
 
     cost_cache = CostCache(settings)
     for number, cell in enumerate(loaded.cells):
@@ -30,7 +30,7 @@ def print_cells(loaded: LoadedRecipe, settings: Settings) -> None:
 
 def print_cells_json(loaded: LoadedRecipe, settings: Settings) -> None:
     """Print each cell for a machine, with its cost in all and layer by layer."""
-    from lsqctl.api.cost import CostCache
+    from lsqctl.services.cost import CostCache
 
     cost_cache = CostCache(settings)
     cells: list[dict[str, Any]] = []
@@ -52,7 +52,9 @@ def print_cells_json(loaded: LoadedRecipe, settings: Settings) -> None:
 
 def _assumptions_text(recipe_cost: RecipeCost) -> str:
     shape = "x".join(map(str, recipe_cost.input_shape))
-    assumed = " (assumed: the data is not at hand)" if recipe_cost.classes_source == "assumed" else ""
+    assumed = (
+        " (assumed: the data is not at hand)" if recipe_cost.classes_source == "assumed" else ""
+    )
     return f"for {shape} and {recipe_cost.classes} classes{assumed}"
 
 

@@ -1,13 +1,29 @@
-"""Print all that is known of one run."""
+"""What `runs show` prints of one run: its fields, metrics, attempts, quantizers and cost."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from lsqctl.cli.cost import cost_line
-from lsqctl.cli.render import ago, format_duration, to_json_types, print_table
-from lsqctl.facts import Evaluation, MetricSummary, Result
+from lsqctl.cli.console import (
+    ago,
+    format_duration,
+    note,
+    print_json,
+    print_table,
+    say,
+    stdout_console,
+    to_json_types,
+)
+from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
+from lsqctl.leaderboard.view import bops_text, bytes_text
 from lsqctl.run import RunDetail
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.services.cost import RecipeCost
+    from lsqctl.services.layer_findings import LayerFinding
 
 
 def print_run(
@@ -46,7 +62,10 @@ def _commit_text(provenance: Mapping[str, object]) -> str:
 def _changed_code(detail: RunDetail) -> str:
     """Return the attempts that ran other code than was submitted; nothing when none did."""
     submitted = detail.provenance.get("code_sha256")
-    code_by_attempt = {attempt.number: attempt.environment.get("code_sha256", submitted) for attempt in detail.attempts}
+    code_by_attempt = {
+        attempt.number: attempt.environment.get("code_sha256", submitted)
+        for attempt in detail.attempts
+    }
     changed = [str(number) for number, code in code_by_attempt.items() if code != submitted]
     return f"changed after submit: attempt {', '.join(changed)} ran other code" if changed else ""
 
@@ -98,3 +117,152 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
     fields: dict[str, object] = to_json_types(evaluation)
     fields.pop("hits", None)
     return fields
+
+
+QUANTIZER_COLUMNS = ("layer", "bits", "step", "clip %", "codes", "R", "osc %", "clamped")
+
+
+def print_quantizers(run_id: str, stats: Sequence[QuantizerStats], *, json: bool) -> None:
+    """Print the last epoch's quantizers and the findings; for a machine, every epoch's."""
+    from lsqctl.services.layer_findings import evaluate_rules, last_epoch_stats
+
+    last_epoch = last_epoch_stats(stats)
+    layer_findings = evaluate_rules(last_epoch)
+    if json:
+        print_json(
+            {"run": run_id, "layers": last_epoch, "findings": layer_findings, "epochs": stats}
+        )
+        return
+    if not last_epoch:
+        say(
+            f"{run_id} has no numbers of quantizers: it is full precision, has not begun yet, or "
+            "an older lsqctl trained it"
+        )
+        return
+    print_table(
+        QUANTIZER_COLUMNS,
+        [_quantizer_row(quantizer) for quantizer in last_epoch],
+        right_aligned=QUANTIZER_COLUMNS[2:],
+        hide_first=QUANTIZER_COLUMNS[:4:-1],
+    )
+    _print_findings(layer_findings)
+    when = (
+        f"after epoch {last_epoch[0].epoch}" if last_epoch[0].epoch else "right after calibration"
+    )
+    note(f"{when}, step {last_epoch[0].step} · docs/layers.md says what each column is")
+
+
+def _quantizer_row(quantizer: QuantizerStats) -> tuple[str, ...]:
+    from lsqctl.services.layer_findings import layer_label
+
+    return (
+        layer_label(quantizer),
+        _bits_text(quantizer),
+        _step_size_text(quantizer),
+        f"{100 * quantizer.clip_fraction:.2f}",
+        f"{quantizer.codes_used}/{quantizer.n_codes}",
+        "" if quantizer.r_ratio is None else f"{quantizer.r_ratio:.2g}",
+        "" if quantizer.oscillation_rate is None else f"{100 * quantizer.oscillation_rate:.2f}",
+        str(quantizer.clamped or ""),
+    )
+
+
+def _bits_text(quantizer: QuantizerStats) -> str:
+    """Return e.g. ``W4`` or ``A4``; activations with a sign, which are the exception, ``A4±``."""
+    if quantizer.kind == "weight":
+        return f"W{quantizer.bits}"
+    return f"A{quantizer.bits}{'±' if quantizer.signed else ''}"
+
+
+def _step_size_text(quantizer: QuantizerStats) -> str:
+    """Return the step, or the least and the largest of one a channel."""
+    if quantizer.step_size_min == quantizer.step_size_max:
+        return f"{quantizer.step_size:.4g}"
+    return f"{quantizer.step_size_min:.2g}–{quantizer.step_size_max:.2g}"
+
+
+def _print_findings(layer_findings: Sequence[LayerFinding]) -> None:
+    """Print a finding a paragraph that wraps; in a pipe, a line of sentence and advice."""
+    if not sys.stdout.isatty():
+        for finding in layer_findings:
+            print(f"{finding.text}\t{finding.advice}")
+        return
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from lsqctl.leaderboard.clean import clean
+
+    for finding in layer_findings:
+        stdout_console().print(Text(f"\n• {clean(finding.text)}"), soft_wrap=False)
+        stdout_console().print(
+            Padding(Text(finding.advice, style="dim"), (0, 0, 0, 2)), soft_wrap=False
+        )
+    print()
+
+
+_COST_FIELDS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
+
+
+class CostTotals(Protocol):
+    """What a result and a counted model both have: bytes, and operations for one image."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes as deployed."""
+
+    @property
+    def naive_bytes(self) -> int:
+        """Parameters times bits over 8."""
+
+    @property
+    def macs(self) -> int:
+        """Multiplications with accumulation."""
+
+    @property
+    def bops(self) -> int:
+        """MACs times weight bits times activation bits."""
+
+
+def cost_line(cost: CostTotals) -> str:
+    """Return the sums in one line."""
+    return (
+        f"{bytes_text(cost.size_bytes)} (naive {bytes_text(cost.naive_bytes)}), "
+        f"{bops_text(cost.macs)}MAC, {bops_text(cost.bops)}BOP"
+    )
+
+
+def result_cost_json(result: Result | None) -> dict[str, int] | None:
+    """Return the sums that a finished run was stored with, for JSON."""
+    return {name: getattr(result, name) for name in _COST_FIELDS} if result else None
+
+
+def stored_recipe_cost(recipe: Mapping[str, Any], settings: Settings) -> RecipeCost:
+    """Return what the network of a stored recipe costs, layer by layer."""
+    from lsqctl.recipe import load_stored
+    from lsqctl.services.cost import recipe_cost
+
+    return recipe_cost(load_stored(recipe), settings)
+
+
+def print_layer_costs(recipe_cost: RecipeCost | None) -> None:
+    """Print a line for each layer; nothing where none was counted."""
+    if recipe_cost is None:
+        return
+    print()
+    print_table(
+        ("layer", "W", "A", "params", "size", "MACs", "BOPs"),
+        [
+            (
+                layer.name,
+                str(layer.weight_bits),
+                str(layer.act_bits),
+                f"{layer.params:,}",
+                bytes_text(layer.size_bytes),
+                bops_text(layer.macs),
+                bops_text(layer.bops),
+            )
+            for layer in recipe_cost.cost.layers
+        ],
+        right_aligned=("W", "A", "params", "size", "MACs", "BOPs"),
+        hide_first=("params", "MACs"),
+    )

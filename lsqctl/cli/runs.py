@@ -7,18 +7,23 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.render import ago, note, to_json_types, print_json, print_table, say
-from lsqctl.cli.run_detail import print_attempts, print_run, print_metrics, evaluation_json
-from lsqctl.cli.run_layers import print_quantizers
-from lsqctl.cli.state import (
+from lsqctl.cli.console import ago, note, print_json, print_table, say, to_json_types
+from lsqctl.cli.context import (
     Json,
     Quiet,
     RunArgument,
     RunArguments,
     Where,
-    positive_int,
     get_settings,
     open_store,
+    positive_int,
+)
+from lsqctl.cli.run_detail import (
+    evaluation_json,
+    print_attempts,
+    print_metrics,
+    print_quantizers,
+    print_run,
 )
 from lsqctl.run import ACTIVE_STATES, Run, RunState
 
@@ -44,9 +49,9 @@ def list_runs(
     quiet: Quiet = False,
 ) -> None:
     """List runs, newest first."""
-    from lsqctl.api.sweeps import resolve_sweep
     from lsqctl.filters.names import OF_RUNS
     from lsqctl.filters.parsing import parse
+    from lsqctl.services.run_control import resolve_sweep
 
     expression = None if where is None else parse(where, OF_RUNS)
     with open_store(ctx) as store:
@@ -74,7 +79,9 @@ def list_runs(
             hide_first=("created", "seed", "epoch"),
         )
         counts_text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        note(f"{counts_text}" + (f"; the newest {limit} shown, --limit for more" if has_more else ""))
+        note(
+            f"{counts_text}" + (f"; the newest {limit} shown, --limit for more" if has_more else "")
+        )
 
 
 @app.command(epilog="Example: lsqctl runs show @last")
@@ -90,7 +97,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show all that is known of one run."""
-    from lsqctl.cli.cost import stored_recipe_cost, result_cost_json, print_layer_costs
+    from lsqctl.cli.run_detail import print_layer_costs, result_cost_json, stored_recipe_cost
 
     with open_store(ctx) as store:
         run = store.resolve(run_ref)
@@ -140,7 +147,7 @@ def logs(
     ] = None,
 ) -> None:
     """Print the log of a run's attempt."""
-    from lsqctl.api.logs import follow_log, read_log
+    from lsqctl.services.logs import follow_log, read_log
 
     with open_store(ctx) as store:
         run = store.resolve(run_ref)
@@ -174,7 +181,7 @@ def retry(
     json: Json = False,
 ) -> None:
     """Put failed or cancelled runs back into the queue; they resume from their checkpoints."""
-    from lsqctl.api.retry import retry_run
+    from lsqctl.services.run_control import retry_run
 
     with open_store(ctx) as store:
         ids = [store.resolve(ref).id for ref in run_refs]
@@ -185,9 +192,11 @@ def retry(
 
 
 @app.command(epilog="Example: lsqctl runs diff @last~1 @last")
-def diff(ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False) -> None:
+def diff(
+    ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False
+) -> None:
     """Show only what differs between two runs: recipe, circumstances, results."""
-    from lsqctl.api.diff import diff_runs
+    from lsqctl.services.diff import diff_runs
 
     with open_store(ctx) as store:
         left, right = store.resolve(left_ref), store.resolve(right_ref)
@@ -200,7 +209,10 @@ def diff(ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json
         return
     print_table(
         ("key", f"{left.id} {left.name}", f"{right.id} {right.name}"),
-        [(deviation.key, _value_text(deviation.left), _value_text(deviation.right)) for deviation in deviations],
+        [
+            (deviation.key, _value_text(deviation.left), _value_text(deviation.right))
+            for deviation in deviations
+        ],
     )
 
 
@@ -224,7 +236,9 @@ def _print_changed(runs: list[Run], *, json: bool) -> None:
         print_json({"runs": runs})
         return
     for run in runs:
-        cancelling = " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
+        cancelling = (
+            " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
+        )
         held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
         say(f"{run.id}  {run.name}  {run.state}{held}{cancelling}")
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli import completing
-from lsqctl.cli.render import ago, note, print_json, print_table, say
-from lsqctl.cli.state import Json, Quiet, non_negative_int, get_settings, open_store
+from lsqctl.cli import completion
+from lsqctl.cli.console import ago, note, print_json, print_table, say
+from lsqctl.cli.context import Json, Quiet, get_settings, non_negative_int, open_store
 from lsqctl.run import EndReason, EnqueuedRun, RunState
-from lsqctl.wording import pluralize
+from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look at sweeps.", no_args_is_help=True, rich_markup_mode=None)
 SweepName = Annotated[
     str | None,
-    typer.Argument(help="A sweep; default: the newest.", autocompletion=completing.sweeps),
+    typer.Argument(help="A sweep; default: the newest.", autocompletion=completion.sweeps),
 ]
 NO_SWEEPS = "no sweeps yet; a recipe with a `sweep:` section makes one when it is submitted"
 
@@ -46,7 +46,12 @@ def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) ->
         print_table(
             ("sweep", "cells", "standing", "created"),
             [
-                (summary.name, str(sum(summary.counts.values())), _counts_text(summary.counts), ago(summary.created_at))
+                (
+                    summary.name,
+                    str(sum(summary.counts.values())),
+                    _counts_text(summary.counts),
+                    ago(summary.created_at),
+                )
                 for summary in summaries
             ],
             right_aligned=("cells",),
@@ -55,9 +60,11 @@ def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) ->
 
 
 @app.command(epilog="Example: lsqctl sweep status digits/resnet8-lsq")
-def status(ctx: typer.Context, name: SweepName = None, json: Json = False, quiet: Quiet = False) -> None:
+def status(
+    ctx: typer.Context, name: SweepName = None, json: Json = False, quiet: Quiet = False
+) -> None:
     """Show each cell of a sweep and the run that stands for it."""
-    from lsqctl.api.sweeps import resolve_sweep
+    from lsqctl.services.run_control import resolve_sweep
 
     with open_store(ctx) as store:
         sweep_name = resolve_sweep(store, name)
@@ -111,7 +118,9 @@ def resume(
     max_failures: Annotated[
         int | None,
         typer.Option(
-            parser=non_negative_int, metavar="N", help="Stop at N failed cells from now on; 0: never."
+            parser=non_negative_int,
+            metavar="N",
+            help="Stop at N failed cells from now on; 0: never.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
@@ -122,7 +131,7 @@ def resume(
 
     Failed parents come along. A limit (submit --max-failures) counts anew what fails from now on.
     """
-    from lsqctl.api import sweeps as api
+    from lsqctl.services import run_control as api
     from lsqctl.store.sweeps import ResumeOptions
 
     both = failed == missing
@@ -132,7 +141,9 @@ def resume(
     _print_resumed(resumed, dry_run=dry_run, json=json, quiet=quiet)
 
 
-def _print_resumed(resumed: Sequence[EnqueuedRun], *, dry_run: bool, json: bool, quiet: bool) -> None:
+def _print_resumed(
+    resumed: Sequence[EnqueuedRun], *, dry_run: bool, json: bool, quiet: bool
+) -> None:
     if json:
         rows = [
             {

@@ -1,4 +1,4 @@
-"""`verify`: measure stored checkpoints again and compare."""
+"""`verify` and `conformance`: measure stored results again; ask quantizers for the paper's values."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lsqctl.cli import completing
-from lsqctl.cli.render import print_error, print_json, print_table, say
-from lsqctl.cli.state import Json, positive_int, get_settings, open_store
+from lsqctl.cli import completion
+from lsqctl.cli.console import note, print_error, print_json, print_table, say
+from lsqctl.cli.context import Json, get_settings, open_store, positive_int
 from lsqctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from lsqctl.api.verify import Verdict
+    from lsqctl.services.conformance import ConformanceMatrix
+    from lsqctl.services.verify import Verdict
 
 OptionalRuns = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN]...",
         help="Ids, unique prefixes, names, or @last.",
-        autocompletion=completing.runs,
+        autocompletion=completion.runs,
     ),
 ]
 _VERIFIED_TEXTS = {True: "verified", False: "NOT verified", None: "not tried"}
@@ -50,14 +51,18 @@ def verify(
 
     The board then says `verified`, or that the verification failed.
     """
-    from lsqctl.api import verify as api
+    from lsqctl.services import verify as api
 
     if not (run_refs or all_succeeded or sweep):
         raise UsageError("name a run, or use --all or --sweep NAME")
     verdicts: list[Verdict] = []
     with open_store(ctx) as store:
-        for run in api.runs_to_verify(store, run_refs or (), sweep=sweep, all_succeeded=all_succeeded):
-            run_verdicts = api.verify_run(store, get_settings(ctx), run.id, threads=threads, device=device)
+        for run in api.runs_to_verify(
+            store, run_refs or (), sweep=sweep, all_succeeded=all_succeeded
+        ):
+            run_verdicts = api.verify_run(
+                store, get_settings(ctx), run.id, threads=threads, device=device
+            )
             for verdict in run_verdicts:
                 verdicts.append(verdict)
                 if verdict.message:
@@ -95,4 +100,77 @@ def _print_verdicts(verdicts: list[Verdict]) -> None:
 
 
 def _result_label(verdict: Verdict) -> str:
-    return verdict.selection if verdict.variant == "raw" else f"{verdict.variant} {verdict.selection}"
+    return (
+        verdict.selection if verdict.variant == "raw" else f"{verdict.variant} {verdict.selection}"
+    )
+
+
+_ANSWER_STYLES = {"ok": "green", "differs": "red", "n/a": "dim", "not installed": "dim"}
+
+
+def register_conformance(app: typer.Typer) -> None:
+    """Add the command to the top level."""
+    app.command(epilog="Example: lsqctl conformance")(conformance)
+
+
+def conformance(json: Json = False) -> None:
+    """Ask our quantizer, and others, what the LSQ paper answers; exit 1 unless ours is right.
+
+    docs/conformance.md says what each row asks.
+    """
+    from lsqctl.services.conformance import conformance_matrix
+
+    matrix = conformance_matrix()
+    if json:
+        print_json(
+            {
+                "conforms": matrix.conforms,
+                "implementations": matrix.implementations,
+                "checks": matrix.rows,
+            }
+        )
+    else:
+        _print_matrix(matrix)
+    if not matrix.conforms:
+        raise typer.Exit(1)
+
+
+def _print_matrix(matrix: ConformanceMatrix) -> None:
+    names = [implementation.name for implementation in matrix.implementations]
+    print_table(
+        ("check", "paper", *names),
+        [
+            (row.title, row.source, *(_answer_text(row.answers[name].verdict) for name in names))
+            for row in matrix.rows
+        ],
+        hide_first=("paper",),
+        styles=_ANSWER_STYLES,
+    )
+    differences = [
+        (name, row.title, _first_detail(row.answers[name].details))
+        for name in names
+        for row in matrix.rows
+        if row.answers[name].details
+    ]
+    if differences:
+        print()
+        print_table(("who", "differs in", "how"), differences)
+    for implementation in matrix.implementations:
+        if implementation.skip_reason:
+            note(f"{implementation.name}: {implementation.skip_reason}")
+    scores = (
+        f"{implementation.name} {implementation.version}".rstrip()
+        + " {} of {}".format(*matrix.counts(implementation.name))
+        for implementation in matrix.implementations
+        if not implementation.skip_reason
+    )
+    say(f"right answers: {', '.join(scores)}")
+
+
+def _answer_text(verdict: str) -> str:
+    return "n/a" if verdict == "not applicable" else verdict
+
+
+def _first_detail(details: tuple[str, ...]) -> str:
+    more = f" (+{len(details) - 1})" if len(details) > 1 else ""
+    return details[0] + more

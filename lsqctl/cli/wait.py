@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli import completing
-from lsqctl.cli.durations import duration_seconds
-from lsqctl.cli.live import run_label
-from lsqctl.cli.render import print_json, say
-from lsqctl.cli.state import Json, open_store
+from lsqctl.cli import completion
+from lsqctl.cli.console import print_json, say
+from lsqctl.cli.context import Json, open_store
+from lsqctl.cli.options import duration_seconds
+from lsqctl.cli.progress import run_label
 from lsqctl.errors import LsqctlError, NotFound, RunFailed, StillPending, UsageError, WaitTimeout
 from lsqctl.run import RunState
 
 if TYPE_CHECKING:
-    from lsqctl.api.wait import WaitResult
+    from lsqctl.services.wait import WaitResult
     from lsqctl.store import Store
-    from lsqctl.store.standing import RunStatus
+    from lsqctl.store.runs import RunStatus
 
 _MAX_LISTED = 5
 
@@ -34,7 +34,7 @@ def wait(
         typer.Argument(
             metavar="RUN",
             help="Ids, unique prefixes, names, or @last.",
-            autocompletion=completing.runs,
+            autocompletion=completion.runs,
         ),
     ] = None,
     sweep: Annotated[
@@ -54,7 +54,7 @@ def wait(
     Exit code 0: all succeeded; 5: one failed or was cancelled; 6: the time was over first; 8: not
     ended, and --timeout was 0.
     """
-    from lsqctl.api.wait import wait as wait_for
+    from lsqctl.services.wait import wait as wait_for
 
     with open_store(ctx) as store:
         ids = _run_ids(store, run_refs or [], sweep)
@@ -72,7 +72,7 @@ def wait(
 
 
 def _run_ids(store: Store, run_refs: list[str], sweep: str | None) -> list[str]:
-    from lsqctl.api.sweeps import resolve_sweep
+    from lsqctl.services.run_control import resolve_sweep
 
     if not run_refs and sweep is None:
         raise UsageError("name runs to wait for, or a sweep with --sweep")
@@ -91,14 +91,20 @@ def _print_ended(status: RunStatus) -> None:
 
 
 def _status_text(status: RunStatus) -> str:
-    return f"{status.state}: {status.reason}: {status.message}" if status.message else status.state.value
+    return (
+        f"{status.state}: {status.reason}: {status.message}"
+        if status.message
+        else status.state.value
+    )
 
 
 def _print_result(result: WaitResult, total: int, timeout: float | None) -> None:
     """Say what came of it; raise what the exit code stands for."""
     pending = len(result.pending)
     if unsuccessful := [*result.failed, *result.removed]:
-        messages = [f"{run_label(status)} ({status.id}) {_status_text(status)}" for status in result.failed]
+        messages = [
+            f"{run_label(status)} ({status.id}) {_status_text(status)}" for status in result.failed
+        ]
         messages += [f"{run_id} was removed" for run_id in result.removed]
         more = f", and {len(messages) - _MAX_LISTED} more" if len(messages) > _MAX_LISTED else ""
         rest = f"; {pending} still pending" if pending else ""

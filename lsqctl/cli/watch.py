@@ -1,27 +1,38 @@
-"""`watch`: the queue live: counts, workers, running runs, the first failure, the time left."""
+"""`watch`: the queue live: counts, workers, running runs, the first failure, the time left, drawn to fit."""
 
 from __future__ import annotations
 
 import contextlib
 import json as json_text
+import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.durations import duration_seconds
-from lsqctl.cli.render import JSON_SCHEMA_VERSION, to_json_types, print_json
-from lsqctl.cli.state import Json, open_store
+from lsqctl.cli.console import (
+    JSON_SCHEMA_VERSION,
+    STATE_STYLES,
+    format_duration,
+    print_json,
+    to_json_types,
+)
+from lsqctl.cli.context import Json, open_store
+from lsqctl.cli.options import duration_seconds
+from lsqctl.cli.progress import run_label
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.leaderboard.clean import clean
+from lsqctl.run import RunState
 
 if TYPE_CHECKING:
     from rich.live import Live
+    from rich.text import Text
 
-    from lsqctl.api.watch import QueueStatus
+    from lsqctl.services.watch import QueueStatus
     from lsqctl.store import Store
+    from lsqctl.store.queue_overview import RunningRun, WorkerStatus
 
 _LIVE_INTERVAL_SECONDS = 1.0
 _MIN_INTERVAL_SECONDS = 0.1
@@ -40,7 +51,9 @@ def watch(
     interval: Annotated[
         float | None,
         typer.Option(
-            parser=duration_seconds, metavar="TIME", help="Look so often; default in a terminal: 1s."
+            parser=duration_seconds,
+            metavar="TIME",
+            help="Look so often; default in a terminal: 1s.",
         ),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
@@ -68,19 +81,20 @@ def watch(
 
 
 def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]:
-    from lsqctl.api.sweeps import resolve_sweep
-    from lsqctl.api.watch import read_queue_status as look
+    from lsqctl.services.run_control import resolve_sweep
+    from lsqctl.services.watch import read_queue_status as look
 
     name = resolve_sweep(store, sweep) if sweep else None
     return lambda: look(store, sweep=name)
 
 
-def _show_live(read_status: Callable[[], QueueStatus], interval: float, *, until_empty: bool) -> None:
+def _show_live(
+    read_status: Callable[[], QueueStatus], interval: float, *, until_empty: bool
+) -> None:
     """Draw anew until there is nothing left, or Ctrl-C; what was drawn last stays."""
     from rich.live import Live
 
-    from lsqctl.cli.render import stdout_console
-    from lsqctl.cli.watch_view import render_status
+    from lsqctl.cli.console import stdout_console
 
     status = read_status()  # a store that cannot be read is an error, not an empty screen
     console = stdout_console()
@@ -92,7 +106,9 @@ def _show_live(read_status: Callable[[], QueueStatus], interval: float, *, until
             status = _next_status(read_status, live, interval)
 
 
-def _next_status(read_status: Callable[[], QueueStatus], live: Live, interval: float) -> QueueStatus:
+def _next_status(
+    read_status: Callable[[], QueueStatus], live: Live, interval: float
+) -> QueueStatus:
     """Return the next status; a store that is away for a moment is said, and asked again."""
     from rich.text import Text
 
@@ -104,7 +120,9 @@ def _next_status(read_status: Callable[[], QueueStatus], live: Live, interval: f
             live.update(Text(clean(str(error)), style="red"), refresh=True)
 
 
-def _print_repeatedly(read_status: Callable[[], QueueStatus], interval: float, *, until_empty: bool, json: bool) -> None:
+def _print_repeatedly(
+    read_status: Callable[[], QueueStatus], interval: float, *, until_empty: bool, json: bool
+) -> None:
     while True:
         status = read_status()
         if json:
@@ -118,12 +136,11 @@ def _print_repeatedly(read_status: Callable[[], QueueStatus], interval: float, *
 
 
 def _print_status(status: QueueStatus, *, json: bool) -> None:
-    from lsqctl.cli.watch_view import render_status
 
     if json:
         print_json(_status_json(status))
     elif sys.stdout.isatty():
-        from lsqctl.cli.render import stdout_console
+        from lsqctl.cli.console import stdout_console
 
         console = stdout_console()
         console.print(render_status(status, console.width), soft_wrap=False)
@@ -166,3 +183,194 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
         "first_failure": to_json_types(overview.first_failure),
         "put_back": to_json_types(overview.retrying),
     }
+
+
+_BARS = "▁▂▃▄▅▆▇█"
+_SPARKLINE_WIDTH = 12
+_COLUMN_GAP = 2
+_RESERVED_LINES = 6  # lines that are not running runs or workers
+_RUN_COLUMNS = ("run", "id", "epoch", "loss", " ", "Top-1 %", "  ", "left", "worker")
+_RUNS_HIDE_FIRST = ("worker", "id", " ", "loss", "epoch", "  ", "left")
+_WORKER_COLUMNS = ("worker", "host", "device", "slots", "seen", "notice")
+_WORKERS_HIDE_FIRST = ("host", "seen", "device")
+_RIGHT_ALIGNED = frozenset({"epoch", "loss", "Top-1 %", "left", "slots", "seen"})
+
+
+def render_status(status: QueueStatus, width: int | None = None, height: int | None = None) -> Text:
+    """Return the status as lines no wider than ``width``, and about ``height`` of them."""
+    from rich.text import Text
+
+    max_runs = (
+        None if height is None else max(1, height - _RESERVED_LINES - min(len(status.workers), 5))
+    )
+    lines = [_counts_line(status, width)]
+    lines += _table_lines(
+        _WORKER_COLUMNS,
+        [_worker_row(entry) for entry in status.workers],
+        _WORKERS_HIDE_FIRST,
+        width,
+    )[: 6 if height else None]
+    running = [_running_row(entry, status) for entry in status.overview.running]
+    lines += _table_lines(_RUN_COLUMNS, running[:max_runs], _RUNS_HIDE_FIRST, width)
+    if max_runs is not None and len(running) > max_runs:
+        lines.append(Text(f"and {len(running) - max_runs} more running", style="dim"))
+    lines += [_truncate(Text(text, style), width) for text, style in _problem_lines(status)]
+    lines.append(_truncate(Text(_last_line(status), style="dim"), width))
+    return Text("\n").join(lines)
+
+
+def sparkline(values: Sequence[float], max_values: int = _SPARKLINE_WIDTH) -> str:
+    """Return the latest values as bars, scaled to the least and the greatest; ``×`` is no number.
+
+    >>> sparkline([1.0, 2.0, 3.0])
+    '▁▅█'
+    """
+    latest = list(values)[-max_values:]
+    finite = [value for value in latest if math.isfinite(value)]
+    if not finite:
+        return "×" * len(latest)
+    low, span = min(finite), max(finite) - min(finite)
+    top = len(_BARS) - 1
+    return "".join(
+        _BARS[round((value - low) / span * top) if span else top // 2]
+        if math.isfinite(value)
+        else "×"
+        for value in latest
+    )
+
+
+def _counts_line(status: QueueStatus, width: int | None) -> Text:
+    from rich.text import Text
+
+    counts = status.overview.counts
+    state_counts = [(f"{count} {state}", state) for state, count in counts.items() if count]
+    text = Text(f"{clean(status.sweep)}: " if status.sweep else "", style="bold")
+    for number, (words, state) in enumerate(state_counts):
+        text.append(" · " if number else "", style="dim")
+        text.append(words, style=STATE_STYLES[state.value])
+    text.append("" if state_counts else "no runs yet; lsqctl submit RECIPE")
+    held = sum(group.count for group in status.overview.pending if group.held)
+    text.append(f" ({held} held)" if held else "", style="yellow")
+    return _truncate(text, width)
+
+
+def _worker_row(worker_status: WorkerStatus) -> tuple[str, ...]:
+    identity = worker_status.worker.identity
+    state = "lost" if worker_status.stale else f"{worker_status.running_runs}/{identity.slots} busy"
+    last_heartbeat = f"{format_duration(worker_status.seconds_since_heartbeat)} ago"
+    notice = worker_status.notice or (
+        "no renewal; its runs go back to the queue" if worker_status.stale else ""
+    )
+    return (identity.name, identity.host, identity.device, state, last_heartbeat, notice)
+
+
+def _running_row(running_run: RunningRun, status: QueueStatus) -> tuple[str, ...]:
+    run, seconds_left = running_run.run, status.seconds_left.get(running_run.run.id)
+    state = "lost" if run.lease_expired else f"{run.epoch}/{run.epochs}"
+    attempt_text = f" (attempt {run.attempt})" if run.attempt > 1 else ""
+    return (
+        run_label(run) + attempt_text,
+        run.id,
+        state,
+        f"{running_run.loss[-1]:.4g}" if running_run.loss else "",
+        sparkline(running_run.loss),
+        f"{running_run.top1[-1]:.2f}" if running_run.top1 else "",
+        sparkline(running_run.top1),
+        "" if seconds_left is None else format_duration(seconds_left),
+        run.worker or "",
+    )
+
+
+def _problem_lines(status: QueueStatus) -> list[tuple[str, str]]:
+    """Return what went wrong, a line each: errors must not hide until a sweep ends."""
+    lines = []
+    for run in status.overview.retrying[:2]:
+        message = f"put back: {run_label(run)} ({run.id}): {run.reason}: {run.message}"
+        lines.append((clean(message), "yellow"))
+    if failed := status.overview.first_failure:
+        count = status.overview.counts[RunState.FAILED]
+        first = "first failure" if count > 1 else "failed"
+        message = f"{first}: {run_label(failed)} ({failed.id}): {failed.reason}: {failed.message}"
+        lines.append((clean(message), "red"))
+    return lines
+
+
+def _last_line(status: QueueStatus) -> str:
+    """Return the last line: the time left, or what to do next."""
+    overview = status.overview
+    if not status.n_active:
+        return (
+            "nothing is unfinished; next: lsqctl leaderboard"
+            if any(overview.counts.values())
+            else ""
+        )
+    if status.estimate.seconds is not None:
+        return f"about {format_duration(status.estimate.seconds)} until the queue is empty"
+    if not any(not worker_status.stale for worker_status in status.workers):
+        return "no worker is at work; next: lsqctl worker --until-empty"
+    return f"no estimate: {status.estimate.reason}"
+
+
+def _table_lines(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    hide_first: Sequence[str],
+    width: int | None,
+) -> list[Text]:
+    """Return a head and a line a row; columns without a value are left out."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    if not rows:
+        return []
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[index]) for row in cells) for index in range(len(columns))]
+    visible = [index for index, width_of_values in enumerate(widths) if width_of_values]
+    widths = [
+        max(value_width, cell_len(name)) for value_width, name in zip(widths, columns, strict=True)
+    ]
+    for name in hide_first:
+        if (
+            width is None
+            or sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP <= width
+        ):
+            break
+        visible = [index for index in visible if columns[index] != name]
+    if width is not None and visible[0] == 0:  # then the first column is cut, and never a number
+        excess = sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP - width
+        notice_is_last = columns[visible[-1]] == "notice"
+        widths[0] -= min(max(0, excess), max(0, widths[0] - 8)) if not notice_is_last else 0
+    lines = [
+        Text(
+            (" " * _COLUMN_GAP).join(
+                _pad(columns[index], columns[index], widths[index]) for index in visible
+            ),
+            "dim",
+        )
+    ]
+    for row in cells:
+        line = Text()
+        for position, index in enumerate(visible):
+            line.append(" " * _COLUMN_GAP if position else "")
+            line.append(
+                _pad(row[index], columns[index], widths[index]), STATE_STYLES.get(row[index], "")
+            )
+        lines.append(line)
+    return [_truncate(line, width) for line in lines]
+
+
+def _pad(text: str, column: str, width: int) -> str:
+    from rich.cells import cell_len, set_cell_size
+
+    missing = width - cell_len(text)
+    if missing < 0:
+        return set_cell_size(text, width - 1) + "…"
+    return " " * missing + text if column in _RIGHT_ALIGNED else text + " " * missing
+
+
+def _truncate(text: Text, width: int | None) -> Text:
+    if width is None:
+        text.rstrip()
+    else:
+        text.truncate(width, overflow="ellipsis")
+    return text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
 from lsqctl.leaderboard.clean import clean
-from lsqctl.wording import pluralize
+from lsqctl.text import pluralize
 
 
 def notes(table: Table, board: Board) -> tuple[str, ...]:

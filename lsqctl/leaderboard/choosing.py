@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
-from lsqctl.facts import BoardRow
+from lsqctl.events import BoardRow
 from lsqctl.filters.judging import Known, Unknown, holds
 from lsqctl.filters.tree import Node
 from lsqctl.leaderboard.entries import published_entry

@@ -9,7 +9,7 @@ from lsqctl.errors import DataError, UsageError
 from lsqctl.leaderboard.comparison import Comparison, Row, Side, Summary, Verdict, sentence
 from lsqctl.leaderboard.paired import Test, mcnemar, mcnemar_of_many, paired_t, welch
 from lsqctl.leaderboard.statistics import mean, percent, sample_std
-from lsqctl.scored import PerImageResult
+from lsqctl.per_image_result import PerImageResult
 
 Pair = tuple[PerImageResult, PerImageResult]
 

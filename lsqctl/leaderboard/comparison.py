@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lsqctl.leaderboard.paired import Test
-from lsqctl.scored import PerImageResult
+from lsqctl.per_image_result import PerImageResult
 
 Verdict = Literal["better", "worse", "undecided"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from lsqctl.facts import BoardRow
+from lsqctl.events import BoardRow
 from lsqctl.leaderboard.board import Entry
 from lsqctl.leaderboard.columns import NAMES
 from lsqctl.leaderboard.references import Reference

@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import Literal
 
 from lsqctl.errors import NotFound, UsageError, did_you_mean
-from lsqctl.facts import BoardRow
+from lsqctl.events import BoardRow
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
 from lsqctl.leaderboard.entries import best_run, newness, own_entry, published_entry
 from lsqctl.leaderboard.references import Reference

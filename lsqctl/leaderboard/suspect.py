@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from lsqctl.facts import BoardRow
+from lsqctl.events import BoardRow
 from lsqctl.leaderboard.board import Entry
 from lsqctl.leaderboard.references import ABLATIONS, Reference
 from lsqctl.leaderboard.statistics import percent

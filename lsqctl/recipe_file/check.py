@@ -179,7 +179,9 @@ def _all_missing(start: Node, absent: list[str]) -> Diagnostic:
     return start.fault("R102", title, f"a recipe needs {names}", *helps)
 
 
-def _problem(problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start: Node) -> Diagnostic:
+def _problem(
+    problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start: Node
+) -> Diagnostic:
     node = nodes.get(problem.key) or nodes.get(problem.other or "") or start
     if problem.glob in node.entries:
         node = node.entries[problem.glob].key

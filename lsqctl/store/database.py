@@ -1,4 +1,4 @@
-"""Transactions: short, retried while the database is busy, and failing in one clear line."""
+"""Transactions: short, retried while the database is busy, failing in one clear line; and the base of every part of the Store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -47,7 +48,9 @@ class Database:
     def engine(self) -> Engine:
         """The engine of this process: a forked child must not touch its parent's connections."""
         if self._pid != os.getpid():
-            self._inherited_engines.append(self._engine)  # kept alive: closing it would be touching it
+            self._inherited_engines.append(
+                self._engine
+            )  # kept alive: closing it would be touching it
             self._engine = make_engine(self.url, **self._options)
             self._pid = os.getpid()
         return self._engine
@@ -155,7 +158,9 @@ def write_tx(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Con
     return _transactional(method, lambda db, work: db.write(work))
 
 
-def exclusive_tx(method: Callable[Concatenate[S, Connection, P], T]) -> Callable[Concatenate[S, P], T]:
+def exclusive_tx(
+    method: Callable[Concatenate[S, Connection, P], T],
+) -> Callable[Concatenate[S, P], T]:
     """Run a method in one write transaction that may change several runs, so alone."""
     return _transactional(method, lambda db, work: db.write(work, exclusive=True))
 
@@ -169,3 +174,12 @@ def _transactional(
         return begin(self._database, lambda db: method(self, db, *args, **kwargs))
 
     return call
+
+
+@dataclass
+class StorePart:
+    """``_clock`` gives monotonic seconds of this process, and is injected by tests."""
+
+    _database: Database
+    lease_seconds: float
+    _clock: Callable[[], float]

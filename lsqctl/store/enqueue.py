@@ -11,16 +11,19 @@ from sqlalchemy import Connection, case, insert, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.run import ACTIVE_STATES, EnqueuedRun, IfExists, NewRun, EnqueueOutcome, RunState
-from lsqctl.store.base import StorePart
-from lsqctl.store.columns import now, to_json
-from lsqctl.store.database import exclusive_tx
-from lsqctl.store.family import RETRYABLE, raise_parent_priority, requeue, state_after_parents
-from lsqctl.store.limits import set_failure_limit
+from lsqctl.run import ACTIVE_STATES, EnqueuedRun, EnqueueOutcome, IfExists, NewRun, RunState
+from lsqctl.store.database import StorePart, exclusive_tx
+from lsqctl.store.dependencies import (
+    RETRYABLE,
+    raise_parent_priority,
+    requeue,
+    set_failure_limit,
+    state_after_parents,
+)
+from lsqctl.store.dialects import now, to_json, upsert
 from lsqctl.store.rows import batches, load_runs
-from lsqctl.store.states import record_event
 from lsqctl.store.tables import run_parents, runs, sweep_cells, sweeps
-from lsqctl.store.upsert import upsert
+from lsqctl.store.transitions import record_event
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
 ID_ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
@@ -55,7 +58,9 @@ class Enqueues(StorePart):
         ``new`` from now on (0: none), None leaves it. Raises NotFound for a parent that is neither
         stored nor earlier in ``new``; then nothing is added.
         """
-        submission = Submission(db, if_exists, retryable_run_ids(db, [new_run.run_sha256 for new_run in new]))
+        submission = Submission(
+            db, if_exists, retryable_run_ids(db, [new_run.run_sha256 for new_run in new])
+        )
         outcomes = [submission.add(new_run) for new_run in new]
         if max_failures is not None:
             set_failure_limit(db, {new_run.sweep for new_run in new if new_run.sweep}, max_failures)
@@ -63,16 +68,25 @@ class Enqueues(StorePart):
         return as_enqueued(db, outcomes)
 
 
-def as_enqueued(db: Connection, outcomes: Sequence[tuple[str, EnqueueOutcome | None]]) -> list[EnqueuedRun]:
+def as_enqueued(
+    db: Connection, outcomes: Sequence[tuple[str, EnqueueOutcome | None]]
+) -> list[EnqueuedRun]:
     """Return runs and what became of them; an outcome of None is the state that the run has."""
     loaded = load_runs(db, [run_id for run_id, _ in outcomes])
-    return [EnqueuedRun(loaded[id_], outcome or EnqueueOutcome(loaded[id_].state)) for id_, outcome in outcomes]
+    return [
+        EnqueuedRun(loaded[id_], outcome or EnqueueOutcome(loaded[id_].state))
+        for id_, outcome in outcomes
+    ]
 
 
 def canonical_run(db: Connection, run_sha256: str) -> Any | None:
     """Return a hash's canonical run: succeeded before unfinished before the rest."""
-    rank = case((runs.c.state == RunState.SUCCEEDED, 0), (runs.c.state.in_(ACTIVE_STATES), 1), else_=2)
-    query = _SELECT_IDENTITY.where(runs.c.run_sha256 == run_sha256).order_by(rank, runs.c.seq.desc())
+    rank = case(
+        (runs.c.state == RunState.SUCCEEDED, 0), (runs.c.state.in_(ACTIVE_STATES), 1), else_=2
+    )
+    query = _SELECT_IDENTITY.where(runs.c.run_sha256 == run_sha256).order_by(
+        rank, runs.c.seq.desc()
+    )
     return db.execute(query.limit(1)).one_or_none()
 
 

@@ -1,23 +1,24 @@
-"""Metric points and their summaries: written in batches under a fence, cut back on resume."""
+"""Metric points, their summaries and the quantizers' statistics: written in batches under a fence, cut back on resume."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
+import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, select, update
 
-from lsqctl.facts import Measurement, Metric, MetricSummary, Progress, QuantizerStats
+from lsqctl.events import Measurement, Metric, MetricSummary, Progress, QuantizerStats
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
-from lsqctl.store.base import StorePart
-from lsqctl.store.claims import progress_values
-from lsqctl.store.columns import decode_float, encode_float
-from lsqctl.store.database import read_tx, write_tx
-from lsqctl.store.states import require_lease, record_event
+from lsqctl.store.database import StorePart, read_tx, write_tx
+from lsqctl.store.dialects import decode_float, encode_float, upsert
+from lsqctl.store.queue import progress_values
 from lsqctl.store.tables import (
     attempts,
     checkpoints,
@@ -25,8 +26,57 @@ from lsqctl.store.tables import (
     metric_summaries,
     quantizer_stats,
 )
-from lsqctl.store.telemetry import insert_stats
-from lsqctl.store.upsert import upsert
+from lsqctl.store.transitions import record_event, require_lease
+
+_STATS_FIELDS = [field.name for field in fields(QuantizerStats)]
+
+
+class QuantizerStatsReads(StorePart):
+    """Reading what training saw of its quantizers."""
+
+    @read_tx
+    def quantizer_stats(self, db: Connection, run_id: str) -> list[QuantizerStats]:
+        """Return a run's, oldest epoch first and in the network's order within one."""
+        columns = quantizer_stats.c
+        query = select(columns.stats).where(columns.run_id == run_id).order_by(columns.step)
+        return [stats for packed in db.scalars(query) for stats in _unpack_stats(packed)]
+
+
+def insert_stats(db: Connection, lease: Lease, stats: Iterable[QuantizerStats]) -> None:
+    """Store a batch; one of a name and step that is there already is replaced.
+
+    The caller holds the run's row. A batch may hold only some of an epoch's quantizers.
+    """
+    steps: defaultdict[int, dict[str, QuantizerStats]] = defaultdict(dict)
+    for entry in stats:
+        steps[entry.step][entry.name] = entry
+    columns = quantizer_stats.c
+    for step, new in steps.items():
+        where = columns.run_id == lease.run_id, columns.step == step
+        packed = db.scalar(select(columns.stats).where(*where))
+        before = {entry.name: entry for entry in _unpack_stats(packed)} if packed else {}
+        row = {
+            "run_id": lease.run_id,
+            "step": step,
+            "fence": lease.fence,
+            "stats": _pack_stats([*(before | new).values()]),
+        }
+        upsert(db, quantizer_stats, [row])
+
+
+def _pack_stats(stats: Sequence[QuantizerStats]) -> bytes:
+    """Return {field: [a value a quantizer]} as compressed JSON: a fifth of the plain text."""
+    columns = dict(zip(_STATS_FIELDS, zip(*map(astuple, stats), strict=True), strict=True))
+    return zlib.compress(json.dumps(columns, separators=(",", ":")).encode(), 9)
+
+
+def _unpack_stats(packed: bytes) -> list[QuantizerStats]:
+    """Return what ``_pack_stats`` was given; fields that a later version added keep their default."""
+    columns = json.loads(zlib.decompress(packed))
+    names = [name for name in _STATS_FIELDS if name in columns]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [QuantizerStats(**dict(zip(names, row, strict=True))) for row in rows]
+
 
 _SMALLER_IS_BETTER = re.compile(r"loss|error|seconds|bytes|time")
 _SummaryKey = tuple[str, str]  # name, split
@@ -67,7 +117,9 @@ class Metrics(StorePart):
         last_step = -1 if step is None else step
         require_lease(db, lease, step=max(last_step, 0))
         for table in (metric_points, quantizer_stats, checkpoints):
-            db.execute(delete(table).where(table.c.run_id == lease.run_id, table.c.step > last_step))
+            db.execute(
+                delete(table).where(table.c.run_id == lease.run_id, table.c.step > last_step)
+            )
         _rebuild_summaries(db, lease.run_id)
         db.execute(
             update(attempts)
@@ -104,8 +156,12 @@ def _insert_metrics(db: Connection, lease: Lease, metrics: Sequence[Metric]) -> 
     points = {(m.name, m.split, m.step): m for m in metrics}
     upsert(db, metric_points, [_to_point_row(lease, metric) for metric in points.values()])
     previous = _summaries(db, lease.run_id)
-    if any(m.step <= previous[key].last_step for m in metrics if (key := (m.name, m.split)) in previous):
-        _rebuild_summaries(db, lease.run_id)  # a point may have been replaced: start from all of them
+    if any(
+        m.step <= previous[key].last_step for m in metrics if (key := (m.name, m.split)) in previous
+    ):
+        _rebuild_summaries(
+            db, lease.run_id
+        )  # a point may have been replaced: start from all of them
         return
     _write_summaries(db, lease.run_id, summarize(points.values(), previous))
 

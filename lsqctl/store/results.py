@@ -9,20 +9,27 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.facts import BoardRow, Evaluation, Result
+from lsqctl.events import BoardRow, Evaluation, Result
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.tree import Node
+from lsqctl.per_image_result import PerImageResult
 from lsqctl.run import RunState
-from lsqctl.scored import PerImageResult
-from lsqctl.store.base import StorePart
-from lsqctl.store.columns import from_json, now
-from lsqctl.store.database import read_tx, write_tx
-from lsqctl.store.filtering import RESULT_COLUMNS, condition
+from lsqctl.store.database import StorePart, read_tx, write_tx
+from lsqctl.store.dialects import from_json, now
+from lsqctl.store.filter_sql import RESULT_COLUMNS, condition
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import checkpoints, results, runs
 
 _RESULT_FIELDS = tuple(f.name for f in fields(Result) if f.name != "evaluations")
-_EVALUATION_FIELDS = ("variant", "selection", "headline", "n_correct", "n_correct_top5", "n_total", "step")
+_EVALUATION_FIELDS = (
+    "variant",
+    "selection",
+    "headline",
+    "n_correct",
+    "n_correct_top5",
+    "n_total",
+    "step",
+)
 _RUN_FIELDS = (
     *("name", "state", "seed", "recipe_sha256", "created_at", "code_commit", "code_dirty"),
 )
@@ -113,7 +120,9 @@ def insert_result(db: Connection, run_id: str, result: Result) -> None:
     """Store every evaluation of a result."""
     shared = {name: getattr(result, name) for name in _RESULT_FIELDS}
     for evaluation in result.evaluations:
-        sha256 = db.scalar(_SELECT_CHECKPOINT_SHA256, {"run": run_id, "path": evaluation.checkpoint})
+        sha256 = db.scalar(
+            _SELECT_CHECKPOINT_SHA256, {"run": run_id, "path": evaluation.checkpoint}
+        )
         evaluation_values = {name: getattr(evaluation, name) for name in _EVALUATION_FIELDS}
         values = {
             **shared,
@@ -141,7 +150,9 @@ def _headline_rows(db: Connection, where: Node | None) -> list[BoardRow]:
     last, best = results.alias("last"), results.alias("best")
     aliased_columns = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
     columns = [
-        aliased_columns[name] if name in aliased_columns else (runs if name in _RUN_FIELDS else results).c[name]
+        aliased_columns[name]
+        if name in aliased_columns
+        else (runs if name in _RUN_FIELDS else results).c[name]
         for name in names
     ]
     query = (

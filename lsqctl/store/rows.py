@@ -18,8 +18,8 @@ from sqlalchemy import (
     select,
 )
 
-from lsqctl.run import EndReason, RunEvent, Lease, Run, RunState
-from lsqctl.store.columns import now
+from lsqctl.run import EndReason, Lease, Run, RunEvent, RunState
+from lsqctl.store.dialects import now
 from lsqctl.store.tables import metric_summaries, results, run_parents, runs, sweep_cells
 
 _BATCH_SIZE = 1000
@@ -62,9 +62,13 @@ def select_runs() -> Select[Any]:
         .where(sweep_cells.c.run_id == runs.c.id)
         .scalar_subquery()
     )
-    lease_expired = case((and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0)
+    lease_expired = case(
+        (and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0
+    )
     columns = [c for c in runs.c if c.name not in ("recipe", "snapshot", "circumstances")]
-    return select(*columns, latest_top1().label("top1"), sweep.label("sweep"), lease_expired.label("lapsed"))
+    return select(
+        *columns, latest_top1().label("top1"), sweep.label("sweep"), lease_expired.label("lapsed")
+    )
 
 
 def to_run(row: Row[Any]) -> Run:

@@ -7,27 +7,20 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from lsqctl.store.backup import Backups
-from lsqctl.store.check import IntegrityChecks
-from lsqctl.store.checkpoints import Checkpoints
-from lsqctl.store.checkup import QueueHealthChecks
-from lsqctl.store.claims import Queue
-from lsqctl.store.control import RunCommands
+from lsqctl.store.attempt_completion import Reaper
+from lsqctl.store.checkpoints import Checkpoints, RunRetentions
 from lsqctl.store.database import Database
 from lsqctl.store.engine import masked, parse_url
 from lsqctl.store.enqueue import Enqueues
-from lsqctl.store.housekeeping import RunRetentions
-from lsqctl.store.metrics import Metrics
+from lsqctl.store.maintenance import Backups, IntegrityChecks
+from lsqctl.store.metrics import Metrics, QuantizerStatsReads
 from lsqctl.store.migrate import ensure_schema
-from lsqctl.store.readers import Runs
-from lsqctl.store.reaper import Reaper
-from lsqctl.store.resolve import RunRefs
+from lsqctl.store.queue import Queue
+from lsqctl.store.queue_overview import QueueHealthChecks, QueueOverviews
 from lsqctl.store.results import Results
-from lsqctl.store.sight import QueueOverviews
-from lsqctl.store.standing import RunStatuses
+from lsqctl.store.runs import RunCommands, RunRefs, Runs, RunStatuses
+from lsqctl.store.soft_delete import Trash
 from lsqctl.store.sweeps import Sweeps
-from lsqctl.store.telemetry import QuantizerStatsReads
-from lsqctl.store.trash import Trash
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s

@@ -11,13 +11,17 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.run import EnqueuedRun, NewRun, EnqueueOutcome, Run
-from lsqctl.store.base import StorePart
-from lsqctl.store.columns import from_json
-from lsqctl.store.database import read_tx, exclusive_tx
-from lsqctl.store.enqueue import RESUBMIT_FIELDS, Submission, retryable_run_ids, canonical_run, as_enqueued
-from lsqctl.store.family import NOT_STARTED, requeue
-from lsqctl.store.limits import set_failure_limit
+from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
+from lsqctl.store.database import StorePart, exclusive_tx, read_tx
+from lsqctl.store.dependencies import NOT_STARTED, requeue, set_failure_limit
+from lsqctl.store.dialects import from_json
+from lsqctl.store.enqueue import (
+    RESUBMIT_FIELDS,
+    Submission,
+    as_enqueued,
+    canonical_run,
+    retryable_run_ids,
+)
 from lsqctl.store.rows import load_runs
 from lsqctl.store.tables import runs, sweep_cells, sweeps
 
@@ -108,7 +112,11 @@ class Sweeps(StorePart):
         ]
 
     def resume_sweep(
-        self, name: str, options: ResumeOptions, *, delete_files: Callable[[str], object] | None = None
+        self,
+        name: str,
+        options: ResumeOptions,
+        *,
+        delete_files: Callable[[str], object] | None = None,
     ) -> list[EnqueuedRun]:
         """Put cells back, all of them or none, and return what became of each.
 
@@ -125,7 +133,11 @@ class Sweeps(StorePart):
 
     @exclusive_tx
     def _resume(
-        self, db: Connection, name: str, options: ResumeOptions, delete_files: Callable[[str], object]
+        self,
+        db: Connection,
+        name: str,
+        options: ResumeOptions,
+        delete_files: Callable[[str], object],
     ) -> list[EnqueuedRun]:
         rows = _cells(db, name)
         submission = Submission(db, "skip", retryable_run_ids(db, [row.run_sha256 for row in rows]))
@@ -182,8 +194,12 @@ def _enqueue_missing(submission: Submission, row: Row[Any]) -> tuple[str, Enqueu
 
 
 def _to_new_run(row: Row[Any]) -> NewRun:
-    fields = {key: value for key, value in from_json(row.submission).items() if key in RESUBMIT_FIELDS}
-    return NewRun(**fields, run_sha256=row.run_sha256, seed=row.seed, sweep=row.sweep, cell=row.cell)
+    fields = {
+        key: value for key, value in from_json(row.submission).items() if key in RESUBMIT_FIELDS
+    }
+    return NewRun(
+        **fields, run_sha256=row.run_sha256, seed=row.seed, sweep=row.sweep, cell=row.cell
+    )
 
 
 def _cell_of_parent(db: Connection, child: NewRun, role: str, run_sha256: str) -> Row[Any]:

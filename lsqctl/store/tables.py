@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from lsqctl.store.columns import UtcDateTime
+from lsqctl.store.dialects import UtcDateTime
 
 metadata = MetaData(
     naming_convention={

@@ -11,11 +11,9 @@ from sqlalchemy import Connection, Row, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.run import WorkerIdentity
-from lsqctl.store.base import StorePart
-from lsqctl.store.columns import now
-from lsqctl.store.database import read_tx, write_tx
+from lsqctl.store.database import StorePart, read_tx, write_tx
+from lsqctl.store.dialects import now, upsert
 from lsqctl.store.tables import workers
-from lsqctl.store.upsert import upsert
 
 _IDENTITY_FIELDS = tuple(WorkerIdentity.__dataclass_fields__)
 

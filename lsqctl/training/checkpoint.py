@@ -1,4 +1,4 @@
-"""Write a checkpoint so that a crash at any moment leaves a good one; read only what verifies.
+"""Checkpoints: written so that no crash loses the last one, read verified, resumed from.
 
 ``ckpt.tmp.<fence>`` is filled file by file, each hashed while it is written and synced; then comes
 ``manifest.json`` with sizes and sha256; then the folder is renamed to ``ckpt-<step>`` and its
@@ -13,31 +13,32 @@ import io
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lsqctl.errors import DataError
-from lsqctl.facts import Checkpoint
+from lsqctl.events import Checkpoint
 from lsqctl.failpoint import failpoint
-from lsqctl.training.durable_file import DurableFile, fsync_dir
-from lsqctl.training.folders import (
-    without_lease,
-    checkpoint_dirs,
-    checkpoint_dir,
-    commit_checkpoint,
-    superseded,
-)
-from lsqctl.training.manifest import (
+from lsqctl.training.checkpoint_files import (
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
-    manifest_sha256,
+    DurableFile,
+    checkpoint_dir,
+    checkpoint_dirs,
+    commit_checkpoint,
     encode_manifest,
+    fsync_dir,
+    manifest_sha256,
     read_manifest,
     read_verified,
+    remove_checkpoints,
+    superseded,
+    without_lease,
 )
 
 _FREE_SPACE_FACTOR = 3  # free space needed, in sizes of the last checkpoint
@@ -86,7 +87,9 @@ def write_checkpoint(
             needed = sum(entry.stat().st_size for entry in _files_in(temporary))
             shutil.rmtree(temporary, ignore_errors=True)
             if error.errno in _DISK_FULL_ERRNOS:
-                raise _disk_full(run_dir, max(needed, _last_checkpoint_bytes(run_dir)), error.errno) from None
+                raise _disk_full(
+                    run_dir, max(needed, _last_checkpoint_bytes(run_dir)), error.errno
+                ) from None
             if last_try or error.errno != errno.EIO:
                 raise
     final = checkpoint_dir(run_dir, content.step)
@@ -95,7 +98,10 @@ def write_checkpoint(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # where it was not committed
     failpoint("checkpoint.renamed")
-    best, superseded_dirs = content.best_step == content.step, superseded(run_dir, final, content.best_step)
+    best, superseded_dirs = (
+        content.best_step == content.step,
+        superseded(run_dir, final, content.best_step),
+    )
     return Checkpoint(content.step, content.epoch, final, sha256, size, best, superseded_dirs)
 
 
@@ -175,7 +181,10 @@ def _write_files(temporary: Path, content: CheckpointContent, fence: str) -> tup
             "epoch": content.epoch,
             "best_step": content.best_step,
             "fence": fence,
-            "files": {name: {"size": file_size, "sha256": file_sha256} for name, (file_size, file_sha256) in written.items()},
+            "files": {
+                name: {"size": file_size, "sha256": file_sha256}
+                for name, (file_size, file_sha256) in written.items()
+            },
         }
     )
     failpoint("checkpoint.before-manifest")
@@ -227,4 +236,78 @@ def _disk_full(run_dir: Path, needed: int, code: int) -> OSError:
     free = shutil.disk_usage(run_dir).free
     return OSError(
         code, f"disk full: need {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free on {run_dir}"
+    )
+
+
+_DAMAGED_PREFIX = "damaged-"
+
+
+def resume_point(
+    run_dir: Path,
+    recorded_checkpoints: Collection[str] | None = None,
+    with_lease: Callable[[Callable[[], None]], None] = without_lease,
+) -> tuple[CheckpointContent | None, list[str]]:
+    """Return the newest checkpoint that verifies and is recorded, and a note on each other.
+
+    ``recorded_checkpoints`` are the manifests' sha256 that have a row; None takes every one.
+    A damaged checkpoint is quarantined (until the next attempt), or it would count as one of the
+    last two while good ones go. ``with_lease`` changes the folder while nobody else can
+    become the run's owner, and raises LeaseLost when somebody has.
+    """
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    notes: list[str] = []
+    with_lease(lambda: notes.extend(clean_up(run_dir, recorded_checkpoints)))
+    for folder in checkpoint_dirs(run_dir):
+        try:
+            content = read_checkpoint(folder)
+        except DataError as error:
+            notes.append(f"passed over a damaged checkpoint: {error}")
+            with_lease(partial(_quarantine, folder))
+            continue
+        with_lease(partial(_finish_rename, folder, checkpoint_dir(run_dir, content.step)))
+        return content, notes
+    return None, notes
+
+
+def clean_up(run_dir: Path, recorded_checkpoints: Collection[str] | None = None) -> list[str]:
+    """Remove what dead attempts left half done, and return notes on it.
+
+    That is what was half written, what was quarantined earlier, and whole checkpoints without
+    a row. A damaged one stays, to be reported.
+    """
+    for pattern in ("ckpt.tmp.*", f"{_DAMAGED_PREFIX}*"):
+        remove_checkpoints(run_dir.glob(pattern))
+    if recorded_checkpoints is None:
+        return []
+    orphans = [
+        path
+        for path in checkpoint_dirs(run_dir)
+        if _intact_sha256(path) not in {None, *recorded_checkpoints}
+    ]
+    remove_checkpoints(orphans)
+    return [f"removed a checkpoint that was never recorded: {folder}" for folder in orphans]
+
+
+def _intact_sha256(folder: Path) -> str | None:
+    """Return the sha256 of a manifest that has its own, else None."""
+    try:
+        read_manifest(folder)
+        return manifest_sha256(folder)
+    except DataError:
+        return None
+
+
+def _quarantine(folder: Path) -> None:
+    try:
+        folder.rename(folder.with_name(_DAMAGED_PREFIX + folder.name))
+    except OSError:  # a disk that only reads: the next write says so, in better words
+        return
+
+
+def _finish_rename(folder: Path, final: Path) -> None:
+    """Finish a replacement that a crash cut short: one folder a step, under its own name."""
+    if folder.exists() and folder != final:
+        folder.rename(final)
+    remove_checkpoints(
+        other for other in checkpoint_dirs(final.parent) if other.stem == final.name != other.name
     )

@@ -74,9 +74,13 @@ def read_cifar(name: str, data_dir: Path) -> tuple[Arrays, Arrays, str] | None:
     if archive.is_file():
         check_md5(archive, layout.md5)
         with tarfile.open(archive) as tar:
-            return *_parse_splits(layout, lambda file: _read_member(tar, layout, file)), "md5 verified"
+            return *_parse_splits(
+                layout, lambda file: _read_member(tar, layout, file)
+            ), "md5 verified"
     if (data_dir / layout.folder).is_dir():
-        files = {file: _read_file(data_dir / layout.folder / file) for file in _binary_files(layout)}
+        files = {
+            file: _read_file(data_dir / layout.folder / file) for file in _binary_files(layout)
+        }
         digest = hashlib.sha256(b"".join(files.values())).hexdigest()
         return *_parse_splits(layout, files.__getitem__), f"unverified copy, sha256 {digest}"
     if python.is_file():
@@ -88,7 +92,9 @@ def read_cifar(name: str, data_dir: Path) -> tuple[Arrays, Arrays, str] | None:
 def check_md5(path: Path, md5: str) -> None:
     """Raise DataError unless the file has the published md5."""
     with path.open("rb") as file:
-        actual_md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        actual_md5 = hashlib.file_digest(
+            file, lambda: hashlib.md5(usedforsecurity=False)
+        ).hexdigest()
     if actual_md5 != md5:
         raise DataError(
             f"{path} is damaged or partial: md5 {actual_md5}, published is {md5}; delete it "
@@ -101,7 +107,9 @@ def _binary_files(layout: Layout) -> tuple[str, ...]:
 
 
 def _parse_splits(layout: Layout, read: Callable[[str], bytes]) -> tuple[Arrays, Arrays]:
-    train = [_parse_records(layout, read(file), file, layout.records_per_file) for file in layout.train]
+    train = [
+        _parse_records(layout, read(file), file, layout.records_per_file) for file in layout.train
+    ]
     test = _parse_records(layout, read(layout.test), layout.test, 10_000)
     pixels = np.concatenate([arrays[0] for arrays in train])
     return (pixels, np.concatenate([arrays[1] for arrays in train])), test

@@ -35,7 +35,9 @@ def read_digits() -> tuple[Arrays, Arrays, str]:
     labels = table[:, 64]
     test_mask = _test_mask(labels)
     is_known_edition = hashlib.sha256(data).hexdigest() == _SHA256
-    source = "scikit-learn's digits, " + ("sha256 verified" if is_known_edition else "an unknown edition")
+    source = "scikit-learn's digits, " + (
+        "sha256 verified" if is_known_edition else "an unknown edition"
+    )
     return (pixels[~test_mask], labels[~test_mask]), (pixels[test_mask], labels[test_mask]), source
 
 

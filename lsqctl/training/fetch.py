@@ -13,8 +13,8 @@ import psutil
 from lsqctl.errors import DataError, NotFound, did_you_mean
 from lsqctl.recipe import DATASETS
 from lsqctl.training.cifar import LAYOUTS, check_md5
+from lsqctl.training.dataset_paths import DATASET_PATHS
 from lsqctl.training.idx_files import read_idx_dataset, torchvision_class
-from lsqctl.training.locate import DATASET_PATHS
 
 _TEMP_PREFIX = ".fetch-"
 
@@ -51,7 +51,9 @@ def _download(name: str, data_dir: Path) -> Path:
     if _is_complete(name, data_dir):
         return target
     _remove_stale_downloads(data_dir)
-    with tempfile.TemporaryDirectory(prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=data_dir) as temp_dir:
+    with tempfile.TemporaryDirectory(
+        prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=data_dir
+    ) as temp_dir:
         _download_files(name, Path(temp_dir))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
@@ -70,7 +72,9 @@ def _download_files(name: str, folder: Path) -> None:
 
     layout = LAYOUTS[name]
     torchvision_dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    url = torchvision_dataset.url.replace(layout.python_archive, layout.archive)  # beside torchvision's own
+    url = torchvision_dataset.url.replace(
+        layout.python_archive, layout.archive
+    )  # beside torchvision's own
     download_url(url, str(folder), layout.archive, layout.md5)
 
 

@@ -1,4 +1,4 @@
-"""The main path of one run: data, model, weights, steps, epochs, result.
+"""The main path of one run: data, model, weights, epochs of training and evaluation, result.
 
 ``finetune`` yields events as they happen and keeps no books: the caller records, and stops
 a run through ``context.stop`` or by ceasing to iterate. No queue, no database, no terminal.
@@ -6,36 +6,70 @@ a run through ``context.stop`` or by ceasing to iterate. No queue, no database, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lsqctl.errors import DataError, Preempted
-from lsqctl.facts import Compiled, TrainingEvent, LogMessage, Resumed
+from lsqctl.events import (
+    Checkpoint,
+    Compiled,
+    LogMessage,
+    Measurement,
+    Metric,
+    Progress,
+    Resumed,
+    TrainingEvent,
+)
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, calibrate, keep_positive, prepare
 from lsqctl.recipe import Recipe
-from lsqctl.training.average import ModelEma
-from lsqctl.training.batchnorm import batchnorms
-from lsqctl.training.checkpoint import read_state
-from lsqctl.training.compiled import Forward, channels_last_forward, compile_forward, decide_compile
-from lsqctl.training.cursor import TrainState, EvalRecord
-from lsqctl.training.datasets import open_dataset
-from lsqctl.training.distill import freeze_teacher
-from lsqctl.training.epoch import evaluate_epoch, train_epoch
-from lsqctl.training.evaluate import evaluate
-from lsqctl.training.feed import DataPipeline
+from lsqctl.training.checkpoint import read_state, resume_point
+from lsqctl.training.compilation import (
+    Forward,
+    channels_last_forward,
+    compile_forward,
+    decide_compile,
+)
+from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.training.evaluation import (
+    EvalCounts,
+    ModelEma,
+    batchnorms,
+    bn_statistics,
+    evaluate,
+    freeze_bn,
+    reestimate_bn,
+)
 from lsqctl.training.models import build_model, input_channels
-from lsqctl.training.models.weights import weights_digest, load_weights
-from lsqctl.training.optim import build_optimizer
-from lsqctl.training.outcome import build_result, chance_level_warnings
-from lsqctl.training.resume_point import resume_point
-from lsqctl.training.runtime import ExecutionContext, execution_environment, determinism_level, setup_torch
+from lsqctl.training.models.weights import load_weights, weights_digest
+from lsqctl.training.optimizer_step import (
+    OptimizerStepper,
+    build_optimizer,
+    freeze_teacher,
+    microbatch_sizes,
+    train_step,
+)
+from lsqctl.training.quantizer_stats import (
+    epoch_stats,
+    initial_stats,
+    start_oscillations,
+    update_oscillations,
+)
+from lsqctl.training.run_result import build_result, chance_level_warnings
+from lsqctl.training.runtime import (
+    ExecutionContext,
+    autocast,
+    determinism_level,
+    execution_environment,
+    setup_torch,
+)
 from lsqctl.training.session import TrainingSession, check_stop, recipe_hash, restore_state
-from lsqctl.training.step import OptimizerStepper, microbatch_sizes
-from lsqctl.training.telemetry import initial_stats
+from lsqctl.training.train_state import EvalRecord, TrainState
 
 
 def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEvent]:
@@ -52,7 +86,9 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         OSError: a checkpoint could not be written; the one before it is intact.
     """
     device = setup_torch(context, recipe.seed)
-    checkpoint, resume_notes = resume_point(context.run_dir, context.recorded_checkpoints, context.with_lease)
+    checkpoint, resume_notes = resume_point(
+        context.run_dir, context.recorded_checkpoints, context.with_lease
+    )
     yield Resumed(checkpoint.step if checkpoint else None)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
@@ -60,14 +96,18 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         train_state, environment_notes = restore_state(checkpoint, recipe, context)
     else:
         train_state = initial_train_state(recipe, context)
-        environment_notes = decide_compile(train_state, recipe=recipe, context=context, pipeline=pipeline, model=model)
+        environment_notes = decide_compile(
+            train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
+        )
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
     if not checkpoint:
         load_initial_weights(model, recipe, context, pipeline=pipeline, train_state=train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     yield from map(LogMessage, (*resume_notes, *environment_notes, *pipeline.dataset.notes))
     model = quantize_model(model, recipe, pipeline, run_calibration=checkpoint is None)
-    session = build_session(model, teacher, recipe, context, pipeline=pipeline, train_state=train_state)
+    session = build_session(
+        model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
+    )
     if checkpoint:
         session.restore(checkpoint)
     else:  # right after calibration
@@ -109,7 +149,14 @@ def initial_train_state(recipe: Recipe, context: ExecutionContext) -> TrainState
     )
 
 
-def load_initial_weights(model: nn.Module, recipe: Recipe, context: ExecutionContext, *, pipeline: DataPipeline, train_state: TrainState) -> None:
+def load_initial_weights(
+    model: nn.Module,
+    recipe: Recipe,
+    context: ExecutionContext,
+    *,
+    pipeline: DataPipeline,
+    train_state: TrainState,
+) -> None:
     """Load the first weights and, before they are quantized, count what they get right.
 
     The weights of a quantized parent are no full-precision network any more: what its own start
@@ -135,7 +182,9 @@ def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord |
     return TrainState.from_state(state["cursor"]).fp32 if same_images else None
 
 
-def quantize_model(model: nn.Module, recipe: Recipe, pipeline: DataPipeline, *, run_calibration: bool) -> nn.Module:
+def quantize_model(
+    model: nn.Module, recipe: Recipe, pipeline: DataPipeline, *, run_calibration: bool
+) -> nn.Module:
     """Swap the layers and, unless a checkpoint brings the step sizes, calibrate them."""
     spec = recipe.quant.spec()
     if not spec.quantized:
@@ -171,7 +220,10 @@ def build_session(
         model_forward = compile_forward(model, batch_size=microbatch_size)
         teacher_forward = compile_forward(teacher, batch_size=microbatch_size) if teacher else None
     elif train_state.environment.get("channels_last"):
-        model_forward, teacher_forward = channels_last_forward(model), channels_last_forward(teacher) if teacher else None
+        model_forward, teacher_forward = (
+            channels_last_forward(model),
+            channels_last_forward(teacher) if teacher else None,
+        )
     use_ema = train.ema_decay is not None and train.epochs > 0
     return TrainingSession(
         *(recipe, context, pipeline, model, teacher, optimizer),
@@ -185,7 +237,9 @@ def build_session(
     )
 
 
-def load_teacher(recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState) -> nn.Module:
+def load_teacher(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState
+) -> nn.Module:
     """Return the frozen teacher; raises DataError when its bytes are not those of the start."""
     assert recipe.distill is not None
     source = context.inputs["distill.teacher"]
@@ -195,3 +249,122 @@ def load_teacher(recipe: Recipe, context: ExecutionContext, pipeline: DataPipeli
     teacher = build_on_device(name, pipeline)
     load_weights(teacher, source, model_name=name, key="distill.teacher")
     return freeze_teacher(teacher)
+
+
+_METRICS_PER_EPOCH = 10  # train metrics in an epoch
+
+
+def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | Checkpoint]:
+    """Train what is left of the current epoch; nothing when its evaluation is pending."""
+    train_state, pipeline = session.train_state, session.pipeline
+    if train_state.evaluation_pending:
+        return
+    session.model.train()
+    if train_state.epoch >= session.recipe.train.epochs - session.recipe.train.bn_freeze_epochs:
+        freeze_bn(session.model)
+    start_oscillations(session)
+    window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
+    for images, labels in pipeline.train_batches(train_state.epoch, start=train_state.batch):
+        session.check_stop()
+        started = time.monotonic()
+        train_step(session, images, labels)
+        failpoint("train.step")
+        update_oscillations(session)
+        epoch_ended = train_state.batch == pipeline.steps_per_epoch
+        if train_state.batch % window == 0 or epoch_ended:
+            yield from _window_metrics(session)
+        train_state.epoch_seconds += time.monotonic() - started
+        checkpoint_due = time.monotonic() - session.saved_at >= session.context.checkpoint_seconds
+        if checkpoint_due and not epoch_ended:
+            yield from session.save()
+    yield from _epoch_metrics(session)
+    yield from epoch_stats(session, images)
+    train_state.clamped = {}
+    train_state.epoch, train_state.batch, train_state.evaluation_pending = (
+        train_state.epoch + 1,
+        0,
+        True,
+    )
+
+
+def evaluate_epoch(session: TrainingSession) -> Iterator[Metric | Progress]:
+    """Evaluate each variant on the evaluation split and record the counts."""
+    train_state, counts = session.train_state, evaluate_variants(session)
+    train_state.record_eval(
+        {
+            variant: EvalRecord.from_counts(variant_counts, train_state.step)
+            for variant, variant_counts in counts.items()
+        },
+        selected_by=session.recipe.train.headline_variant,
+    )
+    train_state.evaluation_pending = False
+    for variant, variant_counts in counts.items():
+        prefix = "" if variant == "raw" else f"{variant}_"
+        yield Metric(f"{prefix}loss", "val", train_state.step, variant_counts.loss)
+        yield Metric(f"{prefix}top1", "val", train_state.step, variant_counts.top1)
+        if variant_counts.top5 is not None:
+            yield Metric(f"{prefix}top5", "val", train_state.step, variant_counts.top5)
+    yield session.progress
+
+
+def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
+    """Return the counts of each variant on the evaluation split.
+
+    ``raw`` and ``ema`` after each epoch, for each may be the best one; ``bn``, which costs a pass
+    over training images besides, once the training is over.
+    """
+    pipeline, train = session.pipeline, session.recipe.train
+    models = {"raw": session.model}
+    if session.ema is not None:
+        models["ema"] = session.ema.model
+    with autocast(train.precision, pipeline.device):
+        if train.bn_reestimate_images and session.trained:
+            sample = pipeline.reestimation_batches(train.bn_reestimate_images)
+            models["bn"] = reestimate_bn(session.model, _with_stop_check(sample, session))
+            session.bn_statistics = bn_statistics(models["bn"])
+        return {
+            variant: evaluate(model, pipeline.eval_batches(), before_batch=session.check_stop)
+            for variant, model in models.items()
+        }
+
+
+def _with_stop_check(batches: Iterable[Tensor], session: TrainingSession) -> Iterator[Tensor]:
+    for batch in batches:
+        session.check_stop()
+        yield batch
+
+
+def _window_metrics(session: TrainingSession) -> Iterator[Metric | Progress]:
+    """Close the window: its mean loss, and its sums added to the epoch's."""
+    session.flush_losses()
+    session.check_loss_scale()
+    train_state = session.train_state
+    steps, train_state.window = train_state.window, []
+    loss_sum, n_correct, images = train_state.sums
+    for loss, correct, count in steps:
+        loss_sum, n_correct, images = loss_sum + loss * count, n_correct + correct, images + count
+    train_state.sums = (loss_sum, n_correct, images)
+    yield Metric("loss", "train", train_state.step, sum(loss for loss, _, _ in steps) / len(steps))
+    yield session.progress
+
+
+def _epoch_metrics(session: TrainingSession) -> Iterator[Metric]:
+    """Close the epoch; ``seconds`` alone is not reproducible."""
+    train_state, step = session.train_state, session.train_state.step
+    loss_sum, n_correct, images = train_state.sums
+    seconds = train_state.epoch_seconds
+    train_state.sums, train_state.epoch_seconds = (0.0, 0, 0), 0.0
+    train_state.train_seconds += seconds
+    yield Metric("epoch_loss", "train", step, loss_sum / images)
+    yield Metric("top1", "train", step, 100 * n_correct / images)
+    yield Metric("lr", "train", step, session.optimizer.param_groups[0]["lr"])
+    session.update_step_counts()
+    if session.step_clamp is not None:
+        yield Metric("clamped_steps", "train", step, sum(train_state.clamped.values()))
+    if session.recipe.train.clip_norm is not None:
+        yield Metric("clipped_gradients", "train", step, train_state.clipped)
+    if session.recipe.train.precision == "fp16":
+        yield Metric("skipped_steps", "train", step, train_state.skipped)
+    train_state.skipped_before += train_state.skipped
+    train_state.clipped = train_state.skipped = 0
+    yield Metric("seconds", "train", step, seconds)

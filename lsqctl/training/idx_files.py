@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from lsqctl.errors import DataError
 from lsqctl.training.cifar import check_md5
+from lsqctl.training.dataset_paths import DATASET_PATHS
 from lsqctl.training.digits import Arrays
-from lsqctl.training.locate import DATASET_PATHS
 
 
 def torchvision_class(name: str) -> Any:

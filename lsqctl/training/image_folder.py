@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
-from lsqctl.training.counter import Stream, randint, bits, uniform
-from lsqctl.training.images import Batch, Indices
+from lsqctl.training.counter_rng import Stream, bits, randint, uniform
+from lsqctl.training.data_pipeline import Batch, Indices
 
 _EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
 _CROP_ATTEMPTS = 10
@@ -67,13 +67,17 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.files)
 
-    def train_batches(self, batches: Iterable[Indices], *, seed: int, epoch: int) -> Iterator[Batch]:
+    def train_batches(
+        self, batches: Iterable[Indices], *, seed: int, epoch: int
+    ) -> Iterator[Batch]:
         """Yield batches, cropped at random and mirrored."""
         return self._load_batches([[(seed, epoch, int(i)) for i in indices] for indices in batches])
 
     def eval_batches(self, batches: Iterable[Indices]) -> Iterator[Batch]:
         """Yield batches with central crops."""
-        return self._load_batches([[(0, _EVAL_EPOCH, int(i)) for i in indices] for indices in batches])
+        return self._load_batches(
+            [[(0, _EVAL_EPOCH, int(i)) for i in indices] for indices in batches]
+        )
 
     def to(self, device: torch.device) -> FolderImages:
         """Return the same set: its images go to the device batch by batch."""
@@ -84,7 +88,9 @@ class FolderImages:
         hasher = hashlib.sha256()
         for path, label in self.files:
             file = Path(path)
-            hasher.update(f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode())
+            hasher.update(
+                f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode()
+            )
         return hasher.hexdigest()
 
     def _load_batches(self, items: list[list[SampleKey]]) -> Iterator[Batch]:
@@ -134,7 +140,9 @@ def crop_and_mirror(image: Tensor, data: DataSection, key: SampleKey) -> Tensor:
 
     if data.train_crop == "random_resized":
         top, left, height, width = _random_resized_crop(image.shape[-2:], key)
-        image = _interpolate(image[:, top : top + height, left : left + width], [data.crop] * 2, data)
+        image = _interpolate(
+            image[:, top : top + height, left : left + width], [data.crop] * 2, data
+        )
     else:
         image = resize(image, data)
         top = _randint(image.shape[-2] - data.crop + 1, Stream.CROP_Y, key)

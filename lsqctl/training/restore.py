@@ -1,4 +1,4 @@
-"""Give a checkpoint back as a model ready to use, on the CPU."""
+"""A stored checkpoint: given back as a model ready to use on the CPU, or evaluated once more."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from pathlib import Path
 
 from torch import nn
 
+from lsqctl.errors import DataError
 from lsqctl.quant import prepare
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import load_model_state, read_state
+from lsqctl.training.checkpoint import load_model_state, read_state, verify_checkpoint
+from lsqctl.training.evaluation import EvalCounts, evaluate, reestimate_bn
+from lsqctl.training.finetuning import open_pipeline
 from lsqctl.training.models import build_model
+from lsqctl.training.runtime import ExecutionContext, autocast, setup_torch
 
 
 def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -> nn.Module:
@@ -23,3 +27,48 @@ def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -
         model = prepare(model, spec)
     model.load_state_dict(load_model_state(directory, variant))
     return model.eval()
+
+
+def verify_recorded_checkpoint(directory: Path, sha256: str) -> None:
+    """Check every byte of a checkpoint against the manifest, and the manifest against ``sha256``.
+
+    Raises DataError in one line that names the file, what was expected and what was found.
+    """
+    actual_sha256 = verify_checkpoint(directory)
+    if actual_sha256 != sha256:
+        manifest = directory / "manifest.json"
+        raise DataError(
+            f"{manifest} is of another checkpoint: its sha256 is {actual_sha256}, the database says "
+            f"{sha256 or 'none'}"
+        )
+
+
+def reevaluate(
+    recipe: Recipe,
+    directory: Path,
+    context: ExecutionContext,
+    *,
+    data_digest: str,
+    variant: str = "raw",
+) -> EvalCounts:
+    """Return the counts of a checkpoint's variant on the recipe's evaluation split.
+
+    ``bn`` is estimated again from the raw weights, by the images that the training took for it.
+
+    On the same machine, with as many threads, they are those of the training to the last image.
+    Raises DataError for a dataset that is missing, damaged, or not the one of ``data_digest``.
+    """
+    device = setup_torch(context, recipe.seed)
+    pipeline = open_pipeline(recipe, context, device)
+    if (actual_digest := pipeline.dataset.digest) != data_digest:
+        raise DataError(
+            f"{recipe.data.name} in {context.data_dir} is not the dataset of the training: its digest "
+            f"is {actual_digest}, the database says {data_digest}"
+        )
+    model = restore_model(recipe, directory, "raw" if variant == "bn" else variant).to(device)
+    with autocast(recipe.train.precision, device):
+        if variant == "bn":
+            model = reestimate_bn(
+                model, pipeline.reestimation_batches(recipe.train.bn_reestimate_images)
+            )
+        return evaluate(model, pipeline.eval_batches())

@@ -1,4 +1,4 @@
-"""Where and how one attempt computes: device, threads, determinism, random states, memory."""
+"""How one attempt executes: device, threads, determinism, RNG states, memory."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from lsqctl.bundled import code_sha256
 from lsqctl.settings import CompileMode, recorded_variables
-from lsqctl.training.digest import code_sha256
-from lsqctl.training.folders import without_lease
+from lsqctl.training.checkpoint_files import without_lease
 
 
 @dataclass(frozen=True, slots=True)

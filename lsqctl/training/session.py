@@ -1,4 +1,4 @@
-"""One run in memory: model, optimizer and cursor, and how they become a checkpoint and back."""
+"""One run in memory: model, optimizer and training state, to a checkpoint and back."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.errors import DataError, Diverged, Preempted
-from lsqctl.facts import Checkpoint, Progress
+from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import Oscillations, PositiveSteps
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.training import compiled, runtime
-from lsqctl.training.average import ModelEma
+from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
-from lsqctl.training.cursor import TrainState
-from lsqctl.training.feed import DataPipeline
-from lsqctl.training.folders import remove_checkpoints
+from lsqctl.training.checkpoint_files import remove_checkpoints
+from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.evaluation import ModelEma
+from lsqctl.training.optimizer_step import OptimizerStepper
 from lsqctl.training.runtime import ExecutionContext
-from lsqctl.training.step import OptimizerStepper
+from lsqctl.training.train_state import TrainState
 
 
 @dataclass(slots=True)
@@ -46,8 +46,8 @@ class TrainingSession:
     optimizer: torch.optim.Optimizer
     step_clamp: PositiveSteps | None
     train_state: TrainState
-    model_forward: compiled.Forward
-    teacher_forward: compiled.Forward | None
+    model_forward: compilation.Forward
+    teacher_forward: compilation.Forward | None
     stepper: OptimizerStepper
     ema: ModelEma | None = None
     bn_statistics: dict[str, Tensor] | None = None
@@ -111,7 +111,9 @@ class TrainingSession:
         self.flush_losses()
         self.update_step_counts()
         if not self.context.run_dir.is_dir():
-            raise OSError(f"the run's folder {self.context.run_dir} has vanished, checkpoints and all")
+            raise OSError(
+                f"the run's folder {self.context.run_dir} has vanished, checkpoints and all"
+            )
         if (name := first_non_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.train_state.step)
         train_state = self.train_state
@@ -130,7 +132,10 @@ class TrainingSession:
             best_step=train_state.best.step if train_state.best else None,
         )
         checkpoint = write_checkpoint(
-            self.context.run_dir, content, fence=self.context.fence, with_lease=self.context.with_lease
+            self.context.run_dir,
+            content,
+            fence=self.context.fence,
+            with_lease=self.context.with_lease,
         )
         self.saved_at = time.monotonic()
         yield checkpoint
@@ -185,7 +190,9 @@ def first_non_finite(model: nn.Module) -> str | None:
     if not tensors:
         return None
     finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
-    return next((name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite), None)
+    return next(
+        (name for name, is_finite in zip(tensors, finite, strict=True) if not is_finite), None
+    )
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -193,7 +200,9 @@ def recipe_hash(recipe: Recipe) -> str:
     return fingerprint(recipe, dict.fromkeys(recipe.references(), "-"), with_seed=True)
 
 
-def restore_state(checkpoint: CheckpointContent, recipe: Recipe, context: ExecutionContext) -> tuple[TrainState, list[str]]:
+def restore_state(
+    checkpoint: CheckpointContent, recipe: Recipe, context: ExecutionContext
+) -> tuple[TrainState, list[str]]:
     """Return a checkpoint's training state, and notes on what differs from the first attempt.
 
     Raises DataError when the checkpoint is of another recipe.
@@ -203,14 +212,16 @@ def restore_state(checkpoint: CheckpointContent, recipe: Recipe, context: Execut
         raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
     for name in ("compile", "channels_last"):  # absent from older checkpoints
         train_state.environment.setdefault(name, False)
-    compile_enabled, notes = compiled.resume_compile(train_state, context)
+    compile_enabled, notes = compilation.resume_compile(train_state, context)
     layout = {"channels_last": train_state.environment["channels_last"]}
     current = runtime.execution_environment(context) | layout | {"compile": compile_enabled}
     changed = [name for name in current if current[name] != train_state.environment.get(name)]
     if not changed:
         return train_state, notes
     train_state.deterministic = "statistical"
-    differences = ", ".join(f"{name} {train_state.environment.get(name)} → {current[name]}" for name in changed)
+    differences = ", ".join(
+        f"{name} {train_state.environment.get(name)} → {current[name]}" for name in changed
+    )
     train_state.environment = dict(current)  # the next attempt is compared with this one
     note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
     return train_state, [*notes, note]

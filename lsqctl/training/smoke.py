@@ -18,19 +18,23 @@ import torch
 from torch import nn
 
 from lsqctl.errors import DataError, Diverged
-from lsqctl.facts import Metric
+from lsqctl.events import Metric
 from lsqctl.recipe import DATASETS, DataSection, Recipe
-from lsqctl.training.cursor import TrainState
-from lsqctl.training.datasets import normalization, open_dataset
-from lsqctl.training.distill import freeze_teacher
-from lsqctl.training.epoch import evaluate_epoch, train_epoch
-from lsqctl.training.feed import DataPipeline
-from lsqctl.training.finetuning import build_session, build_on_device, quantize_model
+from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, ImageSet, InMemoryImages
+from lsqctl.training.dataset_loader import normalization, open_dataset
+from lsqctl.training.finetuning import (
+    build_on_device,
+    build_session,
+    evaluate_epoch,
+    quantize_model,
+    train_epoch,
+)
 from lsqctl.training.image_folder import FolderImages
-from lsqctl.training.images import ImageSet, InMemoryImages, DatasetSplits
 from lsqctl.training.models import input_channels
+from lsqctl.training.optimizer_step import freeze_teacher
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.session import first_non_finite
+from lsqctl.training.train_state import TrainState
 
 _IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _BATCH_SIZE = 2  # a batch; batch norm needs two
@@ -69,15 +73,26 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
     channels = input_channels(recipe.model.name, dataset.channels)
     pipeline = DataPipeline(dataset, recipe, torch.device("cpu"), channels=channels)
     context = ExecutionContext(scratch, scratch, threads=torch.get_num_threads())
-    model = quantize_model(_warm_up_batchnorm(recipe.model.name, pipeline), recipe, pipeline, run_calibration=True)
+    model = quantize_model(
+        _warm_up_batchnorm(recipe.model.name, pipeline), recipe, pipeline, run_calibration=True
+    )
     teacher = None
     if recipe.distill:
         teacher = freeze_teacher(_warm_up_batchnorm(recipe.network_of("distill.teacher"), pipeline))
-    session = build_session(model, teacher, recipe, context, pipeline=pipeline, train_state=TrainState(recipe_hash="smoke"))
+    session = build_session(
+        model,
+        teacher,
+        recipe,
+        context,
+        pipeline=pipeline,
+        train_state=TrainState(recipe_hash="smoke"),
+    )
     events = [*train_epoch(session), *evaluate_epoch(session)]
     if (name := first_non_finite(model)) is not None:
         raise Diverged(f"{name} holds NaN or infinity after one step")
-    return next(event.value for event in events if isinstance(event, Metric) and event.name == "loss")
+    return next(
+        event.value for event in events if isinstance(event, Metric) and event.name == "loss"
+    )
 
 
 @torch.no_grad()
@@ -88,7 +103,9 @@ def _warm_up_batchnorm(name: str, pipeline: DataPipeline) -> nn.Module:
     bits every code is 0 then, and the gradients of a deep network overflow.
     """
     model = build_on_device(name, pipeline)
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+    ]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0
@@ -134,7 +151,10 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
 def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
     real_files = _real_images(data_dir, data.name)
     files = [(str(path), label) for label, path in enumerate(real_files or _noise_images(scratch))]
-    return (FolderImages(files[:_BATCH_SIZE], data), FolderImages(files[-_BATCH_SIZE:], data)), bool(real_files)
+    return (
+        FolderImages(files[:_BATCH_SIZE], data),
+        FolderImages(files[-_BATCH_SIZE:], data),
+    ), bool(real_files)
 
 
 def _memory_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
@@ -167,7 +187,9 @@ def _one_image_per_class(folder: Path) -> Iterator[Path]:
     """Yield the first image of each class folder."""
     for class_folder in sorted(folder.iterdir()) if folder.is_dir() else ():
         if class_folder.is_dir():
-            images = sorted(p for p in class_folder.iterdir() if p.suffix.lower() in _IMAGE_EXTENSIONS)
+            images = sorted(
+                p for p in class_folder.iterdir() if p.suffix.lower() in _IMAGE_EXTENSIONS
+            )
             yield from images[:1]
 
 

@@ -1,4 +1,4 @@
-"""One child process and the attempt it executes, as its supervisor sees it."""
+"""One child process and the attempt it executes, from its launch to the end of its run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import signal
 import time
 from pathlib import Path
 
+from lsqctl.errors import LeaseLost
+from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, EndReason
-from lsqctl.worker.launch import Launcher, Pipes, ProcessHandle
-from lsqctl.worker.order import ExitReport, AttemptSpec, log_path
+from lsqctl.store import Store
+from lsqctl.worker.launchers import Launcher, Pipes, ProcessHandle
+from lsqctl.worker.messages import AttemptSpec, ExitReport, log_path
 from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code
+from lsqctl.worker.recorder import ingest_spool
 from lsqctl.worker.slots import Allocation
 
 # how long a child may take to save before it is killed for its time limit
@@ -21,7 +25,9 @@ SAVE_GRACE_SECONDS = 120.0
 class Child:
     """A running attempt: its process, its pipes, and what was asked of it."""
 
-    def __init__(self, claim: Claim, allocation: Allocation, spec: AttemptSpec, launcher: Launcher) -> None:
+    def __init__(
+        self, claim: Claim, allocation: Allocation, spec: AttemptSpec, launcher: Launcher
+    ) -> None:
         self.claim = claim
         self.allocation = allocation
         self.spec = spec
@@ -50,7 +56,9 @@ class Child:
         path = log_path(run_dir, self.spec.attempt)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(self._parent_death_pipe, self.spec.to_line().encode())  # less than a pipe holds
+            os.write(
+                self._parent_death_pipe, self.spec.to_line().encode()
+            )  # less than a pipe holds
             return launcher.launch(Pipes(stdin_fd, log, report_fd), self.allocation.env)
         finally:
             os.close(log)
@@ -115,3 +123,34 @@ class Child:
         with contextlib.suppress(BlockingIOError), os.fdopen(self._report_fd, "rb") as pipe:
             return (pipe.read() or b"").decode()
         return ""
+
+
+def finalize_attempt(store: Store, child: Child) -> ExitReport:
+    """Fail, give back or leave the run of a child that has ended; return why it ended.
+
+    Raises StoreError while the database is away: then nothing was done.
+    """
+    exit_report = child.exit_report()
+    failpoint("worker.child-ended")
+    if exit_report.reason is EndReason.COMPLETED:
+        return exit_report
+    try:
+        ingest_spool(store, child.claim.lease, Path(child.spec.run_dir))
+        _store_end(store, child, exit_report)
+    except LeaseLost:
+        return ExitReport(
+            EndReason.WORKER_LOST, "another attempt owns the run; nothing was changed"
+        )
+    return exit_report
+
+
+def _store_end(store: Store, child: Child, exit_report: ExitReport) -> None:
+    lease = child.claim.lease
+    stopped_by_us = child.stop_requested and exit_report.reason is EndReason.INFRA
+    if child.cancel_requested:
+        store.fail(lease, EndReason.CANCELLED, "cancelled by request")
+    elif stopped_by_us or exit_report.reason is EndReason.PREEMPTED:
+        failpoint("worker.before-release")
+        store.release(lease)
+    else:
+        store.fail(lease, exit_report.reason, exit_report.message)

@@ -1,4 +1,4 @@
-"""The child: execute one attempt, record its facts under the fence, and end with a plain reason.
+"""The child: execute one attempt, record its events under the fence, and end with a plain reason.
 
 ``execute`` reads its spec from standard input, in a child forked from the fork server or in
 ``python -m lsqctl.worker.execute REPORT``.  It iterates
@@ -15,18 +15,18 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import LsqctlError
+from lsqctl.events import LogMessage
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason, RunDetail
-from lsqctl.worker.circumstances import code_change_messages, attempt_environment
-from lsqctl.worker.order import ExitReport, AttemptSpec
-from lsqctl.worker.reasons import annotate_oom, error_message, end_reason_of
+from lsqctl.worker.messages import AttemptSpec, ExitReport
+from lsqctl.worker.reasons import annotate_oom, end_reason_of, error_message
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -119,28 +119,34 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> None:
         store.close()
 
 
-def _open_attempt(spec: AttemptSpec, stop: StopFlag) -> tuple[Store, RunDetail, dict[str, str | Path]]:
+def _open_attempt(
+    spec: AttemptSpec, stop: StopFlag
+) -> tuple[Store, RunDetail, dict[str, str | Path]]:
     """Return the store, the run and its inputs, once the database holds what the attempt is.
 
     A short wait for each try: the recorder retries by itself and must not hold up training.
     """
     from lsqctl.store import open_store
     from lsqctl.worker.inputs import input_digests, resolve_inputs
-    from lsqctl.worker.patience import retry
     from lsqctl.worker.recorder import RETRY_LEASES
+    from lsqctl.worker.retry import retry
 
     lease, run_dir = spec.lease_seconds, Path(spec.run_dir)
     environment = attempt_environment(spec)
 
     def open_once() -> tuple[Store, RunDetail, dict[str, str | Path]]:
         busy_seconds = min(2.0, lease / 3)
-        store = open_store(spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds)
+        store = open_store(
+            spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds
+        )
         try:
             detail = store.detail(spec.run_id)
             inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
             failpoint("child.before-environment")
             store.relocate_checkpoints(spec.lease, run_dir)
-            store.record_environment(spec.lease, environment | {"inputs": input_digests(inputs, detail)})
+            store.record_environment(
+                spec.lease, environment | {"inputs": input_digests(inputs, detail)}
+            )
         except LsqctlError:
             store.close()
             raise
@@ -151,10 +157,12 @@ def _open_attempt(spec: AttemptSpec, stop: StopFlag) -> tuple[Store, RunDetail, 
     return opened
 
 
-def _execution_context(spec: AttemptSpec, stop: StopFlag, inputs: dict[str, str | Path], store: Store) -> ExecutionContext:
+def _execution_context(
+    spec: AttemptSpec, stop: StopFlag, inputs: dict[str, str | Path], store: Store
+) -> ExecutionContext:
     from lsqctl.training.runtime import ExecutionContext
-    from lsqctl.worker.patience import retry
     from lsqctl.worker.recorder import RETRY_LEASES
+    from lsqctl.worker.retry import retry
 
     def with_lease(work: Callable[[], None]) -> None:
         leased_work = partial(store.run_with_lease, spec.lease, work)
@@ -212,3 +220,40 @@ def _send_report(exit_report: ExitReport, report_fd: int) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def attempt_environment(spec: AttemptSpec) -> dict[str, object]:
+    """Return what must stay the same for an exact resume, and what a reader wants to know."""
+    import platform
+
+    import torch
+
+    from lsqctl import __version__
+    from lsqctl.bundled import code_sha256
+    from lsqctl.settings import recorded_variables
+
+    return {
+        "device": spec.device.partition(":")[0],
+        "threads": spec.threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "lsqctl": __version__,
+        "code_sha256": code_sha256(),
+        "variables": recorded_variables(),
+    }
+
+
+def code_change_messages(provenance: Mapping[str, Any]) -> list[LogMessage]:
+    """Return a message when the code is not the one that was there at submit."""
+    from lsqctl.bundled import code_sha256
+
+    submitted, current = provenance.get("code_sha256"), code_sha256()
+    if submitted in (None, current):
+        return []
+    return [
+        LogMessage(
+            "the code of lsqctl has changed since the run was submitted "
+            f"({submitted[:12]} → {current[:12]})"
+        )
+    ]

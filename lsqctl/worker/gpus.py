@@ -102,7 +102,9 @@ def open_probe(folder: Path = Path("/dev")) -> GpuProbe:
         return DeviceFileProbe(folder, f"NVML: {error}")
 
 
-def select_gpus(gpu_choice: str, probe: GpuProbe, allowed: Sequence[str] | None = None) -> list[str]:
+def select_gpus(
+    gpu_choice: str, probe: GpuProbe, allowed: Sequence[str] | None = None
+) -> list[str]:
     """Return the GPUs that ``auto``, ``all``, ``none``, or numbers and UUIDs (``0,2``) mean.
 
     None of them means the CPU.  ``allowed`` is what CUDA_VISIBLE_DEVICES leaves: a scheduler's
@@ -111,7 +113,9 @@ def select_gpus(gpu_choice: str, probe: GpuProbe, allowed: Sequence[str] | None 
     if gpu_choice == "none":
         return []
     names = probe.gpu_names()
-    gpu_by_key = {name: name for name in names} | {str(index): gpu for index, gpu in enumerate(names)}
+    gpu_by_key = {name: name for name in names} | {
+        str(index): gpu for index, gpu in enumerate(names)
+    }
     if allowed is not None:
         names = list(_visible(allowed, gpu_by_key))
         gpu_by_key = {key: name for key, name in gpu_by_key.items() if name in names}
@@ -159,7 +163,9 @@ class GpuHealth:
         """Return the reason for each GPU to leave alone; ``idle_gpus`` are those we do not use."""
         reasons = {gpu: self.probe.busy_reason(gpu) for gpu in idle_gpus} if self.avoid_busy else {}
         now = self.clock()
-        self._quarantined = {gpu: entry for gpu, entry in self._quarantined.items() if entry[0] > now}
+        self._quarantined = {
+            gpu: entry for gpu, entry in self._quarantined.items() if entry[0] > now
+        }
         quarantined = {gpu: reason for gpu, (_, reason) in self._quarantined.items()}
         return {gpu: reason for gpu, reason in reasons.items() if reason} | quarantined
 
@@ -172,13 +178,17 @@ class GpuHealth:
     def notice(self, unavailable: dict[str, str]) -> str:
         """Return one line on the GPUs that are left alone; empty when there are none."""
         numbers = {name: index for index, name in enumerate(self.probe.gpu_names())}
-        lines = (f"GPU {numbers.get(gpu, gpu)}: {reason}" for gpu, reason in sorted(unavailable.items()))
+        lines = (
+            f"GPU {numbers.get(gpu, gpu)}: {reason}" for gpu, reason in sorted(unavailable.items())
+        )
         return "; ".join(lines)
 
 
 def select_with_health(gpu_choice: str, probe: GpuProbe) -> tuple[list[str], GpuHealth]:
     """Return the GPUs that this worker works on, and their health."""
-    return select_gpus(gpu_choice, probe, visible_gpus()), GpuHealth(probe, avoid_busy=gpu_choice == "auto")
+    return select_gpus(gpu_choice, probe, visible_gpus()), GpuHealth(
+        probe, avoid_busy=gpu_choice == "auto"
+    )
 
 
 def _describe_process(process: Any) -> str:

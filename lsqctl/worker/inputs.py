@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
-from lsqctl.facts import StoredCheckpoint
+from lsqctl.events import StoredCheckpoint
 from lsqctl.run import RunDetail
-from lsqctl.training.digest import file_sha256
-from lsqctl.training.manifest import manifest_sha256
+from lsqctl.training.checkpoint_files import manifest_sha256
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -76,7 +76,9 @@ def find_weights_file(weights_name: str, recipe_dir: Path | None, data_dir: Path
     """Return the weights file that a recipe names: beside the recipe, then in the data folder."""
     path = Path(weights_name).expanduser()
     folders = [] if path.is_absolute() else [recipe_dir, Path.cwd(), data_dir]
-    candidates = [path] if path.is_absolute() else [candidate / path for candidate in folders if candidate]
+    candidates = (
+        [path] if path.is_absolute() else [candidate / path for candidate in folders if candidate]
+    )
     return next((candidate.absolute() for candidate in candidates if candidate.is_file()), None)
 
 

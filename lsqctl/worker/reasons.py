@@ -18,7 +18,7 @@ from lsqctl.errors import (
 )
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
-from lsqctl.worker.order import ExitReport
+from lsqctl.worker.messages import ExitReport
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")

@@ -1,4 +1,4 @@
-"""Write an attempt's facts to the store in batches: one commit a second, not one a step.
+"""Write an attempt's events to the store in batches; what it does not take waits in a spool file.
 
 A database that is locked, full or away does not stop the training at once: metrics wait, in memory
 and on the disk. A checkpoint, the start and the finish are waited with for the database.
@@ -6,30 +6,33 @@ and on the disk. A checkpoint, the start and the finish are waited with for the 
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from lsqctl.errors import LeaseLost, StoreError
-from lsqctl.facts import (
+from lsqctl.events import (
     Checkpoint,
     Compiled,
-    TrainingEvent,
+    LogMessage,
     Measurement,
     Metric,
-    LogMessage,
     Progress,
     QuantizerStats,
     Result,
     Resumed,
+    TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, Lease
-from lsqctl.worker.patience import retry, backoff_delay
-from lsqctl.worker.spool import Spool
+from lsqctl.worker.retry import backoff_delay, retry
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -124,7 +127,9 @@ class Recorder:
     def _resume(self, step: int | None) -> None:
         """Go on from a step: what lies after it is deleted, what was spooled up to it kept."""
         measurements = [
-            measurement for measurement in self._spool.pending_from_previous() if step is not None and measurement.step <= step
+            measurement
+            for measurement in self._spool.pending_from_previous()
+            if step is not None and measurement.step <= step
         ]
         self._store.resume_at(self._lease, step)
         if measurements:
@@ -181,9 +186,89 @@ class Recorder:
     def _is_finished(self) -> bool:
         attempts = self._retry(lambda: self._store.detail(self._lease.run_id)).attempts
         return any(
-            attempt.fence == self._lease.fence and attempt.reason is EndReason.COMPLETED for attempt in attempts
+            attempt.fence == self._lease.fence and attempt.reason is EndReason.COMPLETED
+            for attempt in attempts
         )
 
     def _retry(self, work: Callable[[], T]) -> T:
         max_seconds = RETRY_LEASES * self._store.lease_seconds
         return retry(work, max_seconds=max_seconds, stop=self._stop, clock=self._clock)
+
+
+_SPOOL_NAME = "spool-{}.jsonl"
+
+
+class Spool:
+    """The file of one attempt. Opened at once: a later attempt that takes over removes it, and
+    what a zombie still writes then goes nowhere.
+
+    A file that cannot be written is no reason to stop training: the metrics are in memory too.
+    """
+
+    def __init__(self, run_dir: Path, attempt: int) -> None:
+        self.path = run_dir / _SPOOL_NAME.format(attempt)
+        self._run_dir, self._attempt = run_dir, attempt
+        self._fd: int | None = None
+        self._has_lines = False
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(self.path, flags, 0o600)
+
+    def append(self, measurement: Measurement) -> None:
+        """Append one line: a list for a metric, an object for a quantizer's numbers."""
+        line = json.dumps(
+            list(astuple(measurement)) if isinstance(measurement, Metric) else asdict(measurement)
+        )
+        self._has_lines = True
+        if self._fd is not None:
+            with contextlib.suppress(OSError):  # a line cut short is passed over when read
+                os.write(self._fd, f"\n{line}\n".encode())
+
+    def clear(self) -> None:
+        """Empty the file: the database has everything."""
+        if self._fd is not None and self._has_lines:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, 0)
+        self._has_lines = False
+
+    def close(self, *, keep: bool) -> None:
+        """Close the file, and remove it unless what it holds is still wanted."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        if not (keep and self._has_lines):
+            self.path.unlink(missing_ok=True)
+
+    def pending_from_previous(self) -> list[Measurement]:
+        """Return what earlier attempts could not store, oldest first."""
+        return [measurement for path in self._previous_paths() for measurement in _read_spool(path)]
+
+    def remove_previous(self) -> None:
+        """Remove the files of earlier attempts."""
+        for path in self._previous_paths():
+            path.unlink(missing_ok=True)
+
+    def _previous_paths(self) -> list[Path]:
+        earlier = ((self._run_dir / _SPOOL_NAME.format(n)) for n in range(1, self._attempt))
+        return [path for path in earlier if path.exists()]
+
+
+def ingest_spool(store: Store, lease: Lease, run_dir: Path) -> None:
+    """Store what an attempt's trainer left in its spool, and remove it.  Raises LeaseLost."""
+    path = run_dir / _SPOOL_NAME.format(lease.attempt)
+    with contextlib.suppress(FileNotFoundError):
+        if measurements := list(_read_spool(path)):
+            store.log_metrics(lease, measurements)
+        path.unlink()
+
+
+def _read_spool(path: Path) -> Iterator[Measurement]:
+    for line in path.read_text(errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError):  # the last line of a process killed in it
+            values = json.loads(line)
+            if isinstance(values, dict):
+                yield QuantizerStats(**values)
+            else:
+                name, split, step, value = values
+                yield Metric(str(name), str(split), int(step), float(value))

@@ -1,4 +1,4 @@
-"""The places where attempts run, GPUs or shares of the CPU's cores, and who holds which.
+"""The slots where attempts run, GPUs or parts of the CPU's cores, and who holds which.
 
 Pure values: a ``Pool`` decides from what it holds alone, and every change gives a new one.
 """
@@ -65,7 +65,9 @@ class Pool:
     @property
     def free(self) -> tuple[Slot, ...]:
         """The slots that an attempt may take now."""
-        return tuple(slot for slot in self.slots if slot.index not in self.taken and self._is_usable(slot))
+        return tuple(
+            slot for slot in self.slots if slot.index not in self.taken and self._is_usable(slot)
+        )
 
     @property
     def has_room(self) -> bool:
@@ -75,13 +77,17 @@ class Pool:
     @property
     def usable_gpus(self) -> int:
         """How many GPUs may be used, taken ones included."""
-        return len({slot.gpu for slot in self.slots if slot.gpu is not None and self._is_usable(slot)})
+        return len(
+            {slot.gpu for slot in self.slots if slot.gpu is not None and self._is_usable(slot)}
+        )
 
     @property
     def free_gpus(self) -> tuple[str, ...]:
         """The GPUs that may be used and of which no slot is taken."""
         taken_by_gpu = self._taken_by_gpu()
-        names = (slot.gpu for slot in self.free if slot.gpu is not None and not taken_by_gpu[slot.gpu])
+        names = (
+            slot.gpu for slot in self.free if slot.gpu is not None and not taken_by_gpu[slot.gpu]
+        )
         return tuple(dict.fromkeys(names))
 
     @property
@@ -104,8 +110,12 @@ class Pool:
             if not self.free:
                 raise ValueError("no slot is free")
             taken_by_gpu = self._taken_by_gpu()
-            allocation = Allocation((min(self.free, key=lambda slot: (taken_by_gpu[slot.gpu], slot.index)),))
-        return allocation, replace(self, taken=self.taken | {slot.index for slot in allocation.slots})
+            allocation = Allocation(
+                (min(self.free, key=lambda slot: (taken_by_gpu[slot.gpu], slot.index)),)
+            )
+        return allocation, replace(
+            self, taken=self.taken | {slot.index for slot in allocation.slots}
+        )
 
     def release(self, allocation: Allocation) -> Pool:
         """Return the pool with the slots of an attempt that has ended."""

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from lsqctl.api.board import build_board
-from lsqctl.api.deviations import with_deviations
-from lsqctl.cli.board_options import OutputFormat
-from lsqctl.cli.board_table import render_table, visible_columns
+from lsqctl.cli.board import OutputFormat
+from lsqctl.cli.table import render_table, visible_columns
 from lsqctl.leaderboard.output import FORMATS, tables_of
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.references import load_references
 from lsqctl.leaderboard.view import view
+from lsqctl.services.board import build_board
+from lsqctl.services.diff import with_deviations
 from lsqctl.store import open_store
 from tests.conftest import CommandLine
 from tests.inside import Here

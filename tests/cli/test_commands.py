@@ -9,7 +9,7 @@ import sys
 import pytest
 from typer.main import get_command
 
-from lsqctl.cli.entry import app, hoist_global_options
+from lsqctl.cli.app import app, hoist_global_options
 from tests.conftest import TINY
 
 
@@ -157,8 +157,18 @@ def test_a_closed_pipe_ends_quietly(worked):
 
 
 def test_global_options_may_stand_anywhere(tmp_path):
-    assert hoist_global_options(["runs", "ls", "--home", "x", "-q"]) == ["--home", "x", "runs", "ls", "-q"]
-    assert hoist_global_options(["submit", "a", "--db=sqlite:///x"]) == ["--db=sqlite:///x", "submit", "a"]
+    assert hoist_global_options(["runs", "ls", "--home", "x", "-q"]) == [
+        "--home",
+        "x",
+        "runs",
+        "ls",
+        "-q",
+    ]
+    assert hoist_global_options(["submit", "a", "--db=sqlite:///x"]) == [
+        "--db=sqlite:///x",
+        "submit",
+        "a",
+    ]
     assert hoist_global_options(["a", "--", "--home", "x"]) == ["a", "--", "--home", "x"]
     assert hoist_global_options(["a", "--home"]) == ["--home", "a"]
 

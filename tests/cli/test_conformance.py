@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from typer.testing import CliRunner
 
-from lsqctl.cli.entry import app
+from lsqctl.cli.app import app
 from lsqctl.quant import conformance
 from tests.conftest import CommandLine
 

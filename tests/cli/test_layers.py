@@ -8,9 +8,9 @@ import pytest
 from rich.cells import cell_len
 
 from lsqctl.store import open_store
-from tests.api.test_layer_findings import stats
 from tests.cli.test_terminal import ESCAPES, seen
 from tests.conftest import CommandLine
+from tests.services.test_layer_findings import stats
 from tests.store.samples import identity, new, submit, take
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lsqctl.cli.entry import app
+from lsqctl.cli.app import app
 from lsqctl.errors import NotFound, UsageError
 from tests.conftest import CommandLine
 

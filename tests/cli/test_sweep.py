@@ -12,7 +12,7 @@ from sqlalchemy import delete
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from lsqctl.cli.entry import app
+from lsqctl.cli.app import app
 from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store

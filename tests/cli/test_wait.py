@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.cli.durations import parse_duration
+from lsqctl.cli.options import parse_duration
 from lsqctl.run import EndReason
 from lsqctl.store import Store, open_store
 from tests.conftest import TINY, CommandLine

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from lsqctl.api.logs import follow_log
-from lsqctl.cli.watch_view import sparkline
-from lsqctl.facts import Metric, Progress
+from lsqctl.cli.watch import sparkline
+from lsqctl.events import Metric, Progress
 from lsqctl.run import EndReason, RunState
+from lsqctl.services.logs import follow_log
 from lsqctl.store import Store, open_store
 from tests.cli.test_terminal import ESCAPES, seen
 from tests.conftest import TINY, CommandLine, wait_for

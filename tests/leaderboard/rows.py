@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from lsqctl.facts import BoardRow
+from lsqctl.events import BoardRow
 from lsqctl.leaderboard.references import Reference
 from lsqctl.run import RunState
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.facts import Metric, QuantizerStats
+from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.charts.accuracy import against_bits, against_cost, front
 from lsqctl.leaderboard.charts.chart import Axis, Chart, Series
 from lsqctl.leaderboard.charts.comparing import ablation, networks_against_cost

@@ -7,7 +7,7 @@ import pytest
 from lsqctl.errors import DataError, UsageError
 from lsqctl.leaderboard.comparing import compare
 from lsqctl.leaderboard.comparison import Side, p_text, points
-from lsqctl.scored import PerImageResult
+from lsqctl.per_image_result import PerImageResult
 
 TOTAL = 400
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
-from lsqctl.facts import BoardRow
+from lsqctl.events import BoardRow
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.parsing import parse
 from lsqctl.leaderboard.choosing import choose_failed, choose_references

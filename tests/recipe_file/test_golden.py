@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lsqctl.api.layers import check_layers
-from lsqctl.cli.faults import format_diagnostics, format_summary
+from lsqctl.cli.diagnostics import format_diagnostics, format_summary
 from lsqctl.errors import RecipeError
 from lsqctl.recipe_file import load
+from lsqctl.services.recipe_checks import check_layers
 
 GOLDEN = Path(__file__).parent / "golden"
 BAD = sorted(path.name for path in GOLDEN.glob("*.yaml"))

@@ -153,7 +153,7 @@ def test_few_bits_for_depthwise_convolutions_are_doubted(folder, text, doubted):
 def test_the_networks_with_depthwise_convolutions_are_those_that_have_them():
     from torch import nn
 
-    from lsqctl.training.models.weightless import build_on_meta
+    from lsqctl.training.models.factory import build_on_meta
 
     for name in NETWORKS:
         model = build_on_meta(name, num_classes=2, in_channels=3, image_size=224)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.cli.faults import format_github, format_json, format_diagnostics
+from lsqctl.cli.diagnostics import format_diagnostics, format_github, format_json
 from lsqctl.errors import NotFound, RecipeError
 from lsqctl.recipe_file import load
 

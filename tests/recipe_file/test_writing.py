@@ -10,7 +10,7 @@ import yamlcore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.cli.faults import format_github, format_json, format_diagnostics, format_summary
+from lsqctl.cli.diagnostics import format_diagnostics, format_github, format_json, format_summary
 from lsqctl.errors import Diagnostic, Position, RecipeError
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import CODES, SCHEMA_FILE, dump, json_schema, keys_table, load, template
@@ -147,7 +147,9 @@ def test_a_likely_mistake_is_a_warning_and_runs(folder, text, code):
     assert format_summary(loaded.warnings, "x") == "x: 1 warning"
 
 
-FAULT = Diagnostic("R104", "a title", "a label", "a,b.yaml", Position(2, 3, 5), "  ab", ("do: 100%",))
+FAULT = Diagnostic(
+    "R104", "a title", "a label", "a,b.yaml", Position(2, 3, 5), "  ab", ("do: 100%",)
+)
 
 
 def test_github_annotations_escape_what_the_format_reserves():

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import update
 
-from lsqctl.facts import Checkpoint, Evaluation, Result
+from lsqctl.events import Checkpoint, Evaluation, Result
 from lsqctl.run import Claim, Lease, NewRun, WorkerIdentity
 from lsqctl.store import Store
-from lsqctl.store.columns import now
+from lsqctl.store.dialects import now
 from lsqctl.store.tables import runs
 
 RECIPE = {

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from lsqctl.api.watch import read_queue_status
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
-from lsqctl.facts import Metric, Progress
+from lsqctl.events import Metric, Progress
 from lsqctl.run import EndReason, RunState
+from lsqctl.services.watch import read_queue_status
 from lsqctl.store import Store
 from lsqctl.store.tables import metadata
 from tests.store.samples import checkpoint, identity, lapse, new, no_back_off, result, submit, take

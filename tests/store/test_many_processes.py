@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select, text
 
 from lsqctl.errors import StoreError
-from lsqctl.facts import Metric
+from lsqctl.events import Metric
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
 from lsqctl.store.database import EXCLUSIVE_LOCK_KEY
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 WORKER = """
 import sys, time
-from lsqctl.facts import Metric
+from lsqctl.events import Metric
 from lsqctl.store import open_store
 from tests.store.samples import identity, result
 url, name = sys.argv[1:]
@@ -89,7 +89,7 @@ def test_sixteen_processes_do_every_run_once_parents_before_children(url: str, c
 
 WRITER = """
 import sys
-from lsqctl.facts import Metric
+from lsqctl.events import Metric
 from lsqctl.store import open_store
 from tests.store.samples import checkpoint, identity, result
 url, name = sys.argv[1:]

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lsqctl.errors import LeaseLost, NotFound
-from lsqctl.facts import Metric, MetricSummary, Progress, QuantizerStats
+from lsqctl.events import Metric, MetricSummary, Progress, QuantizerStats
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store
 from tests.store.samples import checkpoint, evaluation, new, result, submit, take, zombie

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lsqctl.errors import StoreError
-from lsqctl.store import open_store, safety
-from lsqctl.store.safety import file_system_type, is_network_file_system, wal_is_safe
+from lsqctl.store import engine, open_store
+from lsqctl.store.engine import file_system_type, is_network_file_system, wal_is_safe
 from tests.store.samples import new, submit
 
 
@@ -50,7 +50,7 @@ def test_a_network_file_system_is_refused_and_postgresql_named(
 ) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\n")
-    monkeypatch.setattr(safety, "MOUNTS", mounts)
+    monkeypatch.setattr(engine, "MOUNTS", mounts)
     with pytest.raises(StoreError, match=r"nfs4.*postgresql\+psycopg"):
         open_store(f"sqlite:///{tmp_path}/home/lsqctl.db")
 
@@ -67,7 +67,9 @@ def test_the_longest_mount_point_says_what_file_system_it_is() -> None:
     kinds = {"/x": "ext4", "/home": "nfs", "/home/you": "nfs", "/home/me/x": "ext4"}
     for path, kind in {**kinds, "/homes": "ext4", "/a b/c": "fuse.sshfs"}.items():
         assert file_system_type(Path(path), mounts) == kind
-    assert [k for k in ("ext4", "fuse.sshfs", "fuseblk", "tmpfs", "cifs") if is_network_file_system(k)] == [
+    assert [
+        k for k in ("ext4", "fuse.sshfs", "fuseblk", "tmpfs", "cifs") if is_network_file_system(k)
+    ] == [
         "fuse.sshfs",
         "cifs",
     ]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lsqctl.errors import IllegalTransition, LeaseLost, NotFound, UsageError
-from lsqctl.facts import Metric, Progress
-from lsqctl.run import EndReason, IfExists, Lease, EnqueueOutcome, RunState
+from lsqctl.events import Metric, Progress
+from lsqctl.run import EndReason, EnqueueOutcome, IfExists, Lease, RunState
 from lsqctl.store import Store
 from lsqctl.store.enqueue import ID_ALPHABET
 from tests.store.samples import (
@@ -37,7 +37,9 @@ def test_runs_are_claimed_by_priority_then_age_and_never_while_held(store: Store
 def test_a_claim_carries_all_that_the_worker_needs(store: Store) -> None:
     submit(store, new("parent"), new("child", parents=["parent"]))
     parent = take(store)
-    store.record_environment(parent.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"})
+    store.record_environment(
+        parent.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"}
+    )
     store.finish(parent.lease, result())
     child = take(store)
     assert child.run.state is RunState.RUNNING
@@ -52,7 +54,9 @@ def test_the_first_attempts_device_threads_and_compile_hold_for_the_later_ones(
 ) -> None:
     submit(store, new("a"))
     first = take(store)
-    store.record_environment(first.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"})
+    store.record_environment(
+        first.lease, {"device": "cpu", "threads": 2, "compile": False, "torch": "2"}
+    )
     store.release(first.lease)
     second = take(store)
     assert second.pinned_environment == {"device": "cpu", "threads": 2, "compile": False}

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from lsqctl.api.board import build_board
-from lsqctl.api.watch import read_queue_status
-from lsqctl.facts import Metric
+from lsqctl.events import Metric
 from lsqctl.run import RunState
+from lsqctl.services.board import build_board
+from lsqctl.services.watch import read_queue_status
 from lsqctl.store import Store, open_store
-from lsqctl.store.sight import MAX_POINTS as POINTS_SHOWN
+from lsqctl.store.queue_overview import MAX_POINTS as POINTS_SHOWN
 from tests.store.samples import identity, new, result, submit, take
 
 RUNS, POINTS = 10_000, 100

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import delete
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
-from lsqctl.run import EndReason, NewRun, EnqueueOutcome, RunState
+from lsqctl.run import EndReason, EnqueueOutcome, NewRun, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.store.sweeps import ResumeOptions
 from lsqctl.store.tables import runs

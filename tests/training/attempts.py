@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from lsqctl.errors import Preempted
-from lsqctl.facts import Checkpoint, TrainingEvent, Measurement, Metric, QuantizerStats, Result
+from lsqctl.events import Checkpoint, Measurement, Metric, QuantizerStats, Result, TrainingEvent
 from lsqctl.recipe import Recipe
 from lsqctl.training import ExecutionContext, finetune
-from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
-from lsqctl.training.resume_point import resume_point
+from lsqctl.training.checkpoint import CheckpointContent, resume_point, write_checkpoint
 
 
 class StopAfter:
@@ -28,7 +27,9 @@ class StopAfter:
         return self.left == -1
 
 
-def run(recipe: Recipe, job: ExecutionContext, stop_after: int | None = None) -> list[TrainingEvent]:
+def run(
+    recipe: Recipe, job: ExecutionContext, stop_after: int | None = None
+) -> list[TrainingEvent]:
     """Return the facts of an attempt, whether it was stopped or ended."""
     facts: list[TrainingEvent] = []
     job = job if stop_after is None else replace(job, stop=StopAfter(stop_after))
@@ -88,7 +89,9 @@ def rewritten(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
         assert snapshot is not None
         parts = {name: dict(getattr(snapshot, name)) for name in ("model", "training", "state")}
         change(parts)
-        changed = CheckpointContent(snapshot.step, snapshot.epoch, best_step=snapshot.best_step, **parts)
+        changed = CheckpointContent(
+            snapshot.step, snapshot.epoch, best_step=snapshot.best_step, **parts
+        )
         write_checkpoint(folder, changed, fence="test")
 
     return rewrite

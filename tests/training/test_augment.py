@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lsqctl.training.augment import crop_and_flip
+from lsqctl.training.data_pipeline import crop_and_flip
 
 IMAGES = torch.arange(24 * 2 * 5 * 6, dtype=torch.int64).remainder(251).to(torch.uint8)
 IMAGES = IMAGES.reshape(24, 2, 5, 6)

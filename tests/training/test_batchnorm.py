@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from lsqctl.errors import DataError
-from lsqctl.facts import Checkpoint
-from lsqctl.training.batchnorm import freeze_bn, batchnorms, reestimate_bn
+from lsqctl.events import Checkpoint
 from lsqctl.training.checkpoint import load_model_state
+from lsqctl.training.evaluation import batchnorms, freeze_bn, reestimate_bn
 
 from .attempts import run
 from .conftest import session_of, tiny
@@ -67,7 +67,9 @@ def test_the_images_for_it_are_the_seeds_own_shuffled_whole_batches(job):
     assert torch.equal(torch.cat(batches), torch.cat(list(feed.reestimation_batches(200))))
     other = session_of(tiny(seed=1, data={"batch_size": 48}), job()).pipeline
     assert not torch.equal(batches[0], next(other.reestimation_batches(200)))
-    assert not torch.equal(batches[0], next(feed.calibration_batches(48))), "not those of the calibration"
+    assert not torch.equal(batches[0], next(feed.calibration_batches(48))), (
+        "not those of the calibration"
+    )
     assert [len(batch) for batch in feed.reestimation_batches(20)] == [20]
 
 

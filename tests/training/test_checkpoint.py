@@ -19,11 +19,11 @@ from lsqctl.training.checkpoint import (
     CheckpointContent,
     load_model_state,
     read_checkpoint,
+    resume_point,
     verify_checkpoint,
     write_checkpoint,
 )
-from lsqctl.training.folders import remove_checkpoints
-from lsqctl.training.resume_point import resume_point
+from lsqctl.training.checkpoint_files import remove_checkpoints
 
 
 def snapshot(step, *, size=64, best=None):

@@ -12,12 +12,12 @@ import torch
 from lsqctl.errors import DataError, NotFound
 from lsqctl.recipe import DATASETS, DataSection
 from lsqctl.training.cifar import read_cifar
-from lsqctl.training.datasets import open_dataset
+from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.training.dataset_paths import DATASET_PATHS
 from lsqctl.training.digits import read_digits
-from lsqctl.training.feed import DataPipeline
 from lsqctl.training.fetch import fetch_dataset
 from lsqctl.training.idx_files import parse_idx
-from lsqctl.training.locate import DATASET_PATHS
 
 from .conftest import tiny
 
@@ -78,7 +78,9 @@ def test_calibration_images_are_shuffled_training_images_of_every_class():
 
 def test_grey_images_become_three_equal_channels_for_nets_that_take_colour():
     recipe = tiny()
-    colour = DataPipeline(open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=3)
+    colour = DataPipeline(
+        open_dataset(recipe.data, Path()), recipe, torch.device("cpu"), channels=3
+    )
     images, _ = next(colour.eval_batches())
     assert images.shape[1] == 3
     assert torch.equal(images[:, 0], images[:, 2])
@@ -217,7 +219,7 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
 def test_what_counts_as_an_image_is_what_torchvision_takes_for_one():
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    from lsqctl.training.locate import IMAGE_EXTENSIONS
+    from lsqctl.training.dataset_paths import IMAGE_EXTENSIONS
 
     assert sorted(IMAGE_EXTENSIONS) == sorted(IMG_EXTENSIONS)
 

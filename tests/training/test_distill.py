@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from lsqctl.recipe import DistillSection
-from lsqctl.training.distill import freeze_teacher, distillation_loss, total_loss
 from lsqctl.training.models import build_model
-from lsqctl.training.step import train_step
+from lsqctl.training.optimizer_step import distillation_loss, freeze_teacher, total_loss, train_step
 
 from .conftest import session_of, tiny
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsqctl.training.resume_point import resume_point
+from lsqctl.training.checkpoint import resume_point
 from tests.conftest import tmpfs
 from tests.training.test_checkpoint import names, write
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError, Diverged
-from lsqctl.facts import Checkpoint, Metric, LogMessage
+from lsqctl.events import Checkpoint, LogMessage, Metric
 from lsqctl.quant.surgery import quantizers
 from lsqctl.recipe import DataSection
 from lsqctl.training import finetune, image_folder
-from lsqctl.training.datasets import open_dataset
-from lsqctl.training.optim import build_optimizer
-from lsqctl.training.resume_point import resume_point
+from lsqctl.training.checkpoint import resume_point
+from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.training.optimizer_step import build_optimizer
 from tests.training.conftest import tiny
 from tests.training.test_datasets import image_folder as make_image_folder
 
@@ -163,7 +163,7 @@ import numpy as np
 from pathlib import Path
 from PIL import Image
 from lsqctl.recipe import DataSection
-from lsqctl.training.datasets import open_dataset
+from lsqctl.training.dataset_loader import open_dataset
 root = Path(sys.argv[1])
 found = open_dataset(DataSection(name="imagefolder", resize=224, crop=224), root, workers=2)
 try:
@@ -216,8 +216,8 @@ fetch_dataset(sys.argv[2], Path(sys.argv[3]))
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
+    from lsqctl.training.dataset_paths import DATASET_PATHS
     from lsqctl.training.fetch import _remove_stale_downloads
-    from lsqctl.training.locate import DATASET_PATHS
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HalfServer)
     server.daemon_threads = True
@@ -241,7 +241,7 @@ def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
 
 def test_torch_says_it_is_out_of_memory_in_a_way_that_is_understood():
     from lsqctl.run import EndReason
-    from lsqctl.worker.reasons import annotate_oom, error_message, end_reason_of
+    from lsqctl.worker.reasons import annotate_oom, end_reason_of, error_message
 
     with pytest.raises(RuntimeError) as error, annotate_oom(tiny(), "cpu"):
         torch.empty(2**52)

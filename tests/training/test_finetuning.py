@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError, Diverged
-from lsqctl.facts import Checkpoint, Metric, LogMessage, Result, Resumed
+from lsqctl.events import Checkpoint, LogMessage, Metric, Result, Resumed
 from lsqctl.training import finetune
-from lsqctl.training.resume_point import resume_point
+from lsqctl.training.checkpoint import resume_point
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny

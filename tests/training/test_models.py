@@ -89,7 +89,9 @@ print({"torchvision", "sklearn", "sqlalchemy", "pandas"} & set(sys.modules))
 
 
 def test_looking_for_data_needs_no_torch():
-    probe = "import sys, lsqctl.training.locate; print({'torch', 'numpy'} & set(sys.modules))"
+    probe = (
+        "import sys, lsqctl.training.dataset_paths; print({'torch', 'numpy'} & set(sys.modules))"
+    )
     out = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.training.models import build_model
-from lsqctl.training.optim import build_optimizer, lr_factor, set_lr
+from lsqctl.training.optimizer_step import build_optimizer, lr_factor, set_lr
 
 from .conftest import tiny
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError
-from lsqctl.facts import Result
+from lsqctl.events import Result
 from lsqctl.quant import model_cost, quantized_layers, quantizers
+from lsqctl.training.checkpoint import resume_point
 from lsqctl.training.finetuning import build_on_device, open_pipeline, quantize_model
 from lsqctl.training.models.weights import load_weights
 from lsqctl.training.restore import restore_model
-from lsqctl.training.resume_point import resume_point
 from lsqctl.training.runtime import setup_torch
 
 from .attempts import assert_same_state, rows, run
@@ -28,7 +28,9 @@ def first_values(job, **quant):
     recipe = tiny(quant={"calibration_images": 64} | quant)
     made = job("unused")
     feed = open_pipeline(recipe, made, setup_torch(made, recipe.seed))
-    return quantize_model(build_on_device("resnet8", feed), recipe, feed, run_calibration=True), feed
+    return quantize_model(
+        build_on_device("resnet8", feed), recipe, feed, run_calibration=True
+    ), feed
 
 
 def steps(model, kind):

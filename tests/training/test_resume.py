@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.facts import Checkpoint, Measurement, LogMessage, Result, Resumed
+from lsqctl.events import Checkpoint, LogMessage, Measurement, Result, Resumed
 from lsqctl.training import ExecutionContext, checkpoint, finetuning
-from lsqctl.training.datasets import open_dataset
-from lsqctl.training.durable_file import fsync_dir
-from lsqctl.training.resume_point import resume_point
+from lsqctl.training.checkpoint import resume_point
+from lsqctl.training.checkpoint_files import fsync_dir
+from lsqctl.training.dataset_loader import open_dataset
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny
@@ -274,7 +274,9 @@ def test_other_circumstances_are_said_and_no_longer_called_bitwise(job, name, ot
 
     rewritten(change)(job().run_dir)
     facts = run(recipe, job(), stop_after=2)
-    told = [one.text for one in facts if isinstance(one, LogMessage) and "resumed elsewhere" in one.text]
+    told = [
+        one.text for one in facts if isinstance(one, LogMessage) and "resumed elsewhere" in one.text
+    ]
     assert len(told) == 1
     assert f"{name} {other} → " in told[0]
     facts = run(recipe, job())

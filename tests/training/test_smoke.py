@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lsqctl.api.smoke import run_smoke_tests
-from lsqctl.cli.entry import app
+from lsqctl.cli.app import app
 from lsqctl.errors import DataError
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import bundled_recipes, load
+from lsqctl.services.recipe_checks import run_smoke_tests
 from lsqctl.settings import load_settings
 from lsqctl.training.smoke import smoke
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from lsqctl.api.submit import plan_submit
 from lsqctl.errors import DataError, NotFound
 from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers, quantizers
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import load
+from lsqctl.services.submit import plan_submit
 from lsqctl.settings import load_settings
 from lsqctl.training.models import build_model
 from lsqctl.training.models.weights import load_weights
@@ -137,7 +137,7 @@ def test_weights_are_a_file(tmp_path):
 
 
 def test_weights_by_a_torchvision_name_are_refused():
-    from lsqctl.api.references import resolve_torchvision_weights
+    from lsqctl.services.recipe_inputs import resolve_torchvision_weights
 
     with pytest.raises(DataError, match=r"model\.weights: `IMAGENET1K_V1` is no file"):
         resolve_torchvision_weights("model.weights", "IMAGENET1K_V1", recipe("timm/resnet10t"))
@@ -145,6 +145,6 @@ def test_weights_by_a_torchvision_name_are_refused():
 
 @needs_timm
 def test_adliks_recipes_name_networks_that_there_are():
-    from lsqctl.api.references import check_timm_networks
+    from lsqctl.services.recipe_inputs import check_timm_networks
 
     check_timm_networks(load("imagenet/adlik-resnet50-w4a4").cells[0].recipe)

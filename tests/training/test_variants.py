@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from lsqctl.errors import DataError
-from lsqctl.facts import Checkpoint, Metric
+from lsqctl.events import Checkpoint, Metric
 from lsqctl.training import ExecutionContext
 from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.models import build_model
 from lsqctl.training.models.weights import load_weights
-from lsqctl.training.reevaluate import reevaluate
-from lsqctl.training.restore import restore_model
+from lsqctl.training.restore import reevaluate, restore_model
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny

@@ -38,7 +38,7 @@ sys.meta_path.insert(0, Injector())
 
 
 def inject(cli: CommandLine, **faults: str) -> None:
-    """Execute code inside modules: ``training_finetuning`` means ``lsqctl.training.epoch``."""
+    """Execute code inside modules: ``training_finetuning`` means ``lsqctl.training.finetuning``."""
     folder = cli.folder / "injected"
     folder.mkdir(exist_ok=True)
     named = {f"lsqctl.{name.replace('_', '.', 1)}": code for name, code in faults.items()}

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from lsqctl.facts import Checkpoint, Result
+from lsqctl.events import Checkpoint, Result
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
 from lsqctl.training import ExecutionContext, finetune

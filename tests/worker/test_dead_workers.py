@@ -12,11 +12,10 @@ from lsqctl.run import EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
 from lsqctl.worker.identity import this_worker
-from lsqctl.worker.observer import Observer
-from lsqctl.worker.order import ExitReport
-from lsqctl.worker.places import SlotAllocator
+from lsqctl.worker.messages import ExitReport
+from lsqctl.worker.slot_allocator import SlotAllocator
 from lsqctl.worker.slots import Allocation, make_slots
-from lsqctl.worker.supervise import TICK_SECONDS, Supervisor
+from lsqctl.worker.supervisor import TICK_SECONDS, Observer, Supervisor
 from tests.store.samples import Clock, identity, lapse, new, submit, take
 
 FOUND_WITHIN = 35.0

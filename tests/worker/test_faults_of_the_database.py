@@ -18,11 +18,10 @@ import pytest
 from sqlalchemy import make_url
 
 from lsqctl.errors import LeaseLost, StoreError
-from lsqctl.facts import Checkpoint, Metric, Progress, Resumed
+from lsqctl.events import Checkpoint, Metric, Progress, Resumed
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store, open_store
-from lsqctl.worker.recorder import Recorder
-from lsqctl.worker.spool import ingest_spool
+from lsqctl.worker.recorder import Recorder, ingest_spool
 from tests.conftest import CommandLine, tmpfs, wait_for
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import identity, new, result, submit, take

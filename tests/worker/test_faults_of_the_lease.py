@@ -102,7 +102,7 @@ def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
 
 def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
     """As when the supervisor's process is gone but the kernel's signal did not come."""
-    from lsqctl.worker.order import ExitReport, AttemptSpec
+    from lsqctl.worker.messages import AttemptSpec, ExitReport
 
     run_id = submitted(cli, LONG)
     home = cli.folder / ".lsqctl"

@@ -12,9 +12,9 @@ import pytest
 from lsqctl.errors import UsageError
 from lsqctl.run import EndReason
 from lsqctl.store import Store, open_store
-from lsqctl.worker.gpus import DeviceFileProbe, NvmlProbe, GpuHealth, select_gpus
-from lsqctl.worker.order import ExitReport
-from lsqctl.worker.places import SlotAllocator
+from lsqctl.worker.gpus import DeviceFileProbe, GpuHealth, NvmlProbe, select_gpus
+from lsqctl.worker.messages import ExitReport
+from lsqctl.worker.slot_allocator import SlotAllocator
 from lsqctl.worker.slots import make_slots
 from tests.store.samples import Clock, identity, new, submit
 
@@ -61,7 +61,9 @@ def nvml() -> FakeNvml:
     return FakeNvml()
 
 
-def allocator(nvml: FakeNvml, clock: Clock, *, wanted: str = "auto", slots: int = 1) -> SlotAllocator:
+def allocator(
+    nvml: FakeNvml, clock: Clock, *, wanted: str = "auto", slots: int = 1
+) -> SlotAllocator:
     eyes = NvmlProbe(nvml)
     watch = GpuHealth(eyes, avoid_busy=wanted == "auto", clock=clock)
     return SlotAllocator(make_slots(select_gpus(wanted, eyes), slots), watch)

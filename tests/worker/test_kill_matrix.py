@@ -54,7 +54,9 @@ class End:
 
 
 def end_of(cli: CommandLine, store: Store, run_id: str) -> End:
-    counts = [(e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run_id)]
+    counts = [
+        (e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run_id)
+    ]
     return End(final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id), counts)
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from lsqctl.facts import Checkpoint, Metric, QuantizerStats, Resumed
+from lsqctl.events import Checkpoint, Metric, QuantizerStats, Resumed
 from lsqctl.store import open_store
-from lsqctl.worker.recorder import Recorder
-from lsqctl.worker.spool import ingest_spool
+from lsqctl.worker.recorder import Recorder, ingest_spool
 from tests.store.samples import identity, new, submit, take
 
 

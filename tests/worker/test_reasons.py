@@ -8,7 +8,7 @@ import pytest
 
 from lsqctl.run import EndReason
 from lsqctl.worker import reasons
-from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code, oom_kills
+from lsqctl.worker.reasons import MemoryMonitor, oom_kills, report_from_exit_code
 
 V2 = "0::/user/job\n", "user/job/memory.events", "low 0\nhigh 3\noom 2\noom_kill {}\n"
 V1 = "4:cpu,memory:/job\n0::/\n", "memory/job/memory.oom_control", "under_oom 0\noom_kill {}\n"
@@ -51,7 +51,9 @@ def test_where_the_kernel_tells_nothing_there_were_no_such_kills(tmp_path):
 
 def test_an_exit_code_or_a_signal_is_named_with_the_log_to_look_at(tmp_path):
     watch = MemoryMonitor()
-    assert report_from_exit_code(-signal.SIGSEGV, tmp_path, watch).message.startswith("killed by SIGSEGV")
+    assert report_from_exit_code(-signal.SIGSEGV, tmp_path, watch).message.startswith(
+        "killed by SIGSEGV"
+    )
     assert report_from_exit_code(3, tmp_path, watch).reason is EndReason.CODE
     assert report_from_exit_code(76, tmp_path, watch).reason is EndReason.OOM
     assert str(tmp_path) in report_from_exit_code(3, tmp_path, watch).message

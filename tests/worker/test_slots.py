@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import UsageError
-from lsqctl.worker.slots import Pool, Allocation, cpu_cores, make_slots
+from lsqctl.worker.slots import Allocation, Pool, cpu_cores, make_slots
 
 GPUS = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
 gpus = st.integers(0, 4).map(lambda count: GPUS[:count])

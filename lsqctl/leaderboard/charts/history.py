@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
-from lsqctl.facts import Metric, QuantizerStats
+from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.charts.chart import Axis, Chart, Point, Series
 from lsqctl.leaderboard.charts.scales import drawable
 from lsqctl.leaderboard.clean import clean

@@ -46,7 +46,9 @@ class PreactBlock(nn.Module):
         self.norms, self.convs = nn.ModuleList(norms), nn.ModuleList(convs)
         stride = max(stride for _, _, stride in sizes)
         shape_changes = stride > 1 or channels != channels_in
-        self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if shape_changes else None
+        self.shortcut = (
+            nn.Conv2d(channels_in, channels, 1, stride, bias=False) if shape_changes else None
+        )
         self.identity = nn.Identity()
         # whose outputs are added
         shortcut = "shortcut" if shape_changes else "identity"

@@ -14,10 +14,10 @@ from urllib.error import URLError
 import torch
 from torch import Tensor, nn
 
+from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
 from lsqctl.training.checkpoint import load_model_state
-from lsqctl.training.digest import file_sha256
-from lsqctl.training.manifest import manifest_sha256
+from lsqctl.training.checkpoint_files import manifest_sha256
 
 _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
 _AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, never built here
@@ -126,10 +126,16 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> Non
         )
 
 
-def _class_count_hint(model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]) -> str:
+def _class_count_hint(
+    model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]
+) -> str:
     """Return the commonest reason, or "": one layer, the last, has another number of outputs."""
     pairs = [(model_state[key].shape, state[key].shape) for key in keys]
-    counts = {(model_shape[0], file_shape[0]) for model_shape, file_shape in pairs if model_shape[1:] == file_shape[1:]}
+    counts = {
+        (model_shape[0], file_shape[0])
+        for model_shape, file_shape in pairs
+        if model_shape[1:] == file_shape[1:]
+    }
     layers = {key.rpartition(".")[0] for key in keys}
     if len(counts) != 1 or len(layers) != 1 or any(a[1:] != b[1:] for a, b in pairs):
         return ""

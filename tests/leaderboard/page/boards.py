@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lsqctl.facts import Metric, QuantizerStats
+from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_sizes, training_curves
 from lsqctl.leaderboard.page.content import History

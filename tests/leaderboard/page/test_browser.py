@@ -243,11 +243,11 @@ def test_two_hundred_hostile_names_are_shown_as_text_and_nothing_else(opened):
 
 
 def test_a_served_page_refreshes_itself_and_keeps_the_filter(browser, tmp_path, monkeypatch):
-    from lsqctl.api import serve
-    from tests.api.test_serve import finished, serving
+    from lsqctl.services import html_page
+    from tests.services.test_html_page import finished, serving
 
-    monkeypatch.setattr(serve, "DATABASE_POLL_SECONDS", 0.0)
-    monkeypatch.setattr(serve, "PAGE_POLL_SECONDS", 0.2)
+    monkeypatch.setattr(html_page, "DATABASE_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(html_page, "PAGE_POLL_SECONDS", 0.2)
     database = tmp_path / "lsqctl.db"
     finished(database, "digits/first")
     with serving(database) as server:

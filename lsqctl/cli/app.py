@@ -1,0 +1,167 @@
+"""Assemble the commands; end a user's mistake in one line on stderr and its exit code."""
+
+from __future__ import annotations
+
+import gc
+import io
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lsqctl.cli import (
+    board,
+    compare,
+    diagnostics,
+    doctor,
+    plot,
+    published,
+    recipe,
+    runs,
+    runs_rm,
+    runs_update,
+    serve,
+    storage,
+    submit,
+    sweep,
+    verify,
+    wait,
+    watch,
+    worker,
+)
+from lsqctl.cli.context import GlobalOptions
+from lsqctl.errors import FilterError, LsqctlError, RecipeError
+
+EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
+_GLOBAL_OPTIONS = ("--home", "--db", "--data-dir")
+_LONG_RUNNING = frozenset({"worker", "run", "serve"})
+
+app = typer.Typer(
+    name="lsqctl",
+    help="Queue, run and rank Learned Step Size Quantization (LSQ) fine-tuning.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+submit.register(app)
+worker.register(app)
+watch.register(app)
+wait.register(app)
+runs_update.register(runs.app)
+runs_rm.register_gc_and_labels(runs.app)
+runs_rm.register(runs.app)
+published.register_rm(published.app)
+app.add_typer(runs.app, name="runs")
+board.register(app)
+compare.register(app)
+serve.register(app)
+app.add_typer(plot.app, name="plot")
+verify.register(app)
+verify.register_conformance(app)
+app.add_typer(recipe.app, name="recipe")
+app.add_typer(sweep.app, name="sweep")
+app.add_typer(published.app, name="published")
+app.add_typer(storage.data_app, name="data")
+app.add_typer(storage.db_app, name="db")
+doctor.register(app)
+doctor.register_bugreport(app)
+diagnostics.register(app)
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        from lsqctl.services.provenance import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit
+
+
+@app.callback()
+def global_options(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Workspace folder; default: .lsqctl found upward, like .git."),
+    ] = None,
+    db_url: Annotated[
+        str | None,
+        typer.Option("--db", help="Database URL, e.g. postgresql+psycopg://host/name."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of datasets and weights files.")
+    ] = None,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
+    ] = False,
+) -> None:
+    """Read the global options; every other module of the command line finds them in ``ctx``."""
+    ctx.obj = GlobalOptions(home, db_url, data_dir, debug)
+    if ctx.invoked_subcommand not in _LONG_RUNNING:
+        # `lsqctl runs ls | head -1` ends quietly; a worker writes to pipes of children that die
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+
+
+def hoist_global_options(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with global options moved to the front, where Typer wants them."""
+    front: list[str] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for word in remaining:
+        if word == "--":
+            rest += [word, *remaining]
+        elif word in _GLOBAL_OPTIONS:
+            front += [word, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif word == "--debug" or word.startswith(tuple(f"{name}=" for name in _GLOBAL_OPTIONS)):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def main() -> None:
+    """Run the command line; a user's mistake never ends in a traceback."""
+    arguments = hoist_global_options(sys.argv[1:])
+    gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(args=arguments, prog_name="lsqctl")
+    except LsqctlError as error:
+        if "--debug" in arguments:
+            raise
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a disk or pipe that fails in the middle
+        if "--debug" in arguments:
+            raise
+        _print_error(LsqctlError(f"{error}; nothing half done is stored, so try again"))
+        sys.exit(LsqctlError.exit_code)
+
+
+def _print_error(error: LsqctlError) -> None:
+    from lsqctl.cli.console import print_error, stderr_is_terminal
+
+    if isinstance(error, RecipeError):
+        from lsqctl.cli.diagnostics import format_diagnostics, format_summary
+
+        print(format_diagnostics(error.diagnostics, colour=stderr_is_terminal()), file=sys.stderr)
+        files = ", ".join(dict.fromkeys(diagnostic.file for diagnostic in error.diagnostics))
+        print_error(format_summary(error.diagnostics, files))
+    elif isinstance(error, FilterError):
+        from lsqctl.cli.diagnostics import format_diagnostics
+
+        print(
+            format_diagnostics(error.diagnostics, colour=stderr_is_terminal()),
+            file=sys.stderr,
+            end="",
+        )
+    else:
+        print_error(str(error))

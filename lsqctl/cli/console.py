@@ -1,0 +1,204 @@
+"""Draw tables, JSON and messages: data to stdout, words to stderr, nothing untrusted as markup."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.leaderboard.clean import clean
+from lsqctl.settings import color_forced
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lsqctl.errors import Diagnostic
+
+JSON_SCHEMA_VERSION = 1
+_COLUMN_GAP = 2
+STATE_STYLES = {
+    "queued": "blue",
+    "waiting": "blue",
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "lost": "red",
+}
+
+
+def stdout_console() -> Console:
+    """Return the console for data."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def stderr_console() -> Console:
+    """Return the console for words."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def stderr_is_terminal() -> bool:
+    """Return whether words are read by a person who wants colour."""
+    return stderr_console().is_terminal and not stderr_console().no_color
+
+
+def note(text: str) -> None:
+    """Say something in passing, on stderr."""
+    _print_stderr(text, "dim")
+
+
+def say(text: str) -> None:
+    """Say what was done and what to do next, on stderr."""
+    _print_stderr(text, "")
+
+
+def warn(text: str) -> None:
+    """Say what is probably a mistake, on stderr."""
+    _print_stderr(f"warning: {text}", "yellow")
+
+
+def warn_diagnostic(diagnostic: Diagnostic) -> None:
+    """Say in one line what is probably a mistake in a recipe, and where, on stderr."""
+    _print_stderr(str(diagnostic), "yellow")
+
+
+def print_error(text: str) -> None:
+    """Say what went wrong, on stderr, in one line."""
+    _print_stderr(f"error: {text}", "red")
+
+
+def _print_stderr(text: str, style: str) -> None:
+    """Print words in a style; without a terminal plainly, and without the cost of Rich."""
+    if sys.stderr.isatty() or color_forced():
+        stderr_console().print(clean(text), style=style)
+    else:
+        print(clean(text), file=sys.stderr)
+
+
+def print_json(value: object, **first_keys: object) -> None:
+    """Print ``value`` for a machine; an object gets the schema's version."""
+    if isinstance(value, Mapping):
+        value = {"schema_version": JSON_SCHEMA_VERSION, **first_keys, **value}
+    print(json.dumps(to_json_types(value), indent=2, ensure_ascii=False, allow_nan=True))
+
+
+def to_json_types(value: Any) -> Any:
+    """Return values that JSON has: dataclasses as objects, times in ISO 8601."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: to_json_types(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): to_json_types(item) for key, item in value.items()}
+    if hasattr(value, "_asdict"):
+        return to_json_types(value._asdict())
+    if isinstance(value, list | tuple):
+        return [to_json_types(item) for item in value]
+    return _to_json_leaf(value)
+
+
+def _to_json_leaf(value: Any) -> Any:
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case Path():
+            return str(value)
+        case bytes():
+            return value.hex()
+    return value
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right_aligned: Sequence[str] = (),
+    hide_first: Sequence[str] = (),
+    styles: Mapping[str, str] = STATE_STYLES,
+) -> None:
+    """Draw a table in a terminal; in a pipe, tab-separated lines without a cut.
+
+    In a terminal a column without a value is left out.  Where the rest is too wide, the columns
+    of ``hide_first`` are hidden, one by one; then the last column is cut, and never another.
+    """
+    cells = [[clean(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for row in cells:
+            print("\t".join(row))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    console = stdout_console()
+    widths = _column_widths(columns, cells)
+    visible = _visible_columns(columns, widths, hide_first, console.width)
+    table = Table(box=None, pad_edge=False, padding=(0, _COLUMN_GAP, 0, 0), header_style="bold")
+    width_before_last = sum(widths[index] + _COLUMN_GAP for index in visible[:-1])
+    for index in visible:
+        table.add_column(
+            columns[index],
+            justify="right" if columns[index] in right_aligned else "left",
+            width=max(1, min(widths[index], console.width - width_before_last))
+            if index == visible[-1]
+            else widths[index],
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+    for row in cells:
+        table.add_row(*(Text(row[index], style=styles.get(row[index], "")) for index in visible))
+    console.print(table, soft_wrap=False)
+
+
+def _column_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return what each column needs; 0 for one without a value."""
+    from rich.cells import cell_len
+
+    longest = [max((cell_len(row[i]) for row in rows), default=0) for i in range(len(columns))]
+    return [
+        max(cell_len(name), width) if width else 0
+        for name, width in zip(columns, longest, strict=True)
+    ]
+
+
+def _visible_columns(
+    columns: Sequence[str], widths: Sequence[int], hide_first: Sequence[str], terminal_width: int
+) -> list[int]:
+    visible = [index for index, width in enumerate(widths) if width]
+    for name in hide_first:
+        if sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP <= terminal_width:
+            break
+        visible = [index for index in visible if columns[index] != name]
+    return visible
+
+
+def ago(when: datetime | None, now: datetime | None = None) -> str:
+    """Return how long ago, in the largest unit that fits; empty for None."""
+    if when is None:
+        return ""
+    seconds = max(0.0, ((now or datetime.now(UTC)) - when).total_seconds())
+    number, unit, *_ = format_duration(seconds).split()
+    return f"{number} {unit} ago"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time span in two units at most."""
+    seconds = int(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s" if seconds < 600 else f"{seconds // 60} min"
+    if seconds < 86_400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86_400} d {seconds % 86_400 // 3600} h"

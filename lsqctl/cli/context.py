@@ -1,0 +1,106 @@
+"""What every command shares: the global options, and the settings and store that they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli import completion
+from lsqctl.failpoint import armed_failpoints
+from lsqctl.settings import Settings, load_settings
+from lsqctl.settings import sources as settings_origins
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="FILTER", help='Only rows like this: "w_bits <= 4 and seed = 0".'),
+]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="An id, a unique prefix of it, a name, or @last.",
+        autocompletion=completion.runs,
+    ),
+]
+RunArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN",
+        help="Ids, unique prefixes, names, or @last.",
+        autocompletion=completion.runs,
+    ),
+]
+
+
+def any_int(text: str | int) -> int:
+    """Parse a whole number, in plain words when it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got `{text}`") from None
+
+
+def non_negative_int(text: str | int) -> int:
+    """Parse a whole number of at least 0."""
+    number = any_int(text)
+    if number < 0:
+        raise typer.BadParameter(f"must be at least 0, got {number}")
+    return number
+
+
+def positive_int(text: str | int) -> int:
+    """Parse a whole number of at least 1."""
+    number = any_int(text)
+    if number < 1:
+        raise typer.BadParameter(f"must be at least 1, got {number}")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """The options that stand before any command."""
+
+    home: Path | None = None
+    db_url: str | None = None
+    data_dir: Path | None = None
+    debug: bool = False
+
+
+def get_settings(ctx: typer.Context) -> Settings:
+    """Return the settings that the global options and the environment lead to."""
+    armed_failpoints()  # a misspelt failpoint is a mistake of the command line, not of a run
+    options: GlobalOptions = ctx.find_root().obj
+    return load_settings(home=options.home, db=options.db_url, data_dir=options.data_dir)
+
+
+def setting_sources(ctx: typer.Context) -> dict[str, str]:
+    """Return where each of these settings comes from: a flag, a variable, or ``default``."""
+    options: GlobalOptions = ctx.find_root().obj
+    return settings_origins(home=options.home, db=options.db_url, data_dir=options.data_dir)
+
+
+@contextmanager
+def open_store(
+    ctx: typer.Context, *, create: bool = False, silent: bool = False
+) -> Iterator[Store]:
+    """Open the store, say on stderr which one it is, and close it at the end."""
+    from lsqctl.cli.console import note
+    from lsqctl.services.workspace import open_workspace
+
+    store = open_workspace(get_settings(ctx), create=create)
+    if not silent:
+        note(f"store: {store.url}")
+    try:
+        yield store
+    finally:
+        store.close()

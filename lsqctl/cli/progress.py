@@ -1,0 +1,165 @@
+"""Show a worker at work: a live table in a terminal, one line an event elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from lsqctl.cli.console import format_duration, say, stderr_console
+from lsqctl.leaderboard.clean import clean
+from lsqctl.run import EndReason, Run, RunState
+from lsqctl.text import pluralize
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lsqctl.store import Store
+    from lsqctl.store.runs import RunStatus
+    from lsqctl.worker.messages import ExitReport
+    from lsqctl.worker.slots import Allocation
+    from lsqctl.worker.supervisor import Observer
+
+REDRAW_INTERVAL_SECONDS = 0.5
+LINE_INTERVAL_SECONDS = 30.0
+
+
+@contextmanager
+def observe_worker(store: Store) -> Iterator[Observer]:
+    """Yield the observer that fits where stderr goes."""
+    console = stderr_console()
+    if not console.is_terminal:
+        yield LineObserver(store, say)
+        return
+    from rich.live import Live
+
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        # through the live display's own console, or the lines and the table run into each other
+        yield LiveObserver(store, lambda text: console.print(clean(text)), live.update)
+
+
+class LineObserver:
+    """Says each start and end in a line of its own, and a running run's state now and then."""
+
+    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
+        self._store = store
+        self._say = say
+        self._started_at: dict[str, float] = {}
+        self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
+
+    def started(self, run: Run, allocation: Allocation) -> None:
+        """Say which run began where."""
+        self._started_at[run.id] = time.monotonic()
+        attempt_text = f", attempt {run.attempt}" if run.attempt > 1 else ""
+        self._say(
+            f"{run.id}  {run_label(run)}  started on {device_text(allocation)}, "
+            f"{pluralize(allocation.threads, 'thread')}{attempt_text}"
+        )
+
+    def ended(self, run: Run, exit_report: ExitReport) -> None:
+        """Say how it ended."""
+        self._say(
+            attempt_end_text(
+                run, exit_report, time.monotonic() - self._started_at.pop(run.id, time.monotonic())
+            )
+        )
+
+    def notify(self, text: str) -> None:
+        """Pass a message on."""
+        self._say(text)
+
+    def tick(self) -> None:
+        """Twice a minute, say where the running runs are."""
+        if time.monotonic() < self._next_line_at:
+            return
+        self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
+        for run in self._store.runs(states=[RunState.RUNNING]):
+            if run.id in self._started_at:
+                self._say(f"{run.id}  {run_label(run)}  {progress_text(run)}")
+
+
+class LiveObserver(LineObserver):
+    """Keeps a table of the slots and the queue at the bottom of the terminal."""
+
+    def __init__(
+        self, store: Store, say: Callable[[str], None], draw: Callable[[Table], None]
+    ) -> None:
+        super().__init__(store, say)
+        self._draw = draw
+        self._next_draw_at = 0.0
+
+    def tick(self) -> None:
+        """Draw anew, a few times a second at most."""
+        if time.monotonic() < self._next_draw_at:
+            return
+        self._next_draw_at = time.monotonic() + REDRAW_INTERVAL_SECONDS
+        self._draw(self._table())
+
+    def _table(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        counts = self._store.counts()
+        counts_text = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
+        table = Table(
+            box=None, pad_edge=False, title=counts_text, title_justify="left", title_style="dim"
+        )
+        for name in ("run", "", "epoch", "Top-1", "left"):
+            table.add_column(name, no_wrap=True, justify="left" if name in {"run", ""} else "right")
+        for run in self._store.runs(states=[RunState.RUNNING]):
+            if run.id in self._started_at:
+                bar = ProgressBar(total=max(1, run.total_steps), completed=run.step, width=20)
+                table.add_row(
+                    Text(clean(run_label(run))),
+                    bar,
+                    f"{run.epoch}/{run.epochs}",
+                    top1_text(run),
+                    self._time_left(run),
+                )
+        return table
+
+    def _time_left(self, run: Run) -> str:
+        """Return an estimate of the time left, once there is a rate."""
+        elapsed = time.monotonic() - self._started_at[run.id]
+        if not run.step or run.total_steps <= run.step or run.attempt > 1:
+            return ""
+        return format_duration(elapsed / run.step * (run.total_steps - run.step))
+
+
+def run_label(run: Run | RunStatus) -> str:
+    """Return a run's name, and its seed where that is not 0."""
+    return run.name + (f" seed {run.seed}" if run.seed else "")
+
+
+def device_text(allocation: Allocation) -> str:
+    """Return where an attempt runs: the CPU, or GPUs."""
+    return f"GPU {', '.join(allocation.gpus)}" if allocation.gpus else "cpu"
+
+
+def top1_text(run: Run) -> str:
+    """Return the latest Top-1 in percent, or nothing."""
+    return "" if run.top1 is None else f"{run.top1:.2f} %"
+
+
+def progress_text(run: Run) -> str:
+    """Return where a run is, in words; before its first steps are told: that it starts."""
+    if not run.total_steps:
+        return "starting" if run.epochs else "evaluating"
+    return f"epoch {run.epoch}/{run.epochs}, step {run.step}/{run.total_steps} {top1_text(run)}".rstrip()
+
+
+def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
+    """Return one line on how an attempt ended, and what to do about it."""
+    prefix = f"{run.id}  {run_label(run)}"
+    if exit_report.reason is EndReason.WORKER_LOST:
+        return f"{prefix}  lost lease: {exit_report.message}"
+    if run.state is RunState.SUCCEEDED:
+        return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1_text(run) or 'unknown'}"
+    if run.state is RunState.CANCELLED:
+        return f"{prefix}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
+    if exit_report.reason is EndReason.PREEMPTED:
+        return f"{prefix}  saved and put back: {exit_report.message or 'asked to stop'}"
+    advice = f"; lsqctl runs logs {run.id}" if run.state is RunState.FAILED else ""
+    return f"{prefix}  {run.state}: {exit_report.reason}: {exit_report.message}{advice}"

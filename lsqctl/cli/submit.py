@@ -1,0 +1,159 @@
+"""`submit`: put recipes into the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli.console import note, print_json, print_table, say, warn_diagnostic
+from lsqctl.cli.context import Json, Quiet, get_settings, open_store
+from lsqctl.cli.options import (
+    FailFast,
+    Hold,
+    IfExistsOption,
+    MaxFailures,
+    Overrides,
+    Priority,
+    Recipes,
+    ReservedGpus,
+    Seeds,
+    SkipDataCheck,
+    TimeLimit,
+)
+from lsqctl.errors import UsageError
+from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun
+from lsqctl.text import pluralize
+
+if TYPE_CHECKING:
+    from lsqctl.services.submit import SubmitOptions, SubmitPlan
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module to the top level."""
+    app.command(epilog="Example: lsqctl submit digits/resnet8-lsq --seed 0 --seed 1")(submit)
+
+
+def submit(
+    ctx: typer.Context,
+    recipes: Recipes,
+    overrides: Overrides = None,
+    seeds: Seeds = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
+    if_exists: IfExistsOption = "skip",
+    priority: Priority = 0,
+    hold: Hold = False,
+    fail_fast: FailFast = False,
+    max_failures: MaxFailures = None,
+    gpus: ReservedGpus = 1,
+    time_limit: TimeLimit = None,
+    skip_data_check: SkipDataCheck = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check recipes, then queue a run for each (and for each parent that is missing)."""
+    from lsqctl.services import submit as api
+
+    if fail_fast and max_failures not in {None, 1}:
+        raise UsageError(f"--fail-fast is --max-failures 1, not {max_failures}; give one of them")
+    options = api.SubmitOptions(
+        *(tuple(overrides or ()), tuple(seeds or ()), not skip_data_check, priority),
+        held=hold,
+        max_failures=1 if fail_fast else max_failures,
+        gpus=gpus,
+        time_limit_seconds=time_limit,
+    )
+    plan = plan_in_workspace(ctx, recipes, options)
+    if dry_run:
+        _print_plan(plan, json=json)
+        return
+    with open_store(ctx, create=True) as store:
+        print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
+
+
+def plan_in_workspace(
+    ctx: typer.Context, recipes: Sequence[str], options: SubmitOptions
+) -> SubmitPlan:
+    """Check everything against the workspace, if there is one; make none for a faulty recipe."""
+    from lsqctl.services import submit as api
+    from lsqctl.services.workspace import workspace_exists
+
+    settings = get_settings(ctx)
+    if not workspace_exists(settings):
+        return api.plan_submit(recipes, settings=settings, store=None, options=options)
+    with open_store(ctx, silent=True) as store:
+        return api.plan_submit(recipes, settings=settings, store=store, options=options)
+
+
+def _print_plan(plan: SubmitPlan, *, json: bool) -> None:
+    for diagnostic in plan.warnings:
+        warn_diagnostic(diagnostic)
+    if json:
+        print_json({"runs": [_new_run_json(new_run) for new_run in plan.runs]})
+        return
+    print_table(
+        ("run", "seed", "epochs", "waits for"),
+        [
+            (new_run.name, str(new_run.seed), str(new_run.epochs), _parent_names(new_run, plan))
+            for new_run in plan.runs
+        ],
+        right_aligned=("seed", "epochs"),
+    )
+    run_count = pluralize(len({planned_run.run_sha256 for planned_run in plan.runs}), "run")
+    say(f"{run_count} would be queued; nothing was")
+
+
+def _new_run_json(new_run: NewRun) -> dict[str, object]:
+    return {
+        "name": new_run.name,
+        "seed": new_run.seed,
+        "epochs": new_run.epochs,
+        "recipe_sha256": new_run.recipe_sha256,
+        "parents": dict(new_run.parents),
+        "gpus": new_run.gpus,
+        "time_limit_seconds": new_run.time_limit_seconds,
+        "recipe": new_run.recipe,
+    }
+
+
+def _parent_names(new_run: NewRun, plan: SubmitPlan) -> str:
+    names = {planned_run.run_sha256: planned_run.name for planned_run in plan.runs}
+    return ", ".join(dict.fromkeys(names.get(sha, sha[:8]) for sha in new_run.parents.values()))
+
+
+def print_enqueued(
+    enqueued: Sequence[EnqueuedRun], plan: SubmitPlan, *, json: bool, quiet: bool
+) -> None:
+    """Print what became of each run of a submission."""
+    for diagnostic in plan.warnings:
+        warn_diagnostic(diagnostic)
+    if json:
+        print_json(
+            {"runs": [{"outcome": item.outcome, **_enqueued_json(item)} for item in enqueued]}
+        )
+        return
+    if quiet:
+        for item in enqueued:
+            print(item.run.id)
+        return
+    print_table(
+        ("id", "run", "seed", "outcome"),
+        [(item.run.id, item.run.name, str(item.run.seed), item.outcome) for item in enqueued],
+        right_aligned=("seed",),
+    )
+    _print_counts(enqueued)
+
+
+def _enqueued_json(item: EnqueuedRun) -> dict[str, object]:
+    run = item.run
+    return {"id": run.id, "name": run.name, "seed": run.seed, "state": run.state}
+
+
+def _print_counts(enqueued: Sequence[EnqueuedRun]) -> None:
+    counts = {
+        outcome: sum(item.outcome is outcome for item in enqueued) for outcome in EnqueueOutcome
+    }
+    counts_text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    n_new = len(enqueued) - counts[EnqueueOutcome.EXISTS]
+    note(f"{counts_text}; " + ("next: lsqctl worker --until-empty" if n_new else "nothing to do"))

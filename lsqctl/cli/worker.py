@@ -1,0 +1,204 @@
+"""`run` and `worker`: work the queue, whether or not anybody still reads what they print."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+
+import typer
+
+from lsqctl.cli.console import warn
+from lsqctl.cli.context import get_settings, open_store
+from lsqctl.cli.options import (
+    CompileOption,
+    IfExistsOption,
+    Overrides,
+    Recipes,
+    Seeds,
+    SkipDataCheck,
+    Slots,
+    WorkerGpus,
+    positive_duration_seconds,
+)
+from lsqctl.cli.submit import plan_in_workspace, print_enqueued
+from lsqctl.errors import RunFailed, UsageError
+from lsqctl.run import RunState
+from lsqctl.settings import CompileMode, Settings, cpp_compiler
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+    from lsqctl.worker.supervisor import WorkerOptions as Working
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the top level."""
+    app.command(epilog="Example: lsqctl run digits/resnet8-fp32 --set train.epochs=3")(run)
+    app.command(epilog="Example: lsqctl worker --until-empty --slots 2")(worker)
+
+
+def run(
+    ctx: typer.Context,
+    recipes: Recipes,
+    overrides: Overrides = None,
+    seeds: Seeds = None,
+    if_exists: IfExistsOption = "skip",
+    skip_data_check: SkipDataCheck = False,
+    slots: Slots = None,
+    gpus: WorkerGpus = "auto",
+    compile: CompileOption = None,
+) -> None:
+    """Submit recipes and work the queue here, until it is empty."""
+    from lsqctl.services import submit as api
+    from lsqctl.worker.supervisor import WorkerOptions as Working
+
+    settings = _settings_with_compile(ctx, compile)
+    submit_options = api.SubmitOptions(
+        tuple(overrides or ()), tuple(seeds or ()), not skip_data_check
+    )
+    plan = plan_in_workspace(ctx, recipes, submit_options)
+    with open_store(ctx, create=True) as store:
+        enqueued = api.submit(plan, store, if_exists=if_exists)
+        print_enqueued(enqueued, plan, json=False, quiet=False)
+        options = Working(until_empty=True)
+        code = _work_queue(
+            settings, store, slots=slots, gpu_choice=gpus, name=None, options=options
+        )
+        finished = [store.detail(item.run.id).run for item in enqueued]
+    if code:
+        raise typer.Exit(code)
+    unsuccessful = [item for item in finished if item.state is not RunState.SUCCEEDED]
+    if unsuccessful:
+        run_list = ", ".join(f"{item.name} ({item.id}) {item.state}" for item in unsuccessful[:5])
+        raise RunFailed(f"{len(unsuccessful)} of {len(finished)} runs did not succeed: {run_list}")
+
+
+def worker(
+    ctx: typer.Context,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when no run is left but held ones.")
+    ] = False,
+    slots: Slots = None,
+    gpus: WorkerGpus = "auto",
+    compile: CompileOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="What lists call this worker; no other may be called so.")
+    ] = None,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=positive_duration_seconds,
+            metavar="TIME",
+            help="Then save every run, put it back and end: 90m, 2h, 1h30m, or seconds.",
+        ),
+    ] = None,
+) -> None:
+    """Take runs from the queue and execute each in a process of its own.
+
+    Ctrl-C, SIGTERM or SIGUSR1 once: save every run and put it back.  Twice: stop at once.
+    """
+    from lsqctl.worker.supervisor import WorkerOptions as Working
+
+    settings = _settings_with_compile(ctx, compile)
+    options = Working(until_empty, time_limit_seconds=time_limit, exclusive_name=name is not None)
+    with open_store(ctx, create=True) as store:
+        code = _work_queue(
+            settings, store, slots=slots, gpu_choice=gpus, name=name, options=options
+        )
+    raise typer.Exit(code)
+
+
+def _settings_with_compile(ctx: typer.Context, compile: CompileMode | None) -> Settings:
+    """Return the settings, with the flag before the variable.
+
+    Raises UsageError when compiling is demanded and cannot work.
+    """
+    settings = get_settings(ctx)
+    settings = replace(settings, compile=compile or settings.compile)
+    if settings.compile == "on" and shutil.which(cpp_compiler()) is None:
+        raise UsageError(
+            f"--compile on needs a C++ compiler, and {cpp_compiler()} is not found: install g++, "
+            "or name one in CXX"
+        )
+    return settings
+
+
+def _work_queue(
+    settings: Settings,
+    store: Store,
+    *,
+    slots: int | None,
+    gpu_choice: str,
+    name: str | None,
+    options: Working,
+) -> int:
+    from lsqctl.cli.progress import observe_worker
+    from lsqctl.worker.gpus import open_probe, select_with_health
+    from lsqctl.worker.identity import this_worker
+    from lsqctl.worker.slot_allocator import SlotAllocator
+    from lsqctl.worker.slots import make_slots
+    from lsqctl.worker.supervisor import Supervisor
+
+    gpu_probe = open_probe()
+    gpus, gpu_health = select_with_health(gpu_choice, gpu_probe)
+    slot_allocator = SlotAllocator(make_slots(gpus, slots), gpu_health if gpus else None)
+    if gpus and gpu_choice == "auto" and gpu_probe.unavailable_reason:
+        warn(
+            f"a GPU that others use cannot be told from an idle one ({gpu_probe.unavailable_reason})"
+        )
+    identity = this_worker(name, len(slot_allocator.pool.slots), "cuda" if gpus else "cpu")
+    with ignore_broken_pipes(), observe_worker(store) as observer:
+        supervisor = Supervisor(
+            store,
+            settings,
+            identity=identity,
+            slots=slot_allocator,
+            observer=observer,
+            options=options,
+        )
+        return supervisor.run()
+
+
+class _BrokenPipeSafeStream:
+    """A text stream that, once its reader is gone, writes to nowhere instead of raising."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._redirect_to_devnull()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._redirect_to_devnull()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _redirect_to_devnull(self) -> None:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
+
+
+@contextmanager
+def ignore_broken_pipes() -> Iterator[None]:
+    """Let nothing that is said on stdout or stderr end what runs inside."""
+    original = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, _BrokenPipeSafeStream(stream)) for stream in original)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = original

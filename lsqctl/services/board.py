@@ -1,0 +1,117 @@
+"""The leaderboard of a store: local and published results, ranked, and written to files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lsqctl.filters.names import OF_RESULTS
+from lsqctl.filters.parsing import parse
+from lsqctl.filters.splitting import split
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.choosing import choose_failed, choose_references
+from lsqctl.leaderboard.output import PLAIN, Look, format_of, write
+from lsqctl.leaderboard.page_lines import Line, lines_csv, lines_json, lines_markdown, page_lines
+from lsqctl.leaderboard.rank import Cost, rank
+from lsqctl.leaderboard.references import PWC_PAGE, Reference
+from lsqctl.leaderboard.shape import WHERE_COLUMNS, Shape, shape
+from lsqctl.services.atomic_write import check_overwrite, write_atomic
+from lsqctl.services.published_results import load_published_results, load_workspace_results
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+
+ShowPublished = Literal["auto", "all", "none"]
+PWC_FORMATS = {"csv": lines_csv, "json": lines_json, "md": lines_markdown}
+
+
+def build_board(
+    store: Store,
+    *,
+    dataset: str | None = None,
+    show_published: ShowPublished = "auto",
+    per_run: bool = False,
+    best_seed: bool = False,
+    pareto: Cost = "gbops",
+    settings: Settings | None = None,
+    where: str | None = None,
+    group_by: Sequence[str] = (),
+    sort: Sequence[str] = (),
+    limit: int | None = None,
+) -> Board:
+    """Return the ranked board of one dataset, or of all that have a row.
+
+    ``settings`` name the workspace whose added published rows count as well; ``best_seed``,
+    ``per_run`` and ``pareto`` are as in ``rank``, the rest as in ``BoardQuery``. Published rows
+    stand beside own runs of their dataset; of a dataset without own runs, ``auto`` shows those of
+    the LSQ paper's page, unless that dataset is asked for. Conditions of ``where`` on what a run
+    has choose what is ranked; those on what only ranking makes (``rank``, ``top1_mean``,
+    ``pareto_optimal``, …) choose what is shown of it. Raises FilterError, UsageError, NotFound.
+    """
+    tree = None if where is None else parse(where, WHERE_COLUMNS)
+    result_filter, row_filter = split(tree, OF_RESULTS)
+    query = Shape(row_filter, tuple(group_by), tuple(sort), limit)
+    rows = choose_failed(store.board_rows(result_filter), result_filter)
+    local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
+    all_published = load_published_results(settings)
+    published = choose_references(
+        (r for r in all_published if _is_shown(r, show_published, local_datasets)), result_filter
+    )
+    rank_options: dict[str, Any] = {"per_run": per_run, "best_seed": best_seed, "pareto": pareto}
+    return shape(
+        rank(rows, published, dataset=dataset, papers=all_published, **rank_options), query
+    )
+
+
+def build_pwc_view(
+    store: Store,
+    settings: Settings,
+    *,
+    dataset: str | None = None,
+    show_published: ShowPublished = "auto",
+    per_run: bool = False,
+    best_seed: bool = False,
+) -> list[Line]:
+    """Return published and own results in the form of a Papers With Code page.
+
+    Rows of the LSQ paper's page, then of imported tables, then local ones; ``show_published`` none
+    leaves the first two out.
+    """
+    local_board = rank(store.board_rows(), per_run=per_run, best_seed=best_seed)
+    return page_lines(
+        local_board,
+        load_workspace_results(settings).rows,
+        dataset=dataset,
+        page=show_published != "none",
+    )
+
+
+def _is_shown(
+    published: Reference, show_published: ShowPublished, local_datasets: set[str]
+) -> bool:
+    if show_published == "auto":
+        return published.page == PWC_PAGE or published.dataset in local_datasets
+    return show_published == "all"
+
+
+def export_board(
+    board: Board,
+    path: Path,
+    *,
+    output_format: str | None = None,
+    options: Look = PLAIN,
+    force: bool = False,
+) -> int:
+    """Write the board to a file, in ``output_format`` or by its ending; return its bytes.
+
+    Raises UsageError for another ending, and where the file exists and ``force`` is not given.
+    The file appears whole or not at all; a link is never written through.
+    """
+    output_format = format_of(path, output_format)
+    check_overwrite(path, force=force)
+    data = write(board, output_format, options).encode("utf-8", "backslashreplace")
+    write_atomic(path, data, force=force)
+    return len(data)

@@ -1,0 +1,87 @@
+"""Answer "is A better than B?", where each is a run, a recipe's name or a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.leaderboard import comparing
+from lsqctl.leaderboard.comparison import Comparison, Side
+from lsqctl.run import Run, RunState
+
+if TYPE_CHECKING:
+    from lsqctl.per_image_result import PerImageResult
+    from lsqctl.store import Store
+
+
+def compare(store: Store, first: str, second: str) -> Comparison:
+    """Compare what two names stand for: an id or its beginning, ``@last``, a name, or a sweep.
+
+    A name stands for all seeds of the newest recipe of that name that has a result. Raises
+    NotFound for what is not there or has no result yet, UsageError for sides that were not
+    evaluated on the same images.
+    """
+    sides = _resolve_side(store, first), _resolve_side(store, second)
+    if sides[0].label == sides[1].label:
+        sides = replace(sides[0], label=first), replace(sides[1], label=second)
+    return comparing.compare(*sides)
+
+
+def _resolve_side(store: Store, ref: str) -> Side:
+    if runs_of_name := store.by_name(ref):
+        return _recipe_side(store, ref, runs_of_name)
+    if ref in (sweeps := store.sweeps()):
+        return _sweep_side(store, ref)
+    try:
+        run = store.resolve(ref)
+    except NotFound as error:
+        raise NotFound(f"{error}{_sweep_hint(str(error), ref, sweeps)}") from None
+    if run.state is not RunState.SUCCEEDED:
+        raise NotFound(f"run {run.id} ({run.name}) is {run.state}: it has no result to compare")
+    return _side_of_runs(store, f"{run.name} ({run.id})", [run])
+
+
+def _sweep_hint(message: str, ref: str, sweeps: list[str]) -> str:
+    return "" if "did you mean" in message else did_you_mean(ref, sweeps)
+
+
+def _recipe_side(store: Store, name: str, runs_of_name: list[Run]) -> Side:
+    """Return all seeds of the newest recipe of a name that has a result."""
+    newest_succeeded = next((run for run in runs_of_name if run.state is RunState.SUCCEEDED), None)
+    if newest_succeeded is None:
+        states = ", ".join(sorted({run.state.value for run in runs_of_name}))
+        raise NotFound(f"no run of {name} has a result yet ({states}); `lsqctl runs ls` shows them")
+    n_others = len({run.recipe_sha256 for run in runs_of_name} - {newest_succeeded.recipe_sha256})
+    notes = (
+        (
+            f"{name}: {n_others} other recipe{'s' * (n_others > 1)} of this name left out; name its runs",
+        )
+        if n_others
+        else ()
+    )
+    runs = store.by_recipe(newest_succeeded.recipe_sha256)
+    return replace(_side_of_runs(store, name, runs), notes=notes)
+
+
+def _sweep_side(store: Store, name: str) -> Side:
+    """Return a sweep's runs; of several recipes each run with what its recipe's name adds."""
+    side = _side_of_runs(store, name, [cell.run for cell in store.sweep_cells(name) if cell.run])
+    if len({run.recipe_sha256 for run in side.runs}) == 1:
+        return side
+    runs = (replace(run, cell=run.name.removeprefix(f"{name}-")) for run in side.runs)
+    return replace(side, runs=tuple(runs))
+
+
+def _side_of_runs(store: Store, label: str, runs: Iterable[Run]) -> Side:
+    """Return the results of those runs that have one: of each recipe and seed the newest."""
+    runs = list(runs)
+    results = store.scored_runs(run.id for run in runs if run.state is RunState.SUCCEEDED)
+    newest: dict[tuple[str, int], PerImageResult] = {
+        (result.recipe_sha256, result.seed): result for result in results
+    }
+    failed = sum(run.state is RunState.FAILED for run in runs)
+    if not newest:
+        raise NotFound(f"{label} has no result to compare yet")
+    return Side(label, tuple(newest.values()), failed)

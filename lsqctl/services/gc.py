@@ -1,0 +1,138 @@
+"""Find and remove what nothing needs: old checkpoints, half-written ones, folders without a run.
+
+Kept are: everything of unfinished runs, the newest checkpoints of finished ones, the best, and
+those that a result names.  Files of people are never touched: only names that lsqctl gives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lsqctl.run import ACTIVE_STATES
+from lsqctl.services.removal import remove_tree, tree_size
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+    from lsqctl.store.checkpoints import RunRetention
+
+GarbageKind = Literal["checkpoint", "half-written", "no run"]
+_CHECKPOINT = re.compile(r"ckpt-(\d{8,})(?:\.old)?")
+_HALF_WRITTEN = re.compile(r"ckpt\.tmp\.([0-9a-f]+)")
+_RUN_FOLDER = re.compile(r"[2-9bcdfghjkmnpqrstvwxz]{8}")
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """One folder that may go, of which run, and why."""
+
+    run_id: str
+    path: Path
+    kind: GarbageKind
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GarbageReport:
+    """What may go; ``unknown_dirs`` counts run folders of which the database knows none at all."""
+
+    garbage: tuple[Garbage, ...]
+    unknown_dirs: int = 0
+
+
+def find_garbage(
+    store: Store, settings: Settings, *, keep_last: int = 1, older_than: float = 0.0
+) -> GarbageReport:
+    """Return what may go, by run; of runs that ended less than ``older_than`` seconds ago nothing.
+
+    ``keep_last`` newest checkpoints of each finished run stay, at least one: a failed run is
+    tried again from it, and children start from a succeeded one's. Where the database knows none
+    of the folders it is probably another workspace's, and none of them may go.
+    """
+    # the disk before the rows: what a run or an attempt made since is never taken for nobody's
+    folders = _run_folders(settings.runs_dir)
+    temporaries = {folder: sorted(folder.glob("ckpt.tmp.*")) for folder in folders}
+    retentions = store.retention([folder.name for folder in folders])
+    cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
+    garbage: list[Garbage] = []
+    for folder in folders:
+        retention = retentions.get(folder.name)
+        if retention is not None:
+            garbage += _half_written(folder.name, temporaries[folder], retention.fence)
+            garbage += _old_checkpoints(
+                folder, retention, keep_last=max(1, keep_last), cutoff=cutoff
+            )
+        elif (settings.trash_dir / folder.name).exists():
+            continue  # on its way into the trash, or out of it
+        elif retentions and _untouched_since(folder, cutoff):
+            garbage.append(Garbage(folder.name, folder, "no run", tree_size(folder)))
+    return GarbageReport(tuple(garbage), unknown_dirs=0 if retentions else len(folders))
+
+
+def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
+    """Remove what was found and return what went; a run that was tried again keeps its own."""
+    removed = []
+    for item in garbage:
+        if item.kind == "no run" and store.retention([item.run_id]):
+            continue
+        if item.kind == "checkpoint" and not store.delete_checkpoints(
+            item.run_id, [item.path.name]
+        ):
+            continue
+        remove_tree(item.path)
+        removed.append(item)
+    return removed
+
+
+def _run_folders(runs_dir: Path) -> list[Path]:
+    if not runs_dir.is_dir():
+        return []
+    return sorted(
+        path
+        for path in runs_dir.iterdir()
+        if _RUN_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    )
+
+
+def _half_written(run_id: str, paths: Sequence[Path], fence: str | None) -> Iterator[Garbage]:
+    for path in paths:
+        match = _HALF_WRITTEN.fullmatch(path.name)
+        if match and match[1] != fence:
+            yield Garbage(run_id, path, "half-written", tree_size(path))
+
+
+def _old_checkpoints(
+    folder: Path, retention: RunRetention, *, keep_last: int, cutoff: datetime
+) -> Iterator[Garbage]:
+    if (
+        retention.state in ACTIVE_STATES
+        or retention.finished_at is None
+        or retention.finished_at > cutoff
+    ):
+        return
+    kept = set(retention.needed)
+    newest = sorted(_checkpoints(folder), key=_step_of, reverse=True)
+    kept |= {path.name for path in newest[:keep_last]}
+    for path in reversed(newest):
+        if path.name not in kept:
+            yield Garbage(folder.name, path, "checkpoint", tree_size(path))
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    paths = [path for path in folder.glob("ckpt-*") if _CHECKPOINT.fullmatch(path.name)]
+    return [path for path in paths if path.is_dir() and not path.is_symlink()]
+
+
+def _step_of(path: Path) -> tuple[int, bool]:
+    match = _CHECKPOINT.fullmatch(path.name)
+    assert match is not None
+    return int(match[1]), not path.name.endswith(".old")
+
+
+def _untouched_since(folder: Path, cutoff: datetime) -> bool:
+    return datetime.fromtimestamp(folder.lstat().st_mtime, UTC) <= cutoff

@@ -1,0 +1,195 @@
+"""The board as one HTML page with its best runs' curves: written to a file, or served live."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.server import ThreadingHTTPServer
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lsqctl.errors import UsageError
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.charts.history import step_sizes, training_curves
+from lsqctl.leaderboard.formats import to_csv, to_json
+from lsqctl.leaderboard.page.content import History
+from lsqctl.leaderboard.page.rendering import Live, render
+from lsqctl.run import RunState
+from lsqctl.services.atomic_write import write_atomic
+from lsqctl.services.board import build_board
+from lsqctl.services.http_handler import MIN_TOKEN_LENGTH, BoardRequestHandler, is_loopback
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+MAX_HISTORIES = 24
+
+
+def render_page(store: Store, board: Board, *, live: Live | None = None) -> str:
+    """Return the page of a board; the same database and board always give the same text."""
+    return render(board, run_histories(store, board), live=live)
+
+
+def write_page(store: Store, board: Board, path: Path, *, force: bool = False) -> int:
+    """Write the page to a file and return the number of bytes.  Raises UsageError."""
+    data = render_page(store, board).encode()
+    write_atomic(path, data, force=force)
+    return len(data)
+
+
+def run_histories(store: Store, board: Board) -> Iterator[History]:
+    """Yield the history of the best run of own rows: the first of each dataset, then the second."""
+    rows_by_table = [
+        [row for row in table.rows if row.own and row.best_run] for table in board.tables
+    ]
+    interleaved = chain.from_iterable(zip_longest(*rows_by_table))
+    for row in islice((row for row in interleaved if row is not None), MAX_HISTORIES):
+        curves = run_history(store, row.best_run or "", row.model)
+        if curves.charts:
+            yield curves
+
+
+def run_history(store: Store, run_id: str, model: str) -> History:
+    """Return the charts of one run: Top-1, loss, and its step sizes where they were recorded."""
+    charts = training_curves(store.metrics(run_id))
+    return History(run_id, model, (*charts, *step_sizes(store.quantizer_stats(run_id))))
+
+
+RANDOM_TOKEN = "auto"
+PAGE_POLL_SECONDS = 5.0
+"""A page asks so often whether it is stale."""
+DATABASE_POLL_SECONDS = 2.0
+"""The database is polled no more often than this, however many ask."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoardSelection:
+    """Which part of the board is served; ``settings`` name the workspace's added rows."""
+
+    dataset: str | None = None
+    show_published: Literal["auto", "all", "none"] = "auto"
+    settings: Settings | None = None
+
+
+class ResponseCache:
+    """What is answered at each path, made anew when the database's board has changed."""
+
+    def __init__(self, store: Store, selection: BoardSelection) -> None:
+        self._store, self._selection = store, selection
+        self._lock = threading.Lock()
+        self._refreshed_at = float("-inf")
+        self._state: object = None
+        self._bodies: dict[str, bytes] = {}
+        self._etag = ""
+
+    def get(self, path: str) -> tuple[bytes, str]:
+        """Return the newest body at a path and the ETag of its state.  Raises LsqctlError."""
+        with self._lock:
+            if time.monotonic() - self._refreshed_at > DATABASE_POLL_SECONDS:
+                self._refresh()
+                self._refreshed_at = time.monotonic()
+            return self._bodies[path], self._etag
+
+    def _refresh(self) -> None:
+        selection = self._selection
+        ranked = build_board(
+            self._store,
+            dataset=selection.dataset,
+            show_published=selection.show_published,
+            settings=selection.settings,
+        )
+        counts = self._store.counts()
+        if (ranked, counts) == self._state:
+            return
+        etag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
+        live = Live(queue=_queue_text(counts), tag=etag, seconds=PAGE_POLL_SECONDS)
+        self._bodies = {
+            "/": render_page(self._store, ranked, live=live).encode(),
+            "/board.json": to_json(ranked).encode(),
+            "/board.csv": to_csv(ranked).encode(),
+        }
+        self._state, self._etag = (ranked, counts), etag
+
+
+class BoardServer(ThreadingHTTPServer):
+    """The server; ``address`` is what to open."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    address: str
+
+    def __init__(
+        self, bind_address: tuple[str, int], family: socket.AddressFamily, handler: Any
+    ) -> None:
+        self.address_family = family
+        super().__init__(bind_address, handler)
+
+    def server_bind(self) -> None:
+        """Bind without looking up a name, which can take seconds."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def handle_error(self, _request: Any, _client: Any) -> None:
+        """Say nothing of a browser that went away in the middle."""
+
+
+def make_server(
+    store: Store,
+    selection: BoardSelection,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+) -> BoardServer:
+    """Return a server that listens; the board has been made once, so that an error shows now.
+
+    Raises UsageError for an address that others reach without a token, and for one in use.
+    """
+    if token == RANDOM_TOKEN:
+        token = secrets.token_urlsafe(24)
+    _check_address(host, port, token)
+    cache = ResponseCache(store, selection)
+    cache.get("/")
+    handler = partial(BoardRequestHandler, cache.get, host, token)
+    try:
+        family, _, _, _, bind_address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        server = BoardServer((str(bind_address[0]), port), family, handler)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen at {host}, port {port}: {error.strerror}; --port 0 takes a free one"
+        ) from None
+    url_host = f"[{host}]" if ":" in host else host
+    server.address = f"http://{url_host}:{server.server_port}/"
+    if token:
+        server.address += f"?token={token}"
+    return server
+
+
+def _check_address(host: str, port: int, token: str | None) -> None:
+    if not 0 <= port <= 65_535:
+        raise UsageError(f"--port must be 0..65535, got {port}")
+    if not is_loopback(host) and token is None:
+        raise UsageError(
+            f"others can reach {host}: give a token, too; --token auto makes one up and prints it"
+        )
+    if token is not None and (len(token) < MIN_TOKEN_LENGTH or not token.isascii() or " " in token):
+        raise UsageError(
+            f"--token must have {MIN_TOKEN_LENGTH} characters or more, ASCII without blanks; "
+            "--token auto makes one up"
+        )
+
+
+def _queue_text(counts: dict[RunState, int]) -> str:
+    states = (RunState.RUNNING, RunState.QUEUED, RunState.WAITING)
+    parts = [f"{counts[state]:,} {state}" for state in states if counts[state]]
+    return f"Live: {', '.join(parts)}." if parts else "Live: nothing is queued or running."

@@ -1,0 +1,134 @@
+"""Charts of the board and of runs, for a paper or a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.errors import NotFound, UsageError, did_you_mean
+from lsqctl.leaderboard.charts.accuracy import Cost, against_bits
+from lsqctl.leaderboard.charts.chart import Chart
+from lsqctl.leaderboard.charts.comparing import ablation, networks_against_cost
+from lsqctl.leaderboard.charts.history import several_runs, step_sizes
+from lsqctl.leaderboard.rank import rank
+from lsqctl.services.atomic_write import check_overwrite, write_atomic
+from lsqctl.services.board import build_board
+from lsqctl.services.run_control import resolve_sweep
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.leaderboard.board import Table
+    from lsqctl.store import Store
+
+_NO_COST = "no row of it has a size and bit operations: only finished own runs have"
+
+
+def plot_cost(
+    store: Store, cost: Cost, *, dataset: str | None = None, settings: Settings | None = None
+) -> list[Chart]:
+    """Return Top-1 against a cost, a line a network.  Raises NotFound where nothing is to draw."""
+    table = _table(store, dataset, settings)
+    chart = networks_against_cost(table, cost)
+    if chart.empty:
+        raise NotFound(f"nothing to draw for {table.dataset}: {_NO_COST}")
+    return [chart]
+
+
+def plot_bits(
+    store: Store, *, dataset: str | None = None, settings: Settings | None = None
+) -> list[Chart]:
+    """Return Top-1 against bits, a chart a network.  Raises NotFound."""
+    table = _table(store, dataset, settings)
+    charts = against_bits(table, most=6)
+    if not charts:
+        raise NotFound(f"nothing to draw for {table.dataset}: no quantized row")
+    return charts
+
+
+def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) -> list[Chart]:
+    """Return one metric of several runs by step.  Raises NotFound, with the nearest metric."""
+    runs = [store.resolve(run_ref) for run_ref in run_refs]
+    points = {f"{run.name} {run.id}": store.metrics(run.id, metric, split) for run in runs}
+    if not any(points.values()):
+        metric_names = {
+            f"{summary.name}/{summary.split}" for run in runs for summary in store.summaries(run.id)
+        }
+        listed = (
+            f"; there are {', '.join(sorted(metric_names))}"
+            if metric_names
+            else "; nothing was recorded"
+        )
+        hint = did_you_mean(f"{metric}/{split}", metric_names)
+        raise NotFound(f"no {metric}/{split} was recorded{hint}{listed}")
+    return [several_runs(points, metric, split)]
+
+
+def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:
+    """Return the step sizes of a run, of weights and of inputs.  Raises NotFound."""
+    run = store.resolve(run_ref)
+    charts = step_sizes(store.quantizer_stats(run.id))
+    if not charts:
+        raise NotFound(f"run {run.id} has no step sizes: it is not quantized, or has no epoch yet")
+    return charts
+
+
+def plot_ablation(
+    store: Store, key: str, *, dataset: str | None = None, sweep: str | None = None
+) -> list[Chart]:
+    """Return Top-1 by the value of a recipe's key, over all runs or a sweep's.  Raises NotFound."""
+    rows = store.board_rows()
+    if sweep is not None:
+        run_ids = set(store.sweep_run_ids(resolve_sweep(store, sweep) or ""))
+        rows = [row for row in rows if row.run_id in run_ids]
+    tables = [table for table in rank(rows, dataset=dataset).tables if table.counts.groups]
+    if not tables:
+        raise NotFound("no finished run to draw; `lsqctl runs ls` shows what there is")
+    recipes = {
+        row.recipe_sha256 or "": store.detail(row.best_run or "").recipe for row in tables[0].rows
+    }
+    values = {sha: _value_at(recipe, key) for sha, recipe in recipes.items()}
+    if all(value is None for value in values.values()):
+        recipe_keys = sorted({name for recipe in recipes.values() for name in _flat_keys(recipe)})
+        raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, recipe_keys)}")
+    return [ablation(tables[0].rows, key, values, dataset=tables[0].dataset)]
+
+
+def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> int:
+    """Write charts to a .svg, .pdf or .png file; return the number of bytes.  Raises UsageError."""
+    from lsqctl.leaderboard.charts.paper import ENDINGS, draw
+
+    ending = path.suffix.removeprefix(".").lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"{path}: a plot is .svg, .pdf or .png, not `{path.suffix or path}`")
+    check_overwrite(path, force=force)
+    data = draw(charts, ending)
+    write_atomic(path, data, force=force)
+    return len(data)
+
+
+def _table(store: Store, dataset: str | None, settings: Settings | None) -> Table:
+    """Return the table of one dataset; that with own runs where none is named."""
+    tables = build_board(store, dataset=dataset, settings=settings).tables
+    if not tables:
+        raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")
+    return tables[0]
+
+
+def _value_at(recipe: Mapping[str, Any], key: str) -> object:
+    node: Any = recipe
+    for part in key.split("."):
+        if not isinstance(node, Mapping):
+            return None
+        node = node.get(part)
+    return node if isinstance(node, str | int | float | bool) else None
+
+
+def _flat_keys(recipe: Mapping[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            keys += _flat_keys(value, f"{prefix}{name}.")
+        elif value is not None:
+            keys.append(f"{prefix}{name}")
+    return keys

@@ -1,0 +1,92 @@
+"""Which code and environment a result is made of, and which lsqctl this is; never a secret."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from lsqctl import __version__
+from lsqctl.bundled import bundled, code_sha256, package_root
+from lsqctl.settings import recorded_variables
+
+_RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
+
+
+def collect_provenance(folder: Path) -> dict[str, Any]:
+    """Return what is true now of the code and of the machine that submits from ``folder``."""
+    git = git_state(folder)
+    return {
+        "lsqctl": __version__,
+        "code_sha256": code_sha256(),
+        "code_commit": git.get("commit", ""),
+        "code_dirty": git.get("dirty"),
+        "code_diff_sha256": git.get("diff_sha256", ""),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": installed_versions(_RECORDED_PACKAGES),
+        "variables": recorded_variables(),
+    }
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Return commit, whether files differ from it, and the digest of that difference.
+
+    Of files that git does not know, their names count, not what is in them.  The difference itself
+    is not kept: it may hold what nobody meant to publish.  Empty where ``folder`` is in no git
+    checkout, or git is not installed.
+    """
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv") or b""
+    untracked = _git(folder, "ls-files", "--others", "--exclude-standard") or b""
+    dirty = bool(diff or untracked)
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": dirty,
+        "diff_sha256": hashlib.sha256(diff + b"\0" + untracked).hexdigest() if dirty else "",
+    }
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    try:
+        completed = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return completed.stdout if completed.returncode == 0 else None
+
+
+def installed_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the version of each of these packages that is installed; none is imported."""
+    by_name = {}
+    for name in names:
+        try:
+            by_name[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return by_name
+
+
+def version_line() -> str:
+    """Return version, commit of the checkout (if it is one), code digest, and database schema."""
+    git = git_state(package_root()) if (package_root().parent / ".git").exists() else {}
+    commit = f"commit {git['commit'][:12]}{'+' if git['dirty'] else ''}, " if git else ""
+    return f"lsqctl {__version__} ({commit}code {code_sha256()[:12]}, schema {newest_schema()})"
+
+
+def newest_schema() -> str:
+    """Return the newest database revision that this code knows."""
+    names = sorted(path.name for path in (bundled("db") / "versions").glob("[0-9]*.py"))
+    return names[-1].partition("_")[0]

@@ -1,0 +1,231 @@
+"""Published results of a workspace: list, add and remove them, import Papers With Code tables."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lsqctl.errors import DataError, NotFound, StoreError, UsageError, did_you_mean
+from lsqctl.leaderboard.archive import ArchiveTable, read_tables
+from lsqctl.leaderboard.published import PublishedRow, as_reference, published_rows
+from lsqctl.leaderboard.reference_file import Added, dump_added, load_added
+from lsqctl.leaderboard.references import Reference, load_references
+from lsqctl.services.workspace import create_workspace
+from lsqctl.settings import Settings
+
+MAX_FILE_BYTES = 200_000_000
+
+AddOutcome = Literal["added", "known", "replaced"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import has found: new rows, how many were there already, and what to look at.
+
+    ``warnings`` say of a row why the board cannot show it (it is kept, and `--view pwc` shows it),
+    or that something among the rows was none.
+    """
+
+    task: str
+    dataset: str
+    rows: tuple[PublishedRow, ...]
+    n_existing: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveTableSummary:
+    """One table of an archive: its task, its dataset, and how many rows it has."""
+
+    task: str
+    dataset: str
+    n_rows: int
+
+
+def load_workspace_results(settings: Settings) -> Added:
+    """Return what this workspace has added.  Raises DataError, naming the file and the line."""
+    path = settings.published_results_file
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise DataError(
+                f"{path} is larger than {MAX_FILE_BYTES:,} bytes: no list of published results"
+            )
+        return load_added(path.read_text("utf-8"), where=str(path))
+    except FileNotFoundError:
+        return Added()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
+def load_published_results(settings: Settings | None) -> list[Reference]:
+    """Return the bundled published results and those of the workspace, none twice."""
+    bundled = load_references()
+    return bundled if settings is None else load_workspace_results(settings).shown(bundled)
+
+
+def add_published_result(
+    settings: Settings, published: Reference, *, overwrite: bool = False, dry_run: bool = False
+) -> AddOutcome:
+    """Add a row; one that is there already, word for word, is left as it is.
+
+    Raises UsageError for another row of its dataset and model, unless ``overwrite`` and it is one
+    that was added here: bundled rows stay.
+    """
+    with _locked(settings, dry_run=dry_run):
+        results = load_workspace_results(settings)
+        key = (published.dataset, published.model)
+        if published in (*load_references(), *results.references):
+            return "known"
+        if any((row.dataset, row.model) == key for row in load_references()):
+            raise UsageError(
+                f"{published.model} of {published.dataset} ships with lsqctl, with other values; "
+                "give the row a name of its own"
+            )
+        kept = tuple(row for row in results.references if (row.dataset, row.model) != key)
+        existed = len(kept) < len(results.references)
+        if existed and not overwrite:
+            raise UsageError(
+                f"{published.model} of {published.dataset} was added with other values; --replace "
+                "puts this row in its place"
+            )
+        if not dry_run:
+            _write_results(settings, replace(results, references=(*kept, published)))
+        return "replaced" if existed else "added"
+
+
+def remove_published_results(
+    settings: Settings, model: str, *, dataset: str | None = None, dry_run: bool = False
+) -> list[Reference | PublishedRow]:
+    """Take out the rows of this name that were added or imported here, and return them.
+
+    Raises UsageError for one that ships with lsqctl, NotFound for an unknown one.
+    """
+    with _locked(settings, dry_run=dry_run):
+        results = load_workspace_results(settings)
+        candidates: list[Reference | PublishedRow] = [*results.references, *results.rows]
+        removed = [
+            row for row in candidates if row.model == model and dataset in (None, row.dataset)
+        ]
+        if not removed:
+            if any(row.model == model for row in load_references()):
+                raise UsageError(f"{model} ships with lsqctl; --published none hides such rows")
+            hint = did_you_mean(model, sorted({row.model for row in candidates}))
+            scope = f" of {dataset}" if dataset else ""
+            raise NotFound(f"no row `{model}`{scope} was added to this workspace{hint}")
+        if not dry_run:
+            kept_results = tuple(row for row in results.references if row not in removed)
+            rows = tuple(row for row in results.rows if row not in removed)
+            _write_results(settings, replace(results, references=kept_results, rows=rows))
+    return removed
+
+
+def list_archive_tables(path: Path) -> list[ArchiveTableSummary]:
+    """Return what tables an archive file has, each once, by task and dataset."""
+    counts: dict[tuple[str, str], set[PublishedRow]] = {}
+    for table in read_tables(path):
+        counts.setdefault((table.task, table.dataset), set()).update(published_rows(table))
+    return [ArchiveTableSummary(*key, len(rows)) for key, rows in sorted(counts.items())]
+
+
+def import_pwc_table(
+    settings: Settings, path: Path, *, task: str, dataset: str, dry_run: bool = False
+) -> ImportReport:
+    """Add the rows of one table of a Papers With Code archive; those known already are left.
+
+    Nothing is stored unless the whole file could be read. Raises DataError for a bad file and
+    NotFound, with the nearest name, for a task or dataset that it does not have.
+    """
+    tables = _select_tables(read_tables(path), path, task, dataset)
+    archive_rows = list(dict.fromkeys(row for table in tables for row in published_rows(table)))
+    with _locked(settings, dry_run=dry_run):
+        results = load_workspace_results(settings)
+        existing = set(results.rows)
+        new = tuple(row for row in archive_rows if row not in existing)
+        if new and not dry_run:
+            _write_results(settings, replace(results, rows=(*results.rows, *new)))
+    skipped = sum(table.skipped for table in tables)
+    skip_warnings = [f"{skipped} entries among the rows are none: no model name, or no metrics"]
+    return ImportReport(
+        tables[0].task,
+        tables[0].dataset,
+        new,
+        len(archive_rows) - len(new),
+        (*_board_warnings(new), *(skip_warnings if skipped else ())),
+    )
+
+
+def _board_warnings(rows: Iterable[PublishedRow]) -> Iterator[str]:
+    for row in rows:
+        converted = as_reference(row)
+        if isinstance(converted, str):
+            yield f"{row.model}: {converted}; kept, but not on the board"
+
+
+def _select_tables(
+    tables: Iterable[ArchiveTable], path: Path, task: str, dataset: str
+) -> list[ArchiveTable]:
+    names: dict[str, set[str]] = {}
+    selected = []
+    for table in tables:
+        names.setdefault(table.task, set()).add(table.dataset)
+        if (table.task.casefold(), table.dataset.casefold()) == (
+            task.casefold(),
+            dataset.casefold(),
+        ):
+            selected.append(table)
+    if selected:
+        return selected
+    datasets = {
+        member for name in names if name.casefold() == task.casefold() for member in names[name]
+    }
+    value, field, candidates = (
+        (dataset, "dataset", datasets) if datasets else (task, "task", set(names))
+    )
+    of_task = f" of task `{task}`" if datasets else ""
+    raise NotFound(
+        f"{path} has no {field} `{value}`{of_task}{did_you_mean(value, candidates)}; without --task and "
+        "--dataset it is listed what there is"
+    )
+
+
+@contextmanager
+def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
+    """Let one process at a time read, change and write the file."""
+    if dry_run:
+        yield
+        return
+    create_workspace(settings)
+    path = settings.published_results_file.with_suffix(".lock")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write_results(settings: Settings, results: Added) -> None:
+    """Write the file whole or not at all."""
+    path = settings.published_results_file
+    temporary = path.with_suffix(".tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
+            file.write(dump_added(results))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None

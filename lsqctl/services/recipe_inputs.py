@@ -1,0 +1,178 @@
+"""Recipe inputs: parents, weights, networks and datasets, found, checked and downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import DataError, NotFound, UsageError, did_you_mean
+from lsqctl.recipe import DATASETS, TIMM_PREFIX, DataSection, Recipe, weight_source
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_TORCHVISION_CLASSES = 1000  # of every classifier's weights
+
+
+def choose_parent_seed(name: str, seeds: set[int], child_seed: int) -> int:
+    """Return the child's own seed if the parent has it, else the parent's only one."""
+    if child_seed in seeds:
+        return child_seed
+    if len(seeds) == 1:
+        return next(iter(seeds))
+    listed = ", ".join(map(str, sorted(seeds)))
+    raise UsageError(
+        f"{{run: {name}}}: it has seeds {listed}, none of them {child_seed}; submit it with "
+        f"--seed {child_seed}"
+    )
+
+
+def resolve_torchvision_weights(key: str, weights_name: str, recipe: Recipe) -> str:
+    """Return a torchvision weights name that exists for the recipe's model."""
+    from lsqctl.training.models.weights import check_torchvision_weights
+
+    model = recipe.network_of(key)
+    if model.startswith(TIMM_PREFIX):
+        raise DataError(
+            f"{recipe.name}: {key}: `{weights_name}` is no file; the weights of {model} are a file "
+            "(.safetensors, .pth, .pt, .th)"
+        )
+    check_torchvision_weights(weights_name, model)
+    check_classes(key, weights_name, _TORCHVISION_CLASSES, recipe)
+    return weights_name
+
+
+def check_classes(key: str, input_name: str, classes: int | None, recipe: Recipe) -> None:
+    """Raise UsageError when weights are known to be of another number of classes than the data."""
+    data_classes = DATASETS[recipe.data.name].classes
+    if data_classes and classes and data_classes != classes:
+        raise UsageError(
+            f"{recipe.name}: {key}: `{input_name}` was trained for {classes:,} classes, and "
+            f"{recipe.data.name} has {data_classes:,}"
+        )
+
+
+def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) -> None:
+    """Raise UsageError when the parent, by its ``model`` and ``dataset``, cannot be this input.
+
+    Networks of two names are compared by their tensors, without memory for them.
+    """
+    check_classes(key, name, DATASETS[dataset].classes, recipe)
+    network = recipe.network_of(key)
+    if model != network and _state_shapes(model, recipe) != _state_shapes(network, recipe):
+        hint = f"; add `distill.teacher_model: {model}`" if key == "distill.teacher" else ""
+        raise UsageError(
+            f"{recipe.name}: {key}: the run `{name}` is a {model}, wanted is a {network}{hint}"
+        )
+
+
+def _state_shapes(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes of a network's state, as for the recipe's data."""
+    state = build_meta_network(network, recipe).state_dict()
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def build_meta_network(network: str, recipe: Recipe) -> nn.Module:
+    """Return a network without memory for its weights, as for the recipe's data."""
+    from lsqctl.training.models import input_channels
+    from lsqctl.training.models.factory import build_on_meta
+
+    dataset_info = DATASETS[recipe.data.name]
+    return build_on_meta(
+        network,
+        num_classes=dataset_info.classes or _TORCHVISION_CLASSES,
+        in_channels=input_channels(network, dataset_info.channels),
+        image_size=recipe.data.image_size,
+    )
+
+
+def check_timm_networks(recipe: Recipe) -> None:
+    """Raise NotFound for a network that timm does not have, DataError where timm is missing."""
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    for name in (recipe.model.name, teacher):
+        if name is not None and name.startswith(TIMM_PREFIX):
+            from lsqctl.training.models.timm_networks import check_timm_name
+
+            check_timm_name(name)
+
+
+def network_warnings(recipes: Iterable[Recipe]) -> list[str]:
+    """Return, each once, why a network could not be looked up here: timm is missing.
+
+    Raises NotFound for one that timm does not have.
+    """
+    warnings: dict[str, None] = {}
+    for recipe in recipes:
+        try:
+            check_timm_networks(recipe)
+        except DataError as error:
+            warnings[f"{recipe.name}: {error}"] = None
+    return list(warnings)
+
+
+def download_dataset(
+    name: str, settings: Settings, *, notify: Callable[[str], None]
+) -> Path | None:
+    """Download a dataset, checked by its published digest; None for one that needs none.
+
+    Raises NotFound for an unknown name, DataError where it cannot be downloaded.
+    """
+    if name not in DATASETS:
+        listed = ", ".join(DATASETS)
+        raise NotFound(f"no dataset `{name}`{did_you_mean(name, DATASETS)} (known: {listed})")
+    from lsqctl.training.fetch import fetch_dataset
+
+    notify(f"fetching {name} into {settings.data_dir}")
+    return fetch_dataset(name, settings.data_dir)
+
+
+class WeightFiles:
+    """Looks beside the recipe, in the current folder and in ``data_dir``."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._digests: dict[Path, str] = {}
+        self._checked_uses: list[tuple[Path, str, DataSection]] = []
+
+    def resolve(
+        self, key: str, weights_name: str, recipe: Recipe, recipe_dir: Path
+    ) -> dict[str, str]:
+        """Return the name, path and sha256 of the file that ``recipe`` names under ``key``.
+
+        Raises DataError when there is none, or it does not fit the network that it is meant for.
+        """
+        from lsqctl.bundled import file_sha256
+
+        path = self._find(key, weights_name, recipe, recipe_dir)
+        if path not in self._digests:
+            self._digests[path] = file_sha256(path)
+        use = (path, recipe.network_of(key), recipe.data)
+        if use not in self._checked_uses:
+            _check_fit(key, path, recipe)
+            self._checked_uses.append(use)
+        return {"name": weights_name, "path": str(path), "sha256": self._digests[path]}
+
+    def _find(self, key: str, weights_name: str, recipe: Recipe, recipe_dir: Path) -> Path:
+        from lsqctl.worker.inputs import find_weights_file
+
+        path = find_weights_file(weights_name, recipe_dir, self._data_dir)
+        if path is None:
+            hint = weight_source(weights_name)
+            raise DataError(
+                f"{recipe.name}: {key}: no file {weights_name} beside the recipe, here, or in "
+                f"{self._data_dir} (--data-dir or LSQCTL_DATA names another folder)"
+                + (f"; {hint}" if hint else "")
+            )
+        return path
+
+
+def _check_fit(key: str, path: Path, recipe: Recipe) -> None:
+    """Compare names and shapes; where a folder decides the classes, only the worker can."""
+    from lsqctl.training.models.weights import matching_state
+
+    if DATASETS[recipe.data.name].classes is not None:
+        network = recipe.network_of(key)
+        model = build_meta_network(network, recipe)
+        matching_state(model, path, model_name=network, key=f"{recipe.name}: {key}")

@@ -1,0 +1,79 @@
+"""Choose runs and sweeps by name, and put them back into the queue."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
+from lsqctl.run import ACTIVE_STATES, EnqueuedRun, Run, RunState
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+    from lsqctl.store.sweeps import ResumeOptions
+
+
+def resolve_sweep(store: Store, name: str | None) -> str | None:
+    """Return the sweep of this name; for None the newest, or None where there is none.
+
+    Raises NotFound, with the nearest name, for one that is not there.
+    """
+    names = store.sweeps()
+    if name is None:
+        return names[-1] if names else None
+    if name not in names:
+        raise NotFound(f"no sweep `{name}`{did_you_mean(name, names)}")
+    return name
+
+
+def resume_sweep(
+    store: Store, settings: Settings, name: str | None, options: ResumeOptions
+) -> list[EnqueuedRun]:
+    """Put back the cells of a sweep that failed, were cancelled or were removed: all or none.
+
+    From scratch drops their checkpoints' files. Raises NotFound for an unknown sweep, or a parent
+    that was removed and that no sweep can bring back.
+    """
+    sweep = resolve_sweep(store, name)
+    if sweep is None:
+        raise NotFound("no sweeps yet; a recipe with a `sweep:` section makes one when submitted")
+
+    def delete_checkpoints(run_id: str) -> None:
+        for folder in settings.run_dir(run_id).glob("ckpt*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return store.resume_sweep(sweep, options, delete_files=delete_checkpoints)
+
+
+def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[Run]:
+    """Return the runs to be held, released or given a priority: those named, or a sweep's.
+
+    Of a sweep, cells that have finished are left out; one that is named and has is refused with
+    IllegalTransition, before anything is changed. Raises NotFound, and UsageError for a prefix of
+    several ids, for neither runs nor a sweep, and for both.
+    """
+    if bool(run_refs) == (sweep is not None):
+        raise UsageError("name runs, or a sweep with --sweep NAME" + (", not both" * bool(sweep)))
+    if sweep is not None:
+        cells = store.sweep_cells(str(resolve_sweep(store, sweep)))
+        return [cell.run for cell in cells if cell.run and cell.run.state in ACTIVE_STATES]
+    runs = list({run.id: run for run in map(store.resolve, run_refs)}.values())
+    for run in runs:
+        if run.state not in ACTIVE_STATES:
+            raise IllegalTransition(f"run {run.id} has finished ({run.state}); nothing was changed")
+    return runs
+
+
+def retry_run(
+    store: Store, settings: Settings, run_id: str, *, from_scratch: bool = False
+) -> RunState:
+    """Retry a failed or cancelled run and return its state; from scratch drops its checkpoints.
+
+    Raises IllegalTransition for a run in any other state, before anything is removed.
+    """
+    if from_scratch and store.detail(run_id).run.state in {RunState.FAILED, RunState.CANCELLED}:
+        for folder in settings.run_dir(run_id).glob("ckpt*"):  # before anyone can claim it
+            shutil.rmtree(folder, ignore_errors=True)
+    return store.retry(run_id, from_scratch=from_scratch)

@@ -1,0 +1,252 @@
+"""From recipe names to queued runs: load, check, find parents, identify, enqueue in one go.
+
+Nothing is queued unless everything is right.  A parent that is named (``{run: NAME}``) is found
+among the recipes of the same call, then among recipe files, then among the runs in the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
+from lsqctl.failpoint import failpoint
+from lsqctl.recipe import Recipe, RunRef, fingerprint
+from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
+from lsqctl.run import EnqueuedRun, IfExists, NewRun, Run, RunState
+from lsqctl.services.provenance import collect_provenance
+from lsqctl.services.recipe_checks import check_layers
+from lsqctl.services.recipe_inputs import (
+    WeightFiles,
+    check_parent,
+    check_timm_networks,
+    choose_parent_seed,
+    resolve_torchvision_weights,
+)
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+_WEIGHT_EXTENSIONS = (".safetensors", ".pth", ".pt", ".th")
+_REUSABLE_STATES = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitPlan:
+    """What a submission would queue, parents first, and what it noticed."""
+
+    runs: tuple[NewRun, ...]
+    warnings: tuple[Diagnostic, ...]
+    max_failures: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """How recipes are taken: overrides, seeds, whether data must be there, what runs may use.
+
+    ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
+    (0 lifts an earlier limit, None leaves it).
+    """
+
+    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    check_data: bool = True
+    priority: int = 0
+    held: bool = False
+    max_failures: int | None = None
+    gpus: int = 1
+    time_limit_seconds: float | None = None
+
+
+def plan_submit(
+    recipe_refs: Sequence[str],
+    *,
+    settings: Settings,
+    store: Store | None,
+    options: SubmitOptions = SubmitOptions(),
+) -> SubmitPlan:
+    """Load and check recipes and all that they need; raise before anything is queued.
+
+    ``store`` is None where there is no workspace yet.
+    """
+    loaded = load_recipes(recipe_refs, options)
+    if options.max_failures is not None and not any(source.is_sweep for source in loaded):
+        raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
+    planner = _Planner(settings, store, options, loaded)
+    for recipe in loaded:
+        for cell in recipe.cells:
+            planner.add(cell, recipe, submitted=True)
+    warnings = tuple(dict.fromkeys(text for source in loaded for text in source.warnings))
+    return SubmitPlan(
+        (*planner.planned.values(), *planner.extra_cells), warnings, options.max_failures
+    )
+
+
+def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:
+    """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
+    enqueued = store.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
+    failpoint("submit.after-commit")
+    return enqueued
+
+
+def load_recipes(recipe_refs: Sequence[str], options: SubmitOptions) -> list[LoadedRecipe]:
+    """Load several recipes and raise the faults of all of them together."""
+    loaded: list[LoadedRecipe] = []
+    diagnostics: list[Diagnostic] = []
+    for recipe_ref in recipe_refs:
+        try:
+            loaded.append(load(recipe_ref, sets=options.overrides, seeds=options.seeds))
+        except RecipeError as error:
+            diagnostics += error.diagnostics
+    diagnostics += check_layers(loaded)
+    if diagnostics:
+        raise RecipeError(list(dict.fromkeys(diagnostics)))
+    return loaded
+
+
+@dataclass(slots=True)
+class _Planner:
+    settings: Settings
+    store: Store | None
+    options: SubmitOptions
+    loaded: Sequence[LoadedRecipe]
+    planned: dict[str, NewRun] = field(default_factory=dict)  # by run_sha256, parents first
+    extra_cells: list[NewRun] = field(
+        default_factory=list
+    )  # planned already, as a cell of another sweep
+    _chain: list[str] = field(default_factory=list)
+    _provenance: dict[str, Any] = field(default_factory=dict)
+    _files: WeightFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._files = WeightFiles(self.settings.data_dir)
+
+    def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
+        """Plan one run and, before it, its parents."""
+        recipe = cell.recipe
+        identities, entries, parents = self._resolve_inputs(recipe, source)
+        if self.options.check_data:
+            self._check_data(recipe)
+        new = NewRun(
+            name=recipe.name,
+            recipe=recipe.model_dump(mode="json"),
+            recipe_sha256=fingerprint(recipe, identities, with_seed=False),
+            run_sha256=fingerprint(recipe, identities, with_seed=True),
+            seed=recipe.seed,
+            snapshot=self._collect_provenance(source) | {"inputs": entries},
+            parents=parents,
+            priority=self.options.priority,
+            epochs=recipe.train.epochs,
+            sweep=source.name if submitted and source.is_sweep else None,
+            cell=cell.label,
+            held=self.options.held,
+            explicit=submitted,
+            gpus=self.options.gpus,
+            time_limit_seconds=self.options.time_limit_seconds,
+        )
+        planned = self.planned.get(new.run_sha256)
+        supersedes = planned is not None and (new.explicit, bool(new.sweep)) > (
+            planned.explicit,
+            bool(planned.sweep),
+        )
+        if planned is None or supersedes:
+            self.planned[new.run_sha256] = new
+        elif new.sweep not in {None, planned.sweep}:
+            self.extra_cells.append(new)
+        return new
+
+    def _resolve_inputs(
+        self, recipe: Recipe, source: LoadedRecipe
+    ) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
+        """Return identities for the hash, entries for the provenance, parents by run_sha256."""
+        if recipe.name in self._chain:
+            chain = " -> ".join((*self._chain, recipe.name))
+            raise UsageError(f"recipes wait for each other: {chain}")
+        self._chain.append(recipe.name)
+        identities, entries, parents = {}, {}, {}
+        for key, input_ref in recipe.references().items():
+            if isinstance(input_ref, RunRef):
+                recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
+                identities[key] = f"run:{recipe_sha256}"
+                parents[key] = run_sha256
+            elif input_ref.endswith(_WEIGHT_EXTENSIONS) or "/" in input_ref:
+                entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
+                identities[key] = f"file:{entries[key]['sha256']}"
+            else:
+                entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
+                identities[key] = f"torchvision:{input_ref}"
+        self._chain.pop()
+        return identities, entries, parents
+
+    def _resolve_parent(
+        self, key: str, name: str, child: Recipe, source: LoadedRecipe
+    ) -> tuple[str, str]:
+        """Return (recipe_sha256, run_sha256) of the run that ``child`` waits for."""
+        in_submission = self._find_in_submission(name)
+        try:
+            loaded, cells = in_submission or find_parent(name, source.path)
+        except NotFound:
+            return self._resolve_stored_parent(key, name, child)
+        parent_recipe = cells[0].recipe
+        check_parent(key, name, parent_recipe.model.name, parent_recipe.data.name, child)
+        recipe_sha256 = self._recipe_sha256(cells[0], loaded)
+        stored = [] if in_submission else self._reusable_runs(recipe_sha256)
+        seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
+        seed = choose_parent_seed(name, seeds, child.seed)
+        for run in stored:
+            if run.seed == seed:
+                return recipe_sha256, run.run_sha256
+        cell = next(candidate for candidate in cells if candidate.recipe.seed == seed)
+        return recipe_sha256, self.add(cell, loaded).run_sha256
+
+    def _find_in_submission(self, name: str) -> Parent | None:
+        """Return the recipe of this very call that ``name`` means, overrides included."""
+        for loaded in self.loaded:
+            cells = [cell for cell in loaded.cells if cell.recipe.name == name]
+            if cells or (loaded.name == name and not loaded.is_sweep):
+                return Parent(loaded, tuple(cells) or loaded.cells)
+        return None
+
+    def _recipe_sha256(self, cell: Cell, source: LoadedRecipe) -> str:
+        identities, _, _ = self._resolve_inputs(cell.recipe, source)
+        return fingerprint(cell.recipe, identities, with_seed=False)
+
+    def _reusable_runs(self, recipe_sha256: str) -> list[Run]:
+        runs = self.store.by_recipe(recipe_sha256) if self.store else []
+        return [run for run in runs if run.state in _REUSABLE_STATES]
+
+    def _resolve_stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
+        """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
+        runs_of_name = self.store.by_name(name) if self.store else []
+        runs = [run for run in runs_of_name if run.state in _REUSABLE_STATES]
+        hashes = {run.recipe_sha256 for run in runs}
+        if not runs or self.store is None:
+            raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
+        if len(hashes) > 1:
+            raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
+        seed = choose_parent_seed(name, {run.seed for run in runs}, child.seed)
+        run = next(run for run in runs if run.seed == seed)
+        parent_recipe = self.store.detail(run.id).recipe
+        check_parent(
+            key, name, parent_recipe["model"]["name"], parent_recipe["data"]["name"], child
+        )
+        return run.recipe_sha256, run.run_sha256
+
+    def _check_data(self, recipe: Recipe) -> None:
+        from lsqctl.training.dataset_paths import check_dataset_present
+
+        check_dataset_present(recipe.data.name, self.settings.data_dir)
+        check_timm_networks(recipe)
+
+    def _collect_provenance(self, source: LoadedRecipe) -> dict[str, Any]:
+        """Return what is true at submit; of the code, asked once a submission."""
+        if not self._provenance:
+            self._provenance = collect_provenance(Path.cwd())
+        return self._provenance | {
+            "data_dir": str(self.settings.data_dir),
+            "recipe_path": str(source.path),
+            "overrides": list(self.options.overrides),
+        }

@@ -1,0 +1,195 @@
+"""Verify results: hash-check the stored checkpoint, measure it again, and compare every image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl.errors import DataError, NotFound
+from lsqctl.events import Evaluation
+from lsqctl.run import Run, RunDetail, RunState
+from lsqctl.services.run_control import resolve_sweep
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.recipe import Recipe
+    from lsqctl.store import Store
+    from lsqctl.training.evaluation import EvalCounts
+    from lsqctl.training.runtime import ExecutionContext
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What measuring one result again has shown.
+
+    ``verified`` is None where it could not be tried (no data, no GPU): nothing was marked then.
+    ``message`` is one line that names the file, what was expected and what was found.
+    """
+
+    run_id: str
+    name: str
+    variant: str
+    selection: str
+    n_correct: int
+    n_total: int
+    measured: int | None
+    verified: bool | None
+    checkpoint: str
+    message: str = ""
+
+
+class CannotVerify(DataError):
+    """The result could be neither confirmed nor refuted here."""
+
+
+def runs_to_verify(
+    store: Store, run_refs: Sequence[str], *, sweep: str | None = None, all_succeeded: bool = False
+) -> list[Run]:
+    """Return the runs that are named, of a sweep, or all: succeeded ones, for only they have a
+    result. A run that is named and has none raises NotFound.
+    """
+    runs = [store.resolve(run_ref) for run_ref in run_refs]
+    for run in runs:
+        if run.state is not RunState.SUCCEEDED:
+            raise NotFound(
+                f"run {run.id} ({run.name}) is {run.state}: only a succeeded run has a result "
+                "to verify"
+            )
+    if sweep is not None:
+        cells = store.sweep_cells(resolve_sweep(store, sweep) or sweep)
+        runs += [cell.run for cell in cells if cell.run and cell.run.state is RunState.SUCCEEDED]
+    if all_succeeded:
+        runs += reversed(store.runs(states=[RunState.SUCCEEDED]))
+    return list({run.id: run for run in runs}.values())
+
+
+def verify_run(
+    store: Store,
+    settings: Settings,
+    run_id: str,
+    *,
+    threads: int | None = None,
+    device: str | None = None,
+) -> Iterator[Verdict]:
+    """Verify each result of a run, mark it, and yield the verdict.
+
+    ``threads`` and ``device`` are those of the training unless given: another device may round
+    differently. A checkpoint that is gone, damaged or replaced, and other counts, mark the result
+    as not verified.
+    """
+    from lsqctl.recipe import load_stored
+
+    detail = store.detail(run_id)
+    result = store.full_result(run_id)
+    if result is None:
+        raise NotFound(f"run {run_id} ({detail.run.name}) has no result to verify")
+    recipe = load_stored(detail.recipe)
+    reevaluator = _Reevaluator(
+        recipe, _execution_context(detail, settings, threads, device), result.data_digest
+    )
+    for stored in result.evaluations:
+        sha256 = store.manifest_sha256(run_id, (stored.variant, stored.selection))
+        remeasure = partial(reevaluator, sha256=sha256, variant=stored.variant)
+        verdict = _verdict(detail.run, stored, remeasure, settings)
+        if verdict.verified is not None:
+            key = (stored.variant, stored.selection)
+            store.mark_verified(run_id, key, verified=verdict.verified)
+        yield verdict
+
+
+class _Reevaluator:
+    """Measures the checkpoints of one run, each variant once."""
+
+    def __init__(self, recipe: Recipe, context: ExecutionContext, data_digest: str) -> None:
+        self._recipe, self._context, self._data_digest = recipe, context, data_digest
+        self._cache: dict[tuple[str, str], EvalCounts] = {}
+
+    def __call__(self, directory: Path, sha256: str, variant: str) -> EvalCounts:
+        """Return the counts of a variant of a checkpoint.
+
+        Raises DataError when its bytes are not the stored, and CannotVerify when they are, but
+        cannot be measured here.
+        """
+        from lsqctl.training.restore import reevaluate, verify_recorded_checkpoint
+
+        verify_recorded_checkpoint(directory, sha256)
+        key = sha256, variant
+        if key not in self._cache:
+            _check_device(self._context.device)
+            digest = self._data_digest
+            try:
+                counts = reevaluate(
+                    self._recipe, directory, self._context, data_digest=digest, variant=variant
+                )
+            except DataError as error:
+                raise CannotVerify(str(error)) from None
+            self._cache[key] = counts
+        return self._cache[key]
+
+
+def _verdict(
+    run: Run, stored: Evaluation, measure: Callable[[Path], EvalCounts], settings: Settings
+) -> Verdict:
+    from lsqctl.worker.inputs import current_location
+
+    directory = current_location(settings.run_dir(run.id), stored.checkpoint)
+    values: dict[str, Any] = {"measured": None, "verified": True, "message": ""}
+    try:
+        counts = measure(directory)
+        values["measured"] = counts.n_correct
+        if mismatch := _mismatch(stored, counts):
+            values |= {"verified": False, "message": f"{directory}: {mismatch}"}
+    except CannotVerify as error:
+        values |= {"verified": None, "message": str(error)}
+    except DataError as error:
+        values |= {"verified": False, "message": str(error)}
+    return Verdict(
+        *(run.id, run.name, stored.variant, stored.selection, stored.n_correct, stored.n_total),
+        checkpoint=str(directory),
+        **values,
+    )
+
+
+def _mismatch(stored: Evaluation, counts: EvalCounts) -> str:
+    """Return what differs between a stored evaluation and the new counts, or nothing."""
+    pairs = {
+        "images": (stored.n_total, counts.n_total),
+        "right answers": (stored.n_correct, counts.n_correct),
+        "right within the first five": (stored.n_correct_top5, counts.n_correct_top5),
+    }
+    for quantity, (expected, measured) in pairs.items():
+        if expected != measured:
+            return f"expected {expected} {quantity}, found {measured}"
+    if stored.hits != counts.hits:
+        pairs_of_bytes = zip(stored.hits, counts.hits, strict=False)
+        differing = sum((a ^ b).bit_count() for a, b in pairs_of_bytes)
+        return f"expected the same images to be right, found {differing} of them different"
+    return ""
+
+
+def _execution_context(
+    detail: RunDetail, settings: Settings, threads: int | None, device: str | None
+) -> ExecutionContext:
+    """Return the execution environment of the run's last attempt, perhaps changed."""
+    from lsqctl.training.runtime import ExecutionContext
+
+    environment = detail.attempts[-1].environment if detail.attempts else {}
+    return ExecutionContext(
+        run_dir=settings.run_dir(detail.run.id),
+        data_dir=settings.data_dir_of(detail.provenance.get("data_dir")),
+        device=device or str(environment.get("device", "cpu")),
+        threads=threads or int(environment.get("threads", 1)),
+    )
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise CannotVerify(
+            "it was trained on a GPU and there is none here; --device cpu measures it all the "
+            "same, and may round differently"
+        )

@@ -1,0 +1,68 @@
+"""Wait for runs to end: ask the store now and then, until all have, or the time is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lsqctl.run import ACTIVE_STATES, RunState
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+    from lsqctl.store.runs import RunStatus
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WaitResult:
+    """How the runs stood at the end of the wait; ``removed`` are ids that are gone."""
+
+    succeeded: tuple[RunStatus, ...]
+    failed: tuple[RunStatus, ...]
+    pending: tuple[RunStatus, ...]
+    removed: tuple[str, ...]
+
+
+def wait(
+    store: Store,
+    ids: Sequence[str],
+    *,
+    timeout: float | None = None,
+    fail_fast: bool = False,
+    on_end: Callable[[RunStatus], None] = lambda _: None,
+) -> WaitResult:
+    """Return once every run has ended, or ``timeout`` seconds have passed; 0 looks once.
+
+    ``on_end`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
+    has failed. A run that was put back for another try is pending.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    reported: set[str] = set()
+    while True:
+        result = _by_state(store.statuses(ids), ids)
+        for status in (*result.succeeded, *result.failed):
+            if status.id not in reported:
+                reported.add(status.id)
+                on_end(status)
+        reported -= {status.id for status in result.pending}  # tried again
+        if not result.pending or (fail_fast and result.failed):
+            return result
+        remaining = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+        if remaining <= 0:
+            return result
+        time.sleep(min(POLL_SECONDS, remaining))
+
+
+def _by_state(statuses: Sequence[RunStatus], ids: Sequence[str]) -> WaitResult:
+    succeeded = tuple(status for status in statuses if status.state is RunState.SUCCEEDED)
+    pending = tuple(status for status in statuses if status.state in ACTIVE_STATES)
+    existing_ids = {status.id for status in statuses}
+    return WaitResult(
+        succeeded=succeeded,
+        failed=tuple(status for status in statuses if status not in (*succeeded, *pending)),
+        pending=pending,
+        removed=tuple(run_id for run_id in ids if run_id not in existing_ids),
+    )

@@ -1,0 +1,71 @@
+"""Open, make and back up the place where runs live: a folder and its database."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import NotFound, StoreError
+from lsqctl.settings import WORKSPACE, Settings, sqlite_path
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+    from lsqctl.store.maintenance import Backup
+
+
+def open_workspace(
+    settings: Settings, *, create: bool = False, migrate: bool = True, read_only: bool = False
+) -> Store:
+    """Return the store of the workspace; ``create`` makes both where there are none.
+
+    Raises NotFound where nothing was made yet, rather than answer from an empty database in a
+    folder that the user did not mean. ``migrate=False`` raises OlderSchema rather than upgrade,
+    and so does ``read_only``, through which nothing can be changed.
+    """
+    from lsqctl.store import open_store
+
+    if not create and not workspace_exists(settings):
+        path = sqlite_path(settings.db_url)
+        raise NotFound(
+            f"no workspace here: there is no {path} (looked for {WORKSPACE} in this folder "
+            "and those above); `lsqctl submit RECIPE` makes one, --home names another"
+        )
+    if create:
+        create_workspace(settings)
+    return open_store(
+        settings.db_url,
+        lease_seconds=settings.lease_seconds,
+        migrate=migrate,
+        read_only=read_only,
+    )
+
+
+def create_workspace(settings: Settings) -> None:
+    """Make the workspace's folder, for this user only."""
+    try:
+        settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.runs_dir.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the workspace {settings.home}: {error.strerror}; --home names another"
+        ) from None
+
+
+def workspace_exists(settings: Settings) -> bool:
+    """Return whether there is a database to read; one behind a URL counts as there."""
+    path = sqlite_path(settings.db_url)
+    return path is None or path.exists()
+
+
+def backup_database(
+    store: Store, settings: Settings, path: Path | None, *, force: bool = False
+) -> Backup:
+    """Copy the database, by default to ``backups/lsqctl-DATE-TIME.db`` in the workspace.
+
+    Raises UsageError for PostgreSQL and for a file that exists, StoreError where it fails.
+    """
+    if path is None:
+        name = f"lsqctl-{datetime.now():%Y%m%d-%H%M%S}.db"
+        path = settings.home / "backups" / name
+    return store.backup(path, force=force)

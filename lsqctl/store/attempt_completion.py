@@ -1,0 +1,216 @@
+"""How an attempt ends: finished, failed, released, or reaped after its lease; and what becomes of its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, select
+
+from lsqctl.errors import LeaseLost, UsageError
+from lsqctl.events import Result
+from lsqctl.failpoint import failpoint
+from lsqctl.run import (
+    MAX_CONSECUTIVE_FAILURES,
+    RETRYABLE_REASONS,
+    EndReason,
+    Lease,
+    Run,
+    RunState,
+    WorkerIdentity,
+)
+from lsqctl.store.database import StorePart, exclusive_tx, read_tx
+from lsqctl.store.dependencies import fail_children, queue_children, stop_failing_sweeps
+from lsqctl.store.dialects import now
+from lsqctl.store.results import insert_result
+from lsqctl.store.rows import load_runs, to_lease
+from lsqctl.store.tables import attempts, runs, workers
+from lsqctl.store.transitions import (
+    NO_LEASE,
+    end_attempt,
+    require_lease,
+    select_for_update,
+    transition,
+)
+from lsqctl.store.workers import to_identity
+
+_VERB = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled"}
+
+
+class AttemptCompletion(StorePart):
+    """Finishing, failing and giving back, each under the attempt's fence."""
+
+    @exclusive_tx
+    def finish(self, db: Connection, lease: Lease, result: Result) -> None:
+        """Store the result, mark the run as succeeded and queue what waited for it.
+
+        Raises LeaseLost.
+        """
+        transition(
+            *(db, lease.run_id, RunState.RUNNING, RunState.SUCCEEDED, "succeeded"),
+            lease=lease,
+            reason=EndReason.COMPLETED,
+            finished_at=now(),
+            lease_until=None,
+            failures=0,
+        )
+        end_attempt(db, lease, EndReason.COMPLETED, "")
+        failpoint("finish.before-result")
+        insert_result(db, lease.run_id, result)
+        queue_children(db, lease.run_id)
+        failpoint("finish.before-commit")
+
+    @exclusive_tx
+    def fail(self, db: Connection, lease: Lease, reason: EndReason, message: str) -> RunState:
+        """End the attempt and return where its run stands now.
+
+        Lost and infra are tried again with back-off, until MAX_CONSECUTIVE_FAILURES attempts moved
+        no checkpoint forward. Raises LeaseLost.
+        """
+        if reason is EndReason.COMPLETED:
+            raise UsageError("a completed attempt is finished with its result, not failed")
+        return self._end_attempt(db, lease, reason, message)
+
+    @exclusive_tx
+    def release(self, db: Connection, lease: Lease) -> None:
+        """Put the run back at once, with no attempt spent: the worker was asked to stop.
+
+        Raises LeaseLost.
+        """
+        self._end_attempt(db, lease, EndReason.PREEMPTED, "")
+
+    def _end_attempt(
+        self, db: Connection, lease: Lease, reason: EndReason, message: str
+    ) -> RunState:
+        require_lease(db, lease)
+        row = select_for_update(db, lease.run_id)
+        end_attempt(db, lease, reason, message)
+        failures = self._count_failures(db, lease, reason, row.failures)
+        requeues = reason is EndReason.PREEMPTED or (
+            reason in RETRYABLE_REASONS and failures < MAX_CONSECUTIVE_FAILURES
+        )
+        if reason is EndReason.CANCELLED or (requeues and row.cancel_requested):
+            cancel_message = (
+                row.message or message
+            )  # a sweep that stops leaves its own words with the run
+            return _end_run(db, lease, RunState.CANCELLED, EndReason.CANCELLED, cancel_message)
+        if not requeues:
+            return _end_run(db, lease, RunState.FAILED, reason, message)
+        delay = 0.0 if reason is EndReason.PREEMPTED else self._backoff_delay(failures)
+        transition(
+            *(db, lease.run_id, RunState.RUNNING, RunState.QUEUED, "requeued"),
+            detail=f"{reason}: {message}" if message else reason,
+            lease=lease,
+            **NO_LEASE,
+            failures=failures,
+            not_before=now(delay) if delay else None,
+            reason=reason,
+            message=message,
+        )
+        failpoint("end.before-commit")
+        return RunState.QUEUED
+
+    def _count_failures(
+        self, db: Connection, lease: Lease, reason: EndReason, previous: int
+    ) -> int:
+        progressed = db.scalar(
+            select(attempts.c.progressed).where(
+                attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt
+            )
+        )
+        if progressed:
+            return 0
+        return previous if reason is EndReason.PREEMPTED else previous + 1
+
+    def _backoff_delay(self, failures: int) -> float:
+        """Return the seconds to wait: a third of a lease, doubled with each failure in a row."""
+        return self.lease_seconds / 3 * 2.0 ** max(failures - 1, 0)
+
+
+def _end_run(
+    db: Connection, lease: Lease, to: RunState, reason: EndReason, message: str
+) -> RunState:
+    transition(
+        *(db, lease.run_id, RunState.RUNNING, to, to.value),
+        detail=f"{reason}: {message}" if message else reason,
+        lease=lease,
+        reason=reason,
+        message=message,
+        finished_at=now(),
+        lease_until=None,
+        cancel_requested=False,
+    )
+    fail_children(db, lease.run_id, select_for_update(db, lease.run_id).name, _VERB[to])
+    if to is RunState.FAILED:
+        stop_failing_sweeps(db, lease.run_id)
+    return to
+
+
+_LeaseMark = tuple[str, int]  # fence and renewal counter
+
+
+@dataclass
+class Reaper(AttemptCompletion):
+    """Reaping. ``_unchanged_since``: since when (this process's clock) a lease has not been renewed."""
+
+    def __post_init__(self) -> None:
+        self._unchanged_since: dict[str, tuple[_LeaseMark, float]] = {}
+
+    def reap(self, *, is_dead: Callable[[WorkerIdentity], bool] | None = None) -> list[Run]:
+        """End the attempts of dead workers as lost, and return their runs as they are now.
+
+        A lease must be over by the database's clock, and this process must have seen its renewal
+        counter unchanged for a whole lease by its own monotonic clock: a clock that jumps reaps
+        nobody. ``is_dead`` may tell that a worker is provably dead (same host; pid, start time and
+        boot id compared), which spares the second wait. A dead attempt is found within a lease and
+        two calls after its last renewal.
+        """
+        running = self._running()
+        before, self._unchanged_since = self._unchanged_since, {}
+        dead = []
+        for row in running:
+            unchanged_seconds = self._seconds_unchanged(row, before.get(row.id))
+            if not row.lapsed:
+                continue
+            if unchanged_seconds >= self.lease_seconds or (
+                is_dead is not None and is_dead(to_identity(row))
+            ):
+                dead.append(row)
+        return [run for row in dead if (run := self._expire(row)) is not None]
+
+    def _seconds_unchanged(self, row: Row[Any], before: tuple[_LeaseMark, float] | None) -> float:
+        mark, clock_now = (row.fence, row.renewals), self._clock()
+        since = before[1] if before and before[0] == mark else clock_now
+        self._unchanged_since[row.id] = mark, since
+        return clock_now - since
+
+    @read_tx
+    def _running(self, db: Connection) -> list[Row[Any]]:
+        lapsed = case((runs.c.lease_until < now(), 1), else_=0).label("lapsed")
+        worker = [c.label(f"worker_{c.name}") for c in workers.c]
+        return list(
+            db.execute(
+                select(runs.c.id, runs.c.attempt, runs.c.fence, runs.c.renewals, lapsed, *worker)
+                .join(workers, workers.c.id == runs.c.worker_id)
+                .where(runs.c.state == RunState.RUNNING)
+            )
+        )
+
+    @exclusive_tx
+    def _expire(self, db: Connection, row: Row[Any]) -> Run | None:
+        still = select(runs.c.id).where(
+            runs.c.id == row.id,
+            runs.c.fence == row.fence,
+            runs.c.renewals == row.renewals,
+            runs.c.lease_until < now(),
+        )
+        if db.scalar(still.with_for_update(key_share=True)) is None:
+            return None  # it was heard of in the meantime
+        failpoint("reap.before-expire")
+        message = f"worker {row.worker_name} was not heard of for {self.lease_seconds:g} s"
+        try:
+            self._end_attempt(db, to_lease(row), EndReason.WORKER_LOST, message)
+        except LeaseLost:
+            return None
+        return load_runs(db, [row.id])[row.id]

@@ -1,0 +1,213 @@
+"""The queue as a worker sees it: claim a run, keep it, and say how it is going."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Double,
+    Row,
+    bindparam,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from lsqctl.errors import NotFound
+from lsqctl.events import Progress
+from lsqctl.failpoint import failpoint
+from lsqctl.run import Claim, Lease, Renewal, RunState
+from lsqctl.store.database import StorePart, read_tx, write_tx
+from lsqctl.store.dialects import from_json, now, to_json
+from lsqctl.store.rows import load_parents, load_runs
+from lsqctl.store.tables import attempts, runs, workers
+from lsqctl.store.transitions import (
+    LEASE_HELD,
+    lease_lost_error,
+    lease_values,
+    record_event,
+    require_lease,
+)
+
+# What the first attempt decides for all later ones: exact resume needs it.
+_PINNED_KEYS = ("device", "threads", "compile")
+
+
+_CLAIMABLE = [
+    runs.c.state == RunState.QUEUED,
+    runs.c.held.is_(False),
+    or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
+    runs.c.gpus <= bindparam("most_gpus"),
+]
+_ANY_CLAIMABLE = select(1).where(*_CLAIMABLE).limit(1)
+_WORKER_EXISTS = select(1).where(workers.c.id == bindparam("worker"))
+_NEXT_RUN = (
+    select(runs.c.id)
+    .where(*_CLAIMABLE)
+    .order_by(runs.c.urgency, runs.c.seq)
+    .limit(1)
+    .with_for_update(key_share=True, skip_locked=True)
+    .cte("first")
+    .prefix_with("MATERIALIZED")  # else PostgreSQL may run it once for each row
+)
+# Built once: building it anew takes longer than executing it, and would be done under the lock.
+_CLAIM = (
+    update(runs)
+    .where(runs.c.id == select(_NEXT_RUN.c.id).scalar_subquery())
+    .where(runs.c.state == RunState.QUEUED, runs.c.gpus <= bindparam("free_gpus"))
+    .values(
+        state=RunState.RUNNING,
+        attempt=runs.c.attempt + 1,
+        fence=bindparam("new_fence"),
+        worker_id=bindparam("worker"),
+        lease_until=now(bindparam("lease_seconds", type_=Double)),
+        renewals=0,
+        not_before=None,
+        started_at=now(),
+        finished_at=None,
+        reason=None,
+        message="",
+    )
+    .returning(*(runs.c[k] for k in "id attempt fence recipe snapshot circumstances".split()))
+)
+_RENEW = (
+    update(runs)
+    .where(*LEASE_HELD)
+    .values(lease_until=now(bindparam("lease_seconds", type_=Double)), renewals=runs.c.renewals + 1)
+    .returning(runs.c.cancel_requested)
+)
+_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
+
+
+class Queue(StorePart):
+    """Claiming, renewing and reporting."""
+
+    _last_claim_succeeded = True  # a busy worker need not look before it claims
+
+    def claim(
+        self, worker_id: str, *, device: str = "cpu", gpus: int = 1, free_gpus: int = 1
+    ) -> Claim | None:
+        """Take the most urgent queued run, or return None when there is none to take now.
+
+        One UPDATE both picks and marks the row, so two workers never get the same run.
+        ``device`` is recorded with the attempt. A worker with ``gpus`` GPUs passes over runs that
+        reserve more; one that reserves more than its ``free_gpus`` is waited for, so that smaller
+        runs behind it cannot starve it. Raises NotFound for an unregistered worker.
+        """
+        idle = not self._last_claim_succeeded  # an idle worker must not queue for the write lock
+        if idle and not self._anything_to_claim(gpus):
+            return None
+        claim = self._claim(worker_id, device, gpus, free_gpus)
+        self._last_claim_succeeded = claim is not None
+        return claim
+
+    @read_tx
+    def _anything_to_claim(self, db: Connection, gpus: int) -> bool:
+        return db.execute(_ANY_CLAIMABLE, {"most_gpus": max(gpus, 1)}).first() is not None
+
+    @write_tx
+    def _claim(
+        self, db: Connection, worker_id: str, device: str, gpus: int, free_gpus: int
+    ) -> Claim | None:
+        if db.scalar(_WORKER_EXISTS, {"worker": worker_id}) is None:
+            raise NotFound(f"no worker has the id {worker_id}; register it first")
+        claim_values = {
+            "worker": worker_id,
+            "new_fence": secrets.token_hex(16),
+            "lease_seconds": self.lease_seconds,
+            "most_gpus": max(gpus, 1),
+            "free_gpus": max(free_gpus, 1),
+        }
+        row = db.execute(_CLAIM, claim_values).one_or_none()
+        if row is None:
+            return None
+        lease = Lease(row.id, row.attempt, row.fence)
+        attempt_values = {
+            "run_id": row.id,
+            "number": row.attempt,
+            "fence": row.fence,
+            "worker_id": worker_id,
+            "circumstances": to_json({"device": device}),
+        }
+        db.execute(_INSERT_ATTEMPT, attempt_values)
+        states = {"source": RunState.QUEUED, "to": RunState.RUNNING}
+        record_event(db, row.id, "claimed", **states, lease=lease, detail=worker_id)
+        failpoint("claim.before-commit")
+        return _to_claim(db, row, lease)
+
+    @write_tx
+    def record_environment(
+        self, db: Connection, lease: Lease, environment: Mapping[str, Any]
+    ) -> None:
+        """Store what the attempt runs under: device kind, threads, versions, environment.
+
+        It is added to what was stored before. The run keeps device, threads and compile of the
+        first attempt that says them. Raises LeaseLost.
+        """
+        require_lease(db, lease)
+        attempt = (attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
+        stored = db.scalar(select(attempts.c.circumstances).where(*attempt))
+        merged = {**(from_json(stored)), **environment}
+        db.execute(update(attempts).where(*attempt).values(circumstances=to_json(merged)))
+        stored_pins = db.scalar(select(runs.c.circumstances).where(runs.c.id == lease.run_id))
+        new_pins = {key: environment[key] for key in _PINNED_KEYS if key in environment}
+        pins = {**new_pins, **(from_json(stored_pins))}
+        db.execute(
+            update(runs).where(runs.c.id == lease.run_id).values(circumstances=to_json(pins))
+        )
+
+    @write_tx
+    def renew(self, db: Connection, lease: Lease) -> Renewal:
+        """Keep the run for another lease, from now by the database's clock.  Raises LeaseLost."""
+        values = {"lease_seconds": self.lease_seconds, **lease_values(lease)}
+        row = db.execute(_RENEW, values).one_or_none()
+        if row is None:
+            raise lease_lost_error(db, lease)
+        return Renewal(cancel_requested=row.cancel_requested)
+
+    @write_tx
+    def run_with_lease(self, db: Connection, lease: Lease, work: Callable[[], None]) -> None:
+        """Do something outside the database while no other attempt can get the run.
+
+        ``work`` may be done more than once. Raises LeaseLost, with nothing done.
+        """
+        require_lease(db, lease)
+        work()
+
+    @write_tx
+    def progress(self, db: Connection, lease: Lease, progress: Progress) -> None:
+        """Store how far the attempt is.  Raises LeaseLost."""
+        require_lease(db, lease, **progress_values(progress))
+
+    @write_tx
+    def log_event(self, db: Connection, lease: Lease, text: str) -> None:
+        """Keep a sentence with the run's history.  Raises LeaseLost."""
+        require_lease(db, lease)
+        record_event(db, lease.run_id, "note", lease=lease, detail=text)
+
+
+def progress_values(progress: Progress | None) -> dict[str, int]:
+    """Return the columns of a run that a Progress sets."""
+    if progress is None:
+        return {}
+    return {
+        "step": progress.step,
+        "total_steps": progress.total_steps,
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+    }
+
+
+def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
+    return Claim(
+        run=load_runs(db, [row.id])[row.id],
+        lease=lease,
+        recipe=from_json(row.recipe),
+        provenance=from_json(row.snapshot),
+        pinned_environment=from_json(row.circumstances),
+        parents=load_parents(db, row.id),
+    )

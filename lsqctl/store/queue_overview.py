@@ -1,0 +1,308 @@
+"""The queue as a whole: one read for those who watch it, and what a look-over finds stuck in it.
+
+No query here reads more metric points than it returns: the primary key finds the latest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, select
+
+from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
+from lsqctl.store.database import StorePart, read_tx
+from lsqctl.store.dialects import decode_float, now
+from lsqctl.store.rows import select_runs, to_run
+from lsqctl.store.tables import (
+    attempts,
+    checkpoints,
+    events,
+    metric_points,
+    metric_summaries,
+    runs,
+    sweep_cells,
+    workers,
+)
+from lsqctl.store.workers import RegisteredWorker, to_identity
+
+MAX_POINTS = 24  # of each metric of a running run
+_Conditions = Sequence[ColumnElement[bool]]
+MAX_DURATIONS = 300  # finished runs, the newest, that estimates are made from
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRun:
+    """A run at work. Its attempt began at ``start_step``, at ``training_since``; None until it has.
+
+    ``loss`` and ``top1`` are the latest points, oldest first, of training and of evaluation.
+    """
+
+    run: Run
+    start_step: int | None
+    training_since: datetime | None
+    loss: tuple[float, ...]
+    top1: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker that has not said goodbye. ``stale``: no heartbeat for a lease."""
+
+    worker: RegisteredWorker
+    running_runs: int
+    seconds_since_heartbeat: float
+    stale: bool
+    notice: str
+
+
+@dataclass(frozen=True, slots=True)
+class PendingGroup:
+    """So many runs that are not started, alike in what decides how long they take."""
+
+    recipe_sha256: str
+    sweep: str | None
+    epochs: int
+    held: bool
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunDuration:
+    """A run that succeeded in one attempt, and how many seconds that took."""
+
+    recipe_sha256: str
+    sweep: str | None
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOverview:
+    """The queue at one moment of the database's clock.
+
+    ``first_failure`` is the first run that failed since the oldest unfinished one was submitted,
+    or the newest failure when nothing is unfinished; ``retrying`` are runs that wait for another
+    try after a fault.
+    """
+
+    now: datetime
+    counts: dict[RunState, int]
+    workers: tuple[WorkerStatus, ...]
+    running: tuple[RunningRun, ...]
+    pending: tuple[PendingGroup, ...]
+    durations: tuple[RunDuration, ...]
+    first_failure: Run | None
+    retrying: tuple[Run, ...]
+
+
+class QueueOverviews(StorePart):
+    """Looking at the queue as a whole."""
+
+    @read_tx
+    def queue_overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
+        """Return the queue as it is now, perhaps of one sweep only; workers are always all."""
+        conditions: _Conditions = [runs.c.id.in_(select_sweep_run_ids(sweep))] if sweep else []
+        moment: datetime = db.execute(select(now())).scalar_one()
+        return QueueOverview(
+            now=moment,
+            counts=_counts(db, conditions),
+            workers=_worker_statuses(db, moment, self.lease_seconds),
+            running=tuple(_running(db, conditions)),
+            pending=_pending(db, conditions),
+            durations=_durations(db),
+            first_failure=_first_failure(db, conditions),
+            retrying=_retrying(db, conditions),
+        )
+
+
+def select_sweep_run_ids(sweep: str) -> Any:
+    """Return a query for the ids of a sweep's runs."""
+    return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
+
+
+def _counts(db: Connection, conditions: _Conditions) -> dict[RunState, int]:
+    query = select(runs.c.state, func.count().label("n")).where(*conditions).group_by(runs.c.state)
+    count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
+    return {state: count_by_state.get(state, 0) for state in RunState}
+
+
+def _worker_statuses(
+    db: Connection, moment: datetime, lease_seconds: float
+) -> tuple[WorkerStatus, ...]:
+    running_query = select(runs.c.worker_id, func.count().label("n")).where(
+        runs.c.state == RunState.RUNNING
+    )
+    runs_by_worker = {
+        row.worker_id: int(row.n) for row in db.execute(running_query.group_by(runs.c.worker_id))
+    }
+    query = select(*(c.label(f"worker_{c.name}") for c in workers.c))
+    query = query.where(workers.c.gone_at.is_(None))
+    statuses = []
+    for row in db.execute(query.order_by(workers.c.registered_at, workers.c.id)):
+        worker = RegisteredWorker(
+            to_identity(row), row.worker_registered_at, row.worker_seen_at, None
+        )
+        silent_seconds = (moment - worker.last_heartbeat_at).total_seconds()
+        running_runs = runs_by_worker.get(worker.identity.id, 0)
+        statuses.append(
+            WorkerStatus(
+                worker,
+                running_runs,
+                silent_seconds,
+                silent_seconds > lease_seconds,
+                row.worker_notice,
+            )
+        )
+    return tuple(statuses)
+
+
+def _running(db: Connection, conditions: _Conditions) -> list[RunningRun]:
+    query = select_runs().where(runs.c.state == RunState.RUNNING, *conditions).order_by(runs.c.seq)
+    return [_with_points(db, to_run(row)) for row in db.execute(query).all()]
+
+
+def _with_points(db: Connection, run: Run) -> RunningRun:
+    return RunningRun(
+        run,
+        *_training_start(db, run),
+        _latest_points(db, run.id, "loss", "train"),
+        _latest_points(db, run.id, "top1", _evaluation_split(db, run.id)),
+    )
+
+
+def _training_start(db: Connection, run: Run) -> tuple[int | None, datetime | None]:
+    """Return the step that the attempt took up at (0 from scratch), and when; None before."""
+    resumed = select(events.c.at).where(
+        events.c.run_id == run.id, events.c.kind == "resumed", events.c.attempt == run.attempt
+    )
+    at = db.scalar(resumed.limit(1))
+    if at is None:
+        return None, None
+    this_attempt = attempts.c.run_id == run.id, attempts.c.number == run.attempt
+    return db.scalar(select(attempts.c.resumed_step).where(*this_attempt)) or 0, at
+
+
+def _evaluation_split(db: Connection, run_id: str) -> str:
+    columns = metric_summaries.c
+    query = select(columns.split).where(
+        columns.run_id == run_id, columns.name == "top1", columns.split != "train"
+    )
+    return db.scalar(query.order_by(columns.last_step.desc()).limit(1)) or ""
+
+
+def _latest_points(db: Connection, run_id: str, name: str, split: str) -> tuple[float, ...]:
+    columns = metric_points.c
+    query = (
+        select(columns.value, columns.kind)
+        .where(columns.run_id == run_id, columns.name == name, columns.split == split)
+        .order_by(columns.step.desc())
+        .limit(MAX_POINTS)
+    )
+    return tuple(decode_float(row.value, row.kind) for row in db.execute(query))[::-1]
+
+
+def _pending(db: Connection, conditions: _Conditions) -> tuple[PendingGroup, ...]:
+    group_columns = runs.c.recipe_sha256, _sweep_of(), runs.c.epochs, runs.c.held
+    query = select(*group_columns, func.count().label("n")).where(
+        runs.c.state.in_([RunState.WAITING, RunState.QUEUED]), *conditions
+    )
+    rows = db.execute(query.group_by(*group_columns))
+    return tuple(PendingGroup(r.recipe_sha256, r.sweep, r.epochs, bool(r.held), r.n) for r in rows)
+
+
+def _sweep_of() -> Any:
+    query = select(func.min(sweep_cells.c.sweep)).where(sweep_cells.c.run_id == runs.c.id)
+    return query.scalar_subquery().label("sweep")
+
+
+def _durations(db: Connection) -> tuple[RunDuration, ...]:
+    query = (
+        select(
+            *(runs.c.recipe_sha256, _sweep_of(), runs.c.epochs),
+            *(runs.c.started_at, runs.c.finished_at, runs.c.attempt),
+        )
+        .where(runs.c.state == RunState.SUCCEEDED, runs.c.started_at.is_not(None))
+        .order_by(runs.c.seq.desc())
+        .limit(MAX_DURATIONS)
+    )
+    return tuple(
+        RunDuration(
+            *(row.recipe_sha256, row.sweep, row.epochs),
+            (row.finished_at - row.started_at).total_seconds(),
+        )
+        for row in db.execute(query)
+        if row.finished_at is not None and row.attempt == 1  # a later one did only a part
+    )
+
+
+def _first_failure(db: Connection, conditions: _Conditions) -> Run | None:
+    began = db.scalar(
+        select(func.min(runs.c.created_at)).where(runs.c.state.in_(ACTIVE_STATES), *conditions)
+    )
+    failed = and_(runs.c.state == RunState.FAILED, *conditions)
+    query = select_runs().where(failed)
+    if began is not None:
+        query = query.where(runs.c.finished_at >= began).order_by(runs.c.finished_at)
+    else:
+        query = query.order_by(runs.c.finished_at.desc())
+    # of runs that failed together, the one that made the others fail
+    by_parent = case((runs.c.reason == EndReason.PARENT, 1), else_=0)
+    row = db.execute(query.order_by(by_parent, runs.c.seq).limit(1)).one_or_none()
+    return to_run(row) if row else None
+
+
+def _retrying(db: Connection, conditions: _Conditions) -> tuple[Run, ...]:
+    faults = [EndReason.WORKER_LOST, EndReason.INFRA]
+    query = select_runs().where(
+        runs.c.state == RunState.QUEUED, runs.c.reason.in_(faults), *conditions
+    )
+    return tuple(to_run(row) for row in db.execute(query.order_by(runs.c.seq).limit(5)))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHealth:
+    """Runs that may never start by themselves; an empty id where there is none."""
+
+    held: int
+    held_run: str
+    max_gpus: int
+    largest_run: str
+    oldest_run: str
+    oldest_hours: float
+
+
+class QueueHealthChecks(StorePart):
+    """Looking the queue over."""
+
+    @read_tx
+    def queue_health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
+        """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
+        not_started = runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
+        held = not_started, runs.c.held.is_(True)
+        ready = runs.c.state == RunState.QUEUED, runs.c.held.is_(False)
+        first_held = db.scalar(select(runs.c.id).where(*held).order_by(runs.c.seq).limit(1))
+        largest = select(runs.c.id, runs.c.gpus).where(*ready)
+        largest_row = db.execute(
+            largest.order_by(runs.c.gpus.desc(), runs.c.seq).limit(1)
+        ).one_or_none()
+        waiting = select(runs.c.id, runs.c.created_at, now().label("now")).where(
+            *ready, runs.c.attempt == 0, runs.c.created_at < now(-min_wait.total_seconds())
+        )
+        oldest = db.execute(waiting.order_by(runs.c.created_at).limit(1)).one_or_none()
+        return QueueHealth(
+            held=db.scalar(select(func.count()).select_from(runs).where(*held)) or 0,
+            held_run=first_held or "",
+            max_gpus=largest_row.gpus if largest_row else 0,
+            largest_run=largest_row.id if largest_row else "",
+            oldest_run=oldest.id if oldest else "",
+            oldest_hours=(oldest.now - oldest.created_at).total_seconds() / 3600 if oldest else 0.0,
+        )
+
+    @read_tx
+    def checkpoint_directories(self, db: Connection) -> list[tuple[str, str]]:
+        """Return (run id, folder) of every checkpoint that has a row."""
+        query = select(checkpoints.c.run_id, checkpoints.c.directory)
+        return [(row.run_id, row.directory) for row in db.execute(query)]

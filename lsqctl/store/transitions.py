@@ -1,0 +1,125 @@
+"""How a run changes its state: along TRANSITIONS, guarded by where it was, with an event written.
+
+Statements are built once, with bound parameters: building one takes longer than SQLite takes to
+execute it, and would be done under the write lock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, insert, select, update
+
+from lsqctl.errors import IllegalTransition, LeaseLost, NotFound
+from lsqctl.run import TRANSITIONS, EndReason, Lease, RunState
+from lsqctl.store.dialects import now
+from lsqctl.store.tables import attempts, events, runs
+
+# What a run looks like when nobody owns it.
+NO_LEASE: dict[str, Any] = {"fence": None, "worker_id": None, "lease_until": None}
+
+# The conditions under which an attempt may write; ``lease_values`` fills them in.
+LEASE_HELD: list[ColumnElement[bool]] = [
+    runs.c.id == bindparam("lease_run"),
+    runs.c.attempt == bindparam("lease_attempt"),
+    runs.c.fence == bindparam("lease_fence"),
+    runs.c.state == RunState.RUNNING,
+]
+_UPDATE_LEASED = update(runs).where(*LEASE_HELD)
+_TRANSITION_LEASED = _UPDATE_LEASED.where(runs.c.state == bindparam("source"))
+_TRANSITION = update(runs).where(runs.c.id == bindparam("run"), runs.c.state == bindparam("source"))
+_INSERT_EVENT = insert(events).values(at=now())
+_SELECT_FOR_UPDATE = (
+    select(runs).where(runs.c.id == bindparam("run")).with_for_update(key_share=True)
+)
+_END_ATTEMPT = (
+    update(attempts)
+    .where(
+        attempts.c.run_id == bindparam("lease_run"), attempts.c.number == bindparam("lease_attempt")
+    )
+    .values(finished_at=now())
+)
+
+
+def transition(
+    db: Connection, run_id: str, source: RunState, to: RunState, kind: str, **options: Any
+) -> None:
+    """Take a run from ``source`` to ``to``; ``kind`` names the event.
+
+    Options: ``detail`` for the event, ``lease`` when an attempt does it (zero rows raise
+    LeaseLost), and values for other columns of the run. Raises IllegalTransition.
+    """
+    lease: Lease | None = options.pop("lease", None)
+    detail: str = options.pop("detail", "")
+    if to not in TRANSITIONS[source]:
+        raise IllegalTransition(f"run {run_id} is {source} and cannot become {to}")
+    change = _TRANSITION_LEASED if lease else _TRANSITION
+    if clocks := {key: value for key, value in options.items() if isinstance(value, ClauseElement)}:
+        change = change.values(clocks)
+    values = {key: value for key, value in options.items() if key not in clocks}
+    guard_values = lease_values(lease) if lease else {"run": run_id}
+    if db.execute(change, {**values, **guard_values, "source": source, "state": to}).rowcount == 0:
+        raise (
+            lease_lost_error(db, lease)
+            if lease
+            else IllegalTransition(f"run {run_id} is no longer {source}")
+        )
+    record_event(db, run_id, kind, source=source, to=to, detail=detail, lease=lease)
+
+
+def record_event(db: Connection, run_id: str, kind: str, **fields: Any) -> None:
+    """Write an event. Fields: ``source`` and ``to`` states, ``detail``, ``lease``."""
+    lease: Lease | None = fields.get("lease")
+    values = {
+        "run_id": run_id,
+        "kind": kind,
+        "from_state": fields.get("source"),
+        "to_state": fields.get("to"),
+        "attempt": lease.attempt if lease else 0,
+        "fence": lease.fence if lease else "",
+        "detail": fields.get("detail", ""),
+    }
+    db.execute(_INSERT_EVENT, values)
+
+
+def lease_values(lease: Lease) -> dict[str, Any]:
+    """Return the parameters of ``LEASE_HELD``."""
+    return {
+        "lease_run": lease.run_id,
+        "lease_attempt": lease.attempt,
+        "lease_fence": lease.fence,
+    }
+
+
+def require_lease(db: Connection, lease: Lease, **values: Any) -> None:
+    """Change the run's row as its owner, and so hold it until the commit.  Raises LeaseLost."""
+    # without values the row is still written: on PostgreSQL that write is the lock
+    if (
+        db.execute(
+            _UPDATE_LEASED, {**(values or {"fence": lease.fence}), **lease_values(lease)}
+        ).rowcount
+        == 0
+    ):
+        raise lease_lost_error(db, lease)
+
+
+def lease_lost_error(db: Connection, lease: Lease) -> LeaseLost:
+    """Return the error that tells an attempt who owns the run now."""
+    row = db.execute(
+        select(runs.c.state, runs.c.attempt).where(runs.c.id == lease.run_id)
+    ).one_or_none()
+    where = f"it is {row.state} at attempt {row.attempt}" if row else "it is gone"
+    return LeaseLost(f"run {lease.run_id}: attempt {lease.attempt} has lost its lease; {where}")
+
+
+def select_for_update(db: Connection, run_id: str) -> Any:
+    """Return a run's row, held until the commit.  Raises NotFound."""
+    row = db.execute(_SELECT_FOR_UPDATE, {"run": run_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"no run has the id {run_id}")
+    return row
+
+
+def end_attempt(db: Connection, lease: Lease, reason: EndReason, message: str) -> None:
+    """Close the attempt's own row."""
+    db.execute(_END_ATTEMPT, {"reason": reason, "message": message, **lease_values(lease)})

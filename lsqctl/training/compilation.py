@@ -1,0 +1,168 @@
+"""Whether a run compiles its network, decided at its first attempt, and the compiled network.
+
+Only training steps on full batches are compiled: the last batch of an epoch, evaluation and
+calibration stay eager, so that every shape is compiled once and counts are those of ``verify``.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lsqctl.errors import CannotCompile
+from lsqctl.quant import model_cost
+from lsqctl.recipe import Recipe
+from lsqctl.settings import compile_cache_variables, update_environment
+from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.train_state import TrainState
+
+Forward = Callable[[Tensor], Tensor]
+
+# Measured with ResNet-20 on CIFAR-10, batch 128, fp32, W4A4 (docs/speed.md): an eager step does 33
+# GMAC a second and thread, forward and backward (43 in full precision); a compiled one takes 0.75
+# of its time, channels last; compiling costs one core 2.2 s a layer.
+_GMAC_PER_SECOND = 30.0
+_COMPILE_SECONDS_PER_LAYER = 2.5
+_TIME_SAVED = 0.25
+# An eager step is 0.87 of its time in this order (a compiled one the same: it orders for itself).
+_CHANNELS_LAST_MIN_SIZE = 32  # pixels a side; measured from here on, on a CPU
+_COMPILER_HINT = "install a C++ compiler (g++), or train with --compile off"
+_SAFETY_FACTOR = 2.0  # what is saved must be so many times what compiling costs: both are estimates
+
+
+def decide_compile(
+    train_state: TrainState,
+    *,
+    recipe: Recipe,
+    context: ExecutionContext,
+    pipeline: DataPipeline,
+    model: nn.Module,
+) -> list[str]:
+    """Decide at the first attempt whether to compile, record it, and return notes on it.
+
+    Raises CannotCompile when the context demands it and it does not work here.
+    """
+    requested, reason = context.compile == "on", ""
+    if context.compile == "auto":
+        requested, reason = _pays_off(recipe, context, pipeline, model)
+    enabled, notes = _available(requested, context)
+    train_state.environment["compile"] = enabled
+    large = pipeline.input_shape[-1] >= _CHANNELS_LAST_MIN_SIZE
+    train_state.environment["channels_last"] = large and not enabled and context.device == "cpu"
+    return [reason, *notes] if enabled and reason else notes
+
+
+def resume_compile(train_state: TrainState, context: ExecutionContext) -> tuple[bool, list[str]]:
+    """Return whether a later attempt compiles, and notes on it.
+
+    It does as the first one did unless the context says otherwise or it does not work here.
+    Raises CannotCompile as ``decide_compile`` does.
+    """
+    was_enabled = bool(train_state.environment.get("compile", False))
+    return _available({"auto": was_enabled, "on": True, "off": False}[context.compile], context)
+
+
+def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:
+    """Return what gives the module's outputs, compiled for batches of exactly ``batch_size``."""
+    from torch._dynamo.exc import TorchDynamoException  # 0.8 s: not for those who never compile
+
+    compiled = torch.compile(module, dynamic=False, options=_inductor_options())
+
+    def forward(images: Tensor) -> Tensor:
+        if len(images) != batch_size:
+            logits: Tensor = module(images)
+            return logits
+        try:
+            logits = compiled(images)
+        except TorchDynamoException as error:
+            raise CannotCompile(f"{_first_error_line(error)}; {_COMPILER_HINT}") from error
+        return logits
+
+    return forward
+
+
+def channels_last_forward(module: nn.Module) -> Forward:
+    """Return what gives the module's outputs for images whose channels it has laid out last.
+
+    Its weights stay as they are, so that evaluation goes on as ``verify`` will measure it.
+    """
+
+    def forward(images: Tensor) -> Tensor:
+        logits: Tensor = module(images.contiguous(memory_format=torch.channels_last))
+        return logits
+
+    return forward
+
+
+def _pays_off(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module
+) -> tuple[bool, str]:
+    """Return whether compiling pays off on this device, by an estimate, and why."""
+    if context.device != "cpu":
+        return True, ""
+    images = recipe.train.epochs * len(pipeline.dataset.train)
+    cost = model_cost(model, pipeline.input_shape)
+    train_seconds = 3e-9 * cost.macs * images / (_GMAC_PER_SECOND * context.threads)
+    layers = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules())
+    compile_seconds = _COMPILE_SECONDS_PER_LAYER * layers
+    reason = (
+        f"compiling the network: about {train_seconds / 3600:.1f} h of training repay about {compile_seconds:.0f} "
+        "s of compilation (`--compile off` does not)"
+    )
+    return _TIME_SAVED * train_seconds > _SAFETY_FACTOR * compile_seconds, reason
+
+
+def _available(requested: bool, context: ExecutionContext) -> tuple[bool, list[str]]:
+    if not requested:
+        return False, []
+    share_compile_cache(context.threads)
+    reason = _unavailable_reason(torch.device(context.device))
+    if reason and context.compile == "on":
+        raise CannotCompile(f"{reason}; {_COMPILER_HINT}")
+    return not reason, [f"{reason}; training goes on without"] if reason else []
+
+
+def _unavailable_reason(device: torch.device) -> str:
+    """Return why compiling does not work here, or nothing: compile a probe and run it."""
+    compiled = torch.compile(_probe, dynamic=False)
+    try:
+        compiled(torch.zeros(8, device=device))
+    except (RuntimeError, OSError) as error:
+        return f"torch.compile does not work here: {_first_error_line(error)}"
+    return ""
+
+
+def _probe(x: Tensor) -> Tensor:
+    return (x * 2 + 1).relu()
+
+
+def share_compile_cache(threads: int) -> None:
+    """Let all runs share what they compile, in one process with as many as training has threads.
+
+    The code is made for this host's processor and for one number of threads.
+    """
+    import torch._inductor.config as inductor
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    label = f"{platform.node()}-torch{torch.__version__}-{threads}"
+    update_environment(compile_cache_variables(label, default=default_cache_dir()))
+    inductor.compile_threads = max(1, threads)
+
+
+def _first_error_line(error: Exception) -> str:
+    """Return the first line of a compiler's error, without the backend's name."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith("backend=")]
+    return (lines or [type(error).__name__])[0].rstrip(".:")
+
+
+def _inductor_options() -> dict[str, Any]:
+    """Divide as eager does, on a GPU too: an approximate quotient may fall into another code."""
+    import torch._inductor.config as inductor
+
+    name = "eager_numerics.division_rounding"
+    return {name: True} if hasattr(inductor, "eager_numerics") else {}

@@ -1,0 +1,98 @@
+"""The training state in plain values (epoch, step, counts): a checkpoint's ``state.json``."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lsqctl.training.evaluation import EvalCounts
+
+
+@dataclass(slots=True)
+class EvalRecord:
+    """One counted evaluation and the step it belongs to(``hits`` in base64)."""
+
+    n_correct: int
+    n_correct_top5: int | None
+    n_total: int
+    hits: str
+    step: int
+
+    @classmethod
+    def from_counts(cls, counts: EvalCounts, step: int) -> EvalRecord:
+        """Return the record of an evaluation at ``step``."""
+        hits = base64.b64encode(counts.hits).decode()
+        return cls(counts.n_correct, counts.n_correct_top5, counts.n_total, hits, step)
+
+    @property
+    def decoded_hits(self) -> bytes:
+        """One bit an image, most significant first."""
+        return base64.b64decode(self.hits)
+
+
+@dataclass(slots=True)
+class TrainState:
+    """How far a run is, and the sums it has begun.
+
+    ``batch`` counts training batches done of ``epoch``; ``evaluation_pending`` says that an
+    epoch was trained and not yet evaluated. ``window`` holds (loss, correct, images) of the steps
+    since the last train metric, ``sums`` of the epoch before them. ``input_digests`` names the
+    bytes of the first weights and the teacher; ``environment`` is the last attempt's.
+    ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
+    ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
+    as they say.
+    """
+
+    recipe_hash: str
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    evaluation_pending: bool = False
+    window: list[tuple[float, int, int]] = field(default_factory=list)
+    sums: tuple[float, int, int] = (0.0, 0, 0)
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    clamped: dict[str, int] = field(default_factory=dict)
+    clipped: int = 0
+    skipped: int = 0
+    skipped_before: int = 0
+    fp32: EvalRecord | None = None
+    last: EvalRecord | None = None
+    best: EvalRecord | None = None
+    ema_last: EvalRecord | None = None
+    ema_best: EvalRecord | None = None
+    bn_last: EvalRecord | None = None
+    input_digests: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    deterministic: str = "bitwise"
+
+    def record_eval(self, records: Mapping[str, EvalRecord], *, selected_by: str) -> None:
+        """Record the evaluations of an epoch, by variant; the best epoch is the first of equals.
+
+        It is one epoch for all variants, so that one checkpoint holds what they are counted from:
+        the best by ``selected_by``, or by the raw weights where that is not counted every epoch.
+        """
+        self.last, self.ema_last = records["raw"], records.get("ema")
+        self.bn_last = records.get("bn")
+        by_ema = selected_by == "ema"
+        latest, best_so_far = (self.ema_last, self.ema_best) if by_ema else (self.last, self.best)
+        if latest and (best_so_far is None or latest.n_correct > best_so_far.n_correct):
+            self.best, self.ema_best = self.last, self.ema_last
+
+    def to_state(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> TrainState:
+        """Return the state that ``to_state`` described."""
+        values = dict(state)
+        for name in ("fp32", "last", "best", "ema_last", "ema_best", "bn_last"):
+            values[name] = EvalRecord(**values[name]) if values.get(name) else None
+        values["window"] = [(loss, n_correct, count) for loss, n_correct, count in values["window"]]
+        values["sums"] = tuple(values["sums"])
+        if isinstance(values["clamped"], int):  # before 0.2: only their sum was kept
+            values["clamped"] = {"": values["clamped"]} if values["clamped"] else {}
+        return cls(**values)

@@ -1,0 +1,296 @@
+"""The supervisor: claim, launch, renew, finish, until the queue is empty or someone says stop.
+
+One process, no threads, never torch: a trainer that holds the GIL or the GPU cannot keep it from
+renewing the lease.  Everything that decides about a run is one fenced call of the Store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Protocol
+
+from lsqctl.errors import LeaseLost, StoreError
+from lsqctl.failpoint import failpoint
+from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
+from lsqctl.settings import Settings
+from lsqctl.store import Store
+from lsqctl.text import pluralize
+from lsqctl.worker.child import Child, finalize_attempt
+from lsqctl.worker.identity import is_dead
+from lsqctl.worker.launchers import make_launcher, signal_handler
+from lsqctl.worker.messages import ExitReport, attempt_spec
+from lsqctl.worker.slot_allocator import SlotAllocator
+from lsqctl.worker.slots import Allocation
+
+
+class Ticker:
+    """Knows by name when a thing was due last; ``clock`` gives seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._next_due: dict[str, float] = {}
+
+    def due(self, name: str, seconds: float) -> bool:
+        """Return whether ``name`` is due now, and if so set its next time."""
+        now = self._clock()
+        if now < self._next_due.get(name, 0.0):
+            return False
+        self._next_due[name] = now + seconds
+        return True
+
+    def trigger(self, name: str) -> None:
+        """Let ``name`` be due at once."""
+        self._next_due.pop(name, None)
+
+
+class Observer(Protocol):
+    """Who watches a supervisor: a terminal, a log, a test."""
+
+    def started(self, run: Run, allocation: Allocation) -> None:
+        """An attempt begins."""
+
+    def ended(self, run: Run, exit_report: ExitReport) -> None:
+        """An attempt ended; ``run`` is as the store has it now."""
+
+    def notify(self, text: str) -> None:
+        """Something a person should know."""
+
+    def tick(self) -> None:
+        """A moment has passed; called about ten times a second."""
+
+
+CLAIM_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How long a supervisor works, and how often it asks an empty queue."""
+
+    until_empty: bool = False
+    time_limit_seconds: float | None = None  # then save, requeue, and end in order
+    exclusive_name: bool = False  # refuse to work when a live worker has our name
+    poll_seconds: float = CLAIM_POLL_SECONDS
+
+
+DEFAULT_OPTIONS = WorkerOptions()
+
+
+TICK_SECONDS = 0.1
+_DATABASE_CHECK_SECONDS = 1.0
+
+
+class Supervisor:
+    """Works the queue with one child process per slot."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        identity: WorkerIdentity,
+        slots: SlotAllocator,
+        observer: Observer,
+        options: WorkerOptions = DEFAULT_OPTIONS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._identity = identity
+        self._slots = slots
+        self._observer = observer
+        self._options = options
+        self._launcher = make_launcher(settings.warm, slots.threads_per_slot)
+        self._children: list[Child] = []
+        self._exit_code: int | None = None  # the exit code, once it is time to end
+        self._force = False
+        self._clock = clock
+        self._started_at = clock()
+        self._ticker = Ticker(clock)
+
+    def run(self) -> int:
+        """Work until done or stopped; return 0, or 128 + the signal's number.
+
+        Raises UsageError when our name is taken, StoreError when the database was removed.
+        """
+        dead_check = is_dead if self._options.exclusive_name else None
+        self._store.register_worker(self._identity, is_dead=dead_check)
+        with signal_handler(self._on_signal):
+            try:
+                self._launcher.start()
+                while not self._is_finished():
+                    if self._ticker.due("database", _DATABASE_CHECK_SECONDS):
+                        self._store.ensure_exists()
+                    self._log_errors(self.tick)
+                    self._log_errors(self._observer.tick)
+                    time.sleep(TICK_SECONDS)
+            finally:
+                self._shutdown()
+                self._log_errors(lambda: self._store.deregister(self._identity.id))
+        return self._exit_code or 0
+
+    def tick(self) -> None:
+        """Do once all that is due: finalize, renew, reap, claim."""
+        self._finalize_ended()
+        self._enforce_time_limits()
+        if self._ticker.due("renew", self._settings.heartbeat_seconds):
+            self._renew()
+        if self._ticker.due("reap", self._settings.reap_seconds):
+            self._log_errors(self._reap)
+        can_claim = self._slots.pool.has_room and self._exit_code is None
+        if can_claim and self._ticker.due("claim", self._options.poll_seconds):
+            self._log_errors(self._claim_available)
+
+    def _claim_available(self) -> None:
+        """Claim as many runs as there is room for."""
+        self._slots.refresh(self._on_gpu_notice)
+        while self._slots.pool.free and self._exit_code is None:
+            pool = self._slots.pool
+            claim = self._store.claim(
+                self._identity.id,
+                device=self._identity.device,
+                gpus=pool.usable_gpus,
+                free_gpus=len(pool.free_gpus),
+            )
+            if claim is None:
+                return
+            self._launch(claim)
+
+    def _on_gpu_notice(self, notice: str) -> None:
+        self._observer.notify(notice or "every GPU may be used again")
+        self._store.set_worker_notice(self._identity.id, notice)
+
+    def _launch(self, claim: Claim) -> None:
+        allocation = self._slots.allocate(claim.run.gpus)
+        try:
+            failpoint("worker.claimed")
+            child = Child(
+                claim, allocation, attempt_spec(claim, allocation, self._settings), self._launcher
+            )
+        except OSError as error:
+            exit_report = ExitReport(EndReason.INFRA, str(error))
+            self._slots.release(allocation, exit_report)
+            self._store.fail(claim.lease, exit_report.reason, exit_report.message)
+            return
+        self._children.append(child)
+        failpoint("worker.launched")
+        self._observer.started(claim.run, allocation)
+
+    def _renew(self) -> None:
+        """Renew every lease; stop a child whose run was cancelled or taken over."""
+        self._log_errors(lambda: self._store.heartbeat(self._identity.id))
+        for child in self._children:
+            asked_at = time.monotonic()
+            try:
+                failpoint("worker.before-renew")
+                renewal = self._store.renew(child.claim.lease)
+                failpoint("worker.after-renew")
+            except LeaseLost:
+                self._log_errors(lambda child=child: self._check_ownership(child))  # type: ignore[misc]
+            except (StoreError, OSError) as error:
+                self._observer.notify(str(error))
+                if asked_at - child.renewed_at > self._settings.lease_seconds:
+                    child.stop()  # another worker may own the run by now
+            else:
+                child.renewed_at = asked_at
+                if renewal.cancel_requested:
+                    child.cancel_requested = True
+                    child.stop()
+
+    def _check_ownership(self, child: Child) -> None:
+        """Stop a child that owns its run no more, unless that is because it has just finished."""
+        run = self._store.detail(child.claim.run.id).run
+        if run.state is RunState.RUNNING or run.attempt != child.claim.lease.attempt:
+            self._observer.notify(f"{run.name} ({run.id}): its lease was lost; stopping it")
+            child.kill()
+
+    def _reap(self) -> None:
+        """Take back runs whose worker is dead."""
+        for run in self._store.reap(is_dead=is_dead):
+            self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
+
+    def _finalize_ended(self) -> None:
+        """Finalize the attempts whose child has ended; one that cannot be is tried again."""
+        for child in [child for child in self._children if child.exit_code() is not None]:
+            if self._log_errors(lambda child=child: self._finalize(child)):  # type: ignore[misc]
+                self._children.remove(child)
+                self._slots.release(child.allocation, child.exit_report())
+                self._ticker.trigger("claim")
+
+    def _enforce_time_limits(self) -> None:
+        """Stop what is over its time limit: an attempt, or this worker."""
+        now, limit = self._clock(), self._options.time_limit_seconds
+        for child in self._children:
+            child.enforce_time_limit(now)
+        if self._exit_code is not None:
+            self._signal_children()  # also one that was being started when the signal came
+        elif limit is not None and now - self._started_at >= limit:
+            self._begin_shutdown(0, f"the time limit of {limit:g} s is over")
+
+    def _finalize(self, child: Child) -> None:
+        exit_report = finalize_attempt(self._store, child)
+        failpoint("worker.end-stored")
+        self._observer.ended(self._store.detail(child.claim.run.id).run, exit_report)
+
+    def _is_finished(self) -> bool:
+        stopping = self._exit_code is not None
+        return not self._children and (
+            stopping or (self._options.until_empty and self._queue_is_empty())
+        )
+
+    def _queue_is_empty(self) -> bool:
+        """Return whether no run is left that can go on without a person; asked as we claim."""
+        if not self._ticker.due("count", self._options.poll_seconds):
+            return False
+        try:
+            runnable, held, blocked = self._store.remaining()
+        except (StoreError, OSError):  # said by the next claim
+            return False
+        if runnable == 0 and held:
+            counts_text = f"{held} held" + (f", {blocked} waiting for them" if blocked else "")
+            self._observer.notify(f"{counts_text}; `lsqctl runs release` lets them start")
+        return runnable == 0
+
+    def _log_errors(self, action: Callable[[], object]) -> bool:
+        """Do it; a database or disk that is away for a moment is said, not fatal. True if done."""
+        try:
+            action()
+        except (StoreError, OSError) as error:
+            if self._ticker.due("store error", 5.0):
+                self._observer.notify(str(error))
+            return False
+        return True
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """First: save, requeue the runs, end.  Second: kill the children, requeue the runs."""
+        code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
+        if self._exit_code is None:
+            self._begin_shutdown(code, signal.Signals(number).name)
+        else:
+            self._exit_code, self._force = code, True
+            self._signal_children()
+
+    def _begin_shutdown(self, code: int, reason: str) -> None:
+        self._exit_code = code
+        runs = pluralize(len(self._children), "run")
+        self._observer.notify(f"{reason}: saving {runs} for the queue; again to stop at once")
+        self._signal_children()
+
+    def _signal_children(self) -> None:
+        """Ask every child to save and end; in a hurry leave none behind, nor one to be forked."""
+        for child in self._children:
+            child.kill() if self._force else child.stop()
+        if self._force:
+            self._launcher.close()
+
+    def _shutdown(self) -> None:
+        """At the end, and on an error of our own: leave no child behind, and give its run back."""
+        self._force = True
+        self._signal_children()
+        for child in self._children:
+            with contextlib.suppress(LeaseLost, StoreError, OSError):  # the lease will lapse
+                self._store.fail(child.claim.lease, EndReason.INFRA, "its worker ended by an error")

@@ -1,0 +1,103 @@
+"""What a name stands for in a comparison: a run, all seeds of a recipe, or a sweep's cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lsqctl.errors import NotFound, UsageError
+from lsqctl.run import EndReason
+from lsqctl.services.compare import compare
+from lsqctl.store import open_store
+from tests.store.samples import evaluation, identity, new, result, submit, take
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(f"sqlite:///{tmp_path / 'lsqctl.db'}") as opened:
+        opened.register_worker(identity("w1"))
+        yield opened
+
+
+def done(store, name, right, *, seed=0, **options):
+    """Submit a run and finish it with so many of 10 images right; return its id."""
+    (run_id,) = submit(store, new(name, seed=seed, **options))
+    hits = ((1 << right) - 1 << (16 - right)).to_bytes(2, "big")
+    store.finish(take(store).lease, result(evaluation(n_correct=right, hits=hits)))
+    return run_id
+
+
+def failed(store, name, seed):
+    submit(store, new(name, seed=seed))
+    store.fail(take(store).lease, EndReason.DIVERGED, "nan")
+
+
+def test_a_name_stands_for_all_seeds_and_its_failed_runs_are_said(store):
+    for seed in (0, 1):
+        done(store, "a", 9, seed=seed)
+        done(store, "b", 8, seed=seed)
+    failed(store, "a", 2)
+    found = compare(store, "a", "b")
+    assert (found.first.seeds, found.first.n_failed, found.second.n_failed) == ((0, 1), 1, 0)
+    assert "1 failed runs of a are not in its mean" in found.notes
+
+
+def test_a_seed_that_was_run_again_counts_by_its_newest_run(store):
+    done(store, "a", 2)
+    submit(store, replace(new("a"), run_sha256="again"))
+    hits = b"\xff\x80"
+    store.finish(take(store).lease, result(evaluation(n_correct=9, hits=hits)))
+    done(store, "b", 9)
+    assert compare(store, "a", "b").difference == 0
+
+
+def test_another_recipe_of_the_same_name_is_left_out_and_said(store):
+    done(store, "a", 2)
+    submit(store, replace(new("a", seed=1), recipe_sha256="other"))
+    store.finish(take(store).lease, result(evaluation(n_correct=9, hits=b"\xff\x80")))
+    done(store, "b", 9, seed=1)
+    found = compare(store, "a", "b")
+    assert (found.first.seeds, found.difference) == ((1,), 0)
+    assert "a: 1 other recipe of this name left out; name its runs" in found.notes
+
+
+def test_sweeps_are_compared_cell_by_cell(store):
+    for sweep, right in (("x", 9), ("y", 8)):
+        for cell in ("w2", "w4"):
+            for seed in (0, 1):
+                done(store, f"{sweep}-{cell}", right - seed, seed=seed, sweep=sweep)
+    found = compare(store, "x", "y")
+    assert [(row.cell, row.seed, row.difference) for row in found.rows] == [
+        *(("w2", 0, 10.0), ("w2", 1, 10.0), ("w4", 0, 10.0), ("w4", 1, 10.0))
+    ]
+    assert "a paired t-test over 4 cells and seeds" in {one.name for one in found.tests}
+    with pytest.raises(UsageError, match="x has w2, w4; x-w2 has one cell; name one recipe"):
+        compare(store, "x", "x-w2")
+
+
+def test_a_sweep_of_one_recipe_is_compared_with_any_other(store):
+    for seed in (0, 1):
+        done(store, "a", 9, seed=seed, sweep="seeds of a")
+        done(store, "b", 8, seed=seed)
+    assert [row.seed for row in compare(store, "seeds of a", "b").rows] == [0, 1]
+
+
+def test_runs_are_named_by_id_or_its_beginning(store):
+    first, second = done(store, "a", 9), done(store, "a", 8, seed=1)
+    found = compare(store, first, "@last")
+    assert [(row.first_run, row.second_run) for row in found.rows] == [(first, second)]
+    assert found.first.label == f"a ({first})"
+
+
+def test_what_has_no_result_is_said(store):
+    done(store, "a", 9)
+    submit(store, new("waiting", sweep="plan"))
+    for reference, message in (
+        ("waiting", r"no run of waiting has a result yet \(queued\)"),
+        ("@last", r"\(waiting\) is queued: it has no result to compare"),
+        ("plan", "plan has no result to compare yet"),
+        ("plam", r"no run is `plam`; did you mean `plan`\?"),
+    ):
+        with pytest.raises(NotFound, match=message):
+            compare(store, "a", reference)

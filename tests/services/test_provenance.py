@@ -1,0 +1,74 @@
+"""Laws of provenance: what is recorded of git and of the code."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from lsqctl.bundled import code_sha256
+from lsqctl.services.provenance import git_state
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "a.txt").write_text("one")
+    git("add", "a.txt")
+    git("commit", "-m", "first")
+    return tmp_path
+
+
+def test_a_folder_in_no_checkout_has_no_state(tmp_path):
+    assert git_state(tmp_path) == {}
+
+
+def test_a_clean_checkout_is_clean_and_names_its_commit(checkout):
+    state = git_state(checkout)
+    assert len(state["commit"]) == 40
+    assert state["dirty"] is False
+    assert state["diff_sha256"] == ""
+
+
+def test_a_change_is_seen_by_its_digest_alone(checkout):
+    (checkout / "a.txt").write_text("token=canary")
+    first = git_state(checkout)
+    assert first["dirty"] is True
+    assert len(first["diff_sha256"]) == 64
+    assert "canary" not in str(first)
+    (checkout / "a.txt").write_text("token=other")
+    assert git_state(checkout)["diff_sha256"] != first["diff_sha256"]
+
+
+def test_a_new_file_makes_it_dirty(checkout):
+    (checkout / "new.txt").write_text("x")
+    assert git_state(checkout)["dirty"] is True
+
+
+def test_the_code_has_one_digest():
+    assert len(code_sha256()) == 64
+    assert code_sha256() == code_sha256()
+
+
+def test_the_commit_of_a_submission_reaches_the_board(cli):
+    """From git at submit, through the snapshot, to the row of the CSV."""
+    import csv
+    import io
+
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", *identity, *words], cwd=cli.folder, check=True, capture_output=True)
+
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    cli.write("tiny.yaml", TINY.replace("epochs: 2", "epochs: 0"))
+    cli("run", "tiny.yaml")
+    rows = csv.DictReader(io.StringIO(cli("leaderboard", "--format", "csv").stdout))
+    row = next(row for row in rows if row["model"] == "tiny")
+    assert row["code_commit"] == git_state(cli.folder)["commit"]
+    assert row["code_dirty"] == "true"

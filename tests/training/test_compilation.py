@@ -1,0 +1,175 @@
+"""Whether to compile is decided once and kept; what is compiled computes the same bits again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from lsqctl.events import Compiled, LogMessage
+from lsqctl.quant import lsq_codes, lsq_fake_quantize
+from lsqctl.settings import child_environment
+from lsqctl.training import compilation
+from lsqctl.training.finetuning import build_on_device, initial_train_state, open_pipeline
+from lsqctl.training.runtime import setup_torch
+from tests.training.attempts import assert_same_state, plain, rewritten, rows, run
+from tests.training.conftest import tiny
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """Compile into a folder of the test's own, and leave no compiled function behind."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    yield
+    torch._dynamo.reset()
+
+
+def decided(job, epochs):
+    recipe = tiny(train={"epochs": epochs})
+    feed = open_pipeline(recipe, job, setup_torch(job, 0))
+    cursor = initial_train_state(recipe, job)
+    told = compilation.decide_compile(
+        cursor, recipe=recipe, context=job, pipeline=feed, model=build_on_device("resnet8", feed)
+    )
+    return cursor.environment["compile"], told
+
+
+def test_a_short_run_is_not_worth_compiling_nor_one_that_was_told_off(job):
+    assert decided(job(), 30) == (False, [])
+    assert decided(job(compile="off"), 30_000) == (False, [])
+
+
+WITHOUT_A_COMPILER = """
+import json, sys
+from pathlib import Path
+from lsqctl.errors import CannotCompile
+from lsqctl.training import ExecutionContext
+from tests.training.attempts import run
+from tests.training.conftest import tiny
+from tests.training.test_compilation import decided
+folder = Path(sys.argv[1])
+job = ExecutionContext(run_dir=folder, data_dir=folder)
+auto = decided(job, 30_000)
+import torch
+torch._dynamo.reset()
+try:
+    run(tiny(), ExecutionContext(run_dir=folder, data_dir=folder, compile="on"))
+except CannotCompile as error:
+    print(json.dumps([*auto, str(error), len(list(folder.glob("ckpt-*")))]))
+"""
+
+
+def test_without_a_compiler_auto_trains_eagerly_and_on_is_an_error_before_training(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_A_COMPILER, str(tmp_path / "run")],
+        cwd=Path(__file__).parents[2],
+        env=child_environment({"CXX": "no-such-compiler"}),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    on, told, error, checkpoints = json.loads(done.stdout.splitlines()[-1])
+    assert not on, "a long run, which would have repaid it"
+    assert told[0].startswith("torch.compile does not work here: ")
+    assert told[0].endswith("; training goes on without")
+    assert "no-such-compiler" in error
+    assert error.endswith("; install a C++ compiler (g++), or train with --compile off")
+    assert "\n" not in error
+    assert checkpoints == 0
+
+
+def _with_compile(value):
+    def change(parts):
+        cursor = parts["state"]["cursor"]
+        found = {k: v for k, v in cursor["circumstances"].items() if k != "compile"}
+        found |= {} if value is None else {"compile": value}
+        parts["state"] = parts["state"] | {"cursor": cursor | {"circumstances": found}}
+
+    return change
+
+
+def test_a_later_attempt_told_otherwise_says_so_and_is_no_longer_bitwise(job):
+    recipe = tiny(train={"epochs": 1})
+    run(recipe, job(), stop_after=2)
+    rewritten(_with_compile(True))(job().run_dir)
+    facts = run(recipe, job(compile="off"))
+    assert any("compile True → False" in one.text for one in facts if isinstance(one, LogMessage))
+    assert Compiled(False) in facts
+    assert facts[-1].deterministic == "statistical"
+
+
+def test_channels_are_laid_out_last_for_large_images_from_the_first_attempt_on(job, monkeypatch):
+    recipe = tiny(train={"epochs": 1})
+    monkeypatch.setattr(compilation, "_CHANNELS_LAST_MIN_SIZE", 8)
+    whole = run(recipe, job("whole"))
+    first = run(recipe, job("cut"), stop_after=2)
+    monkeypatch.undo()  # later attempts do as the first one did
+    second = run(recipe, job("cut"))
+    for facts in (whole, first, second):
+        assert Compiled(compiled=False, channels_last=True) in facts
+    assert Compiled(compiled=False) in run(recipe, job("small"))
+    assert rows(first) + rows(second) == rows(whole)
+    assert plain(second[-1]) == plain(whole[-1])
+
+
+def test_a_checkpoint_from_before_compiling_goes_on_eagerly_to_the_bit(job):
+    recipe = tiny(train={"epochs": 1})
+    run(recipe, job(), stop_after=2)
+    rewritten(_with_compile(None))(job().run_dir)
+    facts = run(recipe, job())
+    assert not [one for one in facts if isinstance(one, LogMessage) and "elsewhere" in one.text]
+    assert facts[-1].deterministic == "bitwise"
+
+
+@pytest.mark.slow
+def test_a_long_run_is_worth_compiling(job):
+    on, told = decided(job(), 30_000)
+    assert on
+    assert "h of training repay" in told[0]
+
+
+@pytest.mark.slow
+def test_a_compiled_quantizer_finds_the_codes_of_the_eager_one_in_fp32_and_bf16():
+    wide, step = torch.randn(20_000), torch.tensor(0.0173)
+    narrow = wide.bfloat16()
+
+    @torch.compile(dynamic=False)
+    def both(a, b):
+        with torch.autocast("cpu", torch.bfloat16):
+            return lsq_fake_quantize(a, step, -128, 127), lsq_codes(b, step, -128, 127)
+
+    value, codes = both(wide, narrow)
+    assert torch.equal(value, lsq_fake_quantize(wide, step, -128, 127))
+    assert torch.equal(codes, lsq_codes(narrow, step, -128, 127))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_run_goes_on_in_later_attempts_to_the_bit(job, precision):
+    recipe = tiny(train={"precision": precision})
+    torch._dynamo.reset()
+    whole = run(recipe, job("whole", compile="on"))
+    found = []
+    for asked in (2, 4, None):
+        torch._dynamo.reset()  # each attempt compiles for itself, or takes it from the cache
+        found += run(recipe, job("cut", compile="on" if not found else "auto"), stop_after=asked)
+    assert Compiled(True) in found
+    assert rows(found) == rows(whole)
+    assert plain(found[-1]) == plain(whole[-1])
+    assert found[-1].deterministic == "bitwise"
+    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+    eager = run(recipe, replace(job("eager"), compile="off"))
+    assert rows(eager) != rows(whole), "nothing was compiled"
+
+
+def test_a_worker_that_cannot_compile_says_so_before_it_takes_a_run(cli):
+    done = cli("worker", "--until-empty", "--compile", "on", code=2, CXX="no-such-compiler")
+    assert "no-such-compiler is not found" in done.stderr
+    done = cli("worker", "--until-empty", code=2, LSQCTL_COMPILE="perhaps")
+    assert "LSQCTL_COMPILE must be auto, on or off, got 'perhaps'" in done.stderr
+    assert not (cli.folder / ".lsqctl").exists()
