@@ -48,7 +48,7 @@ from lsqctl.quant import (  # noqa: E402
 from lsqctl.recipe import Recipe  # noqa: E402
 from lsqctl.training.compilation import compile_forward, share_compile_cache  # noqa: E402
 from lsqctl.training.data_pipeline import (  # noqa: E402
-    DataPipeline,  # noqa: E402
+    DataPipeline,
     DatasetSplits,
     InMemoryImages,
 )

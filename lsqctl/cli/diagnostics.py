@@ -1,4 +1,4 @@
-"""Diagnostics of a recipe as text with carets, CI annotations or JSON; `explain` says what a code means."""
+"""Diagnostics of a recipe as text with carets, CI annotations or JSON, and `explain`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def format_summary(
     if not errors:
         return f"{_escape_invisible(recipe_ref)}: {' and '.join(counts) or 'no errors'}"
     end = "" if queued else ", nothing was queued"
-    return f"{_escape_invisible(recipe_ref)}: {' and '.join(counts)}{end}. Full key list: lsqctl recipe schema"
+    summary = f"{_escape_invisible(recipe_ref)}: {' and '.join(counts)}{end}"
+    return f"{summary}. Full key list: lsqctl recipe schema"
 
 
 def format_github(diagnostics: Sequence[Diagnostic]) -> str:
@@ -109,9 +110,8 @@ def _format_block(diagnostic: Diagnostic, colour: bool) -> str:
         source, pad, carets = _source_window(diagnostic)
         lines.append(f"{gutter} {bar}")
         lines.append(f"{paint(number or ' ', _BLUE)} {bar} {source}".rstrip())
-        lines.append(
-            f"{gutter} {bar} {pad}{paint(f'{carets} {_escape_invisible(diagnostic.message)}', style)}"
-        )
+        pointed = f"{carets} {_escape_invisible(diagnostic.message)}"
+        lines.append(f"{gutter} {bar} {pad}{paint(pointed, style)}")
     lines += [
         f"{gutter} {paint('=', _BLUE)} help: {_escape_invisible(text)}" for text in diagnostic.hints
     ]
@@ -123,7 +123,8 @@ def _location(diagnostic: Diagnostic) -> str:
         return "command line"
     if diagnostic.position is None:
         return _escape_invisible(diagnostic.file)
-    return f"{_escape_invisible(diagnostic.file)}:{diagnostic.position.line}:{diagnostic.position.column}"
+    position = diagnostic.position
+    return f"{_escape_invisible(diagnostic.file)}:{position.line}:{position.column}"
 
 
 def _source_window(diagnostic: Diagnostic) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""`doctor` and `bugreport`: examine the installation and the workspace, and pack it for an issue."""
+"""`doctor` and `bugreport`: examine installation and workspace, pack them for an issue."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def bugreport(
     for member in report.members:
         say(f"  {member.name}, {member.size_bytes} bytes")
     say(
-        f"{len(report.members)} files, {report.size_bytes} bytes zipped; look through them before you "
-        f"send them: unzip -c {report.path} | less"
+        f"{len(report.members)} files, {report.size_bytes} bytes zipped; look through them before "
+        f"you send them: unzip -c {report.path} | less"
     )

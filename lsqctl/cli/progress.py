@@ -147,7 +147,8 @@ def progress_text(run: Run) -> str:
     """Return where a run is, in words; before its first steps are told: that it starts."""
     if not run.total_steps:
         return "starting" if run.epochs else "evaluating"
-    return f"epoch {run.epoch}/{run.epochs}, step {run.step}/{run.total_steps} {top1_text(run)}".rstrip()
+    steps = f"step {run.step}/{run.total_steps}"
+    return f"epoch {run.epoch}/{run.epochs}, {steps} {top1_text(run)}".rstrip()
 
 
 def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
@@ -156,7 +157,8 @@ def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
     if exit_report.reason is EndReason.WORKER_LOST:
         return f"{prefix}  lost lease: {exit_report.message}"
     if run.state is RunState.SUCCEEDED:
-        return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1_text(run) or 'unknown'}"
+        top1 = top1_text(run) or "unknown"
+        return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1}"
     if run.state is RunState.CANCELLED:
         return f"{prefix}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
     if exit_report.reason is EndReason.PREEMPTED:

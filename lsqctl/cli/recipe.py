@@ -83,8 +83,10 @@ def _print_diffs(diffs: Sequence[RecipeDiff]) -> None:
         if len(diffs) == 1
         else f"{len(diffs)} cells of {diffs[0].left[:prefix_length]}…"
     )
+    n_deviations = len(sources_by_deviation)
     say(
-        f"{len(sources_by_deviation) or 'no'} deviation{'s' * (len(sources_by_deviation) != 1)} of {left_names} from {right_names}"
+        f"{n_deviations or 'no'} deviation{'s' * (n_deviations != 1)} of {left_names} "
+        f"from {right_names}"
     )
 
 
@@ -298,4 +300,5 @@ def print_smoke_tests(recipes: Sequence[LoadedRecipe], settings: Settings, *, js
 def _smoke_line(report: SmokeReport) -> str:
     if report.error:
         return f"failed  {report.name}: {report.error}"
-    return f"ok      {report.name}: {report.seconds:.1f} s, loss {report.loss:.2f}, {report.images} images"
+    measured = f"{report.seconds:.1f} s, loss {report.loss:.2f}, {report.images} images"
+    return f"ok      {report.name}: {measured}"

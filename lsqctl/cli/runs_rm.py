@@ -1,4 +1,4 @@
-"""`runs rm|trash|restore|gc|tag|note`: take out what is not needed, bring it back, label what stays."""
+"""`runs rm|trash|restore|gc|tag|note`: take out, bring back, clean up, label."""
 
 from __future__ import annotations
 
@@ -244,8 +244,8 @@ def collect_garbage(
     )
     if report.unknown_dirs:
         say(
-            f"{report.unknown_dirs} run folders, and the database knows none of them: is it another "
-            "workspace's? They stay"
+            f"{report.unknown_dirs} run folders, and the database knows none of them: is it "
+            "another workspace's? They stay"
         )
     kinds = ", ".join(
         f"{count} × {kind}" for kind, count in Counter(item.kind for item in garbage).items()

@@ -1,4 +1,4 @@
-"""`db upgrade|check|backup` and `data fetch`: what the workspace keeps in its database, and its datasets."""
+"""`db upgrade|check|backup` and `data fetch`: the workspace's database and datasets."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def backup(
     else:
         print(report.path)
         say(
-            f"{pluralize(report.runs, 'run')}, {report.size_bytes} bytes, schema {report.schema}: sound"
+            f"{pluralize(report.runs, 'run')}, {report.size_bytes} bytes, "
+            f"schema {report.schema}: sound"
         )
 
 

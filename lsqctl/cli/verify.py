@@ -1,4 +1,4 @@
-"""`verify` and `conformance`: measure stored results again; ask quantizers for the paper's values."""
+"""`verify` measures results again; `conformance` asks for the paper's values."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def _print_result(result: WaitResult, total: int, timeout: float | None) -> None
         rest = f"; {pending} still pending" if pending else ""
         advice = f"; lsqctl runs logs {result.failed[0].id}" if result.failed else ""
         raise RunFailed(
-            f"{len(unsuccessful)} of {total} did not succeed: {', '.join(messages[:_MAX_LISTED])}{more}{rest}{advice}"
+            f"{len(unsuccessful)} of {total} did not succeed: "
+            f"{', '.join(messages[:_MAX_LISTED])}{more}{rest}{advice}"
         )
     if pending:
         raise _pending_error(result, total, timeout)

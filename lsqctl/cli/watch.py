@@ -1,4 +1,4 @@
-"""`watch`: the queue live: counts, workers, running runs, the first failure, the time left, drawn to fit."""
+"""`watch`: the queue, the workers and the running runs live, drawn to fit."""
 
 from __future__ import annotations
 

@@ -148,7 +148,8 @@ def _work_queue(
     slot_allocator = SlotAllocator(make_slots(gpus, slots), gpu_health if gpus else None)
     if gpus and gpu_choice == "auto" and gpu_probe.unavailable_reason:
         warn(
-            f"a GPU that others use cannot be told from an idle one ({gpu_probe.unavailable_reason})"
+            "a GPU that others use cannot be told from an idle one "
+            f"({gpu_probe.unavailable_reason})"
         )
     identity = this_worker(name, len(slot_allocator.pool.slots), "cuda" if gpus else "cpu")
     with ignore_broken_pipes(), observe_worker(store) as observer:

@@ -56,7 +56,8 @@ def _recipe_side(store: Store, name: str, runs_of_name: list[Run]) -> Side:
     n_others = len({run.recipe_sha256 for run in runs_of_name} - {newest_succeeded.recipe_sha256})
     notes = (
         (
-            f"{name}: {n_others} other recipe{'s' * (n_others > 1)} of this name left out; name its runs",
+            f"{name}: {n_others} other recipe{'s' * (n_others > 1)} of this name left out; "
+            "name its runs",
         )
         if n_others
         else ()

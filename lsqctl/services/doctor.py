@@ -195,7 +195,8 @@ def _check_files(store: Store, settings: Settings) -> Iterator[Finding]:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         yield Finding(
             "warning",
-            f"{pluralize(missing.total(), 'checkpoint')} of {pluralize(len(missing), 'run')} without files "
+            f"{pluralize(missing.total(), 'checkpoint')} of {pluralize(len(missing), 'run')} "
+            "without files "
             f"({shown})",
             f"restore {settings.runs_dir} from a copy, or lsqctl runs rm them and submit again",
         )
@@ -208,6 +209,7 @@ def _check_files(store: Store, settings: Settings) -> Iterator[Finding]:
     if report.unknown_dirs:
         yield Finding(
             "warning",
-            f"the database knows none of the {report.unknown_dirs} run folders in {settings.runs_dir}",
+            f"the database knows none of the {report.unknown_dirs} run folders in "
+            f"{settings.runs_dir}",
             "--home and --db belong together: name the workspace's own database",
         )

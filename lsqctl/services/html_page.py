@@ -63,7 +63,7 @@ def run_history(store: Store, run_id: str, model: str) -> History:
     return History(run_id, model, (*charts, *step_sizes(store.quantizer_stats(run_id))))
 
 
-RANDOM_TOKEN = "auto"
+RANDOM_TOKEN = "auto"  # noqa: S105  a format and a name, no secret
 PAGE_POLL_SECONDS = 5.0
 """A page asks so often whether it is stale."""
 DATABASE_POLL_SECONDS = 2.0

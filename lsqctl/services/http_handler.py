@@ -19,7 +19,7 @@ from lsqctl.errors import LsqctlError
 from lsqctl.leaderboard.page.rendering import policy
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
-TOKEN_COOKIE = "lsqctl_token"
+TOKEN_COOKIE = "lsqctl_token"  # noqa: S105  a format and a name, no secret
 MIN_TOKEN_LENGTH = 16
 _HOST_HEADER = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@\s]+)(?::[0-9]*)?")
 Headers: TypeAlias = "Message[str, str]"

@@ -190,7 +190,8 @@ def _select_tables(
     )
     of_task = f" of task `{task}`" if datasets else ""
     raise NotFound(
-        f"{path} has no {field} `{value}`{of_task}{did_you_mean(value, candidates)}; without --task and "
+        f"{path} has no {field} `{value}`{of_task}{did_you_mean(value, candidates)}; "
+        "without --task and "
         "--dataset it is listed what there is"
     )
 

@@ -1,4 +1,4 @@
-"""How an attempt ends: finished, failed, released, or reaped after its lease; and what becomes of its run."""
+"""How an attempt ends: finished, failed, released or reaped; what becomes of its run."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ _LeaseMark = tuple[str, int]  # fence and renewal counter
 
 @dataclass
 class Reaper(AttemptCompletion):
-    """Reaping. ``_unchanged_since``: since when (this process's clock) a lease has not been renewed."""
+    """Reaping. ``_unchanged_since``: since when, by this clock, a lease was not renewed."""
 
     def __post_init__(self) -> None:
         self._unchanged_since: dict[str, tuple[_LeaseMark, float]] = {}

@@ -131,7 +131,8 @@ def _attempt_violations(history: History, owners: Sequence[_AttemptKey]) -> Iter
         if attempt.finished is lives or (attempt.reason is not None) is lives:
             yield f"attempt {attempt.number} {'has ended' if lives else 'never ended'}"
         if (attempt.reason is EndReason.COMPLETED) is not last:
-            yield f"attempt {attempt.number} ended as {attempt.reason}, but the run is {history.state}"
+            ended = f"attempt {attempt.number} ended as {attempt.reason}"
+            yield f"{ended}, but the run is {history.state}"
 
 
 def _ownership_violations(history: History, owners: Sequence[_AttemptKey]) -> Iterator[str]:

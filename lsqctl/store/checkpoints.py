@@ -1,4 +1,4 @@
-"""Which complete checkpoints a run has on disk, and which of them may go; a row is written only after the bytes are."""
+"""Which complete checkpoints a run has on disk, and which of them may go."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Checkpoints(StorePart):
         measured: Sequence[Measurement] = (),
         replaced: Sequence[Path | str] = (),
     ) -> None:
-        """Store a checkpoint with what was measured up to it, and drop the rows of ``replaced`` ones.
+        """Store a checkpoint with what was measured up to it; drop the rows of ``replaced`` ones.
 
         A best one takes the mark from the one before. Going further than ever before clears the
         run's count of failures. Raises LeaseLost.
@@ -219,7 +219,8 @@ def _check_children(db: Connection, run_id: str, ids: Sequence[str], *, force: b
     children = [row for row in db.execute(query) if row.id not in ids]
     if not_succeeded := [row for row in children if row.state != RunState.SUCCEEDED]:
         raise IllegalTransition(
-            f"run {run_id} is what {_name_some(not_succeeded)} would start from; remove those with it"
+            f"run {run_id} is what {_name_some(not_succeeded)} would start from; "
+            "remove those with it"
         )
     if children and not force:
         raise IllegalTransition(

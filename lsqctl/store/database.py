@@ -1,4 +1,4 @@
-"""Transactions: short, retried while the database is busy, failing in one clear line; and the base of every part of the Store."""
+"""Transactions: short, retried while the database is busy, failing in one clear line."""
 
 from __future__ import annotations
 

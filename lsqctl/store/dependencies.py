@@ -1,4 +1,4 @@
-"""Runs that depend on others: children follow their parents, and a sweep stops after so many failures."""
+"""Runs that depend on others: children follow parents, a sweep stops at its limit."""
 
 from __future__ import annotations
 

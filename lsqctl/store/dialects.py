@@ -1,4 +1,4 @@
-"""What SQLite and PostgreSQL say differently: times, the clock, JSON, floats that are no numbers, and insert-or-update."""
+"""What SQLite and PostgreSQL say differently: times, clock, JSON, floats, upserts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One engine for SQLite and PostgreSQL: where a SQLite file may lie, how connections are made and transactions begin."""
+"""One engine for SQLite and PostgreSQL: where a file may lie, how transactions begin."""
 
 from __future__ import annotations
 

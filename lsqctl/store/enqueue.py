@@ -120,7 +120,8 @@ class Submission:
             run_id, outcome = self._insert(new), None
         elif if_exists == "error":
             raise UsageError(
-                f"`{new.name}` seed {new.seed} exists already as run {existing.id} ({existing.state}); "
+                f"`{new.name}` seed {new.seed} exists already as run "
+                f"{existing.id} ({existing.state}); "
                 "leave it (skip) or add another (rerun)"
             )
         else:

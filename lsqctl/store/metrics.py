@@ -1,4 +1,4 @@
-"""Metric points, their summaries and the quantizers' statistics: written in batches under a fence, cut back on resume."""
+"""Metric points and quantizer statistics: in batches under a fence, cut on resume."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _pack_stats(stats: Sequence[QuantizerStats]) -> bytes:
 
 
 def _unpack_stats(packed: bytes) -> list[QuantizerStats]:
-    """Return what ``_pack_stats`` was given; fields that a later version added keep their default."""
+    """Return what ``_pack_stats`` was given; fields added later keep their default."""
     columns = json.loads(zlib.decompress(packed))
     names = [name for name in _STATS_FIELDS if name in columns]
     rows = zip(*(columns[name] for name in names), strict=True)

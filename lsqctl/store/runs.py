@@ -1,4 +1,4 @@
-"""Runs as a person sees them: lists, details, references and statuses; cancel, retry, hold and prioritize."""
+"""Runs as a person sees them: lists, details, statuses; cancel, retry, hold, priority."""
 
 from __future__ import annotations
 

@@ -121,9 +121,9 @@ class Sweeps(StorePart):
         """Put cells back, all of them or none, and return what became of each.
 
         A failed cell brings its failed parents back, a missing one those that are cells of a sweep
-        too. ``delete_files`` is called with the id of each run that begins from scratch, before anyone
-        can claim it, and drops its files. Raises NotFound for an unknown sweep, and for a missing
-        parent that no sweep knows.
+        too. ``delete_files`` is called with the id of each run that begins from scratch, before
+        anyone can claim it, and drops its files. Raises NotFound for an unknown sweep, and for a
+        missing parent that no sweep knows.
         """
         try:
             return self._resume(name, options, delete_files or (lambda run_id: None))

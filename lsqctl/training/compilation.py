@@ -111,7 +111,8 @@ def _pays_off(
     layers = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in model.modules())
     compile_seconds = _COMPILE_SECONDS_PER_LAYER * layers
     reason = (
-        f"compiling the network: about {train_seconds / 3600:.1f} h of training repay about {compile_seconds:.0f} "
+        f"compiling the network: about {train_seconds / 3600:.1f} h of training "
+        f"repay about {compile_seconds:.0f} "
         "s of compilation (`--compile off` does not)"
     )
     return _TIME_SAVED * train_seconds > _SAFETY_FACTOR * compile_seconds, reason

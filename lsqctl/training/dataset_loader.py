@@ -88,7 +88,8 @@ def _open_folder(data: DataSection, data_dir: Path, num_workers: int) -> Dataset
         std=std,
         digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
         preprocessing=f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
-        f"centre crop {data.crop}; {_normalization_text(mean, std)}; training: {data.train_crop} crop, "
+        f"centre crop {data.crop}; {_normalization_text(mean, std)}; "
+        f"training: {data.train_crop} crop, "
         f"mirror {'yes' if data.flip else 'no'}",
         notes=(f"{data.name}: {len(train)} and {len(evaluation)} files, bytes not verified",),
     )

@@ -39,7 +39,8 @@ def check_class_folders(split: Path) -> None:
     if empty := [folder for folder in classes if not _has_image(folder)]:
         more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise DataError(
-            f"{empty[0]} has no image{more}: every class needs some ({' '.join(IMAGE_EXTENSIONS)}); remove "
+            f"{empty[0]} has no image{more}: every class needs some "
+            f"({' '.join(IMAGE_EXTENSIONS)}); remove "
             "the folder, or fill it"
         )
 

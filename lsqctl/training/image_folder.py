@@ -115,7 +115,8 @@ def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
     if "shared memory" in text or "Bus error" in text:
         megabytes = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
         return OSError(
-            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for {num_workers} decoding processes: "
+            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for "
+            f"{num_workers} decoding processes: "
             "give the container more (--ipc=host, or --shm-size), or work with more --slots, so "
             f"that each has fewer processes ({last})"
         )

@@ -38,7 +38,8 @@ def verify_recorded_checkpoint(directory: Path, sha256: str) -> None:
     if actual_sha256 != sha256:
         manifest = directory / "manifest.json"
         raise DataError(
-            f"{manifest} is of another checkpoint: its sha256 is {actual_sha256}, the database says "
+            f"{manifest} is of another checkpoint: its sha256 is {actual_sha256}, "
+            "the database says "
             f"{sha256 or 'none'}"
         )
 
@@ -62,7 +63,8 @@ def reevaluate(
     pipeline = open_pipeline(recipe, context, device)
     if (actual_digest := pipeline.dataset.digest) != data_digest:
         raise DataError(
-            f"{recipe.data.name} in {context.data_dir} is not the dataset of the training: its digest "
+            f"{recipe.data.name} in {context.data_dir} is not the dataset of the training: "
+            "its digest "
             f"is {actual_digest}, the database says {data_digest}"
         )
     model = restore_model(recipe, directory, "raw" if variant == "bn" else variant).to(device)

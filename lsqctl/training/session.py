@@ -173,7 +173,8 @@ class TrainingSession:
         layer = first_non_finite(self.model)
         where = f"first in layer {layer}" if layer else "all weights are still finite"
         return Diverged(
-            f"{reason} in epoch {self.train_state.epoch + 1}, step {step} ({where}); the last checkpoint "
+            f"{reason} in epoch {self.train_state.epoch + 1}, step {step} ({where}); "
+            "the last checkpoint "
             "is finite: lower train.lr, or set train.warmup_epochs"
         )
 

@@ -1,7 +1,7 @@
 """The fork server: torch imported once, and a child forked from it for each attempt.
 
-``python -m lsqctl.worker.fork_server CHANNEL SUPERVISOR`` imports what a trainer needs, then waits on a
-Unix socket for requests: variables, and four descriptors (stdin, log, exit report, status).
+``python -m lsqctl.worker.fork_server CHANNEL SUPERVISOR`` imports what a trainer needs, then waits
+on a Unix socket for requests: variables, and four descriptors (stdin, log, exit report, status).
 A forked child returns from ``serve`` with its request and goes on as a freshly started
 ``lsqctl.worker.execute`` would; only its imports are done.
 

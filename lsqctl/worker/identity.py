@@ -38,7 +38,8 @@ def boot_id() -> str:
     boot_file, pid_namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     if not boot_file.exists():
         return ""
-    return f"{boot_file.read_text().strip()} {pid_namespace.readlink() if pid_namespace.is_symlink() else ''}"
+    namespace = pid_namespace.readlink() if pid_namespace.is_symlink() else ""
+    return f"{boot_file.read_text().strip()} {namespace}"
 
 
 def is_dead(worker: WorkerIdentity) -> bool:

@@ -121,7 +121,8 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> Non
         file_shapes = [f"{key} {tuple(state[key].shape)}" for key in mismatched]
         model_shapes = [f"{key} {tuple(model_state[key].shape)}" for key in mismatched]
         raise DataError(
-            f"{label}: {_class_count_hint(model_state, state, mismatched)}shapes do not fit; the model has "
+            f"{label}: {_class_count_hint(model_state, state, mismatched)}shapes "
+            "do not fit; the model has "
             f"{_first_five(model_shapes)}; the file {_first_five(file_shapes)}"
         )
 
