@@ -192,15 +192,13 @@ class Claim:
     """What a worker gets when it claims.
 
     ``pinned_environment`` (device kind, threads, compile) was decided at the run's first attempt;
-    empty means that this attempt decides them. ``parents`` maps a role to a run id.
+    empty means that this attempt decides them.
     """
 
     run: Run
     lease: Lease
-    recipe: Mapping[str, Any]
     provenance: Mapping[str, Any]
     pinned_environment: Mapping[str, Any]
-    parents: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

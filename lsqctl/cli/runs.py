@@ -56,12 +56,12 @@ def list_runs(
     expression = None if where is None else parse(where, OF_RUNS)
     with open_store(ctx) as store:
         sweep = resolve_sweep(store, sweep) if sweep is not None else None
-        runs = store.runs(
+        runs = store.runs.list(
             states=state, name=name, sweep=sweep, tag=tag, where=expression, limit=limit + 1
         )
-        counts = store.counts()
+        counts = store.runs.counts()
         shown, has_more = runs[:limit], len(runs) > limit
-        tags = store.tags([run.id for run in shown]) if json else {}
+        tags = store.runs.tags([run.id for run in shown]) if json else {}
     if json:
         print_json({"runs": [to_json_types(run) | {"tags": tags.get(run.id, ())} for run in shown]})
     elif quiet:
@@ -100,15 +100,15 @@ def show(
     from lsqctl.cli.run_detail import print_layer_costs, result_cost_json, stored_recipe_cost
 
     with open_store(ctx) as store:
-        run = store.resolve(run_ref)
+        run = store.runs.resolve(run_ref)
         if layers:
-            print_quantizers(run.id, store.quantizer_stats(run.id), json=json)
+            print_quantizers(run.id, store.metrics.quantizer_stats(run.id), json=json)
             return
-        detail = store.detail(run.id)
-        summaries = store.summaries(run.id)
-        result = store.full_result(run.id)
-        checkpoints = store.checkpoints(run.id)
-        tags = store.tags([run.id]).get(run.id, ())
+        detail = store.runs.detail(run.id)
+        summaries = store.metrics.summaries(run.id)
+        result = store.results.get(run.id)
+        checkpoints = store.checkpoints.list(run.id)
+        tags = store.runs.tags([run.id]).get(run.id, ())
     folder = get_settings(ctx).run_dir(run.id)
     costs = stored_recipe_cost(detail.recipe, get_settings(ctx)) if cost else None
     if json:
@@ -150,7 +150,7 @@ def logs(
     from lsqctl.services.logs import follow_log, read_log
 
     with open_store(ctx) as store:
-        run = store.resolve(run_ref)
+        run = store.runs.resolve(run_ref)
         folder = get_settings(ctx).run_dir(run.id)
         if follow:
             for piece in follow_log(store, run.id, folder, attempt or 1, notify=note):
@@ -164,10 +164,10 @@ def logs(
 def cancel(ctx: typer.Context, run_refs: RunArguments, json: Json = False) -> None:
     """Cancel runs: queued ones at once, running ones at their next step."""
     with open_store(ctx) as store:
-        ids = [store.resolve(ref).id for ref in run_refs]
+        ids = [store.runs.resolve(ref).id for ref in run_refs]
         for run_id in ids:
-            store.cancel(run_id)
-        runs = [store.detail(run_id).run for run_id in ids]
+            store.runs.cancel(run_id)
+        runs = [store.runs.detail(run_id).run for run_id in ids]
     _print_changed(runs, json=json)
 
 
@@ -184,10 +184,10 @@ def retry(
     from lsqctl.services.run_control import retry_run
 
     with open_store(ctx) as store:
-        ids = [store.resolve(ref).id for ref in run_refs]
+        ids = [store.runs.resolve(ref).id for ref in run_refs]
         for run_id in ids:
             retry_run(store, get_settings(ctx), run_id, from_scratch=from_scratch)
-        runs = [store.detail(run_id).run for run_id in ids]
+        runs = [store.runs.detail(run_id).run for run_id in ids]
     _print_changed(runs, json=json)
 
 
@@ -199,7 +199,7 @@ def diff(
     from lsqctl.services.diff import diff_runs
 
     with open_store(ctx) as store:
-        left, right = store.resolve(left_ref), store.resolve(right_ref)
+        left, right = store.runs.resolve(left_ref), store.runs.resolve(right_ref)
         deviations = diff_runs(store, left.id, right.id)
     if json:
         print_json({"first": left.id, "second": right.id, "differences": deviations})

@@ -60,7 +60,7 @@ def remove(
 
     settings = get_settings(ctx)
     with open_store(ctx) as store:
-        runs = {run.id: run for run in map(store.resolve, run_refs)}
+        runs = {run.id: run for run in map(store.runs.resolve, run_refs)}
         removals = plan_removal(settings, list(runs.values()))
         size = format_bytes(sum(removal.size_bytes for removal in removals))
         if for_good and not (dry_run or force or yes):
@@ -273,10 +273,10 @@ def tag(
     if not run_refs or not (added_tags or removed_tags):
         raise UsageError("name runs, and tags as +word or -word: lsqctl runs tag @last +paper")
     with open_store(ctx) as store:
-        runs = list({run.id: run for run in map(store.resolve, run_refs)}.values())
+        runs = list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
         for run in runs:
-            store.tag(run.id, added_tags, removed_tags)
-        tags = store.tags([run.id for run in runs])
+            store.runs.update_tags(run.id, added_tags, removed_tags)
+        tags = store.runs.tags([run.id for run in runs])
     if json:
         print_json({"tags": {run.id: tags.get(run.id, ()) for run in runs}})
         return
@@ -298,8 +298,8 @@ def annotate(
     if len(text) > _MAX_NOTE_LENGTH:
         raise UsageError(f"a note has {_MAX_NOTE_LENGTH} characters at most, got {len(text)}")
     with open_store(ctx) as store:
-        run = store.resolve(run_ref)
-        store.annotate(run.id, text)
+        run = store.runs.resolve(run_ref)
+        store.runs.set_note(run.id, text)
     if json:
         print_json({"id": run.id, "note": text})
     else:

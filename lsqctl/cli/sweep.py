@@ -34,7 +34,7 @@ def group() -> None:
 def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
     """List sweeps, the newest first, and how their cells stand."""
     with open_store(ctx) as store:
-        summaries = store.sweep_summaries()[::-1]
+        summaries = store.sweeps.summaries()[::-1]
     if json:
         print_json({"sweeps": summaries})
     elif quiet:
@@ -68,7 +68,7 @@ def status(
 
     with open_store(ctx) as store:
         sweep_name = resolve_sweep(store, name)
-        cells = store.sweep_cells(sweep_name) if sweep_name else []
+        cells = store.sweeps.cells(sweep_name) if sweep_name else []
     counts = Counter(cell.status for cell in cells)
     if json:
         print_json({"sweep": sweep_name, "counts": counts, "cells": cells})

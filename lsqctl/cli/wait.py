@@ -76,10 +76,10 @@ def _run_ids(store: Store, run_refs: list[str], sweep: str | None) -> list[str]:
 
     if not run_refs and sweep is None:
         raise UsageError("name runs to wait for, or a sweep with --sweep")
-    ids = [store.resolve(ref).id for ref in run_refs]
+    ids = [store.runs.resolve(ref).id for ref in run_refs]
     if sweep is not None:
         name = resolve_sweep(store, sweep)
-        cells = store.sweep_run_ids(name or "")
+        cells = store.sweeps.run_ids(name or "")
         if not cells:
             raise NotFound(f"the sweep `{sweep}` has no runs left; `lsqctl sweep status {sweep}`")
         ids += cells

@@ -54,7 +54,7 @@ def remove_runs(store: Store, planned: Sequence[Removal], *, force: bool = False
     promise what is not there. Raises IllegalTransition for a running run and for one that others
     need, with nothing removed, and StoreError for a folder that cannot be removed.
     """
-    store.remove([removal.run.id for removal in planned], force=force)
+    store.trash.remove([removal.run.id for removal in planned], force=force)
     for removal in planned:
         if removal.folder:
             remove_tree(removal.folder)
@@ -115,7 +115,7 @@ def move_to_trash(
     Raises IllegalTransition for a running run and for one that others need, with nothing moved,
     and StoreError where the trash cannot be written.
     """
-    store.remove(
+    store.trash.remove(
         [removal.run.id for removal in planned], force=force, keep=partial(_write_rows, settings)
     )
     for removal in planned:
@@ -148,7 +148,7 @@ def restore_runs(store: Store, settings: Settings, run_refs: Sequence[str]) -> l
         for run_id in by_id:  # first: a row without its files would promise what is not there
             if _restore_folder(settings, run_id):
                 moved.append(run_id)
-        store.restore(list(rows.values()))
+        store.trash.restore(list(rows.values()))
     except BaseException:
         for run_id in moved:
             _move(settings.run_dir(run_id), settings.trash_dir / run_id / _FILES)

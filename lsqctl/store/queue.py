@@ -18,12 +18,15 @@ from sqlalchemy import (
 )
 
 from lsqctl.errors import NotFound
-from lsqctl.events import Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, Lease, Renewal, RunState
-from lsqctl.store.database import StorePart, read_tx, write_tx
+from lsqctl.store.attempt_completion import Reaper
+from lsqctl.store.database import read_tx, write_tx
+from lsqctl.store.dependencies import Remaining, remaining
 from lsqctl.store.dialects import from_json, now, to_json
-from lsqctl.store.rows import load_parents, load_runs
+from lsqctl.store.enqueue import Enqueues
+from lsqctl.store.queue_overview import QueueOverviews
+from lsqctl.store.rows import load_runs
 from lsqctl.store.tables import attempts, runs, workers
 from lsqctl.store.transitions import (
     LEASE_HELD,
@@ -72,7 +75,7 @@ _CLAIM = (
         reason=None,
         message="",
     )
-    .returning(*(runs.c[k] for k in "id attempt fence recipe snapshot circumstances".split()))
+    .returning(*(runs.c[k] for k in "id attempt fence snapshot circumstances".split()))
 )
 _RENEW = (
     update(runs)
@@ -83,8 +86,8 @@ _RENEW = (
 _INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
 
 
-class Queue(StorePart):
-    """Claiming, renewing and reporting."""
+class Queue(Enqueues, Reaper, QueueOverviews):
+    """Runs on their way: enqueued, claimed, kept by a lease, ended; and how all of them stand."""
 
     _last_claim_succeeded = True  # a busy worker need not look before it claims
 
@@ -178,10 +181,10 @@ class Queue(StorePart):
         require_lease(db, lease)
         work()
 
-    @write_tx
-    def progress(self, db: Connection, lease: Lease, progress: Progress) -> None:
-        """Store how far the attempt is.  Raises LeaseLost."""
-        require_lease(db, lease, **progress_values(progress))
+    @read_tx
+    def remaining(self, db: Connection) -> Remaining:
+        """Return how many runs are unfinished, and which of them cannot start by themselves."""
+        return remaining(db)
 
     @write_tx
     def log_event(self, db: Connection, lease: Lease, text: str) -> None:
@@ -190,24 +193,10 @@ class Queue(StorePart):
         record_event(db, lease.run_id, "note", lease=lease, detail=text)
 
 
-def progress_values(progress: Progress | None) -> dict[str, int]:
-    """Return the columns of a run that a Progress sets."""
-    if progress is None:
-        return {}
-    return {
-        "step": progress.step,
-        "total_steps": progress.total_steps,
-        "epoch": progress.epoch,
-        "epochs": progress.epochs,
-    }
-
-
 def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
     return Claim(
         run=load_runs(db, [row.id])[row.id],
         lease=lease,
-        recipe=from_json(row.recipe),
         provenance=from_json(row.snapshot),
         pinned_environment=from_json(row.circumstances),
-        parents=load_parents(db, row.id),
     )

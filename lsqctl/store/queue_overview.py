@@ -18,7 +18,6 @@ from lsqctl.store.dialects import decode_float, now
 from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     attempts,
-    checkpoints,
     events,
     metric_points,
     metric_summaries,
@@ -98,11 +97,23 @@ class QueueOverview:
     retrying: tuple[Run, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class QueueHealth:
+    """Runs that may never start by themselves; an empty id where there is none."""
+
+    held: int
+    held_run: str
+    max_gpus: int
+    largest_run: str
+    oldest_run: str
+    oldest_hours: float
+
+
 class QueueOverviews(StorePart):
     """Looking at the queue as a whole."""
 
     @read_tx
-    def queue_overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
+    def overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
         """Return the queue as it is now, perhaps of one sweep only; workers are always all."""
         conditions: _Conditions = [runs.c.id.in_(select_sweep_run_ids(sweep))] if sweep else []
         moment: datetime = db.execute(select(now())).scalar_one()
@@ -115,6 +126,30 @@ class QueueOverviews(StorePart):
             durations=_durations(db),
             first_failure=_first_failure(db, conditions),
             retrying=_retrying(db, conditions),
+        )
+
+    @read_tx
+    def health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
+        """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
+        not_started = runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
+        held = not_started, runs.c.held.is_(True)
+        ready = runs.c.state == RunState.QUEUED, runs.c.held.is_(False)
+        first_held = db.scalar(select(runs.c.id).where(*held).order_by(runs.c.seq).limit(1))
+        largest = select(runs.c.id, runs.c.gpus).where(*ready)
+        largest_row = db.execute(
+            largest.order_by(runs.c.gpus.desc(), runs.c.seq).limit(1)
+        ).one_or_none()
+        waiting = select(runs.c.id, runs.c.created_at, now().label("now")).where(
+            *ready, runs.c.attempt == 0, runs.c.created_at < now(-min_wait.total_seconds())
+        )
+        oldest = db.execute(waiting.order_by(runs.c.created_at).limit(1)).one_or_none()
+        return QueueHealth(
+            held=db.scalar(select(func.count()).select_from(runs).where(*held)) or 0,
+            held_run=first_held or "",
+            max_gpus=largest_row.gpus if largest_row else 0,
+            largest_run=largest_row.id if largest_row else "",
+            oldest_run=oldest.id if oldest else "",
+            oldest_hours=(oldest.now - oldest.created_at).total_seconds() / 3600 if oldest else 0.0,
         )
 
 
@@ -260,49 +295,3 @@ def _retrying(db: Connection, conditions: _Conditions) -> tuple[Run, ...]:
         runs.c.state == RunState.QUEUED, runs.c.reason.in_(faults), *conditions
     )
     return tuple(to_run(row) for row in db.execute(query.order_by(runs.c.seq).limit(5)))
-
-
-@dataclass(frozen=True, slots=True)
-class QueueHealth:
-    """Runs that may never start by themselves; an empty id where there is none."""
-
-    held: int
-    held_run: str
-    max_gpus: int
-    largest_run: str
-    oldest_run: str
-    oldest_hours: float
-
-
-class QueueHealthChecks(StorePart):
-    """Looking the queue over."""
-
-    @read_tx
-    def queue_health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
-        """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
-        not_started = runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
-        held = not_started, runs.c.held.is_(True)
-        ready = runs.c.state == RunState.QUEUED, runs.c.held.is_(False)
-        first_held = db.scalar(select(runs.c.id).where(*held).order_by(runs.c.seq).limit(1))
-        largest = select(runs.c.id, runs.c.gpus).where(*ready)
-        largest_row = db.execute(
-            largest.order_by(runs.c.gpus.desc(), runs.c.seq).limit(1)
-        ).one_or_none()
-        waiting = select(runs.c.id, runs.c.created_at, now().label("now")).where(
-            *ready, runs.c.attempt == 0, runs.c.created_at < now(-min_wait.total_seconds())
-        )
-        oldest = db.execute(waiting.order_by(runs.c.created_at).limit(1)).one_or_none()
-        return QueueHealth(
-            held=db.scalar(select(func.count()).select_from(runs).where(*held)) or 0,
-            held_run=first_held or "",
-            max_gpus=largest_row.gpus if largest_row else 0,
-            largest_run=largest_row.id if largest_row else "",
-            oldest_run=oldest.id if oldest else "",
-            oldest_hours=(oldest.now - oldest.created_at).total_seconds() / 3600 if oldest else 0.0,
-        )
-
-    @read_tx
-    def checkpoint_directories(self, db: Connection) -> list[tuple[str, str]]:
-        """Return (run id, folder) of every checkpoint that has a row."""
-        query = select(checkpoints.c.run_id, checkpoints.c.directory)
-        return [(row.run_id, row.directory) for row in db.execute(query)]

@@ -44,7 +44,7 @@ class Results(StorePart):
     """Reading results, and marking those that were measured again."""
 
     @read_tx
-    def full_result(self, db: Connection, run_id: str) -> Result | None:
+    def get(self, db: Connection, run_id: str) -> Result | None:
         """Return a run's Result as it was stored, hits included, or None when it has none."""
         query = select(results).where(results.c.run_id == run_id)
         rows = db.execute(query.order_by(results.c.variant, results.c.selection)).all()
@@ -55,18 +55,8 @@ class Results(StorePart):
 
     def evaluations(self, run_id: str) -> list[Evaluation]:
         """Return a run's evaluations, hits included, by variant and selection; none before."""
-        result = self.full_result(run_id)
+        result = self.get(run_id)
         return list(result.evaluations) if result else []
-
-    @read_tx
-    def hits(self, db: Connection, run_id: str, variant: str, selection: str) -> bytes:
-        """Return one bit an image, in dataset order, most significant first.  Raises NotFound."""
-        bits: bytes | None = db.scalar(
-            select(results.c.hits).where(*_key_conditions(run_id, variant, selection))
-        )
-        if bits is None:
-            raise NotFound(f"run {run_id} has no result ({variant}, {selection})")
-        return bits
 
     @read_tx
     def manifest_sha256(self, db: Connection, run_id: str, key: tuple[str, str]) -> str:
@@ -94,7 +84,7 @@ class Results(StorePart):
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
 
     @read_tx
-    def scored_runs(self, db: Connection, run_ids: Iterable[str]) -> list[PerImageResult]:
+    def per_image_results(self, db: Connection, run_ids: Iterable[str]) -> list[PerImageResult]:
         """Return the headline results of these runs, hits included, oldest run first."""
         names = [f.name for f in fields(PerImageResult) if f.name != "cell"]
         columns = [runs.c[name] if name in _RUN_FIELDS else results.c[name] for name in names]

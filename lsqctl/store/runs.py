@@ -1,42 +1,54 @@
-"""Runs as a person sees them: lists, details, statuses; cancel, retry, hold, priority."""
+"""Runs as a person sees them: lists, details, statuses; cancel, retry, hold, priority, tags."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
 from lsqctl.filters.names import OF_RUNS
 from lsqctl.filters.tree import Node
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
-from lsqctl.store.database import StorePart, exclusive_tx, read_tx
+from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (
     RETRYABLE,
-    Remaining,
     fail_children,
     raise_parent_priority,
-    remaining,
     requeue,
 )
-from lsqctl.store.dialects import from_json, now
-from lsqctl.store.enqueue import canonical_run
+from lsqctl.store.dialects import from_json, now, upsert
 from lsqctl.store.filter_sql import RUN_COLUMNS, condition
-from lsqctl.store.queue_overview import select_sweep_run_ids
 from lsqctl.store.rows import batches, load_parents, load_runs, select_runs, to_event, to_run
 from lsqctl.store.tables import attempts, events, run_tags, runs, sweep_cells
 from lsqctl.store.transitions import record_event, select_for_update, transition
 
+_LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
+_MAX_SHOWN = 5
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """What `wait` needs to know of a run."""
+
+    id: str
+    name: str
+    seed: int
+    state: RunState
+    reason: EndReason | None
+    message: str
+
 
 class Runs(StorePart):
-    """Lists and details."""
+    """Runs as a person names, lists, stops, retries and labels them."""
 
     @read_tx
-    def runs(
+    def list(
         self,
         db: Connection,
         *,
@@ -44,9 +56,10 @@ class Runs(StorePart):
         limit: int | None = None,
         sweep: str | None = None,
         name: str | None = None,
+        recipe_sha256: str | None = None,
         tag: str | None = None,
         where: Node | None = None,
-    ) -> list[Run]:
+    ) -> Sequence[Run]:
         """Return runs, newest first; each argument narrows them."""
         conditions: list[ColumnElement[bool]] = []
         if states is not None:
@@ -56,6 +69,8 @@ class Runs(StorePart):
             conditions.append(runs.c.id.in_(cells))
         if name is not None:
             conditions.append(runs.c.name == name)
+        if recipe_sha256 is not None:
+            conditions.append(runs.c.recipe_sha256 == recipe_sha256)
         if tag is not None:
             conditions.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
         if where is not None:
@@ -83,23 +98,7 @@ class Runs(StorePart):
         )
 
     @read_tx
-    def find(self, db: Connection, run_sha256: str) -> Run | None:
-        """Return a hash's canonical run: succeeded, else unfinished, else the newest."""
-        row = canonical_run(db, run_sha256)
-        return load_runs(db, [row.id])[row.id] if row else None
-
-    @read_tx
-    def by_recipe(self, db: Connection, recipe_sha256: str) -> list[Run]:
-        """Return the runs of one recipe, whatever their seed, newest first."""
-        return _list_runs(db, runs.c.recipe_sha256 == recipe_sha256)
-
-    @read_tx
-    def by_name(self, db: Connection, name: str) -> list[Run]:
-        """Return the runs of one name, newest first."""
-        return _list_runs(db, runs.c.name == name)
-
-    @read_tx
-    def events(self, db: Connection, run_id: str) -> list[RunEvent]:
+    def events(self, db: Connection, run_id: str) -> Sequence[RunEvent]:
         """Return a run's history, oldest first."""
         query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
         return [to_event(row) for row in db.execute(query)]
@@ -110,53 +109,6 @@ class Runs(StorePart):
         query = select(runs.c.state, func.count().label("n")).group_by(runs.c.state)
         count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
         return {state: count_by_state.get(state, 0) for state in RunState}
-
-    def unfinished(self) -> int:
-        """Return how many runs are waiting, queued or running."""
-        counts = self.counts()
-        return sum(counts[state] for state in ACTIVE_STATES)
-
-    @read_tx
-    def remaining(self, db: Connection) -> Remaining:
-        """Return how many runs are unfinished, and which of them cannot start by themselves."""
-        return remaining(db)
-
-    @read_tx
-    def clock_skew(self, db: Connection) -> timedelta:
-        """Return how far the database's clock is ahead of this machine's."""
-        before = datetime.now(UTC)
-        database_time: datetime = db.execute(select(now())).scalar_one()
-        return database_time - (before + (datetime.now(UTC) - before) / 2)
-
-
-def _list_runs(
-    db: Connection, *conditions: ColumnElement[bool], limit: int | None = None
-) -> list[Run]:
-    query = select_runs().where(*conditions).order_by(runs.c.seq.desc()).limit(limit)
-    return [to_run(row) for row in db.execute(query)]
-
-
-def _to_attempt(row: Row[Any]) -> Attempt:
-    return Attempt(
-        run_id=row.run_id,
-        number=row.number,
-        fence=row.fence,
-        worker=row.worker_id,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        reason=EndReason(row.reason) if row.reason else None,
-        message=row.message,
-        environment=from_json(row.circumstances),
-        resumed_step=row.resumed_step,
-    )
-
-
-_LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
-_MAX_SHOWN = 5
-
-
-class RunRefs(StorePart):
-    """Resolving references."""
 
     @read_tx
     def resolve(self, db: Connection, run_ref: str) -> Run:
@@ -183,36 +135,8 @@ class RunRefs(StorePart):
             raise UsageError(f"`{run_ref}` begins several run ids: {shown}{more}; write more of it")
         return to_run(matches[0])
 
-
-def _last(db: Connection, run_ref: str, back: int) -> Run:
-    row = db.execute(select_runs().order_by(runs.c.seq.desc()).offset(back).limit(1)).one_or_none()
-    if row is None:
-        raise NotFound(f"no run is `{run_ref}`: there are not so many runs yet")
-    return to_run(row)
-
-
-def _recent_ids_and_names(db: Connection) -> set[str]:
-    recent = select(runs.c.id, runs.c.name).order_by(runs.c.seq.desc()).limit(1000)
-    return {word for row in db.execute(recent) for word in row}
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """What `wait` needs to know of a run."""
-
-    id: str
-    name: str
-    seed: int
-    state: RunState
-    reason: EndReason | None
-    message: str
-
-
-class RunStatuses(StorePart):
-    """Asking how runs stand."""
-
     @read_tx
-    def statuses(self, db: Connection, ids: Sequence[str]) -> list[RunStatus]:
+    def statuses(self, db: Connection, ids: Sequence[str]) -> Sequence[RunStatus]:
         """Return where these runs stand, in the order given; one that was removed is left out."""
         columns = [runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")]
         status_by_id = {
@@ -228,18 +152,6 @@ class RunStatuses(StorePart):
             for row in db.execute(select(*columns).where(runs.c.id.in_(batch)))
         }
         return [status_by_id[run_id] for run_id in ids if run_id in status_by_id]
-
-    @read_tx
-    def sweep_run_ids(self, db: Connection, sweep: str) -> list[str]:
-        """Return the ids of a sweep's runs, in the order they were submitted."""
-        query = (
-            select(runs.c.id).where(runs.c.id.in_(select_sweep_run_ids(sweep))).order_by(runs.c.seq)
-        )
-        return list(db.scalars(query))
-
-
-class RunCommands(StorePart):
-    """Commands by run id; each returns the run's state afterwards."""
 
     @exclusive_tx
     def cancel(self, db: Connection, run_id: str) -> RunState:
@@ -308,6 +220,72 @@ class RunCommands(StorePart):
                 record_event(db, run_id, "priority", detail=str(priority))
             raise_parent_priority(db, run_id, -priority)
 
+    @read_tx
+    def tags(self, db: Connection, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the tags of each of these runs, sorted; runs without one are left out."""
+        tags_by_run: dict[str, list[str]] = defaultdict(list)
+        for batch in batches(ids):
+            query = select(run_tags).where(run_tags.c.run_id.in_(batch)).order_by(run_tags.c.tag)
+            for row in db.execute(query):
+                tags_by_run[row.run_id].append(row.tag)
+        return {run_id: tuple(words) for run_id, words in tags_by_run.items()}
+
+    @write_tx
+    def update_tags(
+        self, db: Connection, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> None:
+        """Give a run tags and take others away; what is so already is no error.
+
+        Raises NotFound, and UsageError for what cannot be a tag.
+        """
+        for word in add:
+            _check_tag(word)
+        select_for_update(db, run_id)
+        of_run = run_tags.c.run_id == run_id
+        db.execute(delete(run_tags).where(of_run, run_tags.c.tag.in_(remove)))
+        upsert(db, run_tags, [{"run_id": run_id, "tag": word} for word in add])
+
+    @write_tx
+    def set_note(self, db: Connection, run_id: str, note: str) -> None:
+        """Set a person's note on a run; empty removes it.  Raises NotFound."""
+        select_for_update(db, run_id)
+        db.execute(update(runs).where(runs.c.id == run_id).values(note=note))
+        record_event(db, run_id, "annotated")
+
+
+def _list_runs(
+    db: Connection, *conditions: ColumnElement[bool], limit: int | None = None
+) -> list[Run]:
+    query = select_runs().where(*conditions).order_by(runs.c.seq.desc()).limit(limit)
+    return [to_run(row) for row in db.execute(query)]
+
+
+def _to_attempt(row: Row[Any]) -> Attempt:
+    return Attempt(
+        run_id=row.run_id,
+        number=row.number,
+        fence=row.fence,
+        worker=row.worker_id,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        reason=EndReason(row.reason) if row.reason else None,
+        message=row.message,
+        environment=from_json(row.circumstances),
+        resumed_step=row.resumed_step,
+    )
+
+
+def _last(db: Connection, run_ref: str, back: int) -> Run:
+    row = db.execute(select_runs().order_by(runs.c.seq.desc()).offset(back).limit(1)).one_or_none()
+    if row is None:
+        raise NotFound(f"no run is `{run_ref}`: there are not so many runs yet")
+    return to_run(row)
+
+
+def _recent_ids_and_names(db: Connection) -> set[str]:
+    recent = select(runs.c.id, runs.c.name).order_by(runs.c.seq.desc()).limit(1000)
+    return {word for row in db.execute(recent) for word in row}
+
 
 def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:
     if state not in ACTIVE_STATES:
@@ -316,3 +294,12 @@ def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:
 
 def _ended(state: RunState) -> str:
     return "been cancelled" if state is RunState.CANCELLED else state.value
+
+
+def _check_tag(tag: str) -> None:
+    """Refuse what could not be typed without quotes, or be told from an option."""
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"`{tag}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
+            "64 at most"
+        )

@@ -9,7 +9,6 @@ from sqlalchemy import Connection, Table, delete, insert, or_, select, update
 
 from lsqctl.errors import IllegalTransition, StoreError
 from lsqctl.run import RunState
-from lsqctl.store.checkpoints import check_removable
 from lsqctl.store.database import StorePart, exclusive_tx
 from lsqctl.store.dependencies import RETRYABLE, state_after_parents
 from lsqctl.store.rows import batches
@@ -27,7 +26,7 @@ from lsqctl.store.tables import (
     sweep_cells,
     workers,
 )
-from lsqctl.store.transitions import record_event, transition
+from lsqctl.store.transitions import record_event, select_for_update, transition
 
 RunRows = Mapping[str, Sequence[Mapping[str, Any]]]  # by the name of a table
 
@@ -65,7 +64,7 @@ class Trash(StorePart):
         Raises NotFound.
         """
         for run_id in ids:
-            check_removable(db, run_id, ids, force=force)
+            _check_removable(db, run_id, ids, force=force)
         if keep:
             for run_id in ids:
                 keep(run_id, _rows_of(db, run_id))
@@ -170,3 +169,34 @@ def _requeue_if_ready(db: Connection, rows: RunRows) -> None:
     new_state = state_after_parents(list(state_by_parent.values()))
     if new_state is not state:
         transition(db, run_id, state, new_state, "queued", detail="its parents have succeeded")
+
+
+def _check_removable(db: Connection, run_id: str, ids: Sequence[str], *, force: bool) -> None:
+    """Raise IllegalTransition for a run that cannot go together with ``ids``; NotFound."""
+    if select_for_update(db, run_id).state == RunState.RUNNING:
+        raise IllegalTransition(f"run {run_id} is running; `lsqctl runs cancel {run_id}` first")
+    _check_children(db, run_id, ids, force=force)
+
+
+def _check_children(db: Connection, run_id: str, ids: Sequence[str], *, force: bool) -> None:
+    query = (
+        select(runs.c.id, runs.c.name, runs.c.state)
+        .join(run_parents, run_parents.c.run_id == runs.c.id)
+        .where(run_parents.c.parent_id == run_id)
+        .distinct()
+    )
+    children = [row for row in db.execute(query) if row.id not in ids]
+    if not_succeeded := [row for row in children if row.state != RunState.SUCCEEDED]:
+        raise IllegalTransition(
+            f"run {run_id} is what {_name_some(not_succeeded)} would start from; "
+            "remove those with it"
+        )
+    if children and not force:
+        raise IllegalTransition(
+            f"run {run_id} is what {_name_some(children)} started from; --force removes it anyway"
+        )
+
+
+def _name_some(rows: Sequence[Any]) -> str:
+    shown = ", ".join(f"{row.name} ({row.id})" for row in rows[:3])
+    return shown + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")

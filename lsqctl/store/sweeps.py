@@ -22,6 +22,7 @@ from lsqctl.store.enqueue import (
     canonical_run,
     retryable_run_ids,
 )
+from lsqctl.store.queue_overview import select_sweep_run_ids
 from lsqctl.store.rows import load_runs
 from lsqctl.store.tables import runs, sweep_cells, sweeps
 
@@ -83,12 +84,12 @@ class Sweeps(StorePart):
     """Looking at sweeps and resuming them."""
 
     @read_tx
-    def sweeps(self, db: Connection) -> list[str]:
+    def names(self, db: Connection) -> list[str]:
         """Return the names of all sweeps, the oldest first."""
         return list(db.scalars(select(sweeps.c.name).order_by(sweeps.c.created_at, sweeps.c.name)))
 
     @read_tx
-    def sweep_summaries(self, db: Connection) -> list[SweepSummary]:
+    def summaries(self, db: Connection) -> list[SweepSummary]:
         """Return a line for each sweep, the oldest first."""
         counts: dict[str, Counter[str]] = {}
         for row in db.execute(_select_status_counts()):
@@ -102,7 +103,7 @@ class Sweeps(StorePart):
         ]
 
     @read_tx
-    def sweep_cells(self, db: Connection, sweep: str) -> list[SweepCell]:
+    def cells(self, db: Connection, sweep: str) -> list[SweepCell]:
         """Return a sweep's cells by name and seed.  Raises NotFound."""
         rows = _cells(db, sweep)
         runs_by_id = load_runs(db, [row.run_id for row in rows if row.run_id])
@@ -111,7 +112,15 @@ class Sweeps(StorePart):
             for row in rows
         ]
 
-    def resume_sweep(
+    @read_tx
+    def run_ids(self, db: Connection, sweep: str) -> list[str]:
+        """Return the ids of a sweep's runs, in the order they were submitted."""
+        query = (
+            select(runs.c.id).where(runs.c.id.in_(select_sweep_run_ids(sweep))).order_by(runs.c.seq)
+        )
+        return list(db.scalars(query))
+
+    def resume(
         self,
         name: str,
         options: ResumeOptions,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,7 @@ class Workers(StorePart):
     """Registering workers."""
 
     @write_tx
-    def register_worker(
+    def register(
         self,
         db: Connection,
         identity: WorkerIdentity,
@@ -69,7 +69,7 @@ class Workers(StorePart):
         return next((worker for worker in map(to_identity, rows) if not is_dead(worker)), None)
 
     @write_tx
-    def set_worker_notice(self, db: Connection, worker_id: str, notice: str) -> None:
+    def set_notice(self, db: Connection, worker_id: str, notice: str) -> None:
         """Keep a line on why a worker leaves a GPU alone; empty takes it away.  Raises NotFound."""
         _update_worker(db, worker_id, notice=notice)
 
@@ -84,7 +84,7 @@ class Workers(StorePart):
         _update_worker(db, worker_id, seen_at=now(), gone_at=now())
 
     @read_tx
-    def workers(self, db: Connection) -> list[RegisteredWorker]:
+    def list(self, db: Connection) -> Sequence[RegisteredWorker]:
         """Return every worker ever registered, the latest first."""
         rows = db.execute(
             select(

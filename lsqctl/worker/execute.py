@@ -140,11 +140,11 @@ def _open_attempt(
             spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds
         )
         try:
-            detail = store.detail(spec.run_id)
+            detail = store.runs.detail(spec.run_id)
             inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
             failpoint("child.before-environment")
-            store.relocate_checkpoints(spec.lease, run_dir)
-            store.record_environment(
+            store.checkpoints.relocate(spec.lease, run_dir)
+            store.queue.record_environment(
                 spec.lease, environment | {"inputs": input_digests(inputs, detail)}
             )
         except LsqctlError:
@@ -165,7 +165,7 @@ def _execution_context(
     from lsqctl.worker.retry import retry
 
     def with_lease(work: Callable[[], None]) -> None:
-        leased_work = partial(store.run_with_lease, spec.lease, work)
+        leased_work = partial(store.queue.run_with_lease, spec.lease, work)
         retry(leased_work, max_seconds=RETRY_LEASES * spec.lease_seconds, stop=stop)
 
     return ExecutionContext(
@@ -177,7 +177,9 @@ def _execution_context(
         inputs=inputs,
         stop=stop,
         compile=spec.compile,
-        recorded_checkpoints={checkpoint.sha256 for checkpoint in store.checkpoints(spec.run_id)},
+        recorded_checkpoints={
+            checkpoint.sha256 for checkpoint in store.checkpoints.list(spec.run_id)
+        },
         with_lease=with_lease,
     )
 

@@ -31,7 +31,7 @@ def store_of(cli: CommandLine) -> Store:
 def by_name(cli: CommandLine) -> dict[str, Run]:
     """Every run as it stands, by its name."""
     with store_of(cli) as store:
-        return {run.name: run for run in store.runs()}
+        return {run.name: run for run in store.runs.list()}
 
 
 def counts(cli: CommandLine, *name: str) -> dict[str, int]:
@@ -72,7 +72,7 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
     cli("worker", "--until-empty")
     ended = {name: json.loads(cli("runs", "show", name, "--json").stdout) for name in LADDER}
     with store_of(cli) as store:
-        rows = {row.name: row for row in store.board_rows()}
+        rows = {row.name: row for row in store.results.board_rows()}
     for above, name in pairwise(LADDER):
         assert ended[name]["recipe"] == stored[name]["recipe"]
         assert ended[name]["recipe"]["train"]["lr"] == 0.1

@@ -60,12 +60,14 @@ def failed_run(url: str, home: Path) -> str:
     recipe = RECIPE | {"notes": f"the token is token={CANARY}", "weights": "/home/bob/x.pth"}
     wanted = replace(new("a"), recipe=recipe, snapshot={"host": "otherhost", "data_dir": "/d"})
     with open_store(url) as store:
-        store.register_worker(identity)
-        (one,) = store.enqueue([wanted])
-        store.annotate(one.run.id, f"hf_{CANARY}")
+        store.workers.register(identity)
+        (one,) = store.queue.enqueue([wanted])
+        store.runs.set_note(one.run.id, f"hf_{CANARY}")
         claim = take(store)
-        store.log_event(claim.lease, f"went on with sk-{CANARY}")
-        store.fail(claim.lease, EndReason.CODE, f"cannot open s3://k:{CANARY}@h/x on otherhost")
+        store.queue.log_event(claim.lease, f"went on with sk-{CANARY}")
+        store.queue.fail(
+            claim.lease, EndReason.CODE, f"cannot open s3://k:{CANARY}@h/x on otherhost"
+        )
         path = log_path(home / "runs" / one.run.id, 1)
         path.parent.mkdir(parents=True)
         lines = [f"line {number}" for number in range(500)]

@@ -51,11 +51,11 @@ def identity(worker_id: str) -> WorkerIdentity:
 
 
 def submit(store: Store, *wanted: NewRun) -> list[str]:
-    return [each.run.id for each in store.enqueue(wanted)]
+    return [each.run.id for each in store.queue.enqueue(wanted)]
 
 
 def take(store: Store) -> Claim:
-    claim = store.claim("w1")
+    claim = store.queue.claim("w1")
     assert claim is not None
     return claim
 

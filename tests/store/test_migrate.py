@@ -22,14 +22,14 @@ ASSETS = Path(__file__).parent.parent / "assets" / "db"
 
 def test_revisions_build_exactly_the_tables(url: str) -> None:
     with open_store(url) as store:
-        assert store.check() == []
-        assert store.schema_version() == shipped_revisions(bundled("db"))[-1]
+        assert store.maintenance.check() == []
+        assert store.maintenance.schema_version() == shipped_revisions(bundled("db"))[-1]
 
 
 def test_two_first_starts_at_once_both_work(url: str) -> None:
     probe = (
         "import sys; from lsqctl.store import open_store; sys.stdin.read(); "
-        "print(len(open_store(sys.argv[1]).check()))"
+        "print(len(open_store(sys.argv[1]).maintenance.check()))"
     )
     argv = [sys.executable, "-W", "error", "-c", probe, url]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -98,15 +98,15 @@ def test_the_database_of_each_released_schema_opens_and_holds_its_rows(
     tmp_path: Path, revision: str
 ) -> None:
     with open_store(f"sqlite:///{filled(tmp_path, revision)}") as store:
-        assert [run.name for run in store.runs()] == ["released/child", "released/parent"]
-        row = store.board_rows()[0]
+        assert [run.name for run in store.runs.list()] == ["released/child", "released/parent"]
+        row = store.results.board_rows()[0]
         assert (row.n_correct, row.n_total) == (9, 10)
-        assert len(store.metrics(row.run_id)) == 3
-        assert len(store.quantizer_stats(row.run_id)) == (2 if revision >= "0003" else 0)
-        (cell,) = store.sweep_cells("released")
+        assert len(store.metrics.points(row.run_id)) == 3
+        assert len(store.metrics.quantizer_stats(row.run_id)) == (2 if revision >= "0003" else 0)
+        (cell,) = store.sweeps.cells("released")
         assert cell.run is not None
         assert cell.run_sha256 == cell.run.run_sha256
-        assert store.check() == []
+        assert store.maintenance.check() == []
 
 
 def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
@@ -134,7 +134,7 @@ def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
     copy = tmp_path / f"old.db.schema-{RELEASED[-1]}.bak"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with open_store(f"sqlite:///{copy}") as store:
-        assert store.check() == []
+        assert store.maintenance.check() == []
 
 
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
@@ -148,6 +148,6 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
         ensure_schema(database, migrate=True, scripts=later_scripts)
     database.close()
     with open_store(f"sqlite:///{path}") as store:
-        assert store.schema_version() == RELEASED[-1]
-        assert store.check() == []
-        assert len(store.runs()) == 2
+        assert store.maintenance.schema_version() == RELEASED[-1]
+        assert store.maintenance.check() == []
+        assert len(store.runs.list()) == 2

@@ -43,13 +43,15 @@ def rows(store: Store) -> dict[str, set[str]]:
 def finish(store: Store, value: float = 1.0) -> str:
     claim = take(store)
     metrics = [Metric("top1", "val", 10, value), Metric("loss", "train", 10, float("nan"))]
-    store.record_checkpoint(claim.lease, checkpoint(10), metrics)
-    store.finish(claim.lease, result())
+    store.checkpoints.record(claim.lease, checkpoint(10), metrics)
+    store.queue.finish(claim.lease, result())
     return claim.run.id
 
 
 def remove(store: Store, here: Settings, *ids: str, force: bool = False) -> None:
-    move_to_trash(store, here, plan_removal(here, [store.resolve(one) for one in ids]), force=force)
+    move_to_trash(
+        store, here, plan_removal(here, [store.runs.resolve(one) for one in ids]), force=force
+    )
 
 
 def folder(here: Settings, run_id: str) -> Path:
@@ -62,8 +64,8 @@ def folder(here: Settings, run_id: str) -> Path:
 def test_a_removed_run_comes_back_with_every_row_and_its_folder(store: Store, here) -> None:
     submit(store, new("a", sweep="s"), new("b", sweep="s", parents=["a"]))
     a, b = finish(store), finish(store)
-    store.tag(a, ["paper", "x"])
-    store.annotate(a, "né \x7f\n 'quoted'")
+    store.runs.update_tags(a, ["paper", "x"])
+    store.runs.set_note(a, "né \x7f\n 'quoted'")
     made = folder(here, a)
     before = rows(store)
     remove(store, here, a, b)
@@ -79,7 +81,7 @@ def test_a_removed_run_comes_back_with_every_row_and_its_folder(store: Store, he
     assert all(before[name] <= after[name] for name in before)
     assert (made / "attempt-1.log").read_text() == "log of " + a
     assert list_trash(here) == []
-    assert store.check() == []
+    assert store.maintenance.check() == []
 
 
 def test_a_run_comes_back_among_those_that_came_after_it(store: Store, here) -> None:
@@ -89,8 +91,8 @@ def test_a_run_comes_back_among_those_that_came_after_it(store: Store, here) -> 
     submit(store, new("b"))
     b = finish(store)
     restore_runs(store, here, [a])
-    assert [run.id for run in store.runs()] == [b, a]
-    assert store.claim("w1") is None
+    assert [run.id for run in store.runs.list()] == [b, a]
+    assert store.queue.claim("w1") is None
 
 
 def test_a_waiting_run_is_queued_when_its_parent_succeeded_meanwhile(store: Store, here) -> None:
@@ -98,7 +100,7 @@ def test_a_waiting_run_is_queued_when_its_parent_succeeded_meanwhile(store: Stor
     remove(store, here, child)
     finish(store)
     restore_runs(store, here, [child])
-    assert store.detail(child).run.state is RunState.QUEUED
+    assert store.runs.detail(child).run.state is RunState.QUEUED
     assert take(store).run.id == child
 
 
@@ -111,16 +113,16 @@ def test_a_run_whose_parent_failed_or_is_gone_stays_in_the_trash_with_its_files(
     remove(store, here, parent)
     with pytest.raises(IllegalTransition, match=f"restore or retry {parent} first"):
         restore_runs(store, here, [child])
-    assert store.runs() == []
+    assert store.runs.list() == []
     assert not here.run_dir(child).exists()
     restore_runs(store, here, ["child", "parent"])
-    assert {run.id: run.state for run in store.runs()} == {
+    assert {run.id: run.state for run in store.runs.list()} == {
         parent: RunState.QUEUED,
         child: RunState.WAITING,
     }
     assert (here.run_dir(child) / "attempt-1.log").exists()
     remove(store, here, child)
-    store.fail(take(store).lease, EndReason.DIVERGED, "NaN")
+    store.queue.fail(take(store).lease, EndReason.DIVERGED, "NaN")
     with pytest.raises(IllegalTransition, match="or has failed"):
         restore_runs(store, here, [child])
 
@@ -130,9 +132,9 @@ def test_a_parent_removed_from_under_its_child_is_its_parent_again(store: Store,
     finish(store)
     finish(store)
     remove(store, here, parent, force=True)
-    assert store.detail(child).parents == {}
+    assert store.runs.detail(child).parents == {}
     restore_runs(store, here, [parent])
-    assert store.detail(child).parents == {"role0": parent}
+    assert store.runs.detail(child).parents == {"role0": parent}
 
 
 def test_a_running_run_is_not_buried_nor_any_file_of_it(store: Store, here) -> None:
@@ -178,18 +180,18 @@ def test_rows_that_were_cut_short_are_refused_and_none_comes_back(store: Store, 
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(StoreError, match=r"rows\.jsonl cannot be read"):
         restore_runs(store, here, [run_id])
-    assert store.runs() == []
+    assert store.runs.list() == []
 
 
 def test_rows_of_a_newer_schema_are_refused(store: Store) -> None:
     kept: list[RunRows] = []
     (run_id,) = submit(store, new("a"))
-    store.remove([run_id], keep=lambda _, rows: kept.append(rows))
+    store.trash.remove([run_id], keep=lambda _, rows: kept.append(rows))
     newer = {**kept[0], "runs": [{**kept[0]["runs"][0], "invented": 1}]}
     with pytest.raises(StoreError, match="newer lsqctl: runs has no invented"):
-        store.restore([newer])
-    store.restore(kept)
-    assert [run.id for run in store.runs()] == [run_id]
+        store.trash.restore([newer])
+    store.trash.restore(kept)
+    assert [run.id for run in store.runs.list()] == [run_id]
 
 
 def test_a_run_that_is_there_is_not_restored_over(store: Store, here) -> None:
