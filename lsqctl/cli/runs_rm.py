@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -102,12 +103,13 @@ def trash(
     from lsqctl.services import removal as api
 
     settings = get_settings(ctx)
-    trashed = api.list_trash(settings, older_than=older_than)
-    size = format_bytes(sum(trashed_run.size_bytes for trashed_run in trashed))
-    if empty and trashed:
-        if not yes:
-            _confirm(f"remove {pluralize(len(trashed), 'run')} and {size} for good?")
-        api.empty_trash(settings, trashed)
+    with open_store(ctx) as store:
+        trashed = api.list_trash(store, settings, older_than=older_than)
+        size = format_bytes(sum(trashed_run.size_bytes for trashed_run in trashed))
+        if empty and trashed:
+            if not yes:
+                _confirm(f"remove {pluralize(len(trashed), 'run')} and {size} for good?")
+            api.empty_trash(store, settings, trashed)
     if json:
         print_json({"emptied": empty, "runs": trashed})
         return
@@ -157,7 +159,7 @@ def _print_removals(removals: list[Removal]) -> None:
     )
 
 
-def _print_trashed(trashed: list[TrashedRun]) -> None:
+def _print_trashed(trashed: Sequence[TrashedRun]) -> None:
     print_table(
         ("id", "run", "seed", "state", "size", "removed"),
         [

@@ -177,7 +177,7 @@ def _print_resumed(
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     """Return the counts in words, in the order in which a cell goes through them."""
-    states = [*(state.value for state in RunState), "lost", "held", "missing"]
+    states = [*(state.value for state in RunState), "lease_expired", "held", "missing"]
     return ", ".join(f"{counts[status]} {status}" for status in states if counts.get(status))
 
 

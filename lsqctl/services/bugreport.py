@@ -275,8 +275,8 @@ def _queue_section(store: Store) -> Sections:
                 "slots": worker.identity.slots,
                 "host": worker.identity.host,
                 "registered_at": worker.registered_at,
-                "seen_at": worker.last_heartbeat_at,
-                "gone_at": worker.stopped_at,
+                "last_heartbeat_at": worker.last_heartbeat_at,
+                "stopped_at": worker.stopped_at,
                 "notice": worker.notice,
             }
             for worker in islice(store.workers.list(), MAX_WORKERS)

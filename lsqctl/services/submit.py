@@ -136,7 +136,7 @@ class _Planner:
             recipe_sha256=fingerprint(recipe, identities, with_seed=False),
             run_sha256=fingerprint(recipe, identities, with_seed=True),
             seed=recipe.seed,
-            snapshot=self._collect_provenance(source) | {"inputs": entries},
+            provenance=self._collect_provenance(source) | {"inputs": entries},
             parents=parents,
             priority=self.options.priority,
             epochs=recipe.train.epochs,

@@ -16,8 +16,8 @@ from lsqctl.run import ACTIVE_STATES, Lease, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import now, upsert
 from lsqctl.store.metrics import insert_measured
-from lsqctl.store.rows import batches
-from lsqctl.store.tables import attempts, checkpoints, results, runs
+from lsqctl.store.rows import batches, is_live
+from lsqctl.store.tables import attempts, checkpoints, live_runs, results, runs
 from lsqctl.store.transitions import require_lease, select_for_update
 
 
@@ -100,6 +100,8 @@ class Checkpoints(StorePart):
     @read_tx
     def list(self, db: Connection, run_id: str) -> Sequence[StoredCheckpoint]:
         """Return a run's checkpoints, the furthest first."""
+        if not is_live(db, run_id):
+            return []
         names = [checkpoints.c[name] for name in StoredCheckpoint.__dataclass_fields__]
         query = select(*names).where(checkpoints.c.run_id == run_id)
         order = checkpoints.c.step.desc(), checkpoints.c.created_at.desc()
@@ -108,12 +110,17 @@ class Checkpoints(StorePart):
     @read_tx
     def directories(self, db: Connection) -> Sequence[tuple[str, str]]:
         """Return (run id, folder) of every checkpoint that has a row."""
-        query = select(checkpoints.c.run_id, checkpoints.c.directory)
+        query = select(checkpoints.c.run_id, checkpoints.c.directory).join(
+            live_runs, live_runs.c.id == checkpoints.c.run_id
+        )
         return [(row.run_id, row.directory) for row in db.execute(query)]
 
     @read_tx
     def retention(self, db: Connection, ids: Sequence[str]) -> dict[str, RunRetention]:
-        """Return what of these runs decides which folders may go; unknown ids are left out."""
+        """Return what of these runs decides which folders may go; unknown ids are left out.
+
+        Runs in the trash are in it: a folder that is still on its way there belongs to one.
+        """
         retention_by_run = {}
         for batch in batches(ids):
             stored, needed = _stored_and_needed(db, batch)
@@ -145,15 +152,17 @@ class Checkpoints(StorePart):
 
 
 def _record_progress(db: Connection, lease: Lease, step: int) -> None:
-    if step <= select_for_update(db, lease.run_id).checkpoint_step:
+    if step <= select_for_update(db, lease.run_id).max_checkpoint_step:
         return
     db.execute(
-        update(runs).where(runs.c.id == lease.run_id).values(checkpoint_step=step, failures=0)
+        update(runs)
+        .where(runs.c.id == lease.run_id)
+        .values(max_checkpoint_step=step, consecutive_failures=0)
     )
     db.execute(
         update(attempts)
         .where(attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
-        .values(progressed=True)
+        .values(moved_checkpoint=True)
     )
 
 

@@ -26,6 +26,7 @@ from lsqctl.store.tables import (
     attempts,
     checkpoints,
     events,
+    live_runs,
     metadata,
     metric_points,
     quantizer_stats,
@@ -196,11 +197,13 @@ def _schema_problems(db: Connection) -> Iterator[str]:
 
 
 def _run_problems(db: Connection) -> Iterator[str]:
-    owner = runs.c.fence, runs.c.worker_id, runs.c.lease_until
-    query = select(runs.c.id, runs.c.lease_until).where(runs.c.state == RunState.RUNNING)
+    owner = live_runs.c.fence, live_runs.c.worker_id, live_runs.c.lease_until
+    query = select(live_runs.c.id, live_runs.c.lease_until).where(
+        live_runs.c.state == RunState.RUNNING
+    )
     for row in db.execute(query.where(or_(*(column.is_(None) for column in owner)))):
         yield f"run {row.id} is running, but nobody owns it"
-    for row in db.execute(query.where(runs.c.lease_until < now())):
+    for row in db.execute(query.where(live_runs.c.lease_until < now())):
         yield f"run {row.id} is running, but its lease ended at {row.lease_until}: start a worker"
     for run_id in blocked_without_parent(db):
         yield f"run {run_id} waits, but none of its parents is unfinished: retry it"
@@ -232,7 +235,7 @@ def _copy_and_check(source: Path, target: Path) -> tuple[int, str]:
             raise StoreError(
                 f"the copy of {source} is not sound ({first_error}); see lsqctl db check"
             )
-        (run_count,) = copy.execute("SELECT count(*) FROM runs").fetchone()
+        (run_count,) = copy.execute("SELECT count(*) FROM runs WHERE removed_at IS NULL").fetchone()
         (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
     descriptor = os.open(target, os.O_RDONLY)
     os.fsync(descriptor)

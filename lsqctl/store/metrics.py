@@ -18,6 +18,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import decode_float, encode_float, upsert
+from lsqctl.store.rows import is_live
 from lsqctl.store.tables import (
     attempts,
     checkpoints,
@@ -123,6 +124,8 @@ class Metrics(StorePart):
         self, db: Connection, run_id: str, name: str | None = None, split: str | None = None
     ) -> list[Metric]:
         """Return a run's points by name, split and step, perhaps of one name or split only."""
+        if not is_live(db, run_id):
+            return []
         filters = {"name": name, "split": split}
         where = [metric_points.c[key] == value for key, value in filters.items() if value]
         return _points(db, run_id, *where)
@@ -130,11 +133,13 @@ class Metrics(StorePart):
     @read_tx
     def summaries(self, db: Connection, run_id: str) -> list[MetricSummary]:
         """Return the last and the best of each of a run's metrics, by name and split."""
-        return list(_summaries(db, run_id).values())
+        return list(_summaries(db, run_id).values()) if is_live(db, run_id) else []
 
     @read_tx
     def quantizer_stats(self, db: Connection, run_id: str) -> list[QuantizerStats]:
         """Return a run's, oldest epoch first and in the network's order within one."""
+        if not is_live(db, run_id):
+            return []
         columns = quantizer_stats.c
         query = select(columns.stats).where(columns.run_id == run_id).order_by(columns.step)
         return [stats for packed in db.scalars(query) for stats in _unpack_stats(packed)]

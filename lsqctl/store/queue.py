@@ -43,6 +43,7 @@ _PINNED_KEYS = ("device", "threads", "compile")
 _CLAIMABLE = [
     runs.c.state == RunState.QUEUED,
     runs.c.held.is_(False),
+    runs.c.removed_at.is_(None),
     or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
     runs.c.gpus <= bindparam("most_gpus"),
 ]
@@ -51,7 +52,7 @@ _WORKER_EXISTS = select(1).where(workers.c.id == bindparam("worker"))
 _NEXT_RUN = (
     select(runs.c.id)
     .where(*_CLAIMABLE)
-    .order_by(runs.c.urgency, runs.c.seq)
+    .order_by(runs.c.priority.desc(), runs.c.seq)
     .limit(1)
     .with_for_update(key_share=True, skip_locked=True)
     .cte("first")
@@ -75,7 +76,7 @@ _CLAIM = (
         reason=None,
         message="",
     )
-    .returning(*(runs.c[k] for k in "id attempt fence snapshot circumstances".split()))
+    .returning(*(runs.c[k] for k in "id attempt fence provenance pinned_environment".split()))
 )
 _RENEW = (
     update(runs)
@@ -83,7 +84,7 @@ _RENEW = (
     .values(lease_until=now(bindparam("lease_seconds", type_=Double)), renewals=runs.c.renewals + 1)
     .returning(runs.c.cancel_requested)
 )
-_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
+_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", moved_checkpoint=False)
 
 
 class Queue(Enqueues, Reaper, QueueOverviews):
@@ -134,7 +135,7 @@ class Queue(Enqueues, Reaper, QueueOverviews):
             "number": row.attempt,
             "fence": row.fence,
             "worker_id": worker_id,
-            "circumstances": to_json({"device": device}),
+            "environment": to_json({"device": device}),
         }
         db.execute(_INSERT_ATTEMPT, attempt_values)
         states = {"source": RunState.QUEUED, "to": RunState.RUNNING}
@@ -153,14 +154,14 @@ class Queue(Enqueues, Reaper, QueueOverviews):
         """
         require_lease(db, lease)
         attempt = (attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
-        stored = db.scalar(select(attempts.c.circumstances).where(*attempt))
+        stored = db.scalar(select(attempts.c.environment).where(*attempt))
         merged = {**(from_json(stored)), **environment}
-        db.execute(update(attempts).where(*attempt).values(circumstances=to_json(merged)))
-        stored_pins = db.scalar(select(runs.c.circumstances).where(runs.c.id == lease.run_id))
+        db.execute(update(attempts).where(*attempt).values(environment=to_json(merged)))
+        stored_pins = db.scalar(select(runs.c.pinned_environment).where(runs.c.id == lease.run_id))
         new_pins = {key: environment[key] for key in _PINNED_KEYS if key in environment}
         pins = {**new_pins, **(from_json(stored_pins))}
         db.execute(
-            update(runs).where(runs.c.id == lease.run_id).values(circumstances=to_json(pins))
+            update(runs).where(runs.c.id == lease.run_id).values(pinned_environment=to_json(pins))
         )
 
     @write_tx
@@ -197,6 +198,6 @@ def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
     return Claim(
         run=load_runs(db, [row.id])[row.id],
         lease=lease,
-        provenance=from_json(row.snapshot),
-        pinned_environment=from_json(row.circumstances),
+        provenance=from_json(row.provenance),
+        pinned_environment=from_json(row.pinned_environment),
     )

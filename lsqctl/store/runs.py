@@ -23,8 +23,16 @@ from lsqctl.store.dependencies import (
 )
 from lsqctl.store.dialects import from_json, now, upsert
 from lsqctl.store.filter_sql import RUN_COLUMNS, condition
-from lsqctl.store.rows import batches, load_parents, load_runs, select_runs, to_event, to_run
-from lsqctl.store.tables import attempts, events, run_tags, runs, sweep_cells
+from lsqctl.store.rows import (
+    batches,
+    is_live,
+    load_parents,
+    load_runs,
+    select_runs,
+    to_event,
+    to_run,
+)
+from lsqctl.store.tables import attempts, events, live_runs, run_tags, runs, sweep_cells
 from lsqctl.store.transitions import record_event, select_for_update, transition
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
@@ -63,16 +71,18 @@ class Runs(StorePart):
         """Return runs, newest first; each argument narrows them."""
         conditions: list[ColumnElement[bool]] = []
         if states is not None:
-            conditions.append(runs.c.state.in_(states))
+            conditions.append(live_runs.c.state.in_(states))
         if sweep is not None:
             cells = select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
-            conditions.append(runs.c.id.in_(cells))
+            conditions.append(live_runs.c.id.in_(cells))
         if name is not None:
-            conditions.append(runs.c.name == name)
+            conditions.append(live_runs.c.name == name)
         if recipe_sha256 is not None:
-            conditions.append(runs.c.recipe_sha256 == recipe_sha256)
+            conditions.append(live_runs.c.recipe_sha256 == recipe_sha256)
         if tag is not None:
-            conditions.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
+            conditions.append(
+                live_runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag))
+            )
         if where is not None:
             conditions.append(condition(where, RUN_COLUMNS, OF_RUNS, db.dialect.name))
         return _list_runs(db, *conditions, limit=limit)
@@ -84,7 +94,7 @@ class Runs(StorePart):
         if not loaded:
             raise NotFound(f"no run has the id {run_id}")
         json_row = db.execute(
-            select(runs.c.recipe, runs.c.snapshot).where(runs.c.id == run_id)
+            select(live_runs.c.recipe, live_runs.c.provenance).where(live_runs.c.id == run_id)
         ).one()
         attempts_query = (
             select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
@@ -92,7 +102,7 @@ class Runs(StorePart):
         return RunDetail(
             run=loaded[run_id],
             recipe=from_json(json_row.recipe),
-            provenance=from_json(json_row.snapshot),
+            provenance=from_json(json_row.provenance),
             parents=load_parents(db, run_id),
             attempts=tuple(_to_attempt(row) for row in db.execute(attempts_query)),
         )
@@ -100,13 +110,15 @@ class Runs(StorePart):
     @read_tx
     def events(self, db: Connection, run_id: str) -> Sequence[RunEvent]:
         """Return a run's history, oldest first."""
+        if not is_live(db, run_id):
+            return []
         query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
         return [to_event(row) for row in db.execute(query)]
 
     @read_tx
     def counts(self, db: Connection) -> dict[RunState, int]:
         """Return how many runs are in each state, zeros included."""
-        query = select(runs.c.state, func.count().label("n")).group_by(runs.c.state)
+        query = select(live_runs.c.state, func.count().label("n")).group_by(live_runs.c.state)
         count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
         return {state: count_by_state.get(state, 0) for state in RunState}
 
@@ -119,11 +131,11 @@ class Runs(StorePart):
         """
         if match := _LAST_PATTERN.fullmatch(run_ref):
             return _last(db, run_ref, int(match[1] or 0))
-        newest = select_runs().order_by(runs.c.seq.desc())
-        for exact in (runs.c.id == run_ref.lower(), runs.c.name == run_ref):
+        newest = select_runs().order_by(live_runs.c.seq.desc())
+        for exact in (live_runs.c.id == run_ref.lower(), live_runs.c.name == run_ref):
             if row := db.execute(newest.where(exact).limit(1)).one_or_none():
                 return to_run(row)
-        start = runs.c.id.startswith(run_ref.lower(), autoescape=True)
+        start = live_runs.c.id.startswith(run_ref.lower(), autoescape=True)
         matches = db.execute(newest.where(start).limit(_MAX_SHOWN + 1)).all() if run_ref else []
         if not matches:
             raise NotFound(
@@ -138,7 +150,9 @@ class Runs(StorePart):
     @read_tx
     def statuses(self, db: Connection, ids: Sequence[str]) -> Sequence[RunStatus]:
         """Return where these runs stand, in the order given; one that was removed is left out."""
-        columns = [runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")]
+        columns = [
+            live_runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")
+        ]
         status_by_id = {
             row.id: RunStatus(
                 row.id,
@@ -149,7 +163,7 @@ class Runs(StorePart):
                 row.message,
             )
             for batch in batches(ids)
-            for row in db.execute(select(*columns).where(runs.c.id.in_(batch)))
+            for row in db.execute(select(*columns).where(live_runs.c.id.in_(batch)))
         }
         return [status_by_id[run_id] for run_id in ids if run_id in status_by_id]
 
@@ -215,17 +229,22 @@ class Runs(StorePart):
         for run_id in run_ids:
             row = select_for_update(db, run_id)
             _check_unfinished(run_id, RunState(row.state), "given a priority")
-            if row.urgency != -priority:
-                db.execute(update(runs).where(runs.c.id == run_id).values(urgency=-priority))
+            if row.priority != priority:
+                db.execute(update(runs).where(runs.c.id == run_id).values(priority=priority))
                 record_event(db, run_id, "priority", detail=str(priority))
-            raise_parent_priority(db, run_id, -priority)
+            raise_parent_priority(db, run_id, priority)
 
     @read_tx
     def tags(self, db: Connection, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the tags of each of these runs, sorted; runs without one are left out."""
         tags_by_run: dict[str, list[str]] = defaultdict(list)
         for batch in batches(ids):
-            query = select(run_tags).where(run_tags.c.run_id.in_(batch)).order_by(run_tags.c.tag)
+            query = (
+                select(run_tags)
+                .join(live_runs, live_runs.c.id == run_tags.c.run_id)
+                .where(run_tags.c.run_id.in_(batch))
+                .order_by(run_tags.c.tag)
+            )
             for row in db.execute(query):
                 tags_by_run[row.run_id].append(row.tag)
         return {run_id: tuple(words) for run_id, words in tags_by_run.items()}
@@ -256,7 +275,7 @@ class Runs(StorePart):
 def _list_runs(
     db: Connection, *conditions: ColumnElement[bool], limit: int | None = None
 ) -> list[Run]:
-    query = select_runs().where(*conditions).order_by(runs.c.seq.desc()).limit(limit)
+    query = select_runs().where(*conditions).order_by(live_runs.c.seq.desc()).limit(limit)
     return [to_run(row) for row in db.execute(query)]
 
 
@@ -270,20 +289,22 @@ def _to_attempt(row: Row[Any]) -> Attempt:
         finished_at=row.finished_at,
         reason=EndReason(row.reason) if row.reason else None,
         message=row.message,
-        environment=from_json(row.circumstances),
+        environment=from_json(row.environment),
         resumed_step=row.resumed_step,
     )
 
 
 def _last(db: Connection, run_ref: str, back: int) -> Run:
-    row = db.execute(select_runs().order_by(runs.c.seq.desc()).offset(back).limit(1)).one_or_none()
+    row = db.execute(
+        select_runs().order_by(live_runs.c.seq.desc()).offset(back).limit(1)
+    ).one_or_none()
     if row is None:
         raise NotFound(f"no run is `{run_ref}`: there are not so many runs yet")
     return to_run(row)
 
 
 def _recent_ids_and_names(db: Connection) -> set[str]:
-    recent = select(runs.c.id, runs.c.name).order_by(runs.c.seq.desc()).limit(1000)
+    recent = select(live_runs.c.id, live_runs.c.name).order_by(live_runs.c.seq.desc()).limit(1000)
     return {word for row in db.execute(recent) for word in row}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
@@ -24,9 +24,9 @@ from lsqctl.store.enqueue import (
 )
 from lsqctl.store.queue_overview import select_sweep_run_ids
 from lsqctl.store.rows import load_runs
-from lsqctl.store.tables import runs, sweep_cells, sweeps
+from lsqctl.store.tables import live_runs, sweep_cells, sweeps
 
-MISSING, HELD, LEASE_EXPIRED = "missing", "held", "lost"
+MISSING, HELD, LEASE_EXPIRED = "missing", "held", "lease_expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ class Sweeps(StorePart):
     def run_ids(self, db: Connection, sweep: str) -> list[str]:
         """Return the ids of a sweep's runs, in the order they were submitted."""
         query = (
-            select(runs.c.id).where(runs.c.id.in_(select_sweep_run_ids(sweep))).order_by(runs.c.seq)
+            select(live_runs.c.id)
+            .where(live_runs.c.id.in_(select_sweep_run_ids(sweep)))
+            .order_by(live_runs.c.seq)
         )
         return list(db.scalars(query))
 
@@ -168,9 +170,16 @@ class Sweeps(StorePart):
         return enqueued
 
 
+# A cell whose run is in the trash has none.
+_SELECT_CELLS: Select[Any] = select(
+    *(column for column in sweep_cells.c if column is not sweep_cells.c.run_id),
+    live_runs.c.id.label("run_id"),
+).select_from(sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id))
+
+
 def _select_status_counts() -> Any:
-    columns = sweep_cells.c.sweep, runs.c.state, runs.c.held
-    cells = sweep_cells.outerjoin(runs, runs.c.id == sweep_cells.c.run_id)
+    columns = sweep_cells.c.sweep, live_runs.c.state, live_runs.c.held
+    cells = sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id)
     return select(*columns, func.count().label("n")).select_from(cells).group_by(*columns)
 
 
@@ -178,7 +187,7 @@ def _cells(db: Connection, sweep: str) -> Sequence[Row[Any]]:
     if db.scalar(select(1).where(sweeps.c.name == sweep)) is None:
         raise NotFound(f"no sweep is named `{sweep}`")
     columns = sweep_cells.c
-    query = select(sweep_cells).where(columns.sweep == sweep)
+    query = _SELECT_CELLS.where(columns.sweep == sweep)
     return db.execute(query.order_by(columns.cell, columns.seed)).all()
 
 
@@ -197,7 +206,8 @@ def _enqueue_missing(submission: Submission, row: Row[Any]) -> tuple[str, Enqueu
         if canonical_run(db, sha256) is None:
             _enqueue_missing(submission, _cell_of_parent(db, new, role, sha256))
     run_id, outcome = submission.add(new)
-    missing_cells = sweep_cells.c.run_sha256 == new.run_sha256, sweep_cells.c.run_id.is_(None)
+    live = select(live_runs.c.id).where(live_runs.c.id == sweep_cells.c.run_id).exists()
+    missing_cells = sweep_cells.c.run_sha256 == new.run_sha256, ~live
     db.execute(update(sweep_cells).where(*missing_cells).values(run_id=run_id))
     return run_id, outcome
 
@@ -212,7 +222,7 @@ def _to_new_run(row: Row[Any]) -> NewRun:
 
 
 def _cell_of_parent(db: Connection, child: NewRun, role: str, run_sha256: str) -> Row[Any]:
-    row = db.execute(select(sweep_cells).where(sweep_cells.c.run_sha256 == run_sha256)).first()
+    row = db.execute(_SELECT_CELLS.where(sweep_cells.c.run_sha256 == run_sha256)).first()
     if row is None:
         section, _, key = role.partition(".")
         reference = child.recipe.get(section, {}).get(key)

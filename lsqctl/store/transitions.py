@@ -30,7 +30,9 @@ _TRANSITION_LEASED = _UPDATE_LEASED.where(runs.c.state == bindparam("source"))
 _TRANSITION = update(runs).where(runs.c.id == bindparam("run"), runs.c.state == bindparam("source"))
 _INSERT_EVENT = insert(events).values(at=now())
 _SELECT_FOR_UPDATE = (
-    select(runs).where(runs.c.id == bindparam("run")).with_for_update(key_share=True)
+    select(runs)
+    .where(runs.c.id == bindparam("run"), runs.c.removed_at.is_(None))
+    .with_for_update(key_share=True)
 )
 _END_ATTEMPT = (
     update(attempts)
@@ -113,7 +115,7 @@ def lease_lost_error(db: Connection, lease: Lease) -> LeaseLost:
 
 
 def select_for_update(db: Connection, run_id: str) -> Any:
-    """Return a run's row, held until the commit.  Raises NotFound."""
+    """Return a live run's row, held until the commit.  Raises NotFound."""
     row = db.execute(_SELECT_FOR_UPDATE, {"run": run_id}).one_or_none()
     if row is None:
         raise NotFound(f"no run has the id {run_id}")

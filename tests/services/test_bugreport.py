@@ -58,7 +58,7 @@ def failed_run(url: str, home: Path) -> str:
     """Put a run into the store that failed, told secrets everywhere, and left a log."""
     identity = WorkerIdentity("w1", "w1", "workstation9", 1, 2.5, "boot", 1, "cpu")
     recipe = RECIPE | {"notes": f"the token is token={CANARY}", "weights": "/home/bob/x.pth"}
-    wanted = replace(new("a"), recipe=recipe, snapshot={"host": "otherhost", "data_dir": "/d"})
+    wanted = replace(new("a"), recipe=recipe, provenance={"host": "otherhost", "data_dir": "/d"})
     with open_store(url) as store:
         store.workers.register(identity)
         (one,) = store.queue.enqueue([wanted])

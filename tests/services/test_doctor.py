@@ -70,7 +70,8 @@ def test_a_lost_worker_and_what_it_had(home, store):
     store.workers.register(identity("w1"))
     submit(store, new("a"))
     take(store)
-    sql(store, "UPDATE workers SET seen_at = strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')")
+    before = "strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')"
+    sql(store, f"UPDATE workers SET last_heartbeat_at = {before}")
     one = found(home, "is lost")
     assert one.level == "warning"
     assert ", with 1 run" in one.message

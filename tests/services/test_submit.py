@@ -119,7 +119,7 @@ def test_a_weights_file_counts_by_its_bytes_not_by_its_path(here):
     for folder in ("a", "b"):
         Path("w.yaml").write_text(BASE.replace("resnet8", f"resnet8, weights: {folder}/w.pth"))
         runs += planned(here, "w.yaml")
-    assert runs[0].snapshot["inputs"]["model.weights"]["sha256"] == digest
+    assert runs[0].provenance["inputs"]["model.weights"]["sha256"] == digest
     assert runs[0].recipe_sha256 == runs[1].recipe_sha256
     save_resnet8(Path("b/w.pth"), seed=1)
     assert planned(here, "w.yaml")[0].recipe_sha256 != runs[0].recipe_sha256
@@ -131,7 +131,7 @@ def test_a_weights_file_is_found_beside_the_recipe_and_in_the_data_folder(here):
         planned(here, "w.yaml")
     (here.data_dir / "some").mkdir(parents=True)
     save_resnet8(here.data_dir / "some" / "w.pth")
-    assert planned(here, "w.yaml")[0].snapshot["inputs"]["model.weights"]["path"] == str(
+    assert planned(here, "w.yaml")[0].provenance["inputs"]["model.weights"]["path"] == str(
         here.data_dir / "some" / "w.pth"
     )
 
@@ -283,7 +283,7 @@ def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, mo
     (run,) = planned(here, "base.yaml")
     assert run.recipe["quant"]["first_weight_bits"] == 32
     assert run.recipe["train"]["momentum"] == 0.9
-    assert run.snapshot["code_sha256"]
+    assert run.provenance["code_sha256"]
     assert "canary" not in str(run)
 
 

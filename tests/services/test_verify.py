@@ -150,7 +150,7 @@ def test_other_data_and_a_missing_gpu_mark_nothing(here):
     verify(here)
     if not torch.cuda.is_available():
         gpu = json.dumps({"device": "cuda", "threads": 1})
-        store._database.write(lambda db: db.execute(update(attempts).values(circumstances=gpu)))
+        store._database.write(lambda db: db.execute(update(attempts).values(environment=gpu)))
         assert {(one.verified, one.measured) for one in verify(here)} == {(None, None)}
         assert all(one.verified for one in verify(here, device="cpu", threads=1))
     store._database.write(lambda db: db.execute(update(results).values(data_digest="other")))
@@ -201,11 +201,11 @@ def test_the_rows_of_a_run_that_was_moved_name_its_folder_of_today(here):
         store.checkpoints.record(lease, checkpoint(step))
     moved = replace(checkpoint(2), directory=Path("/elsewhere/ckpt-2"), sha256="later")
     store.checkpoints.record(lease, moved)
-    store.repoint(lease, Path("/runs"))
+    store.checkpoints.relocate(lease, Path("/runs"))
     rows = store.checkpoints.list(lease.run_id)
     assert {(row.directory, row.step) for row in rows} == {("/runs/ckpt-1", 1), ("/runs/ckpt-2", 2)}
     with pytest.raises(Exception, match="lost its lease"):
-        store.repoint(zombie(lease), Path("/x"))
+        store.checkpoints.relocate(zombie(lease), Path("/x"))
 
 
 def test_the_command_line_marks_the_board_and_exits_with_1_on_damage(trained, tmp_path):

@@ -40,7 +40,7 @@ def new(name: str, *, seed: int = 0, **options: Any) -> NewRun:
         recipe_sha256=name,
         run_sha256=f"{name}:{seed}",
         seed=seed,
-        snapshot={"code_commit": "abc", "code_dirty": False},
+        provenance={"code_commit": "abc", "code_dirty": False},
         parents=parents,
         **options,
     )

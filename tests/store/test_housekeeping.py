@@ -35,7 +35,7 @@ def finish(store: Store) -> str:
     return claim.run.id
 
 
-def test_removing_a_run_leaves_no_row_of_it_and_every_row_of_others(store: Store) -> None:
+def test_purging_a_run_leaves_no_row_of_it_and_every_row_of_others(store: Store) -> None:
     before = rows(store)
     (kept,) = submit(store, new("kept"))
     finish(store)
@@ -43,17 +43,17 @@ def test_removing_a_run_leaves_no_row_of_it_and_every_row_of_others(store: Store
     (gone,) = submit(store, new("gone", sweep="s"))
     finish(store)
     store.runs.update_tags(gone, ["paper"])
-    store.trash.remove([gone])
+    store.trash.purge([gone])
     after = rows(store)
     assert {name: after[name] - alone[name] for name in after if after[name] != alone[name]} == {
         "sweeps": 1,
         "sweep_cells": 1,  # its run is missing, and can be queued again
     }
     assert store.sweeps.cells("s")[0].run is None
-    store.trash.remove([kept])
+    store.trash.purge([kept])
     assert rows(store)["metric_points"] == before["metric_points"]
     with pytest.raises(NotFound):
-        store.trash.remove([kept])
+        store.trash.purge([kept])
 
 
 def test_a_running_run_is_not_removed_nor_anything_with_it(store: Store) -> None:
@@ -86,7 +86,7 @@ def test_what_others_start_from_goes_only_with_them_or_by_force_when_they_are_do
 
 def test_a_parent_and_its_children_go_together(store: Store) -> None:
     ids = submit(store, new("parent"), new("child", parents=["parent"]))
-    store.trash.remove(ids)
+    store.trash.purge(ids)
     assert rows(store)["run_parents"] == 0
 
 
@@ -192,7 +192,7 @@ def test_a_worker_that_does_not_renew_is_lost_and_one_that_left_is_not_there(sto
     lapse(store, claim.run.id)
     store._database.write(
         lambda db: db.exec_driver_sql(
-            "UPDATE workers SET seen_at = '2020-01-01T00:00:00.000' WHERE id = 'w1'"
+            "UPDATE workers SET last_heartbeat_at = '2020-01-01T00:00:00.000' WHERE id = 'w1'"
         )
     )
     store.workers.deregister("w2")

@@ -77,14 +77,14 @@ def test_an_unregistered_worker_gets_nothing(store: Store) -> None:
 
 WRITES: dict[str, Any] = {
     "renew": lambda s, lease: s.queue.renew(lease),
-    "record_environment": lambda s, lease: s.settle(lease, {"device": "tpu"}),
+    "record_environment": lambda s, lease: s.queue.record_environment(lease, {"device": "tpu"}),
     "log_metrics": lambda s, lease: s.metrics.log(lease, [Metric("top1", "test", 7, 1.0)]),
     "record_checkpoint": lambda s, lease: s.checkpoints.record(
         lease, checkpoint(7), [Metric("top1", "test", 7, 1.0)], ["/runs/ckpt-5"]
     ),
     "resume_at": lambda s, lease: s.metrics.resume_at(lease, None),
-    "note": lambda s, lease: s.note(lease, "zombie"),
-    "relocate": lambda s, lease: s.repoint(lease, Path("/elsewhere")),
+    "log_event": lambda s, lease: s.queue.log_event(lease, "zombie"),
+    "relocate": lambda s, lease: s.checkpoints.relocate(lease, Path("/elsewhere")),
     "finish": lambda s, lease: s.queue.finish(lease, result()),
     "fail": lambda s, lease: s.queue.fail(lease, EndReason.CODE, "zombie"),
     "release": lambda s, lease: s.queue.release(lease),

@@ -235,10 +235,10 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def failures_in_a_row_agree(self) -> None:
-        query = select(runs.c.name, runs.c.failures, runs.c.checkpoint_step)
+        query = select(runs.c.name, runs.c.consecutive_failures, runs.c.max_checkpoint_step)
         rows = self.store._database.read(lambda db: db.execute(query).all())
         known = self.model.runs.items()
-        assert {row.name: (row.failures, row.checkpoint_step) for row in rows} == {
+        assert {row.name: (row.consecutive_failures, row.max_checkpoint_step) for row in rows} == {
             name: (run.failures, run.furthest) for name, run in known
         }
 

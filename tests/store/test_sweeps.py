@@ -101,7 +101,7 @@ def test_a_parent_that_is_only_needed_is_reused_whatever_is_said_of_the_others(
 ) -> None:
     submit(store, new("p"))
     failed = fail(store)
-    wanted = [new("p", asked=False), new("c", parents=["p"])]
+    wanted = [new("p", explicit=False), new("c", parents=["p"])]
     parent, child = store.queue.enqueue(wanted, if_exists=if_exists)
     assert (parent.run.id, parent.outcome) == (failed, EnqueueOutcome.RETRIED)
     assert store.runs.detail(child.run.id).parents == {"role0": failed}

@@ -98,12 +98,14 @@ def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
     """A pid, its start time and the boot together name a process; only then is it provably gone."""
     me = this_worker("w", 1, "cpu")
     assert not is_dead(me)
-    assert is_dead(replace(me, started=me.started - 60))  # the pid is ours, the process not
+    assert is_dead(
+        replace(me, process_started=me.process_started - 60)
+    )  # the pid is ours, the process not
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert is_dead(replace(me, pid=gone.pid))
     for elsewhere in ({"host": "other"}, {"boot_id": "other"}):  # there the lease decides
-        assert not is_dead(replace(me, started=0.0, pid=gone.pid, **elsewhere))
+        assert not is_dead(replace(me, process_started=0.0, pid=gone.pid, **elsewhere))
     assert boot_id() == me.boot_id
     assert this_worker("w", 1, "cpu").id != me.id
 
@@ -282,9 +284,9 @@ def test_code_that_changed_after_the_submit_is_shown(cli):
     from contextlib import closing
 
     with closing(sqlite3.connect(cli.folder / ".lsqctl" / "lsqctl.db")) as db, db:
-        (text,) = db.execute("SELECT snapshot FROM runs").fetchone()
-        snapshot = json.loads(text) | {"code_sha256": "0" * 64}
-        db.execute("UPDATE runs SET snapshot = ?", [json.dumps(snapshot)])
+        (text,) = db.execute("SELECT provenance FROM runs").fetchone()
+        provenance = json.loads(text) | {"code_sha256": "0" * 64}
+        db.execute("UPDATE runs SET provenance = ?", [json.dumps(provenance)])
     cli("worker", "--until-empty")
     assert "changed after submit: attempt 1 ran other code" in cli("runs", "show", run_id).stdout
     with store_of(cli) as store:
