@@ -31,8 +31,9 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
+from lsqctl.retry import backoff_delay
 from lsqctl.run import EndReason, Lease
-from lsqctl.worker.retry import backoff_delay, retry
+from lsqctl.worker.retry import retry_store
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FLUSH_SECONDS = 1.0
-RETRY_LEASES = 4  # how long to wait for a database; the supervisor, who has the lease, less long
 
 
 class Recorder:
@@ -191,8 +191,9 @@ class Recorder:
         )
 
     def _retry(self, work: Callable[[], T]) -> T:
-        max_seconds = RETRY_LEASES * self._store.lease_seconds
-        return retry(work, max_seconds=max_seconds, stop=self._stop, clock=self._clock)
+        return retry_store(
+            work, lease_seconds=self._store.lease_seconds, stop=self._stop, clock=self._clock
+        )
 
 
 _SPOOL_NAME = "spool-{}.jsonl"

@@ -9,7 +9,9 @@ import sys
 import pytest
 from typer.main import get_command
 
+from lsqctl.bundled import bundled
 from lsqctl.cli.app import app, hoist_global_options
+from lsqctl.store.migrate import shipped_revisions
 from tests.conftest import TINY
 
 
@@ -279,7 +281,7 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
 
 
 def test_version_names_commit_and_schema(cli):
-    assert "schema 0003" in cli("--version").stdout
+    assert f"schema {shipped_revisions(bundled('db'))[-1]}" in cli("--version").stdout
 
 
 def test_a_traceback_comes_only_with_debug(cli):

@@ -13,9 +13,11 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import make_url
 
+from lsqctl.bundled import bundled
 from lsqctl.run import EndReason, RunState, WorkerIdentity
 from lsqctl.services import bugreport, doctor_machine
 from lsqctl.store import open_store
+from lsqctl.store.migrate import shipped_revisions
 from lsqctl.worker.messages import log_path
 from tests.made_up import fill
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
@@ -160,7 +162,7 @@ def test_a_log_is_cut_where_a_line_begins_and_one_that_is_elsewhere_is_said_to_b
 def test_the_state_of_the_queue_is_in_it(report, here):
     fill(here.folder)
     queue = json.loads(report()["queue.json"])
-    assert queue["schema"] == "0003"
+    assert queue["schema"] == shipped_revisions(bundled("db"))[-1]
     counts = {state: count for state, count in queue["runs"].items() if count}
     assert counts == {"succeeded": 12, "failed": 1}
     assert len(queue["runs"]) == len(RunState)

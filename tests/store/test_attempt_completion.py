@@ -66,6 +66,16 @@ def test_a_fault_of_the_recipe_is_not_tried_again(store: Store, reason: EndReaso
     assert (run.reason, run.message) == (reason, "why")
 
 
+def test_preemption_spends_none_of_the_tries_that_faults_have(store: Store) -> None:
+    submit(store, new("a"))
+    for _ in range(MAX_CONSECUTIVE_FAILURES - 1):
+        assert store.queue.fail(take(store).lease, EndReason.INFRA, "disk") is RunState.QUEUED
+        no_back_off(store)
+        for _ in range(MAX_CONSECUTIVE_FAILURES):
+            store.queue.release(take(store).lease)
+    assert store.queue.fail(take(store).lease, EndReason.INFRA, "disk") is RunState.FAILED
+
+
 def test_a_preempted_run_is_queued_at_once_and_spends_no_attempt(store: Store) -> None:
     submit(store, new("a"))
     for _ in range(2 * MAX_CONSECUTIVE_FAILURES):

@@ -122,6 +122,22 @@ def test_a_list_shows_the_latest_top1_of_the_evaluation_split(store: Store) -> N
     assert store.runs.list()[0].top1 == pytest.approx(70.0)  # the headline's, as on the board
 
 
+@pytest.mark.parametrize(
+    ("value", "best"), [(10.0, (60.0, 3)), (70.0, (70.0, 2)), (float("nan"), (60.0, 3))]
+)
+def test_the_best_of_a_metric_is_found_again_when_its_point_is_replaced(
+    store: Store, value: float, best: tuple[float, int]
+) -> None:
+    submit(store, new("a"))
+    claim = take(store)
+    for step, first in ((1, 50.0), (2, 90.0), (3, 60.0)):
+        store.metrics.log(claim.lease, [Metric("top1", "test", step, first)])
+    store.metrics.log(claim.lease, [Metric("top1", "test", 2, value)])
+    (summary,) = store.metrics.summaries(claim.run.id)
+    assert (summary.best, summary.best_step) == best
+    assert (summary.last, summary.last_step) == (60.0, 3)
+
+
 def test_checkpoints_are_forgotten_when_swept_and_one_is_best(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
