@@ -67,7 +67,7 @@ def verify(here, **options):
 
 
 def shown(here):
-    (row,) = [row for row in here[1].board_rows() if row.state is RunState.SUCCEEDED]
+    (row,) = [row for row in here[1].results.board_rows() if row.state is RunState.SUCCEEDED]
     return row.verified
 
 
@@ -135,7 +135,7 @@ def test_other_counts_are_refused_with_what_was_expected_and_found(here, change,
     store = here[1]
     (row,) = [
         one
-        for one in store.result(succeeded(store).id)
+        for one in store.results.evaluations(succeeded(store).id)
         if (one.variant, one.selection) == ("raw", "last")
     ]
     store._database.write(lambda db: db.execute(update(results).values(**change(row))))
