@@ -48,7 +48,11 @@ class AttemptCompletion(StorePart):
         Raises LeaseLost.
         """
         transition(
-            *(db, lease.run_id, RunState.RUNNING, RunState.SUCCEEDED, "succeeded"),
+            db,
+            lease.run_id,
+            RunState.RUNNING,
+            RunState.SUCCEEDED,
+            "succeeded",
             lease=lease,
             reason=EndReason.COMPLETED,
             finished_at=now(),
@@ -99,7 +103,11 @@ class AttemptCompletion(StorePart):
             return _end_run(db, lease, RunState.FAILED, reason, message)
         delay = 0.0 if reason is EndReason.PREEMPTED else self._backoff_delay(failures)
         transition(
-            *(db, lease.run_id, RunState.RUNNING, RunState.QUEUED, "requeued"),
+            db,
+            lease.run_id,
+            RunState.RUNNING,
+            RunState.QUEUED,
+            "requeued",
             detail=f"{reason}: {message}" if message else reason,
             lease=lease,
             **NO_LEASE,
@@ -132,7 +140,11 @@ def _end_run(
     db: Connection, lease: Lease, to: RunState, reason: EndReason, message: str
 ) -> RunState:
     transition(
-        *(db, lease.run_id, RunState.RUNNING, to, to.value),
+        db,
+        lease.run_id,
+        RunState.RUNNING,
+        to,
+        to.value,
         detail=f"{reason}: {message}" if message else reason,
         lease=lease,
         reason=reason,

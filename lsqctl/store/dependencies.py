@@ -81,7 +81,11 @@ def fail_children(db: Connection, parent: str, name: str, verb: str) -> None:
     message = f"its parent {name} ({parent}) {verb}"
     for child in _children(db, parent, RunState.WAITING):
         transition(
-            *(db, child, RunState.WAITING, RunState.FAILED, "failed"),
+            db,
+            child,
+            RunState.WAITING,
+            RunState.FAILED,
+            "failed",
             detail=message,
             reason=EndReason.PARENT,
             message=message,
@@ -249,7 +253,11 @@ def _stop_sweep(db: Connection, sweep: str, message: str) -> None:
             record_event(db, row.id, "cancel-requested", detail=message)
             continue
         transition(
-            *(db, row.id, RunState(row.state), RunState.CANCELLED, "cancelled"),
+            db,
+            row.id,
+            RunState(row.state),
+            RunState.CANCELLED,
+            "cancelled",
             detail=message,
             reason=EndReason.CANCELLED,
             message=message,

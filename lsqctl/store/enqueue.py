@@ -159,7 +159,7 @@ class Submission:
         for role, row in parents.items():
             db.execute(insert(run_parents).values(run_id=run_id, role=role, parent_id=row.id))
         raise_parent_priority(db, run_id, new.priority)
-        record_event(db, run_id, "enqueued", to=state)
+        record_event(db, run_id, "enqueued", to_state=state)
         self.added[new.run_sha256] = run_id
         return run_id
 

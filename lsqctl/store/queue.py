@@ -138,8 +138,15 @@ class Queue(Enqueues, Reaper, QueueOverviews):
             "environment": to_json({"device": device}),
         }
         db.execute(_INSERT_ATTEMPT, attempt_values)
-        states = {"source": RunState.QUEUED, "to": RunState.RUNNING}
-        record_event(db, row.id, "claimed", **states, lease=lease, detail=worker_id)
+        record_event(
+            db,
+            row.id,
+            "claimed",
+            from_state=RunState.QUEUED,
+            to_state=RunState.RUNNING,
+            detail=worker_id,
+            lease=lease,
+        )
         failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
 

@@ -181,7 +181,11 @@ class Runs(StorePart):
             record_event(db, run_id, "cancel-requested")
             return state
         transition(
-            *(db, run_id, state, RunState.CANCELLED, "cancelled"),
+            db,
+            run_id,
+            state,
+            RunState.CANCELLED,
+            "cancelled",
             reason=EndReason.CANCELLED,
             finished_at=now(),
             not_before=None,
