@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.quant.spec import NONE_BITS, LayerOverride, QuantSpec, TensorSpec
+from lsqctl.quant.spec import FLOAT_BITS, LayerOverride, QuantSpec, TensorSpec
 
 if TYPE_CHECKING:
     from lsqctl.quant.calibration import calibrate
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
     )
     from lsqctl.quant.layers import QuantConv2d, QuantLinear
     from lsqctl.quant.offset import initial_step_and_offset, lsq_plus_fake_quantize
-    from lsqctl.quant.optim import PositiveSteps, keep_positive, param_groups
-    from lsqctl.quant.oscillation import Oscillations
+    from lsqctl.quant.optim import StepSizeClamp, clamp_step_sizes, param_groups
+    from lsqctl.quant.oscillation import OscillationTracker
     from lsqctl.quant.quantizer import LsqQuantizer
     from lsqctl.quant.step_init import initial_step_size
     from lsqctl.quant.surgery import (
         layer_names,
-        left_layers,
+        unquantized_layers,
         prepare,
         quantized_layers,
         quantizers,
     )
-    from lsqctl.quant.telemetry import Reading, read_quantizers
+    from lsqctl.quant.telemetry import QuantizerReading, collect_stats
 
 __all__ = [
     "MIN_STEP_SIZE",
-    "NONE_BITS",
+    "FLOAT_BITS",
     "LayerCost",
     "LayerOverride",
     "LsqQuantizer",
     "ModelCost",
-    "Oscillations",
-    "PositiveSteps",
+    "OscillationTracker",
+    "StepSizeClamp",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
-    "Reading",
+    "QuantizerReading",
     "TensorSpec",
     "calibrate",
     "grad_scale_factor",
     "initial_step_and_offset",
     "initial_step_size",
-    "keep_positive",
+    "clamp_step_sizes",
     "layer_names",
-    "left_layers",
+    "unquantized_layers",
     "lsq_codes",
     "lsq_fake_quantize",
     "lsq_plus_fake_quantize",
@@ -64,30 +64,30 @@ __all__ = [
     "prepare",
     "quantized_layers",
     "quantizers",
-    "read_quantizers",
+    "collect_stats",
 ]
 
-_FROM = {
+_EXPORTS = {
     "calibration": "calibrate",
     "cost": "LayerCost ModelCost model_cost",
     "functional": "MIN_STEP_SIZE grad_scale_factor lsq_codes lsq_fake_quantize",
     "layers": "QuantConv2d QuantLinear",
     "offset": "initial_step_and_offset lsq_plus_fake_quantize",
-    "optim": "PositiveSteps keep_positive param_groups",
+    "optim": "StepSizeClamp clamp_step_sizes param_groups",
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
-    "surgery": "layer_names left_layers prepare quantized_layers quantizers",
-    "oscillation": "Oscillations",
+    "surgery": "layer_names prepare quantized_layers quantizers unquantized_layers",
+    "oscillation": "OscillationTracker",
     "telemetry": "Reading read_quantizers",
 }
-_HOME = {name: module for module, names in _FROM.items() for name in names.split()}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for (PEP 562)."""
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -17,48 +17,48 @@ from lsqctl.quant.layers import QuantLinear
 
 # Owners that pass the weights of these layers to a function: by class name, for quant knows torch
 # only. What stands in their other layers, but for those they call, is computed from constants.
-BORROWERS: Mapping[str, Sequence[str]] = {
+FUNCTIONAL_OWNERS: Mapping[str, Sequence[str]] = {
     "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": ("qkv", "proj"),
     "timm.models.swin_transformer_v2.WindowAttention": ("qkv",),
     "timm.models.beit.Attention": ("qkv",),
     "timm.models.eva.EvaAttention": ("qkv",),
 }
-_CALLED = ("proj", "q_proj", "k_proj", "v_proj", "gate")
+_CALLED_LAYERS = ("proj", "q_proj", "k_proj", "v_proj", "gate")
 
 
-def borrows(module: nn.Module) -> Sequence[str]:
-    """Return the names of the layers whose weights ``module`` passes to a function."""
-    kind = type(module)
-    return BORROWERS.get(f"{kind.__module__}.{kind.__qualname__}", ())
+def functional_layers(owner: nn.Module) -> Sequence[str]:
+    """Return the names of the layers whose weights ``owner`` passes to a function."""
+    owner_class = type(owner)
+    return FUNCTIONAL_OWNERS.get(f"{owner_class.__module__}.{owner_class.__qualname__}", ())
 
 
-def takes_part(module: nn.Module) -> Sequence[str]:
-    """Return the names of the layers of a borrower that see the data, borrowed or called."""
-    return (*borrows(module), *_CALLED) if borrows(module) else ()
+def data_layers(owner: nn.Module) -> Sequence[str]:
+    """Return the names of ``owner``'s layers that see data, by their weight or called."""
+    return (*functional_layers(owner), *_CALLED_LAYERS) if functional_layers(owner) else ()
 
 
-class BorrowedLinear(QuantLinear):
+class FunctionalLinear(QuantLinear):
     """A ``QuantLinear`` whose ``weight``, passed to ``F.linear``, calls the layer.
 
     ``master_weight`` and ``parameters()`` give the Parameter itself.
     """
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the module holds, and a stand-in for its weight."""
+        """Return what the module holds, and a proxy for its weight."""
         value: Any = super().__getattr__(name)
-        return _StandIn(self, value) if name == "weight" else value
+        return _WeightProxy(self, value) if name == "weight" else value
 
     def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the given bias."""
-        x, weight = self.quantized(input)
+        x, weight = self.quantized_operands(input)
         return F.linear(x, weight, bias)
 
 
-class _StandIn:
+class _WeightProxy:
     """Looks like the weight, and calls its layer where it is multiplied with."""
 
-    def __init__(self, layer: BorrowedLinear, weight: Tensor) -> None:
+    def __init__(self, layer: FunctionalLinear, weight: Tensor) -> None:
         self._layer = layer
         self._weight = weight
 
@@ -76,13 +76,13 @@ class _StandIn:
         kwargs = kwargs or {}
         if function is F.linear:
             return cls._linear(*args, **kwargs)
-        real = [cls._real(one) for one in args]
-        return function(*real, **{key: cls._real(one) for key, one in kwargs.items()})
+        unwrapped = [cls._unwrap(argument) for argument in args]
+        return function(*unwrapped, **{key: cls._unwrap(argument) for key, argument in kwargs.items()})
 
     @classmethod
-    def _real(cls, value: Any) -> Any:
+    def _unwrap(cls, value: Any) -> Any:
         return value._weight if isinstance(value, cls) else value
 
     @staticmethod
-    def _linear(input: Tensor, weight: _StandIn, bias: Tensor | None = None) -> Any:
+    def _linear(input: Tensor, weight: _WeightProxy, bias: Tensor | None = None) -> Any:
         return weight._layer(input, bias)

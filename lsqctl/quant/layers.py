@@ -34,7 +34,7 @@ class QuantLayer(nn.Module):
         weight = self.master_weight
         # An optimizer step on a bf16 step size would be lost to rounding.
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        per_channel = (weight.shape[0], *(1,) * (weight.dim() - 1))
+        channel_shape = (weight.shape[0], *(1,) * (weight.dim() - 1))
         self.input_quantizer = self.weight_quantizer = None
         if input_spec.quantized:
             axis = self.channel_axis
@@ -42,12 +42,12 @@ class QuantLayer(nn.Module):
                 input_spec, batched=True, channel_axis=axis, device=weight.device, dtype=dtype
             )
         if weight_spec.quantized:
-            step_shape = per_channel if weight_spec.per_channel else ()
+            step_shape = channel_shape if weight_spec.per_channel else ()
             self.weight_quantizer = LsqQuantizer(
                 weight_spec, step_shape=step_shape, device=weight.device, dtype=dtype
             )
 
-    def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the weight on their grids."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
@@ -79,8 +79,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     @classmethod
     def from_float(cls, conv: nn.Conv2d, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
-        """Return the quantized twin of ``conv``; its Parameters are the very same objects."""
-        twin = cls(
+        """Return ``conv`` as a quantized layer; its Parameters are the very same objects."""
+        layer = cls(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,
@@ -94,28 +94,28 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        twin.weight, twin.bias = conv.weight, conv.bias
-        twin.add_quantizers(weight_spec, input_spec)
-        return twin.train(conv.training)
+        layer.weight, layer.bias = conv.weight, conv.bias
+        layer.add_quantizers(weight_spec, input_spec)
+        return layer.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
-        if (quantizer := self._pads_before()) is not None:
-            return self._of_padded(input, quantizer)
-        x, weight = self.quantized(input)
+        if (quantizer := self._padding_quantizer()) is not None:
+            return self._forward_padded(input, quantizer)
+        x, weight = self.quantized_operands(input)
         out: Tensor = self._conv_forward(x, weight, self.bias)
         return out
 
-    def _pads_before(self) -> LsqQuantizer | None:
+    def _padding_quantizer(self) -> LsqQuantizer | None:
         """Return the input's quantizer where zeros are padded that are not on its grid."""
         quantizer = self.input_quantizer
-        if quantizer is None or quantizer.shift is None or self.padding_mode != "zeros":
+        if quantizer is None or quantizer.active_offset is None or self.padding_mode != "zeros":
             return None
         return quantizer if any(self._reversed_padding_repeated_twice) else None
 
-    def _of_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
+    def _forward_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
         padded = F.pad(input, self._reversed_padding_repeated_twice)
-        x = quantizer(padded, quantizer.count(input))
+        x = quantizer(padded, quantizer.grad_scale_numel(input))
         weight = self.quantized_weight()
         return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
@@ -131,8 +131,8 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     @classmethod
     def from_float(cls, linear: nn.Linear, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
-        """Return the quantized twin of ``linear``; its Parameters are the very same objects."""
-        twin = cls(
+        """Return ``linear`` as a quantized layer; its Parameters are the very same objects."""
+        layer = cls(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
@@ -140,11 +140,11 @@ class QuantLinear(QuantLayer, nn.Linear):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        twin.weight, twin.bias = linear.weight, linear.bias
-        twin.add_quantizers(weight_spec, input_spec)
-        return twin.train(linear.training)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.add_quantizers(weight_spec, input_spec)
+        return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the bias."""
-        x, weight = self.quantized(input)
+        x, weight = self.quantized_operands(input)
         return F.linear(x, weight, self.bias)

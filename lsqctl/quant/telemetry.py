@@ -15,18 +15,18 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lsqctl.quant.calibration import evaluating
+from lsqctl.quant.calibration import eval_mode
 from lsqctl.quant.oscillation import master_weights
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import quantized_layers, quantizers
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class QuantizerReading:
     """One quantizer at one moment.
 
     * ``step_size``: the mean over channels; equal to the least and the largest for one a tensor.
-    * ``clip_fraction``: the share of values that the clip moves, v/s < -Q_N or v/s > Q_P (eq. 1).
+    * ``clip_fraction``: the part of values that the clip moves, v/s < -Q_N or v/s > Q_P (eq. 1).
       Values at a bound are not counted: half of what a ReLU gives is exactly 0.
     * ``codes_used`` of ``n_codes``: how many codes occur among ``n_values``, in any channel.
     * ``r_ratio``: R = (|grad_s L| / s) / (|grad_w L| / |w|), the relative size of the step's update
@@ -49,31 +49,31 @@ class Reading:
 
 
 @torch.no_grad()
-def read_quantizers(model: nn.Module, images: Tensor) -> list[Reading]:
+def collect_stats(model: nn.Module, images: Tensor) -> list[QuantizerReading]:
     """Return a reading of each quantizer that ``images`` reach, in the model's order.
 
     One forward pass in evaluation mode, (B, C, H, W) as the model takes them; inputs are read
     there, weights and gradients as they are. Nothing of the model changes: no buffer, no flag, no
     gradient, no random state.
     """
-    found = quantizers(model)
-    seen: dict[str, Tensor] = {}
-    with evaluating(model), _watched(found, seen):
+    by_name = quantizers(model)
+    counts_by_name: dict[str, Tensor] = {}
+    with eval_mode(model), _input_hooks(by_name, counts_by_name):
         model(images)
     for name, weight in master_weights(model).items():
-        seen[name] = _summary(found[name], weight)
-    names = [name for name in found if name in seen]
+        counts_by_name[name] = _code_counts(by_name[name], weight)
+    names = [name for name in by_name if name in counts_by_name]
     if not names:
         return []
-    counts = torch.stack([seen[name] for name in names]).tolist()  # waits for the device once
-    ratios, steps = _r_ratios(found, _weight_of(model)), _steps(found)
+    counts = torch.stack([counts_by_name[name] for name in names]).tolist()  # waits for the device once
+    ratios, steps = _r_ratios(by_name, _layer_weights(model)), _step_ranges(by_name)
     return [
-        _reading(name, found[name], count, steps[name], ratios.get(name))
+        _make_reading(name, by_name[name], count, steps[name], ratios.get(name))
         for name, count in zip(names, counts, strict=True)
     ]
 
 
-def _weight_of(model: nn.Module) -> dict[str, nn.Parameter]:
+def _layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the weight of the layer that each quantizer belongs to, by the quantizer's name."""
     return {
         f"{name}.{key}".lstrip("."): layer.master_weight
@@ -83,10 +83,10 @@ def _weight_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @contextmanager
-def _watched(found: Mapping[str, LsqQuantizer], seen: dict[str, Tensor]) -> Iterator[None]:
+def _input_hooks(by_name: Mapping[str, LsqQuantizer], counts: dict[str, Tensor]) -> Iterator[None]:
     handles = [
-        quantizer.register_forward_pre_hook(partial(_watch, name, seen))
-        for name, quantizer in found.items()
+        quantizer.register_forward_pre_hook(partial(_count_input, name, counts))
+        for name, quantizer in by_name.items()
         if quantizer.batched
     ]
     try:
@@ -96,22 +96,22 @@ def _watched(found: Mapping[str, LsqQuantizer], seen: dict[str, Tensor]) -> Iter
             handle.remove()
 
 
-def _watch(
-    name: str, seen: dict[str, Tensor], quantizer: LsqQuantizer, inputs: tuple[Tensor, ...]
+def _count_input(
+    name: str, counts: dict[str, Tensor], quantizer: LsqQuantizer, inputs: tuple[Tensor, ...]
 ) -> None:
-    if name not in seen:  # a shared layer: its first place is shown
-        seen[name] = _summary(quantizer, inputs[0])
+    if name not in counts:  # a shared layer: its first use is shown
+        counts[name] = _code_counts(quantizer, inputs[0])
 
 
-def _summary(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
+def _code_counts(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
     """Return (values clipped, codes used), int64: few kernels, for short epochs have many layers.
 
     The ratio is that of ``quantizer.codes``, which is not called for its bare v/s is wanted, too.
     """
     lowest, highest = quantizer.bounds
-    shift, step = quantizer.shift, quantizer.step_size
+    offset, step = quantizer.active_offset, quantizer.step_size
     x = x.to(torch.promote_types(x.dtype, step.dtype))
-    ratio = (x if shift is None else x - shift) / step
+    ratio = (x if offset is None else x - offset) / step
     clipped = (ratio < lowest).sum() + (ratio > highest).sum()
     codes = ratio.clamp_(lowest, highest).round_().sub_(lowest)
     codes = codes.nan_to_num_().flatten().to(torch.int32)  # that a run diverged is told elsewhere
@@ -119,60 +119,60 @@ def _summary(quantizer: LsqQuantizer, x: Tensor) -> Tensor:
     return torch.stack((clipped, used, torch.tensor(x.numel(), device=x.device)))
 
 
-def _steps(found: Mapping[str, LsqQuantizer]) -> dict[str, tuple[float, float, float]]:
+def _step_ranges(by_name: Mapping[str, LsqQuantizer]) -> dict[str, tuple[float, float, float]]:
     """Return the mean, the least and the largest step of each quantizer."""
-    sizes = [quantizer.step_size.numel() for quantizer in found.values()]
-    flat = torch.cat([quantizer.step_size.flatten() for quantizer in found.values()])
+    sizes = [quantizer.step_size.numel() for quantizer in by_name.values()]
+    flat = torch.cat([quantizer.step_size.flatten() for quantizer in by_name.values()])
     parts = torch.split(flat.double().cpu(), sizes)
     return {
         name: (part.mean().item(), part.min().item(), part.max().item())
         if len(part) > 1
         else (part.item(),) * 3
-        for name, part in zip(found, parts, strict=True)
+        for name, part in zip(by_name, parts, strict=True)
     }
 
 
 def _r_ratios(
-    found: Mapping[str, LsqQuantizer], weights: Mapping[str, nn.Parameter]
+    by_name: Mapping[str, LsqQuantizer], weights: Mapping[str, nn.Parameter]
 ) -> dict[str, float]:
     """Return R of each quantizer whose layer has gradients; NaN where it means nothing."""
     names, tensors = [], []
-    for name, quantizer in found.items():
+    for name, quantizer in by_name.items():
         weight, step = weights.get(name), quantizer.step_size
         if weight is not None and weight.grad is not None and step.grad is not None:
             names.append(name)
             tensors += [step.grad, step, weight.grad, weight]
     if not names:
         return {}
-    norms = torch.stack([one.double() for one in torch._foreach_norm(tensors)]).view(-1, 4)
-    return {name: _ratio(*row) for name, row in zip(names, norms.tolist(), strict=True)}
+    norms = torch.stack([norm.double() for norm in torch._foreach_norm(tensors)]).view(-1, 4)
+    return {name: _r_ratio(*row) for name, row in zip(names, norms.tolist(), strict=True)}
 
 
-def _ratio(step_grad: float, step: float, weight_grad: float, weight: float) -> float:
+def _r_ratio(step_grad: float, step: float, weight_grad: float, weight: float) -> float:
     """Return R, or NaN where it means nothing."""
-    fine = all(map(math.isfinite, (step_grad, step, weight_grad, weight)))
-    if not fine or not step or not weight_grad or not weight:
+    finite = all(map(math.isfinite, (step_grad, step, weight_grad, weight)))
+    if not finite or not step or not weight_grad or not weight:
         return math.nan
     return (step_grad / step) / (weight_grad / weight)
 
 
-def _reading(
+def _make_reading(
     name: str,
     quantizer: LsqQuantizer,
     counts: tuple[int, int, int],
     steps: tuple[float, float, float],
     ratio: float | None,
-) -> Reading:
+) -> QuantizerReading:
     clipped, used, values = counts
-    mean, least, largest = steps
+    mean, smallest, largest = steps
     lowest, highest = quantizer.bounds
-    return Reading(
+    return QuantizerReading(
         name=name,
         kind="input" if quantizer.batched else "weight",
         bits=quantizer.spec.bits,
         signed=quantizer.signed is not False,
         step_size=mean,
-        step_size_min=least,
+        step_size_min=smallest,
         step_size_max=largest,
         clip_fraction=clipped / values,
         codes_used=used,

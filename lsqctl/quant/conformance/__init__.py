@@ -5,22 +5,22 @@ from __future__ import annotations
 from lsqctl.quant.conformance.golden import CHECKS, Check
 from lsqctl.quant.conformance.implementations import (
     Implementation,
-    brevitas,
-    ours,
-    three_lines,
-    torchs,
+    brevitas_int_quant,
+    lsqctl_quantizer,
+    detach_form,
+    torch_fake_quantize,
 )
-from lsqctl.quant.conformance.matrix import Answer, answer, conformance
+from lsqctl.quant.conformance.matrix import CheckResult, run_check, run_checks
 
 __all__ = [
     "CHECKS",
-    "Answer",
+    "CheckResult",
     "Check",
     "Implementation",
-    "answer",
-    "brevitas",
-    "conformance",
-    "ours",
-    "three_lines",
-    "torchs",
+    "run_check",
+    "brevitas_int_quant",
+    "run_checks",
+    "lsqctl_quantizer",
+    "detach_form",
+    "torch_fake_quantize",
 ]

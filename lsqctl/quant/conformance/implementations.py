@@ -27,7 +27,7 @@ Quantize = Callable[[Tensor, Tensor, Grid, float], Tensor]
 class Implementation:
     """A column of the matrix. What it leaves to its caller is None and not asked.
 
-    ``scales_gradient`` says whether it can scale the step's gradient at all; ``absent`` says why
+    ``scales_gradient`` says whether it can scale the step's gradient; ``skip_reason`` says why
     it cannot be asked anything.
     """
 
@@ -37,21 +37,21 @@ class Implementation:
     scales_gradient: bool = True
     step_gradient: Callable[[StepGradient], float] | None = None
     first_step: Callable[[FirstStep], float] | None = None
-    absent: str = ""
+    skip_reason: str = ""
 
 
-def ours(version: str = "") -> Implementation:
+def lsqctl_quantizer(version: str = "") -> Implementation:
     """Return lsqctl's quantizer."""
     return Implementation(
         "lsqctl",
         version,
         lambda x, step, grid, scale: lsq_fake_quantize(x, step, *grid.bounds, scale),
-        step_gradient=_our_step_gradient,
-        first_step=_our_first_step,
+        step_gradient=_lsqctl_step_gradient,
+        first_step=_lsqctl_first_step,
     )
 
 
-def torchs() -> Implementation:
+def torch_fake_quantize() -> Implementation:
     """Return torch's fused kernel with a learnable scale; its zero point is 0."""
 
     def quantize(x: Tensor, step: Tensor, grid: Grid, scale: float) -> Tensor:
@@ -61,7 +61,7 @@ def torchs() -> Implementation:
     return Implementation("torch", torch.__version__, quantize)
 
 
-def three_lines() -> Implementation:
+def detach_form() -> Implementation:
     """Return LSQ as public code mostly writes it: three lines around ``detach`` and ``clamp``."""
 
     def quantize(x: Tensor, step: Tensor, grid: Grid, scale: float) -> Tensor:
@@ -70,10 +70,10 @@ def three_lines() -> Implementation:
         code = (code.round() - code).detach() + code
         return code * step
 
-    return Implementation("three lines", "", quantize)
+    return Implementation("detach form", "", quantize)
 
 
-def brevitas() -> Implementation:
+def brevitas_int_quant() -> Implementation:
     """Return Brevitas' integer quantizer, with the clamps that its own layers choose.
 
     For a fixed number of bits those are ``TensorClampSte`` for weights and ``TensorClamp`` for
@@ -84,19 +84,19 @@ def brevitas() -> Implementation:
             warnings.simplefilter("ignore")
             version: str = import_module("brevitas").__version__
             quant = import_module("brevitas.core.quant")
-            parts = import_module("brevitas.core.function_wrapper")
+            wrappers = import_module("brevitas.core.function_wrapper")
     except ImportError as error:
-        missing = error.name in ("brevitas", None)
-        why = "not installed" if missing else f"cannot be imported: {error}"
-        return Implementation("brevitas", "", absent=why)
+        not_installed = error.name in ("brevitas", None)
+        skip_reason = "not installed" if not_installed else f"cannot be imported: {error}"
+        return Implementation("brevitas", "", skip_reason=skip_reason)
 
     def quantize(x: Tensor, step: Tensor, grid: Grid, scale: float) -> Tensor:
-        clamp = parts.TensorClampSte() if grid.signed else parts.TensorClamp()
+        clamp = wrappers.TensorClampSte() if grid.signed else wrappers.TensorClamp()
         module: Any = quant.IntQuant(
             narrow_range=False,
             signed=grid.signed,
-            input_view_impl=parts.Identity(),
-            float_to_int_impl=parts.RoundSte(),
+            input_view_impl=wrappers.Identity(),
+            float_to_int_impl=wrappers.RoundSte(),
             tensor_clamp_impl=clamp,
         )
         out: Tensor = module(step, torch.tensor(0.0), torch.tensor(float(grid.bits)), x)
@@ -105,11 +105,11 @@ def brevitas() -> Implementation:
     return Implementation("brevitas", version, quantize, scales_gradient=False)
 
 
-def _our_step_gradient(question: StepGradient) -> float:
-    """Return the gradient of the first step of our module, which counts N by itself."""
-    shape, grid = question.shape, question.grid
-    spec = TensorSpec(grid.bits, signed=grid.signed, per_channel=question.per_channel)
-    step_shape = (shape[0], 1) if question.per_channel else ()
+def _lsqctl_step_gradient(case: StepGradient) -> float:
+    """Return the gradient of the first step of lsqctl's module, which counts N by itself."""
+    shape, grid = case.shape, case.grid
+    spec = TensorSpec(grid.bits, signed=grid.signed, per_channel=case.per_channel)
+    step_shape = (shape[0], 1) if case.per_channel else ()
     quantizer = LsqQuantizer(spec, step_shape=step_shape, batched=len(shape) == 4, channel_axis=-3)
     quantizer.calibrate(torch.full(shape, 0.5))
     quantizer(torch.full(shape, 1e6)).sum().backward()
@@ -117,8 +117,8 @@ def _our_step_gradient(question: StepGradient) -> float:
     return quantizer.step_size.grad.flatten()[0].item()
 
 
-def _our_first_step(question: FirstStep) -> float:
-    grid = question.grid
+def _lsqctl_first_step(case: FirstStep) -> float:
+    grid = case.grid
     quantizer = LsqQuantizer(TensorSpec(grid.bits, signed=grid.signed))
-    quantizer.calibrate(torch.tensor(question.values))
+    quantizer.calibrate(torch.tensor(case.values))
     return quantizer.step_size.item()
