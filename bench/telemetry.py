@@ -25,9 +25,9 @@ from lsqctl.quant import (
     QuantSpec,
     calibrate,
     clamp_step_sizes,
+    collect_stats,
     param_groups,
     prepare,
-    collect_stats,
 )
 from lsqctl.training.models import build_model
 from lsqctl.training.quantizer_stats import sample_size

@@ -40,8 +40,8 @@ from lsqctl.quant import (  # noqa: E402
     LsqQuantizer,
     QuantSpec,
     calibrate,
-    grad_scale_factor,
     clamp_step_sizes,
+    grad_scale_factor,
     prepare,
     quantizers,
 )
@@ -134,7 +134,9 @@ def swapped(
     counts: dict[str, int] = {}
     handles = [
         one.register_forward_hook(
-            lambda _, inputs, __, name=name, one=one: counts.update({name: one.grad_scale_numel(inputs[0])})
+            lambda _, inputs, __, name=name, one=one: counts.update(
+                {name: one.grad_scale_numel(inputs[0])}
+            )
         )
         for name, one in quantizers(model).items()
     ]

@@ -23,39 +23,38 @@ if TYPE_CHECKING:
     from lsqctl.quant.layers import QuantConv2d, QuantLinear
     from lsqctl.quant.offset import initial_step_and_offset, lsq_plus_fake_quantize
     from lsqctl.quant.optim import StepSizeClamp, clamp_step_sizes, param_groups
-    from lsqctl.quant.oscillation import OscillationTracker
     from lsqctl.quant.quantizer import LsqQuantizer
+    from lsqctl.quant.stats import OscillationTracker, QuantizerReading, collect_stats
     from lsqctl.quant.step_init import initial_step_size
     from lsqctl.quant.surgery import (
         layer_names,
-        unquantized_layers,
         prepare,
         quantized_layers,
         quantizers,
+        unquantized_layers,
     )
-    from lsqctl.quant.telemetry import QuantizerReading, collect_stats
 
 __all__ = [
-    "MIN_STEP_SIZE",
     "FLOAT_BITS",
+    "MIN_STEP_SIZE",
     "LayerCost",
     "LayerOverride",
     "LsqQuantizer",
     "ModelCost",
     "OscillationTracker",
-    "StepSizeClamp",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
     "QuantizerReading",
+    "StepSizeClamp",
     "TensorSpec",
     "calibrate",
+    "clamp_step_sizes",
+    "collect_stats",
     "grad_scale_factor",
     "initial_step_and_offset",
     "initial_step_size",
-    "clamp_step_sizes",
     "layer_names",
-    "unquantized_layers",
     "lsq_codes",
     "lsq_fake_quantize",
     "lsq_plus_fake_quantize",
@@ -64,7 +63,7 @@ __all__ = [
     "prepare",
     "quantized_layers",
     "quantizers",
-    "collect_stats",
+    "unquantized_layers",
 ]
 
 _EXPORTS = {
@@ -77,8 +76,7 @@ _EXPORTS = {
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
     "surgery": "layer_names prepare quantized_layers quantizers unquantized_layers",
-    "oscillation": "OscillationTracker",
-    "telemetry": "Reading read_quantizers",
+    "stats": "OscillationTracker QuantizerReading collect_stats",
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 

@@ -71,7 +71,10 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
             batch_first=source.batch_first,
             device="meta",
         )
-        attention.in_proj_weight, attention.in_proj_bias = source.in_proj_weight, source.in_proj_bias
+        attention.in_proj_weight, attention.in_proj_bias = (
+            source.in_proj_weight,
+            source.in_proj_bias,
+        )
         del attention.out_proj  # to be registered after the projection in
         attention.in_proj = PackedProjection(attention, packed)
         attention.out_proj = source.out_proj
@@ -133,7 +136,9 @@ def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     return torch.softmax(scores if mask is None else scores + mask, -1)
 
 
-def _merged_mask(attn_mask: Tensor | None, padding: Tensor | None, x: Tensor, heads: int) -> Tensor | None:
+def _merged_mask(
+    attn_mask: Tensor | None, padding: Tensor | None, x: Tensor, heads: int
+) -> Tensor | None:
     """Return both masks as one to add to the scores (B, heads, L, L), or None for none."""
     merged = None
     if attn_mask is not None:

@@ -54,8 +54,12 @@ def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool =
 def _calibration_targets(model: nn.Module) -> dict[str, CalibrationTarget]:
     """Return the quantized layers, and the quantizers that are in none of them."""
     layers = quantized_layers(model)
-    layer_quantizers = {module for layer in layers.values() for module in quantizers(layer).values()}
-    standalone = {name: module for name, module in quantizers(model).items() if module not in layer_quantizers}
+    layer_quantizers = {
+        module for layer in layers.values() for module in quantizers(layer).values()
+    }
+    standalone = {
+        name: module for name, module in quantizers(model).items() if module not in layer_quantizers
+    }
     return {**layers, **standalone}
 
 
@@ -101,16 +105,22 @@ def _calibration_hooks(targets: dict[str, CalibrationTarget], pending: set[str])
             handle.remove()
 
 
-def _calibrate_target(name: str, pending: set[str], target: CalibrationTarget, inputs: tuple[Tensor, ...]) -> None:
+def _calibrate_target(
+    name: str, pending: set[str], target: CalibrationTarget, inputs: tuple[Tensor, ...]
+) -> None:
     if name not in pending:  # a shared layer: its first use decides
         return
     if isinstance(target, LsqQuantizer):
         _calibrate_quantizer(target, inputs[0], f"values at {name!r}")
     else:
         if target.input_quantizer is not None:
-            _calibrate_quantizer(target.input_quantizer, inputs[0], f"input activations of layer {name!r}")
+            _calibrate_quantizer(
+                target.input_quantizer, inputs[0], f"input activations of layer {name!r}"
+            )
         if target.weight_quantizer is not None:
-            _calibrate_quantizer(target.weight_quantizer, target.master_weight, f"weights of layer {name!r}")
+            _calibrate_quantizer(
+                target.weight_quantizer, target.master_weight, f"weights of layer {name!r}"
+            )
     pending.discard(name)
 
 

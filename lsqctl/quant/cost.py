@@ -79,9 +79,15 @@ def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     sizes = {id(p): p.numel() for p in model.parameters() if id(p) not in step_ids}
     params = sum(sizes.values())
     common_bits = _common_bits(by_name)
-    layers = [_layer_cost(name, layer, macs[name], sizes, common_bits) for name, layer in by_name.items()]
-    layer_quantizers = {quantizer for layer in by_name.values() for quantizer in quantizers(layer).values()}
-    other_steps = sum(_learned_numel(q) for q in quantizers(model).values() if q not in layer_quantizers)
+    layers = [
+        _layer_cost(name, layer, macs[name], sizes, common_bits) for name, layer in by_name.items()
+    ]
+    layer_quantizers = {
+        quantizer for layer in by_name.values() for quantizer in quantizers(layer).values()
+    }
+    other_steps = sum(
+        _learned_numel(q) for q in quantizers(model).values() if q not in layer_quantizers
+    )
     other = _other_cost(model, sum(sizes.values()), all_macs - macs.total(), common_bits)
     layers.append(replace(other, size_bytes=other.size_bytes + 4 * other_steps))
     return ModelCost(
@@ -106,7 +112,8 @@ def _count_macs(
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     inputs = torch.empty(1, *input_shape, dtype=dtype, device="meta")
     handles = [
-        layer.register_forward_hook(partial(_add_macs, macs, name)) for name, layer in layers.items()
+        layer.register_forward_hook(partial(_add_macs, macs, name))
+        for name, layer in layers.items()
     ]
     try:
         with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
@@ -153,7 +160,9 @@ def _other_cost(model: nn.Module, params: int, macs: int, common_bits: int) -> L
         and module.track_running_stats
     )
     size = 4 * params + 8 * bare_channels
-    return LayerCost(OTHER_LAYER, FLOAT_BITS, FLOAT_BITS, params, macs, size, _packed_bytes(params, common_bits))
+    return LayerCost(
+        OTHER_LAYER, FLOAT_BITS, FLOAT_BITS, params, macs, size, _packed_bytes(params, common_bits)
+    )
 
 
 def _learned_numel(quantizer: LsqQuantizer) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lsqctl.quant import blocks
+from lsqctl.quant import cpu_kernel
 
 MIN_STEP_SIZE = 1e-8
 """The smallest step size: calibration starts at or above it, ``clamp_step_sizes`` clamps to it."""
@@ -69,10 +69,10 @@ class _LsqFakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         ctx.bounds = bounds
         ctx.grad_scale = grad_scale
-        ctx.on_cpu_kernel = blocks.is_supported(x, step_size)
+        ctx.on_cpu_kernel = cpu_kernel.is_supported(x, step_size)
         if ctx.on_cpu_kernel:
-            x = blocks.dense(x)
-            out = blocks.fake_quantize(x, step_size, bounds)
+            x = cpu_kernel.dense(x)
+            out = cpu_kernel.fake_quantize(x, step_size, bounds)
             ctx.save_for_backward(x, step_size, out if out.dtype is torch.float32 else None)
             return out
         ctx.save_for_backward(x, step_size, None)
@@ -83,7 +83,11 @@ class _LsqFakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         saved = ctx.saved_tensors
-        form = blocks.gradients if ctx.on_cpu_kernel and saved[1] > blocks.MIN_KERNEL_STEP else _gradients
+        form = (
+            cpu_kernel.gradients
+            if ctx.on_cpu_kernel and saved[1] > cpu_kernel.MIN_KERNEL_STEP
+            else _gradients
+        )
         grad_x, grad_step = form(grad, saved, ctx.bounds, ctx.needs_input_grad[:2])
         if grad_step is not None:
             grad_step = grad_step.mul_(ctx.grad_scale)
@@ -91,7 +95,7 @@ class _LsqFakeQuantize(torch.autograd.Function):
 
 
 def _gradients(
-    grad: Tensor, saved: blocks.Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
+    grad: Tensor, saved: cpu_kernel.Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of ``x`` and of the step, before its scale; None unless ``needed``."""
     x, step_size, _ = saved

@@ -88,7 +88,9 @@ def _least_mse_range(
     best, min_error = (0.0, 0.0), math.inf
     coarse = [i * width for i in range(_COARSE)]
     for pass_number in range(2):
-        low_cuts, high_cuts = (coarse, coarse) if not pass_number else (_refine(end, width) for end in best)
+        low_cuts, high_cuts = (
+            (coarse, coarse) if not pass_number else (_refine(end, width) for end in best)
+        )
         for cut in ((b, a) for b in low_cuts for a in high_cuts if b + a < 1):
             start, end = low + cut[0] * span, high - cut[1] * span
             if (error := _mse(values, start, end, bounds)) < min_error:

@@ -62,7 +62,9 @@ def clamp_step_sizes(
     """
     by_name = quantizers(model)
     optimized_ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trainable_steps = {name: q.step_size for name, q in by_name.items() if q.step_size.requires_grad}
+    trainable_steps = {
+        name: q.step_size for name, q in by_name.items() if q.step_size.requires_grad
+    }
     if not floor > 0:
         raise ValueError(f"floor must be positive, got {floor}")
     if not by_name:

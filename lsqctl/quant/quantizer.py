@@ -82,7 +82,9 @@ class LsqQuantizer(nn.Module):
     @property
     def learned_parameters(self) -> list[nn.Parameter]:
         """What it learns and stores: the step size, and the offset where it is in use."""
-        return [parameter for parameter in (self.step_size, self.active_offset) if parameter is not None]
+        return [
+            parameter for parameter in (self.step_size, self.active_offset) if parameter is not None
+        ]
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:

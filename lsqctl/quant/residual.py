@@ -51,7 +51,9 @@ def quantize_residuals(model: nn.Module, spec: TensorSpec) -> None:
         for role, name in zip(("branch", "shortcut"), names, strict=True):
             by_role[role] = quantizer = _new_quantizer(block, spec)
             clone_output = role == "branch" and not hasattr(block, "residual_inputs")
-            _ensure_module(block, name).register_forward_hook(_QuantizeOutputHook(quantizer, clone_output=clone_output))
+            _ensure_module(block, name).register_forward_hook(
+                _QuantizeOutputHook(quantizer, clone_output=clone_output)
+            )
         block.residual_quantizers = by_role
 
 

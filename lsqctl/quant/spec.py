@@ -195,7 +195,9 @@ class QuantSpec:
             if fnmatchcase(name, glob):
                 changes |= override.changes()
         resolved = self._with_changes(bits | changes)
-        return resolved.weight_spec(resolved.weight_bits), resolved.activation_spec(resolved.act_bits)
+        return resolved.weight_spec(resolved.weight_bits), resolved.activation_spec(
+            resolved.act_bits
+        )
 
     def unmatched_overrides(self, names: Sequence[str]) -> list[str]:
         """Return the globs of the overrides that match none of ``names``."""

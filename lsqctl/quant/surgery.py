@@ -7,9 +7,15 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from lsqctl.quant.attention import QuantMultiheadAttention, LayerSpecs, can_be_quantized
-from lsqctl.quant.borrowed import FunctionalLinear, functional_layers, data_layers
-from lsqctl.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from lsqctl.quant.attention import LayerSpecs, QuantMultiheadAttention, can_be_quantized
+from lsqctl.quant.layers import (
+    FunctionalLinear,
+    QuantConv2d,
+    QuantLayer,
+    QuantLinear,
+    data_layers,
+    functional_layers,
+)
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.residual import quantize_residuals
 from lsqctl.quant.spec import QuantSpec
@@ -51,7 +57,9 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     for name, module in by_name.items():
         layer_specs = spec.layer_specs(name, first=name == names[0], last=name == names[-1])
         specs.setdefault(module, []).append(layer_specs)
-    functional = {getattr(owner, key) for owner in model.modules() for key in functional_layers(owner)}
+    functional = {
+        getattr(owner, key) for owner in model.modules() for key in functional_layers(owner)
+    }
     replacements = {
         module: _quantized_copy(name, module, specs[module], functional=module in functional)
         for name, module in by_name.items()
@@ -116,7 +124,9 @@ def _constant_layers(model: nn.Module) -> set[nn.Module]:
     }
 
 
-def _unquantized(module: nn.Module, name: str, constant: set[nn.Module]) -> Iterator[tuple[str, str]]:
+def _unquantized(
+    module: nn.Module, name: str, constant: set[nn.Module]
+) -> Iterator[tuple[str, str]]:
     if isinstance(module, QuantLayer):
         return
     if type(module) is nn.MultiheadAttention:
@@ -133,7 +143,9 @@ def _unquantized(module: nn.Module, name: str, constant: set[nn.Module]) -> Iter
         yield from _unquantized(child, f"{name}.{key}".lstrip("."), constant)
 
 
-def _quantized_copy(name: str, module: nn.Module, specs: list[LayerSpecs], *, functional: bool) -> nn.Module:
+def _quantized_copy(
+    name: str, module: nn.Module, specs: list[LayerSpecs], *, functional: bool
+) -> nn.Module:
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks)
     if any(hooks) or module._backward_pre_hooks:
         raise ValueError(

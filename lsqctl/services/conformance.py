@@ -62,7 +62,9 @@ def conformance_matrix() -> ConformanceMatrix:
     ]
     return ConformanceMatrix(
         [
-            ImplementationInfo(implementation.name, implementation.version, implementation.skip_reason)
+            ImplementationInfo(
+                implementation.name, implementation.version, implementation.skip_reason
+            )
             for implementation in implementations
         ],
         [

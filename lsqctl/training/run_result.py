@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lsqctl.events import Evaluation, Result
-from lsqctl.quant import FLOAT_BITS, ModelCost, unquantized_layers, model_cost, quantized_layers
+from lsqctl.quant import FLOAT_BITS, ModelCost, model_cost, quantized_layers, unquantized_layers
 from lsqctl.quant.cost import OTHER_LAYER
 from lsqctl.recipe import QuantSection, Recipe
 from lsqctl.training.checkpoint_files import checkpoint_dir
@@ -97,7 +97,9 @@ def method_name(recipe: Recipe) -> str:
 def first_last_bits(cost: ModelCost) -> str:
     """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs."""
     layers = [
-        f"w{layer.weight_bits}a{layer.act_bits}" for layer in cost.layers if layer.name != OTHER_LAYER
+        f"w{layer.weight_bits}a{layer.act_bits}"
+        for layer in cost.layers
+        if layer.name != OTHER_LAYER
     ]
     return "/".join(dict.fromkeys((layers[0], layers[-1])))
 

@@ -10,7 +10,14 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lsqctl.quant import QuantSpec, calibrate, unquantized_layers, prepare, quantized_layers, quantizers
+from lsqctl.quant import (
+    QuantSpec,
+    calibrate,
+    prepare,
+    quantized_layers,
+    quantizers,
+    unquantized_layers,
+)
 
 W4A4 = QuantSpec(weight_bits=4, act_bits=4)
 MASKS = {

@@ -14,11 +14,11 @@ import torch
 
 from lsqctl.quant.conformance import (
     CHECKS,
-    run_check,
     brevitas_int_quant,
-    run_checks,
-    lsqctl_quantizer,
     detach_form,
+    lsqctl_quantizer,
+    run_check,
+    run_checks,
     torch_fake_quantize,
 )
 from lsqctl.quant.conformance import golden as golden_module
@@ -65,12 +65,20 @@ WRONG = {
     "half-even": lambda x, s, grid, g: (x / s + 0.5).floor().clamp(*grid.bounds) * s,
     "bounds": lambda x, s, grid, g: (x / s).round().clamp(-7, 7) * s,
     "grad-scale": lambda x, s, grid, g: lsqctl_quantizer().quantize(x, s, grid, 1.0),
-    "grad-scale-value": lambda x, s, grid, g: lsqctl_quantizer().quantize(x, s, grid, 1.0) * (1 + g * 1e-6),
+    "grad-scale-value": lambda x, s, grid, g: (
+        lsqctl_quantizer().quantize(x, s, grid, 1.0) * (1 + g * 1e-6)
+    ),
     "bf16-codes": lambda x, s, grid, g: (x / s).clamp(*grid.bounds).round() * s,
     "grad-x-inside": lambda x, s, grid, g: lsqctl_quantizer().quantize(x.detach(), s, grid, g),
-    "grad-x-outside": lambda x, s, grid, g: x + (lsqctl_quantizer().quantize(x, s, grid, g) - x).detach(),
-    "grad-step-inside": lambda x, s, grid, g: lsqctl_quantizer().quantize(x, s.detach(), grid, g) + 0 * s,
-    "grad-step-outside": lambda x, s, grid, g: lsqctl_quantizer().quantize(x, s.detach(), grid, g) + 0 * s,
+    "grad-x-outside": lambda x, s, grid, g: (
+        x + (lsqctl_quantizer().quantize(x, s, grid, g) - x).detach()
+    ),
+    "grad-step-inside": lambda x, s, grid, g: (
+        lsqctl_quantizer().quantize(x, s.detach(), grid, g) + 0 * s
+    ),
+    "grad-step-outside": lambda x, s, grid, g: (
+        lsqctl_quantizer().quantize(x, s.detach(), grid, g) + 0 * s
+    ),
 }
 
 
@@ -83,7 +91,9 @@ def test_a_wrong_quantizer_is_found_by_the_row_that_asks_for_it(key):
 
 @pytest.mark.parametrize("key", ["n-weights", "n-weights-per-channel", "n-features"])
 def test_a_wrong_count_is_found(key):
-    wrong = replace(lsqctl_quantizer(), step_gradient=lambda question: question.wanted * math.sqrt(2))
+    wrong = replace(
+        lsqctl_quantizer(), step_gradient=lambda question: question.wanted * math.sqrt(2)
+    )
     assert run_check(BY_KEY[key], wrong).verdict == "differs"
 
 

@@ -15,8 +15,8 @@ from lsqctl.quant import (
     QuantSpec,
     TensorSpec,
     calibrate,
-    initial_step_and_offset,
     clamp_step_sizes,
+    initial_step_and_offset,
     lsq_plus_fake_quantize,
     model_cost,
     param_groups,
@@ -160,7 +160,9 @@ def test_an_offset_learns_with_the_steps_and_is_never_clamped(images):
     assert not any("quantizer" in name for name in groups["weights"] + groups["no_decay"])
     optimizer = torch.optim.SGD(param_groups(net, lr=0.1, weight_decay=0.0))
     handle = clamp_step_sizes(optimizer, net)
-    offsets = [one.active_offset for one in quantizers(net).values() if one.active_offset is not None]
+    offsets = [
+        one.active_offset for one in quantizers(net).values() if one.active_offset is not None
+    ]
     before = [one.detach().clone() for one in offsets]
     assert all(one != 0 for one in before)
     net(2 * images).square().sum().backward()

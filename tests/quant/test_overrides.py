@@ -10,10 +10,10 @@ from lsqctl.quant import (
     LayerOverride,
     QuantSpec,
     calibrate,
-    unquantized_layers,
     model_cost,
     prepare,
     quantized_layers,
+    unquantized_layers,
 )
 
 

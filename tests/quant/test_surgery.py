@@ -12,10 +12,10 @@ from lsqctl.quant import (
     QuantLinear,
     QuantSpec,
     calibrate,
-    unquantized_layers,
     prepare,
     quantized_layers,
     quantizers,
+    unquantized_layers,
 )
 
 

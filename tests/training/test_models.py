@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from lsqctl.errors import DataError, NotFound
-from lsqctl.quant import QuantSpec, calibrate, unquantized_layers, prepare, quantized_layers
+from lsqctl.quant import QuantSpec, calibrate, prepare, quantized_layers, unquantized_layers
 from lsqctl.quant.cost import model_cost
 from lsqctl.recipe import MODEL_NAMES
 from lsqctl.training.models import MODELS, build_model

@@ -9,7 +9,14 @@ import torch
 from pydantic import ValidationError
 
 from lsqctl.errors import DataError, NotFound
-from lsqctl.quant import QuantSpec, calibrate, unquantized_layers, prepare, quantized_layers, quantizers
+from lsqctl.quant import (
+    QuantSpec,
+    calibrate,
+    prepare,
+    quantized_layers,
+    quantizers,
+    unquantized_layers,
+)
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import load
 from lsqctl.services.submit import plan_submit

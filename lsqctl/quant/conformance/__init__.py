@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from lsqctl.quant.conformance.golden import CHECKS, Check
-from lsqctl.quant.conformance.implementations import (
+from lsqctl.quant.conformance.matrix import (
+    CheckResult,
     Implementation,
     brevitas_int_quant,
-    lsqctl_quantizer,
     detach_form,
+    lsqctl_quantizer,
+    run_check,
+    run_checks,
     torch_fake_quantize,
 )
-from lsqctl.quant.conformance.matrix import CheckResult, run_check, run_checks
 
 __all__ = [
     "CHECKS",
-    "CheckResult",
     "Check",
+    "CheckResult",
     "Implementation",
-    "run_check",
     "brevitas_int_quant",
-    "run_checks",
-    "lsqctl_quantizer",
     "detach_form",
+    "lsqctl_quantizer",
+    "run_check",
+    "run_checks",
     "torch_fake_quantize",
 ]

@@ -15,11 +15,11 @@ from lsqctl.quant import (
     OscillationTracker,
     QuantSpec,
     calibrate,
+    collect_stats,
     param_groups,
     prepare,
     quantized_layers,
     quantizers,
-    collect_stats,
 )
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 BLOCK_SIZE = 1 << 17
 """Elements a thread: 512 KiB in fp32, of which three or four share a core's cache (measured)."""
 
-_hardtanh_backward = torch.ops.aten.hardtanh_backward  # its first operand where low < second < high, else 0
+_hardtanh_backward = (
+    torch.ops.aten.hardtanh_backward
+)  # its first operand where low < second < high, else 0
 MIN_KERNEL_STEP = 1e-30
 """Below it, and for NaN, the bounds of the open interval are not computed."""
 
@@ -31,7 +33,9 @@ def is_supported(x: Tensor, step_size: Tensor) -> bool:
     if torch.compiler.is_compiling():
         return False
     plain_tensor = type(x) in (Tensor, nn.Parameter) and x.numel() > 0
-    dtypes_supported = x.dtype in _DTYPES and step_size.dtype is torch.float32 and step_size.numel() == 1
+    dtypes_supported = (
+        x.dtype in _DTYPES and step_size.dtype is torch.float32 and step_size.numel() == 1
+    )
     on_cpu = x.device.type == step_size.device.type == "cpu"
     return plain_tensor and dtypes_supported and on_cpu
 
@@ -76,7 +80,9 @@ def gradients(
             on_grid = _float_codes(block, step, bounds).mul_(step) if value is None else value_block
             inside = _hardtanh_backward(block, block, low, high)
             partial_sums.append(torch.dot(inside.sub_(on_grid), upstream))
-    grad_step = torch.stack(partial_sums).sum().div_(-step).reshape(step_size.shape) if needed[1] else None
+    grad_step = (
+        torch.stack(partial_sums).sum().div_(-step).reshape(step_size.shape) if needed[1] else None
+    )
     return grad_x, grad_step
 
 
@@ -109,7 +115,9 @@ def _mask_gradient(grad: Tensor, x: Tensor, interval: tuple[float, float], out: 
         out.copy_(_hardtanh_backward(grad, x, *interval))
 
 
-def _float_codes(x: Tensor, step: Tensor, bounds: tuple[int, int], out: Tensor | None = None) -> Tensor:
+def _float_codes(
+    x: Tensor, step: Tensor, bounds: tuple[int, int], out: Tensor | None = None
+) -> Tensor:
     return torch.div(x, step, out=out).clamp_(*bounds).round_()
 
 
