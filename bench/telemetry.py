@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from lsqctl.quant import (
-    Oscillations,
+    OscillationTracker,
     QuantSpec,
     calibrate,
-    keep_positive,
+    clamp_step_sizes,
+    collect_stats,
     param_groups,
     prepare,
-    read_quantizers,
 )
 from lsqctl.training.models import build_model
 from lsqctl.training.quantizer_stats import sample_size
@@ -67,8 +67,8 @@ def measure(case: Case, steps: int) -> tuple[float, float, float]:
     prepare(model, QuantSpec(weight_bits=4, act_bits=4))
     calibrate(model, images)
     optimizer = torch.optim.SGD(param_groups(model, lr=0.01, weight_decay=1e-4), momentum=0.9)
-    keep_positive(optimizer, model)
-    watch, few = Oscillations(model), images[: sample_size(case.shape)]
+    clamp_step_sizes(optimizer, model)
+    watch, few = OscillationTracker(model), images[: sample_size(case.shape)]
 
     def step() -> None:
         loss = nn.functional.cross_entropy(model(images), labels)
@@ -78,7 +78,7 @@ def measure(case: Case, steps: int) -> tuple[float, float, float]:
 
     rounds = []
     for _ in range(3 + max(5, round(steps * case.runs))):
-        work = (step, watch.look, lambda: read_quantizers(model, few))
+        work = (step, watch.update, lambda: collect_stats(model, few))
         rounds.append([seconds(one) for one in work])
     step_s, look_s, read_s = (statistics.median(one) for one in zip(*rounds[3:], strict=True))
     return step_s, look_s, read_s

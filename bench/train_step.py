@@ -40,8 +40,8 @@ from lsqctl.quant import (  # noqa: E402
     LsqQuantizer,
     QuantSpec,
     calibrate,
+    clamp_step_sizes,
     grad_scale_factor,
-    keep_positive,
     prepare,
     quantizers,
 )
@@ -134,7 +134,9 @@ def swapped(
     counts: dict[str, int] = {}
     handles = [
         one.register_forward_hook(
-            lambda _, inputs, __, name=name, one=one: counts.update({name: one.count(inputs[0])})
+            lambda _, inputs, __, name=name, one=one: counts.update(
+                {name: one.grad_scale_numel(inputs[0])}
+            )
         )
         for name, one in quantizers(model).items()
     ]
@@ -146,7 +148,7 @@ def swapped(
     for name, ours in list(quantizers(model).items()):
         owner, _, place = name.rpartition(".")
         module = make(ours, counts[name]).to(images.device)
-        module.shift = None  # our layers ask for it
+        module.active_offset = None  # quantized layers ask for it
         setattr(model.get_submodule(owner), place, module)
 
 
@@ -170,7 +172,7 @@ class Variant:
         rates = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
         self.optimizer = torch.optim.SGD(self.model.parameters(), **rates)
         if peer == "lsqctl":
-            keep_positive(self.optimizer, self.model)
+            clamp_step_sizes(self.optimizer, self.model)
         compiled = mode == "compiled"
         self.network = (
             compile_forward(self.model, batch_size=len(images)) if compiled else self.model

@@ -22,7 +22,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class QuantizerStats:
-    """The state of one quantizer at the end of an epoch; ``lsqctl.quant.telemetry`` defines each.
+    """The state of one quantizer at the end of an epoch; ``lsqctl.quant.stats`` defines each.
 
     ``name`` is the quantizer's (``layer1.0.conv1.weight_quantizer``), ``kind`` says what it
     quantizes. ``epoch`` counts from 1 and ``step`` optimizer steps done; both are 0 right after
@@ -30,7 +30,7 @@ class QuantizerStats:
     all three are equal for one step a tensor. ``clip_fraction`` and ``oscillation_rate`` lie in
     0..1; ``codes_used`` counts of ``n_codes``, among ``n_values`` values looked
     at; ``clamped`` counts in this epoch. None where there
-    is nothing to measure: no gradient yet, an input, or too few looks.
+    is nothing to measure: no gradient yet, an input, or too few updates.
     """
 
     name: str

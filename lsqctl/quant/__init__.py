@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.quant.spec import NONE_BITS, LayerOverride, QuantSpec, TensorSpec
+from lsqctl.quant.spec import FLOAT_BITS, LayerOverride, QuantSpec, TensorSpec
 
 if TYPE_CHECKING:
     from lsqctl.quant.calibration import calibrate
@@ -22,40 +22,39 @@ if TYPE_CHECKING:
     )
     from lsqctl.quant.layers import QuantConv2d, QuantLinear
     from lsqctl.quant.offset import initial_step_and_offset, lsq_plus_fake_quantize
-    from lsqctl.quant.optim import PositiveSteps, keep_positive, param_groups
-    from lsqctl.quant.oscillation import Oscillations
+    from lsqctl.quant.optim import StepSizeClamp, clamp_step_sizes, param_groups
     from lsqctl.quant.quantizer import LsqQuantizer
+    from lsqctl.quant.stats import OscillationTracker, QuantizerReading, collect_stats
     from lsqctl.quant.step_init import initial_step_size
     from lsqctl.quant.surgery import (
         layer_names,
-        left_layers,
         prepare,
         quantized_layers,
         quantizers,
+        unquantized_layers,
     )
-    from lsqctl.quant.telemetry import Reading, read_quantizers
 
 __all__ = [
+    "FLOAT_BITS",
     "MIN_STEP_SIZE",
-    "NONE_BITS",
     "LayerCost",
     "LayerOverride",
     "LsqQuantizer",
     "ModelCost",
-    "Oscillations",
-    "PositiveSteps",
+    "OscillationTracker",
     "QuantConv2d",
     "QuantLinear",
     "QuantSpec",
-    "Reading",
+    "QuantizerReading",
+    "StepSizeClamp",
     "TensorSpec",
     "calibrate",
+    "clamp_step_sizes",
+    "collect_stats",
     "grad_scale_factor",
     "initial_step_and_offset",
     "initial_step_size",
-    "keep_positive",
     "layer_names",
-    "left_layers",
     "lsq_codes",
     "lsq_fake_quantize",
     "lsq_plus_fake_quantize",
@@ -64,30 +63,29 @@ __all__ = [
     "prepare",
     "quantized_layers",
     "quantizers",
-    "read_quantizers",
+    "unquantized_layers",
 ]
 
-_FROM = {
+_EXPORTS = {
     "calibration": "calibrate",
     "cost": "LayerCost ModelCost model_cost",
     "functional": "MIN_STEP_SIZE grad_scale_factor lsq_codes lsq_fake_quantize",
     "layers": "QuantConv2d QuantLinear",
     "offset": "initial_step_and_offset lsq_plus_fake_quantize",
-    "optim": "PositiveSteps keep_positive param_groups",
+    "optim": "StepSizeClamp clamp_step_sizes param_groups",
     "quantizer": "LsqQuantizer",
     "step_init": "initial_step_size",
-    "surgery": "layer_names left_layers prepare quantized_layers quantizers",
-    "oscillation": "Oscillations",
-    "telemetry": "Reading read_quantizers",
+    "surgery": "layer_names prepare quantized_layers quantizers unquantized_layers",
+    "stats": "OscillationTracker QuantizerReading collect_stats",
 }
-_HOME = {name: module for module, names in _FROM.items() for name in names.split()}
+_MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch when it is first asked for (PEP 562)."""
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lsqctl.quant.layers import QuantLayer, QuantLinear
 from lsqctl.quant.spec import TensorSpec
 
-Specs = tuple[TensorSpec, TensorSpec]  # of the weight and of the input
+LayerSpecs = tuple[TensorSpec, TensorSpec]  # of the weight and of the input
 
 
 class PackedProjection(QuantLayer):
@@ -24,7 +24,7 @@ class PackedProjection(QuantLayer):
     So the owner's state dict has the keys of the float one, and quantizers beside them.
     """
 
-    def __init__(self, owner: nn.MultiheadAttention, specs: Specs) -> None:
+    def __init__(self, owner: nn.MultiheadAttention, specs: LayerSpecs) -> None:
         super().__init__()
         self._owner = (owner,)  # in a tuple: not a submodule of its own part
         self.add_quantizers(*specs)
@@ -48,7 +48,7 @@ class PackedProjection(QuantLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return queries, keys and values side by side: (…, E) to (…, 3 E)."""
-        x, weight = self.quantized(input)
+        x, weight = self.quantized_operands(input)
         return F.linear(x, weight, self.bias)
 
 
@@ -58,12 +58,12 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
     in_proj: PackedProjection
 
     @classmethod
-    def from_float(cls, source: nn.MultiheadAttention, packed: Specs, out: Specs) -> Self:
-        """Return the quantized twin of ``source``; its Parameters are the very same objects.
+    def from_float(cls, source: nn.MultiheadAttention, packed: LayerSpecs, out: LayerSpecs) -> Self:
+        """Return ``source`` as a quantized attention; its Parameters are the very same objects.
 
         ``packed`` holds the specs of the projection in, ``out`` those of the projection out.
         """
-        twin = cls(
+        attention = cls(
             source.embed_dim,
             source.num_heads,
             dropout=source.dropout,
@@ -71,15 +71,18 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
             batch_first=source.batch_first,
             device="meta",
         )
-        twin.in_proj_weight, twin.in_proj_bias = source.in_proj_weight, source.in_proj_bias
-        del twin.out_proj  # to be registered after the projection in
-        twin.in_proj = PackedProjection(twin, packed)
-        twin.out_proj = source.out_proj
+        attention.in_proj_weight, attention.in_proj_bias = (
+            source.in_proj_weight,
+            source.in_proj_bias,
+        )
+        del attention.out_proj  # to be registered after the projection in
+        attention.in_proj = PackedProjection(attention, packed)
+        attention.out_proj = source.out_proj
         if any(spec.quantized for spec in out):
-            twin.out_proj = QuantLinear.from_float(source.out_proj, *out)  # type: ignore[assignment]
+            attention.out_proj = QuantLinear.from_float(source.out_proj, *out)  # type: ignore[assignment]
         # tells nn.TransformerEncoderLayer not to use a fused kernel, which would pass all this by
-        twin._qkv_same_embed_dim = False
-        return twin.train(source.training)
+        attention._qkv_same_embed_dim = False
+        return attention.train(source.training)
 
     def forward(  # noqa: PLR0917 (the signature is torch's)
         self,
@@ -102,24 +105,24 @@ class QuantMultiheadAttention(nn.MultiheadAttention):
                 "cross-attention has two inputs and one step size for both would fit neither: "
                 "leave this layer float"
             )
-        turned = query.dim() == 3 and not self.batch_first
-        x = query.transpose(0, 1) if turned else query
+        transposed = query.dim() == 3 and not self.batch_first
+        x = query.transpose(0, 1) if transposed else query
         x = x if query.dim() == 3 else x[None]
-        mask = _mask(attn_mask, key_padding_mask, x, self.num_heads)
+        mask = _merged_mask(attn_mask, key_padding_mask, x, self.num_heads)
         heads = self.in_proj(x).view(*x.shape[:2], 3, self.num_heads, -1)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, L, E / heads)
         dropout = self.dropout if self.training else 0.0
         weights = None
         if need_weights:
-            weights = _weights(q, k, mask)
-            mixed = F.dropout(weights, dropout) @ v
+            weights = _attention_weights(q, k, mask)
+            attended = F.dropout(weights, dropout) @ v
             weights = weights.mean(1) if average_attn_weights else weights
         else:
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        out = self.out_proj(attended.transpose(1, 2).flatten(2))
         if query.dim() == 2:
             return out[0], None if weights is None else weights[0]
-        return out.transpose(0, 1) if turned else out, weights
+        return out.transpose(0, 1) if transposed else out, weights
 
 
 def can_be_quantized(attention: nn.MultiheadAttention) -> bool:
@@ -128,26 +131,28 @@ def can_be_quantized(attention: nn.MultiheadAttention) -> bool:
     return plain and attention._qkv_same_embed_dim
 
 
-def _weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
     return torch.softmax(scores if mask is None else scores + mask, -1)
 
 
-def _mask(attn_mask: Tensor | None, padding: Tensor | None, x: Tensor, heads: int) -> Tensor | None:
+def _merged_mask(
+    attn_mask: Tensor | None, padding: Tensor | None, x: Tensor, heads: int
+) -> Tensor | None:
     """Return both masks as one to add to the scores (B, heads, L, L), or None for none."""
-    total = None
+    merged = None
     if attn_mask is not None:
-        attn_mask = _additive(attn_mask, x)
-        total = (
+        attn_mask = _additive_mask(attn_mask, x)
+        merged = (
             attn_mask if attn_mask.dim() == 2 else attn_mask.view(-1, heads, *attn_mask.shape[1:])
         )
     if padding is not None:
-        padding = _additive(padding, x).reshape(x.shape[0], 1, 1, -1)
-        total = padding if total is None else total + padding
-    return total
+        padding = _additive_mask(padding, x).reshape(x.shape[0], 1, 1, -1)
+        merged = padding if merged is None else merged + padding
+    return merged
 
 
-def _additive(mask: Tensor, x: Tensor) -> Tensor:
+def _additive_mask(mask: Tensor, x: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
         return mask
     return torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(mask, -torch.inf)

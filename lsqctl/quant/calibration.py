@@ -15,7 +15,7 @@ from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import quantized_layers, quantizers
 
 Batch = Tensor | Sequence[Any]
-Site = QuantLayer | LsqQuantizer
+CalibrationTarget = QuantLayer | LsqQuantizer
 
 
 def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool = False) -> None:
@@ -33,37 +33,41 @@ def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool =
     Raises:
         ValueError: the model is not prepared, a layer is never reached, or values are not finite.
     """
-    sites = _sites(model)
-    if not sites:
+    targets = _calibration_targets(model)
+    if not targets:
         raise ValueError("the model has no quantized layers: call prepare(model, spec) first")
-    pending = {name for name, site in sites.items() if force or not _calibrated(site)}
+    pending = {name for name, target in targets.items() if force or not _is_calibrated(target)}
     if not pending:
         return
-    inputs = _joined(data)
-    with evaluating(model), torch.no_grad(), _hooked(sites, pending):
+    inputs = _concatenate(data)
+    with eval_mode(model), torch.no_grad(), _calibration_hooks(targets, pending):
         model(inputs)
     if pending:
-        names = ", ".join([name for name in sites if name in pending][:5])
+        names = ", ".join([name for name in targets if name in pending][:5])
         raise ValueError(
             f"{len(pending)} layers were not reached by the forward pass in eval mode: {names}; "
             "remove them from the model (e.g. aux_logits=False), or reach them"
         )
-    _as_on_rank_0(list(quantizers(model).values()))
+    _broadcast_from_rank_0(list(quantizers(model).values()))
 
 
-def _sites(model: nn.Module) -> dict[str, Site]:
+def _calibration_targets(model: nn.Module) -> dict[str, CalibrationTarget]:
     """Return the quantized layers, and the quantizers that are in none of them."""
     layers = quantized_layers(model)
-    inside = {one for layer in layers.values() for one in quantizers(layer).values()}
-    alone = {name: one for name, one in quantizers(model).items() if one not in inside}
-    return {**layers, **alone}
+    layer_quantizers = {
+        module for layer in layers.values() for module in quantizers(layer).values()
+    }
+    standalone = {
+        name: module for name, module in quantizers(model).items() if module not in layer_quantizers
+    }
+    return {**layers, **standalone}
 
 
-def _calibrated(site: Site) -> bool:
-    return all(quantizer.calibrated for quantizer in quantizers(site).values())
+def _is_calibrated(target: CalibrationTarget) -> bool:
+    return all(quantizer.calibrated for quantizer in quantizers(target).values())
 
 
-def _joined(data: Tensor | Iterable[Batch]) -> Tensor:
+def _concatenate(data: Tensor | Iterable[Batch]) -> Tensor:
     if isinstance(data, Tensor):
         return data
     batches = [batch if isinstance(batch, Tensor) else batch[0] for batch in data]
@@ -77,7 +81,7 @@ def _joined(data: Tensor | Iterable[Batch]) -> Tensor:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put ``model`` in eval mode for a while; each module gets its own training flag back."""
     flags = {module: module.training for module in model.modules()}
     model.eval()
@@ -89,9 +93,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(sites: dict[str, Site], pending: set[str]) -> Iterator[None]:
+def _calibration_hooks(targets: dict[str, CalibrationTarget], pending: set[str]) -> Iterator[None]:
     handles = [
-        sites[name].register_forward_pre_hook(partial(_calibrate_site, name, pending))
+        targets[name].register_forward_pre_hook(partial(_calibrate_target, name, pending))
         for name in pending
     ]
     try:
@@ -101,33 +105,39 @@ def _hooked(sites: dict[str, Site], pending: set[str]) -> Iterator[None]:
             handle.remove()
 
 
-def _calibrate_site(name: str, pending: set[str], site: Site, inputs: tuple[Tensor, ...]) -> None:
-    if name not in pending:  # a shared layer: its first place decides
+def _calibrate_target(
+    name: str, pending: set[str], target: CalibrationTarget, inputs: tuple[Tensor, ...]
+) -> None:
+    if name not in pending:  # a shared layer: its first use decides
         return
-    if isinstance(site, LsqQuantizer):
-        _calibrate_one(site, inputs[0], f"values at {name!r}")
+    if isinstance(target, LsqQuantizer):
+        _calibrate_quantizer(target, inputs[0], f"values at {name!r}")
     else:
-        if site.input_quantizer is not None:
-            _calibrate_one(site.input_quantizer, inputs[0], f"input activations of layer {name!r}")
-        if site.weight_quantizer is not None:
-            _calibrate_one(site.weight_quantizer, site.master_weight, f"weights of layer {name!r}")
+        if target.input_quantizer is not None:
+            _calibrate_quantizer(
+                target.input_quantizer, inputs[0], f"input activations of layer {name!r}"
+            )
+        if target.weight_quantizer is not None:
+            _calibrate_quantizer(
+                target.weight_quantizer, target.master_weight, f"weights of layer {name!r}"
+            )
     pending.discard(name)
 
 
-def _calibrate_one(quantizer: LsqQuantizer, x: Tensor, what: str) -> None:
+def _calibrate_quantizer(quantizer: LsqQuantizer, x: Tensor, description: str) -> None:
     try:
         quantizer.calibrate(x)
     except ValueError as error:
-        raise ValueError(f"cannot calibrate on the {what}: {error}") from error
+        raise ValueError(f"cannot calibrate on the {description}: {error}") from error
 
 
-def _as_on_rank_0(found: list[LsqQuantizer]) -> None:
+def _broadcast_from_rank_0(model_quantizers: list[LsqQuantizer]) -> None:
     """Take the step sizes, offsets and signs of rank 0: each rank has seen a batch of its own."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return
-    for quantizer in found:
-        for learned in quantizer.parameters():
-            distributed.broadcast(learned.data, 0)
+    for quantizer in model_quantizers:
+        for parameter in quantizer.parameters():
+            distributed.broadcast(parameter.data, 0)
         state = quantizer.get_extra_state().to(quantizer.step_size.device)
         distributed.broadcast(state, 0)
         quantizer.set_extra_state(state)

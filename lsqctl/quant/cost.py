@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from lsqctl.quant.calibration import evaluating
+from lsqctl.quant.calibration import eval_mode
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.quant.surgery import quantizers
 
-OTHER = "(other)"
+OTHER_LAYER = "(other)"
 
 _Layer = QuantLayer | nn.Conv2d | nn.Linear
 
@@ -69,28 +69,34 @@ def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     computed, and parameters, statistics and training flags stay as they were. A layer used twice
     counts its MACs twice and its bytes once.
     """
-    found: dict[str, _Layer] = {
+    by_name: dict[str, _Layer] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, QuantLayer) or type(module) in (nn.Conv2d, nn.Linear)
     }
-    macs, all_macs = _count_macs(model, found, input_shape)
-    steps = {id(one) for quantizer in quantizers(model).values() for one in quantizer.parameters()}
-    sizes = {id(p): p.numel() for p in model.parameters() if id(p) not in steps}
+    macs, all_macs = _count_macs(model, by_name, input_shape)
+    step_ids = {id(p) for quantizer in quantizers(model).values() for p in quantizer.parameters()}
+    sizes = {id(p): p.numel() for p in model.parameters() if id(p) not in step_ids}
     params = sum(sizes.values())
-    common = _common_bits(found)
-    layers = [_layer_cost(name, layer, macs[name], sizes, common) for name, layer in found.items()]
-    inside = {one for layer in found.values() for one in quantizers(layer).values()}
-    steps_left = sum(_learned(one) for one in quantizers(model).values() if one not in inside)
-    rest = _rest(model, sum(sizes.values()), all_macs - macs.total(), common)
-    layers.append(replace(rest, size_bytes=rest.size_bytes + 4 * steps_left))
+    common_bits = _common_bits(by_name)
+    layers = [
+        _layer_cost(name, layer, macs[name], sizes, common_bits) for name, layer in by_name.items()
+    ]
+    layer_quantizers = {
+        quantizer for layer in by_name.values() for quantizer in quantizers(layer).values()
+    }
+    other_steps = sum(
+        _learned_numel(q) for q in quantizers(model).values() if q not in layer_quantizers
+    )
+    other = _other_cost(model, sum(sizes.values()), all_macs - macs.total(), common_bits)
+    layers.append(replace(other, size_bytes=other.size_bytes + 4 * other_steps))
     return ModelCost(
         layers=tuple(layer for layer in layers if layer.params or layer.macs),
         params=params,
         macs=all_macs,
         bops=sum(layer.bops for layer in layers),
         size_bytes=sum(layer.size_bytes for layer in layers),
-        naive_bytes=_bytes(params, common),
+        naive_bytes=_packed_bytes(params, common_bits),
     )
 
 
@@ -106,10 +112,11 @@ def _count_macs(
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     inputs = torch.empty(1, *input_shape, dtype=dtype, device="meta")
     handles = [
-        layer.register_forward_hook(partial(_count, macs, name)) for name, layer in layers.items()
+        layer.register_forward_hook(partial(_add_macs, macs, name))
+        for name, layer in layers.items()
     ]
     try:
-        with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
+        with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
             functional_call(model, state, (inputs,))
     finally:
         for handle in handles:
@@ -117,71 +124,73 @@ def _count_macs(
     return macs, flops.get_total_flops() // 2
 
 
-def _count(macs: Counter[str], name: str, layer: _Layer, _: object, output: Tensor) -> None:
-    macs[name] += output.numel() * _weight(layer)[0].numel()
+def _add_macs(macs: Counter[str], name: str, layer: _Layer, _: object, output: Tensor) -> None:
+    macs[name] += output.numel() * _float_weight(layer)[0].numel()
 
 
 def _layer_cost(
-    name: str, layer: _Layer, macs: int, sizes: dict[int, int], common: int
+    name: str, layer: _Layer, macs: int, sizes: dict[int, int], common_bits: int
 ) -> LayerCost:
     """Count one layer; ``sizes`` loses what is counted here, so tied weights count once."""
-    weight_bits, act_bits = _bits(layer)
-    weights = sizes.pop(id(_weight(layer)), 0)
+    weight_bits, act_bits = _layer_bits(layer)
+    weights = sizes.pop(id(_float_weight(layer)), 0)
     biases = sizes.pop(id(layer.bias), 0)
-    steps = sum(map(_learned, quantizers(layer).values()))
+    steps = sum(map(_learned_numel, quantizers(layer).values()))
     return LayerCost(
         name=name,
         weight_bits=weight_bits,
         act_bits=act_bits,
         params=weights + biases,
         macs=macs,
-        size_bytes=_bytes(weights, weight_bits) + 4 * (biases + steps),
-        naive_bytes=_bytes(weights + biases, common),
+        size_bytes=_packed_bytes(weights, weight_bits) + 4 * (biases + steps),
+        naive_bytes=_packed_bytes(weights + biases, common_bits),
     )
 
 
-def _rest(model: nn.Module, params: int, macs: int, common: int) -> LayerCost:
+def _other_cost(model: nn.Module, params: int, macs: int, common_bits: int) -> LayerCost:
     """Count what is in no layer: norms, embeddings, attention; 4 bytes for each parameter.
 
     A batch norm without parameters still folds to a scale and a shift of its statistics.
     """
-    bare = sum(
+    bare_channels = sum(
         module.num_features
         for module in model.modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
         and not module.affine
         and module.track_running_stats
     )
-    size = 4 * params + 8 * bare
-    return LayerCost(OTHER, NONE_BITS, NONE_BITS, params, macs, size, _bytes(params, common))
+    size = 4 * params + 8 * bare_channels
+    return LayerCost(
+        OTHER_LAYER, FLOAT_BITS, FLOAT_BITS, params, macs, size, _packed_bytes(params, common_bits)
+    )
 
 
-def _learned(quantizer: LsqQuantizer) -> int:
+def _learned_numel(quantizer: LsqQuantizer) -> int:
     """Return how many step sizes and offsets it stores."""
-    return sum(one.numel() for one in quantizer.learned)
+    return sum(parameter.numel() for parameter in quantizer.learned_parameters)
 
 
-def _weight(layer: _Layer) -> Tensor:
+def _float_weight(layer: _Layer) -> Tensor:
     return layer.master_weight if isinstance(layer, QuantLayer) else layer.weight
 
 
-def _bits(layer: _Layer) -> tuple[int, int]:
+def _layer_bits(layer: _Layer) -> tuple[int, int]:
     if not isinstance(layer, QuantLayer):
-        return NONE_BITS, NONE_BITS
-    return _bits_of(layer.weight_quantizer), _bits_of(layer.input_quantizer)
+        return FLOAT_BITS, FLOAT_BITS
+    return _quantizer_bits(layer.weight_quantizer), _quantizer_bits(layer.input_quantizer)
 
 
-def _bits_of(quantizer: LsqQuantizer | None) -> int:
-    return NONE_BITS if quantizer is None else quantizer.spec.bits
+def _quantizer_bits(quantizer: LsqQuantizer | None) -> int:
+    return FLOAT_BITS if quantizer is None else quantizer.spec.bits
 
 
 def _common_bits(layers: dict[str, _Layer]) -> int:
     """Return the bits that most weights have; 32 where there are none."""
     votes: Counter[int] = Counter()
     for layer in layers.values():
-        votes[_bits(layer)[0]] += _weight(layer).numel()
-    return votes.most_common(1)[0][0] if votes else NONE_BITS
+        votes[_layer_bits(layer)[0]] += _float_weight(layer).numel()
+    return votes.most_common(1)[0][0] if votes else FLOAT_BITS
 
 
-def _bytes(count: int, bits: int) -> int:
+def _packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)

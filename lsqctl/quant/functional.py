@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lsqctl.quant import blocks
+from lsqctl.quant import cpu_kernel
 
 MIN_STEP_SIZE = 1e-8
-"""The smallest step size: calibration starts at or above it, ``keep_positive`` clamps to it."""
+"""The smallest step size: calibration starts at or above it, ``clamp_step_sizes`` clamps to it."""
 
 
 def lsq_fake_quantize(
@@ -39,7 +39,7 @@ def lsq_fake_quantize(
     Raises:
         ValueError: the shapes, dtypes or bounds do not fit.
     """
-    _check(x, step_size, quant_min, quant_max)
+    _check_arguments(x, step_size, quant_min, quant_max)
     out: Tensor = _LsqFakeQuantize.apply(x, step_size, (quant_min, quant_max), grad_scale)
     return out
 
@@ -49,15 +49,15 @@ def lsq_codes(x: Tensor, step_size: Tensor, quant_min: int, quant_max: int) -> T
 
     ``lsq_codes(...) * step_size`` is what ``lsq_fake_quantize`` returns.
     """
-    _check(x, step_size, quant_min, quant_max)
+    _check_arguments(x, step_size, quant_min, quant_max)
     with torch.no_grad():
         ratio, _ = _ratio(x, step_size)
         return ratio.clamp_(quant_min, quant_max).round_().to(torch.int32)
 
 
-def grad_scale_factor(count: int, quant_max: int) -> float:
+def grad_scale_factor(numel: int, quant_max: int) -> float:
     """Return g = 1/sqrt(N * Q_P), the scale of a step's gradient (section 2.2)."""
-    return 1.0 / math.sqrt(max(count, 1) * quant_max)
+    return 1.0 / math.sqrt(max(numel, 1) * quant_max)
 
 
 class _LsqFakeQuantize(torch.autograd.Function):
@@ -69,10 +69,10 @@ class _LsqFakeQuantize(torch.autograd.Function):
     ) -> Tensor:
         ctx.bounds = bounds
         ctx.grad_scale = grad_scale
-        ctx.blocks = blocks.fits(x, step_size)
-        if ctx.blocks:
-            x = blocks.dense(x)
-            out = blocks.quantized(x, step_size, bounds)
+        ctx.on_cpu_kernel = cpu_kernel.is_supported(x, step_size)
+        if ctx.on_cpu_kernel:
+            x = cpu_kernel.dense(x)
+            out = cpu_kernel.fake_quantize(x, step_size, bounds)
             ctx.save_for_backward(x, step_size, out if out.dtype is torch.float32 else None)
             return out
         ctx.save_for_backward(x, step_size, None)
@@ -83,7 +83,11 @@ class _LsqFakeQuantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         saved = ctx.saved_tensors
-        form = blocks.gradients if ctx.blocks and saved[1] > blocks.MIN_STEP else _gradients
+        form = (
+            cpu_kernel.gradients
+            if ctx.on_cpu_kernel and saved[1] > cpu_kernel.MIN_KERNEL_STEP
+            else _gradients
+        )
         grad_x, grad_step = form(grad, saved, ctx.bounds, ctx.needs_input_grad[:2])
         if grad_step is not None:
             grad_step = grad_step.mul_(ctx.grad_scale)
@@ -91,7 +95,7 @@ class _LsqFakeQuantize(torch.autograd.Function):
 
 
 def _gradients(
-    grad: Tensor, saved: blocks.Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
+    grad: Tensor, saved: cpu_kernel.Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of ``x`` and of the step, before its scale; None unless ``needed``."""
     x, step_size, _ = saved
@@ -117,7 +121,7 @@ def _ratio(x: Tensor, step_size: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype) / step, step
 
 
-def _check(x: Tensor, step_size: Tensor, quant_min: int, quant_max: int) -> None:
+def _check_arguments(x: Tensor, step_size: Tensor, quant_min: int, quant_max: int) -> None:
     if not (x.is_floating_point() and step_size.is_floating_point()):
         raise ValueError(
             f"x and step_size must be floating point, got {x.dtype} and {step_size.dtype}: "

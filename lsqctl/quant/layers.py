@@ -1,7 +1,8 @@
-"""Convolution and linear layers whose input and weight are fake-quantized by LSQ."""
+"""Convolution and linear layers that LSQ quantizes, called as modules or used by their weight."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -34,7 +35,7 @@ class QuantLayer(nn.Module):
         weight = self.master_weight
         # An optimizer step on a bf16 step size would be lost to rounding.
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        per_channel = (weight.shape[0], *(1,) * (weight.dim() - 1))
+        channel_shape = (weight.shape[0], *(1,) * (weight.dim() - 1))
         self.input_quantizer = self.weight_quantizer = None
         if input_spec.quantized:
             axis = self.channel_axis
@@ -42,12 +43,12 @@ class QuantLayer(nn.Module):
                 input_spec, batched=True, channel_axis=axis, device=weight.device, dtype=dtype
             )
         if weight_spec.quantized:
-            step_shape = per_channel if weight_spec.per_channel else ()
+            step_shape = channel_shape if weight_spec.per_channel else ()
             self.weight_quantizer = LsqQuantizer(
                 weight_spec, step_shape=step_shape, device=weight.device, dtype=dtype
             )
 
-    def quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def quantized_operands(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the input and the weight on their grids."""
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
@@ -79,8 +80,8 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
     @classmethod
     def from_float(cls, conv: nn.Conv2d, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
-        """Return the quantized twin of ``conv``; its Parameters are the very same objects."""
-        twin = cls(
+        """Return ``conv`` as a quantized layer; its Parameters are the very same objects."""
+        layer = cls(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,
@@ -94,28 +95,28 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        twin.weight, twin.bias = conv.weight, conv.bias
-        twin.add_quantizers(weight_spec, input_spec)
-        return twin.train(conv.training)
+        layer.weight, layer.bias = conv.weight, conv.bias
+        layer.add_quantizers(weight_spec, input_spec)
+        return layer.train(conv.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
-        if (quantizer := self._pads_before()) is not None:
-            return self._of_padded(input, quantizer)
-        x, weight = self.quantized(input)
+        if (quantizer := self._padding_quantizer()) is not None:
+            return self._forward_padded(input, quantizer)
+        x, weight = self.quantized_operands(input)
         out: Tensor = self._conv_forward(x, weight, self.bias)
         return out
 
-    def _pads_before(self) -> LsqQuantizer | None:
+    def _padding_quantizer(self) -> LsqQuantizer | None:
         """Return the input's quantizer where zeros are padded that are not on its grid."""
         quantizer = self.input_quantizer
-        if quantizer is None or quantizer.shift is None or self.padding_mode != "zeros":
+        if quantizer is None or quantizer.active_offset is None or self.padding_mode != "zeros":
             return None
         return quantizer if any(self._reversed_padding_repeated_twice) else None
 
-    def _of_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
+    def _forward_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
         padded = F.pad(input, self._reversed_padding_repeated_twice)
-        x = quantizer(padded, quantizer.count(input))
+        x = quantizer(padded, quantizer.grad_scale_numel(input))
         weight = self.quantized_weight()
         return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
@@ -131,8 +132,8 @@ class QuantLinear(QuantLayer, nn.Linear):
 
     @classmethod
     def from_float(cls, linear: nn.Linear, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
-        """Return the quantized twin of ``linear``; its Parameters are the very same objects."""
-        twin = cls(
+        """Return ``linear`` as a quantized layer; its Parameters are the very same objects."""
+        layer = cls(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
@@ -140,11 +141,86 @@ class QuantLinear(QuantLayer, nn.Linear):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        twin.weight, twin.bias = linear.weight, linear.bias
-        twin.add_quantizers(weight_spec, input_spec)
-        return twin.train(linear.training)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.add_quantizers(weight_spec, input_spec)
+        return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the bias."""
-        x, weight = self.quantized(input)
+        x, weight = self.quantized_operands(input)
         return F.linear(x, weight, self.bias)
+
+
+# Owners that pass the weights of these layers to a function: by class name, for quant knows torch
+# only. What stands in their other layers, but for those they call, is computed from constants.
+FUNCTIONAL_OWNERS: Mapping[str, Sequence[str]] = {
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": ("qkv", "proj"),
+    "timm.models.swin_transformer_v2.WindowAttention": ("qkv",),
+    "timm.models.beit.Attention": ("qkv",),
+    "timm.models.eva.EvaAttention": ("qkv",),
+}
+_CALLED_LAYERS = ("proj", "q_proj", "k_proj", "v_proj", "gate")
+
+
+def functional_layers(owner: nn.Module) -> Sequence[str]:
+    """Return the names of the layers whose weights ``owner`` passes to a function."""
+    owner_class = type(owner)
+    return FUNCTIONAL_OWNERS.get(f"{owner_class.__module__}.{owner_class.__qualname__}", ())
+
+
+def data_layers(owner: nn.Module) -> Sequence[str]:
+    """Return the names of ``owner``'s layers that see data, by their weight or called."""
+    return (*functional_layers(owner), *_CALLED_LAYERS) if functional_layers(owner) else ()
+
+
+class FunctionalLinear(QuantLinear):
+    """A ``QuantLinear`` whose ``weight``, passed to ``F.linear``, calls the layer.
+
+    ``master_weight`` and ``parameters()`` give the Parameter itself.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the module holds, and a proxy for its weight."""
+        value: Any = super().__getattr__(name)
+        return _WeightProxy(self, value) if name == "weight" else value
+
+    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return ``input`` times the weight's transpose, both quantized, plus the given bias."""
+        x, weight = self.quantized_operands(input)
+        return F.linear(x, weight, bias)
+
+
+class _WeightProxy:
+    """Looks like the weight, and calls its layer where it is multiplied with."""
+
+    def __init__(self, layer: FunctionalLinear, weight: Tensor) -> None:
+        self._layer = layer
+        self._weight = weight
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._weight, name)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Any,
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.linear:
+            return cls._linear(*args, **kwargs)
+        unwrapped = [cls._unwrap(argument) for argument in args]
+        return function(
+            *unwrapped, **{key: cls._unwrap(argument) for key, argument in kwargs.items()}
+        )
+
+    @classmethod
+    def _unwrap(cls, value: Any) -> Any:
+        return value._weight if isinstance(value, cls) else value
+
+    @staticmethod
+    def _linear(input: Tensor, weight: _WeightProxy, bias: Tensor | None = None) -> Any:
+        return weight._layer(input, bias)

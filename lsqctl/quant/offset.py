@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lsqctl.quant.functional import MIN_STEP_SIZE, lsq_codes, lsq_fake_quantize
 from lsqctl.quant.spec import StepInit
-from lsqctl.quant.step_init import as_rows, thinned
+from lsqctl.quant.step_init import as_rows, subsample
 
-_SEARCHED = 1 << 16  # values that the search for the least error looks at
+_SEARCH_SAMPLE = 1 << 16  # values that the search for the least error is made with
 _COARSE, _FINE = 20, 7  # cuts of each end of the range, and how often they are refined
 
 
@@ -40,16 +40,16 @@ def lsq_plus_fake_quantize(
     Raises:
         ValueError: as ``lsq_fake_quantize``.
     """
-    wide = _wide(x, step_size)
-    shift = _scaled_gradient(offset.to(wide.dtype), grad_scale)
-    moved = lsq_fake_quantize(wide - shift, step_size, *bounds, grad_scale)
-    return (moved + shift).to(x.dtype)
+    upcast = _upcast(x, step_size)
+    scaled_offset = _scale_gradient(offset.to(upcast.dtype), grad_scale)
+    quantized = lsq_fake_quantize(upcast - scaled_offset, step_size, *bounds, grad_scale)
+    return (quantized + scaled_offset).to(x.dtype)
 
 
 def lsq_plus_codes(x: Tensor, step_size: Tensor, offset: Tensor, bounds: tuple[int, int]) -> Tensor:
     """Return the integer codes of ``x``, int32: ``codes * step_size + offset`` is on the grid."""
     with torch.no_grad():
-        return lsq_codes(_wide(x, step_size) - offset, step_size, *bounds)
+        return lsq_codes(_upcast(x, step_size) - offset, step_size, *bounds)
 
 
 def initial_step_and_offset(
@@ -69,51 +69,53 @@ def initial_step_and_offset(
     values = as_rows(x, ())[0]
     low, high = (float(end) for end in values.aminmax())
     if init == "percentile":
-        keep = max(1, math.ceil(percentile / 100 * values.numel()))
-        low = float(values.kthvalue(values.numel() + 1 - keep).values)
-        high = float(values.kthvalue(keep).values)
+        rank = max(1, math.ceil(percentile / 100 * values.numel()))
+        low = float(values.kthvalue(values.numel() + 1 - rank).values)
+        high = float(values.kthvalue(rank).values)
     elif init in ("mse", "lsq_plus") and high > low:
-        low, high = _least_error(values, low, high, (quant_min, quant_max))
+        low, high = _least_mse_range(values, low, high, (quant_min, quant_max))
     levels = quant_max - quant_min
     step = max((high - low) / levels, MIN_STEP_SIZE) if high > low else 1 / levels
     return values.new_tensor(step), values.new_tensor(low - quant_min * step)
 
 
-def _least_error(
+def _least_mse_range(
     values: Tensor, low: float, high: float, bounds: tuple[int, int]
 ) -> tuple[float, float]:
     """Return the ends of the range with the least squared error: a coarse grid, then a fine one."""
-    values = thinned(values[None], _SEARCHED)[0]
+    values = subsample(values[None], _SEARCH_SAMPLE)[0]
     span, width = high - low, 1 / _COARSE
-    best, least = (0.0, 0.0), math.inf
+    best, min_error = (0.0, 0.0), math.inf
     coarse = [i * width for i in range(_COARSE)]
-    for round_ in range(2):
-        below, above = (coarse, coarse) if not round_ else (_around(end, width) for end in best)
-        for cut in ((b, a) for b in below for a in above if b + a < 1):
+    for pass_number in range(2):
+        low_cuts, high_cuts = (
+            (coarse, coarse) if not pass_number else (_refine(end, width) for end in best)
+        )
+        for cut in ((b, a) for b in low_cuts for a in high_cuts if b + a < 1):
             start, end = low + cut[0] * span, high - cut[1] * span
-            if (error := _error(values, start, end, bounds)) < least:
-                best, least = cut, error
+            if (error := _mse(values, start, end, bounds)) < min_error:
+                best, min_error = cut, error
     return low + best[0] * span, high - best[1] * span
 
 
-def _around(cut: float, width: float) -> list[float]:
+def _refine(cut: float, width: float) -> list[float]:
     cuts = (cut + width * (2 * i / (_FINE - 1) - 1) for i in range(_FINE))
-    return [max(0.0, one) for one in cuts]
+    return [max(0.0, refined) for refined in cuts]
 
 
-def _error(values: Tensor, low: float, high: float, bounds: tuple[int, int]) -> float:
+def _mse(values: Tensor, low: float, high: float, bounds: tuple[int, int]) -> float:
     step = max((high - low) / (bounds[1] - bounds[0]), MIN_STEP_SIZE)
     offset = low - bounds[0] * step
     codes = ((values - offset) / step).clamp_(*bounds).round_()
     return float(codes.mul_(step).add_(offset).sub_(values).square_().mean())
 
 
-def _wide(x: Tensor, step_size: Tensor) -> Tensor:
+def _upcast(x: Tensor, step_size: Tensor) -> Tensor:
     """Return ``x`` in fp32 at least: in bf16, x - offset would be rounded before it is divided."""
     return x.to(torch.promote_types(torch.promote_types(x.dtype, step_size.dtype), torch.float32))
 
 
-def _scaled_gradient(x: Tensor, scale: float) -> Tensor:
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
     """Return ``x`` to the last bit; its gradient arrives multiplied by ``scale``."""
     scaled = x * scale
     return x.detach() + (scaled - scaled.detach())

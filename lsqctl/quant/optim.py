@@ -28,7 +28,7 @@ def param_groups(
     trainable parameter is in exactly one group, frozen ones in none, and empty groups are left
     out. ``names`` lists the parameters' names in the order of ``params``.
     """
-    steps = {id(one) for quantizer in quantizers(model).values() for one in quantizer.parameters()}
+    step_ids = {id(p) for quantizer in quantizers(model).values() for p in quantizer.parameters()}
     step_lr = lr * step_lr_scale
     groups = {
         "weights": _group("weights", lr, weight_decay),
@@ -38,7 +38,7 @@ def param_groups(
     for name, parameter in model.named_parameters():  # each once, also when shared
         if parameter.requires_grad:
             kind = "weights" if parameter.dim() > 1 else "no_decay"
-            group = groups["step_sizes" if id(parameter) in steps else kind]
+            group = groups["step_sizes" if id(parameter) in step_ids else kind]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]
@@ -48,9 +48,9 @@ def _group(name: str, lr: float, weight_decay: float) -> dict[str, Any]:
     return {"name": name, "params": [], "names": [], "lr": lr, "weight_decay": weight_decay}
 
 
-def keep_positive(
+def clamp_step_sizes(
     optimizer: Optimizer, model: nn.Module, *, floor: float = MIN_STEP_SIZE
-) -> PositiveSteps:
+) -> StepSizeClamp:
     """Clamp every step size of ``model`` to at least ``floor`` after each optimizer step.
 
     A step size at or below zero would turn its tensor around or divide by zero; LSQ itself does
@@ -60,23 +60,25 @@ def keep_positive(
         ValueError: ``floor`` is not positive, the model has no quantizers, or the optimizer does
             not hold all of their step sizes.
     """
-    found = quantizers(model)
-    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    trained = {name: q.step_size for name, q in found.items() if q.step_size.requires_grad}
+    by_name = quantizers(model)
+    optimized_ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    trainable_steps = {
+        name: q.step_size for name, q in by_name.items() if q.step_size.requires_grad
+    }
     if not floor > 0:
         raise ValueError(f"floor must be positive, got {floor}")
-    if not found:
+    if not by_name:
         raise ValueError("the model has no quantizers: call prepare(model, spec) first")
-    if missing := [name for name, step in trained.items() if id(step) not in held]:
+    if missing := [name for name, step in trainable_steps.items() if id(step) not in optimized_ids]:
         raise ValueError(
             f"the optimizer lacks {len(missing)} step sizes, the first of {missing[0]!r}: make it "
             "from param_groups(model, ...) after prepare"
         )
-    return PositiveSteps(optimizer, trained, floor)
+    return StepSizeClamp(optimizer, trainable_steps, floor)
 
 
-class PositiveSteps:
-    """What ``keep_positive`` returns: the counts, and the way to stop."""
+class StepSizeClamp:
+    """What ``clamp_step_sizes`` returns: the counts, and the way to stop."""
 
     def __init__(self, optimizer: Optimizer, steps: dict[str, nn.Parameter], floor: float) -> None:
         self._steps = steps
@@ -103,8 +105,8 @@ class PositiveSteps:
     @torch.no_grad()
     def _clamp(self, *_: object) -> None:
         steps: list[Tensor] = list(self._steps.values())
-        low = torch.cat([step.flatten() for step in steps]) < self._floor  # False for NaN
+        below_floor = torch.cat([step.flatten() for step in steps]) < self._floor  # False for NaN
         if self._counts is None:
-            self._counts = torch.zeros_like(low, dtype=torch.int64)
-        self._counts += low
+            self._counts = torch.zeros_like(below_floor, dtype=torch.int64)
+        self._counts += below_floor
         torch._foreach_clamp_min_(steps, self._floor)

@@ -74,15 +74,17 @@ class LsqQuantizer(nn.Module):
         return self.spec.bounds(self.signed is not False)
 
     @property
-    def shift(self) -> nn.Parameter | None:
+    def active_offset(self) -> nn.Parameter | None:
         """The offset where it is in use: not where an open sign turned out unsigned."""
         unsigned = self.spec.signed is None and self.signed is False
         return None if unsigned else self.offset
 
     @property
-    def learned(self) -> list[nn.Parameter]:
+    def learned_parameters(self) -> list[nn.Parameter]:
         """What it learns and stores: the step size, and the offset where it is in use."""
-        return [one for one in (self.step_size, self.shift) if one is not None]
+        return [
+            parameter for parameter in (self.step_size, self.active_offset) if parameter is not None
+        ]
 
     @torch.no_grad()
     def calibrate(self, x: Tensor) -> None:
@@ -94,13 +96,13 @@ class LsqQuantizer(nn.Module):
         signed = self.spec.signed
         if signed is None:
             signed = bool((x < 0).any())
-        step, offset = self._first_values(x, signed=signed)
+        step, offset = self._initial_values(x, signed=signed)
         self.step_size.copy_(step)
         if self.offset is not None:
             self.offset.copy_(offset)
         self.signed, self.calibrated = signed, True
 
-    def _first_values(self, x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
+    def _initial_values(self, x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
         bounds, spec = self.spec.bounds(signed), self.spec
         if self.offset is not None and (signed or spec.signed is not None):
             return initial_step_and_offset(x, *bounds, init=spec.init, percentile=spec.percentile)
@@ -114,18 +116,18 @@ class LsqQuantizer(nn.Module):
         )
         return step, torch.zeros_like(self.step_size)
 
-    def forward(self, x: Tensor, count: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, numel: int | None = None) -> Tensor:
         """Return ``x`` on the grid, same shape and dtype.
 
-        ``count`` is N of the gradient scale where ``x`` is not what is to be counted (padding).
+        ``numel`` is N of the gradient scale where ``x`` is not what is to be counted (padding).
 
         Raises:
             RuntimeError: the step size has no first value yet.
         """
         self._check_calibrated(x)
         quant_min, quant_max = self.bounds
-        scale = grad_scale_factor(self.count(x) if count is None else count, quant_max)
-        if (offset := self.shift) is not None:
+        scale = grad_scale_factor(self.grad_scale_numel(x) if numel is None else numel, quant_max)
+        if (offset := self.active_offset) is not None:
             bounds = (quant_min, quant_max)
             return lsq_plus_fake_quantize(x, self.step_size, offset, bounds, scale)
         return lsq_fake_quantize(x, self.step_size, quant_min, quant_max, scale)
@@ -133,14 +135,14 @@ class LsqQuantizer(nn.Module):
     def codes(self, x: Tensor) -> Tensor:
         """Return the integer codes of ``x``, int32; ``codes * step_size`` is ``forward(x)``.
 
-        With an offset, ``codes * step_size + shift`` is.
+        With an offset, ``codes * step_size + active_offset`` is.
         """
         self._check_calibrated(x)
-        if (offset := self.shift) is not None:
+        if (offset := self.active_offset) is not None:
             return lsq_plus_codes(x, self.step_size, offset, self.bounds)
         return lsq_codes(x, self.step_size, *self.bounds)
 
-    def count(self, x: Tensor) -> int:
+    def grad_scale_numel(self, x: Tensor) -> int:
         """Return N of the gradient scale: N_W for weights (of one step), N_F for activations."""
         if not self.batched:
             return x.numel() // self.step_size.numel()
@@ -160,7 +162,7 @@ class LsqQuantizer(nn.Module):
         """Take the flags of a checkpoint.
 
         Raises:
-            ValueError: they are not ours, or their sign is not the one this spec demands.
+            ValueError: they are no quantizer's, or their sign is not the one this spec demands.
         """
         flags = state.tolist()
         if flags not in [[c, s] for c in (0, 1) for s in (_SIGN_UNKNOWN, 0, 1)]:
@@ -178,7 +180,7 @@ class LsqQuantizer(nn.Module):
         sign = {None: "sign open", True: "signed", False: "unsigned"}[self.signed]
         shape = tuple(self.step_size.shape)
         state = "" if self.calibrated else ", not calibrated"
-        offset = "" if self.shift is None else ", learned offset"
+        offset = "" if self.active_offset is None else ", learned offset"
         return f"{self.spec.bits} bits, {sign}, step {shape}{offset}{state}"
 
     def _check_calibrated(self, x: Tensor) -> None:

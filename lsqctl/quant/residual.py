@@ -2,7 +2,7 @@
 
 Torch's graph quantization, which ADLIK's LSQ results were trained with, does quantize them. An
 addition is no module, so it is found by the block it is in: a block names the two of its modules
-whose outputs it adds in an attribute ``residual_inputs``; torchvision's stand in ``BLOCKS``.
+whose outputs it adds in an attribute ``residual_inputs``; torchvision's are in ``RESIDUAL_INPUTS``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lsqctl.quant.spec import TensorSpec
 
 # Blocks of others, by class name, for quant knows torch only: (branch, shortcut). They add to the
 # branch in place, which is therefore a copy: the quantizer's backward pass needs what it returned.
-BLOCKS: Mapping[str, tuple[str, str]] = {
+RESIDUAL_INPUTS: Mapping[str, tuple[str, str]] = {
     "torchvision.models.resnet.BasicBlock": ("bn2", "downsample"),
     "torchvision.models.resnet.Bottleneck": ("bn3", "downsample"),
 }
@@ -25,7 +25,7 @@ BLOCKS: Mapping[str, tuple[str, str]] = {
 
 def residual_blocks(model: nn.Module) -> dict[str, nn.Module]:
     """Return the blocks whose additions are known, by name."""
-    return {name: module for name, module in model.named_modules() if _inputs(module)}
+    return {name: module for name, module in model.named_modules() if _residual_inputs(module)}
 
 
 def quantize_residuals(model: nn.Module, spec: TensorSpec) -> None:
@@ -45,42 +45,44 @@ def quantize_residuals(model: nn.Module, spec: TensorSpec) -> None:
             "residual_bits at 32"
         )
     for block in blocks.values():
-        names = _inputs(block)
+        names = _residual_inputs(block)
         assert names is not None
-        found = nn.ModuleDict()
+        by_role = nn.ModuleDict()
         for role, name in zip(("branch", "shortcut"), names, strict=True):
-            found[role] = quantizer = _quantizer(block, spec)
-            copies = role == "branch" and not hasattr(block, "residual_inputs")
-            _module(block, name).register_forward_hook(_Quantizes(quantizer, copies=copies))
-        block.residual_quantizers = found
+            by_role[role] = quantizer = _new_quantizer(block, spec)
+            clone_output = role == "branch" and not hasattr(block, "residual_inputs")
+            _ensure_module(block, name).register_forward_hook(
+                _QuantizeOutputHook(quantizer, clone_output=clone_output)
+            )
+        block.residual_quantizers = by_role
 
 
-def _inputs(module: nn.Module) -> tuple[str, str] | None:
-    kind = type(module)
-    known = BLOCKS.get(f"{kind.__module__}.{kind.__qualname__}")
-    own: tuple[str, str] | None = getattr(module, "residual_inputs", known)
-    return own
+def _residual_inputs(module: nn.Module) -> tuple[str, str] | None:
+    block_class = type(module)
+    registered = RESIDUAL_INPUTS.get(f"{block_class.__module__}.{block_class.__qualname__}")
+    names: tuple[str, str] | None = getattr(module, "residual_inputs", registered)
+    return names
 
 
-def _module(block: nn.Module, name: str) -> nn.Module:
+def _ensure_module(block: nn.Module, name: str) -> nn.Module:
     if getattr(block, name, block) is None:  # as torchvision sets it, no module of its block
         setattr(block, name, nn.Identity())
     return block.get_submodule(name)
 
 
-def _quantizer(block: nn.Module, spec: TensorSpec) -> LsqQuantizer:
-    like = next(block.parameters())
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return LsqQuantizer(spec, batched=True, channel_axis=-3, device=like.device, dtype=dtype)
+def _new_quantizer(block: nn.Module, spec: TensorSpec) -> LsqQuantizer:
+    parameter = next(block.parameters())
+    dtype = torch.promote_types(parameter.dtype, torch.float32)
+    return LsqQuantizer(spec, batched=True, channel_axis=-3, device=parameter.device, dtype=dtype)
 
 
-class _Quantizes:
+class _QuantizeOutputHook:
     """A forward hook that quantizes what a module returns; copied along with its model."""
 
-    def __init__(self, quantizer: LsqQuantizer, *, copies: bool) -> None:
+    def __init__(self, quantizer: LsqQuantizer, *, clone_output: bool) -> None:
         self.quantizer = quantizer
-        self.copies = copies
+        self.clone_output = clone_output
 
     def __call__(self, module: nn.Module, inputs: object, output: Tensor) -> Tensor:
         out: Tensor = self.quantizer(output)
-        return out.clone() if self.copies else out
+        return out.clone() if self.clone_output else out

@@ -7,20 +7,20 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-NONE_BITS = 32
+FLOAT_BITS = 32
 """The number of bits that means: not quantized."""
 
 StepInit = Literal["paper", "mse", "lsq_plus", "percentile"]
 FeatureCount = Literal["per_sample", "numel", "channels"]
 Offset = Literal["none", "learned"]
 Sign = Literal["auto", "signed", "unsigned"]
-SIGNS: Mapping[Sign, bool | None] = {"auto": None, "signed": True, "unsigned": False}
+SIGN_TO_SIGNED: Mapping[Sign, bool | None] = {"auto": None, "signed": True, "unsigned": False}
 
 
-def check_bits(bits: int, what: str = "bits") -> None:
+def check_bits(bits: int, name: str = "bits") -> None:
     """Raise ValueError unless ``bits`` is 2..8, or 32 for not quantized."""
-    if type(bits) is not int or not (2 <= bits <= 8 or bits == NONE_BITS):
-        raise ValueError(f"{what} must be 2..8, or 32 for not quantized, got {bits!r}")
+    if type(bits) is not int or not (2 <= bits <= 8 or bits == FLOAT_BITS):
+        raise ValueError(f"{name} must be 2..8, or 32 for not quantized, got {bits!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +53,18 @@ class TensorSpec:
         check_bits(self.bits)
         if not 50.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile must be above 50 and at most 100, got {self.percentile}")
-        for name, value, known in (
+        for name, value, allowed in (
             ("init", self.init, ("paper", "mse", "lsq_plus", "percentile")),
             ("n_features", self.n_features, ("per_sample", "numel", "channels")),
             ("offset", self.offset, ("none", "learned")),
         ):
-            if value not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
 
     @property
     def quantized(self) -> bool:
         """Whether anything is done at all."""
-        return self.bits != NONE_BITS
+        return self.bits != FLOAT_BITS
 
     def bounds(self, signed: bool) -> tuple[int, int]:
         """Return (quant_min, quant_max), that is (-Q_N, Q_P), for a tensor of known sign."""
@@ -99,10 +99,10 @@ class LayerOverride:
 
     def changes(self) -> dict[str, Any]:
         """Return what it sets, as fields of a QuantSpec."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        changes = {name: value for name, value in found.items() if value is not None}
+        settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        changes = {name: value for name, value in settings.items() if value is not None}
         if self.act_signed is not None:
-            changes["act_signed"] = SIGNS[self.act_signed]
+            changes["act_signed"] = SIGN_TO_SIGNED[self.act_signed]
         return changes
 
 
@@ -120,7 +120,7 @@ class QuantSpec:
     for the first and the last layer.
 
     >>> spec = QuantSpec(overrides={"layer1.*": LayerOverride(weight_bits=8)})
-    >>> [spec.layer(name)[0].bits for name in ("layer1.0.conv1", "layer2.0.conv1")]
+    >>> [spec.layer_specs(name)[0].bits for name in ("layer1.0.conv1", "layer2.0.conv1")]
     [8, 4]
     """
 
@@ -137,31 +137,31 @@ class QuantSpec:
     init: StepInit = "paper"
     percentile: float = 99.9
     n_features: FeatureCount = "per_sample"
-    residual_bits: int = NONE_BITS
+    residual_bits: int = FLOAT_BITS
     overrides: Mapping[str, LayerOverride] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        names = (f"{place}{kind}_bits" for place in _PLACES for kind in ("weight", "act"))
+        names = (f"{prefix}{kind}_bits" for prefix in _LAYER_PREFIXES for kind in ("weight", "act"))
         for name in (*names, "residual_bits"):
             check_bits(getattr(self, name), name)
-        self.weight(self.weight_bits)
-        self.activation(self.act_bits)
+        self.weight_spec(self.weight_bits)
+        self.activation_spec(self.act_bits)
         for glob in self.overrides:
-            self._changed(self.overrides[glob].changes())
+            self._with_changes(self.overrides[glob].changes())
 
     @property
     def quantized(self) -> bool:
         """Whether anything is quantized."""
-        found = self.bits_of("weight") | self.bits_of("act") | {self.residual_bits}
-        return found != {NONE_BITS}
+        all_bits = self.bits_of("weight") | self.bits_of("act") | {self.residual_bits}
+        return all_bits != {FLOAT_BITS}
 
     def bits_of(self, kind: Literal["weight", "act"]) -> set[int]:
         """Return the bits that weights, or activations, have anywhere in the model."""
-        set_by = (getattr(one, f"{kind}_bits") for one in self.overrides.values())
-        everywhere = {getattr(self, f"{place}{kind}_bits") for place in _PLACES}
-        return everywhere | {bits for bits in set_by if bits is not None}
+        override_bits = (getattr(override, f"{kind}_bits") for override in self.overrides.values())
+        model_bits = {getattr(self, f"{prefix}{kind}_bits") for prefix in _LAYER_PREFIXES}
+        return model_bits | {bits for bits in override_bits if bits is not None}
 
-    def weight(self, bits: int) -> TensorSpec:
+    def weight_spec(self, bits: int) -> TensorSpec:
         """Return the spec of a weight tensor with ``bits``: always signed."""
         return TensorSpec(
             bits=bits,
@@ -172,7 +172,7 @@ class QuantSpec:
             percentile=self.percentile,
         )
 
-    def activation(self, bits: int) -> TensorSpec:
+    def activation_spec(self, bits: int) -> TensorSpec:
         """Return the spec of an input activation with ``bits``: always per tensor."""
         return TensorSpec(
             bits=bits,
@@ -184,25 +184,27 @@ class QuantSpec:
             offset=self.act_offset,
         )
 
-    def layer(
+    def layer_specs(
         self, name: str = "", *, first: bool = False, last: bool = False
     ) -> tuple[TensorSpec, TensorSpec]:
-        """Return the (weight, input activation) specs of a layer by its name and its place."""
-        place = "first_" if first else "last_" if last else ""
-        bits = {kind: getattr(self, f"{place}{kind}") for kind in ("weight_bits", "act_bits")}
+        """Return the (weight, input activation) specs of a layer by its name and its position."""
+        prefix = "first_" if first else "last_" if last else ""
+        bits = {kind: getattr(self, f"{prefix}{kind}") for kind in ("weight_bits", "act_bits")}
         changes: dict[str, Any] = {}
         for glob, override in self.overrides.items():
             if fnmatchcase(name, glob):
                 changes |= override.changes()
-        own = self._changed(bits | changes)
-        return own.weight(own.weight_bits), own.activation(own.act_bits)
+        resolved = self._with_changes(bits | changes)
+        return resolved.weight_spec(resolved.weight_bits), resolved.activation_spec(
+            resolved.act_bits
+        )
 
-    def unmatched(self, names: Sequence[str]) -> list[str]:
+    def unmatched_overrides(self, names: Sequence[str]) -> list[str]:
         """Return the globs of the overrides that match none of ``names``."""
         return [glob for glob in self.overrides if not any(fnmatchcase(n, glob) for n in names)]
 
-    def _changed(self, changes: dict[str, Any]) -> QuantSpec:
+    def _with_changes(self, changes: dict[str, Any]) -> QuantSpec:
         return replace(self, **changes, overrides={})
 
 
-_PLACES = ("", "first_", "last_")
+_LAYER_PREFIXES = ("", "first_", "last_")

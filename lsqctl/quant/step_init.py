@@ -10,7 +10,7 @@ from torch import Tensor
 from lsqctl.quant.functional import MIN_STEP_SIZE
 from lsqctl.quant.spec import StepInit
 
-_SAMPLE = 1 << 20  # values that the mse search looks at; the error's minimum is flat
+_SEARCH_SAMPLE = 1 << 20  # values that the mse search is made with; the error's minimum is flat
 _COARSE = 81  # candidates over four decades, 12 % apart
 _FINE = 13  # candidates between the neighbours of the best so far
 
@@ -48,7 +48,7 @@ def initial_step_size(
     if init == "paper":
         step = 2 * rows.abs().mean(1) / math.sqrt(quant_max)
     elif init == "mse":
-        step = _least_error(rows, quant_min, quant_max)
+        step = _least_mse_step(rows, quant_min, quant_max)
     elif init == "lsq_plus":
         sigma, mu = torch.std_mean(rows, 1, correction=0)
         step = (mu.abs() + 3 * sigma) / (quant_max + 1)
@@ -70,44 +70,44 @@ def as_rows(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
         raise ValueError(f"x of shape {tuple(x.shape)} holds no values to take a step size from")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("the values hold NaN or infinity")
-    lead = x.dim() - len(step_shape)
-    own = [lead + axis for axis, size in enumerate(step_shape) if size != 1]
-    if lead < 0 or any(x.shape[axis] != step_shape[axis - lead] for axis in own):
+    leading = x.dim() - len(step_shape)
+    step_axes = [leading + axis for axis, size in enumerate(step_shape) if size != 1]
+    if leading < 0 or any(x.shape[axis] != step_shape[axis - leading] for axis in step_axes):
         raise ValueError(f"step_shape {step_shape} does not broadcast to x of {tuple(x.shape)}")
-    shared = [axis for axis in range(x.dim()) if axis not in own]
-    return x.permute(*own, *shared).reshape(math.prod(step_shape), -1)
+    value_axes = [axis for axis in range(x.dim()) if axis not in step_axes]
+    return x.permute(*step_axes, *value_axes).reshape(math.prod(step_shape), -1)
 
 
-def _least_error(rows: Tensor, quant_min: int, quant_max: int) -> Tensor:
+def _least_mse_step(rows: Tensor, quant_min: int, quant_max: int) -> Tensor:
     """Return, for each row, the step of least squared error: a wide grid, then two finer ones.
 
     The error has many local minima at few bits, so nothing is assumed of its shape.
     """
     largest = rows.abs().amax(1)
-    rows = thinned(rows, _SAMPLE)
+    rows = subsample(rows, _SEARCH_SAMPLE)
     best = largest / quant_max
-    span = torch.logspace(-4, 0.05, _COARSE, dtype=rows.dtype).tolist()
+    decades = torch.logspace(-4, 0.05, _COARSE, dtype=rows.dtype).tolist()
     ratio = 10 ** (4.05 / (_COARSE - 1))
-    for candidates in (span, _around(ratio), _around(ratio ** (2 / (_FINE - 1)))):
-        centre, least = best, torch.full_like(best, math.inf)
+    for candidates in (decades, _refine(ratio), _refine(ratio ** (2 / (_FINE - 1)))):
+        centre, min_error = best, torch.full_like(best, math.inf)
         for factor in candidates:
             step = (centre * factor).clamp_min(MIN_STEP_SIZE)
-            error = _error(rows, step[:, None], quant_min, quant_max)
-            best = torch.where(error < least, step, best)
-            least = torch.minimum(error, least)
+            error = _mse(rows, step[:, None], quant_min, quant_max)
+            best = torch.where(error < min_error, step, best)
+            min_error = torch.minimum(error, min_error)
     return best
 
 
-def _around(ratio: float) -> list[float]:
+def _refine(ratio: float) -> list[float]:
     return [ratio ** (2 * i / (_FINE - 1) - 1) for i in range(_FINE)]
 
 
-def _error(rows: Tensor, step: Tensor, quant_min: int, quant_max: int) -> Tensor:
+def _mse(rows: Tensor, step: Tensor, quant_min: int, quant_max: int) -> Tensor:
     codes = (rows / step).clamp_(quant_min, quant_max).round_()
     return codes.mul_(step).sub_(rows).square_().mean(1)
 
 
-def thinned(rows: Tensor, sample: int) -> Tensor:
+def subsample(rows: Tensor, sample: int) -> Tensor:
     """Return evenly spread columns where there are more than ``sample`` values.
 
     The stride shares no factor with a row's length, so that it does not keep to one pixel.

@@ -7,15 +7,21 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from lsqctl.quant.attention import QuantMultiheadAttention, Specs, can_be_quantized
-from lsqctl.quant.borrowed import BorrowedLinear, borrows, takes_part
-from lsqctl.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from lsqctl.quant.attention import LayerSpecs, QuantMultiheadAttention, can_be_quantized
+from lsqctl.quant.layers import (
+    FunctionalLinear,
+    QuantConv2d,
+    QuantLayer,
+    QuantLinear,
+    data_layers,
+    functional_layers,
+)
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.residual import quantize_residuals
 from lsqctl.quant.spec import QuantSpec
 
 # Layers that multiply by a weight and that we may meet without quantizing them.
-_WEIGHTED = (
+_WEIGHTED_LAYERS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
     *(nn.Linear, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention),
@@ -24,12 +30,12 @@ _NOT_PREPARED = "its weight and input have 32 bits, or the model is not prepared
 
 
 def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
-    """Swap what ``model`` multiplies weights with for quantized twins; return it.
+    """Swap what ``model`` multiplies weights with for quantized layers; return it.
 
     That is every ``nn.Conv2d`` and ``nn.Linear``, the projections of every self-attention, and
     those whose weights torchvision's Swin passes to a function. Works in place, on exact types
-    only (a subclass may compute something else: see ``left_layers``); when ``model`` is itself
-    such a layer, its twin is returned. Parameters stay the same objects, so an optimizer made
+    only (a subclass may differ: see ``unquantized_layers``); when ``model`` is itself
+    such a layer, the new one is returned. Parameters stay the same objects, so an optimizer made
     earlier still holds the weights, but not the new step sizes: make it afterwards, from
     ``param_groups``. The first and the last layer are those of registration order. A layer with 32
     bits for both tensors stays as it is. With ``residual_bits`` both inputs of the residual
@@ -41,41 +47,43 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     """
     if quantizers(model):
         raise ValueError("the model is already prepared: build it anew to use another spec")
-    sites = dict(_sites(model))
-    if not sites:
+    by_name = dict(_quantizable_layers(model))
+    if not by_name:
         raise ValueError(f"{type(model).__name__} has no nn.Conv2d or nn.Linear to quantize")
-    names = list(sites)
-    if unmatched := spec.unmatched(names):
-        raise ValueError(no_such_layer(unmatched[0], names))
-    specs: dict[nn.Module, list[Specs]] = {}
-    for name, module in sites.items():
-        own = spec.layer(name, first=name == names[0], last=name == names[-1])
-        specs.setdefault(module, []).append(own)
-    borrowed = {getattr(owner, key) for owner in model.modules() for key in borrows(owner)}
-    twins = {
-        module: _twin(name, module, specs[module], borrowed=module in borrowed)
-        for name, module in sites.items()
-        if any(one.quantized for pair in specs[module] for one in pair)
+    names = list(by_name)
+    if unmatched := spec.unmatched_overrides(names):
+        raise ValueError(unmatched_glob_message(unmatched[0], names))
+    specs: dict[nn.Module, list[LayerSpecs]] = {}
+    for name, module in by_name.items():
+        layer_specs = spec.layer_specs(name, first=name == names[0], last=name == names[-1])
+        specs.setdefault(module, []).append(layer_specs)
+    functional = {
+        getattr(owner, key) for owner in model.modules() for key in functional_layers(owner)
+    }
+    replacements = {
+        module: _quantized_copy(name, module, specs[module], functional=module in functional)
+        for name, module in by_name.items()
+        if any(tensor_spec.quantized for pair in specs[module] for tensor_spec in pair)
     }
     for parent in list(model.modules()):
         for key, child in list(parent._modules.items()):
-            if child in twins:
-                setattr(parent, key, twins[child])
-    residual = spec.activation(spec.residual_bits)
+            if child in replacements:
+                setattr(parent, key, replacements[child])
+    residual = spec.activation_spec(spec.residual_bits)
     if residual.quantized:
         quantize_residuals(model, residual)
-    return twins.get(model, model)
+    return replacements.get(model, model)
 
 
 def layer_names(model: nn.Module) -> list[str]:
     """Return the names of the layers that ``prepare`` may quantize, the first and last in place."""
-    return [name for name, _ in _sites(model)]
+    return [name for name, _ in _quantizable_layers(model)]
 
 
-def no_such_layer(glob: str, names: Sequence[str]) -> str:
+def unmatched_glob_message(glob: str, names: Sequence[str]) -> str:
     """Return what is wrong with a glob that matches none of ``names``, with the nearest ones."""
-    near = get_close_matches(glob, names, n=3, cutoff=0.0)
-    return f"the override `{glob}` matches no layer; the nearest are {', '.join(near)}"
+    nearest = get_close_matches(glob, names, n=3, cutoff=0.0)
+    return f"the override `{glob}` matches no layer; the nearest are {', '.join(nearest)}"
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantLayer]:
@@ -88,12 +96,12 @@ def quantizers(model: nn.Module) -> dict[str, LsqQuantizer]:
     return {n: m for n, m in model.named_modules() if isinstance(m, LsqQuantizer)}
 
 
-def left_layers(model: nn.Module) -> dict[str, str]:
+def unquantized_layers(model: nn.Module) -> dict[str, str]:
     """Return the layers whose weights stay float, by name, each with the reason."""
-    return dict(_left(model, "", _constant_layers(model)))
+    return dict(_unquantized(model, "", _constant_layers(model)))
 
 
-def _sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield what is to be quantized by name; an attention twice, once for each projection."""
     constant = _constant_layers(model)
     for name, module in model.named_modules():
@@ -104,36 +112,40 @@ def _sites(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _constant_layers(model: nn.Module) -> set[nn.Module]:
-    """Return the layers inside a borrower that see no data: they make its position bias."""
+    """Return the layers of functional owners that see no data: they make its position bias."""
     return {
         layer
         for owner in model.modules()
-        if (names := takes_part(owner))
+        if (names := data_layers(owner))
         for name, child in owner.named_children()
         if name not in names
         for layer in child.modules()
-        if isinstance(layer, _WEIGHTED)
+        if isinstance(layer, _WEIGHTED_LAYERS)
     }
 
 
-def _left(module: nn.Module, name: str, constant: set[nn.Module]) -> Iterator[tuple[str, str]]:
+def _unquantized(
+    module: nn.Module, name: str, constant: set[nn.Module]
+) -> Iterator[tuple[str, str]]:
     if isinstance(module, QuantLayer):
         return
     if type(module) is nn.MultiheadAttention:
-        fits = can_be_quantized(module)
-        yield name, _NOT_PREPARED if fits else "its keys are of another width, or added to"
+        supported = can_be_quantized(module)
+        yield name, _NOT_PREPARED if supported else "its keys are of another width, or added to"
         return
     if module in constant:
         yield name, "what it computes is constant once trained"
     elif type(module) in (nn.Conv2d, nn.Linear):
         yield name, _NOT_PREPARED
-    elif isinstance(module, _WEIGHTED) and not isinstance(module, QuantMultiheadAttention):
+    elif isinstance(module, _WEIGHTED_LAYERS) and not isinstance(module, QuantMultiheadAttention):
         yield name, f"{type(module).__name__} is neither nn.Conv2d nor nn.Linear itself"
     for key, child in module.named_children():
-        yield from _left(child, f"{name}.{key}".lstrip("."), constant)
+        yield from _unquantized(child, f"{name}.{key}".lstrip("."), constant)
 
 
-def _twin(name: str, module: nn.Module, specs: list[Specs], *, borrowed: bool) -> nn.Module:
+def _quantized_copy(
+    name: str, module: nn.Module, specs: list[LayerSpecs], *, functional: bool
+) -> nn.Module:
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_hooks)
     if any(hooks) or module._backward_pre_hooks:
         raise ValueError(
@@ -146,4 +158,4 @@ def _twin(name: str, module: nn.Module, specs: list[Specs], *, borrowed: bool) -
     if isinstance(module, nn.Conv2d):
         return QuantConv2d.from_float(module, *specs[0])
     assert isinstance(module, nn.Linear)
-    return (BorrowedLinear if borrowed else QuantLinear).from_float(module, *specs[0])
+    return (FunctionalLinear if functional else QuantLinear).from_float(module, *specs[0])

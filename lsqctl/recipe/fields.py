@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES, TIMM_NAME, TIMM_PREFIX
 
 
@@ -25,7 +25,7 @@ def unit(name: str) -> dict[str, Any]:
 
 
 def _bits(value: int) -> int:
-    if not (2 <= value <= 8 or value == NONE_BITS):
+    if not (2 <= value <= 8 or value == FLOAT_BITS):
         raise PydanticCustomError("out_of_range", "must be 2..8, or 32 for not quantized")
     return value
 
@@ -52,7 +52,7 @@ def _model(value: str) -> str:
     return value
 
 
-BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, NONE_BITS)
+BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 Bits = Annotated[
     int,
     AfterValidator(_bits),

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
-from lsqctl.quant.spec import NONE_BITS, SIGNS, LayerOverride, QuantSpec
+from lsqctl.quant.spec import FLOAT_BITS, SIGN_TO_SIGNED, LayerOverride, QuantSpec
 from lsqctl.recipe.fields import Bits, Section, unit
 
 
@@ -67,24 +67,24 @@ Overrides = Annotated[
 class QuantSection(Section):
     """Bits, and how the steps of LSQ begin and learn."""
 
-    weight_bits: Bits = Field(NONE_BITS, description="bits of weights; 32 is not quantized")
+    weight_bits: Bits = Field(FLOAT_BITS, description="bits of weights; 32 is not quantized")
     act_bits: Bits = Field(
-        NONE_BITS, description="bits of the activations that enter a layer; 32 is not quantized"
+        FLOAT_BITS, description="bits of the activations that enter a layer; 32 is not quantized"
     )
     first_weight_bits: Bits = Field(
-        NONE_BITS,
+        FLOAT_BITS,
         description="the first layer's weight bits; left out, 8 if quant.weight_bits is below 32",
     )
     first_act_bits: Bits = Field(
-        NONE_BITS,
+        FLOAT_BITS,
         description="bits of the network's input; left out, 8 if quant.act_bits is below 32",
     )
     last_weight_bits: Bits = Field(
-        NONE_BITS,
+        FLOAT_BITS,
         description="the last layer's weight bits; left out, 8 if quant.weight_bits is below 32",
     )
     last_act_bits: Bits = Field(
-        NONE_BITS,
+        FLOAT_BITS,
         description="the last layer's input bits; left out, 8 if quant.act_bits is below 32",
     )
     per_channel: bool = Field(
@@ -133,7 +133,7 @@ class QuantSection(Section):
     )
 
     residual_bits: Bits = Field(
-        NONE_BITS,
+        FLOAT_BITS,
         description="bits of both inputs of residual additions; 32 leaves them alone, as the paper",
     )
     overrides: Overrides = Field(
@@ -148,4 +148,4 @@ class QuantSection(Section):
         shared = QuantSpec.__dataclass_fields__.keys() & type(self).model_fields.keys()
         values = {name: getattr(self, name) for name in shared - {"act_signed", "overrides"}}
         overrides = {glob: LayerOverride(**dict(one)) for glob, one in self.overrides.items()}
-        return QuantSpec(**values, act_signed=SIGNS[self.act_signed], overrides=overrides)
+        return QuantSpec(**values, act_signed=SIGN_TO_SIGNED[self.act_signed], overrides=overrides)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe.catalog import DATASETS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.train_section import TrainSection
@@ -39,8 +39,8 @@ def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
             derived[f"data.{key}"] = (value, f"default of {dataset}")
     quant = _part(raw, "quant")
     for kind in ("weight", "act"):
-        bits = quant.get(f"{kind}_bits", NONE_BITS)
-        value = 8 if type(bits) is int and bits < NONE_BITS else NONE_BITS
+        bits = quant.get(f"{kind}_bits", FLOAT_BITS)
+        value = 8 if type(bits) is int and bits < FLOAT_BITS else FLOAT_BITS
         for place in ("first", "last"):
             derived[f"quant.{place}_{kind}_bits"] = (value, f"follows quant.{kind}_bits")
     return derived
@@ -89,13 +89,13 @@ def _per_channel(quant: QuantSection) -> list[Problem]:
     label = "is of weights, which are not quantized here; activations have one step size a tensor"
     problems = []
     weights = quant.spec().bits_of("weight")
-    if quant.per_channel and quant.spec().quantized and weights == {NONE_BITS}:
+    if quant.per_channel and quant.spec().quantized and weights == {FLOAT_BITS}:
         help_ = "leave `per_channel` out, or quantize the weights"
         problems.append(Problem("quant.per_channel", label, help_, "quant.weight_bits"))
     problems += [
         Problem("quant.overrides", f"`per_channel` {label}", "leave it out", glob=glob)
         for glob, one in quant.overrides.items()
-        if one.per_channel and one.weight_bits == NONE_BITS
+        if one.per_channel and one.weight_bits == FLOAT_BITS
     ]
     return problems
 

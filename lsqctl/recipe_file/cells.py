@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lsqctl.errors import Diagnostic, RecipeError
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.compose import compose
 from lsqctl.recipe_file.keys import VARIABLE
@@ -116,7 +116,7 @@ def clashes(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def _bits(recipe: Recipe) -> str:
     weight, act = recipe.quant.weight_bits, recipe.quant.act_bits
-    return "fp32" if weight == act == NONE_BITS else f"w{weight}a{act}"
+    return "fp32" if weight == act == FLOAT_BITS else f"w{weight}a{act}"
 
 
 def _part(key: str, node: Node) -> str:

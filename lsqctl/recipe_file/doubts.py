@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lsqctl.errors import Diagnostic
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import DEPTHWISE_MODELS, Recipe
 from lsqctl.recipe_file.check import Checked
 from lsqctl.recipe_file.nodes import Node
@@ -59,7 +59,7 @@ def _unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Diagnostic]:
         label = f"is read only with `init: percentile`; it is `{quant.init}`"
         node = nodes["quant.percentile"]
         return [node.fault("W003", "`quant.percentile` is not used", label)]
-    only_weights = quant.spec().bits_of("act") == {NONE_BITS} == {quant.residual_bits}
+    only_weights = quant.spec().bits_of("act") == {FLOAT_BITS} == {quant.residual_bits}
     if quant.act_offset == "learned" and only_weights:
         label = "has no effect while activations have 32 bits"
         return [nodes["quant.act_offset"].fault("W003", "`quant.act_offset` is not used", label)]

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from lsqctl.errors import Diagnostic
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import OverrideSection
 from lsqctl.recipe_file.keys import NOT_KEYS
 from lsqctl.recipe_file.loaded import Cell
@@ -55,7 +55,7 @@ def layer_faults(cell: Cell, names: Sequence[str], *, residual: bool) -> list[Di
         near = ", ".join(f"`{name}`" for name in three_closest(glob, names))
         label = f"matches no layer of {model}"
         faults.append(here.fault("R107", f"`{KEY}.{glob}`", label, f"the nearest are {near}"))
-    if quant.residual_bits != NONE_BITS and not residual:
+    if quant.residual_bits != FLOAT_BITS and not residual:
         key = "quant.residual_bits"
         label = f"{model} has no residual addition that is known here"
         help_ = "leave the key out: only those of ResNets and SqueezeNext are known"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lsqctl import __version__
 
 if TYPE_CHECKING:
-    from lsqctl.quant.conformance import Answer
+    from lsqctl.quant.conformance import CheckResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ConformanceRow:
     key: str
     title: str
     source: str
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, CheckResult]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,16 @@ def conformance_matrix() -> ConformanceMatrix:
     from lsqctl.quant import conformance as golden
 
     implementations = [
-        golden.ours(__version__),
-        golden.torchs(),
-        golden.three_lines(),
-        golden.brevitas(),
+        golden.lsqctl_quantizer(__version__),
+        golden.torch_fake_quantize(),
+        golden.detach_form(),
+        golden.brevitas_int_quant(),
     ]
     return ConformanceMatrix(
         [
-            ImplementationInfo(implementation.name, implementation.version, implementation.absent)
+            ImplementationInfo(
+                implementation.name, implementation.version, implementation.skip_reason
+            )
             for implementation in implementations
         ],
         [
@@ -71,7 +73,7 @@ def conformance_matrix() -> ConformanceMatrix:
                 check.title,
                 check.source,
                 {
-                    implementation.name: golden.answer(check, implementation)
+                    implementation.name: golden.run_check(check, implementation)
                     for implementation in implementations
                 },
             )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lsqctl.errors import Diagnostic, LsqctlError
-from lsqctl.quant.spec import NONE_BITS
+from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import Cell, LoadedRecipe, layer_faults
 from lsqctl.settings import Settings
@@ -40,7 +40,7 @@ def _layer_diagnostics(recipe: LoadedRecipe) -> list[Diagnostic]:
 
 
 def _names_layers(recipe: Recipe) -> bool:
-    return bool(recipe.quant.overrides) or recipe.quant.residual_bits != NONE_BITS
+    return bool(recipe.quant.overrides) or recipe.quant.residual_bits != FLOAT_BITS
 
 
 # What a network may raise when it is built, or given images that it cannot take.

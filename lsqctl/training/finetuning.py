@@ -25,7 +25,7 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
-from lsqctl.quant import Oscillations, calibrate, keep_positive, prepare
+from lsqctl.quant import OscillationTracker, calibrate, clamp_step_sizes, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import read_state, resume_point
 from lsqctl.training.compilation import (
@@ -227,13 +227,13 @@ def build_session(
     use_ema = train.ema_decay is not None and train.epochs > 0
     return TrainingSession(
         *(recipe, context, pipeline, model, teacher, optimizer),
-        step_clamp=keep_positive(optimizer, model) if quantized else None,
+        step_clamp=clamp_step_sizes(optimizer, model) if quantized else None,
         train_state=train_state,
         model_forward=model_forward,
         teacher_forward=teacher_forward,
         stepper=OptimizerStepper(optimizer, train, pipeline.device),
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
-        oscillations=Oscillations(model) if quantized else None,
+        oscillations=OscillationTracker(model) if quantized else None,
     )
 
 

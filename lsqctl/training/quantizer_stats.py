@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lsqctl.events import QuantizerStats
-from lsqctl.quant import Reading, read_quantizers
+from lsqctl.quant import QuantizerReading, collect_stats
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import TrainingSession
 
@@ -34,8 +34,8 @@ def initial_stats(session: TrainingSession) -> Iterator[QuantizerStats]:
 
 def start_oscillations(session: TrainingSession) -> None:
     """Remember the weights' first codes, unless a checkpoint brought them."""
-    if session.oscillations is not None and not session.oscillations.begun:
-        session.oscillations.look()
+    if session.oscillations is not None and not session.oscillations.started:
+        session.oscillations.update()
 
 
 def update_oscillations(session: TrainingSession) -> None:
@@ -43,7 +43,7 @@ def update_oscillations(session: TrainingSession) -> None:
     steps = _epochs_per_reading(session) * session.pipeline.steps_per_epoch
     due = session.train_state.step % max(1, steps // _UPDATES_PER_READING) == 0
     if session.oscillations is not None and due:
-        session.oscillations.look()
+        session.oscillations.update()
 
 
 def epoch_stats(session: TrainingSession, images: Tensor) -> Iterator[QuantizerStats]:
@@ -63,7 +63,7 @@ def epoch_stats(session: TrainingSession, images: Tensor) -> Iterator[QuantizerS
         rates=session.oscillations.rates(),
         clamped=session.train_state.clamped,
     )
-    session.oscillations.forget()
+    session.oscillations.reset()
 
 
 def _collect_stats(
@@ -76,7 +76,7 @@ def _collect_stats(
 ) -> Iterator[QuantizerStats]:
     rates, clamped = rates or {}, clamped or {}
     with autocast(session.recipe.train.precision, images.device):
-        readings = read_quantizers(session.model, images)
+        readings = collect_stats(session.model, images)
     for reading in readings:
         rate = rates.get(reading.name)
         yield QuantizerStats(
@@ -88,7 +88,7 @@ def _collect_stats(
         )
 
 
-def _rounded(reading: Reading) -> dict[str, Any]:
+def _rounded(reading: QuantizerReading) -> dict[str, Any]:
     """Return a reading's values, to six digits: they are stored a hundred thousand times."""
     values = asdict(reading)
     return {

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lsqctl.events import Evaluation, Result
-from lsqctl.quant import NONE_BITS, ModelCost, left_layers, model_cost, quantized_layers
-from lsqctl.quant.cost import OTHER
+from lsqctl.quant import FLOAT_BITS, ModelCost, model_cost, quantized_layers, unquantized_layers
+from lsqctl.quant.cost import OTHER_LAYER
 from lsqctl.recipe import QuantSection, Recipe
 from lsqctl.training.checkpoint_files import checkpoint_dir
 from lsqctl.training.runtime import execution_environment, peak_memory_bytes
@@ -97,7 +97,9 @@ def method_name(recipe: Recipe) -> str:
 def first_last_bits(cost: ModelCost) -> str:
     """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs."""
     layers = [
-        f"w{layer.weight_bits}a{layer.act_bits}" for layer in cost.layers if layer.name != OTHER
+        f"w{layer.weight_bits}a{layer.act_bits}"
+        for layer in cost.layers
+        if layer.name != OTHER_LAYER
     ]
     return "/".join(dict.fromkeys((layers[0], layers[-1])))
 
@@ -122,7 +124,7 @@ def result_notes(session: TrainingSession) -> list[str]:
         lines.append("counted with batch norm statistics estimated again after training")
     if skipped := session.train_state.skipped_before:
         lines.append(f"fp16 overflowed in {skipped} of {session.train_state.step} steps, left out")
-    unquantized = left_layers(session.model)
+    unquantized = unquantized_layers(session.model)
     if session.step_clamp is not None and unquantized:
         lines.append(f"left in fp32: {', '.join(unquantized)}")
     return [*lines, *paper_deviations(session.recipe.quant), *chance_level_warnings(session)]
@@ -131,7 +133,7 @@ def result_notes(session: TrainingSession) -> list[str]:
 def paper_deviations(quant: QuantSection) -> list[str]:
     """Return how the bits deviate from the paper where the columns of bits do not say so."""
     lines = []
-    if quant.residual_bits != NONE_BITS:
+    if quant.residual_bits != FLOAT_BITS:
         lines.append(f"inputs of residual additions at {quant.residual_bits} bits")
     for glob, override in quant.overrides.items():
         values = ", ".join(f"{key} {value}".lower() for key, value in override.model_dump().items())

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
-from lsqctl.quant import Oscillations, PositiveSteps
+from lsqctl.quant import OscillationTracker, StepSizeClamp
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
@@ -44,7 +44,7 @@ class TrainingSession:
     model: nn.Module
     teacher: nn.Module | None
     optimizer: torch.optim.Optimizer
-    step_clamp: PositiveSteps | None
+    step_clamp: StepSizeClamp | None
     train_state: TrainState
     model_forward: compilation.Forward
     teacher_forward: compilation.Forward | None
@@ -53,7 +53,7 @@ class TrainingSession:
     bn_statistics: dict[str, Tensor] | None = None
     pending_losses: list[tuple[int, Tensor, Tensor, int]] = field(default_factory=list)
     clamps_counted: dict[str, int] = field(default_factory=dict)
-    oscillations: Oscillations | None = None
+    oscillations: OscillationTracker | None = None
     saved_at: float = field(default_factory=time.monotonic)
 
     @property

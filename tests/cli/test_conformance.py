@@ -18,7 +18,7 @@ def test_the_matrix_is_printed_and_ours_passes_it_all(cli: CommandLine):
     checks = [row for row in rows if len(row) == 6]
     assert len(checks) == len(conformance.CHECKS)
     assert {row[2] for row in checks} == {"ok"}
-    assert ["torch", "grad of s up to s/2 outside", "W2, v/s 1.2: -0.2, wanted 1 (+3)"] in rows
+    assert ["torch", "grad of s up to s/2 outside", "W2, v/s 1.2: -0.2, expected 1 (+3)"] in rows
     assert "lsqctl 0.1.0 20 of 20" in done.stderr
     assert not (cli.folder / ".lsqctl").exists()
 
@@ -30,14 +30,14 @@ def test_a_machine_gets_versions_sources_and_every_difference():
     assert [one["name"] for one in found["implementations"]][:3] == [
         "lsqctl",
         "torch",
-        "three lines",
+        "detach form",
     ]
     (row,) = [row for row in found["checks"] if row["key"] == "clip-first-grad-step"]
     assert (row["source"], len(row["answers"]["torch"]["details"])) == ("eq. 3", 4)
 
 
 def test_it_fails_when_ours_does(monkeypatch):
-    torchs = replace(conformance.torchs(), name="lsqctl")
-    monkeypatch.setattr(conformance, "ours", lambda version: torchs)
+    other = replace(conformance.torch_fake_quantize(), name="lsqctl")
+    monkeypatch.setattr(conformance, "lsqctl_quantizer", lambda version: other)
     done = CliRunner().invoke(app, ["conformance"])
     assert done.exit_code == 1

@@ -10,7 +10,14 @@ import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers, quantizers
+from lsqctl.quant import (
+    QuantSpec,
+    calibrate,
+    prepare,
+    quantized_layers,
+    quantizers,
+    unquantized_layers,
+)
 
 W4A4 = QuantSpec(weight_bits=4, act_bits=4)
 MASKS = {
@@ -128,7 +135,7 @@ def test_every_weight_of_every_classifier_is_quantized_or_named_as_left(name):
     with _EmptyOnMeta():
         model = prepare(torchvision.models.get_model(name, weights=None, **auxiliary), W4A4)
     quantized = {id(layer.master_weight) for layer in quantized_layers(model).values()}
-    left = left_layers(model)
+    left = unquantized_layers(model)
     steps = {id(one.step_size) for one in quantizers(model).values()}
     missed = [
         key

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lsqctl.quant import QuantSpec, calibrate, keep_positive, param_groups, prepare, quantizers
+from lsqctl.quant import QuantSpec, calibrate, clamp_step_sizes, param_groups, prepare, quantizers
 
 
 def stripes(count):
@@ -34,7 +34,7 @@ def test_an_existing_training_loop_learns_and_every_step_moves(bits):
     prepare(model, QuantSpec(weight_bits=bits, act_bits=bits))
     calibrate(model, images[:64])
     optimizer = torch.optim.SGD(param_groups(model, lr=0.01, weight_decay=1e-4), momentum=0.9)
-    handle = keep_positive(optimizer, model)
+    handle = clamp_step_sizes(optimizer, model)
     first = {name: q.step_size.item() for name, q in quantizers(model).items()}
 
     model.train()

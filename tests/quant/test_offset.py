@@ -15,8 +15,8 @@ from lsqctl.quant import (
     QuantSpec,
     TensorSpec,
     calibrate,
+    clamp_step_sizes,
     initial_step_and_offset,
-    keep_positive,
     lsq_plus_fake_quantize,
     model_cost,
     param_groups,
@@ -111,19 +111,19 @@ def test_an_open_sign_that_turns_out_unsigned_needs_no_offset():
     plain = LsqQuantizer(TensorSpec(bits=4, signed=None), batched=True)
     for one in (quantizer, plain):
         one.calibrate(swish().relu())
-    assert quantizer.shift is None
+    assert quantizer.active_offset is None
     assert torch.equal(quantizer(swish()), plain(swish()))
-    assert len(quantizer.learned) == 1
+    assert len(quantizer.learned_parameters) == 1
     declared = LsqQuantizer(TensorSpec(bits=4, signed=False, offset="learned"), batched=True)
     declared.calibrate(swish().relu())
-    assert declared.shift is not None
+    assert declared.active_offset is not None
 
 
 def test_codes_times_step_plus_offset_are_the_output():
     quantizer = LsqQuantizer(SKEWED, batched=True)
     quantizer.calibrate(swish())
     x = swish(seed=1)
-    rebuilt = quantizer.codes(x) * quantizer.step_size + quantizer.shift
+    rebuilt = quantizer.codes(x) * quantizer.step_size + quantizer.active_offset
     torch.testing.assert_close(quantizer(x), rebuilt, rtol=1e-6, atol=1e-6)
 
 
@@ -159,8 +159,10 @@ def test_an_offset_learns_with_the_steps_and_is_never_clamped(images):
     assert sum(name.endswith(".offset") for name in groups["step_sizes"]) == 2
     assert not any("quantizer" in name for name in groups["weights"] + groups["no_decay"])
     optimizer = torch.optim.SGD(param_groups(net, lr=0.1, weight_decay=0.0))
-    handle = keep_positive(optimizer, net)
-    offsets = [one.shift for one in quantizers(net).values() if one.shift is not None]
+    handle = clamp_step_sizes(optimizer, net)
+    offsets = [
+        one.active_offset for one in quantizers(net).values() if one.active_offset is not None
+    ]
     before = [one.detach().clone() for one in offsets]
     assert all(one != 0 for one in before)
     net(2 * images).square().sum().backward()

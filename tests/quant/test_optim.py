@@ -12,7 +12,7 @@ from lsqctl.quant import (
     MIN_STEP_SIZE,
     QuantSpec,
     calibrate,
-    keep_positive,
+    clamp_step_sizes,
     param_groups,
     prepare,
     quantizers,
@@ -100,7 +100,7 @@ def hostile_step(model, optimizer, gradient):
 
 def test_steps_stay_positive_under_a_hostile_optimizer_and_each_clamp_is_counted(quant_net):
     optimizer = sgd(quant_net, lr=1.0)
-    handle = keep_positive(optimizer, quant_net)
+    handle = clamp_step_sizes(optimizer, quant_net)
     assert set(handle.clamped.values()) == {0}
     for _ in range(3):
         hostile_step(quant_net, optimizer, 1e6)
@@ -111,7 +111,7 @@ def test_steps_stay_positive_under_a_hostile_optimizer_and_each_clamp_is_counted
 
 def test_steps_above_the_floor_are_neither_changed_nor_counted(quant_net):
     optimizer = sgd(quant_net, lr=1e-6)
-    handle = keep_positive(optimizer, quant_net)
+    handle = clamp_step_sizes(optimizer, quant_net)
     before = {name: q.step_size.detach().clone() for name, q in quantizers(quant_net).items()}
     hostile_step(quant_net, optimizer, 1.0)
     for name, quantizer in quantizers(quant_net).items():
@@ -121,14 +121,14 @@ def test_steps_above_the_floor_are_neither_changed_nor_counted(quant_net):
 
 def test_the_floor_can_be_chosen(quant_net):
     optimizer = sgd(quant_net, lr=1.0)
-    keep_positive(optimizer, quant_net, floor=0.25)
+    clamp_step_sizes(optimizer, quant_net, floor=0.25)
     hostile_step(quant_net, optimizer, 1e6)
     assert all((q.step_size == 0.25).all() for q in quantizers(quant_net).values())
 
 
 def test_a_step_that_is_nan_stays_nan_and_is_not_counted(quant_net):
     optimizer = sgd(quant_net)
-    handle = keep_positive(optimizer, quant_net)
+    handle = clamp_step_sizes(optimizer, quant_net)
     hostile_step(quant_net, optimizer, math.nan)
     assert all(q.step_size.isnan().all() for q in quantizers(quant_net).values())
     assert set(handle.clamped.values()) == {0}
@@ -136,7 +136,7 @@ def test_a_step_that_is_nan_stays_nan_and_is_not_counted(quant_net):
 
 def test_a_removed_handle_clamps_no_more_and_keeps_its_counts(quant_net):
     optimizer = sgd(quant_net, lr=1.0)
-    handle = keep_positive(optimizer, quant_net)
+    handle = clamp_step_sizes(optimizer, quant_net)
     hostile_step(quant_net, optimizer, 1e6)
     counts = handle.clamped
     handle.remove()
@@ -148,11 +148,11 @@ def test_a_removed_handle_clamps_no_more_and_keeps_its_counts(quant_net):
 def test_an_optimizer_that_lacks_the_steps_is_refused(quant_net):
     weights = [q for n, q in quant_net.named_parameters() if "step_size" not in n]
     with pytest.raises(ValueError, match="lacks 8 step sizes"):
-        keep_positive(torch.optim.SGD(weights), quant_net)
+        clamp_step_sizes(torch.optim.SGD(weights), quant_net)
 
 
 def test_a_float_model_or_a_floor_of_zero_is_refused(quant_net):
     with pytest.raises(ValueError, match="no quantizers"):
-        keep_positive(sgd(quant_net), nn.Linear(2, 2))
+        clamp_step_sizes(sgd(quant_net), nn.Linear(2, 2))
     with pytest.raises(ValueError, match="floor must be positive"):
-        keep_positive(sgd(quant_net), quant_net, floor=0.0)
+        clamp_step_sizes(sgd(quant_net), quant_net, floor=0.0)

@@ -10,10 +10,10 @@ from lsqctl.quant import (
     LayerOverride,
     QuantSpec,
     calibrate,
-    left_layers,
     model_cost,
     prepare,
     quantized_layers,
+    unquantized_layers,
 )
 
 
@@ -36,7 +36,7 @@ def test_a_later_glob_wins_key_by_key(small_net):
     one, other = LayerOverride(weight_bits=2, act_bits=2), LayerOverride(weight_bits=3)
     prepare(small_net, QuantSpec(overrides={"[36]": one, "6": other}))
     assert bits(small_net) == {"0": (8, 8), "3": (2, 2), "6": (3, 2), "9": (8, 8)}
-    assert QuantSpec(overrides={"6": other, "[36]": one}).layer("6")[0].bits == 2
+    assert QuantSpec(overrides={"6": other, "[36]": one}).layer_specs("6")[0].bits == 2
 
 
 def test_overrides_hold_for_the_first_and_the_last_layer_too(small_net):
@@ -49,7 +49,7 @@ def test_a_star_spans_dots_and_32_bits_leave_a_layer_as_it_is():
     float_ = LayerOverride(weight_bits=32, act_bits=32)
     prepare(deep, QuantSpec(overrides={"1.*": float_}))
     assert list(bits(deep)) == ["0"]
-    assert list(left_layers(deep)) == ["1.0.0"]
+    assert list(unquantized_layers(deep)) == ["1.0.0"]
 
 
 @pytest.mark.parametrize(

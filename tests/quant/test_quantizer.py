@@ -90,12 +90,12 @@ def test_codes_times_step_are_the_output():
 def test_the_three_readings_of_the_number_of_features(n_features, axis, shape, count):
     spec = TensorSpec(bits=4, n_features=n_features)
     quantizer = LsqQuantizer(spec, batched=True, channel_axis=axis)
-    assert quantizer.count(torch.empty(shape)) == count
+    assert quantizer.grad_scale_numel(torch.empty(shape)) == count
 
 
 def test_per_sample_gradient_scale_does_not_depend_on_the_batch():
     counts = {
-        n: LsqQuantizer(TensorSpec(n_features="per_sample"), batched=True).count(
+        n: LsqQuantizer(TensorSpec(n_features="per_sample"), batched=True).grad_scale_numel(
             torch.empty(n, 3, 2, 2)
         )
         for n in (0, 1, 64)
@@ -105,9 +105,9 @@ def test_per_sample_gradient_scale_does_not_depend_on_the_batch():
 
 def test_number_of_weights_is_that_of_one_step():
     weight = torch.randn(6, 5, 3, 3)
-    assert LsqQuantizer(TensorSpec()).count(weight) == 270
+    assert LsqQuantizer(TensorSpec()).grad_scale_numel(weight) == 270
     per_channel = LsqQuantizer(TensorSpec(per_channel=True), step_shape=(6, 1, 1, 1))
-    assert per_channel.count(weight) == 45
+    assert per_channel.grad_scale_numel(weight) == 45
 
 
 def test_gradient_scale_is_one_over_the_root_of_n_times_the_highest_code():

@@ -12,10 +12,10 @@ from lsqctl.quant import (
     QuantLinear,
     QuantSpec,
     calibrate,
-    left_layers,
     prepare,
     quantized_layers,
     quantizers,
+    unquantized_layers,
 )
 
 
@@ -87,8 +87,8 @@ def test_32_bits_everywhere_leaves_the_model_as_it_is(small_net):
 def test_layers_of_32_bits_are_left_and_said_to_be(small_net):
     prepare(small_net, QuantSpec(first_weight_bits=32, first_act_bits=32))
     assert list(quantized_layers(small_net)) == ["3", "6", "9"]
-    assert list(left_layers(small_net)) == ["0"]
-    assert "32 bits" in left_layers(small_net)["0"]
+    assert list(unquantized_layers(small_net)) == ["0"]
+    assert "32 bits" in unquantized_layers(small_net)["0"]
 
 
 def test_weight_only_quantization_has_no_step_for_activations(small_net):
@@ -109,7 +109,7 @@ def test_what_is_not_quantized_is_left_with_the_reason():
         }
     )
     prepare(model, QuantSpec())
-    left = left_layers(model)
+    left = unquantized_layers(model)
     assert list(left) == ["scaled", "deconv", "attention"]
     assert "Scaled is neither" in left["scaled"]
     assert "another width" in left["attention"]

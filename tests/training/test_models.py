@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from lsqctl.errors import DataError, NotFound
-from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers
+from lsqctl.quant import QuantSpec, calibrate, prepare, quantized_layers, unquantized_layers
 from lsqctl.quant.cost import model_cost
 from lsqctl.recipe import MODEL_NAMES
 from lsqctl.training.models import MODELS, build_model
@@ -119,7 +119,7 @@ def test_the_papers_networks_are_quantized_whole_and_train(name):
     model = prepare(build_model(name, num_classes=5, in_channels=1), QuantSpec(2, 2))
     images = torch.randn(4, 1, 64, 64)
     calibrate(model, images)
-    assert left_layers(model) == {}
+    assert unquantized_layers(model) == {}
     model(images).sum().backward()
     assert all(one.grad is not None for one in model.parameters())
     inner = list(quantized_layers(model).values())[1:]

@@ -9,7 +9,14 @@ import torch
 from pydantic import ValidationError
 
 from lsqctl.errors import DataError, NotFound
-from lsqctl.quant import QuantSpec, calibrate, left_layers, prepare, quantized_layers, quantizers
+from lsqctl.quant import (
+    QuantSpec,
+    calibrate,
+    prepare,
+    quantized_layers,
+    quantizers,
+    unquantized_layers,
+)
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import load
 from lsqctl.services.submit import plan_submit
@@ -90,7 +97,7 @@ def test_every_weight_is_quantized_or_named(name):
 def unaccounted(model):
     """Return the matrices and kernels that are neither quantized nor in a layer named as left."""
     taken = {id(layer.master_weight) for layer in quantized_layers(model).values()}
-    left = [model.get_submodule(name) for name in left_layers(model)]
+    left = [model.get_submodule(name) for name in unquantized_layers(model)]
     named = {id(one) for layer in left for one in layer.parameters()}
     tables = ("pos_embed", "cls_token", "relative_position_bias_table", "logit_scale", "gamma")
     return [

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from lsqctl.quant.conformance.golden import CHECKS, Check
-from lsqctl.quant.conformance.implementations import (
+from lsqctl.quant.conformance.matrix import (
+    CheckResult,
     Implementation,
-    brevitas,
-    ours,
-    three_lines,
-    torchs,
+    brevitas_int_quant,
+    detach_form,
+    lsqctl_quantizer,
+    run_check,
+    run_checks,
+    torch_fake_quantize,
 )
-from lsqctl.quant.conformance.matrix import Answer, answer, conformance
 
 __all__ = [
     "CHECKS",
-    "Answer",
     "Check",
+    "CheckResult",
     "Implementation",
-    "answer",
-    "brevitas",
-    "conformance",
-    "ours",
-    "three_lines",
-    "torchs",
+    "brevitas_int_quant",
+    "detach_form",
+    "lsqctl_quantizer",
+    "run_check",
+    "run_checks",
+    "torch_fake_quantize",
 ]

@@ -44,12 +44,12 @@ A2, A4 = Grid(2, False), Grid(4, False)
 
 @dataclass(frozen=True, slots=True)
 class Pointwise:
-    """(v, wanted) pairs, one value at a time; the gradient that arrives is 1.
+    """(v, expected) pairs, one value at a time; the gradient that arrives is 1.
 
-    ``asks`` for the ``code`` (output / s), ``grad_x`` (section 2.3) or ``grad_step`` (eq. 3).
+    ``quantity`` is the ``code`` (output / s), ``grad_x`` (section 2.3) or ``grad_step`` (eq. 3).
     """
 
-    asks: Literal["code", "grad_x", "grad_step"]
+    quantity: Literal["code", "grad_x", "grad_step"]
     points: tuple[tuple[Grid, float, float], ...]
     grad_scale: float = 1.0
     bf16: bool = False
@@ -71,7 +71,7 @@ class StepGradient:
 
     grid: Grid
     shape: tuple[int, ...]
-    wanted: float
+    expected: float
     per_channel: bool = False
 
 
@@ -81,24 +81,24 @@ class FirstStep:
 
     grid: Grid
     values: tuple[float, ...]
-    wanted: float
+    expected: float
 
 
-Question = Pointwise | SameValue | StepGradient | FirstStep
+Case = Pointwise | SameValue | StepGradient | FirstStep
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One row of the matrix: what is asked, and where the paper says it."""
+    """One row of the matrix: the case, and where the paper says it."""
 
     key: str
     title: str
     source: str
-    question: Question
+    case: Case
 
 
 def _points(grid: Grid, *pairs: tuple[float, float]) -> tuple[tuple[Grid, float, float], ...]:
-    return tuple((grid, v, wanted) for v, wanted in pairs)
+    return tuple((grid, v, expected) for v, expected in pairs)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lsqctl.quant import (
-    Oscillations,
+    OscillationTracker,
     QuantSpec,
     calibrate,
+    collect_stats,
     param_groups,
     prepare,
     quantized_layers,
     quantizers,
-    read_quantizers,
 )
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -42,7 +42,7 @@ def net(**spec: object) -> nn.Module:
 
 
 def by_name(model: nn.Module, images: torch.Tensor = IMAGES) -> dict:
-    return {one.name: one for one in read_quantizers(model, images)}
+    return {one.name: one for one in collect_stats(model, images)}
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -54,7 +54,7 @@ def trained(model: nn.Module) -> nn.Module:
 
 def test_every_quantizer_is_read_in_the_models_order_with_its_bits_and_sign():
     model = net()
-    found = read_quantizers(model, IMAGES)
+    found = collect_stats(model, IMAGES)
     assert [one.name for one in found] == list(quantizers(model))
     assert [(one.kind, one.bits, one.n_codes) for one in found] == [
         ("input", 8, 256),
@@ -107,7 +107,7 @@ def test_an_input_is_read_from_what_reaches_it_in_evaluation_mode():
 
 def test_r_is_the_papers_ratio_of_relative_gradients_for_both_quantizers_of_a_layer():
     model = net()
-    assert {one.r_ratio for one in read_quantizers(model, IMAGES)} == {None}
+    assert {one.r_ratio for one in collect_stats(model, IMAGES)} == {None}
     model(IMAGES).square().sum().backward()
     layer = model[3]
     weights = layer.weight.grad.norm() / layer.weight.norm()
@@ -129,10 +129,10 @@ def test_looking_changes_nothing():
     model[0].eval()
     state, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     grads = [p.grad.clone() for p in model.parameters()]
-    watch = Oscillations(model)
+    watch = OscillationTracker(model)
     for _ in range(3):
-        read_quantizers(model, IMAGES)
-        watch.look()
+        collect_stats(model, IMAGES)
+        watch.update()
     assert torch.equal(random, torch.get_rng_state())
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in state.items())
@@ -161,53 +161,53 @@ def test_a_weight_oscillates_when_its_code_changes_back(looks):
     layer = nn.Linear(5, 4, bias=False)
     model = prepare(nn.Sequential(layer, nn.Linear(4, 2), nn.Linear(2, 2)), QuantSpec(3, 3, 3, 3))
     calibrate(model, torch.randn(4, 5))
-    watch = Oscillations(model)
+    watch = OscillationTracker(model)
     quantizer = model[0].weight_quantizer
     for codes in looks:
         with torch.no_grad():
             weight = torch.tensor(codes).view(4, 5) * quantizer.step_size
             model[0].weight.copy_(weight)
-        watch.look()
+        watch.update()
     rates = watch.rates()
     wanted = oscillating([list(path) for path in zip(*looks, strict=True)])
     assert rates["0.weight_quantizer"] == pytest.approx(wanted)
     assert rates["1.weight_quantizer"] == 0
 
 
-def moved(model: nn.Module, watch: Oscillations, seeds: range) -> dict[str, float]:
+def moved(model: nn.Module, watch: OscillationTracker, seeds: range) -> dict[str, float]:
     for seed in seeds:
         draw = torch.Generator().manual_seed(seed)
         for layer in quantized_layers(model).values():
             with torch.no_grad():
                 layer.master_weight.add_(0.02 * torch.randn(layer.weight.shape, generator=draw))
-        watch.look()
+        watch.update()
     return watch.rates()
 
 
 def test_what_was_seen_goes_on_from_its_state():
-    whole = Oscillations(model := net())
+    whole = OscillationTracker(model := net())
     wanted = moved(model, whole, range(6))
-    first = Oscillations(model := net())
+    first = OscillationTracker(model := net())
     assert first.state_dict() == {}
     moved(model, first, range(3))
-    second = Oscillations(model)
+    second = OscillationTracker(model)
     second.load_state_dict(first.state_dict())
     assert moved(model, second, range(3, 6)) == wanted
     assert 0 < max(wanted.values()) < 1
     second.load_state_dict({})
-    assert not second.begun
+    assert not second.started
     with pytest.raises(ValueError, match="weights, the model has"):
-        Oscillations(nn.Sequential(*list(model)[:3])).load_state_dict(first.state_dict())
+        OscillationTracker(nn.Sequential(*list(model)[:3])).load_state_dict(first.state_dict())
 
 
 def test_two_looks_say_nothing_and_an_unquantized_model_has_nothing_to_say():
-    watch = Oscillations(model := net())
+    watch = OscillationTracker(model := net())
     assert moved(model, watch, range(2)) == {}
     plain = nn.Linear(2, 2)
-    watch = Oscillations(plain)
-    watch.look()
-    assert (watch.rates(), watch.begun) == ({}, False)
-    assert read_quantizers(plain, torch.randn(3, 2)) == []
+    watch = OscillationTracker(plain)
+    watch.update()
+    assert (watch.rates(), watch.started) == ({}, False)
+    assert collect_stats(plain, torch.randn(3, 2)) == []
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -218,10 +218,10 @@ def test_eight_bits_fit_the_small_codes_signed_or_not(signed):
     model = nn.Sequential(layer)
     lowest, highest = layer.weight_quantizer.bounds
     layer.weight.data.zero_()
-    watch = Oscillations(model)
+    watch = OscillationTracker(model)
     for rising, falling in ((lowest, highest), (lowest + 100, 0), (lowest + 200, highest)):
         layer.weight.data.view(-1)[:2] = torch.tensor([rising, falling])
-        watch.look()
+        watch.update()
     assert watch.rates()["0.weight_quantizer"] == pytest.approx(1 / layer.weight.numel())
 
 
@@ -230,4 +230,4 @@ def test_a_network_that_diverged_is_read_all_the_same():
     model = net()
     with torch.no_grad():
         next(iter(quantizers(model).values())).step_size.fill_(float("nan"))
-    assert len(read_quantizers(model, IMAGES)) == len(quantizers(model))
+    assert len(collect_stats(model, IMAGES)) == len(quantizers(model))

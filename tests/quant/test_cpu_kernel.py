@@ -7,20 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsqctl.quant import TensorSpec, blocks, functional, lsq_fake_quantize
+from lsqctl.quant import TensorSpec, cpu_kernel, functional, lsq_fake_quantize
 
 BOUNDS = (-8, 7)
 
 
 def both(x, step, grad, bounds=BOUNDS):
     """Return (value, gradient of x, gradient of the step) of the blocks, and of the plain form."""
-    assert blocks.fits(x, step)
+    assert cpu_kernel.is_supported(x, step)
     found = []
     for form in (None, functional._gradients):
         a, s = x.detach().requires_grad_(), step.detach().requires_grad_()
         with pytest.MonkeyPatch.context() as patch:
             if form:
-                patch.setattr(blocks, "fits", lambda *_: False)
+                patch.setattr(cpu_kernel, "is_supported", lambda *_: False)
             out = lsq_fake_quantize(a, s, *bounds)
             out.backward(grad)
         found.append((out.detach(), a.grad, s.grad))
@@ -40,7 +40,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_value_and_gradients_are_those_of_the_plain_form(layout, dtype, monkeypatch):
-    monkeypatch.setattr(blocks, "BLOCK", 100)  # several blocks, the last one shorter
+    monkeypatch.setattr(cpu_kernel, "BLOCK_SIZE", 100)  # several blocks, the last one shorter
     draw = torch.Generator().manual_seed(0)
     x = layout(torch.randn(5, 4, 6, 7, generator=draw).to(dtype))
     grad = torch.randn(x.shape, generator=draw).to(dtype)
@@ -69,7 +69,7 @@ specs = st.builds(
 @given(specs, st.floats(2.0**-26, 2.0**26, width=32))
 def test_the_inner_range_is_where_the_rounded_quotient_lies_inside(spec, step):
     bounds = (spec.quant_min, spec.quant_max)
-    low, high = blocks.inner_range(step, bounds)
+    low, high = cpu_kernel.open_interval(step, bounds)
     step = torch.tensor(step)
     for bound, edge in ((bounds[0], low), (bounds[1], high)):
         x = torch.tensor(float(edge))
@@ -90,17 +90,17 @@ def test_the_inner_range_is_where_the_rounded_quotient_lies_inside(spec, step):
 def test_a_frozen_operand_costs_no_gradient():
     saved = (torch.randn(9), torch.tensor(0.2), None)
     grad = torch.randn(9)
-    assert blocks.gradients(grad, saved, BOUNDS, (False, True))[0] is None
-    assert blocks.gradients(grad, saved, BOUNDS, (True, False))[1] is None
+    assert cpu_kernel.gradients(grad, saved, BOUNDS, (False, True))[0] is None
+    assert cpu_kernel.gradients(grad, saved, BOUNDS, (True, False))[1] is None
 
 
 def test_only_what_a_processor_holds_as_it_is_comes_in_blocks():
     x, step = torch.randn(4, 2), torch.tensor(0.1)
-    assert blocks.fits(x, step)
-    assert not blocks.fits(x.double(), step)
-    assert not blocks.fits(x.to("meta"), step)
-    assert not blocks.fits(x, torch.full((4, 1), 0.1))
-    assert not blocks.fits(torch.empty(0), step)
+    assert cpu_kernel.is_supported(x, step)
+    assert not cpu_kernel.is_supported(x.double(), step)
+    assert not cpu_kernel.is_supported(x.to("meta"), step)
+    assert not cpu_kernel.is_supported(x, torch.full((4, 1), 0.1))
+    assert not cpu_kernel.is_supported(torch.empty(0), step)
 
 
 def test_a_step_that_has_turned_negative_still_has_the_gradients_of_its_quotients():

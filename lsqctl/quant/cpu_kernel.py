@@ -13,12 +13,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-BLOCK = 1 << 17
+BLOCK_SIZE = 1 << 17
 """Elements a thread: 512 KiB in fp32, of which three or four share a core's cache (measured)."""
 
-_mask = torch.ops.aten.hardtanh_backward  # its first operand where low < second < high, else 0
-MIN_STEP = 1e-30
-"""Below it, and for NaN, the edges of the inner range are not looked for."""
+_hardtanh_backward = (
+    torch.ops.aten.hardtanh_backward
+)  # its first operand where low < second < high, else 0
+MIN_KERNEL_STEP = 1e-30
+"""Below it, and for NaN, the bounds of the open interval are not computed."""
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -26,14 +28,16 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 Saved = tuple[Tensor, Tensor, Tensor | None]  # x, the step size; the value in fp32, if at hand
 
 
-def fits(x: Tensor, step_size: Tensor) -> bool:
-    """Return whether this form may be used; it must not be traced."""
+def is_supported(x: Tensor, step_size: Tensor) -> bool:
+    """Return whether this kernel may be used; it must not be traced."""
     if torch.compiler.is_compiling():
         return False
-    plain = type(x) in (Tensor, nn.Parameter) and x.numel() > 0
-    kinds = x.dtype in _DTYPES and step_size.dtype is torch.float32 and step_size.numel() == 1
+    plain_tensor = type(x) in (Tensor, nn.Parameter) and x.numel() > 0
+    dtypes_supported = (
+        x.dtype in _DTYPES and step_size.dtype is torch.float32 and step_size.numel() == 1
+    )
     on_cpu = x.device.type == step_size.device.type == "cpu"
-    return plain and kinds and on_cpu
+    return plain_tensor and dtypes_supported and on_cpu
 
 
 def dense(x: Tensor) -> Tensor:
@@ -41,15 +45,15 @@ def dense(x: Tensor) -> Tensor:
     return x if torch.ops.aten.is_non_overlapping_and_dense(x) else x.contiguous()
 
 
-def quantized(x: Tensor, step_size: Tensor, bounds: tuple[int, int]) -> Tensor:
+def fake_quantize(x: Tensor, step_size: Tensor, bounds: tuple[int, int]) -> Tensor:
     """Return a dense ``x`` on the grid, in its own memory order and dtype (eq. 1, 2)."""
     out = torch.empty_like(x)
     step = step_size.reshape(())
-    for block, result in zip(_split(x), _split(out), strict=True):
+    for block, result in zip(_split_blocks(x), _split_blocks(out), strict=True):
         if out.dtype is torch.float32:
-            _coded(block, step, bounds, result).mul_(step)
+            _float_codes(block, step, bounds, result).mul_(step)
         else:
-            result.copy_(_coded(block.float(), step, bounds).mul_(step))
+            result.copy_(_float_codes(block.float(), step, bounds).mul_(step))
     return out
 
 
@@ -63,34 +67,36 @@ def gradients(
     """
     x, step_size, value = saved
     step = step_size.reshape(())
-    low, high = inner_range(float(step), bounds)
+    low, high = open_interval(float(step), bounds)
     grad = grad if grad.stride() == x.stride() else torch.empty_like(x).copy_(grad)
-    to_x = torch.empty_like(x) if needed[0] else None
-    sums = []
-    lines = [_split(x if one is None else one) for one in (grad, x, value, to_x)]
-    for above, part, coded, result in zip(*lines, strict=True):
-        upstream, block = above.float(), part.float()
-        if to_x is not None:
-            _masked(upstream, block, (low, high), result)
+    grad_x = torch.empty_like(x) if needed[0] else None
+    partial_sums = []
+    blocks = [_split_blocks(x if tensor is None else tensor) for tensor in (grad, x, value, grad_x)]
+    for grad_block, x_block, value_block, result in zip(*blocks, strict=True):
+        upstream, block = grad_block.float(), x_block.float()
+        if grad_x is not None:
+            _mask_gradient(upstream, block, (low, high), result)
         if needed[1]:
-            on_grid = _coded(block, step, bounds).mul_(step) if value is None else coded
-            inside = _mask(block, block, low, high)
-            sums.append(torch.dot(inside.sub_(on_grid), upstream))
-    to_step = torch.stack(sums).sum().div_(-step).reshape(step_size.shape) if needed[1] else None
-    return to_x, to_step
+            on_grid = _float_codes(block, step, bounds).mul_(step) if value is None else value_block
+            inside = _hardtanh_backward(block, block, low, high)
+            partial_sums.append(torch.dot(inside.sub_(on_grid), upstream))
+    grad_step = (
+        torch.stack(partial_sums).sum().div_(-step).reshape(step_size.shape) if needed[1] else None
+    )
+    return grad_x, grad_step
 
 
-def inner_range(step: float, bounds: tuple[int, int]) -> tuple[float, float]:
+def open_interval(step: float, bounds: tuple[int, int]) -> tuple[float, float]:
     """Return (low, high) with ``low < x < high`` just where ``low code < x / step < high code``.
 
     For every fp32 ``x``, the quotient being rounded to fp32 as it is for the code. A lower bound
     of 0 is 0: a positive ``x`` lies inside even where its quotient underflows.
     """
     quant_min, quant_max = bounds
-    return -_edge(-quant_min, step) if quant_min else 0.0, _edge(quant_max, step)
+    return -_boundary(-quant_min, step) if quant_min else 0.0, _boundary(quant_max, step)
 
 
-def _edge(bound: int, step: float) -> float:
+def _boundary(bound: int, step: float) -> float:
     """Return the smallest fp32 number whose quotient by ``step``, rounded to fp32, is ``bound``.
 
     Quotients from half a unit below ``bound`` on round to it (to its even mantissa, on the half).
@@ -102,18 +108,20 @@ def _edge(bound: int, step: float) -> float:
     return math.ldexp(math.ceil(math.ldexp(fraction, 24)), exponent - 24)
 
 
-def _masked(grad: Tensor, x: Tensor, inner: tuple[float, float], out: Tensor) -> None:
+def _mask_gradient(grad: Tensor, x: Tensor, interval: tuple[float, float], out: Tensor) -> None:
     if out.dtype is torch.float32:
-        _mask.grad_input(grad, x, *inner, grad_input=out)
+        _hardtanh_backward.grad_input(grad, x, *interval, grad_input=out)
     else:
-        out.copy_(_mask(grad, x, *inner))
+        out.copy_(_hardtanh_backward(grad, x, *interval))
 
 
-def _coded(x: Tensor, step: Tensor, bounds: tuple[int, int], out: Tensor | None = None) -> Tensor:
+def _float_codes(
+    x: Tensor, step: Tensor, bounds: tuple[int, int], out: Tensor | None = None
+) -> Tensor:
     return torch.div(x, step, out=out).clamp_(*bounds).round_()
 
 
-def _split(x: Tensor) -> tuple[Tensor, ...]:
+def _split_blocks(x: Tensor) -> tuple[Tensor, ...]:
     """Return the elements in memory order, cut into blocks."""
-    line = x.as_strided((x.numel(),), (1,), x.storage_offset())
-    return torch.split(line, BLOCK * torch.get_num_threads())
+    flat = x.as_strided((x.numel(),), (1,), x.storage_offset())
+    return torch.split(flat, BLOCK_SIZE * torch.get_num_threads())
