@@ -130,23 +130,7 @@ class Queue(Enqueues, Reaper, QueueOverviews):
         if row is None:
             return None
         lease = Lease(row.id, row.attempt, row.fence)
-        attempt_values = {
-            "run_id": row.id,
-            "number": row.attempt,
-            "fence": row.fence,
-            "worker_id": worker_id,
-            "environment": to_json({"device": device}),
-        }
-        db.execute(_INSERT_ATTEMPT, attempt_values)
-        record_event(
-            db,
-            row.id,
-            "claimed",
-            from_state=RunState.QUEUED,
-            to_state=RunState.RUNNING,
-            detail=worker_id,
-            lease=lease,
-        )
+        _insert_attempt(db, lease, worker_id, device)
         failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
 
@@ -207,4 +191,24 @@ def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
         lease=lease,
         provenance=from_json(row.provenance),
         pinned_environment=from_json(row.pinned_environment),
+    )
+
+
+def _insert_attempt(db: Connection, lease: Lease, worker_id: str, device: str) -> None:
+    attempt_values = {
+        "run_id": lease.run_id,
+        "number": lease.attempt,
+        "fence": lease.fence,
+        "worker_id": worker_id,
+        "environment": to_json({"device": device}),
+    }
+    db.execute(_INSERT_ATTEMPT, attempt_values)
+    record_event(
+        db,
+        lease.run_id,
+        "claimed",
+        from_state=RunState.QUEUED,
+        to_state=RunState.RUNNING,
+        detail=worker_id,
+        lease=lease,
     )

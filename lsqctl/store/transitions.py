@@ -66,10 +66,9 @@ def transition(
     change = _TRANSITION_LEASED if lease else _TRANSITION
     if clocks := {key: value for key, value in values.items() if isinstance(value, ClauseElement)}:
         change = change.values(clocks)
-    plain_values = {key: value for key, value in values.items() if key not in clocks}
-    guard_values = lease_values(lease) if lease else {"run": run_id}
-    states = {"from_state": from_state, "state": to_state}
-    if db.execute(change, {**plain_values, **guard_values, **states}).rowcount == 0:
+    parameters = {key: value for key, value in values.items() if key not in clocks}
+    parameters |= lease_values(lease) if lease else {"run": run_id}
+    if db.execute(change, parameters | {"from_state": from_state, "state": to_state}).rowcount == 0:
         if lease:
             raise lease_lost_error(db, lease)
         raise IllegalTransition(f"run {run_id} is no longer {from_state}")
