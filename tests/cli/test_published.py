@@ -190,11 +190,11 @@ def test_adding_listing_and_importing_by_the_command_line(cli):
     assert "was added with other values; --replace puts this row in its place" in done.stderr
     assert "replaced" in cli(*words(top1="92.0"), "--replace").stderr
     listed = json.loads(cli("published", "ls", "--dataset", "cifar10", "--json").stdout)
-    mine = [one for one in listed["references"] if not one["bundled"]]
+    mine = [one for one in listed["published"] if not one["bundled"]]
     assert [(one["model"], one["top1"], one["quote"]) for one in mine] == [
         ("ResNet-20 mine", 92.0, "W4A4: 91.9")
     ]
-    assert len(listed["references"]) == 5
+    assert len(listed["published"]) == 5
     path = archive(cli.folder, *PAGE)
     tables = cli("published", "import", "pwc", path, code=2)
     assert tables.stdout == "Model Compression\tImageNet\t2\nQuantization\tImageNet\t3\n"
