@@ -155,13 +155,13 @@ def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
     """Return one line on how an attempt ended, and what to do about it."""
     prefix = f"{run.id}  {run_label(run)}"
     if exit_report.reason is EndReason.WORKER_LOST:
-        return f"{prefix}  lost lease: {exit_report.message}"
+        return f"{prefix}  lease lost: {exit_report.message}"
     if run.state is RunState.SUCCEEDED:
         top1 = top1_text(run) or "unknown"
         return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1}"
     if run.state is RunState.CANCELLED:
         return f"{prefix}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
     if exit_report.reason is EndReason.PREEMPTED:
-        return f"{prefix}  saved and put back: {exit_report.message or 'asked to stop'}"
+        return f"{prefix}  saved and requeued: {exit_report.message or 'asked to stop'}"
     advice = f"; lsqctl runs logs {run.id}" if run.state is RunState.FAILED else ""
     return f"{prefix}  {run.state}: {exit_report.reason}: {exit_report.message}{advice}"

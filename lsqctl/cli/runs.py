@@ -1,4 +1,4 @@
-"""`runs ls|show|logs|cancel|retry|diff`: look at runs and steer them."""
+"""`runs ls|show|logs|cancel|retry|diff`: list and show runs, and steer them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from lsqctl.cli.run_detail import (
 )
 from lsqctl.run import ACTIVE_STATES, Run, RunState
 
-app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List and show runs, and steer them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 States = Annotated[
     list[RunState] | None, typer.Option("--state", help="Only runs in this state; repeatable.")
@@ -125,7 +127,7 @@ def show(
                 "results": [evaluation_json(evaluation) for evaluation in evaluations],
                 "checkpoints": checkpoints,
                 "cost": costs.as_dict() if costs else result_cost_json(result),
-                "folder": folder,
+                "run_dir": folder,
             }
         )
         return
@@ -176,7 +178,7 @@ def retry(
     ctx: typer.Context,
     run_refs: RunArguments,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Forget the checkpoints and start anew.")
+        bool, typer.Option("--from-scratch", help="Delete the checkpoints and start anew.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -195,17 +197,17 @@ def retry(
 def diff(
     ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False
 ) -> None:
-    """Show only what differs between two runs: recipe, circumstances, results."""
+    """Show only what differs between two runs: recipe, environment, results."""
     from lsqctl.services.diff import diff_runs
 
     with open_store(ctx) as store:
         left, right = store.runs.resolve(left_ref), store.runs.resolve(right_ref)
         deviations = diff_runs(store, left.id, right.id)
     if json:
-        print_json({"first": left.id, "second": right.id, "differences": deviations})
+        print_json({"left": left.id, "right": right.id, "deviations": deviations})
         return
     if not deviations:
-        say(f"{left.id} and {right.id} do not differ in recipe, circumstances or results")
+        say(f"{left.id} and {right.id} do not differ in recipe, environment or results")
         return
     print_table(
         ("key", f"{left.id} {left.name}", f"{right.id} {right.name}"),
@@ -217,7 +219,7 @@ def diff(
 
 
 def _run_row(run: Run) -> tuple[str, ...]:
-    state = "lost" if run.lease_expired else run.state.value
+    state = "lease expired" if run.lease_expired else run.state.value
     held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
     return (
         run.id,

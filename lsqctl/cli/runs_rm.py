@@ -212,7 +212,7 @@ def collect_garbage(
             parser=duration_seconds, metavar="TIME", help="Only of runs that ended 30d, 12h ago."
         ),
     ] = 0.0,
-    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only look.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only list.")] = False,
     json: Json = False,
 ) -> None:
     """Find checkpoints and folders that nothing needs; remove them with --apply.
@@ -237,7 +237,7 @@ def collect_garbage(
         )
         return
     print_table(
-        ("run", "what", "size", "folder"),
+        ("run", "kind", "size", "folder"),
         [
             (item.run_id, item.kind, format_bytes(item.size_bytes), str(item.path))
             for item in garbage

@@ -49,7 +49,7 @@ def hold(
 ) -> None:
     """Keep queued and waiting runs from being started, until `runs release`.
 
-    A running one goes on; it is held once it is put back.
+    A running one goes on; it is held once it is requeued.
     """
     with open_store(ctx) as store:
         _update_runs(store, run_refs, sweep, store.runs.hold, json=json, quiet=quiet)

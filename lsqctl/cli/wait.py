@@ -42,7 +42,7 @@ def wait(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(parser=duration_seconds, metavar="TIME", help="90s, 10m, 2h; 0 looks once."),
+        typer.Option(parser=duration_seconds, metavar="TIME", help="90s, 10m, 2h; 0 checks once."),
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="End at the first failure.")

@@ -119,7 +119,7 @@ def test_a_sweep_that_fails_fast_is_told_resumed_and_begins_from_scratch_when_as
     assert list(folder.glob("ckpt-*"))
     before = by_name(cli)
     told = cli("sweep", "resume", "s", "--dry-run", "--from-scratch")
-    assert "3 cells would be put back" in told.stderr
+    assert "3 cells would be requeued" in told.stderr
     assert list(folder.glob("ckpt-*"))
     assert by_name(cli) == before
     ids = cli("sweep", "resume", "--from-scratch", "--max-failures", "0", "-q").stdout.split()

@@ -49,20 +49,20 @@ def busy(tmp_path_factory) -> CommandLine:
 def test_a_pipe_gets_one_plain_look_with_all_that_matters(busy):
     text = busy("watch").stdout
     assert "3 queued · 1 running · 1 failed" in text.replace("2 queued", "3 queued")
-    for told in ("4/10", "96.00", "█", "name", "CUDA out of memory", "put back: c", "disk full"):
+    for told in ("4/10", "96.00", "█", "name", "CUDA out of memory", "requeued: c", "disk full"):
         assert told in text, told
     assert "\x1b" not in text
-    assert text == busy("watch", "--once").stdout or "seen" in text
+    assert text == busy("watch", "--once").stdout or "heartbeat" in text
 
 
 def test_the_look_in_json_is_complete(busy):
     data = json.loads(busy("watch", "--json").stdout)
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["running"][0]["loss"][-1] == pytest.approx(math.exp(-39 / 9))
     assert data["running"][0]["seconds_left"] > 0
     assert data["first_failure"]["reason"] == "oom"
-    assert data["put_back"][0]["message"] == "disk full"
-    assert data["workers"][0]["busy"] == 1
+    assert data["retrying"][0]["message"] == "disk full"
+    assert data["workers"][0]["running_runs"] == 1
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])

@@ -88,7 +88,7 @@ def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and
     time.sleep(1)  # a lease: what the worker itself would still write
     zombie.send_signal(signal.SIGTERM)
     told, _ = zombie.communicate(timeout=60)
-    assert "lost lease: another attempt owns the run; nothing was changed" in told
+    assert "lease lost: another attempt owns the run; nothing was changed" in told
     assert everything(cli, run_id) == before
     reasons = [(one.worker.split("-")[0], one.reason) for one in before["detail"].attempts]
     assert reasons == [("sleeper", EndReason.WORKER_LOST), ("heir", EndReason.COMPLETED)]
