@@ -201,7 +201,7 @@ def test_a_run_goes_on_with_the_learned_step_sizes_of_a_parent_of_the_same_setti
 def test_a_run_of_fewer_bits_calibrates_what_differs_and_says_so(job):
     parent, child, events = _continued(job, {"weight_bits": 3}, {"weight_bits": 4})
     same = {k: torch.equal(parent[k], child[k]) for k in parent if k.endswith("step_size")}
-    assert same["fc.weight_quantizer.step_size"]  # 8 bits in both
+    assert same["linear.weight_quantizer.step_size"]  # 8 bits in both
     assert not same["layer1.0.conv1.weight_quantizer.step_size"]
     assert any("the others are calibrated anew" in event for event in events)
 
