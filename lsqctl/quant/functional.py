@@ -40,7 +40,7 @@ def lsq_fake_quantize(
         ValueError: the shapes, dtypes or bounds do not fit.
     """
     _check_arguments(x, step_size, quant_min, quant_max)
-    if torch.jit.is_tracing():
+    if torch._C._get_tracing_state() is not None:
         return _traceable(x, step_size, (quant_min, quant_max), grad_scale)
     out: Tensor = _LsqFakeQuantize.apply(x, step_size, (quant_min, quant_max), grad_scale)
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,10 @@ class QuantLayer(nn.Module):
     @property
     def master_weight(self) -> Tensor:
         """The float weight that the optimizer moves, or what pruning or a parametrization makes."""
-        weight = self._parameters.get("weight")
-        computed: Tensor = self.weight if weight is None else weight
-        return computed
+        parameter = self._parameters.get("weight")
+        weight = self.weight if parameter is None else parameter
+        assert isinstance(weight, Tensor)
+        return weight
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; refuse another weight than the one that the step size was made for.
@@ -130,7 +131,7 @@ class _QuantForwardConv(_QuantConv):
     """A convolution that may have to pad before it quantizes."""
 
     convolve: Callable[..., Tensor]
-    padding_mode: str
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
     _reversed_padding_repeated_twice: list[int]
 
     def forward(self, input: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ _REVERSED = 2
 _MIN_UPDATES = 3  # to change and to change back
 
 
-def master_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def master_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the master weight of each weight quantizer, by the quantizer's name."""
     return {
         f"{name}.weight_quantizer".lstrip("."): layer.master_weight
@@ -176,7 +176,7 @@ def collect_stats(model: nn.Module, images: Tensor) -> list[QuantizerReading]:
     ]
 
 
-def _layer_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+def _layer_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the weight of the layer that each quantizer belongs to, by the quantizer's name."""
     return {
         f"{name}.{key}".lstrip("."): layer.master_weight
@@ -236,7 +236,7 @@ def _step_ranges(by_name: Mapping[str, LsqQuantizer]) -> dict[str, tuple[float, 
 
 
 def _r_ratios(
-    by_name: Mapping[str, LsqQuantizer], weights: Mapping[str, nn.Parameter]
+    by_name: Mapping[str, LsqQuantizer], weights: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Return R of each quantizer whose layer has gradients; NaN where it means nothing."""
     names, tensors = [], []

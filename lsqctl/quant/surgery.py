@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from lsqctl.quant.attention import LayerSpecs, QuantMultiheadAttention, can_be_quantized
@@ -95,9 +95,16 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     return prepared
 
 
+def _is_uninitialized(module: nn.Module) -> bool:
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return any(
+        isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in tensors
+    )
+
+
 def _check_not_lazy(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+        if _is_uninitialized(module):
             raise ValueError(
                 f"layer {name!r} is lazy and has no shape yet: run one batch through the model "
                 "before prepare"

@@ -12,7 +12,7 @@ from lsqctl.training.evaluation import EvalCounts
 
 @dataclass(slots=True)
 class EvalRecord:
-    """One counted evaluation and the step it belongs to(``hits`` in base64)."""
+    """One counted evaluation and the step it belongs to; ``hits`` in base64."""
 
     n_correct: int
     n_correct_top5: int | None
@@ -30,6 +30,10 @@ class EvalRecord:
     def decoded_hits(self) -> bytes:
         """One bit an image, most significant first."""
         return base64.b64decode(self.hits)
+
+
+# Fields that checkpoints hold under the name of an earlier version, so that its runs go on.
+_STORED_KEYS = {"recipe_hash": "recipe", "input_digests": "digests", "environment": "circumstances"}
 
 
 @dataclass(slots=True)
@@ -82,13 +86,14 @@ class TrainState:
             self.best, self.ema_best = self.last, self.ema_last
 
     def to_state(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON, under the keys that checkpoints have always had."""
+        return {_STORED_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> TrainState:
         """Return the state that ``to_state`` described."""
-        values = dict(state)
+        names = {key: name for name, key in _STORED_KEYS.items()}
+        values = {names.get(key, key): value for key, value in state.items()}
         for name in ("fp32", "last", "best", "ema_last", "ema_best", "bn_last"):
             values[name] = EvalRecord(**values[name]) if values.get(name) else None
         values["window"] = [(loss, n_correct, count) for loss, n_correct, count in values["window"]]
