@@ -148,11 +148,12 @@ class Workspace:
 
 def end_of(space: Workspace, store: Store, run: Run) -> End:
     """Return what a succeeded run left; ``seconds`` alone may differ."""
-    last = store.checkpoints(run.id)[0]
+    last = store.checkpoints.list(run.id)[0]
     weights = read_manifest(Path(last.directory))["files"]["model.pt"]["sha256"]
-    rows = ((one.name, one.split, one.step, one.value) for one in store.metrics(run.id))
+    rows = ((one.name, one.split, one.step, one.value) for one in store.metrics.points(run.id))
     results = (
-        (e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run.id)
+        (e.selection, e.headline, e.n_correct, e.step, e.hits)
+        for e in store.results.evaluations(run.id)
     )
     return End(weights, tuple(sorted(row for row in rows if row[0] != "seconds")), tuple(results))
 
@@ -164,7 +165,7 @@ def undisturbed(lease: float) -> dict[str, End]:
         space("submit", "children.yaml", "-q")
         space("worker", "--until-empty", "--slots", "2")
         with space.store() as store:
-            ends = {run.name: end_of(space, store, run) for run in store.runs()}
+            ends = {run.name: end_of(space, store, run) for run in store.runs.list()}
     assert set(ends) == set(NAMES), ends.keys()
     return ends
 
@@ -190,7 +191,7 @@ class Nemesis:
                 time.sleep(self.draw.uniform(0.1, 1.5) * self.space.lease)
                 self.strike()
                 with contextlib.suppress(StoreError):
-                    if not store.unfinished():
+                    if not any(store.queue.remaining()):
                         return
 
     def another(self) -> subprocess.Popen[str]:
@@ -278,7 +279,7 @@ def finish(space: Workspace, report: Report) -> None:
         if code:
             report.violations.append(f"the undisturbed worker ended with {code}")
         with space.store() as store:
-            failed = store.runs(states={RunState.FAILED})
+            failed = store.runs.list(states={RunState.FAILED})
         if not failed:
             return
         for run in failed:
@@ -292,9 +293,9 @@ def finish(space: Workspace, report: Report) -> None:
 def violations(space: Workspace, acknowledged: set[str], expected: dict[str, End]) -> list[str]:
     """Return all that is wrong in a workspace where every run should have succeeded."""
     with space.store() as store:
-        runs = store.runs()
-        wrong = store.check()
-        rows = Counter(row.run_id for row in store.board_rows())
+        runs = store.runs.list()
+        wrong = store.maintenance.check()
+        rows = Counter(row.run_id for row in store.results.board_rows())
         if {run.id for run in runs} != acknowledged:
             wrong.append(f"acknowledged {sorted(acknowledged)}, stored {[r.id for r in runs]}")
         for run in runs:
@@ -313,7 +314,7 @@ def violations(space: Workspace, acknowledged: set[str], expected: dict[str, End
 
 def files_wrong(space: Workspace, store: Store, run: Run) -> list[str]:
     """Compare the folders on the disk with the rows that tell of them, byte by byte."""
-    known = {one.directory: one.sha256 for one in store.checkpoints(run.id)}
+    known = {one.directory: one.sha256 for one in store.checkpoints.list(run.id)}
     try:
         found = {str(one): verify_checkpoint(one) for one in space.run_dir(run.id).glob("ckpt*")}
     except DataError as error:
@@ -349,7 +350,7 @@ def one_seed(seed: int, options: argparse.Namespace, expected: dict[str, End]) -
         finish(space, report)
         report.violations += violations(space, acknowledged, expected)
         with space.store() as store:
-            tries = [one for run in store.runs() for one in store.detail(run.id).attempts]
+            tries = [one for run in store.runs.list() for one in store.runs.detail(run.id).attempts]
     except (StoreError, DataError, OSError, subprocess.TimeoutExpired) as error:
         report.violations.append(f"{type(error).__name__}: {error}")
         tries = []

@@ -39,13 +39,13 @@ from lsqctl.store import open_store
 from tests.store.samples import identity, result
 url, name = sys.argv[1:]
 store = open_store(url)
-store.register_worker(identity(name))
-store.counts()
+store.workers.register(identity(name))
+store.runs.counts()
 print("ready", flush=True)
 sys.stdin.read()
 done, outcome = 0, result()
-while (claim := store.claim(name)) is not None:
-    store.finish(claim.lease, outcome)
+while (claim := store.queue.claim(name)) is not None:
+    store.queue.finish(claim.lease, outcome)
     done += 1
 print(done, flush=True)
 store.close()
@@ -55,7 +55,7 @@ store.close()
 def pairs_a_second(url: str, runs: int, processes: int) -> float:
     """Return the rate of one round; raises AssertionError when a run was lost or doubled."""
     with open_store(url) as store:
-        store.enqueue([new(f"r{i}") for i in range(runs)])
+        store.queue.enqueue([new(f"r{i}") for i in range(runs)])
     workers = [_start(url, f"w{i}") for i in range(processes)]
     for worker in workers:
         assert worker.stdout
@@ -69,8 +69,8 @@ def pairs_a_second(url: str, runs: int, processes: int) -> float:
     assert [worker.wait() for worker in workers] == [0] * processes
     assert sum(done) == runs
     with open_store(url) as store:
-        assert store.counts()[RunState.SUCCEEDED] == runs
-        assert {run.attempt for run in store.runs()} == {1}
+        assert store.runs.counts()[RunState.SUCCEEDED] == runs
+        assert {run.attempt for run in store.runs.list()} == {1}
     return runs / seconds
 
 

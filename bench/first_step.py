@@ -53,7 +53,7 @@ def working(folder: Path, slots: int, warm: bool) -> Iterator[None]:
 
 def finished(store: Store, run_id: str) -> str:
     """Wait for a run that must succeed."""
-    while (run := store.detail(run_id).run).state is not RunState.SUCCEEDED:
+    while (run := store.runs.detail(run_id).run).state is not RunState.SUCCEEDED:
         assert run.state is not RunState.FAILED, run.message
         time.sleep(0.2)
     return run_id
@@ -61,8 +61,8 @@ def finished(store: Store, run_id: str) -> str:
 
 def waited(store: Store, run_id: str) -> float:
     """Return the seconds from a finished run's claim to its first step."""
-    attempt = store.detail(run_id).attempts[-1]
-    begun = next(one.created_at for one in store.checkpoints(run_id) if one.step == 0)
+    attempt = store.runs.detail(run_id).attempts[-1]
+    begun = next(one.created_at for one in store.checkpoints.list(run_id) if one.step == 0)
     return (begun - attempt.started_at).total_seconds()
 
 

@@ -42,18 +42,18 @@ STATE = """CASE WHEN n.i % 1000 = 0 THEN 'running' WHEN n.i % 50 = 1 THEN 'faile
 
 def first_run(store: Store) -> None:
     """One run that was claimed, measured and finished, and one that is queued."""
-    store.register_worker(WorkerIdentity("w1", "w1", "host", 1, 1.0, "", 1, "cpu"))
+    store.workers.register(WorkerIdentity("w1", "w1", "host", 1, 1.0, "", 1, "cpu"))
     new = [
         NewRun(f"digits/{seed}", RECIPE, "r", f"r:{seed}", seed, {"code_commit": "abc"}, epochs=5)
         for seed in (0, 1)
     ]
-    store.enqueue(new)
-    claim = store.claim("w1")
+    store.queue.enqueue(new)
+    claim = store.queue.claim("w1")
     assert claim is not None
     points = [Metric("top1", "test", 1, 90.0), Metric("loss", "train", 1, 0.5)]
-    store.log_metrics(claim.lease, points)
+    store.metrics.log(claim.lease, points)
     last = Evaluation("raw", "last", True, 500, 530, 540, bytes(68), 100)
-    store.finish(
+    store.queue.finish(
         claim.lease,
         Result(
             (last,),

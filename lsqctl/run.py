@@ -41,7 +41,7 @@ class EndReason(StrEnum):
 
     COMPLETED = "completed"
     PREEMPTED = "preempted"  # asked to stop; saved and put back, no attempt spent
-    WORKER_LOST = "lost"  # its lease ran out
+    WORKER_LOST = "worker_lost"  # its lease ran out
     INFRA = "infra"  # disk, database, driver, a worker of the data loader
     OOM = "oom"
     DIVERGED = "diverged"
@@ -155,7 +155,7 @@ class NewRun:
     recipe_sha256: str
     run_sha256: str
     seed: int
-    snapshot: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     parents: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     epochs: int = 0
@@ -192,15 +192,13 @@ class Claim:
     """What a worker gets when it claims.
 
     ``pinned_environment`` (device kind, threads, compile) was decided at the run's first attempt;
-    empty means that this attempt decides them. ``parents`` maps a role to a run id.
+    empty means that this attempt decides them.
     """
 
     run: Run
     lease: Lease
-    recipe: Mapping[str, Any]
     provenance: Mapping[str, Any]
     pinned_environment: Mapping[str, Any]
-    parents: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +216,7 @@ class WorkerIdentity:
     name: str
     host: str
     pid: int
-    started: float
+    process_started: float
     boot_id: str
     slots: int
     device: str

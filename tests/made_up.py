@@ -17,11 +17,11 @@ CORRECT = {2: (470, 468, 475), 3: (520, 522, 519), 4: (530, 531, 529), 32: (533,
 def fill(folder: Path) -> None:
     """Put `digits/resnet8-…` in four precisions and three seeds each, and a failure of 2 bits."""
     with open_store(f"sqlite:///{folder}/.lsqctl/lsqctl.db") as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         for bits, counts in CORRECT.items():
             name = f"digits/resnet8-{'fp32' if bits == 32 else f'w{bits}a{bits}'}"
             for seed, n_correct in enumerate(counts):
-                store.enqueue([_new(name, bits, seed)])
+                store.queue.enqueue([_new(name, bits, seed)])
                 counted = evaluation(n_correct=n_correct, n_correct_top5=539, n_total=540)
                 quantized = {} if bits == 32 else {"fp32_n_correct": FP32, "fp32_n_total": 540}
                 found = replace(
@@ -33,9 +33,9 @@ def fill(folder: Path) -> None:
                     device=f"gpu {seed}",
                     **({"fp32_n_correct": None, "fp32_n_total": None} | quantized),
                 )
-                store.finish(take(store).lease, found)
-        store.enqueue([_new("digits/resnet8-w2a2", 2, 3)])
-        store.fail(take(store).lease, EndReason.DIVERGED, "loss is NaN at step 7")
+                store.queue.finish(take(store).lease, found)
+        store.queue.enqueue([_new("digits/resnet8-w2a2", 2, 3)])
+        store.queue.fail(take(store).lease, EndReason.DIVERGED, "loss is NaN at step 7")
 
 
 def _new(name: str, bits: int, seed: int) -> NewRun:

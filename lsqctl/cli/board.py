@@ -54,7 +54,7 @@ View = Annotated[
 ]
 Deviations = Annotated[
     bool,
-    typer.Option("--deviations", help="Under each own row, where it departs from the paper."),
+    typer.Option("--deviations", help="Under each local row, where it deviates from the paper."),
 ]
 GroupBy = Annotated[
     str,

@@ -29,7 +29,9 @@ def sweeps(ctx: typer.Context, incomplete: str) -> list[CompletionItem]:
     """Return the sweeps of the workspace."""
     return _query_store(
         ctx,
-        lambda store: [(name, "sweep") for name in store.sweeps() if _matches(name, incomplete)],
+        lambda store: [
+            (name, "sweep") for name in store.sweeps.names() if _matches(name, incomplete)
+        ],
     )
 
 
@@ -80,7 +82,7 @@ def _open_store(ctx: typer.Context) -> Iterator[Store]:
 
 
 def _run_items(store: Store, incomplete: str) -> list[CompletionItem]:
-    newest_runs = store.runs(limit=MAX_RUNS)
+    newest_runs = store.runs.list(limit=MAX_RUNS)
     ids = [(run.id, f"{run.name}, seed {run.seed}, {run.state}") for run in newest_runs]
     names = [
         (name, "the newest of this name") for name in dict.fromkeys(run.name for run in newest_runs)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lsqctl.errors import Diagnostic
 
-JSON_SCHEMA_VERSION = 1
+JSON_SCHEMA_VERSION = 2
 _COLUMN_GAP = 2
 STATE_STYLES = {
     "queued": "blue",
@@ -28,7 +28,8 @@ STATE_STYLES = {
     "succeeded": "green",
     "failed": "red",
     "cancelled": "yellow",
-    "lost": "red",
+    "lease expired": "red",
+    "stale": "red",
 }
 
 

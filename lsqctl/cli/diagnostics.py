@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.console import print_json, print_table
+from lsqctl.cli.console import JSON_SCHEMA_VERSION, print_json, print_table
 from lsqctl.cli.context import Json
 from lsqctl.errors import Diagnostic, NotFound, did_you_mean
 
@@ -88,7 +88,7 @@ def format_json(diagnostics: Sequence[Diagnostic]) -> str:
     rows: list[dict[str, Any]] = [
         {"level": diagnostic.level, **asdict(diagnostic)} for diagnostic in diagnostics
     ]
-    return json.dumps({"schema_version": 1, "faults": rows}, indent=2)
+    return json.dumps({"schema_version": JSON_SCHEMA_VERSION, "diagnostics": rows}, indent=2)
 
 
 def _format_block(diagnostic: Diagnostic, colour: bool) -> str:

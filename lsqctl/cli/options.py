@@ -89,7 +89,7 @@ SkipDataCheck = Annotated[
 Slots = Annotated[
     int | None,
     typer.Option(
-        parser=any_int, metavar="N", help="Attempts at a time: shares of the CPU, or of each GPU."
+        parser=any_int, metavar="N", help="Attempts at a time; they divide the CPU, or each GPU."
     ),
 ]
 WorkerGpus = Annotated[

@@ -23,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Dataset = Annotated[
-    str | None, typer.Option(help="Of this dataset; else of the first with own runs.")
+    str | None, typer.Option(help="Of this dataset; else of the first with local runs.")
 ]
 Output = Annotated[
     Path | None,

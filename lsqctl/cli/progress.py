@@ -74,7 +74,7 @@ class LineObserver:
         if time.monotonic() < self._next_line_at:
             return
         self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
-        for run in self._store.runs(states=[RunState.RUNNING]):
+        for run in self._store.runs.list(states=[RunState.RUNNING]):
             if run.id in self._started_at:
                 self._say(f"{run.id}  {run_label(run)}  {progress_text(run)}")
 
@@ -101,14 +101,14 @@ class LiveObserver(LineObserver):
         from rich.table import Table
         from rich.text import Text
 
-        counts = self._store.counts()
+        counts = self._store.runs.counts()
         counts_text = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
         table = Table(
             box=None, pad_edge=False, title=counts_text, title_justify="left", title_style="dim"
         )
         for name in ("run", "", "epoch", "Top-1", "left"):
             table.add_column(name, no_wrap=True, justify="left" if name in {"run", ""} else "right")
-        for run in self._store.runs(states=[RunState.RUNNING]):
+        for run in self._store.runs.list(states=[RunState.RUNNING]):
             if run.id in self._started_at:
                 bar = ProgressBar(total=max(1, run.total_steps), completed=run.step, width=20)
                 table.add_row(
@@ -155,13 +155,13 @@ def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
     """Return one line on how an attempt ended, and what to do about it."""
     prefix = f"{run.id}  {run_label(run)}"
     if exit_report.reason is EndReason.WORKER_LOST:
-        return f"{prefix}  lost lease: {exit_report.message}"
+        return f"{prefix}  lease lost: {exit_report.message}"
     if run.state is RunState.SUCCEEDED:
         top1 = top1_text(run) or "unknown"
         return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1}"
     if run.state is RunState.CANCELLED:
         return f"{prefix}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
     if exit_report.reason is EndReason.PREEMPTED:
-        return f"{prefix}  saved and put back: {exit_report.message or 'asked to stop'}"
+        return f"{prefix}  saved and requeued: {exit_report.message or 'asked to stop'}"
     advice = f"; lsqctl runs logs {run.id}" if run.state is RunState.FAILED else ""
     return f"{prefix}  {run.state}: {exit_report.reason}: {exit_report.message}{advice}"

@@ -73,7 +73,7 @@ def list_published(
     ]
     if json:
         rows = [{**to_json_types(result), "bundled": result in bundled} for result in results]
-        print_json({"references": rows, "not_on_board": not_on_board})
+        print_json({"published": rows, "not_on_board": not_on_board})
         return
     print_table(
         ("dataset", "model", "W", "A", "Top-1 %", "FP %", "source", "set", "where"),
@@ -124,7 +124,7 @@ def _not_on_board(rows: Iterable[PublishedRow]) -> list[dict[str, object]]:
 
     pairs = ((row, as_reference(row)) for row in rows)
     return [
-        {**to_json_types(row), "dataset_key": dataset_key(row.dataset), "why": reason}
+        {**to_json_types(row), "dataset_key": dataset_key(row.dataset), "reason": reason}
         for row, reason in pairs
         if isinstance(reason, str)
     ]
@@ -196,12 +196,12 @@ def add(
         warn(f"no recipe can name the dataset `{dataset}`{hint}")
     outcome = add_published_result(get_settings(ctx), result, overwrite=overwrite, dry_run=dry_run)
     if json:
-        print_json({"outcome": outcome, "dry_run": dry_run, "reference": result})
+        print_json({"outcome": outcome, "dry_run": dry_run, "published_result": result})
         return
-    outcome_text = {"added": "added", "known": "is there already", "replaced": "replaced"}[outcome]
+    outcome_text = {"added": "added", "exists": "is there already", "replaced": "replaced"}[outcome]
     message = (
         f"would be {outcome_text}; nothing was changed"
-        if dry_run and outcome != "known"
+        if dry_run and outcome != "exists"
         else outcome_text
     )
     say(f"{model} ({dataset}): {message}; next: lsqctl leaderboard --dataset {dataset}")

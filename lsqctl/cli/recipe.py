@@ -73,9 +73,9 @@ def _print_diffs(diffs: Sequence[RecipeDiff]) -> None:
             )
     if sources_by_deviation:
         print_table(
-            ("key", "mine", "theirs", "mine is from", "theirs is from", "cells"),
+            ("key", "left", "right", "left source", "right source", "cells"),
             [(*key, *sources.texts(len(diffs))) for key, sources in sources_by_deviation.items()],
-            hide_first=("theirs is from", "mine is from"),
+            hide_first=("right source", "left source"),
         )
     right_names = ", ".join(dict.fromkeys(recipe_diff.right for recipe_diff in diffs))
     left_names = (
@@ -125,7 +125,9 @@ def _value_text(value: object) -> str:
 
 
 app = typer.Typer(
-    help="Look at recipes, check them, begin one.", no_args_is_help=True, rich_markup_mode=None
+    help="List and show recipes, check them, begin one.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 app.command("diff", epilog="Example: lsqctl recipe diff cifar10/resnet20-w4a4 paper/w4a4")(diff)
@@ -153,7 +155,7 @@ def list_recipes(json: Json = False) -> None:
         print_json({"recipes": recipe_headers})
         return
     print_table(
-        ("recipe", "runs", "what"),
+        ("recipe", "runs", "description"),
         [
             (header.name, "base" if header.abstract else str(header.cells), header.description)
             for header in recipe_headers
@@ -175,7 +177,7 @@ def show(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Print a recipe complete, each value with its origin, and what its network costs."""
+    """Print a recipe complete, each value with its source, and what its network costs."""
     from lsqctl.cli.recipe_show import print_cells, print_cells_json
     from lsqctl.recipe_file import load
 
@@ -192,7 +194,7 @@ def check(
     ],
     overrides: Overrides = None,
     output_format: Annotated[
-        DiagnosticFormat, typer.Option("--format", help="How faults are printed.")
+        DiagnosticFormat, typer.Option("--format", help="How diagnostics are printed.")
     ] = (DiagnosticFormat.TEXT),
     smoke: Annotated[
         bool,
@@ -204,7 +206,7 @@ def check(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check recipes and queue nothing; exit 2 when one has a fault, 1 when its trial fails."""
+    """Check recipes and queue nothing; exit 2 on an error, 1 when a smoke test fails."""
     from lsqctl.recipe_file import load
     from lsqctl.services.recipe_checks import check_layers
     from lsqctl.services.recipe_inputs import network_warnings
@@ -232,7 +234,7 @@ def check(
         print_smoke_tests(loaded_recipes, get_settings(ctx), json=json)
     elif chosen_format is DiagnosticFormat.TEXT:
         runs = sum(len(loaded.cells) for loaded in loaded_recipes)
-        say(f"{pluralize(len(recipes), 'recipe')}, {pluralize(runs, 'run')}: no fault")
+        say(f"{pluralize(len(recipes), 'recipe')}, {pluralize(runs, 'run')}: no errors")
 
 
 @app.command(epilog="Example: lsqctl recipe schema > lsqctl.schema.json")

@@ -40,7 +40,7 @@ def print_cells_json(loaded: LoadedRecipe, settings: Settings) -> None:
             {
                 "label": cell.label,
                 "recipe": cell.recipe.model_dump(mode="json"),
-                "origins": cell.origins,
+                "sources": cell.origins,
                 "cost": recipe_cost.as_dict() if recipe_cost else None,
             }
         )

@@ -34,7 +34,9 @@ def print_run(
     fields = {
         "run": run.name,
         "id": run.id,
-        "state": "lost (its worker does not renew)" if run.lease_expired else run.state.value,
+        "state": "lease expired (its worker does not renew)"
+        if run.lease_expired
+        else run.state.value,
         "held": "until `lsqctl runs release`" if run.held and not run.finished_at else "",
         "priority": str(run.priority or ""),
         "reason": ": ".join(filter(None, (run.reason, run.message))),

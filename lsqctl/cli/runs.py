@@ -1,4 +1,4 @@
-"""`runs ls|show|logs|cancel|retry|diff`: look at runs and steer them."""
+"""`runs ls|show|logs|cancel|retry|diff`: list and show runs, and steer them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ from lsqctl.cli.run_detail import (
 )
 from lsqctl.run import ACTIVE_STATES, Run, RunState
 
-app = typer.Typer(help="Look at runs and steer them.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="List and show runs, and steer them.", no_args_is_help=True, rich_markup_mode=None
+)
 
 States = Annotated[
     list[RunState] | None, typer.Option("--state", help="Only runs in this state; repeatable.")
@@ -56,12 +58,12 @@ def list_runs(
     expression = None if where is None else parse(where, OF_RUNS)
     with open_store(ctx) as store:
         sweep = resolve_sweep(store, sweep) if sweep is not None else None
-        runs = store.runs(
+        runs = store.runs.list(
             states=state, name=name, sweep=sweep, tag=tag, where=expression, limit=limit + 1
         )
-        counts = store.counts()
+        counts = store.runs.counts()
         shown, has_more = runs[:limit], len(runs) > limit
-        tags = store.tags([run.id for run in shown]) if json else {}
+        tags = store.runs.tags([run.id for run in shown]) if json else {}
     if json:
         print_json({"runs": [to_json_types(run) | {"tags": tags.get(run.id, ())} for run in shown]})
     elif quiet:
@@ -100,15 +102,15 @@ def show(
     from lsqctl.cli.run_detail import print_layer_costs, result_cost_json, stored_recipe_cost
 
     with open_store(ctx) as store:
-        run = store.resolve(run_ref)
+        run = store.runs.resolve(run_ref)
         if layers:
-            print_quantizers(run.id, store.quantizer_stats(run.id), json=json)
+            print_quantizers(run.id, store.metrics.quantizer_stats(run.id), json=json)
             return
-        detail = store.detail(run.id)
-        summaries = store.summaries(run.id)
-        result = store.full_result(run.id)
-        checkpoints = store.checkpoints(run.id)
-        tags = store.tags([run.id]).get(run.id, ())
+        detail = store.runs.detail(run.id)
+        summaries = store.metrics.summaries(run.id)
+        result = store.results.get(run.id)
+        checkpoints = store.checkpoints.list(run.id)
+        tags = store.runs.tags([run.id]).get(run.id, ())
     folder = get_settings(ctx).run_dir(run.id)
     costs = stored_recipe_cost(detail.recipe, get_settings(ctx)) if cost else None
     if json:
@@ -125,7 +127,7 @@ def show(
                 "results": [evaluation_json(evaluation) for evaluation in evaluations],
                 "checkpoints": checkpoints,
                 "cost": costs.as_dict() if costs else result_cost_json(result),
-                "folder": folder,
+                "run_dir": folder,
             }
         )
         return
@@ -150,7 +152,7 @@ def logs(
     from lsqctl.services.logs import follow_log, read_log
 
     with open_store(ctx) as store:
-        run = store.resolve(run_ref)
+        run = store.runs.resolve(run_ref)
         folder = get_settings(ctx).run_dir(run.id)
         if follow:
             for piece in follow_log(store, run.id, folder, attempt or 1, notify=note):
@@ -164,10 +166,10 @@ def logs(
 def cancel(ctx: typer.Context, run_refs: RunArguments, json: Json = False) -> None:
     """Cancel runs: queued ones at once, running ones at their next step."""
     with open_store(ctx) as store:
-        ids = [store.resolve(ref).id for ref in run_refs]
+        ids = [store.runs.resolve(ref).id for ref in run_refs]
         for run_id in ids:
-            store.cancel(run_id)
-        runs = [store.detail(run_id).run for run_id in ids]
+            store.runs.cancel(run_id)
+        runs = [store.runs.detail(run_id).run for run_id in ids]
     _print_changed(runs, json=json)
 
 
@@ -176,7 +178,7 @@ def retry(
     ctx: typer.Context,
     run_refs: RunArguments,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Forget the checkpoints and start anew.")
+        bool, typer.Option("--from-scratch", help="Delete the checkpoints and start anew.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -184,10 +186,10 @@ def retry(
     from lsqctl.services.run_control import retry_run
 
     with open_store(ctx) as store:
-        ids = [store.resolve(ref).id for ref in run_refs]
+        ids = [store.runs.resolve(ref).id for ref in run_refs]
         for run_id in ids:
             retry_run(store, get_settings(ctx), run_id, from_scratch=from_scratch)
-        runs = [store.detail(run_id).run for run_id in ids]
+        runs = [store.runs.detail(run_id).run for run_id in ids]
     _print_changed(runs, json=json)
 
 
@@ -195,17 +197,17 @@ def retry(
 def diff(
     ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False
 ) -> None:
-    """Show only what differs between two runs: recipe, circumstances, results."""
+    """Show only what differs between two runs: recipe, environment, results."""
     from lsqctl.services.diff import diff_runs
 
     with open_store(ctx) as store:
-        left, right = store.resolve(left_ref), store.resolve(right_ref)
+        left, right = store.runs.resolve(left_ref), store.runs.resolve(right_ref)
         deviations = diff_runs(store, left.id, right.id)
     if json:
-        print_json({"first": left.id, "second": right.id, "differences": deviations})
+        print_json({"left": left.id, "right": right.id, "deviations": deviations})
         return
     if not deviations:
-        say(f"{left.id} and {right.id} do not differ in recipe, circumstances or results")
+        say(f"{left.id} and {right.id} do not differ in recipe, environment or results")
         return
     print_table(
         ("key", f"{left.id} {left.name}", f"{right.id} {right.name}"),
@@ -217,7 +219,7 @@ def diff(
 
 
 def _run_row(run: Run) -> tuple[str, ...]:
-    state = "lost" if run.lease_expired else run.state.value
+    state = "lease expired" if run.lease_expired else run.state.value
     held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
     return (
         run.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -60,7 +61,7 @@ def remove(
 
     settings = get_settings(ctx)
     with open_store(ctx) as store:
-        runs = {run.id: run for run in map(store.resolve, run_refs)}
+        runs = {run.id: run for run in map(store.runs.resolve, run_refs)}
         removals = plan_removal(settings, list(runs.values()))
         size = format_bytes(sum(removal.size_bytes for removal in removals))
         if for_good and not (dry_run or force or yes):
@@ -102,12 +103,13 @@ def trash(
     from lsqctl.services import removal as api
 
     settings = get_settings(ctx)
-    trashed = api.list_trash(settings, older_than=older_than)
-    size = format_bytes(sum(trashed_run.size_bytes for trashed_run in trashed))
-    if empty and trashed:
-        if not yes:
-            _confirm(f"remove {pluralize(len(trashed), 'run')} and {size} for good?")
-        api.empty_trash(settings, trashed)
+    with open_store(ctx) as store:
+        trashed = api.list_trash(store, settings, older_than=older_than)
+        size = format_bytes(sum(trashed_run.size_bytes for trashed_run in trashed))
+        if empty and trashed:
+            if not yes:
+                _confirm(f"remove {pluralize(len(trashed), 'run')} and {size} for good?")
+            api.empty_trash(store, settings, trashed)
     if json:
         print_json({"emptied": empty, "runs": trashed})
         return
@@ -157,7 +159,7 @@ def _print_removals(removals: list[Removal]) -> None:
     )
 
 
-def _print_trashed(trashed: list[TrashedRun]) -> None:
+def _print_trashed(trashed: Sequence[TrashedRun]) -> None:
     print_table(
         ("id", "run", "seed", "state", "size", "removed"),
         [
@@ -210,7 +212,7 @@ def collect_garbage(
             parser=duration_seconds, metavar="TIME", help="Only of runs that ended 30d, 12h ago."
         ),
     ] = 0.0,
-    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only look.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only list.")] = False,
     json: Json = False,
 ) -> None:
     """Find checkpoints and folders that nothing needs; remove them with --apply.
@@ -235,7 +237,7 @@ def collect_garbage(
         )
         return
     print_table(
-        ("run", "what", "size", "folder"),
+        ("run", "kind", "size", "folder"),
         [
             (item.run_id, item.kind, format_bytes(item.size_bytes), str(item.path))
             for item in garbage
@@ -273,10 +275,10 @@ def tag(
     if not run_refs or not (added_tags or removed_tags):
         raise UsageError("name runs, and tags as +word or -word: lsqctl runs tag @last +paper")
     with open_store(ctx) as store:
-        runs = list({run.id: run for run in map(store.resolve, run_refs)}.values())
+        runs = list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
         for run in runs:
-            store.tag(run.id, added_tags, removed_tags)
-        tags = store.tags([run.id for run in runs])
+            store.runs.update_tags(run.id, added_tags, removed_tags)
+        tags = store.runs.tags([run.id for run in runs])
     if json:
         print_json({"tags": {run.id: tags.get(run.id, ()) for run in runs}})
         return
@@ -298,8 +300,8 @@ def annotate(
     if len(text) > _MAX_NOTE_LENGTH:
         raise UsageError(f"a note has {_MAX_NOTE_LENGTH} characters at most, got {len(text)}")
     with open_store(ctx) as store:
-        run = store.resolve(run_ref)
-        store.annotate(run.id, text)
+        run = store.runs.resolve(run_ref)
+        store.runs.set_note(run.id, text)
     if json:
         print_json({"id": run.id, "note": text})
     else:

@@ -49,10 +49,10 @@ def hold(
 ) -> None:
     """Keep queued and waiting runs from being started, until `runs release`.
 
-    A running one goes on; it is held once it is put back.
+    A running one goes on; it is held once it is requeued.
     """
     with open_store(ctx) as store:
-        _update_runs(store, run_refs, sweep, store.hold, json=json, quiet=quiet)
+        _update_runs(store, run_refs, sweep, store.runs.hold, json=json, quiet=quiet)
 
 
 def release(
@@ -65,7 +65,7 @@ def release(
     """Let held runs be started."""
     with open_store(ctx) as store:
         _update_runs(
-            store, run_refs, sweep, partial(store.hold, held=False), json=json, quiet=quiet
+            store, run_refs, sweep, partial(store.runs.hold, held=False), json=json, quiet=quiet
         )
 
 
@@ -88,7 +88,7 @@ def priority(
         raise UsageError("which priority? lsqctl runs priority RUN... N")
     level = any_int(words.pop())
     with open_store(ctx) as store:
-        prioritize = partial(store.prioritize, priority=level)
+        prioritize = partial(store.runs.prioritize, priority=level)
         _update_runs(store, words, sweep, prioritize, json=json, quiet=quiet)
 
 
@@ -106,7 +106,7 @@ def _update_runs(
 
     run_ids = [run.id for run in active_runs(store, run_refs or (), sweep)]
     change(*run_ids)
-    _print_runs([store.detail(run_id).run for run_id in run_ids], json=json, quiet=quiet)
+    _print_runs([store.runs.detail(run_id).run for run_id in run_ids], json=json, quiet=quiet)
 
 
 def _print_runs(runs: Sequence[Run], *, json: bool, quiet: bool) -> None:

@@ -22,7 +22,7 @@ def upgrade(ctx: typer.Context) -> None:
 
     create_workspace(get_settings(ctx))
     store = open_workspace(get_settings(ctx), create=True)
-    say(f"{store.url}: schema {store.schema_version()}")
+    say(f"{store.url}: schema {store.maintenance.schema_version()}")
     store.close()
 
 
@@ -30,8 +30,8 @@ def upgrade(ctx: typer.Context) -> None:
 def check(ctx: typer.Context, json: Json = False) -> None:
     """Check integrity, foreign keys and schema; exit 4 when something is wrong."""
     with open_store(ctx) as store:
-        findings = store.check()
-        version = store.schema_version()
+        findings = store.maintenance.check()
+        version = store.maintenance.schema_version()
     if json:
         print_json({"schema": version, "findings": findings})
     else:

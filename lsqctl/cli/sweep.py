@@ -17,7 +17,7 @@ from lsqctl.text import pluralize
 if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell
 
-app = typer.Typer(help="Look at sweeps.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List and show sweeps.", no_args_is_help=True, rich_markup_mode=None)
 SweepName = Annotated[
     str | None,
     typer.Argument(help="A sweep; default: the newest.", autocompletion=completion.sweeps),
@@ -27,14 +27,14 @@ NO_SWEEPS = "no sweeps yet; a recipe with a `sweep:` section makes one when it i
 
 @app.callback()
 def group() -> None:
-    """Look at sweeps and resume them."""
+    """List and show sweeps, and resume them."""
 
 
 @app.command("ls", epilog="Example: lsqctl sweep ls")
 def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
     """List sweeps, the newest first, and how their cells stand."""
     with open_store(ctx) as store:
-        summaries = store.sweep_summaries()[::-1]
+        summaries = store.sweeps.summaries()[::-1]
     if json:
         print_json({"sweeps": summaries})
     elif quiet:
@@ -44,7 +44,7 @@ def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) ->
         say(NO_SWEEPS)
     else:
         print_table(
-            ("sweep", "cells", "standing", "created"),
+            ("sweep", "cells", "states", "created"),
             [
                 (
                     summary.name,
@@ -68,7 +68,7 @@ def status(
 
     with open_store(ctx) as store:
         sweep_name = resolve_sweep(store, name)
-        cells = store.sweep_cells(sweep_name) if sweep_name else []
+        cells = store.sweeps.cells(sweep_name) if sweep_name else []
     counts = Counter(cell.status for cell in cells)
     if json:
         print_json({"sweep": sweep_name, "counts": counts, "cells": cells})
@@ -112,7 +112,7 @@ def resume(
     from_scratch: Annotated[
         bool,
         typer.Option(
-            "--from-scratch/--from-checkpoint", help="Forget the checkpoints, or go on from them."
+            "--from-scratch/--from-checkpoint", help="Delete the checkpoints, or go on from them."
         ),
     ] = False,
     max_failures: Annotated[
@@ -168,16 +168,16 @@ def _print_resumed(
             right_aligned=("seed",),
         )
     if dry_run:
-        say(f"{pluralize(len(resumed), 'cell')} would be put back; nothing was changed")
+        say(f"{pluralize(len(resumed), 'cell')} would be requeued; nothing was changed")
     elif resumed:
-        note(f"{pluralize(len(resumed), 'cell')} put back; next: lsqctl worker --until-empty")
+        note(f"{pluralize(len(resumed), 'cell')} requeued; next: lsqctl worker --until-empty")
     else:
-        say("no cell to put back")
+        say("no cell to requeue")
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     """Return the counts in words, in the order in which a cell goes through them."""
-    states = [*(state.value for state in RunState), "lost", "held", "missing"]
+    states = [*(state.value for state in RunState), "lease_expired", "held", "missing"]
     return ", ".join(f"{counts[status]} {status}" for status in states if counts.get(status))
 
 

@@ -114,7 +114,7 @@ def register_conformance(app: typer.Typer) -> None:
 
 
 def conformance(json: Json = False) -> None:
-    """Ask our quantizer, and others, what the LSQ paper answers; exit 1 unless ours is right.
+    """Compare lsqctl's quantizer, and others, with the LSQ paper's values; exit 1 if it is wrong.
 
     docs/conformance.md says what each row asks.
     """

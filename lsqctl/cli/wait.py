@@ -42,7 +42,7 @@ def wait(
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(parser=duration_seconds, metavar="TIME", help="90s, 10m, 2h; 0 looks once."),
+        typer.Option(parser=duration_seconds, metavar="TIME", help="90s, 10m, 2h; 0 checks once."),
     ] = None,
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="End at the first failure.")
@@ -76,10 +76,10 @@ def _run_ids(store: Store, run_refs: list[str], sweep: str | None) -> list[str]:
 
     if not run_refs and sweep is None:
         raise UsageError("name runs to wait for, or a sweep with --sweep")
-    ids = [store.resolve(ref).id for ref in run_refs]
+    ids = [store.runs.resolve(ref).id for ref in run_refs]
     if sweep is not None:
         name = resolve_sweep(store, sweep)
-        cells = store.sweep_run_ids(name or "")
+        cells = store.sweeps.run_ids(name or "")
         if not cells:
             raise NotFound(f"the sweep `{sweep}` has no runs left; `lsqctl sweep status {sweep}`")
         ids += cells

@@ -53,10 +53,10 @@ def watch(
         typer.Option(
             parser=duration_seconds,
             metavar="TIME",
-            help="Look so often; default in a terminal: 1s.",
+            help="Poll this often; default in a terminal: 1s.",
         ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Look once.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print once.")] = False,
     until_empty: Annotated[
         bool, typer.Option("--until-empty", help="End when no run is unfinished.")
     ] = False,
@@ -64,7 +64,7 @@ def watch(
 ) -> None:
     """Show the queue, the workers and the running runs until Ctrl-C, which ends it with 0.
 
-    Without a terminal, or with --once, it looks once; with --interval again and again.
+    Without a terminal, or with --once, it prints once; with --interval again and again.
     """
     if interval is not None and (once or interval < _MIN_INTERVAL_SECONDS):
         raise UsageError(f"--interval is {_MIN_INTERVAL_SECONDS:g} s at least, and not with --once")
@@ -82,10 +82,10 @@ def watch(
 
 def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]:
     from lsqctl.services.run_control import resolve_sweep
-    from lsqctl.services.watch import read_queue_status as look
+    from lsqctl.services.watch import read_queue_status
 
     name = resolve_sweep(store, sweep) if sweep else None
-    return lambda: look(store, sweep=name)
+    return lambda: read_queue_status(store, sweep=name)
 
 
 def _show_live(
@@ -162,9 +162,9 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
                 "host": entry.worker.identity.host,
                 "device": entry.worker.identity.device,
                 "slots": entry.worker.identity.slots,
-                "busy": entry.running_runs,
-                "seen_seconds_ago": round(entry.seconds_since_heartbeat, 3),
-                "lost": entry.stale,
+                "running_runs": entry.running_runs,
+                "seconds_since_heartbeat": round(entry.seconds_since_heartbeat, 3),
+                "stale": entry.stale,
                 "notice": entry.notice,
             }
             for entry in status.workers
@@ -179,9 +179,9 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
             for entry in overview.running
         ],
         "seconds_left": status.estimate.seconds,
-        "no_estimate_because": status.estimate.reason,
+        "no_estimate_reason": status.estimate.reason,
         "first_failure": to_json_types(overview.first_failure),
-        "put_back": to_json_types(overview.retrying),
+        "retrying": to_json_types(overview.retrying),
     }
 
 
@@ -191,9 +191,9 @@ _COLUMN_GAP = 2
 _RESERVED_LINES = 6  # lines that are not running runs or workers
 _RUN_COLUMNS = ("run", "id", "epoch", "loss", " ", "Top-1 %", "  ", "left", "worker")
 _RUNS_HIDE_FIRST = ("worker", "id", " ", "loss", "epoch", "  ", "left")
-_WORKER_COLUMNS = ("worker", "host", "device", "slots", "seen", "notice")
-_WORKERS_HIDE_FIRST = ("host", "seen", "device")
-_RIGHT_ALIGNED = frozenset({"epoch", "loss", "Top-1 %", "left", "slots", "seen"})
+_WORKER_COLUMNS = ("worker", "host", "device", "slots", "heartbeat", "notice")
+_WORKERS_HIDE_FIRST = ("host", "heartbeat", "device")
+_RIGHT_ALIGNED = frozenset({"epoch", "loss", "Top-1 %", "left", "slots", "heartbeat"})
 
 
 def render_status(status: QueueStatus, width: int | None = None, height: int | None = None) -> Text:
@@ -256,17 +256,19 @@ def _counts_line(status: QueueStatus, width: int | None) -> Text:
 
 def _worker_row(worker_status: WorkerStatus) -> tuple[str, ...]:
     identity = worker_status.worker.identity
-    state = "lost" if worker_status.stale else f"{worker_status.running_runs}/{identity.slots} busy"
+    state = (
+        "stale" if worker_status.stale else f"{worker_status.running_runs}/{identity.slots} busy"
+    )
     last_heartbeat = f"{format_duration(worker_status.seconds_since_heartbeat)} ago"
     notice = worker_status.notice or (
-        "no renewal; its runs go back to the queue" if worker_status.stale else ""
+        "no heartbeat; its runs are requeued" if worker_status.stale else ""
     )
     return (identity.name, identity.host, identity.device, state, last_heartbeat, notice)
 
 
 def _running_row(running_run: RunningRun, status: QueueStatus) -> tuple[str, ...]:
     run, seconds_left = running_run.run, status.seconds_left.get(running_run.run.id)
-    state = "lost" if run.lease_expired else f"{run.epoch}/{run.epochs}"
+    state = "lease expired" if run.lease_expired else f"{run.epoch}/{run.epochs}"
     attempt_text = f" (attempt {run.attempt})" if run.attempt > 1 else ""
     return (
         run_label(run) + attempt_text,
@@ -285,7 +287,7 @@ def _problem_lines(status: QueueStatus) -> list[tuple[str, str]]:
     """Return what went wrong, a line each: errors must not hide until a sweep ends."""
     lines = []
     for run in status.overview.retrying[:2]:
-        message = f"put back: {run_label(run)} ({run.id}): {run.reason}: {run.message}"
+        message = f"requeued: {run_label(run)} ({run.id}): {run.reason}: {run.message}"
         lines.append((clean(message), "yellow"))
     if failed := status.overview.first_failure:
         count = status.overview.counts[RunState.FAILED]

@@ -68,7 +68,7 @@ def run(
         code = _work_queue(
             settings, store, slots=slots, gpu_choice=gpus, name=None, options=options
         )
-        finished = [store.detail(item.run.id).run for item in enqueued]
+        finished = [store.runs.detail(item.run.id).run for item in enqueued]
     if code:
         raise typer.Exit(code)
     unsuccessful = [item for item in finished if item.state is not RunState.SUCCEEDED]

@@ -30,9 +30,9 @@ class PackedProjection(QuantLayer):
         self.add_quantizers(*specs)
 
     @property
-    def master_weight(self) -> nn.Parameter:
+    def master_weight(self) -> Tensor:
         """The owner's ``in_proj_weight``, (3 E, E)."""
-        weight: nn.Parameter = self._owner[0].in_proj_weight
+        weight: Tensor = self._owner[0].in_proj_weight
         return weight
 
     @property

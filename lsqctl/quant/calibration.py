@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,21 +15,25 @@ from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import quantized_layers, quantizers
 
-Batch = Tensor | Sequence[Any]
+Batch = Tensor | Sequence[Any] | Mapping[str, Any]
 CalibrationTarget = QuantLayer | LsqQuantizer
 
 
-def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool = False) -> None:
+def calibrate(
+    model: nn.Module, data: Tensor | Mapping[str, Any] | Iterable[Batch], *, force: bool = False
+) -> None:
     """Set every step size of ``model`` from ``data``, the sign where it is open, and the offset.
 
     ``data`` is one batch of inputs, or an iterable of batches (inputs, or sequences that begin
-    with them). Several batches are joined into one, so the result is that of one large batch;
-    an iterable is read to its end, so give it a few batches, not an epoch.
+    with them). Inputs are a tensor, a sequence of tensors inside such a batch (``model(*inputs)``),
+    or a mapping (``model(**inputs)``). Several batches are joined into one, so the result is that
+    of one large batch; an iterable is read to its end, so give it a few batches, not an epoch.
 
-    One forward pass in eval mode without gradients: each quantizer sees what reaches its layer in
-    the net as quantized so far, and BN statistics, training flags and random generators stay as
-    they were. A model that is calibrated already is left alone unless ``force``. In a process
-    group, every rank must call this and gets the values of rank 0.
+    One forward pass in eval mode without gradients, and two more where a layer is used several
+    times, whose step size is that of the values of all its uses: each quantizer sees what reaches
+    its layer in the net as quantized so far, and BN statistics, training flags and random
+    generators stay as they were. Quantizers that are calibrated already are left alone unless
+    ``force``. In a process group, every rank must call this and gets the values of rank 0.
 
     Raises:
         ValueError: the model is not prepared, a layer is never reached, or values are not finite.
@@ -39,15 +44,10 @@ def calibrate(model: nn.Module, data: Tensor | Iterable[Batch], *, force: bool =
     pending = {name for name, target in targets.items() if force or not _is_calibrated(target)}
     if not pending:
         return
-    inputs = _concatenate(data)
-    with eval_mode(model), torch.no_grad(), _calibration_hooks(targets, pending):
-        model(inputs)
-    if pending:
-        names = ", ".join([name for name in targets if name in pending][:5])
-        raise ValueError(
-            f"{len(pending)} layers were not reached by the forward pass in eval mode: {names}; "
-            "remove them from the model (e.g. aux_logits=False), or reach them"
-        )
+    args, kwargs = _join_batches(data)
+    calibration = _Calibration(targets, pending, keep_calibrated=not force)
+    with eval_mode(model), torch.no_grad():
+        calibration.run(lambda: model(*args, **kwargs))
     _broadcast_from_rank_0(list(quantizers(model).values()))
 
 
@@ -67,17 +67,42 @@ def _is_calibrated(target: CalibrationTarget) -> bool:
     return all(quantizer.calibrated for quantizer in quantizers(target).values())
 
 
-def _concatenate(data: Tensor | Iterable[Batch]) -> Tensor:
-    if isinstance(data, Tensor):
-        return data
-    batches = [batch if isinstance(batch, Tensor) else batch[0] for batch in data]
-    shapes = {tuple(batch.shape[1:]) for batch in batches}
-    if len(shapes) != 1:
+def _join_batches(
+    data: Tensor | Mapping[str, Any] | Iterable[Batch],
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return all batches as one, as positional and keyword arguments of the model."""
+    batches = [_named_inputs(b) for b in ([data] if isinstance(data, Tensor | Mapping) else data)]
+    names = list(batches[0]) if batches else []
+    for name in names or [0]:
+        shapes = {tuple(batch[name].shape[1:]) for batch in batches if name in batch}
+        if len(shapes) != 1 or any(list(batch) != names for batch in batches):
+            raise ValueError(
+                f"calibration needs batches of one shape, got {sorted(shapes) or 'no batch'}: of "
+                "an (images, labels) pair, pass the images"
+            )
+    joined = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+    positional = [value for name, value in joined.items() if isinstance(name, int)]
+    return positional, {name: value for name, value in joined.items() if isinstance(name, str)}
+
+
+def _named_inputs(batch: Batch) -> dict[int | str, Tensor]:
+    """Return the inputs of one batch by position or by name."""
+    inputs: Any = batch
+    if not isinstance(batch, Tensor | Mapping | str) and isinstance(batch, Sequence) and batch:
+        inputs = batch[0]
+    if isinstance(inputs, Tensor):
+        return {0: inputs}
+    if isinstance(inputs, Mapping):
+        named: dict[int | str, Any] = dict(inputs)
+    else:
+        named = dict(enumerate(inputs)) if isinstance(inputs, list | tuple) else {}
+    if not named or not all(isinstance(value, Tensor) for value in named.values()):
         raise ValueError(
-            f"calibration needs batches of one shape, got {sorted(shapes) or 'no batch'}: of an "
-            "(images, labels) pair, pass the images"
+            "a batch for calibration is a tensor, a sequence that begins with the inputs, or a "
+            f"mapping of names to tensors, got {type(batch).__name__} of "
+            f"{', '.join(sorted({type(v).__name__ for v in named.values()})) or 'nothing usable'}"
         )
-    return torch.cat(batches)
+    return named
 
 
 @contextmanager
@@ -92,43 +117,83 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def _calibration_hooks(targets: dict[str, CalibrationTarget], pending: set[str]) -> Iterator[None]:
-    handles = [
-        targets[name].register_forward_pre_hook(partial(_calibrate_target, name, pending))
-        for name in pending
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+class _Calibration:
+    """The forward passes of one calibration, and what was seen in them."""
 
+    def __init__(
+        self, targets: dict[str, CalibrationTarget], pending: set[str], *, keep_calibrated: bool
+    ) -> None:
+        self.targets = {name: target for name, target in targets.items() if name in pending}
+        self.kept = {
+            quantizer
+            for target in targets.values()
+            for quantizer in quantizers(target).values()
+            if keep_calibrated and quantizer.calibrated
+        }
+        self.uses: Counter[str] = Counter()
+        self.inputs: dict[str, list[Tensor]] = {}
 
-def _calibrate_target(
-    name: str, pending: set[str], target: CalibrationTarget, inputs: tuple[Tensor, ...]
-) -> None:
-    if name not in pending:  # a shared layer: its first use decides
-        return
-    if isinstance(target, LsqQuantizer):
-        _calibrate_quantizer(target, inputs[0], f"values at {name!r}")
-    else:
-        if target.input_quantizer is not None:
-            _calibrate_quantizer(
-                target.input_quantizer, inputs[0], f"input activations of layer {name!r}"
+    def run(self, forward: Callable[[], object]) -> None:
+        """Calibrate each layer at its first use, then those used again on all of their uses.
+
+        What lies behind a layer used again sees other values then, and is calibrated once more.
+        """
+        self._pass(forward, self._calibrate_first_use, list(self.targets))
+        if unreached := [name for name in self.targets if not self.uses[name]]:
+            raise ValueError(
+                f"{len(unreached)} layers were not reached by the forward pass in eval mode: "
+                f"{', '.join(unreached[:5])}; remove them from the model (e.g. aux_logits=False), "
+                "or reach them"
             )
-        if target.weight_quantizer is not None:
-            _calibrate_quantizer(
-                target.weight_quantizer, target.master_weight, f"weights of layer {name!r}"
-            )
-    pending.discard(name)
+        reused = [name for name, count in self.uses.items() if count > 1]
+        if not reused:
+            return
+        self._pass(forward, self._collect_input, reused)
+        for name in reused:
+            self._calibrate(name, torch.cat(self.inputs.pop(name)))
+        self.uses.clear()
+        others = [name for name in self.targets if name not in reused]
+        self._pass(forward, self._calibrate_first_use, others)
 
+    def _pass(
+        self, forward: Callable[[], object], hook: Callable[..., None], names: list[str]
+    ) -> None:
+        handles = [
+            self.targets[name].register_forward_pre_hook(partial(hook, name)) for name in names
+        ]
+        try:
+            forward()
+        finally:
+            for handle in handles:
+                handle.remove()
 
-def _calibrate_quantizer(quantizer: LsqQuantizer, x: Tensor, description: str) -> None:
-    try:
-        quantizer.calibrate(x)
-    except ValueError as error:
-        raise ValueError(f"cannot calibrate on the {description}: {error}") from error
+    def _calibrate_first_use(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.uses[name] += 1
+        if self.uses[name] == 1:
+            self._calibrate(name, inputs[0])
+
+    def _collect_input(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.inputs.setdefault(name, []).append(inputs[0].detach().flatten())
+
+    def _calibrate(self, name: str, x: Tensor) -> None:
+        target = self.targets[name]
+        if isinstance(target, LsqQuantizer):
+            self._calibrate_quantizer(target, x, f"values at {name!r}")
+            return
+        self._calibrate_quantizer(target.input_quantizer, x, f"input activations of layer {name!r}")
+        self._calibrate_quantizer(
+            target.weight_quantizer, target.master_weight, f"weights of layer {name!r}"
+        )
+
+    def _calibrate_quantizer(
+        self, quantizer: LsqQuantizer | None, x: Tensor, description: str
+    ) -> None:
+        if quantizer is None or quantizer in self.kept:
+            return
+        try:
+            quantizer.calibrate(x)
+        except ValueError as error:
+            raise ValueError(f"cannot calibrate on the {description}: {error}") from error
 
 
 def _broadcast_from_rank_0(model_quantizers: list[LsqQuantizer]) -> None:

@@ -124,8 +124,12 @@ def _count_macs(
     return macs, flops.get_total_flops() // 2
 
 
-def _add_macs(macs: Counter[str], name: str, layer: _Layer, _: object, output: Tensor) -> None:
-    macs[name] += output.numel() * _float_weight(layer)[0].numel()
+def _add_macs(
+    macs: Counter[str], name: str, layer: _Layer, inputs: tuple[Tensor, ...], output: Tensor
+) -> None:
+    transposed = getattr(layer, "transposed", False)  # each input value meets weight[i]
+    values = inputs[0] if transposed else output
+    macs[name] += values.numel() * _float_weight(layer)[0].numel()
 
 
 def _layer_cost(

@@ -30,7 +30,7 @@ Saved = tuple[Tensor, Tensor, Tensor | None]  # x, the step size; the value in f
 
 def is_supported(x: Tensor, step_size: Tensor) -> bool:
     """Return whether this kernel may be used; it must not be traced."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     plain_tensor = type(x) in (Tensor, nn.Parameter) and x.numel() > 0
     dtypes_supported = (

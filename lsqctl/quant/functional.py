@@ -40,6 +40,8 @@ def lsq_fake_quantize(
         ValueError: the shapes, dtypes or bounds do not fit.
     """
     _check_arguments(x, step_size, quant_min, quant_max)
+    if torch.jit.is_tracing():
+        return _traceable(x, step_size, (quant_min, quant_max), grad_scale)
     out: Tensor = _LsqFakeQuantize.apply(x, step_size, (quant_min, quant_max), grad_scale)
     return out
 
@@ -53,6 +55,25 @@ def lsq_codes(x: Tensor, step_size: Tensor, quant_min: int, quant_max: int) -> T
     with torch.no_grad():
         ratio, _ = _ratio(x, step_size)
         return ratio.clamp_(quant_min, quant_max).round_().to(torch.int32)
+
+
+def scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """Return ``x`` to the last bit; its gradient arrives multiplied by ``scale``."""
+    scaled = x * scale
+    return x.detach() + (scaled - scaled.detach())
+
+
+def _traceable(x: Tensor, step_size: Tensor, bounds: tuple[int, int], grad_scale: float) -> Tensor:
+    """Return the same values by plain operations, which ``torch.jit.trace`` can record.
+
+    ``code`` is exact: the difference of a number and its neighbouring integer has no rounding. The
+    gradients differ from eq. 3 on a bound itself, where ``clamp`` passes them.
+    """
+    dtype = torch.promote_types(torch.promote_types(x.dtype, step_size.dtype), torch.float32)
+    step = scale_gradient(step_size.to(dtype), grad_scale)
+    clipped = (x.to(dtype) / step).clamp(*bounds)
+    code = clipped + (clipped.round() - clipped).detach()
+    return (code * step).to(x.dtype)
 
 
 def grad_scale_factor(numel: int, quant_max: int) -> float:
@@ -127,6 +148,8 @@ def _check_arguments(x: Tensor, step_size: Tensor, quant_min: int, quant_max: in
             f"x and step_size must be floating point, got {x.dtype} and {step_size.dtype}: "
             "convert them with .float()"
         )
+    if x.layout is not torch.strided:
+        raise ValueError(f"a tensor of layout {x.layout} cannot be quantized: use .to_dense()")
     if not quant_min <= 0 < quant_max:
         raise ValueError(
             f"the codes {quant_min}..{quant_max} must hold 0 and end above it: take them from "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -16,26 +16,51 @@ from lsqctl.quant.spec import TensorSpec
 class QuantLayer(nn.Module):
     """What every quantized layer has: quantizers for its input and its weight, None at 32 bits.
 
-    ``channel_axis`` is where the channels of its input lie.
+    ``channel_axis`` is where the channels of its input lie, ``weight_axis`` where the output
+    channels of its weight do.
     """
 
     input_quantizer: LsqQuantizer | None
     weight_quantizer: LsqQuantizer | None
     channel_axis = -1
+    weight_axis = 0
 
     @property
-    def master_weight(self) -> nn.Parameter:
-        """The float weight that the optimizer moves."""
-        weight = self._parameters["weight"]
-        assert weight is not None
-        return weight
+    def master_weight(self) -> Tensor:
+        """The float weight that the optimizer moves, or what pruning or a parametrization makes."""
+        weight = self._parameters.get("weight")
+        computed: Tensor = self.weight if weight is None else weight
+        return computed
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; refuse another weight than the one that the step size was made for.
+
+        So does ``torch.nn.utils.fusion``: a folded weight has another scale.
+
+        Raises:
+            ValueError: the weight's quantizer is calibrated, and ``value`` is another Parameter.
+        """
+        if name == "weight" and isinstance(value, nn.Parameter) and self._rejects_weight(value):
+            raise ValueError(
+                "the weight's step size was calibrated for the weight that is here: fuse or "
+                "replace weights before prepare, or copy into layer.weight.data and call "
+                "calibrate(model, batch, force=True)"
+            )
+        super().__setattr__(name, value)
+
+    def _rejects_weight(self, value: nn.Parameter) -> bool:
+        quantizer = self.__dict__.get("_modules", {}).get("weight_quantizer")
+        current = self.__dict__.get("_parameters", {}).get("weight")
+        calibrated = quantizer is not None and quantizer.calibrated
+        return calibrated and current is not None and value is not current
 
     def add_quantizers(self, weight_spec: TensorSpec, input_spec: TensorSpec) -> None:
         """Make the quantizers, their step sizes in their final shape, on the weight's device."""
         weight = self.master_weight
         # An optimizer step on a bf16 step size would be lost to rounding.
         dtype = torch.promote_types(weight.dtype, torch.float32)
-        channel_shape = (weight.shape[0], *(1,) * (weight.dim() - 1))
+        channel_shape = [1] * weight.dim()
+        channel_shape[self.weight_axis] = weight.shape[self.weight_axis]
         self.input_quantizer = self.weight_quantizer = None
         if input_spec.quantized:
             axis = self.channel_axis
@@ -43,7 +68,7 @@ class QuantLayer(nn.Module):
                 input_spec, batched=True, channel_axis=axis, device=weight.device, dtype=dtype
             )
         if weight_spec.quantized:
-            step_shape = channel_shape if weight_spec.per_channel else ()
+            step_shape = tuple(channel_shape) if weight_spec.per_channel else ()
             self.weight_quantizer = LsqQuantizer(
                 weight_spec, step_shape=step_shape, device=weight.device, dtype=dtype
             )
@@ -62,15 +87,13 @@ class QuantLayer(nn.Module):
         return weight
 
 
-class QuantConv2d(QuantLayer, nn.Conv2d):
-    """An ``nn.Conv2d`` with quantized input and weight; a quantizer is None where bits are 32.
+class _QuantConv(QuantLayer):
+    """What the quantized convolutions share.
 
     What is padded lies on the grid of the input too: code 0 is zero, so padding follows. With an
     offset it need not be, so the zeros are padded first and quantized with the rest. The keys
     ``weight`` and ``bias`` are those of the float layer.
     """
-
-    channel_axis = -3
 
     def __init__(
         self, *args: Any, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: Any
@@ -79,9 +102,10 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         self.add_quantizers(weight_spec, input_spec)
 
     @classmethod
-    def from_float(cls, conv: nn.Conv2d, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
+    def from_float(cls, conv: Any, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
         """Return ``conv`` as a quantized layer; its Parameters are the very same objects."""
-        layer = cls(
+        more = {"output_padding": conv.output_padding} if conv.transposed else {}
+        layer: Any = cls(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,
@@ -94,17 +118,28 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             device="meta",  # no memory, and no draw from the random generators
             weight_spec=weight_spec,
             input_spec=input_spec,
+            **more,
         )
         layer.weight, layer.bias = conv.weight, conv.bias
         layer.add_quantizers(weight_spec, input_spec)
-        return layer.train(conv.training)
+        quantized: Self = layer.train(conv.training)
+        return quantized
+
+
+class _QuantForwardConv(_QuantConv):
+    """A convolution that may have to pad before it quantizes."""
+
+    convolve: Callable[..., Tensor]
+    padding_mode: str
+    _reversed_padding_repeated_twice: list[int]
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
+        layer: Any = self
         if (quantizer := self._padding_quantizer()) is not None:
             return self._forward_padded(input, quantizer)
         x, weight = self.quantized_operands(input)
-        out: Tensor = self._conv_forward(x, weight, self.bias)
+        out: Tensor = layer._conv_forward(x, weight, layer.bias)
         return out
 
     def _padding_quantizer(self) -> LsqQuantizer | None:
@@ -115,10 +150,61 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
         return quantizer if any(self._reversed_padding_repeated_twice) else None
 
     def _forward_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
+        layer: Any = self
         padded = F.pad(input, self._reversed_padding_repeated_twice)
         x = quantizer(padded, quantizer.grad_scale_numel(input))
         weight = self.quantized_weight()
-        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        out: Tensor = self.convolve(
+            x, weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups
+        )
+        return out
+
+
+class _QuantTransposedConv(_QuantConv):
+    """A transposed convolution; its weight is (in channels, out channels / groups, …)."""
+
+    convolve: Callable[..., Tensor]
+    weight_axis = 1
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return the transposed convolution of the quantized input with the quantized weight."""
+        layer: Any = self
+        size, dims = (layer.stride, layer.padding, layer.kernel_size), len(layer.kernel_size)
+        output_padding = layer._output_padding(input, output_size, *size, dims, layer.dilation)
+        x, weight = self.quantized_operands(input)
+        out: Tensor = self.convolve(
+            *(x, weight, layer.bias, layer.stride, layer.padding),
+            *(output_padding, layer.groups, layer.dilation),
+        )
+        return out
+
+
+class QuantConv1d(_QuantForwardConv, nn.Conv1d):
+    """An ``nn.Conv1d`` with quantized input and weight; a quantizer is None where bits are 32."""
+
+    channel_axis = -2
+    convolve = staticmethod(F.conv1d)
+
+
+class QuantConv2d(_QuantForwardConv, nn.Conv2d):
+    """An ``nn.Conv2d`` with quantized input and weight; a quantizer is None where bits are 32."""
+
+    channel_axis = -3
+    convolve = staticmethod(F.conv2d)
+
+
+class QuantConvTranspose1d(_QuantTransposedConv, nn.ConvTranspose1d):
+    """An ``nn.ConvTranspose1d`` with quantized input and weight."""
+
+    channel_axis = -2
+    convolve = staticmethod(F.conv_transpose1d)
+
+
+class QuantConvTranspose2d(_QuantTransposedConv, nn.ConvTranspose2d):
+    """An ``nn.ConvTranspose2d`` with quantized input and weight."""
+
+    channel_axis = -3
+    convolve = staticmethod(F.conv_transpose2d)
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -224,3 +310,11 @@ class _WeightProxy:
     @staticmethod
     def _linear(input: Tensor, weight: _WeightProxy, bias: Tensor | None = None) -> Any:
         return weight._layer(input, bias)
+
+
+QUANTIZED_CONVOLUTIONS: Mapping[type[nn.Module], type[_QuantConv]] = {
+    nn.Conv1d: QuantConv1d,
+    nn.Conv2d: QuantConv2d,
+    nn.ConvTranspose1d: QuantConvTranspose1d,
+    nn.ConvTranspose2d: QuantConvTranspose2d,
+}

@@ -11,7 +11,12 @@ import math
 import torch
 from torch import Tensor
 
-from lsqctl.quant.functional import MIN_STEP_SIZE, lsq_codes, lsq_fake_quantize
+from lsqctl.quant.functional import (
+    MIN_STEP_SIZE,
+    lsq_codes,
+    lsq_fake_quantize,
+    scale_gradient,
+)
 from lsqctl.quant.spec import StepInit
 from lsqctl.quant.step_init import as_rows, subsample
 
@@ -41,7 +46,7 @@ def lsq_plus_fake_quantize(
         ValueError: as ``lsq_fake_quantize``.
     """
     upcast = _upcast(x, step_size)
-    scaled_offset = _scale_gradient(offset.to(upcast.dtype), grad_scale)
+    scaled_offset = scale_gradient(offset.to(upcast.dtype), grad_scale)
     quantized = lsq_fake_quantize(upcast - scaled_offset, step_size, *bounds, grad_scale)
     return (quantized + scaled_offset).to(x.dtype)
 
@@ -113,9 +118,3 @@ def _mse(values: Tensor, low: float, high: float, bounds: tuple[int, int]) -> fl
 def _upcast(x: Tensor, step_size: Tensor) -> Tensor:
     """Return ``x`` in fp32 at least: in bf16, x - offset would be rounded before it is divided."""
     return x.to(torch.promote_types(torch.promote_types(x.dtype, step_size.dtype), torch.float32))
-
-
-def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    """Return ``x`` to the last bit; its gradient arrives multiplied by ``scale``."""
-    scaled = x * scale
-    return x.detach() + (scaled - scaled.detach())

@@ -25,10 +25,12 @@ def param_groups(
     Weights decay; biases, norm parameters and all else of fewer than two dimensions do not; step
     sizes, and the offsets beside them, have a decay of their own (0: a step is no weight) and
     ``lr * step_lr_scale``. Each
-    trainable parameter is in exactly one group, frozen ones in none, and empty groups are left
+    trainable parameter is in exactly one group, frozen ones in none (but an offset that is not in
+    use, so that the groups are the same before and after calibration), and empty groups are left
     out. ``names`` lists the parameters' names in the order of ``params``.
     """
     step_ids = {id(p) for quantizer in quantizers(model).values() for p in quantizer.parameters()}
+    unused = {id(q.offset) for q in quantizers(model).values() if q.active_offset is None}
     step_lr = lr * step_lr_scale
     groups = {
         "weights": _group("weights", lr, weight_decay),
@@ -36,7 +38,7 @@ def param_groups(
         "step_sizes": _group("step_sizes", step_lr, step_weight_decay),
     }
     for name, parameter in model.named_parameters():  # each once, also when shared
-        if parameter.requires_grad:
+        if parameter.requires_grad or id(parameter) in unused:
             kind = "weights" if parameter.dim() > 1 else "no_decay"
             group = groups["step_sizes" if id(parameter) in step_ids else kind]
             group["params"].append(parameter)
@@ -105,6 +107,8 @@ class StepSizeClamp:
     @torch.no_grad()
     def _clamp(self, *_: object) -> None:
         steps: list[Tensor] = list(self._steps.values())
+        if not steps:  # all are frozen
+            return
         below_floor = torch.cat([step.flatten() for step in steps]) < self._floor  # False for NaN
         if self._counts is None:
             self._counts = torch.zeros_like(below_floor, dtype=torch.int64)

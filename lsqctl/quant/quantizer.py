@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +16,65 @@ from lsqctl.quant.offset import (
     lsq_plus_fake_quantize,
 )
 from lsqctl.quant.spec import TensorSpec
-from lsqctl.quant.step_init import initial_step_size
+from lsqctl.quant.step_init import check_sample, initial_step_size
 
 _SIGN_UNKNOWN = -1
+
+
+def _grid(spec: TensorSpec) -> tuple[int, int, int, int]:
+    """Return what decides, beside the sign, which values a step size gives."""
+    return spec.bits, int(spec.per_channel), int(spec.narrow_range), int(spec.offset == "learned")
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerState:
+    """What a checkpoint says of a quantizer beside its step size.
+
+    ``grid`` is (bits, per channel, narrow range, learned offset), None in checkpoints of versions
+    that did not store it. The rule of the first value and the gradient's scale are not in it: a
+    learned step size is worth the same under any of them.
+    """
+
+    calibrated: bool
+    signed: bool | None
+    grid: tuple[int, ...] | None
+
+    @classmethod
+    def from_tensor(cls, state: Tensor) -> QuantizerState:
+        """Read [calibrated, signed or -1] and the grid; raises ValueError where it is no such."""
+        flags = state.tolist()
+        valid = isinstance(flags, list) and len(flags) in (2, 6)
+        if not valid or flags[0] not in (0, 1) or flags[1] not in (_SIGN_UNKNOWN, 0, 1):
+            raise ValueError(
+                f"the quantizer's state must be [calibrated, signed] and its grid, got {flags!r}"
+            )
+        signed = None if flags[1] == _SIGN_UNKNOWN else bool(flags[1])
+        return cls(bool(flags[0]), signed, tuple(flags[2:]) or None)
+
+    def fits(self, spec: TensorSpec) -> bool:
+        """Return whether a step size of this state means the same under ``spec``."""
+        same_sign = spec.signed is None or self.signed is spec.signed
+        return same_sign and self.grid in (None, _grid(spec))
+
+    def check_fits(self, spec: TensorSpec, name: str = "") -> None:
+        """Raise ValueError, naming both, unless the state ``fits``."""
+        if self.fits(spec):
+            return
+        where = f" {name}" if name else ""
+        own = _describe(spec.signed, _grid(spec) if self.grid else None)
+        raise ValueError(
+            f"the checkpoint's quantizer{where} has {_describe(self.signed, self.grid)}, this one "
+            f"demands {own}: prepare the model with the spec it was trained with"
+        )
+
+
+def _describe(signed: bool | None, grid: tuple[int, ...] | None) -> str:
+    sign = "an open sign" if signed is None else f"signed={signed}"
+    if grid is None:
+        return sign
+    bits, per_channel, narrow_range, offset = grid
+    flags = {"per-channel": per_channel, "narrow range": narrow_range, "learned offset": offset}
+    return ", ".join([f"{bits} bits", sign, *(n for n, on in flags.items() if on)])
 
 
 class LsqQuantizer(nn.Module):
@@ -91,8 +149,10 @@ class LsqQuantizer(nn.Module):
         """Give the step its first value, and decide the sign where the spec leaves it open.
 
         Raises:
-            ValueError: ``x`` is empty, or holds NaN or infinity; nothing has changed then.
+            ValueError: ``x`` is empty, not of real floats, or holds NaN or infinity; nothing has
+                changed then.
         """
+        check_sample(x)
         signed = self.spec.signed
         if signed is None:
             signed = bool((x < 0).any())
@@ -100,7 +160,7 @@ class LsqQuantizer(nn.Module):
         self.step_size.copy_(step)
         if self.offset is not None:
             self.offset.copy_(offset)
-        self.signed, self.calibrated = signed, True
+        self._set_flags(calibrated=True, signed=signed)
 
     def _initial_values(self, x: Tensor, *, signed: bool) -> tuple[Tensor, Tensor]:
         bounds, spec = self.spec.bounds(signed), self.spec
@@ -154,26 +214,36 @@ class LsqQuantizer(nn.Module):
         return math.prod(x.shape[1:] if has_batch else x.shape)
 
     def get_extra_state(self) -> Tensor:
-        """Return (calibrated, signed or -1) as int8, which every checkpoint format can hold."""
+        """Return what ``QuantizerState`` reads, as int8, which every checkpoint format can hold."""
         signed = _SIGN_UNKNOWN if self.signed is None else int(self.signed)
-        return torch.tensor([int(self.calibrated), signed], dtype=torch.int8)
+        return torch.tensor([int(self.calibrated), signed, *_grid(self.spec)], dtype=torch.int8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the flags of a checkpoint.
+        """Take the flags of a checkpoint; those of earlier versions hold no grid.
 
         Raises:
-            ValueError: they are no quantizer's, or their sign is not the one this spec demands.
+            ValueError: they are no quantizer's, or its grid is not the one that this spec demands.
         """
-        flags = state.tolist()
-        if flags not in [[c, s] for c in (0, 1) for s in (_SIGN_UNKNOWN, 0, 1)]:
-            raise ValueError(f"the quantizer's state must be [calibrated, signed], got {flags!r}")
-        signed = None if flags[1] == _SIGN_UNKNOWN else bool(flags[1])
-        if self.spec.signed is not None and signed is not self.spec.signed:
-            raise ValueError(
-                f"the checkpoint's quantizer has signed={signed}, this one demands "
-                f"signed={self.spec.signed}: prepare the model with the spec it was trained with"
-            )
-        self.calibrated, self.signed = bool(flags[0]), signed
+        stored = QuantizerState.from_tensor(state)
+        stored.check_fits(self.spec)
+        self._set_flags(calibrated=stored.calibrated, signed=stored.signed)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Refuse another grid before anything of this quantizer is overwritten."""
+        state = state_dict.get(f"{prefix}_extra_state")
+        if isinstance(state, Tensor):
+            QuantizerState.from_tensor(state).check_fits(self.spec, prefix.removesuffix("."))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _set_flags(self, *, calibrated: bool, signed: bool | None) -> None:
+        """Set both; an offset that falls out of use needs no gradient, or DDP waits for it."""
+        was_active = self.active_offset is not None
+        self.calibrated, self.signed = calibrated, signed
+        is_active = self.active_offset is not None
+        if self.offset is not None and was_active != is_active:
+            self.offset.requires_grad_(is_active)
 
     def extra_repr(self) -> str:
         """Return what ``print(model)`` shows."""

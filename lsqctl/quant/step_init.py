@@ -63,13 +63,24 @@ def initial_step_size(
     return step.clamp_min(MIN_STEP_SIZE).reshape(step_shape)
 
 
-def as_rows(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
-    """Return ``x`` as (steps, values of that step), at least fp32, checked."""
-    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+def check_sample(x: Tensor) -> None:
+    """Raise ValueError unless a step size can be taken from ``x``: real, finite, at hand."""
+    if x.layout is not torch.strided:
+        raise ValueError(f"a tensor of layout {x.layout} cannot be quantized: use .to_dense()")
+    if x.is_complex() or x.dtype is torch.bool:
+        raise ValueError(f"values of {x.dtype} cannot be quantized: they must be real numbers")
+    if x.is_meta:
+        raise ValueError("a tensor on the meta device has no values to take a step size from")
     if x.numel() == 0:
         raise ValueError(f"x of shape {tuple(x.shape)} holds no values to take a step size from")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("the values hold NaN or infinity")
+
+
+def as_rows(x: Tensor, step_shape: tuple[int, ...]) -> Tensor:
+    """Return ``x`` as (steps, values of that step), at least fp32, checked."""
+    check_sample(x)
+    x = x.detach().to(torch.promote_types(x.dtype, torch.float32))
     leading = x.dim() - len(step_shape)
     step_axes = [leading + axis for axis, size in enumerate(step_shape) if size != 1]
     if leading < 0 or any(x.shape[axis] != step_shape[axis - leading] for axis in step_axes):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils.parametrize import is_parametrized
 
 from lsqctl.quant.attention import LayerSpecs, QuantMultiheadAttention, can_be_quantized
 from lsqctl.quant.layers import (
+    QUANTIZED_CONVOLUTIONS,
     FunctionalLinear,
-    QuantConv2d,
     QuantLayer,
     QuantLinear,
     data_layers,
@@ -18,35 +22,42 @@ from lsqctl.quant.layers import (
 )
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.residual import quantize_residuals
-from lsqctl.quant.spec import QuantSpec
+from lsqctl.quant.spec import QuantSpec, TensorSpec
 
 # Layers that multiply by a weight and that we may meet without quantizing them.
 _WEIGHTED_LAYERS = (
     *(nn.Conv1d, nn.Conv2d, nn.Conv3d),
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    *(nn.Linear, nn.Bilinear, nn.RNNBase, nn.MultiheadAttention),
+    *(nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention),
+    *(nn.Embedding, nn.EmbeddingBag),
 )
+_QUANTIZABLE = (*QUANTIZED_CONVOLUTIONS, nn.Linear)
+_CONSTANT = "what it computes is constant once trained"
 _NOT_PREPARED = "its weight and input have 32 bits, or the model is not prepared"
 
 
 def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     """Swap what ``model`` multiplies weights with for quantized layers; return it.
 
-    That is every ``nn.Conv2d`` and ``nn.Linear``, the projections of every self-attention, and
-    those whose weights torchvision's Swin passes to a function. Works in place, on exact types
-    only (a subclass may differ: see ``unquantized_layers``); when ``model`` is itself
-    such a layer, the new one is returned. Parameters stay the same objects, so an optimizer made
+    That is every ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` and transposed convolution of one or
+    two dimensions, also of a subclass that computes as they do, the projections of every
+    self-attention, and those whose weights torchvision's Swin passes to a function. A warning names
+    the weights that stay float though their spec does not say so (``unquantized_layers`` says why).
+    Layers that share a weight share its quantizer. Works in place; when ``model`` is itself such a
+    layer, the new one is returned. Parameters stay the same objects, so an optimizer made
     earlier still holds the weights, but not the new step sizes: make it afterwards, from
     ``param_groups``. The first and the last layer are those of registration order. A layer with 32
     bits for both tensors stays as it is. With ``residual_bits`` both inputs of the residual
     additions are quantized too.
 
     Raises:
-        ValueError: the model is prepared already, has no such layer, or has one with hooks; a
-            glob of the overrides matches no layer, or no residual addition is known.
+        ValueError: the model is prepared already, has no such layer, or has one with hooks or
+            without a shape (lazy); layers with one weight have several specs for it; a glob of
+            the overrides matches no layer, or no residual addition is known.
     """
     if quantizers(model):
         raise ValueError("the model is already prepared: build it anew to use another spec")
+    _check_not_lazy(model)
     by_name = dict(_quantizable_layers(model))
     if not by_name:
         raise ValueError(f"{type(model).__name__} has no nn.Conv2d or nn.Linear to quantize")
@@ -57,6 +68,12 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     for name, module in by_name.items():
         layer_specs = spec.layer_specs(name, first=name == names[0], last=name == names[-1])
         specs.setdefault(module, []).append(layer_specs)
+    _check_tied_specs(by_name, specs)
+    left_float = {
+        name: reason
+        for name, reason in unquantized_layers(model).items()
+        if reason != _NOT_PREPARED
+    }
     functional = {
         getattr(owner, key) for owner in model.modules() for key in functional_layers(owner)
     }
@@ -72,7 +89,55 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     residual = spec.activation_spec(spec.residual_bits)
     if residual.quantized:
         quantize_residuals(model, residual)
-    return replacements.get(model, model)
+    prepared = replacements.get(model, model)
+    _share_weight_quantizers(prepared)
+    _warn_of_float_weights(left_float)
+    return prepared
+
+
+def _check_not_lazy(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            raise ValueError(
+                f"layer {name!r} is lazy and has no shape yet: run one batch through the model "
+                "before prepare"
+            )
+
+
+def _check_tied_specs(
+    by_name: Mapping[str, nn.Module], specs: Mapping[nn.Module, list[LayerSpecs]]
+) -> None:
+    """Raise ValueError where layers share a weight that would lie on two grids."""
+    first_use: dict[int, tuple[str, TensorSpec]] = {}
+    for name, module in by_name.items():
+        if isinstance(module, nn.MultiheadAttention):
+            continue
+        spec = specs[module][0][0]
+        other_name, other = first_use.setdefault(id(module.weight), (name, spec))
+        if other != spec:
+            raise ValueError(
+                f"layers {other_name!r} and {name!r} share one weight, of {other.bits} and of "
+                f"{spec.bits} bits: give both the same settings with an override"
+            )
+
+
+def _share_weight_quantizers(model: nn.Module) -> None:
+    """Give layers of one weight one quantizer for it, lest its step sizes drift apart."""
+    by_weight: dict[int, LsqQuantizer] = {}
+    for layer in quantized_layers(model).values():
+        if layer.weight_quantizer is not None:
+            weight_id = id(layer.master_weight)
+            layer.weight_quantizer = by_weight.setdefault(weight_id, layer.weight_quantizer)
+
+
+def _warn_of_float_weights(reasons: Mapping[str, str]) -> None:
+    """Warn once, naming all, of weights that stay float without being told to."""
+    if names := [name for name, reason in reasons.items() if reason != _CONSTANT]:
+        warnings.warn(
+            f"{len(names)} weights stay in float: {', '.join(names)}; unquantized_layers(model) "
+            "says why",
+            stacklevel=3,
+        )
 
 
 def layer_names(model: nn.Module) -> list[str]:
@@ -104,11 +169,27 @@ def unquantized_layers(model: nn.Module) -> dict[str, str]:
 def _quantizable_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield what is to be quantized by name; an attention twice, once for each projection."""
     constant = _constant_layers(model)
+    # A MultiheadAttention reads the weight of its out_proj and never calls it.
+    read = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
         if type(module) is nn.MultiheadAttention and can_be_quantized(module):
             yield from ((f"{name}.{part}".lstrip("."), module) for part in ("in_proj", "out_proj"))
-        elif type(module) in (nn.Conv2d, nn.Linear) and module not in constant:
+        elif _computes_as_base(module) and module not in constant and module not in read:
             yield name, module
+
+
+def _computes_as_base(module: nn.Module) -> bool:
+    """Return whether it is a layer that we quantize, or a subclass that overrides no computation.
+
+    A parametrized layer is of such a subclass, but its weight is computed at each use.
+    """
+    if isinstance(module, QuantLayer) or is_parametrized(module) or "forward" in vars(module):
+        return False
+    base: Any = next((base for base in _QUANTIZABLE if isinstance(module, base)), None)
+    names = ("forward", "__call__", "_conv_forward")
+    return base is not None and all(
+        getattr(type(module), name, None) is getattr(base, name, None) for name in names
+    )
 
 
 def _constant_layers(model: nn.Module) -> set[nn.Module]:
@@ -134,11 +215,18 @@ def _unquantized(
         yield name, _NOT_PREPARED if supported else "its keys are of another width, or added to"
         return
     if module in constant:
-        yield name, "what it computes is constant once trained"
-    elif type(module) in (nn.Conv2d, nn.Linear):
+        yield name, _CONSTANT
+    elif _computes_as_base(module):
         yield name, _NOT_PREPARED
+    elif is_parametrized(module):
+        yield name, "it is parametrized: remove that before prepare, and parametrize afterwards"
+        return
     elif isinstance(module, _WEIGHTED_LAYERS) and not isinstance(module, QuantMultiheadAttention):
-        yield name, f"{type(module).__name__} is neither nn.Conv2d nor nn.Linear itself"
+        yield name, f"{type(module).__name__} does not compute as nn.Linear or a convolution does"
+    elif not data_layers(module) and not isinstance(module, QuantMultiheadAttention):
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() == 2:
+                yield f"{name}.{key}".lstrip("."), "a weight of its own, in no layer"
     for key, child in module.named_children():
         yield from _unquantized(child, f"{name}.{key}".lstrip("."), constant)
 
@@ -155,7 +243,8 @@ def _quantized_copy(
     if isinstance(module, nn.MultiheadAttention):
         packed, out = specs
         return QuantMultiheadAttention.from_float(module, packed, out)
-    if isinstance(module, nn.Conv2d):
-        return QuantConv2d.from_float(module, *specs[0])
+    for base, quantized in QUANTIZED_CONVOLUTIONS.items():
+        if isinstance(module, base):
+            return quantized.from_float(module, *specs[0])
     assert isinstance(module, nn.Linear)
     return (FunctionalLinear if functional else QuantLinear).from_float(module, *specs[0])

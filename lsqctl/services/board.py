@@ -54,7 +54,7 @@ def build_board(
     tree = None if where is None else parse(where, WHERE_COLUMNS)
     result_filter, row_filter = split(tree, OF_RESULTS)
     query = Shape(row_filter, tuple(group_by), tuple(sort), limit)
-    rows = choose_failed(store.board_rows(result_filter), result_filter)
+    rows = choose_failed(store.results.board_rows(result_filter), result_filter)
     local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
     all_published = load_published_results(settings)
     published = choose_references(
@@ -80,7 +80,7 @@ def build_pwc_view(
     Rows of the LSQ paper's page, then of imported tables, then local ones; ``show_published`` none
     leaves the first two out.
     """
-    local_board = rank(store.board_rows(), per_run=per_run, best_seed=best_seed)
+    local_board = rank(store.results.board_rows(), per_run=per_run, best_seed=best_seed)
     return page_lines(
         local_board,
         load_workspace_results(settings).rows,

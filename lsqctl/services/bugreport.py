@@ -211,7 +211,7 @@ def store_sections(settings: Settings, run_ref: str | None) -> Sections:
         with open_workspace(settings, read_only=True) as store:
             sections["queue.json"] = _or_unavailable(lambda: _queue_section(store))
             if run_ref:
-                sections |= _run_sections(store, settings, store.resolve(run_ref).id)
+                sections |= _run_sections(store, settings, store.runs.resolve(run_ref).id)
     except LsqctlError as error:
         if run_ref and not isinstance(error, StoreError):
             raise
@@ -266,8 +266,8 @@ def _settings_section(settings: Settings, sources: Mapping[str, str]) -> Section
 def _queue_section(store: Store) -> Sections:
     return {
         "url": store.url,
-        "schema": store.schema_version(),
-        "runs": {state.value: count for state, count in store.counts().items()},
+        "schema": store.maintenance.schema_version(),
+        "runs": {state.value: count for state, count in store.runs.counts().items()},
         "workers": [
             {
                 "name": worker.identity.name,
@@ -275,22 +275,22 @@ def _queue_section(store: Store) -> Sections:
                 "slots": worker.identity.slots,
                 "host": worker.identity.host,
                 "registered_at": worker.registered_at,
-                "seen_at": worker.last_heartbeat_at,
-                "gone_at": worker.stopped_at,
+                "last_heartbeat_at": worker.last_heartbeat_at,
+                "stopped_at": worker.stopped_at,
                 "notice": worker.notice,
             }
-            for worker in islice(store.workers(), MAX_WORKERS)
+            for worker in islice(store.workers.list(), MAX_WORKERS)
         ],
     }
 
 
 def _run_sections(store: Store, settings: Settings, run_id: str) -> Sections:
-    attempts = store.detail(run_id).run.attempt
+    attempts = store.runs.detail(run_id).run.attempt
     newest = range(max(1, attempts - MAX_LOGS + 1), attempts + 1)
     logs = {n: log_path(settings.run_dir(run_id), n) for n in newest}
     return {
-        "run.json": _or_unavailable(lambda: store.detail(run_id)),
-        "events.json": _or_unavailable(lambda: store.events(run_id)),
+        "run.json": _or_unavailable(lambda: store.runs.detail(run_id)),
+        "events.json": _or_unavailable(lambda: store.runs.events(run_id)),
         **{f"attempt-{number}.log": _log_section(path) for number, path in logs.items()},
     }
 

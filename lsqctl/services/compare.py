@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,12 @@ def compare(store: Store, first: str, second: str) -> Comparison:
 
 
 def _resolve_side(store: Store, ref: str) -> Side:
-    if runs_of_name := store.by_name(ref):
+    if runs_of_name := store.runs.list(name=ref):
         return _recipe_side(store, ref, runs_of_name)
-    if ref in (sweeps := store.sweeps()):
+    if ref in (sweeps := store.sweeps.names()):
         return _sweep_side(store, ref)
     try:
-        run = store.resolve(ref)
+        run = store.runs.resolve(ref)
     except NotFound as error:
         raise NotFound(f"{error}{_sweep_hint(str(error), ref, sweeps)}") from None
     if run.state is not RunState.SUCCEEDED:
@@ -47,7 +47,7 @@ def _sweep_hint(message: str, ref: str, sweeps: list[str]) -> str:
     return "" if "did you mean" in message else did_you_mean(ref, sweeps)
 
 
-def _recipe_side(store: Store, name: str, runs_of_name: list[Run]) -> Side:
+def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> Side:
     """Return all seeds of the newest recipe of a name that has a result."""
     newest_succeeded = next((run for run in runs_of_name if run.state is RunState.SUCCEEDED), None)
     if newest_succeeded is None:
@@ -62,13 +62,13 @@ def _recipe_side(store: Store, name: str, runs_of_name: list[Run]) -> Side:
         if n_others
         else ()
     )
-    runs = store.by_recipe(newest_succeeded.recipe_sha256)
+    runs = store.runs.list(recipe_sha256=newest_succeeded.recipe_sha256)
     return replace(_side_of_runs(store, name, runs), notes=notes)
 
 
 def _sweep_side(store: Store, name: str) -> Side:
     """Return a sweep's runs; of several recipes each run with what its recipe's name adds."""
-    side = _side_of_runs(store, name, [cell.run for cell in store.sweep_cells(name) if cell.run])
+    side = _side_of_runs(store, name, [cell.run for cell in store.sweeps.cells(name) if cell.run])
     if len({run.recipe_sha256 for run in side.runs}) == 1:
         return side
     runs = (replace(run, cell=run.name.removeprefix(f"{name}-")) for run in side.runs)
@@ -78,7 +78,9 @@ def _sweep_side(store: Store, name: str) -> Side:
 def _side_of_runs(store: Store, label: str, runs: Iterable[Run]) -> Side:
     """Return the results of those runs that have one: of each recipe and seed the newest."""
     runs = list(runs)
-    results = store.scored_runs(run.id for run in runs if run.state is RunState.SUCCEEDED)
+    results = store.results.per_image_results(
+        run.id for run in runs if run.state is RunState.SUCCEEDED
+    )
     newest: dict[tuple[str, int], PerImageResult] = {
         (result.recipe_sha256, result.seed): result for result in results
     }

@@ -173,7 +173,7 @@ def _side_of_stored_run(run_ref: str, settings: Settings) -> DiffSide:
 
     store = open_workspace(settings)
     try:
-        return run_side(store.detail(store.resolve(run_ref).id))
+        return run_side(store.runs.detail(store.runs.resolve(run_ref).id))
     finally:
         store.close()
 
@@ -202,11 +202,11 @@ def diff_runs(store: Store, left_run_id: str, right_run_id: str) -> list[RunDevi
 
 
 def _comparable_values(store: Store, run_id: str) -> dict[str, Any]:
-    detail = store.detail(run_id)
+    detail = store.runs.detail(run_id)
     values: dict[str, Any] = flatten({"recipe": detail.recipe, "submit": detail.provenance})
     if detail.attempts:
         values |= flatten({"attempt": detail.attempts[-1].environment})
-    for evaluation in store.evaluations(run_id):
+    for evaluation in store.results.evaluations(run_id):
         values[f"result.{evaluation.variant}.{evaluation.selection}.top1"] = (
             100 * evaluation.n_correct / evaluation.n_total
         )
@@ -245,7 +245,7 @@ def _deviations_from_paper(entry: Entry, store: Store) -> Departure:
     paper = _paper_side("fp32" if entry.full_precision else f"w{entry.w_bits}a{entry.a_bits}")
     if paper is None:
         return Departure("", ())
-    deviations = diff_sides(run_side(store.detail(str(entry.best_run))), paper).deviations
+    deviations = diff_sides(run_side(store.runs.detail(str(entry.best_run))), paper).deviations
     texts = (
         (deviation.key, _value_text(deviation.left), _value_text(deviation.right))
         for deviation in deviations

@@ -87,8 +87,8 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_store(store: Store, settings: Settings) -> Iterator[Finding]:
-    yield Finding("ok", f"database {store.url}, schema {store.schema_version()}")
-    for text in store.check():
+    yield Finding("ok", f"database {store.url}, schema {store.maintenance.schema_version()}")
+    for text in store.maintenance.check():
         message, _, fix = text.partition("; ")
         restore = "restore a copy made by lsqctl db backup (db/README.md)"
         yield Finding("error", message, fix or restore)
@@ -98,7 +98,7 @@ def _check_store(store: Store, settings: Settings) -> Iterator[Finding]:
 
 
 def _check_clock(store: Store) -> Iterator[Finding]:
-    skew = store.clock_skew()
+    skew = store.maintenance.clock_skew()
     if abs(skew) > MAX_CLOCK_SKEW:
         seconds = abs(skew).total_seconds()
         side = "ahead of" if skew > timedelta() else "behind"
@@ -116,7 +116,7 @@ def _check_queue(store: Store) -> Iterator[Finding]:
     )
     yield Finding("ok", f"runs: {counts_text or 'none yet'}")
     yield from _check_workers(status)
-    state = store.queue_health(LONG_QUEUE_WAIT)
+    state = store.queue.health(LONG_QUEUE_WAIT)
     yield from _check_held(state)
     yield from _check_unschedulable(state, status)
     yield from _check_queue_wait(state)
@@ -187,7 +187,7 @@ def _check_queue_wait(state: QueueHealth) -> Iterator[Finding]:
 def _check_files(store: Store, settings: Settings) -> Iterator[Finding]:
     """Compare the checkpoints that have a row with those on this machine's disk."""
     missing: Counter[str] = Counter()
-    for run_id, directory in store.checkpoint_directories():
+    for run_id, directory in store.checkpoints.directories():
         run_dir = settings.run_dir(run_id)
         if run_dir.is_dir() and not (run_dir / Path(directory).name).is_dir():
             missing[run_id] += 1

@@ -57,7 +57,7 @@ def find_garbage(
     # the disk before the rows: what a run or an attempt made since is never taken for nobody's
     folders = _run_folders(settings.runs_dir)
     temporaries = {folder: sorted(folder.glob("ckpt.tmp.*")) for folder in folders}
-    retentions = store.retention([folder.name for folder in folders])
+    retentions = store.checkpoints.retention([folder.name for folder in folders])
     cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
     garbage: list[Garbage] = []
     for folder in folders:
@@ -78,9 +78,9 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     """Remove what was found and return what went; a run that was tried again keeps its own."""
     removed = []
     for item in garbage:
-        if item.kind == "no run" and store.retention([item.run_id]):
+        if item.kind == "no run" and store.checkpoints.retention([item.run_id]):
             continue
-        if item.kind == "checkpoint" and not store.delete_checkpoints(
+        if item.kind == "checkpoint" and not store.checkpoints.delete(
             item.run_id, [item.path.name]
         ):
             continue

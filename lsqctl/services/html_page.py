@@ -59,8 +59,8 @@ def run_histories(store: Store, board: Board) -> Iterator[History]:
 
 def run_history(store: Store, run_id: str, model: str) -> History:
     """Return the charts of one run: Top-1, loss, and its step sizes where they were recorded."""
-    charts = training_curves(store.metrics(run_id))
-    return History(run_id, model, (*charts, *step_sizes(store.quantizer_stats(run_id))))
+    charts = training_curves(store.metrics.points(run_id))
+    return History(run_id, model, (*charts, *step_sizes(store.metrics.quantizer_stats(run_id))))
 
 
 RANDOM_TOKEN = "auto"  # noqa: S105  a format and a name, no secret
@@ -106,7 +106,7 @@ class ResponseCache:
             show_published=selection.show_published,
             settings=selection.settings,
         )
-        counts = self._store.counts()
+        counts = self._store.runs.counts()
         if (ranked, counts) == self._state:
             return
         etag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'

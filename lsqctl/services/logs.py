@@ -22,7 +22,7 @@ _ELSEWHERE_POLLS = 20
 
 def read_log(store: Store, run_id: str, run_dir: Path, attempt: int | None = None) -> str:
     """Return the log of an attempt, by default the latest."""
-    number = attempt or store.detail(run_id).run.attempt
+    number = attempt or store.runs.detail(run_id).run.attempt
     if not number:
         raise NotFound(f"run {run_id} has not been started; `lsqctl worker` starts queued runs")
     path = log_path(run_dir, number)
@@ -51,7 +51,7 @@ def follow_log(
     """
     log, quiet_polls = _LogReader(log_path(run_dir, attempt)), 0
     while True:
-        run = store.detail(run_id).run  # before the file: what it says, the file has by now
+        run = store.runs.detail(run_id).run  # before the file: what it says, the file has by now
         if chunk := log.read():
             quiet_polls = 0
             yield chunk

@@ -48,11 +48,13 @@ def plot_bits(
 
 def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) -> list[Chart]:
     """Return one metric of several runs by step.  Raises NotFound, with the nearest metric."""
-    runs = [store.resolve(run_ref) for run_ref in run_refs]
-    points = {f"{run.name} {run.id}": store.metrics(run.id, metric, split) for run in runs}
+    runs = [store.runs.resolve(run_ref) for run_ref in run_refs]
+    points = {f"{run.name} {run.id}": store.metrics.points(run.id, metric, split) for run in runs}
     if not any(points.values()):
         metric_names = {
-            f"{summary.name}/{summary.split}" for run in runs for summary in store.summaries(run.id)
+            f"{summary.name}/{summary.split}"
+            for run in runs
+            for summary in store.metrics.summaries(run.id)
         }
         listed = (
             f"; there are {', '.join(sorted(metric_names))}"
@@ -66,8 +68,8 @@ def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) 
 
 def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:
     """Return the step sizes of a run, of weights and of inputs.  Raises NotFound."""
-    run = store.resolve(run_ref)
-    charts = step_sizes(store.quantizer_stats(run.id))
+    run = store.runs.resolve(run_ref)
+    charts = step_sizes(store.metrics.quantizer_stats(run.id))
     if not charts:
         raise NotFound(f"run {run.id} has no step sizes: it is not quantized, or has no epoch yet")
     return charts
@@ -77,15 +79,16 @@ def plot_ablation(
     store: Store, key: str, *, dataset: str | None = None, sweep: str | None = None
 ) -> list[Chart]:
     """Return Top-1 by the value of a recipe's key, over all runs or a sweep's.  Raises NotFound."""
-    rows = store.board_rows()
+    rows = store.results.board_rows()
     if sweep is not None:
-        run_ids = set(store.sweep_run_ids(resolve_sweep(store, sweep) or ""))
+        run_ids = set(store.sweeps.run_ids(resolve_sweep(store, sweep) or ""))
         rows = [row for row in rows if row.run_id in run_ids]
     tables = [table for table in rank(rows, dataset=dataset).tables if table.counts.groups]
     if not tables:
         raise NotFound("no finished run to draw; `lsqctl runs ls` shows what there is")
     recipes = {
-        row.recipe_sha256 or "": store.detail(row.best_run or "").recipe for row in tables[0].rows
+        row.recipe_sha256 or "": store.runs.detail(row.best_run or "").recipe
+        for row in tables[0].rows
     }
     values = {sha: _value_at(recipe, key) for sha, recipe in recipes.items()}
     if all(value is None for value in values.values()):

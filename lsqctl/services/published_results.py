@@ -20,7 +20,7 @@ from lsqctl.settings import Settings
 
 MAX_FILE_BYTES = 200_000_000
 
-AddOutcome = Literal["added", "known", "replaced"]
+AddOutcome = Literal["added", "exists", "replaced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def add_published_result(
         results = load_workspace_results(settings)
         key = (published.dataset, published.model)
         if published in (*load_references(), *results.references):
-            return "known"
+            return "exists"
         if any((row.dataset, row.model) == key for row in load_references()):
             raise UsageError(
                 f"{published.model} of {published.dataset} ships with lsqctl, with other values; "

@@ -63,8 +63,8 @@ def load_model(run: str, *, settings: Settings | None = None) -> nn.Module:
     resolved = settings or load_settings()
     store = open_workspace(resolved)
     try:
-        detail = store.detail(store.resolve(run).id)
-        if not store.checkpoints(detail.run.id):
+        detail = store.runs.detail(store.runs.resolve(run).id)
+        if not store.checkpoints.list(detail.run.id):
             raise NotFound(f"run {detail.run.id} ({detail.run.state}) has no checkpoint yet")
         checkpoint_dir = parent_checkpoint(store, detail.run.id, resolved.run_dir(detail.run.id))
     finally:

@@ -1,30 +1,27 @@
-"""Remove runs, for good or into the workspace's trash, and bring them back; no link is followed."""
+"""Remove runs, for good or into the trash, and bring them back; no link is followed.
+
+A removed run's rows stay in the database; its folder moves to ``trash/ID/files`` of the workspace.
+"""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import os
 import re
 import shutil
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import partial
-from hashlib import sha256
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, StoreError, UsageError, did_you_mean
-from lsqctl.run import Run
-from lsqctl.services.atomic_write import write_atomic
+from lsqctl.run import Run, RunState
+from lsqctl.services.old_trash import adopt_old_trash
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
-    from lsqctl.store.soft_delete import RunRows
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9]{1,64}")
 
@@ -54,7 +51,7 @@ def remove_runs(store: Store, planned: Sequence[Removal], *, force: bool = False
     promise what is not there. Raises IllegalTransition for a running run and for one that others
     need, with nothing removed, and StoreError for a folder that cannot be removed.
     """
-    store.remove([removal.run.id for removal in planned], force=force)
+    store.trash.purge([removal.run.id for removal in planned], force=force)
     for removal in planned:
         if removal.folder:
             remove_tree(removal.folder)
@@ -91,8 +88,7 @@ def tree_size(path: Path) -> int:
     return total
 
 
-_ROWS, _FILES = "rows.jsonl", "files"
-_READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
+_FILES = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +98,7 @@ class TrashedRun:
     id: str
     name: str
     seed: int
-    state: str
+    state: RunState
     removed_at: datetime
     size_bytes: int
 
@@ -110,45 +106,50 @@ class TrashedRun:
 def move_to_trash(
     store: Store, settings: Settings, planned: Sequence[Removal], *, force: bool = False
 ) -> None:
-    """Move runs to the trash: first their rows, in one transaction, then their folders.
+    """Move runs to the trash: first their rows are marked, in one transaction, then their folders.
 
     Raises IllegalTransition for a running run and for one that others need, with nothing moved,
     and StoreError where the trash cannot be written.
     """
-    store.remove(
-        [removal.run.id for removal in planned], force=force, keep=partial(_write_rows, settings)
-    )
+    store.trash.remove([removal.run.id for removal in planned], force=force)
     for removal in planned:
         if removal.folder:
             _move(removal.folder, settings.trash_dir / removal.run.id / _FILES)
 
 
-def list_trash(settings: Settings, *, older_than: float = 0.0) -> list[TrashedRun]:
+def list_trash(
+    store: Store, settings: Settings, *, older_than: float = 0.0
+) -> Sequence[TrashedRun]:
     """Return what has been in the trash for ``older_than`` seconds, the newest first."""
-    cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
-    trashed = [_read_trashed_run(path.parent) for path in settings.trash_dir.glob(f"*/{_ROWS}")]
-    expired = [run for run in trashed if run.removed_at <= cutoff]
-    return sorted(expired, key=lambda run: (run.removed_at, run.id), reverse=True)
+    adopt_old_trash(store, settings.trash_dir)
+    return [
+        TrashedRun(
+            run.id,
+            run.name,
+            run.seed,
+            run.state,
+            run.removed_at,
+            size_bytes=tree_size(settings.trash_dir / run.id),
+        )
+        for run in store.trash.list(older_than=older_than)
+    ]
 
 
-def restore_runs(store: Store, settings: Settings, run_refs: Sequence[str]) -> list[TrashedRun]:
+def restore_runs(store: Store, settings: Settings, run_refs: Sequence[str]) -> Sequence[TrashedRun]:
     """Put runs back as they were, all of them or none; return them.
 
     ``run_refs`` are ids, unique beginnings of ids, or names. Raises NotFound, UsageError for an
-    ambiguous one, and what ``Store.restore`` raises.
+    ambiguous one, and what ``store.trash.restore`` raises.
     """
-    trashed = list_trash(settings)
-    by_id = {
-        trashed_run.id: trashed_run
-        for trashed_run in (_resolve_trashed(run_ref, trashed) for run_ref in run_refs)
-    }
-    rows = {run_id: _read_rows(settings.trash_dir / run_id / _ROWS) for run_id in by_id}
+    trashed = list_trash(store, settings)
+    chosen = [_resolve_trashed(run_ref, trashed) for run_ref in run_refs]
+    by_id = {trashed_run.id: trashed_run for trashed_run in chosen}
     moved: list[str] = []
     try:
         for run_id in by_id:  # first: a row without its files would promise what is not there
             if _restore_folder(settings, run_id):
                 moved.append(run_id)
-        store.restore(list(rows.values()))
+        store.trash.restore(list(by_id))
     except BaseException:
         for run_id in moved:
             _move(settings.run_dir(run_id), settings.trash_dir / run_id / _FILES)
@@ -169,8 +170,12 @@ def _restore_folder(settings: Settings, run_id: str) -> bool:
     return True
 
 
-def empty_trash(settings: Settings, trashed: Sequence[TrashedRun]) -> None:
-    """Remove these from the trash, for good.  Raises StoreError."""
+def empty_trash(store: Store, settings: Settings, trashed: Sequence[TrashedRun]) -> None:
+    """Remove these from the trash, for good: their rows, then their folders.
+
+    Raises IllegalTransition where one that stays in the trash starts from them; StoreError.
+    """
+    store.trash.purge([run.id for run in trashed], force=True)
     for run in trashed:
         remove_tree(settings.trash_dir / run.id)
 
@@ -190,72 +195,6 @@ def _resolve_trashed(run_ref: str, trashed: Sequence[TrashedRun]) -> TrashedRun:
             "`lsqctl runs trash` lists them"
         )
     return matches[0]
-
-
-def _write_rows(settings: Settings, run_id: str, rows: RunRows) -> None:
-    """Write a run's rows where they outlive the transaction that removes them."""
-    folder = settings.trash_dir / run_id
-    (run,) = rows["runs"]
-    records = ({"table": name, **row} for name, table_rows in rows.items() for row in table_rows)
-    body = b"".join(map(_json_line, records))
-    head = {key: run[key] for key in ("id", "name", "seed", "state")}
-    head["removed_at"] = datetime.now(UTC)
-    head["sha256"] = sha256(body).hexdigest()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write {folder}: {error.strerror}") from None
-    write_atomic(folder / _ROWS, _json_line(head) + body, force=True)
-
-
-def _json_line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, default=_encode_value).encode("ascii") + b"\n"
-
-
-def _encode_value(value: object) -> object:
-    if isinstance(value, datetime):
-        return {"time": value.isoformat()}
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode("ascii")}
-    raise TypeError(f"{type(value).__name__} is not kept")
-
-
-_DECODERS: Mapping[str, Callable[[str], Any]] = {
-    "time": datetime.fromisoformat,
-    "bytes": base64.b64decode,
-}
-
-
-def _decode_value(value: Any) -> Any:
-    if isinstance(value, dict):
-        ((kind, text),) = value.items()
-        return _DECODERS[kind](text)
-    return value
-
-
-def _read_rows(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows that ``_write_rows`` was given; StoreError for a file that is damaged."""
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    try:
-        head, _, body = path.read_bytes().partition(b"\n")
-        if json.loads(head)["sha256"] != sha256(body).hexdigest():
-            raise ValueError("its bytes are not those that were written")
-        for line in map(json.loads, body.splitlines()):
-            table = line.pop("table")
-            rows[table].append({key: _decode_value(value) for key, value in line.items()})
-    except _READ_ERRORS as error:
-        raise StoreError(f"{path} cannot be read back: {error}") from None
-    return rows
-
-
-def _read_trashed_run(folder: Path) -> TrashedRun:
-    try:
-        with (folder / _ROWS).open("rb") as file:
-            head = {key: _decode_value(value) for key, value in json.loads(file.readline()).items()}
-        del head["sha256"]
-        return TrashedRun(**head, size_bytes=tree_size(folder))
-    except _READ_ERRORS as error:
-        raise StoreError(f"{folder / _ROWS} cannot be read: {error}") from None
 
 
 def _move(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ def resolve_sweep(store: Store, name: str | None) -> str | None:
 
     Raises NotFound, with the nearest name, for one that is not there.
     """
-    names = store.sweeps()
+    names = store.sweeps.names()
     if name is None:
         return names[-1] if names else None
     if name not in names:
@@ -44,7 +44,7 @@ def resume_sweep(
         for folder in settings.run_dir(run_id).glob("ckpt*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    return store.resume_sweep(sweep, options, delete_files=delete_checkpoints)
+    return store.sweeps.resume(sweep, options, delete_files=delete_checkpoints)
 
 
 def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[Run]:
@@ -57,9 +57,9 @@ def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> lis
     if bool(run_refs) == (sweep is not None):
         raise UsageError("name runs, or a sweep with --sweep NAME" + (", not both" * bool(sweep)))
     if sweep is not None:
-        cells = store.sweep_cells(str(resolve_sweep(store, sweep)))
+        cells = store.sweeps.cells(str(resolve_sweep(store, sweep)))
         return [cell.run for cell in cells if cell.run and cell.run.state in ACTIVE_STATES]
-    runs = list({run.id: run for run in map(store.resolve, run_refs)}.values())
+    runs = list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
     for run in runs:
         if run.state not in ACTIVE_STATES:
             raise IllegalTransition(f"run {run.id} has finished ({run.state}); nothing was changed")
@@ -73,7 +73,10 @@ def retry_run(
 
     Raises IllegalTransition for a run in any other state, before anything is removed.
     """
-    if from_scratch and store.detail(run_id).run.state in {RunState.FAILED, RunState.CANCELLED}:
+    if from_scratch and store.runs.detail(run_id).run.state in {
+        RunState.FAILED,
+        RunState.CANCELLED,
+    }:
         for folder in settings.run_dir(run_id).glob("ckpt*"):  # before anyone can claim it
             shutil.rmtree(folder, ignore_errors=True)
-    return store.retry(run_id, from_scratch=from_scratch)
+    return store.runs.retry(run_id, from_scratch=from_scratch)

@@ -87,7 +87,7 @@ def plan_submit(
 
 def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
-    enqueued = store.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
+    enqueued = store.queue.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
     failpoint("submit.after-commit")
     return enqueued
 
@@ -136,7 +136,7 @@ class _Planner:
             recipe_sha256=fingerprint(recipe, identities, with_seed=False),
             run_sha256=fingerprint(recipe, identities, with_seed=True),
             seed=recipe.seed,
-            snapshot=self._collect_provenance(source) | {"inputs": entries},
+            provenance=self._collect_provenance(source) | {"inputs": entries},
             parents=parents,
             priority=self.options.priority,
             epochs=recipe.train.epochs,
@@ -215,12 +215,12 @@ class _Planner:
         return fingerprint(cell.recipe, identities, with_seed=False)
 
     def _reusable_runs(self, recipe_sha256: str) -> list[Run]:
-        runs = self.store.by_recipe(recipe_sha256) if self.store else []
+        runs = self.store.runs.list(recipe_sha256=recipe_sha256) if self.store else []
         return [run for run in runs if run.state in _REUSABLE_STATES]
 
     def _resolve_stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
         """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
-        runs_of_name = self.store.by_name(name) if self.store else []
+        runs_of_name = self.store.runs.list(name=name) if self.store else []
         runs = [run for run in runs_of_name if run.state in _REUSABLE_STATES]
         hashes = {run.recipe_sha256 for run in runs}
         if not runs or self.store is None:
@@ -229,7 +229,7 @@ class _Planner:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
         seed = choose_parent_seed(name, {run.seed for run in runs}, child.seed)
         run = next(run for run in runs if run.seed == seed)
-        parent_recipe = self.store.detail(run.id).recipe
+        parent_recipe = self.store.runs.detail(run.id).recipe
         check_parent(
             key, name, parent_recipe["model"]["name"], parent_recipe["data"]["name"], child
         )

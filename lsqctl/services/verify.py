@@ -51,7 +51,7 @@ def runs_to_verify(
     """Return the runs that are named, of a sweep, or all: succeeded ones, for only they have a
     result. A run that is named and has none raises NotFound.
     """
-    runs = [store.resolve(run_ref) for run_ref in run_refs]
+    runs = [store.runs.resolve(run_ref) for run_ref in run_refs]
     for run in runs:
         if run.state is not RunState.SUCCEEDED:
             raise NotFound(
@@ -59,10 +59,10 @@ def runs_to_verify(
                 "to verify"
             )
     if sweep is not None:
-        cells = store.sweep_cells(resolve_sweep(store, sweep) or sweep)
+        cells = store.sweeps.cells(resolve_sweep(store, sweep) or sweep)
         runs += [cell.run for cell in cells if cell.run and cell.run.state is RunState.SUCCEEDED]
     if all_succeeded:
-        runs += reversed(store.runs(states=[RunState.SUCCEEDED]))
+        runs += reversed(store.runs.list(states=[RunState.SUCCEEDED]))
     return list({run.id: run for run in runs}.values())
 
 
@@ -82,8 +82,8 @@ def verify_run(
     """
     from lsqctl.recipe import load_stored
 
-    detail = store.detail(run_id)
-    result = store.full_result(run_id)
+    detail = store.runs.detail(run_id)
+    result = store.results.get(run_id)
     if result is None:
         raise NotFound(f"run {run_id} ({detail.run.name}) has no result to verify")
     recipe = load_stored(detail.recipe)
@@ -91,12 +91,12 @@ def verify_run(
         recipe, _execution_context(detail, settings, threads, device), result.data_digest
     )
     for stored in result.evaluations:
-        sha256 = store.manifest_sha256(run_id, (stored.variant, stored.selection))
+        sha256 = store.results.manifest_sha256(run_id, (stored.variant, stored.selection))
         remeasure = partial(reevaluator, sha256=sha256, variant=stored.variant)
         verdict = _verdict(detail.run, stored, remeasure, settings)
         if verdict.verified is not None:
             key = (stored.variant, stored.selection)
-            store.mark_verified(run_id, key, verified=verdict.verified)
+            store.results.mark_verified(run_id, key, verified=verdict.verified)
         yield verdict
 
 

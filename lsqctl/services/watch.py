@@ -45,7 +45,7 @@ class QueueStatus:
 
 def read_queue_status(store: Store, *, sweep: str | None = None) -> QueueStatus:
     """Read the queue once.  Raises StoreError."""
-    overview = store.queue_overview(sweep=sweep)
+    overview = store.queue.overview(sweep=sweep)
     remaining = {
         entry.run.id: seconds
         for entry in overview.running

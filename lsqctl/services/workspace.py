@@ -68,4 +68,4 @@ def backup_database(
     if path is None:
         name = f"lsqctl-{datetime.now():%Y%m%d-%H%M%S}.db"
         path = settings.home / "backups" / name
-    return store.backup(path, force=force)
+    return store.maintenance.backup(path, force=force)

@@ -48,12 +48,16 @@ class AttemptCompletion(StorePart):
         Raises LeaseLost.
         """
         transition(
-            *(db, lease.run_id, RunState.RUNNING, RunState.SUCCEEDED, "succeeded"),
+            db,
+            lease.run_id,
+            RunState.RUNNING,
+            RunState.SUCCEEDED,
+            "succeeded",
             lease=lease,
             reason=EndReason.COMPLETED,
             finished_at=now(),
             lease_until=None,
-            failures=0,
+            consecutive_failures=0,
         )
         end_attempt(db, lease, EndReason.COMPLETED, "")
         failpoint("finish.before-result")
@@ -86,7 +90,7 @@ class AttemptCompletion(StorePart):
         require_lease(db, lease)
         row = select_for_update(db, lease.run_id)
         end_attempt(db, lease, reason, message)
-        failures = self._count_failures(db, lease, reason, row.failures)
+        failures = self._count_failures(db, lease, reason, row.consecutive_failures)
         requeues = reason is EndReason.PREEMPTED or (
             reason in RETRYABLE_REASONS and failures < MAX_CONSECUTIVE_FAILURES
         )
@@ -99,11 +103,15 @@ class AttemptCompletion(StorePart):
             return _end_run(db, lease, RunState.FAILED, reason, message)
         delay = 0.0 if reason is EndReason.PREEMPTED else self._backoff_delay(failures)
         transition(
-            *(db, lease.run_id, RunState.RUNNING, RunState.QUEUED, "requeued"),
+            db,
+            lease.run_id,
+            RunState.RUNNING,
+            RunState.QUEUED,
+            "requeued",
             detail=f"{reason}: {message}" if message else reason,
             lease=lease,
             **NO_LEASE,
-            failures=failures,
+            consecutive_failures=failures,
             not_before=now(delay) if delay else None,
             reason=reason,
             message=message,
@@ -114,12 +122,12 @@ class AttemptCompletion(StorePart):
     def _count_failures(
         self, db: Connection, lease: Lease, reason: EndReason, previous: int
     ) -> int:
-        progressed = db.scalar(
-            select(attempts.c.progressed).where(
+        moved_checkpoint = db.scalar(
+            select(attempts.c.moved_checkpoint).where(
                 attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt
             )
         )
-        if progressed:
+        if moved_checkpoint:
             return 0
         return previous if reason is EndReason.PREEMPTED else previous + 1
 
@@ -132,7 +140,11 @@ def _end_run(
     db: Connection, lease: Lease, to: RunState, reason: EndReason, message: str
 ) -> RunState:
     transition(
-        *(db, lease.run_id, RunState.RUNNING, to, to.value),
+        db,
+        lease.run_id,
+        RunState.RUNNING,
+        to,
+        to.value,
         detail=f"{reason}: {message}" if message else reason,
         lease=lease,
         reason=reason,
@@ -171,7 +183,7 @@ class Reaper(AttemptCompletion):
         dead = []
         for row in running:
             unchanged_seconds = self._seconds_unchanged(row, before.get(row.id))
-            if not row.lapsed:
+            if not row.lease_expired:
                 continue
             if unchanged_seconds >= self.lease_seconds or (
                 is_dead is not None and is_dead(to_identity(row))
@@ -187,11 +199,13 @@ class Reaper(AttemptCompletion):
 
     @read_tx
     def _running(self, db: Connection) -> list[Row[Any]]:
-        lapsed = case((runs.c.lease_until < now(), 1), else_=0).label("lapsed")
+        lease_expired = case((runs.c.lease_until < now(), 1), else_=0).label("lease_expired")
         worker = [c.label(f"worker_{c.name}") for c in workers.c]
         return list(
             db.execute(
-                select(runs.c.id, runs.c.attempt, runs.c.fence, runs.c.renewals, lapsed, *worker)
+                select(
+                    runs.c.id, runs.c.attempt, runs.c.fence, runs.c.renewals, lease_expired, *worker
+                )
                 .join(workers, workers.c.id == runs.c.worker_id)
                 .where(runs.c.state == RunState.RUNNING)
             )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, text
@@ -16,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from lsqctl.errors import StoreError
+from lsqctl.retry import jitter, retry
 from lsqctl.store.engine import WRITE_OPTION, is_sqlite, make_engine, masked
 
 P = ParamSpec("P")
@@ -87,17 +86,17 @@ class Database:
         self, work: Callable[[Connection], T], options: dict[str, Any], *, exclusive: bool
     ) -> T:
         with self.translate_errors():
-            for remaining in reversed(range(MAX_TRIES)):
-                try:
-                    with self.engine.execution_options(**options).begin() as connection:
-                        if exclusive and not self.sqlite:
-                            connection.execute(_TAKE_EXCLUSIVE_LOCK, {"key": EXCLUSIVE_LOCK_KEY})
-                        return work(connection)
-                except OperationalError as error:
-                    if not remaining or not _is_transient(error):
-                        raise
-                    time.sleep(random.uniform(0.05, 0.3))  # noqa: S311 (jitter)
-        raise AssertionError("unreachable")  # pragma: no cover
+            return retry(
+                partial(self._run_once, work, options, exclusive), OperationalError, _delay
+            )
+
+    def _run_once(
+        self, work: Callable[[Connection], T], options: dict[str, Any], exclusive: bool
+    ) -> T:
+        with self.engine.execution_options(**options).begin() as connection:
+            if exclusive and not self.sqlite:
+                connection.execute(TAKE_EXCLUSIVE_LOCK, {"key": EXCLUSIVE_LOCK_KEY})
+            return work(connection)
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
@@ -116,7 +115,7 @@ class Database:
         return f"database {masked(self.url)}: {message}{advice}"
 
 
-_TAKE_EXCLUSIVE_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
+TAKE_EXCLUSIVE_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 _ADVICE = {
     "database is locked": "another process has held it for long; try again, or look for it",
@@ -130,6 +129,10 @@ _ADVICE = {
 
 def _advice(message: str) -> str:
     return next((f"; {advice}" for sign, advice in _ADVICE.items() if sign in message), "")
+
+
+def _delay(error: OperationalError, failures: int) -> float | None:
+    return jitter(0.05, 0.3) if failures < MAX_TRIES and _is_transient(error) else None
 
 
 def _is_transient(error: OperationalError) -> bool:

@@ -12,6 +12,7 @@ from lsqctl.store.dialects import now
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import (
     checkpoints,
+    live_runs,
     metric_points,
     metric_summaries,
     quantizer_stats,
@@ -28,19 +29,25 @@ _RESET_VALUES: dict[str, Any] = {
     **NO_LEASE,
     "reason": None,
     "message": "",
-    "failures": 0,
+    "consecutive_failures": 0,
     "not_before": None,
     "cancel_requested": False,
     "finished_at": None,
 }
-_UNFINISHED = runs.c.state.in_(ACTIVE_STATES)
-_RESET_TRAINING_VALUES = {"circumstances": None, "checkpoint_step": -1, "step": 0, "epoch": 0}
+_UNFINISHED = live_runs.c.state.in_(ACTIVE_STATES)
+_RESET_TRAINING_VALUES = {
+    "pinned_environment": None,
+    "max_checkpoint_step": -1,
+    "step": 0,
+    "epoch": 0,
+}
 
 _CHILDREN = (
-    select(runs.c.id)
-    .join(run_parents, run_parents.c.run_id == runs.c.id)
+    select(live_runs.c.id)
+    .join(run_parents, run_parents.c.run_id == live_runs.c.id)
     .where(
-        run_parents.c.parent_id == bindparam("parent"), runs.c.state == bindparam("state_of_child")
+        run_parents.c.parent_id == bindparam("parent"),
+        live_runs.c.state == bindparam("state_of_child"),
     )
     .distinct()
 )
@@ -74,7 +81,11 @@ def fail_children(db: Connection, parent: str, name: str, verb: str) -> None:
     message = f"its parent {name} ({parent}) {verb}"
     for child in _children(db, parent, RunState.WAITING):
         transition(
-            *(db, child, RunState.WAITING, RunState.FAILED, "failed"),
+            db,
+            child,
+            RunState.WAITING,
+            RunState.FAILED,
+            "failed",
             detail=message,
             reason=EndReason.PARENT,
             message=message,
@@ -102,20 +113,22 @@ def requeue(db: Connection, run_id: str, kind: str, *, from_scratch: bool = Fals
             requeue(db, child, "retried")
 
 
-def raise_parent_priority(db: Connection, run_id: str, urgency: int) -> None:
+def raise_parent_priority(db: Connection, run_id: str, priority: int) -> None:
     """Let unfinished parents come no later than their child, and theirs in turn."""
     for parent, state in _parents(db, run_id).items():
         if state not in ACTIVE_STATES:
             continue
-        if select_for_update(db, parent).urgency > urgency:
-            db.execute(update(runs).where(runs.c.id == parent).values(urgency=urgency))
-            record_event(db, parent, "priority", detail=f"{-urgency}, for {run_id} waits for it")
-        raise_parent_priority(db, parent, urgency)
+        if select_for_update(db, parent).priority < priority:
+            db.execute(update(runs).where(runs.c.id == parent).values(priority=priority))
+            record_event(db, parent, "priority", detail=f"{priority}, for {run_id} waits for it")
+        raise_parent_priority(db, parent, priority)
 
 
 def remaining(db: Connection) -> Remaining:
     """Count the unfinished runs, those apart that a person must let go first."""
-    unfinished = db.execute(select(runs.c.id, runs.c.state, runs.c.held).where(_UNFINISHED)).all()
+    unfinished = db.execute(
+        select(live_runs.c.id, live_runs.c.state, live_runs.c.held).where(_UNFINISHED)
+    ).all()
     held = {row.id for row in unfinished if row.held and row.state in NOT_STARTED}
     blocked: set[str] = set()
     level = held
@@ -135,23 +148,26 @@ def blocked_without_parent(db: Connection) -> list[str]:
     """Return the ids of waiting runs that have no unfinished parent: there should be none."""
     unfinished = (
         select(run_parents.c.run_id)
-        .join(runs, runs.c.id == run_parents.c.parent_id)
-        .where(runs.c.state.in_(ACTIVE_STATES))
+        .join(live_runs, live_runs.c.id == run_parents.c.parent_id)
+        .where(live_runs.c.state.in_(ACTIVE_STATES))
     )
-    query = select(runs.c.id).where(
-        runs.c.state == RunState.WAITING, runs.c.id.not_in(unfinished.scalar_subquery())
+    query = select(live_runs.c.id).where(
+        live_runs.c.state == RunState.WAITING, live_runs.c.id.not_in(unfinished.scalar_subquery())
     )
     return list(db.scalars(query))
 
 
 def started_before_parents(db: Connection) -> list[str]:
     """Return the ids of runs that are ready, at work or done, though a parent of them is not."""
-    parents, started_states = runs.alias(), (RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED)
+    parents, started_states = (
+        live_runs.alias(),
+        (RunState.QUEUED, RunState.RUNNING, RunState.SUCCEEDED),
+    )
     query = (
-        select(runs.c.id)
-        .join(run_parents, run_parents.c.run_id == runs.c.id)
+        select(live_runs.c.id)
+        .join(run_parents, run_parents.c.run_id == live_runs.c.id)
         .join(parents, parents.c.id == run_parents.c.parent_id)
-        .where(runs.c.state.in_(started_states), parents.c.state != RunState.SUCCEEDED)
+        .where(live_runs.c.state.in_(started_states), parents.c.state != RunState.SUCCEEDED)
         .distinct()
     )
     return list(db.scalars(query))
@@ -159,8 +175,8 @@ def started_before_parents(db: Connection) -> list[str]:
 
 def _parents(db: Connection, run_id: str) -> Mapping[str, str]:
     query = (
-        select(runs.c.id, runs.c.state)
-        .join(run_parents, run_parents.c.parent_id == runs.c.id)
+        select(live_runs.c.id, live_runs.c.state)
+        .join(run_parents, run_parents.c.parent_id == live_runs.c.id)
         .where(run_parents.c.run_id == run_id)
     )
     return {row.id: row.state for row in db.execute(query)}
@@ -173,15 +189,15 @@ def _parent_states(db: Connection, run_id: str) -> list[str]:
 def _children(
     db: Connection, run_id: str, state: RunState, *, reason: EndReason | None = None
 ) -> list[str]:
-    query = _CHILDREN.where(runs.c.reason == reason) if reason else _CHILDREN
+    query = _CHILDREN.where(live_runs.c.reason == reason) if reason else _CHILDREN
     return list(db.scalars(query, {"parent": run_id, "state_of_child": state}))
 
 
 def _waiting_children(db: Connection, parent_ids: set[str]) -> set[str]:
     query = (
-        select(runs.c.id)
-        .join(run_parents, run_parents.c.run_id == runs.c.id)
-        .where(runs.c.state == RunState.WAITING)
+        select(live_runs.c.id)
+        .join(run_parents, run_parents.c.run_id == live_runs.c.id)
+        .where(live_runs.c.state == RunState.WAITING)
     )
     return {
         run_id
@@ -214,9 +230,9 @@ def stop_failing_sweeps(db: Connection, run_id: str) -> None:
 def _count_failed_cells(db: Connection, sweep: str) -> int:
     query = (
         select(func.count())
-        .select_from(sweep_cells.join(runs, runs.c.id == sweep_cells.c.run_id))
-        .where(sweep_cells.c.sweep == sweep, runs.c.state == RunState.FAILED)
-        .where(runs.c.reason != EndReason.PARENT)
+        .select_from(sweep_cells.join(live_runs, live_runs.c.id == sweep_cells.c.run_id))
+        .where(sweep_cells.c.sweep == sweep, live_runs.c.state == RunState.FAILED)
+        .where(live_runs.c.reason != EndReason.PARENT)
     )
     return int(db.execute(query).scalar_one())
 
@@ -224,11 +240,11 @@ def _count_failed_cells(db: Connection, sweep: str) -> int:
 def _stop_sweep(db: Connection, sweep: str, message: str) -> None:
     """Cancel what has not started, children before parents, and ask the rest to stop."""
     unfinished = (
-        select(runs.c.id, runs.c.name, runs.c.state)
-        .join(sweep_cells, sweep_cells.c.run_id == runs.c.id)
-        .where(sweep_cells.c.sweep == sweep, runs.c.state.in_(ACTIVE_STATES))
-        .order_by(runs.c.seq.desc())
-        .with_for_update(of=runs, key_share=True)  # no worker may claim one meanwhile
+        select(live_runs.c.id, live_runs.c.name, live_runs.c.state)
+        .join(sweep_cells, sweep_cells.c.run_id == live_runs.c.id)
+        .where(sweep_cells.c.sweep == sweep, live_runs.c.state.in_(ACTIVE_STATES))
+        .order_by(live_runs.c.seq.desc())
+        .with_for_update(of=live_runs, key_share=True)  # no worker may claim one meanwhile
     )
     for row in db.execute(unfinished).all():
         if row.state == RunState.RUNNING:
@@ -237,7 +253,11 @@ def _stop_sweep(db: Connection, sweep: str, message: str) -> None:
             record_event(db, row.id, "cancel-requested", detail=message)
             continue
         transition(
-            *(db, row.id, RunState(row.state), RunState.CANCELLED, "cancelled"),
+            db,
+            row.id,
+            RunState(row.state),
+            RunState.CANCELLED,
+            "cancelled",
             detail=message,
             reason=EndReason.CANCELLED,
             message=message,

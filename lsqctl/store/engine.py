@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import time
 from functools import partial
@@ -15,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lsqctl.errors import StoreError
+from lsqctl.retry import jitter, retry
 
 MOUNTS = Path("/proc/mounts")
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -205,16 +205,16 @@ def _begin_immediate(raw: sqlite3.Connection, seconds: float) -> bool:
     more seldom the longer it has waited: among 16 writers one never came to its turn in 15 s.
     """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            raw.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                return False
-        else:
-            return True
-        time.sleep(random.uniform(*_RETRY_DELAY_SECONDS))  # noqa: S311 (jitter)
-    return False
+
+    def delay_after(error: sqlite3.OperationalError, _failures: int) -> float | None:
+        busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+        return jitter(*_RETRY_DELAY_SECONDS) if busy and time.monotonic() < deadline else None
+
+    try:
+        retry(lambda: raw.execute("BEGIN IMMEDIATE"), sqlite3.OperationalError, delay_after)
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool) -> Engine:

@@ -22,7 +22,7 @@ from lsqctl.store.dependencies import (
 )
 from lsqctl.store.dialects import now, to_json, upsert
 from lsqctl.store.rows import batches, load_runs
-from lsqctl.store.tables import run_parents, runs, sweep_cells, sweeps
+from lsqctl.store.tables import live_runs, run_parents, runs, sweep_cells, sweeps
 from lsqctl.store.transitions import record_event
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
@@ -31,11 +31,11 @@ ID_LENGTH = 8
 
 # What a cell keeps of its NewRun beside its own columns, to be enqueued again from.
 RESUBMIT_FIELDS = (
-    *("name", "recipe", "recipe_sha256", "snapshot", "parents", "epochs"),
+    *("name", "recipe", "recipe_sha256", "provenance", "parents", "epochs"),
     *("priority", "gpus", "time_limit_seconds"),
 )
 
-_SELECT_IDENTITY = select(runs.c.id, runs.c.name, runs.c.state)
+_SELECT_IDENTITY = select(live_runs.c.id, live_runs.c.name, live_runs.c.state)
 
 
 class Enqueues(StorePart):
@@ -82,10 +82,12 @@ def as_enqueued(
 def canonical_run(db: Connection, run_sha256: str) -> Any | None:
     """Return a hash's canonical run: succeeded before unfinished before the rest."""
     rank = case(
-        (runs.c.state == RunState.SUCCEEDED, 0), (runs.c.state.in_(ACTIVE_STATES), 1), else_=2
+        (live_runs.c.state == RunState.SUCCEEDED, 0),
+        (live_runs.c.state.in_(ACTIVE_STATES), 1),
+        else_=2,
     )
-    query = _SELECT_IDENTITY.where(runs.c.run_sha256 == run_sha256).order_by(
-        rank, runs.c.seq.desc()
+    query = _SELECT_IDENTITY.where(live_runs.c.run_sha256 == run_sha256).order_by(
+        rank, live_runs.c.seq.desc()
     )
     return db.execute(query.limit(1)).one_or_none()
 
@@ -96,7 +98,9 @@ def retryable_run_ids(db: Connection, hashes: Sequence[str]) -> set[str]:
         run_id
         for batch in batches(hashes)
         for run_id in db.scalars(
-            select(runs.c.id).where(runs.c.run_sha256.in_(batch), runs.c.state.in_(RETRYABLE))
+            select(live_runs.c.id).where(
+                live_runs.c.run_sha256.in_(batch), live_runs.c.state.in_(RETRYABLE)
+            )
         )
     }
 
@@ -132,7 +136,7 @@ class Submission:
     def _canonical_run(self, run_sha256: str) -> Any | None:
         """Return the run of a hash that counts here: what this submission added comes first."""
         if run_id := self.added.get(run_sha256):
-            return self.db.execute(_SELECT_IDENTITY.where(runs.c.id == run_id)).one()
+            return self.db.execute(_SELECT_IDENTITY.where(live_runs.c.id == run_id)).one()
         return canonical_run(self.db, run_sha256)
 
     def _reuse(self, existing: Any, new: NewRun) -> EnqueueOutcome:
@@ -154,8 +158,8 @@ class Submission:
         db.execute(insert(runs).values(values))
         for role, row in parents.items():
             db.execute(insert(run_parents).values(run_id=run_id, role=role, parent_id=row.id))
-        raise_parent_priority(db, run_id, -new.priority)
-        record_event(db, run_id, "enqueued", to=state)
+        raise_parent_priority(db, run_id, new.priority)
+        record_event(db, run_id, "enqueued", to_state=state)
         self.added[new.run_sha256] = run_id
         return run_id
 
@@ -180,15 +184,15 @@ def _initial_values(new: NewRun) -> dict[str, Any]:
         "seed": new.seed,
         "recipe_sha256": new.recipe_sha256,
         "run_sha256": new.run_sha256,
-        "code_commit": str(new.snapshot.get("code_commit") or ""),
-        "code_dirty": new.snapshot.get("code_dirty"),
-        "urgency": -new.priority,
+        "code_commit": str(new.provenance.get("code_commit") or ""),
+        "code_dirty": new.provenance.get("code_dirty"),
+        "priority": new.priority,
         "held": new.held,
         "cancel_requested": False,
         "attempt": 0,
         "renewals": 0,
-        "failures": 0,
-        "checkpoint_step": -1,
+        "consecutive_failures": 0,
+        "max_checkpoint_step": -1,
         "step": 0,
         "total_steps": 0,
         "epoch": 0,
@@ -196,7 +200,7 @@ def _initial_values(new: NewRun) -> dict[str, Any]:
         "gpus": new.gpus,
         "time_limit_seconds": new.time_limit_seconds,
         "recipe": to_json(new.recipe),
-        "snapshot": to_json(new.snapshot),
+        "provenance": to_json(new.provenance),
     }
 
 
@@ -229,10 +233,10 @@ def _record_cell(db: Connection, new: NewRun, run_id: str, outcome: EnqueueOutco
 def _current_run_id(db: Connection, new: NewRun) -> str | None:
     """Return the run that the cell has, if it lives: a rerun stays the cell's run."""
     query = (
-        select(runs.c.id)
-        .join(sweep_cells, sweep_cells.c.run_id == runs.c.id)
+        select(live_runs.c.id)
+        .join(sweep_cells, sweep_cells.c.run_id == live_runs.c.id)
         .where(sweep_cells.c.sweep == new.sweep, sweep_cells.c.run_sha256 == new.run_sha256)
-        .where(runs.c.state.not_in(RETRYABLE))
+        .where(live_runs.c.state.not_in(RETRYABLE))
     )
     run_id: str | None = db.scalar(query)
     return run_id

@@ -26,7 +26,7 @@ from lsqctl.filters.parsing import moment
 from lsqctl.filters.tree import And, Comparison, Kind, Node, Not, Or, Value
 from lsqctl.store.dialects import UtcDateTime
 from lsqctl.store.rows import latest_top1
-from lsqctl.store.tables import results, runs
+from lsqctl.store.tables import live_runs, results
 
 Columns = Mapping[str, ColumnElement[Any]]
 
@@ -34,21 +34,21 @@ _GIGA = literal(1e9, Double)
 
 _RUN_FIELDS = ("seed", "recipe_sha256", "code_commit", "code_dirty", "created_at")
 _COMPUTED_COLUMNS: Columns = {
-    "run_id": runs.c.id,
-    "model": runs.c.name,
+    "run_id": live_runs.c.id,
+    "model": live_runs.c.name,
     "w_bits": results.c.weight_bits,
     "a_bits": results.c.act_bits,
     "gmacs": results.c.macs / _GIGA,
     "gbops": results.c.bops / _GIGA,
-    **{name: runs.c[name] for name in _RUN_FIELDS},
+    **{name: live_runs.c[name] for name in _RUN_FIELDS},
 }
 RESULT_COLUMNS: Columns = {
     name: _COMPUTED_COLUMNS[name] if name in _COMPUTED_COLUMNS else results.c[name]
     for name in OF_RESULTS
 }
 RUN_COLUMNS: Columns = {
-    name: runs.c[name] for name in OF_RUNS if name not in ("top1", "worker", "priority")
-} | {"top1": latest_top1(), "worker": runs.c.worker_id, "priority": -runs.c.urgency}
+    name: live_runs.c[name] for name in OF_RUNS if name not in ("top1", "worker", "priority")
+} | {"top1": latest_top1(), "worker": live_runs.c.worker_id, "priority": live_runs.c.priority}
 
 
 def condition(

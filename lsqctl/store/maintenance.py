@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lsqctl.store.tables import (
     attempts,
     checkpoints,
     events,
+    live_runs,
     metadata,
     metric_points,
     quantizer_stats,
@@ -101,8 +103,18 @@ def _to_attempt_row(row: Row[Any]) -> AttemptRow:
     )
 
 
-class IntegrityChecks(StorePart):
-    """Looking for damage."""
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A copy that was made and found sound."""
+
+    path: Path
+    size_bytes: int
+    runs: int
+    schema: str
+
+
+class Maintenance(StorePart):
+    """The database as a file and a schema: checked, copied, its clock compared."""
 
     @read_tx
     def schema_version(self, db: Connection) -> str:
@@ -117,56 +129,12 @@ class IntegrityChecks(StorePart):
         parts = _file_problems(db), _schema_problems(db), _run_problems(db), _history_problems(db)
         return [problem for part in parts for problem in part]
 
-
-def _file_problems(db: Connection) -> Iterator[str]:
-    if db.dialect.name != "sqlite":
-        return
-    for line in db.scalars(text("PRAGMA integrity_check")):
-        if line != "ok":
-            yield f"the file is damaged: {line}"
-    for row in db.execute(text("PRAGMA foreign_key_check")):
-        yield f"a row of {row[0]} refers to one of {row[2]} that is not there"
-
-
-def _schema_problems(db: Connection) -> Iterator[str]:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    context = MigrationContext.configure(db, opts={"compare_type": True})
-    for difference in compare_metadata(context, metadata):
-        yield f"the schema differs: {difference}"
-
-
-def _run_problems(db: Connection) -> Iterator[str]:
-    owner = runs.c.fence, runs.c.worker_id, runs.c.lease_until
-    query = select(runs.c.id, runs.c.lease_until).where(runs.c.state == RunState.RUNNING)
-    for row in db.execute(query.where(or_(*(column.is_(None) for column in owner)))):
-        yield f"run {row.id} is running, but nobody owns it"
-    for row in db.execute(query.where(runs.c.lease_until < now())):
-        yield f"run {row.id} is running, but its lease ended at {row.lease_until}: start a worker"
-    for run_id in blocked_without_parent(db):
-        yield f"run {run_id} waits, but none of its parents is unfinished: retry it"
-    for run_id in started_before_parents(db):
-        yield f"run {run_id} does not wait, but a parent of it has not succeeded"
-
-
-def _history_problems(db: Connection) -> Iterator[str]:
-    for history in load_histories(db):
-        yield from violations(history)
-
-
-@dataclass(frozen=True, slots=True)
-class Backup:
-    """A copy that was made and found sound."""
-
-    path: Path
-    size_bytes: int
-    runs: int
-    schema: str
-
-
-class Backups(StorePart):
-    """Making backups."""
+    @read_tx
+    def clock_skew(self, db: Connection) -> timedelta:
+        """Return how far the database's clock is ahead of this machine's."""
+        before = datetime.now(UTC)
+        database_time: datetime = db.execute(select(now())).scalar_one()
+        return database_time - (before + (datetime.now(UTC) - before) / 2)
 
     def backup(self, path: Path, *, force: bool = False) -> Backup:
         """Copy the database to ``path``, which only its owner can read; its folder is made.
@@ -209,6 +177,45 @@ class Backups(StorePart):
         return f"pg_dump --format=custom --file={path} '{shown.render_as_string()}'"
 
 
+def _file_problems(db: Connection) -> Iterator[str]:
+    if db.dialect.name != "sqlite":
+        return
+    for line in db.scalars(text("PRAGMA integrity_check")):
+        if line != "ok":
+            yield f"the file is damaged: {line}"
+    for row in db.execute(text("PRAGMA foreign_key_check")):
+        yield f"a row of {row[0]} refers to one of {row[2]} that is not there"
+
+
+def _schema_problems(db: Connection) -> Iterator[str]:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    context = MigrationContext.configure(db, opts={"compare_type": True})
+    for difference in compare_metadata(context, metadata):
+        yield f"the schema differs: {difference}"
+
+
+def _run_problems(db: Connection) -> Iterator[str]:
+    owner = live_runs.c.fence, live_runs.c.worker_id, live_runs.c.lease_until
+    query = select(live_runs.c.id, live_runs.c.lease_until).where(
+        live_runs.c.state == RunState.RUNNING
+    )
+    for row in db.execute(query.where(or_(*(column.is_(None) for column in owner)))):
+        yield f"run {row.id} is running, but nobody owns it"
+    for row in db.execute(query.where(live_runs.c.lease_until < now())):
+        yield f"run {row.id} is running, but its lease ended at {row.lease_until}: start a worker"
+    for run_id in blocked_without_parent(db):
+        yield f"run {run_id} waits, but none of its parents is unfinished: retry it"
+    for run_id in started_before_parents(db):
+        yield f"run {run_id} does not wait, but a parent of it has not succeeded"
+
+
+def _history_problems(db: Connection) -> Iterator[str]:
+    for history in load_histories(db):
+        yield from violations(history)
+
+
 def _copy_and_check(source: Path, target: Path) -> tuple[int, str]:
     """Copy, check, sync; return how many runs the copy has, and its schema."""
     address = f"{source.absolute().as_uri()}?mode=ro"
@@ -228,7 +235,7 @@ def _copy_and_check(source: Path, target: Path) -> tuple[int, str]:
             raise StoreError(
                 f"the copy of {source} is not sound ({first_error}); see lsqctl db check"
             )
-        (run_count,) = copy.execute("SELECT count(*) FROM runs").fetchone()
+        (run_count,) = copy.execute("SELECT count(*) FROM runs WHERE removed_at IS NULL").fetchone()
         (schema,) = copy.execute("SELECT version_num FROM alembic_version").fetchone()
     descriptor = os.open(target, os.O_RDONLY)
     os.fsync(descriptor)

@@ -18,7 +18,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import decode_float, encode_float, upsert
-from lsqctl.store.queue import progress_values
+from lsqctl.store.rows import is_live
 from lsqctl.store.tables import (
     attempts,
     checkpoints,
@@ -29,17 +29,6 @@ from lsqctl.store.tables import (
 from lsqctl.store.transitions import record_event, require_lease
 
 _STATS_FIELDS = [field.name for field in fields(QuantizerStats)]
-
-
-class QuantizerStatsReads(StorePart):
-    """Reading what training saw of its quantizers."""
-
-    @read_tx
-    def quantizer_stats(self, db: Connection, run_id: str) -> list[QuantizerStats]:
-        """Return a run's, oldest epoch first and in the network's order within one."""
-        columns = quantizer_stats.c
-        query = select(columns.stats).where(columns.run_id == run_id).order_by(columns.step)
-        return [stats for packed in db.scalars(query) for stats in _unpack_stats(packed)]
 
 
 def insert_stats(db: Connection, lease: Lease, stats: Iterable[QuantizerStats]) -> None:
@@ -93,10 +82,10 @@ def is_better(name: str, value: float, other: float) -> bool:
 
 
 class Metrics(StorePart):
-    """Writing metrics under a lease, and reading them."""
+    """Metrics and quantizer statistics: written under a lease, and read."""
 
     @write_tx
-    def log_metrics(
+    def log(
         self,
         db: Connection,
         lease: Lease,
@@ -104,7 +93,7 @@ class Metrics(StorePart):
         progress: Progress | None = None,
     ) -> None:
         """Store a batch; a point that is there already is replaced.  Raises LeaseLost."""
-        require_lease(db, lease, **progress_values(progress))
+        require_lease(db, lease, **_progress_values(progress))
         insert_measured(db, lease, measured)
         failpoint("metrics.before-commit")
 
@@ -131,10 +120,12 @@ class Metrics(StorePart):
         failpoint("resume.before-commit")
 
     @read_tx
-    def metrics(
+    def points(
         self, db: Connection, run_id: str, name: str | None = None, split: str | None = None
     ) -> list[Metric]:
         """Return a run's points by name, split and step, perhaps of one name or split only."""
+        if not is_live(db, run_id):
+            return []
         filters = {"name": name, "split": split}
         where = [metric_points.c[key] == value for key, value in filters.items() if value]
         return _points(db, run_id, *where)
@@ -142,7 +133,28 @@ class Metrics(StorePart):
     @read_tx
     def summaries(self, db: Connection, run_id: str) -> list[MetricSummary]:
         """Return the last and the best of each of a run's metrics, by name and split."""
-        return list(_summaries(db, run_id).values())
+        return list(_summaries(db, run_id).values()) if is_live(db, run_id) else []
+
+    @read_tx
+    def quantizer_stats(self, db: Connection, run_id: str) -> list[QuantizerStats]:
+        """Return a run's, oldest epoch first and in the network's order within one."""
+        if not is_live(db, run_id):
+            return []
+        columns = quantizer_stats.c
+        query = select(columns.stats).where(columns.run_id == run_id).order_by(columns.step)
+        return [stats for packed in db.scalars(query) for stats in _unpack_stats(packed)]
+
+
+def _progress_values(progress: Progress | None) -> dict[str, int]:
+    """Return the columns of a run that a Progress sets."""
+    if progress is None:
+        return {}
+    return {
+        "step": progress.step,
+        "total_steps": progress.total_steps,
+        "epoch": progress.epoch,
+        "epochs": progress.epochs,
+    }
 
 
 def insert_measured(db: Connection, lease: Lease, measured: Sequence[Measurement]) -> None:

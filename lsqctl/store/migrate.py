@@ -17,7 +17,7 @@ from sqlalchemy import Connection, inspect, text
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import OlderSchema, StoreError
-from lsqctl.store.database import EXCLUSIVE_LOCK_KEY, Database
+from lsqctl.store.database import EXCLUSIVE_LOCK_KEY, TAKE_EXCLUSIVE_LOCK, Database
 from lsqctl.store.engine import WRITE_OPTION
 
 
@@ -86,8 +86,7 @@ def _exclusive(database: Database) -> Iterator[Connection]:
         try:
             with connection.begin():
                 if not database.sqlite:
-                    lock = text("SELECT pg_advisory_xact_lock(:key)")
-                    connection.execute(lock, {"key": EXCLUSIVE_LOCK_KEY})
+                    connection.execute(TAKE_EXCLUSIVE_LOCK, {"key": EXCLUSIVE_LOCK_KEY})
                 yield connection
         finally:
             if database.sqlite:

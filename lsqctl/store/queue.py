@@ -18,12 +18,15 @@ from sqlalchemy import (
 )
 
 from lsqctl.errors import NotFound
-from lsqctl.events import Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, Lease, Renewal, RunState
-from lsqctl.store.database import StorePart, read_tx, write_tx
+from lsqctl.store.attempt_completion import Reaper
+from lsqctl.store.database import read_tx, write_tx
+from lsqctl.store.dependencies import Remaining, remaining
 from lsqctl.store.dialects import from_json, now, to_json
-from lsqctl.store.rows import load_parents, load_runs
+from lsqctl.store.enqueue import Enqueues
+from lsqctl.store.queue_overview import QueueOverviews
+from lsqctl.store.rows import load_runs
 from lsqctl.store.tables import attempts, runs, workers
 from lsqctl.store.transitions import (
     LEASE_HELD,
@@ -40,6 +43,7 @@ _PINNED_KEYS = ("device", "threads", "compile")
 _CLAIMABLE = [
     runs.c.state == RunState.QUEUED,
     runs.c.held.is_(False),
+    runs.c.removed_at.is_(None),
     or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
     runs.c.gpus <= bindparam("most_gpus"),
 ]
@@ -48,7 +52,7 @@ _WORKER_EXISTS = select(1).where(workers.c.id == bindparam("worker"))
 _NEXT_RUN = (
     select(runs.c.id)
     .where(*_CLAIMABLE)
-    .order_by(runs.c.urgency, runs.c.seq)
+    .order_by(runs.c.priority.desc(), runs.c.seq)
     .limit(1)
     .with_for_update(key_share=True, skip_locked=True)
     .cte("first")
@@ -72,7 +76,7 @@ _CLAIM = (
         reason=None,
         message="",
     )
-    .returning(*(runs.c[k] for k in "id attempt fence recipe snapshot circumstances".split()))
+    .returning(*(runs.c[k] for k in "id attempt fence provenance pinned_environment".split()))
 )
 _RENEW = (
     update(runs)
@@ -80,11 +84,11 @@ _RENEW = (
     .values(lease_until=now(bindparam("lease_seconds", type_=Double)), renewals=runs.c.renewals + 1)
     .returning(runs.c.cancel_requested)
 )
-_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", progressed=False)
+_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", moved_checkpoint=False)
 
 
-class Queue(StorePart):
-    """Claiming, renewing and reporting."""
+class Queue(Enqueues, Reaper, QueueOverviews):
+    """Runs on their way: enqueued, claimed, kept by a lease, ended; and how all of them stand."""
 
     _last_claim_succeeded = True  # a busy worker need not look before it claims
 
@@ -126,16 +130,7 @@ class Queue(StorePart):
         if row is None:
             return None
         lease = Lease(row.id, row.attempt, row.fence)
-        attempt_values = {
-            "run_id": row.id,
-            "number": row.attempt,
-            "fence": row.fence,
-            "worker_id": worker_id,
-            "circumstances": to_json({"device": device}),
-        }
-        db.execute(_INSERT_ATTEMPT, attempt_values)
-        states = {"source": RunState.QUEUED, "to": RunState.RUNNING}
-        record_event(db, row.id, "claimed", **states, lease=lease, detail=worker_id)
+        _insert_attempt(db, lease, worker_id, device)
         failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
 
@@ -150,14 +145,14 @@ class Queue(StorePart):
         """
         require_lease(db, lease)
         attempt = (attempts.c.run_id == lease.run_id, attempts.c.number == lease.attempt)
-        stored = db.scalar(select(attempts.c.circumstances).where(*attempt))
+        stored = db.scalar(select(attempts.c.environment).where(*attempt))
         merged = {**(from_json(stored)), **environment}
-        db.execute(update(attempts).where(*attempt).values(circumstances=to_json(merged)))
-        stored_pins = db.scalar(select(runs.c.circumstances).where(runs.c.id == lease.run_id))
+        db.execute(update(attempts).where(*attempt).values(environment=to_json(merged)))
+        stored_pins = db.scalar(select(runs.c.pinned_environment).where(runs.c.id == lease.run_id))
         new_pins = {key: environment[key] for key in _PINNED_KEYS if key in environment}
         pins = {**new_pins, **(from_json(stored_pins))}
         db.execute(
-            update(runs).where(runs.c.id == lease.run_id).values(circumstances=to_json(pins))
+            update(runs).where(runs.c.id == lease.run_id).values(pinned_environment=to_json(pins))
         )
 
     @write_tx
@@ -178,10 +173,10 @@ class Queue(StorePart):
         require_lease(db, lease)
         work()
 
-    @write_tx
-    def progress(self, db: Connection, lease: Lease, progress: Progress) -> None:
-        """Store how far the attempt is.  Raises LeaseLost."""
-        require_lease(db, lease, **progress_values(progress))
+    @read_tx
+    def remaining(self, db: Connection) -> Remaining:
+        """Return how many runs are unfinished, and which of them cannot start by themselves."""
+        return remaining(db)
 
     @write_tx
     def log_event(self, db: Connection, lease: Lease, text: str) -> None:
@@ -190,24 +185,30 @@ class Queue(StorePart):
         record_event(db, lease.run_id, "note", lease=lease, detail=text)
 
 
-def progress_values(progress: Progress | None) -> dict[str, int]:
-    """Return the columns of a run that a Progress sets."""
-    if progress is None:
-        return {}
-    return {
-        "step": progress.step,
-        "total_steps": progress.total_steps,
-        "epoch": progress.epoch,
-        "epochs": progress.epochs,
-    }
-
-
 def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
     return Claim(
         run=load_runs(db, [row.id])[row.id],
         lease=lease,
-        recipe=from_json(row.recipe),
-        provenance=from_json(row.snapshot),
-        pinned_environment=from_json(row.circumstances),
-        parents=load_parents(db, row.id),
+        provenance=from_json(row.provenance),
+        pinned_environment=from_json(row.pinned_environment),
+    )
+
+
+def _insert_attempt(db: Connection, lease: Lease, worker_id: str, device: str) -> None:
+    attempt_values = {
+        "run_id": lease.run_id,
+        "number": lease.attempt,
+        "fence": lease.fence,
+        "worker_id": worker_id,
+        "environment": to_json({"device": device}),
+    }
+    db.execute(_INSERT_ATTEMPT, attempt_values)
+    record_event(
+        db,
+        lease.run_id,
+        "claimed",
+        from_state=RunState.QUEUED,
+        to_state=RunState.RUNNING,
+        detail=worker_id,
+        lease=lease,
     )

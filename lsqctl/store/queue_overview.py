@@ -18,11 +18,10 @@ from lsqctl.store.dialects import decode_float, now
 from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     attempts,
-    checkpoints,
     events,
+    live_runs,
     metric_points,
     metric_summaries,
-    runs,
     sweep_cells,
     workers,
 )
@@ -98,13 +97,25 @@ class QueueOverview:
     retrying: tuple[Run, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class QueueHealth:
+    """Runs that may never start by themselves; an empty id where there is none."""
+
+    held: int
+    held_run: str
+    max_gpus: int
+    largest_run: str
+    oldest_run: str
+    oldest_hours: float
+
+
 class QueueOverviews(StorePart):
     """Looking at the queue as a whole."""
 
     @read_tx
-    def queue_overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
+    def overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
         """Return the queue as it is now, perhaps of one sweep only; workers are always all."""
-        conditions: _Conditions = [runs.c.id.in_(select_sweep_run_ids(sweep))] if sweep else []
+        conditions: _Conditions = [live_runs.c.id.in_(select_sweep_run_ids(sweep))] if sweep else []
         moment: datetime = db.execute(select(now())).scalar_one()
         return QueueOverview(
             now=moment,
@@ -117,6 +128,34 @@ class QueueOverviews(StorePart):
             retrying=_retrying(db, conditions),
         )
 
+    @read_tx
+    def health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
+        """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
+        not_started = live_runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
+        held = not_started, live_runs.c.held.is_(True)
+        ready = live_runs.c.state == RunState.QUEUED, live_runs.c.held.is_(False)
+        first_held = db.scalar(
+            select(live_runs.c.id).where(*held).order_by(live_runs.c.seq).limit(1)
+        )
+        largest = select(live_runs.c.id, live_runs.c.gpus).where(*ready)
+        largest_row = db.execute(
+            largest.order_by(live_runs.c.gpus.desc(), live_runs.c.seq).limit(1)
+        ).one_or_none()
+        waiting = select(live_runs.c.id, live_runs.c.created_at, now().label("now")).where(
+            *ready,
+            live_runs.c.attempt == 0,
+            live_runs.c.created_at < now(-min_wait.total_seconds()),
+        )
+        oldest = db.execute(waiting.order_by(live_runs.c.created_at).limit(1)).one_or_none()
+        return QueueHealth(
+            held=db.scalar(select(func.count()).select_from(live_runs).where(*held)) or 0,
+            held_run=first_held or "",
+            max_gpus=largest_row.gpus if largest_row else 0,
+            largest_run=largest_row.id if largest_row else "",
+            oldest_run=oldest.id if oldest else "",
+            oldest_hours=(oldest.now - oldest.created_at).total_seconds() / 3600 if oldest else 0.0,
+        )
+
 
 def select_sweep_run_ids(sweep: str) -> Any:
     """Return a query for the ids of a sweep's runs."""
@@ -124,7 +163,11 @@ def select_sweep_run_ids(sweep: str) -> Any:
 
 
 def _counts(db: Connection, conditions: _Conditions) -> dict[RunState, int]:
-    query = select(runs.c.state, func.count().label("n")).where(*conditions).group_by(runs.c.state)
+    query = (
+        select(live_runs.c.state, func.count().label("n"))
+        .where(*conditions)
+        .group_by(live_runs.c.state)
+    )
     count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
     return {state: count_by_state.get(state, 0) for state in RunState}
 
@@ -132,18 +175,19 @@ def _counts(db: Connection, conditions: _Conditions) -> dict[RunState, int]:
 def _worker_statuses(
     db: Connection, moment: datetime, lease_seconds: float
 ) -> tuple[WorkerStatus, ...]:
-    running_query = select(runs.c.worker_id, func.count().label("n")).where(
-        runs.c.state == RunState.RUNNING
+    running_query = select(live_runs.c.worker_id, func.count().label("n")).where(
+        live_runs.c.state == RunState.RUNNING
     )
     runs_by_worker = {
-        row.worker_id: int(row.n) for row in db.execute(running_query.group_by(runs.c.worker_id))
+        row.worker_id: int(row.n)
+        for row in db.execute(running_query.group_by(live_runs.c.worker_id))
     }
     query = select(*(c.label(f"worker_{c.name}") for c in workers.c))
-    query = query.where(workers.c.gone_at.is_(None))
+    query = query.where(workers.c.stopped_at.is_(None))
     statuses = []
     for row in db.execute(query.order_by(workers.c.registered_at, workers.c.id)):
         worker = RegisteredWorker(
-            to_identity(row), row.worker_registered_at, row.worker_seen_at, None
+            to_identity(row), row.worker_registered_at, row.worker_last_heartbeat_at, None
         )
         silent_seconds = (moment - worker.last_heartbeat_at).total_seconds()
         running_runs = runs_by_worker.get(worker.identity.id, 0)
@@ -160,7 +204,11 @@ def _worker_statuses(
 
 
 def _running(db: Connection, conditions: _Conditions) -> list[RunningRun]:
-    query = select_runs().where(runs.c.state == RunState.RUNNING, *conditions).order_by(runs.c.seq)
+    query = (
+        select_runs()
+        .where(live_runs.c.state == RunState.RUNNING, *conditions)
+        .order_by(live_runs.c.seq)
+    )
     return [_with_points(db, to_run(row)) for row in db.execute(query).all()]
 
 
@@ -205,27 +253,27 @@ def _latest_points(db: Connection, run_id: str, name: str, split: str) -> tuple[
 
 
 def _pending(db: Connection, conditions: _Conditions) -> tuple[PendingGroup, ...]:
-    group_columns = runs.c.recipe_sha256, _sweep_of(), runs.c.epochs, runs.c.held
+    group_columns = live_runs.c.recipe_sha256, _sweep_of(), live_runs.c.epochs, live_runs.c.held
     query = select(*group_columns, func.count().label("n")).where(
-        runs.c.state.in_([RunState.WAITING, RunState.QUEUED]), *conditions
+        live_runs.c.state.in_([RunState.WAITING, RunState.QUEUED]), *conditions
     )
     rows = db.execute(query.group_by(*group_columns))
     return tuple(PendingGroup(r.recipe_sha256, r.sweep, r.epochs, bool(r.held), r.n) for r in rows)
 
 
 def _sweep_of() -> Any:
-    query = select(func.min(sweep_cells.c.sweep)).where(sweep_cells.c.run_id == runs.c.id)
+    query = select(func.min(sweep_cells.c.sweep)).where(sweep_cells.c.run_id == live_runs.c.id)
     return query.scalar_subquery().label("sweep")
 
 
 def _durations(db: Connection) -> tuple[RunDuration, ...]:
     query = (
         select(
-            *(runs.c.recipe_sha256, _sweep_of(), runs.c.epochs),
-            *(runs.c.started_at, runs.c.finished_at, runs.c.attempt),
+            *(live_runs.c.recipe_sha256, _sweep_of(), live_runs.c.epochs),
+            *(live_runs.c.started_at, live_runs.c.finished_at, live_runs.c.attempt),
         )
-        .where(runs.c.state == RunState.SUCCEEDED, runs.c.started_at.is_not(None))
-        .order_by(runs.c.seq.desc())
+        .where(live_runs.c.state == RunState.SUCCEEDED, live_runs.c.started_at.is_not(None))
+        .order_by(live_runs.c.seq.desc())
         .limit(MAX_DURATIONS)
     )
     return tuple(
@@ -240,69 +288,25 @@ def _durations(db: Connection) -> tuple[RunDuration, ...]:
 
 def _first_failure(db: Connection, conditions: _Conditions) -> Run | None:
     began = db.scalar(
-        select(func.min(runs.c.created_at)).where(runs.c.state.in_(ACTIVE_STATES), *conditions)
+        select(func.min(live_runs.c.created_at)).where(
+            live_runs.c.state.in_(ACTIVE_STATES), *conditions
+        )
     )
-    failed = and_(runs.c.state == RunState.FAILED, *conditions)
+    failed = and_(live_runs.c.state == RunState.FAILED, *conditions)
     query = select_runs().where(failed)
     if began is not None:
-        query = query.where(runs.c.finished_at >= began).order_by(runs.c.finished_at)
+        query = query.where(live_runs.c.finished_at >= began).order_by(live_runs.c.finished_at)
     else:
-        query = query.order_by(runs.c.finished_at.desc())
+        query = query.order_by(live_runs.c.finished_at.desc())
     # of runs that failed together, the one that made the others fail
-    by_parent = case((runs.c.reason == EndReason.PARENT, 1), else_=0)
-    row = db.execute(query.order_by(by_parent, runs.c.seq).limit(1)).one_or_none()
+    by_parent = case((live_runs.c.reason == EndReason.PARENT, 1), else_=0)
+    row = db.execute(query.order_by(by_parent, live_runs.c.seq).limit(1)).one_or_none()
     return to_run(row) if row else None
 
 
 def _retrying(db: Connection, conditions: _Conditions) -> tuple[Run, ...]:
     faults = [EndReason.WORKER_LOST, EndReason.INFRA]
     query = select_runs().where(
-        runs.c.state == RunState.QUEUED, runs.c.reason.in_(faults), *conditions
+        live_runs.c.state == RunState.QUEUED, live_runs.c.reason.in_(faults), *conditions
     )
-    return tuple(to_run(row) for row in db.execute(query.order_by(runs.c.seq).limit(5)))
-
-
-@dataclass(frozen=True, slots=True)
-class QueueHealth:
-    """Runs that may never start by themselves; an empty id where there is none."""
-
-    held: int
-    held_run: str
-    max_gpus: int
-    largest_run: str
-    oldest_run: str
-    oldest_hours: float
-
-
-class QueueHealthChecks(StorePart):
-    """Looking the queue over."""
-
-    @read_tx
-    def queue_health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
-        """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
-        not_started = runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
-        held = not_started, runs.c.held.is_(True)
-        ready = runs.c.state == RunState.QUEUED, runs.c.held.is_(False)
-        first_held = db.scalar(select(runs.c.id).where(*held).order_by(runs.c.seq).limit(1))
-        largest = select(runs.c.id, runs.c.gpus).where(*ready)
-        largest_row = db.execute(
-            largest.order_by(runs.c.gpus.desc(), runs.c.seq).limit(1)
-        ).one_or_none()
-        waiting = select(runs.c.id, runs.c.created_at, now().label("now")).where(
-            *ready, runs.c.attempt == 0, runs.c.created_at < now(-min_wait.total_seconds())
-        )
-        oldest = db.execute(waiting.order_by(runs.c.created_at).limit(1)).one_or_none()
-        return QueueHealth(
-            held=db.scalar(select(func.count()).select_from(runs).where(*held)) or 0,
-            held_run=first_held or "",
-            max_gpus=largest_row.gpus if largest_row else 0,
-            largest_run=largest_row.id if largest_row else "",
-            oldest_run=oldest.id if oldest else "",
-            oldest_hours=(oldest.now - oldest.created_at).total_seconds() / 3600 if oldest else 0.0,
-        )
-
-    @read_tx
-    def checkpoint_directories(self, db: Connection) -> list[tuple[str, str]]:
-        """Return (run id, folder) of every checkpoint that has a row."""
-        query = select(checkpoints.c.run_id, checkpoints.c.directory)
-        return [(row.run_id, row.directory) for row in db.execute(query)]
+    return tuple(to_run(row) for row in db.execute(query.order_by(live_runs.c.seq).limit(5)))

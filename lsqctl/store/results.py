@@ -17,8 +17,8 @@ from lsqctl.run import RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
 from lsqctl.store.filter_sql import RESULT_COLUMNS, condition
-from lsqctl.store.rows import batches
-from lsqctl.store.tables import checkpoints, results, runs
+from lsqctl.store.rows import batches, is_live
+from lsqctl.store.tables import checkpoints, live_runs, results
 
 _RESULT_FIELDS = tuple(f.name for f in fields(Result) if f.name != "evaluations")
 _EVALUATION_FIELDS = (
@@ -44,29 +44,19 @@ class Results(StorePart):
     """Reading results, and marking those that were measured again."""
 
     @read_tx
-    def full_result(self, db: Connection, run_id: str) -> Result | None:
+    def get(self, db: Connection, run_id: str) -> Result | None:
         """Return a run's Result as it was stored, hits included, or None when it has none."""
         query = select(results).where(results.c.run_id == run_id)
         rows = db.execute(query.order_by(results.c.variant, results.c.selection)).all()
-        if not rows:
+        if not rows or not is_live(db, run_id):
             return None
         shared = {name: getattr(rows[0], name) for name in _RESULT_FIELDS}
         return Result(tuple(_to_evaluation(row) for row in rows), **shared)
 
     def evaluations(self, run_id: str) -> list[Evaluation]:
         """Return a run's evaluations, hits included, by variant and selection; none before."""
-        result = self.full_result(run_id)
+        result = self.get(run_id)
         return list(result.evaluations) if result else []
-
-    @read_tx
-    def hits(self, db: Connection, run_id: str, variant: str, selection: str) -> bytes:
-        """Return one bit an image, in dataset order, most significant first.  Raises NotFound."""
-        bits: bytes | None = db.scalar(
-            select(results.c.hits).where(*_key_conditions(run_id, variant, selection))
-        )
-        if bits is None:
-            raise NotFound(f"run {run_id} has no result ({variant}, {selection})")
-        return bits
 
     @read_tx
     def manifest_sha256(self, db: Connection, run_id: str, key: tuple[str, str]) -> str:
@@ -77,7 +67,7 @@ class Results(StorePart):
         sha256: str | None = db.scalar(
             select(results.c.checkpoint_sha256).where(*_key_conditions(run_id, *key))
         )
-        if sha256 is None:
+        if sha256 is None or not is_live(db, run_id):
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
         return sha256
 
@@ -94,16 +84,20 @@ class Results(StorePart):
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
 
     @read_tx
-    def scored_runs(self, db: Connection, run_ids: Iterable[str]) -> list[PerImageResult]:
+    def per_image_results(self, db: Connection, run_ids: Iterable[str]) -> list[PerImageResult]:
         """Return the headline results of these runs, hits included, oldest run first."""
         names = [f.name for f in fields(PerImageResult) if f.name != "cell"]
-        columns = [runs.c[name] if name in _RUN_FIELDS else results.c[name] for name in names]
-        query = select(*columns).join(runs, runs.c.id == results.c.run_id).order_by(runs.c.seq)
-        query = query.where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
+        columns = [live_runs.c[name] if name in _RUN_FIELDS else results.c[name] for name in names]
+        query = (
+            select(*columns)
+            .join(live_runs, live_runs.c.id == results.c.run_id)
+            .order_by(live_runs.c.seq)
+        )
+        query = query.where(results.c.headline.is_(True), live_runs.c.state == RunState.SUCCEEDED)
         return [
             PerImageResult(*row)
             for batch in batches(sorted(set(run_ids)))
-            for row in db.execute(query.where(runs.c.id.in_(batch)))
+            for row in db.execute(query.where(live_runs.c.id.in_(batch)))
         ]
 
     @read_tx
@@ -152,16 +146,16 @@ def _headline_rows(db: Connection, where: Node | None) -> list[BoardRow]:
     columns = [
         aliased_columns[name]
         if name in aliased_columns
-        else (runs if name in _RUN_FIELDS else results).c[name]
+        else (live_runs if name in _RUN_FIELDS else results).c[name]
         for name in names
     ]
     query = (
         select(*columns)
-        .join(runs, runs.c.id == results.c.run_id)
+        .join(live_runs, live_runs.c.id == results.c.run_id)
         .outerjoin(last, _same_variant(last, "last"))
         .outerjoin(best, _same_variant(best, "best"))
-        .where(results.c.headline.is_(True), runs.c.state == RunState.SUCCEEDED)
-        .order_by(runs.c.seq)
+        .where(results.c.headline.is_(True), live_runs.c.state == RunState.SUCCEEDED)
+        .order_by(live_runs.c.seq)
     )
     if where is not None:
         query = query.where(condition(where, RESULT_COLUMNS, OF_RESULTS, db.dialect.name))
@@ -180,11 +174,11 @@ def _same_variant(other: Any, selection: str) -> Any:
 
 
 def _failed_rows(db: Connection) -> list[BoardRow]:
-    columns = [runs.c[name] for name in _RUN_FIELDS]
+    columns = [live_runs.c[name] for name in _RUN_FIELDS]
     query = (
-        select(runs.c.id.label("run_id"), *columns, runs.c.recipe, runs.c.message)
-        .where(runs.c.state == RunState.FAILED)
-        .order_by(runs.c.seq)
+        select(live_runs.c.id.label("run_id"), *columns, live_runs.c.recipe, live_runs.c.message)
+        .where(live_runs.c.state == RunState.FAILED)
+        .order_by(live_runs.c.seq)
     )
     return [_to_failed_row(row) for row in db.execute(query)]
 

@@ -20,21 +20,21 @@ from sqlalchemy import (
 
 from lsqctl.run import EndReason, Lease, Run, RunEvent, RunState
 from lsqctl.store.dialects import now
-from lsqctl.store.tables import metric_summaries, results, run_parents, runs, sweep_cells
+from lsqctl.store.tables import live_runs, metric_summaries, results, run_parents, sweep_cells
 
 _BATCH_SIZE = 1000
 
 
 def latest_top1() -> ColumnElement[Any]:
-    """Return the expression for the Top-1 of a row of ``runs``, in percent.
+    """Return the expression for the Top-1 of a row of ``live_runs``, in percent.
 
     That of the headline result, as the board has it; until there is one, the newest measured.
     """
     headline = (
         select(100.0 * results.c.n_correct / results.c.n_total)
-        .where(results.c.run_id == runs.c.id, results.c.headline)
+        .where(results.c.run_id == live_runs.c.id, results.c.headline)
         .limit(1)
-        .correlate(runs)
+        .correlate(live_runs)
         .scalar_subquery()
     )
     return func.coalesce(headline, _newest_top1())
@@ -44,13 +44,13 @@ def _newest_top1() -> ScalarSelect[Any]:
     return (
         select(metric_summaries.c.last_value)
         .where(
-            metric_summaries.c.run_id == runs.c.id,
+            metric_summaries.c.run_id == live_runs.c.id,
             metric_summaries.c.name == "top1",
             metric_summaries.c.split != "train",
         )
         .order_by(metric_summaries.c.last_step.desc())
         .limit(1)
-        .correlate(runs)
+        .correlate(live_runs)
         .scalar_subquery()
     )
 
@@ -59,15 +59,20 @@ def select_runs() -> Select[Any]:
     """Return a query for all that a Run shows; metric points are never touched."""
     sweep = (
         select(func.min(sweep_cells.c.sweep))
-        .where(sweep_cells.c.run_id == runs.c.id)
+        .where(sweep_cells.c.run_id == live_runs.c.id)
         .scalar_subquery()
     )
     lease_expired = case(
-        (and_(runs.c.state == RunState.RUNNING, runs.c.lease_until < now()), 1), else_=0
+        (and_(live_runs.c.state == RunState.RUNNING, live_runs.c.lease_until < now()), 1), else_=0
     )
-    columns = [c for c in runs.c if c.name not in ("recipe", "snapshot", "circumstances")]
+    columns = [
+        c for c in live_runs.c if c.name not in ("recipe", "provenance", "pinned_environment")
+    ]
     return select(
-        *columns, latest_top1().label("top1"), sweep.label("sweep"), lease_expired.label("lapsed")
+        *columns,
+        latest_top1().label("top1"),
+        sweep.label("sweep"),
+        lease_expired.label("lease_expired"),
     )
 
 
@@ -86,10 +91,10 @@ def to_run(row: Row[Any]) -> Run:
         sweep=row.sweep,
         attempt=row.attempt,
         worker=row.worker_id,
-        priority=-row.urgency,
+        priority=row.priority,
         held=row.held,
         cancel_requested=row.cancel_requested,
-        lease_expired=bool(row.lapsed),
+        lease_expired=bool(row.lease_expired),
         started_at=row.started_at,
         finished_at=row.finished_at,
         step=row.step,
@@ -118,9 +123,11 @@ def to_event(row: Row[Any]) -> RunEvent:
     )
 
 
-_BY_IDS = select_runs().where(runs.c.id.in_(bindparam("ids", expanding=True)))
+_BY_IDS = select_runs().where(live_runs.c.id.in_(bindparam("ids", expanding=True)))
+_IS_LIVE = select(1).where(live_runs.c.id == bindparam("run"))
 _PARENTS = (
     select(run_parents.c.role, run_parents.c.parent_id)
+    .join(live_runs, live_runs.c.id == run_parents.c.parent_id)
     .where(run_parents.c.run_id == bindparam("run"))
     .order_by(run_parents.c.role)
 )
@@ -135,8 +142,13 @@ def load_runs(db: Connection, ids: Iterable[str]) -> dict[str, Run]:
     }
 
 
+def is_live(db: Connection, run_id: str) -> bool:
+    """Return whether there is such a run, and not in the trash."""
+    return db.scalar(_IS_LIVE, {"run": run_id}) is not None
+
+
 def load_parents(db: Connection, run_id: str) -> dict[str, str]:
-    """Return the run id behind each role."""
+    """Return the run id behind each role; a parent in the trash is left out."""
     return {row.role: row.parent_id for row in db.execute(_PARENTS, {"run": run_id})}
 
 

@@ -1,199 +1,43 @@
-"""Runs as a person sees them: lists, details, statuses; cancel, retry, hold, priority."""
+"""Runs as a person sees them: lists, details, statuses; cancel, retry, hold, priority, tags."""
 
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
 from lsqctl.filters.names import OF_RUNS
 from lsqctl.filters.tree import Node
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
-from lsqctl.store.database import StorePart, exclusive_tx, read_tx
+from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (
     RETRYABLE,
-    Remaining,
     fail_children,
     raise_parent_priority,
-    remaining,
     requeue,
 )
-from lsqctl.store.dialects import from_json, now
-from lsqctl.store.enqueue import canonical_run
+from lsqctl.store.dialects import from_json, now, upsert
 from lsqctl.store.filter_sql import RUN_COLUMNS, condition
-from lsqctl.store.queue_overview import select_sweep_run_ids
-from lsqctl.store.rows import batches, load_parents, load_runs, select_runs, to_event, to_run
-from lsqctl.store.tables import attempts, events, run_tags, runs, sweep_cells
+from lsqctl.store.rows import (
+    batches,
+    is_live,
+    load_parents,
+    load_runs,
+    select_runs,
+    to_event,
+    to_run,
+)
+from lsqctl.store.tables import attempts, events, live_runs, run_tags, runs, sweep_cells
 from lsqctl.store.transitions import record_event, select_for_update, transition
-
-
-class Runs(StorePart):
-    """Lists and details."""
-
-    @read_tx
-    def runs(
-        self,
-        db: Connection,
-        *,
-        states: Collection[RunState] | None = None,
-        limit: int | None = None,
-        sweep: str | None = None,
-        name: str | None = None,
-        tag: str | None = None,
-        where: Node | None = None,
-    ) -> list[Run]:
-        """Return runs, newest first; each argument narrows them."""
-        conditions: list[ColumnElement[bool]] = []
-        if states is not None:
-            conditions.append(runs.c.state.in_(states))
-        if sweep is not None:
-            cells = select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
-            conditions.append(runs.c.id.in_(cells))
-        if name is not None:
-            conditions.append(runs.c.name == name)
-        if tag is not None:
-            conditions.append(runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag)))
-        if where is not None:
-            conditions.append(condition(where, RUN_COLUMNS, OF_RUNS, db.dialect.name))
-        return _list_runs(db, *conditions, limit=limit)
-
-    @read_tx
-    def detail(self, db: Connection, run_id: str) -> RunDetail:
-        """Return all that is known of a run.  Raises NotFound."""
-        loaded = load_runs(db, [run_id])
-        if not loaded:
-            raise NotFound(f"no run has the id {run_id}")
-        json_row = db.execute(
-            select(runs.c.recipe, runs.c.snapshot).where(runs.c.id == run_id)
-        ).one()
-        attempts_query = (
-            select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
-        )
-        return RunDetail(
-            run=loaded[run_id],
-            recipe=from_json(json_row.recipe),
-            provenance=from_json(json_row.snapshot),
-            parents=load_parents(db, run_id),
-            attempts=tuple(_to_attempt(row) for row in db.execute(attempts_query)),
-        )
-
-    @read_tx
-    def find(self, db: Connection, run_sha256: str) -> Run | None:
-        """Return a hash's canonical run: succeeded, else unfinished, else the newest."""
-        row = canonical_run(db, run_sha256)
-        return load_runs(db, [row.id])[row.id] if row else None
-
-    @read_tx
-    def by_recipe(self, db: Connection, recipe_sha256: str) -> list[Run]:
-        """Return the runs of one recipe, whatever their seed, newest first."""
-        return _list_runs(db, runs.c.recipe_sha256 == recipe_sha256)
-
-    @read_tx
-    def by_name(self, db: Connection, name: str) -> list[Run]:
-        """Return the runs of one name, newest first."""
-        return _list_runs(db, runs.c.name == name)
-
-    @read_tx
-    def events(self, db: Connection, run_id: str) -> list[RunEvent]:
-        """Return a run's history, oldest first."""
-        query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
-        return [to_event(row) for row in db.execute(query)]
-
-    @read_tx
-    def counts(self, db: Connection) -> dict[RunState, int]:
-        """Return how many runs are in each state, zeros included."""
-        query = select(runs.c.state, func.count().label("n")).group_by(runs.c.state)
-        count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
-        return {state: count_by_state.get(state, 0) for state in RunState}
-
-    def unfinished(self) -> int:
-        """Return how many runs are waiting, queued or running."""
-        counts = self.counts()
-        return sum(counts[state] for state in ACTIVE_STATES)
-
-    @read_tx
-    def remaining(self, db: Connection) -> Remaining:
-        """Return how many runs are unfinished, and which of them cannot start by themselves."""
-        return remaining(db)
-
-    @read_tx
-    def clock_skew(self, db: Connection) -> timedelta:
-        """Return how far the database's clock is ahead of this machine's."""
-        before = datetime.now(UTC)
-        database_time: datetime = db.execute(select(now())).scalar_one()
-        return database_time - (before + (datetime.now(UTC) - before) / 2)
-
-
-def _list_runs(
-    db: Connection, *conditions: ColumnElement[bool], limit: int | None = None
-) -> list[Run]:
-    query = select_runs().where(*conditions).order_by(runs.c.seq.desc()).limit(limit)
-    return [to_run(row) for row in db.execute(query)]
-
-
-def _to_attempt(row: Row[Any]) -> Attempt:
-    return Attempt(
-        run_id=row.run_id,
-        number=row.number,
-        fence=row.fence,
-        worker=row.worker_id,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        reason=EndReason(row.reason) if row.reason else None,
-        message=row.message,
-        environment=from_json(row.circumstances),
-        resumed_step=row.resumed_step,
-    )
-
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
 _MAX_SHOWN = 5
-
-
-class RunRefs(StorePart):
-    """Resolving references."""
-
-    @read_tx
-    def resolve(self, db: Connection, run_ref: str) -> Run:
-        """Return the run of a full id, an exact name (its newest run), a unique prefix of an id,
-        ``@last``, or ``@last~N`` (N before it).
-
-        Raises NotFound, naming what is near, and UsageError for a prefix of several ids.
-        """
-        if match := _LAST_PATTERN.fullmatch(run_ref):
-            return _last(db, run_ref, int(match[1] or 0))
-        newest = select_runs().order_by(runs.c.seq.desc())
-        for exact in (runs.c.id == run_ref.lower(), runs.c.name == run_ref):
-            if row := db.execute(newest.where(exact).limit(1)).one_or_none():
-                return to_run(row)
-        start = runs.c.id.startswith(run_ref.lower(), autoescape=True)
-        matches = db.execute(newest.where(start).limit(_MAX_SHOWN + 1)).all() if run_ref else []
-        if not matches:
-            raise NotFound(
-                f"no run is `{run_ref}`{did_you_mean(run_ref, _recent_ids_and_names(db))}"
-            )
-        if len(matches) > 1:
-            shown = ", ".join(f"{row.id} ({row.name})" for row in matches[:_MAX_SHOWN])
-            more = ", …" if len(matches) > _MAX_SHOWN else ""
-            raise UsageError(f"`{run_ref}` begins several run ids: {shown}{more}; write more of it")
-        return to_run(matches[0])
-
-
-def _last(db: Connection, run_ref: str, back: int) -> Run:
-    row = db.execute(select_runs().order_by(runs.c.seq.desc()).offset(back).limit(1)).one_or_none()
-    if row is None:
-        raise NotFound(f"no run is `{run_ref}`: there are not so many runs yet")
-    return to_run(row)
-
-
-def _recent_ids_and_names(db: Connection) -> set[str]:
-    recent = select(runs.c.id, runs.c.name).order_by(runs.c.seq.desc()).limit(1000)
-    return {word for row in db.execute(recent) for word in row}
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +52,107 @@ class RunStatus:
     message: str
 
 
-class RunStatuses(StorePart):
-    """Asking how runs stand."""
+class Runs(StorePart):
+    """Runs as a person names, lists, stops, retries and labels them."""
 
     @read_tx
-    def statuses(self, db: Connection, ids: Sequence[str]) -> list[RunStatus]:
+    def list(
+        self,
+        db: Connection,
+        *,
+        states: Collection[RunState] | None = None,
+        limit: int | None = None,
+        sweep: str | None = None,
+        name: str | None = None,
+        recipe_sha256: str | None = None,
+        tag: str | None = None,
+        where: Node | None = None,
+    ) -> Sequence[Run]:
+        """Return runs, newest first; each argument narrows them."""
+        conditions: list[ColumnElement[bool]] = []
+        if states is not None:
+            conditions.append(live_runs.c.state.in_(states))
+        if sweep is not None:
+            cells = select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
+            conditions.append(live_runs.c.id.in_(cells))
+        if name is not None:
+            conditions.append(live_runs.c.name == name)
+        if recipe_sha256 is not None:
+            conditions.append(live_runs.c.recipe_sha256 == recipe_sha256)
+        if tag is not None:
+            conditions.append(
+                live_runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag))
+            )
+        if where is not None:
+            conditions.append(condition(where, RUN_COLUMNS, OF_RUNS, db.dialect.name))
+        return _list_runs(db, *conditions, limit=limit)
+
+    @read_tx
+    def detail(self, db: Connection, run_id: str) -> RunDetail:
+        """Return all that is known of a run.  Raises NotFound."""
+        loaded = load_runs(db, [run_id])
+        if not loaded:
+            raise NotFound(f"no run has the id {run_id}")
+        json_row = db.execute(
+            select(live_runs.c.recipe, live_runs.c.provenance).where(live_runs.c.id == run_id)
+        ).one()
+        attempts_query = (
+            select(attempts).where(attempts.c.run_id == run_id).order_by(attempts.c.number)
+        )
+        return RunDetail(
+            run=loaded[run_id],
+            recipe=from_json(json_row.recipe),
+            provenance=from_json(json_row.provenance),
+            parents=load_parents(db, run_id),
+            attempts=tuple(_to_attempt(row) for row in db.execute(attempts_query)),
+        )
+
+    @read_tx
+    def events(self, db: Connection, run_id: str) -> Sequence[RunEvent]:
+        """Return a run's history, oldest first."""
+        if not is_live(db, run_id):
+            return []
+        query = select(events).where(events.c.run_id == run_id).order_by(events.c.id)
+        return [to_event(row) for row in db.execute(query)]
+
+    @read_tx
+    def counts(self, db: Connection) -> dict[RunState, int]:
+        """Return how many runs are in each state, zeros included."""
+        query = select(live_runs.c.state, func.count().label("n")).group_by(live_runs.c.state)
+        count_by_state = {RunState(row.state): int(row.n) for row in db.execute(query)}
+        return {state: count_by_state.get(state, 0) for state in RunState}
+
+    @read_tx
+    def resolve(self, db: Connection, run_ref: str) -> Run:
+        """Return the run of a full id, an exact name (its newest run), a unique prefix of an id,
+        ``@last``, or ``@last~N`` (N before it).
+
+        Raises NotFound, naming what is near, and UsageError for a prefix of several ids.
+        """
+        if match := _LAST_PATTERN.fullmatch(run_ref):
+            return _last(db, run_ref, int(match[1] or 0))
+        newest = select_runs().order_by(live_runs.c.seq.desc())
+        for exact in (live_runs.c.id == run_ref.lower(), live_runs.c.name == run_ref):
+            if row := db.execute(newest.where(exact).limit(1)).one_or_none():
+                return to_run(row)
+        start = live_runs.c.id.startswith(run_ref.lower(), autoescape=True)
+        matches = db.execute(newest.where(start).limit(_MAX_SHOWN + 1)).all() if run_ref else []
+        if not matches:
+            raise NotFound(
+                f"no run is `{run_ref}`{did_you_mean(run_ref, _recent_ids_and_names(db))}"
+            )
+        if len(matches) > 1:
+            shown = ", ".join(f"{row.id} ({row.name})" for row in matches[:_MAX_SHOWN])
+            more = ", …" if len(matches) > _MAX_SHOWN else ""
+            raise UsageError(f"`{run_ref}` begins several run ids: {shown}{more}; write more of it")
+        return to_run(matches[0])
+
+    @read_tx
+    def statuses(self, db: Connection, ids: Sequence[str]) -> Sequence[RunStatus]:
         """Return where these runs stand, in the order given; one that was removed is left out."""
-        columns = [runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")]
+        columns = [
+            live_runs.c[name] for name in ("id", "name", "seed", "state", "reason", "message")
+        ]
         status_by_id = {
             row.id: RunStatus(
                 row.id,
@@ -225,21 +163,9 @@ class RunStatuses(StorePart):
                 row.message,
             )
             for batch in batches(ids)
-            for row in db.execute(select(*columns).where(runs.c.id.in_(batch)))
+            for row in db.execute(select(*columns).where(live_runs.c.id.in_(batch)))
         }
         return [status_by_id[run_id] for run_id in ids if run_id in status_by_id]
-
-    @read_tx
-    def sweep_run_ids(self, db: Connection, sweep: str) -> list[str]:
-        """Return the ids of a sweep's runs, in the order they were submitted."""
-        query = (
-            select(runs.c.id).where(runs.c.id.in_(select_sweep_run_ids(sweep))).order_by(runs.c.seq)
-        )
-        return list(db.scalars(query))
-
-
-class RunCommands(StorePart):
-    """Commands by run id; each returns the run's state afterwards."""
 
     @exclusive_tx
     def cancel(self, db: Connection, run_id: str) -> RunState:
@@ -255,7 +181,11 @@ class RunCommands(StorePart):
             record_event(db, run_id, "cancel-requested")
             return state
         transition(
-            *(db, run_id, state, RunState.CANCELLED, "cancelled"),
+            db,
+            run_id,
+            state,
+            RunState.CANCELLED,
+            "cancelled",
             reason=EndReason.CANCELLED,
             finished_at=now(),
             not_before=None,
@@ -303,10 +233,83 @@ class RunCommands(StorePart):
         for run_id in run_ids:
             row = select_for_update(db, run_id)
             _check_unfinished(run_id, RunState(row.state), "given a priority")
-            if row.urgency != -priority:
-                db.execute(update(runs).where(runs.c.id == run_id).values(urgency=-priority))
+            if row.priority != priority:
+                db.execute(update(runs).where(runs.c.id == run_id).values(priority=priority))
                 record_event(db, run_id, "priority", detail=str(priority))
-            raise_parent_priority(db, run_id, -priority)
+            raise_parent_priority(db, run_id, priority)
+
+    @read_tx
+    def tags(self, db: Connection, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return the tags of each of these runs, sorted; runs without one are left out."""
+        tags_by_run: dict[str, list[str]] = defaultdict(list)
+        for batch in batches(ids):
+            query = (
+                select(run_tags)
+                .join(live_runs, live_runs.c.id == run_tags.c.run_id)
+                .where(run_tags.c.run_id.in_(batch))
+                .order_by(run_tags.c.tag)
+            )
+            for row in db.execute(query):
+                tags_by_run[row.run_id].append(row.tag)
+        return {run_id: tuple(words) for run_id, words in tags_by_run.items()}
+
+    @write_tx
+    def update_tags(
+        self, db: Connection, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()
+    ) -> None:
+        """Give a run tags and take others away; what is so already is no error.
+
+        Raises NotFound, and UsageError for what cannot be a tag.
+        """
+        for word in add:
+            _check_tag(word)
+        select_for_update(db, run_id)
+        of_run = run_tags.c.run_id == run_id
+        db.execute(delete(run_tags).where(of_run, run_tags.c.tag.in_(remove)))
+        upsert(db, run_tags, [{"run_id": run_id, "tag": word} for word in add])
+
+    @write_tx
+    def set_note(self, db: Connection, run_id: str, note: str) -> None:
+        """Set a person's note on a run; empty removes it.  Raises NotFound."""
+        select_for_update(db, run_id)
+        db.execute(update(runs).where(runs.c.id == run_id).values(note=note))
+        record_event(db, run_id, "annotated")
+
+
+def _list_runs(
+    db: Connection, *conditions: ColumnElement[bool], limit: int | None = None
+) -> list[Run]:
+    query = select_runs().where(*conditions).order_by(live_runs.c.seq.desc()).limit(limit)
+    return [to_run(row) for row in db.execute(query)]
+
+
+def _to_attempt(row: Row[Any]) -> Attempt:
+    return Attempt(
+        run_id=row.run_id,
+        number=row.number,
+        fence=row.fence,
+        worker=row.worker_id,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        reason=EndReason(row.reason) if row.reason else None,
+        message=row.message,
+        environment=from_json(row.environment),
+        resumed_step=row.resumed_step,
+    )
+
+
+def _last(db: Connection, run_ref: str, back: int) -> Run:
+    row = db.execute(
+        select_runs().order_by(live_runs.c.seq.desc()).offset(back).limit(1)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(f"no run is `{run_ref}`: there are not so many runs yet")
+    return to_run(row)
+
+
+def _recent_ids_and_names(db: Connection) -> set[str]:
+    recent = select(live_runs.c.id, live_runs.c.name).order_by(live_runs.c.seq.desc()).limit(1000)
+    return {word for row in db.execute(recent) for word in row}
 
 
 def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:
@@ -316,3 +319,12 @@ def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:
 
 def _ended(state: RunState) -> str:
     return "been cancelled" if state is RunState.CANCELLED else state.value
+
+
+def _check_tag(tag: str) -> None:
+    """Refuse what could not be typed without quotes, or be told from an option."""
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"`{tag}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
+            "64 at most"
+        )

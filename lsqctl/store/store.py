@@ -1,4 +1,4 @@
-"""The database behind one class: the only SQL, on SQLite or PostgreSQL."""
+"""The database behind one object, by parts: the only SQL, on SQLite or PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from lsqctl.store.attempt_completion import Reaper
-from lsqctl.store.checkpoints import Checkpoints, RunRetentions
+from lsqctl.store.checkpoints import Checkpoints
 from lsqctl.store.database import Database
 from lsqctl.store.engine import masked, parse_url
-from lsqctl.store.enqueue import Enqueues
-from lsqctl.store.maintenance import Backups, IntegrityChecks
-from lsqctl.store.metrics import Metrics, QuantizerStatsReads
+from lsqctl.store.maintenance import Maintenance
+from lsqctl.store.metrics import Metrics
 from lsqctl.store.migrate import ensure_schema
 from lsqctl.store.queue import Queue
-from lsqctl.store.queue_overview import QueueHealthChecks, QueueOverviews
 from lsqctl.store.results import Results
-from lsqctl.store.runs import RunCommands, RunRefs, Runs, RunStatuses
+from lsqctl.store.runs import Runs
 from lsqctl.store.soft_delete import Trash
 from lsqctl.store.sweeps import Sweeps
 from lsqctl.store.workers import Workers
@@ -26,33 +23,28 @@ from lsqctl.store.workers import Workers
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
 
 
-class Store(
-    Enqueues,
-    Queue,
-    Metrics,
-    QuantizerStatsReads,
-    Checkpoints,
-    Reaper,
-    RunCommands,
-    Workers,
-    Runs,
-    Sweeps,
-    RunRefs,
-    Results,
-    QueueOverviews,
-    RunStatuses,
-    RunRetentions,
-    Trash,
-    Backups,
-    QueueHealthChecks,
-    IntegrityChecks,
-):
-    """Runs, their queue, their metrics and their results.
+class Store:
+    """Runs, their queue, their metrics and their results, each a part: ``store.queue.claim(…)``.
 
     Delivery is at least once, effect exactly once: all that an attempt writes is guarded by its
     fence, and raises LeaseLost, with nothing changed, once another attempt owns the run. Every
-    method is one transaction and raises StoreError, in one line, when the database fails.
+    method of a part is one transaction and raises StoreError, in one line, when the database fails.
     """
+
+    def __init__(
+        self, database: Database, lease_seconds: float, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self.lease_seconds = lease_seconds
+        self.queue = Queue(database, lease_seconds, clock)
+        self.runs = Runs(database, lease_seconds, clock)
+        self.metrics = Metrics(database, lease_seconds, clock)
+        self.checkpoints = Checkpoints(database, lease_seconds, clock)
+        self.results = Results(database, lease_seconds, clock)
+        self.sweeps = Sweeps(database, lease_seconds, clock)
+        self.workers = Workers(database, lease_seconds, clock)
+        self.trash = Trash(database, lease_seconds, clock)
+        self.maintenance = Maintenance(database, lease_seconds, clock)
 
     @property
     def url(self) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
@@ -22,10 +22,11 @@ from lsqctl.store.enqueue import (
     canonical_run,
     retryable_run_ids,
 )
+from lsqctl.store.queue_overview import select_sweep_run_ids
 from lsqctl.store.rows import load_runs
-from lsqctl.store.tables import runs, sweep_cells, sweeps
+from lsqctl.store.tables import live_runs, sweep_cells, sweeps
 
-MISSING, HELD, LEASE_EXPIRED = "missing", "held", "lost"
+MISSING, HELD, LEASE_EXPIRED = "missing", "held", "lease_expired"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,12 @@ class Sweeps(StorePart):
     """Looking at sweeps and resuming them."""
 
     @read_tx
-    def sweeps(self, db: Connection) -> list[str]:
+    def names(self, db: Connection) -> list[str]:
         """Return the names of all sweeps, the oldest first."""
         return list(db.scalars(select(sweeps.c.name).order_by(sweeps.c.created_at, sweeps.c.name)))
 
     @read_tx
-    def sweep_summaries(self, db: Connection) -> list[SweepSummary]:
+    def summaries(self, db: Connection) -> list[SweepSummary]:
         """Return a line for each sweep, the oldest first."""
         counts: dict[str, Counter[str]] = {}
         for row in db.execute(_select_status_counts()):
@@ -102,7 +103,7 @@ class Sweeps(StorePart):
         ]
 
     @read_tx
-    def sweep_cells(self, db: Connection, sweep: str) -> list[SweepCell]:
+    def cells(self, db: Connection, sweep: str) -> list[SweepCell]:
         """Return a sweep's cells by name and seed.  Raises NotFound."""
         rows = _cells(db, sweep)
         runs_by_id = load_runs(db, [row.run_id for row in rows if row.run_id])
@@ -111,7 +112,17 @@ class Sweeps(StorePart):
             for row in rows
         ]
 
-    def resume_sweep(
+    @read_tx
+    def run_ids(self, db: Connection, sweep: str) -> list[str]:
+        """Return the ids of a sweep's runs, in the order they were submitted."""
+        query = (
+            select(live_runs.c.id)
+            .where(live_runs.c.id.in_(select_sweep_run_ids(sweep)))
+            .order_by(live_runs.c.seq)
+        )
+        return list(db.scalars(query))
+
+    def resume(
         self,
         name: str,
         options: ResumeOptions,
@@ -159,9 +170,16 @@ class Sweeps(StorePart):
         return enqueued
 
 
+# A cell whose run is in the trash has none.
+_SELECT_CELLS: Select[Any] = select(
+    *(column for column in sweep_cells.c if column is not sweep_cells.c.run_id),
+    live_runs.c.id.label("run_id"),
+).select_from(sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id))
+
+
 def _select_status_counts() -> Any:
-    columns = sweep_cells.c.sweep, runs.c.state, runs.c.held
-    cells = sweep_cells.outerjoin(runs, runs.c.id == sweep_cells.c.run_id)
+    columns = sweep_cells.c.sweep, live_runs.c.state, live_runs.c.held
+    cells = sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id)
     return select(*columns, func.count().label("n")).select_from(cells).group_by(*columns)
 
 
@@ -169,7 +187,7 @@ def _cells(db: Connection, sweep: str) -> Sequence[Row[Any]]:
     if db.scalar(select(1).where(sweeps.c.name == sweep)) is None:
         raise NotFound(f"no sweep is named `{sweep}`")
     columns = sweep_cells.c
-    query = select(sweep_cells).where(columns.sweep == sweep)
+    query = _SELECT_CELLS.where(columns.sweep == sweep)
     return db.execute(query.order_by(columns.cell, columns.seed)).all()
 
 
@@ -188,7 +206,8 @@ def _enqueue_missing(submission: Submission, row: Row[Any]) -> tuple[str, Enqueu
         if canonical_run(db, sha256) is None:
             _enqueue_missing(submission, _cell_of_parent(db, new, role, sha256))
     run_id, outcome = submission.add(new)
-    missing_cells = sweep_cells.c.run_sha256 == new.run_sha256, sweep_cells.c.run_id.is_(None)
+    live = select(live_runs.c.id).where(live_runs.c.id == sweep_cells.c.run_id).exists()
+    missing_cells = sweep_cells.c.run_sha256 == new.run_sha256, ~live
     db.execute(update(sweep_cells).where(*missing_cells).values(run_id=run_id))
     return run_id, outcome
 
@@ -203,7 +222,7 @@ def _to_new_run(row: Row[Any]) -> NewRun:
 
 
 def _cell_of_parent(db: Connection, child: NewRun, role: str, run_sha256: str) -> Row[Any]:
-    row = db.execute(select(sweep_cells).where(sweep_cells.c.run_sha256 == run_sha256)).first()
+    row = db.execute(_SELECT_CELLS.where(sweep_cells.c.run_sha256 == run_sha256)).first()
     if row is None:
         section, _, key = role.partition(".")
         reference = child.recipe.get(section, {}).get(key)

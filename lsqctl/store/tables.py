@@ -49,13 +49,13 @@ workers = Table(
     Column("name", Text, nullable=False),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
-    Column("started", Double, nullable=False),
+    Column("process_started", Double, nullable=False),
     Column("boot_id", Text, nullable=False),
     Column("slots", Integer, nullable=False),
     Column("device", Text, nullable=False),
     Column("registered_at", UtcDateTime, nullable=False),
-    Column("seen_at", UtcDateTime, nullable=False),
-    Column("gone_at", UtcDateTime),
+    Column("last_heartbeat_at", UtcDateTime, nullable=False),
+    Column("stopped_at", UtcDateTime),
     Column("notice", Text, nullable=False, server_default=""),  # why it leaves a GPU alone
 )
 
@@ -73,7 +73,7 @@ runs = Table(
     Column("run_sha256", Text, nullable=False, index=True),
     Column("code_commit", Text, nullable=False),
     Column("code_dirty", Boolean),
-    Column("urgency", Integer, nullable=False),  # -priority: one ascending index serves the claim
+    Column("priority", Integer, nullable=False),
     Column("held", Boolean, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     Column("not_before", UtcDateTime),
@@ -82,8 +82,8 @@ runs = Table(
     Column("worker_id", Text, ForeignKey("workers.id")),
     Column("lease_until", UtcDateTime),
     Column("renewals", Integer, nullable=False),
-    Column("failures", Integer, nullable=False),  # in a row, without checkpoint progress
-    Column("checkpoint_step", BigInteger, nullable=False),  # the furthest ever; -1 before any
+    Column("consecutive_failures", Integer, nullable=False),  # without checkpoint progress
+    Column("max_checkpoint_step", BigInteger, nullable=False),  # ever reached; -1 before any
     Column("step", BigInteger, nullable=False),
     Column("total_steps", BigInteger, nullable=False),
     Column("epoch", Integer, nullable=False),
@@ -91,19 +91,24 @@ runs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
-    Column("circumstances", Text),  # device, threads, compile: decided by the first attempt
+    Column("pinned_environment", Text),  # device, threads, compile: decided by the first attempt
     Column("recipe", Text, nullable=False),
-    Column("snapshot", Text, nullable=False),
+    Column("provenance", Text, nullable=False),
     Column("gpus", Integer, nullable=False, server_default="1"),  # so many whole ones, if above 1
     Column("time_limit_seconds", Double),  # of one attempt
     Column("note", Text, nullable=False, server_default=""),
+    Column("removed_at", UtcDateTime),  # in the trash since then; NULL: live
     CheckConstraint(
         "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
         name="state",
     ),
-    Index(None, "state", "urgency", "seq"),
     sqlite_autoincrement=True,
 )
+# a claim is one walk along it: the most urgent first, among those the oldest
+Index("ix_runs_state_priority_seq", runs.c.state, runs.c.priority.desc(), runs.c.seq)
+
+# What every query that shows runs reads: nothing forgets to leave the removed ones out.
+live_runs = runs.select().where(runs.c.removed_at.is_(None)).subquery("live_runs")
 
 run_parents = Table(
     "run_parents",
@@ -132,8 +137,8 @@ attempts = Table(
     Column("reason", Text),
     Column("message", Text, nullable=False),
     Column("resumed_step", BigInteger),
-    Column("progressed", Boolean, nullable=False),
-    Column("circumstances", Text, nullable=False),
+    Column("moved_checkpoint", Boolean, nullable=False),
+    Column("environment", Text, nullable=False),
 )
 
 sweeps = Table(

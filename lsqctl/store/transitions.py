@@ -26,11 +26,15 @@ LEASE_HELD: list[ColumnElement[bool]] = [
     runs.c.state == RunState.RUNNING,
 ]
 _UPDATE_LEASED = update(runs).where(*LEASE_HELD)
-_TRANSITION_LEASED = _UPDATE_LEASED.where(runs.c.state == bindparam("source"))
-_TRANSITION = update(runs).where(runs.c.id == bindparam("run"), runs.c.state == bindparam("source"))
+_TRANSITION_LEASED = _UPDATE_LEASED.where(runs.c.state == bindparam("from_state"))
+_TRANSITION = update(runs).where(
+    runs.c.id == bindparam("run"), runs.c.state == bindparam("from_state")
+)
 _INSERT_EVENT = insert(events).values(at=now())
 _SELECT_FOR_UPDATE = (
-    select(runs).where(runs.c.id == bindparam("run")).with_for_update(key_share=True)
+    select(runs)
+    .where(runs.c.id == bindparam("run"), runs.c.removed_at.is_(None))
+    .with_for_update(key_share=True)
 )
 _END_ATTEMPT = (
     update(attempts)
@@ -42,42 +46,56 @@ _END_ATTEMPT = (
 
 
 def transition(
-    db: Connection, run_id: str, source: RunState, to: RunState, kind: str, **options: Any
+    db: Connection,
+    run_id: str,
+    from_state: RunState,
+    to_state: RunState,
+    kind: str,
+    *,
+    lease: Lease | None = None,
+    detail: str = "",
+    **values: Any,
 ) -> None:
-    """Take a run from ``source`` to ``to``; ``kind`` names the event.
+    """Take a run from one state to another; ``kind`` and ``detail`` are the event's.
 
-    Options: ``detail`` for the event, ``lease`` when an attempt does it (zero rows raise
-    LeaseLost), and values for other columns of the run. Raises IllegalTransition.
+    ``values`` are for other columns of the run. With a ``lease`` an attempt does it, and zero rows
+    raise LeaseLost; else they raise IllegalTransition.
     """
-    lease: Lease | None = options.pop("lease", None)
-    detail: str = options.pop("detail", "")
-    if to not in TRANSITIONS[source]:
-        raise IllegalTransition(f"run {run_id} is {source} and cannot become {to}")
+    if to_state not in TRANSITIONS[from_state]:
+        raise IllegalTransition(f"run {run_id} is {from_state} and cannot become {to_state}")
     change = _TRANSITION_LEASED if lease else _TRANSITION
-    if clocks := {key: value for key, value in options.items() if isinstance(value, ClauseElement)}:
+    if clocks := {key: value for key, value in values.items() if isinstance(value, ClauseElement)}:
         change = change.values(clocks)
-    values = {key: value for key, value in options.items() if key not in clocks}
-    guard_values = lease_values(lease) if lease else {"run": run_id}
-    if db.execute(change, {**values, **guard_values, "source": source, "state": to}).rowcount == 0:
-        raise (
-            lease_lost_error(db, lease)
-            if lease
-            else IllegalTransition(f"run {run_id} is no longer {source}")
-        )
-    record_event(db, run_id, kind, source=source, to=to, detail=detail, lease=lease)
+    parameters = {key: value for key, value in values.items() if key not in clocks}
+    parameters |= lease_values(lease) if lease else {"run": run_id}
+    if db.execute(change, parameters | {"from_state": from_state, "state": to_state}).rowcount == 0:
+        if lease:
+            raise lease_lost_error(db, lease)
+        raise IllegalTransition(f"run {run_id} is no longer {from_state}")
+    record_event(
+        db, run_id, kind, from_state=from_state, to_state=to_state, detail=detail, lease=lease
+    )
 
 
-def record_event(db: Connection, run_id: str, kind: str, **fields: Any) -> None:
-    """Write an event. Fields: ``source`` and ``to`` states, ``detail``, ``lease``."""
-    lease: Lease | None = fields.get("lease")
+def record_event(
+    db: Connection,
+    run_id: str,
+    kind: str,
+    *,
+    from_state: RunState | None = None,
+    to_state: RunState | None = None,
+    detail: str = "",
+    lease: Lease | None = None,
+) -> None:
+    """Write an event of a run; with a ``lease`` it is that attempt's."""
     values = {
         "run_id": run_id,
         "kind": kind,
-        "from_state": fields.get("source"),
-        "to_state": fields.get("to"),
+        "from_state": from_state,
+        "to_state": to_state,
         "attempt": lease.attempt if lease else 0,
         "fence": lease.fence if lease else "",
-        "detail": fields.get("detail", ""),
+        "detail": detail,
     }
     db.execute(_INSERT_EVENT, values)
 
@@ -113,7 +131,7 @@ def lease_lost_error(db: Connection, lease: Lease) -> LeaseLost:
 
 
 def select_for_update(db: Connection, run_id: str) -> Any:
-    """Return a run's row, held until the commit.  Raises NotFound."""
+    """Return a live run's row, held until the commit.  Raises NotFound."""
     row = db.execute(_SELECT_FOR_UPDATE, {"run": run_id}).one_or_none()
     if row is None:
         raise NotFound(f"no run has the id {run_id}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -33,7 +33,7 @@ class Workers(StorePart):
     """Registering workers."""
 
     @write_tx
-    def register_worker(
+    def register(
         self,
         db: Connection,
         identity: WorkerIdentity,
@@ -51,7 +51,12 @@ class Workers(StorePart):
                 f"{other.host}; choose another --name"
             )
         values = {name: getattr(identity, name) for name in _IDENTITY_FIELDS}
-        times = {"registered_at": now(), "seen_at": now(), "gone_at": None, "notice": ""}
+        times = {
+            "registered_at": now(),
+            "last_heartbeat_at": now(),
+            "stopped_at": None,
+            "notice": "",
+        }
         upsert(db, workers, [values | times])
 
     def _same_name(
@@ -62,29 +67,29 @@ class Workers(StorePart):
             select(*(c.label(f"worker_{c.name}") for c in workers.c)).where(
                 workers.c.name == identity.name,
                 workers.c.id != identity.id,
-                workers.c.gone_at.is_(None),
-                workers.c.seen_at >= now(-self.lease_seconds),
+                workers.c.stopped_at.is_(None),
+                workers.c.last_heartbeat_at >= now(-self.lease_seconds),
             )
         )
         return next((worker for worker in map(to_identity, rows) if not is_dead(worker)), None)
 
     @write_tx
-    def set_worker_notice(self, db: Connection, worker_id: str, notice: str) -> None:
+    def set_notice(self, db: Connection, worker_id: str, notice: str) -> None:
         """Keep a line on why a worker leaves a GPU alone; empty takes it away.  Raises NotFound."""
         _update_worker(db, worker_id, notice=notice)
 
     @write_tx
     def heartbeat(self, db: Connection, worker_id: str) -> None:
         """Note that a worker lives.  Raises NotFound."""
-        _update_worker(db, worker_id, seen_at=now())
+        _update_worker(db, worker_id, last_heartbeat_at=now())
 
     @write_tx
     def deregister(self, db: Connection, worker_id: str) -> None:
         """Note that a worker has ended in order.  Raises NotFound."""
-        _update_worker(db, worker_id, seen_at=now(), gone_at=now())
+        _update_worker(db, worker_id, last_heartbeat_at=now(), stopped_at=now())
 
     @read_tx
-    def workers(self, db: Connection) -> list[RegisteredWorker]:
+    def list(self, db: Connection) -> Sequence[RegisteredWorker]:
         """Return every worker ever registered, the latest first."""
         rows = db.execute(
             select(
@@ -95,8 +100,8 @@ class Workers(StorePart):
             RegisteredWorker(
                 to_identity(row),
                 row.worker_registered_at,
-                row.worker_seen_at,
-                row.worker_gone_at,
+                row.worker_last_heartbeat_at,
+                row.worker_stopped_at,
                 row.worker_notice,
             )
             for row in rows

@@ -46,7 +46,7 @@ from lsqctl.training.evaluation import (
     reestimate_bn,
 )
 from lsqctl.training.models import build_model, input_channels
-from lsqctl.training.models.weights import load_weights, weights_digest
+from lsqctl.training.models.weights import load_step_sizes, load_weights, weights_digest
 from lsqctl.training.optimizer_step import (
     OptimizerStepper,
     build_optimizer,
@@ -104,7 +104,9 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         load_initial_weights(model, recipe, context, pipeline=pipeline, train_state=train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     yield from map(LogMessage, (*resume_notes, *environment_notes, *pipeline.dataset.notes))
-    model = quantize_model(model, recipe, pipeline, run_calibration=checkpoint is None)
+    model = quantize_model(model, recipe)
+    if not checkpoint:
+        yield from map(LogMessage, initial_step_sizes(model, recipe, context, pipeline))
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
@@ -182,20 +184,34 @@ def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord |
     return TrainState.from_state(state["cursor"]).fp32 if same_images else None
 
 
-def quantize_model(
-    model: nn.Module, recipe: Recipe, pipeline: DataPipeline, *, run_calibration: bool
-) -> nn.Module:
-    """Swap the layers and, unless a checkpoint brings the step sizes, calibrate them."""
+def quantize_model(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """Swap the layers; their step sizes have no value yet."""
     spec = recipe.quant.spec()
     if not spec.quantized:
         return model
     try:
-        model = prepare(model, spec)
-        if run_calibration:
-            calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
+        return prepare(model, spec)
     except ValueError as error:
         raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
-    return model
+
+
+def initial_step_sizes(
+    model: nn.Module, recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline
+) -> list[str]:
+    """Keep the step sizes of a quantized parent where they fit, and calibrate the others.
+
+    Returns a note on a parent's step sizes.
+    """
+    if not recipe.quant.spec().quantized:
+        return []
+    notes = []
+    if (source := context.inputs.get("model.weights")) is not None:
+        notes = load_step_sizes(model, source, model_name=recipe.model.name)
+    try:
+        calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
+    except ValueError as error:
+        raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+    return notes
 
 
 def build_session(

@@ -26,6 +26,7 @@ from lsqctl.training.finetuning import (
     build_on_device,
     build_session,
     evaluate_epoch,
+    initial_step_sizes,
     quantize_model,
     train_epoch,
 )
@@ -73,9 +74,8 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
     channels = input_channels(recipe.model.name, dataset.channels)
     pipeline = DataPipeline(dataset, recipe, torch.device("cpu"), channels=channels)
     context = ExecutionContext(scratch, scratch, threads=torch.get_num_threads())
-    model = quantize_model(
-        _warm_up_batchnorm(recipe.model.name, pipeline), recipe, pipeline, run_calibration=True
-    )
+    model = quantize_model(_warm_up_batchnorm(recipe.model.name, pipeline), recipe)
+    initial_step_sizes(model, recipe, context, pipeline)
     teacher = None
     if recipe.distill:
         teacher = freeze_teacher(_warm_up_batchnorm(recipe.network_of("distill.teacher"), pipeline))

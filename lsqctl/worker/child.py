@@ -148,9 +148,9 @@ def _store_end(store: Store, child: Child, exit_report: ExitReport) -> None:
     lease = child.claim.lease
     stopped_by_us = child.stop_requested and exit_report.reason is EndReason.INFRA
     if child.cancel_requested:
-        store.fail(lease, EndReason.CANCELLED, "cancelled by request")
+        store.queue.fail(lease, EndReason.CANCELLED, "cancelled by request")
     elif stopped_by_us or exit_report.reason is EndReason.PREEMPTED:
         failpoint("worker.before-release")
-        store.release(lease)
+        store.queue.release(lease)
     else:
-        store.fail(lease, exit_report.reason, exit_report.message)
+        store.queue.fail(lease, exit_report.reason, exit_report.message)

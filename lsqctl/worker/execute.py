@@ -128,8 +128,7 @@ def _open_attempt(
     """
     from lsqctl.store import open_store
     from lsqctl.worker.inputs import input_digests, resolve_inputs
-    from lsqctl.worker.recorder import RETRY_LEASES
-    from lsqctl.worker.retry import retry
+    from lsqctl.worker.retry import retry_store
 
     lease, run_dir = spec.lease_seconds, Path(spec.run_dir)
     environment = attempt_environment(spec)
@@ -140,11 +139,11 @@ def _open_attempt(
             spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds
         )
         try:
-            detail = store.detail(spec.run_id)
+            detail = store.runs.detail(spec.run_id)
             inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
             failpoint("child.before-environment")
-            store.relocate_checkpoints(spec.lease, run_dir)
-            store.record_environment(
+            store.checkpoints.relocate(spec.lease, run_dir)
+            store.queue.record_environment(
                 spec.lease, environment | {"inputs": input_digests(inputs, detail)}
             )
         except LsqctlError:
@@ -152,7 +151,7 @@ def _open_attempt(
             raise
         return store, detail, inputs
 
-    opened = retry(open_once, max_seconds=RETRY_LEASES * lease, stop=stop)
+    opened = retry_store(open_once, lease_seconds=lease, stop=stop)
     failpoint("child.environment-stored")
     return opened
 
@@ -161,12 +160,11 @@ def _execution_context(
     spec: AttemptSpec, stop: StopFlag, inputs: dict[str, str | Path], store: Store
 ) -> ExecutionContext:
     from lsqctl.training.runtime import ExecutionContext
-    from lsqctl.worker.recorder import RETRY_LEASES
-    from lsqctl.worker.retry import retry
+    from lsqctl.worker.retry import retry_store
 
     def with_lease(work: Callable[[], None]) -> None:
-        leased_work = partial(store.run_with_lease, spec.lease, work)
-        retry(leased_work, max_seconds=RETRY_LEASES * spec.lease_seconds, stop=stop)
+        leased_work = partial(store.queue.run_with_lease, spec.lease, work)
+        retry_store(leased_work, lease_seconds=spec.lease_seconds, stop=stop)
 
     return ExecutionContext(
         run_dir=Path(spec.run_dir),
@@ -177,7 +175,9 @@ def _execution_context(
         inputs=inputs,
         stop=stop,
         compile=spec.compile,
-        recorded_checkpoints={checkpoint.sha256 for checkpoint in store.checkpoints(spec.run_id)},
+        recorded_checkpoints={
+            checkpoint.sha256 for checkpoint in store.checkpoints.list(spec.run_id)
+        },
         with_lease=with_lease,
     )
 

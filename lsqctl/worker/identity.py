@@ -22,7 +22,7 @@ def this_worker(name: str | None, slots: int, device: str) -> WorkerIdentity:
         name=name or host,
         host=host,
         pid=pid,
-        started=psutil.Process(pid).create_time(),
+        process_started=psutil.Process(pid).create_time(),
         boot_id=boot_id(),
         slots=slots,
         device=device,
@@ -52,6 +52,6 @@ def is_dead(worker: WorkerIdentity) -> bool:
         return False
     try:
         process = psutil.Process(worker.pid)
-        return abs(process.create_time() - worker.started) > 1.0
+        return abs(process.create_time() - worker.process_started) > 1.0
     except psutil.NoSuchProcess:
         return True

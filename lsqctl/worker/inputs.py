@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,11 @@ def resolve_inputs(
 
 def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
     """Return the folder of the checkpoint that a finished run stands for: its headline's."""
-    last = max(store.checkpoints(run_id), key=lambda row: row.step, default=None)
-    headline = next((row for row in store.evaluations(run_id) if row.headline), None)
+    last = max(store.checkpoints.list(run_id), key=lambda row: row.step, default=None)
+    headline = next((row for row in store.results.evaluations(run_id) if row.headline), None)
     chosen = last
     if headline is not None and headline.selection == "best":
-        chosen = _at_step(store.checkpoints(run_id), headline.step) or last
+        chosen = _at_step(store.checkpoints.list(run_id), headline.step) or last
     if chosen is None:
         raise DataError(
             f"the parent run {run_id} has no checkpoint any more; submit its recipe again with "
@@ -97,5 +97,5 @@ def _weights_file(key: str, entry: Mapping[str, str], data_dir: Path) -> Path:
     return path
 
 
-def _at_step(checkpoints: list[StoredCheckpoint], step: int) -> StoredCheckpoint | None:
+def _at_step(checkpoints: Sequence[StoredCheckpoint], step: int) -> StoredCheckpoint | None:
     return next((checkpoint for checkpoint in checkpoints if checkpoint.step == step), None)

@@ -31,8 +31,9 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
+from lsqctl.retry import backoff_delay
 from lsqctl.run import EndReason, Lease
-from lsqctl.worker.retry import backoff_delay, retry
+from lsqctl.worker.retry import retry_store
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FLUSH_SECONDS = 1.0
-RETRY_LEASES = 4  # how long to wait for a database; the supervisor, who has the lease, less long
 
 
 class Recorder:
@@ -108,7 +108,7 @@ class Recorder:
                 self._retry(partial(self._resume, event.step))
             case Compiled():
                 environment = {"compile": event.compiled, "channels_last": event.channels_last}
-                self._retry(lambda: self._store.record_environment(self._lease, environment))
+                self._retry(lambda: self._store.queue.record_environment(self._lease, environment))
             case LogMessage():
                 print(f"lsqctl: {event.text}", flush=True)
                 self._log_messages.append(event)
@@ -131,9 +131,9 @@ class Recorder:
             for measurement in self._spool.pending_from_previous()
             if step is not None and measurement.step <= step
         ]
-        self._store.resume_at(self._lease, step)
+        self._store.metrics.resume_at(self._lease, step)
         if measurements:
-            self._store.log_metrics(self._lease, measurements)
+            self._store.metrics.log(self._lease, measurements)
         self._spool.remove_previous()
 
     def _flush(self) -> bool:
@@ -156,16 +156,16 @@ class Recorder:
     def _write_pending(self) -> None:
         """Write everything that waits; what is written waits no more."""
         while self._log_messages:
-            self._store.log_event(self._lease, self._log_messages[0].text)
+            self._store.queue.log_event(self._lease, self._log_messages[0].text)
             del self._log_messages[0]
         if self._measurements or self._progress:
-            self._store.log_metrics(self._lease, self._measurements, progress=self._progress)
+            self._store.metrics.log(self._lease, self._measurements, progress=self._progress)
             self._measurements, self._progress = [], None
 
     def _record_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store a checkpoint with the metrics up to it, and delete rows of those that are gone."""
-        stored = self._store.checkpoints(self._lease.run_id)
-        self._store.record_checkpoint(
+        stored = self._store.checkpoints.list(self._lease.run_id)
+        self._store.checkpoints.record(
             self._lease,
             checkpoint,
             measured=self._measurements,
@@ -178,21 +178,22 @@ class Recorder:
 
     def _finish(self, result: Result) -> None:
         try:
-            self._retry(lambda: self._store.finish(self._lease, result))
+            self._retry(lambda: self._store.queue.finish(self._lease, result))
         except LeaseLost:
             if not self._is_finished():  # or only the answer to an earlier try was lost
                 raise
 
     def _is_finished(self) -> bool:
-        attempts = self._retry(lambda: self._store.detail(self._lease.run_id)).attempts
+        attempts = self._retry(lambda: self._store.runs.detail(self._lease.run_id)).attempts
         return any(
             attempt.fence == self._lease.fence and attempt.reason is EndReason.COMPLETED
             for attempt in attempts
         )
 
     def _retry(self, work: Callable[[], T]) -> T:
-        max_seconds = RETRY_LEASES * self._store.lease_seconds
-        return retry(work, max_seconds=max_seconds, stop=self._stop, clock=self._clock)
+        return retry_store(
+            work, lease_seconds=self._store.lease_seconds, stop=self._stop, clock=self._clock
+        )
 
 
 _SPOOL_NAME = "spool-{}.jsonl"
@@ -259,7 +260,7 @@ def ingest_spool(store: Store, lease: Lease, run_dir: Path) -> None:
     path = run_dir / _SPOOL_NAME.format(lease.attempt)
     with contextlib.suppress(FileNotFoundError):
         if measurements := list(_read_spool(path)):
-            store.log_metrics(lease, measurements)
+            store.metrics.log(lease, measurements)
         path.unlink()
 
 

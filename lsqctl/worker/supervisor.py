@@ -118,7 +118,7 @@ class Supervisor:
         Raises UsageError when our name is taken, StoreError when the database was removed.
         """
         dead_check = is_dead if self._options.exclusive_name else None
-        self._store.register_worker(self._identity, is_dead=dead_check)
+        self._store.workers.register(self._identity, is_dead=dead_check)
         with signal_handler(self._on_signal):
             try:
                 self._launcher.start()
@@ -130,7 +130,7 @@ class Supervisor:
                     time.sleep(TICK_SECONDS)
             finally:
                 self._shutdown()
-                self._log_errors(lambda: self._store.deregister(self._identity.id))
+                self._log_errors(lambda: self._store.workers.deregister(self._identity.id))
         return self._exit_code or 0
 
     def tick(self) -> None:
@@ -150,7 +150,7 @@ class Supervisor:
         self._slots.refresh(self._on_gpu_notice)
         while self._slots.pool.free and self._exit_code is None:
             pool = self._slots.pool
-            claim = self._store.claim(
+            claim = self._store.queue.claim(
                 self._identity.id,
                 device=self._identity.device,
                 gpus=pool.usable_gpus,
@@ -162,7 +162,7 @@ class Supervisor:
 
     def _on_gpu_notice(self, notice: str) -> None:
         self._observer.notify(notice or "every GPU may be used again")
-        self._store.set_worker_notice(self._identity.id, notice)
+        self._store.workers.set_notice(self._identity.id, notice)
 
     def _launch(self, claim: Claim) -> None:
         allocation = self._slots.allocate(claim.run.gpus)
@@ -174,7 +174,7 @@ class Supervisor:
         except OSError as error:
             exit_report = ExitReport(EndReason.INFRA, str(error))
             self._slots.release(allocation, exit_report)
-            self._store.fail(claim.lease, exit_report.reason, exit_report.message)
+            self._store.queue.fail(claim.lease, exit_report.reason, exit_report.message)
             return
         self._children.append(child)
         failpoint("worker.launched")
@@ -182,12 +182,12 @@ class Supervisor:
 
     def _renew(self) -> None:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
-        self._log_errors(lambda: self._store.heartbeat(self._identity.id))
+        self._log_errors(lambda: self._store.workers.heartbeat(self._identity.id))
         for child in self._children:
             asked_at = time.monotonic()
             try:
                 failpoint("worker.before-renew")
-                renewal = self._store.renew(child.claim.lease)
+                renewal = self._store.queue.renew(child.claim.lease)
                 failpoint("worker.after-renew")
             except LeaseLost:
                 self._log_errors(lambda child=child: self._check_ownership(child))  # type: ignore[misc]
@@ -203,14 +203,14 @@ class Supervisor:
 
     def _check_ownership(self, child: Child) -> None:
         """Stop a child that owns its run no more, unless that is because it has just finished."""
-        run = self._store.detail(child.claim.run.id).run
+        run = self._store.runs.detail(child.claim.run.id).run
         if run.state is RunState.RUNNING or run.attempt != child.claim.lease.attempt:
             self._observer.notify(f"{run.name} ({run.id}): its lease was lost; stopping it")
             child.kill()
 
     def _reap(self) -> None:
         """Take back runs whose worker is dead."""
-        for run in self._store.reap(is_dead=is_dead):
+        for run in self._store.queue.reap(is_dead=is_dead):
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
 
     def _finalize_ended(self) -> None:
@@ -234,7 +234,7 @@ class Supervisor:
     def _finalize(self, child: Child) -> None:
         exit_report = finalize_attempt(self._store, child)
         failpoint("worker.end-stored")
-        self._observer.ended(self._store.detail(child.claim.run.id).run, exit_report)
+        self._observer.ended(self._store.runs.detail(child.claim.run.id).run, exit_report)
 
     def _is_finished(self) -> bool:
         stopping = self._exit_code is not None
@@ -247,7 +247,7 @@ class Supervisor:
         if not self._ticker.due("count", self._options.poll_seconds):
             return False
         try:
-            runnable, held, blocked = self._store.remaining()
+            runnable, held, blocked = self._store.queue.remaining()
         except (StoreError, OSError):  # said by the next claim
             return False
         if runnable == 0 and held:
@@ -293,4 +293,6 @@ class Supervisor:
         self._signal_children()
         for child in self._children:
             with contextlib.suppress(LeaseLost, StoreError, OSError):  # the lease will lapse
-                self._store.fail(child.claim.lease, EndReason.INFRA, "its worker ended by an error")
+                self._store.queue.fail(
+                    child.claim.lease, EndReason.INFRA, "its worker ended by an error"
+                )

@@ -9,7 +9,9 @@ import sys
 import pytest
 from typer.main import get_command
 
+from lsqctl.bundled import bundled
 from lsqctl.cli.app import app, hoist_global_options
+from lsqctl.store.migrate import shipped_revisions
 from tests.conftest import TINY
 
 
@@ -54,8 +56,8 @@ def test_the_promised_commands_are_there():
         runs:rm runs:gc runs:tag runs:note watch wait
         recipe:ls recipe:show recipe:check recipe:diff recipe:schema recipe:new
         runs:hold runs:release runs:priority
-        sweep:ls sweep:status sweep:resume references:ls references:add
-        references:import:pwc data:fetch db:upgrade db:check db:backup"""
+        sweep:ls sweep:status sweep:resume published:ls published:add
+        published:import:pwc data:fetch db:upgrade db:check db:backup"""
     assert {tuple(one.split(":")) for one in promised.split()} <= set(COMMANDS)
 
 
@@ -270,8 +272,8 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
     text = cli("recipe", "check", "bad.yaml", code=2).stderr
     assert "bad.yaml:4:9" in text
     assert "did you mean `weight_bits`?" in text
-    fault = json.loads(cli("recipe", "check", "bad.yaml", "--json", code=2).stdout)["faults"][0]
-    assert fault["code"] == "R101"
+    told = json.loads(cli("recipe", "check", "bad.yaml", "--json", code=2).stdout)
+    assert told["diagnostics"][0]["code"] == "R101"
     assert "::error file=bad.yaml,line=4" in (
         cli("recipe", "check", "bad.yaml", "--format", "github", code=2).stdout
     )
@@ -279,7 +281,7 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
 
 
 def test_version_names_commit_and_schema(cli):
-    assert "schema 0003" in cli("--version").stdout
+    assert f"schema {shipped_revisions(bundled('db'))[-1]}" in cli("--version").stdout
 
 
 def test_a_traceback_comes_only_with_debug(cli):

@@ -38,7 +38,7 @@ def test_two_recipes_are_compared_over_their_seeds(worked):
     assert "McNemar's test over 2 runs a side on the same 540 images: +" in done.stderr
     assert "three seeds or more" in done.stderr
     data = json.loads(worked("compare", "bad", "good", "--json").stdout)
-    assert (data["schema_version"], data["verdict"]) == (1, "undecided")
+    assert (data["schema_version"], data["verdict"]) == (2, "undecided")
     assert (data["first"]["n"], data["n_images"]) == (2, 540)
     assert data["low"] <= data["difference"] <= data["high"]
     assert data["tests"][0]["p"] < 1e-6

@@ -26,7 +26,7 @@ def test_the_matrix_is_printed_and_ours_passes_it_all(cli: CommandLine):
 def test_a_machine_gets_versions_sources_and_every_difference():
     done = CliRunner().invoke(app, ["conformance", "--json"])
     found = json.loads(done.stdout)
-    assert (done.exit_code, found["conforms"], found["schema_version"]) == (0, True, 1)
+    assert (done.exit_code, found["conforms"], found["schema_version"]) == (0, True, 2)
     assert [one["name"] for one in found["implementations"]][:3] == [
         "lsqctl",
         "torch",

@@ -48,9 +48,9 @@ def test_gc_only_looks_until_it_is_told_to_and_keeps_what_a_result_names(worked)
     assert "nothing to remove" in worked("runs", "gc", "--keep-last", "9", "--apply").stderr
     worked("runs", "gc", "--apply")
     with store_of(worked) as store:
-        run = store.runs()[0]
-        kept = {one.directory.rpartition("/")[2] for one in store.checkpoints(run.id)}
-        named = {one.checkpoint.rpartition("/")[2] for one in store.evaluations(run.id)}
+        run = store.runs.list()[0]
+        kept = {one.directory.rpartition("/")[2] for one in store.checkpoints.list(run.id)}
+        named = {one.checkpoint.rpartition("/")[2] for one in store.results.evaluations(run.id)}
     assert (
         folders(worked) == kept == before - {p["path"].rpartition("/")[2] for p in found["garbage"]}
     )
@@ -60,10 +60,10 @@ def test_gc_only_looks_until_it_is_told_to_and_keeps_what_a_result_names(worked)
 
 def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli):
     with store_of(cli) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         running, failed = submit(store, new("running"), new("failed"))
         claim = take(store)
-        store.fail(take(store).lease, EndReason.OOM, "")
+        store.queue.fail(take(store).lease, EndReason.OOM, "")
     runs = home(cli) / "runs"
     stay = [
         runs / running / f"ckpt.tmp.{claim.lease.fence}",
@@ -119,14 +119,14 @@ def test_rm_for_good_shows_then_asks_then_removes_rows_and_folder_and_follows_no
 
 def test_a_running_run_keeps_rows_and_folder(cli):
     with store_of(cli) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         (run_id,) = submit(store, new("a"))
         take(store)
         folder = home(cli) / "runs" / run_id
         folder.mkdir(parents=True)
         assert "runs cancel" in cli("runs", "rm", run_id, "--force", code=1).stderr
         assert folder.is_dir()
-        assert store.detail(run_id).run.state is RunState.RUNNING
+        assert store.runs.detail(run_id).run.state is RunState.RUNNING
 
 
 def test_tags_and_notes_are_shown_and_found(cli):
@@ -150,7 +150,7 @@ def test_tags_and_notes_are_shown_and_found(cli):
 
 def test_a_backup_made_while_others_write_is_one_moment_sound_and_private(cli):
     with store_of(cli) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, *(new("a", seed=seed) for seed in range(200)))
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(home(cli) / "lsqctl.db")],
@@ -181,7 +181,7 @@ import sys
 from lsqctl.store import open_store
 store = open_store(f"sqlite:///{sys.argv[1]}")
 while True:
-    if (claim := store.claim("w1")) is None:
+    if (claim := store.queue.claim("w1")) is None:
         break
     print(claim.run.id, flush=True)
 import time; time.sleep(600)
@@ -190,9 +190,9 @@ import time; time.sleep(600)
 
 def test_a_backup_is_restored_by_putting_it_in_place(cli):
     with store_of(cli) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("a"))
-        store.record_checkpoint(take(store).lease, checkpoint(1))
+        store.checkpoints.record(take(store).lease, checkpoint(1))
     cli("db", "backup", "copy.db")
     cli("runs", "cancel", "@last")
     (home(cli) / "lsqctl.db").unlink()

@@ -20,7 +20,7 @@ def line(tmp_path_factory) -> CommandLine:
     line = CommandLine(tmp_path_factory.mktemp("layers"))
     (line.folder / ".lsqctl").mkdir(mode=0o700)
     with open_store(f"sqlite:///{line.folder}/.lsqctl/lsqctl.db") as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("looked-at"), new("fp32"))
         first = stats(epoch=1, step=30)
         last = [
@@ -30,7 +30,7 @@ def line(tmp_path_factory) -> CommandLine:
             stats(codes_used=66, clamped=3, oscillation_rate=0.4),
             stats("[b]fc\x1b[2J.weight_quantizer", step_size_min=0.01, step_size_max=0.2),
         ]
-        store.log_metrics(take(store).lease, [first, *last])
+        store.metrics.log(take(store).lease, [first, *last])
     return line
 
 

@@ -35,8 +35,8 @@ def test_progress_names_no_step_before_there_is_one(changes, told):
     [
         (RunState.SUCCEEDED, EndReason.COMPLETED, "succeeded in 9 s: Top-1 unknown"),
         (RunState.CANCELLED, EndReason.PREEMPTED, "cancelled; lsqctl runs retry k7x2m9qd goes on"),
-        (RunState.QUEUED, EndReason.PREEMPTED, "saved and put back: asked to stop"),
-        (RunState.QUEUED, EndReason.WORKER_LOST, "lost lease: why"),
+        (RunState.QUEUED, EndReason.PREEMPTED, "saved and requeued: asked to stop"),
+        (RunState.QUEUED, EndReason.WORKER_LOST, "lease lost: why"),
         (RunState.FAILED, EndReason.DIVERGED, "failed: diverged: why; lsqctl runs logs k7x2m9qd"),
     ],
 )

@@ -133,7 +133,7 @@ def test_a_damaged_end_imports_nothing(here, tmp_path):
     path.write_text(path.read_text()[:-5])
     with pytest.raises(DataError, match="truncated or damaged after 1 whole tasks"):
         import_pwc_table(here, path, task="Model Compression", dataset="ImageNet")
-    assert not here.references_file.exists()
+    assert not here.published_results_file.exists()
 
 
 def test_hostile_names_come_back_letter_by_letter(here, tmp_path):
@@ -168,7 +168,7 @@ def test_two_processes_that_add_at_once_lose_nothing(here):
 )
 def test_a_damaged_line_of_the_file_is_named(here, line, message):
     here.home.mkdir()
-    here.references_file.write_text("\n" + line + "\n")
+    here.published_results_file.write_text("\n" + line + "\n")
     with pytest.raises(DataError, match=message):
         load_workspace_results(here)
 
@@ -190,11 +190,11 @@ def test_adding_listing_and_importing_by_the_command_line(cli):
     assert "was added with other values; --replace puts this row in its place" in done.stderr
     assert "replaced" in cli(*words(top1="92.0"), "--replace").stderr
     listed = json.loads(cli("published", "ls", "--dataset", "cifar10", "--json").stdout)
-    mine = [one for one in listed["references"] if not one["bundled"]]
+    mine = [one for one in listed["published"] if not one["bundled"]]
     assert [(one["model"], one["top1"], one["quote"]) for one in mine] == [
         ("ResNet-20 mine", 92.0, "W4A4: 91.9")
     ]
-    assert len(listed["references"]) == 5
+    assert len(listed["published"]) == 5
     path = archive(cli.folder, *PAGE)
     tables = cli("published", "import", "pwc", path, code=2)
     assert tables.stdout == "Model Compression\tImageNet\t2\nQuantization\tImageNet\t3\n"
@@ -215,7 +215,7 @@ def test_adding_listing_and_importing_by_the_command_line(cli):
         ({"top1": "191"}, "top1 must be 0..100 percent, got 191.0; nothing was added"),
         ({"top1": "high"}, "must be a number of percent, got `high`"),
         ({"top1": "nan"}, "top1 must be a number"),
-        ({"w_bits": "9"}, "weight_bits must be 2..8, or 32 for not quantized, got 9"),
+        ({"weight_bits": "9"}, "weight_bits must be 2..8, or 32 for not quantized, got 9"),
         ({"quote": " "}, "quote must be a text, not empty"),
         ({"model": "ResNet-20 APoT W4A4"}, "ships with lsqctl, with other values"),
     ],

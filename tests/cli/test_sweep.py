@@ -31,7 +31,7 @@ def store_of(cli: CommandLine) -> Store:
 def by_name(cli: CommandLine) -> dict[str, Run]:
     """Every run as it stands, by its name."""
     with store_of(cli) as store:
-        return {run.name: run for run in store.runs()}
+        return {run.name: run for run in store.runs.list()}
 
 
 def counts(cli: CommandLine, *name: str) -> dict[str, int]:
@@ -72,7 +72,7 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
     cli("worker", "--until-empty")
     ended = {name: json.loads(cli("runs", "show", name, "--json").stdout) for name in LADDER}
     with store_of(cli) as store:
-        rows = {row.name: row for row in store.board_rows()}
+        rows = {row.name: row for row in store.results.board_rows()}
     for above, name in pairwise(LADDER):
         assert ended[name]["recipe"] == stored[name]["recipe"]
         assert ended[name]["recipe"]["train"]["lr"] == 0.1
@@ -82,7 +82,7 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
         assert attempt["environment"]["inputs"] == {"model.weights": told}
         folder = Path(ended[name]["checkpoints"][0]["directory"])
         state = json.loads((folder / "state.json").read_text())
-        assert state["cursor"]["digests"] == {"model.weights": last["sha256"]}
+        assert state["cursor"]["input_digests"] == {"model.weights": last["sha256"]}
         assert rows[name].fp32_n_correct == rows["fp"].n_correct, "compared with where it began"
     for name in LADDER:
         cli.write(f"{name}.yaml", rung(name))
@@ -119,7 +119,7 @@ def test_a_sweep_that_fails_fast_is_told_resumed_and_begins_from_scratch_when_as
     assert list(folder.glob("ckpt-*"))
     before = by_name(cli)
     told = cli("sweep", "resume", "s", "--dry-run", "--from-scratch")
-    assert "3 cells would be put back" in told.stderr
+    assert "3 cells would be requeued" in told.stderr
     assert list(folder.glob("ckpt-*"))
     assert by_name(cli) == before
     ids = cli("sweep", "resume", "--from-scratch", "--max-failures", "0", "-q").stdout.split()

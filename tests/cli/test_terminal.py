@@ -39,8 +39,9 @@ def seen(line: CommandLine, columns: int, *words: str, **environment: str) -> st
     except OSError:  # the other end was closed: the command has ended
         pass
     os.close(outer)
-    assert process.wait() == 0
-    return b"".join(pieces).decode()
+    text = b"".join(pieces).decode()
+    assert process.wait() == 0, text
+    return text
 
 
 @pytest.fixture(scope="module")

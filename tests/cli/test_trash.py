@@ -63,4 +63,4 @@ def test_emptying_the_trash_asks_and_takes_only_what_is_old_enough(made):
     assert {one["id"] for one in found["runs"]} == set(ids)
     assert "2 runs removed for good" in made("runs", "trash", "--empty", "--yes").stderr
     made("runs", "restore", ids[0], code=3)
-    assert not list((made.folder / ".lsqctl" / "trash").iterdir())
+    assert not list((made.folder / ".lsqctl").glob("trash/*"))

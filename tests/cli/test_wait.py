@@ -26,7 +26,7 @@ def queued(cli: CommandLine) -> CommandLine:
 
 def store_of(cli: CommandLine) -> Store:
     store = open_store(f"sqlite:///{cli.folder / '.lsqctl' / 'lsqctl.db'}")
-    store.register_worker(identity("w1"))
+    store.workers.register(identity("w1"))
     return store
 
 
@@ -46,7 +46,7 @@ def test_it_ends_with_0_when_all_succeeded_and_not_before(queued):
     with store_of(queued) as store:
         for _ in range(3):
             assert waiting.poll() is None
-            store.finish(take(store).lease, result())
+            store.queue.finish(take(store).lease, result())
     assert waiting.wait(60) == 0
     queued("wait", "@last", "@last~1", "--timeout", "0")
 
@@ -54,10 +54,10 @@ def test_it_ends_with_0_when_all_succeeded_and_not_before(queued):
 def test_a_failure_exits_with_5_and_names_run_and_reason(queued):
     with store_of(queued) as store:
         failed = take(store)
-        store.fail(failed.lease, EndReason.OOM, "CUDA out of memory")
+        store.queue.fail(failed.lease, EndReason.OOM, "CUDA out of memory")
         early = queued("wait", "--sweep", "tiny", "--fail-fast", code=5)
         for _ in range(2):
-            store.finish(take(store).lease, result())
+            store.queue.finish(take(store).lease, result())
     done = queued("wait", "--sweep", "tiny", code=5)
     for told in (early.stderr, done.stderr):
         assert f"({failed.run.id}) failed: oom: CUDA out of memory" in told
@@ -67,7 +67,7 @@ def test_a_failure_exits_with_5_and_names_run_and_reason(queued):
 def test_a_run_that_is_put_back_by_back_off_is_pending(queued):
     with store_of(queued) as store:
         claim = take(store)
-        store.fail(claim.lease, EndReason.INFRA, "disk full")
+        store.queue.fail(claim.lease, EndReason.INFRA, "disk full")
     queued("wait", claim.run.id, "--timeout", "0", code=8)
 
 

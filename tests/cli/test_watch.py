@@ -33,36 +33,36 @@ def busy(tmp_path_factory) -> CommandLine:
     """A queue with everything in it: running, failed, put back, a silent worker."""
     line = CommandLine(tmp_path_factory.mktemp("busy"))
     with open_store(f"sqlite:///{line.folder / '.lsqctl' / 'lsqctl.db'}") as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         names = ["digits/a-run-with-quite-a-long-name-w4a4", "b", "c", "d", "\x1b[2Jhostile"]
         submit(store, *(new_run(name, epochs=10) for name in names))
         claim = take(store)
-        store.resume_at(claim.lease, None)
+        store.metrics.resume_at(claim.lease, None)
         points = [Metric("loss", "train", step, math.exp(-step / 9)) for step in range(40)]
         points += [Metric("top1", "val", step, 90 + step / 5) for step in range(0, 40, 10)]
-        store.log_metrics(claim.lease, points, Progress(40, 100, 4, 10))
-        store.fail(take(store).lease, EndReason.OOM, "CUDA out of memory")
-        store.fail(take(store).lease, EndReason.INFRA, "disk full")
+        store.metrics.log(claim.lease, points, Progress(40, 100, 4, 10))
+        store.queue.fail(take(store).lease, EndReason.OOM, "CUDA out of memory")
+        store.queue.fail(take(store).lease, EndReason.INFRA, "disk full")
     return line
 
 
 def test_a_pipe_gets_one_plain_look_with_all_that_matters(busy):
     text = busy("watch").stdout
     assert "3 queued · 1 running · 1 failed" in text.replace("2 queued", "3 queued")
-    for told in ("4/10", "96.00", "█", "name", "CUDA out of memory", "put back: c", "disk full"):
+    for told in ("4/10", "96.00", "█", "name", "CUDA out of memory", "requeued: c", "disk full"):
         assert told in text, told
     assert "\x1b" not in text
-    assert text == busy("watch", "--once").stdout or "seen" in text
+    assert text == busy("watch", "--once").stdout or "heartbeat" in text
 
 
 def test_the_look_in_json_is_complete(busy):
     data = json.loads(busy("watch", "--json").stdout)
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == 2
     assert data["running"][0]["loss"][-1] == pytest.approx(math.exp(-39 / 9))
     assert data["running"][0]["seconds_left"] > 0
     assert data["first_failure"]["reason"] == "oom"
-    assert data["put_back"][0]["message"] == "disk full"
-    assert data["workers"][0]["busy"] == 1
+    assert data["retrying"][0]["message"] == "disk full"
+    assert data["workers"][0]["running_runs"] == 1
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])
@@ -94,7 +94,7 @@ def test_it_ends_by_itself_when_nothing_is_unfinished(cli):
         (run,) = submit(store, new_run("a"))
         process = cli.start("watch", "--until-empty", "--interval", "0.2s", "--json")
         assert json.loads(_json_line(process))["counts"]["queued"] == 1
-        store.cancel(run)
+        store.runs.cancel(run)
     assert process.wait(30) == 0
 
 
@@ -129,11 +129,11 @@ def test_a_followed_log_goes_on_into_the_attempt_after_a_kill_and_loses_no_line(
     follower = cli.start("runs", "logs", "-f", run_id)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
-        wait_for(lambda: store.detail(run_id).run.step >= 30)
+        wait_for(lambda: store.runs.detail(run_id).run.step >= 30)
         children = psutil.Process(worker.pid).children()
         os.killpg(children[0].pid, signal.SIGKILL)
         assert worker.wait(120) == 0
-        assert store.detail(run_id).run.attempt == 2
+        assert store.runs.detail(run_id).run.attempt == 2
     assert follower.wait(60) == 0
     told = follower.stdout.read()
     folder = cli.folder / ".lsqctl" / "runs" / run_id
@@ -149,19 +149,19 @@ def test_a_character_cut_in_two_by_a_read_is_whole_and_a_last_line_ends(cli):
         open_store(f"sqlite:///{cli.folder}/home/lsqctl.db") as store,
         (folder / "attempt-1.log").open("wb", buffering=0) as log,
     ):
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         (run_id,) = submit(store, new_run("a"))
         claim = take(store)
         log.write("é".encode()[:1])
         pieces = follow_log(store, run_id, folder)
         log.write("é".encode()[1:] + b" no newline")
         told = next(pieces)
-        store.fail(claim.lease, EndReason.INFRA, "")
+        store.queue.fail(claim.lease, EndReason.INFRA, "")
         log.write("ü".encode()[:1])  # killed in the middle of a character
         no_back_off(store)
         again = take(store)
         (folder / "attempt-2.log").write_text("second\n")
-        store.fail(again.lease, EndReason.OOM, "")
+        store.queue.fail(again.lease, EndReason.OOM, "")
         told += "".join(pieces)
-        assert store.detail(run_id).run.state is RunState.FAILED
+        assert store.runs.detail(run_id).run.state is RunState.FAILED
     assert told == "é no newline\ufffd\n--- attempt 2 ---\nsecond\n"

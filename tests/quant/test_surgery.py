@@ -98,20 +98,22 @@ def test_weight_only_quantization_has_no_step_for_activations(small_net):
 
 def test_what_is_not_quantized_is_left_with_the_reason():
     class Scaled(nn.Linear):
-        pass
+        def forward(self, input):
+            return 2 * super().forward(input)
 
     model = nn.ModuleDict(
         {
             "linear": nn.Linear(4, 4),
             "scaled": Scaled(4, 4),
-            "deconv": nn.ConvTranspose2d(4, 4, 2),
+            "deconv": nn.ConvTranspose3d(4, 4, 2),
             "attention": nn.MultiheadAttention(4, 2, kdim=3),
         }
     )
-    prepare(model, QuantSpec())
+    with pytest.warns(UserWarning, match="3 weights stay in float: scaled, deconv, attention"):
+        prepare(model, QuantSpec())
     left = unquantized_layers(model)
     assert list(left) == ["scaled", "deconv", "attention"]
-    assert "Scaled is neither" in left["scaled"]
+    assert "Scaled does not compute as" in left["scaled"]
     assert "another width" in left["attention"]
     assert list(quantized_layers(model)) == ["linear"]
 

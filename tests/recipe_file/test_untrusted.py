@@ -100,11 +100,11 @@ BOMB = "a0: &a0 [x]\n" + "".join(
     ],
     ids=lambda value: value[:12] if isinstance(value, str) else None,
 )
-def test_a_bomb_is_refused_within_three_seconds(folder, text, words):
-    began = time.perf_counter()
+def test_a_bomb_is_refused_within_three_seconds_of_cpu(folder, text, words):
+    began = time.process_time()
     with pytest.raises(RecipeError, match=words):
         folder.load(text)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_github_annotations_escape_what_the_format_reserves():
 
 
 def test_json_carries_every_field():
-    (row,) = json.loads(format_json([FAULT]))["faults"]
+    (row,) = json.loads(format_json([FAULT]))["diagnostics"]
     assert (row["code"], row["level"], row["position"]["line"]) == ("R104", "error", 2)
 
 

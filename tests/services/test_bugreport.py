@@ -13,9 +13,11 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import make_url
 
+from lsqctl.bundled import bundled
 from lsqctl.run import EndReason, RunState, WorkerIdentity
 from lsqctl.services import bugreport, doctor_machine
 from lsqctl.store import open_store
+from lsqctl.store.migrate import shipped_revisions
 from lsqctl.worker.messages import log_path
 from tests.made_up import fill
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
@@ -58,14 +60,16 @@ def failed_run(url: str, home: Path) -> str:
     """Put a run into the store that failed, told secrets everywhere, and left a log."""
     identity = WorkerIdentity("w1", "w1", "workstation9", 1, 2.5, "boot", 1, "cpu")
     recipe = RECIPE | {"notes": f"the token is token={CANARY}", "weights": "/home/bob/x.pth"}
-    wanted = replace(new("a"), recipe=recipe, snapshot={"host": "otherhost", "data_dir": "/d"})
+    wanted = replace(new("a"), recipe=recipe, provenance={"host": "otherhost", "data_dir": "/d"})
     with open_store(url) as store:
-        store.register_worker(identity)
-        (one,) = store.enqueue([wanted])
-        store.annotate(one.run.id, f"hf_{CANARY}")
+        store.workers.register(identity)
+        (one,) = store.queue.enqueue([wanted])
+        store.runs.set_note(one.run.id, f"hf_{CANARY}")
         claim = take(store)
-        store.log_event(claim.lease, f"went on with sk-{CANARY}")
-        store.fail(claim.lease, EndReason.CODE, f"cannot open s3://k:{CANARY}@h/x on otherhost")
+        store.queue.log_event(claim.lease, f"went on with sk-{CANARY}")
+        store.queue.fail(
+            claim.lease, EndReason.CODE, f"cannot open s3://k:{CANARY}@h/x on otherhost"
+        )
         path = log_path(home / "runs" / one.run.id, 1)
         path.parent.mkdir(parents=True)
         lines = [f"line {number}" for number in range(500)]
@@ -158,7 +162,7 @@ def test_a_log_is_cut_where_a_line_begins_and_one_that_is_elsewhere_is_said_to_b
 def test_the_state_of_the_queue_is_in_it(report, here):
     fill(here.folder)
     queue = json.loads(report()["queue.json"])
-    assert queue["schema"] == "0003"
+    assert queue["schema"] == shipped_revisions(bundled("db"))[-1]
     counts = {state: count for state, count in queue["runs"].items() if count}
     assert counts == {"succeeded": 12, "failed": 1}
     assert len(queue["runs"]) == len(RunState)

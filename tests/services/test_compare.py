@@ -16,7 +16,7 @@ from tests.store.samples import evaluation, identity, new, result, submit, take
 @pytest.fixture
 def store(tmp_path):
     with open_store(f"sqlite:///{tmp_path / 'lsqctl.db'}") as opened:
-        opened.register_worker(identity("w1"))
+        opened.workers.register(identity("w1"))
         yield opened
 
 
@@ -24,13 +24,13 @@ def done(store, name, right, *, seed=0, **options):
     """Submit a run and finish it with so many of 10 images right; return its id."""
     (run_id,) = submit(store, new(name, seed=seed, **options))
     hits = ((1 << right) - 1 << (16 - right)).to_bytes(2, "big")
-    store.finish(take(store).lease, result(evaluation(n_correct=right, hits=hits)))
+    store.queue.finish(take(store).lease, result(evaluation(n_correct=right, hits=hits)))
     return run_id
 
 
 def failed(store, name, seed):
     submit(store, new(name, seed=seed))
-    store.fail(take(store).lease, EndReason.DIVERGED, "nan")
+    store.queue.fail(take(store).lease, EndReason.DIVERGED, "nan")
 
 
 def test_a_name_stands_for_all_seeds_and_its_failed_runs_are_said(store):
@@ -47,7 +47,7 @@ def test_a_seed_that_was_run_again_counts_by_its_newest_run(store):
     done(store, "a", 2)
     submit(store, replace(new("a"), run_sha256="again"))
     hits = b"\xff\x80"
-    store.finish(take(store).lease, result(evaluation(n_correct=9, hits=hits)))
+    store.queue.finish(take(store).lease, result(evaluation(n_correct=9, hits=hits)))
     done(store, "b", 9)
     assert compare(store, "a", "b").difference == 0
 
@@ -55,7 +55,7 @@ def test_a_seed_that_was_run_again_counts_by_its_newest_run(store):
 def test_another_recipe_of_the_same_name_is_left_out_and_said(store):
     done(store, "a", 2)
     submit(store, replace(new("a", seed=1), recipe_sha256="other"))
-    store.finish(take(store).lease, result(evaluation(n_correct=9, hits=b"\xff\x80")))
+    store.queue.finish(take(store).lease, result(evaluation(n_correct=9, hits=b"\xff\x80")))
     done(store, "b", 9, seed=1)
     found = compare(store, "a", "b")
     assert (found.first.seeds, found.difference) == ((1,), 0)

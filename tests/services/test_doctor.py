@@ -62,15 +62,16 @@ def test_a_finding_without_a_fix_cannot_be_made():
 def test_queued_runs_without_a_worker(home, store):
     submit(store, new("a"))
     assert found(home, "1 run queued, and no worker").fix.startswith("lsqctl worker")
-    store.register_worker(identity("w1"))
+    store.workers.register(identity("w1"))
     assert "1 workers at work, 1 slots" in {one.message for one in findings(home)}
 
 
 def test_a_lost_worker_and_what_it_had(home, store):
-    store.register_worker(identity("w1"))
+    store.workers.register(identity("w1"))
     submit(store, new("a"))
     take(store)
-    sql(store, "UPDATE workers SET seen_at = strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')")
+    before = "strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')"
+    sql(store, f"UPDATE workers SET last_heartbeat_at = {before}")
     one = found(home, "is lost")
     assert one.level == "warning"
     assert ", with 1 run" in one.message
@@ -79,15 +80,15 @@ def test_a_lost_worker_and_what_it_had(home, store):
 
 def test_a_run_that_reserves_more_gpus_than_any_worker_has(home, store):
     (run,) = submit(store, new("a", gpus=4))
-    store.register_worker(WorkerIdentity("g", "g", "h", 1, 1.0, "", 2, "cuda"))
+    store.workers.register(WorkerIdentity("g", "g", "h", 1, 1.0, "", 2, "cuda"))
     assert f"lsqctl runs cancel {run}" in found(home, f"run {run} reserves 4 GPUs").fix
-    store.register_worker(WorkerIdentity("h", "h", "h", 1, 1.0, "", 4, "cuda"))
+    store.workers.register(WorkerIdentity("h", "h", "h", 1, 1.0, "", 4, "cuda"))
     assert not [one for one in findings(home) if "reserves 4" in one.message]
 
 
 def test_held_runs(home, store):
     (run,) = submit(store, new("a"))
-    store.hold(run)
+    store.runs.hold(run)
     assert found(home, "1 run held").fix == f"lsqctl runs release {run}"
     assert not [one for one in findings(home) if "no worker" in one.message]
 
@@ -99,17 +100,17 @@ def test_a_run_that_waits_too_long(home, store):
 
 
 def test_failed_runs(home, store):
-    store.register_worker(identity("w1"))
+    store.workers.register(identity("w1"))
     submit(store, new("a"))
-    store.fail(take(store).lease, EndReason.OOM, "")
+    store.queue.fail(take(store).lease, EndReason.OOM, "")
     assert "lsqctl runs ls --state failed" in {one.fix for one in findings(home)}
 
 
 def test_checkpoints_whose_files_are_gone_and_leftovers_that_may_go(home, store):
-    store.register_worker(identity("w1"))
+    store.workers.register(identity("w1"))
     (run,) = submit(store, new("a"))
     claim = take(store)
-    store.record_checkpoint(claim.lease, checkpoint(10))
+    store.checkpoints.record(claim.lease, checkpoint(10))
     folder = home / "runs" / run
     (folder / "ckpt.tmp.00ff").mkdir(parents=True)
     assert "runs rm" in found(home, f"1 checkpoint of 1 run without files ({run})").fix

@@ -37,11 +37,11 @@ def url_of(database: Path | str) -> str:
 def finished(database: Path | str, name: str, seed: int = 0) -> None:
     """Put one finished run into a database."""
     with open_store(url_of(database)) as store:
-        store.register_worker(WorkerIdentity("w1", "w1", "host", 1, 1.0, "", 1, "cpu"))
-        store.enqueue([NewRun(name, RECIPE, name, f"{name}:{seed}", seed, {}, epochs=1)])
-        claim = store.claim("w1")
+        store.workers.register(WorkerIdentity("w1", "w1", "host", 1, 1.0, "", 1, "cpu"))
+        store.queue.enqueue([NewRun(name, RECIPE, name, f"{name}:{seed}", seed, {}, epochs=1)])
+        claim = store.queue.claim("w1")
         assert claim is not None
-        store.finish(claim.lease, result(evaluation()))
+        store.queue.finish(claim.lease, result(evaluation()))
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_nothing_of_the_database_changes_while_it_is_served(database):
 
 def test_a_read_only_store_refuses_to_write(database):
     with open_store(f"sqlite:///{database}", read_only=True) as store, pytest.raises(StoreError):
-        store.enqueue([NewRun("x", RECIPE, "x", "x:0", 0, {}, epochs=1)])
+        store.queue.enqueue([NewRun("x", RECIPE, "x", "x:0", 0, {}, epochs=1)])
     with pytest.raises(StoreError):
         open_store(f"sqlite:///{database.parent / 'absent.db'}", read_only=True)
     assert not (database.parent / "absent.db").exists()
@@ -210,7 +210,7 @@ def test_postgresql_is_served_live_and_read_only(postgresql_url, monkeypatch):  
         finished(postgresql_url, "digits/second")
         assert "digits/second" in get(server)[2]
     with open_store(postgresql_url, read_only=True) as store, pytest.raises(StoreError):
-        store.enqueue([NewRun("x", RECIPE, "x", "x:0", 0, {}, epochs=1)])
+        store.queue.enqueue([NewRun("x", RECIPE, "x", "x:0", 0, {}, epochs=1)])
 
 
 def test_a_database_that_fails_is_said_in_one_line(database, monkeypatch):

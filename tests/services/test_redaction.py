@@ -134,6 +134,6 @@ def test_what_is_known_never_passes_whatever_is_around_it(around, word):
     ["token", "a", "aB1", "://a:", "://a", "password=", '"', "/home/", "key ", "-----BEGIN "],
 )
 def test_a_line_of_a_quarter_megabyte_takes_no_minute(piece):
-    began = time.monotonic()
+    began = time.process_time()
     REDACTOR.redact_text(piece * (256 * 1024 // len(piece)))
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20

@@ -79,7 +79,7 @@ def test_a_parent_with_other_seeds_only_is_an_error_that_says_what_to_do(here):
 def test_a_parent_that_ran_already_is_reused(here, store):
     submit(plan_submit(["base.yaml"], settings=here, store=store), store)
     enqueued = submit(plan_submit(["child.yaml"], settings=here, store=store), store)
-    assert len(store.by_name("base")) == 1
+    assert len(store.runs.list(name="base")) == 1
     assert [one.outcome for one in enqueued] == [EnqueueOutcome.WAITING]
 
 
@@ -93,7 +93,7 @@ def test_a_parent_whose_recipe_is_gone_is_found_by_its_runs(here, store):
     submit(plan_submit(["base.yaml"], settings=here, store=store), store)
     Path("base.yaml").unlink()
     (child,) = planned(here, "child.yaml", store=store)
-    assert child.parents["model.weights"] == store.by_name("base")[0].run_sha256
+    assert child.parents["model.weights"] == store.runs.list(name="base")[0].run_sha256
 
 
 def test_what_the_parent_was_is_part_of_what_the_child_is(here):
@@ -119,7 +119,7 @@ def test_a_weights_file_counts_by_its_bytes_not_by_its_path(here):
     for folder in ("a", "b"):
         Path("w.yaml").write_text(BASE.replace("resnet8", f"resnet8, weights: {folder}/w.pth"))
         runs += planned(here, "w.yaml")
-    assert runs[0].snapshot["inputs"]["model.weights"]["sha256"] == digest
+    assert runs[0].provenance["inputs"]["model.weights"]["sha256"] == digest
     assert runs[0].recipe_sha256 == runs[1].recipe_sha256
     save_resnet8(Path("b/w.pth"), seed=1)
     assert planned(here, "w.yaml")[0].recipe_sha256 != runs[0].recipe_sha256
@@ -131,7 +131,7 @@ def test_a_weights_file_is_found_beside_the_recipe_and_in_the_data_folder(here):
         planned(here, "w.yaml")
     (here.data_dir / "some").mkdir(parents=True)
     save_resnet8(here.data_dir / "some" / "w.pth")
-    assert planned(here, "w.yaml")[0].snapshot["inputs"]["model.weights"]["path"] == str(
+    assert planned(here, "w.yaml")[0].provenance["inputs"]["model.weights"]["path"] == str(
         here.data_dir / "some" / "w.pth"
     )
 
@@ -204,15 +204,15 @@ def test_a_limit_of_failures_needs_a_sweep_and_a_hold_holds_the_parents_too(here
         )
     options = SubmitOptions(held=True, max_failures=2, seeds=(0, 1))
     submit(plan_submit(["child.yaml"], settings=here, store=store, options=options), store)
-    assert [run.held for run in store.runs()] == [True, True, True]
-    assert [one.max_failures for one in store.sweep_summaries()] == [2]
+    assert [run.held for run in store.runs.list()] == [True, True, True]
+    assert [one.max_failures for one in store.sweeps.summaries()] == [2]
     submit(
         plan_submit(
             ["child.yaml"], settings=here, store=store, options=SubmitOptions(seeds=(0, 1))
         ),
         store,
     )
-    assert [one.max_failures for one in store.sweep_summaries()] == [2]
+    assert [one.max_failures for one in store.sweeps.summaries()] == [2]
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "rerun", "error"])
@@ -227,22 +227,24 @@ def test_a_sweep_with_seeds_and_a_failed_cell_is_submitted_again_as_asked(here, 
 
     first = again("skip")
     assert len(first) == 5  # two cells of two seeds, and the parent's one seed
-    store.cancel(first[-1].run.id)
-    before = store.runs(), store.sweep_cells("s")
+    store.runs.cancel(first[-1].run.id)
+    before = store.runs.list(), store.sweeps.cells("s")
     if if_exists == "error":
         with pytest.raises(UsageError, match=r"exists already as run \w{8}"):
             again("error")
-        assert (store.runs(), store.sweep_cells("s")) == before
+        assert (store.runs.list(), store.sweeps.cells("s")) == before
         return
     outcomes = [one.outcome for one in again(if_exists)]
-    cells = {one.run.id for one in store.sweep_cells("s")}
+    cells = {one.run.id for one in store.sweeps.cells("s")}
     if if_exists == "skip":
         assert outcomes == [EnqueueOutcome.EXISTS] * 3 + [EnqueueOutcome.RETRIED]
-        assert len(store.runs()) == 5
+        assert len(store.runs.list()) == 5
     else:
         assert outcomes == [EnqueueOutcome.WAITING] * 4
-        assert cells == {run.id for run in store.runs(limit=4)}, "cells point to the newest runs"
-        assert len(store.by_name("base")) == 1, "the parent was not asked for"
+        assert cells == {run.id for run in store.runs.list(limit=4)}, (
+            "cells point to the newest runs"
+        )
+        assert len(store.runs.list(name="base")) == 1, "the parent was not asked for"
 
 
 @pytest.mark.parametrize("if_exists", ["skip", "rerun", "error"])
@@ -253,8 +255,8 @@ def test_a_run_that_two_sweeps_of_one_submission_share_is_one_run_and_a_cell_of_
         Path(f"{name}.yaml").write_text(BASE + f"sweep: {{grid: {{train.lr: {rates}}}}}\n")
     found = plan_submit(["s.yaml", "t.yaml"], settings=here, store=store)
     submit(found, store, if_exists=if_exists)
-    assert len(store.runs()) == 3
-    s, t = ({one.run.id for one in store.sweep_cells(name)} for name in "st")
+    assert len(store.runs.list()) == 3
+    s, t = ({one.run.id for one in store.sweeps.cells(name)} for name in "st")
     assert (len(s), len(t), len(s & t)) == (2, 2, 1)
 
 
@@ -266,7 +268,7 @@ def test_one_bad_recipe_among_several_queues_none(here, store):
             plan_submit(["base.yaml", "bad.yaml", "worse.yaml"], settings=here, store=store), store
         )
     assert {fault.file for fault in caught.value.diagnostics} == {"bad.yaml", "worse.yaml"}
-    assert store.runs() == []
+    assert store.runs.list() == []
 
 
 def test_an_unknown_parent_is_not_found(here):
@@ -281,7 +283,7 @@ def test_the_stored_recipe_is_complete_and_the_snapshot_holds_no_secret(here, mo
     (run,) = planned(here, "base.yaml")
     assert run.recipe["quant"]["first_weight_bits"] == 32
     assert run.recipe["train"]["momentum"] == 0.9
-    assert run.snapshot["code_sha256"]
+    assert run.provenance["code_sha256"]
     assert "canary" not in str(run)
 
 

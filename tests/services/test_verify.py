@@ -57,7 +57,7 @@ def _one_thread():
 
 
 def succeeded(store):
-    (run,) = store.runs(states=[RunState.SUCCEEDED])
+    (run,) = store.runs.list(states=[RunState.SUCCEEDED])
     return run
 
 
@@ -67,7 +67,7 @@ def verify(here, **options):
 
 
 def shown(here):
-    (row,) = [row for row in here[1].board_rows() if row.state is RunState.SUCCEEDED]
+    (row,) = [row for row in here[1].results.board_rows() if row.state is RunState.SUCCEEDED]
     return row.verified
 
 
@@ -135,7 +135,7 @@ def test_other_counts_are_refused_with_what_was_expected_and_found(here, change,
     store = here[1]
     (row,) = [
         one
-        for one in store.result(succeeded(store).id)
+        for one in store.results.evaluations(succeeded(store).id)
         if (one.variant, one.selection) == ("raw", "last")
     ]
     store._database.write(lambda db: db.execute(update(results).values(**change(row))))
@@ -150,7 +150,7 @@ def test_other_data_and_a_missing_gpu_mark_nothing(here):
     verify(here)
     if not torch.cuda.is_available():
         gpu = json.dumps({"device": "cuda", "threads": 1})
-        store._database.write(lambda db: db.execute(update(attempts).values(circumstances=gpu)))
+        store._database.write(lambda db: db.execute(update(attempts).values(environment=gpu)))
         assert {(one.verified, one.measured) for one in verify(here)} == {(None, None)}
         assert all(one.verified for one in verify(here, device="cpu", threads=1))
     store._database.write(lambda db: db.execute(update(results).values(data_digest="other")))
@@ -178,7 +178,7 @@ def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on
         settings = Settings(home, f"sqlite:///{home / 'lsqctl.db'}", home / "data")
         with open_store(settings.db_url) as store:
             parent = succeeded(store)
-            old = store.evaluations(parent.id)[0].checkpoint
+            old = store.results.evaluations(parent.id)[0].checkpoint
         assert not Path(old).exists()
         assert not load_model(parent.id, settings=settings).training
         done = elsewhere("verify", parent.id)
@@ -194,18 +194,18 @@ def test_the_rows_of_a_run_that_was_moved_name_its_folder_of_today(here):
     from tests.store.samples import checkpoint, identity, new, submit, take, zombie
 
     store = here[1]
-    store.register_worker(identity("w1"))
+    store.workers.register(identity("w1"))
     submit(store, new("a", priority=9))
     lease = take(store).lease
     for step in (1, 2):
-        store.record_checkpoint(lease, checkpoint(step))
+        store.checkpoints.record(lease, checkpoint(step))
     moved = replace(checkpoint(2), directory=Path("/elsewhere/ckpt-2"), sha256="later")
-    store.record_checkpoint(lease, moved)
-    store.repoint(lease, Path("/runs"))
-    rows = store.checkpoints(lease.run_id)
+    store.checkpoints.record(lease, moved)
+    store.checkpoints.relocate(lease, Path("/runs"))
+    rows = store.checkpoints.list(lease.run_id)
     assert {(row.directory, row.step) for row in rows} == {("/runs/ckpt-1", 1), ("/runs/ckpt-2", 2)}
     with pytest.raises(Exception, match="lost its lease"):
-        store.repoint(zombie(lease), Path("/x"))
+        store.checkpoints.relocate(zombie(lease), Path("/x"))
 
 
 def test_the_command_line_marks_the_board_and_exits_with_1_on_damage(trained, tmp_path):

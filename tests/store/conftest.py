@@ -86,5 +86,5 @@ def clock() -> Clock:
 def store(url: str, clock: Clock) -> Iterator[Store]:
     """A store with one registered worker, `w1`, and a clock that stands still."""
     with open_store(url, lease_seconds=LEASE, clock=clock) as opened:
-        opened.register_worker(identity("w1"))
+        opened.workers.register(identity("w1"))
         yield opened

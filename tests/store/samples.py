@@ -40,7 +40,7 @@ def new(name: str, *, seed: int = 0, **options: Any) -> NewRun:
         recipe_sha256=name,
         run_sha256=f"{name}:{seed}",
         seed=seed,
-        snapshot={"code_commit": "abc", "code_dirty": False},
+        provenance={"code_commit": "abc", "code_dirty": False},
         parents=parents,
         **options,
     )
@@ -51,11 +51,11 @@ def identity(worker_id: str) -> WorkerIdentity:
 
 
 def submit(store: Store, *wanted: NewRun) -> list[str]:
-    return [each.run.id for each in store.enqueue(wanted)]
+    return [each.run.id for each in store.queue.enqueue(wanted)]
 
 
 def take(store: Store) -> Claim:
-    claim = store.claim("w1")
+    claim = store.queue.claim("w1")
     assert claim is not None
     return claim
 

@@ -43,33 +43,33 @@ def tell(store: Store, story: list[tuple[EndReason, bool]], last: EndReason | No
     for reason, saves in [*story, (last, True)]:
         no_back_off(store)
         lease = take(store).lease
-        store.resume_at(lease, saved)
+        store.metrics.resume_at(lease, saved)
         step = (saved or 0) + 3
-        store.log_metrics(lease, [Metric("loss", "train", step - 1, 0.5)])
+        store.metrics.log(lease, [Metric("loss", "train", step - 1, 0.5)])
         if saves:
-            store.record_checkpoint(lease, checkpoint(step), [Metric("top1", "test", step, 9.0)])
+            store.checkpoints.record(lease, checkpoint(step), [Metric("top1", "test", step, 9.0)])
             saved = step
-        store.log_metrics(lease, [Metric("loss", "train", step + 1, 0.5)])
+        store.metrics.log(lease, [Metric("loss", "train", step + 1, 0.5)])
         if reason is EndReason.WORKER_LOST:
             lapse(store, run_id)
-            assert store.reap(is_dead=lambda _: True)
+            assert store.queue.reap(is_dead=lambda _: True)
         elif reason is EndReason.PREEMPTED:
-            store.release(lease)
+            store.queue.release(lease)
         elif reason is EndReason.COMPLETED:
-            store.finish(lease, result())
+            store.queue.finish(lease, result())
         elif reason is not None:
-            store.fail(lease, reason, "why")
+            store.queue.fail(lease, reason, "why")
         if reason in (EndReason.WORKER_LOST, EndReason.INFRA) and not saves:
-            failed = store.detail(run_id).run.state is RunState.FAILED
+            failed = store.runs.detail(run_id).run.state is RunState.FAILED
             if failed:
-                store.retry(run_id)
+                store.runs.retry(run_id)
     return run_id
 
 
 def happened(story: list[tuple[EndReason, bool]], last: EndReason | None) -> History:
     home = Path(tempfile.mkdtemp(prefix="lsqctl-history-"))
     with open_store(f"sqlite:///{home / 'home' / 'lsqctl.db'}") as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         tell(store, story, last)
         (found,) = store._database.read(lambda db: list(load_histories(db)))
     shutil.rmtree(home)
@@ -115,7 +115,7 @@ def of_another_state(history: History, draw: Any) -> History:
 
 def without_an_attempt(history: History, draw: Any) -> History:
     place = draw(st.integers(0, len(history.attempts) - 1))
-    return replace(history, tries=[e for i, e in enumerate(history.attempts) if i != place])
+    return replace(history, attempts=[e for i, e in enumerate(history.attempts) if i != place])
 
 
 def with_another_end(history: History, draw: Any) -> History:
@@ -124,13 +124,13 @@ def with_another_end(history: History, draw: Any) -> History:
     one = kept[place]
     ended = not one.finished
     kept[place] = replace(one, finished=ended, reason=EndReason.INFRA if ended else None)
-    return replace(history, tries=kept)
+    return replace(history, attempts=kept)
 
 
 def written_by_nobody(history: History, draw: Any) -> History:
     step = draw(st.integers(0, 9))
     return replace(
-        history, written=[*history.measurements, MeasurementSpan("metrics", "f" * 32, step)]
+        history, measurements=[*history.measurements, MeasurementSpan("metrics", "f" * 32, step)]
     )
 
 
@@ -173,8 +173,8 @@ def test_what_an_attempt_left_beyond_its_successors_start_is_found():
     first, later = history.attempts[0], history.attempts[-1]
     assert later.resumed_step == 3
     for kind in ("metrics", "checkpoints"):
-        good = replace(history, written=[MeasurementSpan(kind, first.fence, 3)])
-        bad = replace(history, written=[MeasurementSpan(kind, first.fence, 4)])
+        good = replace(history, measurements=[MeasurementSpan(kind, first.fence, 3)])
+        bad = replace(history, measurements=[MeasurementSpan(kind, first.fence, 4)])
         assert list(violations(good)) == []
         assert f"{kind} of attempt 1 reach step 4" in " ".join(violations(bad))
 
@@ -191,13 +191,13 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_db_check_reads_the_history_of_every_run(store: Store, damage: str) -> None:
     run_id = tell(store, [(EndReason.WORKER_LOST, True)], EndReason.COMPLETED)
-    assert store.check() == []
+    assert store.maintenance.check() == []
     store._database.write(lambda db: db.execute(DAMAGE[damage]))
-    assert any(run_id in sentence for sentence in store.check())
+    assert any(run_id in sentence for sentence in store.maintenance.check())
 
 
 def test_db_check_finds_a_run_that_began_before_its_parent(store: Store) -> None:
     _, child = submit(store, new("p"), new("c", parents=["p"]))
     change = runs.update().where(runs.c.id == child).values(state=RunState.QUEUED)
     store._database.write(lambda db: db.execute(change))
-    assert any(child in one and "a parent of it" in one for one in store.check())
+    assert any(child in one and "a parent of it" in one for one in store.maintenance.check())

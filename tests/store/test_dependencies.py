@@ -15,18 +15,18 @@ from tests.store.samples import (
 
 
 def state(store: Store, run_id: str) -> RunState:
-    return store.detail(run_id).run.state
+    return store.runs.detail(run_id).run.state
 
 
 def test_a_child_waits_until_all_its_parents_have_succeeded(store: Store) -> None:
     ids = submit(store, new("p"), new("q"), new("child", parents=["p", "q"]))
     first, second = take(store), take(store)
-    assert store.claim("w1") is None
-    store.finish(first.lease, result())
+    assert store.queue.claim("w1") is None
+    store.queue.finish(first.lease, result())
     assert state(store, ids[2]) is RunState.WAITING
-    store.finish(second.lease, result())
+    store.queue.finish(second.lease, result())
     assert state(store, ids[2]) is RunState.QUEUED
-    (late,) = store.enqueue([new("late", parents=["p", "q"])])
+    (late,) = store.queue.enqueue([new("late", parents=["p", "q"])])
     assert late.outcome is EnqueueOutcome.QUEUED
 
 
@@ -37,34 +37,34 @@ def test_children_fail_with_their_parent_and_wait_again_with_its_retry(
     chain = [new("p"), new("child", parents=["p"]), new("grandchild", parents=["child"])]
     parent, child, grandchild = submit(store, *chain)
     if ends == "fail":
-        store.fail(take(store).lease, EndReason.DIVERGED, "NaN")
+        store.queue.fail(take(store).lease, EndReason.DIVERGED, "NaN")
     else:
-        store.cancel(parent)
+        store.runs.cancel(parent)
     for run_id, cause in ((child, parent), (grandchild, child)):
-        run = store.detail(run_id).run
+        run = store.runs.detail(run_id).run
         assert (run.state, run.reason) == (RunState.FAILED, EndReason.PARENT)
         assert cause in run.message
-    assert store.retry(parent) is RunState.QUEUED
+    assert store.runs.retry(parent) is RunState.QUEUED
     assert state(store, child) is RunState.WAITING
     assert state(store, grandchild) is RunState.WAITING
-    assert store.check() == []
+    assert store.maintenance.check() == []
 
 
 def test_putting_a_child_back_puts_its_dead_parents_back_too(store: Store) -> None:
     ids = submit(store, new("p"), new("q"), new("child", parents=["p", "q"]))
-    store.cancel(ids[0])
-    store.cancel(ids[1])
-    assert store.retry(ids[0]) is RunState.QUEUED
+    store.runs.cancel(ids[0])
+    store.runs.cancel(ids[1])
+    assert store.runs.retry(ids[0]) is RunState.QUEUED
     assert state(store, ids[2]) is RunState.FAILED  # q is still dead
-    assert store.retry(ids[2]) is RunState.WAITING
+    assert store.runs.retry(ids[2]) is RunState.WAITING
     assert state(store, ids[1]) is RunState.QUEUED
-    (other,) = store.enqueue([new("other", parents=["p"])])
+    (other,) = store.queue.enqueue([new("other", parents=["p"])])
     assert other.outcome is EnqueueOutcome.WAITING
 
 
 def test_submitting_a_child_of_a_dead_parent_puts_the_parent_back(store: Store) -> None:
     (parent,) = submit(store, new("p"))
-    store.cancel(parent)
-    (child,) = store.enqueue([new("child", parents=["p"])])
+    store.runs.cancel(parent)
+    (child,) = store.queue.enqueue([new("child", parents=["p"])])
     assert child.outcome is EnqueueOutcome.WAITING
     assert state(store, parent) is RunState.QUEUED

@@ -66,13 +66,15 @@ def test_the_database_and_python_agree_on_every_filter(stored: Store, tree: Node
         row = {name: getattr(run, name) for name in COLUMNS} | {"note": run.note or None}
         return holds(tree, row.__getitem__)
 
-    everything = stored.runs()
-    assert [run.id for run in stored.runs(where=tree)] == [r.id for r in everything if passes(r)]
+    everything = stored.runs.list()
+    assert [run.id for run in stored.runs.list(where=tree)] == [
+        r.id for r in everything if passes(r)
+    ]
 
 
 def test_a_backslash_in_a_pattern_is_a_letter_like_any_other(stored: Store) -> None:
     def notes(where: str) -> list[str]:
-        return [run.note for run in stored.runs(where=parse(where, OF_RUNS))]
+        return [run.note for run in stored.runs.list(where=parse(where, OF_RUNS))]
 
     assert notes("note like '%\\'") == ["ä_\\"]
     assert notes("note like '%\\%' and note != null") == ["ä_\\"]
@@ -105,13 +107,15 @@ VALUE = {"number": "1", "text": "'x'", "bool": "true", "time": "'2026-01-01'"}
 
 def test_every_column_can_be_compared_on_a_real_database(store: Store) -> None:
     submit(store, new("a"), new("b"))
-    store.finish(take(store).lease, result())
+    store.queue.finish(take(store).lease, result())
     for name, kind in OF_RUNS.items():
         tree = parse(f"{name} = {VALUE[kind]} or {name} = null", OF_RUNS)
-        assert len(store.runs(where=tree)) <= 2
+        assert len(store.runs.list(where=tree)) <= 2
     for name, kind in OF_RESULTS.items():
         tree = parse(f"{name} = {VALUE[kind]} or {name} = null", OF_RESULTS)
-        assert len(store.board_rows(tree)) <= 1
-    (found,) = store.board_rows(parse("w_bits = 4 and gbops >= 0 and model = 'a'", OF_RESULTS))
+        assert len(store.results.board_rows(tree)) <= 1
+    (found,) = store.results.board_rows(
+        parse("w_bits = 4 and gbops >= 0 and model = 'a'", OF_RESULTS)
+    )
     assert found.name == "a"
-    assert store.board_rows(parse("w_bits != 4", OF_RESULTS)) == []
+    assert store.results.board_rows(parse("w_bits != 4", OF_RESULTS)) == []

@@ -30,16 +30,16 @@ from lsqctl.store import open_store
 from tests.store.samples import identity, result
 url, name = sys.argv[1:]
 store = open_store(url, lease_seconds=60)
-store.register_worker(identity(name))
+store.workers.register(identity(name))
 print("ready", flush=True)
 sys.stdin.read()
-while (claim := store.claim(name)) or store.unfinished():
+while (claim := store.queue.claim(name)) or any(store.queue.remaining()):
     if claim is None:
         time.sleep(0.05)
     else:
         print(claim.run.id, flush=True)
-        store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
-        store.finish(claim.lease, result())
+        store.metrics.log(claim.lease, [Metric("top1", "test", 1, 1.0)])
+        store.queue.finish(claim.lease, result())
 store.close()
 """
 
@@ -81,10 +81,10 @@ def test_sixteen_processes_do_every_run_once_parents_before_children(url: str, c
         workers = [start(WORKER, url, f"worker{i}") for i in range(PROCESSES)]
         done = [run_id for output in outputs(workers, timeout=3000) for run_id in output]
         assert Counter(done) == Counter(ids)
-        assert store.counts()[RunState.SUCCEEDED] == count
-        assert sum(run.attempt for run in store.runs()) == count
-        assert all(len(store.metrics(run_id)) == 1 for run_id in ids[:20])
-        assert store.check() == []
+        assert store.runs.counts()[RunState.SUCCEEDED] == count
+        assert sum(run.attempt for run in store.runs.list()) == count
+        assert all(len(store.metrics.points(run_id)) == 1 for run_id in ids[:20])
+        assert store.maintenance.check() == []
 
 
 WRITER = """
@@ -94,17 +94,17 @@ from lsqctl.store import open_store
 from tests.store.samples import checkpoint, identity, result
 url, name = sys.argv[1:]
 store = open_store(url, lease_seconds=60)
-store.register_worker(identity(name))
+store.workers.register(identity(name))
 print("ready", flush=True)
 sys.stdin.read()
-claim = store.claim(name)
+claim = store.queue.claim(name)
 for step in range(1, 21):
     batch = [Metric(metric, "train", step, float(step)) for metric in ("a", "b", "c")]
     if step % 5:
-        store.log_metrics(claim.lease, batch)
+        store.metrics.log(claim.lease, batch)
     else:
-        store.record_checkpoint(claim.lease, checkpoint(step), batch)
-store.finish(claim.lease, result())
+        store.checkpoints.record(claim.lease, checkpoint(step), batch)
+store.queue.finish(claim.lease, result())
 store.close()
 """
 
@@ -119,18 +119,18 @@ def test_reads_are_whole_and_never_go_back_while_sixteen_processes_write(url: st
 
         def look() -> None:
             nonlocal succeeded, reads, between
-            counts = store.counts()
+            counts = store.runs.counts()
             assert sum(counts.values()) == len(ids)
             assert counts[RunState.SUCCEEDED] >= succeeded
             succeeded = counts[RunState.SUCCEEDED]
             between += counts[RunState.RUNNING] > 0
             run_id = ids[reads % PROCESSES]
-            points = Counter(metric.name for metric in store.metrics(run_id))
+            points = Counter(metric.name for metric in store.metrics.points(run_id))
             assert len(set(points.values())) <= 1, "half of a batch was seen"
             latest = max(points.values(), default=0)
             assert latest >= seen[run_id]
             seen[run_id] = latest
-            assert all(one.last_step >= latest for one in store.summaries(run_id))
+            assert all(one.last_step >= latest for one in store.metrics.summaries(run_id))
             reads += 1
 
         with ThreadPoolExecutor(1) as pool:
@@ -140,12 +140,13 @@ def test_reads_are_whole_and_never_go_back_while_sixteen_processes_write(url: st
             waiting.result()
         look()
         assert between > 3, "the reads came before or after the writing"
-        assert store.counts()[RunState.SUCCEEDED] == PROCESSES
-        assert store.counts()[RunState.QUEUED] == 4
+        assert store.runs.counts()[RunState.SUCCEEDED] == PROCESSES
+        assert store.runs.counts()[RunState.QUEUED] == 4
         assert all(
-            len(store.metrics(run.id)) == 60 for run in store.runs(states=[RunState.SUCCEEDED])
+            len(store.metrics.points(run.id)) == 60
+            for run in store.runs.list(states=[RunState.SUCCEEDED])
         )
-        assert store.check() == []
+        assert store.maintenance.check() == []
 
 
 def test_runs_that_others_hold_are_passed_over_and_come_at_the_next_poll(
@@ -153,7 +154,7 @@ def test_runs_that_others_hold_are_passed_over_and_come_at_the_next_poll(
 ) -> None:
     """SKIP LOCKED: a claim beside another one takes what is left; nothing stays unclaimed."""
     with open_store(postgresql_url) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         first, second, big = submit(store, new("a"), new("b"), new("big", gpus=2))
         lock = select(runs.c.id).with_for_update(key_share=True)
         with store._database.engine.begin() as other:
@@ -161,10 +162,10 @@ def test_runs_that_others_hold_are_passed_over_and_come_at_the_next_poll(
             assert take(store).run.id == second
         with store._database.engine.begin() as other:
             other.execute(lock.where(runs.c.state == RunState.QUEUED)).all()
-            assert store.claim("w1", gpus=2, free_gpus=2) is None
+            assert store.queue.claim("w1", gpus=2, free_gpus=2) is None
         assert take(store).run.id == first
-        assert store.claim("w1", gpus=2, free_gpus=1) is None, "it waits for room"
-        claim = store.claim("w1", gpus=2, free_gpus=2)
+        assert store.queue.claim("w1", gpus=2, free_gpus=1) is None, "it waits for room"
+        claim = store.queue.claim("w1", gpus=2, free_gpus=2)
         assert claim is not None
         assert claim.run.id == big
 
@@ -174,14 +175,14 @@ import sys
 from lsqctl.store import open_store
 from tests.store.samples import identity
 store = open_store(sys.argv[1])
-store.register_worker(identity(sys.argv[2]))
+store.workers.register(identity(sys.argv[2]))
 print("ready", flush=True)
 sys.stdin.read()
 while True:
-    claim = store.claim(sys.argv[2], gpus=2, free_gpus=2)
+    claim = store.queue.claim(sys.argv[2], gpus=2, free_gpus=2)
     if claim:
         print(claim.run.id, flush=True)
-    elif not store._anything_to_claim(2):
+    elif not store.queue._anything_to_claim(2):
         break
 store.close()
 """
@@ -201,14 +202,14 @@ from lsqctl.store import open_store
 from tests.store.samples import identity, new, submit, take
 print("ready", flush=True)
 store = open_store(sys.argv[1])
-store.register_worker(identity("w1"))
+store.workers.register(identity("w1"))
 submit(store, new("a"))
 lease = take(store).lease
 child = os.fork()
-store.log_event(lease, "child" if child == 0 else "parent")
+store.queue.log_event(lease, "child" if child == 0 else "parent")
 if child:
     assert os.waitpid(child, 0)[1] == 0
-    store.log_event(lease, "parent again")
+    store.queue.log_event(lease, "parent again")
 store.close()
 """
 
@@ -216,7 +217,7 @@ store.close()
 def test_a_forked_child_has_its_own_connections(url: str) -> None:
     outputs([start(FORK, url)])
     with open_store(url) as store:
-        events = store.events(store.resolve("a").id)
+        events = store.runs.events(store.runs.resolve("a").id)
         notes = [event.detail for event in events if event.kind == "note"]
     assert sorted(notes) == ["child", "parent", "parent again"]
     assert notes[-1] == "parent again"
@@ -226,7 +227,7 @@ def test_submitting_the_same_run_from_four_processes_adds_it_once(url: str) -> N
     script = (
         "import sys; from lsqctl.store import open_store; from tests.store.samples import new; "
         "s = open_store(sys.argv[1]); print('ready', flush=True); sys.stdin.read(); "
-        "print(*(e.outcome for e in s.enqueue([new('a'), new('b', parents=['a'])])))"
+        "print(*(e.outcome for e in s.queue.enqueue([new('a'), new('b', parents=['a'])])))"
     )
     open_store(url).close()
     found = Counter(map(tuple, outputs([start(script, url) for _ in range(4)])))
@@ -235,7 +236,7 @@ def test_submitting_the_same_run_from_four_processes_adds_it_once(url: str) -> N
 
 def test_a_store_survives_the_loss_of_its_postgresql_connections(postgresql_url: str) -> None:
     with open_store(postgresql_url) as store, open_store(postgresql_url) as other:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("a"))
         lease = take(store).lease
         kill = (
@@ -243,46 +244,46 @@ def test_a_store_survives_the_loss_of_its_postgresql_connections(postgresql_url:
             "WHERE pid <> pg_backend_pid() AND datname = current_database()"
         )
         other._database.read(lambda db: db.exec_driver_sql(kill).all())
-        assert not store.renew(lease).cancel_requested
+        assert not store.queue.renew(lease).cancel_requested
 
 
 def test_changes_to_several_runs_wait_for_each_other_and_work_goes_on(
     postgresql_url: str,
 ) -> None:
     with open_store(postgresql_url, busy_seconds=0.05) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("a"), new("b"), new("c"))
         a, b = take(store), take(store)
         structural: list[Callable[[], object]] = [
             lambda: submit(store, new("d")),
-            lambda: store.finish(a.lease, result()),
-            lambda: store.fail(a.lease, EndReason.CODE, ""),
-            lambda: store.release(a.lease),
-            lambda: store.cancel(a.run.id),
-            lambda: store.retry(a.run.id),
+            lambda: store.queue.finish(a.lease, result()),
+            lambda: store.queue.fail(a.lease, EndReason.CODE, ""),
+            lambda: store.queue.release(a.lease),
+            lambda: store.runs.cancel(a.run.id),
+            lambda: store.runs.retry(a.run.id),
         ]
         with store._database.engine.begin() as other:
             other.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": EXCLUSIVE_LOCK_KEY})
             for change in structural:
                 with pytest.raises(StoreError, match="lock timeout"):
                     change()
-            store.renew(b.lease)
-            store.log_metrics(b.lease, [Metric("top1", "test", 1, 1.0)])
+            store.queue.renew(b.lease)
+            store.metrics.log(b.lease, [Metric("top1", "test", 1, 1.0)])
             assert take(store).run.name == "c"
-        store.finish(a.lease, result())
+        store.queue.finish(a.lease, result())
 
 
 def test_parents_that_finish_at_once_leave_no_child_waiting(url: str) -> None:
     script = (
         "import sys; from lsqctl.store import open_store; "
         "from tests.store.samples import identity, result\n"
-        "s = open_store(sys.argv[1]); s.register_worker(identity(sys.argv[2]))\n"
-        "claims = [s.claim(sys.argv[2]) for _ in range(20)]; print('ready', flush=True)\n"
+        "s = open_store(sys.argv[1]); s.workers.register(identity(sys.argv[2]))\n"
+        "claims = [s.queue.claim(sys.argv[2]) for _ in range(20)]; print('ready', flush=True)\n"
         "sys.stdin.read()\n"
-        "[s.finish(c.lease, result()) for c in claims]"
+        "[s.queue.finish(c.lease, result()) for c in claims]"
     )
     with open_store(url) as store:
         parents = [new(f"p{i}") for i in range(40)]
         submit(store, *parents, *(new(f"c{i}", parents=[f"p{i}", f"p{i + 20}"]) for i in range(20)))
         outputs([start(script, url, name) for name in ("x", "y")])
-        assert store.counts()[RunState.QUEUED] == 20
+        assert store.runs.counts()[RunState.QUEUED] == 20

@@ -50,9 +50,9 @@ def test_every_float_comes_back_as_it_was(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
     written = [Metric("loss", "train", step, value) for step, value in enumerate(VALUES)]
-    store.log_metrics(claim.lease, written, Progress(6, 60, 1, 10))
-    assert comparable(store.metrics(claim.run.id)) == comparable(written)
-    run = store.detail(claim.run.id).run
+    store.metrics.log(claim.lease, written, Progress(6, 60, 1, 10))
+    assert comparable(store.metrics.points(claim.run.id)) == comparable(written)
+    run = store.runs.detail(claim.run.id).run
     assert (run.step, run.total_steps, run.epoch, run.epochs) == (6, 60, 1, 10)
 
 
@@ -63,19 +63,19 @@ def test_every_float_comes_back_as_it_was(store: Store) -> None:
 def test_summaries_agree_with_the_points_whatever_is_logged_replaced_or_cut_off(
     store: Store, batches: list[list[Metric]], cut: int
 ) -> None:
-    store.enqueue([new("a")], if_exists="rerun")
+    store.queue.enqueue([new("a")], if_exists="rerun")
     claim = take(store)
     expected: dict[tuple[str, str, int], Metric] = {}
     for batch in batches:
-        store.log_metrics(claim.lease, batch)
+        store.metrics.log(claim.lease, batch)
         expected |= {(m.name, m.split, m.step): m for m in batch}
     for kept in (20, cut):
         expected = {key: m for key, m in expected.items() if m.step <= kept}
         metrics = [expected[key] for key in sorted(expected)]
-        assert comparable(store.metrics(claim.run.id)) == comparable(metrics)
-        assert flat(store.summaries(claim.run.id)) == summary_of(metrics)
-        store.resume_at(claim.lease, None if cut == -1 else cut)
-    store.finish(claim.lease, result())
+        assert comparable(store.metrics.points(claim.run.id)) == comparable(metrics)
+        assert flat(store.metrics.summaries(claim.run.id)) == summary_of(metrics)
+        store.metrics.resume_at(claim.lease, None if cut == -1 else cut)
+    store.queue.finish(claim.lease, result())
 
 
 def test_resuming_deletes_what_lies_after_the_checkpoint_and_nothing_else(store: Store) -> None:
@@ -84,27 +84,27 @@ def test_resuming_deletes_what_lies_after_the_checkpoint_and_nothing_else(store:
     for lease in (claim.lease, other.lease):
         for step in (10, 20):
             metrics = [Metric("top1", "test", step, float(step))]
-            store.record_checkpoint(lease, checkpoint(step), metrics)
-        store.log_metrics(lease, [Metric("top1", "test", 25, 99.0)], Progress(25, 100, 2, 10))
-    store.resume_at(claim.lease, 10)
-    assert [m.step for m in store.metrics(claim.run.id)] == [10]
-    assert [c.step for c in store.checkpoints(claim.run.id)] == [10]
-    (summary,) = store.summaries(claim.run.id)
+            store.checkpoints.record(lease, checkpoint(step), metrics)
+        store.metrics.log(lease, [Metric("top1", "test", 25, 99.0)], Progress(25, 100, 2, 10))
+    store.metrics.resume_at(claim.lease, 10)
+    assert [m.step for m in store.metrics.points(claim.run.id)] == [10]
+    assert [c.step for c in store.checkpoints.list(claim.run.id)] == [10]
+    (summary,) = store.metrics.summaries(claim.run.id)
     assert (summary.last, summary.best) == (10.0, 10.0)
-    detail = store.detail(claim.run.id)
+    detail = store.runs.detail(claim.run.id)
     assert (detail.run.step, detail.attempts[-1].resumed_step) == (10, 10)
-    assert [m.step for m in store.metrics(other.run.id)] == [10, 20, 25]
-    store.resume_at(claim.lease, None)
-    assert store.metrics(claim.run.id) == []
-    assert store.detail(claim.run.id).run.top1 is None
+    assert [m.step for m in store.metrics.points(other.run.id)] == [10, 20, 25]
+    store.metrics.resume_at(claim.lease, None)
+    assert store.metrics.points(claim.run.id) == []
+    assert store.runs.detail(claim.run.id).run.top1 is None
 
 
 def test_metrics_are_chosen_by_name_and_split(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
     names = [("top1", "test"), ("loss", "test"), ("loss", "train")]
-    store.log_metrics(claim.lease, [Metric(*name, 1, 1.0) for name in names])
-    read = store.metrics
+    store.metrics.log(claim.lease, [Metric(*name, 1, 1.0) for name in names])
+    read = store.metrics.points
     assert len(read(claim.run.id, "loss")) == 2
     assert len(read(claim.run.id, split="test")) == 2
     assert [(m.name, m.split) for m in read(claim.run.id, "loss", "train")] == [names[2]]
@@ -114,36 +114,51 @@ def test_a_list_shows_the_latest_top1_of_the_evaluation_split(store: Store) -> N
     submit(store, new("a"))
     claim = take(store)
     for step, value in ((1, 50.0), (2, 40.0)):
-        store.log_metrics(claim.lease, [Metric("top1", "test", step, value)])
-    store.log_metrics(claim.lease, [Metric("top1", "train", 3, 99.0)])
-    assert store.runs()[0].top1 == 40.0
+        store.metrics.log(claim.lease, [Metric("top1", "test", step, value)])
+    store.metrics.log(claim.lease, [Metric("top1", "train", 3, 99.0)])
+    assert store.runs.list()[0].top1 == 40.0
     averaged = evaluation(variant="ema", n_correct=7)
-    store.finish(claim.lease, result(evaluation(headline=False, n_correct=4), averaged))
-    assert store.runs()[0].top1 == pytest.approx(70.0)  # the headline's, as on the board
+    store.queue.finish(claim.lease, result(evaluation(headline=False, n_correct=4), averaged))
+    assert store.runs.list()[0].top1 == pytest.approx(70.0)  # the headline's, as on the board
+
+
+@pytest.mark.parametrize(
+    ("value", "best"), [(10.0, (60.0, 3)), (70.0, (70.0, 2)), (float("nan"), (60.0, 3))]
+)
+def test_the_best_of_a_metric_is_found_again_when_its_point_is_replaced(
+    store: Store, value: float, best: tuple[float, int]
+) -> None:
+    submit(store, new("a"))
+    claim = take(store)
+    for step, first in ((1, 50.0), (2, 90.0), (3, 60.0)):
+        store.metrics.log(claim.lease, [Metric("top1", "test", step, first)])
+    store.metrics.log(claim.lease, [Metric("top1", "test", 2, value)])
+    (summary,) = store.metrics.summaries(claim.run.id)
+    assert (summary.best, summary.best_step) == best
+    assert (summary.last, summary.last_step) == (60.0, 3)
 
 
 def test_checkpoints_are_forgotten_when_swept_and_one_is_best(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
-    store.record_checkpoint(claim.lease, checkpoint(10, best=True))
-    store.record_checkpoint(claim.lease, checkpoint(20, best=True))
-    store.record_checkpoint(claim.lease, checkpoint(30), forget=[checkpoint(10).directory])
-    found = [(c.step, c.best, c.sha256) for c in store.checkpoints(claim.run.id)]
+    store.checkpoints.record(claim.lease, checkpoint(10, best=True))
+    store.checkpoints.record(claim.lease, checkpoint(20, best=True))
+    store.checkpoints.record(claim.lease, checkpoint(30), replaced=[checkpoint(10).directory])
+    found = [(c.step, c.best, c.sha256) for c in store.checkpoints.list(claim.run.id)]
     assert found == [(30, False, "sha-30"), (20, True, "sha-20")]
 
 
 def test_a_result_comes_back_as_it_was_and_its_headline_is_on_the_board(store: Store) -> None:
     submit(store, new("a"), new("b"), new("c"))
     claim, failed = take(store), take(store)
-    store.record_checkpoint(claim.lease, checkpoint(100))
+    store.checkpoints.record(claim.lease, checkpoint(100))
     evaluations = evaluation(selection="best", headline=False, n_correct=10), evaluation()
     whole = result(*evaluations)
-    store.finish(claim.lease, whole)
-    store.fail(failed.lease, EndReason.OOM, "too big")
-    assert store.full_result(claim.run.id) == whole
-    assert store.evaluations(claim.run.id) == list(evaluations)
-    assert store.hits(claim.run.id, "raw", "best") == evaluations[0].hits
-    good, bad = store.board_rows()
+    store.queue.finish(claim.lease, whole)
+    store.queue.fail(failed.lease, EndReason.OOM, "too big")
+    assert store.results.get(claim.run.id) == whole
+    assert store.results.evaluations(claim.run.id) == list(evaluations)
+    good, bad = store.results.board_rows()
     assert (good.name, good.n_correct, good.bops, good.act_bits) == ("a", 9, 10**13, 3)
     assert (good.checkpoint_sha256, good.code_commit, good.code_dirty) == ("sha-100", "abc", False)
     assert (bad.name, bad.state, bad.n_correct, bad.weight_bits) == ("b", RunState.FAILED, None, 4)
@@ -154,11 +169,11 @@ def test_a_result_comes_back_as_it_was_and_its_headline_is_on_the_board(store: S
 def test_a_run_is_scored_by_its_headline_with_its_hits(store: Store) -> None:
     submit(store, new("a"), new("b"))
     claim = take(store)
-    store.finish(
+    store.queue.finish(
         claim.lease, result(evaluation(selection="best", headline=False), evaluation(n_correct=8))
     )
-    ids = [run.id for run in store.runs()]
-    (scored,) = store.scored_runs([*ids, "unknown"])
+    ids = [run.id for run in store.runs.list()]
+    (scored,) = store.results.per_image_results([*ids, "unknown"])
     assert (scored.run_id, scored.name, scored.seed) == (claim.run.id, "a", 0)
     assert (scored.selection, scored.n_correct, scored.n_total) == ("last", 8, 10)
     assert (scored.hits, scored.data_digest, scored.cell) == (b"\xff\x40", "d", "")
@@ -167,15 +182,13 @@ def test_a_run_is_scored_by_its_headline_with_its_hits(store: Store) -> None:
 def test_a_result_is_marked_when_it_was_measured_again(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
-    store.finish(claim.lease, result())
-    assert store.board_rows()[0].verified is None
+    store.queue.finish(claim.lease, result())
+    assert store.results.board_rows()[0].verified is None
     for verified in (False, True):
-        store.mark_verified(claim.run.id, ("raw", "last"), verified=verified)
-        assert store.board_rows()[0].verified is verified
+        store.results.mark_verified(claim.run.id, ("raw", "last"), verified=verified)
+        assert store.results.board_rows()[0].verified is verified
     with pytest.raises(NotFound, match="ema"):
-        store.mark_verified(claim.run.id, ("ema", "last"), verified=True)
-    with pytest.raises(NotFound, match="ema"):
-        store.hits(claim.run.id, "ema", "last")
+        store.results.mark_verified(claim.run.id, ("ema", "last"), verified=True)
 
 
 def stats(name: str, step: int, **changes: Any) -> QuantizerStats:
@@ -191,21 +204,21 @@ def test_what_was_seen_of_quantizers_comes_back_and_is_cut_back_like_points(stor
     whole = [stats(name, step) for step in (10, 20, 30) for name in ("z", "a", "m")]
     odd = [stats("a", 20, r_ratio=math.inf, oscillation_rate=0.5, clamped=3), whole[5]]
     for lease in (claim.lease, other.lease):
-        store.log_metrics(lease, [Metric("top1", "test", 10, 1.0), *whole[:4]])  # half an epoch
-        store.record_checkpoint(lease, checkpoint(30), whole[4:])
-    assert store.quantizer_stats(claim.run.id) == whole
-    store.log_metrics(claim.lease, odd)  # replaces
-    assert store.quantizer_stats(claim.run.id) == [*whole[:4], odd[0], *whole[5:]]
-    store.resume_at(claim.lease, 10)
-    assert store.quantizer_stats(claim.run.id) == whole[:3]
-    store.resume_at(claim.lease, None)
-    assert store.quantizer_stats(claim.run.id) == []
-    assert store.quantizer_stats(other.run.id) == whole
+        store.metrics.log(lease, [Metric("top1", "test", 10, 1.0), *whole[:4]])  # half an epoch
+        store.checkpoints.record(lease, checkpoint(30), whole[4:])
+    assert store.metrics.quantizer_stats(claim.run.id) == whole
+    store.metrics.log(claim.lease, odd)  # replaces
+    assert store.metrics.quantizer_stats(claim.run.id) == [*whole[:4], odd[0], *whole[5:]]
+    store.metrics.resume_at(claim.lease, 10)
+    assert store.metrics.quantizer_stats(claim.run.id) == whole[:3]
+    store.metrics.resume_at(claim.lease, None)
+    assert store.metrics.quantizer_stats(claim.run.id) == []
+    assert store.metrics.quantizer_stats(other.run.id) == whole
 
 
 def test_no_zombie_writes_what_it_saw_of_quantizers(store: Store) -> None:
     submit(store, new("a"))
     claim = take(store)
     with pytest.raises(LeaseLost):
-        store.log_metrics(zombie(claim.lease), [stats("a", 10)])
-    assert store.quantizer_stats(claim.run.id) == []
+        store.metrics.log(zombie(claim.lease), [stats("a", 10)])
+    assert store.metrics.quantizer_stats(claim.run.id) == []

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,18 +23,20 @@ from lsqctl.store.engine import parse_url
 from lsqctl.store.migrate import ensure_schema, shipped_revisions
 
 ASSETS = Path(__file__).parent.parent / "assets" / "db"
+REVISIONS = shipped_revisions(bundled("db"))
+NEXT = f"{int(REVISIONS[-1]) + 1:04}"
 
 
 def test_revisions_build_exactly_the_tables(url: str) -> None:
     with open_store(url) as store:
-        assert store.check() == []
-        assert store.schema_version() == shipped_revisions(bundled("db"))[-1]
+        assert store.maintenance.check() == []
+        assert store.maintenance.schema_version() == REVISIONS[-1]
 
 
 def test_two_first_starts_at_once_both_work(url: str) -> None:
     probe = (
         "import sys; from lsqctl.store import open_store; sys.stdin.read(); "
-        "print(len(open_store(sys.argv[1]).check()))"
+        "print(len(open_store(sys.argv[1]).maintenance.check()))"
     )
     argv = [sys.executable, "-W", "error", "-c", probe, url]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -48,23 +55,23 @@ def set_revision(url: str, revision: str) -> None:
 
 def test_a_newer_schema_is_refused_with_both_versions(url: str) -> None:
     set_revision(url, "9999")
-    with pytest.raises(StoreError, match=r"9999.*0003"):
+    with pytest.raises(StoreError, match=f"9999.*{REVISIONS[-1]}"):
         open_store(url)
 
 
 def test_an_older_schema_is_left_alone_when_nothing_may_be_upgraded(url: str) -> None:
-    with pytest.raises(StoreError, match=r"none.*0003"):
+    with pytest.raises(StoreError, match=f"none.*{REVISIONS[-1]}"):
         open_store(url, migrate=False)
     open_store(url).close()
     open_store(url, migrate=False).close()
 
 
-LATER = '''
+LATER = f'''
 """A later revision that alters runs, as batch mode does on SQLite: copy, drop, rename."""
 import sqlalchemy as sa
 from alembic import op
-revision = "0004"
-down_revision = "0003"
+revision = "{NEXT}"
+down_revision = "{REVISIONS[-1]}"
 def upgrade():
     with op.batch_alter_table("runs", recreate="always") as batch:
         batch.add_column(sa.Column("extra", sa.Text()))
@@ -76,7 +83,7 @@ def later_scripts(tmp_path: Path) -> Path:
     """The shipped revisions and one more."""
     scripts = tmp_path / "db"
     shutil.copytree(bundled("db"), scripts)
-    (scripts / "versions" / "0004_extra.py").write_text(LATER)
+    (scripts / "versions" / f"{NEXT}_extra.py").write_text(LATER)
     return scripts
 
 
@@ -90,7 +97,7 @@ def filled(tmp_path: Path, revision: str = RELEASED[-1]) -> Path:
 
 
 def test_a_database_of_every_released_schema_is_kept() -> None:
-    assert shipped_revisions(bundled("db")) == RELEASED
+    assert REVISIONS == RELEASED
 
 
 @pytest.mark.parametrize("revision", RELEASED)
@@ -98,15 +105,131 @@ def test_the_database_of_each_released_schema_opens_and_holds_its_rows(
     tmp_path: Path, revision: str
 ) -> None:
     with open_store(f"sqlite:///{filled(tmp_path, revision)}") as store:
-        assert [run.name for run in store.runs()] == ["released/child", "released/parent"]
-        row = store.board_rows()[0]
+        assert [run.name for run in store.runs.list()] == ["released/child", "released/parent"]
+        row = store.results.board_rows()[0]
         assert (row.n_correct, row.n_total) == (9, 10)
-        assert len(store.metrics(row.run_id)) == 3
-        assert len(store.quantizer_stats(row.run_id)) == (2 if revision >= "0003" else 0)
-        (cell,) = store.sweep_cells("released")
+        assert len(store.metrics.points(row.run_id)) == 3
+        assert len(store.metrics.quantizer_stats(row.run_id)) == (2 if revision >= "0003" else 0)
+        (cell,) = store.sweeps.cells("released")
         assert cell.run is not None
         assert cell.run_sha256 == cell.run.run_sha256
-        assert store.check() == []
+        assert store.maintenance.check() == []
+
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+def raw_rows(path: Path) -> Rows:
+    """All rows of a file, each by its columns' names, in the order of all their values."""
+    with closing(sqlite3.connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        tables = {name for (name,) in db.execute(query)} - {"alembic_version"}
+        rows = {name: [dict(row) for row in db.execute(f"SELECT * FROM {name}")] for name in tables}
+    return {name: sorted(found, key=repr) for name, found in rows.items()}
+
+
+def to_0002(rows: Rows) -> Rows:
+    """Cells are keyed by their run's hash and keep its submission; all else begins empty."""
+    run_of = {run["id"]: run for run in rows["runs"]}
+    sha_of_parents = {
+        (link["run_id"], link["role"]): run_of[link["parent_id"]]["run_sha256"]
+        for link in rows["run_parents"]
+    }
+    cells = []
+    for cell in rows["sweep_cells"]:
+        run = run_of[cell["run_id"]]
+        kept = {key: run[key] for key in ("name", "recipe_sha256", "epochs")}
+        kept |= {key: json.loads(run[key]) for key in ("recipe", "snapshot")}
+        parents = {
+            role: sha for (run_id, role), sha in sha_of_parents.items() if run_id == run["id"]
+        }
+        more = {
+            "run_sha256": run["run_sha256"],
+            "submission": json.dumps(kept | {"parents": parents}),
+        }
+        cells.append(cell | more)
+    return rows | {
+        "runs": [run | {"gpus": 1, "time_limit_seconds": None, "note": ""} for run in rows["runs"]],
+        "workers": [worker | {"notice": ""} for worker in rows["workers"]],
+        "sweeps": [sweep | {"max_failures": None} for sweep in rows["sweeps"]],
+        "sweep_cells": cells,
+        "run_tags": [],
+    }
+
+
+def to_0003(rows: Rows) -> Rows:
+    """A table more."""
+    return rows | {"quantizer_stats": []}
+
+
+NEW_NAMES = {
+    "runs": {
+        "snapshot": "provenance",
+        "circumstances": "pinned_environment",
+        "urgency": "priority",
+        "failures": "consecutive_failures",
+        "checkpoint_step": "max_checkpoint_step",
+    },
+    "attempts": {"circumstances": "environment", "progressed": "moved_checkpoint"},
+    "workers": {
+        "started": "process_started",
+        "seen_at": "last_heartbeat_at",
+        "gone_at": "stopped_at",
+    },
+}
+
+
+def to_0004(rows: Rows) -> Rows:
+    """Names in the field's words; no run is removed."""
+    renamed = {
+        table: [{NEW_NAMES.get(table, {}).get(k, k): v for k, v in row.items()} for row in found]
+        for table, found in rows.items()
+    }
+    for row in (*renamed["runs"], *renamed["attempts"]):
+        row["reason"] = "worker_lost" if row["reason"] == "lost" else row["reason"]
+    for run in renamed["runs"]:
+        run |= {"priority": -run["priority"], "removed_at": None}
+    for cell in renamed["sweep_cells"]:
+        submission = json.loads(cell["submission"])
+        submission["provenance"] = submission.pop("snapshot")
+        cell["submission"] = json.dumps(submission)
+    return renamed
+
+
+UPGRADES: Mapping[str, Callable[[Rows], Rows]] = {
+    "0002": to_0002,
+    "0003": to_0003,
+    "0004": to_0004,
+}
+
+
+def comparable(rows: Rows) -> dict[str, list[str]]:
+    """Rows in an order of their own, with JSON as values."""
+
+    def plain(row: dict[str, Any]) -> str:
+        texts = {"submission": json.loads(row["submission"])} if "submission" in row else {}
+        return json.dumps(row | texts, sort_keys=True, default=repr)
+
+    return {table: sorted(map(plain, found)) for table, found in rows.items()}
+
+
+@pytest.mark.parametrize("revision", RELEASED)
+def test_an_upgrade_from_each_released_schema_loses_no_value_of_any_row(
+    tmp_path: Path, revision: str
+) -> None:
+    path = filled(tmp_path, revision)
+    with closing(sqlite3.connect(path)) as db:  # what the assets lack: priorities, a lost worker
+        priority = "urgency" if revision < "0004" else "priority"
+        lost = "lost" if revision < "0004" else "worker_lost"
+        db.execute(f"UPDATE runs SET {priority} = 3 * seq")
+        db.execute("UPDATE attempts SET reason = ?", [lost])
+        db.commit()
+    expected = raw_rows(path)
+    for later in REVISIONS[REVISIONS.index(revision) + 1 :]:
+        expected = UPGRADES[later](expected)
+    open_store(f"sqlite:///{path}").close()
+    assert comparable(raw_rows(path)) == comparable(expected)
 
 
 def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
@@ -124,7 +247,7 @@ def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
     enforced = database.read(lambda db: db.exec_driver_sql("PRAGMA foreign_keys").scalar())
     database.close()
     assert counts == {
-        "runs": 2,
+        "runs": 3,  # one of them is in the trash
         "metric_points": 3,
         "results": 1,
         "run_parents": 1,
@@ -134,13 +257,13 @@ def test_an_upgrade_that_alters_runs_keeps_every_metric_and_a_copy_from_before(
     copy = tmp_path / f"old.db.schema-{RELEASED[-1]}.bak"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with open_store(f"sqlite:///{copy}") as store:
-        assert store.check() == []
+        assert store.maintenance.check() == []
 
 
 def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
     tmp_path: Path, later_scripts: Path
 ) -> None:
-    revision = later_scripts / "versions" / "0004_extra.py"
+    revision = later_scripts / "versions" / f"{NEXT}_extra.py"
     revision.write_text(LATER + "    op.execute('INSERT INTO nowhere VALUES (1)')\n")
     path = filled(tmp_path)
     database = Database(parse_url(f"sqlite:///{path}"), busy_seconds=1, lease_seconds=30)
@@ -148,6 +271,6 @@ def test_an_upgrade_that_fails_leaves_the_database_as_it_was(
         ensure_schema(database, migrate=True, scripts=later_scripts)
     database.close()
     with open_store(f"sqlite:///{path}") as store:
-        assert store.schema_version() == RELEASED[-1]
-        assert store.check() == []
-        assert len(store.runs()) == 2
+        assert store.maintenance.schema_version() == RELEASED[-1]
+        assert store.maintenance.check() == []
+        assert len(store.runs.list()) == 2

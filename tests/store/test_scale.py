@@ -52,11 +52,11 @@ def fill(path: Path) -> None:
 def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     path = tmp_path_factory.mktemp("big") / "lsqctl.db"
     with open_store(f"sqlite:///{path}") as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("a"), new("b"))
         claim = take(store)
-        store.log_metrics(claim.lease, [Metric("top1", "test", 1, 1.0)])
-        store.finish(claim.lease, result())
+        store.metrics.log(claim.lease, [Metric("top1", "test", 1, 1.0)])
+        store.queue.finish(claim.lease, result())
         fill(path)
         yield store
 
@@ -84,26 +84,31 @@ def plans(store: Store, call: Callable[[], Any]) -> list[str]:
 
 
 def test_lists_and_boards_touch_no_metric_point(big: Store) -> None:
-    for call in (big.runs, big.board_rows, lambda: big.runs(limit=20), big.counts):
+    for call in (
+        big.runs.list,
+        big.results.board_rows,
+        lambda: big.runs.list(limit=20),
+        big.runs.counts,
+    ):
         assert not any("metric_points" in step for step in plans(big, call))
-    assert len(big.runs()) == RUNS
-    assert len(big.board_rows()) > 0.8 * RUNS
-    assert len(big.runs(limit=20)) == 20
+    assert len(big.runs.list()) == RUNS
+    assert len(big.results.board_rows()) > 0.8 * RUNS
+    assert len(big.runs.list(limit=20)) == 20
 
 
 def test_looking_and_housekeeping_read_metric_points_by_key_or_not_at_all(big: Store) -> None:
     claim = take(big)
-    big.resume_at(claim.lease, None)
-    big.log_metrics(claim.lease, [Metric("top1", "test", step, 1.0) for step in range(100)])
+    big.metrics.resume_at(claim.lease, None)
+    big.metrics.log(claim.lease, [Metric("top1", "test", step, 1.0) for step in range(100)])
     calls: dict[str, Callable[[], Any]] = {
         "watch": lambda: read_queue_status(big),
         "watch --sweep": lambda: read_queue_status(big, sweep="s"),
-        "wait": lambda: big.statuses(["00000001", "00000002"]),
-        "wait --sweep": lambda: big.sweep_run_ids("s"),
+        "wait": lambda: big.runs.statuses(["00000001", "00000002"]),
+        "wait --sweep": lambda: big.sweeps.run_ids("s"),
         "leaderboard": lambda: build_board(big),
-        "doctor": lambda: (big.queue_health(timedelta(days=1)), big.checkpoint_directories()),
-        "gc": lambda: big.retention(["00000001", "00000002"]),
-        "ls --tag": lambda: (big.runs(tag="paper", limit=50), big.tags(["00000001"])),
+        "doctor": lambda: (big.queue.health(timedelta(days=1)), big.checkpoints.directories()),
+        "gc": lambda: big.checkpoints.retention(["00000001", "00000002"]),
+        "ls --tag": lambda: (big.runs.list(tag="paper", limit=50), big.runs.tags(["00000001"])),
     }
     try:
         for name, call in calls.items():
@@ -112,28 +117,27 @@ def test_looking_and_housekeeping_read_metric_points_by_key_or_not_at_all(big: S
             assert bool(points) == (name == "watch"), name
         assert len(read_queue_status(big).overview.running[0].top1) == POINTS_SHOWN  # of a hundred
     finally:
-        big.release(claim.lease)
+        big.queue.release(claim.lease)
 
 
 def test_the_newest_runs_are_found_without_sorting_all(big: Store) -> None:
-    steps = plans(big, lambda: big.runs(limit=20))
+    steps = plans(big, lambda: big.runs.list(limit=20))
     assert "SCAN runs" in steps  # backwards along the key, stopped by the limit
     assert not any("ORDER BY" in step for step in steps[:1])
 
 
 def test_every_lookup_of_the_queue_uses_an_index(big: Store) -> None:
     calls: list[Callable[[], Any]] = [
-        lambda: big.release(take(big).lease),
-        big.reap,
-        lambda: big.find("a:0"),
-        lambda: big.by_recipe("a"),
-        lambda: big.by_name("b"),
-        lambda: big.runs(states={RunState.RUNNING}),
-        lambda: big.events("00000001"),
-        lambda: big.metrics("00000001"),
-        lambda: big.detail("00000001"),
+        lambda: big.queue.release(take(big).lease),
+        big.queue.reap,
+        lambda: big.runs.list(recipe_sha256="a"),
+        lambda: big.runs.list(name="b"),
+        lambda: big.runs.list(states={RunState.RUNNING}),
+        lambda: big.runs.events("00000001"),
+        lambda: big.metrics.points("00000001"),
+        lambda: big.runs.detail("00000001"),
         lambda: submit(big, new("c", parents=["a"], sweep="s")),
-        lambda: big.cancel(big.by_name("c")[0].id),
+        lambda: big.runs.cancel(big.runs.list(name="c")[0].id),
     ]
     for call in calls:
         steps = plans(big, call)

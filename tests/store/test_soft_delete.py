@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
+import inspect
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from lsqctl.errors import IllegalTransition, NotFound, StoreError, UsageError
-from lsqctl.events import Metric
+from lsqctl.events import Metric, QuantizerStats
 from lsqctl.run import EndReason, RunState
 from lsqctl.services.removal import list_trash, move_to_trash, plan_removal, restore_runs
 from lsqctl.settings import Settings
 from lsqctl.store import Store
-from lsqctl.store.soft_delete import RunRows
+from lsqctl.store.database import StorePart
 from lsqctl.store.tables import metadata
 from tests.store.samples import checkpoint, new, result, submit, take
 
@@ -43,13 +48,15 @@ def rows(store: Store) -> dict[str, set[str]]:
 def finish(store: Store, value: float = 1.0) -> str:
     claim = take(store)
     metrics = [Metric("top1", "val", 10, value), Metric("loss", "train", 10, float("nan"))]
-    store.record_checkpoint(claim.lease, checkpoint(10), metrics)
-    store.finish(claim.lease, result())
+    store.checkpoints.record(claim.lease, checkpoint(10), metrics)
+    store.queue.finish(claim.lease, result())
     return claim.run.id
 
 
 def remove(store: Store, here: Settings, *ids: str, force: bool = False) -> None:
-    move_to_trash(store, here, plan_removal(here, [store.resolve(one) for one in ids]), force=force)
+    move_to_trash(
+        store, here, plan_removal(here, [store.runs.resolve(one) for one in ids]), force=force
+    )
 
 
 def folder(here: Settings, run_id: str) -> Path:
@@ -62,15 +69,13 @@ def folder(here: Settings, run_id: str) -> Path:
 def test_a_removed_run_comes_back_with_every_row_and_its_folder(store: Store, here) -> None:
     submit(store, new("a", sweep="s"), new("b", sweep="s", parents=["a"]))
     a, b = finish(store), finish(store)
-    store.tag(a, ["paper", "x"])
-    store.annotate(a, "né \x7f\n 'quoted'")
+    store.runs.update_tags(a, ["paper", "x"])
+    store.runs.set_note(a, "né \x7f\n 'quoted'")
     made = folder(here, a)
     before = rows(store)
     remove(store, here, a, b)
     assert not made.exists()
-    gone = rows(store)
-    assert not any(gone[name] for name in ("runs", "metric_points", "events", "results"))
-    assert {one.id for one in list_trash(here)} == {a, b}
+    assert {run.id for run in list_trash(store, here)} == {a, b}
     restore_runs(store, here, [a, b])
     after = rows(store)
     more = {name: after[name] - before[name] for name in after if after[name] != before[name]}
@@ -78,8 +83,8 @@ def test_a_removed_run_comes_back_with_every_row_and_its_folder(store: Store, he
     assert all("'restored'" in row for row in more["events"])
     assert all(before[name] <= after[name] for name in before)
     assert (made / "attempt-1.log").read_text() == "log of " + a
-    assert list_trash(here) == []
-    assert store.check() == []
+    assert list_trash(store, here) == []
+    assert store.maintenance.check() == []
 
 
 def test_a_run_comes_back_among_those_that_came_after_it(store: Store, here) -> None:
@@ -89,8 +94,8 @@ def test_a_run_comes_back_among_those_that_came_after_it(store: Store, here) -> 
     submit(store, new("b"))
     b = finish(store)
     restore_runs(store, here, [a])
-    assert [run.id for run in store.runs()] == [b, a]
-    assert store.claim("w1") is None
+    assert [run.id for run in store.runs.list()] == [b, a]
+    assert store.queue.claim("w1") is None
 
 
 def test_a_waiting_run_is_queued_when_its_parent_succeeded_meanwhile(store: Store, here) -> None:
@@ -98,7 +103,7 @@ def test_a_waiting_run_is_queued_when_its_parent_succeeded_meanwhile(store: Stor
     remove(store, here, child)
     finish(store)
     restore_runs(store, here, [child])
-    assert store.detail(child).run.state is RunState.QUEUED
+    assert store.runs.detail(child).run.state is RunState.QUEUED
     assert take(store).run.id == child
 
 
@@ -111,16 +116,16 @@ def test_a_run_whose_parent_failed_or_is_gone_stays_in_the_trash_with_its_files(
     remove(store, here, parent)
     with pytest.raises(IllegalTransition, match=f"restore or retry {parent} first"):
         restore_runs(store, here, [child])
-    assert store.runs() == []
+    assert store.runs.list() == []
     assert not here.run_dir(child).exists()
     restore_runs(store, here, ["child", "parent"])
-    assert {run.id: run.state for run in store.runs()} == {
+    assert {run.id: run.state for run in store.runs.list()} == {
         parent: RunState.QUEUED,
         child: RunState.WAITING,
     }
     assert (here.run_dir(child) / "attempt-1.log").exists()
     remove(store, here, child)
-    store.fail(take(store).lease, EndReason.DIVERGED, "NaN")
+    store.queue.fail(take(store).lease, EndReason.DIVERGED, "NaN")
     with pytest.raises(IllegalTransition, match="or has failed"):
         restore_runs(store, here, [child])
 
@@ -130,9 +135,9 @@ def test_a_parent_removed_from_under_its_child_is_its_parent_again(store: Store,
     finish(store)
     finish(store)
     remove(store, here, parent, force=True)
-    assert store.detail(child).parents == {}
+    assert store.runs.detail(child).parents == {}
     restore_runs(store, here, [parent])
-    assert store.detail(child).parents == {"role0": parent}
+    assert store.runs.detail(child).parents == {"role0": parent}
 
 
 def test_a_running_run_is_not_buried_nor_any_file_of_it(store: Store, here) -> None:
@@ -142,7 +147,7 @@ def test_a_running_run_is_not_buried_nor_any_file_of_it(store: Store, here) -> N
     with pytest.raises(IllegalTransition, match="runs cancel"):
         remove(store, here, run_id, force=True)
     assert made.is_dir()
-    assert list_trash(here) == []
+    assert list_trash(store, here) == []
 
 
 def test_a_reference_is_an_id_its_beginning_or_a_name_and_must_be_one(store: Store, here) -> None:
@@ -167,41 +172,162 @@ def test_what_lies_in_the_way_is_not_written_over(store: Store, here) -> None:
     with pytest.raises(StoreError, match="in the way"):
         restore_runs(store, here, [run_id])
     assert (made / "attempt-1.log").read_text() == "another"
-    assert [one.id for one in list_trash(here)] == [run_id]
+    assert [one.id for one in list_trash(store, here)] == [run_id]
+
+
+def test_a_run_that_is_not_in_the_trash_is_not_restored(store: Store) -> None:
+    a, b = submit(store, new("a"), new("b"))
+    store.trash.remove([a])
+    for others in ([b], [a, b], [a, "unknown"]):
+        with pytest.raises(NotFound, match="no run in the trash has the id"):
+            store.trash.restore(others)
+    assert [run.id for run in store.trash.list()] == [a]
+
+
+def test_a_removed_run_is_not_claimed_nor_written_to(store: Store) -> None:
+    (a,) = submit(store, new("a"))
+    store.trash.remove([a])
+    assert store.queue.claim("w1") is None
+    commands: list[Callable[[], object]] = [
+        lambda: store.runs.cancel(a),
+        lambda: store.runs.retry(a),
+        lambda: store.runs.hold(a),
+        lambda: store.runs.prioritize(a, priority=1),
+        lambda: store.runs.update_tags(a, ["x"]),
+        lambda: store.runs.set_note(a, "x"),
+        lambda: store.checkpoints.delete(a, ["ckpt-1"]),
+        lambda: store.trash.remove([a]),
+    ]
+    for command in commands:
+        with pytest.raises(NotFound):
+            command()
+    store.trash.restore([a])
+    assert take(store).run.id == a
+
+
+def test_a_parent_that_a_run_in_the_trash_would_start_from_is_not_purged(store: Store) -> None:
+    parent, child = submit(store, new("parent"), new("child", parents=["parent"]))
+    store.trash.remove([child])
+    store.trash.remove([parent])
+    with pytest.raises(IllegalTransition, match=f"child \\({child}\\) would start from"):
+        store.trash.purge([parent], force=True)
+    store.trash.purge([parent, child])
+    assert store.trash.list() == []
+    assert not any(values for name, values in rows(store).items() if name != "workers")
+
+
+READS: dict[str, Callable[[Store, str], Any]] = {
+    "queue.remaining": lambda s, _: s.queue.remaining(),
+    "queue.overview": lambda s, _: replace(s.queue.overview(), now=None, workers=()),
+    "queue.health": lambda s, _: s.queue.health(timedelta(0)),
+    "runs.list": lambda s, _: s.runs.list(),
+    "runs.detail": lambda s, run_id: s.runs.detail(run_id),
+    "runs.resolve": lambda s, run_id: s.runs.resolve(run_id),
+    "runs.events": lambda s, run_id: s.runs.events(run_id),
+    "runs.counts": lambda s, _: s.runs.counts(),
+    "runs.statuses": lambda s, run_id: s.runs.statuses([run_id]),
+    "runs.tags": lambda s, run_id: s.runs.tags([run_id]),
+    "metrics.points": lambda s, run_id: s.metrics.points(run_id),
+    "metrics.summaries": lambda s, run_id: s.metrics.summaries(run_id),
+    "metrics.quantizer_stats": lambda s, run_id: s.metrics.quantizer_stats(run_id),
+    "checkpoints.list": lambda s, run_id: s.checkpoints.list(run_id),
+    "checkpoints.directories": lambda s, _: s.checkpoints.directories(),
+    "results.get": lambda s, run_id: s.results.get(run_id),
+    "results.evaluations": lambda s, run_id: s.results.evaluations(run_id),
+    "results.manifest_sha256": lambda s, run_id: s.results.manifest_sha256(run_id, ("raw", "last")),
+    "results.per_image_results": lambda s, run_id: s.results.per_image_results([run_id]),
+    "results.board_rows": lambda s, _: s.results.board_rows(),
+    "sweeps.summaries": lambda s, _: [dict(summary.counts) for summary in s.sweeps.summaries()],
+    "sweeps.cells": lambda s, _: [cell.run for cell in s.sweeps.cells("s")],
+    "sweeps.run_ids": lambda s, _: s.sweeps.run_ids("s"),
+    "maintenance.check": lambda s, _: s.maintenance.check(),
+}
+NOT_OF_RUNS = {
+    "checkpoints.retention",  # a folder on its way to the trash is that of a run
+    "maintenance.clock_skew",
+    "maintenance.schema_version",
+    "sweeps.names",
+    "trash.list",
+    "workers.list",
+}
+
+
+def ask(read: Callable[[Store, str], Any], store: Store, run_id: str) -> Any:
+    try:
+        return read(store, run_id)
+    except NotFound:
+        return NotFound
+
+
+def test_every_read_of_every_part_is_in_the_table_above(store: Store) -> None:
+    reads = {
+        f"{part}.{name}"
+        for part, value in vars(store).items()
+        if isinstance(value, StorePart)
+        for name, method in inspect.getmembers(type(value), inspect.isfunction)
+        if not name.startswith("_") and "read_tx" in inspect.getsource(method)
+    }
+    assert reads | {"results.evaluations"} == READS.keys() | NOT_OF_RUNS
+
+
+@pytest.mark.parametrize("name", READS)
+def test_no_read_shows_what_is_in_the_trash(store: Store, name: str) -> None:
+    failed, done = submit(store, new("f", sweep="s"), new("d", sweep="s"))
+    store.queue.fail(take(store).lease, EndReason.OOM, "too big")
+    claim = take(store)
+    stats = QuantizerStats("q", "weight", 1, 10, 4, True, *[0.5] * 4, *[15] * 3)
+    store.checkpoints.record(claim.lease, checkpoint(10), [Metric("top1", "val", 10, 1.0), stats])
+    store.queue.finish(claim.lease, result())
+    store.runs.update_tags(done, ["x"])
+    (queued,) = submit(store, new("q", sweep="s"))
+    store.runs.hold(queued)
+    removed = [failed, done, queued]
+    shown = [ask(READS[name], store, run_id) for run_id in removed]
+    store.trash.remove(removed)
+    hidden = [ask(READS[name], store, run_id) for run_id in removed]
+    store.trash.restore(removed)
+    restored = [ask(READS[name], store, run_id) for run_id in removed]
+    store.trash.purge(removed)
+    assert hidden == [ask(READS[name], store, run_id) for run_id in removed]
+    if name not in ("runs.events", "maintenance.check"):  # one more: restored; nothing to show
+        assert hidden != shown
+        assert restored == shown
+
+
+OLD_TRASH = Path(__file__).parent.parent / "assets" / "trash"
+
+
+def test_rows_that_an_older_version_kept_in_files_are_still_in_the_trash(
+    store: Store, here
+) -> None:
+    """Written by the version before: a run with a result, and its child, lost three times."""
+    shutil.copytree(OLD_TRASH, here.trash_dir)
+    trashed = {run.name: run for run in list_trash(store, here)}
+    assert {name: run.state for name, run in trashed.items()} == {
+        "parent": RunState.SUCCEEDED,
+        "child": RunState.FAILED,
+    }
+    assert not list(here.trash_dir.rglob("rows.jsonl"))
+    assert store.runs.list() == []
+    restore_runs(store, here, ["parent", "child"])
+    parent, child = trashed["parent"].id, trashed["child"].id
+    assert store.runs.detail(child).parents == {"role0": parent}
+    assert store.runs.detail(child).run.priority == 7
+    assert store.runs.detail(child).run.reason is EndReason.WORKER_LOST
+    assert store.runs.detail(parent).attempts[0].environment == {"device": "cpu", "torch": "2"}
+    assert store.runs.detail(parent).provenance == {"code_commit": "abc", "code_dirty": False}
+    assert store.results.get(parent) == result()
+    assert [point.value for point in store.metrics.points(parent)][1] == 1.0
+    assert (here.run_dir(parent) / "attempt-1.log").read_text() == "log of " + parent
+    assert store.maintenance.check() == []
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1, -300])
 def test_rows_that_were_cut_short_are_refused_and_none_comes_back(store: Store, here, cut) -> None:
-    (run_id,) = submit(store, new("a"))
-    remove(store, here, run_id)
-    file = here.trash_dir / run_id / "rows.jsonl"
+    shutil.copytree(OLD_TRASH, here.trash_dir)
+    file = sorted(here.trash_dir.rglob("rows.jsonl"))[-1]
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(StoreError, match=r"rows\.jsonl cannot be read"):
-        restore_runs(store, here, [run_id])
-    assert store.runs() == []
-
-
-def test_rows_of_a_newer_schema_are_refused(store: Store) -> None:
-    kept: list[RunRows] = []
-    (run_id,) = submit(store, new("a"))
-    store.remove([run_id], keep=lambda _, rows: kept.append(rows))
-    newer = {**kept[0], "runs": [{**kept[0]["runs"][0], "invented": 1}]}
-    with pytest.raises(StoreError, match="newer lsqctl: runs has no invented"):
-        store.restore([newer])
-    store.restore(kept)
-    assert [run.id for run in store.runs()] == [run_id]
-
-
-def test_a_run_that_is_there_is_not_restored_over(store: Store, here) -> None:
-    (run_id,) = submit(store, new("a"))
-    remove(store, here, run_id)
-    (entry,) = list_trash(here)
-    rows_file = (here.trash_dir / run_id / "rows.jsonl").read_bytes()
-    restore_runs(store, here, [run_id])
-    (here.trash_dir / run_id).mkdir()
-    (here.trash_dir / run_id / "rows.jsonl").write_bytes(rows_file)
-    with pytest.raises(IllegalTransition, match="is there"):
-        restore_runs(store, here, [run_id])
-    assert dataclasses.replace(list_trash(here)[0], size_bytes=0) == dataclasses.replace(
-        entry, size_bytes=0
-    )
+        restore_runs(store, here, ["parent"])
+    assert store.trash.list() == []
+    assert len(list(here.trash_dir.rglob("rows.jsonl"))) == 2

@@ -58,7 +58,7 @@ class Queue(RuleBasedStateMachine):
         self.store = open_store(self.url, lease_seconds=LEASE, clock=self.clock)
         empty(self.store)
         for worker in ("w1", "w2"):
-            self.store.register_worker(identity(worker))
+            self.store.workers.register(identity(worker))
         self.model = Model()
         self.ids: dict[str, str] = {}
         self.tick = 0
@@ -85,7 +85,7 @@ class Queue(RuleBasedStateMachine):
 
     def take(self, worker: str, gpus: int = 4, free: int = 4) -> None:
         no_back_off(self.store)
-        claim = self.store.claim(worker, gpus=gpus, free_gpus=free)
+        claim = self.store.queue.claim(worker, gpus=gpus, free_gpus=free)
         expected = self.model.next_up(gpus, free)
         assert (claim.run.name if claim else None) == expected
         if claim and expected:
@@ -97,10 +97,10 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data())
     def renew(self, data: Any) -> None:
         name, lease = self.any_running(data)
-        assert self.store.renew(lease).cancel_requested == self.model.runs[name].cancelling
+        assert self.store.queue.renew(lease).cancel_requested == self.model.runs[name].cancelling
         for other in (zombie(lease), replace(lease, attempt=lease.attempt + 1)):
             with pytest.raises(LeaseLost):
-                self.store.renew(other)
+                self.store.queue.renew(other)
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), step=st.integers(0, 9), saved=st.booleans())
@@ -110,30 +110,30 @@ class Queue(RuleBasedStateMachine):
         metric = Metric("top1", "test", step, float(self.tick))
         self.model.runs[name].logged[step] = metric.value
         if saved:
-            self.store.record_checkpoint(lease, checkpoint(step), [metric])
+            self.store.checkpoints.record(lease, checkpoint(step), [metric])
             self.model.save(name, step)
         else:
-            self.store.log_metrics(lease, [metric])
+            self.store.metrics.log(lease, [metric])
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), step=st.none() | st.integers(0, 9))
     def resume(self, data: Any, step: int | None) -> None:
         name, lease = self.any_running(data)
-        self.store.resume_at(lease, step)
+        self.store.metrics.resume_at(lease, step)
         self.model.resume(name, step)
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data())
     def finish(self, data: Any) -> None:
         name, lease = self.any_running(data)
-        self.store.finish(lease, result())
+        self.store.queue.finish(lease, result())
         self.model.finish(name)
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), reason=reasons)
     def fail(self, data: Any, reason: EndReason) -> None:
         name, lease = self.any_running(data)
-        answer = self.store.fail(lease, reason, "why")
+        answer = self.store.queue.fail(lease, reason, "why")
         self.model.end(name, reason)
         assert answer is self.model.runs[name].state
 
@@ -141,26 +141,26 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: Any) -> None:
         name, lease = self.any_running(data)
-        self.store.release(lease)
+        self.store.queue.release(lease)
         self.model.end(name, EndReason.PREEMPTED)
 
     @precondition(lambda self: self.model.running)
     @rule(data=st.data(), heard=st.booleans(), lapsed=st.booleans())
     def reap(self, data: Any, heard: bool, lapsed: bool) -> None:
         name, lease = self.any_running(data)
-        assert self.store.reap() == []
+        assert self.store.queue.reap() == []
         self.clock.seconds += LEASE
         if heard:
-            self.store.renew(lease)
+            self.store.queue.renew(lease)
         if lapsed:
             lapse(self.store, self.ids[name])
-        found = self.store.reap()
+        found = self.store.queue.reap()
         if lapsed and not heard:
             assert [run.name for run in found] == [name]
             self.model.end(name, EndReason.WORKER_LOST)
         else:
             assert found == []
-            self.store.renew(lease)
+            self.store.queue.renew(lease)
 
     @precondition(lambda self: self.model.stale)
     @rule(data=st.data(), write=st.sampled_from(sorted(WRITES)), forged=st.booleans())
@@ -176,11 +176,11 @@ class Queue(RuleBasedStateMachine):
     @rule(name=names)
     def submit(self, name: str) -> None:
         wanted = self.model.submit(name)
-        self.store.enqueue(
+        self.store.queue.enqueue(
             [new(n, parents=PARENTS[n], gpus=GPUS[n], priority=PRIORITY[n]) for n in wanted]
         )
         for one in wanted:
-            self.ids.setdefault(one, self.store.by_name(one)[0].id)
+            self.ids.setdefault(one, self.store.runs.list(name=one)[0].id)
 
     @precondition(lambda self: self.ids)
     @rule(data=st.data(), held=st.booleans())
@@ -188,9 +188,9 @@ class Queue(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.ids)))
         if self.model.runs[name].state in (*DEAD, S.SUCCEEDED):
             with pytest.raises(IllegalTransition):
-                self.store.hold(self.ids[name], held=held)
+                self.store.runs.hold(self.ids[name], held=held)
             return
-        self.store.hold(self.ids[name], held=held)
+        self.store.runs.hold(self.ids[name], held=held)
         self.model.runs[name].held = held
 
     @precondition(lambda self: self.ids)
@@ -200,9 +200,9 @@ class Queue(RuleBasedStateMachine):
         run = self.model.runs[name]
         if run.state in (*DEAD, S.SUCCEEDED):
             with pytest.raises(IllegalTransition):
-                self.store.cancel(self.ids[name])
+                self.store.runs.cancel(self.ids[name])
             return
-        self.store.cancel(self.ids[name])
+        self.store.runs.cancel(self.ids[name])
         if run.lease:
             run.cancelling = True
         else:
@@ -214,9 +214,9 @@ class Queue(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.ids)))
         if self.model.runs[name].state not in DEAD:
             with pytest.raises(IllegalTransition):
-                self.store.retry(self.ids[name], from_scratch=from_scratch)
+                self.store.runs.retry(self.ids[name], from_scratch=from_scratch)
             return
-        answer = self.store.retry(self.ids[name], from_scratch=from_scratch)
+        answer = self.store.runs.retry(self.ids[name], from_scratch=from_scratch)
         self.model.put_back(name, from_scratch=from_scratch)
         assert answer is self.model.runs[name].state
 
@@ -224,21 +224,21 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def states_agree_and_only_legal_moves_were_made(self) -> None:
-        found = {run.name: (run.state, run.attempt, run.held) for run in self.store.runs()}
+        found = {run.name: (run.state, run.attempt, run.held) for run in self.store.runs.list()}
         known = self.model.runs.items()
         assert found == {name: (run.state, run.tries, run.held) for name, run in known}
         for run_id in self.ids.values():
-            moves = [event for event in self.store.events(run_id) if event.to_state]
+            moves = [event for event in self.store.runs.events(run_id) if event.to_state]
             for before, after in pairwise(moves):
                 assert after.from_state is before.to_state
                 assert after.to_state in TRANSITIONS[before.to_state or S.QUEUED]
 
     @invariant()
     def failures_in_a_row_agree(self) -> None:
-        query = select(runs.c.name, runs.c.failures, runs.c.checkpoint_step)
+        query = select(runs.c.name, runs.c.consecutive_failures, runs.c.max_checkpoint_step)
         rows = self.store._database.read(lambda db: db.execute(query).all())
         known = self.model.runs.items()
-        assert {row.name: (row.failures, row.checkpoint_step) for row in rows} == {
+        assert {row.name: (row.consecutive_failures, row.max_checkpoint_step) for row in rows} == {
             name: (run.failures, run.furthest) for name, run in known
         }
 
@@ -246,9 +246,9 @@ class Queue(RuleBasedStateMachine):
     def what_attempts_wrote_agrees_and_only_succeeded_runs_have_a_result(self) -> None:
         for name, run_id in self.ids.items():
             run = self.model.runs[name]
-            assert {m.step: m.value for m in self.store.metrics(run_id)} == run.logged
-            assert {one.step for one in self.store.checkpoints(run_id)} == run.saved
-            assert bool(self.store.evaluations(run_id)) == (run.state is S.SUCCEEDED)
+            assert {m.step: m.value for m in self.store.metrics.points(run_id)} == run.logged
+            assert {one.step for one in self.store.checkpoints.list(run_id)} == run.saved
+            assert bool(self.store.results.evaluations(run_id)) == (run.state is S.SUCCEEDED)
 
     @invariant()
     def no_law_of_history_is_broken(self) -> None:
@@ -267,7 +267,7 @@ class Queue(RuleBasedStateMachine):
     def every_attempt_is_ended_but_those_that_run(self) -> None:
         for name, run_id in self.ids.items():
             open_ones = [
-                one.number for one in self.store.detail(run_id).attempts if one.reason is None
+                one.number for one in self.store.runs.detail(run_id).attempts if one.reason is None
             ]
             run = self.model.runs[name]
             assert open_ones == ([run.lease.attempt] if run.lease else [])

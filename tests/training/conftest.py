@@ -13,6 +13,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.training.finetuning import (
     build_on_device,
     build_session,
+    initial_step_sizes,
     initial_train_state,
     load_teacher,
     open_pipeline,
@@ -69,7 +70,6 @@ def session_of(recipe: Recipe, job: ExecutionContext) -> TrainingSession:
     feed = open_pipeline(recipe, job, setup_torch(job, recipe.seed))
     cursor = initial_train_state(recipe, job)
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
-    model = quantize_model(
-        build_on_device(recipe.model.name, feed), recipe, feed, run_calibration=True
-    )
+    model = quantize_model(build_on_device(recipe.model.name, feed), recipe)
+    initial_step_sizes(model, recipe, job, feed)
     return build_session(model, teacher, recipe, job, pipeline=feed, train_state=cursor)

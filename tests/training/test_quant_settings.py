@@ -10,9 +10,14 @@ import torch
 from lsqctl.errors import DataError
 from lsqctl.events import Result
 from lsqctl.quant import model_cost, quantized_layers, quantizers
-from lsqctl.training.checkpoint import resume_point
-from lsqctl.training.finetuning import build_on_device, open_pipeline, quantize_model
-from lsqctl.training.models.weights import load_weights
+from lsqctl.training.checkpoint import load_model_state, resume_point
+from lsqctl.training.finetuning import (
+    build_on_device,
+    initial_step_sizes,
+    open_pipeline,
+    quantize_model,
+)
+from lsqctl.training.models.weights import load_step_sizes, load_weights
 from lsqctl.training.restore import restore_model
 from lsqctl.training.runtime import setup_torch
 
@@ -28,9 +33,9 @@ def first_values(job, **quant):
     recipe = tiny(quant={"calibration_images": 64} | quant)
     made = job("unused")
     feed = open_pipeline(recipe, made, setup_torch(made, recipe.seed))
-    return quantize_model(
-        build_on_device("resnet8", feed), recipe, feed, run_calibration=True
-    ), feed
+    model = quantize_model(build_on_device("resnet8", feed), recipe)
+    initial_step_sizes(model, recipe, made, feed)
+    return model, feed
 
 
 def steps(model, kind):
@@ -172,6 +177,43 @@ def test_a_child_starts_from_a_parent_that_was_quantized_with_other_settings(job
     made = job("child")
     feed = open_pipeline(recipe, made, setup_torch(made, 0))
     load_weights(build_on_device("resnet8", feed), checkpoint, model_name="resnet8")
+
+
+def _continued(job, quant, parent_quant):
+    """Return the step sizes of a trained parent, and the events of a child without epochs."""
+    parent = run(tiny(**SHORT, quant=parent_quant), job("parent"))[-1].evaluations[0].checkpoint
+    checkpoint = job("parent").run_dir / parent
+    made = replace(job("child"), inputs={"model.weights": checkpoint})
+    recipe = tiny(model={"weights": "parent.pt"}, train={"epochs": 0}, quant=quant)
+    events = run(recipe, made)
+    state = resume_point(made.run_dir)[0].model
+    return load_model_state(checkpoint), state, [str(event) for event in events]
+
+
+def test_a_run_goes_on_with_the_learned_step_sizes_of_a_parent_of_the_same_settings(job):
+    parent, child, events = _continued(job, {"weight_bits": 4}, {"weight_bits": 4})
+    step_sizes = [key for key in parent if key.endswith("step_size")]
+    assert step_sizes
+    assert all(torch.equal(parent[key], child[key]) for key in step_sizes)
+    assert any("learned step sizes were kept: same bits" in event for event in events)
+
+
+def test_a_run_of_fewer_bits_calibrates_what_differs_and_says_so(job):
+    parent, child, events = _continued(job, {"weight_bits": 3}, {"weight_bits": 4})
+    same = {k: torch.equal(parent[k], child[k]) for k in parent if k.endswith("step_size")}
+    assert same["linear.weight_quantizer.step_size"]  # 8 bits in both
+    assert not same["layer1.0.conv1.weight_quantizer.step_size"]
+    assert any("the others are calibrated anew" in event for event in events)
+
+
+def test_a_parent_of_an_earlier_version_which_says_no_bits_is_calibrated_anew(job, tmp_path):
+    model, feed = first_values(job)
+    state = {k: v[:2] if k.endswith("_extra_state") else v for k, v in model.state_dict().items()}
+    torch.save(state, tmp_path / "old.pt")
+    fresh = quantize_model(build_on_device("resnet8", feed), tiny())
+    notes = load_step_sizes(fresh, tmp_path / "old.pt", model_name="resnet8")
+    assert notes[0].startswith("0 of ")
+    assert not any(quantizer.calibrated for quantizer in quantizers(fresh).values())
 
 
 def test_a_glob_that_matches_nothing_ends_a_run_with_one_line(job):

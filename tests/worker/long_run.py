@@ -36,7 +36,7 @@ def lives(process: psutil.Process) -> bool:
 
 
 def at_work(store: Store, run_id: str, step: int = 30) -> bool:
-    run = store.detail(run_id).run
+    run = store.runs.detail(run_id).run
     return run.state is RunState.RUNNING and run.step >= step
 
 
@@ -48,13 +48,13 @@ def final_hashes(cli: CommandLine, run_id: str) -> dict[str, str]:
 
 
 def reproducible(store: Store, run_id: str) -> list[tuple[str, str, int, float]]:
-    rows = [(one.name, one.split, one.step, one.value) for one in store.metrics(run_id)]
+    rows = [(one.name, one.split, one.step, one.value) for one in store.metrics.points(run_id)]
     return sorted(row for row in rows if row[0] != "seconds")
 
 
 def assert_same_end(cli: CommandLine, run_id: str, uninterrupted) -> None:
     """The law of exact resume, seen from outside."""
     with store_of(cli) as store:
-        assert store.detail(run_id).run.state is RunState.SUCCEEDED
+        assert store.runs.detail(run_id).run.state is RunState.SUCCEEDED
         assert reproducible(store, run_id) == uninterrupted[1]
     assert final_hashes(cli, run_id)["model.pt"] == uninterrupted[0]

@@ -29,7 +29,7 @@ def peace(chaos, tmp_path_factory):
     _, ids = space("submit", "children.yaml", "-q")
     space("worker", "--until-empty", "--slots", "2")
     with space.store() as store:
-        ends = {run.name: chaos.end_of(space, store, run) for run in store.runs()}
+        ends = {run.name: chaos.end_of(space, store, run) for run in store.runs.list()}
     return space, set(ids), ends
 
 
@@ -50,7 +50,7 @@ def test_peace_violates_nothing_and_each_damage_is_seen(chaos, peace, tmp_path):
         changed = expected | {"base": replace(expected["base"], **{name: other})}
         assert f"its {name} are not those" in str(chaos.violations(space, ids, changed))
     with space.store() as store:
-        last = Path(store.checkpoints(min(ids))[0].directory)
+        last = Path(store.checkpoints.list(min(ids))[0].directory)
     (half := last.with_name("ckpt.tmp.1")).mkdir()
     assert str(half) in str(chaos.violations(space, ids, expected))
     half.rmdir()

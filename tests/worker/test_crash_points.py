@@ -23,13 +23,13 @@ class Crash(Exception):
 @pytest.fixture
 def store(tmp_path):
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as opened:
-        opened.register_worker(identity("w1"))
+        opened.workers.register(identity("w1"))
         yield opened
 
 
 def attempt(store, claim, job, crash):
     """Record an attempt as a child does, until ``crash(fact)`` is true before a fact is kept."""
-    known = frozenset(one.sha256 for one in store.checkpoints(claim.run.id))
+    known = frozenset(one.sha256 for one in store.checkpoints.list(claim.run.id))
     draw = random.Random(claim.lease.attempt)
     seconds = iter(range(10**6))
     clock = lambda: next(seconds) if draw.random() < 0.3 else 0.0  # noqa: E731 (when it flushes)
@@ -42,7 +42,7 @@ def attempt(store, claim, job, crash):
 
 
 def rows_of(store, run_id):
-    points = {(m.name, m.split, m.step): m.value for m in store.metrics(run_id)}
+    points = {(m.name, m.split, m.step): m.value for m in store.metrics.points(run_id)}
     return {key: value for key, value in points.items() if key[0] != "seconds"}
 
 
@@ -62,9 +62,9 @@ def with_crashes(store, job, draw):
         try:
             attempt(store, claim, job, crash)
         except Crash:
-            store.fail(claim.lease, EndReason.WORKER_LOST, "killed")
-            if store.detail(claim.run.id).run.state is RunState.FAILED:
-                store.retry(claim.run.id)
+            store.queue.fail(claim.lease, EndReason.WORKER_LOST, "killed")
+            if store.runs.detail(claim.run.id).run.state is RunState.FAILED:
+                store.runs.retry(claim.run.id)
             no_back_off(store)
         else:
             return crashes
@@ -82,4 +82,4 @@ def test_rows_after_many_crashes_are_those_of_the_whole_run(store, tmp_path, see
     for one, other in zip(store.result(whole), store.result(cut), strict=True):
         assert replace(one, checkpoint="") == replace(other, checkpoint="")
         sha256 = store.result_sha256(cut, (other.variant, other.selection))
-        assert sha256 in {known.sha256 for known in store.checkpoints(cut)}
+        assert sha256 in {known.sha256 for known in store.checkpoints.list(cut)}

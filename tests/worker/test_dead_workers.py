@@ -33,7 +33,7 @@ class Silent:
 def supervisor(store, folder: Path, clock: Clock) -> Supervisor:
     observer: Observer = Silent()
     worker = this_worker(None, 1, "cpu")
-    store.register_worker(worker)
+    store.workers.register(worker)
     settings = Settings(home=folder, db_url="sqlite:///unused", data_dir=folder)
     slots = SlotAllocator(make_slots((), 1))
     return Supervisor(store, settings, identity=worker, slots=slots, observer=observer, clock=clock)
@@ -44,15 +44,15 @@ def test_a_dead_worker_is_found_within_35_seconds_with_the_default_settings(tmp_
     """It renews ``phase`` seconds after the finder's first look, and dies at that moment."""
     clock = Clock()
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db", clock=clock) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("a"))
         claim = take(store)
         finder = supervisor(store, tmp_path, clock)
         died = None
-        while store.detail(claim.run.id).run.state is RunState.RUNNING:
+        while store.runs.detail(claim.run.id).run.state is RunState.RUNNING:
             assert clock.seconds - (died or 0) < FOUND_WITHIN
             if died is None and clock.seconds >= phase:
-                store.renew(claim.lease)
+                store.queue.renew(claim.lease)
                 died = clock.seconds
             if died is not None and clock.seconds >= died + store.lease_seconds:
                 lapse(store, claim.run.id, seconds=0.001)  # the database's clock has got there too
@@ -60,7 +60,7 @@ def test_a_dead_worker_is_found_within_35_seconds_with_the_default_settings(tmp_
             clock.seconds += TICK_SECONDS
         assert died is not None
         assert clock.seconds - died >= store.lease_seconds, "not before its lease is over"
-        assert store.detail(claim.run.id).attempts[0].reason is EndReason.WORKER_LOST
+        assert store.runs.detail(claim.run.id).attempts[0].reason is EndReason.WORKER_LOST
 
 
 def test_only_a_live_worker_keeps_its_name(tmp_path):
@@ -68,28 +68,28 @@ def test_only_a_live_worker_keeps_its_name(tmp_path):
         return False
 
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
-        store.register_worker(identity("w1"), alone=gone)
-        store.register_worker(identity("w1"), alone=gone)  # the same worker again
+        store.workers.register(identity("w1"), is_dead=gone)
+        store.workers.register(identity("w1"), is_dead=gone)  # the same worker again
         with pytest.raises(UsageError, match="choose another --name"):
-            store.register_worker(identity("w2"), alone=gone)
-        assert [one.identity.id for one in store.workers()] == ["w1"]
-        store.register_worker(identity("w3"), alone=lambda worker: True)  # provably gone
-        store.deregister("w1")
-        store.deregister("w3")
-        store.register_worker(identity("w2"), alone=gone)
+            store.workers.register(identity("w2"), is_dead=gone)
+        assert [one.identity.id for one in store.workers.list()] == ["w1"]
+        store.workers.register(identity("w3"), is_dead=lambda worker: True)  # provably gone
+        store.workers.deregister("w1")
+        store.workers.deregister("w3")
+        store.workers.register(identity("w2"), is_dead=gone)
 
 
 def test_a_worker_that_was_not_seen_for_a_lease_has_lost_its_name(tmp_path):
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db", lease_seconds=-1.0) as store:
-        store.register_worker(identity("w1"))
-        store.register_worker(identity("w2"), alone=lambda worker: False)
+        store.workers.register(identity("w1"))
+        store.workers.register(identity("w2"), is_dead=lambda worker: False)
 
 
 def test_a_notice_is_kept_with_its_worker_until_it_is_taken_away(tmp_path):
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
         me = this_worker("me", 1, "cuda")
-        store.register_worker(me)
+        store.workers.register(me)
         assert me.pid == os.getpid()
         for text in ("GPU 0: busy with process 7 of ann", ""):
-            store.set_worker_notice(me.id, text)
-            assert [one.notice for one in store.workers()] == [text]
+            store.workers.set_notice(me.id, text)
+            assert [one.notice for one in store.workers.list()] == [text]

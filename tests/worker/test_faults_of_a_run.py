@@ -71,9 +71,9 @@ def worked(tmp_path_factory):
         cli("worker", "--until-empty", "--slots", "2")
         left = sorted(path.name for path in (runs / ids["full"]).glob("ckpt*"))
     with store_of(cli) as store:
-        details = {name: store.detail(run_id) for name, run_id in ids.items()}
+        details = {name: store.runs.detail(run_id) for name, run_id in ids.items()}
         metrics = {name: reproducible(store, run_id) for name, run_id in ids.items()}
-        assert store.check() == []
+        assert store.maintenance.check() == []
     return cli, details, metrics, left
 
 

@@ -36,7 +36,7 @@ def path(tmp_path):
 @pytest.fixture
 def store(path):
     with open_store(f"sqlite:///{path}", lease_seconds=2, busy_seconds=0.05) as opened:
-        opened.register_worker(identity("w1"))
+        opened.workers.register(identity("w1"))
         submit(opened, new("a"))
         yield opened
 
@@ -86,13 +86,13 @@ def test_metrics_wait_on_the_disk_while_the_database_is_locked_and_go_in_when_it
         assert spool.read_text().count("loss") == 2
         assert spool.stat().st_mode & 0o077 == 0
         held.release()
-        assert store.metrics(lease.run_id) == []
+        assert store.metrics.points(lease.run_id) == []
         now[0] += 100
         recorder.record(ODD[2])
-        assert same(store.metrics(lease.run_id), ODD)
+        assert same(store.metrics.points(lease.run_id), ODD)
         assert spool.read_text() == ""
     assert not spool.exists()
-    assert store.detail(lease.run_id).run.step == 2
+    assert store.runs.detail(lease.run_id).run.step == 2
 
 
 @pytest.mark.parametrize("what", ["start", "checkpoint", "finish"])
@@ -105,9 +105,9 @@ def test_start_checkpoint_and_finish_wait_for_the_database(store, path, run_dir,
         held = Held(path)
         threading.Timer(1.0, held.release).start()
         recorder.record(fact)
-    assert len(store.metrics(lease.run_id)) == 1
+    assert len(store.metrics.points(lease.run_id)) == 1
     if what == "finish":
-        assert store.detail(lease.run_id).run.state is RunState.SUCCEEDED
+        assert store.runs.detail(lease.run_id).run.state is RunState.SUCCEEDED
 
 
 def record_all(facts, store, lease, run_dir):
@@ -129,7 +129,7 @@ def test_a_database_that_stays_away_ends_the_attempt_as_a_fault_of_the_machine(
     held.release()
     assert end_reason_of(error.value) is EndReason.INFRA
     ingest_spool(store, lease, run_dir)  # as the supervisor does before it ends the attempt
-    assert store.metrics(lease.run_id) == [ODD[2]]
+    assert store.metrics.points(lease.run_id) == [ODD[2]]
     assert list(run_dir.iterdir()) == []
 
 
@@ -142,11 +142,11 @@ def test_an_attempt_takes_in_what_a_killed_one_measured_up_to_the_step_it_goes_o
         killed.record(metric)
     with (run_dir / "spool-1.jsonl").open("a") as file:
         file.write('["loss", "tra')  # killed while it wrote
-    store.release(first)
+    store.queue.release(first)
     second = take(store).lease
     with Recorder(store, second, run_dir=run_dir) as recorder:
         recorder.record(Resumed(1))
-        assert same(store.metrics(first.run_id), ODD[:2])
+        assert same(store.metrics.points(first.run_id), ODD[:2])
         for metric in ODD:  # a zombie: its file is gone from the folder
             killed._spool.append(metric)
         assert [path.name for path in run_dir.iterdir()] == ["spool-2.jsonl"]
@@ -156,10 +156,10 @@ def test_an_attempt_takes_in_what_a_killed_one_measured_up_to_the_step_it_goes_o
 def test_a_spool_is_refused_without_the_lease(store, run_dir):
     lease = take(store).lease
     Recorder(store, lease, run_dir=run_dir).record(ODD[2])
-    store.release(lease)
+    store.queue.release(lease)
     with pytest.raises(LeaseLost):
         ingest_spool(store, lease, run_dir)
-    assert store.metrics(lease.run_id) == []
+    assert store.metrics.points(lease.run_id) == []
 
 
 class Forgetful:
@@ -173,7 +173,7 @@ class Forgetful:
         return getattr(self._store, name)
 
     def finish(self, *arguments: object) -> None:
-        self._store.finish(*arguments)
+        self._store.queue.finish(*arguments)
         if self.left:
             self.left -= 1
             raise StoreError("the connection was lost")
@@ -183,7 +183,7 @@ def test_a_finish_whose_answer_was_lost_is_not_taken_for_a_lost_lease(store, run
     lease = take(store).lease
     with Recorder(Forgetful(store), lease, run_dir=run_dir) as recorder:
         recorder.record(result())
-    assert store.detail(lease.run_id).run.state is RunState.SUCCEEDED
+    assert store.runs.detail(lease.run_id).run.state is RunState.SUCCEEDED
 
 
 def store_at(cli: CommandLine) -> Store:
@@ -202,11 +202,11 @@ def uninterrupted(tmp_path_factory):
 
 
 def assert_finished_alike(cli: CommandLine, store: Store, run_id: str, uninterrupted) -> None:
-    detail = store.detail(run_id)
+    detail = store.runs.detail(run_id)
     assert detail.run.state is RunState.SUCCEEDED, detail
     assert reproducible(store, run_id) == uninterrupted[1]
     assert final_hashes(cli, run_id)["model.pt"] == uninterrupted[0]
-    assert store.check() == []
+    assert store.maintenance.check() == []
     folder = cli.folder / ".lsqctl" / "runs" / run_id
     assert not list(folder.glob("spool-*"))
     ended = [(one.reason, one.message) for one in detail.attempts]
@@ -303,14 +303,14 @@ def test_a_killed_backend_and_a_restarted_postgresql_leave_training_uninterrupte
     with store_at(cli) as store:
         wait_for(lambda: at_work(store, run_id))
         store._database.read(lambda db: db.exec_driver_sql(KILL).all())
-        before = store.detail(run_id).run.step
-        wait_for(lambda: store.detail(run_id).run.step > before)
+        before = store.runs.detail(run_id).run.step
+        wait_for(lambda: store.runs.detail(run_id).run.step > before)
     restart(postgresql_url)
     told, _ = worker.communicate(timeout=120)
     assert worker.returncode == 0, told
     with store_at(cli) as store:
         assert_finished_alike(cli, store, run_id, uninterrupted)
-        assert len(store.detail(run_id).attempts) == 1
+        assert len(store.runs.detail(run_id).attempts) == 1
 
 
 class Proxy:
@@ -365,14 +365,14 @@ def test_a_server_that_falls_silent_is_noticed_within_a_third_of_the_lease(
     url = make_url(postgresql_url)
     through = f"postgresql+psycopg://lsqctl@127.0.0.1:{proxy.port}/{url.database}"
     with open_store(through, lease_seconds=9, busy_seconds=0) as store:
-        store.register_worker(identity("w1"))
+        store.workers.register(identity("w1"))
         submit(store, new("a"))
         lease = take(store).lease
         proxy.dead = True
         with pytest.raises(StoreError, match=r"no answer from the server for 2 s|timeout expired"):
-            store.renew(lease)  # without a bound it would never end
+            store.queue.renew(lease)  # without a bound it would never end
         proxy.dead = False
-        assert not store.renew(lease).cancel_requested
+        assert not store.queue.renew(lease).cancel_requested
     with open_store(through) as store:  # as a worker opens it
         raw = store._database.engine.raw_connection()
         assert raw.driver_connection.read_timeout <= store.lease_seconds / 3

@@ -38,8 +38,16 @@ def everything(cli: CommandLine, run_id: str) -> dict[str, object]:
         if path.is_file() and path.suffix != ".log"
     }
     with store_of(cli) as store:
-        parts = store.detail, store.metrics, store.summaries, store.checkpoints, store.evaluations
-        return {"files": files} | {part.__name__: part(run_id) for part in (*parts, store.events)}
+        parts = (
+            store.runs.detail,
+            store.metrics.points,
+            store.metrics.summaries,
+            store.checkpoints.list,
+            store.results.evaluations,
+        )
+        return {"files": files} | {
+            part.__name__: part(run_id) for part in (*parts, store.runs.events)
+        }
 
 
 def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
@@ -80,7 +88,7 @@ def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and
     time.sleep(1)  # a lease: what the worker itself would still write
     zombie.send_signal(signal.SIGTERM)
     told, _ = zombie.communicate(timeout=60)
-    assert "lost lease: another attempt owns the run; nothing was changed" in told
+    assert "lease lost: another attempt owns the run; nothing was changed" in told
     assert everything(cli, run_id) == before
     reasons = [(one.worker.split("-")[0], one.reason) for one in before["detail"].attempts]
     assert reasons == [("sleeper", EndReason.WORKER_LOST), ("heir", EndReason.COMPLETED)]
@@ -90,12 +98,14 @@ def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
     """A pid, its start time and the boot together name a process; only then is it provably gone."""
     me = this_worker("w", 1, "cpu")
     assert not is_dead(me)
-    assert is_dead(replace(me, started=me.started - 60))  # the pid is ours, the process not
+    assert is_dead(
+        replace(me, process_started=me.process_started - 60)
+    )  # the pid is ours, the process not
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert is_dead(replace(me, pid=gone.pid))
     for elsewhere in ({"host": "other"}, {"boot_id": "other"}):  # there the lease decides
-        assert not is_dead(replace(me, started=0.0, pid=gone.pid, **elsewhere))
+        assert not is_dead(replace(me, process_started=0.0, pid=gone.pid, **elsewhere))
     assert boot_id() == me.boot_id
     assert this_worker("w", 1, "cpu").id != me.id
 
@@ -108,8 +118,8 @@ def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
     home = cli.folder / ".lsqctl"
     with store_of(cli) as store:
         me = this_worker("w", 1, "cpu")
-        store.register_worker(me)
-        lease = store.claim(me.id).lease
+        store.workers.register(me)
+        lease = store.queue.claim(me.id).lease
         spec = AttemptSpec(
             run_id=run_id,
             attempt=lease.attempt,
@@ -139,7 +149,7 @@ def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
         assert trainer.wait(30) == 75
         with os.fdopen(report) as pipe:
             assert ExitReport.from_line(pipe.read()).reason is EndReason.PREEMPTED
-        assert store.checkpoints(run_id)[0].step >= 30
+        assert store.checkpoints.list(run_id)[0].step >= 30
 
 
 # SIGTERM to the supervisor from within the trainer, at the worst moments
@@ -184,11 +194,11 @@ def test_a_sigterm_inside_a_save_or_an_evaluation_spends_no_attempt_and_changes_
         assert worker.wait(60) == 128 + signal.SIGTERM
         (cli.folder / "worker.pid").unlink()
         with store_of(cli) as store:
-            assert store.detail(run_id).run.state is RunState.QUEUED
+            assert store.runs.detail(run_id).run.state is RunState.QUEUED
     assert {"save", "evaluation"} <= {path.name for path in cli.folder.iterdir()}
     cli("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
-        reasons = [one.reason for one in store.detail(run_id).attempts]
+        reasons = [one.reason for one in store.runs.detail(run_id).attempts]
     assert reasons == [EndReason.PREEMPTED] * 2 + [EndReason.COMPLETED]
     assert_same_end(cli, run_id, uninterrupted)
 
@@ -249,8 +259,8 @@ def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
         assert process.poll() is None  # it waits for the save
         os.write(terminal, b"\x03")
         assert process.wait(30) == 130
-        assert store.detail(run_id).run.state is RunState.QUEUED
-        assert store.detail(run_id).attempts[0].reason is EndReason.PREEMPTED
+        assert store.runs.detail(run_id).run.state is RunState.QUEUED
+        assert store.runs.detail(run_id).attempts[0].reason is EndReason.PREEMPTED
     os.close(terminal)
 
 
@@ -261,10 +271,10 @@ def test_closing_the_terminal_of_a_worker_saves_its_run_and_puts_it_back(cli):
         wait_for(lambda: at_work(store, run_id))
         os.close(terminal)
         assert process.wait(60) == 128 + signal.SIGHUP
-        detail = store.detail(run_id)
+        detail = store.runs.detail(run_id)
         assert detail.run.state is RunState.QUEUED
         assert [one.reason for one in detail.attempts] == [EndReason.PREEMPTED]
-        assert store.checkpoints(run_id)[0].step >= 30
+        assert store.checkpoints.list(run_id)[0].step >= 30
 
 
 def test_code_that_changed_after_the_submit_is_shown(cli):
@@ -274,11 +284,11 @@ def test_code_that_changed_after_the_submit_is_shown(cli):
     from contextlib import closing
 
     with closing(sqlite3.connect(cli.folder / ".lsqctl" / "lsqctl.db")) as db, db:
-        (text,) = db.execute("SELECT snapshot FROM runs").fetchone()
-        snapshot = json.loads(text) | {"code_sha256": "0" * 64}
-        db.execute("UPDATE runs SET snapshot = ?", [json.dumps(snapshot)])
+        (text,) = db.execute("SELECT provenance FROM runs").fetchone()
+        provenance = json.loads(text) | {"code_sha256": "0" * 64}
+        db.execute("UPDATE runs SET provenance = ?", [json.dumps(provenance)])
     cli("worker", "--until-empty")
     assert "changed after submit: attempt 1 ran other code" in cli("runs", "show", run_id).stdout
     with store_of(cli) as store:
-        notes = [one.detail for one in store.events(run_id) if one.kind == "note"]
+        notes = [one.detail for one in store.runs.events(run_id) if one.kind == "note"]
     assert any("has changed since the run was submitted (000000000000 →" in one for one in notes)

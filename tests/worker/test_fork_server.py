@@ -131,7 +131,7 @@ def test_a_forked_child_computes_the_same_bits_as_a_python_of_its_own(cli):
         cli("worker", "--until-empty", "--slots", "1", LSQCTL_WARM=warm)
         with store_of(cli) as store:
             ends.append((final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)))
-            (attempt,) = store.detail(run_id).attempts
+            (attempt,) = store.runs.detail(run_id).attempts
             records.append(attempt.environment)
     assert ends[0] == ends[1]
     assert records[0] == records[1], "environment, threads and versions"

@@ -184,14 +184,14 @@ def test_without_nvml_gpus_are_found_by_their_device_files_and_it_is_said(tmp_pa
 @pytest.fixture
 def store(tmp_path):
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as opened:
-        opened.register_worker(identity("w1"))
+        opened.workers.register(identity("w1"))
         yield opened
 
 
 def claimed(store: Store, here: SlotAllocator) -> Any:
     """Claim as the supervisor does."""
     pool = here.pool
-    return store.claim("w1", gpus=pool.usable_gpus, free_gpus=len(pool.free_gpus))
+    return store.queue.claim("w1", gpus=pool.usable_gpus, free_gpus=len(pool.free_gpus))
 
 
 def test_a_run_that_reserves_gpus_is_not_starved_by_smaller_ones(nvml, store):

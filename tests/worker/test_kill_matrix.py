@@ -55,7 +55,8 @@ class End:
 
 def end_of(cli: CommandLine, store: Store, run_id: str) -> End:
     counts = [
-        (e.selection, e.headline, e.n_correct, e.step, e.hits) for e in store.evaluations(run_id)
+        (e.selection, e.headline, e.n_correct, e.step, e.hits)
+        for e in store.results.evaluations(run_id)
     ]
     return End(final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id), counts)
 
@@ -93,14 +94,14 @@ def work(cli: CommandLine, *specs: str, code: int | None = 0) -> None:
 def assert_whole(cli: CommandLine, undisturbed: End) -> None:
     """Every run has one honest result, and nothing is left over."""
     with store_of(cli) as store:
-        runs = store.runs()
+        runs = store.runs.list()
         assert {run.state for run in runs} == {RunState.SUCCEEDED}
-        assert len(store.board_rows()) == len(runs)
-        assert store.check() == []
+        assert len(store.results.board_rows()) == len(runs)
+        assert store.maintenance.check() == []
         for run in runs:
             assert end_of(cli, store, run.id) == undisturbed
             folder = cli.folder / ".lsqctl" / "runs" / run.id
-            known = {one.directory: one.sha256 for one in store.checkpoints(run.id)}
+            known = {one.directory: one.sha256 for one in store.checkpoints.list(run.id)}
             kept = {str(one): verify_checkpoint(one) for one in folder.glob("ckpt*")}
             assert kept == known
 
@@ -166,7 +167,7 @@ def test_a_worker_and_a_child_that_slept_past_the_lease_change_nothing(cli, undi
     zombie.resume()
     assert worker.wait(60) == 0
     with store_of(cli) as store:
-        reasons = [one.reason for one in store.detail(run_id).attempts]
+        reasons = [one.reason for one in store.runs.detail(run_id).attempts]
     assert reasons == [EndReason.WORKER_LOST, EndReason.COMPLETED]
     assert_whole(cli, undisturbed)
 
@@ -177,11 +178,11 @@ def test_what_meets_a_submission_leaves_all_of_it_or_nothing(cli):
     for action, code in (("kill", -9), ("raise", 1)):
         cli(*many, code=code, **armed(cli, f"submit.before-commit:{action}"))
         with store_of(cli) as store:
-            assert store.runs() == []
+            assert store.runs.list() == []
         (cli.folder / "once" / "submit.before-commit").unlink()
     cli(*many, code=-9, **armed(cli, "submit.after-commit:kill"))
     with store_of(cli) as store:
-        stored = {run.id for run in store.runs()}
+        stored = {run.id for run in store.runs.list()}
     assert len(stored) == 2
     assert set(cli(*many).stdout.split()) == stored  # again: the same runs, none doubled
 

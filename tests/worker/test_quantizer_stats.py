@@ -23,7 +23,7 @@ def stats(step: int, name: str = "a", **changes: Any) -> QuantizerStats:
 @pytest.fixture
 def store(tmp_path):
     with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db", lease_seconds=2) as opened:
-        opened.register_worker(identity("w1"))
+        opened.workers.register(identity("w1"))
         submit(opened, new("a"))
         yield opened
 
@@ -33,11 +33,11 @@ def test_they_wait_with_the_metrics_and_go_in_with_the_checkpoint(store, tmp_pat
     with Recorder(store, lease, run_dir=tmp_path / "run", clock=lambda: 0.0) as recorder:
         for one in seen[:2]:
             recorder.record(one)
-        assert store.quantizer_stats(lease.run_id) == []
+        assert store.metrics.quantizer_stats(lease.run_id) == []
         recorder.record(Checkpoint(1, 1, tmp_path / "run", "sha", 10))
-        assert store.quantizer_stats(lease.run_id) == seen[:2]
+        assert store.metrics.quantizer_stats(lease.run_id) == seen[:2]
         recorder.record(seen[2])
-    assert store.quantizer_stats(lease.run_id) == seen
+    assert store.metrics.quantizer_stats(lease.run_id) == seen
 
 
 def test_what_a_killed_attempt_spooled_is_taken_in_up_to_where_the_next_goes_on(store, tmp_path):
@@ -47,12 +47,12 @@ def test_what_a_killed_attempt_spooled_is_taken_in_up_to_where_the_next_goes_on(
         killed.record(one)
     with (tmp_path / "spool-1.jsonl").open("a") as file:
         file.write('{"name": "a", "ste')  # killed while it wrote
-    store.release(first)
+    store.queue.release(first)
     second = take(store).lease
     with Recorder(store, second, run_dir=tmp_path) as recorder:
         recorder.record(Resumed(2))
-    assert store.quantizer_stats(first.run_id) == seen[:2]
-    assert [one.step for one in store.metrics(first.run_id)] == [2]
+    assert store.metrics.quantizer_stats(first.run_id) == seen[:2]
+    assert [one.step for one in store.metrics.points(first.run_id)] == [2]
 
 
 def test_the_supervisor_takes_in_what_the_trainer_left(store, tmp_path):
@@ -60,5 +60,5 @@ def test_the_supervisor_takes_in_what_the_trainer_left(store, tmp_path):
     killed = Recorder(store, lease, run_dir=tmp_path, clock=lambda: 0.0)
     killed.record(stats(1))
     ingest_spool(store, lease, tmp_path)
-    assert store.quantizer_stats(lease.run_id) == [stats(1)]
+    assert store.metrics.quantizer_stats(lease.run_id) == [stats(1)]
     assert list(tmp_path.glob("spool*")) == []

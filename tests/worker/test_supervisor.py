@@ -32,10 +32,10 @@ def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
     cli("submit", "sweep.yaml")
     cli("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
-        runs = {run.name: run for run in store.runs()}
+        runs = {run.name: run for run in store.runs.list()}
         assert {run.state for run in runs.values()} == {RunState.SUCCEEDED}
         assert set(runs) == {"base", "sweep-w4a4", "sweep-w2a2"}
-        rows = {row.name: row for row in store.board_rows()}
+        rows = {row.name: row for row in store.results.board_rows()}
     parent = rows["base"]
     for name in ("sweep-w4a4", "sweep-w2a2"):
         assert rows[name].fp32_n_correct == parent.n_correct
@@ -70,7 +70,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_the_run_is_taken_up_again(c
         worker.kill()
         wait_for(lambda: not any(map(lives, children)))
         cli("worker", "--until-empty", "--slots", "2")
-        attempts = store.detail(run_id).attempts
+        attempts = store.runs.detail(run_id).attempts
     assert [one.reason for one in attempts] == [EndReason.WORKER_LOST, EndReason.COMPLETED]
     assert attempts[1].resumed_step
     assert_same_end(cli, run_id, uninterrupted)
@@ -85,13 +85,13 @@ def test_sigterm_saves_the_run_puts_it_back_and_spends_no_attempt(cli, uninterru
         for process in family:  # as a scheduler does it
             process.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 128 + signal.SIGTERM
-        detail = store.detail(run_id)
+        detail = store.runs.detail(run_id)
         assert detail.run.state is RunState.QUEUED
         assert [one.reason for one in detail.attempts] == [EndReason.PREEMPTED]
-        saved = max(one.step for one in store.checkpoints(run_id))
+        saved = max(one.step for one in store.checkpoints.list(run_id))
         assert saved >= 30
         cli("worker", "--until-empty", "--slots", "2")
-        assert store.detail(run_id).attempts[1].resumed_step == saved
+        assert store.runs.detail(run_id).attempts[1].resumed_step == saved
     assert_same_end(cli, run_id, uninterrupted)
 
 
@@ -102,7 +102,7 @@ def test_a_trainer_that_is_killed_is_tried_again(cli, uninterrupted):
         wait_for(lambda: at_work(store, run_id))
         os.killpg(trainers(worker.pid)[0].pid, signal.SIGKILL)
         assert worker.wait(120) == 0
-        attempts = store.detail(run_id).attempts
+        attempts = store.runs.detail(run_id).attempts
     assert [one.reason for one in attempts] == [EndReason.INFRA, EndReason.COMPLETED]
     assert "SIGKILL" in attempts[0].message
     assert_same_end(cli, run_id, uninterrupted)
@@ -117,7 +117,7 @@ def test_a_warmed_parent_that_is_killed_is_replaced_and_its_run_tried_again(cli,
         trainer.parent().kill()
         wait_for(lambda: not lives(trainer))
         assert worker.wait(120) == 0
-        attempts = store.detail(run_id).attempts
+        attempts = store.runs.detail(run_id).attempts
     assert [one.reason for one in attempts] == [EndReason.INFRA, EndReason.COMPLETED]
     assert attempts[0].message == "the warmed parent process ended: killed by SIGKILL"
     assert_same_end(cli, run_id, uninterrupted)
@@ -127,13 +127,13 @@ def test_time_limits_save_a_run_and_say_how_it_goes_on(cli):
     run_id = submitted(cli, LONG, "--time-limit", "2s")
     cli("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
-        run = store.detail(run_id).run
+        run = store.runs.detail(run_id).run
         assert (run.state, run.reason) == (RunState.FAILED, EndReason.TIMEOUT)
         assert f"over its time limit of 2 s; `lsqctl runs retry {run_id}` goes on" in run.message
-        saved = max(one.step for one in store.checkpoints(run_id))
+        saved = max(one.step for one in store.checkpoints.list(run_id))
         cli("runs", "retry", run_id)
         cli("worker", "--slots", "2", "--time-limit", "1s")  # the worker's own: it ends with 0
-        detail = store.detail(run_id)
+        detail = store.runs.detail(run_id)
     assert detail.run.state is RunState.QUEUED
     assert [one.reason for one in detail.attempts] == [EndReason.TIMEOUT, EndReason.PREEMPTED]
     assert detail.attempts[1].resumed_step == saved
@@ -142,8 +142,8 @@ def test_time_limits_save_a_run_and_say_how_it_goes_on(cli):
 def test_a_name_belongs_to_one_live_worker(cli):
     first = cli.start("worker", "--name", "night")
     with store_of(cli) as store:
-        wait_for(store.workers)
-        (known,) = store.workers()
+        wait_for(store.workers.list)
+        (known,) = store.workers.list()
         refused = cli("worker", "--name", "night", "--until-empty", code=2)
         assert f"process {known.identity.pid} on" in refused.stderr
         assert "another --name" in refused.stderr
@@ -162,7 +162,7 @@ def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterru
         said, _ = worker.communicate(timeout=60)
         assert worker.returncode == 0
         assert f"cancelled; lsqctl runs retry {run_id} goes on" in said
-        assert store.detail(run_id).run.state is RunState.CANCELLED
+        assert store.runs.detail(run_id).run.state is RunState.CANCELLED
     cli("runs", "retry", run_id)
     cli("worker", "--until-empty", "--slots", "2")
     assert_same_end(cli, run_id, uninterrupted)
@@ -175,7 +175,7 @@ def test_a_run_that_diverges_fails_with_its_reason_and_so_do_its_children(cli):
     done = cli("run", "child.yaml", code=5)
     assert "did not succeed" in done.stderr
     with store_of(cli) as store:
-        runs = {run.name: run for run in store.runs()}
+        runs = {run.name: run for run in store.runs.list()}
     assert runs["base"].reason is EndReason.DIVERGED
     assert "lower train.lr" in runs["base"].message
     assert runs["child"].reason is EndReason.PARENT
@@ -186,11 +186,11 @@ def test_a_second_signal_ends_at_once_and_still_puts_the_run_back(cli):
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--slots", "2")
     with store_of(cli) as store:
-        wait_for(lambda: store.detail(run_id).run.state is RunState.RUNNING)
+        wait_for(lambda: store.runs.detail(run_id).run.state is RunState.RUNNING)
         worker.send_signal(signal.SIGINT)
         worker.send_signal(signal.SIGINT)
         assert worker.wait(30) == 128 + signal.SIGINT
-        assert store.detail(run_id).run.state is RunState.QUEUED
+        assert store.runs.detail(run_id).run.state is RunState.QUEUED
 
 
 def test_the_log_of_an_attempt_is_kept_and_is_private(cli):
@@ -207,7 +207,7 @@ def test_a_dataset_that_is_gone_when_the_run_starts_is_said_in_one_line(cli):
     run_id = submitted(cli, text, "--skip-data-check")
     cli("worker", "--until-empty")
     with store_of(cli) as store:
-        run = store.detail(run_id).run
+        run = store.runs.detail(run_id).run
     assert run.reason is EndReason.RECIPE
     assert "data fetch cifar10" in run.message
 
@@ -240,5 +240,5 @@ def test_a_folder_of_images_trains_with_a_loader_process(cli):
     cli.write("mine.yaml", text)
     cli("run", "mine.yaml", "--data-dir", "data", "--slots", "1")
     with store_of(cli) as store:
-        (row,) = store.board_rows()
+        (row,) = store.results.board_rows()
     assert row.n_total == 8

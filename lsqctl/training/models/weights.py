@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
+from lsqctl.quant import LsqQuantizer, quantizers
+from lsqctl.quant.quantizer import QuantizerState
 from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.checkpoint_files import manifest_sha256
 
@@ -28,10 +30,49 @@ def load_weights(
 ) -> None:
     """Fill ``model`` with the weights of ``source``; every key and shape must fit.
 
-    ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out: they
-    are calibrated anew. Raises DataError.
+    ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out:
+    ``load_step_sizes`` takes those that fit once the model is prepared. Raises DataError.
     """
     model.load_state_dict(matching_state(model, source, model_name=model_name, key=key))
+
+
+def load_step_sizes(model: nn.Module, source: Path | str, *, model_name: str) -> list[str]:
+    """Take over the learned step sizes of a quantized parent; return a note on what was done.
+
+    Kept is what has the same bits, sign and granularity in ``model``, which is prepared, and stays
+    calibrated; all else is left to ``calibrate``. No note where the parent has no step sizes.
+    """
+    state = {
+        key: value
+        for key, value in read_weights(source, model_name=model_name).items()
+        if _is_quantizer_key(key)
+    }
+    if not any(key.endswith(".step_size") for key in state):
+        return []
+    by_name = quantizers(model)
+    kept = [name for name, quantizer in by_name.items() if _take_over(quantizer, name, state)]
+    if len(kept) == len(by_name):
+        return [f"all {len(kept)} learned step sizes were kept: same bits, sign and granularity"]
+    return [
+        f"{len(kept)} of {len(by_name)} learned step sizes were kept, the others are calibrated "
+        "anew: the weights come with other bits, sign or granularity, or do not say which"
+    ]
+
+
+def _take_over(quantizer: LsqQuantizer, name: str, state: Mapping[str, Tensor]) -> bool:
+    """Load one quantizer's state where it was calibrated for the same grid."""
+    prefix = f"{name}."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    current, flags = quantizer.state_dict(), own.get("_extra_state")
+    if flags is None or own.keys() != current.keys():
+        return False
+    stored = QuantizerState.from_tensor(flags)
+    same_shapes = all(own[k].shape == v.shape for k, v in current.items() if k != "_extra_state")
+    known = stored.calibrated and stored.grid is not None
+    if not (known and same_shapes and stored.fits(quantizer.spec)):
+        return False
+    quantizer.load_state_dict(own)
+    return True
 
 
 def matching_state(
