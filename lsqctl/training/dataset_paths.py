@@ -110,8 +110,10 @@ class ImageWalk:
 
     def notes(self, split: Path) -> tuple[str, ...]:
         """Say what was passed over, each kind with its first example."""
-        kinds = ((self.irregular, "image name", "no regular file"),)
-        kinds += ((self.repeated, "folder", "listed already, through a link"),)
+        kinds = (
+            (self.irregular, "image name", "no regular file"),
+            (self.repeated, "folder", "listed already, through a link"),
+        )
         return tuple(
             f"{split}: passed over {pluralize(len(paths), noun)} ({reason}), first {min(paths)}"
             for paths, noun, reason in kinds
