@@ -86,9 +86,9 @@ def test_without_a_compiler_auto_trains_eagerly_and_on_is_an_error_before_traini
 def _with_compile(value):
     def change(parts):
         cursor = parts["state"]["cursor"]
-        found = {k: v for k, v in cursor["environment"].items() if k != "compile"}
+        found = {k: v for k, v in cursor["circumstances"].items() if k != "compile"}
         found |= {} if value is None else {"compile": value}
-        parts["state"] = parts["state"] | {"cursor": cursor | {"environment": found}}
+        parts["state"] = parts["state"] | {"cursor": cursor | {"circumstances": found}}
 
     return change
 

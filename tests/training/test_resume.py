@@ -270,7 +270,7 @@ def test_other_circumstances_are_said_and_no_longer_called_bitwise(job, name, ot
     run(recipe, job(), stop_after=2)
 
     def change(parts):
-        _cursor(environment=parts["state"]["cursor"]["environment"] | {name: other})(parts)
+        _cursor(circumstances=parts["state"]["cursor"]["circumstances"] | {name: other})(parts)
 
     rewritten(change)(job().run_dir)
     facts = run(recipe, job(), stop_after=2)
