@@ -73,8 +73,8 @@ def test_every_place_it_points_to_exists():
 def test_the_tree_names_every_package_and_no_other():
     tree = re.search(r"^```\n(lsqctl/  .*?)^```", README, re.MULTILINE | re.DOTALL)
     assert tree
-    places = [line[:19] for line in tree[1].splitlines() if line.startswith("  ")]
-    lines = [line.split() for line in places]
+    rows = [line.strip() for line in tree[1].splitlines() if line.startswith("  ")]
+    lines = [re.split(r"\s{2,}", row)[0].split() for row in rows]
     named = {word.rstrip("/") for words in lines for word in words}
     real = {
         path.name

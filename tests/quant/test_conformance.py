@@ -92,7 +92,7 @@ def test_a_wrong_quantizer_is_found_by_the_row_that_asks_for_it(key):
 @pytest.mark.parametrize("key", ["n-weights", "n-weights-per-channel", "n-features"])
 def test_a_wrong_count_is_found(key):
     wrong = replace(
-        lsqctl_quantizer(), step_gradient=lambda question: question.wanted * math.sqrt(2)
+        lsqctl_quantizer(), step_gradient=lambda question: question.expected * math.sqrt(2)
     )
     assert run_check(BY_KEY[key], wrong).verdict == "differs"
 

@@ -165,9 +165,9 @@ from PIL import Image
 from lsqctl.recipe import DataSection
 from lsqctl.training.dataset_loader import open_dataset
 root = Path(sys.argv[1])
-found = open_dataset(DataSection(name="imagefolder", resize=224, crop=224), root, workers=2)
+found = open_dataset(DataSection(name="imagefolder", resize=224, crop=224), root, num_workers=2)
 try:
-    list(found.train.plain([np.arange(6).repeat(8)]))
+    list(found.train.eval_batches([np.arange(6).repeat(8)]))
 except OSError as error:
     print(error)
 """
