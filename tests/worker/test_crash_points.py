@@ -79,7 +79,9 @@ def test_rows_after_many_crashes_are_those_of_the_whole_run(store, tmp_path, see
     crashes = with_crashes(store, replace(job, run_dir=tmp_path / "cut"), random.Random(seed))
     assert crashes >= 3
     assert rows_of(store, cut) == rows_of(store, whole)
-    for one, other in zip(store.result(whole), store.result(cut), strict=True):
+    for one, other in zip(
+        store.results.evaluations(whole), store.results.evaluations(cut), strict=True
+    ):
         assert replace(one, checkpoint="") == replace(other, checkpoint="")
-        sha256 = store.result_sha256(cut, (other.variant, other.selection))
+        sha256 = store.results.manifest_sha256(cut, (other.variant, other.selection))
         assert sha256 in {known.sha256 for known in store.checkpoints.list(cut)}
