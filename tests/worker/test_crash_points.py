@@ -34,7 +34,7 @@ def attempt(store, claim, job, crash):
     seconds = iter(range(10**6))
     clock = lambda: next(seconds) if draw.random() < 0.3 else 0.0  # noqa: E731 (when it flushes)
     recorder = Recorder(store, claim.lease, run_dir=job.run_dir, clock=clock)
-    job = replace(job, fence=claim.lease.fence, recorded=known)
+    job = replace(job, fence=claim.lease.fence, recorded_checkpoints=known)
     for fact in finetune(tiny(), job):
         if crash(fact):
             raise Crash
