@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.references import Reference
 
 app = typer.Typer(
-    help="Published rows to compare with, each with its source.",
+    help="Published results to compare with, each with its source.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 _import_app = typer.Typer(
-    help="Import published rows.", no_args_is_help=True, rich_markup_mode=None
+    help="Import published results.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(_import_app, name="import")
 
