@@ -196,7 +196,7 @@ def machine_sections(settings: Settings, sources: Mapping[str, str]) -> Sections
         "machine.json": _or_unavailable(_machine_section),
         "settings.json": _or_unavailable(lambda: _settings_section(settings, sources)),
         "doctor.json": _or_unavailable(
-            lambda: {"schema_version": 1, "findings": diagnose(settings)}
+            lambda: {"schema_version": 2, "findings": diagnose(settings)}
         ),
     }
 

@@ -26,7 +26,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing examined. ``fix`` is never empty where the severity is not ok."""
+    """One thing examined. ``fix`` is never empty where the level is not ok."""
 
     level: Level
     message: str

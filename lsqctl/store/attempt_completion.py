@@ -78,7 +78,7 @@ class AttemptCompletion(StorePart):
 
     @exclusive_tx
     def release(self, db: Connection, lease: Lease) -> None:
-        """Put the run back at once, with no attempt spent: the worker was asked to stop.
+        """Requeue the run at once, with no attempt spent: the worker was asked to stop.
 
         Raises LeaseLost.
         """
