@@ -15,8 +15,8 @@ def named(text: str) -> list[tuple[str, str]]:
     return re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
 
 
-def test_all_46_faults_are_there_and_each_names_a_test():
-    assert list(ROWS) == list(range(1, 47))
+def test_faults_are_numbered_without_a_gap_and_each_names_a_test():
+    assert list(ROWS) == list(range(1, len(ROWS) + 1))
     assert not [number for number, text in ROWS.items() if not named(text)]
 
 

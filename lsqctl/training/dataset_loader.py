@@ -14,6 +14,8 @@ from lsqctl.training.data_pipeline import DatasetSplits, InMemoryImages
 from lsqctl.training.dataset_paths import (
     check_class_folders,
     check_dataset_present,
+    class_names,
+    list_images,
     missing_dataset_error,
 )
 from lsqctl.training.digits import Arrays, read_digits
@@ -65,8 +67,8 @@ def _open_folder(data: DataSection, data_dir: Path, num_workers: int) -> Dataset
     from lsqctl.training.image_folder import FolderImages
 
     root = data_dir / data.name
-    (train_files, train_classes), (eval_files, eval_classes) = (
-        _list_images(root / split, data.name) for split in ("train", "val")
+    (train_files, train_classes, train_notes), (eval_files, eval_classes, eval_notes) = (
+        _list_split(root / split, data.name) for split in ("train", "val")
     )
     expected = DATASETS[data.name].classes
     if train_classes != eval_classes or (expected and len(train_classes) != expected):
@@ -91,23 +93,28 @@ def _open_folder(data: DataSection, data_dir: Path, num_workers: int) -> Dataset
         f"centre crop {data.crop}; {_normalization_text(mean, std)}; "
         f"training: {data.train_crop} crop, "
         f"mirror {'yes' if data.flip else 'no'}",
-        notes=(f"{data.name}: {len(train)} and {len(evaluation)} files, bytes not verified",),
+        notes=(
+            f"{data.name}: {len(train)} and {len(evaluation)} files, bytes not verified",
+            *train_notes,
+            *eval_notes,
+        ),
     )
 
 
-def _list_images(folder: Path, name: str) -> tuple[list[tuple[str, int]], list[str]]:
+def _list_split(
+    folder: Path, name: str
+) -> tuple[list[tuple[str, int]], list[str], tuple[str, ...]]:
+    """Return the images with their labels, the classes, and notes on what was passed over."""
     if not folder.is_dir():
         raise DataError(
             f"{folder} is missing: {name} needs train and val, one folder a class in each"
         )
-    from torchvision.datasets import ImageFolder
-
     check_class_folders(folder)
-    try:
-        dataset = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: {str(error).splitlines()[0]}") from None
-    return dataset.samples, dataset.classes
+    classes = class_names(folder)
+    if not classes:
+        raise DataError(f"{folder} has no folder: put one for each class there")
+    files, notes = list_images(folder)
+    return files, classes, notes
 
 
 def normalization(data: DataSection) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lsqctl.errors import DataError
 from lsqctl.recipe import DATASETS
+from lsqctl.text import pluralize
 
 # One of these must be there, an image folder's both splits; digits come with scikit-learn.
 DATASET_PATHS: Mapping[str, tuple[str, ...]] = {
@@ -35,8 +37,10 @@ def check_dataset_present(name: str, data_dir: Path) -> None:
 
 def check_class_folders(split: Path) -> None:
     """Raise DataError for a class, a folder in ``split``, without an image; no file is opened."""
-    classes = sorted(folder for folder in split.glob("*") if folder.is_dir())
-    if empty := [folder for folder in classes if not _has_image(folder)]:
+    classes = class_names(split) if split.is_dir() else []
+    walk = ImageWalk.of_classes(split, classes)
+    empty = [split / name for name in classes if next(walk.images(split / name), None) is None]
+    if empty:
         more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise DataError(
             f"{empty[0]} has no image{more}: every class needs some "
@@ -45,14 +49,80 @@ def check_class_folders(split: Path) -> None:
         )
 
 
-def _has_image(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(
-            _has_image(Path(entry))
-            if entry.is_dir()
-            else entry.name.lower().endswith(IMAGE_EXTENSIONS)
-            for entry in entries
+def class_names(split: Path) -> list[str]:
+    """Return the names of the folders in ``split``, one a class, sorted: their labels in order."""
+    with os.scandir(split) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def list_images(split: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+    """Return path and label of each image of a split, in torchvision's order, and notes.
+
+    The notes say what was passed over: what is no regular file (reading a pipe would wait for
+    ever), and links to folders that are listed already (a loop would multiply the images).
+    """
+    classes = class_names(split)
+    walk = ImageWalk.of_classes(split, classes)
+    files = [
+        (os.path.join(*image), label)
+        for label, name in enumerate(classes)
+        for image in sorted(walk.images(split / name))
+    ]
+    return files, walk.notes(split)
+
+
+@dataclass(slots=True)
+class ImageWalk:
+    """A walk through the classes of a split that enters no folder twice."""
+
+    entered: set[tuple[int, int]]  # device and inode
+    irregular: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_classes(cls, split: Path, classes: list[str]) -> ImageWalk:
+        """Return a walk to which the split and its classes are not to be found below a class."""
+        folders = [split, *(split / name for name in classes)] if classes else []
+        return cls({_identity(os.stat(folder)) for folder in folders})
+
+    def images(self, folder: Path) -> Iterator[tuple[str, str]]:
+        """Yield folder and name of each image at or below ``folder``, in no order."""
+        pending = [str(folder)]
+        while pending:
+            parent = pending.pop()
+            with os.scandir(parent) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
+                    if entry.is_dir():
+                        pending += self._enter(entry)
+                    elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                        if entry.is_file():
+                            yield parent, entry.name
+                        else:
+                            self.irregular.append(entry.path)
+
+    def _enter(self, entry: os.DirEntry[str]) -> list[str]:
+        identity = _identity(entry.stat())
+        if identity in self.entered:
+            self.repeated.append(entry.path)
+            return []
+        self.entered.add(identity)
+        return [entry.path]
+
+    def notes(self, split: Path) -> tuple[str, ...]:
+        """Say what was passed over, each kind with its first example."""
+        kinds = (
+            (self.irregular, "image name", "no regular file"),
+            (self.repeated, "folder", "listed already, through a link"),
         )
+        return tuple(
+            f"{split}: passed over {pluralize(len(paths), noun)} ({reason}), first {min(paths)}"
+            for paths, noun, reason in kinds
+            if paths
+        )
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def missing_dataset_error(name: str, data_dir: Path) -> DataError:

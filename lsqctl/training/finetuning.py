@@ -7,7 +7,7 @@ a run through ``context.stop`` or by ceasing to iterate. No queue, no database, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from lsqctl.events import (
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, calibrate, clamp_step_sizes, prepare
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import read_state, resume_point
+from lsqctl.training.checkpoint import CheckpointContent, read_state, resume_point
 from lsqctl.training.compilation import (
     Forward,
     channels_last_forward,
@@ -92,13 +92,9 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     yield Resumed(checkpoint.step if checkpoint else None)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
-    if checkpoint:
-        train_state, environment_notes = restore_state(checkpoint, recipe, context)
-    else:
-        train_state = initial_train_state(recipe, context)
-        environment_notes = decide_compile(
-            train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
-        )
+    train_state, environment_notes = _open_train_state(
+        checkpoint, recipe, context, pipeline=pipeline, model=model
+    )
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
     if not checkpoint:
         load_initial_weights(model, recipe, context, pipeline=pipeline, train_state=train_state)
@@ -126,6 +122,24 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         raise
     yield from map(LogMessage, chance_level_warnings(session))
     yield build_result(session)
+
+
+def _open_train_state(
+    checkpoint: CheckpointContent | None,
+    recipe: Recipe,
+    context: ExecutionContext,
+    *,
+    pipeline: DataPipeline,
+    model: nn.Module,
+) -> tuple[TrainState, Sequence[str]]:
+    """Return where the run goes on, or begins, and what to say of the environment."""
+    if checkpoint:
+        return restore_state(checkpoint, recipe, context)
+    train_state = initial_train_state(recipe, context)
+    notes = decide_compile(
+        train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
+    )
+    return train_state, notes
 
 
 def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.device) -> DataPipeline:

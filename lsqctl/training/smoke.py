@@ -188,7 +188,9 @@ def _one_image_per_class(folder: Path) -> Iterator[Path]:
     for class_folder in sorted(folder.iterdir()) if folder.is_dir() else ():
         if class_folder.is_dir():
             images = sorted(
-                p for p in class_folder.iterdir() if p.suffix.lower() in _IMAGE_EXTENSIONS
+                path
+                for path in class_folder.iterdir()
+                if path.suffix.lower() in _IMAGE_EXTENSIONS and path.is_file()
             )
             yield from images[:1]
 

@@ -82,7 +82,7 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
         assert attempt["environment"]["inputs"] == {"model.weights": told}
         folder = Path(ended[name]["checkpoints"][0]["directory"])
         state = json.loads((folder / "state.json").read_text())
-        assert state["cursor"]["input_digests"] == {"model.weights": last["sha256"]}
+        assert state["cursor"]["digests"] == {"model.weights": last["sha256"]}
         assert rows[name].fp32_n_correct == rows["fp"].n_correct, "compared with where it began"
     for name in LADDER:
         cli.write(f"{name}.yaml", rung(name))

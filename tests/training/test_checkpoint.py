@@ -175,9 +175,10 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from tests.training.test_checkpoint import write
 step = {first}
-print("ready", flush=True)
 while True:
     write(Path({folder!r}), step, size=20_000)
+    if step == {first}:
+        print("ready", flush=True)
     step += 1
 """
 

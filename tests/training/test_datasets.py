@@ -14,7 +14,7 @@ from lsqctl.recipe import DATASETS, DataSection
 from lsqctl.training.cifar import read_cifar
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
-from lsqctl.training.dataset_paths import DATASET_PATHS
+from lsqctl.training.dataset_paths import DATASET_PATHS, list_images
 from lsqctl.training.digits import read_digits
 from lsqctl.training.fetch import fetch_dataset
 from lsqctl.training.idx_files import parse_idx
@@ -214,6 +214,57 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     (tmp_path / "imagefolder" / "train" / "empty" / "notes.txt").touch()
     with pytest.raises(DataError, match=r"train/empty has no image: every class needs some"):
         open_dataset(data, tmp_path)
+
+
+def test_a_pipe_in_a_class_is_passed_over_and_a_loop_of_links_followed_once_and_both_are_said(
+    tmp_path,
+):
+    image_folder(tmp_path)
+    train = tmp_path / "imagefolder" / "train"
+    data = DataSection(name="imagefolder", resize=24, crop=16)
+    before = open_dataset(data, tmp_path)
+    os.mkfifo(train / "cat" / "0a.png")
+    (train / "cat" / "again").symlink_to(train)
+    (train / "dog" / "up").symlink_to("..")
+    (train / "dog" / "more").mkdir()
+    (train / "dog" / "more" / "link.png").symlink_to(train / "dog" / "0.png")
+    with_traps = open_dataset(data, tmp_path)
+    assert len(with_traps.train) == len(before.train) + 1
+    assert with_traps.train.files[:3] == before.train.files[:3]
+    said = "\n".join(with_traps.notes)
+    assert f"passed over 1 image name (no regular file), first {train}/cat/0a.png" in said
+    assert f"2 folders (listed already, through a link), first {train}/cat/again" in said
+
+
+def test_images_are_listed_as_torchvision_lists_them(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    image_folder(tmp_path, classes=("cat", "Dog", "a b", "x"))
+    train = tmp_path / "imagefolder" / "train"
+    for name in ("z", "b", "b/z", "b.c"):
+        (train / "cat" / name).mkdir()
+        for number in (2, 10, 1):
+            (train / "cat" / name / f"{number}.PNG").write_bytes(b"")
+    files, notes = list_images(train)
+    assert files == ImageFolder(str(train), allow_empty=True).samples
+    assert notes == ()
+
+
+def test_an_image_of_a_format_that_was_not_asked_for_reaches_no_decoder(tmp_path, monkeypatch):
+    """A recorder of calls stands in Ghostscript's place, the first on the path."""
+    image_folder(tmp_path)
+    called = tmp_path / "called"
+    fake = tmp_path / "bin" / "gs"
+    fake.parent.mkdir()
+    fake.write_text(f"#!/bin/sh\ntouch {called}\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    eps = tmp_path / "imagefolder" / "val" / "dog" / "0.png"
+    eps.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    data = DataSection(name="imagefolder", resize=24, crop=16)
+    with pytest.raises(DataError, match=r"dog/0\.png does not open as an image \(JPEG, PNG"):
+        list(open_dataset(data, tmp_path).evaluation.eval_batches([np.array([2])]))
+    assert not called.exists()
 
 
 def test_what_counts_as_an_image_is_what_torchvision_takes_for_one():

@@ -290,7 +290,7 @@ def test_a_checkpoint_without_its_row_is_removed_and_its_steps_are_done_again(jo
     written = [one for one in first if isinstance(one, Checkpoint)]
     assert [one.step for one in written[-2:]] == [4, 4], "the stop wrote step 4 once more"
     known = frozenset(one.sha256 for one in written) - {written[-1].sha256}
-    second = run(tiny(), job(recorded=known))
+    second = run(tiny(), job(recorded_checkpoints=known))
     assert second[0].step == 3
     assert any("never recorded" in one.text for one in second if isinstance(one, LogMessage))
     kept = [one for one in rows(first) if one.step <= 3]
