@@ -1,3 +1,3 @@
 """lsqctl: queue, run and rank Learned Step Size Quantization fine-tuning."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

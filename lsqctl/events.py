@@ -28,9 +28,9 @@ class QuantizerStats:
     quantizes. ``epoch`` counts from 1 and ``step`` optimizer steps done; both are 0 right after
     calibration. ``step_size`` is the mean over channels, with the least and the largest beside it;
     all three are equal for one step a tensor. ``clip_fraction`` and ``oscillation_rate`` lie in
-    0..1; ``codes_used`` counts of ``n_codes``, among ``n_values`` values looked
-    at; ``clamped`` counts in this epoch. None where there
-    is nothing to measure: no gradient yet, an input, or too few updates.
+    0..1; ``codes_used`` counts of ``n_codes``, among ``n_values`` values measured;
+    ``clamped`` counts in this epoch. None where there is nothing to measure: no gradient yet, an
+    input, or too few updates.
     """
 
     name: str

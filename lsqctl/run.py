@@ -40,7 +40,7 @@ class EndReason(StrEnum):
     """Why an attempt, or a run, ended."""
 
     COMPLETED = "completed"
-    PREEMPTED = "preempted"  # asked to stop; saved and put back, no attempt spent
+    PREEMPTED = "preempted"  # asked to stop; saved and requeued, no attempt spent
     WORKER_LOST = "worker_lost"  # its lease ran out
     INFRA = "infra"  # disk, database, driver, a worker of the data loader
     OOM = "oom"
@@ -176,7 +176,7 @@ class EnqueueOutcome(StrEnum):
     QUEUED = "queued"
     WAITING = "waiting"
     EXISTS = "exists"  # unfinished or succeeded already; left alone
-    RETRIED = "retried"  # had failed or been cancelled; put back
+    RETRIED = "retried"  # had failed or been cancelled; requeued
 
 
 @dataclass(frozen=True, slots=True)

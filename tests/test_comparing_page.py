@@ -15,7 +15,7 @@ def test_every_command_of_the_page_runs_and_its_file_is_imported(cli):
     commands = re.findall(r"^\$ lsqctl (.*)$", PAGE, re.MULTILINE)
     assert len(commands) == 6
     told = [cli(*shlex.split(command)).stderr for command in commands]
-    assert told[0].startswith("4 published rows")
+    assert told[0].startswith("4 published results")
     assert "ResNet-20 ours (cifar10): added" in told[2]
     assert "would be removed" in told[3]
     assert "1 row imported, 0 were there already" in told[5]

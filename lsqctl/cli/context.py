@@ -1,4 +1,4 @@
-"""What every command shares: the global options, and the settings and store that they lead to."""
+"""What every command takes: the global options, and the settings and store that they lead to."""
 
 from __future__ import annotations
 

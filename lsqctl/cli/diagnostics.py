@@ -56,7 +56,7 @@ _INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"}
 
 
 def format_diagnostics(diagnostics: Sequence[Diagnostic], *, colour: bool = False) -> str:
-    """Return each fault with its line of the source and carets, blank lines between."""
+    """Return each diagnostic with its line of the source and carets, blank lines between."""
     return "\n".join(_format_block(diagnostic, colour) for diagnostic in diagnostics)
 
 
@@ -79,12 +79,12 @@ def format_summary(
 
 
 def format_github(diagnostics: Sequence[Diagnostic]) -> str:
-    """Return one workflow command a fault, which a pull request shows at the line."""
+    """Return one workflow command a diagnostic, which a pull request shows at the line."""
     return "".join(_github_annotation(diagnostic) + "\n" for diagnostic in diagnostics)
 
 
 def format_json(diagnostics: Sequence[Diagnostic]) -> str:
-    """Return the faults as a JSON list; positions count from 1, ``end_column`` is exclusive."""
+    """Return a JSON list of diagnostics; positions count from 1, ``end_column`` is exclusive."""
     rows: list[dict[str, Any]] = [
         {"level": diagnostic.level, **asdict(diagnostic)} for diagnostic in diagnostics
     ]

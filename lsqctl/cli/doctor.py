@@ -76,6 +76,6 @@ def bugreport(
     for member in report.members:
         say(f"  {member.name}, {member.size_bytes} bytes")
     say(
-        f"{len(report.members)} files, {report.size_bytes} bytes zipped; look through them before "
+        f"{len(report.members)} files, {report.size_bytes} bytes zipped; read through them before "
         f"you send them: unzip -c {report.path} | less"
     )

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.references import Reference
 
 app = typer.Typer(
-    help="Published rows to compare with, each with its source.",
+    help="Published results to compare with, each with its source.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 _import_app = typer.Typer(
-    help="Import published rows.", no_args_is_help=True, rich_markup_mode=None
+    help="Import published results.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(_import_app, name="import")
 
@@ -52,7 +52,7 @@ def list_published(
     page: Annotated[str | None, typer.Option(help="Only of this set of rows.")] = None,
     json: Json = False,
 ) -> None:
-    """List published rows: those that ship with lsqctl and those added here."""
+    """List published results: those that ship with lsqctl and those added here."""
     from lsqctl.leaderboard.references import load_references
     from lsqctl.services.published_results import load_published_results, load_workspace_results
 
@@ -95,11 +95,11 @@ def list_published(
         hide_first=("set", "FP %"),
     )
     hidden_hint = (
-        f"; {len(not_on_board)} imported rows are not for the board, --json lists them"
+        f"; {len(not_on_board)} imported results are not for the board, --json lists them"
         if not_on_board
         else ""
     )
-    note(f"{len(results)} published rows; --json adds the words each was read from{hidden_hint}")
+    note(f"{len(results)} published results; --json adds the words each was read from{hidden_hint}")
 
 
 def _filter_results(results: list[Reference], field: str, value: str | None) -> list[Reference]:
@@ -114,7 +114,7 @@ def _filter_results(results: list[Reference], field: str, value: str | None) -> 
         hint = did_you_mean(value, values) or (
             f"; there are {listed_values}" if listed_values else ""
         )
-        raise NotFound(f"no published row has {field.replace('_', '-')} `{value}`{hint}")
+        raise NotFound(f"no published result has {field.replace('_', '-')} `{value}`{hint}")
     return matching
 
 
@@ -169,7 +169,7 @@ def add(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Add a published row to this workspace, with its source; twice the same is once."""
+    """Add a published result to this workspace, with its source; twice the same is once."""
     from lsqctl.leaderboard.references import Reference
     from lsqctl.recipe.catalog import DATASETS
     from lsqctl.services.published_results import add_published_result

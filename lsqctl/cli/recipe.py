@@ -1,4 +1,4 @@
-"""`recipe ls|show|check|diff|schema|new`: look at recipes, compare and check them, begin one."""
+"""`recipe ls|show|check|diff|schema|new`: list, compare and check recipes, begin one."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class _DeviationSources:
 
 
 def _common_prefix_length(names: Sequence[str]) -> int:
-    """Return how many letters the names of a sweep's cells share, up to a dash."""
+    """Return how many first letters are the same in the names of a sweep's cells, up to a dash."""
     length = 0
     while len(names) > 1 and all(
         length < len(name) and name[length] == names[0][length] for name in names

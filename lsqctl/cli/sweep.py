@@ -1,4 +1,4 @@
-"""`sweep ls|status|resume`: how a sweep's cells stand, and putting back what came to nothing."""
+"""`sweep ls|status|resume`: the states of a sweep's cells, and requeueing those that failed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def group() -> None:
 
 @app.command("ls", epilog="Example: lsqctl sweep ls")
 def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) -> None:
-    """List sweeps, the newest first, and how their cells stand."""
+    """List sweeps, the newest first, and the states of their cells."""
     with open_store(ctx) as store:
         summaries = store.sweeps.summaries()[::-1]
     if json:
@@ -63,7 +63,7 @@ def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) ->
 def status(
     ctx: typer.Context, name: SweepName = None, json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Show each cell of a sweep and the run that stands for it."""
+    """Show each cell of a sweep and its run."""
     from lsqctl.services.run_control import resolve_sweep
 
     with open_store(ctx) as store:

@@ -93,13 +93,13 @@ def worker(
         typer.Option(
             parser=positive_duration_seconds,
             metavar="TIME",
-            help="Then save every run, put it back and end: 90m, 2h, 1h30m, or seconds.",
+            help="Then save every run, requeue it and end: 90m, 2h, 1h30m, or seconds.",
         ),
     ] = None,
 ) -> None:
     """Take runs from the queue and execute each in a process of its own.
 
-    Ctrl-C, SIGTERM or SIGUSR1 once: save every run and put it back.  Twice: stop at once.
+    Ctrl-C, SIGTERM or SIGUSR1 once: save every run and requeue it.  Twice: stop at once.
     """
     from lsqctl.worker.supervisor import WorkerOptions as Working
 

@@ -89,7 +89,7 @@ class QuantLayer(nn.Module):
 
 
 class _QuantConv(QuantLayer):
-    """What the quantized convolutions share.
+    """What the quantized convolutions have in common.
 
     What is padded lies on the grid of the input too: code 0 is zero, so padding follows. With an
     offset it need not be, so the zeros are padded first and quantized with the rest. The keys

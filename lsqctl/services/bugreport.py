@@ -45,7 +45,7 @@ Replaced: passwords in URLs and what looks like a token or a key by ***, the hom
 names of users and hosts by <user> and <host>. Not in it: weights, data, metrics, and variables
 of the environment other than those in machine.json.
 
-Look through it before you send it: a secret that looks like a word is not known for one.
+Read through it before you send it: a secret that looks like a word is not known for one.
 """
 
 
@@ -196,7 +196,7 @@ def machine_sections(settings: Settings, sources: Mapping[str, str]) -> Sections
         "machine.json": _or_unavailable(_machine_section),
         "settings.json": _or_unavailable(lambda: _settings_section(settings, sources)),
         "doctor.json": _or_unavailable(
-            lambda: {"schema_version": 1, "findings": diagnose(settings)}
+            lambda: {"schema_version": 2, "findings": diagnose(settings)}
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Answer whether our quantizer computes what the paper says, and who else does."""
+"""Answer whether lsqctl's quantizer computes what the paper says, and who else does."""
 
 from __future__ import annotations
 

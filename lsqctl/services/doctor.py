@@ -1,4 +1,4 @@
-"""Look the installation, the workspace and the database over; every finding comes with its fix.
+"""Examine the installation, the workspace and the database; every finding comes with its fix.
 
 Nothing is changed: an older database is not upgraded, no worker is reaped, no file removed.
 """
@@ -133,7 +133,7 @@ def _check_workers(status: QueueStatus) -> Iterator[Finding]:
             runs = f", with {pluralize(entry.running_runs, 'run')}" if entry.running_runs else ""
             yield Finding(
                 "warning",
-                f"worker {identity.name} on {identity.host} is lost: it was last seen "
+                f"worker {identity.name} on {identity.host} is stale: its last heartbeat was "
                 f"{entry.seconds_since_heartbeat:.0f} s ago{runs}",
                 "lsqctl worker --until-empty (any worker takes its runs up again)",
             )

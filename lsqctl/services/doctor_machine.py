@@ -26,7 +26,7 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. ``fix`` is never empty where it does not stand well."""
+    """One thing examined. ``fix`` is never empty where the level is not ok."""
 
     level: Level
     message: str

@@ -25,7 +25,7 @@ AddOutcome = Literal["added", "exists", "replaced"]
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What an import has found: new rows, how many were there already, and what to look at.
+    """What an import has found: new rows, how many were there already, and what to check.
 
     ``warnings`` say of a row why the board cannot show it (it is kept, and `--view pwc` shows it),
     or that something among the rows was none.

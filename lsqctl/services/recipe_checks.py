@@ -13,7 +13,7 @@ from lsqctl.settings import Settings
 
 
 def check_layers(recipes: Sequence[LoadedRecipe]) -> list[Diagnostic]:
-    """Return the faults of globs and keys that fit no layer of their network, each once.
+    """Return the diagnostics of globs and keys that fit no layer of their network, each once.
 
     Only a recipe with such a key has its network built, without memory for its weights.
     """
@@ -21,7 +21,7 @@ def check_layers(recipes: Sequence[LoadedRecipe]) -> list[Diagnostic]:
 
 
 def _layer_diagnostics(recipe: LoadedRecipe) -> list[Diagnostic]:
-    """Return a recipe's faults; one that only some cells have names the first of them."""
+    """Return a recipe's diagnostics; one that only some cells have names the first of them."""
     cells_by_diagnostic: dict[Diagnostic, list[Cell]] = {}
     for cell in recipe.cells:
         if _names_layers(cell.recipe):

@@ -129,7 +129,7 @@ def download_dataset(
 
 
 class WeightFiles:
-    """Looks beside the recipe, in the current folder and in ``data_dir``."""
+    """Searches beside the recipe, in the current folder and in ``data_dir``."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir

@@ -1,4 +1,4 @@
-"""Choose runs and sweeps by name, and put them back into the queue."""
+"""Choose runs and sweeps by name, and requeue them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve_sweep(store: Store, name: str | None) -> str | None:
 def resume_sweep(
     store: Store, settings: Settings, name: str | None, options: ResumeOptions
 ) -> list[EnqueuedRun]:
-    """Put back the cells of a sweep that failed, were cancelled or were removed: all or none.
+    """Requeue the cells of a sweep that failed, were cancelled or were removed: all or none.
 
     From scratch drops their checkpoints' files. Raises NotFound for an unknown sweep, or a parent
     that was removed and that no sweep can bring back.

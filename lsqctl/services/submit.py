@@ -93,7 +93,7 @@ def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> l
 
 
 def load_recipes(recipe_refs: Sequence[str], options: SubmitOptions) -> list[LoadedRecipe]:
-    """Load several recipes and raise the faults of all of them together."""
+    """Load several recipes and raise the diagnostics of all of them together."""
     loaded: list[LoadedRecipe] = []
     diagnostics: list[Diagnostic] = []
     for recipe_ref in recipe_refs:

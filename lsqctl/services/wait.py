@@ -34,10 +34,10 @@ def wait(
     fail_fast: bool = False,
     on_end: Callable[[RunStatus], None] = lambda _: None,
 ) -> WaitResult:
-    """Return once every run has ended, or ``timeout`` seconds have passed; 0 looks once.
+    """Return once every run has ended, or ``timeout`` seconds have passed; 0 checks once.
 
     ``on_end`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
-    has failed. A run that was put back for another try is pending.
+    has failed. A run that was requeued for another try is pending.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()

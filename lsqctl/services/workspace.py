@@ -1,4 +1,4 @@
-"""Open, make and back up the place where runs live: a folder and its database."""
+"""Open, make and back up the workspace where runs live: a folder and its database."""
 
 from __future__ import annotations
 

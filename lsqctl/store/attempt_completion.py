@@ -69,8 +69,8 @@ class AttemptCompletion(StorePart):
     def fail(self, db: Connection, lease: Lease, reason: EndReason, message: str) -> RunState:
         """End the attempt and return where its run stands now.
 
-        Lost and infra are tried again with back-off, until MAX_CONSECUTIVE_FAILURES attempts moved
-        no checkpoint forward. Raises LeaseLost.
+        RETRYABLE_REASONS are tried again with back-off, until MAX_CONSECUTIVE_FAILURES attempts
+        moved no checkpoint forward. Raises LeaseLost.
         """
         if reason is EndReason.COMPLETED:
             raise UsageError("a completed attempt is finished with its result, not failed")
@@ -78,7 +78,7 @@ class AttemptCompletion(StorePart):
 
     @exclusive_tx
     def release(self, db: Connection, lease: Lease) -> None:
-        """Put the run back at once, with no attempt spent: the worker was asked to stop.
+        """Requeue the run at once, with no attempt spent: the worker was asked to stop.
 
         Raises LeaseLost.
         """
@@ -170,7 +170,7 @@ class Reaper(AttemptCompletion):
         self._unchanged_since: dict[str, tuple[_LeaseMark, float]] = {}
 
     def reap(self, *, is_dead: Callable[[WorkerIdentity], bool] | None = None) -> list[Run]:
-        """End the attempts of dead workers as lost, and return their runs as they are now.
+        """End the attempts of dead workers as worker_lost, and return their runs as they are now.
 
         A lease must be over by the database's clock, and this process must have seen its renewal
         counter unchanged for a whole lease by its own monotonic clock: a clock that jumps reaps

@@ -77,7 +77,7 @@ class Database:
     def write(self, work: Callable[[Connection], T], *, exclusive: bool = False) -> T:
         """Return ``work(connection)`` from one write transaction; an exception undoes all of it.
 
-        ``work`` may run more than once. ``exclusive`` work may look at several runs and change
+        ``work`` may run more than once. ``exclusive`` work may read several runs and change
         them: it runs alone (on SQLite all writing does). Raises StoreError.
         """
         return self._run(work, {WRITE_OPTION: True}, exclusive=exclusive)

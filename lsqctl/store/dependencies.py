@@ -104,7 +104,7 @@ def requeue(db: Connection, run_id: str, kind: str, *, from_scratch: bool = Fals
         db.execute(update(runs).where(runs.c.id == run_id).values(_RESET_TRAINING_VALUES))
     row = select_for_update(db, run_id)
     if row.state not in RETRYABLE:
-        return  # a parent that was put back has taken this run along
+        return  # a parent that was requeued has taken this run along
     to = state_after_parents(_parent_states(db, run_id))
     transition(db, run_id, RunState(row.state), to, kind, **_RESET_VALUES)
     for child in _children(db, run_id, RunState.FAILED, reason=EndReason.PARENT):

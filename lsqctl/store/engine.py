@@ -66,7 +66,7 @@ def prepare_file(path: Path) -> None:
     except OSError as error:
         raise StoreError(
             f"cannot use the database {path}: {error.strerror or error}; "
-            "choose another place with --home or --db"
+            "choose another folder with --home or --db"
         ) from error
 
 
@@ -201,7 +201,7 @@ def _on_sqlite_begin(busy_seconds: float, connection: Connection) -> None:
 def _begin_immediate(raw: sqlite3.Connection, seconds: float) -> bool:
     """Begin to write; return False when others held the lock for all these seconds.
 
-    Every waiter looks again after a few milliseconds, at random. SQLite's own waiting looks the
+    Every waiter tries again after a few milliseconds, at random. SQLite's own waiting looks the
     more seldom the longer it has waited: among 16 writers one never came to its turn in 15 s.
     """
     deadline = time.monotonic() + seconds

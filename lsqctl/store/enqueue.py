@@ -115,7 +115,7 @@ class Submission:
     added: dict[str, str] = field(default_factory=dict)  # run_sha256 to id
 
     def add(self, new: NewRun) -> tuple[str, EnqueueOutcome | None]:
-        """Return the run's id and what became of it; None says: added, look at its state."""
+        """Return the run's id and what became of it; None says: added, read its state."""
         if_exists = self.if_exists if new.explicit else "skip"
         existing = None if if_exists == "rerun" else self._canonical_run(new.run_sha256)
         if new.run_sha256 in self.added:  # a cell of two sweeps of this submission
@@ -142,7 +142,7 @@ class Submission:
     def _reuse(self, existing: Any, new: NewRun) -> EnqueueOutcome:
         if existing.id not in self.retryable:
             return EnqueueOutcome.EXISTS
-        if existing.state in RETRYABLE:  # else its parent was put back and took it along
+        if existing.state in RETRYABLE:  # else its parent was requeued and took it along
             requeue(self.db, existing.id, "retried")
         if new.held:
             self.db.execute(update(runs).where(runs.c.id == existing.id).values(held=True))

@@ -90,7 +90,7 @@ _INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", moved_ch
 class Queue(Enqueues, Reaper, QueueOverviews):
     """Runs on their way: enqueued, claimed, kept by a lease, ended; and how all of them stand."""
 
-    _last_claim_succeeded = True  # a busy worker need not look before it claims
+    _last_claim_succeeded = True  # a busy worker need not peek before it claims
 
     def claim(
         self, worker_id: str, *, device: str = "cpu", gpus: int = 1, free_gpus: int = 1

@@ -1,4 +1,4 @@
-"""The queue as a whole: one read for those who watch it, and what a look-over finds stuck in it.
+"""The queue as a whole: one read for those who watch it, and what is stuck in it.
 
 No query here reads more metric points than it returns: the primary key finds the latest.
 """
@@ -110,7 +110,7 @@ class QueueHealth:
 
 
 class QueueOverviews(StorePart):
-    """Looking at the queue as a whole."""
+    """Reads of the queue as a whole."""
 
     @read_tx
     def overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:

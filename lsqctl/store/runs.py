@@ -213,7 +213,7 @@ class Runs(StorePart):
     def hold(self, db: Connection, *run_ids: str, held: bool = True) -> None:
         """Keep unfinished runs from being claimed, or let them go: all, or on an error none.
 
-        A running one goes on, and is held when it is put back. Raises NotFound, and
+        A running one goes on, and is held when it is requeued. Raises NotFound, and
         IllegalTransition for a finished run.
         """
         for run_id in run_ids:

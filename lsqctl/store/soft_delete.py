@@ -140,7 +140,7 @@ def _name_some(rows: Sequence[Any]) -> str:
 
 
 def _requeue_if_ready(db: Connection, run_id: str) -> None:
-    """Write that a run is back; look first whether one that has yet to start still can."""
+    """Write that a run is back; check first whether one that has yet to start still can."""
     record_event(db, run_id, "restored")
     state = RunState(db.execute(select(runs.c.state).where(runs.c.id == run_id)).scalar_one())
     if state not in (RunState.WAITING, RunState.QUEUED):

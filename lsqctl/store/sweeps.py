@@ -1,4 +1,4 @@
-"""Sweeps as a whole: how each cell stands, and how those that came to nothing are put back."""
+"""Sweeps as a whole: the status of each cell, and how those that failed are requeued."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class SweepSummary:
 
 @dataclass(frozen=True, slots=True)
 class ResumeOptions:
-    """What is put back: ``failed`` cells (cancelled ones too), ``missing`` ones, or both.
+    """What is requeued: ``failed`` cells (cancelled ones too), ``missing`` ones, or both.
 
     ``max_failures`` is the sweep's limit from now on (0: none); None leaves it.
     """
@@ -81,7 +81,7 @@ class _DryRunRollback(Exception):
 
 
 class Sweeps(StorePart):
-    """Looking at sweeps and resuming them."""
+    """Reads of sweeps, and their resuming."""
 
     @read_tx
     def names(self, db: Connection) -> list[str]:
@@ -192,7 +192,7 @@ def _cells(db: Connection, sweep: str) -> Sequence[Row[Any]]:
 
 
 def _requeue_all(db: Connection, run_ids: Sequence[str], *, from_scratch: bool) -> None:
-    """Put back runs that were dead; one whose parent has just taken it along still begins anew."""
+    """Requeue runs that had ended; one whose parent has just taken it along still begins anew."""
     for run_id in run_ids:
         requeue(db, run_id, "retried", from_scratch=from_scratch)
 

@@ -15,7 +15,7 @@ from lsqctl.run import TRANSITIONS, EndReason, Lease, RunState
 from lsqctl.store.dialects import now
 from lsqctl.store.tables import attempts, events, runs
 
-# What a run looks like when nobody owns it.
+# The columns of a run that nobody owns.
 NO_LEASE: dict[str, Any] = {"fence": None, "worker_id": None, "lease_until": None}
 
 # The conditions under which an attempt may write; ``lease_values`` fills them in.

@@ -1,4 +1,4 @@
-"""Who works here: workers register, are seen, and say goodbye."""
+"""Who works here: workers register, send heartbeats, and deregister."""
 
 from __future__ import annotations
 

@@ -131,6 +131,6 @@ def missing_dataset_error(name: str, data_dir: Path) -> DataError:
     if DATASETS[name].folder:
         remedy = f"put a folder of images for each class into {name}/train and {name}/val"
     return DataError(
-        f"no {name} data in {data_dir}: looked for {', '.join(DATASET_PATHS[name])}; {remedy}, "
+        f"no {name} data in {data_dir}: searched {', '.join(DATASET_PATHS[name])}; {remedy}, "
         "--data-dir or LSQCTL_DATA says where it lies"
     )

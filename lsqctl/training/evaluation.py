@@ -51,7 +51,7 @@ def evaluate(
     """Return the counts of ``model`` in evaluation mode over (images, labels) batches.
 
     ``before_batch`` is called before each batch and may raise to end the evaluation. The model's
-    training mode is put back.
+    training mode is restored.
     """
     was_training = model.training
     model.eval()

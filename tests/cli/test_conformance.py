@@ -19,7 +19,7 @@ def test_the_matrix_is_printed_and_ours_passes_it_all(cli: CommandLine):
     assert len(checks) == len(conformance.CHECKS)
     assert {row[2] for row in checks} == {"ok"}
     assert ["torch", "grad of s up to s/2 outside", "W2, v/s 1.2: -0.2, expected 1 (+3)"] in rows
-    assert "lsqctl 0.1.0 20 of 20" in done.stderr
+    assert "lsqctl 0.2.0 20 of 20" in done.stderr
     assert not (cli.folder / ".lsqctl").exists()
 
 

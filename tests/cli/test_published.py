@@ -230,10 +230,13 @@ def test_a_bad_row_is_refused_in_one_line(cli, changes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ls", "--dataset", "cifr10"), "no published row has dataset `cifr10`; did you mean `cif"),
+        (
+            ("ls", "--dataset", "cifr10"),
+            "no published result has dataset `cifr10`; did you mean `cif",
+        ),
         (
             ("ls", "--page", "pwc-lqs"),
-            "no published row has page `pwc-lqs`; did you mean `pwc-lsq`",
+            "no published result has page `pwc-lqs`; did you mean `pwc-lsq`",
         ),
         (
             ("import", "pwc", "tables.json", "--task", "Quantisation"),

@@ -268,7 +268,7 @@ def test_it_says_where_the_file_is_what_is_in_it_and_to_look_first(here):
     told = done.stderr.splitlines()
     assert told[:-1] == [f"  {each}, {len(text)} bytes" for each, text in members.items()]
     size = (here.folder / name).stat().st_size
-    assert told[-1].startswith(f"6 files, {size} bytes zipped; look through them before you send")
+    assert told[-1].startswith(f"6 files, {size} bytes zipped; read through them before you send")
     assert told[-1].endswith(f"unzip -c {name} | less")
 
 

@@ -72,7 +72,7 @@ def test_a_lost_worker_and_what_it_had(home, store):
     take(store)
     before = "strftime('%Y-%m-%dT%H:%M:%f', 'now', '-90 seconds')"
     sql(store, f"UPDATE workers SET last_heartbeat_at = {before}")
-    one = found(home, "is lost")
+    one = found(home, "is stale")
     assert one.level == "warning"
     assert ", with 1 run" in one.message
     assert "lsqctl worker" in one.fix
