@@ -49,7 +49,7 @@ def test_a_database_of_a_newer_schema_is_refused_with_both_versions(cli):
 def test_a_database_on_a_network_file_system_is_refused_and_postgresql_named(cli):
     cli("submit", "digits/resnet8-fp32")
     mounts = cli.write("mounts", f"/dev/vda / ext4 rw 0 0\nserver:/x {cli.folder} nfs4 rw 0 0\n")
-    inject(cli, store_safety=f"MOUNTS = Path({str(mounts)!r})")
+    inject(cli, store_engine=f"MOUNTS = Path({str(mounts)!r})")
     for told in refusals(cli):
         assert "nfs4" in told
         assert "postgresql+psycopg://" in told
