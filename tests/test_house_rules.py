@@ -161,3 +161,14 @@ def test_the_constraints_are_exact_and_name_no_host():
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     plain = {re.split(r"[\[>=]", one)[0].lower() for one in wanted}
     assert plain <= names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_what_a_module_does_as_a_program_stands_last(path):
+    """Started by ``python -m``, what is defined below it would not be there yet."""
+    guards = [
+        index
+        for index, node in enumerate(TREES[path].body)
+        if isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+    ]
+    assert guards in ([], [len(TREES[path].body) - 1])

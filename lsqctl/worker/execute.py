@@ -218,10 +218,6 @@ def _send_report(exit_report: ExitReport, report_fd: int) -> None:
         stream.write(exit_report.to_line())
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def attempt_environment(spec: AttemptSpec) -> dict[str, object]:
     """Return what must stay the same for an exact resume, and what a reader wants to know."""
     import platform
@@ -257,3 +253,7 @@ def code_change_messages(provenance: Mapping[str, Any]) -> list[LogMessage]:
             f"({submitted[:12]} → {current[:12]})"
         )
     ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
