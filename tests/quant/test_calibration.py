@@ -185,4 +185,4 @@ def test_every_rank_of_a_process_group_gets_the_steps_and_signs_of_rank_0(tmp_pa
     multiprocessing.spawn(_calibrate_on, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert same(first, second)
-    assert first["0.input_quantizer._extra_state"].tolist() == [1, 1]
+    assert first["0.input_quantizer._extra_state"].tolist()[:2] == [1, 1]

@@ -83,6 +83,7 @@ def test_submitting_finds_a_misspelled_name(tmp_path):
 
 @needs_timm
 @pytest.mark.parametrize("name", NETS)
+@pytest.mark.filterwarnings("ignore:.* in float:UserWarning")  # timm's own convolutions are named
 def test_every_weight_is_quantized_or_named(name):
     torch.manual_seed(0)
     model = build_model(f"timm/{name}", num_classes=7, image_size=NETS[name])

@@ -108,7 +108,7 @@ def test_a_trainer_that_is_killed_is_tried_again(cli, uninterrupted):
     assert_same_end(cli, run_id, uninterrupted)
 
 
-def test_a_warmed_parent_that_is_killed_is_replaced_and_its_run_tried_again(cli, uninterrupted):
+def test_a_fork_server_that_is_killed_is_replaced_and_its_run_tried_again(cli, uninterrupted):
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
@@ -119,7 +119,7 @@ def test_a_warmed_parent_that_is_killed_is_replaced_and_its_run_tried_again(cli,
         assert worker.wait(120) == 0
         attempts = store.runs.detail(run_id).attempts
     assert [one.reason for one in attempts] == [EndReason.INFRA, EndReason.COMPLETED]
-    assert attempts[0].message == "the warmed parent process ended: killed by SIGKILL"
+    assert attempts[0].message == "the fork server ended: killed by SIGKILL"
     assert_same_end(cli, run_id, uninterrupted)
 
 
