@@ -77,19 +77,15 @@ def model_cost(model: nn.Module, input_shape: tuple[int, ...]) -> ModelCost:
     macs, all_macs = _count_macs(model, by_name, input_shape)
     step_ids = {id(p) for quantizer in quantizers(model).values() for p in quantizer.parameters()}
     sizes = {id(p): p.numel() for p in model.parameters() if id(p) not in step_ids}
+    steps = _learned_sizes(model)
     params = sum(sizes.values())
     common_bits = _common_bits(by_name)
     layers = [
-        _layer_cost(name, layer, macs[name], sizes, common_bits) for name, layer in by_name.items()
+        _layer_cost(name, layer, macs[name], (sizes, steps), common_bits)
+        for name, layer in by_name.items()
     ]
-    layer_quantizers = {
-        quantizer for layer in by_name.values() for quantizer in quantizers(layer).values()
-    }
-    other_steps = sum(
-        _learned_numel(q) for q in quantizers(model).values() if q not in layer_quantizers
-    )
     other = _other_cost(model, sum(sizes.values()), all_macs - macs.total(), common_bits)
-    layers.append(replace(other, size_bytes=other.size_bytes + 4 * other_steps))
+    layers.append(replace(other, size_bytes=other.size_bytes + 4 * sum(steps.values())))
     return ModelCost(
         layers=tuple(layer for layer in layers if layer.params or layer.macs),
         params=params,
@@ -133,13 +129,21 @@ def _add_macs(
 
 
 def _layer_cost(
-    name: str, layer: _Layer, macs: int, sizes: dict[int, int], common_bits: int
+    name: str,
+    layer: _Layer,
+    macs: int,
+    uncounted: tuple[dict[int, int], dict[int, int]],
+    common_bits: int,
 ) -> LayerCost:
-    """Count one layer; ``sizes`` loses what is counted here, so tied weights count once."""
+    """Count one layer; ``uncounted`` weights and steps lose what is counted here.
+
+    So tied weights, and the quantizer that they share, count once.
+    """
     weight_bits, act_bits = _layer_bits(layer)
+    sizes, step_sizes = uncounted
     weights = sizes.pop(id(_float_weight(layer)), 0)
     biases = sizes.pop(id(layer.bias), 0)
-    steps = sum(map(_learned_numel, quantizers(layer).values()))
+    steps = sum(step_sizes.pop(parameter, 0) for parameter in _learned_sizes(layer))
     return LayerCost(
         name=name,
         weight_bits=weight_bits,
@@ -169,9 +173,13 @@ def _other_cost(model: nn.Module, params: int, macs: int, common_bits: int) -> L
     )
 
 
-def _learned_numel(quantizer: LsqQuantizer) -> int:
-    """Return how many step sizes and offsets it stores."""
-    return sum(parameter.numel() for parameter in quantizer.learned_parameters)
+def _learned_sizes(module: nn.Module) -> dict[int, int]:
+    """Return how many values each step size and offset in use has, by its id."""
+    return {
+        id(parameter): parameter.numel()
+        for quantizer in quantizers(module).values()
+        for parameter in quantizer.learned_parameters
+    }
 
 
 def _float_weight(layer: _Layer) -> Tensor:

@@ -141,6 +141,13 @@ def test_tied_weights_count_once():
     assert (cost.params, cost.size_bytes, cost.macs) == (16, 64, 32)
 
 
+def test_the_step_size_of_tied_weights_counts_once():
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = model[0].weight
+    cost = model_cost(prepare(model, QuantSpec(weight_bits=4, act_bits=4)), (4,))
+    assert cost.size_bytes == 16 + 4 * 3  # 8-bit weights, their step and one of each input
+
+
 def test_a_batch_norm_costs_8_bytes_a_channel_even_without_parameters():
     sizes = [
         model_cost(nn.Sequential(nn.Conv2d(1, 6, 1), norm), (1, 2, 2)).size_bytes
