@@ -29,8 +29,8 @@ Saved = tuple[Tensor, Tensor, Tensor | None]  # x, the step size; the value in f
 
 
 def is_supported(x: Tensor, step_size: Tensor) -> bool:
-    """Return whether this kernel may be used; it must not be traced."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    """Return whether this kernel may be used; ``functional`` keeps it out of a ``jit.trace``."""
+    if torch.compiler.is_compiling():
         return False
     plain_tensor = type(x) in (Tensor, nn.Parameter) and x.numel() > 0
     dtypes_supported = (

@@ -88,13 +88,8 @@ class QuantLayer(nn.Module):
         return weight
 
 
-class _QuantConv(QuantLayer):
-    """What the quantized convolutions have in common.
-
-    What is padded lies on the grid of the input too: code 0 is zero, so padding follows. With an
-    offset it need not be, so the zeros are padded first and quantized with the rest. The keys
-    ``weight`` and ``bias`` are those of the float layer.
-    """
+class _QuantModule(QuantLayer):
+    """A quantized layer that is a float one besides, with the same keys of weight and bias."""
 
     def __init__(
         self, *args: Any, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: Any
@@ -102,11 +97,25 @@ class _QuantConv(QuantLayer):
         super().__init__(*args, **kwargs)
         self.add_quantizers(weight_spec, input_spec)
 
+    def _take_over(self, source: Any, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
+        """Take the very Parameters of the float layer, which this one was made like."""
+        self.weight, self.bias = source.weight, source.bias
+        self.add_quantizers(weight_spec, input_spec)
+        return self.train(source.training)
+
+
+class _QuantConv(_QuantModule):
+    """What the quantized convolutions have in common.
+
+    What is padded lies on the grid of the input too: code 0 is zero, so padding follows. With an
+    offset it need not be, so the zeros are padded first and quantized with the rest.
+    """
+
     @classmethod
     def from_float(cls, conv: Any, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
         """Return ``conv`` as a quantized layer; its Parameters are the very same objects."""
         more = {"output_padding": conv.output_padding} if conv.transposed else {}
-        layer: Any = cls(
+        layer = cls(
             conv.in_channels,
             conv.out_channels,
             conv.kernel_size,
@@ -121,10 +130,7 @@ class _QuantConv(QuantLayer):
             input_spec=input_spec,
             **more,
         )
-        layer.weight, layer.bias = conv.weight, conv.bias
-        layer.add_quantizers(weight_spec, input_spec)
-        quantized: Self = layer.train(conv.training)
-        return quantized
+        return layer._take_over(conv, weight_spec, input_spec)
 
 
 class _QuantForwardConv(_QuantConv):
@@ -208,14 +214,8 @@ class QuantConvTranspose2d(_QuantTransposedConv, nn.ConvTranspose2d):
     convolve = staticmethod(F.conv_transpose2d)
 
 
-class QuantLinear(QuantLayer, nn.Linear):
+class QuantLinear(_QuantModule, nn.Linear):
     """An ``nn.Linear`` with quantized input and weight; a quantizer is None where bits are 32."""
-
-    def __init__(
-        self, *args: Any, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self.add_quantizers(weight_spec, input_spec)
 
     @classmethod
     def from_float(cls, linear: nn.Linear, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
@@ -228,9 +228,7 @@ class QuantLinear(QuantLayer, nn.Linear):
             weight_spec=weight_spec,
             input_spec=input_spec,
         )
-        layer.weight, layer.bias = linear.weight, linear.bias
-        layer.add_quantizers(weight_spec, input_spec)
-        return layer.train(linear.training)
+        return layer._take_over(linear, weight_spec, input_spec)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the bias."""
