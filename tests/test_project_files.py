@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import lsqctl
-from lsqctl.cli.console import JSON_SCHEMA_VERSION
+from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.leaderboard.columns import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parent.parent

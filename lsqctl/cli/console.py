@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.leaderboard.clean import clean
 from lsqctl.settings import color_forced
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from lsqctl.errors import Diagnostic
 
-JSON_SCHEMA_VERSION = 2
 _COLUMN_GAP = 2
 STATE_STYLES = {
     "queued": "blue",

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli import completion
-from lsqctl.cli.console import JSON_SCHEMA_VERSION, print_json, print_table
+from lsqctl.cli.console import print_json, print_table
 from lsqctl.cli.context import Json
 from lsqctl.errors import Diagnostic, NotFound, did_you_mean
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli.console import (
-    JSON_SCHEMA_VERSION,
     STATE_STYLES,
     format_duration,
     print_json,

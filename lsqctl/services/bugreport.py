@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
+from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.errors import LsqctlError, StoreError, UsageError
 from lsqctl.leaderboard.clean import clean
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
@@ -196,7 +197,7 @@ def machine_sections(settings: Settings, sources: Mapping[str, str]) -> Sections
         "machine.json": _or_unavailable(_machine_section),
         "settings.json": _or_unavailable(lambda: _settings_section(settings, sources)),
         "doctor.json": _or_unavailable(
-            lambda: {"schema_version": 2, "findings": diagnose(settings)}
+            lambda: {"schema_version": JSON_SCHEMA_VERSION, "findings": diagnose(settings)}
         ),
     }
 

@@ -39,12 +39,9 @@ def resume_sweep(
     sweep = resolve_sweep(store, name)
     if sweep is None:
         raise NotFound("no sweeps yet; a recipe with a `sweep:` section makes one when submitted")
-
-    def delete_checkpoints(run_id: str) -> None:
-        for folder in settings.run_dir(run_id).glob("ckpt*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    return store.sweeps.resume(sweep, options, delete_files=delete_checkpoints)
+    return store.sweeps.resume(
+        sweep, options, delete_files=lambda run_id: _delete_checkpoints(settings, run_id)
+    )
 
 
 def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[Run]:
@@ -77,6 +74,10 @@ def retry_run(
         RunState.FAILED,
         RunState.CANCELLED,
     }:
-        for folder in settings.run_dir(run_id).glob("ckpt*"):  # before anyone can claim it
-            shutil.rmtree(folder, ignore_errors=True)
+        _delete_checkpoints(settings, run_id)  # before anyone can claim it
     return store.runs.retry(run_id, from_scratch=from_scratch)
+
+
+def _delete_checkpoints(settings: Settings, run_id: str) -> None:
+    for folder in settings.run_dir(run_id).glob("ckpt*"):
+        shutil.rmtree(folder, ignore_errors=True)
