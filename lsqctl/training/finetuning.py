@@ -7,7 +7,7 @@ a run through ``context.stop`` or by ceasing to iterate. No queue, no database, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -96,13 +96,14 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         checkpoint, recipe, context, pipeline=pipeline, model=model
     )
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
+    parent_steps: Mapping[str, Tensor] = {}
     if not checkpoint:
-        load_initial_weights(model, recipe, context, pipeline=pipeline, train_state=train_state)
+        parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     yield from map(LogMessage, (*resume_notes, *environment_notes, *pipeline.dataset.notes))
     model = quantize_model(model, recipe)
     if not checkpoint:
-        yield from map(LogMessage, initial_step_sizes(model, recipe, context, pipeline))
+        yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
@@ -169,24 +170,25 @@ def load_initial_weights(
     model: nn.Module,
     recipe: Recipe,
     context: ExecutionContext,
-    *,
     pipeline: DataPipeline,
     train_state: TrainState,
-) -> None:
+) -> Mapping[str, Tensor]:
     """Load the first weights and, before they are quantized, count what they get right.
 
     The weights of a quantized parent are no full-precision network any more: what its own start
-    got right is taken over, so that a chain is compared with where it began.
+    got right is taken over, so that a chain is compared with where it began. Returned are the
+    step sizes that it learned.
     """
     if recipe.model.weights is None:
-        return
+        return {}
     source = context.inputs["model.weights"]
-    load_weights(model, source, model_name=recipe.model.name)
+    parent_steps = load_weights(model, source, model_name=recipe.model.name)
     if recipe.quant.spec().quantized:
         train_state.fp32 = parent_fp32_eval(source, pipeline)
     if recipe.quant.spec().quantized and train_state.fp32 is None:
         counts = evaluate(model, pipeline.eval_batches(), before_batch=lambda: check_stop(context))
         train_state.fp32 = EvalRecord.from_counts(counts, 0)
+    return parent_steps
 
 
 def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord | None:
@@ -210,7 +212,10 @@ def quantize_model(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 def initial_step_sizes(
-    model: nn.Module, recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline
+    model: nn.Module,
+    recipe: Recipe,
+    pipeline: DataPipeline,
+    parent_steps: Mapping[str, Tensor],
 ) -> list[str]:
     """Keep the step sizes of a quantized parent where they fit, and calibrate the others.
 
@@ -218,9 +223,7 @@ def initial_step_sizes(
     """
     if not recipe.quant.spec().quantized:
         return []
-    notes = []
-    if (source := context.inputs.get("model.weights")) is not None:
-        notes = load_step_sizes(model, source, model_name=recipe.model.name)
+    notes = load_step_sizes(model, parent_steps)
     try:
         calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
     except ValueError as error:
@@ -250,10 +253,8 @@ def build_session(
         model_forward = compile_forward(model, batch_size=microbatch_size)
         teacher_forward = compile_forward(teacher, batch_size=microbatch_size) if teacher else None
     elif train_state.environment.get("channels_last"):
-        model_forward, teacher_forward = (
-            channels_last_forward(model),
-            channels_last_forward(teacher) if teacher else None,
-        )
+        model_forward = channels_last_forward(model)
+        teacher_forward = channels_last_forward(teacher) if teacher else None
     use_ema = train.ema_decay is not None and train.epochs > 0
     return TrainingSession(
         *(recipe, context, pipeline, model, teacher, optimizer),
@@ -310,11 +311,8 @@ def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | C
     yield from _epoch_metrics(session)
     yield from epoch_stats(session, images)
     train_state.clamped = {}
-    train_state.epoch, train_state.batch, train_state.evaluation_pending = (
-        train_state.epoch + 1,
-        0,
-        True,
-    )
+    train_state.epoch += 1
+    train_state.batch, train_state.evaluation_pending = 0, True
 
 
 def evaluate_epoch(session: TrainingSession) -> Iterator[Metric | Progress]:

@@ -75,7 +75,7 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
     pipeline = DataPipeline(dataset, recipe, torch.device("cpu"), channels=channels)
     context = ExecutionContext(scratch, scratch, threads=torch.get_num_threads())
     model = quantize_model(_warm_up_batchnorm(recipe.model.name, pipeline), recipe)
-    initial_step_sizes(model, recipe, context, pipeline)
+    initial_step_sizes(model, recipe, pipeline, {})
     teacher = None
     if recipe.distill:
         teacher = freeze_teacher(_warm_up_batchnorm(recipe.network_of("distill.teacher"), pipeline))

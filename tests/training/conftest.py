@@ -71,5 +71,5 @@ def session_of(recipe: Recipe, job: ExecutionContext) -> TrainingSession:
     cursor = initial_train_state(recipe, job)
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
     model = quantize_model(build_on_device(recipe.model.name, feed), recipe)
-    initial_step_sizes(model, recipe, job, feed)
+    initial_step_sizes(model, recipe, feed, {})
     return build_session(model, teacher, recipe, job, pipeline=feed, train_state=cursor)

@@ -34,7 +34,7 @@ def first_values(job, **quant):
     made = job("unused")
     feed = open_pipeline(recipe, made, setup_torch(made, recipe.seed))
     model = quantize_model(build_on_device("resnet8", feed), recipe)
-    initial_step_sizes(model, recipe, made, feed)
+    initial_step_sizes(model, recipe, feed, {})
     return model, feed
 
 
@@ -210,8 +210,10 @@ def test_a_parent_of_an_earlier_version_which_says_no_bits_is_calibrated_anew(jo
     model, feed = first_values(job)
     state = {k: v[:2] if k.endswith("_extra_state") else v for k, v in model.state_dict().items()}
     torch.save(state, tmp_path / "old.pt")
-    fresh = quantize_model(build_on_device("resnet8", feed), tiny())
-    notes = load_step_sizes(fresh, tmp_path / "old.pt", model_name="resnet8")
+    plain = build_on_device("resnet8", feed)
+    parent_steps = load_weights(plain, tmp_path / "old.pt", model_name="resnet8")
+    fresh = quantize_model(plain, tiny())
+    notes = load_step_sizes(fresh, parent_steps)
     assert notes[0].startswith("0 of ")
     assert not any(quantizer.calibrated for quantizer in quantizers(fresh).values())
 

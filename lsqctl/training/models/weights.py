@@ -27,26 +27,24 @@ _AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's,
 
 def load_weights(
     model: nn.Module, source: Path | str, *, model_name: str, key: str = "model.weights"
-) -> None:
+) -> dict[str, Tensor]:
     """Fill ``model`` with the weights of ``source``; every key and shape must fit.
 
-    ``key`` is the recipe's, for the message. Step sizes of a quantized parent are left out:
-    ``load_step_sizes`` takes those that fit once the model is prepared. Raises DataError.
+    ``key`` is the recipe's, for the message. Returned is what a quantized parent holds besides:
+    ``load_step_sizes`` takes of it what fits once the model is prepared. Raises DataError.
     """
-    model.load_state_dict(matching_state(model, source, model_name=model_name, key=key))
+    state = read_weights(source, model_name=model_name)
+    model.load_state_dict(_select_matching(model, state, source, model_name=model_name, key=key))
+    return {key: value for key, value in state.items() if _is_quantizer_key(key)}
 
 
-def load_step_sizes(model: nn.Module, source: Path | str, *, model_name: str) -> list[str]:
+def load_step_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     """Take over the learned step sizes of a quantized parent; return a note on what was done.
 
-    Kept is what has the same bits, sign and granularity in ``model``, which is prepared, and stays
-    calibrated; all else is left to ``calibrate``. No note where the parent has no step sizes.
+    ``state`` is what ``load_weights`` returned. Kept is what has the same bits, sign and
+    granularity in ``model``, which is prepared, and stays calibrated; all else is left to
+    ``calibrate``. No note where the parent has no step sizes.
     """
-    state = {
-        key: value
-        for key, value in read_weights(source, model_name=model_name).items()
-        if _is_quantizer_key(key)
-    }
     if not any(key.endswith(".step_size") for key in state):
         return []
     by_name = quantizers(model)
@@ -80,6 +78,17 @@ def matching_state(
 ) -> dict[str, Tensor]:
     """Return what ``load_weights`` puts into ``model``, which may be on the meta device."""
     state = read_weights(source, model_name=model_name)
+    return _select_matching(model, state, source, model_name=model_name, key=key)
+
+
+def _select_matching(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: Path | str,
+    *,
+    model_name: str,
+    key: str,
+) -> dict[str, Tensor]:
     state = {key: value for key, value in state.items() if not _is_quantizer_key(key)}
     if str(source).startswith("torchvision:"):
         state = {key: value for key, value in state.items() if not key.startswith(_AUX_PREFIXES)}
