@@ -16,9 +16,9 @@ from torch import Tensor, nn
 BLOCK_SIZE = 1 << 17
 """Elements a thread: 512 KiB in fp32, of which three or four share a core's cache (measured)."""
 
-_hardtanh_backward = (
-    torch.ops.aten.hardtanh_backward
-)  # its first operand where low < second < high, else 0
+# its first operand where low < second < high, else 0
+_hardtanh_backward = torch.ops.aten.hardtanh_backward
+
 MIN_KERNEL_STEP = 1e-30
 """Below it, and for NaN, the bounds of the open interval are not computed."""
 

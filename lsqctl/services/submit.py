@@ -114,9 +114,8 @@ class _Planner:
     options: SubmitOptions
     loaded: Sequence[LoadedRecipe]
     planned: dict[str, NewRun] = field(default_factory=dict)  # by run_sha256, parents first
-    extra_cells: list[NewRun] = field(
-        default_factory=list
-    )  # planned already, as a cell of another sweep
+    # planned already, as a cell of another sweep
+    extra_cells: list[NewRun] = field(default_factory=list)
     _chain: list[str] = field(default_factory=list)
     _provenance: dict[str, Any] = field(default_factory=dict)
     _files: WeightFiles = field(init=False)

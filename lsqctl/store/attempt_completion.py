@@ -95,9 +95,8 @@ class AttemptCompletion(StorePart):
             reason in RETRYABLE_REASONS and failures < MAX_CONSECUTIVE_FAILURES
         )
         if reason is EndReason.CANCELLED or (requeues and row.cancel_requested):
-            cancel_message = (
-                row.message or message
-            )  # a sweep that stops leaves its own words with the run
+            # a sweep that stops leaves its own words with the run
+            cancel_message = row.message or message
             return _end_run(db, lease, RunState.CANCELLED, EndReason.CANCELLED, cancel_message)
         if not requeues:
             return _end_run(db, lease, RunState.FAILED, reason, message)

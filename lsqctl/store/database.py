@@ -47,9 +47,8 @@ class Database:
     def engine(self) -> Engine:
         """The engine of this process: a forked child must not touch its parent's connections."""
         if self._pid != os.getpid():
-            self._inherited_engines.append(
-                self._engine
-            )  # kept alive: closing it would be touching it
+            # kept alive: closing it would be touching it
+            self._inherited_engines.append(self._engine)
             self._engine = make_engine(self.url, **self._options)
             self._pid = os.getpid()
         return self._engine

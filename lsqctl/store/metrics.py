@@ -171,9 +171,8 @@ def _insert_metrics(db: Connection, lease: Lease, metrics: Sequence[Metric]) -> 
     if any(
         m.step <= previous[key].last_step for m in metrics if (key := (m.name, m.split)) in previous
     ):
-        _rebuild_summaries(
-            db, lease.run_id
-        )  # a point may have been replaced: start from all of them
+        # a point may have been replaced: start from all of them
+        _rebuild_summaries(db, lease.run_id)
         return
     _write_summaries(db, lease.run_id, summarize(points.values(), previous))
 

@@ -44,8 +44,7 @@ def check_class_folders(split: Path) -> None:
         more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise DataError(
             f"{empty[0]} has no image{more}: every class needs some "
-            f"({' '.join(IMAGE_EXTENSIONS)}); remove "
-            "the folder, or fill it"
+            f"({' '.join(IMAGE_EXTENSIONS)}); remove the folder, or fill it"
         )
 
 

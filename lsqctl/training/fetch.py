@@ -72,9 +72,8 @@ def _download_files(name: str, folder: Path) -> None:
 
     layout = LAYOUTS[name]
     torchvision_dataset = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    url = torchvision_dataset.url.replace(
-        layout.python_archive, layout.archive
-    )  # beside torchvision's own
+    # it lies beside torchvision's own
+    url = torchvision_dataset.url.replace(layout.python_archive, layout.archive)
     download_url(url, str(folder), layout.archive, layout.md5)
 
 

@@ -56,9 +56,8 @@ class Child:
         path = log_path(run_dir, self.spec.attempt)
         log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(
-                self._parent_death_pipe, self.spec.to_line().encode()
-            )  # less than a pipe holds
+            # less than a pipe holds
+            os.write(self._parent_death_pipe, self.spec.to_line().encode())
             return launcher.launch(Pipes(stdin_fd, log, report_fd), self.allocation.env)
         finally:
             os.close(log)
