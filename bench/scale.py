@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.events import Evaluation, Metric, Result
-from lsqctl.leaderboard.reference_file import Added, dump_added
-from lsqctl.leaderboard.references import Reference
+from lsqctl.leaderboard.reference_file import WorkspaceResults, dump_workspace_results
+from lsqctl.leaderboard.references import PublishedResult
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.store import Store, open_store
 
@@ -120,10 +120,10 @@ def fill(path: Path) -> None:
         )
 
 
-def reference(number: int) -> Reference:
+def reference(number: int) -> PublishedResult:
     """Return one published row of many, on the runs' dataset."""
     bits, top1 = 2 + number % 7, 85 + number % 140 / 10
-    return Reference(
+    return PublishedResult(
         *("digits", f"published-{number}", "resnet8", "LSQ", bits, bits, top1),
         *("paper", f"https://example.org/{number}", f"{top1} in a table"),
         n_total=540,
@@ -136,8 +136,8 @@ def build(folder: Path) -> Path:
     with open_store(f"sqlite:///{path}") as store:
         first_run(store)
     fill(path)
-    added = Added(tuple(map(reference, range(REFERENCES))))
-    path.with_name("references.jsonl").write_text(dump_added(added), encoding="utf-8")
+    added = WorkspaceResults(tuple(map(reference, range(REFERENCES))))
+    path.with_name("references.jsonl").write_text(dump_workspace_results(added), encoding="utf-8")
     return path
 
 
@@ -152,7 +152,7 @@ def commands() -> dict[str, list[str]]:
         "runs ls --limit 10000": [*ours, "runs", "ls", "--limit", "10000"],
         "runs show": [*ours, "runs", "show", "00000001"],
         "leaderboard": [*ours, "leaderboard"],
-        "leaderboard --where": [*ours, "leaderboard", "--where", "w_bits <= 4 and rank <= 50"],
+        "leaderboard --where": [*ours, "leaderboard", "--where", "weight_bits <= 4 and rank <= 50"],
         "leaderboard --pivot": [*ours, "leaderboard", "--pivot", "arch,bits"],
         "leaderboard -o b.tex": [*ours, "leaderboard", "-o", "b.tex", "--force"],
         "leaderboard --html": [*ours, "leaderboard", "--html", "b.html", "--force"],

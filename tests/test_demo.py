@@ -31,7 +31,7 @@ def test_the_demo_trains_the_sweep_and_writes_the_board(tmp_path):
     assert float(rows["digits/resnet8-fp32"]["top1_mean"]) >= 98
     for bits in ("w8a8", "w4a4", "w3a3", "w2a2", "w3a4"):
         row = rows[f"digits/resnet8-lsq-{bits}"]
-        assert [row["w_bits"], row["a_bits"]] == [bits[1], bits[3]]
+        assert [row["weight_bits"], row["act_bits"]] == [bits[1], bits[3]]
         assert float(row["top1_mean"]) > 96
         assert len(row["checkpoint_sha256"]) == 64
     published = [row for row in rows.values() if row["origin"] != "own"]

@@ -17,7 +17,7 @@ from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
-    from lsqctl.leaderboard.output import Look
+    from lsqctl.leaderboard.output import OutputOptions
     from lsqctl.leaderboard.rank import Cost
 
 # lsqctl.leaderboard.output has the same words: importing it here would slow every command's start
@@ -37,7 +37,7 @@ BoardWhere = Annotated[
     typer.Option(
         "--where",
         metavar="FILTER",
-        help="Only rows like this: \"w_bits <= 4 and arch ~ 'resnet'\".",
+        help="Only rows like this: \"weight_bits <= 4 and arch ~ 'resnet'\".",
     ),
 ]
 PerRun = Annotated[bool, typer.Option("--per-run", help="A row for each run, not for each group.")]
@@ -81,7 +81,9 @@ Columns = Annotated[
 PivotSpec = Annotated[
     str,
     typer.Option(
-        "--pivot", metavar="ROW,COLUMN[,VALUE]", help="Cross two columns: arch,bits or arch,w_bits."
+        "--pivot",
+        metavar="ROW,COLUMN[,VALUE]",
+        help="Cross two columns: arch,bits or arch,weight_bits.",
     ),
 ]
 Limit = Annotated[
@@ -96,21 +98,23 @@ def split_commas(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-def output_options(columns: str, pivot: str, *, raw: bool) -> Look:
+def output_options(columns: str, pivot: str, *, raw: bool) -> OutputOptions:
     """Return how the board is written.  Raises UsageError."""
     from lsqctl.errors import UsageError
-    from lsqctl.leaderboard.output import Look
+    from lsqctl.leaderboard.output import OutputOptions
     from lsqctl.leaderboard.pivot import Pivot
 
     pivot_columns = split_commas(pivot)
     if pivot and len(pivot_columns) not in (2, 3):
         raise UsageError(f"--pivot takes ROW,COLUMN or ROW,COLUMN,VALUE, got `{pivot}`")
-    return Look(split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw)
+    return OutputOptions(
+        split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw
+    )
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the top level."""
-    app.command(epilog='Example: lsqctl leaderboard --where "w_bits <= 4" --sort -top1_mean')(
+    app.command(epilog='Example: lsqctl leaderboard --where "weight_bits <= 4" --sort -top1_mean')(
         leaderboard
     )
     app.command(epilog="Example: lsqctl export board.csv")(export)
@@ -143,7 +147,7 @@ def leaderboard(
     html: HtmlFile = None,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
-    from lsqctl.leaderboard.output import write
+    from lsqctl.leaderboard.output import format_board
     from lsqctl.services.board import build_board
 
     options = output_options(columns, pivot, raw=raw)
@@ -180,7 +184,7 @@ def leaderboard(
         _print_board(ranked, options, is_filtered=bool(where))
     else:
         _warn_raw(options)
-        sys.stdout.write(write(ranked, str(chosen_format), options))
+        sys.stdout.write(format_board(ranked, str(chosen_format), options))
 
 
 def export(
@@ -221,7 +225,7 @@ def export(
 
 
 def _write_board(
-    ranked: Board, path: Path, output_format: str | None, options: Look, *, force: bool
+    ranked: Board, path: Path, output_format: str | None, options: OutputOptions, *, force: bool
 ) -> None:
     from lsqctl.services import board as api
 
@@ -230,7 +234,7 @@ def _write_board(
     say(f"{path}: {pluralize(len(ranked.entries), 'row')}, {size} bytes")
 
 
-def _warn_raw(options: Look) -> None:
+def _warn_raw(options: OutputOptions) -> None:
     if options.raw:
         warn("--raw leaves texts that a spreadsheet may run as formulas")
 
@@ -238,7 +242,7 @@ def _warn_raw(options: Look) -> None:
 def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -> None:
     """Print the board in the form of a Papers With Code page."""
     from lsqctl.cli.table import print_tables
-    from lsqctl.leaderboard.page_lines import lines_table
+    from lsqctl.leaderboard.page_lines import pwc_table
     from lsqctl.services.board import PWC_FORMATS, build_pwc_view
 
     if output_format not in ("table", *PWC_FORMATS):
@@ -246,7 +250,7 @@ def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -
     with open_store(ctx) as store:
         lines = build_pwc_view(store, **board_args)
     if output_format == "table":
-        print_tables([lines_table(lines)])
+        print_tables([pwc_table(lines)])
     else:
         sys.stdout.write(PWC_FORMATS[output_format](lines))
 
@@ -256,12 +260,12 @@ def _cost_column(pareto: str) -> Cost:
     return "size_bytes" if pareto.endswith("-size_bytes") else "gbops"
 
 
-def _print_board(ranked: Board, options: Look, *, is_filtered: bool) -> None:
+def _print_board(ranked: Board, options: OutputOptions, *, is_filtered: bool) -> None:
     from lsqctl.cli.table import print_tables
-    from lsqctl.leaderboard.output import tables_of
+    from lsqctl.leaderboard.output import board_tables
 
     if is_filtered and not ranked.entries:
         say("no row is like that; `lsqctl leaderboard` without --where shows all")
     elif not any(table.counts.groups for table in ranked.tables):
         say("no finished run yet; `lsqctl submit RECIPE`, then `lsqctl worker --until-empty`")
-    print_tables(tables_of(ranked, options))
+    print_tables(board_tables(ranked, options))

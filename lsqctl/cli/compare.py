@@ -8,7 +8,7 @@ import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.context import Json, open_store
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.comparison import Comparison
@@ -36,14 +36,14 @@ def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json
     if json:
         print_json(to_json_types(comparison))
         return
-    print(clean(comparison.answer))
+    print(sanitize(comparison.answer))
     _print_comparison(comparison)
     for text in comparison.notes:
         note(text)
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from lsqctl.leaderboard.comparison import p_text, points
+    from lsqctl.leaderboard.comparison import format_p, points
 
     def percent_text(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -70,4 +70,4 @@ def _print_comparison(comparison: Comparison) -> None:
     )
     for test in comparison.tests:
         interval = f"{points(test.low)} to {points(test.high)}"
-        say(f"{test.name}: {points(test.difference)} ({interval}), {p_text(test.p)}")
+        say(f"{test.name}: {points(test.difference)} ({interval}), {format_p(test.p)}")

@@ -45,12 +45,12 @@ def recipes(incomplete: str) -> list[CompletionItem]:
 
 def columns(incomplete: str) -> list[str]:
     """Return the columns of the board, for the last name of a list; ``-`` may stand before it."""
-    from lsqctl.leaderboard.columns import NAMES
+    from lsqctl.leaderboard.columns import COLUMN_NAMES
 
     preceding, comma, last = incomplete.rpartition(",")
     sign = "-" if last.startswith("-") else ""
     prefix = last.removeprefix("-")
-    return [f"{preceding}{comma}{sign}{name}" for name in NAMES if name.startswith(prefix)]
+    return [f"{preceding}{comma}{sign}{name}" for name in COLUMN_NAMES if name.startswith(prefix)]
 
 
 def codes(incomplete: str) -> list[CompletionItem]:

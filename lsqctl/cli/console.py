@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl import JSON_SCHEMA_VERSION
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.settings import color_forced
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def print_error(text: str) -> None:
 def _print_stderr(text: str, style: str) -> None:
     """Print words in a style; without a terminal plainly, and without the cost of Rich."""
     if sys.stderr.isatty() or color_forced():
-        stderr_console().print(clean(text), style=style)
+        stderr_console().print(sanitize(text), style=style)
     else:
-        print(clean(text), file=sys.stderr)
+        print(sanitize(text), file=sys.stderr)
 
 
 def print_json(value: object, **first_keys: object) -> None:
@@ -134,7 +134,7 @@ def print_table(
     In a terminal a column without a value is left out.  Where the rest is too wide, the columns
     of ``hide_first`` are hidden, one by one; then the last column is cut, and never another.
     """
-    cells = [[clean(cell) for cell in row] for row in rows]
+    cells = [[sanitize(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in cells:
             print("\t".join(row))

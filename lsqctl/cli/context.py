@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
 Where = Annotated[
     str | None,
-    typer.Option(metavar="FILTER", help='Only rows like this: "w_bits <= 4 and seed = 0".'),
+    typer.Option(metavar="FILTER", help='Only rows like this: "weight_bits <= 4 and seed = 0".'),
 ]
 RunArgument = Annotated[
     str,

@@ -123,10 +123,10 @@ def _write_or_print(charts: Sequence[Chart], output: Path | None, *, force: bool
         size_bytes = write_plot(charts, output, force=force)
         say(f"{output}: {size_bytes} bytes")
         return
-    from lsqctl.leaderboard.charts.terminal import lines
+    from lsqctl.leaderboard.charts.terminal import draw_lines
 
     terminal = (
         shutil.get_terminal_size() if sys.stdout.isatty() else shutil.get_terminal_size((80, 24))
     )
     for number, chart in enumerate(charts):
-        print("\n" * bool(number) + "\n".join(lines(chart, width=terminal.columns, height=16)))
+        print("\n" * bool(number) + "\n".join(draw_lines(chart, width=terminal.columns, height=16)))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lsqctl.cli.console import format_duration, say, stderr_console
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.text import pluralize
 
@@ -36,7 +36,7 @@ def observe_worker(store: Store) -> Iterator[Observer]:
 
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         # through the live display's own console, or the lines and the table run into each other
-        yield LiveObserver(store, lambda text: console.print(clean(text)), live.update)
+        yield LiveObserver(store, lambda text: console.print(sanitize(text)), live.update)
 
 
 class LineObserver:
@@ -112,7 +112,7 @@ class LiveObserver(LineObserver):
             if run.id in self._started_at:
                 bar = ProgressBar(total=max(1, run.total_steps), completed=run.step, width=20)
                 table.add_row(
-                    Text(clean(run_label(run))),
+                    Text(sanitize(run_label(run))),
                     bar,
                     f"{run.epoch}/{run.epochs}",
                     top1_text(run),

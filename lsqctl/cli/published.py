@@ -14,8 +14,8 @@ from lsqctl.errors import NotFound, UsageError, did_you_mean
 from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
-    from lsqctl.leaderboard.published import PublishedRow
-    from lsqctl.leaderboard.references import Reference
+    from lsqctl.leaderboard.published import PwcRow
+    from lsqctl.leaderboard.references import PublishedResult
 
 app = typer.Typer(
     help="Published results to compare with, each with its source.",
@@ -53,18 +53,18 @@ def list_published(
     json: Json = False,
 ) -> None:
     """List published results: those that ship with lsqctl and those added here."""
-    from lsqctl.leaderboard.references import load_references
+    from lsqctl.leaderboard.references import load_bundled_results
     from lsqctl.services.published_results import load_published_results, load_workspace_results
 
     results = load_published_results(get_settings(ctx))
-    bundled = set(load_references())
+    bundled = set(load_bundled_results())
     filters = {"dataset": dataset, "arch": arch, "method": method}
     for field, value in (filters | {"source_kind": source_kind, "page": page}).items():
         results = _filter_results(results, field, value)
     not_on_board = (
         []
         if any((arch, method, source_kind, page))
-        else _not_on_board(load_workspace_results(get_settings(ctx)).rows)
+        else _not_on_board(load_workspace_results(get_settings(ctx)).pwc_rows)
     )
     not_on_board = [
         result
@@ -102,7 +102,9 @@ def list_published(
     note(f"{len(results)} published results; --json adds the words each was read from{hidden_hint}")
 
 
-def _filter_results(results: list[Reference], field: str, value: str | None) -> list[Reference]:
+def _filter_results(
+    results: list[PublishedResult], field: str, value: str | None
+) -> list[PublishedResult]:
     if value is None:
         return results
     values = {getattr(result, field) for result in results} - {""}
@@ -118,11 +120,11 @@ def _filter_results(results: list[Reference], field: str, value: str | None) -> 
     return matching
 
 
-def _not_on_board(rows: Iterable[PublishedRow]) -> list[dict[str, object]]:
+def _not_on_board(rows: Iterable[PwcRow]) -> list[dict[str, object]]:
     """Return the imported rows that do not amount to a row of the board, and why."""
-    from lsqctl.leaderboard.published import as_reference, dataset_key
+    from lsqctl.leaderboard.published import to_published_result, dataset_key
 
-    pairs = ((row, as_reference(row)) for row in rows)
+    pairs = ((row, to_published_result(row)) for row in rows)
     return [
         {**to_json_types(row), "dataset_key": dataset_key(row.dataset), "reason": reason}
         for row, reason in pairs
@@ -170,12 +172,12 @@ def add(
     json: Json = False,
 ) -> None:
     """Add a published result to this workspace, with its source; twice the same is once."""
-    from lsqctl.leaderboard.references import Reference
+    from lsqctl.leaderboard.references import PublishedResult
     from lsqctl.recipe.catalog import DATASETS
     from lsqctl.services.published_results import add_published_result
 
     try:
-        result = Reference(
+        result = PublishedResult(
             *(
                 dataset,
                 model,
@@ -223,7 +225,7 @@ def pwc(
 
     Rows that the board cannot show (no Top-1, no bits) are kept as well: `leaderboard --view pwc`.
     """
-    from lsqctl.leaderboard.archive import LICENCE
+    from lsqctl.leaderboard.archive import ARCHIVE_LICENCE
     from lsqctl.services.published_results import import_pwc_table
 
     if task is None or dataset is None:
@@ -231,7 +233,7 @@ def pwc(
         raise typer.Exit(2)
     report = import_pwc_table(get_settings(ctx), file, task=task, dataset=dataset, dry_run=dry_run)
     if json:
-        print_json(to_json_types(report), dry_run=dry_run, licence=LICENCE)
+        print_json(to_json_types(report), dry_run=dry_run, licence=ARCHIVE_LICENCE)
         return
     for text in report.warnings[:MAX_LISTED]:
         warn(text)
@@ -241,7 +243,7 @@ def pwc(
     rows = f"{pluralize(len(report.rows), 'row')} {verb}"
     say(
         f"{report.task} on {report.dataset}: {rows}, {report.n_existing} were there "
-        f"already; licence {LICENCE}; next: lsqctl leaderboard --view pwc"
+        f"already; licence {ARCHIVE_LICENCE}; next: lsqctl leaderboard --view pwc"
     )
 
 

@@ -22,7 +22,7 @@ from lsqctl.cli.console import (
 )
 from lsqctl.cli.context import Json, get_settings
 from lsqctl.errors import Diagnostic, RecipeError, UsageError
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.settings import Settings
 from lsqctl.text import pluralize
 
@@ -288,7 +288,7 @@ def print_smoke_tests(recipes: Sequence[LoadedRecipe], settings: Settings, *, js
     for report in run_smoke_tests(recipes, settings):
         reports.append(report)
         if not json:
-            print(clean(_smoke_line(report)), flush=True)
+            print(sanitize(_smoke_line(report)), flush=True)
     n_failed = sum(bool(report.error) for report in reports)
     if json:
         print_json({"smoke": reports})

@@ -17,7 +17,7 @@ from lsqctl.cli.console import (
     to_json_types,
 )
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.leaderboard.view import bops_text, bytes_text
+from lsqctl.leaderboard.view import format_bops, format_bytes
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
 
@@ -192,10 +192,10 @@ def _print_findings(layer_findings: Sequence[LayerFinding]) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from lsqctl.leaderboard.clean import clean
+    from lsqctl.leaderboard.clean import sanitize
 
     for finding in layer_findings:
-        stdout_console().print(Text(f"\n• {clean(finding.text)}"), soft_wrap=False)
+        stdout_console().print(Text(f"\n• {sanitize(finding.text)}"), soft_wrap=False)
         stdout_console().print(
             Padding(Text(finding.advice, style="dim"), (0, 0, 0, 2)), soft_wrap=False
         )
@@ -228,8 +228,8 @@ class CostTotals(Protocol):
 def cost_line(cost: CostTotals) -> str:
     """Return the sums in one line."""
     return (
-        f"{bytes_text(cost.size_bytes)} (naive {bytes_text(cost.naive_bytes)}), "
-        f"{bops_text(cost.macs)}MAC, {bops_text(cost.bops)}BOP"
+        f"{format_bytes(cost.size_bytes)} (naive {format_bytes(cost.naive_bytes)}), "
+        f"{format_bops(cost.macs)}MAC, {format_bops(cost.bops)}BOP"
     )
 
 
@@ -259,9 +259,9 @@ def print_layer_costs(recipe_cost: RecipeCost | None) -> None:
                 str(layer.weight_bits),
                 str(layer.act_bits),
                 f"{layer.params:,}",
-                bytes_text(layer.size_bytes),
-                bops_text(layer.macs),
-                bops_text(layer.bops),
+                format_bytes(layer.size_bytes),
+                format_bops(layer.macs),
+                format_bops(layer.bops),
             )
             for layer in recipe_cost.cost.layers
         ],

@@ -137,9 +137,9 @@ def restore(ctx: typer.Context, run_refs: TrashedRunArguments, json: Json = Fals
 
 def format_bytes(count: int) -> str:
     """Return bytes for people."""
-    from lsqctl.leaderboard.view import bytes_text
+    from lsqctl.leaderboard.view import format_bytes
 
-    return bytes_text(count)
+    return format_bytes(count)
 
 
 def _print_removals(removals: list[Removal]) -> None:

@@ -64,10 +64,10 @@ def visible_columns(table: ViewTable, width: int | None) -> list[int]:
     ]
     visible = list(range(len(table.columns)))
     while width is not None and _total_width(min_widths, visible) > width:
-        hideable = [index for index in visible if table.columns[index].drop]
+        hideable = [index for index in visible if table.columns[index].priority]
         if not hideable:
             break
-        visible.remove(min(hideable, key=lambda index: table.columns[index].drop))
+        visible.remove(min(hideable, key=lambda index: table.columns[index].priority))
     return visible
 
 
@@ -135,7 +135,7 @@ def _note_lines(note: str, width: int | None) -> list[str]:
 def _rows_with_notes(table: ViewTable) -> Iterator[tuple[Sequence[Cell], str]]:
     """Yield the heading, then each row, with the line under it."""
     yield tuple(Cell(column.title, dim=True) for column in table.columns), ""
-    yield from table.noted()
+    yield from table.rows_with_notes()
 
 
 def _pad(text: str, align: str, width: int) -> str:
@@ -154,7 +154,7 @@ def _elide_middle(text: str, width: int) -> str:
 
 
 def _cell_style(cell: Cell) -> str:
-    styles = [CELL_STYLES[cell.tone], "bold" if cell.strong else "", "dim" if cell.dim else ""]
+    styles = [CELL_STYLES[cell.highlight], "bold" if cell.strong else "", "dim" if cell.dim else ""]
     if cell.link:
         styles.append(f"link {cell.link}")
     return " ".join(filter(None, styles))

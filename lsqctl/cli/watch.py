@@ -23,7 +23,7 @@ from lsqctl.cli.context import Json, open_store
 from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
 from lsqctl.errors import StoreError, UsageError
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.run import RunState
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _next_status(
         try:
             return read_status()
         except StoreError as error:
-            live.update(Text(clean(str(error)), style="red"), refresh=True)
+            live.update(Text(sanitize(str(error)), style="red"), refresh=True)
 
 
 def _print_repeatedly(
@@ -244,7 +244,7 @@ def _counts_line(status: QueueStatus, width: int | None) -> Text:
 
     counts = status.overview.counts
     state_counts = [(f"{count} {state}", state) for state, count in counts.items() if count]
-    text = Text(f"{clean(status.sweep)}: " if status.sweep else "", style="bold")
+    text = Text(f"{sanitize(status.sweep)}: " if status.sweep else "", style="bold")
     for number, (words, state) in enumerate(state_counts):
         text.append(" · " if number else "", style="dim")
         text.append(words, style=STATE_STYLES[state.value])
@@ -288,12 +288,12 @@ def _problem_lines(status: QueueStatus) -> list[tuple[str, str]]:
     lines = []
     for run in status.overview.retrying[:2]:
         message = f"requeued: {run_label(run)} ({run.id}): {run.reason}: {run.message}"
-        lines.append((clean(message), "yellow"))
+        lines.append((sanitize(message), "yellow"))
     if failed := status.overview.first_failure:
         count = status.overview.counts[RunState.FAILED]
         first = "first failure" if count > 1 else "failed"
         message = f"{first}: {run_label(failed)} ({failed.id}): {failed.reason}: {failed.message}"
-        lines.append((clean(message), "red"))
+        lines.append((sanitize(message), "red"))
     return lines
 
 
@@ -325,7 +325,7 @@ def _table_lines(
 
     if not rows:
         return []
-    cells = [[clean(cell) for cell in row] for row in rows]
+    cells = [[sanitize(cell) for cell in row] for row in rows]
     widths = [max(cell_len(row[index]) for row in cells) for index in range(len(columns))]
     visible = [index for index, width_of_values in enumerate(widths) if width_of_values]
     widths = [

@@ -28,12 +28,12 @@ _HINTS = {
     "top1": "top1_mean",
     "top5": "top5_mean",
     "name": "model",
-    "bits": "w_bits",
+    "bits": "weight_bits",
     "size": "size_bytes",
     "bops": "gbops",
     "n": "n_seeds",
-    "weight_bits": "w_bits",
-    "act_bits": "a_bits",
+    "w_bits": "weight_bits",
+    "a_bits": "act_bits",
 }
 _OPERATORS: Mapping[str, Operator] = {
     "=": "=", "!=": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",

@@ -70,8 +70,8 @@ def columns_of(tree: Node) -> frozenset[str]:
 def to_text(tree: Node) -> str:
     """Return a filter as text; parsed again, it is the same tree.
 
-    >>> to_text(And((Comparison("w_bits", "<=", (4,)), Comparison("dataset", "=", ("it's",)))))
-    "w_bits <= 4 and dataset = 'it''s'"
+    >>> to_text(And((Comparison("weight_bits", "<=", (4,)), Comparison("dataset", "=", ("it's",)))))
+    "weight_bits <= 4 and dataset = 'it''s'"
     """
     match tree:
         case Comparison(column=column, operator="in", values=values):

@@ -17,19 +17,19 @@ from typing import IO, Any
 
 from lsqctl.errors import DataError
 
-LICENCE = "CC-BY-SA 4.0"
+ARCHIVE_LICENCE = "CC-BY-SA 4.0"
 MAX_CHARACTERS = 2_000_000_000
 MAX_TASK_CHARACTERS = 200_000_000
 MAX_DEPTH = 50
 _CHUNK = 1_000_000
-_BLANKS = re.compile(r"[ \t\r\n]*")
+_WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
 class ArchiveTable:
     """The rows of one task on one dataset, as they stand in the file.
 
-    ``metrics`` gives the order of the columns; ``skipped`` counts what stood among the rows and
+    ``metrics`` gives the order of the columns; ``n_skipped`` counts what stood among the rows and
     was none.
     """
 
@@ -37,7 +37,7 @@ class ArchiveTable:
     dataset: str
     metrics: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...]
-    skipped: int = 0
+    n_skipped: int = 0
 
 
 def read_tables(path: Path) -> Iterator[ArchiveTable]:
@@ -47,9 +47,9 @@ def read_tables(path: Path) -> Iterator[ArchiveTable]:
     is missing, truncated, damaged, too large, or of another format.
     """
     try:
-        with _opened(path) as text:
-            for number, task in enumerate(_elements(text, path), 1):
-                yield from _tables(task, f"{path}: task {number}", depth=0)
+        with _open_text(path) as text:
+            for number, task in enumerate(_iter_elements(text, path), 1):
+                yield from _iter_tables(task, f"{path}: task {number}", depth=0)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason})") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -60,109 +60,115 @@ def read_tables(path: Path) -> Iterator[ArchiveTable]:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _opened(path: Path) -> IO[str]:
+def _open_text(path: Path) -> IO[str]:
     with path.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        is_gzip = file.read(2) == b"\x1f\x8b"
     return (
-        gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig")
+        gzip.open(path, "rt", encoding="utf-8-sig") if is_gzip else path.open(encoding="utf-8-sig")
     )
 
 
-class _Window:
+class _JsonWindow:
     """The part of a text that is being parsed, from ``at`` on; what was parsed is let go."""
 
     def __init__(self, text: IO[str], path: Path) -> None:
         self._text, self._path = text, path
-        self.buffer, self.at = "", 0
-        self.seen = 0
-        self.ended = False
+        self.buffer, self.position = "", 0
+        self.n_read = 0
+        self.at_end = False
 
-    def more(self) -> None:
+    def read_more(self) -> None:
         """Read as much again as is held, so that a long task is not parsed too often."""
-        rest = self.buffer[self.at :]
-        chunk = self._text.read(max(_CHUNK, len(rest)))
-        self.ended = not chunk
-        self.seen += len(chunk)
-        self.buffer, self.at = rest + chunk, 0
-        if self.seen > MAX_CHARACTERS or len(self.buffer) > MAX_TASK_CHARACTERS:
+        unparsed = self.buffer[self.position :]
+        chunk = self._text.read(max(_CHUNK, len(unparsed)))
+        self.at_end = not chunk
+        self.n_read += len(chunk)
+        self.buffer, self.position = unparsed + chunk, 0
+        if self.n_read > MAX_CHARACTERS or len(self.buffer) > MAX_TASK_CHARACTERS:
             raise DataError(
                 f"{self._path}: too large for evaluation tables: more than "
                 f"{MAX_TASK_CHARACTERS:,} characters in one task, or {MAX_CHARACTERS:,} in all"
             )
 
-    def next_character(self) -> str:
+    def peek(self) -> str:
         """Return the next character that is no blank, without taking it; empty at the end."""
         while True:
-            self.at = _BLANKS.match(self.buffer, self.at).end()  # type: ignore[union-attr]
-            if self.at < len(self.buffer) or self.ended:
-                return self.buffer[self.at : self.at + 1]
-            self.more()
+            self.position = _WHITESPACE.match(self.buffer, self.position).end()  # type: ignore[union-attr]
+            if self.position < len(self.buffer) or self.at_end:
+                return self.buffer[self.position : self.position + 1]
+            self.read_more()
 
 
-def _elements(text: IO[str], path: Path) -> Iterator[Any]:
+def _iter_elements(text: IO[str], path: Path) -> Iterator[Any]:
     """Yield the elements of the list that the text is."""
-    window = _Window(text, path)
-    if (first := window.next_character()) != "[":
-        found = f"it begins with {first!r}" if first else "it is empty"
-        raise DataError(f"{path}: not evaluation tables: {found}, and a list of tasks belongs here")
-    window.at += 1
+    window = _JsonWindow(text, path)
+    if (first := window.peek()) != "[":
+        beginning = f"it begins with {first!r}" if first else "it is empty"
+        raise DataError(
+            f"{path}: not evaluation tables: {beginning}, and a list of tasks belongs here"
+        )
+    window.position += 1
     number = 0
-    while (char := window.next_character()) != "]":
-        if number and char == ",":
-            window.at += 1
-            window.next_character()
+    while (character := window.peek()) != "]":
+        if number and character == ",":
+            window.position += 1
+            window.peek()
         elif number:
-            raise _broken(path, number, "a comma is missing" if char else "the file ends")
-        yield _element(window, path, number)
+            raise _damaged_error(
+                path, number, "a comma is missing" if character else "the file ends"
+            )
+        yield _decode_element(window, path, number)
         number += 1
-    window.at += 1
-    if window.next_character():
-        raise _broken(path, number, "something follows the list")
+    window.position += 1
+    if window.peek():
+        raise _damaged_error(path, number, "something follows the list")
 
 
-def _element(window: _Window, path: Path, number: int) -> Any:
+def _decode_element(window: _JsonWindow, path: Path, number: int) -> Any:
     decoder = json.JSONDecoder()
     while True:
         try:
-            value, window.at = decoder.raw_decode(window.buffer, window.at)
+            value, window.position = decoder.raw_decode(window.buffer, window.position)
         except json.JSONDecodeError as error:
-            window.more()
-            if window.ended:
-                raise _broken(path, number, error.msg) from None
+            window.read_more()
+            if window.at_end:
+                raise _damaged_error(path, number, error.msg) from None
         except ValueError as error:  # a number of ten thousand digits
-            raise _broken(path, number, str(error)) from None
+            raise _damaged_error(path, number, str(error)) from None
         else:
             return value
 
 
-def _broken(path: Path, number: int, why: str) -> DataError:
-    return DataError(f"{path}: truncated or damaged after {number} whole tasks: {why}")
+def _damaged_error(path: Path, n_whole: int, reason: str) -> DataError:
+    return DataError(f"{path}: truncated or damaged after {n_whole} whole tasks: {reason}")
 
 
-def _tables(task: object, where: str, *, depth: int) -> Iterator[ArchiveTable]:
+def _iter_tables(task: object, location: str, *, depth: int) -> Iterator[ArchiveTable]:
     if not isinstance(task, Mapping) or not isinstance(task.get("task"), str):
-        raise DataError(f"{where}: not evaluation tables: a task needs a name under `task`")
+        raise DataError(f"{location}: not evaluation tables: a task needs a name under `task`")
     if depth > MAX_DEPTH:
-        raise DataError(f"{where}: nested too deeply for evaluation tables")
-    for dataset in _list(task.get("datasets")):
-        yield from _datasets(task["task"], dataset, depth=depth)
-    for subtask in _list(task.get("subtasks")):
-        yield from _tables(subtask, where, depth=depth + 1)
+        raise DataError(f"{location}: nested too deeply for evaluation tables")
+    for dataset in _as_list(task.get("datasets")):
+        yield from _iter_dataset_tables(task["task"], dataset, depth=depth)
+    for subtask in _as_list(task.get("subtasks")):
+        yield from _iter_tables(subtask, location, depth=depth + 1)
 
 
-def _datasets(task: str, dataset: object, *, depth: int) -> Iterator[ArchiveTable]:
+def _iter_dataset_tables(task: str, dataset: object, *, depth: int) -> Iterator[ArchiveTable]:
     if not isinstance(dataset, Mapping) or depth > MAX_DEPTH:
         return
     name = dataset.get("dataset") or dataset.get("subdataset")
     sota = dataset.get("sota")
     if isinstance(name, str) and isinstance(sota, Mapping):
-        rows = _list(sota.get("rows"))
-        good = tuple(row for row in rows if _is_row(row))
-        metrics = tuple(one for one in _list(sota.get("metrics")) if isinstance(one, str))
+        rows = _as_list(sota.get("rows"))
+        valid_rows = tuple(row for row in rows if _is_row(row))
+        metrics = tuple(
+            metric for metric in _as_list(sota.get("metrics")) if isinstance(metric, str)
+        )
         if rows:
-            yield ArchiveTable(task, name, metrics, good, len(rows) - len(good))
-    for part in _list(dataset.get("subdatasets")):
-        yield from _datasets(task, part, depth=depth + 1)
+            yield ArchiveTable(task, name, metrics, valid_rows, len(rows) - len(valid_rows))
+    for subdataset in _as_list(dataset.get("subdatasets")):
+        yield from _iter_dataset_tables(task, subdataset, depth=depth + 1)
 
 
 def _is_row(row: object) -> bool:
@@ -174,5 +180,5 @@ def _is_row(row: object) -> bool:
     )
 
 
-def _list(value: object) -> list[Any]:
+def _as_list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []

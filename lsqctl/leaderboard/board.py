@@ -20,8 +20,8 @@ class Entry:
     dataset: str
     split: str | None
     method: str | None
-    w_bits: int
-    a_bits: int
+    weight_bits: int
+    act_bits: int
     first_last_bits: str | None
     granularity: str | None
     top1_mean: float
@@ -67,22 +67,22 @@ class Entry:
     suspect: bool | None
 
     @property
-    def own(self) -> bool:
+    def is_local(self) -> bool:
         """Whether this was measured here, rather than published."""
         return self.origin == "own"
 
     @property
-    def full_precision(self) -> bool:
+    def is_full_precision(self) -> bool:
         """Whether nothing is quantized: such a row is shown, and not ranked."""
-        return self.w_bits == self.a_bits == 32
+        return self.weight_bits == self.act_bits == 32
 
     @property
-    def low(self) -> float:
+    def interval_low(self) -> float:
         """The lower end of the interval; the value itself where no interval is known."""
         return self.top1_mean if self.top1_ci95_lo is None else self.top1_ci95_lo
 
     @property
-    def high(self) -> float:
+    def interval_high(self) -> float:
         """The upper end of the interval; the value itself where no interval is known."""
         return self.top1_mean if self.top1_ci95_hi is None else self.top1_ci95_hi
 
@@ -119,8 +119,8 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Departure:
-    """Where a run's recipe departs from ``base``, the paper's; empty where the paper has none.
+class Deviations:
+    """Where a run's recipe deviates from ``base``, the paper's; empty where the paper has none.
 
     ``keys`` are (key, its value here, its value there), as texts.
     """
@@ -135,7 +135,7 @@ class Departure:
             return "the paper has no recipe for these bits"
         if not self.keys:
             return f"as {self.base}"
-        listed = ", ".join(f"{key} {mine} ({theirs})" for key, mine, theirs in self.keys)
+        listed = ", ".join(f"{key} {value} ({base_value})" for key, value, base_value in self.keys)
         return f"deviates from {self.base}: {listed}"
 
 
@@ -143,17 +143,17 @@ class Departure:
 class Board:
     """One table a dataset; ``best_seed`` and ``per_run`` say how it was asked for.
 
-    ``departures``, where they were asked for, are by the ``best_run`` of a row.
+    ``deviations``, where they were asked for, are by the ``best_run`` of a row.
     """
 
     tables: tuple[Table, ...]
     best_seed: bool = False
     per_run: bool = False
-    departures: Mapping[str, Departure] = field(default_factory=dict)
+    deviations: Mapping[str, Deviations] = field(default_factory=dict)
 
-    def departure(self, entry: Entry) -> Departure | None:
-        """Return where a row departs from the paper's recipe; None where nobody asked."""
-        return self.departures.get(entry.best_run) if entry.own and entry.best_run else None
+    def deviations_of(self, entry: Entry) -> Deviations | None:
+        """Return where a row deviates from the paper's recipe; None where nobody asked."""
+        return self.deviations.get(entry.best_run) if entry.is_local and entry.best_run else None
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -11,16 +11,19 @@ from typing import Any
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Entry, Table
 from lsqctl.leaderboard.formats import json_text
-from lsqctl.leaderboard.page_lines import SPELLED
-from lsqctl.leaderboard.view import half_width
+from lsqctl.leaderboard.page_lines import DATASET_TITLES
+from lsqctl.leaderboard.view import half_width_text
 
-_TITLES: Mapping[str, str] = {**SPELLED, "digits": "Optical Recognition of Handwritten Digits"}
+_DATASET_TITLES: Mapping[str, str] = {
+    **DATASET_TITLES,
+    "digits": "Optical Recognition of Handwritten Digits",
+}
 _HUB: Mapping[str, str] = {
     "imagenet": "ILSVRC/imagenet-1k",
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
 }
-METRICS = ("Top-1 Accuracy (%)", "Top-5 Accuracy (%)", "Weight bits", "Activation bits")
+PWC_METRICS = ("Top-1 Accuracy (%)", "Top-5 Accuracy (%)", "Weight bits", "Activation bits")
 
 
 def to_pwc_json(board: Board) -> str:
@@ -46,8 +49,8 @@ def to_hf_model_index(board: Board) -> str:
 
     Accuracies are fractions, the mean over seeds. Published rows are no models of ours.
     """
-    own = [entry for entry in board.entries if entry.own]
-    return json_text({"model-index": [_model(entry) for entry in own]})
+    local_entries = [entry for entry in board.entries if entry.is_local]
+    return json_text({"model-index": [_hf_model(entry) for entry in local_entries]})
 
 
 def to_hf_eval_results(board: Board) -> str:
@@ -55,28 +58,30 @@ def to_hf_eval_results(board: Board) -> str:
 
     Raises UsageError when no own row is of a dataset that the Hub has a name for.
     """
-    own = [entry for entry in board.entries if entry.own and entry.dataset in _HUB]
-    if not own:
+    local_entries = [entry for entry in board.entries if entry.is_local and entry.dataset in _HUB]
+    if not local_entries:
         raise UsageError(f"hf-eval-results knows the Hub's names of {', '.join(_HUB)} only, and no "
                          "own row is of these; hf-model-index takes any dataset")  # fmt: skip
-    return json_text([_result(entry) for entry in own])
+    return json_text([_hf_eval_result(entry) for entry in local_entries])
 
 
 def _pwc_dataset(table: Table) -> dict[str, Any]:
     return {
-        "dataset": _TITLES.get(table.dataset, table.dataset),
+        "dataset": _DATASET_TITLES.get(table.dataset, table.dataset),
         "description": "",
         "dataset_links": [],
         "dataset_citations": [],
         "subdatasets": [],
-        "sota": {"metrics": list(METRICS), "rows": [_pwc_row(entry) for entry in table.rows]},
+        "sota": {"metrics": list(PWC_METRICS), "rows": [_pwc_row(entry) for entry in table.rows]},
     }
 
 
 def _pwc_row(entry: Entry) -> dict[str, Any]:
-    values = (entry.top1_mean, entry.top5_mean, entry.w_bits, entry.a_bits)
+    values = (entry.top1_mean, entry.top5_mean, entry.weight_bits, entry.act_bits)
     metrics = {
-        name: str(value) for name, value in zip(METRICS, values, strict=True) if value is not None
+        name: str(value)
+        for name, value in zip(PWC_METRICS, values, strict=True)
+        if value is not None
     }
     return {
         "model_name": entry.model,
@@ -90,11 +95,11 @@ def _pwc_row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _model(entry: Entry) -> dict[str, Any]:
+def _hf_model(entry: Entry) -> dict[str, Any]:
     metrics = [("Top-1 accuracy", entry.top1_mean), ("Top-5 accuracy", entry.top5_mean)]
     dataset = {
         "type": _HUB.get(entry.dataset, entry.dataset),
-        "name": _TITLES.get(entry.dataset, entry.dataset),
+        "name": _DATASET_TITLES.get(entry.dataset, entry.dataset),
         **({"split": entry.split} if entry.split else {}),
     }
     result = {
@@ -109,13 +114,13 @@ def _model(entry: Entry) -> dict[str, Any]:
     return {"name": entry.model, "results": [result]}
 
 
-def _result(entry: Entry) -> dict[str, Any]:
-    seeds, half = entry.n_seeds or 1, half_width(entry)
-    spread = f", ±{half}" if half else ""
+def _hf_eval_result(entry: Entry) -> dict[str, Any]:
+    n_seeds, half_text = entry.n_seeds or 1, half_width_text(entry)
+    spread = f", ±{half_text}" if half_text else ""
     return {
         "dataset": {"id": _HUB[entry.dataset], "task_id": "default"},
         "value": entry.top1_mean,
         **({"date": entry.created_at} if entry.created_at else {}),
-        "notes": f"{entry.model}: W{entry.w_bits}A{entry.a_bits}, Top-1 in percent, "
-        f"mean of {seeds} seed{'s' * (seeds != 1)}{spread}",
+        "notes": f"{entry.model}: W{entry.weight_bits}A{entry.act_bits}, Top-1 in percent, "
+        f"mean of {n_seeds} seed{'s' * (n_seeds != 1)}{spread}",
     }

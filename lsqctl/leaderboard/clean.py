@@ -5,10 +5,10 @@ from __future__ import annotations
 import unicodedata
 
 # Control, format (bidirectional overrides, zero width), surrogate, line and paragraph separators.
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
-def clean(text: str) -> str:
+def sanitize(text: str) -> str:
     r"""Return ``text`` with every character that could move a cursor or hide written out.
 
     >>> clean("a\x1b[31m\u202eb")
@@ -16,12 +16,14 @@ def clean(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(_escaped(char) if _unseen(char) else char for char in text)
+    return "".join(
+        _escape(character) if _is_invisible(character) else character for character in text
+    )
 
 
-def _unseen(char: str) -> bool:
-    return unicodedata.category(char) in _UNSEEN
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in _INVISIBLE_CATEGORIES
 
 
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

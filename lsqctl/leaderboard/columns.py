@@ -1,4 +1,4 @@
-"""The CSV contract, version 1: each column's name, type, unit and meaning, in order."""
+"""The CSV contract, version 2: each column's name, type, unit and meaning, in order."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 
 from lsqctl.errors import UsageError, did_you_mean
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Kind = Literal["text", "number", "bool"]
+ColumnKind = Literal["text", "number", "bool"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Column:
     """One column of the contract; ``unit`` is empty for text and for pure numbers."""
 
     name: str
-    kind: Kind
+    kind: ColumnKind
     unit: str
     meaning: str
 
@@ -31,8 +31,8 @@ arch             | text   |       | network
 dataset          | text   |       | dataset
 split            | text   |       | the images that were evaluated
 method           | text   |       | how it was quantized
-w_bits           | number | bits  | quant.weight_bits; 32 is not quantized
-a_bits           | number | bits  | quant.act_bits; 32 is not quantized
+weight_bits      | number | bits  | quant.weight_bits; 32 is not quantized
+act_bits         | number | bits  | quant.act_bits; 32 is not quantized
 first_last_bits  | text   |       | bits of the first and the last layer
 granularity      | text   |       | whether a step serves a tensor or a channel
 top1_mean        | number | %     | Top-1, mean over the newest run of each seed
@@ -79,30 +79,32 @@ suspect          | bool   |       | more than three standard deviations above it
 """  # noqa: E501  a table reads best unbroken
 
 
-def check_names(names: Iterable[str], option: str, more: Iterable[str] = ()) -> tuple[str, ...]:
+def check_column_names(
+    names: Iterable[str], option: str, extra: Iterable[str] = ()
+) -> tuple[str, ...]:
     """Return column names if all of them are; UsageError with the nearest one otherwise."""
-    known = (*NAMES, *more)
-    for name in (wanted := tuple(names)):
-        if name not in known:
+    allowed = (*COLUMN_NAMES, *extra)
+    for name in (requested := tuple(names)):
+        if name not in allowed:
             raise UsageError(
-                f"{option}: no column is called `{name}`{did_you_mean(name, known)}; "
-                f"columns: {', '.join(known)}"
+                f"{option}: no column is called `{name}`{did_you_mean(name, allowed)}; "
+                f"columns: {', '.join(allowed)}"
             )
-    return wanted
+    return requested
 
 
-def _parse(line: str) -> Column:
+def _parse_column(line: str) -> Column:
     name, kind, unit, meaning = (part.strip() for part in line.split("|", 3))
-    kinds: dict[str, Kind] = {"text": "text", "number": "number", "bool": "bool"}
+    kinds: dict[str, ColumnKind] = {"text": "text", "number": "number", "bool": "bool"}
     return Column(name, kinds[kind], unit, meaning)
 
 
-COLUMNS: tuple[Column, ...] = tuple(map(_parse, _CONTRACT.strip().splitlines()))
-NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
-BY_NAME: Mapping[str, Column] = {column.name: column for column in COLUMNS}
+COLUMNS: tuple[Column, ...] = tuple(map(_parse_column, _CONTRACT.strip().splitlines()))
+COLUMN_NAMES: tuple[str, ...] = tuple(column.name for column in COLUMNS)
+COLUMNS_BY_NAME: Mapping[str, Column] = {column.name: column for column in COLUMNS}
 
 
-def markdown_table() -> str:
+def columns_markdown() -> str:
     """Return the contract as a markdown table, as docs/csv.md shows it."""
     rows = [f"| {c.name} | {c.kind} | {c.unit} | {c.meaning} |" for c in COLUMNS]
     return "\n".join(["| column | type | unit | meaning |", "|---|---|---|---|", *rows]) + "\n"

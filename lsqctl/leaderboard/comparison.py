@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.leaderboard.paired import Test
+from lsqctl.leaderboard.paired import SignificanceTest
 from lsqctl.per_image_result import PerImageResult
 
 Verdict = Literal["better", "worse", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ComparisonSide:
     """What a person asked to compare: succeeded runs, one a seed and cell; failed ones counted."""
 
     label: str
@@ -22,7 +22,7 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class SideSummary:
     """One side in numbers, of the runs that were compared; Top-1 in percent."""
 
     label: str
@@ -34,7 +34,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """Two runs side by side, or one run where nothing pairs them.
 
     ``only_first`` and ``only_second`` count the images that only one of the two gets right.
@@ -62,8 +62,8 @@ class Comparison:
 
     answer: str
     verdict: Verdict
-    first: Summary
-    second: Summary
+    first: SideSummary
+    second: SideSummary
     dataset: str
     split: str
     n_images: int
@@ -73,12 +73,14 @@ class Comparison:
     p: float
     test: str
     paired: bool
-    tests: tuple[Test, ...]
-    rows: tuple[Row, ...]
+    tests: tuple[SignificanceTest, ...]
+    rows: tuple[ComparisonRow, ...]
     notes: tuple[str, ...]
 
 
-def sentence(sides: tuple[Summary, Summary], test: Test, verdict: Verdict) -> str:
+def answer_text(
+    sides: tuple[SideSummary, SideSummary], test: SignificanceTest, verdict: Verdict
+) -> str:
     """Return the answer in one sentence: verdict, difference, interval, test and p."""
     first, second = sides
     opening = {
@@ -89,7 +91,7 @@ def sentence(sides: tuple[Summary, Summary], test: Test, verdict: Verdict) -> st
     return (
         f"{opening}: {points(test.difference)} points of Top-1 ({first.top1_mean:.2f} against "
         f"{second.top1_mean:.2f} %), 95 % interval {points(test.low)} to {points(test.high)}, "
-        f"by {test.name}, {p_text(test.p)}"
+        f"by {test.name}, {format_p(test.p)}"
     )
 
 
@@ -99,6 +101,6 @@ def points(value: float) -> str:
     return text[1:] if float(text[1:]) == 0 else text
 
 
-def p_text(p: float) -> str:
+def format_p(p: float) -> str:
     """Return a p-value in two digits: ``p = 0.012``, ``p = 3e-08``, ``p < 1e-300``."""
     return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"

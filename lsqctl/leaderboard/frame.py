@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lsqctl.leaderboard.board import Board, Entry
-from lsqctl.leaderboard.columns import NAMES
+from lsqctl.leaderboard.columns import COLUMN_NAMES
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -19,6 +19,6 @@ def to_frame(board: Board) -> DataFrame:
     """Return all rows of a board as a data frame of nullable types; missing is ``pd.NA``."""
     import pandas as pd
 
-    rows = [[getattr(entry, name) for name in NAMES] for entry in board.entries]
-    types = {name: _DTYPES[Entry.__annotations__[name].split()[0]] for name in NAMES}
-    return pd.DataFrame(rows, columns=list(NAMES), dtype=object).astype(types)
+    rows = [[getattr(entry, name) for name in COLUMN_NAMES] for entry in board.entries]
+    types = {name: _DTYPES[Entry.__annotations__[name].split()[0]] for name in COLUMN_NAMES}
+    return pd.DataFrame(rows, columns=list(COLUMN_NAMES), dtype=object).astype(types)

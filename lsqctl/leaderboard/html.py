@@ -15,7 +15,7 @@ def to_html(tables: Iterable[ViewTable]) -> str:
 
 def _table(table: ViewTable) -> str:
     heads = [f'<th scope="col">{escape(column.title)}</th>' for column in table.columns]
-    rows = [row for cells, note in table.noted() for row in _rows(cells, note)]
+    rows = [row for cells, note in table.rows_with_notes() for row in _row_lines(cells, note)]
     lines = [
         "<table>",
         f"<caption>{escape(table.title)}</caption>",
@@ -29,7 +29,7 @@ def _table(table: ViewTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(cells: Sequence[Cell], note: str) -> Iterator[str]:
+def _row_lines(cells: Sequence[Cell], note: str) -> Iterator[str]:
     yield f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in cells)}</tr>"
     if note:
         yield f'<tr><td colspan="{len(cells)}"><small>{escape(note)}</small></td></tr>'
@@ -39,6 +39,6 @@ def _cell(cell: Cell) -> str:
     text = escape(cell.text.strip())
     if cell.link:
         text = f'<a href="{escape(cell.link)}" rel="noopener">{text}</a>'
-    if cell.place == 1:
+    if cell.podium == 1:
         return f"<strong>{text}</strong>"
-    return f"<u>{text}</u>" if cell.place == 2 else text
+    return f"<u>{text}</u>" if cell.podium == 2 else text

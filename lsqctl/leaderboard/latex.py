@@ -11,12 +11,14 @@ from lsqctl.leaderboard.view import ViewTable
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
-_HEAD = "% needs \\usepackage{booktabs}; letters beyond Latin need XeLaTeX or LuaLaTeX\n"
-_PLACES = {0: "", 1: "textbf: --rwrap;", 2: "underline: --rwrap;"}
+_PREAMBLE_COMMENT = (
+    "% needs \\usepackage{booktabs}; letters beyond Latin need XeLaTeX or LuaLaTeX\n"
+)
+_PODIUM_STYLES = {0: "", 1: "textbf: --rwrap;", 2: "underline: --rwrap;"}
 
 # Signs of ours that pdfLaTeX has not as letters. A bracket after a line's end would be read as an
 # argument of it.
-_SIGNS = str.maketrans(
+_LATEX_SYMBOLS = str.maketrans(
     {
         "±": r"$\pm$",
         "−": "$-$",
@@ -39,13 +41,13 @@ _SIGNS = str.maketrans(
 
 def to_latex(tables: Iterable[ViewTable]) -> str:
     """Return one ``tabular`` a table, each below a comment that says what it shows."""
-    return _HEAD + "".join(f"\n{_table(table)}" for table in tables)
+    return _PREAMBLE_COMMENT + "".join(f"\n{_table(table)}" for table in tables)
 
 
 def _table(table: ViewTable) -> str:
     layout = "".join("r" if column.align == "right" else "l" for column in table.columns)
     text = _with_notes(_styled(table).to_latex(hrules=True, column_format=layout), table)
-    return f"% {table.title}\n{text.translate(_SIGNS)}% {table.footer}\n"
+    return f"% {table.title}\n{text.translate(_LATEX_SYMBOLS)}% {table.footer}\n"
 
 
 def _with_notes(text: str, table: ViewTable) -> str:
@@ -55,13 +57,13 @@ def _with_notes(text: str, table: ViewTable) -> str:
     head, body = text.split("\\midrule\n")
     rows = body.splitlines(keepends=True)
     cell = f"\\multicolumn{{{len(table.columns)}}}{{p{{0.9\\linewidth}}}}"
-    for number, note in enumerate(_escaped(table.notes)):
+    for number, note in enumerate(_escape_all(table.notes)):
         if note:
             rows[number] += f"{cell}{{\\footnotesize {note}}} \\\\\n"
     return f"{head}\\midrule\n{''.join(rows)}"
 
 
-def _escaped(texts: Sequence[str]) -> list[str]:
+def _escape_all(texts: Sequence[str]) -> list[str]:
     import pandas as pd
 
     styler = pd.DataFrame({"": texts}).style.hide(axis="index").hide(axis="columns")
@@ -78,7 +80,7 @@ def _styled(table: ViewTable) -> Styler:
         titles.append(next(t for n in blanks if (t := column.title + n) not in titles))
     texts = [[cell.text.strip() for cell in row] for row in table.rows]
     frame = pd.DataFrame(texts, columns=titles, dtype=object)
-    marks = pd.DataFrame([[_PLACES[cell.place] for cell in row] for row in table.rows])
+    marks = pd.DataFrame([[_PODIUM_STYLES[cell.podium] for cell in row] for row in table.rows])
     marks.columns = frame.columns[: len(marks.columns)]
     styler = frame.style.hide(axis="index").format(escape="latex")
     styler = styler.format_index(escape="latex", axis=1)

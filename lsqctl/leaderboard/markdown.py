@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&#])")
+_SPECIAL_CHARACTERS = re.compile(r"([\\`*_\[\]<>|~&#])")
 
 
 def to_markdown(tables: Iterable[ViewTable]) -> str:
@@ -18,21 +18,21 @@ def to_markdown(tables: Iterable[ViewTable]) -> str:
 def _table(table: ViewTable) -> str:
     heading = [f"### {escape_markdown(table.title)}", ""]
     titles = [escape_markdown(column.title) for column in table.columns]
-    rules = [_rule(column) for column in table.columns]
+    rules = [_alignment_rule(column) for column in table.columns]
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     lines = [f"| {' | '.join(cells)} |" for cells in (titles, rules, *rows)]
     names = [column.key for column in table.columns]
     notes = [
         f"- {_markdown_cell(row[names.index('model')]) if 'model' in names else number}: "
         f"{escape_markdown(note)}"
-        for number, (row, note) in enumerate(table.noted(), 1)
+        for number, (row, note) in enumerate(table.rows_with_notes(), 1)
         if note
     ]
     below = [*notes, ""] if notes else []
     return "\n".join([*heading, *lines, "", *below, escape_markdown(table.footer), ""])
 
 
-def _rule(column: ViewColumn) -> str:
+def _alignment_rule(column: ViewColumn) -> str:
     return "---:" if column.align == "right" else ":---"
 
 
@@ -40,7 +40,7 @@ def _markdown_cell(cell: Cell) -> str:
     text = escape_markdown(cell.text.strip())
     if not cell.link:
         return text
-    return f"[{text}](<{re.sub(r'[<>|]', lambda found: f'%{ord(found[0]):02X}', cell.link)}>)"
+    return f"[{text}](<{re.sub(r'[<>|]', lambda match: f'%{ord(match[0]):02X}', cell.link)}>)"
 
 
 def escape_markdown(text: str) -> str:
@@ -49,4 +49,4 @@ def escape_markdown(text: str) -> str:
     >>> print(escape_markdown("a|b_c"))
     a\|b\_c
     """
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.splitlines()))
+    return _SPECIAL_CHARACTERS.sub(r"\\\1", " ".join(text.splitlines()))

@@ -9,34 +9,34 @@ from pathlib import PurePath
 from lsqctl.errors import UsageError, did_you_mean
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.cards import to_hf_eval_results, to_hf_model_index, to_pwc_json
-from lsqctl.leaderboard.chosen import chosen_view
-from lsqctl.leaderboard.columns import NAMES, check_names
+from lsqctl.leaderboard.chosen import column_view
+from lsqctl.leaderboard.columns import COLUMN_NAMES, check_column_names
 from lsqctl.leaderboard.formats import to_csv, to_json
 from lsqctl.leaderboard.html import to_html
 from lsqctl.leaderboard.latex import to_latex
 from lsqctl.leaderboard.markdown import to_markdown
 from lsqctl.leaderboard.pivot import Pivot, pivot_view
 from lsqctl.leaderboard.pivot_data import pivot_csv, pivot_json
-from lsqctl.leaderboard.view import ViewTable, view
+from lsqctl.leaderboard.view import ViewTable, board_view
 
-ENDINGS: Mapping[str, str] = {
+ENDING_FORMATS: Mapping[str, str] = {
     ".csv": "csv",
     ".json": "json",
     ".md": "md",
     ".html": "html",
     ".tex": "latex",
 }
-_CARDS: Mapping[str, Callable[[Board], str]] = {
+_CARD_WRITERS: Mapping[str, Callable[[Board], str]] = {
     "pwc-json": to_pwc_json,
     "hf-model-index": to_hf_model_index,
     "hf-eval-results": to_hf_eval_results,
 }
-_TABLES = {"md": to_markdown, "html": to_html, "latex": to_latex}
-FORMATS: tuple[str, ...] = (*ENDINGS.values(), *_CARDS)
+_TABLE_WRITERS = {"md": to_markdown, "html": to_html, "latex": to_latex}
+FORMATS: tuple[str, ...] = (*ENDING_FORMATS.values(), *_CARD_WRITERS)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class OutputOptions:
     """How a board is written: these columns (none: those that fit the format), or as a pivot.
 
     ``raw`` leaves texts of a CSV unguarded. Raises UsageError for what does not fit together.
@@ -47,61 +47,63 @@ class Look:
     raw: bool = False
 
     def __post_init__(self) -> None:
-        check_names(self.columns, "--columns")
+        check_column_names(self.columns, "--columns")
         if self.columns and self.pivot:
             raise UsageError("choose either --columns or --pivot, not both")
 
 
-PLAIN = Look()
+DEFAULT_OPTIONS = OutputOptions()
 
 
-def tables_of(board: Board, look: Look = PLAIN) -> tuple[ViewTable, ...]:
+def board_tables(board: Board, options: OutputOptions = DEFAULT_OPTIONS) -> tuple[ViewTable, ...]:
     """Return the board as tables to draw."""
-    if look.pivot:
-        _refuse_deviations(board)
-        return pivot_view(board, look.pivot)
-    return chosen_view(board, look.columns) if look.columns else view(board)
+    if options.pivot:
+        _reject_deviations(board)
+        return pivot_view(board, options.pivot)
+    return column_view(board, options.columns) if options.columns else board_view(board)
 
 
-def write(board: Board, style: str, look: Look = PLAIN) -> str:
+def format_board(board: Board, output_format: str, options: OutputOptions = DEFAULT_OPTIONS) -> str:
     """Return the board as text in one of FORMATS; the same board always gives the same text."""
-    if style == "csv" or style in _CARDS:
-        _refuse_deviations(board)
-    if look.raw and style != "csv":
+    if output_format == "csv" or output_format in _CARD_WRITERS:
+        _reject_deviations(board)
+    if options.raw and output_format != "csv":
         raise UsageError("--raw is for CSV: no other format guards formulas")
-    if style in _TABLES:
-        return _TABLES[style](tables_of(board, look))
-    if style in _CARDS:
-        if look.columns or look.pivot:
-            raise UsageError(f"{style} has its own columns; leave out --columns and --pivot")
-        return _CARDS[style](board)
-    if look.pivot:
-        _refuse_deviations(board)
-        return (pivot_csv if style == "csv" else pivot_json)(board, look.pivot)
-    columns = look.columns or NAMES
+    if output_format in _TABLE_WRITERS:
+        return _TABLE_WRITERS[output_format](board_tables(board, options))
+    if output_format in _CARD_WRITERS:
+        if options.columns or options.pivot:
+            raise UsageError(
+                f"{output_format} has its own columns; leave out --columns and --pivot"
+            )
+        return _CARD_WRITERS[output_format](board)
+    if options.pivot:
+        _reject_deviations(board)
+        return (pivot_csv if output_format == "csv" else pivot_json)(board, options.pivot)
+    columns = options.columns or COLUMN_NAMES
     return (
-        to_csv(board, columns=columns, raw=look.raw)
-        if style == "csv"
+        to_csv(board, columns=columns, raw=options.raw)
+        if output_format == "csv"
         else to_json(board, columns=columns)
     )
 
 
-def _refuse_deviations(board: Board) -> None:
-    if board.departures:
+def _reject_deviations(board: Board) -> None:
+    if board.deviations:
         raise UsageError(
             "--deviations stand under the rows of a table: print it as table, md, html, latex or "
             "json, and without --pivot"
         )
 
 
-def format_of(path: PurePath, style: str | None = None) -> str:
+def resolve_format(path: PurePath, output_format: str | None = None) -> str:
     """Return the format of a file: the one that was asked for, else by the file's ending."""
     ending = path.suffix.lower()
-    if style is not None and style != "table":
-        return style
-    if ending in ENDINGS:
-        return ENDINGS[ending]
+    if output_format is not None and output_format != "table":
+        return output_format
+    if ending in ENDING_FORMATS:
+        return ENDING_FORMATS[ending]
     raise UsageError(
-        f"{path}: no format ends in `{ending or path.name}`{did_you_mean(ending, ENDINGS)}; "
-        f"use {', '.join(ENDINGS)}, or say --format"
+        f"{path}: no format ends in `{ending or path.name}`{did_you_mean(ending, ENDING_FORMATS)}; "
+        f"use {', '.join(ENDING_FORMATS)}, or say --format"
     )

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Entry, Table
-from lsqctl.leaderboard.captions import title
-from lsqctl.leaderboard.chosen import cell
-from lsqctl.leaderboard.clean import clean
-from lsqctl.leaderboard.columns import check_names
-from lsqctl.leaderboard.view import NONE, Cell, ViewColumn, ViewTable, half_width
+from lsqctl.leaderboard.captions import table_title
+from lsqctl.leaderboard.chosen import value_cell
+from lsqctl.leaderboard.clean import sanitize
+from lsqctl.leaderboard.columns import check_column_names
+from lsqctl.leaderboard.view import MISSING, Cell, ViewColumn, ViewTable, half_width_text
 
-Key = str | int | float | bool | None
+PivotKey = str | int | float | bool | None
 BITS = "bits"  # weight and activation bits as one: W3A4
-_SUFFIX = re.compile(r"[-+_ ]?w[0-9]+a[0-9]+\b", re.IGNORECASE)
+_BITS_SUFFIX = re.compile(r"[-+_ ]?w[0-9]+a[0-9]+\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,104 +31,122 @@ class Pivot:
     value: str = "top1_mean"
 
     def __post_init__(self) -> None:
-        check_names((self.row, self.column), "--pivot", (BITS,))
-        check_names((self.value,), "--pivot")
+        check_column_names((self.row, self.column), "--pivot", (BITS,))
+        check_column_names((self.value,), "--pivot")
         if self.row == self.column:
             raise UsageError(f"--pivot: `{self.row}` cannot cross itself; name two columns")
 
 
 @dataclass(frozen=True, slots=True)
-class Crossing:
+class PivotTable:
     """One dataset's pivot. ``cells`` holds the best row of each (row, column) that has one."""
 
     table: Table
-    rows: tuple[Key, ...]
-    columns: tuple[Key, ...]
-    cells: dict[tuple[Key, Key], Entry]
+    rows: tuple[PivotKey, ...]
+    columns: tuple[PivotKey, ...]
+    cells: dict[tuple[PivotKey, PivotKey], Entry]
 
 
-def cross(board: Board, pivot: Pivot) -> tuple[Crossing, ...]:
+def build_pivot(board: Board, pivot: Pivot) -> tuple[PivotTable, ...]:
     """Return a crossing a table: rows by their best entry, columns in ascending order."""
-    return tuple(_crossing(table, pivot) for table in board.tables)
+    return tuple(_pivot_table(table, pivot) for table in board.tables)
 
 
 def pivot_view(board: Board, pivot: Pivot) -> tuple[ViewTable, ...]:
     """Return the crossings as tables to draw, the best of each column marked."""
     return tuple(
-        _view(one, pivot, title(one.table, best_seed=board.best_seed))
-        for one in cross(board, pivot)
+        _pivot_view_table(
+            pivot_table, pivot, table_title(pivot_table.table, best_seed=board.best_seed)
+        )
+        for pivot_table in build_pivot(board, pivot)
     )
 
 
-def key_text(key: Key) -> str:
+def key_text(key: PivotKey) -> str:
     """Return a key for a heading; a dash for a missing one."""
     if isinstance(key, bool):
         return "yes" if key else "no"
-    return NONE if key is None else clean(str(key))
+    return MISSING if key is None else sanitize(str(key))
 
 
-def _crossing(table: Table, pivot: Pivot) -> Crossing:
-    cells: dict[tuple[Key, Key], Entry] = {}
-    for entry in sorted(table.rows, key=lambda one: -one.top1_mean):
-        cells.setdefault((_key(entry, pivot.row), _key(entry, pivot.column)), entry)
+def _pivot_table(table: Table, pivot: Pivot) -> PivotTable:
+    cells: dict[tuple[PivotKey, PivotKey], Entry] = {}
+    for entry in sorted(table.rows, key=lambda entry: -entry.top1_mean):
+        cells.setdefault((_pivot_key(entry, pivot.row), _pivot_key(entry, pivot.column)), entry)
     rows = tuple(dict.fromkeys(row for row, _ in cells))
-    columns = sorted({column for _, column in cells}, key=lambda key: (_kind(key), key))
-    return Crossing(table, rows, tuple(columns), cells)
+    columns = sorted({column for _, column in cells}, key=lambda key: (_key_order(key), key))
+    return PivotTable(table, rows, tuple(columns), cells)
 
 
-def _key(entry: Entry, name: str) -> Key:
+def _pivot_key(entry: Entry, name: str) -> PivotKey:
     if name == BITS:
-        return f"W{entry.w_bits}A{entry.a_bits}"
+        return f"W{entry.weight_bits}A{entry.act_bits}"
     if name == "model":
-        return _SUFFIX.sub("", entry.model) or entry.model
-    found: Key = getattr(entry, name)
-    return found
+        return _BITS_SUFFIX.sub("", entry.model) or entry.model
+    value: PivotKey = getattr(entry, name)
+    return value
 
 
-def _kind(key: Key) -> int:
+def _key_order(key: PivotKey) -> int:
     return 2 if key is None else 1 if isinstance(key, str) else 0
 
 
-def _view(one: Crossing, pivot: Pivot, heading: str) -> ViewTable:
-    bits = {"w_bits": "W", "a_bits": "A"}.get(pivot.column, "")
+def _pivot_view_table(pivot_table: PivotTable, pivot: Pivot, heading: str) -> ViewTable:
+    prefix = {"weight_bits": "W", "act_bits": "A"}.get(pivot.column, "")
     columns = [ViewColumn(pivot.row, pivot.row, "left")]
-    for number, key in enumerate(one.columns):
-        name = f"{bits}{key_text(key)}"
-        columns.append(ViewColumn(f"column-{number}", name, "left", drop=len(one.columns) - number))
-    marks = _marks(one)
+    for number, key in enumerate(pivot_table.columns):
+        name = f"{prefix}{key_text(key)}"
+        columns.append(
+            ViewColumn(f"column-{number}", name, "left", priority=len(pivot_table.columns) - number)
+        )
+    podiums = _podiums(pivot_table)
     rows = tuple(
-        (Cell(key_text(row)), *(_cell(one, pivot, (row, key), marks) for key in one.columns))
-        for row in one.rows
+        (
+            Cell(key_text(row)),
+            *(_pivot_cell(pivot_table, pivot, (row, key), podiums) for key in pivot_table.columns),
+        )
+        for row in pivot_table.rows
     )
-    return ViewTable(f"{heading} · {pivot.value}", tuple(columns), rows, _footer(one))
+    return ViewTable(f"{heading} · {pivot.value}", tuple(columns), rows, _pivot_footer(pivot_table))
 
 
-def _marks(one: Crossing) -> dict[tuple[Key, Key], int]:
+def _podiums(pivot_table: PivotTable) -> dict[tuple[PivotKey, PivotKey], int]:
     """Return 1 for the best cell of each column, 2 for the second, by Top-1."""
-    found = {}
-    for column in one.columns:
-        here = {row: one.cells[row, column] for row in one.rows if (row, column) in one.cells}
-        values = sorted({entry.top1_mean for entry in here.values()}, reverse=True)[:2]
-        for row, entry in here.items():
-            if len(here) > 1 and entry.top1_mean in values:
-                found[row, column] = 1 + values.index(entry.top1_mean)
-    return found
+    podiums = {}
+    for column in pivot_table.columns:
+        entries = {
+            row: pivot_table.cells[row, column]
+            for row in pivot_table.rows
+            if (row, column) in pivot_table.cells
+        }
+        values = sorted({entry.top1_mean for entry in entries.values()}, reverse=True)[:2]
+        for row, entry in entries.items():
+            if len(entries) > 1 and entry.top1_mean in values:
+                podiums[row, column] = 1 + values.index(entry.top1_mean)
+    return podiums
 
 
-def _cell(
-    one: Crossing, pivot: Pivot, at: tuple[Key, Key], marks: dict[tuple[Key, Key], int]
+def _pivot_cell(
+    pivot_table: PivotTable,
+    pivot: Pivot,
+    key: tuple[PivotKey, PivotKey],
+    podiums: dict[tuple[PivotKey, PivotKey], int],
 ) -> Cell:
-    if at not in one.cells:
-        return Cell(NONE, dim=True)
-    entry = one.cells[at]
-    place = marks.get(at, 0) if pivot.value == "top1_mean" else 0
-    found = cell(entry, pivot.value, place)
-    half = half_width(entry) if pivot.value == "top1_mean" else ""
-    text = f"{found.text} ±{half}" if half else found.text
-    return Cell(text, strong=place == 1, dim=not entry.own, place=place)
+    if key not in pivot_table.cells:
+        return Cell(MISSING, dim=True)
+    entry = pivot_table.cells[key]
+    podium = podiums.get(key, 0) if pivot.value == "top1_mean" else 0
+    plain_cell = value_cell(entry, pivot.value, podium)
+    half_text = half_width_text(entry) if pivot.value == "top1_mean" else ""
+    text = f"{plain_cell.text} ±{half_text}" if half_text else plain_cell.text
+    return Cell(text, strong=podium == 1, dim=not entry.is_local, podium=podium)
 
 
-def _footer(one: Crossing) -> str:
-    left = len(one.table.rows) - len(one.cells)
-    told = "each cell is the best row that falls there"
-    return f"{told} · {left:,} more {'row' if left == 1 else 'rows'} not shown" if left else told
+def _pivot_footer(pivot_table: PivotTable) -> str:
+    n_hidden = len(pivot_table.table.rows) - len(pivot_table.cells)
+    text = "each cell is the best row that falls there"
+    return (
+        f"{text} · {n_hidden:,} more {'row' if n_hidden == 1 else 'rows'} not shown"
+        if n_hidden
+        else text
+    )

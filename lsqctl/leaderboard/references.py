@@ -15,14 +15,14 @@ from lsqctl.quant.spec import check_bits
 SOURCE_KINDS = ("paper", "readme", "page")
 PWC_PAGE = "pwc-lsq"
 """The rows of the LSQ paper's page on Papers With Code."""
-ABLATIONS = "lsq-ablations"
+ABLATIONS_PAGE = "lsq-ablations"
 """The rows of the paper's ablations: not what its recipe reaches."""
 
 _OPTIONAL_NUMBERS = ("top5", "fp32_top1")
 
 
 @dataclass(frozen=True, slots=True)
-class Reference:
+class PublishedResult:
     """One published result, as printed; ``top1``, ``top5`` and ``fp32_top1`` in percent.
 
     ``n_total`` images were evaluated (None: not known, so no interval). ``source_kind`` is paper,
@@ -49,9 +49,9 @@ class Reference:
 
     def __post_init__(self) -> None:
         for name in ("dataset", "model", "source_kind", "source_url", "quote"):
-            _check_text(name, getattr(self, name), empty=False)
+            _check_text(name, getattr(self, name), may_be_empty=False)
         for name in ("arch", "method", "page", "notes"):
-            _check_text(name, getattr(self, name), empty=True)
+            _check_text(name, getattr(self, name), may_be_empty=True)
         for name in ("weight_bits", "act_bits"):
             check_bits(getattr(self, name), name)
         _check_percent("top1", self.top1)
@@ -66,60 +66,64 @@ class Reference:
             )
 
 
-def load_references(text: str | None = None, *, where: str = "references.toml") -> list[Reference]:
-    """Return the references of a TOML text, or those that ship with lsqctl.
+def load_bundled_results(
+    text: str | None = None, *, source_name: str = "published_results.toml"
+) -> list[PublishedResult]:
+    """Return the published results of a TOML text, or those that ship with lsqctl.
 
     Raises DataError, naming the file, the entry and the field.
     """
     if text is None:
-        text = files("lsqctl.leaderboard").joinpath("references.toml").read_text("utf-8")
+        text = files("lsqctl.leaderboard").joinpath("published_results.toml").read_text("utf-8")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{where}: not TOML: {error}") from error
+        raise DataError(f"{source_name}: not TOML: {error}") from error
     entries = document.get("reference", [])
     if document.keys() - {"reference"} or not isinstance(entries, list):
-        raise DataError(f"{where}: only [[reference]] entries may stand here")
-    found = [_reference(entry, f"{where}: entry {n}") for n, entry in enumerate(entries, 1)]
-    _check_distinct(found, where)
-    return found
+        raise DataError(f"{source_name}: only [[reference]] entries may stand here")
+    results = [
+        _parse_entry(entry, f"{source_name}: entry {n}") for n, entry in enumerate(entries, 1)
+    ]
+    _check_distinct(results, source_name)
+    return results
 
 
-def _reference(entry: object, where: str) -> Reference:
+def _parse_entry(entry: object, location: str) -> PublishedResult:
     if not isinstance(entry, Mapping):
-        raise DataError(f"{where}: must be a table of keys")
-    where += f" ({entry.get('model', 'without a model')})"
-    known = [field.name for field in fields(Reference)]
-    for key in sorted(entry.keys() - set(known)):
-        raise DataError(f"{where}: unknown key `{key}`{did_you_mean(key, known)}")
-    needed = [field.name for field in fields(Reference) if field.default is MISSING]
-    if missing := [name for name in needed if name not in entry]:
-        raise DataError(f"{where}: {', '.join(missing)} missing")
+        raise DataError(f"{location}: must be a table of keys")
+    location += f" ({entry.get('model', 'without a model')})"
+    field_names = [field.name for field in fields(PublishedResult)]
+    for key in sorted(entry.keys() - set(field_names)):
+        raise DataError(f"{location}: unknown key `{key}`{did_you_mean(key, field_names)}")
+    required = [field.name for field in fields(PublishedResult) if field.default is MISSING]
+    if missing := [name for name in required if name not in entry]:
+        raise DataError(f"{location}: {', '.join(missing)} missing")
     values: dict[str, Any] = dict(entry)
     try:
-        return Reference(**values)
+        return PublishedResult(**values)
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{location}: {error}") from error
 
 
-def _check_distinct(references: list[Reference], where: str) -> None:
+def _check_distinct(results: list[PublishedResult], source_name: str) -> None:
     seen: set[tuple[str, str]] = set()
-    for number, reference in enumerate(references, 1):
-        key = (reference.dataset, reference.model)
+    for number, result in enumerate(results, 1):
+        key = (result.dataset, result.model)
         if key in seen:
             raise DataError(
-                f"{where}: entry {number} ({reference.model}): this model stands twice for "
-                f"{reference.dataset}; give each row a name of its own"
+                f"{source_name}: entry {number} ({result.model}): this model stands twice for "
+                f"{result.dataset}; give each row a name of its own"
             )
         seen.add(key)
 
 
-def _check_text(name: str, value: object, *, empty: bool) -> None:
-    if not isinstance(value, str) or not (empty or value.strip()):
+def _check_text(name: str, value: object, *, may_be_empty: bool) -> None:
+    if not isinstance(value, str) or not (may_be_empty or value.strip()):
         raise ValueError(
-            f"{name} must be {'text' if empty else 'a text, not empty'}, got {value!r}"
+            f"{name} must be {'text' if may_be_empty else 'a text, not empty'}, got {value!r}"
         )
-    if any("\ud800" <= char <= "\udfff" for char in value):
+    if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name} must be text that UTF-8 can hold, got {value!r}")
 
 

@@ -10,7 +10,7 @@ from lsqctl.filters.judging import Known, holds
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.tree import Kind, Node
 from lsqctl.leaderboard.board import Board, Entry, Table
-from lsqctl.leaderboard.columns import COLUMNS, check_names
+from lsqctl.leaderboard.columns import COLUMNS, check_column_names
 
 # What `leaderboard --where` may name: what a run has, and what a ranked row has.
 WHERE_COLUMNS: Mapping[str, Kind] = {
@@ -20,7 +20,7 @@ WHERE_COLUMNS: Mapping[str, Kind] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BoardQuery:
     """What is shown of a board.
 
     ``where`` filters its rows; ``group_by`` makes a table of each combination of values;
@@ -34,17 +34,17 @@ class Shape:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        check_names(self.group_by, "--group-by")
-        check_names((name.removeprefix("-") for name in self.sort), "--sort")
+        check_column_names(self.group_by, "--group-by")
+        check_column_names((name.removeprefix("-") for name in self.sort), "--sort")
 
 
-def shape(board: Board, wanted: Shape) -> Board:
+def apply_query(board: Board, query: BoardQuery) -> Board:
     """Return the board cut to its shape; a table without a row left is left out."""
-    tables = [part for table in board.tables for part in _sections(table, wanted)]
+    tables = [section for table in board.tables for section in _split_table(table, query)]
     return replace(board, tables=tuple(tables))
 
 
-def entry_value(entry: Entry, column: str) -> Known:
+def filter_value(entry: Entry, column: str) -> Known:
     """Return what a filter compares: a moment for ``created_at``, None for what it has not."""
     if column == "created_at" and entry.created_at:
         return datetime.fromisoformat(entry.created_at)
@@ -52,37 +52,37 @@ def entry_value(entry: Entry, column: str) -> Known:
     return None if value == "" else value
 
 
-def _sections(table: Table, wanted: Shape) -> Iterable[Table]:
+def _split_table(table: Table, query: BoardQuery) -> Iterable[Table]:
     if not table.rows:  # its footer still tells what came to nothing
         yield table
     groups: dict[tuple[tuple[str, str], ...], list[Entry]] = {}
     for entry in table.rows:
-        key = tuple((name, _word(getattr(entry, name))) for name in wanted.group_by)
+        key = tuple((name, _group_text(getattr(entry, name))) for name in query.group_by)
         groups.setdefault(key, []).append(entry)
     for group, ranked in groups.items():
-        rows = _ordered(_passing(ranked, wanted.where), wanted.sort)[: wanted.limit]
+        rows = _sort_rows(_matching_rows(ranked, query.where), query.sort)[: query.limit]
         hidden = table.hidden + len(ranked) - len(rows)
         if rows:
             yield replace(table, rows=tuple(rows), group=group, hidden=hidden)
 
 
-def _passing(rows: list[Entry], where: Node | None) -> list[Entry]:
+def _matching_rows(rows: list[Entry], where: Node | None) -> list[Entry]:
     if where is None:
         return rows
-    return [one for one in rows if holds(where, lambda name, one=one: entry_value(one, name))]  # type: ignore[misc]
+    return [row for row in rows if holds(where, lambda name, row=row: filter_value(row, name))]  # type: ignore[misc]
 
 
-def _ordered(rows: list[Entry], sort: tuple[str, ...]) -> list[Entry]:
+def _sort_rows(rows: list[Entry], sort: tuple[str, ...]) -> list[Entry]:
     for name in reversed(sort):  # stable: the last column first
         column = name.removeprefix("-")
-        known = [one for one in rows if getattr(one, column) is not None]
-        missing = [one for one in rows if getattr(one, column) is None]
-        known.sort(key=lambda one: getattr(one, column), reverse=name != column)
-        rows = known + missing
+        with_value = [entry for entry in rows if getattr(entry, column) is not None]
+        without_value = [entry for entry in rows if getattr(entry, column) is None]
+        with_value.sort(key=lambda entry: getattr(entry, column), reverse=name != column)
+        rows = with_value + without_value
     return rows
 
 
-def _word(value: object) -> str:
+def _group_text(value: object) -> str:
     if value is None:
         return "unknown"
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

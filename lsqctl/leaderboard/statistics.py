@@ -33,12 +33,12 @@ def sample_std(values: Sequence[float]) -> float | None:
 
 def t_interval(values: Sequence[float]) -> Interval:
     """Return the 95 % interval of the mean by Student's t; two values or more."""
-    spread = sample_std(values)
-    if spread is None:
+    std = sample_std(values)
+    if std is None:
         raise ValueError("a t-interval needs two values or more, got one")
-    half = t_quantile(len(values) - 1) * spread / math.sqrt(len(values))
+    half_width = t_quantile(len(values) - 1) * std / math.sqrt(len(values))
     centre = mean(values)
-    return centre - half, centre + half
+    return centre - half_width, centre + half_width
 
 
 def wilson_interval(n_correct: float, n_total: int) -> Interval:
@@ -49,15 +49,19 @@ def wilson_interval(n_correct: float, n_total: int) -> Interval:
     """
     if n_total < 1 or not 0 <= n_correct <= n_total:
         raise ValueError(f"n_correct must be 0..n_total, got {n_correct} of {n_total}")
-    share = n_correct / n_total
+    proportion = n_correct / n_total
     z2 = Z95 * Z95 / n_total
-    centre = (share + z2 / 2) / (1 + z2)
-    half = Z95 / (1 + z2) * math.sqrt(share * (1 - share) / n_total + z2 / (4 * n_total))
-    here = percent(n_correct, n_total)
-    return min(here, max(0.0, 100 * (centre - half))), max(here, min(100.0, 100 * (centre + half)))
+    centre = (proportion + z2 / 2) / (1 + z2)
+    half_width = (
+        Z95 / (1 + z2) * math.sqrt(proportion * (1 - proportion) / n_total + z2 / (4 * n_total))
+    )
+    observed = percent(n_correct, n_total)
+    return min(observed, max(0.0, 100 * (centre - half_width))), max(
+        observed, min(100.0, 100 * (centre + half_width))
+    )
 
 
-def interval(values: Sequence[float], n_total: int) -> Interval:
+def top1_interval(values: Sequence[float], n_total: int) -> Interval:
     """Return the 95 % interval of a Top-1 measured with one seed or several, in percent.
 
     ``values`` are the Top-1 of each seed, ``n_total`` the images of one evaluation. It is the
@@ -65,8 +69,8 @@ def interval(values: Sequence[float], n_total: int) -> Interval:
     agree by luck do not make a small test set larger.
     """
     centre = mean(values)
-    one = wilson_interval(min(centre, 100.0) / 100 * n_total, n_total)
-    wilson = (min(one[0], centre), max(one[1], centre))
+    evaluation_interval = wilson_interval(min(centre, 100.0) / 100 * n_total, n_total)
+    wilson = (min(evaluation_interval[0], centre), max(evaluation_interval[1], centre))
     if len(values) < 3:
         return wilson
     low, high = t_interval(values)

@@ -8,40 +8,40 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lsqctl.leaderboard.board import Board, Entry, Table
-from lsqctl.leaderboard.captions import footer, notes, title
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.captions import table_footer, row_notes, table_title
+from lsqctl.leaderboard.clean import sanitize
 
-OWN, PUBLISHED, FULL_PRECISION = "●", "○", "◌"
-NONE = "–"
+LOCAL_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER = "●", "○", "◌"
+MISSING = "–"
 MINUS = "−"
 
 Align = Literal["left", "right"]
-Tone = Literal["", "good", "bad"]
+Highlight = Literal["", "good", "bad"]
 
 
 @dataclass(frozen=True, slots=True)
 class ViewColumn:
-    """A column's heading. The column with the lowest ``drop`` goes first; 0 never goes."""
+    """A column's heading. The column with the lowest ``priority`` goes first; 0 never goes."""
 
     key: str
     title: str
     align: Align
-    drop: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
     """One cell, safe to print as it is. ``link`` is a URL that the text stands for.
 
-    ``place`` is 1 for the best value of its column, 2 for the second best, else 0.
+    ``podium`` is 1 for the best value of its column, 2 for the second best, else 0.
     """
 
     text: str
     strong: bool = False
     dim: bool = False
-    tone: Tone = ""
+    highlight: Highlight = ""
     link: str = ""
-    place: int = 0
+    podium: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,78 +57,86 @@ class ViewTable:
     footer: str
     notes: tuple[str, ...] = ()
 
-    def noted(self) -> Iterator[tuple[tuple[Cell, ...], str]]:
+    def rows_with_notes(self) -> Iterator[tuple[tuple[Cell, ...], str]]:
         """Yield each row with the line under it."""
         return zip(self.rows, self.notes or ("",) * len(self.rows), strict=True)
 
 
-COLUMNS: tuple[ViewColumn, ...] = (
+DEFAULT_VIEW_COLUMNS: tuple[ViewColumn, ...] = (
     ViewColumn("rank", "#", "left"),
     ViewColumn("model", "model", "left"),
-    ViewColumn("w_bits", "W", "right"),
-    ViewColumn("a_bits", "A", "right"),
+    ViewColumn("weight_bits", "W", "right"),
+    ViewColumn("act_bits", "A", "right"),
     ViewColumn("top1", "Top-1 %", "left"),
-    ViewColumn("delta_fp32", "Δ FP", "right", drop=4),
-    ViewColumn("size", "size", "right", drop=2),
-    ViewColumn("bops", "BOPs", "right", drop=1),
-    ViewColumn("n", "n", "right", drop=3),
-    ViewColumn("source", "source", "left", drop=5),
+    ViewColumn("delta_fp32", "Δ FP", "right", priority=4),
+    ViewColumn("size", "size", "right", priority=2),
+    ViewColumn("bops", "BOPs", "right", priority=1),
+    ViewColumn("n", "n", "right", priority=3),
+    ViewColumn("source", "source", "left", priority=5),
 )
 
 
-def view(board: Board) -> tuple[ViewTable, ...]:
+def board_view(board: Board) -> tuple[ViewTable, ...]:
     """Return the tables of a board as cells, in the board's order."""
-    return tuple(_view_table(table, board) for table in board.tables)
+    return tuple(_board_table(table, board) for table in board.tables)
 
 
-def _view_table(table: Table, board: Board) -> ViewTable:
-    shared = Counter(entry.rank for entry in table.rows)
-    accuracies = zip(_accuracies(table.rows), places(table.rows), strict=True)
+def _board_table(table: Table, board: Board) -> ViewTable:
+    rank_counts = Counter(entry.rank for entry in table.rows)
+    top1_cells = zip(_top1_texts(table.rows), podium_places(table.rows), strict=True)
     rows = tuple(
-        _cells(entry, Cell(text, strong=place == 1, place=place), tied=shared[entry.rank] > 1)
-        for entry, (text, place) in zip(table.rows, accuracies, strict=True)
+        _row_cells(
+            entry,
+            Cell(text, strong=podium == 1, podium=podium),
+            is_tied=rank_counts[entry.rank] > 1,
+        )
+        for entry, (text, podium) in zip(table.rows, top1_cells, strict=True)
     )
-    heading = title(table, best_seed=board.best_seed)
-    return ViewTable(heading, COLUMNS, rows, footer(table), notes(table, board))
+    heading = table_title(table, best_seed=board.best_seed)
+    return ViewTable(
+        heading, DEFAULT_VIEW_COLUMNS, rows, table_footer(table), row_notes(table, board)
+    )
 
 
-def places(entries: Sequence[Entry]) -> list[int]:
+def podium_places(entries: Sequence[Entry]) -> list[int]:
     """Return 1 for each entry of the best rank shown, 2 for each of the next, else 0."""
-    best = sorted({entry.rank for entry in entries if entry.rank is not None})[:2]
-    return [1 + best.index(entry.rank) if entry.rank in best else 0 for entry in entries]
+    best_ranks = sorted({entry.rank for entry in entries if entry.rank is not None})[:2]
+    return [
+        1 + best_ranks.index(entry.rank) if entry.rank in best_ranks else 0 for entry in entries
+    ]
 
 
-def _cells(entry: Entry, accuracy: Cell, *, tied: bool) -> tuple[Cell, ...]:
-    place = "" if entry.rank is None else f"{entry.rank}{'=' if tied else ''}"
+def _row_cells(entry: Entry, accuracy: Cell, *, is_tied: bool) -> tuple[Cell, ...]:
+    rank_text = "" if entry.rank is None else f"{entry.rank}{'=' if is_tied else ''}"
     return (
-        Cell(place, strong=True),
-        Cell(marked(entry), dim=not entry.own),
-        Cell(str(entry.w_bits)),
-        Cell(str(entry.a_bits)),
+        Cell(rank_text, strong=True),
+        Cell(model_text(entry), dim=not entry.is_local),
+        Cell(str(entry.weight_bits)),
+        Cell(str(entry.act_bits)),
         accuracy,
-        _delta(entry.delta_fp32),
-        _optional(None if entry.size_bytes is None else bytes_text(entry.size_bytes)),
-        _optional(None if entry.gbops is None else bops_text(entry.gbops * 1e9)),
-        _optional(None if entry.n_seeds is None else str(entry.n_seeds)),
-        _source(entry),
+        _delta_cell(entry.delta_fp32),
+        _optional_cell(None if entry.size_bytes is None else format_bytes(entry.size_bytes)),
+        _optional_cell(None if entry.gbops is None else format_bops(entry.gbops * 1e9)),
+        _optional_cell(None if entry.n_seeds is None else str(entry.n_seeds)),
+        _source_cell(entry),
     )
 
 
-def bytes_text(size: float) -> str:
+def format_bytes(size: float) -> str:
     """Return a size for people: ``140 kB``, ``1.08 MB`` (powers of ten)."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= 0.9995 * unit:  # what would round up to 1000 of the smaller unit
-            return f"{three_digits(size / unit)} {name}"
+            return f"{format_three_digits(size / unit)} {name}"
     return f"{size:.0f} B"
 
 
-def bops_text(bops: float) -> str:
+def format_bops(bops: float) -> str:
     """Return bit operations for people: ``0.67 G``, ``42.0 G``; ``8.10 M`` below 0.1 G."""
     unit, name = (1e9, "G") if bops >= 1e8 else (1e6, "M")
-    return f"{three_digits(bops / unit)} {name}"
+    return f"{format_three_digits(bops / unit)} {name}"
 
 
-def signed(value: float) -> str:
+def format_signed(value: float) -> str:
     """Return a difference with its sign, two decimals: ``+0.32``, ``−1.12``, ``0.00``."""
     text = f"{abs(value):.2f}"
     if float(text) == 0:
@@ -136,61 +144,66 @@ def signed(value: float) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
-def three_digits(amount: float) -> str:
+def format_three_digits(amount: float) -> str:
     """Return a number with three digits: ``0.67``, ``41.6``, ``1857``."""
     decimals = 0 if amount >= 99.95 else 1 if amount >= 9.995 else 2
     return f"{amount:.{decimals}f}"
 
 
-def _accuracies(entries: Sequence[Entry]) -> list[str]:
+def _top1_texts(entries: Sequence[Entry]) -> list[str]:
     means = [f"{entry.top1_mean:.2f}" for entry in entries]
-    halves = [half_width(entry) for entry in entries]
-    wide, wide_half = max(map(len, means), default=0), max(map(len, halves), default=0)
+    half_widths = [half_width_text(entry) for entry in entries]
+    widest_mean, widest_half = (
+        max(map(len, means), default=0),
+        max(map(len, half_widths), default=0),
+    )
     return [
-        f"{mean:>{wide}}{f' ±{half:>{wide_half}}' if half else ''}"
-        for mean, half in zip(means, halves, strict=True)
+        f"{mean:>{widest_mean}}{f' ±{half_text:>{widest_half}}' if half_text else ''}"
+        for mean, half_text in zip(means, half_widths, strict=True)
     ]
 
 
-def half_width(entry: Entry) -> str:
+def half_width_text(entry: Entry) -> str:
     """Return half the width of the interval, two decimals; empty where none is known."""
     if entry.top1_ci95_lo is None or entry.top1_ci95_hi is None:
         return ""
     return f"{(entry.top1_ci95_hi - entry.top1_ci95_lo) / 2:.2f}"
 
 
-def marked(entry: Entry) -> str:
+def model_text(entry: Entry) -> str:
     """Return the model's name behind the sign of its origin, which colour alone never tells."""
-    origin = OWN if entry.own else PUBLISHED
-    return f"{FULL_PRECISION if entry.full_precision else origin} {clean(entry.model)}"
+    origin = LOCAL_MARKER if entry.is_local else PUBLISHED_MARKER
+    return f"{FULL_PRECISION_MARKER if entry.is_full_precision else origin} {sanitize(entry.model)}"
 
 
-def _delta(delta: float | None) -> Cell:
+def _delta_cell(delta: float | None) -> Cell:
     if delta is None:
-        return Cell(NONE, dim=True)
-    text = signed(delta)
-    return Cell(text, tone="bad" if text[0] == MINUS else "good" if text[0] == "+" else "")
+        return Cell(MISSING, dim=True)
+    text = format_signed(delta)
+    return Cell(text, highlight="bad" if text[0] == MINUS else "good" if text[0] == "+" else "")
 
 
-def _optional(text: str | None) -> Cell:
-    return Cell(NONE, dim=True) if text is None else Cell(text)
+def _optional_cell(text: str | None) -> Cell:
+    return Cell(MISSING, dim=True) if text is None else Cell(text)
 
 
-def _source(entry: Entry) -> Cell:
-    if not entry.own:
+def _source_cell(entry: Entry) -> Cell:
+    if not entry.is_local:
         url = entry.source_url or ""
-        web = url.startswith(("https://", "http://")) and clean(url) == url
-        return Cell(clean(entry.source_kind or "published"), dim=True, link=url if web else "")
-    words = ["own"]
+        is_web = url.startswith(("https://", "http://")) and sanitize(url) == url
+        return Cell(
+            sanitize(entry.source_kind or "published"), dim=True, link=url if is_web else ""
+        )
+    parts = ["own"]
     if entry.verified:
-        words.append("verified")
+        parts.append("verified")
     if entry.verified is False:
-        words.append("verification failed")
+        parts.append("verification failed")
     if entry.n_failed:
-        words.append(f"{entry.n_failed} failed")
+        parts.append(f"{entry.n_failed} failed")
     if entry.selected_on_test:
-        words.append("selected on test")
+        parts.append("selected on test")
     if entry.suspect:
-        words.append("suspect")
-    bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
-    return Cell(", ".join(words), tone="bad" if bad else "")
+        parts.append("suspect")
+    is_bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
+    return Cell(", ".join(parts), highlight="bad" if is_bad else "")

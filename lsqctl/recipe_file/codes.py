@@ -124,7 +124,7 @@ CODES: Mapping[str, Code] = {
         "value of another kind",
         "A number is compared with a number, a text with a text, a time with a text in ISO 8601. "
         "Only texts know `like` and `~`, and null only `=` and `!=`.",
-        "--where \"w_bits = '4'\"",
+        "--where \"weight_bits = '4'\"",
     ),
     "F004": Code(
         "too much for one filter",

@@ -10,12 +10,12 @@ from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.parsing import parse
 from lsqctl.filters.splitting import split
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.choosing import choose_failed, choose_references
-from lsqctl.leaderboard.output import PLAIN, Look, format_of, write
-from lsqctl.leaderboard.page_lines import Line, lines_csv, lines_json, lines_markdown, page_lines
+from lsqctl.leaderboard.choosing import filter_failed_runs, filter_published
+from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, resolve_format, format_board
+from lsqctl.leaderboard.page_lines import PwcLine, pwc_csv, pwc_json, pwc_markdown, pwc_lines
 from lsqctl.leaderboard.rank import Cost, rank
-from lsqctl.leaderboard.references import PWC_PAGE, Reference
-from lsqctl.leaderboard.shape import WHERE_COLUMNS, Shape, shape
+from lsqctl.leaderboard.references import PWC_PAGE, PublishedResult
+from lsqctl.leaderboard.shape import WHERE_COLUMNS, BoardQuery, apply_query
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.published_results import load_published_results, load_workspace_results
 from lsqctl.settings import Settings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 ShowPublished = Literal["auto", "all", "none"]
-PWC_FORMATS = {"csv": lines_csv, "json": lines_json, "md": lines_markdown}
+PWC_FORMATS = {"csv": pwc_csv, "json": pwc_json, "md": pwc_markdown}
 
 
 def build_board(
@@ -53,16 +53,16 @@ def build_board(
     """
     tree = None if where is None else parse(where, WHERE_COLUMNS)
     result_filter, row_filter = split(tree, OF_RESULTS)
-    query = Shape(row_filter, tuple(group_by), tuple(sort), limit)
-    rows = choose_failed(store.results.board_rows(result_filter), result_filter)
+    query = BoardQuery(row_filter, tuple(group_by), tuple(sort), limit)
+    rows = filter_failed_runs(store.results.board_rows(result_filter), result_filter)
     local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
     all_published = load_published_results(settings)
-    published = choose_references(
+    published = filter_published(
         (r for r in all_published if _is_shown(r, show_published, local_datasets)), result_filter
     )
     rank_options: dict[str, Any] = {"per_run": per_run, "best_seed": best_seed, "pareto": pareto}
-    return shape(
-        rank(rows, published, dataset=dataset, papers=all_published, **rank_options), query
+    return apply_query(
+        rank(rows, published, dataset=dataset, baselines=all_published, **rank_options), query
     )
 
 
@@ -74,23 +74,23 @@ def build_pwc_view(
     show_published: ShowPublished = "auto",
     per_run: bool = False,
     best_seed: bool = False,
-) -> list[Line]:
+) -> list[PwcLine]:
     """Return published and own results in the form of a Papers With Code page.
 
     Rows of the LSQ paper's page, then of imported tables, then local ones; ``show_published`` none
     leaves the first two out.
     """
     local_board = rank(store.results.board_rows(), per_run=per_run, best_seed=best_seed)
-    return page_lines(
+    return pwc_lines(
         local_board,
-        load_workspace_results(settings).rows,
+        load_workspace_results(settings).pwc_rows,
         dataset=dataset,
-        page=show_published != "none",
+        include_published=show_published != "none",
     )
 
 
 def _is_shown(
-    published: Reference, show_published: ShowPublished, local_datasets: set[str]
+    published: PublishedResult, show_published: ShowPublished, local_datasets: set[str]
 ) -> bool:
     if show_published == "auto":
         return published.page == PWC_PAGE or published.dataset in local_datasets
@@ -102,7 +102,7 @@ def export_board(
     path: Path,
     *,
     output_format: str | None = None,
-    options: Look = PLAIN,
+    options: OutputOptions = DEFAULT_OPTIONS,
     force: bool = False,
 ) -> int:
     """Write the board to a file, in ``output_format`` or by its ending; return its bytes.
@@ -110,8 +110,8 @@ def export_board(
     Raises UsageError for another ending, and where the file exists and ``force`` is not given.
     The file appears whole or not at all; a link is never written through.
     """
-    output_format = format_of(path, output_format)
+    output_format = resolve_format(path, output_format)
     check_overwrite(path, force=force)
-    data = write(board, output_format, options).encode("utf-8", "backslashreplace")
+    data = format_board(board, output_format, options).encode("utf-8", "backslashreplace")
     write_atomic(path, data, force=force)
     return len(data)

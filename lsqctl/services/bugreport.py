@@ -26,7 +26,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.errors import LsqctlError, StoreError, UsageError
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.doctor import diagnose
 from lsqctl.services.provenance import installed_versions, version_line
@@ -317,7 +317,7 @@ def log_tail(path: Path) -> str:
 
 def last_lines(text: str) -> str:
     """Return the last ``MAX_LOG_LINES`` lines, safe to print."""
-    return "".join(f"{clean(line)}\n" for line in text.splitlines()[-MAX_LOG_LINES:])
+    return "".join(f"{sanitize(line)}\n" for line in text.splitlines()[-MAX_LOG_LINES:])
 
 
 def strings_under(tree: Any, *keys: str) -> frozenset[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, did_you_mean
 from lsqctl.leaderboard import comparing
-from lsqctl.leaderboard.comparison import Comparison, Side
+from lsqctl.leaderboard.comparison import Comparison, ComparisonSide
 from lsqctl.run import Run, RunState
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def compare(store: Store, first: str, second: str) -> Comparison:
     return comparing.compare(*sides)
 
 
-def _resolve_side(store: Store, ref: str) -> Side:
+def _resolve_side(store: Store, ref: str) -> ComparisonSide:
     if runs_of_name := store.runs.list(name=ref):
         return _recipe_side(store, ref, runs_of_name)
     if ref in (sweeps := store.sweeps.names()):
@@ -47,7 +47,7 @@ def _sweep_hint(message: str, ref: str, sweeps: list[str]) -> str:
     return "" if "did you mean" in message else did_you_mean(ref, sweeps)
 
 
-def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> Side:
+def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> ComparisonSide:
     """Return all seeds of the newest recipe of a name that has a result."""
     newest_succeeded = next((run for run in runs_of_name if run.state is RunState.SUCCEEDED), None)
     if newest_succeeded is None:
@@ -66,7 +66,7 @@ def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> Side:
     return replace(_side_of_runs(store, name, runs), notes=notes)
 
 
-def _sweep_side(store: Store, name: str) -> Side:
+def _sweep_side(store: Store, name: str) -> ComparisonSide:
     """Return a sweep's runs; of several recipes each run with what its recipe's name adds."""
     side = _side_of_runs(store, name, [cell.run for cell in store.sweeps.cells(name) if cell.run])
     if len({run.recipe_sha256 for run in side.runs}) == 1:
@@ -75,7 +75,7 @@ def _sweep_side(store: Store, name: str) -> Side:
     return replace(side, runs=tuple(runs))
 
 
-def _side_of_runs(store: Store, label: str, runs: Iterable[Run]) -> Side:
+def _side_of_runs(store: Store, label: str, runs: Iterable[Run]) -> ComparisonSide:
     """Return the results of those runs that have one: of each recipe and seed the newest."""
     runs = list(runs)
     results = store.results.per_image_results(
@@ -87,4 +87,4 @@ def _side_of_runs(store: Store, label: str, runs: Iterable[Run]) -> Side:
     failed = sum(run.state is RunState.FAILED for run in runs)
     if not newest:
         raise NotFound(f"{label} has no result to compare yet")
-    return Side(label, tuple(newest.values()), failed)
+    return ComparisonSide(label, tuple(newest.values()), failed)

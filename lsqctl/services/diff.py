@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import NotFound, UsageError
-from lsqctl.leaderboard.board import Board, Departure, Entry
+from lsqctl.leaderboard.board import Board, Deviations, Entry
 from lsqctl.recipe import load_stored
 from lsqctl.recipe_file import (
     Cell,
@@ -231,26 +231,28 @@ def with_deviations(board: Board, store: Store) -> Board:
     ``base`` is empty.
     """
     local_entries = {
-        entry.best_run: entry for entry in board.entries if entry.own and entry.best_run
+        entry.best_run: entry for entry in board.entries if entry.is_local and entry.best_run
     }
     return replace(
         board,
-        departures={
+        deviations={
             run: _deviations_from_paper(entry, store) for run, entry in local_entries.items()
         },
     )
 
 
-def _deviations_from_paper(entry: Entry, store: Store) -> Departure:
-    paper = _paper_side("fp32" if entry.full_precision else f"w{entry.w_bits}a{entry.a_bits}")
+def _deviations_from_paper(entry: Entry, store: Store) -> Deviations:
+    paper = _paper_side(
+        "fp32" if entry.is_full_precision else f"w{entry.weight_bits}a{entry.act_bits}"
+    )
     if paper is None:
-        return Departure("", ())
+        return Deviations("", ())
     deviations = diff_sides(run_side(store.runs.detail(str(entry.best_run))), paper).deviations
     texts = (
         (deviation.key, _value_text(deviation.left), _value_text(deviation.right))
         for deviation in deviations
     )
-    return Departure(paper.name, tuple(texts))
+    return Deviations(paper.name, tuple(texts))
 
 
 @lru_cache(maxsize=64)

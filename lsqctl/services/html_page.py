@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.charts.history import step_sizes, training_curves
+from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
 from lsqctl.leaderboard.formats import to_csv, to_json
-from lsqctl.leaderboard.page.content import History
-from lsqctl.leaderboard.page.rendering import Live, render
+from lsqctl.leaderboard.page.content import RunHistory
+from lsqctl.leaderboard.page.rendering import LiveStatus, render
 from lsqctl.run import RunState
 from lsqctl.services.atomic_write import write_atomic
 from lsqctl.services.board import build_board
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 MAX_HISTORIES = 24
 
 
-def render_page(store: Store, board: Board, *, live: Live | None = None) -> str:
+def render_page(store: Store, board: Board, *, live: LiveStatus | None = None) -> str:
     """Return the page of a board; the same database and board always give the same text."""
     return render(board, run_histories(store, board), live=live)
 
@@ -45,10 +45,10 @@ def write_page(store: Store, board: Board, path: Path, *, force: bool = False) -
     return len(data)
 
 
-def run_histories(store: Store, board: Board) -> Iterator[History]:
+def run_histories(store: Store, board: Board) -> Iterator[RunHistory]:
     """Yield the history of the best run of own rows: the first of each dataset, then the second."""
     rows_by_table = [
-        [row for row in table.rows if row.own and row.best_run] for table in board.tables
+        [row for row in table.rows if row.is_local and row.best_run] for table in board.tables
     ]
     interleaved = chain.from_iterable(zip_longest(*rows_by_table))
     for row in islice((row for row in interleaved if row is not None), MAX_HISTORIES):
@@ -57,10 +57,12 @@ def run_histories(store: Store, board: Board) -> Iterator[History]:
             yield curves
 
 
-def run_history(store: Store, run_id: str, model: str) -> History:
+def run_history(store: Store, run_id: str, model: str) -> RunHistory:
     """Return the charts of one run: Top-1, loss, and its step sizes where they were recorded."""
     charts = training_curves(store.metrics.points(run_id))
-    return History(run_id, model, (*charts, *step_sizes(store.metrics.quantizer_stats(run_id))))
+    return RunHistory(
+        run_id, model, (*charts, *step_size_charts(store.metrics.quantizer_stats(run_id)))
+    )
 
 
 RANDOM_TOKEN = "auto"  # noqa: S105  a format and a name, no secret
@@ -110,7 +112,7 @@ class ResponseCache:
         if (ranked, counts) == self._state:
             return
         etag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
-        live = Live(queue=_queue_text(counts), tag=etag, seconds=PAGE_POLL_SECONDS)
+        live = LiveStatus(queue_text=_queue_text(counts), etag=etag, poll_seconds=PAGE_POLL_SECONDS)
         self._bodies = {
             "/": render_page(self._store, ranked, live=live).encode(),
             "/board.json": to_json(ranked).encode(),

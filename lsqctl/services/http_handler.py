@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs, urlsplit
 
 from lsqctl.errors import LsqctlError
-from lsqctl.leaderboard.page.rendering import policy
+from lsqctl.leaderboard.page.rendering import content_security_policy
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 TOKEN_COOKIE = "lsqctl_token"  # noqa: S105  a format and a name, no secret
@@ -146,7 +146,10 @@ class BoardRequestHandler(BaseHTTPRequestHandler):
         """Send what every answer carries, errors included."""
         for name, value in _HEADERS.items():
             self.send_header(name, value)
-        self.send_header("Content-Security-Policy", f"{policy(live=True)}; frame-ancestors 'none'")
+        self.send_header(
+            "Content-Security-Policy",
+            f"{content_security_policy(live=True)}; frame-ancestors 'none'",
+        )
         super().end_headers()
 
     def version_string(self) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import NotFound, UsageError, did_you_mean
-from lsqctl.leaderboard.charts.accuracy import Cost, against_bits
+from lsqctl.leaderboard.charts.accuracy import Cost, accuracy_by_bits
 from lsqctl.leaderboard.charts.chart import Chart
-from lsqctl.leaderboard.charts.comparing import ablation, networks_against_cost
-from lsqctl.leaderboard.charts.history import several_runs, step_sizes
+from lsqctl.leaderboard.charts.comparing import accuracy_by_key, network_accuracy_by_cost
+from lsqctl.leaderboard.charts.history import metric_by_run, step_size_charts
 from lsqctl.leaderboard.rank import rank
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.board import build_board
@@ -29,7 +29,7 @@ def plot_cost(
 ) -> list[Chart]:
     """Return Top-1 against a cost, a line a network.  Raises NotFound where nothing is to draw."""
     table = _table(store, dataset, settings)
-    chart = networks_against_cost(table, cost)
+    chart = network_accuracy_by_cost(table, cost)
     if chart.empty:
         raise NotFound(f"nothing to draw for {table.dataset}: {_NO_COST}")
     return [chart]
@@ -40,7 +40,7 @@ def plot_bits(
 ) -> list[Chart]:
     """Return Top-1 against bits, a chart a network.  Raises NotFound."""
     table = _table(store, dataset, settings)
-    charts = against_bits(table, most=6)
+    charts = accuracy_by_bits(table, max_charts=6)
     if not charts:
         raise NotFound(f"nothing to draw for {table.dataset}: no quantized row")
     return charts
@@ -63,13 +63,13 @@ def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) 
         )
         hint = did_you_mean(f"{metric}/{split}", metric_names)
         raise NotFound(f"no {metric}/{split} was recorded{hint}{listed}")
-    return [several_runs(points, metric, split)]
+    return [metric_by_run(points, metric, split)]
 
 
 def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:
     """Return the step sizes of a run, of weights and of inputs.  Raises NotFound."""
     run = store.runs.resolve(run_ref)
-    charts = step_sizes(store.metrics.quantizer_stats(run.id))
+    charts = step_size_charts(store.metrics.quantizer_stats(run.id))
     if not charts:
         raise NotFound(f"run {run.id} has no step sizes: it is not quantized, or has no epoch yet")
     return charts
@@ -94,18 +94,18 @@ def plot_ablation(
     if all(value is None for value in values.values()):
         recipe_keys = sorted({name for recipe in recipes.values() for name in _flat_keys(recipe)})
         raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, recipe_keys)}")
-    return [ablation(tables[0].rows, key, values, dataset=tables[0].dataset)]
+    return [accuracy_by_key(tables[0].rows, key, values, dataset=tables[0].dataset)]
 
 
 def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> int:
     """Write charts to a .svg, .pdf or .png file; return the number of bytes.  Raises UsageError."""
-    from lsqctl.leaderboard.charts.paper import ENDINGS, draw
+    from lsqctl.leaderboard.charts.paper import PLOT_ENDINGS, draw_file
 
     ending = path.suffix.removeprefix(".").lower()
-    if ending not in ENDINGS:
+    if ending not in PLOT_ENDINGS:
         raise UsageError(f"{path}: a plot is .svg, .pdf or .png, not `{path.suffix or path}`")
     check_overwrite(path, force=force)
-    data = draw(charts, ending)
+    data = draw_file(charts, ending)
     write_atomic(path, data, force=force)
     return len(data)
 

@@ -12,9 +12,13 @@ from typing import Literal
 
 from lsqctl.errors import DataError, NotFound, StoreError, UsageError, did_you_mean
 from lsqctl.leaderboard.archive import ArchiveTable, read_tables
-from lsqctl.leaderboard.published import PublishedRow, as_reference, published_rows
-from lsqctl.leaderboard.reference_file import Added, dump_added, load_added
-from lsqctl.leaderboard.references import Reference, load_references
+from lsqctl.leaderboard.published import PwcRow, to_published_result, pwc_rows
+from lsqctl.leaderboard.reference_file import (
+    WorkspaceResults,
+    dump_workspace_results,
+    parse_workspace_results,
+)
+from lsqctl.leaderboard.references import PublishedResult, load_bundled_results
 from lsqctl.services.workspace import create_workspace
 from lsqctl.settings import Settings
 
@@ -33,7 +37,7 @@ class ImportReport:
 
     task: str
     dataset: str
-    rows: tuple[PublishedRow, ...]
+    rows: tuple[PwcRow, ...]
     n_existing: int
     warnings: tuple[str, ...]
 
@@ -47,7 +51,7 @@ class ArchiveTableSummary:
     n_rows: int
 
 
-def load_workspace_results(settings: Settings) -> Added:
+def load_workspace_results(settings: Settings) -> WorkspaceResults:
     """Return what this workspace has added.  Raises DataError, naming the file and the line."""
     path = settings.published_results_file
     try:
@@ -55,23 +59,27 @@ def load_workspace_results(settings: Settings) -> Added:
             raise DataError(
                 f"{path} is larger than {MAX_FILE_BYTES:,} bytes: no list of published results"
             )
-        return load_added(path.read_text("utf-8"), where=str(path))
+        return parse_workspace_results(path.read_text("utf-8"), source_name=str(path))
     except FileNotFoundError:
-        return Added()
+        return WorkspaceResults()
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text ({error.reason})") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
-def load_published_results(settings: Settings | None) -> list[Reference]:
+def load_published_results(settings: Settings | None) -> list[PublishedResult]:
     """Return the bundled published results and those of the workspace, none twice."""
-    bundled = load_references()
-    return bundled if settings is None else load_workspace_results(settings).shown(bundled)
+    bundled = load_bundled_results()
+    return bundled if settings is None else load_workspace_results(settings).merged_with(bundled)
 
 
 def add_published_result(
-    settings: Settings, published: Reference, *, overwrite: bool = False, dry_run: bool = False
+    settings: Settings,
+    published: PublishedResult,
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
 ) -> AddOutcome:
     """Add a row; one that is there already, word for word, is left as it is.
 
@@ -81,56 +89,56 @@ def add_published_result(
     with _locked(settings, dry_run=dry_run):
         results = load_workspace_results(settings)
         key = (published.dataset, published.model)
-        if published in (*load_references(), *results.references):
+        if published in (*load_bundled_results(), *results.published):
             return "exists"
-        if any((row.dataset, row.model) == key for row in load_references()):
+        if any((row.dataset, row.model) == key for row in load_bundled_results()):
             raise UsageError(
                 f"{published.model} of {published.dataset} ships with lsqctl, with other values; "
                 "give the row a name of its own"
             )
-        kept = tuple(row for row in results.references if (row.dataset, row.model) != key)
-        existed = len(kept) < len(results.references)
+        kept = tuple(row for row in results.published if (row.dataset, row.model) != key)
+        existed = len(kept) < len(results.published)
         if existed and not overwrite:
             raise UsageError(
                 f"{published.model} of {published.dataset} was added with other values; --replace "
                 "puts this row in its place"
             )
         if not dry_run:
-            _write_results(settings, replace(results, references=(*kept, published)))
+            _write_results(settings, replace(results, published=(*kept, published)))
         return "replaced" if existed else "added"
 
 
 def remove_published_results(
     settings: Settings, model: str, *, dataset: str | None = None, dry_run: bool = False
-) -> list[Reference | PublishedRow]:
+) -> list[PublishedResult | PwcRow]:
     """Take out the rows of this name that were added or imported here, and return them.
 
     Raises UsageError for one that ships with lsqctl, NotFound for an unknown one.
     """
     with _locked(settings, dry_run=dry_run):
         results = load_workspace_results(settings)
-        candidates: list[Reference | PublishedRow] = [*results.references, *results.rows]
+        candidates: list[PublishedResult | PwcRow] = [*results.published, *results.pwc_rows]
         removed = [
             row for row in candidates if row.model == model and dataset in (None, row.dataset)
         ]
         if not removed:
-            if any(row.model == model for row in load_references()):
+            if any(row.model == model for row in load_bundled_results()):
                 raise UsageError(f"{model} ships with lsqctl; --published none hides such rows")
             hint = did_you_mean(model, sorted({row.model for row in candidates}))
             scope = f" of {dataset}" if dataset else ""
             raise NotFound(f"no row `{model}`{scope} was added to this workspace{hint}")
         if not dry_run:
-            kept_results = tuple(row for row in results.references if row not in removed)
-            rows = tuple(row for row in results.rows if row not in removed)
-            _write_results(settings, replace(results, references=kept_results, rows=rows))
+            kept_results = tuple(row for row in results.published if row not in removed)
+            rows = tuple(row for row in results.pwc_rows if row not in removed)
+            _write_results(settings, replace(results, published=kept_results, pwc_rows=rows))
     return removed
 
 
 def list_archive_tables(path: Path) -> list[ArchiveTableSummary]:
     """Return what tables an archive file has, each once, by task and dataset."""
-    counts: dict[tuple[str, str], set[PublishedRow]] = {}
+    counts: dict[tuple[str, str], set[PwcRow]] = {}
     for table in read_tables(path):
-        counts.setdefault((table.task, table.dataset), set()).update(published_rows(table))
+        counts.setdefault((table.task, table.dataset), set()).update(pwc_rows(table))
     return [ArchiveTableSummary(*key, len(rows)) for key, rows in sorted(counts.items())]
 
 
@@ -143,14 +151,14 @@ def import_pwc_table(
     NotFound, with the nearest name, for a task or dataset that it does not have.
     """
     tables = _select_tables(read_tables(path), path, task, dataset)
-    archive_rows = list(dict.fromkeys(row for table in tables for row in published_rows(table)))
+    archive_rows = list(dict.fromkeys(row for table in tables for row in pwc_rows(table)))
     with _locked(settings, dry_run=dry_run):
         results = load_workspace_results(settings)
-        existing = set(results.rows)
+        existing = set(results.pwc_rows)
         new = tuple(row for row in archive_rows if row not in existing)
         if new and not dry_run:
-            _write_results(settings, replace(results, rows=(*results.rows, *new)))
-    skipped = sum(table.skipped for table in tables)
+            _write_results(settings, replace(results, pwc_rows=(*results.pwc_rows, *new)))
+    skipped = sum(table.n_skipped for table in tables)
     skip_warnings = [f"{skipped} entries among the rows are none: no model name, or no metrics"]
     return ImportReport(
         tables[0].task,
@@ -161,9 +169,9 @@ def import_pwc_table(
     )
 
 
-def _board_warnings(rows: Iterable[PublishedRow]) -> Iterator[str]:
+def _board_warnings(rows: Iterable[PwcRow]) -> Iterator[str]:
     for row in rows:
-        converted = as_reference(row)
+        converted = to_published_result(row)
         if isinstance(converted, str):
             yield f"{row.model}: {converted}; kept, but not on the board"
 
@@ -215,7 +223,7 @@ def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _write_results(settings: Settings, results: Added) -> None:
+def _write_results(settings: Settings, results: WorkspaceResults) -> None:
     """Write the file whole or not at all."""
     path = settings.published_results_file
     temporary = path.with_suffix(".tmp")
@@ -223,7 +231,7 @@ def _write_results(settings: Settings, results: Added) -> None:
         temporary.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(dump_added(results))
+            file.write(dump_workspace_results(results))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -36,8 +36,8 @@ _RUN_FIELDS = ("seed", "recipe_sha256", "code_commit", "code_dirty", "created_at
 _COMPUTED_COLUMNS: Columns = {
     "run_id": live_runs.c.id,
     "model": live_runs.c.name,
-    "w_bits": results.c.weight_bits,
-    "a_bits": results.c.act_bits,
+    "weight_bits": results.c.weight_bits,
+    "act_bits": results.c.act_bits,
     "gmacs": results.c.macs / _GIGA,
     "gbops": results.c.bops / _GIGA,
     **{name: live_runs.c[name] for name in _RUN_FIELDS},

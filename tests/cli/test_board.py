@@ -14,10 +14,10 @@ from rich.cells import cell_len
 
 from lsqctl.cli.board import OutputFormat
 from lsqctl.cli.table import render_table, visible_columns
-from lsqctl.leaderboard.output import FORMATS, tables_of
+from lsqctl.leaderboard.output import FORMATS, board_tables
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.references import load_references
-from lsqctl.leaderboard.view import view
+from lsqctl.leaderboard.references import load_bundled_results
+from lsqctl.leaderboard.view import board_view
 from lsqctl.services.board import build_board
 from lsqctl.services.diff import with_deviations
 from lsqctl.store import open_store
@@ -48,24 +48,24 @@ def first_column(text: str) -> list[str]:
 
 
 def test_a_filter_chooses_what_is_ranked_and_one_on_ranks_what_is_shown(made):
-    words = ("leaderboard", *OWN, "--format", "csv", "--columns", "w_bits,rank", "--where")
-    assert made(*words, "w_bits < 4").stdout.splitlines() == ["w_bits,rank", "3,1", "2,2"]
-    assert made(*words, "rank > 1").stdout.splitlines() == ["w_bits,rank", "2,3"]
-    mixed = made(*words, "w_bits < 4 and (rank = 1 or w_bits = 2)").stdout
-    assert mixed.splitlines() == ["w_bits,rank", "3,1", "2,2"]
+    words = ("leaderboard", *OWN, "--format", "csv", "--columns", "weight_bits,rank", "--where")
+    assert made(*words, "weight_bits < 4").stdout.splitlines() == ["weight_bits,rank", "3,1", "2,2"]
+    assert made(*words, "rank > 1").stdout.splitlines() == ["weight_bits,rank", "2,3"]
+    mixed = made(*words, "weight_bits < 4 and (rank = 1 or weight_bits = 2)").stdout
+    assert mixed.splitlines() == ["weight_bits,rank", "3,1", "2,2"]
 
 
 def test_a_filter_of_runs_drops_no_failure_in_silence(made):
-    text = made("leaderboard", *OWN, "--where", "method = 'lsq' and w_bits = 2").stdout
+    text = made("leaderboard", *OWN, "--where", "method = 'lsq' and weight_bits = 2").stdout
     assert "own, 1 failed" in text
     assert "1 group, 4 runs (1 failed)" in text
 
 
 def test_a_filter_that_is_none_is_shown_with_a_caret_at_its_place(made):
     for command in (["leaderboard"], ["export", "x.csv"]):
-        done = made(*command, "--where", "w_bits <= 4 and datset = 'x'", code=2)
+        done = made(*command, "--where", "weight_bits <= 4 and datset = 'x'", code=2)
         lines = done.stderr.splitlines()
-        place = next(n for n, text in enumerate(lines) if "w_bits <= 4" in text)
+        place = next(n for n, text in enumerate(lines) if "weight_bits <= 4" in text)
         assert lines[place + 1].index("^") == lines[place].index("datset")
         assert "did you mean `dataset`?" in done.stderr
         assert done.stdout == ""
@@ -79,10 +79,10 @@ def test_runs_are_filtered_by_the_same_language(made):
 
 
 def test_the_options_of_a_view_work_together(made):
-    words = ("leaderboard", *OWN, "--sort", "-w_bits", "--limit", "2", "--format", "csv")
-    assert first_column(made(*words, "--columns", "w_bits").stdout) == ["32", "4"]
-    grouped = made("leaderboard", *OWN, "--group-by", "w_bits", "--json").stdout
-    groups = [table["group"]["w_bits"] for table in json.loads(grouped)["tables"]]
+    words = ("leaderboard", *OWN, "--sort", "-weight_bits", "--limit", "2", "--format", "csv")
+    assert first_column(made(*words, "--columns", "weight_bits").stdout) == ["32", "4"]
+    grouped = made("leaderboard", *OWN, "--group-by", "weight_bits", "--json").stdout
+    groups = [table["group"]["weight_bits"] for table in json.loads(grouped)["tables"]]
     assert groups == ["4", "3", "2", "32"]
     pivot = made("leaderboard", *OWN, "--pivot", "model,bits,n_failed", "--format", "csv").stdout
     assert pivot.splitlines()[0] == "dataset,model,bits=W2A2,bits=W32A32,bits=W3A3,bits=W4A4"
@@ -92,7 +92,7 @@ def test_the_options_of_a_view_work_together(made):
 
 
 def test_a_filter_without_a_row_says_so_and_prints_nothing(made):
-    done = made("leaderboard", "--where", "w_bits = 7")
+    done = made("leaderboard", "--where", "weight_bits = 7")
     assert "no row is like that" in done.stderr
     assert done.stdout == ""
 
@@ -185,12 +185,12 @@ def sample():
         )
         for one in rows
     ]
-    return rank(own, [one for one in load_references() if one.dataset == "cifar10"][:3])
+    return rank(own, [one for one in load_bundled_results() if one.dataset == "cifar10"][:3])
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_the_board_at_each_width_is_as_it_was_looked_at(width):
-    (table,) = tables_of(sample())
+    (table,) = board_tables(sample())
     text = render_table(table, width).plain
     assert max(map(cell_len, text.splitlines())) <= width
     path = GOLDEN / f"board-{width}.txt"
@@ -200,7 +200,7 @@ def test_the_board_at_each_width_is_as_it_was_looked_at(width):
 
 
 def test_columns_give_way_one_by_one_in_a_fixed_order():
-    (table,) = tables_of(sample())
+    (table,) = board_tables(sample())
     gone, before = [], {column.key for column in table.columns}
     for width in range(200, 30, -1):
         kept = {table.columns[index].key for index in visible_columns(table, width)}
@@ -215,7 +215,7 @@ def test_under_each_own_row_stands_where_it_departs_from_the_paper(made):
     assert lines[row + 1].startswith("    deviates from paper/w3a3: data.name digits (imagenet), ")
     assert "train.weight_decay 0.0001 (5e-05)" in lines[row + 1]
     found = json.loads(made("leaderboard", *OWN, "--deviations", "--json").stdout)
-    told = {one["w_bits"]: one["deviations"] for one in found["tables"][0]["rows"]}
+    told = {one["weight_bits"]: one["deviations"] for one in found["tables"][0]["rows"]}
     assert told[32]["from"] == "paper/fp32"
     assert told[32]["keys"]["train.lr"] == {"mine": "0.01", "theirs": "0.1"}
     assert "deviations" not in made("leaderboard", *OWN, "--json").stdout
@@ -230,7 +230,7 @@ def test_every_table_that_is_written_has_room_for_deviations(made, style):
 
 def test_deviations_fold_at_words_and_no_line_is_wider_than_the_terminal(filled):
     with open_store(f"sqlite:///{filled}/.lsqctl/lsqctl.db") as store:
-        (table,) = view(with_deviations(build_board(store, show_published="none"), store))
+        (table,) = board_view(with_deviations(build_board(store, show_published="none"), store))
     lines = render_table(table, 60).plain.splitlines()
     assert max(map(cell_len, lines)) <= 60
     assert sum("deviates from" in line for line in lines) == 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsqctl.leaderboard.columns import NAMES
+from lsqctl.leaderboard.columns import COLUMN_NAMES
 from tests.inside import Here
 from tests.made_up import fill
 
@@ -48,7 +48,7 @@ def test_recipes_are_proposed_by_name_and_as_files_that_lie_here(proposed, here)
 
 def test_columns_are_proposed_for_the_last_name_of_a_list(proposed):
     assert set(proposed("lsqctl leaderboard --columns rank,top1_m")) == {"rank,top1_mean"}
-    assert len(proposed("lsqctl leaderboard --group-by ")) == len(NAMES)
+    assert len(proposed("lsqctl leaderboard --group-by ")) == len(COLUMN_NAMES)
 
 
 def test_codes_and_options_are_proposed(proposed):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lsqctl.errors import DataError, StoreError
-from lsqctl.leaderboard.references import Reference, load_references
+from lsqctl.leaderboard.references import PublishedResult, load_bundled_results
 from lsqctl.services.published_results import (
     add_published_result,
     import_pwc_table,
@@ -98,13 +98,13 @@ def test_the_pages_own_file_gives_its_lines_once_however_often_it_is_imported(he
         again = import_pwc_table(here, path, task=task, dataset="imagenet")
         assert (len(first.rows), first.n_existing, first.warnings) == (rows, 0, ())
         assert (len(again.rows), again.n_existing) == (0, rows)
-    kept = load_workspace_results(here).rows
+    kept = load_workspace_results(here).pwc_rows
     order = {model: place for place, (_, _, _, _, model) in enumerate(ELEVEN)}
     in_order = sorted(kept, key=lambda one: order[one.model])
     lines = [(r.task, r.dataset, *metric, r.model) for r in in_order for metric in r.metrics]
     assert sorted(lines) == sorted(ELEVEN)
     assert {one.licence for one in kept} == {"CC-BY-SA 4.0"}
-    bundled = load_references()
+    bundled = load_bundled_results()
     new = [one.model for one in load_published_results(here) if one not in bundled]
     assert new == ["ADLIK-MO-ResNet50+W4A4", "ADLIK-MO-ResNet50+W3A4"]  # the others are there
 
@@ -124,7 +124,7 @@ def test_bad_rows_are_kept_and_told_one_by_one(here, tmp_path):
         "above: its Top-1 of 177 is no percentage from 1 to 100; kept, but not on the board",
         "1 entries among the rows are none: no model name, or no metrics",
     )
-    assert [one.model for one in load_workspace_results(here).rows] == ["text", "above", "good"]
+    assert [one.model for one in load_workspace_results(here).pwc_rows] == ["text", "above", "good"]
     assert load_published_results(here)[-1].top1 == 70.5
 
 
@@ -140,17 +140,17 @@ def test_hostile_names_come_back_letter_by_letter(here, tmp_path):
     names = [*HOSTILE, "a\u2028b", "a\x85b\nc", "\x00"]
     path = archive(tmp_path, table(*(row(name, "4", "70", "4") for name in names)))
     import_pwc_table(here, path, task="Quantization", dataset="ImageNet")
-    assert [one.model for one in load_workspace_results(here).rows] == names
+    assert [one.model for one in load_workspace_results(here).pwc_rows] == names
 
 
 def test_two_processes_that_add_at_once_lose_nothing(here):
     def one(number):
         values = (f"m{number}", "", "", 4, 4, 70.0, "paper", "https://example.org", "70.0")
-        return add_published_result(here, Reference("cifar10", *values))
+        return add_published_result(here, PublishedResult("cifar10", *values))
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(one, range(24))) == {"added"}
-    assert len(load_workspace_results(here).references) == 24
+    assert len(load_workspace_results(here).published) == 24
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_link_in_the_files_place_is_not_followed(here, tmp_path):
     here.home.mkdir()
     (here.home / "references.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="cannot write"):
-        add_published_result(here, load_references()[0])
+        add_published_result(here, load_bundled_results()[0])
     assert not (tmp_path / "elsewhere").exists()
 
 

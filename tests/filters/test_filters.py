@@ -19,7 +19,7 @@ def test_a_printed_filter_parses_to_itself(tree):
     assert parse(to_text(tree), COLUMNS) == tree
 
 
-@given(st.text(max_size=30) | st.text("()'\"andornotw_bits =<>!~,.0123456789", max_size=30))
+@given(st.text(max_size=30) | st.text("()'\"andornotweight_bits =<>!~,.0123456789", max_size=30))
 def test_any_text_is_a_filter_or_a_refusal_with_its_place(text):
     try:
         tree = parse(text, COLUMNS)
@@ -36,25 +36,27 @@ def of(text):
 
 
 def test_and_binds_closer_than_or_and_not_closest():
-    a, b, c = (Comparison("w_bits", "=", (n,)) for n in (1, 2, 3))
-    assert of("w_bits = 1 or w_bits = 2 and not w_bits = 3") == Or((a, And((b, Not(c)))))
-    assert of("(w_bits = 1 or w_bits = 2) and w_bits = 3") == And((Or((a, b)), c))
+    a, b, c = (Comparison("weight_bits", "=", (n,)) for n in (1, 2, 3))
+    assert of("weight_bits = 1 or weight_bits = 2 and not weight_bits = 3") == Or(
+        (a, And((b, Not(c))))
+    )
+    assert of("(weight_bits = 1 or weight_bits = 2) and weight_bits = 3") == And((Or((a, b)), c))
 
 
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
-        ("w_bits == 4", "w_bits = 4"),
-        ("W_BITS <> 4".replace("W_BITS", "w_bits"), "w_bits != 4"),
+        ("weight_bits == 4", "weight_bits = 4"),
+        ("W_BITS <> 4".replace("W_BITS", "weight_bits"), "weight_bits != 4"),
         ('dataset = "it\'s"', "dataset = 'it''s'"),
         ("dataset NOT IN ('a', 'b')", "not dataset in ('a', 'b')"),
         ("dataset not like 'c%'", "not dataset like 'c%'"),
         ("dataset !~ 'c'", "not dataset ~ 'c'"),
         ("dataset is null", "dataset = null"),
         ("dataset IS NOT NULL", "dataset != null"),
-        ("verified and w_bits<=4", "verified = true and w_bits <= 4"),
-        ("w_bits in (2,3)", "w_bits in (2, 3)"),
-        ("w_bits > -1e-3", "w_bits > -0.001"),
+        ("verified and weight_bits<=4", "verified = true and weight_bits <= 4"),
+        ("weight_bits in (2,3)", "weight_bits in (2, 3)"),
+        ("weight_bits > -1e-3", "weight_bits > -0.001"),
     ],
 )
 def test_what_hands_know_from_sql_is_understood(written, meant):
@@ -64,29 +66,29 @@ def test_what_hands_know_from_sql_is_understood(written, meant):
 @pytest.mark.parametrize(
     ("text", "code", "column", "told"),
     [
-        ("w_bit <= 4", "F002", 1, "did you mean `w_bits`?"),
+        ("weight_bit <= 4", "F002", 1, "did you mean `weight_bits`?"),
         ("verified and datset = 'x'", "F002", 14, "did you mean `dataset`?"),
-        ("quant.weight_bits = 4", "F002", 1, "did you mean `w_bits`?"),
-        ("w_bits = '4'", "F003", 10, "number, written without quotes"),
+        ("quant.weight_bits = 4", "F002", 1, "did you mean `weight_bits`?"),
+        ("weight_bits = '4'", "F003", 15, "number, written without quotes"),
         ("dataset = 4", "F003", 11, "text, written in quotes"),
         ("dataset = cifar10", "F001", 11, "write 'cifar10'"),
         ("dataset = 'cifar10", "F001", 11, "not closed"),
         ("dataset = ’cifar10’", "F001", 11, "plain '"),
-        ("w_bits like '4%'", "F003", 8, "for texts"),
-        ("w_bits < null", "F003", 10, "null can be compared"),
+        ("weight_bits like '4%'", "F003", 13, "for texts"),
+        ("weight_bits < null", "F003", 15, "null can be compared"),
         ("verified < true", "F003", 12, "no order"),
         ("verified = 1", "F003", 12, "true or false"),
         ("created_at > 'yesterday'", "F003", 14, "write '2026-01-31'"),
-        ("w_bits", "F001", 7, "but the filter ends"),
+        ("weight_bits", "F001", 12, "but the filter ends"),
         ("", "F001", 1, "a column must stand here"),
-        ("w_bits = 4 and", "F001", 15, "a column must stand here"),
-        ("(w_bits = 4", "F001", 12, "`)`"),
-        ("w_bits = 4 w_bits = 3", "F001", 12, "`and`, `or` or the end"),
-        ("w_bits in 4", "F001", 11, "`(`"),
-        ("w_bits not 4", "F001", 12, "`in` or `like`"),
-        ("4 <= w_bits", "F001", 1, "a column must stand here"),
-        ("w_bits = 4; drop table runs", "F001", 11, "no meaning here"),
-        ("w_bits = 1e999", "F001", 10, "larger than any"),
+        ("weight_bits = 4 and", "F001", 20, "a column must stand here"),
+        ("(weight_bits = 4", "F001", 17, "`)`"),
+        ("weight_bits = 4 weight_bits = 3", "F001", 17, "`and`, `or` or the end"),
+        ("weight_bits in 4", "F001", 16, "`(`"),
+        ("weight_bits not 4", "F001", 17, "`in` or `like`"),
+        ("4 <= weight_bits", "F001", 1, "a column must stand here"),
+        ("weight_bits = 4; drop table runs", "F001", 16, "no meaning here"),
+        ("weight_bits = 1e999", "F001", 15, "larger than any"),
         ("__import__('os')", "F002", 1, "is no column"),
     ],
 )
@@ -101,10 +103,10 @@ def test_a_mistake_is_told_with_its_code_its_place_and_what_to_do(text, code, co
 @pytest.mark.parametrize(
     "text",
     [
-        "(" * 21 + "w_bits = 1" + ")" * 21,
-        "not " * 500 + "w_bits = 1",
-        " or ".join(["w_bits=1"] * 101),
-        f"w_bits in ({','.join('1' * 101)})",
+        "(" * 21 + "weight_bits = 1" + ")" * 21,
+        "not " * 500 + "weight_bits = 1",
+        " or ".join(["weight_bits=1"] * 101),
+        f"weight_bits in ({','.join('1' * 101)})",
         "dataset = '" + "x" * LENGTH + "'",
     ],
 )
@@ -115,7 +117,7 @@ def test_length_depth_and_number_have_limits(text):
 
 
 ROW = {
-    "w_bits": 4,
+    "weight_bits": 4,
     "dataset": "CIFAR_10%",
     "verified": None,
     "created_at": moment("2026-03-01T12:00"),
@@ -125,9 +127,9 @@ ROW = {
 @pytest.mark.parametrize(
     ("text", "passes"),
     [
-        ("w_bits <= 4 and dataset = 'CIFAR_10%'", True),
-        ("w_bits < 4 or w_bits > 4.0", False),
-        ("w_bits in (2, 4.0)", True),
+        ("weight_bits <= 4 and dataset = 'CIFAR_10%'", True),
+        ("weight_bits < 4 or weight_bits > 4.0", False),
+        ("weight_bits in (2, 4.0)", True),
         ("dataset ~ 'cifar'", True),
         ("dataset like 'cifar_10_'", True),
         ("dataset like 'cifar'", False),
@@ -157,8 +159,8 @@ def test_what_cannot_be_known_leaves_an_answer_only_where_it_does_not_matter():
             raise Unknown(name)
         return ROW[name]
 
-    assert holds(of("dataset = 'x' and w_bits = 3"), value_of) is False
-    assert holds(of("dataset = 'x' or w_bits = 4"), value_of) is True
+    assert holds(of("dataset = 'x' and weight_bits = 3"), value_of) is False
+    assert holds(of("dataset = 'x' or weight_bits = 4"), value_of) is True
     assert holds(of("not dataset = 'x'"), value_of) is None
 
 

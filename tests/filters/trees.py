@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from lsqctl.filters.tree import ORDERING, And, Comparison, Kind, Not, Or
 
 COLUMNS: dict[str, Kind] = {
-    "w_bits": "number",
+    "weight_bits": "number",
     "dataset": "text",
     "verified": "bool",
     "created_at": "time",

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from lsqctl.events import BoardRow
-from lsqctl.leaderboard.references import Reference
+from lsqctl.leaderboard.references import PublishedResult
 from lsqctl.run import RunState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -34,7 +34,7 @@ def failed(recipe: str = "r", seed: int = 9, **changes) -> BoardRow:
     return row(recipe, seed, None, state=RunState.FAILED, n_total=None, **changes)
 
 
-def reference(model: str = "published", top1: float = 76.7, **changes) -> Reference:
+def reference(model: str = "published", top1: float = 76.7, **changes) -> PublishedResult:
     values = {
         "dataset": "digits",
         "model": model,
@@ -47,7 +47,7 @@ def reference(model: str = "published", top1: float = 76.7, **changes) -> Refere
         "source_url": "https://example.org/paper",
         "quote": "76.7",
     }
-    return Reference(**{**values, **changes})
+    return PublishedResult(**{**values, **changes})
 
 
 HOSTILE = (

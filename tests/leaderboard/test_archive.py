@@ -7,16 +7,16 @@ import pytest
 
 from lsqctl.errors import DataError
 from lsqctl.leaderboard import archive
-from lsqctl.leaderboard.archive import LICENCE, read_tables
-from lsqctl.leaderboard.page_lines import lsq_page
+from lsqctl.leaderboard.archive import ARCHIVE_LICENCE, read_tables
+from lsqctl.leaderboard.page_lines import lsq_page_rows
 from lsqctl.leaderboard.published import (
-    PublishedRow,
-    as_reference,
-    clean_number,
+    PwcRow,
+    to_published_result,
+    parse_number,
     dataset_key,
-    published_rows,
+    pwc_rows,
 )
-from lsqctl.leaderboard.references import PWC_PAGE, load_references
+from lsqctl.leaderboard.references import PWC_PAGE, load_bundled_results
 
 
 def sota(*rows, metrics=("Weight bits", "Activation bits", "Top-1 Accuracy (%)")):
@@ -44,7 +44,7 @@ def found(path):
 
 
 def published(model="m", **metrics):
-    return PublishedRow("Quantization", "ImageNet", model, tuple(metrics.items()), LICENCE)
+    return PwcRow("Quantization", "ImageNet", model, tuple(metrics.items()), ARCHIVE_LICENCE)
 
 
 NESTED = [
@@ -136,7 +136,7 @@ def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
 def test_what_stands_among_the_rows_and_is_none_is_counted(tmp_path):
     rows = [row("good"), {"model_name": " ", "metrics": {}}, 3, {"model_name": "no metrics"}]
     (table,) = read_tables(written(tmp_path, [task(rows=rows)]))
-    assert ([one["model_name"] for one in table.rows], table.skipped) == (["good"], 3)
+    assert ([one["model_name"] for one in table.rows], table.n_skipped) == (["good"], 3)
 
 
 def test_rows_keep_every_metric_as_written_in_the_tables_order(tmp_path):
@@ -144,14 +144,14 @@ def test_rows_keep_every_metric_as_written_in_the_tables_order(tmp_path):
     (table,) = read_tables(
         written(tmp_path, [task(rows=[row("m", **metrics), row("m", **metrics)])])
     )
-    (one,) = published_rows(table)
+    (one,) = pwc_rows(table)
     assert one.metrics == (("Top-1 Accuracy (%)", "77.34"), ("Alpha", "['y']"), ("Zeta", "x"))
     assert one.licence == "CC-BY-SA 4.0"
 
 
 def test_half_a_surrogate_pair_becomes_text_that_can_be_written(tmp_path):
     (table,) = read_tables(written(tmp_path, "[" + json.dumps(task(rows=[row("a\ud800b")])) + "]"))
-    assert published_rows(table)[0].model == "a?b"
+    assert pwc_rows(table)[0].model == "a?b"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_half_a_surrogate_pair_becomes_text_that_can_be_written(tmp_path):
     ],
 )
 def test_a_number_is_cleaned_of_what_stands_around_it(text, number):
-    assert clean_number(text) == number
+    assert parse_number(text) == number
 
 
 def test_datasets_are_spelled_as_recipes_spell_them():
@@ -199,13 +199,13 @@ def test_datasets_are_spelled_as_recipes_spell_them():
     ids=str,
 )
 def test_a_row_that_the_board_cannot_show_says_why(metrics, why):
-    told = as_reference(published(**metrics))
+    told = to_published_result(published(**metrics))
     assert isinstance(told, str)
     assert why in told
 
 
 def test_bits_are_read_from_the_name_where_no_metric_tells_them():
-    made = as_reference(published("ADLIK-MO-ResNet50+W3A4", **{"Top-1": "77.34"}))
+    made = to_published_result(published("ADLIK-MO-ResNet50+W3A4", **{"Top-1": "77.34"}))
     assert (made.weight_bits, made.act_bits, made.n_total) == (3, 4, 50_000)
     assert made.notes == "Papers With Code archive, CC-BY-SA 4.0"
     assert made.quote == "Top-1 77.34"
@@ -214,13 +214,13 @@ def test_bits_are_read_from_the_name_where_no_metric_tells_them():
 def test_a_top_5_below_top_1_or_above_100_is_left_out():
     bits = {"Weight bits": "4", "Activation bits": "4"}
     for top5, kept in (("93.2", 93.2), ("60", None), ("932", None), ("n/a", None)):
-        made = as_reference(published(**{"Top-1": "77", "Top-5": top5, **bits}))
+        made = to_published_result(published(**{"Top-1": "77", "Top-5": top5, **bits}))
         assert made.top5 == kept
 
 
 def test_the_bundled_page_and_the_bundled_references_tell_the_same():
-    page = [as_reference(one) for one in lsq_page() if one.task == "Quantization"]
-    rows = [one for one in load_references() if one.page == PWC_PAGE]
+    page = [to_published_result(one) for one in lsq_page_rows() if one.task == "Quantization"]
+    rows = [one for one in load_bundled_results() if one.page == PWC_PAGE]
     assert [(r.model, r.weight_bits, r.act_bits, r.top1) for r in page] == [
         (r.model, r.weight_bits, r.act_bits, r.top1) for r in rows
     ]

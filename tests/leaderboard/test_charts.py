@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.events import Metric, QuantizerStats
-from lsqctl.leaderboard.charts.accuracy import against_bits, against_cost, front
+from lsqctl.leaderboard.charts.accuracy import accuracy_by_bits, accuracy_by_cost, pareto_front
 from lsqctl.leaderboard.charts.chart import Axis, Chart, Series
-from lsqctl.leaderboard.charts.comparing import ablation, networks_against_cost
-from lsqctl.leaderboard.charts.history import step_sizes, thinned, training_curves
-from lsqctl.leaderboard.charts.paper import draw
-from lsqctl.leaderboard.charts.scales import Scale, span, tick_texts, ticks
-from lsqctl.leaderboard.charts.terminal import lines
+from lsqctl.leaderboard.charts.comparing import accuracy_by_key, network_accuracy_by_cost
+from lsqctl.leaderboard.charts.history import step_size_charts, downsample, training_curves
+from lsqctl.leaderboard.charts.paper import draw_file
+from lsqctl.leaderboard.charts.scales import Scale, axis_ranges, format_ticks, ticks
+from lsqctl.leaderboard.charts.terminal import draw_lines
 from lsqctl.leaderboard.rank import rank
 from tests.leaderboard.rows import reference, row
 
@@ -37,7 +37,7 @@ def table(**changes):
 
 @given(points)
 def test_no_point_is_both_cheaper_and_better_than_one_of_the_front(found):
-    best = front(found)
+    best = pareto_front(found)
     for x, y in best:
         assert not any(a <= x and b >= y and (a, b) != (x, y) for a, b in found)
     assert {
@@ -53,21 +53,21 @@ def test_ticks_are_few_round_and_inside(a, b, log):
     found = ticks(low, high, Axis("x", log=log))
     assert 1 <= len(found) <= 8
     assert all(low * 0.9999999 <= tick <= high * 1.0000001 for tick in found)
-    assert len(set(tick_texts(found))) == len(found)
+    assert len(set(format_ticks(found))) == len(found)
 
 
 def test_a_scale_puts_its_ends_at_its_ends():
     for log in (False, True):
         scale = Scale(2.0, 200.0, 300.0, -250.0, log)
-        assert scale.place(2.0) == 300.0
-        assert scale.place(200.0) == pytest.approx(50.0)
-    assert Scale(1, 100, 0, 100, log=True).place(10) == pytest.approx(50)
+        assert scale.to_pixel(2.0) == 300.0
+        assert scale.to_pixel(200.0) == pytest.approx(50.0)
+    assert Scale(1, 100, 0, 100, log=True).to_pixel(10) == pytest.approx(50)
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e3, 1e3)), min_size=3, max_size=400))
 def test_a_thinned_line_keeps_its_ends_and_only_points_of_its_own(found):
     ordered = sorted(found)
-    kept = thinned(ordered, 60)
+    kept = downsample(ordered, 60)
     assert len(kept) <= 60
     assert (kept[0], kept[-1]) == (ordered[0], ordered[-1])
     assert set(kept) <= set(ordered)
@@ -76,12 +76,12 @@ def test_a_thinned_line_keeps_its_ends_and_only_points_of_its_own(found):
 
 def test_a_spike_survives_thinning():
     flat = [(float(n), 1.0 if n != 1234 else 50.0) for n in range(5000)]
-    assert (1234.0, 50.0) in thinned(flat, 60)
+    assert (1234.0, 50.0) in downsample(flat, 60)
 
 
 def test_accuracy_against_size_shows_own_published_and_full_precision_apart():
-    chart = against_cost(table(), "size_bytes")
-    looks = {one.look: one for one in chart.series}
+    chart = accuracy_by_cost(table(), "size_bytes")
+    looks = {one.style: one for one in chart.series}
     assert set(looks) == {"front", "own", "full"}  # the published row has no size
     assert chart.x.title.endswith("kB")
     assert looks["front"].points == ((20.0, 100 * 500 / 540), (30.0, 100 * 520 / 540))
@@ -90,8 +90,8 @@ def test_accuracy_against_size_shows_own_published_and_full_precision_apart():
 
 
 def test_accuracy_against_bits_has_a_line_a_method_and_the_full_precision_level():
-    (chart,) = against_bits(table(fp32_n_correct=530, fp32_n_total=540))
-    assert [one.look for one in chart.series] == ["rule", "own", "published"]
+    (chart,) = accuracy_by_bits(table(fp32_n_correct=530, fp32_n_total=540))
+    assert [one.style for one in chart.series] == ["rule", "own", "published"]
     rule, own, _ = chart.series
     assert rule.label == "full precision 98.15"
     assert [x for x, _ in own.points] == [2, 4, 8]
@@ -103,7 +103,7 @@ def test_mixed_bits_stand_beside_the_line():
         row("m", 0, 515, weight_bits=3, act_bits=4),
         row("n", 0, 510, weight_bits=2, act_bits=2),
     ]
-    (chart,) = against_bits(rank(mixed).tables[0])
+    (chart,) = accuracy_by_bits(rank(mixed).tables[0])
     assert [(one.points[0][0], one.joined) for one in chart.series] == [(2, True), (3, False)]
 
 
@@ -134,31 +134,31 @@ def stats(step: int, size: float, kind: str = "weight") -> QuantizerStats:
 
 
 def test_step_sizes_are_shown_as_shares_of_the_first():
-    (chart,) = step_sizes([stats(0, 0.5), stats(10, 0.25), stats(20, 1.0)])
+    (chart,) = step_size_charts([stats(0, 0.5), stats(10, 0.25), stats(20, 1.0)])
     assert chart.series[0].points == ((0.0, 1.0), (10.0, 0.5), (20.0, 2.0))
     assert chart.series[0].label == "layer1.conv1"
 
 
 def test_an_ablation_orders_numbers_as_numbers_and_parts_networks():
-    entries = [one for one in table().rows if one.own]
+    entries = [one for one in table().rows if one.is_local]
     values = {
         one.recipe_sha256: value for one, value in zip(entries, (10, 9, 100, None), strict=False)
     }
-    chart = ablation(entries, "optim.lr", values, dataset="digits")
-    assert chart.x.names == ("9", "10", "100")
+    chart = accuracy_by_key(entries, "optim.lr", values, dataset="digits")
+    assert chart.x.tick_labels == ("9", "10", "100")
     assert len(chart.series) == 3  # W2A2, W4A4, W8A8
 
 
 def test_the_lines_of_a_terminal_chart_fit_its_width():
     for width in (40, 80, 200):
-        drawn = lines(networks_against_cost(table(), "size_bytes"), width=width)
+        drawn = draw_lines(network_accuracy_by_cost(table(), "size_bytes"), width=width)
         assert max(map(len, drawn)) <= width
         assert sum(line.count("●") for line in drawn[:-1]) == 4
 
 
 def test_a_legend_of_many_lines_wraps():
     series = tuple(Series(f"layer{n}.conv", ((0.0, 1.0), (9.0, n)), "curve") for n in range(20))
-    drawn = lines(Chart("t", Axis("x"), Axis("y"), series), width=50)
+    drawn = draw_lines(Chart("t", Axis("x"), Axis("y"), series), width=50)
     assert max(map(len, drawn)) <= 50
     assert sum(line.count("layer") for line in drawn) == 20
 
@@ -166,22 +166,22 @@ def test_a_legend_of_many_lines_wraps():
 def test_a_chart_of_one_point_and_of_equal_points_is_drawn():
     for found in (((1.0, 1.0),), ((1.0, 1.0), (1.0, 1.0)), ((0.0, 0.0),)):
         chart = Chart("t", Axis("x"), Axis("y"), (Series("s", found, "own"),))
-        assert lines(chart)
-        (x_low, x_high), _ = span(chart)
+        assert draw_lines(chart)
+        (x_low, x_high), _ = axis_ranges(chart)
         assert x_low < x_high
 
 
 @pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
 def test_the_same_charts_give_the_same_file(ending):
-    charts = [networks_against_cost(table(), "size_bytes"), *against_bits(table())]
-    first = draw(charts, ending)
-    assert draw(charts, ending) == first
+    charts = [network_accuracy_by_cost(table(), "size_bytes"), *accuracy_by_bits(table())]
+    first = draw_file(charts, ending)
+    assert draw_file(charts, ending) == first
     start = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[ending]
     assert first.startswith(start)
 
 
 def test_a_plot_shows_hostile_names_as_they_are():
-    hostile = replace(against_bits(table())[0], title="$\\frac{a}$ <script>")
-    svg = draw([hostile, hostile], "svg").decode()
+    hostile = replace(accuracy_by_bits(table())[0], title="$\\frac{a}$ <script>")
+    svg = draw_file([hostile, hostile], "svg").decode()
     assert ET.fromstring(svg).tag.endswith("svg")
     assert "<script" not in svg

@@ -6,7 +6,7 @@ import pytest
 
 from lsqctl.errors import DataError, UsageError
 from lsqctl.leaderboard.comparing import compare
-from lsqctl.leaderboard.comparison import Side, p_text, points
+from lsqctl.leaderboard.comparison import ComparisonSide, format_p, points
 from lsqctl.per_image_result import PerImageResult
 
 TOTAL = 400
@@ -35,7 +35,7 @@ def scored(right, *, name="a", seed=0, **changes):
 
 
 def side(label, *runs, **changes):
-    return Side(label, tuple(runs), **changes)
+    return ComparisonSide(label, tuple(runs), **changes)
 
 
 def seeds(name, counts, start=0, **changes):
@@ -200,6 +200,6 @@ def test_points_have_a_sign_and_zero_none(value, text):
 
 
 def test_p_is_told_in_two_digits():
-    assert [p_text(p) for p in (1.0, 0.0123, 3e-8, 0.0)] == [
+    assert [format_p(p) for p in (1.0, 0.0123, 3e-8, 0.0)] == [
         *("p = 1", "p = 0.012", "p = 3e-08", "p < 1e-300")
     ]

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
-from lsqctl.leaderboard.columns import COLUMNS, NAMES, markdown_table
-from lsqctl.leaderboard.formats import from_csv, guard, to_csv, to_json, unguard
+from lsqctl.leaderboard.columns import COLUMNS, COLUMN_NAMES, columns_markdown
+from lsqctl.leaderboard.formats import from_csv, guard_formula, to_csv, to_json, unguard_formula
 from lsqctl.leaderboard.frame import to_frame
 from lsqctl.leaderboard.markdown import escape_markdown
-from lsqctl.leaderboard.output import write
+from lsqctl.leaderboard.output import format_board
 from lsqctl.leaderboard.rank import rank
 
 from .rows import HOSTILE, board_rows, references, row
 
 DANGEROUS = tuple("=+-@\t\r\0")
 CONTRACT = (
-    "rank, model, arch, dataset, split, method, w_bits, a_bits, first_last_bits, granularity, "
+    "rank, model, arch, dataset, split, method, weight_bits, act_bits, first_last_bits, granularity, "
     "top1_mean, top1_std, top1_ci95_lo, top1_ci95_hi, n_seeds, seeds, top1_best, best_run, "
     "top5_mean, fp32_top1, delta_fp32, eval_n, params, size_bytes, gmacs, gbops, pareto_optimal, "
     "epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, deterministic, state, "
@@ -35,7 +35,7 @@ CONTRACT = (
 
 
 def markdown(board):
-    return write(board, "md")
+    return format_board(board, "md")
 
 
 def board_of(*entries):
@@ -47,7 +47,7 @@ def example(**changes):
 
 
 def test_the_contract_has_the_published_columns_in_their_order():
-    assert ", ".join(NAMES) == CONTRACT
+    assert ", ".join(COLUMN_NAMES) == CONTRACT
 
 
 def test_an_entry_has_exactly_the_columns_with_their_types():
@@ -59,7 +59,7 @@ def test_an_entry_has_exactly_the_columns_with_their_types():
 
 def test_the_documentation_shows_the_contract_as_it_is():
     page = Path(__file__).parents[2] / "docs" / "csv.md"
-    assert page.read_text(encoding="utf-8").endswith(markdown_table())
+    assert page.read_text(encoding="utf-8").endswith(columns_markdown())
 
 
 @given(board_rows(texts=HOSTILE), references)
@@ -80,22 +80,22 @@ def test_every_format_gives_the_same_bytes_in_any_order_of_rows(data, rows, publ
     shuffled = rank(data.draw(st.permutations(rows)), data.draw(st.permutations(published)))
     board = rank(rows, published)
     for style in ("csv", "json", "md", "html", "pwc-json", "hf-model-index"):
-        assert write(shuffled, style) == write(board, style)
+        assert format_board(shuffled, style) == format_board(board, style)
 
 
 @given(HOSTILE)
 def test_the_guard_comes_off_without_a_trace(text):
-    assert unguard(guard(text)) == text
+    assert unguard_formula(guard_formula(text)) == text
 
 
 @given(st.text(" \u00a0\n", max_size=3), st.sampled_from(DANGEROUS), st.text(max_size=5))
 def test_no_guarded_text_begins_like_a_formula_even_after_blanks(blanks, sign, rest):
-    assert guard(blanks + sign + rest).startswith("'")
-    assert not guard(blanks + sign + rest).lstrip().startswith(DANGEROUS)
+    assert guard_formula(blanks + sign + rest).startswith("'")
+    assert not guard_formula(blanks + sign + rest).lstrip().startswith(DANGEROUS)
 
 
 def test_harmless_text_is_left_alone():
-    assert guard("cifar10/resnet20-w4a4") == "cifar10/resnet20-w4a4"
+    assert guard_formula("cifar10/resnet20-w4a4") == "cifar10/resnet20-w4a4"
 
 
 def test_no_text_cell_of_a_csv_begins_like_a_formula_but_negative_numbers_stay_numbers():
@@ -136,9 +136,15 @@ def test_columns_of_a_later_version_are_ignored():
     ("text", "message"),
     [
         ("", "expected column `rank`, got ``"),
-        (",".join(NAMES).replace("arch", "arhc"), r"`arch`, got `arhc`; did you mean `arch`\?"),
-        (",".join(NAMES) + "\n1,x\n", "row 2: 2 cells where 51 belong"),
-        (",".join(NAMES) + "\nfirst" + "," * 50 + "\n", "row 2: `rank` is no number: 'first'"),
+        (
+            ",".join(COLUMN_NAMES).replace("arch", "arhc"),
+            r"`arch`, got `arhc`; did you mean `arch`\?",
+        ),
+        (",".join(COLUMN_NAMES) + "\n1,x\n", "row 2: 2 cells where 51 belong"),
+        (
+            ",".join(COLUMN_NAMES) + "\nfirst" + "," * 50 + "\n",
+            "row 2: `rank` is no number: 'first'",
+        ),
         ('"unclosed', "not a leaderboard CSV"),
     ],
 )
@@ -160,7 +166,7 @@ def test_pandas_reads_the_same_numbers_from_the_csv_as_from_the_frame():
 
 def test_a_frame_of_an_empty_board_has_all_columns_with_their_types():
     frame = to_frame(rank([]))
-    assert tuple(frame.columns) == NAMES
+    assert tuple(frame.columns) == COLUMN_NAMES
     assert (str(frame["rank"].dtype), str(frame["verified"].dtype)) == ("Int64", "boolean")
 
 
@@ -171,7 +177,7 @@ def test_json_parses_strictly_and_holds_every_row(rows, published):
 
     board = rank(rows, published)
     read = json.loads(to_json(board), parse_constant=refuse)
-    assert read["schema_version"] == 1
+    assert read["schema_version"] == 2
     found = [Entry(**cells) for table in read["tables"] for cells in table["rows"]]
     assert tuple(found) == board.entries
 
@@ -201,5 +207,5 @@ def test_markdown_links_a_published_row_to_its_source():
 
 
 def test_an_empty_board_is_a_header_in_csv_and_nothing_in_markdown():
-    assert to_csv(rank([])) == ",".join(NAMES) + "\n"
+    assert to_csv(rank([])) == ",".join(COLUMN_NAMES) + "\n"
     assert markdown(rank([])) == ""

@@ -14,10 +14,16 @@ import pytest
 from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.clean import clean
-from lsqctl.leaderboard.output import FORMATS, Look, format_of, tables_of, write
+from lsqctl.leaderboard.clean import sanitize
+from lsqctl.leaderboard.output import (
+    FORMATS,
+    OutputOptions,
+    resolve_format,
+    board_tables,
+    format_board,
+)
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.view import view
+from lsqctl.leaderboard.view import board_view
 
 from .rows import HOSTILE, board_rows, reference, references, row
 
@@ -63,8 +69,8 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("style", [one for one in FORMATS if one != "hf-eval-results"])
 def test_a_hostile_name_breaks_no_format(style, name):
     board = hostile_board(name)
-    text = write(board, style)
-    assert write(board, style) == text
+    text = format_board(board, style)
+    assert format_board(board, style) == text
     check = {"csv": check_csv, "md": check_markdown, "html": check_html, "latex": check_latex}
     check.get(style, check_json)(text, name)
 
@@ -90,7 +96,7 @@ def check_json(text, name):
 
 def check_markdown(text, name):
     lines = text.split("\n")
-    assert all(clean(line) == line for line in lines)
+    assert all(sanitize(line) == line for line in lines)
     rows = [re.sub(r"\\.", "", line).count("|") for line in lines if line.startswith("| ")]
     assert rows == [11] * 4
     assert "<script" not in re.sub(r"\\.", "", text)
@@ -100,7 +106,7 @@ def check_html(text, name):
     page = Page(text)
     known = {"table", "caption", "thead", "tbody", "tr", "th", "td", "strong", "u", "a", "p"}
     assert set(page.tags) <= known
-    assert any(clean(name).strip() in found for found in page.texts)
+    assert any(sanitize(name).strip() in found for found in page.texts)
     assert all(link.startswith("https://e.org/") for link in page.links)
 
 
@@ -119,10 +125,10 @@ def check_latex(text, name):
 @given(board_rows(texts=HOSTILE), references)
 def test_html_has_a_row_an_entry_and_shows_the_cells_letter_by_letter(rows, published):
     board = rank(rows, published)
-    page = Page(write(board, "html"))
+    page = Page(format_board(board, "html"))
     assert page.tags.count("tr") == len(board.entries) + len(board.tables)
     shown = "".join(page.texts)
-    assert all(cell.text.strip() in shown for t in view(board) for r in t.rows for cell in r)
+    assert all(cell.text.strip() in shown for t in board_view(board) for r in t.rows for cell in r)
 
 
 def example():
@@ -136,7 +142,7 @@ def example():
 
 
 def test_the_best_is_bold_and_the_second_underlined_in_latex():
-    lines = write(example(), "latex").splitlines()
+    lines = format_board(example(), "latex").splitlines()
     bold = [line for line in lines if "textbf" in line]
     underlined = [line for line in lines if "underline" in line]
     assert ["best" in line for line in bold] == [True]
@@ -149,7 +155,7 @@ def test_latex_compiles(tmp_path):
         pytest.skip("NOT COMPILED: no TeX here (Debian: apt install texlive-latex-recommended)")
     head = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
     names = [name for name in EVIL.values() if name.isascii()]
-    body = "\n".join(write(hostile_board(name[:60]), "latex") for name in names)
+    body = "\n".join(format_board(hostile_board(name[:60]), "latex") for name in names)
     (tmp_path / "a.tex").write_text(f"{head}{body}\n\\end{{document}}")
     command = [latex, "a.tex"] if "tectonic" in latex else [latex, "-halt-on-error", "a.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -191,7 +197,7 @@ PWC = {
 
 
 def test_pwc_json_is_an_evaluation_table_with_metrics_as_texts():
-    found = json.loads(write(example(), "pwc-json"))
+    found = json.loads(format_board(example(), "pwc-json"))
     jsonschema.validate(found, PWC)
     rows = found[0]["datasets"][0]["sota"]["rows"]
     assert [one["model_name"] for one in rows] == ["best", "second", "theirs", "third"]
@@ -233,7 +239,7 @@ MODEL_INDEX = {
 
 
 def test_a_model_index_has_what_the_hub_requires_and_own_rows_only():
-    found = json.loads(write(example(), "hf-model-index"))
+    found = json.loads(format_board(example(), "hf-model-index"))
     jsonschema.validate(found, MODEL_INDEX)
     models = found["model-index"]
     assert [one["name"] for one in models] == ["best", "second", "third"]
@@ -244,7 +250,7 @@ def test_a_model_index_has_what_the_hub_requires_and_own_rows_only():
 def test_the_hubs_own_reader_takes_the_model_index():
     why = "NOT READ BY THE HUB'S LIBRARY: it is not here"
     hub = pytest.importorskip("huggingface_hub.repocard_data", reason=why)
-    found = json.loads(write(example(), "hf-model-index"))["model-index"]
+    found = json.loads(format_board(example(), "hf-model-index"))["model-index"]
     for one in found:
         name, results = hub.model_index_to_eval_results([one])
         assert name == one["name"]
@@ -253,40 +259,40 @@ def test_the_hubs_own_reader_takes_the_model_index():
 
 def test_eval_results_name_the_hubs_dataset_and_how_the_value_came_about():
     rows = [row("a", seed, 9000 + seed, n_total=10_000, dataset="cifar10") for seed in range(3)]
-    (found,) = json.loads(write(rank(rows), "hf-eval-results"))
+    (found,) = json.loads(format_board(rank(rows), "hf-eval-results"))
     assert found["dataset"] == {"id": "uoft-cs/cifar10", "task_id": "default"}
     assert found["value"] == pytest.approx(90.01)
     assert found["notes"].startswith("a: W4A4, Top-1 in percent, mean of 3 seeds, ±")
     with pytest.raises(UsageError, match="hf-model-index"):
-        write(example(), "hf-eval-results")
+        format_board(example(), "hf-eval-results")
 
 
 @pytest.mark.parametrize(
     ("style", "look", "told"),
     [
-        ("json", Look(raw=True), "--raw is for CSV"),
-        ("pwc-json", Look(columns=("model",)), "its own columns"),
+        ("json", OutputOptions(raw=True), "--raw is for CSV"),
+        ("pwc-json", OutputOptions(columns=("model",)), "its own columns"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(style, look, told):
     with pytest.raises(UsageError, match=told):
-        write(example(), style, look)
+        format_board(example(), style, look)
 
 
 def test_columns_stand_in_the_order_asked_for_in_every_format():
-    look = Look(columns=("w_bits", "model", "delta_fp32"))
-    assert write(example(), "csv", look).splitlines()[:2] == [
-        "w_bits,model,delta_fp32",
+    look = OutputOptions(columns=("weight_bits", "model", "delta_fp32"))
+    assert format_board(example(), "csv", look).splitlines()[:2] == [
+        "weight_bits,model,delta_fp32",
         "4,best,-0.9259259259259238",
     ]
-    (table,) = json.loads(write(example(), "json", look))["tables"]
+    (table,) = json.loads(format_board(example(), "json", look))["tables"]
     assert list(table["rows"][0]) == list(look.columns)
-    (drawn,) = tables_of(example(), look)
+    (drawn,) = board_tables(example(), look)
     assert [cell.text for cell in drawn.rows[0]] == ["4", "● best", "−0.93"]
 
 
 def test_a_files_ending_tells_its_format_and_another_is_refused_with_the_nearest():
-    assert format_of(Path("a/b.TEX")) == "latex"
-    assert format_of(Path("x.json"), "pwc-json") == "pwc-json"
+    assert resolve_format(Path("a/b.TEX")) == "latex"
+    assert resolve_format(Path("x.json"), "pwc-json") == "pwc-json"
     with pytest.raises(UsageError, match=r"did you mean `.html`"):
-        format_of(Path("x.htm"))
+        resolve_format(Path("x.htm"))

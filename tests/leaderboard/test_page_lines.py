@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound
-from lsqctl.leaderboard.clean import clean
-from lsqctl.leaderboard.formats import unguard
+from lsqctl.leaderboard.clean import sanitize
+from lsqctl.leaderboard.formats import unguard_formula
 from lsqctl.leaderboard.page_lines import (
     HEADINGS,
-    Line,
-    lines_csv,
-    lines_json,
-    lines_markdown,
-    lines_table,
-    lsq_page,
-    page_lines,
+    PwcLine,
+    pwc_csv,
+    pwc_json,
+    pwc_markdown,
+    pwc_table,
+    lsq_page_rows,
+    pwc_lines,
 )
-from lsqctl.leaderboard.published import PublishedRow
+from lsqctl.leaderboard.published import PwcRow
 from lsqctl.leaderboard.rank import rank
 
 from .rows import HOSTILE, row
@@ -40,7 +40,7 @@ ELEVEN = [
     ("Quantization", "ImageNet", "Top-1 Accuracy (%)", "76.7", "ResNet50-W4A4 (paper)"),
     ("Quantization", "ImageNet", "Weight bits", "4", "ResNet50-W4A4 (paper)"),
 ]
-lines = st.builds(Line, *[HOSTILE] * 5, st.sampled_from(["page", "imported", "own"]))
+lines = st.builds(PwcLine, *[HOSTILE] * 5, st.sampled_from(["page", "imported", "own"]))
 
 
 def told(found):
@@ -48,7 +48,7 @@ def told(found):
 
 
 def test_the_pages_eleven_lines_stand_as_and_where_they_stood():
-    assert told(page_lines(rank([]))) == ELEVEN
+    assert told(pwc_lines(rank([]))) == ELEVEN
 
 
 def test_own_runs_follow_in_the_same_form_the_best_first_and_full_precision_not():
@@ -59,7 +59,7 @@ def test_own_runs_follow_in_the_same_form_the_best_first_and_full_precision_not(
             row("whole", n_correct=540, weight_bits=32, act_bits=32),
         ]
     )
-    assert told(page_lines(own))[len(ELEVEN) :] == [
+    assert told(pwc_lines(own))[len(ELEVEN) :] == [
         ("Quantization", "CIFAR-10", "Activation bits", "3", "b-high"),
         ("Quantization", "CIFAR-10", "Top-1 Accuracy (%)", "98.889", "b-high"),
         ("Quantization", "CIFAR-10", "Weight bits", "4", "b-high"),
@@ -70,13 +70,13 @@ def test_own_runs_follow_in_the_same_form_the_best_first_and_full_precision_not(
 
 
 def test_a_whole_percentage_has_no_decimals_as_on_the_page():
-    assert "100" in {one.value for one in page_lines(rank([row(n_correct=540)]))}
+    assert "100" in {one.value for one in pwc_lines(rank([row(n_correct=540)]))}
 
 
 def test_imported_rows_stand_between_and_the_pages_own_not_twice():
-    other = PublishedRow("Image Classification", "ImageNet", "x", (("Top 1", "n/a"),), "licence")
-    same = lsq_page()[2]
-    found = page_lines(rank([row()]), [other, same, other])
+    other = PwcRow("Image Classification", "ImageNet", "x", (("Top 1", "n/a"),), "licence")
+    same = lsq_page_rows()[2]
+    found = pwc_lines(rank([row()]), [other, same, other])
     assert [one.origin for one in found] == ["page"] * 11 + ["imported"] + ["own"] * 3
     assert told(found)[11] == ("Image Classification", "ImageNet", "Top 1", "n/a", "x")
 
@@ -84,36 +84,36 @@ def test_imported_rows_stand_between_and_the_pages_own_not_twice():
 def test_one_dataset_is_found_however_it_is_spelled_and_a_typo_is_answered():
     board = rank([row(dataset="cifar10")])
     for name in ("cifar10", "CIFAR-10"):
-        assert {one.dataset for one in page_lines(board, dataset=name)} == {"CIFAR-10"}
+        assert {one.dataset for one in pwc_lines(board, dataset=name)} == {"CIFAR-10"}
     with pytest.raises(NotFound, match=r"`cifr10`; did you mean `cifar10`\?; there are cifar10, i"):
-        page_lines(board, dataset="cifr10")
+        pwc_lines(board, dataset="cifr10")
 
 
 def test_own_rows_alone_where_published_ones_are_not_wanted():
-    assert {one.origin for one in page_lines(rank([row()]), page=False)} == {"own"}
-    assert page_lines(rank([]), page=False) == []
+    assert {one.origin for one in pwc_lines(rank([row()]), include_published=False)} == {"own"}
+    assert pwc_lines(rank([]), include_published=False) == []
 
 
 @given(st.lists(lines, max_size=5))
 def test_csv_and_json_read_back_and_markdown_keeps_its_shape(some):
-    read = list(csv.reader(io.StringIO(lines_csv(some), newline="")))
+    read = list(csv.reader(io.StringIO(pwc_csv(some), newline="")))
     assert read[0] == [heading.lower() for heading in HEADINGS]
-    assert [tuple(map(unguard, cells)) for cells in read[1:]] == told(some)
-    assert [Line(**one) for one in json.loads(lines_json(some))["lines"]] == some
-    table = lines_markdown(some).splitlines()
+    assert [tuple(map(unguard_formula, cells)) for cells in read[1:]] == told(some)
+    assert [PwcLine(**one) for one in json.loads(pwc_json(some))["lines"]] == some
+    table = pwc_markdown(some).splitlines()
     bars = [line.replace("\\\\", "").replace("\\|", "").count("|") for line in table]
     assert bars == [6] * (2 + len(some))
 
 
 @given(st.lists(lines, max_size=5))
 def test_a_terminal_gets_five_safe_cells_a_line(some):
-    table = lines_table(some)
+    table = pwc_table(some)
     assert [column.title for column in table.columns] == list(HEADINGS)
     for cells in table.rows:
         assert len(cells) == 5
-        assert all(clean(cell.text) == cell.text for cell in cells)
+        assert all(sanitize(cell.text) == cell.text for cell in cells)
 
 
 def test_no_cell_of_the_csv_is_a_formula():
-    text = lines_csv([Line("t", "d", "m", "=1+1", "@x", "imported")])
+    text = pwc_csv([PwcLine("t", "d", "m", "=1+1", "@x", "imported")])
     assert text == "task,dataset,metric,value,model\nt,d,m,'=1+1,'@x\n"

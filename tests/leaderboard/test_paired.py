@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.leaderboard.paired import mcnemar, mcnemar_of_many, paired_t, welch
+from lsqctl.leaderboard.paired import mcnemar, clustered_mcnemar, paired_t, welch
 
 IMAGES = 12
 networks = st.lists(st.integers(0, 2**IMAGES - 1), min_size=1, max_size=3)
@@ -52,7 +52,7 @@ def test_networks_that_agree_on_every_image_leave_room_for_what_540_images_canno
 
 @given(networks, networks)
 def test_many_networks_are_one_observation_an_image(first, second):
-    found = mcnemar_of_many(first, second, IMAGES)
+    found = clustered_mcnemar(first, second, IMAGES)
     slowly = [
         sum(n >> image & 1 for n in first) / len(first)
         - sum(n >> image & 1 for n in second) / len(second)
@@ -67,15 +67,15 @@ def test_many_networks_are_one_observation_an_image(first, second):
 
 
 def test_the_same_network_three_times_over_is_no_new_evidence():
-    one = mcnemar_of_many([0b1110], [0b0001], 4)
-    thrice = mcnemar_of_many([0b1110] * 3, [0b0001] * 3, 4)
+    one = clustered_mcnemar([0b1110], [0b0001], 4)
+    thrice = clustered_mcnemar([0b1110] * 3, [0b0001] * 3, 4)
     assert (one.p, one.low, one.high) == pytest.approx((thrice.p, thrice.low, thrice.high))
 
 
 def test_one_network_a_side_is_mcnemars_test_without_correction():
     first, second = (1 << 40) - 1, ((1 << 25) - 1) << 40  # 40 against 25
     chi2 = (40 - 25) ** 2 / (40 + 25)
-    assert mcnemar_of_many([first], [second], 100).p == pytest.approx(
+    assert clustered_mcnemar([first], [second], 100).p == pytest.approx(
         math.erfc(math.sqrt(chi2 / 2)), rel=1e-12
     )
 

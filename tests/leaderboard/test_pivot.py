@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.output import Look, write
-from lsqctl.leaderboard.pivot import Pivot, cross, pivot_view
+from lsqctl.leaderboard.output import OutputOptions, format_board
+from lsqctl.leaderboard.pivot import Pivot, build_pivot, pivot_view
 from lsqctl.leaderboard.rank import rank
 
 from .rows import HOSTILE, board_rows, references, row
@@ -21,12 +21,12 @@ BITS = Pivot("arch", "bits")
 @given(board_rows(texts=HOSTILE), references)
 def test_each_cell_is_the_best_of_its_rows(rows, published):
     board = rank(rows, published)
-    for one in cross(board, BITS):
+    for one in build_pivot(board, BITS):
         for (arch, bits), entry in one.cells.items():
             rivals = [
                 e.top1_mean
                 for e in one.table.rows
-                if (e.arch, f"W{e.w_bits}A{e.a_bits}") == (arch, bits)
+                if (e.arch, f"W{e.weight_bits}A{e.act_bits}") == (arch, bits)
             ]
             assert entry.top1_mean == max(rivals)
 
@@ -37,16 +37,18 @@ def test_a_pivot_has_one_cell_a_column_in_every_format(rows, published):
     board = rank(rows, published)
     for table in pivot_view(board, BITS):
         assert {len(line) for line in table.rows} <= {len(table.columns)}
-    lines = list(csv.reader(io.StringIO(write(board, "csv", Look(pivot=BITS)), newline="")))
+    lines = list(
+        csv.reader(io.StringIO(format_board(board, "csv", OutputOptions(pivot=BITS)), newline=""))
+    )
     assert {len(line) for line in lines} == {len(lines[0])}
-    found = json.loads(write(board, "json", Look(pivot=BITS)))
+    found = json.loads(format_board(board, "json", OutputOptions(pivot=BITS)))
     assert sum(len(table["cells"]) for table in found["tables"]) == sum(
-        len(one.cells) for one in cross(board, BITS)
+        len(one.cells) for one in build_pivot(board, BITS)
     )
 
 
 def test_the_cells_of_a_sweep_share_the_row_of_their_model():
-    (table,) = pivot_view(rank(list(_rows())), Pivot("model", "w_bits"))
+    (table,) = pivot_view(rank(list(_rows())), Pivot("model", "weight_bits"))
     assert [column.title for column in table.columns] == ["model", "W2", "W3", "W4"]
     assert [[c.text.split()[0] for c in line] for line in table.rows] == [
         ["net", "55.56", "96.30", "98.15"]
@@ -59,7 +61,7 @@ def _rows():
 
 
 def test_another_value_stands_in_the_cells_in_its_own_unit():
-    (table,) = pivot_view(rank(list(_rows())), Pivot("arch", "w_bits", "size_bytes"))
+    (table,) = pivot_view(rank(list(_rows())), Pivot("arch", "weight_bits", "size_bytes"))
     assert [cell.text for cell in table.rows[0]] == ["resnet8", "2.00 kB", "3.00 kB", "4.00 kB"]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.references import PWC_PAGE, load_references
+from lsqctl.leaderboard.references import PWC_PAGE, load_bundled_results
 from lsqctl.run import RunState
 
 from .rows import START, board_rows, failed, reference, references, row
@@ -28,18 +28,18 @@ def entry(rows, **how):
 @given(board_rows(), references, st.booleans())
 def test_a_rank_counts_the_rows_that_lie_wholly_above(rows, published, per_run):
     for table in rank(rows, published, per_run=per_run).tables:
-        ranked = [e for e in table.rows if not e.full_precision]
+        ranked = [e for e in table.rows if not e.is_full_precision]
         for e in ranked:
-            assert e.rank == 1 + sum(other.low > e.high for other in ranked)
+            assert e.rank == 1 + sum(other.interval_low > e.interval_high for other in ranked)
 
 
 @given(board_rows(), references)
 def test_rows_stand_by_rank_then_mean_and_full_precision_comes_last_without_a_rank(rows, published):
     for table in rank(rows, published).tables:
-        assert all((e.rank is None) == e.full_precision for e in table.rows)
+        assert all((e.rank is None) == e.is_full_precision for e in table.rows)
         for a, b in pairwise(table.rows):
-            assert (a.full_precision, a.rank or 0, -a.top1_mean) <= (
-                b.full_precision,
+            assert (a.is_full_precision, a.rank or 0, -a.top1_mean) <= (
+                b.is_full_precision,
                 b.rank or 0,
                 -b.top1_mean,
             )
@@ -79,9 +79,9 @@ def test_a_row_is_pareto_optimal_unless_another_is_no_worse_and_in_one_way_bette
                 assert e.pareto_optimal is None
                 continue
             dominated = any(
-                not e.low > o.high
+                not e.interval_low > o.interval_high
                 and getattr(o, cost) <= price
-                and (o.low > e.high or getattr(o, cost) < price)
+                and (o.interval_low > e.interval_high or getattr(o, cost) < price)
                 for o in priced
             )
             assert e.pareto_optimal is not dominated
@@ -100,7 +100,7 @@ def test_a_row_without_an_interval_is_a_point():
 
 
 def test_77_878_and_78_0_on_imagenet_are_a_tie():
-    published = [r for r in load_references() if r.top1 in (77.878, 78.0)]
+    published = [r for r in load_bundled_results() if r.top1 in (77.878, 78.0)]
     assert [e.rank for e in only([], published).rows] == [1, 1]
 
 
@@ -223,7 +223,7 @@ def test_an_empty_board_is_no_error():
 
 
 def test_the_papers_page_has_a_board_without_own_runs():
-    page = [one for one in load_references() if one.page == PWC_PAGE]
+    page = [one for one in load_bundled_results() if one.page == PWC_PAGE]
     (table,) = rank((), page).tables
     assert (table.dataset, table.counts.published) == ("imagenet", 3)
     assert [(e.model, e.rank) for e in table.rows] == [

@@ -4,13 +4,13 @@ import pytest
 
 from lsqctl.errors import DataError
 from lsqctl.leaderboard.references import (
-    ABLATIONS,
+    ABLATIONS_PAGE,
     PWC_PAGE,
-    load_references,
+    load_bundled_results,
 )
 from lsqctl.recipe.catalog import MODEL_NAMES
 
-REFERENCES = load_references()
+REFERENCES = load_bundled_results()
 
 # Typed from the sources once more, independently of the data file.
 TABLE_1 = {
@@ -92,7 +92,7 @@ def test_the_papers_full_precision_networks_are_there_with_top_5():
 
 
 def test_ablations_are_no_yardstick_for_the_papers_recipe():
-    rows = of_page(ABLATIONS)
+    rows = of_page(ABLATIONS_PAGE)
     assert sorted(r.top1 for r in rows) == [64.2, 67.2, 67.3, 67.3, 67.4]
 
 
@@ -140,9 +140,9 @@ def test_each_row_counts_the_images_of_its_dataset_and_links_to_its_source(r):
 )
 def test_a_bad_entry_is_named_with_its_fault(change, message):
     with pytest.raises(DataError, match=f"mine.toml: .*{message}"):
-        load_references(GOOD.replace(*change), where="mine.toml")
+        load_bundled_results(GOOD.replace(*change), source_name="mine.toml")
 
 
 def test_one_name_for_two_rows_of_a_dataset_is_refused():
     with pytest.raises(DataError, match=r"entry 2 \(m\): this model stands twice"):
-        load_references(GOOD + GOOD)
+        load_bundled_results(GOOD + GOOD)

@@ -8,25 +8,27 @@ from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.parsing import parse
-from lsqctl.leaderboard.choosing import choose_failed, choose_references
-from lsqctl.leaderboard.columns import BY_NAME, NAMES
+from lsqctl.leaderboard.choosing import filter_failed_runs, filter_published
+from lsqctl.leaderboard.columns import COLUMNS_BY_NAME, COLUMN_NAMES
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.shape import WHERE_COLUMNS, Shape, shape
-from lsqctl.leaderboard.view import view
+from lsqctl.leaderboard.shape import WHERE_COLUMNS, BoardQuery, apply_query
+from lsqctl.leaderboard.view import board_view
 
 from .rows import board_rows, failed, reference, references, row
 
 ANY = {
-    "where": st.sampled_from(["rank = 1", "pareto_optimal", "w_bits < 4 or rank > 1"]),
-    "group_by": st.sampled_from([(), ("w_bits",), ("origin", "arch"), ("verified",)]),
-    "sort": st.lists(st.sampled_from(["-top1_mean", "size_bytes", "model", "-w_bits"])).map(tuple),
+    "where": st.sampled_from(["rank = 1", "pareto_optimal", "weight_bits < 4 or rank > 1"]),
+    "group_by": st.sampled_from([(), ("weight_bits",), ("origin", "arch"), ("verified",)]),
+    "sort": st.lists(st.sampled_from(["-top1_mean", "size_bytes", "model", "-weight_bits"])).map(
+        tuple
+    ),
     "limit": st.none() | st.integers(1, 3),
 }
 
 
 def cut(board, where=None, **how):
     tree = None if where is None else parse(where, WHERE_COLUMNS)
-    return shape(board, Shape(where=tree, **how))
+    return apply_query(board, BoardQuery(where=tree, **how))
 
 
 def models(board):
@@ -65,14 +67,14 @@ def test_a_filter_on_a_rank_keeps_the_rank_and_says_how_many_are_hidden():
     board = rank([row("a", n_correct=530), row("b", n_correct=400), row("c", n_correct=300)])
     found = cut(board, "rank > 1")
     assert [(entry.model, entry.rank) for entry in found.entries] == [("b", 2), ("c", 3)]
-    assert "1 row not shown" in view(found)[0].footer
+    assert "1 row not shown" in board_view(found)[0].footer
 
 
 def test_sections_are_titled_by_their_values_and_come_best_first():
     board = rank([row("a", n_correct=530, arch="x"), row("b", arch="y"), row("c", arch="x")])
     found = cut(board, group_by=("arch",), limit=1)
     assert models(found) == [["a"], ["b"]]
-    assert [table.title.split(" · ")[1] for table in view(found)] == ["arch x", "arch y"]
+    assert [table.title.split(" · ")[1] for table in board_view(found)] == ["arch x", "arch y"]
     assert [table.hidden for table in found.tables] == [1, 0]
 
 
@@ -84,18 +86,18 @@ def test_a_table_without_any_result_still_says_what_came_to_nothing():
 @pytest.mark.parametrize("how", [{"sort": ("-top1_men",)}, {"group_by": ("top1_men",)}])
 def test_an_unknown_column_is_refused_with_the_nearest(how):
     with pytest.raises(UsageError, match="`top1_men`; did you mean `top1_mean`"):
-        Shape(**how)
+        BoardQuery(**how)
 
 
 def test_a_filter_may_name_every_column_of_the_contract_and_of_a_run():
-    assert set(WHERE_COLUMNS) == {*NAMES, *OF_RESULTS}
-    same = {name: kind for name, kind in OF_RESULTS.items() if name in BY_NAME}
-    assert {n: BY_NAME[n].kind for n in same} == same | {"created_at": "text"}
+    assert set(WHERE_COLUMNS) == {*COLUMN_NAMES, *OF_RESULTS}
+    same = {name: kind for name, kind in OF_RESULTS.items() if name in COLUMNS_BY_NAME}
+    assert {n: COLUMNS_BY_NAME[n].kind for n in same} == same | {"created_at": "text"}
 
 
 def chosen(where, *rows: BoardRow):
     tree = parse(where, OF_RESULTS)
-    return [one.run_id for one in choose_failed(rows, tree)]
+    return [one.run_id for one in filter_failed_runs(rows, tree)]
 
 
 def test_a_failed_seed_stays_with_its_row_when_the_filter_asks_what_only_results_know():
@@ -103,16 +105,16 @@ def test_a_failed_seed_stays_with_its_row_when_the_filter_asks_what_only_results
 
 
 def test_a_failed_run_is_judged_by_its_recipe_where_that_is_known():
-    assert chosen("w_bits = 4 and seed = 9", row("a"), failed("a")) == ["a-0", "a-9"]
-    assert chosen("w_bits = 3", row("a"), failed("a")) == ["a-0"]
-    assert chosen("w_bits = 3 and method = 'lsq'", row("a"), failed("a")) == ["a-0"]
+    assert chosen("weight_bits = 4 and seed = 9", row("a"), failed("a")) == ["a-0", "a-9"]
+    assert chosen("weight_bits = 3", row("a"), failed("a")) == ["a-0"]
+    assert chosen("weight_bits = 3 and method = 'lsq'", row("a"), failed("a")) == ["a-0"]
 
 
 def test_a_published_row_passes_by_what_its_source_says():
     some = [reference("a", weight_bits=3), reference("b")]
-    kept = choose_references(some, parse("w_bits <= 3 and device = null", OF_RESULTS))
+    kept = filter_published(some, parse("weight_bits <= 3 and device = null", OF_RESULTS))
     assert [one.model for one in kept] == ["a"]
-    assert choose_references(some, parse("device = 'gpu'", OF_RESULTS)) == []
+    assert filter_published(some, parse("device = 'gpu'", OF_RESULTS)) == []
 
 
 def test_an_unknown_dataset_is_still_not_found():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.leaderboard.statistics import (
-    interval,
+    top1_interval,
     mean,
     percent,
     sample_std,
@@ -60,7 +60,7 @@ def test_wilson_holds_its_share_and_stays_within_0_and_100(counts):
 
 @given(percents, st.sampled_from([1, 540, 50_000]))
 def test_an_interval_holds_the_mean_and_is_never_narrower_than_one_evaluation(values, total):
-    low, high = interval(values, total)
+    low, high = top1_interval(values, total)
     one = wilson_interval(min(mean(values), 100) / 100 * total, total)
     assert 0 <= low <= mean(values) <= high <= 100
     clipped = low == 0 or high == 100
@@ -68,15 +68,17 @@ def test_an_interval_holds_the_mean_and_is_never_narrower_than_one_evaluation(va
 
 
 def test_two_seeds_far_apart_get_the_interval_of_one_evaluation():
-    assert interval([80.0, 90.0], 10_000) == pytest.approx(wilson_interval(8_500, 10_000))
+    assert top1_interval([80.0, 90.0], 10_000) == pytest.approx(wilson_interval(8_500, 10_000))
 
 
 def test_three_seeds_far_apart_get_the_wider_t_interval():
-    assert interval([80.0, 85.0, 90.0], 10_000) == pytest.approx(t_interval([80.0, 85.0, 90.0]))
+    assert top1_interval([80.0, 85.0, 90.0], 10_000) == pytest.approx(
+        t_interval([80.0, 85.0, 90.0])
+    )
 
 
 def test_three_seeds_that_agree_get_the_interval_of_one_evaluation():
-    assert interval([85.0] * 3, 10_000) == pytest.approx(wilson_interval(8_500, 10_000))
+    assert top1_interval([85.0] * 3, 10_000) == pytest.approx(wilson_interval(8_500, 10_000))
 
 
 @given(percents)

@@ -3,7 +3,7 @@
 import pytest
 
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.view import view
+from lsqctl.leaderboard.view import board_view
 
 from .rows import reference, row
 
@@ -12,7 +12,7 @@ PAPER = reference("R8 LSQ W4A4", 90.0, n_total=10_000)
 
 
 def entry(*rows, papers=()):
-    (table,) = rank(rows, papers=papers).tables
+    (table,) = rank(rows, baselines=papers).tables
     return table.rows[0]
 
 
@@ -83,9 +83,9 @@ def test_a_perfect_score_over_a_perfect_start_is_no_division_by_zero():
 
 
 def test_the_board_says_suspect_beside_the_row_and_published_rows_are_not_judged():
-    (table,) = view(rank([big(9_900, **START)], [reference()]))
+    (table,) = board_view(rank([big(9_900, **START)], [reference()]))
     assert [line[-1].text for line in table.rows] == ["own, suspect", "paper"]
-    assert [line[-1].tone for line in table.rows] == ["bad", ""]
+    assert [line[-1].highlight for line in table.rows] == ["bad", ""]
     assert rank([], [reference()]).entries[0].suspect is None
 
 

@@ -6,20 +6,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.view import COLUMNS, Cell, bops_text, bytes_text, signed, view
+from lsqctl.leaderboard.view import (
+    DEFAULT_VIEW_COLUMNS,
+    Cell,
+    format_bops,
+    format_bytes,
+    format_signed,
+    board_view,
+)
 
 from .rows import HOSTILE, board_rows, failed, reference, references, row
 
 
 def drawn(rows, published=(), **how):
-    (table,) = view(rank(rows, published, **how))
+    (table,) = board_view(rank(rows, published, **how))
     return table
 
 
 def cells(rows, key, published=()):
-    place = [column.key for column in COLUMNS].index(key)
+    place = [column.key for column in DEFAULT_VIEW_COLUMNS].index(key)
     return [line[place] for line in drawn(rows, published).rows]
 
 
@@ -51,9 +58,15 @@ def test_the_board_reads_as_a_person_expects():
 
 
 def test_columns_give_way_in_a_fixed_order_and_the_rank_never_does():
-    order = [c.key for c in sorted(COLUMNS, key=lambda c: c.drop) if c.drop]
+    order = [c.key for c in sorted(DEFAULT_VIEW_COLUMNS, key=lambda c: c.priority) if c.priority]
     assert order == ["bops", "size", "n", "delta_fp32", "source"]
-    assert {c.key for c in COLUMNS if not c.drop} == {"rank", "model", "w_bits", "a_bits", "top1"}
+    assert {c.key for c in DEFAULT_VIEW_COLUMNS if not c.priority} == {
+        "rank",
+        "model",
+        "weight_bits",
+        "act_bits",
+        "top1",
+    }
 
 
 def test_a_published_row_links_to_its_source_and_only_to_the_web():
@@ -97,7 +110,7 @@ def test_cancelled_runs_and_groups_without_a_result_are_in_the_footer():
     ],
 )
 def test_sizes_have_three_digits_and_powers_of_ten(size, text):
-    assert bytes_text(size) == text
+    assert format_bytes(size) == text
 
 
 @pytest.mark.parametrize(
@@ -105,14 +118,14 @@ def test_sizes_have_three_digits_and_powers_of_ten(size, text):
     [(0.67e9, "0.67 G"), (41.6e9, "41.6 G"), (1_857e9, "1857 G"), (8.1e6, "8.10 M")],
 )
 def test_bit_operations_are_told_in_g_and_in_m_where_g_says_nothing(bops, text):
-    assert bops_text(bops) == text
+    assert format_bops(bops) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.318, "+0.32"), (-1.123, "−1.12"), (-0.001, "0.00"), (0.0, "0.00")]
 )
 def test_a_difference_has_a_true_minus_sign_and_zero_none(value, text):
-    assert signed(value) == text
+    assert format_signed(value) == text
 
 
 def test_a_loss_and_a_gain_are_marked_beside_their_sign():
@@ -120,26 +133,32 @@ def test_a_loss_and_a_gain_are_marked_beside_their_sign():
     gain, loss = cells(
         [row("a", n_correct=520, **start), row("b", n_correct=400, **start)], "delta_fp32"
     )
-    assert (gain, loss) == (Cell("+3.70", tone="good"), Cell("−18.52", tone="bad"))
+    assert (gain, loss) == (Cell("+3.70", highlight="good"), Cell("−18.52", highlight="bad"))
 
 
 @given(st.text() | HOSTILE)
 def test_clean_text_holds_nothing_that_moves_a_cursor_or_hides(text):
-    assert not {unicodedata.category(char) for char in clean(text)} & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert not {unicodedata.category(char) for char in sanitize(text)} & {
+        "Cc",
+        "Cf",
+        "Cs",
+        "Zl",
+        "Zp",
+    }
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S", "Zs"])))
 def test_text_that_is_seen_is_left_as_it_is(text):
-    assert clean(text) == text
+    assert sanitize(text) == text
 
 
 def test_escapes_bidi_overrides_and_lone_surrogates_are_written_out():
-    assert clean("a\x1b[2J\u202e\x9b\ud800\u2028") == r"a\x1b[2J\u202e\x9b\ud800\u2028"
+    assert sanitize("a\x1b[2J\u202e\x9b\ud800\u2028") == r"a\x1b[2J\u202e\x9b\ud800\u2028"
 
 
 @given(board_rows(texts=HOSTILE), references)
 def test_every_row_has_one_safe_cell_a_column(rows, published):
-    for table in view(rank(rows, published)):
+    for table in board_view(rank(rows, published)):
         for line in table.rows:
             assert len(line) == len(table.columns)
-            assert all(clean(cell.text) == cell.text for cell in line)
+            assert all(sanitize(cell.text) == cell.text for cell in line)

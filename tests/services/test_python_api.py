@@ -27,8 +27,8 @@ def test_the_frame_has_the_rows_of_the_board_in_its_order(here):
 
 def test_it_is_chosen_as_on_the_command_line(here):
     fill(here.folder)
-    frame = load_board(where="w_bits <= 3", per_run=True, include_published=False)
-    assert sorted(frame["w_bits"]) == [2, 2, 2, 3, 3, 3]
+    frame = load_board(where="weight_bits <= 3", per_run=True, include_published=False)
+    assert sorted(frame["weight_bits"]) == [2, 2, 2, 3, 3, 3]
     with pytest.raises(FilterError, match="`w_bit` is no column"):
         load_board(where="w_bit <= 3")
 

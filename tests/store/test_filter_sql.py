@@ -115,7 +115,7 @@ def test_every_column_can_be_compared_on_a_real_database(store: Store) -> None:
         tree = parse(f"{name} = {VALUE[kind]} or {name} = null", OF_RESULTS)
         assert len(store.results.board_rows(tree)) <= 1
     (found,) = store.results.board_rows(
-        parse("w_bits = 4 and gbops >= 0 and model = 'a'", OF_RESULTS)
+        parse("weight_bits = 4 and gbops >= 0 and model = 'a'", OF_RESULTS)
     )
     assert found.name == "a"
-    assert store.results.board_rows(parse("w_bits != 4", OF_RESULTS)) == []
+    assert store.results.board_rows(parse("weight_bits != 4", OF_RESULTS)) == []

@@ -1,5 +1,5 @@
-"""Charts as values: boards and runs in, axes and series out; drawn as SVG, in a terminal, on paper.
+"""Charts as values: boards and runs in, axes and series out; drawn as SVG, in a terminal, in print.
 
-``chart`` holds the values, ``accuracy`` and ``history`` make them, ``scales`` places them;
-``terminal`` and ``paper`` draw them, and so does ``lsqctl.leaderboard.page``.
+``chart`` holds the values and their scales, ``accuracy`` and ``history`` make them;
+``terminal`` and ``matplotlib_backend`` draw them, and so does ``lsqctl.leaderboard.page``.
 """

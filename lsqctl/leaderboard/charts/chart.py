@@ -7,45 +7,45 @@ from dataclasses import dataclass
 from typing import Literal
 
 Point = tuple[float, float]
-Look = Literal["own", "published", "full", "front", "rule", "curve"]
+SeriesStyle = Literal["own", "published", "full", "front", "rule", "curve"]
 """Points of own runs, of published rows, of full precision; a staircase, a level, a line."""
 
-POINTS: tuple[Look, ...] = ("own", "published", "full")
+POINT_STYLES: tuple[SeriesStyle, ...] = ("own", "published", "full")
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
     """One direction: its title with the unit, and whether equal factors are equal lengths.
 
-    ``ticks`` are the only ones where given, as for bits; ``names`` what stands at them.
+    ``ticks`` are the only ones where given, as for bits; ``tick_labels`` what stands at them.
     """
 
     title: str
     log: bool = False
     ticks: tuple[float, ...] = ()
-    names: tuple[str, ...] = ()
+    tick_labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Points that belong together; ``labels`` has a name for each point, ``marks`` a short one.
+    """Points that belong together; ``labels`` names each point, ``short_labels`` in short.
 
     ``rows`` says for each point which row of the board's table it is. ``joined`` points are
-    joined by a line. ``spans`` are the intervals of y. ``tone`` counts colours from 0.
+    joined by a line. ``intervals`` are those of y. ``color_index`` counts from 0.
     """
 
     label: str
     points: tuple[Point, ...]
-    look: Look
+    style: SeriesStyle
     labels: tuple[str, ...] = ()
-    marks: tuple[str, ...] = ()
+    short_labels: tuple[str, ...] = ()
     rows: tuple[int, ...] = ()
-    spans: tuple[Point | None, ...] = ()
+    intervals: tuple[Point | None, ...] = ()
     joined: bool = False
-    tone: int = 0
+    color_index: int = 0
 
     @property
-    def line(self) -> tuple[Point, ...]:
+    def line_points(self) -> tuple[Point, ...]:
         """The points that a line joins: the first at each x."""
         first: dict[float, Point] = {}
         for point in self.points:
@@ -55,20 +55,20 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart; ``about`` says in a sentence what it shows, for those who do not see it."""
+    """A chart; ``description`` says in a sentence what it shows, for those who do not see it."""
 
     title: str
     x: Axis
     y: Axis
     series: tuple[Series, ...]
-    about: str = ""
+    description: str = ""
 
     @property
     def points(self) -> Iterator[Point]:
         """All points of all series."""
-        return (point for one in self.series for point in one.points)
+        return (point for series in self.series for point in series.points)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
-        return not any(one.points for one in self.series)
+        return not any(series.points for series in self.series)

@@ -8,110 +8,142 @@ from itertools import pairwise
 
 from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.charts.chart import Axis, Chart, Point, Series
-from lsqctl.leaderboard.charts.scales import drawable
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.charts.scales import is_drawable
+from lsqctl.leaderboard.clean import sanitize
 
-MOST_POINTS = 60
-MOST_STEP_SIZES = 24  # points of each of many lines
-_STEPS = Axis("optimizer step")
+MAX_POINTS = 60
+MAX_STEP_SIZE_POINTS = 24  # points of each of many lines
+_STEP_AXIS = Axis("optimizer step")
 _LOSSES = (("epoch_loss", "train"), ("loss", "train"), ("loss", "val"))
 _TOP1S = (("top1", "train"), ("top1", "val"))
 
 
-def training_curves(metrics: Iterable[Metric], *, most: int = MOST_POINTS) -> list[Chart]:
+def training_curves(metrics: Iterable[Metric], *, max_points: int = MAX_POINTS) -> list[Chart]:
     """Return the charts of Top-1 and of the loss by step, as far as the metrics have them."""
-    found = by_name(metrics)
-    losses = [key for key in _LOSSES if key in found]
+    points_of = points_by_metric(metrics)
+    losses = [key for key in _LOSSES if key in points_of]
     if losses[:2] == list(_LOSSES[:2]):
         losses.remove(_LOSSES[1])  # the mean over an epoch says it with less noise
     charts = [
-        Chart("Top-1", _STEPS, Axis("Top-1 %"), _lines(found, _TOP1S, most), "Top-1 by step."),
-        Chart("Loss", _STEPS, Axis("cross-entropy"), _lines(found, losses, most), "Loss by step."),
+        Chart(
+            "Top-1",
+            _STEP_AXIS,
+            Axis("Top-1 %"),
+            _metric_series(points_of, _TOP1S, max_points),
+            "Top-1 by step.",
+        ),
+        Chart(
+            "Loss",
+            _STEP_AXIS,
+            Axis("cross-entropy"),
+            _metric_series(points_of, losses, max_points),
+            "Loss by step.",
+        ),
     ]
     return [chart for chart in charts if not chart.empty]
 
 
-def step_sizes(stats: Iterable[QuantizerStats], *, most: int = MOST_STEP_SIZES) -> list[Chart]:
+def step_size_charts(
+    stats: Iterable[QuantizerStats], *, max_points: int = MAX_STEP_SIZE_POINTS
+) -> list[Chart]:
     """Return two charts, of weights and of inputs: each quantizer's step size, over its first.
 
     What a step size is depends on the layer's values; how far it moved can be compared.
     """
-    trails: dict[tuple[str, str], list[Point]] = defaultdict(list)
-    for one in stats:
-        trails[one.kind, one.name].append((float(one.step), one.step_size))
+    points_of_quantizer: dict[tuple[str, str], list[Point]] = defaultdict(list)
+    for item in stats:
+        points_of_quantizer[item.kind, item.name].append((float(item.step), item.step_size))
     charts = []
     for kind, title in (("weight", "Step sizes of weights"), ("input", "Step sizes of inputs")):
         series = [
-            _relative(name, points, most)
-            for (of_kind, name), points in trails.items()
-            if of_kind == kind
+            _relative_series(name, points, max_points)
+            for (point_kind, name), points in points_of_quantizer.items()
+            if point_kind == kind
         ]
-        lines = tuple(one for one in series if len(one.points) > 1)
+        lines = tuple(item for item in series if len(item.points) > 1)
         about = f"{len(lines)} quantizers; 1 is the step size right after calibration."
-        charts.append(Chart(title, _STEPS, Axis("step size / first step size"), lines, about))
+        charts.append(Chart(title, _STEP_AXIS, Axis("step size / first step size"), lines, about))
     return [chart for chart in charts if not chart.empty]
 
 
-def by_name(metrics: Iterable[Metric]) -> dict[tuple[str, str], list[Point]]:
+def points_by_metric(metrics: Iterable[Metric]) -> dict[tuple[str, str], list[Point]]:
     """Return the points of each metric, by its name and split, in the order of steps."""
-    found: dict[tuple[str, str], list[Point]] = defaultdict(list)
+    points_of: dict[tuple[str, str], list[Point]] = defaultdict(list)
     for metric in metrics:
-        if drawable(metric.value, _STEPS):
-            found[metric.name, metric.split].append((float(metric.step), metric.value))
-    return {key: sorted(points) for key, points in found.items()}
+        if is_drawable(metric.value, _STEP_AXIS):
+            points_of[metric.name, metric.split].append((float(metric.step), metric.value))
+    return {key: sorted(points) for key, points in points_of.items()}
 
 
-def thinned(points: Sequence[Point], most: int) -> tuple[Point, ...]:
-    """Return ``most`` points at most that show the same shape; the first and the last stay.
+def downsample(points: Sequence[Point], max_points: int) -> tuple[Point, ...]:
+    """Return ``max_points`` at most that show the same shape; the first and the last stay.
 
     Of each stretch the point stays that makes the largest triangle with the one before and the
     middle of the next stretch (Steinarsson 2013, Largest-Triangle-Three-Buckets).
     """
-    if len(points) <= most:
+    if len(points) <= max_points:
         return tuple(points)
-    edges = [1 + (len(points) - 2) * n // (most - 2) for n in range(most - 1)]
+    bucket_edges = [1 + (len(points) - 2) * n // (max_points - 2) for n in range(max_points - 1)]
     kept = [points[0]]
-    for number, (start, end) in enumerate(pairwise(edges)):
-        following = points[end : edges[number + 2]] if number + 2 < len(edges) else points[-1:]
+    for number, (start, end) in enumerate(pairwise(bucket_edges)):
+        following = (
+            points[end : bucket_edges[number + 2]]
+            if number + 2 < len(bucket_edges)
+            else points[-1:]
+        )
         x = sum(point[0] for point in following) / len(following)
         y = sum(point[1] for point in following) / len(following)
-        kept.append(max(points[start:end], key=lambda point: _triangle(kept[-1], point, (x, y))))
+        kept.append(
+            max(points[start:end], key=lambda point: _triangle_area(kept[-1], point, (x, y)))
+        )
     return (*kept, points[-1])
 
 
-def _triangle(a: Point, b: Point, c: Point) -> float:
+def _triangle_area(a: Point, b: Point, c: Point) -> float:
     return abs((a[0] - c[0]) * (b[1] - a[1]) - (a[0] - b[0]) * (c[1] - a[1]))
 
 
-def _lines(
-    found: Mapping[tuple[str, str], Sequence[Point]],
+def _metric_series(
+    points_of: Mapping[tuple[str, str], Sequence[Point]],
     keys: Iterable[tuple[str, str]],
-    most: int,
+    max_points: int,
 ) -> tuple[Series, ...]:
-    shown = [key for key in keys if key in found]
+    available = [key for key in keys if key in points_of]
     return tuple(
-        Series(clean(key[1]), thinned(found[key], most), "curve", tone=tone)
-        for tone, key in enumerate(shown)
+        Series(
+            sanitize(key[1]),
+            downsample(points_of[key], max_points),
+            "curve",
+            color_index=color_index,
+        )
+        for color_index, key in enumerate(available)
     )
 
 
-def _relative(name: str, points: Sequence[Point], most: int) -> Series:
+def _relative_series(name: str, points: Sequence[Point], max_points: int) -> Series:
     ordered = sorted(points)
     first = ordered[0][1]
-    values = [(x, y / first) for x, y in ordered if first > 0 and drawable(y, _STEPS)]
+    relative_points = [
+        (x, y / first) for x, y in ordered if first > 0 and is_drawable(y, _STEP_AXIS)
+    ]
     layer = name.removesuffix(".weight_quantizer").removesuffix(".input_quantizer")
-    return Series(clean(layer), thinned(values, most), "curve")
+    return Series(sanitize(layer), downsample(relative_points, max_points), "curve")
 
 
-def several_runs(
-    runs: Mapping[str, Sequence[Metric]], metric: str, split: str, *, most: int = 400
+def metric_by_run(
+    runs: Mapping[str, Sequence[Metric]], metric: str, split: str, *, max_points: int = 400
 ) -> Chart:
     """Return one metric of several runs by step, a line a run, by the name to show."""
     lines = [
-        Series(clean(name), thinned(found.get((metric, split), []), most), "curve", tone=tone)
-        for tone, (name, points) in enumerate(runs.items())
-        if (found := by_name(points))
+        Series(
+            sanitize(name),
+            downsample(points_of.get((metric, split), []), max_points),
+            "curve",
+            color_index=color_index,
+        )
+        for color_index, (name, points) in enumerate(runs.items())
+        if (points_of := points_by_metric(points))
     ]
     unit = " %" if metric in ("top1", "top5") else ""
-    title = f"{clean(metric)}, {clean(split)}"
-    return Chart(title, _STEPS, Axis(f"{clean(metric)}{unit}"), tuple(lines))
+    title = f"{sanitize(metric)}, {sanitize(split)}"
+    return Chart(title, _STEP_AXIS, Axis(f"{sanitize(metric)}{unit}"), tuple(lines))

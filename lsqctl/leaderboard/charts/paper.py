@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.charts.chart import POINTS, Chart, Series
-from lsqctl.leaderboard.charts.scales import drawable, span, tick_texts, ticks
+from lsqctl.leaderboard.charts.chart import POINT_STYLES, Chart, Series
+from lsqctl.leaderboard.charts.scales import is_drawable, axis_ranges, format_ticks, ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ENDINGS = ("svg", "pdf", "png")
+PLOT_ENDINGS = ("svg", "pdf", "png")
 # Told apart in print, in grey and by most who see colours otherwise (Okabe and Ito 2008).
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_LEVEL = "#444444"
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_LEVEL_COLOR = "#444444"
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE: Any = {
     "svg.hashsalt": "lsqctl",
@@ -34,14 +34,14 @@ _STYLE: Any = {
     "legend.fontsize": 7,
     "text.parse_math": False,
 }
-_UNDATED: dict[str, dict[str, None]] = {
+_METADATA_WITHOUT_DATE: dict[str, dict[str, None]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
     "png": {"Software": None},
 }
 
 
-def draw(charts: Sequence[Chart], ending: str, *, width: float = 3.3) -> bytes:
+def draw_file(charts: Sequence[Chart], ending: str, *, width: float = 3.3) -> bytes:
     """Return the file's bytes: the charts side by side, each ``width`` inches wide (a column).
 
     Raises UsageError where matplotlib is not installed.
@@ -61,28 +61,28 @@ def draw(charts: Sequence[Chart], ending: str, *, width: float = 3.3) -> bytes:
         for axes, chart in zip(
             figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True
         ):
-            _fill(axes, chart, titled=len(charts) > 1)
-        found = io.BytesIO()
-        figure.savefig(found, format=ending, dpi=300, metadata=_UNDATED[ending])
-    return found.getvalue()
+            _draw_chart(axes, chart, titled=len(charts) > 1)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=ending, dpi=300, metadata=_METADATA_WITHOUT_DATE[ending])
+    return buffer.getvalue()
 
 
-def _fill(axes: Axes, chart: Chart, *, titled: bool) -> None:
-    names = list(dict.fromkeys(one.label for one in chart.series if one.look != "rule"))
-    told: set[str] = set()
+def _draw_chart(axes: Axes, chart: Chart, *, titled: bool) -> None:
+    names = list(dict.fromkeys(series.label for series in chart.series if series.style != "rule"))
+    labeled: set[str] = set()
     for series in chart.series:
-        number = names.index(series.label) if series.look != "rule" else -1
-        _plot(axes, chart, series, number, told=series.label not in told)
-        told.add(series.label)
-    (x_low, x_high), (y_low, y_high) = span(chart)
+        number = names.index(series.label) if series.style != "rule" else -1
+        _draw_series(axes, chart, series, number, is_labeled=series.label not in labeled)
+        labeled.add(series.label)
+    (x_low, x_high), (y_low, y_high) = axis_ranges(chart)
     axes.set_xscale("log" if chart.x.log else "linear")
     x_values, y_values = (
         ticks(low, high, axis)
         for low, high, axis in ((x_low, x_high, chart.x), (y_low, y_high, chart.y))
     )
-    axes.set_xticks(x_values, list(chart.x.names) or tick_texts(x_values), minor=False)
+    axes.set_xticks(x_values, list(chart.x.tick_labels) or format_ticks(x_values), minor=False)
     axes.set_xticks([], minor=True)
-    axes.set_yticks(y_values, tick_texts(y_values))
+    axes.set_yticks(y_values, format_ticks(y_values))
     axes.set_xlim(x_low, x_high)
     axes.set_ylim(y_low, y_high)
     axes.set_xlabel(chart.x.title)
@@ -91,41 +91,56 @@ def _fill(axes: Axes, chart: Chart, *, titled: bool) -> None:
     axes.set_axisbelow(True)
     if titled:
         axes.set_title(chart.title)
-    if 1 < len(told) <= 4:
+    if 1 < len(labeled) <= 4:
         axes.legend()
-    elif 4 < len(told) <= 12:  # no place within is free of lines
+    elif 4 < len(labeled) <= 12:  # no place within is free of lines
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02))
 
 
-def _plot(axes: Axes, chart: Chart, series: Series, number: int, *, told: bool) -> None:
-    kept = [
-        n for n, (x, y) in enumerate(series.points) if drawable(x, chart.x) and drawable(y, chart.y)
+def _draw_series(
+    axes: Axes, chart: Chart, series: Series, label_number: int, *, is_labeled: bool
+) -> None:
+    drawable_points = [
+        n
+        for n, (x, y) in enumerate(series.points)
+        if is_drawable(x, chart.x) and is_drawable(y, chart.y)
     ]
-    xs, ys = [series.points[n][0] for n in kept], [series.points[n][1] for n in kept]
+    xs, ys = (
+        [series.points[n][0] for n in drawable_points],
+        [series.points[n][1] for n in drawable_points],
+    )
     crowded = len(chart.series) > 12
-    colour = _LEVEL if number < 0 else COLOURS[0 if crowded else number % len(COLOURS)]
-    look: dict[str, Any] = {"color": colour, "label": series.label if told else None}
-    if series.look not in POINTS:
-        look |= {"drawstyle": "steps-post"} if series.look == "front" else {}
-        look |= {"linestyle": "--"} if series.look == "rule" else {}
-        axes.plot(xs, ys, alpha=0.6 if crowded else 1.0, linewidth=0.8 if crowded else 1.2, **look)
+    color = (
+        _LEVEL_COLOR if label_number < 0 else COLORS[0 if crowded else label_number % len(COLORS)]
+    )
+    plot_args: dict[str, Any] = {"color": color, "label": series.label if is_labeled else None}
+    if series.style not in POINT_STYLES:
+        plot_args |= {"drawstyle": "steps-post"} if series.style == "front" else {}
+        plot_args |= {"linestyle": "--"} if series.style == "rule" else {}
+        axes.plot(
+            xs, ys, alpha=0.6 if crowded else 1.0, linewidth=0.8 if crowded else 1.2, **plot_args
+        )
         return
-    look |= {"markerfacecolor": "white"} if series.look != "own" else {}
+    plot_args |= {"markerfacecolor": "white"} if series.style != "own" else {}
     if series.joined:
-        axes.plot(*zip(*series.line, strict=True), color=colour)
-    if series.spans:
-        low = [y - (series.spans[n] or (y, y))[0] for n, y in zip(kept, ys, strict=True)]
-        high = [(series.spans[n] or (y, y))[1] - y for n, y in zip(kept, ys, strict=True)]
-        bars = [[max(0.0, one) for one in low], [max(0.0, one) for one in high]]
-        axes.errorbar(xs, ys, bars, fmt="none", ecolor=colour, elinewidth=0.6, alpha=0.5)
-    axes.plot(xs, ys, linestyle="none", marker=_MARKERS[number % len(_MARKERS)], **look)
-    for n, x, y in zip(kept, xs, ys, strict=True):
-        if series.marks:
+        axes.plot(*zip(*series.line_points, strict=True), color=color)
+    if series.intervals:
+        low = [
+            y - (series.intervals[n] or (y, y))[0] for n, y in zip(drawable_points, ys, strict=True)
+        ]
+        high = [
+            (series.intervals[n] or (y, y))[1] - y for n, y in zip(drawable_points, ys, strict=True)
+        ]
+        bars = [[max(0.0, error) for error in low], [max(0.0, error) for error in high]]
+        axes.errorbar(xs, ys, bars, fmt="none", ecolor=color, elinewidth=0.6, alpha=0.5)
+    axes.plot(xs, ys, linestyle="none", marker=_MARKERS[label_number % len(_MARKERS)], **plot_args)
+    for n, x, y in zip(drawable_points, xs, ys, strict=True):
+        if series.short_labels:
             axes.annotate(
-                series.marks[n],
+                series.short_labels[n],
                 (x, y),
                 (3, 3),
                 textcoords="offset points",
                 fontsize=6,
-                color=colour,
+                color=color,
             )

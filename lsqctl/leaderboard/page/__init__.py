@@ -1,5 +1,5 @@
 """The board as one HTML file: tables, charts and runs' histories, without a network or a framework.
 
-``content`` gathers what is shown, ``drawing`` places charts, ``rendering`` fills ``page.html`` with
+``svg_layout`` places charts, ``rendering`` gathers what is shown and fills ``page.html`` with
 ``page.css`` and ``page.js``.
 """

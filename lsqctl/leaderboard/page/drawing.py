@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lsqctl.leaderboard.charts.chart import POINTS, Chart, Point, Series
-from lsqctl.leaderboard.charts.scales import Scale, drawable, span, tick_texts, ticks
+from lsqctl.leaderboard.charts.chart import POINT_STYLES, Chart, Point, Series
+from lsqctl.leaderboard.charts.scales import Scale, is_drawable, axis_ranges, format_ticks, ticks
 
-_MANY = 40  # points of which each has its interval drawn
-_LABELS = 6
-_LETTER = 6.0  # about the width of one at the size of labels
-_LINE = 13.0
+_MAX_INTERVALS = 40  # points of which each has its interval drawn
+_MAX_LABELS = 6
+_LETTER_WIDTH = 6.0  # about the width of one at the size of labels
+_LINE_HEIGHT = 13.0
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class CanvasSize:
     """The drawing's size and how many ticks it has room for, in its own units (CSS pixels)."""
 
     width: int
@@ -29,33 +29,33 @@ class Size:
     bottom: int = 34
 
 
-WIDE = Size(480, 322)
-SMALL = Size(230, 165, x_ticks=4, y_ticks=3, left=36, right=10, top=10, bottom=22)
-LOW = Size(480, 242)
+WIDE = CanvasSize(480, 322)
+SMALL = CanvasSize(230, 165, x_ticks=4, y_ticks=3, left=36, right=10, top=10, bottom=22)
+LOW = CanvasSize(480, 242)
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class PathMark:
     """One path of the drawing; ``rows`` are the table's rows of its points, in their order."""
 
-    look: str
+    style: str
     label: str
     path: str
-    tone: int = 0
+    color_index: int = 0
     whiskers: str = ""
     line: str = ""
     rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class TextMark:
     """Words at a place; ``anchor`` is which end of them lies there."""
 
     x: float
     y: float
     text: str
     anchor: str = "start"
-    look: str = ""
+    css_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,148 +63,159 @@ class Drawing:
     """A placed chart. ``x_range`` and ``y_range`` lead from places back to numbers."""
 
     chart: Chart
-    size: Size
+    size: CanvasSize
     x_scale: Scale
     y_scale: Scale
-    x_ticks: tuple[Text, ...]
-    y_ticks: tuple[Text, ...]
-    marks: tuple[Mark, ...]
-    labels: tuple[Text, ...]
+    x_ticks: tuple[TextMark, ...]
+    y_ticks: tuple[TextMark, ...]
+    marks: tuple[PathMark, ...]
+    labels: tuple[TextMark, ...]
 
     @property
     def scales(self) -> str:
         """What a script needs to read numbers off: both scales, logarithmic ones marked."""
-        return " ".join(_scale_text(one) for one in (self.x_scale, self.y_scale))
+        return " ".join(_scale_text(scale) for scale in (self.x_scale, self.y_scale))
 
 
-def draw(chart: Chart, size: Size = WIDE) -> Drawing:
+def layout_chart(chart: Chart, size: CanvasSize = WIDE) -> Drawing:
     """Return the chart with every place computed."""
-    (x_low, x_high), (y_low, y_high) = span(chart)
+    (x_low, x_high), (y_low, y_high) = axis_ranges(chart)
     width = size.width - size.left - size.right
     height = size.height - size.top - size.bottom
     x = Scale(x_low, x_high, size.left, width, chart.x.log)
     y = Scale(y_low, y_high, size.top + height, -height, chart.y.log)
-    x_values = ticks(x_low, x_high, chart.x, wanted=size.x_ticks)
-    y_values = ticks(y_low, y_high, chart.y, wanted=size.y_ticks)
-    below = size.height - size.bottom + 15
+    x_values = ticks(x_low, x_high, chart.x, n_ticks=size.x_ticks)
+    y_values = ticks(y_low, y_high, chart.y, n_ticks=size.y_ticks)
+    tick_y = size.height - size.bottom + 15
     return Drawing(
         chart,
         size,
         x,
         y,
         tuple(
-            Text(_round(x.place(value)), below, text, "middle")
-            for value, text in zip(x_values, tick_texts(x_values), strict=True)
+            TextMark(_round(x.to_pixel(value)), tick_y, text, "middle")
+            for value, text in zip(x_values, format_ticks(x_values), strict=True)
         ),
         tuple(
-            Text(size.left - 7, _round(y.place(value)), text, "end")
-            for value, text in zip(y_values, tick_texts(y_values), strict=True)
+            TextMark(size.left - 7, _round(y.to_pixel(value)), text, "end")
+            for value, text in zip(y_values, format_ticks(y_values), strict=True)
         ),
-        tuple(_mark(one, chart, x, y) for one in chart.series if one.points),
-        tuple(_labels(chart, size, x, y)),
+        tuple(_path_mark(series, chart, x, y) for series in chart.series if series.points),
+        tuple(_place_labels(chart, size, x, y)),
     )
 
 
-def _mark(series: Series, chart: Chart, x: Scale, y: Scale) -> Mark:
-    kept = [
+def _path_mark(series: Series, chart: Chart, x: Scale, y: Scale) -> PathMark:
+    drawable_points = [
         number
         for number, (px, py) in enumerate(series.points)
-        if drawable(px, chart.x) and drawable(py, chart.y)
+        if is_drawable(px, chart.x) and is_drawable(py, chart.y)
     ]
-    placed = [(x.place(series.points[n][0]), y.place(series.points[n][1])) for n in kept]
-    dots = series.look in POINTS
-    joined = series.line if series.joined else ()
+    positions = [
+        (x.to_pixel(series.points[n][0]), y.to_pixel(series.points[n][1])) for n in drawable_points
+    ]
+    is_dotted = series.style in POINT_STYLES
+    joined = series.line_points if series.joined else ()
     spans = (
-        [(place, series.spans[n]) for n, place in zip(kept, placed, strict=True)]
-        if (series.spans and len(placed) <= _MANY)
+        [
+            (position, series.intervals[n])
+            for n, position in zip(drawable_points, positions, strict=True)
+        ]
+        if (series.intervals and len(positions) <= _MAX_INTERVALS)
         else []
     )
-    return Mark(
-        series.look,
+    return PathMark(
+        series.style,
         series.label,
-        _dots(placed) if dots else _stairs(placed) if series.look == "front" else _line(placed),
-        tone=series.tone,
+        _dots_path(positions)
+        if is_dotted
+        else _staircase_path(positions)
+        if series.style == "front"
+        else _line_path(positions),
+        color_index=series.color_index,
         whiskers="".join(
-            f"M{_number(place[0])} {_number(y.place(ends[0]))}V{_number(y.place(ends[1]))}"
-            for place, ends in spans
+            f"M{_number(position[0])} {_number(y.to_pixel(ends[0]))}V{_number(y.to_pixel(ends[1]))}"
+            for position, ends in spans
             if ends
         ),
-        line=_line([(x.place(px), y.place(py)) for px, py in joined]) if len(joined) > 1 else "",
-        rows=tuple(series.rows[n] for n in kept) if series.rows else (),
+        line=_line_path([(x.to_pixel(px), y.to_pixel(py)) for px, py in joined])
+        if len(joined) > 1
+        else "",
+        rows=tuple(series.rows[n] for n in drawable_points) if series.rows else (),
     )
 
 
-def _dots(places: Iterable[Point]) -> str:
+def _dots_path(positions: Iterable[Point]) -> str:
     """Return a path of strokes without length: with round ends each is a dot."""
-    return "".join(f"M{_number(x)} {_number(y)}h0" for x, y in places)
+    return "".join(f"M{_number(x)} {_number(y)}h0" for x, y in positions)
 
 
-def _line(places: Sequence[Point]) -> str:
-    return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in places) if places else ""
+def _line_path(positions: Sequence[Point]) -> str:
+    return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in positions) if positions else ""
 
 
-def _stairs(places: Sequence[Point]) -> str:
-    first = f"M{_number(places[0][0])} {_number(places[0][1])}"
-    return first + "".join(f"H{_number(x)}V{_number(y)}" for x, y in places[1:])
+def _staircase_path(positions: Sequence[Point]) -> str:
+    first = f"M{_number(positions[0][0])} {_number(positions[0][1])}"
+    return first + "".join(f"H{_number(x)}V{_number(y)}" for x, y in positions[1:])
 
 
-def _labels(chart: Chart, size: Size, x: Scale, y: Scale) -> Iterator[Text]:
+def _place_labels(chart: Chart, size: CanvasSize, x: Scale, y: Scale) -> Iterator[TextMark]:
     """Yield names beside the points of the front, from the best down, where there is room."""
-    found = {
+    label_of = {
         point: label
-        for one in chart.series
-        for point, label in zip(one.points, one.labels, strict=False)
+        for series in chart.series
+        for point, label in zip(series.points, series.labels, strict=False)
     }
-    best = [point for one in chart.series if one.look == "front" for point in one.points]
-    taken = [(x.place(px), y.place(py)) for px, py in chart.points]
-    taken += _along([(x.place(px), y.place(py)) for px, py in best])
-    taken += [
-        (x.place(px), y.place(ends[0]) + (y.place(ends[1]) - y.place(ends[0])) * n / 6)
-        for one in chart.series
-        if len(one.points) <= _MANY
-        for (px, _), ends in zip(one.points, one.spans, strict=False)
+    best = [point for series in chart.series if series.style == "front" for point in series.points]
+    occupied = [(x.to_pixel(px), y.to_pixel(py)) for px, py in chart.points]
+    occupied += _staircase_positions([(x.to_pixel(px), y.to_pixel(py)) for px, py in best])
+    occupied += [
+        (x.to_pixel(px), y.to_pixel(ends[0]) + (y.to_pixel(ends[1]) - y.to_pixel(ends[0])) * n / 6)
+        for series in chart.series
+        if len(series.points) <= _MAX_INTERVALS
+        for (px, _), ends in zip(series.points, series.intervals, strict=False)
         if ends
         for n in range(7)
     ]
     boxes: list[tuple[float, float, float, float]] = []
     for point in reversed(best):
-        if len(boxes) == _LABELS:
+        if len(boxes) == _MAX_LABELS:
             break
-        label = _short(found.get(point, ""))
-        place = x.place(point[0]), y.place(point[1])
-        for text in _around(place, label, size):
+        label = _short_label(label_of.get(point, ""))
+        position = x.to_pixel(point[0]), y.to_pixel(point[1])
+        for text in _label_candidates(position, label, size):
             box = _box(text)
-            free = not any(_meet(box, other) for other in boxes)
-            if free and sum(_inside(box, dot) for dot in taken) == 0:
+            free = not any(_overlap(box, other) for other in boxes)
+            if free and sum(_inside(box, occupied_point) for occupied_point in occupied) == 0:
                 boxes.append(box)
                 yield text
                 break
 
 
-def _along(places: Sequence[Point]) -> Iterator[Point]:
+def _staircase_positions(positions: Sequence[Point]) -> Iterator[Point]:
     """Yield places on the staircase, close enough together that no label fits between."""
-    for (x, y), (to_x, to_y) in pairwise(places):
+    for (x, y), (to_x, to_y) in pairwise(positions):
         yield from ((x + (to_x - x) * n / 8, y) for n in range(1, 9))
         yield from ((to_x, y + (to_y - y) * n / 8) for n in range(1, 8))
 
 
-def _around(place: Point, label: str, size: Size) -> Iterator[Text]:
-    x, y = place
-    width = _LETTER * len(label)
+def _label_candidates(position: Point, label: str, size: CanvasSize) -> Iterator[TextMark]:
+    x, y = position
+    width = _LETTER_WIDTH * len(label)
     for dx, dy, anchor in ((-7, -7, "end"), (0, -10, "middle"), (9, 15, "start"), (9, 4, "start")):
         left = x + dx - {"start": 0, "end": width, "middle": width / 2}[anchor]
         inside = left > size.left and left + width < size.width - 2
         if inside and size.top + 8 < y + dy < size.height - size.bottom - 4:
-            yield Text(_round(x + dx), _round(y + dy), label, anchor)
+            yield TextMark(_round(x + dx), _round(y + dy), label, anchor)
 
 
-def _box(text: Text) -> tuple[float, float, float, float]:
-    width = _LETTER * len(text.text)
+def _box(text: TextMark) -> tuple[float, float, float, float]:
+    width = _LETTER_WIDTH * len(text.text)
     left = text.x - {"start": 0.0, "end": width, "middle": width / 2}[text.anchor]
-    return left - 2, text.y - _LINE + 3, left + width + 2, text.y + 3
+    return left - 2, text.y - _LINE_HEIGHT + 3, left + width + 2, text.y + 3
 
 
-def _meet(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
@@ -212,7 +223,7 @@ def _inside(box: tuple[float, float, float, float], dot: Point) -> bool:
     return box[0] - 3 < dot[0] < box[2] + 3 and box[1] - 3 < dot[1] < box[3] + 3
 
 
-def _short(label: str) -> str:
+def _short_label(label: str) -> str:
     """Return the last part of a name, cut to what a label has room for."""
     last = label.rpartition("/")[2] or label
     return last if len(last) <= 26 else f"{last[:25]}…"

@@ -26,7 +26,7 @@ $("theme").addEventListener("click", () => { theme = themes[(themes.indexOf(them
 const number = (text) => { const n = parseFloat(text.replace(/[,=±+]/g, "").replace("−", "-")); return Number.isNaN(n) ? null : n; };
 const boards = all(document, "main section table").map((table, index) => {
   const body = table.tBodies[0];
-  const rows = all(body, "tr").map((tr) => ({ tr, shown: true, look: tr.classList[0], bits: tr.cells[2].textContent,
+  const rows = all(body, "tr").map((tr) => ({ tr, shown: true, origin: tr.classList[0], bits: tr.cells[2].textContent,
     front: tr.classList.contains("x"), words: (tr.cells[1].textContent + " " + tr.lastElementChild.textContent).toLowerCase() }));
   return { table, body, rows, charts: data.rows[index] };
 });
@@ -70,15 +70,15 @@ boards.forEach((board, index) => {
 /* the filter, for tables and charts alike */
 const fields = ["words", "origin", "bits", "front"].map($);
 const bits = new Set(boards.flatMap((board) => board.rows.map((row) => row.bits)));
-[...bits].sort((a, b) => a - b).forEach((one) => $("bits").append(new Option(one, one)));
-const state = () => fields.map((one) => one.type === "checkbox" ? (one.checked ? "1" : "") : one.value);
+[...bits].sort((a, b) => a - b).forEach((value) => $("bits").append(new Option(value, value)));
+const state = () => fields.map((field) => field.type === "checkbox" ? (field.checked ? "1" : "") : field.value);
 const filter = () => {
-  const [words, origin, wanted, front] = state();
+  const [words, origin, weightBits, front] = state();
   const parts = words.toLowerCase().split(/\s+/).filter(Boolean);
   let shown = 0, total = 0;
   for (const board of boards) {
     for (const row of board.rows) {
-      row.shown = (!origin || row.look === origin) && (!wanted || row.bits === wanted) && (!front || row.front) && parts.every((part) => row.words.includes(part));
+      row.shown = (!origin || row.origin === origin) && (!weightBits || row.bits === weightBits) && (!front || row.front) && parts.every((part) => row.words.includes(part));
       row.tr.hidden = !row.shown;
       shown += row.shown; total += 1;
     }
@@ -90,30 +90,30 @@ const filter = () => {
 
 /* the charts: points are read from the paths that the page came with */
 const points = (d) => {
-  const found = [];
+  const positions = [];
   let x = 0, y = 0;
   for (const [, step, rest] of d.matchAll(/([MLHVh])([^MLHVh]*)/g)) {
     const [a, b] = rest.trim().split(" ").map(Number);
     if (step === "h") continue;
     if (step === "H") x = a; else if (step === "V") y = a; else { x = a; y = b; }
-    found.push([x, y]);
+    positions.push([x, y]);
   }
-  return found;
+  return positions;
 };
 const readChart = (svg, board, rows) => {
   const marks = all(svg, ".m").map((group, n) => {
     const path = group.querySelector(".dots");
-    return { group, path, faint: null, label: group.dataset.label, look: group.classList[1], places: points(path.getAttribute("d")), rows: rows ? rows[n] : [] };
+    return { group, path, faint: null, label: group.dataset.label, style: group.classList[1], positions: points(path.getAttribute("d")), rows: rows ? rows[n] : [] };
   });
   const scale = svg.dataset.scales.split(" ").map(Number);
   return { svg, board, marks, x: scale.slice(0, 5), y: scale.slice(5), at: null };
 };
-const dotted = (places) => places.map(([x, y]) => "M" + x + " " + y + "h0").join("");
+const dotted = (positions) => positions.map(([x, y]) => "M" + x + " " + y + "h0").join("");
 const dim = (chart) => {
   for (const mark of chart.marks) {
     if (!mark.rows.length) continue;
-    const visible = mark.places.filter((_, n) => chart.board.rows[mark.rows[n]].shown);
-    const rest = mark.places.filter((_, n) => !chart.board.rows[mark.rows[n]].shown);
+    const visible = mark.positions.filter((_, n) => chart.board.rows[mark.rows[n]].shown);
+    const rest = mark.positions.filter((_, n) => !chart.board.rows[mark.rows[n]].shown);
     mark.path.setAttribute("d", dotted(visible));
     if (rest.length && !mark.faint) {
       mark.faint = mark.path.cloneNode();
@@ -125,9 +125,9 @@ const dim = (chart) => {
   }
   hide(chart);
 };
-const back = (place, [low, high, start, length, log]) => {
-  const share = (place - start) / length;
-  return log ? low * (high / low) ** share : low + (high - low) * share;
+const back = (pixel, [low, high, start, length, log]) => {
+  const fraction = (pixel - start) / length;
+  return log ? low * (high / low) ** fraction : low + (high - low) * fraction;
 };
 const short = (value) => Math.abs(value) >= 999.5 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 const say = (chart, { mark, n }) => {
@@ -137,25 +137,25 @@ const say = (chart, { mark, n }) => {
     const costs = [[cells[7], " " + size], [cells[8], " " + bops + "BOPs"]].filter(([cell]) => cell).map((cost) => cost.join(""));
     return cells[1] + "\nTop-1 " + cells[4] + (cells[5] ? " " + cells[5] : "") + " · W" + cells[2] + " A" + cells[3] + (cells[0] ? " · rank " + cells[0] : "") + "\n" + [...costs, mark.label].join(" · ");
   }
-  const [x, y] = mark.places[n];
+  const [x, y] = mark.positions[n];
   return mark.label + "\n" + short(back(y, chart.y)) + " at " + chart.svg.dataset.x + " " + short(back(x, chart.x));
 };
-const candidates = (chart) => chart.marks.filter((mark) => mark.look !== "front" && mark.look !== "rule").flatMap((mark) =>
-  mark.places.map((place, n) => ({ mark, n, place })).filter(({ n: i }) => !mark.rows.length || chart.board.rows[mark.rows[i]].shown));
+const candidates = (chart) => chart.marks.filter((mark) => mark.style !== "front" && mark.style !== "rule").flatMap((mark) =>
+  mark.positions.map((position, n) => ({ mark, n, position })).filter(({ n: i }) => !mark.rows.length || chart.board.rows[mark.rows[i]].shown));
 const tip = $("tip");
 let ring = null, lit = null;
 const hide = (chart) => { if (ring && chart.svg.contains(ring)) { ring.remove(); ring = null; tip.hidden = true; } if (lit) { lit.classList.remove("lit"); lit = null; } chart.at = null; };
-const show = (chart, found) => {
+const show = (chart, candidate) => {
   hide(chart);
-  chart.at = found;
+  chart.at = candidate;
   ring = document.createElementNS(SVG, "circle");
   ring.setAttribute("class", "hover");
   ring.setAttribute("r", 7);
-  ring.setAttribute("cx", found.place[0]);
-  ring.setAttribute("cy", found.place[1]);
+  ring.setAttribute("cx", candidate.position[0]);
+  ring.setAttribute("cy", candidate.position[1]);
   chart.svg.append(ring);
-  if (found.mark.rows.length) { lit = chart.board.rows[found.mark.rows[found.n]].tr; lit.classList.add("lit"); }
-  tip.textContent = say(chart, found);
+  if (candidate.mark.rows.length) { lit = chart.board.rows[candidate.mark.rows[candidate.n]].tr; lit.classList.add("lit"); }
+  tip.textContent = say(chart, candidate);
   tip.hidden = false;
   const box = ring.getBoundingClientRect();
   const left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), root.clientWidth - tip.offsetWidth - 8);
@@ -165,9 +165,9 @@ const show = (chart, found) => {
 };
 const nearest = (chart, x, y, limit) => {
   let best = null, least = limit * limit;
-  for (const one of candidates(chart)) {
-    const far = (one.place[0] - x) ** 2 + (one.place[1] - y) ** 2;
-    if (far < least) { least = far; best = one; }
+  for (const candidate of candidates(chart)) {
+    const far = (candidate.position[0] - x) ** 2 + (candidate.position[1] - y) ** 2;
+    if (far < least) { least = far; best = candidate; }
   }
   return best;
 };
@@ -179,8 +179,8 @@ const listen = (chart) => {
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const unit = svg.viewBox.baseVal.width / box.width;
-    const found = nearest(chart, (event.clientX - box.left) * unit, (event.clientY - box.top) * unit, 28);
-    if (found) show(chart, found); else hide(chart);
+    const candidate = nearest(chart, (event.clientX - box.left) * unit, (event.clientY - box.top) * unit, 28);
+    if (candidate) show(chart, candidate); else hide(chart);
   });
   svg.addEventListener("pointerleave", () => hide(chart));
   svg.addEventListener("blur", () => hide(chart));
@@ -189,9 +189,9 @@ const listen = (chart) => {
     const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
     if (!step && event.key !== "Home" && event.key !== "End") return;
     event.preventDefault();
-    const ordered = candidates(chart).sort((a, b) => a.place[0] - b.place[0] || b.place[1] - a.place[1]);
+    const ordered = candidates(chart).sort((a, b) => a.position[0] - b.position[0] || b.position[1] - a.position[1]);
     if (!ordered.length) return;
-    const now = chart.at ? ordered.findIndex((one) => one.mark === chart.at.mark && one.n === chart.at.n) : -1;
+    const now = chart.at ? ordered.findIndex((candidate) => candidate.mark === chart.at.mark && candidate.n === chart.at.n) : -1;
     const next = event.key === "Home" ? 0 : event.key === "End" ? ordered.length - 1 : now < 0 ? (step > 0 ? 0 : ordered.length - 1) : Math.min(Math.max(now + step, 0), ordered.length - 1);
     show(chart, ordered[next]);
   });
@@ -232,15 +232,15 @@ if (runs.length) {
 }
 
 /* a served page asks its server whether the database has changed */
-if (data.look_seconds) {
-  const here = location.pathname;
-  const look = async () => {
+if (data.poll_seconds) {
+  const path = location.pathname;
+  const poll = async () => {
     try {
-      const answer = await fetch(here, { method: "HEAD", cache: "no-store", headers: { "If-None-Match": data.tag } });
-      if (answer.status === 200 && answer.headers.get("ETag") !== data.tag) { location.reload(); return; }
+      const answer = await fetch(path, { method: "HEAD", cache: "no-store", headers: { "If-None-Match": data.etag } });
+      if (answer.status === 200 && answer.headers.get("ETag") !== data.etag) { location.reload(); return; }
     } catch { $("queue").textContent = "The server has stopped: this is what it showed last."; }
-    setTimeout(look, data.look_seconds * 1000);
+    setTimeout(poll, data.poll_seconds * 1000);
   };
-  look();
+  poll();
 }
 })();

@@ -15,49 +15,60 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.page.content import History, Section, ShownHistory, sections, shown
+from lsqctl.leaderboard.page.content import (
+    RunHistory,
+    Section,
+    RunHistoryView,
+    build_sections,
+    history_view,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-BUDGET = 290_000
+MAX_PAGE_BYTES = 290_000
 """Bytes that histories may fill a page to; the table itself is never cut."""
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class LiveStatus:
     """What a served page adds: words on the queue, and how it asks whether it is stale.
 
-    ``tag`` is the state of the database that it shows; every ``seconds`` it asks for the newest.
+    ``etag`` is the database's state that it shows; every ``poll_seconds`` it asks for the newest.
     """
 
-    queue: str
-    tag: str
-    seconds: float
+    queue_text: str
+    etag: str
+    poll_seconds: float
 
 
-def render(board: Board, histories: Iterable[History] = (), *, live: Live | None = None) -> str:
+def render(
+    board: Board, histories: Iterable[RunHistory] = (), *, live: LiveStatus | None = None
+) -> str:
     """Return the page of a board; the same arguments always give the same text.
 
-    ``histories`` are shown in their order for as long as the page stays within ``BUDGET``.
+    ``histories`` are shown in their order for as long as the page stays within ``MAX_PAGE_BYTES``.
     """
-    found = sections(board)
-    bare = _fill(found, [], live)
-    left = BUDGET - len(bare.encode())
-    kept: list[ShownHistory] = []
+    page_sections = build_sections(board)
+    bare_page = _render_page(page_sections, [], live)
+    bytes_left = MAX_PAGE_BYTES - len(bare_page.encode())
+    kept_histories: list[RunHistoryView] = []
     template = _environment().get_template("history.html")
-    for history in map(shown, histories):
-        left -= len(template.render(history=history, number=len(kept)).encode()) + _LISTED
-        if left < 0:
+    for history in map(history_view, histories):
+        bytes_left -= (
+            len(template.render(history=history, number=len(kept_histories)).encode())
+            + _HISTORY_ENTRY_BYTES
+        )
+        if bytes_left < 0:
             break
-        kept.append(history)
-    return _fill(found, kept, live) if kept else bare
+        kept_histories.append(history)
+    return _render_page(page_sections, kept_histories, live) if kept_histories else bare_page
 
 
-_LISTED = 120  # bytes of a history's entry in the list of runs
+_HISTORY_ENTRY_BYTES = 120  # bytes of a history's entry in the list of runs
 
 
-def policy(*, live: bool = False) -> str:
+def content_security_policy(*, live: bool = False) -> str:
     """Return the Content-Security-Policy of the page; a served one may ask its own server."""
     parts = [
         "default-src 'none'",
@@ -72,32 +83,37 @@ def policy(*, live: bool = False) -> str:
     return "; ".join(parts)
 
 
-def _fill(found: Sequence[Section], kept: Sequence[ShownHistory], live: Live | None) -> str:
+def _render_page(
+    page_sections: Sequence[Section], histories: Sequence[RunHistoryView], live: LiveStatus | None
+) -> str:
     from markupsafe import Markup
 
     template = _environment().get_template("page.html")
     return template.render(
-        sections=found,
-        histories=kept,
-        kept={one.run_id for one in kept},
+        sections=page_sections,
+        histories=histories,
+        shown_run_ids={history.run_id for history in histories},
         live=live,
-        policy=policy(live=live is not None),
+        policy=content_security_policy(live=live is not None),
         style=Markup(_asset("page.css")),  # noqa: S704  our own file, no word of another's
         script=Markup(_asset("page.js")),  # noqa: S704
-        data=_data(found, live),
+        data=_script_data(page_sections, live),
     )
 
 
-def _data(found: Sequence[Section], live: Live | None) -> dict[str, Any]:
+def _script_data(page_sections: Sequence[Section], live: LiveStatus | None) -> dict[str, Any]:
     """Return what the script needs beside the page's own text: which mark is of which rows."""
     rows = [
-        [[list(mark.rows) for mark in drawing.marks] for drawing in (*one.drawings, *one.networks)]
-        for one in found
+        [
+            [list(mark.rows) for mark in drawing.marks]
+            for drawing in (*section.drawings, *section.networks)
+        ]
+        for section in page_sections
     ]
     return {
         "rows": rows,
-        "look_seconds": live.seconds if live else 0,
-        "tag": live.tag if live else "",
+        "poll_seconds": live.poll_seconds if live else 0,
+        "etag": live.etag if live else "",
     }
 
 
@@ -122,5 +138,5 @@ def _asset(name: str) -> str:
 
 @cache
 def _digest(name: str) -> str:
-    found = hashlib.sha256(_asset(name).encode()).digest()
-    return f"sha256-{base64.b64encode(found).decode()}"
+    digest = hashlib.sha256(_asset(name).encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.charts.history import step_sizes, training_curves
-from lsqctl.leaderboard.page.content import History
+from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
+from lsqctl.leaderboard.page.content import RunHistory
 from lsqctl.leaderboard.rank import rank
 from tests.leaderboard.rows import reference, row
 
@@ -106,7 +106,7 @@ def hostile_board() -> Board:
     return rank(rows, references)
 
 
-def history(run_id: str, model: str, layers: int = 4, epochs: int = 100) -> History:
+def history(run_id: str, model: str, layers: int = 4, epochs: int = 100) -> RunHistory:
     """A run of so many epochs: accuracy that rises, a loss that falls, steps that drift."""
     metrics = [
         metric
@@ -137,4 +137,4 @@ def history(run_id: str, model: str, layers: int = 4, epochs: int = 100) -> Hist
         for step in range(epochs)
         if (size := 0.1 + 0.001 * step * (layer + 1))
     ]
-    return History(run_id, model, (*training_curves(metrics), *step_sizes(stats)))
+    return RunHistory(run_id, model, (*training_curves(metrics), *step_size_charts(stats)))

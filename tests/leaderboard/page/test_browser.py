@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.leaderboard.page.rendering import render
 from tests.leaderboard.page.boards import history, hostile_board, large_board, plain_board
 
@@ -222,7 +222,7 @@ def test_without_script_the_tables_and_charts_are_complete(opened):
 
 
 def test_two_hundred_hostile_names_are_shown_as_text_and_nothing_else(opened):
-    wanted = [clean(entry.model) for entry in hostile_board().entries]
+    wanted = [sanitize(entry.model) for entry in hostile_board().entries]
     assert len(wanted) == 200
     with opened("hostile") as page:
         cells = "[...document.querySelectorAll('#d0 tbody tr')].map(r => r.cells[1].textContent)"

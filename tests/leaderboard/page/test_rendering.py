@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.clean import clean
+from lsqctl.leaderboard.clean import sanitize
 from lsqctl.leaderboard.page.content import safe_link
-from lsqctl.leaderboard.page.rendering import Live, policy, render
+from lsqctl.leaderboard.page.rendering import LiveStatus, content_security_policy, render
 from lsqctl.leaderboard.rank import rank
 from tests.leaderboard.page.boards import history, hostile_board, large_board, plain_board
 
@@ -63,14 +63,14 @@ def test_histories_fill_the_budget_and_no_more():
 def test_style_and_script_are_the_ones_that_the_policy_names():
     read = Reader(render(plain_board()))
     (content,) = [a["content"] for _, a in read.tags if a.get("http-equiv")]
-    assert content == policy()
+    assert content == content_security_policy()
     for tag, part in (("style", "style-src"), ("script", "script-src")):
         ours = [text for kind, text in read.code if kind == tag][-1]
         digest = base64.b64encode(hashlib.sha256(ours.encode()).digest()).decode()
         assert f"{part} 'sha256-{digest}'" in content
     assert content.startswith("default-src 'none'")
     assert "connect-src" not in content
-    assert "connect-src 'self'" in policy(live=True)
+    assert "connect-src 'self'" in content_security_policy(live=True)
 
 
 @pytest.mark.parametrize("board", [plain_board, hostile_board], ids=["plain", "hostile"])
@@ -98,7 +98,7 @@ def test_our_script_makes_no_markup_and_our_template_trusts_nobody():
 def test_every_row_stands_in_the_table_with_its_rank_and_source():
     text = render(plain_board())
     for entry in plain_board().entries:
-        assert f">{clean(entry.model)}<" in text or clean(entry.model) in text
+        assert f">{sanitize(entry.model)}<" in text or sanitize(entry.model) in text
     assert '<a href="https://example.org/paper" rel="noreferrer">paper</a>' in text
     assert "±" in text
 
@@ -132,6 +132,6 @@ def test_an_empty_board_says_what_to_do():
 
 
 def test_a_served_page_says_the_queue_and_may_ask_its_server():
-    text = render(plain_board(), live=Live("Live: 2 running.", '"tag"', 5.0))
+    text = render(plain_board(), live=LiveStatus("Live: 2 running.", '"tag"', 5.0))
     assert "Live: 2 running." in text
     assert "connect-src &#39;self&#39;" in text
