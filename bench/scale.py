@@ -25,8 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.events import Evaluation, Metric, Result
-from lsqctl.leaderboard.reference_file import WorkspaceResults, dump_workspace_results
-from lsqctl.leaderboard.references import PublishedResult
+from lsqctl.leaderboard.published_results import (
+    PublishedResult,
+    WorkspaceResults,
+    dump_workspace_results,
+)
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.store import Store, open_store
 

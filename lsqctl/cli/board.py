@@ -242,7 +242,7 @@ def _warn_raw(options: OutputOptions) -> None:
 def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -> None:
     """Print the board in the form of a Papers With Code page."""
     from lsqctl.cli.table import print_tables
-    from lsqctl.leaderboard.page_lines import pwc_table
+    from lsqctl.leaderboard.pwc_view import pwc_table
     from lsqctl.services.board import PWC_FORMATS, build_pwc_view
 
     if output_format not in ("table", *PWC_FORMATS):

@@ -8,7 +8,7 @@ import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.context import Json, open_store
-from lsqctl.leaderboard.clean import sanitize
+from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.comparison import Comparison

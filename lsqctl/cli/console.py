@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl import JSON_SCHEMA_VERSION
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.settings import color_forced
+from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from rich.console import Console

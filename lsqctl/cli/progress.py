@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lsqctl.cli.console import format_duration, say, stderr_console
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.run import EndReason, Run, RunState
-from lsqctl.text import pluralize
+from lsqctl.text import pluralize, sanitize
 
 if TYPE_CHECKING:
     from rich.table import Table

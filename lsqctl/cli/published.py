@@ -14,8 +14,7 @@ from lsqctl.errors import NotFound, UsageError, did_you_mean
 from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
-    from lsqctl.leaderboard.published import PwcRow
-    from lsqctl.leaderboard.references import PublishedResult
+    from lsqctl.leaderboard.published_results import PublishedResult, PwcRow
 
 app = typer.Typer(
     help="Published results to compare with, each with its source.",
@@ -53,7 +52,7 @@ def list_published(
     json: Json = False,
 ) -> None:
     """List published results: those that ship with lsqctl and those added here."""
-    from lsqctl.leaderboard.references import load_bundled_results
+    from lsqctl.leaderboard.published_results import load_bundled_results
     from lsqctl.services.published_results import load_published_results, load_workspace_results
 
     results = load_published_results(get_settings(ctx))
@@ -122,7 +121,7 @@ def _filter_results(
 
 def _not_on_board(rows: Iterable[PwcRow]) -> list[dict[str, object]]:
     """Return the imported rows that do not amount to a row of the board, and why."""
-    from lsqctl.leaderboard.published import to_published_result, dataset_key
+    from lsqctl.leaderboard.published_results import dataset_key, to_published_result
 
     pairs = ((row, to_published_result(row)) for row in rows)
     return [
@@ -172,7 +171,7 @@ def add(
     json: Json = False,
 ) -> None:
     """Add a published result to this workspace, with its source; twice the same is once."""
-    from lsqctl.leaderboard.references import PublishedResult
+    from lsqctl.leaderboard.published_results import PublishedResult
     from lsqctl.recipe.catalog import DATASETS
     from lsqctl.services.published_results import add_published_result
 
@@ -225,7 +224,7 @@ def pwc(
 
     Rows that the board cannot show (no Top-1, no bits) are kept as well: `leaderboard --view pwc`.
     """
-    from lsqctl.leaderboard.archive import ARCHIVE_LICENCE
+    from lsqctl.leaderboard.pwc_archive import ARCHIVE_LICENCE
     from lsqctl.services.published_results import import_pwc_table
 
     if task is None or dataset is None:

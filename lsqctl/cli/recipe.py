@@ -22,9 +22,8 @@ from lsqctl.cli.console import (
 )
 from lsqctl.cli.context import Json, get_settings
 from lsqctl.errors import Diagnostic, RecipeError, UsageError
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.settings import Settings
-from lsqctl.text import pluralize
+from lsqctl.text import pluralize, sanitize
 
 if TYPE_CHECKING:
     from lsqctl.recipe_file import LoadedRecipe

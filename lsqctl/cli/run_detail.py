@@ -17,7 +17,7 @@ from lsqctl.cli.console import (
     to_json_types,
 )
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.leaderboard.view import format_bops, format_bytes
+from lsqctl.leaderboard.table_view import format_bops, format_bytes
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
 
@@ -192,7 +192,7 @@ def _print_findings(layer_findings: Sequence[LayerFinding]) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
-    from lsqctl.leaderboard.clean import sanitize
+    from lsqctl.text import sanitize
 
     for finding in layer_findings:
         stdout_console().print(Text(f"\n• {sanitize(finding.text)}"), soft_wrap=False)

@@ -137,7 +137,7 @@ def restore(ctx: typer.Context, run_refs: TrashedRunArguments, json: Json = Fals
 
 def format_bytes(count: int) -> str:
     """Return bytes for people."""
-    from lsqctl.leaderboard.view import format_bytes
+    from lsqctl.leaderboard.table_view import format_bytes
 
     return format_bytes(count)
 

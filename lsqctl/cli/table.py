@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from lsqctl.cli.console import stdout_console
-from lsqctl.leaderboard.view import Cell, ViewTable
+from lsqctl.leaderboard.table_view import Cell, ViewTable
 from lsqctl.settings import color_forced
 
 if TYPE_CHECKING:

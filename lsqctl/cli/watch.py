@@ -23,8 +23,8 @@ from lsqctl.cli.context import Json, open_store
 from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
 from lsqctl.errors import StoreError, UsageError
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.run import RunState
+from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -1,11 +1,23 @@
-"""What a comparison is asked and what it answers: values, and the words of the one sentence."""
+"""Is one side better than the other? Two sides of runs in, a sentence and its numbers out."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.leaderboard.paired import SignificanceTest
+from lsqctl.errors import DataError, UsageError
+from lsqctl.leaderboard.statistics import (
+    SignificanceTest,
+    clustered_mcnemar,
+    mcnemar,
+    mean,
+    paired_t,
+    percent,
+    sample_std,
+    welch,
+)
 from lsqctl.per_image_result import PerImageResult
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -104,3 +116,222 @@ def points(value: float) -> str:
 def format_p(p: float) -> str:
     """Return a p-value in two digits: ``p = 0.012``, ``p = 3e-08``, ``p < 1e-300``."""
     return "p < 1e-300" if p < 1e-300 else f"p = {p:.2g}"
+
+
+RunPair = tuple[PerImageResult, PerImageResult]
+
+SIGNIFICANCE_LEVEL = 0.05
+_DIGEST = re.compile(r"(?:listing-)?sha256:[0-9a-f]{32}([0-9a-f]{32})")
+
+
+def compare(first: ComparisonSide, second: ComparisonSide) -> Comparison:
+    """Answer whether the first side is better than the second.
+
+    Paired by seed (and cell) where two or more match, else two single runs image by image, else
+    by Welch's test; with the hits of each image at hand, the images have their say as well.
+    Raises UsageError when the sides were not evaluated on the same images, or share no cell, and
+    DataError when nothing can tell them apart.
+    """
+    _check_same_images(first, second)
+    pairs = _pair_runs(first, second)
+    first_runs = [run for run, _ in pairs] or list(first.runs)
+    second_runs = [run for _, run in pairs] or list(second.runs)
+    tests = [
+        *_image_tests(first_runs, second_runs),
+        *_seed_tests(first_runs, second_runs, paired=bool(pairs)),
+    ]
+    if not tests:
+        raise DataError(
+            f"{first.label} and {second.label} cannot be compared: no hits of single images are "
+            "stored, and two runs a side are needed without them"
+        )
+    decisive = max(tests, key=lambda test: test.high - test.low)
+    verdict = _verdict(decisive)
+    sides = _summarize(first, first_runs), _summarize(second, second_runs)
+    return Comparison(
+        answer=answer_text(sides, decisive, verdict),
+        verdict=verdict,
+        first=sides[0],
+        second=sides[1],
+        dataset=first_runs[0].dataset,
+        split=first_runs[0].split,
+        n_images=first_runs[0].n_total,
+        difference=decisive.difference,
+        low=decisive.low,
+        high=decisive.high,
+        p=decisive.p,
+        test=decisive.name,
+        paired=bool(pairs),
+        tests=tuple(tests),
+        rows=tuple(_comparison_rows(pairs, first_runs, second_runs)),
+        notes=tuple(_caveats((first, first_runs), (second, second_runs))),
+    )
+
+
+def top1_percent(run: PerImageResult) -> float:
+    """Return a run's Top-1 in percent."""
+    return percent(run.n_correct, run.n_total)
+
+
+def _check_same_images(first: ComparisonSide, second: ComparisonSide) -> None:
+    first_run = first.runs[0]
+    for run in (*first.runs, *second.runs):
+        if (run.dataset, run.split, run.n_total) != (
+            first_run.dataset,
+            first_run.split,
+            first_run.n_total,
+        ):
+            raise UsageError(
+                f"{first.label} and {second.label} were not evaluated on the same images: "
+                f"{_images_text(first_run)}, and {_images_text(run)}"
+            )
+        if _evaluation_digest(run) != _evaluation_digest(first_run):
+            raise UsageError(
+                f"{first.label} and {second.label} were not evaluated on the same images: the "
+                f"data of runs {first_run.run_id} and {run.run_id} have different digests"
+            )
+
+
+def _images_text(run: PerImageResult) -> str:
+    return f"{run.n_total:,} {run.split} images of {run.dataset} (run {run.run_id})"
+
+
+def _evaluation_digest(run: PerImageResult) -> str:
+    """Return the digest of the evaluated images; of all data where it is not known apart."""
+    match = _DIGEST.fullmatch(run.data_digest)
+    return match[1] if match else run.data_digest
+
+
+def _pair_runs(first: ComparisonSide, second: ComparisonSide) -> list[RunPair]:
+    if len(first.runs) == len(second.runs) == 1:
+        return [(first.runs[0], second.runs[0])]
+    second_by_key = {(run.cell, run.seed): run for run in second.runs}
+    pairs = [
+        (run, second_by_key[run.cell, run.seed])
+        for run in sorted(first.runs, key=lambda run: (run.cell, run.seed))
+        if (run.cell, run.seed) in second_by_key
+    ]
+    if len(pairs) >= 2 or (pairs and 1 in (len(first.runs), len(second.runs))):
+        return pairs
+    cells = [sorted({run.cell for run in side.runs}) for side in (first, second)]
+    if cells[0] != cells[1] or len(cells[0]) > 1:
+        cells_text = "; ".join(
+            f"{side.label} has {', '.join(names) if names != [''] else 'one cell'}"
+            for side, names in zip((first, second), cells, strict=True)
+        )
+        raise UsageError(f"the two do not pair cell by cell: {cells_text}; name one recipe of each")
+    return []
+
+
+def _image_tests(
+    first_runs: Sequence[PerImageResult], second_runs: Sequence[PerImageResult]
+) -> list[SignificanceTest]:
+    if not all(_has_hits(run) for run in (*first_runs, *second_runs)):
+        return []
+    if len(first_runs) == len(second_runs) == 1:
+        return [mcnemar(*_discordant(first_runs[0], second_runs[0]), first_runs[0].n_total)]
+    return [
+        clustered_mcnemar(
+            [*map(_hit_bits, first_runs)], [*map(_hit_bits, second_runs)], first_runs[0].n_total
+        )
+    ]
+
+
+def _seed_tests(
+    first_runs: Sequence[PerImageResult], second_runs: Sequence[PerImageResult], *, paired: bool
+) -> list[SignificanceTest]:
+    if min(len(first_runs), len(second_runs)) < 2:
+        return []
+    if paired:
+        differences = [
+            top1_percent(a) - top1_percent(b) for a, b in zip(first_runs, second_runs, strict=True)
+        ]
+        is_single_cell = len({run.cell for run in first_runs}) == 1
+        return [paired_t(differences, "seeds" if is_single_cell else "cells and seeds")]
+    return [welch([*map(top1_percent, first_runs)], [*map(top1_percent, second_runs)])]
+
+
+def _has_hits(run: PerImageResult) -> bool:
+    return len(run.hits) == (run.n_total + 7) // 8
+
+
+def _hit_bits(run: PerImageResult) -> int:
+    return int.from_bytes(run.hits, "big")
+
+
+def _discordant(first: PerImageResult, second: PerImageResult) -> tuple[int, int]:
+    """Return how many images only the one, and only the other gets right."""
+    a, b = _hit_bits(first), _hit_bits(second)
+    return (a & ~b).bit_count(), (b & ~a).bit_count()
+
+
+def _verdict(test: SignificanceTest) -> Verdict:
+    if test.p >= SIGNIFICANCE_LEVEL:
+        return "undecided"
+    return "better" if test.difference > 0 else "worse"
+
+
+def _summarize(side: ComparisonSide, runs: Sequence[PerImageResult]) -> SideSummary:
+    values = [*map(top1_percent, runs)]
+    seeds = tuple(sorted({run.seed for run in runs}))
+    return SideSummary(
+        side.label, len(runs), side.n_failed, seeds, mean(values), sample_std(values)
+    )
+
+
+def _comparison_rows(
+    pairs: Sequence[RunPair],
+    first_runs: Sequence[PerImageResult],
+    second_runs: Sequence[PerImageResult],
+) -> Iterable[ComparisonRow]:
+    if pairs:
+        return [_pair_row(*pair) for pair in pairs]
+    return [
+        *(
+            ComparisonRow(run.cell, run.seed, first_run=run.run_id, first_top1=top1_percent(run))
+            for run in first_runs
+        ),
+        *(
+            ComparisonRow(run.cell, run.seed, second_run=run.run_id, second_top1=top1_percent(run))
+            for run in second_runs
+        ),
+    ]
+
+
+def _pair_row(first: PerImageResult, second: PerImageResult) -> ComparisonRow:
+    have_hits = _has_hits(first) and _has_hits(second)
+    discordant = _discordant(first, second) if have_hits else (None, None)
+    return ComparisonRow(
+        first.cell,
+        first.seed,
+        first.run_id,
+        second.run_id,
+        top1_percent(first),
+        top1_percent(second),
+        difference=top1_percent(first) - top1_percent(second),
+        only_first=discordant[0],
+        only_second=discordant[1],
+        p=mcnemar(*_discordant(first, second), first.n_total).p if have_hits else None,
+    )
+
+
+def _caveats(*sides: tuple[ComparisonSide, Sequence[PerImageResult]]) -> Iterable[str]:
+    fewest_runs = min(len(compared) for _, compared in sides)
+    if fewest_runs == 1:
+        yield "one run a side tells two networks apart; recipes need three seeds or more of each"
+    if fewest_runs == 2:
+        yield "two seeds say little of their spread; three seeds or more say whether it is luck"
+    for side, compared in sides:
+        n_unpaired = len(side.runs) - len(compared)
+        if n_unpaired:
+            yield f"{n_unpaired} of {len(side.runs)} runs of {side.label} have no counterpart"
+        if side.n_failed:
+            yield f"{side.n_failed} failed runs of {side.label} are not in its mean"
+        if any(run.selection == "best" for run in compared):
+            yield f"{side.label}: the epoch was chosen by looking at these images"
+        yield from side.notes
+    runs = [run for _, compared in sides for run in compared]
+    if len({run.data_digest for run in runs}) > 1:
+        yield "the training images differ"
+    if len({run.preprocessing for run in runs}) > 1:
+        yield "the images were prepared differently"

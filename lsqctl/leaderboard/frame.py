@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lsqctl.leaderboard.board import Board, Entry
-from lsqctl.leaderboard.columns import COLUMN_NAMES
+from lsqctl.leaderboard.board import COLUMN_NAMES, Board, Entry
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from lsqctl.leaderboard.view import Cell, ViewTable
+from lsqctl.leaderboard.table_view import Cell, ViewTable
 
 
 def to_html(tables: Iterable[ViewTable]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from lsqctl.leaderboard.view import ViewTable
+from lsqctl.leaderboard.table_view import ViewTable
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

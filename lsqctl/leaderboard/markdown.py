@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable
+from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
 
 _SPECIAL_CHARACTERS = re.compile(r"([\\`*_\[\]<>|~&#])")
 

@@ -12,9 +12,16 @@ from typing import Literal
 from lsqctl.errors import NotFound, UsageError, did_you_mean
 from lsqctl.events import BoardRow
 from lsqctl.leaderboard.board import Board, Counts, Entry, Table
-from lsqctl.leaderboard.entries import select_best_run, recency_key, local_entry, published_entry
-from lsqctl.leaderboard.references import PublishedResult
-from lsqctl.leaderboard.suspect import PaperBaselines, flag_suspect, paper_baselines
+from lsqctl.leaderboard.entries import (
+    PaperBaselines,
+    flag_suspect,
+    local_entry,
+    paper_baselines,
+    published_entry,
+    recency_key,
+    select_best_run,
+)
+from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.run import RunState
 
 Cost = Literal["gbops", "size_bytes"]

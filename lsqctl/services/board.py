@@ -10,12 +10,17 @@ from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.parsing import parse
 from lsqctl.filters.splitting import split
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.choosing import filter_failed_runs, filter_published
-from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, resolve_format, format_board
-from lsqctl.leaderboard.page_lines import PwcLine, pwc_csv, pwc_json, pwc_markdown, pwc_lines
+from lsqctl.leaderboard.board_query import (
+    WHERE_COLUMNS,
+    BoardQuery,
+    apply_query,
+    filter_failed_runs,
+    filter_published,
+)
+from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, format_board, resolve_format
+from lsqctl.leaderboard.published_results import PWC_PAGE, PublishedResult
+from lsqctl.leaderboard.pwc_view import PwcLine, pwc_csv, pwc_json, pwc_lines, pwc_markdown
 from lsqctl.leaderboard.rank import Cost, rank
-from lsqctl.leaderboard.references import PWC_PAGE, PublishedResult
-from lsqctl.leaderboard.shape import WHERE_COLUMNS, BoardQuery, apply_query
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.published_results import load_published_results, load_workspace_results
 from lsqctl.settings import Settings

@@ -26,13 +26,13 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.errors import LsqctlError, StoreError, UsageError
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.doctor import diagnose
 from lsqctl.services.provenance import installed_versions, version_line
 from lsqctl.services.redaction import KnownSecrets, Redactor
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings, recorded_variables, secret_values
+from lsqctl.text import sanitize
 from lsqctl.worker.messages import log_path
 from lsqctl.worker.slots import cpu_cores
 

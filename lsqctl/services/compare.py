@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, did_you_mean
-from lsqctl.leaderboard import comparing
+from lsqctl.leaderboard import comparison
 from lsqctl.leaderboard.comparison import Comparison, ComparisonSide
 from lsqctl.run import Run, RunState
 
@@ -26,7 +26,7 @@ def compare(store: Store, first: str, second: str) -> Comparison:
     sides = _resolve_side(store, first), _resolve_side(store, second)
     if sides[0].label == sides[1].label:
         sides = replace(sides[0], label=first), replace(sides[1], label=second)
-    return comparing.compare(*sides)
+    return comparison.compare(*sides)
 
 
 def _resolve_side(store: Store, ref: str) -> ComparisonSide:

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
-from lsqctl.leaderboard.formats import to_csv, to_json
-from lsqctl.leaderboard.page.content import RunHistory
-from lsqctl.leaderboard.page.rendering import LiveStatus, render
+from lsqctl.leaderboard.csv_json import to_csv, to_json
+from lsqctl.leaderboard.page.rendering import LiveStatus, RunHistory, render
 from lsqctl.run import RunState
 from lsqctl.services.atomic_write import write_atomic
 from lsqctl.services.board import build_board

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import NotFound, UsageError, did_you_mean
-from lsqctl.leaderboard.charts.accuracy import Cost, accuracy_by_bits
+from lsqctl.leaderboard.charts.accuracy import (
+    Cost,
+    accuracy_by_bits,
+    accuracy_by_key,
+    network_accuracy_by_cost,
+)
 from lsqctl.leaderboard.charts.chart import Chart
-from lsqctl.leaderboard.charts.comparing import accuracy_by_key, network_accuracy_by_cost
 from lsqctl.leaderboard.charts.history import metric_by_run, step_size_charts
 from lsqctl.leaderboard.rank import rank
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
@@ -99,7 +103,7 @@ def plot_ablation(
 
 def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> int:
     """Write charts to a .svg, .pdf or .png file; return the number of bytes.  Raises UsageError."""
-    from lsqctl.leaderboard.charts.paper import PLOT_ENDINGS, draw_file
+    from lsqctl.leaderboard.charts.matplotlib_backend import PLOT_ENDINGS, draw_file
 
     ending = path.suffix.removeprefix(".").lower()
     if ending not in PLOT_ENDINGS:

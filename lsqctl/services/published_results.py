@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Literal
 
 from lsqctl.errors import DataError, NotFound, StoreError, UsageError, did_you_mean
-from lsqctl.leaderboard.archive import ArchiveTable, read_tables
-from lsqctl.leaderboard.published import PwcRow, to_published_result, pwc_rows
-from lsqctl.leaderboard.reference_file import (
+from lsqctl.leaderboard.published_results import (
+    PublishedResult,
+    PwcRow,
     WorkspaceResults,
     dump_workspace_results,
+    load_bundled_results,
     parse_workspace_results,
+    pwc_rows,
+    to_published_result,
 )
-from lsqctl.leaderboard.references import PublishedResult, load_bundled_results
+from lsqctl.leaderboard.pwc_archive import ArchiveTable, read_tables
 from lsqctl.services.workspace import create_workspace
 from lsqctl.settings import Settings
 

@@ -15,9 +15,9 @@ from rich.cells import cell_len
 from lsqctl.cli.board import OutputFormat
 from lsqctl.cli.table import render_table, visible_columns
 from lsqctl.leaderboard.output import FORMATS, board_tables
+from lsqctl.leaderboard.published_results import load_bundled_results
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.references import load_bundled_results
-from lsqctl.leaderboard.view import board_view
+from lsqctl.leaderboard.table_view import board_view
 from lsqctl.services.board import build_board
 from lsqctl.services.diff import with_deviations
 from lsqctl.store import open_store

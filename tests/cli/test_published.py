@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lsqctl.errors import DataError, StoreError
-from lsqctl.leaderboard.references import PublishedResult, load_bundled_results
+from lsqctl.leaderboard.published_results import PublishedResult, load_bundled_results
 from lsqctl.services.published_results import (
     add_published_result,
     import_pwc_table,
@@ -17,7 +17,7 @@ from lsqctl.services.published_results import (
     load_workspace_results,
 )
 from lsqctl.settings import Settings
-from tests.leaderboard.test_page_lines import ELEVEN
+from tests.leaderboard.test_pwc_view import ELEVEN
 
 ROW = {
     "--dataset": "cifar10",

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import strategies as st
 
 from lsqctl.events import BoardRow
-from lsqctl.leaderboard.references import PublishedResult
+from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.run import RunState
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

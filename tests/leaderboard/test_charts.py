@@ -11,12 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.events import Metric, QuantizerStats
-from lsqctl.leaderboard.charts.accuracy import accuracy_by_bits, accuracy_by_cost, pareto_front
-from lsqctl.leaderboard.charts.chart import Axis, Chart, Series
-from lsqctl.leaderboard.charts.comparing import accuracy_by_key, network_accuracy_by_cost
-from lsqctl.leaderboard.charts.history import step_size_charts, downsample, training_curves
-from lsqctl.leaderboard.charts.paper import draw_file
-from lsqctl.leaderboard.charts.scales import Scale, axis_ranges, format_ticks, ticks
+from lsqctl.leaderboard.charts.accuracy import (
+    accuracy_by_bits,
+    accuracy_by_cost,
+    accuracy_by_key,
+    network_accuracy_by_cost,
+    pareto_front,
+)
+from lsqctl.leaderboard.charts.chart import (
+    Axis,
+    Chart,
+    Scale,
+    Series,
+    axis_ranges,
+    format_ticks,
+    ticks,
+)
+from lsqctl.leaderboard.charts.history import downsample, step_size_charts, training_curves
+from lsqctl.leaderboard.charts.matplotlib_backend import draw_file
 from lsqctl.leaderboard.charts.terminal import draw_lines
 from lsqctl.leaderboard.rank import rank
 from tests.leaderboard.rows import reference, row

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.leaderboard.distributions import (
+from lsqctl.leaderboard.statistics import (
     binomial_at_least,
     clopper_pearson,
     incomplete_beta,

@@ -14,16 +14,16 @@ import pytest
 from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.leaderboard.output import (
     FORMATS,
     OutputOptions,
-    resolve_format,
     board_tables,
     format_board,
+    resolve_format,
 )
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.view import board_view
+from lsqctl.leaderboard.table_view import board_view
+from lsqctl.text import sanitize
 
 from .rows import HOSTILE, board_rows, reference, references, row
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
+from lsqctl.leaderboard.published_results import PWC_PAGE, load_bundled_results
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.references import PWC_PAGE, load_bundled_results
 from lsqctl.run import RunState
 
 from .rows import START, board_rows, failed, reference, references, row

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.leaderboard.statistics import (
-    top1_interval,
     mean,
     percent,
     sample_std,
     t_interval,
+    top1_interval,
     wilson_interval,
 )
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.view import board_view
+from lsqctl.leaderboard.table_view import board_view
 
 from .rows import reference, row
 

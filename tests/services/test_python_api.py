@@ -7,7 +7,7 @@ import io
 import pytest
 
 from lsqctl.errors import FilterError, NotFound
-from lsqctl.leaderboard.formats import from_csv
+from lsqctl.leaderboard.csv_json import from_csv
 from lsqctl.services import load_board
 from tests.made_up import fill
 

@@ -1,8 +1,9 @@
-"""What a chart is: axes, and series of points that say how they look; nothing is drawn here."""
+"""A chart as a value: axes, series that say how they look, and where numbers lie on an axis."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -72,3 +73,106 @@ class Chart:
     def empty(self) -> bool:
         """Whether there is nothing to draw."""
         return not any(series.points for series in self.series)
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A range of numbers on a stretch of ``length``, which begins at ``start``."""
+
+    low: float
+    high: float
+    start: float
+    length: float
+    log: bool = False
+
+    def to_pixel(self, value: float) -> float:
+        """Return where a number lies."""
+        if self.log:
+            fraction = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            fraction = (value - self.low) / (self.high - self.low)
+        return self.start + self.length * fraction
+
+
+def is_drawable(value: float, axis: Axis) -> bool:
+    """Return whether a number has a place on the axis."""
+    return math.isfinite(value) and (value > 0 or not axis.log)
+
+
+def axis_ranges(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the ranges of x and y that hold all there is to draw, with some room."""
+    drawn = [p for p in chart.points if is_drawable(p[0], chart.x) and is_drawable(p[1], chart.y)]
+    xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
+    xs += chart.x.ticks
+    ys += [end for series in chart.series for ends in series.intervals if ends for end in ends]
+    return _with_margin(xs, chart.x), _with_margin(ys, chart.y)
+
+
+def _with_margin(values: Sequence[float], axis: Axis) -> tuple[float, float]:
+    low, high = min(values, default=1.0), max(values, default=2.0)
+    if axis.log:
+        ratio = max(high / low, 1.2) ** 0.06
+        return low / ratio, high * ratio
+    margin = 0.06 * (high - low) or max(abs(high) * 0.05, 0.5)
+    below = low - margin
+    return (0.0 if below < 0 <= low and not axis.ticks else below), high + margin
+
+
+def ticks(low: float, high: float, axis: Axis, *, n_ticks: int = 5) -> list[float]:
+    """Return round numbers within a range, ``n_ticks`` of them or about so many."""
+    if axis.ticks:
+        return list(axis.ticks)
+    return _log_ticks(low, high, n_ticks) if axis.log else _linear_ticks(low, high, n_ticks)
+
+
+def _linear_ticks(low: float, high: float, n_ticks: int) -> list[float]:
+    rough = (high - low) / n_ticks
+    power = 10.0 ** math.floor(math.log10(rough))
+    steps = [power * factor for factor in (10, 5, 2, 1, 0.5) if power * factor >= rough * 0.499]
+    tick_values: list[float] = []
+    for step in steps:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+        if tick_values and last - first + 1 > n_ticks + 1:
+            break
+        tick_values = [round(number * step, digits) for number in range(first, last + 1)]
+    return tick_values
+
+
+def _log_ticks(low: float, high: float, n_ticks: int) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        tick_values = [f * 10.0**power for power in powers for f in factors]
+        tick_values = [float(f"{tick:.6g}") for tick in tick_values if low <= tick <= high]
+        if len(tick_values) <= n_ticks + 1:
+            break
+    if len(tick_values) < 2:
+        return [tick for tick in _linear_ticks(low, high, n_ticks) if tick > 0]
+    return tick_values[:: max(1, math.ceil(len(tick_values) / (n_ticks + 1)))]
+
+
+def format_ticks(values: Iterable[float]) -> list[str]:
+    """Return a text for each tick: as many decimals as the ticks need, powers of ten spelled."""
+    tick_values = list(values)
+    largest = max(map(abs, tick_values), default=0.0)
+    smallest = min((abs(value) for value in tick_values if value), default=1.0)
+    if largest >= 1e6 or smallest < 1e-3:
+        return [_scientific(value) for value in tick_values]
+    return [f"{value:,.{_decimals(tick_values)}f}" for value in tick_values]
+
+
+def _decimals(values: Sequence[float]) -> int:
+    texts = [f"{value:.6f}".rstrip("0").partition(".")[2] for value in values]
+    return max(map(len, texts), default=0)
+
+
+def _scientific(value: float) -> str:
+    if value == 0:
+        return "0"
+    power = math.floor(math.log10(abs(value)) + 1e-9)
+    factor = f"{value / 10**power:.3g}"
+    ten = f"10{str(power).translate(_SUPERSCRIPT)}"
+    return ten if factor == "1" else f"{factor}·{ten}"

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from lsqctl.events import Metric, QuantizerStats
-from lsqctl.leaderboard.charts.chart import Axis, Chart, Point, Series
-from lsqctl.leaderboard.charts.scales import is_drawable
-from lsqctl.leaderboard.clean import sanitize
+from lsqctl.leaderboard.charts.chart import Axis, Chart, Point, Series, is_drawable
+from lsqctl.text import sanitize
 
 MAX_POINTS = 60
 MAX_STEP_SIZE_POINTS = 24  # points of each of many lines

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from lsqctl.leaderboard.charts.chart import POINT_STYLES, Chart, Point
-from lsqctl.leaderboard.charts.scales import Scale, is_drawable, axis_ranges, format_ticks, ticks
+from lsqctl.leaderboard.charts.chart import (
+    POINT_STYLES,
+    Chart,
+    Point,
+    Scale,
+    axis_ranges,
+    format_ticks,
+    is_drawable,
+    ticks,
+)
 
 STYLE_MARKERS = {"own": "●", "published": "○", "full": "□", "front": "┈", "rule": "╌"}
 MIN_WIDTH, MIN_HEIGHT = 24, 6

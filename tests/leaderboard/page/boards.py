@@ -5,7 +5,7 @@ from __future__ import annotations
 from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
-from lsqctl.leaderboard.page.content import RunHistory
+from lsqctl.leaderboard.page.rendering import RunHistory
 from lsqctl.leaderboard.rank import rank
 from tests.leaderboard.rows import reference, row
 

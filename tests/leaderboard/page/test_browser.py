@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.leaderboard.page.rendering import render
+from lsqctl.text import sanitize
 from tests.leaderboard.page.boards import history, hostile_board, large_board, plain_board
 
 pytestmark = pytest.mark.xdist_group("chromium")

@@ -10,10 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.clean import sanitize
-from lsqctl.leaderboard.page.content import safe_link
-from lsqctl.leaderboard.page.rendering import LiveStatus, content_security_policy, render
+from lsqctl.leaderboard.page.rendering import LiveStatus, content_security_policy, render, safe_link
 from lsqctl.leaderboard.rank import rank
+from lsqctl.text import sanitize
 from tests.leaderboard.page.boards import history, hostile_board, large_board, plain_board
 
 

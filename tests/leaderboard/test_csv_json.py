@@ -12,9 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.board import Board, Counts, Entry, Table
-from lsqctl.leaderboard.columns import COLUMNS, COLUMN_NAMES, columns_markdown
-from lsqctl.leaderboard.formats import from_csv, guard_formula, to_csv, to_json, unguard_formula
+from lsqctl.leaderboard.board import (
+    COLUMN_NAMES,
+    COLUMNS,
+    Board,
+    Counts,
+    Entry,
+    Table,
+    columns_markdown,
+)
+from lsqctl.leaderboard.csv_json import from_csv, guard_formula, to_csv, to_json, unguard_formula
 from lsqctl.leaderboard.frame import to_frame
 from lsqctl.leaderboard.markdown import escape_markdown
 from lsqctl.leaderboard.output import format_board
@@ -24,8 +31,8 @@ from .rows import HOSTILE, board_rows, references, row
 
 DANGEROUS = tuple("=+-@\t\r\0")
 CONTRACT = (
-    "rank, model, arch, dataset, split, method, weight_bits, act_bits, first_last_bits, granularity, "
-    "top1_mean, top1_std, top1_ci95_lo, top1_ci95_hi, n_seeds, seeds, top1_best, best_run, "
+    "rank, model, arch, dataset, split, method, weight_bits, act_bits, first_last_bits, "
+    "granularity, top1_mean, top1_std, top1_ci95_lo, top1_ci95_hi, n_seeds, seeds, top1_best, best_run, "
     "top5_mean, fp32_top1, delta_fp32, eval_n, params, size_bytes, gmacs, gbops, pareto_optimal, "
     "epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, deterministic, state, "
     "n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256, code_commit, "

@@ -1,4 +1,4 @@
-"""Place a chart on a drawing: coordinates of axes, marks and labels, ready for a template."""
+"""Lay a chart out for SVG: coordinates of axes, marks and labels, ready for a template."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lsqctl.leaderboard.charts.chart import POINT_STYLES, Chart, Point, Series
-from lsqctl.leaderboard.charts.scales import Scale, is_drawable, axis_ranges, format_ticks, ticks
+from lsqctl.leaderboard.charts.chart import (
+    POINT_STYLES,
+    Chart,
+    Point,
+    Scale,
+    Series,
+    axis_ranges,
+    format_ticks,
+    is_drawable,
+    ticks,
+)
 
 _MAX_INTERVALS = 40  # points of which each has its interval drawn
 _MAX_LABELS = 6

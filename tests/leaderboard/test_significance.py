@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.leaderboard.paired import mcnemar, clustered_mcnemar, paired_t, welch
+from lsqctl.leaderboard.statistics import clustered_mcnemar, mcnemar, paired_t, welch
 
 IMAGES = 12
 networks = st.lists(st.integers(0, 2**IMAGES - 1), min_size=1, max_size=3)

@@ -9,20 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound
-from lsqctl.leaderboard.clean import sanitize
-from lsqctl.leaderboard.formats import unguard_formula
-from lsqctl.leaderboard.page_lines import (
+from lsqctl.leaderboard.csv_json import unguard_formula
+from lsqctl.leaderboard.published_results import PwcRow
+from lsqctl.leaderboard.pwc_view import (
     HEADINGS,
     PwcLine,
+    lsq_page_rows,
     pwc_csv,
     pwc_json,
+    pwc_lines,
     pwc_markdown,
     pwc_table,
-    lsq_page_rows,
-    pwc_lines,
 )
-from lsqctl.leaderboard.published import PwcRow
 from lsqctl.leaderboard.rank import rank
+from lsqctl.text import sanitize
 
 from .rows import HOSTILE, row
 

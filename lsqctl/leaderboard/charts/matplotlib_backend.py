@@ -1,4 +1,4 @@
-"""Draw charts for a paper as SVG, PDF or PNG; the same charts always give the same bytes."""
+"""Draw charts for print with matplotlib: SVG, PDF, PNG; equal charts give equal bytes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.charts.chart import POINT_STYLES, Chart, Series
-from lsqctl.leaderboard.charts.scales import is_drawable, axis_ranges, format_ticks, ticks
+from lsqctl.leaderboard.charts.chart import (
+    POINT_STYLES,
+    Chart,
+    Series,
+    axis_ranges,
+    format_ticks,
+    is_drawable,
+    ticks,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

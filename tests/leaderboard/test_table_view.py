@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.leaderboard.clean import sanitize
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.view import (
+from lsqctl.leaderboard.table_view import (
     DEFAULT_VIEW_COLUMNS,
     Cell,
+    board_view,
     format_bops,
     format_bytes,
     format_signed,
-    board_view,
 )
+from lsqctl.text import sanitize
 
 from .rows import HOSTILE, board_rows, failed, reference, references, row
 

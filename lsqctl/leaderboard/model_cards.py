@@ -10,9 +10,9 @@ from typing import Any
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Entry, Table
-from lsqctl.leaderboard.formats import json_text
-from lsqctl.leaderboard.page_lines import DATASET_TITLES
-from lsqctl.leaderboard.view import half_width_text
+from lsqctl.leaderboard.csv_json import json_text
+from lsqctl.leaderboard.pwc_view import DATASET_TITLES
+from lsqctl.leaderboard.table_view import half_width_text
 
 _DATASET_TITLES: Mapping[str, str] = {
     **DATASET_TITLES,

@@ -1,4 +1,4 @@
-"""The board in the form of a Papers With Code page: Task, Dataset, Metric, Value, Model."""
+"""The board as a Papers With Code page has it: Task, Dataset, Metric, Value, Model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from importlib.resources import as_file, files
 from typing import Literal
 
 from lsqctl.errors import NotFound, did_you_mean
-from lsqctl.leaderboard.archive import read_tables
-from lsqctl.leaderboard.board import Board, Entry
-from lsqctl.leaderboard.clean import sanitize
-from lsqctl.leaderboard.columns import SCHEMA_VERSION
-from lsqctl.leaderboard.formats import guard_formula
+from lsqctl.leaderboard.board import SCHEMA_VERSION, Board, Entry
+from lsqctl.leaderboard.csv_json import guard_formula
 from lsqctl.leaderboard.markdown import escape_markdown
-from lsqctl.leaderboard.published import PwcRow, dataset_key, pwc_rows
-from lsqctl.leaderboard.view import Cell, ViewColumn, ViewTable
+from lsqctl.leaderboard.published_results import PwcRow, dataset_key, pwc_rows
+from lsqctl.leaderboard.pwc_archive import read_tables
+from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
+from lsqctl.text import sanitize
 
 TASK = "Quantization"
 DATASET_TITLES = {

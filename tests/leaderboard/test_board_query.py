@@ -8,11 +8,16 @@ from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
 from lsqctl.filters.names import OF_RESULTS
 from lsqctl.filters.parsing import parse
-from lsqctl.leaderboard.choosing import filter_failed_runs, filter_published
-from lsqctl.leaderboard.columns import COLUMNS_BY_NAME, COLUMN_NAMES
+from lsqctl.leaderboard.board import COLUMN_NAMES, COLUMNS_BY_NAME
+from lsqctl.leaderboard.board_query import (
+    WHERE_COLUMNS,
+    BoardQuery,
+    apply_query,
+    filter_failed_runs,
+    filter_published,
+)
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.shape import WHERE_COLUMNS, BoardQuery, apply_query
-from lsqctl.leaderboard.view import board_view
+from lsqctl.leaderboard.table_view import board_view
 
 from .rows import board_rows, failed, reference, references, row
 

@@ -5,8 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lsqctl.errors import DataError, UsageError
-from lsqctl.leaderboard.comparing import compare
-from lsqctl.leaderboard.comparison import ComparisonSide, format_p, points
+from lsqctl.leaderboard.comparison import ComparisonSide, compare, format_p, points
 from lsqctl.per_image_result import PerImageResult
 
 TOTAL = 400

@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 from lsqctl.errors import UsageError, did_you_mean
-from lsqctl.leaderboard.board import Board, Entry
-from lsqctl.leaderboard.columns import (
-    COLUMNS_BY_NAME,
-    COLUMNS,
+from lsqctl.leaderboard.board import (
     COLUMN_NAMES,
+    COLUMNS,
+    COLUMNS_BY_NAME,
     SCHEMA_VERSION,
+    Board,
     Column,
+    Entry,
 )
 
 CellValue = str | int | float | bool | None

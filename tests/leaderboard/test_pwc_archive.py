@@ -6,17 +6,18 @@ import json
 import pytest
 
 from lsqctl.errors import DataError
-from lsqctl.leaderboard import archive
-from lsqctl.leaderboard.archive import ARCHIVE_LICENCE, read_tables
-from lsqctl.leaderboard.page_lines import lsq_page_rows
-from lsqctl.leaderboard.published import (
+from lsqctl.leaderboard import pwc_archive
+from lsqctl.leaderboard.published_results import (
+    PWC_PAGE,
     PwcRow,
-    to_published_result,
-    parse_number,
     dataset_key,
+    load_bundled_results,
+    parse_number,
     pwc_rows,
+    to_published_result,
 )
-from lsqctl.leaderboard.references import PWC_PAGE, load_bundled_results
+from lsqctl.leaderboard.pwc_archive import ARCHIVE_LICENCE, read_tables
+from lsqctl.leaderboard.pwc_view import lsq_page_rows
 
 
 def sota(*rows, metrics=("Weight bits", "Activation bits", "Top-1 Accuracy (%)")):
@@ -80,7 +81,7 @@ def test_a_gzipped_archive_with_a_byte_order_mark_reads_the_same(tmp_path):
 def test_where_the_file_is_cut_for_reading_does_not_matter(tmp_path, monkeypatch, chunk):
     path = written(tmp_path, json.dumps(NESTED, indent=3))
     whole = found(path)
-    monkeypatch.setattr(archive, "_CHUNK", chunk)
+    monkeypatch.setattr(pwc_archive, "_CHUNK", chunk)
     assert found(path) == whole
 
 
@@ -127,8 +128,8 @@ def test_files_that_are_missing_binary_or_cut_in_their_gzip_are_refused(tmp_path
 
 def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
     path = written(tmp_path, [task(rows=[row("m" * 5_000)])])
-    monkeypatch.setattr(archive, "_CHUNK", 100)
-    monkeypatch.setattr(archive, "MAX_TASK_CHARACTERS", 4_000)
+    monkeypatch.setattr(pwc_archive, "_CHUNK", 100)
+    monkeypatch.setattr(pwc_archive, "MAX_TASK_CHARACTERS", 4_000)
     with pytest.raises(DataError, match="too large for evaluation tables"):
         found(path)
 

@@ -1,15 +1,73 @@
-"""The board as cells to draw: words, alignment, emphasis, and which column gives way first."""
+"""The board as tables of cells: words, emphasis, captions, and which column gives way first."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.leaderboard.board import Board, Entry, Table
-from lsqctl.leaderboard.captions import table_footer, row_notes, table_title
-from lsqctl.leaderboard.clean import sanitize
+from lsqctl.leaderboard.board import COLUMNS_BY_NAME, Board, Column, Counts, Entry, Table
+from lsqctl.text import pluralize, sanitize
+
+
+def row_notes(table: Table, board: Board) -> tuple[str, ...]:
+    """Return the line that goes under each row; nothing where no row has one."""
+    deviations = (board.deviations_of(entry) for entry in table.rows)
+    lines = tuple(sanitize(deviation.text) if deviation else "" for deviation in deviations)
+    return lines if any(lines) else ()
+
+
+def table_title(table: Table, *, best_seed: bool) -> str:
+    """Return what a table shows: dataset, section, images, origins."""
+    section = (f"{name} {sanitize(value)}" for name, value in table.group)
+    parts = [
+        sanitize(table.dataset),
+        *section,
+        f"Top-1 on {_images_text(table.rows)}",
+        _origins_text(table.counts),
+    ]
+    if best_seed:
+        parts.append("best seed of each recipe")
+    return " · ".join(parts)
+
+
+def _images_text(entries: Sequence[Entry]) -> str:
+    splits = sorted({entry.split for entry in entries if entry.split})
+    images = f"{sanitize(splits[0])} images" if len(splits) == 1 else "images"
+    totals = sorted({entry.eval_n for entry in entries if entry.eval_n})
+    if not totals:
+        return images
+    span = f"{totals[0]:,}" if len(totals) == 1 else f"{totals[0]:,} to {totals[-1]:,}"
+    return f"{span} {images}"
+
+
+def _origins_text(counts: Counts) -> str:
+    n_local = counts.groups or counts.empty_groups
+    if n_local and counts.published:
+        return "own runs and published rows"
+    return "own runs" if n_local else "published rows"
+
+
+def table_footer(table: Table) -> str:
+    """Return what a table's rows were made from, and what is not shown of them."""
+    counts = table.counts
+    parts = []
+    if counts.runs:
+        unsuccessful = [(counts.failed, "failed"), (counts.cancelled, "cancelled")]
+        unsuccessful_text = ", ".join(
+            f"{number} {state}" for number, state in unsuccessful if number
+        )
+        runs = f"{pluralize(counts.groups, 'group')}, {pluralize(counts.runs, 'run')}"
+        parts.append(f"{runs} ({unsuccessful_text})" if unsuccessful_text else runs)
+    if counts.empty_groups:
+        parts.append(f"{pluralize(counts.empty_groups, 'group')} without a result")
+    if counts.published:
+        parts.append(pluralize(counts.published, "published row"))
+    if table.hidden:
+        parts.append(f"{pluralize(table.hidden, 'row')} not shown")
+    return " · ".join([*parts, "a rank counts the rows that lie wholly above"])
+
 
 LOCAL_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER = "●", "○", "◌"
 MISSING = "–"
@@ -207,3 +265,71 @@ def _source_cell(entry: Entry) -> Cell:
         parts.append("suspect")
     is_bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
     return Cell(", ".join(parts), highlight="bad" if is_bad else "")
+
+
+def column_view(board: Board, names: Sequence[str]) -> tuple[ViewTable, ...]:
+    """Return the tables of a board with these columns, titled by their names in the contract."""
+    columns = tuple(
+        _view_column(COLUMNS_BY_NAME[name], len(names) - n) for n, name in enumerate(names)
+    )
+    return tuple(
+        ViewTable(
+            table_title(table, best_seed=board.best_seed),
+            columns,
+            _value_rows(table, names),
+            table_footer(table),
+            row_notes(table, board),
+        )
+        for table in board.tables
+    )
+
+
+def _view_column(column: Column, priority: int) -> ViewColumn:
+    never_hidden = column.name in ("rank", "model")
+    align: Align = "right" if column.kind == "number" and column.name != "rank" else "left"
+    return ViewColumn(column.name, column.name, align, priority=0 if never_hidden else priority)
+
+
+def _value_rows(table: Table, names: Sequence[str]) -> tuple[tuple[Cell, ...], ...]:
+    podium_of_rows = podium_places(table.rows)
+    return tuple(
+        tuple(value_cell(row, name, podium if name == "top1_mean" else 0) for name in names)
+        for row, podium in zip(table.rows, podium_of_rows, strict=True)
+    )
+
+
+def value_cell(entry: Entry, name: str, podium: int = 0) -> Cell:
+    """Return one value of an entry, as a person reads it."""
+    value, column = getattr(entry, name), COLUMNS_BY_NAME[name]
+    if value is None:
+        return Cell("" if name == "rank" else MISSING, dim=True)
+    if name == "model":
+        return Cell(model_text(entry), dim=not entry.is_local)
+    strong = name == "rank" or podium == 1
+    return Cell(_value_text(column, value), strong=strong, podium=podium)
+
+
+def _value_text(column: Column, value: str | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return sanitize(value)
+    if column.name == "delta_fp32":
+        return format_signed(value)
+    return _UNIT_FORMATS.get(column.unit, _format_plain)(value)
+
+
+def _format_plain(value: float) -> str:
+    return f"{value:,}"
+
+
+def _format_giga(value: float) -> str:
+    return format_three_digits(value) if value >= 0.01 else f"{value:.2g}"
+
+
+_UNIT_FORMATS: Mapping[str, Callable[[float], str]] = {
+    "%": "{:.2f}".format,
+    "h": "{:.2f}".format,
+    "bytes": format_bytes,
+    "10^9": _format_giga,
+}

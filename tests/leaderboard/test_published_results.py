@@ -3,11 +3,7 @@
 import pytest
 
 from lsqctl.errors import DataError
-from lsqctl.leaderboard.references import (
-    ABLATIONS_PAGE,
-    PWC_PAGE,
-    load_bundled_results,
-)
+from lsqctl.leaderboard.published_results import ABLATIONS_PAGE, PWC_PAGE, load_bundled_results
 from lsqctl.recipe.catalog import MODEL_NAMES
 
 REFERENCES = load_bundled_results()
