@@ -14,7 +14,7 @@ from lsqctl.recipe import RunRef
 from lsqctl.recipe_file import (
     bundled_recipes,
     find_parent,
-    headers,
+    recipe_summaries,
     json_schema,
     keys_markdown,
     load,
@@ -51,14 +51,14 @@ def test_the_published_schema_accepts_every_shipped_recipe(path):
 def test_every_run_that_a_shipped_recipe_starts_from_is_shipped_too(name):
     loaded = load(name, abstract_ok=True)
     for cell in loaded.cells:
-        for parent in cell.recipe.references().values():
+        for parent in cell.recipe.input_refs().values():
             if isinstance(parent, RunRef):
                 assert find_parent(parent.run, loaded.path).cells
 
 
 def test_the_listing_is_what_lies_on_the_disk():
     assert bundled_recipes() == sorted(NAMES)
-    assert [header.name for header in headers()] == sorted(NAMES)
+    assert [header.name for header in recipe_summaries()] == sorted(NAMES)
 
 
 def test_no_two_shipped_recipes_make_runs_of_one_name_and_seed():

@@ -14,11 +14,11 @@ from lsqctl.recipe import (
     MODEL_NAMES,
     Recipe,
     RunRef,
-    check_together,
+    cross_check,
     derived_defaults,
     fingerprint,
     load_stored,
-    valid_name,
+    is_valid_name,
 )
 from lsqctl.recipe_file import dump, load
 from lsqctl.recipe_file.keys import FIELDS, SECTIONS, choices_of
@@ -159,7 +159,7 @@ def test_defaults_are_derived_from_anything_without_an_error(raw):
 
 @given(st.text(alphabet="ab./-_\\ A0é\n", max_size=20))
 def test_a_valid_name_stays_inside_its_folder(name):
-    if valid_name(name):
+    if is_valid_name(name):
         assert ".." not in name
         assert not name.startswith(("/", "."))
         assert name.count("/") <= 3
@@ -186,18 +186,18 @@ def test_a_valid_name_stays_inside_its_folder(name):
     ],
 )
 def test_an_unsafe_name_is_refused(name):
-    assert not valid_name(name)
+    assert not is_valid_name(name)
     with pytest.raises(ValidationError):
         changed("name", name)
 
 
 def test_sound_recipes_fit_together():
-    assert check_together(Recipe.model_validate(BASE)) == []
+    assert cross_check(Recipe.model_validate(BASE)) == []
 
 
 def test_references_name_what_must_exist_first():
     recipe = changed("model.weights", {"run": "p/q"})
-    assert recipe.references() == {"model.weights": RunRef(run="p/q"), "distill.teacher": "t.pth"}
+    assert recipe.input_refs() == {"model.weights": RunRef(run="p/q"), "distill.teacher": "t.pth"}
 
 
 def test_every_choice_of_a_model_is_accepted():

@@ -104,7 +104,7 @@ def test_cifar10_has_each_depth_and_precision_with_and_without_a_teacher(depth, 
 def test_a_chain_that_begins_with_nothing_needs_no_file(depth):
     for one in load(f"cifar10/resnet{depth}-scratch-lsq").cells:
         start = cell(one.recipe.model.weights.run)
-        assert start.references() == {}
+        assert start.input_refs() == {}
         assert start.data.normalize == one.recipe.data.normalize
 
 

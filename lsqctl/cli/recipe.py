@@ -118,9 +118,9 @@ def _common_prefix_length(names: Sequence[str]) -> int:
 
 
 def _value_text(value: object) -> str:
-    from lsqctl.recipe_file.writing import scalar
+    from lsqctl.recipe_file.writing import dump_scalar
 
-    return "–" if value is None else scalar(value)
+    return "–" if value is None else dump_scalar(value)
 
 
 app = typer.Typer(
@@ -147,9 +147,9 @@ class DiagnosticFormat(StrEnum):
 @app.command("ls", epilog="Example: lsqctl recipe ls")
 def list_recipes(json: Json = False) -> None:
     """List the recipes that ship with lsqctl; each can be submitted by its name."""
-    from lsqctl.recipe_file import headers
+    from lsqctl.recipe_file import recipe_summaries
 
-    recipe_headers = headers()
+    recipe_headers = recipe_summaries()
     if json:
         print_json({"recipes": recipe_headers})
         return

@@ -51,11 +51,11 @@ def list_runs(
     quiet: Quiet = False,
 ) -> None:
     """List runs, newest first."""
-    from lsqctl.filters.names import OF_RUNS
+    from lsqctl.filters.names import RUN_COLUMN_KINDS
     from lsqctl.filters.parsing import parse
     from lsqctl.services.run_control import resolve_sweep
 
-    expression = None if where is None else parse(where, OF_RUNS)
+    expression = None if where is None else parse(where, RUN_COLUMN_KINDS)
     with open_store(ctx) as store:
         sweep = resolve_sweep(store, sweep) if sweep is not None else None
         runs = store.runs.list(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lsqctl.filters.tree import Kind
+from lsqctl.filters.tree import ColumnKind
 
-# What each run has before anything is ranked: `store.filtering` makes SQL of these.
-OF_RESULTS: Mapping[str, Kind] = {
+# What each run has before anything is ranked: `store.filter_sql` makes SQL of these.
+RESULT_COLUMN_KINDS: Mapping[str, ColumnKind] = {
     "run_id": "text",
     "seed": "number",
     "model": "text",
@@ -33,7 +33,7 @@ OF_RESULTS: Mapping[str, Kind] = {
     "created_at": "time",
 }
 
-OF_RUNS: Mapping[str, Kind] = {
+RUN_COLUMN_KINDS: Mapping[str, ColumnKind] = {
     "id": "text",
     "name": "text",
     "state": "text",

@@ -12,19 +12,19 @@ from lsqctl.filters.tree import (
     TEXTUAL,
     And,
     Comparison,
-    Kind,
-    Node,
+    ColumnKind,
+    Expression,
     Not,
     Operator,
     Or,
     Value,
 )
-from lsqctl.filters.words import Word, refusal, too_much, unexpected, words
+from lsqctl.filters.words import Token, error_at, limit_error, unexpected_token, tokenize
 
-DEPTH = 20
-COMPARISONS = 100
-LIST = 100
-_HINTS = {
+MAX_DEPTH = 20
+MAX_COMPARISONS = 100
+MAX_IN_VALUES = 100
+_ALIASES = {
     "top1": "top1_mean",
     "top5": "top5_mean",
     "name": "model",
@@ -41,183 +41,185 @@ _OPERATORS: Mapping[str, Operator] = {
 }  # fmt: skip
 
 
-def parse(text: str, columns: Mapping[str, Kind]) -> Node:
-    """Return the tree of a filter over ``columns``.  Raises FilterError, which shows the place.
+def parse(text: str, columns: Mapping[str, ColumnKind]) -> Expression:
+    """Return a filter over ``columns``.  Raises FilterError, which shows the position.
 
     >>> parse("bits <= 4", {"bits": "number"})
-    Comparison(column='bits', operator='<=', values=(4,), at=0)
+    Comparison(column='bits', operator='<=', values=(4,), offset=0)
     """
-    return _Parser(text, words(text), columns).whole()
+    return _Parser(text, tokenize(text), columns).parse()
 
 
-def moment(text: str) -> datetime:
-    """Return the moment that a text means, UTC unless it says otherwise.  Raises ValueError."""
-    found = datetime.fromisoformat(text.strip())
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+def parse_time(text: str) -> datetime:
+    """Return the time that a text means, UTC unless it says otherwise.  Raises ValueError."""
+    parsed = datetime.fromisoformat(text.strip())
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 
 @dataclass(slots=True)
 class _Parser:
     text: str
-    words: list[Word]
-    columns: Mapping[str, Kind]
-    place: int = 0
+    tokens: list[Token]
+    columns: Mapping[str, ColumnKind]
+    index: int = 0
     depth: int = 0
-    names: list[Word] = field(default_factory=list)
+    column_tokens: list[Token] = field(default_factory=list)
 
-    def whole(self) -> Node:
-        tree = self.either()
-        if self.word.kind != "end":
-            raise unexpected(self.text, self.word, "`and`, `or` or the end")
-        return tree
+    def parse(self) -> Expression:
+        expression = self.disjunction()
+        if self.token.kind != "end":
+            raise unexpected_token(self.text, self.token, "`and`, `or` or the end")
+        return expression
 
     @property
-    def word(self) -> Word:
-        return self.words[self.place]
+    def token(self) -> Token:
+        return self.tokens[self.index]
 
-    def take(self) -> Word:
-        word = self.word
-        self.place += word.kind != "end"
-        return word
+    def advance(self) -> Token:
+        token = self.token
+        self.index += token.kind != "end"
+        return token
 
-    def taken(self, *keys: str) -> str:
+    def accept(self, *keys: str) -> str:
         """Return which of these keywords or signs comes next, and take it; else nothing."""
-        word = self.word
-        if word.kind in ("keyword", "sign") and word.key in keys:
-            self.take()
-            return word.key
+        token = self.token
+        if token.kind in ("keyword", "sign") and token.key in keys:
+            self.advance()
+            return token.key
         return ""
 
-    def either(self) -> Node:
-        parts = [self.both()]
-        while self.taken("or"):
-            parts.append(self.both())
+    def disjunction(self) -> Expression:
+        parts = [self.conjunction()]
+        while self.accept("or"):
+            parts.append(self.conjunction())
         return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
-    def both(self) -> Node:
-        parts = [self.one()]
-        while self.taken("and"):
-            parts.append(self.one())
+    def conjunction(self) -> Expression:
+        parts = [self.term()]
+        while self.accept("and"):
+            parts.append(self.term())
         return parts[0] if len(parts) == 1 else And(tuple(parts))
 
-    def one(self) -> Node:
+    def term(self) -> Expression:
         self.depth += 1
-        if self.depth > DEPTH:
-            raise too_much(f"`not` and parentheses go at most {DEPTH} deep")
-        if self.taken("not"):
-            tree: Node = Not(self.one())
-        elif self.taken("("):
-            tree = self.either()
-            if not self.taken(")"):
-                raise unexpected(self.text, self.word, "`and`, `or` or `)`")
+        if self.depth > MAX_DEPTH:
+            raise limit_error(f"`not` and parentheses go at most {MAX_DEPTH} deep")
+        if self.accept("not"):
+            expression: Expression = Not(self.term())
+        elif self.accept("("):
+            expression = self.disjunction()
+            if not self.accept(")"):
+                raise unexpected_token(self.text, self.token, "`and`, `or` or `)`")
         else:
-            tree = self.comparison()
+            expression = self.comparison()
         self.depth -= 1
-        return tree
+        return expression
 
-    def comparison(self) -> Node:
-        name = self.take()
+    def comparison(self) -> Expression:
+        name = self.advance()
         if name.kind != "name":
-            raise unexpected(self.text, name, "a column")
-        self.names.append(name)
-        if len(self.names) > COMPARISONS:
-            raise too_much(f"a filter makes at most {COMPARISONS} comparisons")
-        kind = self.kind(name)
-        if kind == "bool" and self.ended():
-            return Comparison(name.key, "=", (True,), at=name.start)
-        if self.taken("is"):
-            null = Comparison(name.key, "!=" if self.taken("not") else "=", (None,), at=name.start)
-            if not self.taken("null"):
-                raise unexpected(self.text, self.word, "`null`")
-            return null
-        return self.compared(name, kind)
+            raise unexpected_token(self.text, name, "a column")
+        self.column_tokens.append(name)
+        if len(self.column_tokens) > MAX_COMPARISONS:
+            raise limit_error(f"a filter makes at most {MAX_COMPARISONS} comparisons")
+        kind = self.column_kind(name)
+        if kind == "bool" and self.at_end():
+            return Comparison(name.key, "=", (True,), offset=name.start)
+        if self.accept("is"):
+            is_null = Comparison(
+                name.key, "!=" if self.accept("not") else "=", (None,), offset=name.start
+            )
+            if not self.accept("null"):
+                raise unexpected_token(self.text, self.token, "`null`")
+            return is_null
+        return self.operation(name, kind)
 
-    def ended(self) -> bool:
-        return self.word.kind == "end" or self.word.key in ("and", "or", ")")
+    def at_end(self) -> bool:
+        return self.token.kind == "end" or self.token.key in ("and", "or", ")")
 
-    def kind(self, name: Word) -> Kind:
+    def column_kind(self, name: Token) -> ColumnKind:
         if name.key in self.columns:
             return self.columns[name.key]
-        hint = _HINTS.get(name.key.lower().rpartition(".")[2], "")
-        guess = hint if hint in self.columns else nearest(name.key, self.columns)
-        helps = (f"did you mean `{guess}`?",) if guess else ()
-        known = f"columns: {', '.join(self.columns)}"
-        label = f"`{name.key}` is no column"
-        raise refusal("F002", self.text, (name.start, name.end), label, (*helps, known))
+        alias = _ALIASES.get(name.key.lower().rpartition(".")[2], "")
+        guess = alias if alias in self.columns else nearest(name.key, self.columns)
+        hints = (f"did you mean `{guess}`?",) if guess else ()
+        column_list = f"columns: {', '.join(self.columns)}"
+        message = f"`{name.key}` is no column"
+        raise error_at("F002", self.text, (name.start, name.end), message, (*hints, column_list))
 
-    def compared(self, name: Word, kind: Kind) -> Node:
-        sign = self.word
-        turned = bool(self.taken("not"))
-        key = self.taken("in", "like") if turned else self.taken(*_OPERATORS, "!~")
+    def operation(self, name: Token, kind: ColumnKind) -> Expression:
+        operator_token = self.token
+        negated = bool(self.accept("not"))
+        key = self.accept("in", "like") if negated else self.accept(*_OPERATORS, "!~")
         if not key:
-            wanted = "`in` or `like`" if turned else "one of = != < <= > >= in like ~"
-            raise unexpected(self.text, self.word, wanted)
+            expected = "`in` or `like`" if negated else "one of = != < <= > >= in like ~"
+            raise unexpected_token(self.text, self.token, expected)
         operator = _OPERATORS["~" if key == "!~" else key]
         if kind != "text" and operator in TEXTUAL:
-            label = f"`{operator}` is for texts, and `{name.key}` is a {kind}"
-            raise refusal("F003", self.text, (sign.start, sign.end), label)
-        values = self.listed(kind) if operator == "in" else (self.value(kind, operator),)
-        found = Comparison(name.key, operator, values, at=name.start)
-        return Not(found) if turned or key == "!~" else found
+            message = f"`{operator}` is for texts, and `{name.key}` is a {kind}"
+            raise error_at("F003", self.text, (operator_token.start, operator_token.end), message)
+        values = self.value_list(kind) if operator == "in" else (self.value(kind, operator),)
+        comparison = Comparison(name.key, operator, values, offset=name.start)
+        return Not(comparison) if negated or key == "!~" else comparison
 
-    def listed(self, kind: Kind) -> tuple[Value, ...]:
-        if not self.taken("("):
-            raise unexpected(self.text, self.word, "`(` and the values")
+    def value_list(self, kind: ColumnKind) -> tuple[Value, ...]:
+        if not self.accept("("):
+            raise unexpected_token(self.text, self.token, "`(` and the values")
         values = [self.value(kind, "in")]
-        while self.taken(","):
+        while self.accept(","):
             values.append(self.value(kind, "in"))
-            if len(values) > LIST:
-                raise too_much(f"`in` takes at most {LIST} values")
-        if not self.taken(")"):
-            raise unexpected(self.text, self.word, "`,` or `)`")
+            if len(values) > MAX_IN_VALUES:
+                raise limit_error(f"`in` takes at most {MAX_IN_VALUES} values")
+        if not self.accept(")"):
+            raise unexpected_token(self.text, self.token, "`,` or `)`")
         return tuple(values)
 
-    def value(self, kind: Kind, operator: Operator) -> Value:
-        word = self.take()
-        if word.key == "null" and word.kind == "keyword":
+    def value(self, kind: ColumnKind, operator: Operator) -> Value:
+        token = self.advance()
+        if token.key == "null" and token.kind == "keyword":
             if operator not in ("=", "!="):
-                label = "null can be compared with = and != only"
-                raise refusal("F003", self.text, (word.start, word.end), label)
+                message = "null can be compared with = and != only"
+                raise error_at("F003", self.text, (token.start, token.end), message)
             return None
-        if word.key in ("true", "false"):
-            found: Value = word.key == "true"
-        elif word.kind in ("text", "number"):
-            found = word.value
+        if token.key in ("true", "false"):
+            literal: Value = token.key == "true"
+        elif token.kind in ("text", "number"):
+            literal = token.value
         else:
-            raise self.no_value(word, kind)
-        self.check(word, found, kind, operator)
-        return found
+            raise self.not_a_value(token, kind)
+        self.check_kind(token, literal, kind, operator)
+        return literal
 
-    def no_value(self, word: Word, kind: Kind) -> Exception:
-        if word.kind != "name":
-            return unexpected(self.text, word, f"a {kind}")
-        quoted = (f"write '{word.key}' if a text is meant",)
-        label = "a text stands in quotes, and columns are not compared with each other"
-        return refusal("F001", self.text, (word.start, word.end), label, quoted)
+    def not_a_value(self, token: Token, kind: ColumnKind) -> Exception:
+        if token.kind != "name":
+            return unexpected_token(self.text, token, f"a {kind}")
+        hints = (f"write '{token.key}' if a text is meant",)
+        message = "a text stands in quotes, and columns are not compared with each other"
+        return error_at("F001", self.text, (token.start, token.end), message, hints)
 
-    def check(self, word: Word, value: Value, kind: Kind, operator: Operator) -> None:
-        label = ""
+    def check_kind(self, token: Token, value: Value, kind: ColumnKind, operator: Operator) -> None:
+        message = ""
         if kind == "time":
-            label = _no_time(value)
+            message = _time_message(value)
         elif {str: "text", bool: "bool"}.get(type(value), "number") != kind:
-            label = f"this column is a {kind}{_EXAMPLES[kind]}"
+            message = f"this column is a {kind}{_KIND_HINTS[kind]}"
         elif kind == "bool" and operator in ORDERING:
-            label = "true and false have no order"
-        if label:
-            raise refusal("F003", self.text, (word.start, word.end), label)
+            message = "true and false have no order"
+        if message:
+            raise error_at("F003", self.text, (token.start, token.end), message)
 
 
-_EXAMPLES = {
+_KIND_HINTS = {
     "number": ", written without quotes",
     "text": ", written in quotes",
     "bool": ": true or false",
 }
 
 
-def _no_time(value: Value) -> str:
+def _time_message(value: Value) -> str:
     try:
         if isinstance(value, str):
-            moment(value)
+            parse_time(value)
             return ""
     except ValueError:
         pass

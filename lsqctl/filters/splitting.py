@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from lsqctl.filters.tree import And, Node, columns_of
+from lsqctl.filters.tree import And, Expression, columns_of
 
 
-def split(tree: Node | None, known: Iterable[str]) -> tuple[Node | None, Node | None]:
-    """Return (what looks at columns of ``known`` only, the rest): ``and`` of both is ``tree``.
+def split_conjunction(
+    expression: Expression | None, columns: Iterable[str]
+) -> tuple[Expression | None, Expression | None]:
+    """Return (what looks at ``columns`` only, the rest): ``and`` of both is ``expression``.
 
     Only at ``and`` can a filter be parted, so an ``or`` of both kinds belongs to the rest.
     """
-    names = frozenset(known)
-    parts = tree.parts if isinstance(tree, And) else () if tree is None else (tree,)
-    first = [part for part in parts if columns_of(part) <= names]
-    rest = [part for part in parts if not columns_of(part) <= names]
-    return both(first), both(rest)
+    allowed = frozenset(columns)
+    parts = (
+        expression.parts
+        if isinstance(expression, And)
+        else ()
+        if expression is None
+        else (expression,)
+    )
+    pushed_down = [part for part in parts if columns_of(part) <= allowed]
+    rest = [part for part in parts if not columns_of(part) <= allowed]
+    return conjunction_of(pushed_down), conjunction_of(rest)
 
 
-def both(parts: Iterable[Node]) -> Node | None:
+def conjunction_of(parts: Iterable[Expression]) -> Expression | None:
     """Return the filter that all of these make together; None for none."""
-    some = tuple(parts)
-    return And(some) if len(some) > 1 else some[0] if some else None
+    conjuncts = tuple(parts)
+    return And(conjuncts) if len(conjuncts) > 1 else conjuncts[0] if conjuncts else None

@@ -7,7 +7,7 @@ from typing import Literal
 
 Value = str | int | float | bool | None
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "like", "~"]
-Kind = Literal["text", "number", "bool", "time"]
+ColumnKind = Literal["text", "number", "bool", "time"]
 
 ORDERING = ("<", "<=", ">", ">=")
 TEXTUAL = ("like", "~")
@@ -18,13 +18,13 @@ class Comparison:
     """``column operator value``; of several ``values`` only with ``in``.
 
     ``like`` takes ``%`` for any letters and ``_`` for one; ``~`` says that the text holds the
-    value; both take a and A as equal. ``at`` is where it began in the text, for messages.
+    value; both take a and A as equal. ``offset`` is where it began in the text, for messages.
     """
 
     column: str
     operator: Operator
     values: tuple[Value, ...]
-    at: int = field(default=0, compare=False)
+    offset: int = field(default=0, compare=False)
 
     @property
     def value(self) -> Value:
@@ -36,29 +36,29 @@ class Comparison:
 class Not:
     """True where ``part`` is false."""
 
-    part: Node
+    part: Expression
 
 
 @dataclass(frozen=True, slots=True)
 class And:
     """True where each of two or more parts is true."""
 
-    parts: tuple[Node, ...]
+    parts: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
     """True where one of two or more parts is true."""
 
-    parts: tuple[Node, ...]
+    parts: tuple[Expression, ...]
 
 
-Node = Comparison | Not | And | Or
+Expression = Comparison | Not | And | Or
 
 
-def columns_of(tree: Node) -> frozenset[str]:
+def columns_of(expression: Expression) -> frozenset[str]:
     """Return the columns that a filter looks at."""
-    match tree:
+    match expression:
         case Comparison(column=column):
             return frozenset({column})
         case Not(part=part):
@@ -67,26 +67,26 @@ def columns_of(tree: Node) -> frozenset[str]:
             return frozenset().union(*map(columns_of, parts))
 
 
-def to_text(tree: Node) -> str:
-    """Return a filter as text; parsed again, it is the same tree.
+def to_text(expression: Expression) -> str:
+    """Return a filter as text; parsed again, it is the same expression.
 
     >>> to_text(And((Comparison("weight_bits", "<=", (4,)), Comparison("dataset", "=", ("it's",)))))
     "weight_bits <= 4 and dataset = 'it''s'"
     """
-    match tree:
+    match expression:
         case Comparison(column=column, operator="in", values=values):
-            return f"{column} in ({', '.join(map(literal, values))})"
+            return f"{column} in ({', '.join(map(value_text, values))})"
         case Comparison(column=column, operator=operator, values=values):
-            return f"{column} {operator} {literal(values[0])}"
+            return f"{column} {operator} {value_text(values[0])}"
         case Not(part=part):
-            return f"not {_inside(part)}"
+            return f"not {_parenthesized(part)}"
         case And(parts=parts):
-            return " and ".join(map(_inside, parts))
+            return " and ".join(map(_parenthesized, parts))
         case Or(parts=parts):
-            return " or ".join(map(_inside, parts))
+            return " or ".join(map(_parenthesized, parts))
 
 
-def literal(value: Value) -> str:
+def value_text(value: Value) -> str:
     """Return a value as it is written in a filter."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -95,6 +95,6 @@ def literal(value: Value) -> str:
     return repr(value)
 
 
-def _inside(part: Node) -> str:
+def _parenthesized(part: Expression) -> str:
     text = to_text(part)
     return f"({text})" if isinstance(part, And | Or) else text

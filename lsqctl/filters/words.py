@@ -11,10 +11,10 @@ from lsqctl.errors import Diagnostic, FilterError, Position
 from lsqctl.filters.tree import Value
 
 OPTION = "--where"
-LENGTH = 2_000  # letters of a filter
+MAX_LENGTH = 2_000  # letters of a filter
 KEYWORDS = frozenset({"and", "or", "not", "in", "like", "is", "true", "false", "null"})
 
-_WORD = re.compile(
+_TOKEN = re.compile(
     r"""(?P<blank>\s+)
       | (?P<text>'(?:[^']|'')*'|"(?:[^"]|"")*")
       | (?P<number>[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)
@@ -22,13 +22,13 @@ _WORD = re.compile(
       | (?P<sign><=|>=|!=|<>|==|!~|[=<>~(),])""",
     re.VERBOSE,
 )
-_SAME = {"==": "=", "<>": "!="}
-_CURLED = "‘’“”„«»`´"
+_SYNONYMS = {"==": "=", "<>": "!="}
+_CURLY_QUOTES = "‘’“”„«»`´"
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """One word of a filter; ``end`` is exclusive. ``key`` is a keyword or sign, folded."""
+class Token:
+    """One token of a filter; ``end`` is exclusive. ``key`` is a keyword or sign, folded."""
 
     kind: Literal["text", "number", "name", "keyword", "sign", "end"]
     key: str
@@ -37,62 +37,62 @@ class Word:
     end: int
 
 
-def words(text: str) -> list[Word]:
-    """Return the words of a filter, an ``end`` last.  Raises FilterError."""
-    if len(text) > LENGTH:
-        raise too_much(f"a filter has at most {LENGTH:,} letters, this one {len(text):,}")
-    found, place = [], 0
-    while place < len(text):
-        match = _WORD.match(text, place)
+def tokenize(text: str) -> list[Token]:
+    """Return the tokens of a filter, an ``end`` last.  Raises FilterError."""
+    if len(text) > MAX_LENGTH:
+        raise limit_error(f"a filter has at most {MAX_LENGTH:,} letters, this one {len(text):,}")
+    tokens, offset = [], 0
+    while offset < len(text):
+        match = _TOKEN.match(text, offset)
         if match is None:
-            raise _stray(text, place)
-        place = match.end()
+            raise _stray_character(text, offset)
+        offset = match.end()
         if match.lastgroup != "blank":
-            found.append(_word(match, text))
-    return [*found, Word("end", "", None, len(text), len(text) + 1)]
+            tokens.append(_token_of(match, text))
+    return [*tokens, Token("end", "", None, len(text), len(text) + 1)]
 
 
-def _word(match: re.Match[str], text: str) -> Word:
-    shown, start, end = match[0], match.start(), match.end()
+def _token_of(match: re.Match[str], text: str) -> Token:
+    lexeme, start, end = match[0], match.start(), match.end()
     match match.lastgroup:
         case "text":
-            return Word("text", "", _unquoted(shown, text, start, end), start, end)
+            return Token("text", "", _unquote(lexeme, text, start, end), start, end)
         case "number":
-            return Word("number", "", _number(shown, text, start, end), start, end)
-        case "name" if shown.lower() in KEYWORDS:
-            return Word("keyword", shown.lower(), None, start, end)
+            return Token("number", "", _parse_number(lexeme, text, start, end), start, end)
+        case "name" if lexeme.lower() in KEYWORDS:
+            return Token("keyword", lexeme.lower(), None, start, end)
         case "name":
-            return Word("name", shown, None, start, end)
-    return Word("sign", _SAME.get(shown, shown), None, start, end)
+            return Token("name", lexeme, None, start, end)
+    return Token("sign", _SYNONYMS.get(lexeme, lexeme), None, start, end)
 
 
-def _unquoted(shown: str, text: str, start: int, end: int) -> str:
-    if "\0" in shown:
-        raise refusal("F001", text, (start, end), "a text here cannot hold a NUL character")
-    return shown[1:-1].replace(shown[0] * 2, shown[0])
+def _unquote(lexeme: str, text: str, start: int, end: int) -> str:
+    if "\0" in lexeme:
+        raise error_at("F001", text, (start, end), "a text here cannot hold a NUL character")
+    return lexeme[1:-1].replace(lexeme[0] * 2, lexeme[0])
 
 
-def _number(shown: str, text: str, start: int, end: int) -> int | float:
-    digits = shown.lstrip("+-")
+def _parse_number(lexeme: str, text: str, start: int, end: int) -> int | float:
+    digits = lexeme.lstrip("+-")
     if digits.isdecimal() and len(digits) <= 18:  # what fits a database's integer
-        return int(shown)
-    value = float(shown)
+        return int(lexeme)
+    value = float(lexeme)
     if math.isinf(value):
-        raise refusal("F001", text, (start, end), "this number is larger than any that is stored")
+        raise error_at("F001", text, (start, end), "this number is larger than any that is stored")
     return value
 
 
-def _stray(text: str, place: int) -> FilterError:
-    if text[place] in "'\"":
-        helps = (f"close it with another {text[place]}; write one inside as two",)
-        return refusal("F001", text, (place, len(text)), "this text is not closed", helps)
-    if text[place] in _CURLED:
-        helps = ("quote a text with plain ' or \"",)
-        return refusal("F001", text, (place, place + 1), "this is no quote here", helps)
-    return refusal("F001", text, (place, place + 1), "this has no meaning here", _GRAMMAR)
+def _stray_character(text: str, offset: int) -> FilterError:
+    if text[offset] in "'\"":
+        hints = (f"close it with another {text[offset]}; write one inside as two",)
+        return error_at("F001", text, (offset, len(text)), "this text is not closed", hints)
+    if text[offset] in _CURLY_QUOTES:
+        hints = ("quote a text with plain ' or \"",)
+        return error_at("F001", text, (offset, offset + 1), "this is no quote here", hints)
+    return error_at("F001", text, (offset, offset + 1), "this has no meaning here", _GRAMMAR_HINTS)
 
 
-_GRAMMAR = ("compare with = != < <= > >= in like ~, join with and, or, not and ( )",)
+_GRAMMAR_HINTS = ("compare with = != < <= > >= in like ~, join with and, or, not and ( )",)
 _TITLES = {
     "F001": "this is no filter",
     "F002": "unknown column",
@@ -101,23 +101,23 @@ _TITLES = {
 }
 
 
-def refusal(
-    code: str, text: str, span: tuple[int, int], label: str, helps: tuple[str, ...] = ()
+def error_at(
+    code: str, text: str, span: tuple[int, int], message: str, hints: tuple[str, ...] = ()
 ) -> FilterError:
     """Return the error that points at a span of the filter's text; ``end`` is exclusive."""
     start, end = span
-    place = Position(1, start + 1, max(end, start + 1) + 1)
-    return FilterError(Diagnostic(code, _TITLES[code], label, OPTION, place, text, helps))
+    position = Position(1, start + 1, max(end, start + 1) + 1)
+    return FilterError(Diagnostic(code, _TITLES[code], message, OPTION, position, text, hints))
 
 
-def too_much(label: str) -> FilterError:
+def limit_error(message: str) -> FilterError:
     """Return the error for a filter beyond a limit."""
-    return FilterError(Diagnostic("F004", _TITLES["F004"], label, OPTION))
+    return FilterError(Diagnostic("F004", _TITLES["F004"], message, OPTION))
 
 
-def unexpected(text: str, word: Word, wanted: str) -> FilterError:
-    """Return the error for a word that cannot stand where it does."""
-    label = f"{wanted} must stand here"
-    if word.kind == "end":
-        label += ", but the filter ends"
-    return refusal("F001", text, (word.start, word.end), label, _GRAMMAR)
+def unexpected_token(text: str, token: Token, expected: str) -> FilterError:
+    """Return the error for a token that cannot stand where it does."""
+    message = f"{expected} must stand here"
+    if token.kind == "end":
+        message += ", but the filter ends"
+    return error_at("F001", text, (token.start, token.end), message, _GRAMMAR_HINTS)

@@ -8,17 +8,17 @@ from datetime import datetime
 from operator import attrgetter
 
 from lsqctl.events import BoardRow
-from lsqctl.filters.judging import Known, Unknown, holds
-from lsqctl.filters.names import OF_RESULTS
-from lsqctl.filters.tree import Kind, Node
+from lsqctl.filters.judging import ColumnValue, Undecidable, matches
+from lsqctl.filters.names import RESULT_COLUMN_KINDS
+from lsqctl.filters.tree import ColumnKind, Expression
 from lsqctl.leaderboard.board import COLUMNS, Board, Entry, Table, check_column_names
 from lsqctl.leaderboard.entries import published_entry
 from lsqctl.leaderboard.published_results import PublishedResult
 
 # What `leaderboard --where` may name: what a run has, and what a ranked row has.
-WHERE_COLUMNS: Mapping[str, Kind] = {
+WHERE_COLUMNS: Mapping[str, ColumnKind] = {
     **{column.name: column.kind for column in COLUMNS},
-    **OF_RESULTS,
+    **RESULT_COLUMN_KINDS,
 }
 
 
@@ -31,7 +31,7 @@ class BoardQuery:
     last; ``limit`` keeps so many rows of each table. Raises UsageError for an unknown column.
     """
 
-    where: Node | None = None
+    where: Expression | None = None
     group_by: tuple[str, ...] = ()
     sort: tuple[str, ...] = ()
     limit: int | None = None
@@ -47,11 +47,11 @@ def apply_query(board: Board, query: BoardQuery) -> Board:
     return replace(board, tables=tuple(tables))
 
 
-def filter_value(entry: Entry, column: str) -> Known:
+def filter_value(entry: Entry, column: str) -> ColumnValue:
     """Return what a filter compares: a moment for ``created_at``, None for what it has not."""
     if column == "created_at" and entry.created_at:
         return datetime.fromisoformat(entry.created_at)
-    value: Known = getattr(entry, column, None)
+    value: ColumnValue = getattr(entry, column, None)
     return None if value == "" else value
 
 
@@ -69,10 +69,10 @@ def _split_table(table: Table, query: BoardQuery) -> Iterable[Table]:
             yield replace(table, rows=tuple(rows), group=group, hidden=hidden)
 
 
-def _matching_rows(rows: list[Entry], where: Node | None) -> list[Entry]:
+def _matching_rows(rows: list[Entry], where: Expression | None) -> list[Entry]:
     if where is None:
         return rows
-    return [row for row in rows if holds(where, lambda name, row=row: filter_value(row, name))]  # type: ignore[misc]
+    return [row for row in rows if matches(where, lambda name, row=row: filter_value(row, name))]  # type: ignore[misc]
 
 
 def _sort_rows(rows: list[Entry], sort: tuple[str, ...]) -> list[Entry]:
@@ -101,7 +101,7 @@ _FAILED_RUN_FIELDS: Mapping[str, str] = {
 }
 
 
-def filter_failed_runs(rows: Sequence[BoardRow], where: Node | None) -> list[BoardRow]:
+def filter_failed_runs(rows: Sequence[BoardRow], where: Expression | None) -> list[BoardRow]:
     """Return the rows with a result, which are chosen already, and the failed ones that belong.
 
     A failed run belongs if it passes, or if nobody can tell while its recipe has a row: so that
@@ -116,7 +116,7 @@ def filter_failed_runs(rows: Sequence[BoardRow], where: Node | None) -> list[Boa
 
 
 def filter_published(
-    published: Iterable[PublishedResult], where: Node | None
+    published: Iterable[PublishedResult], where: Expression | None
 ) -> list[PublishedResult]:
     """Return the published rows that pass; what a source does not say is missing there."""
     if where is None:
@@ -124,17 +124,17 @@ def filter_published(
     return [result for result in published if _published_matches(result, where)]
 
 
-def _failed_run_matches(row: BoardRow, where: Node, recipes_with_results: set[str]) -> bool:
-    def value(name: str) -> Known:
+def _failed_run_matches(row: BoardRow, where: Expression, recipes_with_results: set[str]) -> bool:
+    def value(name: str) -> ColumnValue:
         if name not in _FAILED_RUN_FIELDS:
-            raise Unknown(name)
-        field_value: Known = attrgetter(_FAILED_RUN_FIELDS[name])(row)
+            raise Undecidable(name)
+        field_value: ColumnValue = attrgetter(_FAILED_RUN_FIELDS[name])(row)
         return None if field_value == "" else field_value
 
-    is_match = holds(where, value)
+    is_match = matches(where, value)
     return row.recipe_sha256 in recipes_with_results if is_match is None else is_match
 
 
-def _published_matches(published: PublishedResult, where: Node) -> bool:
+def _published_matches(published: PublishedResult, where: Expression) -> bool:
     entry = published_entry(published)
-    return bool(holds(where, lambda name: filter_value(entry, name)))
+    return bool(matches(where, lambda name: filter_value(entry, name)))

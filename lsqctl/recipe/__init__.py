@@ -12,15 +12,15 @@ from lsqctl.recipe.catalog import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     MODEL_NAMES,
-    OWN_MODELS,
+    BUILTIN_MODELS,
     TIMM_PREFIX,
     TORCHVISION_MODELS,
-    DatasetFacts,
-    weight_source,
+    DatasetInfo,
+    weights_hint,
 )
 from lsqctl.recipe.fields import Section
 from lsqctl.recipe.identity import fingerprint
-from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.names import is_valid_name
 from lsqctl.recipe.quant_section import OverrideSection, QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
@@ -28,7 +28,7 @@ from lsqctl.recipe.sections import (
     ModelSection,
     RunRef,
 )
-from lsqctl.recipe.together import Problem, check_together, derived_defaults
+from lsqctl.recipe.together import KeyConflict, cross_check, derived_defaults
 from lsqctl.recipe.train_section import TrainSection
 from lsqctl.recipe.whole import Recipe, load_stored
 
@@ -38,24 +38,24 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MODEL_NAMES",
-    "OWN_MODELS",
+    "BUILTIN_MODELS",
     "TIMM_PREFIX",
     "TORCHVISION_MODELS",
     "DataSection",
-    "DatasetFacts",
+    "DatasetInfo",
     "DistillSection",
     "ModelSection",
     "OverrideSection",
-    "Problem",
+    "KeyConflict",
     "QuantSection",
     "Recipe",
     "RunRef",
     "Section",
     "TrainSection",
-    "check_together",
+    "cross_check",
     "derived_defaults",
     "fingerprint",
     "load_stored",
-    "valid_name",
-    "weight_source",
+    "is_valid_name",
+    "weights_hint",
 ]

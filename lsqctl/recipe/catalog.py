@@ -22,13 +22,13 @@ TORCHVISION_MODELS: tuple[str, ...] = tuple(
     vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
     """.split()
 )
-OWN_MODELS: tuple[str, ...] = (
+BUILTIN_MODELS: tuple[str, ...] = (
     "resnet8",
     *(f"cifar_resnet{depth}" for depth in (20, 32, 44, 56, 110)),
     *(f"preact_resnet{depth}" for depth in (18, 34, 50, 101, 152)),
     "squeezenext23_2x",
 )
-MODEL_NAMES: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *OWN_MODELS)))
+MODEL_NAMES: tuple[str, ...] = tuple(sorted((*TORCHVISION_MODELS, *BUILTIN_MODELS)))
 # Networks of convolutions with one channel a group; a test holds them equal to what is built.
 DEPTHWISE_MODELS: tuple[str, ...] = tuple(
     name
@@ -37,11 +37,11 @@ DEPTHWISE_MODELS: tuple[str, ...] = tuple(
 )
 # Networks of the timm library, which a recipe may name besides: which there are, only timm knows.
 TIMM_PREFIX = "timm/"
-TIMM_NAME = r"timm/[A-Za-z0-9_]+"
+TIMM_PATTERN = r"timm/[A-Za-z0-9_]+"
 
 
 @dataclass(frozen=True, slots=True)
-class DatasetFacts:
+class DatasetInfo:
     """What is known of a dataset before it is opened.
 
     ``classes`` is None where the folder decides. ``mean`` and ``std`` are per channel of pixels
@@ -53,7 +53,7 @@ class DatasetFacts:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    folder: bool = False
+    is_image_folder: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -61,34 +61,34 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _CROP_FLIP = {"pad": 4, "flip": True}
 
-DATASETS: Mapping[str, DatasetFacts] = {
-    "digits": DatasetFacts(10, 1, 8, (0.3053,), (0.3761,), defaults={"pad": 1, "flip": False}),
-    "mnist": DatasetFacts(10, 1, 28, (0.1307,), (0.3081,), defaults={"pad": 2, "flip": False}),
-    "fashion_mnist": DatasetFacts(
+DATASETS: Mapping[str, DatasetInfo] = {
+    "digits": DatasetInfo(10, 1, 8, (0.3053,), (0.3761,), defaults={"pad": 1, "flip": False}),
+    "mnist": DatasetInfo(10, 1, 28, (0.1307,), (0.3081,), defaults={"pad": 2, "flip": False}),
+    "fashion_mnist": DatasetInfo(
         10, 1, 28, (0.2860,), (0.3530,), defaults={"pad": 2, "flip": True}
     ),
-    "cifar10": DatasetFacts(
+    "cifar10": DatasetInfo(
         *(10, 3, 32),
         (0.49139966, 0.48215827, 0.44653080),
         (0.24702950, 0.24348449, 0.26158695),
         defaults=_CROP_FLIP,
     ),
-    "cifar100": DatasetFacts(
+    "cifar100": DatasetInfo(
         *(100, 3, 32),
         (0.50707516, 0.48654887, 0.44091784),
         (0.26733429, 0.25643846, 0.27615047),
         defaults=_CROP_FLIP,
     ),
-    "imagenet": DatasetFacts(
+    "imagenet": DatasetInfo(
         *(1000, 3, 224, IMAGENET_MEAN, IMAGENET_STD, True), defaults={"pad": 0, "flip": True}
     ),
-    "imagefolder": DatasetFacts(
+    "imagefolder": DatasetInfo(
         *(None, 3, 224, IMAGENET_MEAN, IMAGENET_STD, True), defaults={"pad": 0, "flip": True}
     ),
 }
 
 # Where the weights files that the bundled recipes name come from, by their folder.
-_WEIGHT_SOURCES: Mapping[str, str] = {
+_WEIGHTS_HINTS: Mapping[str, str] = {
     "cifar-resnet/": "it is published on GitHub in akamaster/pytorch_resnet_cifar10 (BSD-2) under "
     "pretrained_models; the recipes cifar10/…-scratch need no file",
     "timm/": "timm has it: save timm.create_model(NAME, pretrained=True).state_dict() there with "
@@ -96,6 +96,8 @@ _WEIGHT_SOURCES: Mapping[str, str] = {
 }
 
 
-def weight_source(reference: str) -> str:
+def weights_hint(weights_name: str) -> str:
     """Return where a weights file that a bundled recipe names can be had; empty if not known."""
-    return next((told for at, told in _WEIGHT_SOURCES.items() if reference.startswith(at)), "")
+    return next(
+        (hint for prefix, hint in _WEIGHTS_HINTS.items() if weights_name.startswith(prefix)), ""
+    )

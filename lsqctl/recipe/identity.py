@@ -26,7 +26,7 @@ def fingerprint(recipe: Recipe, inputs: Mapping[str, str], *, with_seed: bool) -
     for key, identity in inputs.items():
         section, field = key.split(".")
         data[section][field] = identity
-    missing = recipe.references().keys() - inputs.keys()
+    missing = recipe.input_refs().keys() - inputs.keys()
     if missing:
         raise ValueError(f"the bytes behind {', '.join(sorted(missing))} are not known")
     text = json.dumps([HASH_SCHEMA, data], sort_keys=True, separators=(",", ":"))

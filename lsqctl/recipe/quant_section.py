@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_serializer, 
 from pydantic_core import PydanticCustomError
 
 from lsqctl.quant.spec import FLOAT_BITS, SIGN_TO_SIGNED, LayerOverride, QuantSpec
-from lsqctl.recipe.fields import Bits, Section, unit
+from lsqctl.recipe.fields import Bits, Section, unit_schema
 
 
 class OverrideSection(Section):
@@ -29,11 +29,11 @@ class OverrideSection(Section):
         None, description="first step size"
     )
     percentile: Annotated[float, Field(gt=50, le=100)] | None = Field(
-        None, description="used by init: percentile", json_schema_extra=unit("% of |v|")
+        None, description="used by init: percentile", json_schema_extra=unit_schema("% of |v|")
     )
 
     @model_validator(mode="after")
-    def _says_something(self) -> OverrideSection:
+    def _require_a_key(self) -> OverrideSection:
         if not self.model_dump():
             raise PydanticCustomError(
                 "says_nothing", "changes nothing: give it a key, or leave it out"
@@ -41,7 +41,7 @@ class OverrideSection(Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _only_what_is_set(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _without_unset(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         return {key: value for key, value in serialize(self).items() if value is not None}
 
 
@@ -52,15 +52,15 @@ def _from_pairs(value: object) -> object:
     return value
 
 
-def _in_order(overrides: dict[str, OverrideSection]) -> list[tuple[str, Any]]:
+def _to_pairs(overrides: dict[str, OverrideSection]) -> list[tuple[str, Any]]:
     """Return pairs: a JSON object's keys may be sorted, and the order matters."""
-    return [(glob, one.model_dump(mode="json")) for glob, one in overrides.items()]
+    return [(glob, override.model_dump(mode="json")) for glob, override in overrides.items()]
 
 
 Overrides = Annotated[
     dict[str, OverrideSection],
     BeforeValidator(_from_pairs),
-    PlainSerializer(_in_order, when_used="json"),
+    PlainSerializer(_to_pairs, when_used="json"),
 ]
 
 
@@ -109,7 +109,7 @@ class QuantSection(Section):
         gt=50,
         le=100,
         description="used by init: percentile",
-        json_schema_extra=unit("% of |v|"),
+        json_schema_extra=unit_schema("% of |v|"),
     )
     n_features: Literal["per_sample", "numel", "channels"] = Field(
         "per_sample", description="the reading of N_F in the gradient scale 1/sqrt(N_F Q_P)"
@@ -119,17 +119,21 @@ class QuantSection(Section):
         ge=1,
         le=65536,
         description="training images, shuffled, that give activation steps their first value",
-        json_schema_extra=unit("images"),
+        json_schema_extra=unit_schema("images"),
     )
     step_weight_decay: float = Field(
-        0.0, ge=0, le=1, description="weight decay of the step sizes", json_schema_extra=unit("1")
+        0.0,
+        ge=0,
+        le=1,
+        description="weight decay of the step sizes",
+        json_schema_extra=unit_schema("1"),
     )
     step_lr_scale: float = Field(
         1.0,
         gt=0,
         le=1000,
         description="learning rate of the step sizes over train.lr",
-        json_schema_extra=unit("ratio"),
+        json_schema_extra=unit_schema("ratio"),
     )
 
     residual_bits: Bits = Field(
@@ -143,9 +147,11 @@ class QuantSection(Section):
         '{"layer1.*": {weight_bits: 8}}',
     )
 
-    def spec(self) -> QuantSpec:
+    def to_spec(self) -> QuantSpec:
         """Return the same settings as the quantization library takes them."""
         shared = QuantSpec.__dataclass_fields__.keys() & type(self).model_fields.keys()
         values = {name: getattr(self, name) for name in shared - {"act_signed", "overrides"}}
-        overrides = {glob: LayerOverride(**dict(one)) for glob, one in self.overrides.items()}
+        overrides = {
+            glob: LayerOverride(**dict(override)) for glob, override in self.overrides.items()
+        }
         return QuantSpec(**values, act_signed=SIGN_TO_SIGNED[self.act_signed], overrides=overrides)

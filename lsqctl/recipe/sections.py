@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from lsqctl.recipe.catalog import DATASETS
-from lsqctl.recipe.fields import DatasetName, ModelName, Section, unit
+from lsqctl.recipe.fields import DatasetName, ModelName, Section, unit_schema
 
 
 class RunRef(Section):
@@ -43,14 +43,14 @@ class DataSection(Section):
         ge=1,
         le=65536,
         description="images a training step, whatever train.accumulate is",
-        json_schema_extra=unit("images"),
+        json_schema_extra=unit_schema("images"),
     )
     eval_batch_size: int = Field(
         250,
         ge=1,
         le=65536,
         description="images an evaluation step; never changes a count",
-        json_schema_extra=unit("images"),
+        json_schema_extra=unit_schema("images"),
     )
     normalize: Literal["dataset", "imagenet", "none"] = Field(
         "dataset",
@@ -62,7 +62,7 @@ class DataSection(Section):
         ge=0,
         le=64,
         description="random crop after zero padding by so much on each side (sets in memory)",
-        json_schema_extra=unit("pixels"),
+        json_schema_extra=unit_schema("pixels"),
     )
     flip: bool = Field(False, description="mirror every second training image, at random")
     resize: int = Field(
@@ -70,7 +70,7 @@ class DataSection(Section):
         ge=1,
         le=4096,
         description="resize before the crop (image folders)",
-        json_schema_extra=unit("pixels"),
+        json_schema_extra=unit_schema("pixels"),
     )
     resize_mode: Literal["shorter", "square"] = Field(
         "shorter", description="resize the shorter side, or both sides, to data.resize"
@@ -80,7 +80,7 @@ class DataSection(Section):
         ge=1,
         le=4096,
         description="side of the crop: random in training, central in evaluation (image folders)",
-        json_schema_extra=unit("pixels"),
+        json_schema_extra=unit_schema("pixels"),
     )
     train_crop: Literal["random", "random_resized"] = Field(
         "random", description="training crop: a random place (the paper), or a random size as well"
@@ -92,8 +92,8 @@ class DataSection(Section):
     @property
     def image_size(self) -> int:
         """Pixels a side of what the network is given."""
-        facts = DATASETS[self.name]
-        return self.crop if facts.folder else facts.size
+        dataset = DATASETS[self.name]
+        return self.crop if dataset.is_image_folder else dataset.size
 
 
 class DistillSection(Section):
@@ -110,19 +110,19 @@ class DistillSection(Section):
         ge=0,
         le=1000,
         description="weight of the loss on the labels",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )
     soft_weight: float = Field(
         1.0,
         ge=0,
         le=1000,
         description="weight of the loss on the teacher",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )
     temperature: float = Field(
         1.0,
         gt=0,
         le=1000,
         description="divides both nets' outputs",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lsqctl.recipe.fields import Section, unit
+from lsqctl.recipe.fields import Section, unit_schema
 
 
 class TrainSection(Section):
@@ -17,13 +17,17 @@ class TrainSection(Section):
         ge=0,
         le=100_000,
         description="passes over the training images; 0 evaluates and trains nothing",
-        json_schema_extra=unit("epochs"),
+        json_schema_extra=unit_schema("epochs"),
     )
     lr: float = Field(
-        0.01, gt=0, le=1000, description="first learning rate of SGD", json_schema_extra=unit("1")
+        0.01,
+        gt=0,
+        le=1000,
+        description="first learning rate of SGD",
+        json_schema_extra=unit_schema("1"),
     )
     momentum: float = Field(
-        0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=unit("1")
+        0.9, ge=0, lt=1, description="momentum of SGD", json_schema_extra=unit_schema("1")
     )
     nesterov: bool = Field(False, description="Nesterov's form of momentum")
     weight_decay: float = Field(
@@ -31,7 +35,7 @@ class TrainSection(Section):
         ge=0,
         le=1,
         description="weight decay of convolution and linear weights; never of biases and norms",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate a step: half a cosine down to 0, or constant"
@@ -41,14 +45,14 @@ class TrainSection(Section):
         ge=0,
         le=100_000,
         description="linear warm-up of the learning rate",
-        json_schema_extra=unit("epochs"),
+        json_schema_extra=unit_schema("epochs"),
     )
     label_smoothing: float = Field(
         0.0,
         ge=0,
         lt=1,
         description="weight of the uniform distribution in the targets",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )
     accumulate: int = Field(
         1,
@@ -57,7 +61,7 @@ class TrainSection(Section):
         description="pieces in which the images of a step pass through the network, their "
         "gradients added up: less memory, the same mean loss (batch norm, and N_F by numel, see "
         "one piece)",
-        json_schema_extra=unit("pieces"),
+        json_schema_extra=unit_schema("pieces"),
     )
     clip_norm: float | None = Field(
         None,
@@ -65,7 +69,7 @@ class TrainSection(Section):
         le=1e9,
         description="largest L2 norm of a step's gradients, all parameters and step sizes taken "
         "together; null does not clip",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )
     ema_decay: float | None = Field(
         None,
@@ -74,7 +78,7 @@ class TrainSection(Section):
         description="keep averaged weights, step sizes and running statistics too, counted every "
         "epoch as variant ema; after step n the decay is at most (1 + n) / (10 + n); null keeps "
         "none",
-        json_schema_extra=unit("1"),
+        json_schema_extra=unit_schema("1"),
     )
     bn_freeze_epochs: int = Field(
         0,
@@ -82,7 +86,7 @@ class TrainSection(Section):
         le=100_000,
         description="last epochs in which batch norm normalizes by its running statistics and "
         "leaves them as they are (gain and bias still learn)",
-        json_schema_extra=unit("epochs"),
+        json_schema_extra=unit_schema("epochs"),
     )
     bn_reestimate_images: int = Field(
         0,
@@ -90,7 +94,7 @@ class TrainSection(Section):
         le=10_000_000,
         description="training images, shuffled and not augmented, that estimate the running "
         "statistics again after training, counted as variant bn; 0 does not",
-        json_schema_extra=unit("images"),
+        json_schema_extra=unit_schema("images"),
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from lsqctl.recipe.fields import Section
-from lsqctl.recipe.names import valid_name
+from lsqctl.recipe.names import is_valid_name
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
@@ -19,8 +19,8 @@ from lsqctl.recipe.sections import (
 from lsqctl.recipe.train_section import TrainSection
 
 
-def _checked_name(value: object) -> object:
-    if isinstance(value, str) and not valid_name(value):
+def _check_name(value: object) -> object:
+    if isinstance(value, str) and not is_valid_name(value):
         raise ValueError(
             "must be one to four parts joined by `/`, each of at most 64 letters, digits, `.`, `_` "
             "and `-`, beginning with a letter or digit, and none a device of Windows such as `con`"
@@ -28,7 +28,7 @@ def _checked_name(value: object) -> object:
     return value
 
 
-RecipeName = Annotated[str, BeforeValidator(_checked_name)]
+RecipeName = Annotated[str, BeforeValidator(_check_name)]
 
 
 class Recipe(Section):
@@ -45,17 +45,17 @@ class Recipe(Section):
         0, ge=0, le=2**31 - 1, description="decides data order, augmentation and first weights"
     )
 
-    def references(self) -> dict[str, str | RunRef]:
+    def input_refs(self) -> dict[str, str | RunRef]:
         """Return what must exist before the run starts, by key: files, names or other runs."""
-        found: dict[str, str | RunRef] = {}
+        refs: dict[str, str | RunRef] = {}
         if self.model.weights is not None:
-            found["model.weights"] = self.model.weights
+            refs["model.weights"] = self.model.weights
         if self.distill is not None:
-            found["distill.teacher"] = self.distill.teacher
-        return found
+            refs["distill.teacher"] = self.distill.teacher
+        return refs
 
     def network_of(self, key: str) -> str:
-        """Return the network that the weights under a key of ``references`` are loaded into."""
+        """Return the network that the weights under a key of ``input_refs`` are loaded into."""
         if key == "distill.teacher" and self.distill and self.distill.teacher_model:
             return self.distill.teacher_model
         return self.model.name

@@ -7,26 +7,26 @@ from dataclasses import dataclass, field, replace
 
 from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.recipe_file.compose import compose
-from lsqctl.recipe_file.find import Found, bundled_recipes, find_base
+from lsqctl.recipe_file.find import RecipeFile, bundled_recipes, find_base
 from lsqctl.recipe_file.keys import SECTIONS
-from lsqctl.recipe_file.nodes import Entry, Node, Source, Tree, shown
-from lsqctl.recipe_file.spelling import closest
+from lsqctl.recipe_file.nodes import Entry, Node, Source, Tree, preview
+from lsqctl.recipe_file.spelling import closest_name
 from lsqctl.recipe_file.text import lines_of, read_text
 
 MAX_CHAIN = 10
 # What says something of one file only, and so is not handed down.
-OWN_KEYS = ("name", "description", "abstract", "extends", "sweep")
-_NO_BASE = "cannot build on another recipe"
+NOT_INHERITED = ("name", "description", "abstract", "extends", "sweep")
+_BAD_EXTENDS = "cannot build on another recipe"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """One recipe file as read: its top-level entries, and what is wrong with it as data."""
 
-    found: Found
+    recipe_file: RecipeFile
     text: str
     root: Node
-    faults: tuple[Diagnostic, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     @property
     def entries(self) -> Mapping[str, Entry]:
@@ -35,111 +35,131 @@ class Document:
 
 
 @dataclass
-class Files:
+class FileCache:
     """Reads each file once; a base's values are named after it, not after its line."""
 
-    faults: list[Diagnostic] = field(default_factory=list)
-    _bases: dict[str, Document] = field(default_factory=dict)
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    _documents: dict[str, Document] = field(default_factory=dict)
 
-    def bases_of(self, extends: Node, child: Found, trail: tuple[Found, ...] = ()) -> Tree:
-        """Return the keys that ``child`` takes over by ``extends``; faults go to ``faults``."""
-        try:
-            base = self._base(extends, child, (*trail, child))
-        except RecipeError as error:
-            self.faults.extend(error.diagnostics)
-            return {}
-        return self.merged(base, base.entries.get("extends"), (*trail, child))
-
-    def merged(
-        self, document: Document, extends: Entry | None, trail: tuple[Found, ...] = ()
+    def base_tree(
+        self, extends: Node, child: RecipeFile, chain: tuple[RecipeFile, ...] = ()
     ) -> Tree:
-        """Return ``document`` laid over what it extends, without the keys that are its own."""
-        own = {key: entry for key, entry in document.entries.items() if key not in OWN_KEYS}
-        if extends is None or (extends.value.value is None and not extends.value.quoted):
-            return merge({}, own)
-        return merge(self.bases_of(extends.value, document.found, trail), own)
+        """Return the keys that ``child`` takes over by ``extends``; see ``diagnostics``."""
+        try:
+            base = self._base_document(extends, child, (*chain, child))
+        except RecipeError as error:
+            self.diagnostics.extend(error.diagnostics)
+            return {}
+        return self.merged_tree(base, base.entries.get("extends"), (*chain, child))
 
-    def _base(self, extends: Node, child: Found, trail: tuple[Found, ...]) -> Document:
+    def merged_tree(
+        self, document: Document, extends: Entry | None, chain: tuple[RecipeFile, ...] = ()
+    ) -> Tree:
+        """Return ``document`` laid over what it extends, without NOT_INHERITED."""
+        inheritable = {
+            key: entry for key, entry in document.entries.items() if key not in NOT_INHERITED
+        }
+        if extends is None or (extends.value.value is None and not extends.value.quoted):
+            return merge_trees({}, inheritable)
+        return merge_trees(self.base_tree(extends.value, document.recipe_file, chain), inheritable)
+
+    def _base_document(
+        self, extends: Node, child: RecipeFile, chain: tuple[RecipeFile, ...]
+    ) -> Document:
         name = extends.value
         if not isinstance(name, str):
-            label = f"must be the name of one recipe, got {shown(extends)}"
-            raise RecipeError([extends.fault("R003", _NO_BASE, label)])
-        found = find_base(name, child)
-        if found is None:
-            raise RecipeError([_unknown(extends, name)])
-        _check_trail(extends, (*trail, found))
-        document = self._read(found)
+            message = f"must be the name of one recipe, got {preview(extends)}"
+            raise RecipeError([extends.diagnostic("R003", _BAD_EXTENDS, message)])
+        recipe_file = find_base(name, child)
+        if recipe_file is None:
+            raise RecipeError([_unknown_base(extends, name)])
+        _check_chain(extends, (*chain, recipe_file))
+        document = self._read(recipe_file)
         if "sweep" in document.entries:
-            label = f"`{name}` is a sweep: many recipes, not one"
-            raise RecipeError([extends.fault("R003", _NO_BASE, label, "extend what it extends")])
+            message = f"`{name}` is a sweep: many recipes, not one"
+            raise RecipeError(
+                [extends.diagnostic("R003", _BAD_EXTENDS, message, "extend what it extends")]
+            )
         return document
 
-    def _read(self, found: Found) -> Document:
-        key = str(found.path.resolve())
-        if key not in self._bases:
-            document = read_document(found, origin=f"base {found.name}")
-            self._bases[key] = document
-            self.faults.extend(document.faults)
-        return self._bases[key]
+    def _read(self, recipe_file: RecipeFile) -> Document:
+        key = str(recipe_file.path.resolve())
+        if key not in self._documents:
+            document = read_document(recipe_file, origin=f"base {recipe_file.name}")
+            self._documents[key] = document
+            self.diagnostics.extend(document.diagnostics)
+        return self._documents[key]
 
 
-def read_document(found: Found, *, origin: str = "") -> Document:
+def read_document(recipe_file: RecipeFile, *, origin: str = "") -> Document:
     """Return a recipe file as entries.  Raises RecipeError where nothing can be read."""
-    text = read_text(found.path, found.file)
-    return document_of(text, found, origin=origin)
+    text = read_text(recipe_file.path, recipe_file.display_path)
+    return parse_document(text, recipe_file, origin=origin)
 
 
-def document_of(text: str, found: Found, *, origin: str = "") -> Document:
+def parse_document(text: str, recipe_file: RecipeFile, *, origin: str = "") -> Document:
     """Return the text of a recipe as entries.  Raises RecipeError where nothing can be read."""
-    source = Source(found.file, lines_of(text), origin)
-    root, faults = compose(text, source)
+    source = Source(recipe_file.display_path, lines_of(text), origin)
+    root, diagnostics = compose(text, source)
     if root is None:
-        label = "the file says nothing" if text.strip() else "the file is empty"
-        help_ = "begin with `model: {name: resnet18}` and `data: {name: cifar10}`"
-        raise RecipeError([Diagnostic("R001", _EMPTY, label, found.file, hints=(help_,))])
-    if not isinstance(root.value, Mapping):
-        label = f"this is {shown(root)}"
+        message = "the file says nothing" if text.strip() else "the file is empty"
+        hint = "begin with `model: {name: resnet18}` and `data: {name: cifar10}`"
         raise RecipeError(
-            [*faults, root.fault("R002", _NO_KEYS, label, "write `key: value` lines")]
+            [Diagnostic("R001", _UNREADABLE, message, recipe_file.display_path, hints=(hint,))]
         )
-    return Document(found, text, root, tuple(faults))
+    if not isinstance(root.value, Mapping):
+        message = f"this is {preview(root)}"
+        raise RecipeError(
+            [
+                *diagnostics,
+                root.diagnostic("R002", _NOT_A_MAPPING, message, "write `key: value` lines"),
+            ]
+        )
+    return Document(recipe_file, text, root, tuple(diagnostics))
 
 
-_EMPTY = "not readable as YAML"
-_NO_KEYS = "a recipe must be keys and values at its top level"
+_UNREADABLE = "not readable as YAML"
+_NOT_A_MAPPING = "a recipe must be keys and values at its top level"
 
 
-def merge(base: Tree, child: Mapping[str, Entry]) -> Tree:
+def merge_trees(base: Tree, child: Mapping[str, Entry]) -> Tree:
     """Return ``child`` over ``base``: sections key by key, all else whole; null drops a section."""
     merged = dict(base)
     for name, entry in child.items():
-        below = merged.get(name)
+        base_entry = merged.get(name)
         if name in SECTIONS and entry.value.value is None and not entry.value.quoted:
             merged.pop(name, None)
-        elif name in SECTIONS and below and below.value.entries and _is_map(entry.value):
-            both = {**below.value.entries, **entry.value.entries}
-            merged[name] = Entry(entry.key, replace(entry.value, value=both))
+        elif (
+            name in SECTIONS
+            and base_entry
+            and base_entry.value.entries
+            and _is_mapping(entry.value)
+        ):
+            entries = {**base_entry.value.entries, **entry.value.entries}
+            merged[name] = Entry(entry.key, replace(entry.value, value=entries))
         else:
             merged[name] = entry
     return merged
 
 
-def _is_map(node: Node) -> bool:
+def _is_mapping(node: Node) -> bool:
     return isinstance(node.value, Mapping)
 
 
-def _unknown(extends: Node, name: str) -> Diagnostic:
-    near = closest(name, bundled_recipes())
-    helps = [f"did you mean `{near}`?"] if near else []
-    helps.append("give a bundled name, or a path from this file's folder")
-    return extends.fault("R003", _NO_BASE, f"there is no recipe `{name}`", *helps)
+def _unknown_base(extends: Node, name: str) -> Diagnostic:
+    near = closest_name(name, bundled_recipes())
+    hints = [f"did you mean `{near}`?"] if near else []
+    hints.append("give a bundled name, or a path from this file's folder")
+    return extends.diagnostic("R003", _BAD_EXTENDS, f"there is no recipe `{name}`", *hints)
 
 
-def _check_trail(extends: Node, trail: tuple[Found, ...]) -> None:
-    paths = [found.path.resolve() for found in trail]
+def _check_chain(extends: Node, chain: tuple[RecipeFile, ...]) -> None:
+    paths = [recipe_file.path.resolve() for recipe_file in chain]
     if paths[-1] in paths[:-1]:
-        circle = " → ".join(found.name for found in trail[paths.index(paths[-1]) :])
-        raise RecipeError([extends.fault("R003", _NO_BASE, f"it goes round in a circle: {circle}")])
-    if len(trail) > MAX_CHAIN + 1:
-        label = f"more than {MAX_CHAIN} recipes build on each other"
-        raise RecipeError([extends.fault("R003", _NO_BASE, label)])
+        cycle = " → ".join(recipe_file.name for recipe_file in chain[paths.index(paths[-1]) :])
+        raise RecipeError(
+            [extends.diagnostic("R003", _BAD_EXTENDS, f"it goes round in a circle: {cycle}")]
+        )
+    if len(chain) > MAX_CHAIN + 1:
+        message = f"more than {MAX_CHAIN} recipes build on each other"
+        raise RecipeError([extends.diagnostic("R003", _BAD_EXTENDS, message)])

@@ -8,34 +8,34 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from lsqctl.errors import Diagnostic
-from lsqctl.recipe import Problem, Recipe, check_together, derived_defaults
-from lsqctl.recipe_file.keys import FIELDS, NOT_KEYS, SECTIONS, TOP_KEYS
+from lsqctl.recipe import KeyConflict, Recipe, cross_check, derived_defaults
+from lsqctl.recipe_file.keys import FIELDS, NON_KEY_HINTS, SECTIONS, TOP_KEYS
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
-from lsqctl.recipe_file.overrides import override_fault
-from lsqctl.recipe_file.sentences import MISSING, bad_value
-from lsqctl.recipe_file.spelling import closest
-from lsqctl.recipe_file.writing import scalar
+from lsqctl.recipe_file.overrides import override_diagnostic
+from lsqctl.recipe_file.sentences import MISSING_HINTS, bad_value_diagnostic
+from lsqctl.recipe_file.spelling import closest_name
+from lsqctl.recipe_file.writing import dump_scalar
 
 
-class Checked(NamedTuple):
-    """What became of a tree: a recipe, unless there are faults; and where each value is from."""
+class Validation(NamedTuple):
+    """What became of a tree: a recipe, unless it has errors; and where each value is from."""
 
     recipe: Recipe | None
-    faults: list[Diagnostic]
+    diagnostics: list[Diagnostic]
     nodes: dict[str, Node]
     origins: dict[str, str]
 
     @property
-    def given(self) -> dict[str, Any]:
+    def explicit(self) -> dict[str, Any]:
         """What the file and its bases say, by dotted key."""
-        return {key: node.plain() for key, node in self.nodes.items()}
+        return {key: node.to_python() for key, node in self.nodes.items()}
 
 
-def check(tree: Tree, name: str, *, start: Node, name_node: Node | None) -> Checked:
+def validate(tree: Tree, name: str, *, start: Node, name_node: Node | None) -> Validation:
     """Return the recipe that ``tree`` describes.  ``start`` is where the file begins."""
     unknown, misspelled = _unknown_keys(tree)
-    nodes = {**_leaves(tree), **({"name": name_node} if name_node else {})}
-    raw = _plain(tree)
+    nodes = {**_leaf_nodes(tree), **({"name": name_node} if name_node else {})}
+    raw = _known_data(tree)
     derived = derived_defaults(raw)
     for key, (value, _) in derived.items():
         section, leaf = key.split(".")
@@ -47,112 +47,120 @@ def check(tree: Tree, name: str, *, start: Node, name_node: Node | None) -> Chec
     try:
         recipe = Recipe.model_validate({**raw, "name": name})
     except ValidationError as error:
-        faults = _faults(error, tree, nodes, start, misspelled)
-        return Checked(None, unknown + faults, nodes, origins)
-    together = [_problem(problem, recipe, nodes, start) for problem in check_together(recipe)]
-    return Checked(recipe, unknown + together, nodes, origins)
+        diagnostics = _pydantic_diagnostics(error, tree, nodes, start, misspelled)
+        return Validation(None, unknown + diagnostics, nodes, origins)
+    conflicts = [
+        _conflict_diagnostic(conflict, recipe, nodes, start) for conflict in cross_check(recipe)
+    ]
+    return Validation(recipe, unknown + conflicts, nodes, origins)
 
 
-def _plain(tree: Tree) -> dict[str, Any]:
+def _known_data(tree: Tree) -> dict[str, Any]:
     """Return the known keys as data; a null section is as if left out."""
     raw: dict[str, Any] = {}
     for key, (_, value) in tree.items():
         if key not in TOP_KEYS or (key in SECTIONS and value.value is None and not value.quoted):
             continue
-        data = value.plain()
+        data = value.to_python()
         if key in SECTIONS and isinstance(data, dict):
             data = {k: v for k, v in data.items() if k in SECTIONS[key].model_fields}
         raw[key] = data
     return raw
 
 
-def _leaves(tree: Tree) -> dict[str, Node]:
+def _leaf_nodes(tree: Tree) -> dict[str, Node]:
     leaves: dict[str, Node] = {}
     for key, (_, value) in tree.items():
         if key in SECTIONS:
-            found = {f"{key}.{leaf}": entry.value for leaf, entry in value.entries.items()}
-            leaves |= {dotted: node for dotted, node in found.items() if dotted in FIELDS}
+            section_nodes = {f"{key}.{leaf}": entry.value for leaf, entry in value.entries.items()}
+            leaves |= {dotted: node for dotted, node in section_nodes.items() if dotted in FIELDS}
         elif key in FIELDS:
             leaves[key] = value
     return leaves
 
 
 def _unknown_keys(tree: Tree) -> tuple[list[Diagnostic], set[str]]:
-    """Return the faults of unknown keys, and the known keys that they meant."""
-    faults: list[Diagnostic] = []
-    meant: set[str] = set()
+    """Return a diagnostic of each unknown key, and the known keys that were meant."""
+    diagnostics: list[Diagnostic] = []
+    suggested: set[str] = set()
     for key, entry in tree.items():
         if key not in TOP_KEYS:
-            faults.append(_unknown(entry, "", TOP_KEYS, beside=tree, meant=meant))
-        for leaf, below in entry.value.entries.items() if key in SECTIONS else ():
-            known = tuple(SECTIONS[key].model_fields)
-            if leaf not in known:
-                beside = entry.value.entries
-                faults.append(_unknown(below, key, known, beside=beside, meant=meant))
-    return faults, meant
+            diagnostics.append(
+                _unknown_key(entry, "", TOP_KEYS, siblings=tree, suggested=suggested)
+            )
+        for leaf, leaf_entry in entry.value.entries.items() if key in SECTIONS else ():
+            allowed = tuple(SECTIONS[key].model_fields)
+            if leaf not in allowed:
+                siblings = entry.value.entries
+                diagnostics.append(
+                    _unknown_key(leaf_entry, key, allowed, siblings=siblings, suggested=suggested)
+                )
+    return diagnostics, suggested
 
 
-def _unknown(
+def _unknown_key(
     entry: Entry,
     section: str,
-    known: tuple[str, ...],
+    allowed: tuple[str, ...],
     *,
-    beside: Mapping[str, Entry],
-    meant: set[str],
+    siblings: Mapping[str, Entry],
+    suggested: set[str],
 ) -> Diagnostic:
     key = str(entry.key.value)
     dotted = f"{section}.{key}" if section else key
-    near = closest(key, known, taken=beside)
+    near = closest_name(key, allowed, taken=siblings)
     elsewhere = [name for name in FIELDS if name.rpartition(".")[2] == key]
-    helps = []
-    if key in NOT_KEYS:
-        helps.append(NOT_KEYS[key])
+    hints = []
+    if key in NON_KEY_HINTS:
+        hints.append(NON_KEY_HINTS[key])
     elif elsewhere:
-        helps.append(f"`{key}` stands in " + " or ".join(_place(name) for name in elsewhere))
+        hints.append(
+            f"`{key}` stands in " + " or ".join(_section_phrase(name) for name in elsewhere)
+        )
     elif near:
         required = section in SECTIONS and SECTIONS[section].model_fields[near].is_required()
-        missing = near not in beside and (required or (not section and near in ("model", "data")))
-        helps.append(f"did you mean `{near}`" + (", which is required?" if missing else "?"))
-        meant.add(f"{section}.{near}" if section else near)
+        missing = near not in siblings and (required or (not section and near in ("model", "data")))
+        hints.append(f"did you mean `{near}`" + (", which is required?" if missing else "?"))
+        suggested.add(f"{section}.{near}" if section else near)
     else:
-        helps.append(f"keys allowed here: {', '.join(known)}")
-    return entry.key.fault("R101", f"unknown key `{dotted}`", "not a known key", *helps)
+        hints.append(f"keys allowed here: {', '.join(allowed)}")
+    return entry.key.diagnostic("R101", f"unknown key `{dotted}`", "not a known key", *hints)
 
 
-def _place(dotted: str) -> str:
+def _section_phrase(dotted: str) -> str:
     section = dotted.rpartition(".")[0]
     return f"the section `{section}`" if section else "the first column"
 
 
-def _faults(
+def _pydantic_diagnostics(
     error: ValidationError,
     tree: Tree,
     nodes: Mapping[str, Node],
     start: Node,
     misspelled: set[str],
 ) -> list[Diagnostic]:
-    faults, absent = [], []
+    diagnostics, missing_keys = [], []
     errors = error.errors(include_url=False)
-    for one in errors:
-        loc = tuple(str(part) for part in one["loc"])
+    for details in errors:
+        loc = tuple(str(part) for part in details["loc"])
         key = ".".join(loc[:2])
         node = nodes.get(key) or (tree[loc[0]].value if loc[0] in tree else start)
-        if one["type"] == "missing" and len(loc) <= 2:
+        if details["type"] == "missing" and len(loc) <= 2:
             if key in misspelled or loc[0] in misspelled:
                 continue
             if loc[0] in tree and len(loc) == 2:
-                faults.append(_missing(tree[loc[0]].key, key))
+                diagnostics.append(_missing_key(tree[loc[0]].key, key))
             else:
-                absent.append(key)
+                missing_keys.append(key)
         elif _is_other_branch(loc, node):
             continue
         elif key == "quant.overrides" and len(loc) > 2:
-            faults.append(override_fault(one, loc[2:], node))
+            diagnostics.append(override_diagnostic(details, loc[2:], node))
         else:
-            faults.append(bad_value(one, key, loc[2:], node))
-    if absent:
-        faults.append(_all_missing(start, absent))
-    return faults
+            diagnostics.append(bad_value_diagnostic(details, key, loc[2:], node))
+    if missing_keys:
+        diagnostics.append(_missing_keys(start, missing_keys))
+    return diagnostics
 
 
 def _is_other_branch(loc: tuple[str, ...], node: Node) -> bool:
@@ -167,35 +175,37 @@ def _is_other_branch(loc: tuple[str, ...], node: Node) -> bool:
     return loc[3:] == ("run",) and "run" not in node.entries and len(node.entries) > 0
 
 
-def _missing(section: Node, key: str) -> Diagnostic:
+def _missing_key(section: Node, key: str) -> Diagnostic:
     leaf = key.rpartition(".")[2]
-    return section.fault("R102", f"missing key `{key}`", f"needs `{leaf}`", *MISSING.get(key, ()))
+    return section.diagnostic(
+        "R102", f"missing key `{key}`", f"needs `{leaf}`", *MISSING_HINTS.get(key, ())
+    )
 
 
-def _all_missing(start: Node, absent: list[str]) -> Diagnostic:
-    names = ", ".join(f"`{key}`" for key in absent)
-    title = f"missing key{'s' * (len(absent) > 1)} {names}"
-    helps = [help_ for key in absent for help_ in MISSING.get(key, ())]
-    return start.fault("R102", title, f"a recipe needs {names}", *helps)
+def _missing_keys(start: Node, missing_keys: list[str]) -> Diagnostic:
+    names = ", ".join(f"`{key}`" for key in missing_keys)
+    title = f"missing key{'s' * (len(missing_keys) > 1)} {names}"
+    hints = [hint for key in missing_keys for hint in MISSING_HINTS.get(key, ())]
+    return start.diagnostic("R102", title, f"a recipe needs {names}", *hints)
 
 
-def _problem(
-    problem: Problem, recipe: Recipe, nodes: Mapping[str, Node], start: Node
+def _conflict_diagnostic(
+    conflict: KeyConflict, recipe: Recipe, nodes: Mapping[str, Node], start: Node
 ) -> Diagnostic:
-    node = nodes.get(problem.key) or nodes.get(problem.other or "") or start
-    if problem.glob in node.entries:
-        node = node.entries[problem.glob].key
-    helps = [problem.help]
-    if problem.other:
+    node = nodes.get(conflict.key) or nodes.get(conflict.other_key or "") or start
+    if conflict.glob in node.entries:
+        node = node.entries[conflict.glob].key
+    hints = [conflict.hint]
+    if conflict.other_key:
         value: Any = recipe
-        for part in problem.other.split("."):
+        for part in conflict.other_key.split("."):
             value = getattr(value, part)
-        other = nodes.get(problem.other)
-        helps.append(
-            f"`{problem.other}` is {scalar(value)} ({_where(other) if other else 'default'})"
+        other_node = nodes.get(conflict.other_key)
+        hints.append(
+            f"`{conflict.other_key}` is {dump_scalar(value)} ({_position_text(other_node) if other_node else 'default'})"
         )
-    return node.fault("R105", f"`{problem.key}` does not fit", problem.label, *helps)
+    return node.diagnostic("R105", f"`{conflict.key}` does not fit", conflict.message, *hints)
 
 
-def _where(node: Node) -> str:
+def _position_text(node: Node) -> str:
     return f"{node.source.file}:{node.position.line}:{node.position.column}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Code(NamedTuple):
+class ErrorCode(NamedTuple):
     """What ``lsqctl explain`` says of a code."""
 
     title: str
@@ -14,119 +14,119 @@ class Code(NamedTuple):
     example: str
 
 
-CODES: Mapping[str, Code] = {
-    "R001": Code(
+CODES: Mapping[str, ErrorCode] = {
+    "R001": ErrorCode(
         "not readable as YAML",
         "The file is not UTF-8 text, or the text is not YAML, so nothing more can be said of it. "
         "Indent with spaces, one `key: value` a line, and quote a text that holds `: ` or ` #`.",
         "train:\n\tepochs: 1      # a tab",
     ),
-    "R002": Code(
+    "R002": ErrorCode(
         "not plain data",
         "A recipe holds words, numbers, true, false, null, lists and sections, each key once. "
         "Tags, merge keys, and texts that unfold to more than 10,000 values are refused.",
         "seed: 1\nseed: 2           # given twice",
     ),
-    "R003": Code(
+    "R003": ErrorCode(
         "cannot build on another recipe",
         "`extends` names a recipe that does not exist, goes round in a circle, or is a sweep; or a "
         "base (`abstract: true`) was to be run itself. Name a bundled recipe or a path from this "
         "file's folder.",
         "extends: paper/w5a5",
     ),
-    "R004": Code(
+    "R004": ErrorCode(
         "bad sweep",
         "Lists under `sweep.zip` go side by side and are equally long; `sweep.grid` combines all "
         "its lists. There are at most 1,000 cells, and no two may have the same name and seed.",
         "sweep:\n  zip: {quant.weight_bits: [2, 3], quant.act_bits: [2]}",
     ),
-    "R101": Code(
+    "R101": ErrorCode(
         "unknown key",
         "No recipe has this key here; a misspelled key would otherwise be ignored in silence. "
         "Correct it as proposed, or remove it.",
         "quant:\n  wieght_bits: 4",
     ),
-    "R102": Code(
+    "R102": ErrorCode(
         "missing key",
         "A key without a default is neither in the file nor in what it extends. "
         "Only `model.name`, `data.name` and, with `distill`, `distill.teacher` have none.",
         "model:\n  weights: IMAGENET1K_V1",
     ),
-    "R103": Code(
+    "R103": ErrorCode(
         "bad value",
         "The value is of another type than the key's, or none of its choices. "
         'Types are strict: "4" is text, 4.0 is no whole number, and yes is text in YAML 1.2.',
         'train:\n  epochs: "90"',
     ),
-    "R104": Code(
+    "R104": ErrorCode(
         "out of range",
         "The value is of the right type but beyond the key's bounds. "
         "Bits are 2 to 8, or 32 for not quantized.",
         "quant:\n  weight_bits: 16",
     ),
-    "R105": Code(
+    "R105": ErrorCode(
         "keys that do not fit together",
         "Each value is fine alone, but not beside another one. "
-        "The help names the other key and its place.",
+        "The hint names the other key and its position.",
         "train:\n  epochs: 5\n  warmup_epochs: 10",
     ),
-    "R106": Code(
+    "R106": ErrorCode(
         "bad name",
         "A name is one to four parts joined by `/`, each of at most 64 letters, digits, `.`, `_` "
         "and `-`, so that it is safe in paths. A bundled recipe is called by its path.",
         "name: ../x",
     ),
-    "R107": Code(
+    "R107": ErrorCode(
         "the network has no such layer",
         "A glob of `quant.overrides` matches the name of no layer, or `quant.residual_bits` is set "
         "for a network whose residual additions are not known. `*` matches any text, dots too.",
         'quant:\n  overrides: {"layer9.*": {weight_bits: 8}}',
     ),
-    "W001": Code(
+    "W001": ErrorCode(
         "high learning rate",
         "A learning rate above 1 makes SGD diverge in nearly every case. The run is still queued.",
         "train:\n  lr: 10",
     ),
-    "W002": Code(
+    "W002": ErrorCode(
         "seed given twice",
         "The same recipe and seed give the same run. It is queued once.",
         "sweep:\n  grid: {seed: [0, 1, 1]}",
     ),
-    "W003": Code(
+    "W003": ErrorCode(
         "key not used",
         "Another key switches this one off. Probably one of the two is not meant.",
         "quant:\n  per_channel: true      # while all bits are 32",
     ),
-    "W004": Code(
+    "W004": ErrorCode(
         "nothing to evaluate",
         "Zero epochs train nothing, and without `model.weights` the weights are random. "
         "The result would be chance.",
         "train:\n  epochs: 0",
     ),
-    "W005": Code(
+    "W005": ErrorCode(
         "few bits for depthwise convolutions",
         "At 4 bits or less, one step size for a whole depthwise convolution rounds its smaller "
         "channels to zero. Give each channel its own step, or these layers 8 bits.",
         "model: {name: mobilenet_v2}\nquant: {weight_bits: 4, act_bits: 4}",
     ),
-    "F001": Code(
+    "F001": ErrorCode(
         "no filter",
         "A filter compares columns with values (`= != < <= > >= in like ~`) and joins them by "
         "`and`, `or`, `not` and parentheses. Texts stand in quotes, numbers without.",
         '--where "dataset = cifar10"',
     ),
-    "F002": Code(
+    "F002": ErrorCode(
         "unknown column",
         "No row has a column of this name. The nearest one is proposed, and all are listed.",
         '--where "weight_bit <= 4"',
     ),
-    "F003": Code(
+    "F003": ErrorCode(
         "value of another kind",
         "A number is compared with a number, a text with a text, a time with a text in ISO 8601. "
         "Only texts know `like` and `~`, and null only `=` and `!=`.",
         "--where \"weight_bits = '4'\"",
     ),
-    "F004": Code(
+    "F004": ErrorCode(
         "too much for one filter",
         "A filter has at most 2,000 letters, 100 comparisons and 20 levels of parentheses, and "
         "`in` takes at most 100 values. Ask twice, or for less.",

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import NotFound
-from lsqctl.recipe import valid_name
-from lsqctl.recipe_file.nodes import visible
-from lsqctl.recipe_file.spelling import three_closest
+from lsqctl.recipe import is_valid_name
+from lsqctl.recipe_file.nodes import escape
+from lsqctl.recipe_file.spelling import three_closest_names
 
-ENDINGS = (".yaml", ".yml")
+SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RecipeFile:
     """A recipe file: its path, the name it must bear if it is bundled, and how errors call it."""
 
     path: Path
     bundled_name: str | None
-    file: str
+    display_path: str
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ def bundled_recipes() -> list[str]:
     )
 
 
-def find(ref: str | Path) -> Found:
+def find_recipe(ref: str | Path) -> RecipeFile:
     """Return the recipe that a user means by a path or by a bundled name.  Raises NotFound.
 
     A file of that name wins only where ``ref`` looks like a path: it ends in ``.yaml``, or begins
@@ -48,22 +48,22 @@ def find(ref: str | Path) -> Found:
         raise NotFound("a recipe's name is at most 4096 characters without NUL")
     path = Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves an unknown ~user
     if (isinstance(ref, Path) or looks_like_path(text)) and _is_file(path):
-        return at(path)
-    if (found := find_bundled(text)) is not None:
-        return found
-    raise NotFound(_not_found(visible(text), path))
+        return recipe_file_at(path)
+    if (recipe_file := find_bundled(text)) is not None:
+        return recipe_file
+    raise NotFound(_not_found_message(escape(text), path))
 
 
-def find_bundled(name: str) -> Found | None:
+def find_bundled(name: str) -> RecipeFile | None:
     """Return the shipped recipe of this name (its ending may be given), or None."""
-    bare = name.removesuffix(".yaml")
-    if not valid_name(bare):
+    stem = name.removesuffix(".yaml")
+    if not is_valid_name(stem):
         return None
-    path = bundled("recipes") / f"{bare}.yaml"
-    return Found(path, bare, _shown(path)) if _is_file(path) else None
+    path = bundled("recipes") / f"{stem}.yaml"
+    return RecipeFile(path, stem, _display_path(path)) if _is_file(path) else None
 
 
-def find_base(name: str, child: Found) -> Found | None:
+def find_base(name: str, child: RecipeFile) -> RecipeFile | None:
     """Return the recipe that ``child`` extends: beside it, or a bundled one; None if there is none.
 
     A path is taken from the child's folder; an absolute one is refused, for a recipe shall mean
@@ -71,24 +71,24 @@ def find_base(name: str, child: Found) -> Found | None:
     """
     if "\0" in name or len(name) > 1024 or Path(name).is_absolute():
         return None
-    beside = child.path.parent / (name if name.endswith(ENDINGS) else f"{name}.yaml")
+    beside = child.path.parent / (name if name.endswith(SUFFIXES) else f"{name}.yaml")
     if _is_file(beside):
-        return at(beside)
+        return recipe_file_at(beside)
     return find_bundled(name)
 
 
-def at(path: Path) -> Found:
+def recipe_file_at(path: Path) -> RecipeFile:
     """Return the recipe file at ``path``; one that lies under the shipped folder is bundled."""
     root = bundled("recipes").resolve()
-    real = path.resolve()
-    inside = real.is_relative_to(root) and real.suffix == ".yaml"
-    name = real.relative_to(root).with_suffix("").as_posix() if inside else None
-    return Found(path, name, _shown(path))
+    resolved = path.resolve()
+    is_bundled = resolved.is_relative_to(root) and resolved.suffix == ".yaml"
+    name = resolved.relative_to(root).with_suffix("").as_posix() if is_bundled else None
+    return RecipeFile(path, name, _display_path(path))
 
 
 def looks_like_path(text: str) -> bool:
     """Return whether ``text`` is meant as a path rather than as a bundled name."""
-    return text.endswith(ENDINGS) or text.startswith((".", "/", "~"))
+    return text.endswith(SUFFIXES) or text.startswith((".", "/", "~"))
 
 
 def _is_file(path: Path) -> bool:
@@ -98,21 +98,21 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _shown(path: Path) -> str:
+def _display_path(path: Path) -> str:
     try:
         return path.absolute().relative_to(Path.cwd()).as_posix()
     except ValueError:
         return path.as_posix()
 
 
-def _not_found(text: str, path: Path) -> str:
+def _not_found_message(text: str, path: Path) -> str:
     if len(text) < 256 and path.is_dir():
         return f"`{text}` is a folder; name one recipe in it"
     if _is_file(path):
         return f"no bundled recipe `{text}`; to read the file of that name, write `./{text}`"
     if _is_file(path.with_name(path.name + ".yaml")) if path.name else False:
         return f"no bundled recipe `{text}`; to read the file beside you, write `{text}.yaml`"
-    near = three_closest(text.removesuffix(".yaml"), bundled_recipes())
+    near = three_closest_names(text.removesuffix(".yaml"), bundled_recipes())
     names = ", ".join(f"`{name}`" for name in near)
     kind = "no file and no bundled recipe" if looks_like_path(text) else "no bundled recipe"
     return f"{kind} `{text}`; the nearest are {names} (all: lsqctl recipe ls)"

@@ -12,43 +12,45 @@ from lsqctl.recipe_file.loaded import LoadedRecipe
 _PLACEHOLDERS = {"model.name": "resnet18", "data.name": "imagenet", "distill.teacher": "open"}
 
 
-def flat(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recipe's values by dotted key, a section's keys in its place."""
+def flatten_recipe(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's values by dotted key, a section's keys instead of it."""
     tree = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else recipe
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{leaf}": item for leaf, item in value.items()}
+            values |= {f"{key}.{leaf}": item for leaf, item in value.items()}
         else:
-            found[key] = value
-    return found
+            values[key] = value
+    return values
 
 
-def flat_base(base: LoadedRecipe) -> tuple[dict[str, Any], frozenset[str]]:
+def flatten_base(base: LoadedRecipe) -> tuple[dict[str, Any], frozenset[str]]:
     """Return what an abstract recipe says, defaults included, and the keys it leaves open.
 
     Without a network the first weights are open too; without a dataset, so is what follows from it.
     """
-    given = {key: value for key, value in base.given.items() if key != "name"}
-    tree = _nested(given)
-    missing = {key for key in _PLACEHOLDERS if key not in given and _needed(key, tree)}
-    filled = _nested({**given, **{key: _PLACEHOLDERS[key] for key in missing}})
+    explicit = {key: value for key, value in base.explicit.items() if key != "name"}
+    tree = _unflatten(explicit)
+    missing = {key for key in _PLACEHOLDERS if key not in explicit and _is_required(key, tree)}
+    filled = _unflatten({**explicit, **{key: _PLACEHOLDERS[key] for key in missing}})
     derived = {key: value for key, (value, _) in derived_defaults(filled).items()}
-    whole = Recipe.model_validate(_nested({**derived, **flat(filled)}) | {"name": base.name})
-    left = set(missing)
+    complete = Recipe.model_validate(
+        _unflatten({**derived, **flatten_recipe(filled)}) | {"name": base.name}
+    )
+    open_keys = set(missing)
     if "model.name" in missing:
-        left |= {"model.weights"} - given.keys()
+        open_keys |= {"model.weights"} - explicit.keys()
     if "data.name" in missing:
-        left |= {key for key in derived if key.startswith("data.")} - given.keys()
-    values = {key: value for key, value in flat(whole).items() if key not in left}
-    return values, frozenset(left)
+        open_keys |= {key for key in derived if key.startswith("data.")} - explicit.keys()
+    values = {key: value for key, value in flatten_recipe(complete).items() if key not in open_keys}
+    return values, frozenset(open_keys)
 
 
-def _needed(key: str, tree: Mapping[str, Any]) -> bool:
+def _is_required(key: str, tree: Mapping[str, Any]) -> bool:
     return not key.startswith("distill.") or "distill" in tree
 
 
-def _nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+def _unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for dotted, value in leaves.items():
         section, _, leaf = dotted.rpartition(".")

@@ -15,9 +15,9 @@ FILE_KEYS: Mapping[str, str] = {
     "abstract": "true: a base for others, which cannot be run itself",
     "sweep": "zip (side by side) and grid (every combination): dotted key to a list of values",
 }
-PATHS_OF_SWEEP = ("zip", "grid")
+SWEEP_PARTS = ("zip", "grid")
 # What one might look for and no recipe has, with the reason.
-NOT_KEYS: Mapping[str, str] = {
+NON_KEY_HINTS: Mapping[str, str] = {
     "act_per_channel": "activations have one step size a tensor; `per_channel` is of weights",
 }
 
@@ -45,7 +45,10 @@ FIELDS: Mapping[str, FieldInfo] = {
 }
 TOP_KEYS: tuple[str, ...] = (*FILE_KEYS, *Recipe.model_fields)
 # What a sweep may vary and --set may change: what a run is, not what it is called.
-VARIABLE: tuple[str, ...] = (*(k for k in FIELDS if k not in ("name", "description")), "distill")
+SETTABLE_KEYS: tuple[str, ...] = (
+    *(k for k in FIELDS if k not in ("name", "description")),
+    "distill",
+)
 
 
 def choices_of(key: str) -> tuple[str, ...]:
@@ -56,16 +59,16 @@ def choices_of(key: str) -> tuple[str, ...]:
     for kind in (field.annotation, *get_args(field.annotation)):
         if get_origin(kind) is Literal:
             return tuple(map(str, get_args(kind)))
-    return tuple(map(str, _extra(field).get("choices", ())))
+    return tuple(map(str, _schema_extra(field).get("choices", ())))
 
 
 def unit_of(key: str) -> str:
     """Return the unit of a key's value; empty for words, switches and bare numbers."""
-    unit = str(_extra(FIELDS[key]).get("unit", "")) if key in FIELDS else ""
+    unit = str(_schema_extra(FIELDS[key]).get("unit", "")) if key in FIELDS else ""
     return "" if unit == "1" else unit
 
 
-class Row(NamedTuple):
+class KeyRow(NamedTuple):
     """One line of the table of every key."""
 
     key: str
@@ -75,16 +78,22 @@ class Row(NamedTuple):
     meaning: str
 
 
-def keys_table() -> list[Row]:
+def keys_table() -> list[KeyRow]:
     """Return every key of a recipe file with its type, default, unit and meaning."""
     rows = [
-        Row("extends", "text", "–", "", FILE_KEYS["extends"]),
-        Row("abstract", "true or false", "false", "", FILE_KEYS["abstract"]),
-        Row("sweep", "section", "–", "", FILE_KEYS["sweep"]),
+        KeyRow("extends", "text", "–", "", FILE_KEYS["extends"]),
+        KeyRow("abstract", "true or false", "false", "", FILE_KEYS["abstract"]),
+        KeyRow("sweep", "section", "–", "", FILE_KEYS["sweep"]),
     ]
     for key, field in FIELDS.items():
         rows.append(
-            Row(key, _type(key, field), _default(key, field), unit_of(key), _meaning(field))
+            KeyRow(
+                key,
+                _type_column(key, field),
+                _default_column(key, field),
+                unit_of(key),
+                _meaning_column(field),
+            )
         )
     return rows
 
@@ -98,43 +107,47 @@ def keys_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def type_words(kind: Any) -> str:
+def type_text(kind: Any) -> str:
     """Return a Python type in a recipe writer's words."""
     if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(type_words(part) for part in get_args(kind)))
+        return " or ".join(dict.fromkeys(type_text(part) for part in get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, Section):
         return "{run: NAME}"
     if get_origin(kind) is dict:
         return "{GLOB: {KEY: VALUE}}"
     if get_origin(kind) is not None:  # Annotated
-        return type_words(get_args(kind)[0])
+        return type_text(get_args(kind)[0])
     return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
         kind, "null"
     )
 
 
-def _type(key: str, field: FieldInfo) -> str:
+def _type_column(key: str, field: FieldInfo) -> str:
     if choices := choices_of(key):
         return ", ".join(choices) if len(choices) <= 8 else "a known name"
-    words = type_words(field.annotation)
+    words = type_text(field.annotation)
     bounds = {type(m).__name__: m for m in field.metadata}
-    low = next((f"{w} {getattr(bounds[n], n.lower())}" for n, w in _LOW if n in bounds), "")
-    high = next((f"{w} {getattr(bounds[n], n.lower()):,}" for n, w in _HIGH if n in bounds), "")
+    low = next(
+        (f"{w} {getattr(bounds[n], n.lower())}" for n, w in _LOWER_BOUNDS if n in bounds), ""
+    )
+    high = next(
+        (f"{w} {getattr(bounds[n], n.lower()):,}" for n, w in _UPPER_BOUNDS if n in bounds), ""
+    )
     return ", ".join(filter(None, (words, low, high)))
 
 
-_LOW = (("Ge", "at least"), ("Gt", "above"))
-_HIGH = (("Le", "at most"), ("Lt", "below"))
+_LOWER_BOUNDS = (("Ge", "at least"), ("Gt", "above"))
+_UPPER_BOUNDS = (("Le", "at most"), ("Lt", "below"))
 
 
-def _default(key: str, field: FieldInfo) -> str:
+def _default_column(key: str, field: FieldInfo) -> str:
     if field.is_required():
         return "the file's path" if key == "name" else "required"
     probes: list[dict[str, Any]] = [{"data": {"name": name}} for name in DATASETS]
-    found = [derived_defaults(probe).get(key, (None, ""))[0] for probe in probes]
-    if key.startswith("data.") and any(value is not None for value in found):
+    defaults = [derived_defaults(probe).get(key, (None, ""))[0] for probe in probes]
+    if key.startswith("data.") and any(value is not None for value in defaults):
         return "by dataset"
-    if key.startswith("quant.") and found[0] is not None:
+    if key.startswith("quant.") and defaults[0] is not None:
         return "8 or 32"
     value = field.default
     if isinstance(value, bool) or value is None:
@@ -142,11 +155,11 @@ def _default(key: str, field: FieldInfo) -> str:
     return f"{value}" if value not in ("", {}) else "empty"
 
 
-def _meaning(field: FieldInfo) -> str:
+def _meaning_column(field: FieldInfo) -> str:
     return field.description or ""
 
 
-def _extra(field: FieldInfo) -> Mapping[str, Any]:
+def _schema_extra(field: FieldInfo) -> Mapping[str, Any]:
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     for part in get_args(field.annotation):  # Bits | None keeps its extras inside the union
         for meta in getattr(part, "__metadata__", ()):

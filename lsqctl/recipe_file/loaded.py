@@ -18,7 +18,7 @@ class Cell:
 
     ``origins`` says by dotted key where a value is from: ``recipes/x.yaml:12``,
     ``base paper/w4a4``, ``default``, ``default of cifar10``, ``--set`` or ``--seed``; ``nodes``
-    holds the place of what is written, for faults that only the network shows. ``base`` is what
+    holds the position of what is written, for errors that only the network shows. ``base`` is what
     it extends, as ``load`` takes it.
     """
 
@@ -31,9 +31,9 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class LoadedRecipe:
-    """A recipe file that was found to be without fault.
+    """A recipe file that was found to be valid.
 
-    ``cells`` is empty for an abstract recipe; ``given`` holds what the file and its bases say, by
+    ``cells`` is empty for an abstract recipe; ``explicit`` is what the file and its bases say, by
     dotted key, and ``origins`` where; ``warnings`` are likely mistakes, with codes W001 and on.
     """
 
@@ -44,7 +44,7 @@ class LoadedRecipe:
     is_sweep: bool
     cells: tuple[Cell, ...]
     description: str = ""
-    given: Mapping[str, Any] = field(default_factory=dict)
+    explicit: Mapping[str, Any] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
     base: str | None = None

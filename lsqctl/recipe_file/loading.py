@@ -8,17 +8,32 @@ from pathlib import Path
 from typing import Any
 
 from lsqctl.errors import Diagnostic, RecipeError
-from lsqctl.recipe import valid_name
-from lsqctl.recipe_file.cells import apply, clashes, labels, parse_sets, seed_nodes, tag
-from lsqctl.recipe_file.chain import Document, Files, read_document
-from lsqctl.recipe_file.check import Checked, check
-from lsqctl.recipe_file.doubts import doubts, repeated_seeds
-from lsqctl.recipe_file.find import Found, find, find_base
+from lsqctl.recipe import is_valid_name
+from lsqctl.recipe_file.cells import (
+    apply_changes,
+    duplicates,
+    cell_labels,
+    parse_sets,
+    seed_nodes,
+    describe_cell,
+)
+from lsqctl.recipe_file.chain import Document, FileCache, read_document
+from lsqctl.recipe_file.check import Validation, validate
+from lsqctl.recipe_file.doubts import lint, repeated_seeds
+from lsqctl.recipe_file.find import RecipeFile, find_recipe, find_base
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
-from lsqctl.recipe_file.nodes import Entry, Node, Tree, shown
-from lsqctl.recipe_file.sweep import MAX_CELLS, TITLE, Assignment, Axes, assignments, axes_of, count
+from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
+from lsqctl.recipe_file.sweep import (
+    MAX_CELLS,
+    BAD_SWEEP,
+    Assignment,
+    Axes,
+    assignments,
+    axes_of,
+    cell_count,
+)
 
-CANNOT_RUN = "an abstract recipe cannot be run"
+IS_ABSTRACT = "an abstract recipe cannot be run"
 
 
 def load(
@@ -32,20 +47,22 @@ def load(
 
     ``sets`` are ``key=value`` texts applied last to every cell; ``seeds`` replace the file's. An
     abstract recipe is refused unless ``abstract_ok``. Raises NotFound, or RecipeError with every
-    fault of the file, of its bases and of its cells.
+    mistake of the file, of its bases and of its cells.
     """
-    return load_found(find(ref), sets=sets, seeds=seeds, abstract_ok=abstract_ok)
+    return load_file(find_recipe(ref), sets=sets, seeds=seeds, abstract_ok=abstract_ok)
 
 
-def load_found(
-    found: Found,
+def load_file(
+    recipe_file: RecipeFile,
     *,
     sets: Sequence[str] = (),
     seeds: Sequence[int] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe in a file that was found.  As ``load``."""
-    return load_document(read_document(found), sets=sets, seeds=seeds, abstract_ok=abstract_ok)
+    return load_document(
+        read_document(recipe_file), sets=sets, seeds=seeds, abstract_ok=abstract_ok
+    )
 
 
 def load_document(
@@ -56,37 +73,39 @@ def load_document(
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe in a file that was read.  As ``load``."""
-    job = _Loading(document, Files(), list(document.faults))
-    abstract = job.abstract(abstract_ok)
-    changes = job.changes(sets, seeds)
-    checked = [job.check_cell(change) for change in changes]
-    job.collect(checked, changes, abstract)
-    if not job.faults and not abstract:
-        cells = job.named(checked, changes)
-    if job.faults:
-        raise RecipeError(_in_order(job.faults, document.found.file))
+    loader = _Loader(document, FileCache(), list(document.diagnostics))
+    abstract = loader.is_abstract(abstract_ok)
+    changes = loader.changes(sets, seeds)
+    validations = [loader.validate_cell(change) for change in changes]
+    loader.collect_diagnostics(validations, changes, abstract)
+    if not loader.diagnostics and not abstract:
+        cells = loader.name_cells(validations, changes)
+    if loader.diagnostics:
+        raise RecipeError(
+            _sorted_diagnostics(loader.diagnostics, document.recipe_file.display_path)
+        )
     return LoadedRecipe(
-        name=str(job.name),
-        path=document.found.path,
+        name=str(loader.name),
+        path=document.recipe_file.path,
         source_text=document.text,
         abstract=abstract,
         is_sweep="sweep" in document.entries or len(changes) > 1,
         cells=() if abstract else cells,
-        description=str(checked[0].given.get("description", "")),
-        given=checked[0].given,
-        origins=checked[0].origins,
-        warnings=tuple(dict.fromkeys(job.warnings)),
-        base=job.base({}),
+        description=str(validations[0].explicit.get("description", "")),
+        explicit=validations[0].explicit,
+        origins=validations[0].origins,
+        warnings=tuple(dict.fromkeys(loader.warnings)),
+        base=loader.base_ref({}),
     )
 
 
 @dataclass
-class _Loading:
+class _Loader:
     document: Document
-    files: Files
-    faults: list[Diagnostic]
+    file_cache: FileCache
+    diagnostics: list[Diagnostic]
     warnings: list[Diagnostic] = field(default_factory=list)
-    _bases: dict[str, Tree] = field(default_factory=dict)
+    _trees: dict[str, Tree] = field(default_factory=dict)
 
     @property
     def start(self) -> Node:
@@ -101,19 +120,23 @@ class _Loading:
 
     @property
     def name(self) -> Any:
-        """The recipe's name as written, else by its place; not yet checked."""
-        return self.name_node.plain() if self.name_node else self.document.found.name
+        """The recipe's name as written, else by its path; not yet checked."""
+        return self.name_node.to_python() if self.name_node else self.document.recipe_file.name
 
-    def abstract(self, allowed: bool) -> bool:
+    def is_abstract(self, allowed: bool) -> bool:
         entry = self.document.entries.get("abstract")
         if entry is None or entry.value.value in (None, False):
             return False
         if entry.value.value is not True:
-            label = f"must be true or false, got {shown(entry.value)}"
-            self.faults.append(entry.value.fault("R103", "bad value for `abstract`", label))
+            message = f"must be true or false, got {preview(entry.value)}"
+            self.diagnostics.append(
+                entry.value.diagnostic("R103", "bad value for `abstract`", message)
+            )
         elif not allowed:
-            help_ = f"it is a base: write `extends: {self.name}` in a recipe of your own"
-            self.faults.append(entry.key.fault("R003", CANNOT_RUN, "says it is a base only", help_))
+            hint = f"it is a base: write `extends: {self.name}` in a recipe of your own"
+            self.diagnostics.append(
+                entry.key.diagnostic("R003", IS_ABSTRACT, "says it is a base only", hint)
+            )
         return True
 
     def changes(self, sets: Sequence[str], seeds: Sequence[int]) -> list[Assignment]:
@@ -121,16 +144,18 @@ class _Loading:
         sweep = self.document.entries.get("sweep")
         if sweep is not None and sweep.value.value is None and sweep.value.text:
             sweep = None
-        zipped, grid = axes_of(sweep, self.faults)
-        fixed, faults = parse_sets(sets)
-        self.faults.extend(faults)
+        zipped, grid = axes_of(sweep, self.diagnostics)
+        fixed, diagnostics = parse_sets(sets)
+        self.diagnostics.extend(diagnostics)
         self.warnings.extend(repeated_seeds(grid.get("seed", ())))
         zipped, grid = _with_seeds(zipped, grid, seed_nodes(seeds))
         if len({len(values) for values in zipped.values()}) > 1:
             zipped = {}
-        if (total := count(zipped, grid)) > MAX_CELLS:
-            label = f"{total:,} cells; at most {MAX_CELLS:,} can be queued at once"
-            self.faults.append((sweep.key if sweep else self.start).fault("R004", TITLE, label))
+        if (total := cell_count(zipped, grid)) > MAX_CELLS:
+            message = f"{total:,} cells; at most {MAX_CELLS:,} can be queued at once"
+            self.diagnostics.append(
+                (sweep.key if sweep else self.start).diagnostic("R004", BAD_SWEEP, message)
+            )
             return [fixed]
         return [{**cell, **fixed} for cell in assignments(zipped, grid)]
 
@@ -140,75 +165,91 @@ class _Loading:
             return Entry(change["extends"], change["extends"])
         return self.document.entries.get("extends")
 
-    def base(self, change: Assignment) -> str | None:
+    def base_ref(self, change: Assignment) -> str | None:
         """Return what a cell extends, as ``load`` takes it."""
         entry = self.extends(change)
-        named = entry.value.value if entry else None
-        found = find_base(named, self.document.found) if isinstance(named, str) else None
-        return (found.bundled_name or str(found.path)) if found else None
+        ref = entry.value.value if entry else None
+        recipe_file = find_base(ref, self.document.recipe_file) if isinstance(ref, str) else None
+        return (recipe_file.bundled_name or str(recipe_file.path)) if recipe_file else None
 
-    def check_cell(self, change: Assignment) -> Checked:
-        own = self.document.entries
+    def validate_cell(self, change: Assignment) -> Validation:
+        entries = self.document.entries
         extends = self.extends(change)
         key = repr((extends.value.value, extends.value.position)) if extends else ""
-        if key not in self._bases:
-            self._bases[key] = self.files.merged(self.document, extends)
-        tree = dict(self._bases[key])
-        if "description" in own and own["description"].value.value is not None:
-            tree["description"] = own["description"]
-        return check(apply(tree, change), self.name, start=self.start, name_node=self.name_node)
+        if key not in self._trees:
+            self._trees[key] = self.file_cache.merged_tree(self.document, extends)
+        tree = dict(self._trees[key])
+        if "description" in entries and entries["description"].value.value is not None:
+            tree["description"] = entries["description"]
+        return validate(
+            apply_changes(tree, change), self.name, start=self.start, name_node=self.name_node
+        )
 
-    def collect(
-        self, checked: Sequence[Checked], changes: Sequence[Assignment], abstract: bool
+    def collect_diagnostics(
+        self, validations: Sequence[Validation], changes: Sequence[Assignment], abstract: bool
     ) -> None:
-        """Gather the faults of all cells, each once; name the cell of one that is not in all.
+        """Gather the diagnostics of all cells, each once; name the cell of one that is not in all.
 
         What is missing is not said of a base.
         """
-        where: dict[Diagnostic, list[int]] = {}
-        for number, one in enumerate(checked):
-            for fault in one.faults:
-                if not (self.in_vain(fault) or (abstract and fault.code == "R102")):
-                    where.setdefault(fault, []).append(number)
-        for fault, numbers in where.items():
-            cell = tag(numbers[0] + 1, len(checked), changes[numbers[0]])
-            if len(numbers) == len(checked):
+        cells_by_diagnostic: dict[Diagnostic, list[int]] = {}
+        for number, validation in enumerate(validations):
+            for diagnostic in validation.diagnostics:
+                if not (self.is_follow_up(diagnostic) or (abstract and diagnostic.code == "R102")):
+                    cells_by_diagnostic.setdefault(diagnostic, []).append(number)
+        for diagnostic, numbers in cells_by_diagnostic.items():
+            cell = describe_cell(numbers[0] + 1, len(validations), changes[numbers[0]])
+            if len(numbers) == len(validations):
                 cell = ""
             elif len(numbers) > 1:
                 cell += f"; and {len(numbers) - 1} more"
-            self.faults.append(replace(fault, cell=cell))
-        self.faults.extend(self.files.faults)
-        self.faults.extend(_name_faults(self.document.found, self.name, self.name_node, self.start))
+            self.diagnostics.append(replace(diagnostic, cell=cell))
+        self.diagnostics.extend(self.file_cache.diagnostics)
+        self.diagnostics.extend(
+            _name_diagnostics(self.document.recipe_file, self.name, self.name_node, self.start)
+        )
 
-    def in_vain(self, fault: Diagnostic) -> bool:
-        """Whether a fault only follows from a base or a place that could not be read."""
-        unread = (*self.document.faults, *self.files.faults)
-        broken = any(f.code in ("R001", "R002", "R003") for f in unread)
-        return (broken and fault.code == "R102") or _place(fault) in map(_place, unread)
+    def is_follow_up(self, diagnostic: Diagnostic) -> bool:
+        """Whether an error only follows from a base or a value that could not be read."""
+        unreadable = (*self.document.diagnostics, *self.file_cache.diagnostics)
+        base_is_broken = any(f.code in ("R001", "R002", "R003") for f in unreadable)
+        return (base_is_broken and diagnostic.code == "R102") or _sort_position(diagnostic) in map(
+            _sort_position, unreadable
+        )
 
-    def named(self, checked: Sequence[Checked], changes: Sequence[Assignment]) -> tuple[Cell, ...]:
-        recipes = [one.recipe for one in checked if one.recipe is not None]
-        made = []
-        told = labels(changes, recipes)
-        for label, recipe, one, change in zip(told, recipes, checked, changes, strict=True):
+    def name_cells(
+        self, validations: Sequence[Validation], changes: Sequence[Assignment]
+    ) -> tuple[Cell, ...]:
+        recipes = [validation.recipe for validation in validations if validation.recipe is not None]
+        cells = []
+        suffixes = cell_labels(changes, recipes)
+        for label, recipe, validation, change in zip(
+            suffixes, recipes, validations, changes, strict=True
+        ):
             name = f"{self.name}-{label}" if label else str(self.name)
-            self.warnings.extend(doubts(recipe, one, self.start))
+            self.warnings.extend(lint(recipe, validation, self.start))
             named = recipe.model_copy(update={"name": name})
-            made.append(Cell(named, label, one.origins, one.nodes, self.base(change)))
-        made = list({_identity(cell): cell for cell in made}.values())
+            cells.append(
+                Cell(named, label, validation.origins, validation.nodes, self.base_ref(change))
+            )
+        cells = list({_cell_key(cell): cell for cell in cells}.values())
         sweep = self.document.entries.get("sweep")
-        here = sweep.key if sweep else self.start
-        for name, seed in clashes([(cell.recipe.name, cell.recipe.seed) for cell in made]):
+        anchor = sweep.key if sweep else self.start
+        for name, seed in duplicates([(cell.recipe.name, cell.recipe.seed) for cell in cells]):
             label = f"two cells would be called `{name}` with seed {seed}"
-            self.faults.append(here.fault("R004", TITLE, label, "vary what tells them apart"))
-        for name in dict.fromkeys(cell.recipe.name for cell in made):
-            if not valid_name(name):
+            self.diagnostics.append(
+                anchor.diagnostic("R004", BAD_SWEEP, label, "vary what tells them apart")
+            )
+        for name in dict.fromkeys(cell.recipe.name for cell in cells):
+            if not is_valid_name(name):
                 label = f"the cell's name `{name}` is longer than 64 letters or not valid"
-                self.faults.append(here.fault("R106", "bad name", label, "shorten `name`"))
-        return tuple(made)
+                self.diagnostics.append(
+                    anchor.diagnostic("R106", "bad name", label, "shorten `name`")
+                )
+        return tuple(cells)
 
 
-def _identity(cell: Cell) -> str:
+def _cell_key(cell: Cell) -> str:
     return cell.recipe.model_dump_json()
 
 
@@ -220,23 +261,33 @@ def _with_seeds(zipped: Axes, grid: Axes, seeds: tuple[Node, ...]) -> tuple[Axes
     return zipped, {**grid, "seed": seeds}
 
 
-def _name_faults(found: Found, name: Any, node: Node | None, start: Node) -> list[Diagnostic]:
-    if found.bundled_name is not None and node is not None and name != found.bundled_name:
-        label = f"lies at `{found.bundled_name}` under recipes/ and must be called so"
-        return [node.fault("R106", "bad name", label, "correct the name, or leave it out")]
-    if node is None and not valid_name(str(name)):
-        label = f"the file's name `{name}` cannot name a recipe"
-        help_ = "begin with `name: ` and letters, digits, `.`, `_` or `-`"
-        return [start.fault("R106", "bad name", label, help_)]
+def _name_diagnostics(
+    recipe_file: RecipeFile, name: Any, node: Node | None, start: Node
+) -> list[Diagnostic]:
+    if (
+        recipe_file.bundled_name is not None
+        and node is not None
+        and name != recipe_file.bundled_name
+    ):
+        message = f"lies at `{recipe_file.bundled_name}` under recipes/ and must be called so"
+        return [node.diagnostic("R106", "bad name", message, "correct the name, or leave it out")]
+    if node is None and not is_valid_name(str(name)):
+        message = f"the file's name `{name}` cannot name a recipe"
+        hint = "begin with `name: ` and letters, digits, `.`, `_` or `-`"
+        return [start.diagnostic("R106", "bad name", message, hint)]
     return []
 
 
-def _in_order(faults: Sequence[Diagnostic], file: str) -> list[Diagnostic]:
-    once = dict.fromkeys(faults)
+def _sorted_diagnostics(diagnostics: Sequence[Diagnostic], file: str) -> list[Diagnostic]:
+    unique = dict.fromkeys(diagnostics)
 
-    return sorted(once, key=lambda fault: (fault.file != file, *_place(fault)))
+    return sorted(
+        unique, key=lambda diagnostic: (diagnostic.file != file, *_sort_position(diagnostic))
+    )
 
 
-def _place(fault: Diagnostic) -> tuple[str, int, int]:
-    position = fault.position
-    return (fault.file, position.line, position.column) if position else (fault.file, 0, 0)
+def _sort_position(diagnostic: Diagnostic) -> tuple[str, int, int]:
+    position = diagnostic.position
+    return (
+        (diagnostic.file, position.line, position.column) if position else (diagnostic.file, 0, 0)
+    )

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from lsqctl.errors import Diagnostic, Position
 
 Scalar = str | int | float | bool | None
-SET = "--set"
-SEED = "--seed"
+SET_OPTION = "--set"
+SEED_OPTION = "--seed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,24 +50,24 @@ class Node:
         """Where the value comes from, in words."""
         return self.source.origin or f"{self.source.file}:{self.position.line}"
 
-    def plain(self) -> Any:
+    def to_python(self) -> Any:
         """Return the value as Python data."""
         if isinstance(self.value, Mapping):
-            return {name: entry.value.plain() for name, entry in self.value.items()}
+            return {name: entry.value.to_python() for name, entry in self.value.items()}
         if isinstance(self.value, tuple):
-            return [node.plain() for node in self.value]
+            return [node.to_python() for node in self.value]
         return self.value
 
-    def fault(self, code: str, title: str, label: str, *helps: str) -> Diagnostic:
-        """Return a fault that points here."""
+    def diagnostic(self, code: str, title: str, message: str, *hints: str) -> Diagnostic:
+        """Return a diagnostic that points here."""
         return Diagnostic(
             code,
-            visible(title),
-            visible(label),
+            escape(title),
+            escape(message),
             self.source.file,
             self.position,
             self.source.line(self.position.line),
-            tuple(map(visible, helps)),
+            tuple(map(escape, hints)),
         )
 
 
@@ -81,15 +81,17 @@ class Entry(NamedTuple):
 Tree = dict[str, Entry]
 
 
-def visible(text: str) -> str:
+def escape(text: str) -> str:
     """Return ``text`` with control, direction and surrogate characters spelled out."""
     return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) in _UNSEEN else char
+        char.encode("unicode_escape").decode()
+        if unicodedata.category(char) in _INVISIBLE_CATEGORIES
+        else char
         for char in text
     )
 
 
-def shown(node: Node) -> str:
+def preview(node: Node) -> str:
     """Return a short spelling of a value for a message."""
     if isinstance(node.value, Mapping):
         return "keys and values"
@@ -101,4 +103,4 @@ def shown(node: Node) -> str:
     return f"'{text}'" if isinstance(node.value, str) else text
 
 
-_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}

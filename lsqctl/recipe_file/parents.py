@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsqctl.errors import NotFound, RecipeError
-from lsqctl.recipe_file.find import Found, at, bundled_recipes, find_bundled
+from lsqctl.recipe_file.find import RecipeFile, recipe_file_at, bundled_recipes, find_bundled
 from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
-from lsqctl.recipe_file.loading import load_found
-from lsqctl.recipe_file.nodes import visible
-from lsqctl.recipe_file.spelling import three_closest
+from lsqctl.recipe_file.loading import load_file
+from lsqctl.recipe_file.nodes import escape
+from lsqctl.recipe_file.spelling import three_closest_names
 
 
 class Parent(NamedTuple):
@@ -26,24 +26,26 @@ def find_parent(name: str, near: Path | None = None) -> Parent:
     """Return the recipe called ``name``, be it a cell of a sweep.
 
     It is looked for beside the file ``near``, then among the bundled ones; ``a/b-w4a4-lr0.1`` may
-    be a cell of ``a/b-w4a4`` or of ``a/b``. Raises NotFound, and RecipeError for one with faults.
+    be a cell of ``a/b-w4a4`` or of ``a/b``. Raises NotFound, and RecipeError for one with errors.
     """
     stem = name
     while stem:
-        for found in _candidates(stem, near):
-            loaded = load_found(found, abstract_ok=True)
+        for recipe_file in _candidate_files(stem, near):
+            loaded = load_file(recipe_file, abstract_ok=True)
             if cells := tuple(cell for cell in loaded.cells if cell.recipe.name == name):
                 return Parent(loaded, cells)
         stem = stem.rpartition("-")[0]
-    close = ", ".join(f"`{known}`" for known in three_closest(name, bundled_recipes()))
+    nearest_names = ", ".join(
+        f"`{candidate}`" for candidate in three_closest_names(name, bundled_recipes())
+    )
     beside = f"beside {near.name} or " if near else ""
     raise NotFound(
-        f"no recipe `{visible(name)}` {beside}among the bundled ones; the nearest are {close}"
+        f"no recipe `{escape(name)}` {beside}among the bundled ones; the nearest are {nearest_names}"
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class RecipeSummary:
     """One line of ``recipe ls``. ``cells`` counts the runs that the recipe stands for."""
 
     name: str
@@ -52,31 +54,31 @@ class Header:
     cells: int
 
 
-def headers() -> list[Header]:
+def recipe_summaries() -> list[RecipeSummary]:
     """Return a line for each bundled recipe."""
-    return list(_headers())
+    return list(_recipe_summaries())
 
 
-def _headers() -> Iterator[Header]:
+def _recipe_summaries() -> Iterator[RecipeSummary]:
     for name in bundled_recipes():
-        found = find_bundled(name)
-        if found is None:
+        recipe_file = find_bundled(name)
+        if recipe_file is None:
             continue
         try:
-            loaded = load_found(found, abstract_ok=True)
+            loaded = load_file(recipe_file, abstract_ok=True)
         except RecipeError as error:
             count = len(error.diagnostics)
-            told = f"has {count} fault{'s' * (count != 1)}: lsqctl recipe check {name}"
-            yield Header(name, told, False, 0)
+            description = f"has {count} error{'s' * (count != 1)}: lsqctl recipe check {name}"
+            yield RecipeSummary(name, description, False, 0)
         else:
-            yield Header(name, loaded.description, loaded.abstract, len(loaded.cells))
+            yield RecipeSummary(name, loaded.description, loaded.abstract, len(loaded.cells))
 
 
-def _candidates(name: str, near: Path | None) -> Iterator[Found]:
+def _candidate_files(name: str, near: Path | None) -> Iterator[RecipeFile]:
     if near is not None and "\0" not in name and ".." not in name and len(name) < 256:
         leaf = name.rpartition("/")[2]
         for path in dict.fromkeys((near.parent / f"{name}.yaml", near.parent / f"{leaf}.yaml")):
             if path.is_file():
-                yield at(path)
-    if (found := find_bundled(name)) is not None:
-        yield found
+                yield recipe_file_at(path)
+    if (recipe_file := find_bundled(name)) is not None:
+        yield recipe_file

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lsqctl.recipe import OverrideSection, Recipe
-from lsqctl.recipe_file.keys import FILE_KEYS, PATHS_OF_SWEEP, SECTIONS, VARIABLE
+from lsqctl.recipe_file.keys import FILE_KEYS, SWEEP_PARTS, SECTIONS, SETTABLE_KEYS
 
 SCHEMA_ID = "urn:lsqctl:recipe:1"
 SCHEMA_FILE = "lsqctl.schema.json"
@@ -19,14 +19,14 @@ def json_schema() -> dict[str, Any]:
         definition = definitions[name]
         definition.pop("required", None)  # a base may give it
         for prop in definition["properties"].values():
-            _tidy(prop)
+            _to_json_schema(prop)
     properties = schema["properties"]
     for name, prop in properties.items():
-        _tidy(prop)
+        _to_json_schema(prop)
         if name in SECTIONS:
             target = {"$ref": f"#/$defs/{SECTIONS[name].__name__}"}
-            described = SECTIONS[name].__doc__ or ""
-            properties[name] = {"anyOf": [target, {"type": "null"}], "description": described}
+            description = SECTIONS[name].__doc__ or ""
+            properties[name] = {"anyOf": [target, {"type": "null"}], "description": description}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA_ID,
@@ -69,10 +69,12 @@ train:
 
 def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
     axes = {"extends": {"type": "string", "description": FILE_KEYS["extends"]}}
-    for key in VARIABLE:
+    for key in SETTABLE_KEYS:
         section, _, leaf = key.rpartition(".")
-        holder = definitions[SECTIONS[section].__name__]["properties"] if section else properties
-        axes[key] = holder[leaf]
+        key_schemas = (
+            definitions[SECTIONS[section].__name__]["properties"] if section else properties
+        )
+        axes[key] = key_schemas[leaf]
     lists = {key: {"type": "array", "minItems": 1, "items": item} for key, item in axes.items()}
     axis = {"type": "object", "additionalProperties": False, "properties": lists}
     return {
@@ -82,13 +84,13 @@ def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[
             "type": ["object", "null"],
             "description": FILE_KEYS["sweep"],
             "additionalProperties": False,
-            "properties": dict.fromkeys(PATHS_OF_SWEEP, axis),
+            "properties": dict.fromkeys(SWEEP_PARTS, axis),
         },
     }
 
 
-def _tidy(prop: dict[str, Any]) -> None:
-    """Turn our own words, ``choices`` and ``unit``, into what an editor knows."""
+def _to_json_schema(prop: dict[str, Any]) -> None:
+    """Turn lsqctl's ``choices`` and ``unit`` into what an editor knows."""
     extra: dict[str, Any] = {}
     for part in (prop, *prop.get("anyOf", ())):  # of Bits | None they stand inside
         extra |= {key: part.pop(key) for key in ("choices", "or_pattern", "unit") if key in part}
@@ -96,12 +98,12 @@ def _tidy(prop: dict[str, Any]) -> None:
         prop["description"] = f"{prop.get('description', '')} ({unit})"
     if "choices" not in extra:
         return
-    ways: list[dict[str, Any]] = [{"enum": extra["choices"]}]
+    alternatives: list[dict[str, Any]] = [{"enum": extra["choices"]}]
     if "or_pattern" in extra:
-        ways.append({"type": "string", "pattern": extra["or_pattern"]})
+        alternatives.append({"type": "string", "pattern": extra["or_pattern"]})
     if "anyOf" in prop:
-        ways.append({"type": "null"})
-    if len(ways) > 1:
-        prop["anyOf"] = ways
+        alternatives.append({"type": "null"})
+    if len(alternatives) > 1:
+        prop["anyOf"] = alternatives
     else:
         prop["enum"] = extra["choices"]

@@ -7,17 +7,17 @@ from typing import Any
 
 from lsqctl.errors import Diagnostic
 from lsqctl.recipe_file.keys import choices_of, unit_of
-from lsqctl.recipe_file.nodes import Node, shown
-from lsqctl.recipe_file.spelling import closest, three_closest
+from lsqctl.recipe_file.nodes import Node, preview
+from lsqctl.recipe_file.spelling import closest_name, three_closest_names
 
-MISSING: Mapping[str, tuple[str, ...]] = {
+MISSING_HINTS: Mapping[str, tuple[str, ...]] = {
     "model": ("write `model: {name: resnet18}`",),
     "data": ("write `data: {name: cifar10}`",),
     "model.name": ("write `name: resnet18`, or another model",),
     "data.name": ("write `name: cifar10`, or another dataset",),
     "distill.teacher": ("write `teacher: {run: NAME}`, a file, or a torchvision weights name",),
 }
-_TYPES = {
+_TYPE_NAMES = {
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
@@ -31,55 +31,64 @@ _BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
-_YES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
-_MANY = 8
+_YAML_1_1_BOOLEANS = {
+    "yes": "true",
+    "on": "true",
+    "y": "true",
+    "no": "false",
+    "off": "false",
+    "n": "false",
+}
+_MAX_LISTED = 8
 
 
-def bad_value(error: Mapping[str, Any], key: str, inner: tuple[str, ...], node: Node) -> Diagnostic:
-    """Return the fault of one pydantic error at ``node``, which stands at ``key``."""
+def bad_value_diagnostic(
+    error: Mapping[str, Any], key: str, inner: tuple[str, ...], node: Node
+) -> Diagnostic:
+    """Return the diagnostic of one pydantic error at ``node``, which stands at ``key``."""
     kind = str(error["type"])
     title = f"bad value for `{key}`"
     if key == "name":
-        return node.fault("R106", "bad name", *_name(kind, error, node))
+        return node.diagnostic("R106", "bad name", *_name_message(kind, error, node))
     if inner and inner[0] == "RunRef":
-        return _run_ref(kind, key, inner, node)
+        return _run_ref_diagnostic(kind, key, inner, node)
     if kind in ("literal_error", "choice"):
-        return node.fault("R103", title, *_choice(key, node))
-    if kind in _TYPES:
-        return node.fault("R103", title, *_type(_TYPES[kind], key, node))
-    if bound := _bound(kind, error, key):
-        label = f"{bound}, got {shown(node)}"
-        return node.fault("R104", f"`{key}` is out of range", label)
-    return node.fault("R103", title, _plain_words(kind, error, node))
+        return node.diagnostic("R103", title, *_choice_message(key, node))
+    if kind in _TYPE_NAMES:
+        return node.diagnostic("R103", title, *_type_message(_TYPE_NAMES[kind], key, node))
+    if bound := _bound_message(kind, error, key):
+        message = f"{bound}, got {preview(node)}"
+        return node.diagnostic("R104", f"`{key}` is out of range", message)
+    return node.diagnostic("R103", title, _other_message(kind, error, node))
 
 
-def _bound(kind: str, error: Mapping[str, Any], key: str) -> str:
+def _bound_message(kind: str, error: Mapping[str, Any], key: str) -> str:
     if kind in _BOUNDS:
         context, words = _BOUNDS[kind]
         limit = error["ctx"][context]
-        unit = _unit(key).removesuffix("s") if limit == 1 else _unit(key)
-        return f"must be {words} {_figure(limit)}{unit}"
+        unit = _unit_text(key).removesuffix("s") if limit == 1 else _unit_text(key)
+        return f"must be {words} {_number_text(limit)}{unit}"
     if kind == "finite_number":
         return "must be finite"
     return str(error["msg"]) if kind == "out_of_range" else ""
 
 
-def _figure(bound: float) -> str:
+def _number_text(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
-def _unit(key: str) -> str:
+def _unit_text(key: str) -> str:
     unit = unit_of(key)
     return f" {unit}" if unit not in ("", "ratio") else ""
 
 
-def _name(kind: str, error: Mapping[str, Any], node: Node) -> tuple[str, ...]:
+def _name_message(kind: str, error: Mapping[str, Any], node: Node) -> tuple[str, ...]:
     if kind == "string_type":
-        return _type("text", "name", node)
+        return _type_message("text", "name", node)
     return (str(error["msg"]).removeprefix("Value error, "), "for example `name: digits/my-first`")
 
 
-def _plain_words(kind: str, error: Mapping[str, Any], node: Node) -> str:
+def _other_message(kind: str, error: Mapping[str, Any], node: Node) -> str:
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "string_too_long":
@@ -87,42 +96,42 @@ def _plain_words(kind: str, error: Mapping[str, Any], node: Node) -> str:
     return str(error["msg"])
 
 
-def _type(wanted: str, key: str, node: Node) -> tuple[str, ...]:
-    choices = f" ({', '.join(choices_of(key))})" if 0 < len(choices_of(key)) <= _MANY else ""
-    label = f"must be {wanted}{choices}, got {shown(node)}"
-    way_out = _way_out(wanted, key, node)
-    return (label, way_out) if way_out else (label,)
+def _type_message(expected: str, key: str, node: Node) -> tuple[str, ...]:
+    choices = f" ({', '.join(choices_of(key))})" if 0 < len(choices_of(key)) <= _MAX_LISTED else ""
+    message = f"must be {expected}{choices}, got {preview(node)}"
+    hint = _type_hint(expected, key, node)
+    return (message, hint) if hint else (message,)
 
 
-def _way_out(wanted: str, key: str, node: Node) -> str:
+def _type_hint(expected: str, key: str, node: Node) -> str:
     value, text = node.value, node.text
     if value is None:
         return "write a value, or leave the key out"
-    if wanted == "text":
+    if expected == "text":
         return "put quotes around it" if isinstance(value, int | float) else ""
-    if wanted == "true or false" and text.lower() in _YES:
-        return f"write `{_YES[text.lower()]}`"
-    if wanted == "a section of keys":
-        return _section(key, node)
-    return _number(node)
+    if expected == "true or false" and text.lower() in _YAML_1_1_BOOLEANS:
+        return f"write `{_YAML_1_1_BOOLEANS[text.lower()]}`"
+    if expected == "a section of keys":
+        return _section_hint(key, node)
+    return _number_hint(node)
 
 
-def _section(key: str, node: Node) -> str:
+def _section_hint(key: str, node: Node) -> str:
     if key in ("model", "data") and isinstance(node.value, str):
         return f"write `{key}: {{name: {node.text}}}`"
     return f"write `{key}:` and its keys below, indented"
 
 
-def _number(node: Node) -> str:
+def _number_hint(node: Node) -> str:
     value = node.value
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"write `{int(value)}`"
     if isinstance(value, str) and "," in value and _is_number(value.replace(",", ".", 1)):
         return "write a point, not a comma"
-    return _unquote(node)
+    return _quotes_hint(node)
 
 
-def _unquote(node: Node) -> str:
+def _quotes_hint(node: Node) -> str:
     looks_plain = node.text in ("true", "false") or _is_number(node.text)
     return "remove the quotes" if node.quoted and looks_plain else ""
 
@@ -135,32 +144,32 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _choice(key: str, node: Node) -> tuple[str, ...]:
-    known = choices_of(key)
+def _choice_message(key: str, node: Node) -> tuple[str, ...]:
+    choices = choices_of(key)
     if not isinstance(node.value, str):
-        return _type("text", key, node)
-    label = f"`{shown(node)[1:-1]}` is not one of the choices"
-    near = closest(node.text, known)
-    helps = [f"did you mean `{near}`?"] if near else []
-    if len(known) <= _MANY:
-        return (label, *helps, f"one of: {_or(list(known))}")
-    nearest_three = _or(three_closest(node.text, known))
-    return (label, *helps, f"nearest: {nearest_three}; all {len(known)}: lsqctl recipe schema")
+        return _type_message("text", key, node)
+    message = f"`{preview(node)[1:-1]}` is not one of the choices"
+    near = closest_name(node.text, choices)
+    hints = [f"did you mean `{near}`?"] if near else []
+    if len(choices) <= _MAX_LISTED:
+        return (message, *hints, f"one of: {_join_or(list(choices))}")
+    nearest = _join_or(three_closest_names(node.text, choices))
+    return (message, *hints, f"nearest: {nearest}; all {len(choices)}: lsqctl recipe schema")
 
 
-def _run_ref(kind: str, key: str, inner: tuple[str, ...], node: Node) -> Diagnostic:
-    help_ = "write `{run: NAME}`, NAME being the recipe whose weights are taken"
+def _run_ref_diagnostic(kind: str, key: str, inner: tuple[str, ...], node: Node) -> Diagnostic:
+    hint = "write `{run: NAME}`, NAME being the recipe whose weights are taken"
     name = inner[1] if len(inner) > 1 else ""
     if kind == "extra_forbidden" and name in node.entries:
         title = f"unknown key `{key}.{name}`"
-        helps = ["did you mean `run`?"] if closest(name, ["run"]) else [help_]
-        return node.entries[name].key.fault("R101", title, "not a known key", *helps)
+        hints = ["did you mean `run`?"] if closest_name(name, ["run"]) else [hint]
+        return node.entries[name].key.diagnostic("R101", title, "not a known key", *hints)
     if kind == "missing":
-        return node.fault("R102", f"missing key `{key}.run`", "needs `run`", help_)
-    inside = node.entries["run"].value if "run" in node.entries else node
-    label = f"must be the name of a recipe, got {shown(inside)}"
-    return inside.fault("R103", f"bad value for `{key}.run`", label)
+        return node.diagnostic("R102", f"missing key `{key}.run`", "needs `run`", hint)
+    run_node = node.entries["run"].value if "run" in node.entries else node
+    message = f"must be the name of a recipe, got {preview(run_node)}"
+    return run_node.diagnostic("R103", f"bad value for `{key}.run`", message)
 
 
-def _or(names: list[str]) -> str:
+def _join_or(names: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

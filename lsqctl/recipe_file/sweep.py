@@ -6,32 +6,34 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 from lsqctl.errors import Diagnostic
-from lsqctl.recipe_file.keys import NOT_KEYS, PATHS_OF_SWEEP, VARIABLE
-from lsqctl.recipe_file.nodes import Entry, Node, shown
-from lsqctl.recipe_file.spelling import closest
+from lsqctl.recipe_file.keys import NON_KEY_HINTS, SWEEP_PARTS, SETTABLE_KEYS
+from lsqctl.recipe_file.nodes import Entry, Node, preview
+from lsqctl.recipe_file.spelling import closest_name
 
 MAX_CELLS = 1_000
-TITLE = "bad sweep"
+BAD_SWEEP = "bad sweep"
 
 Assignment = dict[str, Node]
 Axes = dict[str, tuple[Node, ...]]
 
 
-def axes_of(sweep: Entry | None, faults: list[Diagnostic]) -> tuple[Axes, Axes]:
-    """Return the values of ``zip`` and ``grid`` by dotted key; what is wrong goes to ``faults``."""
+def axes_of(sweep: Entry | None, diagnostics: list[Diagnostic]) -> tuple[Axes, Axes]:
+    """Return the values of ``zip`` and ``grid`` by dotted key; see ``diagnostics``."""
     if sweep is None:
         return {}, {}
-    before = len(faults)
-    parts = _parts(sweep, faults)
-    zipped, grid = (_axes(parts.get(part), part, faults) for part in PATHS_OF_SWEEP)
+    count_before = len(diagnostics)
+    parts = _parts(sweep, diagnostics)
+    zipped, grid = (_axes(parts.get(part), part, diagnostics) for part in SWEEP_PARTS)
     for key in zipped.keys() & grid.keys():
         entry = parts["grid"].value.entries[key]
-        help_ = f"`zip` has it on line {parts['zip'].value.entries[key].key.position.line}"
-        faults.append(entry.key.fault("R004", TITLE, f"`{key}` is varied twice", help_))
-    _same_lengths(zipped, faults)
-    if len(faults) == before and not zipped and not grid:
-        help_ = "write `sweep: {grid: {seed: [0, 1, 2]}}`"
-        faults.append(sweep.key.fault("R004", TITLE, "nothing is varied here", help_))
+        hint = f"`zip` has it on line {parts['zip'].value.entries[key].key.position.line}"
+        diagnostics.append(
+            entry.key.diagnostic("R004", BAD_SWEEP, f"`{key}` is varied twice", hint)
+        )
+    _check_equal_lengths(zipped, diagnostics)
+    if len(diagnostics) == count_before and not zipped and not grid:
+        hint = "write `sweep: {grid: {seed: [0, 1, 2]}}`"
+        diagnostics.append(sweep.key.diagnostic("R004", BAD_SWEEP, "nothing is varied here", hint))
     return zipped, grid
 
 
@@ -43,10 +45,10 @@ def assignments(
         dict(zip(zipped, row, strict=True)) for row in zip(*zipped.values(), strict=True)
     ] or [{}]
     combined = [dict(zip(grid, row, strict=True)) for row in product(*grid.values())]
-    return [{**one, **other} for one in side_by_side for other in combined]
+    return [{**zip_row, **grid_row} for zip_row in side_by_side for grid_row in combined]
 
 
-def count(zipped: Mapping[str, Sequence[Node]], grid: Mapping[str, Sequence[Node]]) -> int:
+def cell_count(zipped: Mapping[str, Sequence[Node]], grid: Mapping[str, Sequence[Node]]) -> int:
     """Return how many cells there are, without making them."""
     total = min((len(values) for values in zipped.values()), default=1)
     for values in grid.values():
@@ -54,67 +56,69 @@ def count(zipped: Mapping[str, Sequence[Node]], grid: Mapping[str, Sequence[Node
     return total
 
 
-def unknown_key(key: Node, where: str) -> Diagnostic:
-    """Return the fault of a dotted key that no recipe has."""
+def unknown_key_diagnostic(key: Node, where: str) -> Diagnostic:
+    """Return the diagnostic of a dotted key that no recipe has."""
     name = str(key.value)
     title = f"unknown key `{name}` in {where}"
     if name.startswith(("model.weights.", "distill.teacher.")):
         short = name.rpartition(".")[0]
-        return key.fault("R101", title, "not a known key", f"set `{short}` to {{run: NAME}}")
+        return key.diagnostic("R101", title, "not a known key", f"set `{short}` to {{run: NAME}}")
     if name in ("name", "description", "abstract", "sweep"):
-        return key.fault("R101", title, "says what the recipe is called, not what it does")
-    if (leaf := name.rpartition(".")[2]) in NOT_KEYS:
-        return key.fault("R101", title, "not a known key", NOT_KEYS[leaf])
-    near = closest(name, VARIABLE) or _by_leaf(name)
-    helps = [f"did you mean `{near}`?"] if near else ["write it as `section.key`: `train.lr`"]
-    return key.fault("R101", title, "not a known key", *helps)
+        return key.diagnostic("R101", title, "says what the recipe is called, not what it does")
+    if (leaf := name.rpartition(".")[2]) in NON_KEY_HINTS:
+        return key.diagnostic("R101", title, "not a known key", NON_KEY_HINTS[leaf])
+    near = closest_name(name, SETTABLE_KEYS) or _nearest_by_leaf(name)
+    hints = [f"did you mean `{near}`?"] if near else ["write it as `section.key`: `train.lr`"]
+    return key.diagnostic("R101", title, "not a known key", *hints)
 
 
-def _by_leaf(name: str) -> str | None:
-    leaves = {key.rpartition(".")[2]: key for key in reversed(VARIABLE)}
-    near = closest(name.rpartition(".")[2], leaves)
+def _nearest_by_leaf(name: str) -> str | None:
+    leaves = {key.rpartition(".")[2]: key for key in reversed(SETTABLE_KEYS)}
+    near = closest_name(name.rpartition(".")[2], leaves)
     return leaves[near] if near else None
 
 
-def _parts(sweep: Entry, faults: list[Diagnostic]) -> dict[str, Entry]:
+def _parts(sweep: Entry, diagnostics: list[Diagnostic]) -> dict[str, Entry]:
     if not isinstance(sweep.value.value, Mapping):
-        label = f"must hold `zip` or `grid`, got {shown(sweep.value)}"
-        faults.append(sweep.value.fault("R004", TITLE, label))
+        message = f"must hold `zip` or `grid`, got {preview(sweep.value)}"
+        diagnostics.append(sweep.value.diagnostic("R004", BAD_SWEEP, message))
     for name, entry in sweep.value.entries.items():
-        if name not in PATHS_OF_SWEEP:
-            near = closest(name, PATHS_OF_SWEEP)
-            helps = [f"did you mean `{near}`?"] if near else ["a sweep holds `zip` and `grid`"]
+        if name not in SWEEP_PARTS:
+            near = closest_name(name, SWEEP_PARTS)
+            hints = [f"did you mean `{near}`?"] if near else ["a sweep holds `zip` and `grid`"]
             title = f"unknown key `sweep.{name}`"
-            faults.append(entry.key.fault("R101", title, "not a known key", *helps))
-    return {name: e for name, e in sweep.value.entries.items() if name in PATHS_OF_SWEEP}
+            diagnostics.append(entry.key.diagnostic("R101", title, "not a known key", *hints))
+    return {name: e for name, e in sweep.value.entries.items() if name in SWEEP_PARTS}
 
 
-def _axes(part: Entry | None, name: str, faults: list[Diagnostic]) -> Axes:
+def _axes(part: Entry | None, name: str, diagnostics: list[Diagnostic]) -> Axes:
     if part is None:
         return {}
     if not isinstance(part.value.value, Mapping):
-        label = f"must map dotted keys to lists, got {shown(part.value)}"
-        faults.append(part.value.fault("R004", TITLE, label, f"write `{name}: {{seed: [0, 1]}}`"))
+        message = f"must map dotted keys to lists, got {preview(part.value)}"
+        diagnostics.append(
+            part.value.diagnostic("R004", BAD_SWEEP, message, f"write `{name}: {{seed: [0, 1]}}`")
+        )
     axes: Axes = {}
     for key, entry in part.value.entries.items():
-        if key not in (*VARIABLE, "extends"):
-            faults.append(unknown_key(entry.key, "a sweep"))
+        if key not in (*SETTABLE_KEYS, "extends"):
+            diagnostics.append(unknown_key_diagnostic(entry.key, "a sweep"))
         elif not isinstance(entry.value.value, tuple):
-            label = f"must be a list of values, got {shown(entry.value)}"
-            help_ = f"write [{entry.value.text or '…'}]"
-            faults.append(entry.value.fault("R004", TITLE, label, help_))
+            message = f"must be a list of values, got {preview(entry.value)}"
+            hint = f"write [{entry.value.text or '…'}]"
+            diagnostics.append(entry.value.diagnostic("R004", BAD_SWEEP, message, hint))
         elif not entry.value.value:
-            faults.append(entry.value.fault("R004", TITLE, "the list is empty"))
+            diagnostics.append(entry.value.diagnostic("R004", BAD_SWEEP, "the list is empty"))
         else:
             axes[key] = entry.value.value
     return axes
 
 
-def _same_lengths(zipped: Axes, faults: list[Diagnostic]) -> None:
+def _check_equal_lengths(zipped: Axes, diagnostics: list[Diagnostic]) -> None:
     if len({len(values) for values in zipped.values()}) < 2:
         return
     for key, values in zipped.items():
         others = ", ".join(f"`{k}` has {len(v)}" for k, v in zipped.items() if k != key)
-        label = f"`{key}` has {len(values)} values; {others}"
-        help_ = "lists under `zip` go side by side and are equally long; `grid` combines all"
-        faults.append(values[0].fault("R004", TITLE, label, help_))
+        message = f"`{key}` has {len(values)} values; {others}"
+        hint = "lists under `zip` go side by side and are equally long; `grid` combines all"
+        diagnostics.append(values[0].diagnostic("R004", BAD_SWEEP, message, hint))

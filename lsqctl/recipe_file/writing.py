@@ -8,13 +8,13 @@ from typing import Any
 
 from lsqctl.recipe import Recipe
 
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
-_WORDS = {"true", "false", "null"}
+_PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
+_RESERVED_WORDS = {"true", "false", "null"}
 
 
 def dump(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     """Return ``recipe`` as YAML that loads back to it; ``origins`` become trailing comments."""
-    rows = list(_rows(recipe.model_dump()))
+    rows = list(_lines(recipe.model_dump()))
     width = max(len(text) for _, text in rows) if origins else 0
     lines = []
     for key, text in rows:
@@ -23,32 +23,34 @@ def dump(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def scalar(value: Any) -> str:
+def dump_scalar(value: Any) -> str:
     """Return one value in YAML 1.2's flow form."""
     if isinstance(value, dict):
         return (
-            "{" + ", ".join(f"{scalar(key)}: {scalar(item)}" for key, item in value.items()) + "}"
+            "{"
+            + ", ".join(f"{dump_scalar(key)}: {dump_scalar(item)}" for key, item in value.items())
+            + "}"
         )
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     if not isinstance(value, str):
         return repr(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
+    if _PLAIN_SCALAR.fullmatch(value) and value.lower() not in _RESERVED_WORDS:
         return value
-    return '"' + "".join(map(_escaped, value)) + '"'
+    return '"' + "".join(map(_escape_character, value)) + '"'
 
 
-def _rows(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in data.items():
         if not isinstance(value, dict):
-            yield key, f"{key}: {scalar(value)}"
+            yield key, f"{key}: {dump_scalar(value)}"
             continue
         yield "", f"{key}:"
         for leaf, item in value.items():
-            yield f"{key}.{leaf}", f"  {leaf}: {scalar(item)}"
+            yield f"{key}.{leaf}", f"  {leaf}: {dump_scalar(item)}"
 
 
-def _escaped(char: str) -> str:
+def _escape_character(char: str) -> str:
     if char in '"\\':
         return "\\" + char
     if char.isprintable():

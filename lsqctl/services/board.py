@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsqctl.filters.names import OF_RESULTS
+from lsqctl.filters.names import RESULT_COLUMN_KINDS
 from lsqctl.filters.parsing import parse
-from lsqctl.filters.splitting import split
+from lsqctl.filters.splitting import split_conjunction
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.board_query import (
     WHERE_COLUMNS,
@@ -57,7 +57,7 @@ def build_board(
     ``pareto_optimal``, …) choose what is shown of it. Raises FilterError, UsageError, NotFound.
     """
     tree = None if where is None else parse(where, WHERE_COLUMNS)
-    result_filter, row_filter = split(tree, OF_RESULTS)
+    result_filter, row_filter = split_conjunction(tree, RESULT_COLUMN_KINDS)
     query = BoardQuery(row_filter, tuple(group_by), tuple(sort), limit)
     rows = filter_failed_runs(store.results.board_rows(result_filter), result_filter)
     local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())

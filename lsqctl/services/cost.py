@@ -59,7 +59,7 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     classes, classes_source = _num_classes(recipe.data.name, dataset_info.classes, settings)
     model_arguments = {"num_classes": classes, "in_channels": channels, "image_size": size}
     model = build_on_meta(recipe.model.name, **model_arguments)
-    spec = recipe.quant.spec()
+    spec = recipe.quant.to_spec()
     try:
         if spec.quantized:
             model = prepare(model, spec)

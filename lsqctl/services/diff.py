@@ -14,11 +14,11 @@ from lsqctl.recipe_file import (
     Cell,
     LoadedRecipe,
     find_parent,
-    flat,
-    flat_base,
+    flatten_recipe,
+    flatten_base,
     load,
 )
-from lsqctl.recipe_file.writing import scalar
+from lsqctl.recipe_file.writing import dump_scalar
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
 
@@ -130,7 +130,7 @@ def _sides_of_ref(ref: str, settings: Settings) -> list[DiffSide]:
 
 def _sides_of_recipe(loaded: LoadedRecipe) -> list[DiffSide]:
     if loaded.abstract:
-        values, open_keys = flat_base(loaded)
+        values, open_keys = flatten_base(loaded)
         return [
             DiffSide(loaded.name, values, loaded.origins, loaded.base, open_keys, abstract=True)
         ]
@@ -152,7 +152,7 @@ def _sides_of_cells(loaded: LoadedRecipe, cells: tuple[Cell, ...]) -> list[DiffS
     """Return a side for each name among ``cells``: seeds do not make a recipe another one."""
     by_name = {cell.recipe.name: cell for cell in reversed(cells)}
     return [
-        DiffSide(cell.recipe.name, flat(cell.recipe), cell.origins, cell.base)
+        DiffSide(cell.recipe.name, flatten_recipe(cell.recipe), cell.origins, cell.base)
         for cell in reversed(by_name.values())
     ]
 
@@ -164,7 +164,7 @@ def base_side(name: str) -> DiffSide:
 
 def run_side(detail: RunDetail) -> DiffSide:
     """Return what a run was asked to do."""
-    values = flat(load_stored(detail.recipe))
+    values = flatten_recipe(load_stored(detail.recipe))
     return DiffSide(detail.run.id, values, dict.fromkeys(values, f"run {detail.run.id}"))
 
 
@@ -264,4 +264,4 @@ def _paper_side(bits: str) -> DiffSide | None:
 
 
 def _value_text(value: object) -> str:
-    return "none" if value is None else scalar(value)
+    return "none" if value is None else dump_scalar(value)

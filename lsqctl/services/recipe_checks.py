@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from lsqctl.errors import Diagnostic, LsqctlError
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import Recipe
-from lsqctl.recipe_file import Cell, LoadedRecipe, layer_faults
+from lsqctl.recipe_file import Cell, LoadedRecipe, layer_diagnostics
 from lsqctl.settings import Settings
 
 
@@ -29,7 +29,7 @@ def _layer_diagnostics(recipe: LoadedRecipe) -> list[Diagnostic]:
 
             size = cell.recipe.data.image_size
             names, residual = network_layers(cell.recipe.model.name, image_size=size)
-            for diagnostic in layer_faults(cell, names, residual=residual):
+            for diagnostic in layer_diagnostics(cell, names, residual=residual):
                 cells_by_diagnostic.setdefault(diagnostic, []).append(cell)
     return [
         diagnostic

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import DataError, NotFound, UsageError, did_you_mean
-from lsqctl.recipe import DATASETS, TIMM_PREFIX, DataSection, Recipe, weight_source
+from lsqctl.recipe import DATASETS, TIMM_PREFIX, DataSection, Recipe, weights_hint
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class WeightFiles:
 
         path = find_weights_file(weights_name, recipe_dir, self._data_dir)
         if path is None:
-            hint = weight_source(weights_name)
+            hint = weights_hint(weights_name)
             raise DataError(
                 f"{recipe.name}: {key}: no file {weights_name} beside the recipe, here, or in "
                 f"{self._data_dir} (--data-dir or LSQCTL_DATA names another folder)"

@@ -166,7 +166,7 @@ class _Planner:
             raise UsageError(f"recipes wait for each other: {chain}")
         self._chain.append(recipe.name)
         identities, entries, parents = {}, {}, {}
-        for key, input_ref in recipe.references().items():
+        for key, input_ref in recipe.input_refs().items():
             if isinstance(input_ref, RunRef):
                 recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"

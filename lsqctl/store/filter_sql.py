@@ -20,10 +20,10 @@ from sqlalchemy import (
     or_,
 )
 
-from lsqctl.filters.judging import folded
-from lsqctl.filters.names import OF_RESULTS, OF_RUNS
-from lsqctl.filters.parsing import moment
-from lsqctl.filters.tree import And, Comparison, Kind, Node, Not, Or, Value
+from lsqctl.filters.judging import fold_case
+from lsqctl.filters.names import RESULT_COLUMN_KINDS, RUN_COLUMN_KINDS
+from lsqctl.filters.parsing import parse_time
+from lsqctl.filters.tree import And, Comparison, ColumnKind, Expression, Not, Or, Value
 from lsqctl.store.dialects import UtcDateTime
 from lsqctl.store.rows import latest_top1
 from lsqctl.store.tables import live_runs, results
@@ -44,17 +44,19 @@ _COMPUTED_COLUMNS: Columns = {
 }
 RESULT_COLUMNS: Columns = {
     name: _COMPUTED_COLUMNS[name] if name in _COMPUTED_COLUMNS else results.c[name]
-    for name in OF_RESULTS
+    for name in RESULT_COLUMN_KINDS
 }
 RUN_COLUMNS: Columns = {
-    name: live_runs.c[name] for name in OF_RUNS if name not in ("top1", "worker", "priority")
+    name: live_runs.c[name]
+    for name in RUN_COLUMN_KINDS
+    if name not in ("top1", "worker", "priority")
 } | {"top1": latest_top1(), "worker": live_runs.c.worker_id, "priority": live_runs.c.priority}
 
 
 def condition(
-    tree: Node, columns: Columns, kinds: Mapping[str, Kind], dialect: str
+    tree: Expression, columns: Columns, kinds: Mapping[str, ColumnKind], dialect: str
 ) -> ColumnElement[bool]:
-    """Return the WHERE of a filter, true or false and never NULL, as ``filters.judging`` says."""
+    """Return the WHERE of a filter, true or false and never NULL, as ``filters.evaluate`` says."""
     match tree:
         case Not(part=part):
             return not_(condition(part, columns, kinds, dialect))
@@ -75,7 +77,7 @@ def _comparable_text(column: ColumnElement[Any], dialect: str) -> ColumnElement[
 
 
 def _comparison(
-    comparison: Comparison, column: ColumnElement[Any], kind: Kind
+    comparison: Comparison, column: ColumnElement[Any], kind: ColumnKind
 ) -> ColumnElement[bool]:
     if comparison.value is None and comparison.operator != "in":
         return column.is_(null()) if comparison.operator == "=" else column.is_not(null())
@@ -87,10 +89,10 @@ def _comparison(
             return not_(_false_if_null(column == values[0]))
         case "~":
             return _false_if_null(
-                func.lower(column).contains(folded(str(comparison.value)), autoescape=True)
+                func.lower(column).contains(fold_case(str(comparison.value)), autoescape=True)
             )
         case "like":
-            pattern = folded(str(comparison.value)).replace("\\", "\\\\")
+            pattern = fold_case(str(comparison.value)).replace("\\", "\\\\")
             return _false_if_null(func.lower(column).like(pattern, escape="\\"))
     return _false_if_null(column.op(comparison.operator, is_comparison=True)(values[0]))
 
@@ -99,9 +101,9 @@ def _false_if_null(expression: ColumnElement[Any]) -> ColumnElement[bool]:
     return case((expression, literal(1)), else_=literal(0)) == literal(1)
 
 
-def _bound(value: Value, kind: Kind) -> ColumnElement[Any]:
+def _bound(value: Value, kind: ColumnKind) -> ColumnElement[Any]:
     if kind == "time":
-        return literal(moment(str(value)), UtcDateTime())
+        return literal(parse_time(str(value)), UtcDateTime())
     if isinstance(value, bool):
         return literal(value, Boolean)
     if isinstance(value, str):

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.events import BoardRow, Evaluation, Result
-from lsqctl.filters.names import OF_RESULTS
-from lsqctl.filters.tree import Node
+from lsqctl.filters.names import RESULT_COLUMN_KINDS
+from lsqctl.filters.tree import Expression
 from lsqctl.per_image_result import PerImageResult
 from lsqctl.run import RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
@@ -101,7 +101,7 @@ class Results(StorePart):
         ]
 
     @read_tx
-    def board_rows(self, db: Connection, where: Node | None = None) -> list[BoardRow]:
+    def board_rows(self, db: Connection, where: Expression | None = None) -> list[BoardRow]:
         """Return the headline results of succeeded runs, and failed runs without counts.
 
         Oldest first; the hits are not loaded and metric points not touched. ``where`` chooses
@@ -139,7 +139,7 @@ def _to_evaluation(row: Row[Any]) -> Evaluation:
     return Evaluation(**counted, hits=row.hits, checkpoint=row.checkpoint_path)
 
 
-def _headline_rows(db: Connection, where: Node | None) -> list[BoardRow]:
+def _headline_rows(db: Connection, where: Expression | None) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
     last, best = results.alias("last"), results.alias("best")
     aliased_columns = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
@@ -158,7 +158,7 @@ def _headline_rows(db: Connection, where: Node | None) -> list[BoardRow]:
         .order_by(live_runs.c.seq)
     )
     if where is not None:
-        query = query.where(condition(where, RESULT_COLUMNS, OF_RESULTS, db.dialect.name))
+        query = query.where(condition(where, RESULT_COLUMNS, RESULT_COLUMN_KINDS, db.dialect.name))
     state_index = names.index("state")
     board_rows = []
     for row in db.execute(query):

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
-from lsqctl.filters.names import OF_RUNS
-from lsqctl.filters.tree import Node
+from lsqctl.filters.names import RUN_COLUMN_KINDS
+from lsqctl.filters.tree import Expression
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (
@@ -66,7 +66,7 @@ class Runs(StorePart):
         name: str | None = None,
         recipe_sha256: str | None = None,
         tag: str | None = None,
-        where: Node | None = None,
+        where: Expression | None = None,
     ) -> Sequence[Run]:
         """Return runs, newest first; each argument narrows them."""
         conditions: list[ColumnElement[bool]] = []
@@ -84,7 +84,7 @@ class Runs(StorePart):
                 live_runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag))
             )
         if where is not None:
-            conditions.append(condition(where, RUN_COLUMNS, OF_RUNS, db.dialect.name))
+            conditions.append(condition(where, RUN_COLUMNS, RUN_COLUMN_KINDS, db.dialect.name))
         return _list_runs(db, *conditions, limit=limit)
 
     @read_tx

@@ -28,7 +28,7 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
     ``num_workers`` processes decode image files; sets in memory need none.
     """
     check_dataset_present(data.name, data_dir)
-    if DATASETS[data.name].folder:
+    if DATASETS[data.name].is_image_folder:
         return _open_folder(data, data_dir, num_workers)
     splits = _read_arrays(data.name, data_dir)
     if splits is None:

@@ -31,7 +31,7 @@ def check_dataset_present(name: str, data_dir: Path) -> None:
     paths = DATASET_PATHS[name]
     if paths and not any((data_dir / path).exists() for path in paths):
         raise missing_dataset_error(name, data_dir)
-    for split in ("train", "val") if DATASETS[name].folder else ():
+    for split in ("train", "val") if DATASETS[name].is_image_folder else ():
         check_class_folders(data_dir / name / split)
 
 
@@ -127,7 +127,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 def missing_dataset_error(name: str, data_dir: Path) -> DataError:
     """Return the error of a dataset that is not there."""
     remedy = f"`lsqctl data fetch {name}` downloads it"
-    if DATASETS[name].folder:
+    if DATASETS[name].is_image_folder:
         remedy = f"put a folder of images for each class into {name}/train and {name}/val"
     return DataError(
         f"no {name} data in {data_dir}: searched {', '.join(DATASET_PATHS[name])}; {remedy}, "

@@ -29,7 +29,7 @@ def fetch_dataset(name: str, data_dir: Path) -> Path | None:
         raise NotFound(f"no dataset is named `{name}`{did_you_mean(name, DATASETS)}")
     if name == "digits":
         return None  # they come with scikit-learn
-    if DATASETS[name].folder:
+    if DATASETS[name].is_image_folder:
         raise DataError(
             f"{name} cannot be downloaded here; put class folders of images into "
             f"{data_dir / name / 'train'} and {data_dir / name / 'val'}"

@@ -183,9 +183,9 @@ def load_initial_weights(
         return {}
     source = context.inputs["model.weights"]
     parent_steps = load_weights(model, source, model_name=recipe.model.name)
-    if recipe.quant.spec().quantized:
+    if recipe.quant.to_spec().quantized:
         train_state.fp32 = parent_fp32_eval(source, pipeline)
-    if recipe.quant.spec().quantized and train_state.fp32 is None:
+    if recipe.quant.to_spec().quantized and train_state.fp32 is None:
         counts = evaluate(model, pipeline.eval_batches(), before_batch=lambda: check_stop(context))
         train_state.fp32 = EvalRecord.from_counts(counts, 0)
     return parent_steps
@@ -202,7 +202,7 @@ def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord |
 
 def quantize_model(model: nn.Module, recipe: Recipe) -> nn.Module:
     """Swap the layers; their step sizes have no value yet."""
-    spec = recipe.quant.spec()
+    spec = recipe.quant.to_spec()
     if not spec.quantized:
         return model
     try:
@@ -221,7 +221,7 @@ def initial_step_sizes(
 
     Returns a note on a parent's step sizes.
     """
-    if not recipe.quant.spec().quantized:
+    if not recipe.quant.to_spec().quantized:
         return []
     notes = load_step_sizes(model, parent_steps)
     try:
@@ -244,7 +244,7 @@ def build_session(
     train, optimizer = recipe.train, build_optimizer(model, recipe)
     if train.bn_reestimate_images and not batchnorms(model):
         raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
-    quantized = recipe.quant.spec().quantized
+    quantized = recipe.quant.to_spec().quantized
     model_forward: Forward = model
     teacher_forward: Forward | None = teacher
     if train_state.environment.get("compile"):

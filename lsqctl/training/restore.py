@@ -23,7 +23,7 @@ def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -
     headline. Raises DataError for a damaged checkpoint, and for a variant that it does not hold.
     """
     model = build_model(recipe.model.name, **read_state(directory)["network"])
-    if (spec := recipe.quant.spec()).quantized:
+    if (spec := recipe.quant.to_spec()).quantized:
         model = prepare(model, spec)
     model.load_state_dict(load_model_state(directory, variant))
     return model.eval()

@@ -90,7 +90,7 @@ def method_name(recipe: Recipe) -> str:
     quant = recipe.quant
     offsets = (quant.act_offset, *(override.act_offset for override in quant.overrides.values()))
     learned_offset = "learned" in offsets
-    name = "lsq" + ("+offset" if learned_offset else "") if quant.spec().quantized else "fp32"
+    name = "lsq" + ("+offset" if learned_offset else "") if quant.to_spec().quantized else "fp32"
     return name + ("+kd" if recipe.distill else "")
 
 

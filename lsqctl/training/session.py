@@ -198,7 +198,7 @@ def first_non_finite(model: nn.Module) -> str | None:
 
 def recipe_hash(recipe: Recipe) -> str:
     """Return what a checkpoint is compared by: the recipe without the bytes of its inputs."""
-    return fingerprint(recipe, dict.fromkeys(recipe.references(), "-"), with_seed=True)
+    return fingerprint(recipe, dict.fromkeys(recipe.input_refs(), "-"), with_seed=True)
 
 
 def restore_state(

@@ -133,7 +133,9 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
     """Return two images of each split, and whether they are real."""
     info = DATASETS[data.name]
     mean, std = normalization(data)
-    splits, real = (_folder_splits if info.folder else _memory_splits)(data, data_dir, scratch)
+    splits, real = (_folder_splits if info.is_image_folder else _memory_splits)(
+        data, data_dir, scratch
+    )
     dataset = DatasetSplits(
         *splits,
         eval_split="val",

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import FilterError
-from lsqctl.filters.judging import Unknown, folded, holds
-from lsqctl.filters.parsing import moment, parse
-from lsqctl.filters.splitting import split
+from lsqctl.filters.judging import Undecidable, fold_case, matches
+from lsqctl.filters.parsing import parse_time, parse
+from lsqctl.filters.splitting import split_conjunction
 from lsqctl.filters.tree import And, Comparison, Not, Or, columns_of, to_text
-from lsqctl.filters.words import LENGTH
+from lsqctl.filters.words import MAX_LENGTH
 
 from .trees import COLUMNS, TEXTS, trees
 
@@ -107,7 +107,7 @@ def test_a_mistake_is_told_with_its_code_its_place_and_what_to_do(text, code, co
         "not " * 500 + "weight_bits = 1",
         " or ".join(["weight_bits=1"] * 101),
         f"weight_bits in ({','.join('1' * 101)})",
-        "dataset = '" + "x" * LENGTH + "'",
+        "dataset = '" + "x" * MAX_LENGTH + "'",
     ],
 )
 def test_length_depth_and_number_have_limits(text):
@@ -120,7 +120,7 @@ ROW = {
     "weight_bits": 4,
     "dataset": "CIFAR_10%",
     "verified": None,
-    "created_at": moment("2026-03-01T12:00"),
+    "created_at": parse_time("2026-03-01T12:00"),
 }
 
 
@@ -144,39 +144,39 @@ ROW = {
     ],
 )
 def test_a_row_passes_or_not_and_a_missing_value_equals_null_alone(text, passes):
-    assert holds(of(text), ROW.__getitem__) is passes
+    assert matches(of(text), ROW.__getitem__) is passes
 
 
 @given(trees(), TEXTS)
 def test_not_is_always_the_opposite(tree, text):
     row = ROW | {"dataset": text}
-    assert holds(Not(tree), row.__getitem__) is not holds(tree, row.__getitem__)
+    assert matches(Not(tree), row.__getitem__) is not matches(tree, row.__getitem__)
 
 
 def test_what_cannot_be_known_leaves_an_answer_only_where_it_does_not_matter():
     def value_of(name):
         if name == "dataset":
-            raise Unknown(name)
+            raise Undecidable(name)
         return ROW[name]
 
-    assert holds(of("dataset = 'x' and weight_bits = 3"), value_of) is False
-    assert holds(of("dataset = 'x' or weight_bits = 4"), value_of) is True
-    assert holds(of("not dataset = 'x'"), value_of) is None
+    assert matches(of("dataset = 'x' and weight_bits = 3"), value_of) is False
+    assert matches(of("dataset = 'x' or weight_bits = 4"), value_of) is True
+    assert matches(of("not dataset = 'x'"), value_of) is None
 
 
 @given(trees(), st.sets(st.sampled_from(sorted(COLUMNS))), TEXTS)
 def test_both_parts_of_a_split_together_say_the_same(tree, known, text):
-    first, rest = split(tree, known)
+    first, rest = split_conjunction(tree, known)
     row = ROW | {"dataset": text}
     parts = [part for part in (first, rest) if part is not None]
-    assert all(holds(part, row.__getitem__) for part in parts) is holds(tree, row.__getitem__)
+    assert all(matches(part, row.__getitem__) for part in parts) is matches(tree, row.__getitem__)
     assert first is None or columns_of(first) <= known
 
 
 def test_a_pattern_of_many_wildcards_takes_no_time():
     tree = of("dataset like '" + "%a" * 200 + "'")
-    assert holds(tree, {"dataset": "a" * 5000 + "b"}.__getitem__) is False
+    assert matches(tree, {"dataset": "a" * 5000 + "b"}.__getitem__) is False
 
 
 def test_only_the_letters_that_every_database_folds_are_folded():
-    assert folded("ÄA") == "Äa"
+    assert fold_case("ÄA") == "Äa"

@@ -2,9 +2,9 @@
 
 from hypothesis import strategies as st
 
-from lsqctl.filters.tree import ORDERING, And, Comparison, Kind, Not, Or
+from lsqctl.filters.tree import ORDERING, And, Comparison, ColumnKind, Not, Or
 
-COLUMNS: dict[str, Kind] = {
+COLUMNS: dict[str, ColumnKind] = {
     "weight_bits": "number",
     "dataset": "text",
     "verified": "bool",

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
-from lsqctl.filters.names import OF_RESULTS
+from lsqctl.filters.names import RESULT_COLUMN_KINDS
 from lsqctl.filters.parsing import parse
 from lsqctl.leaderboard.board import COLUMN_NAMES, COLUMNS_BY_NAME
 from lsqctl.leaderboard.board_query import (
@@ -95,13 +95,13 @@ def test_an_unknown_column_is_refused_with_the_nearest(how):
 
 
 def test_a_filter_may_name_every_column_of_the_contract_and_of_a_run():
-    assert set(WHERE_COLUMNS) == {*COLUMN_NAMES, *OF_RESULTS}
-    same = {name: kind for name, kind in OF_RESULTS.items() if name in COLUMNS_BY_NAME}
+    assert set(WHERE_COLUMNS) == {*COLUMN_NAMES, *RESULT_COLUMN_KINDS}
+    same = {name: kind for name, kind in RESULT_COLUMN_KINDS.items() if name in COLUMNS_BY_NAME}
     assert {n: COLUMNS_BY_NAME[n].kind for n in same} == same | {"created_at": "text"}
 
 
 def chosen(where, *rows: BoardRow):
-    tree = parse(where, OF_RESULTS)
+    tree = parse(where, RESULT_COLUMN_KINDS)
     return [one.run_id for one in filter_failed_runs(rows, tree)]
 
 
@@ -117,9 +117,9 @@ def test_a_failed_run_is_judged_by_its_recipe_where_that_is_known():
 
 def test_a_published_row_passes_by_what_its_source_says():
     some = [reference("a", weight_bits=3), reference("b")]
-    kept = filter_published(some, parse("weight_bits <= 3 and device = null", OF_RESULTS))
+    kept = filter_published(some, parse("weight_bits <= 3 and device = null", RESULT_COLUMN_KINDS))
     assert [one.model for one in kept] == ["a"]
-    assert filter_published(some, parse("device = 'gpu'", OF_RESULTS)) == []
+    assert filter_published(some, parse("device = 'gpu'", RESULT_COLUMN_KINDS)) == []
 
 
 def test_an_unknown_dataset_is_still_not_found():

@@ -32,12 +32,12 @@ from .rows import HOSTILE, board_rows, references, row
 DANGEROUS = tuple("=+-@\t\r\0")
 CONTRACT = (
     "rank, model, arch, dataset, split, method, weight_bits, act_bits, first_last_bits, "
-    "granularity, top1_mean, top1_std, top1_ci95_lo, top1_ci95_hi, n_seeds, seeds, top1_best, best_run, "
-    "top5_mean, fp32_top1, delta_fp32, eval_n, params, size_bytes, gmacs, gbops, pareto_optimal, "
-    "epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, deterministic, state, "
-    "n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256, code_commit, "
-    "code_dirty, created_at, notes, origin, source_kind, source_url, selected_on_test, "
-    "top1_last_epoch, top1_best_epoch, suspect"
+    "granularity, top1_mean, top1_std, top1_ci95_lo, top1_ci95_hi, n_seeds, seeds, top1_best, "
+    "best_run, top5_mean, fp32_top1, delta_fp32, eval_n, params, size_bytes, gmacs, gbops, "
+    "pareto_optimal, epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, "
+    "deterministic, state, n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256,"
+    " code_commit, code_dirty, created_at, notes, origin, source_kind, source_url, "
+    "selected_on_test, top1_last_epoch, top1_best_epoch, suspect"
 )
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, Position, RecipeError
 from lsqctl.recipe_file import load
-from lsqctl.recipe_file.chain import merge
+from lsqctl.recipe_file.chain import merge_trees
 from lsqctl.recipe_file.nodes import Entry, Node, Source
 
 from .conftest import MINIMAL
@@ -37,12 +37,12 @@ TREES = st.fixed_dictionaries(
 
 @given(TREES)
 def test_nothing_laid_over_a_base_is_the_base_and_a_base_of_nothing_the_child(one):
-    assert plain(merge(one, {})) == plain(one) == plain(merge({}, one))
+    assert plain(merge_trees(one, {})) == plain(one) == plain(merge_trees({}, one))
 
 
 @given(TREES, TREES)
 def test_the_child_decides_every_key_it_gives_and_no_other(base, child):
-    merged, below, above = plain(merge(base, child)), plain(base), plain(child)
+    merged, below, above = plain(merge_trees(base, child)), plain(base), plain(child)
     for section in ("train", "data"):
         expected = {**below.get(section, {}), **above.get(section, {})}
         assert merged.get(section, {}) == expected
@@ -51,12 +51,14 @@ def test_the_child_decides_every_key_it_gives_and_no_other(base, child):
 
 @given(TREES, TREES, TREES)
 def test_a_chain_may_be_laid_together_from_either_end(one, two, three):
-    assert plain(merge(merge(one, two), three)) == plain(merge(one, merge(two, three)))
+    assert plain(merge_trees(merge_trees(one, two), three)) == plain(
+        merge_trees(one, merge_trees(two, three))
+    )
 
 
 @given(TREES)
 def test_null_drops_a_section_of_the_base(base):
-    assert "train" not in merge(base, tree({"train": None}))
+    assert "train" not in merge_trees(base, tree({"train": None}))
 
 
 def test_a_base_of_a_base_is_taken_over_and_named_as_origin(folder):
@@ -115,7 +117,7 @@ def test_a_circle_is_printed(folder):
 def test_an_abstract_recipe_can_be_shown_but_not_run():
     shown = load("paper/w2a2", abstract_ok=True)
     assert (shown.abstract, shown.cells) == (True, ())
-    assert shown.given["quant.weight_bits"] == 2
+    assert shown.explicit["quant.weight_bits"] == 2
     with pytest.raises(RecipeError, match="R003"):
         load("paper/w2a2")
 

@@ -10,7 +10,7 @@ from lsqctl.errors import RecipeError
 from lsqctl.recipe import DATASETS, MODEL_NAMES
 from lsqctl.recipe_file import load
 from lsqctl.recipe_file.keys import FIELDS, SECTIONS, TOP_KEYS
-from lsqctl.recipe_file.spelling import closest, distance
+from lsqctl.recipe_file.spelling import closest_name, edit_distance
 
 LETTERS = string.ascii_lowercase + "_"
 
@@ -37,23 +37,23 @@ def sample(word: str) -> list[str]:
 )
 def test_at_least_95_of_100_single_edits_of_a_key_are_understood(known):
     tried = [(key, typo) for key in known for typo in sample(key) if typo not in known]
-    right = sum(closest(typo, known) == key for key, typo in tried)
+    right = sum(closest_name(typo, known) == key for key, typo in tried)
     assert right / len(tried) >= 0.95
 
 
 @pytest.mark.parametrize("known", [tuple(DATASETS)], ids=["datasets"])
 def test_at_least_95_of_100_single_edits_of_a_dataset_are_understood(known):
     tried = [(key, typo) for key in known for typo in sample(key) if typo not in known]
-    right = sum(closest(typo, known) == key for key, typo in tried)
+    right = sum(closest_name(typo, known) == key for key, typo in tried)
     assert right / len(tried) >= 0.95
 
 
 @given(st.sampled_from(MODEL_NAMES), st.data())
 def test_the_suggestion_for_a_misspelled_model_is_one_edit_away(name, data):
     typo = data.draw(st.sampled_from(sorted(edits(name))))
-    guess = closest(typo, MODEL_NAMES)
+    guess = closest_name(typo, MODEL_NAMES)
     assert guess is not None
-    assert distance(typo, guess) <= 1
+    assert edit_distance(typo, guess) <= 1
 
 
 @given(st.sampled_from(sorted(key for key in FIELDS if "." in key)), st.data())
@@ -64,7 +64,7 @@ def test_a_misspelled_key_in_a_file_is_reported_with_its_place_and_its_correctio
     known = SECTIONS[section].model_fields
     typo = data.draw(st.sampled_from(sorted(edits(leaf) - set(known))))
     everywhere = {name.rpartition(".")[2] for name in FIELDS} | {"y", "n"}
-    if typo in everywhere or closest(typo, tuple(known)) != leaf:
+    if typo in everywhere or closest_name(typo, tuple(known)) != leaf:
         return
     path = tmp_path_factory.mktemp("typo") / "x.yaml"
     rest = {"model": "name: resnet18", "data": "name: cifar10", "distill": "teacher: t.pth"}
@@ -81,6 +81,6 @@ def test_a_misspelled_key_in_a_file_is_reported_with_its_place_and_its_correctio
 
 @given(st.text(max_size=12), st.text(max_size=12))
 def test_a_distance_is_symmetric_and_zero_only_between_equals(one, other):
-    assert distance(one, other) == distance(other, one)
-    assert (distance(one, other) == 0) == (one == other)
-    assert distance(one, other) <= max(len(one), len(other))
+    assert edit_distance(one, other) == edit_distance(other, one)
+    assert (edit_distance(one, other) == 0) == (one == other)
+    assert edit_distance(one, other) <= max(len(one), len(other))

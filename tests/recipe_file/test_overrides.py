@@ -13,7 +13,7 @@ from lsqctl.recipe import (
     Recipe,
     fingerprint,
     load_stored,
-    valid_name,
+    is_valid_name,
 )
 from lsqctl.recipe_file import dump, load
 from lsqctl.recipe_file.keys import FIELDS
@@ -86,11 +86,11 @@ def test_an_override_may_set_what_the_library_lets_it_set():
 
 def test_the_spec_has_every_override_in_its_order():
     quant = QuantSection(overrides={"b": {"weight_bits": 8}, "a": {"act_signed": "auto"}})
-    assert dict(quant.spec().overrides) == {
+    assert dict(quant.to_spec().overrides) == {
         "b": LayerOverride(weight_bits=8),
         "a": LayerOverride(act_signed="auto"),
     }
-    assert list(quant.spec().overrides) == ["b", "a"]
+    assert list(quant.to_spec().overrides) == ["b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_many_overrides_are_named_by_their_hash_and_their_order_counts(folder):
         QUANT + f"sweep: {{grid: {{quant.overrides: [{', '.join(values)}]}}}}\n"
     ).cells
     assert len({cell.label for cell in cells}) == 2
-    assert all(cell.label.startswith("overrides-") and valid_name(cell.label) for cell in cells)
+    assert all(cell.label.startswith("overrides-") and is_valid_name(cell.label) for cell in cells)
 
 
 def test_the_command_line_may_give_overrides(folder):

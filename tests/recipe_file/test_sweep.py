@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import RecipeError
-from lsqctl.recipe import valid_name
+from lsqctl.recipe import is_valid_name
 from lsqctl.recipe_file import find_parent, load
 
 from .conftest import MINIMAL
@@ -49,7 +49,7 @@ def test_cells_are_zip_times_grid_with_valid_distinct_names(tmp_path_factory, zi
     cells = load(path).cells
     assert len(cells) == max(1, zipped) * max(1, len(lr)) * max(1, len(seeds))
     assert len({(cell.recipe.name, cell.recipe.seed) for cell in cells}) == len(cells)
-    assert all(valid_name(cell.recipe.name) for cell in cells)
+    assert all(is_valid_name(cell.recipe.name) for cell in cells)
 
 
 def test_cells_from_several_bases_are_named_by_their_bits():

@@ -13,7 +13,7 @@ from .conftest import MINIMAL
 def value_of(text):
     node, faults = compose(text, Source("x", lines_of(text)))
     assert faults == []
-    return node.plain()
+    return node.to_python()
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_grey_images_become_three_equal_channels_for_nets_that_take_colour():
 def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, name):
     with pytest.raises(DataError) as error:
         open_dataset(DataSection(name=name), tmp_path)
-    way = f"{name}/val" if DATASETS[name].folder else f"lsqctl data fetch {name}"
+    way = f"{name}/val" if DATASETS[name].is_image_folder else f"lsqctl data fetch {name}"
     for part in (str(tmp_path), DATASET_PATHS[name][0], way, "LSQCTL_DATA"):
         assert part in str(error.value)
 

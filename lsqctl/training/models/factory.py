@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from lsqctl.errors import DataError, NotFound, did_you_mean
 from lsqctl.quant import layer_names
 from lsqctl.quant.residual import residual_blocks
-from lsqctl.recipe import MODEL_NAMES, OWN_MODELS, TIMM_PREFIX, TORCHVISION_MODELS
+from lsqctl.recipe import MODEL_NAMES, BUILTIN_MODELS, TIMM_PREFIX, TORCHVISION_MODELS
 from lsqctl.training.models.cifar_resnet import CifarResNet
 from lsqctl.training.models.preact_resnet import DEPTHS, PreactResNet
 from lsqctl.training.models.squeezenext import SqueezeNext
@@ -42,7 +42,7 @@ def input_channels(name: str, image_channels: int) -> int:
 
     Grey images are repeated to three channels by ``DataPipeline``, after normalization.
     """
-    return image_channels if name in OWN_MODELS else 3
+    return image_channels if name in BUILTIN_MODELS else 3
 
 
 def build_model(
