@@ -14,10 +14,10 @@ from lsqctl.recipe import RunRef
 from lsqctl.recipe_file import (
     bundled_recipes,
     find_parent,
-    recipe_summaries,
     json_schema,
     keys_markdown,
     load,
+    recipe_summaries,
 )
 
 ROOT = bundled("recipes")

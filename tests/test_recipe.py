@@ -17,8 +17,8 @@ from lsqctl.recipe import (
     cross_check,
     derived_defaults,
     fingerprint,
-    load_stored,
     is_valid_name,
+    load_stored,
 )
 from lsqctl.recipe_file import dump, load
 from lsqctl.recipe_file.keys import FIELDS, SECTIONS, choices_of

@@ -55,7 +55,7 @@ def columns(incomplete: str) -> list[str]:
 
 def codes(incomplete: str) -> list[CompletionItem]:
     """Return the codes of errors and warnings."""
-    from lsqctl.recipe_file.codes import CODES
+    from lsqctl.recipe_file.error_codes import CODES
 
     return [(code, CODES[code].title) for code in CODES if _matches(code, incomplete)]
 

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(code: CodeArgument = None, json: Json = False) -> None:
     """Say what the code of an error or a warning means; without one, list them."""
-    from lsqctl.recipe_file.codes import CODES
+    from lsqctl.recipe_file.error_codes import CODES
 
     codes = list(CODES) if code is None else [code.strip("[]").upper()]
     if unknown := [name for name in codes if name not in CODES]:

@@ -118,7 +118,7 @@ def _common_prefix_length(names: Sequence[str]) -> int:
 
 
 def _value_text(value: object) -> str:
-    from lsqctl.recipe_file.writing import dump_scalar
+    from lsqctl.recipe_file.serialization import dump_scalar
 
     return "–" if value is None else dump_scalar(value)
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from operator import attrgetter
 
 from lsqctl.events import BoardRow
-from lsqctl.filters.judging import ColumnValue, Undecidable, matches
-from lsqctl.filters.names import RESULT_COLUMN_KINDS
-from lsqctl.filters.tree import ColumnKind, Expression
+from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
+from lsqctl.filters.evaluate import ColumnValue, Undecidable, matches
+from lsqctl.filters.expression import ColumnKind, Expression
 from lsqctl.leaderboard.board import COLUMNS, Board, Entry, Table, check_column_names
 from lsqctl.leaderboard.entries import published_entry
 from lsqctl.leaderboard.published_results import PublishedResult

@@ -7,46 +7,44 @@ in ``sections`` or ``train_section`` once and is printed by ``lsqctl recipe sche
 """
 
 from lsqctl.recipe.catalog import (
+    BUILTIN_MODELS,
     DATASETS,
     DEPTHWISE_MODELS,
     IMAGENET_MEAN,
     IMAGENET_STD,
     MODEL_NAMES,
-    BUILTIN_MODELS,
     TIMM_PREFIX,
     TORCHVISION_MODELS,
     DatasetInfo,
     weights_hint,
 )
-from lsqctl.recipe.fields import Section
-from lsqctl.recipe.identity import fingerprint
-from lsqctl.recipe.names import is_valid_name
+from lsqctl.recipe.cross_checks import KeyConflict, cross_check, derived_defaults
 from lsqctl.recipe.quant_section import OverrideSection, QuantSection
+from lsqctl.recipe.recipe import Recipe, fingerprint, is_valid_name, load_stored
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
     RunRef,
+    Section,
 )
-from lsqctl.recipe.together import KeyConflict, cross_check, derived_defaults
 from lsqctl.recipe.train_section import TrainSection
-from lsqctl.recipe.whole import Recipe, load_stored
 
 __all__ = [
+    "BUILTIN_MODELS",
     "DATASETS",
     "DEPTHWISE_MODELS",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "MODEL_NAMES",
-    "BUILTIN_MODELS",
     "TIMM_PREFIX",
     "TORCHVISION_MODELS",
     "DataSection",
     "DatasetInfo",
     "DistillSection",
+    "KeyConflict",
     "ModelSection",
     "OverrideSection",
-    "KeyConflict",
     "QuantSection",
     "Recipe",
     "RunRef",
@@ -55,7 +53,7 @@ __all__ = [
     "cross_check",
     "derived_defaults",
     "fingerprint",
-    "load_stored",
     "is_valid_name",
+    "load_stored",
     "weights_hint",
 ]

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_serializer, 
 from pydantic_core import PydanticCustomError
 
 from lsqctl.quant.spec import FLOAT_BITS, SIGN_TO_SIGNED, LayerOverride, QuantSpec
-from lsqctl.recipe.fields import Bits, Section, unit_schema
+from lsqctl.recipe.sections import Bits, Section, unit_schema
 
 
 class OverrideSection(Section):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lsqctl.recipe.fields import Section, unit_schema
+from lsqctl.recipe.sections import Section, unit_schema
 
 
 class TrainSection(Section):

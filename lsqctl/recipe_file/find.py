@@ -10,7 +10,7 @@ from lsqctl.bundled import bundled
 from lsqctl.errors import NotFound
 from lsqctl.recipe import is_valid_name
 from lsqctl.recipe_file.nodes import escape
-from lsqctl.recipe_file.spelling import three_closest_names
+from lsqctl.text import three_closest_names
 
 SUFFIXES = (".yaml", ".yml")
 

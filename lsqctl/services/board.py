@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsqctl.filters.names import RESULT_COLUMN_KINDS
-from lsqctl.filters.parsing import parse
-from lsqctl.filters.splitting import split_conjunction
+from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
+from lsqctl.filters.expression import split_conjunction
+from lsqctl.filters.parser import parse
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.board_query import (
     WHERE_COLUMNS,

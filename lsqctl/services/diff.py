@@ -14,11 +14,11 @@ from lsqctl.recipe_file import (
     Cell,
     LoadedRecipe,
     find_parent,
-    flatten_recipe,
     flatten_base,
+    flatten_recipe,
     load,
 )
-from lsqctl.recipe_file.writing import dump_scalar
+from lsqctl.recipe_file.serialization import dump_scalar
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
 

@@ -20,10 +20,10 @@ from sqlalchemy import (
     or_,
 )
 
-from lsqctl.filters.judging import fold_case
-from lsqctl.filters.names import RESULT_COLUMN_KINDS, RUN_COLUMN_KINDS
-from lsqctl.filters.parsing import parse_time
-from lsqctl.filters.tree import And, Comparison, ColumnKind, Expression, Not, Or, Value
+from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS, RUN_COLUMN_KINDS
+from lsqctl.filters.evaluate import fold_case
+from lsqctl.filters.expression import And, ColumnKind, Comparison, Expression, Not, Or, Value
+from lsqctl.filters.parser import parse_time
 from lsqctl.store.dialects import UtcDateTime
 from lsqctl.store.rows import latest_top1
 from lsqctl.store.tables import live_runs, results

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.events import BoardRow, Evaluation, Result
-from lsqctl.filters.names import RESULT_COLUMN_KINDS
-from lsqctl.filters.tree import Expression
+from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
+from lsqctl.filters.expression import Expression
 from lsqctl.per_image_result import PerImageResult
 from lsqctl.run import RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
-from lsqctl.filters.names import RUN_COLUMN_KINDS
-from lsqctl.filters.tree import Expression
+from lsqctl.filters.column_kinds import RUN_COLUMN_KINDS
+from lsqctl.filters.expression import Expression
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (

@@ -5,11 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import FilterError
-from lsqctl.filters.judging import Undecidable, fold_case, matches
-from lsqctl.filters.parsing import parse_time, parse
-from lsqctl.filters.splitting import split_conjunction
-from lsqctl.filters.tree import And, Comparison, Not, Or, columns_of, to_text
-from lsqctl.filters.words import MAX_LENGTH
+from lsqctl.filters.evaluate import Undecidable, fold_case, matches
+from lsqctl.filters.expression import (
+    And,
+    Comparison,
+    Not,
+    Or,
+    columns_of,
+    split_conjunction,
+    to_text,
+)
+from lsqctl.filters.lexer import MAX_LENGTH
+from lsqctl.filters.parser import parse, parse_time
 
 from .trees import COLUMNS, TEXTS, trees
 

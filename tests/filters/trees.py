@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from lsqctl.filters.tree import ORDERING, And, Comparison, ColumnKind, Not, Or
+from lsqctl.filters.expression import ORDERING, And, ColumnKind, Comparison, Not, Or
 
 COLUMNS: dict[str, ColumnKind] = {
     "weight_bits": "number",

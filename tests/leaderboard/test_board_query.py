@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
-from lsqctl.filters.names import RESULT_COLUMN_KINDS
-from lsqctl.filters.parsing import parse
+from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
+from lsqctl.filters.parser import parse
 from lsqctl.leaderboard.board import COLUMN_NAMES, COLUMNS_BY_NAME
 from lsqctl.leaderboard.board_query import (
     WHERE_COLUMNS,

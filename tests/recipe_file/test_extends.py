@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, Position, RecipeError
 from lsqctl.recipe_file import load
-from lsqctl.recipe_file.chain import merge_trees
+from lsqctl.recipe_file.extends import merge_trees
 from lsqctl.recipe_file.nodes import Entry, Node, Source
 
 from .conftest import MINIMAL

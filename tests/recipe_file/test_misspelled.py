@@ -10,7 +10,7 @@ from lsqctl.errors import RecipeError
 from lsqctl.recipe import DATASETS, MODEL_NAMES
 from lsqctl.recipe_file import load
 from lsqctl.recipe_file.keys import FIELDS, SECTIONS, TOP_KEYS
-from lsqctl.recipe_file.spelling import closest_name, edit_distance
+from lsqctl.text import closest_name, edit_distance
 
 LETTERS = string.ascii_lowercase + "_"
 

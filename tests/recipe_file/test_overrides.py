@@ -12,8 +12,8 @@ from lsqctl.recipe import (
     QuantSection,
     Recipe,
     fingerprint,
-    load_stored,
     is_valid_name,
+    load_stored,
 )
 from lsqctl.recipe_file import dump, load
 from lsqctl.recipe_file.keys import FIELDS

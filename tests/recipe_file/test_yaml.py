@@ -3,9 +3,8 @@
 import pytest
 
 from lsqctl.errors import RecipeError
-from lsqctl.recipe_file.compose import compose
 from lsqctl.recipe_file.nodes import Source
-from lsqctl.recipe_file.text import decode, lines_of
+from lsqctl.recipe_file.yaml_reader import compose, decode, lines_of
 
 from .conftest import MINIMAL
 

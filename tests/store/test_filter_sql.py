@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from lsqctl.filters.judging import matches
-from lsqctl.filters.names import RESULT_COLUMN_KINDS, RUN_COLUMN_KINDS
-from lsqctl.filters.parsing import parse_time, parse
-from lsqctl.filters.tree import Expression
+from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS, RUN_COLUMN_KINDS
+from lsqctl.filters.evaluate import matches
+from lsqctl.filters.expression import Expression
+from lsqctl.filters.parser import parse, parse_time
 from lsqctl.run import Run
 from lsqctl.store import Store, open_store
 from lsqctl.store.filter_sql import RESULT_COLUMNS, RUN_COLUMNS, condition

@@ -1,4 +1,4 @@
-"""Cut the text of a filter into words, each with its place; what is none of them is refused."""
+"""Cut the text of a filter into tokens, each with its position; what is none is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lsqctl.errors import Diagnostic, FilterError, Position
-from lsqctl.filters.tree import Value
+from lsqctl.filters.expression import Value
 
 OPTION = "--where"
 MAX_LENGTH = 2_000  # letters of a filter

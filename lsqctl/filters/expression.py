@@ -1,7 +1,8 @@
-"""What a filter is: comparisons, joined by and, or and not; printed, it parses to itself again."""
+"""A filter expression: comparisons, ``and``, ``or``, ``not``; printed, it parses to itself."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -98,3 +99,29 @@ def value_text(value: Value) -> str:
 def _parenthesized(part: Expression) -> str:
     text = to_text(part)
     return f"({text})" if isinstance(part, And | Or) else text
+
+
+def split_conjunction(
+    expression: Expression | None, columns: Iterable[str]
+) -> tuple[Expression | None, Expression | None]:
+    """Return (what looks at ``columns`` only, the rest): ``and`` of both is ``expression``.
+
+    Only at ``and`` can a filter be parted, so an ``or`` of both kinds belongs to the rest.
+    """
+    allowed = frozenset(columns)
+    parts = (
+        expression.parts
+        if isinstance(expression, And)
+        else ()
+        if expression is None
+        else (expression,)
+    )
+    pushed_down = [part for part in parts if columns_of(part) <= allowed]
+    rest = [part for part in parts if not columns_of(part) <= allowed]
+    return conjunction_of(pushed_down), conjunction_of(rest)
+
+
+def conjunction_of(parts: Iterable[Expression]) -> Expression | None:
+    """Return the filter that all of these make together; None for none."""
+    conjuncts = tuple(parts)
+    return And(conjuncts) if len(conjuncts) > 1 else conjuncts[0] if conjuncts else None

@@ -1,22 +1,36 @@
-"""The Recipe: one complete experiment as a frozen value that checks itself."""
+"""The Recipe: one complete experiment as a frozen value, what it may be called, and its hash."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from lsqctl.recipe.fields import Section
-from lsqctl.recipe.names import is_valid_name
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
     ModelSection,
     RunRef,
+    Section,
 )
 from lsqctl.recipe.train_section import TrainSection
+
+NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def is_valid_name(text: str) -> bool:
+    """Return whether ``text`` can name a recipe: at most four safe parts joined by ``/``."""
+    parts = text.split("/")
+    return len(parts) <= 4 and all(
+        NAME_PART.fullmatch(part) and ".." not in part and not _WINDOWS_DEVICE.fullmatch(part)
+        for part in parts
+    )
 
 
 def _check_name(value: object) -> object:
@@ -64,3 +78,28 @@ class Recipe(Section):
 def load_stored(data: Mapping[str, Any]) -> Recipe:
     """Return the recipe that a run was stored with."""
     return Recipe.model_validate(dict(data))
+
+
+# A change of a default, or of a key's meaning, must raise this: it is part of every hash.
+HASH_SCHEMA = 1
+
+
+def fingerprint(recipe: Recipe, inputs: Mapping[str, str], *, with_seed: bool) -> str:
+    """Return the sha256 that identifies a recipe's training semantics.
+
+    ``inputs`` names, by key, the bytes behind ``model.weights`` and ``distill.teacher``
+    (``file:SHA256``, ``torchvision:NAME`` or ``run:RECIPE_SHA256``), for a path says nothing of
+    its content. Name and description are left out, and so is every key at its default: a key
+    that a later version adds leaves the hashes of older recipes as they were.
+    """
+    data = recipe.model_dump(mode="json", exclude_defaults=True)
+    for key in ("name", "description", *(() if with_seed else ("seed",))):
+        data.pop(key, None)
+    for key, identity in inputs.items():
+        section, field = key.split(".")
+        data[section][field] = identity
+    missing = recipe.input_refs().keys() - inputs.keys()
+    if missing:
+        raise ValueError(f"the bytes behind {', '.join(sorted(missing))} are not known")
+    text = json.dumps([HASH_SCHEMA, data], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

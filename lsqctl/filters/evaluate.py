@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from lsqctl.filters.parsing import parse_time
-from lsqctl.filters.tree import And, Comparison, Expression, Not, Or, Value
+from lsqctl.filters.expression import And, Comparison, Expression, Not, Or, Value
+from lsqctl.filters.parser import parse_time
 
 ColumnValue = Value | datetime
 _ASCII_LOWER = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}

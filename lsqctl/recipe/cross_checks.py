@@ -1,4 +1,4 @@
-"""What keys say about each other: defaults that follow, and values that do not fit."""
+"""What keys say about each other: defaults that follow, and values that conflict."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe.catalog import DATASETS
 from lsqctl.recipe.quant_section import QuantSection
+from lsqctl.recipe.recipe import Recipe
 from lsqctl.recipe.train_section import TrainSection
-from lsqctl.recipe.whole import Recipe
 
 
 @dataclass(frozen=True, slots=True)

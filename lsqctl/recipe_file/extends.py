@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lsqctl.errors import Diagnostic, RecipeError
-from lsqctl.recipe_file.compose import compose
 from lsqctl.recipe_file.find import RecipeFile, bundled_recipes, find_base
 from lsqctl.recipe_file.keys import SECTIONS
 from lsqctl.recipe_file.nodes import Entry, Node, Source, Tree, preview
-from lsqctl.recipe_file.spelling import closest_name
-from lsqctl.recipe_file.text import lines_of, read_text
+from lsqctl.recipe_file.yaml_reader import compose, lines_of, read_text
+from lsqctl.text import closest_name
 
 MAX_CHAIN = 10
 # What says something of one file only, and so is not handed down.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from lsqctl.errors import Diagnostic
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import DEPTHWISE_MODELS, Recipe
-from lsqctl.recipe_file.check import Validation
 from lsqctl.recipe_file.nodes import Node
+from lsqctl.recipe_file.validation import Validation
 
 _BITS_SUFFIX = "_bits"
 _FEW_WEIGHT_BITS = 4

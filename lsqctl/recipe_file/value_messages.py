@@ -1,4 +1,4 @@
-"""What is wrong with one value, in words: a type, a choice, a bound; and the way out."""
+"""What is wrong with one value, in words: a type, a choice, a bound; and a hint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from lsqctl.errors import Diagnostic
 from lsqctl.recipe_file.keys import choices_of, unit_of
 from lsqctl.recipe_file.nodes import Node, preview
-from lsqctl.recipe_file.spelling import closest_name, three_closest_names
+from lsqctl.text import closest_name, three_closest_names
 
 MISSING_HINTS: Mapping[str, tuple[str, ...]] = {
     "model": ("write `model: {name: resnet18}`",),

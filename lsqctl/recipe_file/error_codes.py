@@ -1,4 +1,4 @@
-"""The codes of faults and warnings: stable, each with what it means and an example."""
+"""The codes of errors and warnings: stable, each with what it means and an example."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to nodes: plain data only, bounded in size and depth, every key and value positioned.
+"""Bytes to nodes: plain YAML only, bounded in size and depth, every key and value positioned.
 
 YAML is read as version 1.2 (core schema): ``1e-3`` is a number, ``no`` is text. The nodes are
 made from the parser's events, not by its loader: no object is ever constructed, an alias bomb is
@@ -7,14 +7,151 @@ counted before it is expanded, and deep nesting ends in an error instead of a Re
 
 from __future__ import annotations
 
-from typing import Any
+import codecs
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 import yamlcore
 
 from lsqctl.errors import Diagnostic, Position, RecipeError
-from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, preview
-from lsqctl.recipe_file.yaml_words import explain_yaml_error
+from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, escape, preview
+
+
+class _Explanation(NamedTuple):
+    problem: str  # a part of the parser's problem
+    context: str  # a part of its context
+    message: str
+    hint: str
+    at_start: bool = False  # point at where the broken thing begins, not at where it broke
+
+
+_OPEN_QUOTE = ("quoted", "a quotation mark is never closed", "close the quote", True)
+_EXPLANATIONS = (
+    _Explanation(
+        *("'\\t' that cannot start", ""),
+        "a tab cannot indent or separate here",
+        "use spaces; most editors can convert tabs",
+    ),
+    _Explanation(
+        *("that cannot start any token", ""),
+        "a value cannot begin with this character",
+        "put quotes around the value",
+    ),
+    _Explanation(
+        *("mapping values are not allowed here", ""),
+        "this `:` begins a second value on the line, or the indentation changed",
+        "one `key: value` a line, keys of a section equally indented; quote a text that holds `: `",
+    ),
+    _Explanation(
+        *("could not find expected ':'", ""),
+        "this line has no `:` after its key",
+        "write `key: value`, with a blank after the colon",
+        at_start=True,
+    ),
+    _Explanation(
+        *("expected <block end>", ""),
+        "does not line up with the lines above",
+        "indent all keys of a section by the same number of spaces",
+    ),
+    _Explanation("unexpected end of stream", *_OPEN_QUOTE),
+    _Explanation("document separator", *_OPEN_QUOTE),
+    _Explanation(
+        *("", "flow sequence", "this `[` is not closed, or a `,` is missing after it"),
+        *("a list looks like [1, 2, 3]", True),
+    ),
+    _Explanation(
+        *("", "flow mapping", "this `{` is not closed, or a `,` is missing after it"),
+        *("a section on one line looks like {name: cifar10, pad: 4}", True),
+    ),
+    _Explanation(
+        *("unknown escape character", ""),
+        "a backslash in double quotes begins an escape, and this is none",
+        "use single quotes, or write two backslashes",
+    ),
+    _Explanation(
+        *("sequence entries are not allowed here", ""),
+        "a list item `-` cannot stand here",
+        "begin the list on a line of its own, or write [1, 2, 3]",
+    ),
+    _Explanation(
+        *("expected '<document start>'", ""),
+        "the text goes on where it should have ended",
+        "begin every top-level key in the first column",
+    ),
+)
+
+
+def explain_yaml_error(error: yaml.MarkedYAMLError) -> tuple[Any, ...]:
+    """Return the mark to point at, what is wrong, and what to do about it where that is known."""
+    problem, context = error.problem or "", error.context or ""
+    end = error.problem_mark or error.context_mark
+    for explanation in _EXPLANATIONS:
+        if explanation.problem in problem and explanation.context in context:
+            start = error.context_mark if explanation.at_start and error.context_mark else end
+            return start, explanation.message, explanation.hint
+    return end, f"{context}: {problem}".strip(": ")
+
+
+MAX_BYTES = 1 << 20
+UNREADABLE = "not readable as YAML"
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+_UNPRINTABLE = re.compile(
+    "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # as YAML 1.2 has it
+)
+_UTF16_BOMS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: Path, file: str) -> str:
+    """Return the text of a recipe file that errors call ``file``.  Raises RecipeError."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable_error(file, f"the file cannot be read: {error.strerror}") from None
+    return decode(data, file)
+
+
+def decode(data: bytes, file: str) -> str:
+    """Return ``data`` as text, without a byte order mark.  Raises RecipeError."""
+    if len(data) > MAX_BYTES:
+        raise _unreadable_error(file, "the file is larger than 1 MiB", "a recipe is a page of text")
+    has_nul_halves = data[:2].count(0) == 1 or data[:4].count(0) == 3
+    if data.startswith(_UTF16_BOMS) or (has_nul_halves and len(data) % 2 == 0):
+        raise _unreadable_error(file, "the text is UTF-16 or UTF-32", "save it as UTF-8")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        valid = data[: error.start].decode("utf-8-sig")
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8"
+        lossy = data.decode("utf-8-sig", "replace")
+        raise _error_at(file, lossy, len(valid), message, "save the file as UTF-8") from None
+    if bad := _UNPRINTABLE.search(text):
+        char = bad.group()
+        message = "a NUL character" if char == "\0" else f"the control character `{escape(char)}`"
+        raise _error_at(file, text, bad.start(), message, "remove it")
+    return text
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """Return the lines of ``text`` as the YAML parser counts them."""
+    return tuple(_LINE_BREAK.split(text))
+
+
+def _error_at(file: str, text: str, offset: int, message: str, hint: str) -> RecipeError:
+    before = lines_of(text[:offset])
+    line, column = len(before), len(before[-1]) + 1
+    source_line = lines_of(text)[line - 1]
+    position = Position(line, column, column + 1)
+    return RecipeError(
+        [Diagnostic("R001", UNREADABLE, message, file, position, source_line, (hint,))]
+    )
+
+
+def _unreadable_error(file: str, message: str, *hints: str) -> RecipeError:
+    return RecipeError([Diagnostic("R001", UNREADABLE, message, file, hints=hints)])
+
 
 MAX_DEPTH = 50
 MAX_NODES = 10_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lsqctl.filters.tree import ColumnKind
+from lsqctl.filters.expression import ColumnKind
 
 # What each run has before anything is ranked: `store.filter_sql` makes SQL of these.
 RESULT_COLUMN_KINDS: Mapping[str, ColumnKind] = {

@@ -1,37 +1,43 @@
-"""A recipe file to checked recipes: read, lay over its bases, vary, check, name."""
+"""A recipe file to checked recipes: read, lay over its bases, vary, check, name; find parents."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lsqctl.errors import Diagnostic, RecipeError
+from lsqctl.errors import Diagnostic, NotFound, RecipeError
 from lsqctl.recipe import is_valid_name
-from lsqctl.recipe_file.cells import (
-    apply_changes,
-    duplicates,
-    cell_labels,
-    parse_sets,
-    seed_nodes,
-    describe_cell,
+from lsqctl.recipe_file.extends import Document, FileCache, read_document
+from lsqctl.recipe_file.find import (
+    RecipeFile,
+    bundled_recipes,
+    find_base,
+    find_bundled,
+    find_recipe,
+    recipe_file_at,
 )
-from lsqctl.recipe_file.chain import Document, FileCache, read_document
-from lsqctl.recipe_file.check import Validation, validate
-from lsqctl.recipe_file.doubts import lint, repeated_seeds
-from lsqctl.recipe_file.find import RecipeFile, find_recipe, find_base
-from lsqctl.recipe_file.loaded import Cell, LoadedRecipe
-from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
-from lsqctl.recipe_file.sweep import (
-    MAX_CELLS,
+from lsqctl.recipe_file.lint import lint, repeated_seeds
+from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
+from lsqctl.recipe_file.nodes import Entry, Node, Tree, escape, preview
+from lsqctl.recipe_file.sweep_cells import (
     BAD_SWEEP,
+    MAX_CELLS,
     Assignment,
     Axes,
+    apply_changes,
     assignments,
     axes_of,
     cell_count,
+    cell_labels,
+    describe_cell,
+    duplicates,
+    parse_sets,
+    seed_nodes,
 )
+from lsqctl.recipe_file.validation import Validation, validate
+from lsqctl.text import three_closest_names
 
 IS_ABSTRACT = "an abstract recipe cannot be run"
 
@@ -291,3 +297,70 @@ def _sort_position(diagnostic: Diagnostic) -> tuple[str, int, int]:
     return (
         (diagnostic.file, position.line, position.column) if position else (diagnostic.file, 0, 0)
     )
+
+
+class Parent(NamedTuple):
+    """The file a parent is in, and its cells of that name, one for each seed."""
+
+    loaded: LoadedRecipe
+    cells: tuple[Cell, ...]
+
+
+def find_parent(name: str, near: Path | None = None) -> Parent:
+    """Return the recipe called ``name``, be it a cell of a sweep.
+
+    It is looked for beside the file ``near``, then among the bundled ones; ``a/b-w4a4-lr0.1`` may
+    be a cell of ``a/b-w4a4`` or of ``a/b``. Raises NotFound, and RecipeError for one with errors.
+    """
+    stem = name
+    while stem:
+        for recipe_file in _candidate_files(stem, near):
+            loaded = load_file(recipe_file, abstract_ok=True)
+            if cells := tuple(cell for cell in loaded.cells if cell.recipe.name == name):
+                return Parent(loaded, cells)
+        stem = stem.rpartition("-")[0]
+    nearest = ", ".join(f"`{bundled}`" for bundled in three_closest_names(name, bundled_recipes()))
+    beside = f"beside {near.name} or " if near else ""
+    raise NotFound(
+        f"no recipe `{escape(name)}` {beside}among the bundled ones; the nearest are {nearest}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSummary:
+    """One line of ``recipe ls``. ``cells`` counts the runs that the recipe stands for."""
+
+    name: str
+    description: str
+    abstract: bool
+    cells: int
+
+
+def recipe_summaries() -> list[RecipeSummary]:
+    """Return a line for each bundled recipe."""
+    return list(_recipe_summaries())
+
+
+def _recipe_summaries() -> Iterator[RecipeSummary]:
+    for name in bundled_recipes():
+        recipe_file = find_bundled(name)
+        if recipe_file is None:
+            continue
+        try:
+            loaded = load_file(recipe_file, abstract_ok=True)
+        except RecipeError as error:
+            count = len(error.diagnostics)
+            description = f"has {count} error{'s' * (count != 1)}: lsqctl recipe check {name}"
+            yield RecipeSummary(name, description, False, 0)
+        else:
+            yield RecipeSummary(name, loaded.description, loaded.abstract, len(loaded.cells))
+
+
+def _candidate_files(name: str, near: Path | None) -> Iterator[RecipeFile]:
+    if near is not None and "\0" not in name and ".." not in name and len(name) < 256:
+        leaf = name.rpartition("/")[2]
+        for path in dict.fromkeys((near.parent / f"{name}.yaml", near.parent / f"{leaf}.yaml")):
+            if path.is_file():
+                yield recipe_file_at(path)
+    if (recipe_file := find_bundled(name)) is not None:
+        yield recipe_file

@@ -1,4 +1,4 @@
-"""What a recipe file is once it has been read and found to be without fault."""
+"""What a recipe file is once it has been read and found to be valid."""
 
 from __future__ import annotations
 

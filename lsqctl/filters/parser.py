@@ -1,4 +1,4 @@
-"""Parse a filter to its tree; a mistake is shown at its place, with the nearest name."""
+"""Parse a filter to its expression; a mistake is shown at its position, with the nearest name."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from lsqctl.errors import nearest
-from lsqctl.filters.tree import (
+from lsqctl.filters.expression import (
     ORDERING,
     TEXTUAL,
     And,
-    Comparison,
     ColumnKind,
+    Comparison,
     Expression,
     Not,
     Operator,
     Or,
     Value,
 )
-from lsqctl.filters.words import Token, error_at, limit_error, unexpected_token, tokenize
+from lsqctl.filters.lexer import Token, error_at, limit_error, tokenize, unexpected_token
 
 MAX_DEPTH = 20
 MAX_COMPARISONS = 100
