@@ -33,7 +33,7 @@ from lsqctl.leaderboard.published_results import (
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.store import Store, open_store
 
-RUNS, POINTS, SEEDS, REFERENCES = 10_000, 100, 20, 1_000
+RUNS, POINTS, SEEDS, PUBLISHED_RESULTS = 10_000, 100, 20, 1_000
 RECIPE = {
     "data": {"name": "digits"},
     "model": {"name": "resnet8"},
@@ -123,7 +123,7 @@ def fill(path: Path) -> None:
         )
 
 
-def reference(number: int) -> PublishedResult:
+def published_result(number: int) -> PublishedResult:
     """Return one published row of many, on the runs' dataset."""
     bits, top1 = 2 + number % 7, 85 + number % 140 / 10
     return PublishedResult(
@@ -139,7 +139,7 @@ def build(folder: Path) -> Path:
     with open_store(f"sqlite:///{path}") as store:
         first_run(store)
     fill(path)
-    added = WorkspaceResults(tuple(map(reference, range(REFERENCES))))
+    added = WorkspaceResults(tuple(map(published_result, range(PUBLISHED_RESULTS))))
     path.with_name("references.jsonl").write_text(dump_workspace_results(added), encoding="utf-8")
     return path
 
@@ -210,7 +210,10 @@ def main() -> None:
             for what, command in commands().items():
                 times[what].append(measure(command, folder))
         size = path.stat().st_size / 1e6
-    print(f"{RUNS:,} runs, {RUNS * POINTS:,} points, {REFERENCES:,} published rows, {size:.0f} MB;")
+    print(
+        f"{RUNS:,} runs, {RUNS * POINTS:,} points, {PUBLISHED_RESULTS:,} published rows, "
+        f"{size:.0f} MB;"
+    )
     print(f"{given.repeat} starts each{'':14}  best   median    CPU  peak MB")
     for what, taken in times.items():
         best, median = min(taken), statistics.median(one.wall for one in taken)

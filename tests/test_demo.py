@@ -34,6 +34,6 @@ def test_the_demo_trains_the_sweep_and_writes_the_board(tmp_path):
         assert [row["weight_bits"], row["act_bits"]] == [bits[1], bits[3]]
         assert float(row["top1_mean"]) > 96
         assert len(row["checkpoint_sha256"]) == 64
-    published = [row for row in rows.values() if row["origin"] != "own"]
+    published = [row for row in rows.values() if row["origin"] != "local"]
     assert [row["top1_mean"] for row in published] == ["77.878", "77.34", "76.7"]
     assert "ADLIK-MO-ResNet50-W4A4" in done.stdout

@@ -69,8 +69,8 @@ code_commit      | text   |       | git commit of the code
 code_dirty       | bool   |       | whether that code had uncommitted changes
 created_at       | text   |       | when the newest run was queued, ISO 8601 in UTC
 notes            | text   |       | remarks
-origin           | text   |       | own or published
-source_kind      | text   |       | paper, readme or page; empty for own rows
+origin           | text   |       | local or published
+source_kind      | text   |       | paper, readme or page; empty for local rows
 source_url       | text   |       | where a published row was read
 selected_on_test | bool   |       | the epoch was chosen by looking at the evaluated images
 top1_last_epoch  | number | %     | Top-1 of the last epoch, mean over the same runs
@@ -173,7 +173,7 @@ class Entry:
     @property
     def is_local(self) -> bool:
         """Whether this was measured here, rather than published."""
-        return self.origin == "own"
+        return self.origin == "local"
 
     @property
     def is_full_precision(self) -> bool:
@@ -195,7 +195,7 @@ class Entry:
 class Counts:
     """How many there are, so that nothing is dropped in silence.
 
-    ``groups`` are the own rows; ``empty_groups`` the recipes without one result, which have no
+    ``groups`` are the local rows; ``empty_groups`` the recipes without one result, which have no
     row. ``runs`` are all that ended, ``failed`` and ``cancelled`` among them.
     """
 

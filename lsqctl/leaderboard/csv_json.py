@@ -91,7 +91,8 @@ def _json_row(board: Board, entry: Entry, columns: Sequence[str]) -> dict[str, o
     row: dict[str, object] = {name: json_value(getattr(entry, name)) for name in columns}
     if deviations := board.deviations_of(entry):
         keys = {
-            key: {"mine": value, "theirs": base_value} for key, value, base_value in deviations.keys
+            key: {"value": value, "base_value": base_value}
+            for key, value, base_value in deviations.keys
         }
         row["deviations"] = {"from": deviations.base or None, "keys": keys}
     return row

@@ -36,7 +36,7 @@ def local_entry(runs: Sequence[BoardRow], *, n_failed: int = 0, best_of: int = 1
         "state": str(newest.state),
         "n_failed": n_failed,
         "notes": _join_distinct([best_seed_note, *(run.notes for run in runs)]),
-        "origin": "own",
+        "origin": "local",
         "selected_on_test": any(run.selection == "best" for run in runs),
         "top1_last_epoch": _mean_percent(runs, "n_correct_last"),
         "top1_best_epoch": _mean_percent(runs, "n_correct_best"),
@@ -220,7 +220,7 @@ def paper_baselines(published: Iterable[PublishedResult]) -> PaperBaselines:
 
 
 def flag_suspect(entry: Entry, runs: Sequence[BoardRow], baselines: PaperBaselines) -> Entry:
-    """Return an own entry with ``suspect`` set, and why in its notes.
+    """Return a local entry with ``suspect`` set, and why in its notes.
 
     It is held against its own start and the best of ``baselines`` of its experiment. The standard
     deviation is that of one evaluation or of the seeds' mean, whichever is larger, and of the other

@@ -30,7 +30,7 @@ def to_pwc_json(board: Board) -> str:
     """Return the evaluation tables of Papers With Code's archive (the sota-extractor format).
 
     One task, Quantization; a dataset each; metrics as texts. A row's ``paper_url`` is where a
-    published row was read, and empty for own runs.
+    published row was read, and empty for local runs.
     """
     task = {
         "task": "Quantization",
@@ -45,7 +45,7 @@ def to_pwc_json(board: Board) -> str:
 
 
 def to_hf_model_index(board: Board) -> str:
-    """Return the ``model-index`` of a Hugging Face model card for the own rows.
+    """Return the ``model-index`` of a Hugging Face model card for the local rows.
 
     Accuracies are fractions, the mean over seeds. Published rows are no models of ours.
     """
@@ -54,14 +54,14 @@ def to_hf_model_index(board: Board) -> str:
 
 
 def to_hf_eval_results(board: Board) -> str:
-    """Return own rows as entries of ``.eval_results/*.yaml``; percentages, the mean over seeds.
+    """Return local rows as entries of ``.eval_results/*.yaml``; percentages, the mean over seeds.
 
-    Raises UsageError when no own row is of a dataset that the Hub has a name for.
+    Raises UsageError when no local row is of a dataset that the Hub has a name for.
     """
     local_entries = [entry for entry in board.entries if entry.is_local and entry.dataset in _HUB]
     if not local_entries:
         raise UsageError(f"hf-eval-results knows the Hub's names of {', '.join(_HUB)} only, and no "
-                         "own row is of these; hf-model-index takes any dataset")  # fmt: skip
+                         "local row is of these; hf-model-index takes any dataset")  # fmt: skip
     return json_text([_hf_eval_result(entry) for entry in local_entries])
 
 

@@ -82,9 +82,9 @@ def load_bundled_results(
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise DataError(f"{source_name}: not TOML: {error}") from error
-    entries = document.get("reference", [])
-    if document.keys() - {"reference"} or not isinstance(entries, list):
-        raise DataError(f"{source_name}: only [[reference]] entries may stand here")
+    entries = document.get("result", [])
+    if document.keys() - {"result"} or not isinstance(entries, list):
+        raise DataError(f"{source_name}: only [[result]] entries may stand here")
     results = [
         _parse_entry(entry, f"{source_name}: entry {n}") for n, entry in enumerate(entries, 1)
     ]
@@ -288,7 +288,7 @@ class WorkspaceResults:
     pwc_rows: tuple[PwcRow, ...] = ()
 
     def merged_with(self, bundled: Iterable[PublishedResult]) -> list[PublishedResult]:
-        """Return all references of a board: no result twice, the bundled ones first."""
+        """Return the published results of a board: no result twice, the bundled ones first."""
         by_key = {_result_key(result): result for result in bundled}
         for result in (*self.published, *map(to_published_result, self.pwc_rows)):
             if isinstance(result, PublishedResult):

@@ -27,7 +27,7 @@ DATASET_TITLES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
 }
-LineOrigin = Literal["page", "imported", "own"]
+LineOrigin = Literal["page", "imported", "local"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ def pwc_lines(
     dataset: str | None = None,
     include_published: bool = True,
 ) -> list[PwcLine]:
-    """Return the lines of the LSQ paper's page, of imported rows, and of the board's own rows.
+    """Return the lines of the LSQ paper's page, of imported rows, and of the board's local rows.
 
-    The page's lines stand as and where they stood on it; own quantized rows follow in the same
+    The page's lines stand as and where they stood on it; local quantized rows follow in the same
     form, the highest Top-1 of a dataset first. ``include_published=False`` gives local ones alone.
     Raises NotFound for a ``dataset`` that no line is of.
     """
@@ -90,12 +90,12 @@ def pwc_table(lines: Sequence[PwcLine]) -> ViewTable:
     )
     rows = tuple(
         tuple(
-            Cell(sanitize(getattr(line, name)), dim=line.origin != "own") for name in _LINE_FIELDS
+            Cell(sanitize(getattr(line, name)), dim=line.origin != "local") for name in _LINE_FIELDS
         )
         for line in lines
     )
-    n_local = sum(line.origin == "own" for line in lines)
-    footer = f"{len(lines) - n_local} published lines, {n_local} of own runs"
+    n_local = sum(line.origin == "local" for line in lines)
+    footer = f"{len(lines) - n_local} published lines, {n_local} of local runs"
     return ViewTable("Results in the form of Papers With Code", columns, rows, footer)
 
 
@@ -144,7 +144,7 @@ def _local_lines(entry: Entry) -> Iterable[PwcLine]:
     }
     dataset = DATASET_TITLES.get(entry.dataset, entry.dataset)
     for metric, value in values.items():
-        yield PwcLine(TASK, dataset, metric, value, entry.model, "own")
+        yield PwcLine(TASK, dataset, metric, value, entry.model, "local")
 
 
 def _filter_dataset(lines: list[PwcLine], dataset: str) -> list[PwcLine]:

@@ -39,7 +39,7 @@ def rank(
     pareto: Cost = "gbops",
     baselines: Sequence[PublishedResult] = (),
 ) -> Board:
-    """Return one table a dataset, with own groups and published rows ranked together.
+    """Return one table a dataset, with local groups and published rows ranked together.
 
     A group is a recipe without its seed; the newest run of each seed counts, by its headline
     result. ``rank`` is 1 + the rows of the table whose whole 95 % interval lies above the row's,
@@ -178,7 +178,7 @@ def _with_pareto(entries: list[Entry], cost: Cost) -> list[Entry]:
 
 
 def _sort_key(entry: Entry) -> tuple[bool, int, float, str, str, str, str]:
-    # Two published rows may differ in anything; own ones are told apart by recipe and run.
+    # Two published rows may differ in anything; local ones are told apart by recipe and run.
     return (
         entry.rank is None,
         entry.rank or 0,

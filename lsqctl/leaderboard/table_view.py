@@ -45,8 +45,8 @@ def _images_text(entries: Sequence[Entry]) -> str:
 def _origins_text(counts: Counts) -> str:
     n_local = counts.groups or counts.empty_groups
     if n_local and counts.published:
-        return "own runs and published rows"
-    return "own runs" if n_local else "published rows"
+        return "local runs and published rows"
+    return "local runs" if n_local else "published rows"
 
 
 def table_footer(table: Table) -> str:
@@ -141,7 +141,7 @@ def board_view(board: Board) -> tuple[ViewTable, ...]:
 
 def _board_table(table: Table, board: Board) -> ViewTable:
     rank_counts = Counter(entry.rank for entry in table.rows)
-    top1_cells = zip(_top1_texts(table.rows), podium_places(table.rows), strict=True)
+    top1_cells = zip(_top1_texts(table.rows), podium_ranks(table.rows), strict=True)
     rows = tuple(
         _row_cells(
             entry,
@@ -156,7 +156,7 @@ def _board_table(table: Table, board: Board) -> ViewTable:
     )
 
 
-def podium_places(entries: Sequence[Entry]) -> list[int]:
+def podium_ranks(entries: Sequence[Entry]) -> list[int]:
     """Return 1 for each entry of the best rank shown, 2 for each of the next, else 0."""
     best_ranks = sorted({entry.rank for entry in entries if entry.rank is not None})[:2]
     return [
@@ -252,7 +252,7 @@ def _source_cell(entry: Entry) -> Cell:
         return Cell(
             sanitize(entry.source_kind or "published"), dim=True, link=url if is_web else ""
         )
-    parts = ["own"]
+    parts = ["local"]
     if entry.verified:
         parts.append("verified")
     if entry.verified is False:
@@ -291,7 +291,7 @@ def _view_column(column: Column, priority: int) -> ViewColumn:
 
 
 def _value_rows(table: Table, names: Sequence[str]) -> tuple[tuple[Cell, ...], ...]:
-    podium_of_rows = podium_places(table.rows)
+    podium_of_rows = podium_ranks(table.rows)
     return tuple(
         tuple(value_cell(row, name, podium if name == "top1_mean" else 0) for name in names)
         for row, podium in zip(table.rows, podium_of_rows, strict=True)

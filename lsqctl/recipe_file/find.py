@@ -47,7 +47,7 @@ def find_recipe(ref: str | Path) -> RecipeFile:
     if "\0" in text or len(text) > 4096:
         raise NotFound("a recipe's name is at most 4096 characters without NUL")
     path = Path(os.path.expanduser(text))  # unlike Path.expanduser, leaves an unknown ~user
-    if (isinstance(ref, Path) or looks_like_path(text)) and _is_file(path):
+    if (isinstance(ref, Path) or is_path_like(text)) and _is_file(path):
         return recipe_file_at(path)
     if (recipe_file := find_bundled(text)) is not None:
         return recipe_file
@@ -86,7 +86,7 @@ def recipe_file_at(path: Path) -> RecipeFile:
     return RecipeFile(path, name, _display_path(path))
 
 
-def looks_like_path(text: str) -> bool:
+def is_path_like(text: str) -> bool:
     """Return whether ``text`` is meant as a path rather than as a bundled name."""
     return text.endswith(SUFFIXES) or text.startswith((".", "/", "~"))
 
@@ -114,5 +114,5 @@ def _not_found_message(text: str, path: Path) -> str:
         return f"no bundled recipe `{text}`; to read the file beside you, write `{text}.yaml`"
     near = three_closest_names(text.removesuffix(".yaml"), bundled_recipes())
     names = ", ".join(f"`{name}`" for name in near)
-    kind = "no file and no bundled recipe" if looks_like_path(text) else "no bundled recipe"
+    kind = "no file and no bundled recipe" if is_path_like(text) else "no bundled recipe"
     return f"{kind} `{text}`; the nearest are {names} (all: lsqctl recipe ls)"

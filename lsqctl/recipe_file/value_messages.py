@@ -132,8 +132,8 @@ def _number_hint(node: Node) -> str:
 
 
 def _quotes_hint(node: Node) -> str:
-    looks_plain = node.text in ("true", "false") or _is_number(node.text)
-    return "remove the quotes" if node.quoted and looks_plain else ""
+    is_plain = node.text in ("true", "false") or _is_number(node.text)
+    return "remove the quotes" if node.quoted and is_plain else ""
 
 
 def _is_number(text: str) -> bool:

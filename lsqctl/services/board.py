@@ -51,8 +51,8 @@ def build_board(
 
     ``settings`` name the workspace whose added published rows count as well; ``best_seed``,
     ``per_run`` and ``pareto`` are as in ``rank``, the rest as in ``BoardQuery``. Published rows
-    stand beside own runs of their dataset; of a dataset without own runs, ``auto`` shows those of
-    the LSQ paper's page, unless that dataset is asked for. Conditions of ``where`` on what a run
+    stand beside local runs of their dataset; of one without any, ``auto`` shows those of the LSQ
+    paper's page, unless that dataset is asked for. Conditions of ``where`` on what a run
     has choose what is ranked; those on what only ranking makes (``rank``, ``top1_mean``,
     ``pareto_optimal``, …) choose what is shown of it. Raises FilterError, UsageError, NotFound.
     """

@@ -45,7 +45,7 @@ def write_page(store: Store, board: Board, path: Path, *, force: bool = False) -
 
 
 def run_histories(store: Store, board: Board) -> Iterator[RunHistory]:
-    """Yield the history of the best run of own rows: the first of each dataset, then the second."""
+    """Yield the history of local rows' best runs: the first of each dataset, then the second."""
     rows_by_table = [
         [row for row in table.rows if row.is_local and row.best_run] for table in board.tables
     ]

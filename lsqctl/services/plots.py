@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Table
     from lsqctl.store import Store
 
-_NO_COST = "no row of it has a size and bit operations: only finished own runs have"
+_NO_COST = "no row of it has a size and bit operations: only finished local runs have"
 
 
 def plot_cost(
@@ -115,7 +115,7 @@ def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> i
 
 
 def _table(store: Store, dataset: str | None, settings: Settings | None) -> Table:
-    """Return the table of one dataset; that with own runs where none is named."""
+    """Return the table of one dataset; that with local runs where none is named."""
     tables = build_board(store, dataset=dataset, settings=settings).tables
     if not tables:
         raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")

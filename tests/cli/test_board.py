@@ -57,7 +57,7 @@ def test_a_filter_chooses_what_is_ranked_and_one_on_ranks_what_is_shown(made):
 
 def test_a_filter_of_runs_drops_no_failure_in_silence(made):
     text = made("leaderboard", *OWN, "--where", "method = 'lsq' and weight_bits = 2").stdout
-    assert "own, 1 failed" in text
+    assert "local, 1 failed" in text
     assert "1 group, 4 runs (1 failed)" in text
 
 
@@ -217,7 +217,7 @@ def test_under_each_own_row_stands_where_it_departs_from_the_paper(made):
     found = json.loads(made("leaderboard", *OWN, "--deviations", "--json").stdout)
     told = {one["weight_bits"]: one["deviations"] for one in found["tables"][0]["rows"]}
     assert told[32]["from"] == "paper/fp32"
-    assert told[32]["keys"]["train.lr"] == {"mine": "0.01", "theirs": "0.1"}
+    assert told[32]["keys"]["train.lr"] == {"value": "0.01", "base_value": "0.1"}
     assert "deviations" not in made("leaderboard", *OWN, "--json").stdout
 
 

@@ -1,4 +1,4 @@
-"""`references ls|add|rm|import` and the page's view: idempotent, validated, one line each."""
+"""`published ls|add|rm|import` and the page's view: idempotent, validated, one line each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`references rm`: what was added here goes, what ships with lsqctl stays."""
+"""`published rm`: what was added here goes, what ships with lsqctl stays."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def failed(recipe: str = "r", seed: int = 9, **changes) -> BoardRow:
     return row(recipe, seed, None, state=RunState.FAILED, n_total=None, **changes)
 
 
-def reference(model: str = "published", top1: float = 76.7, **changes) -> PublishedResult:
+def published_result(model: str = "published", top1: float = 76.7, **changes) -> PublishedResult:
     values = {
         "dataset": "digits",
         "model": model,
@@ -100,15 +100,15 @@ def board_rows(draw, texts=NOTE, max_size=24):
     return rows
 
 
-def _reference(number, dataset, top1, total):
-    return reference(f"published-{number}", top1, dataset=dataset, n_total=total)
+def _numbered_result(number, dataset, top1, total):
+    return published_result(f"published-{number}", top1, dataset=dataset, n_total=total)
 
 
-references = st.lists(
+published_results = st.lists(
     st.tuples(
         st.sampled_from(["digits", "imagenet"]),
         st.floats(0, 100),
         st.none() | st.sampled_from([10_000, 50_000]),
     ),
     max_size=6,
-).map(lambda found: [_reference(number, *values) for number, values in enumerate(found)])
+).map(lambda found: [_numbered_result(number, *values) for number, values in enumerate(found)])

@@ -19,7 +19,7 @@ from lsqctl.leaderboard.board_query import (
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import board_view
 
-from .rows import board_rows, failed, reference, references, row
+from .rows import board_rows, failed, published_result, published_results, row
 
 ANY = {
     "where": st.sampled_from(["rank = 1", "pareto_optimal", "weight_bits < 4 or rank > 1"]),
@@ -41,7 +41,7 @@ def models(board):
 
 
 @settings(max_examples=15)
-@given(board_rows(), references, st.fixed_dictionaries({}, optional=ANY))
+@given(board_rows(), published_results, st.fixed_dictionaries({}, optional=ANY))
 def test_no_row_is_changed_doubled_or_lost_without_being_counted(rows, published, how):
     board = rank(rows, published)
     found = cut(board, **how)
@@ -53,7 +53,7 @@ def test_no_row_is_changed_doubled_or_lost_without_being_counted(rows, published
 
 
 @settings(max_examples=15)
-@given(board_rows(), references)
+@given(board_rows(), published_results)
 def test_a_board_that_nothing_is_asked_of_stays_as_it_is(rows, published):
     board = rank(rows, published)
     assert cut(board) == board
@@ -116,7 +116,7 @@ def test_a_failed_run_is_judged_by_its_recipe_where_that_is_known():
 
 
 def test_a_published_row_passes_by_what_its_source_says():
-    some = [reference("a", weight_bits=3), reference("b")]
+    some = [published_result("a", weight_bits=3), published_result("b")]
     kept = filter_published(some, parse("weight_bits <= 3 and device = null", RESULT_COLUMN_KINDS))
     assert [one.model for one in kept] == ["a"]
     assert filter_published(some, parse("device = 'gpu'", RESULT_COLUMN_KINDS)) == []

@@ -31,7 +31,7 @@ from lsqctl.leaderboard.charts.history import downsample, step_size_charts, trai
 from lsqctl.leaderboard.charts.matplotlib_backend import draw_file
 from lsqctl.leaderboard.charts.terminal import draw_lines
 from lsqctl.leaderboard.rank import rank
-from tests.leaderboard.rows import reference, row
+from tests.leaderboard.rows import published_result, row
 
 numbers = st.floats(1e-3, 1e6)
 points = st.lists(st.tuples(numbers, st.floats(0, 100)), max_size=40)
@@ -44,7 +44,7 @@ def table(**changes):
         row("c", 0, 510, size_bytes=40_000, bops=3 * 10**9, weight_bits=8, act_bits=8, **changes),
         row("fp", 0, 530, size_bytes=300_000, bops=10**12, weight_bits=32, act_bits=32, **changes),
     ]
-    return rank(rows, [reference("other", 96.0, weight_bits=3, act_bits=3)]).tables[0]
+    return rank(rows, [published_result("other", 96.0, weight_bits=3, act_bits=3)]).tables[0]
 
 
 @given(points)
@@ -94,16 +94,16 @@ def test_a_spike_survives_thinning():
 def test_accuracy_against_size_shows_own_published_and_full_precision_apart():
     chart = accuracy_by_cost(table(), "size_bytes")
     looks = {one.style: one for one in chart.series}
-    assert set(looks) == {"front", "own", "full"}  # the published row has no size
+    assert set(looks) == {"front", "local", "full"}  # the published row has no size
     assert chart.x.title.endswith("kB")
     assert looks["front"].points == ((20.0, 100 * 500 / 540), (30.0, 100 * 520 / 540))
-    assert looks["own"].labels[0] == "b"
-    assert [table().rows[n].model for n in looks["own"].rows] == list(looks["own"].labels)
+    assert looks["local"].labels[0] == "b"
+    assert [table().rows[n].model for n in looks["local"].rows] == list(looks["local"].labels)
 
 
 def test_accuracy_against_bits_has_a_line_a_method_and_the_full_precision_level():
     (chart,) = accuracy_by_bits(table(fp32_n_correct=530, fp32_n_total=540))
-    assert [one.style for one in chart.series] == ["rule", "own", "published"]
+    assert [one.style for one in chart.series] == ["rule", "local", "published"]
     rule, own, _ = chart.series
     assert rule.label == "full precision 98.15"
     assert [x for x, _ in own.points] == [2, 4, 8]
@@ -177,7 +177,7 @@ def test_a_legend_of_many_lines_wraps():
 
 def test_a_chart_of_one_point_and_of_equal_points_is_drawn():
     for found in (((1.0, 1.0),), ((1.0, 1.0), (1.0, 1.0)), ((0.0, 0.0),)):
-        chart = Chart("t", Axis("x"), Axis("y"), (Series("s", found, "own"),))
+        chart = Chart("t", Axis("x"), Axis("y"), (Series("s", found, "local"),))
         assert draw_lines(chart)
         (x_low, x_high), _ = axis_ranges(chart)
         assert x_low < x_high

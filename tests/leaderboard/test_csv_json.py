@@ -27,7 +27,7 @@ from lsqctl.leaderboard.markdown import escape_markdown
 from lsqctl.leaderboard.output import format_board
 from lsqctl.leaderboard.rank import rank
 
-from .rows import HOSTILE, board_rows, references, row
+from .rows import HOSTILE, board_rows, published_results, row
 
 DANGEROUS = tuple("=+-@\t\r\0")
 CONTRACT = (
@@ -69,7 +69,7 @@ def test_the_documentation_shows_the_contract_as_it_is():
     assert page.read_text(encoding="utf-8").endswith(columns_markdown())
 
 
-@given(board_rows(texts=HOSTILE), references)
+@given(board_rows(texts=HOSTILE), published_results)
 def test_a_csv_reads_back_as_the_same_entries(rows, published):
     board = rank(rows, published)
     assert from_csv(to_csv(board)) == board.entries
@@ -82,7 +82,7 @@ def test_any_two_texts_survive_the_csv_side_by_side(model, arch):
     assert from_csv(to_csv(board)) == board.entries
 
 
-@given(st.data(), board_rows(texts=HOSTILE), references)
+@given(st.data(), board_rows(texts=HOSTILE), published_results)
 def test_every_format_gives_the_same_bytes_in_any_order_of_rows(data, rows, published):
     shuffled = rank(data.draw(st.permutations(rows)), data.draw(st.permutations(published)))
     board = rank(rows, published)
@@ -177,7 +177,7 @@ def test_a_frame_of_an_empty_board_has_all_columns_with_their_types():
     assert (str(frame["rank"].dtype), str(frame["verified"].dtype)) == ("Int64", "boolean")
 
 
-@given(board_rows(texts=HOSTILE), references)
+@given(board_rows(texts=HOSTILE), published_results)
 def test_json_parses_strictly_and_holds_every_row(rows, published):
     def refuse(name):
         raise AssertionError(name)

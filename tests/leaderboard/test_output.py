@@ -25,7 +25,7 @@ from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import board_view
 from lsqctl.text import sanitize
 
-from .rows import HOSTILE, board_rows, reference, references, row
+from .rows import HOSTILE, board_rows, published_result, published_results, row
 
 EVIL = {
     "markup": "[/red] [link=file:///etc]x",
@@ -45,7 +45,9 @@ EVIL = {
 
 def hostile_board(name):
     own = row(name, name=name, arch=name, device=name, notes=name, method=name)
-    return rank([own], [reference(f"p{name}", source_url=f"https://e.org/{name}", notes=name)])
+    return rank(
+        [own], [published_result(f"p{name}", source_url=f"https://e.org/{name}", notes=name)]
+    )
 
 
 class Page(HTMLParser):
@@ -122,7 +124,7 @@ def check_latex(text, name):
 
 
 @settings(max_examples=15)
-@given(board_rows(texts=HOSTILE), references)
+@given(board_rows(texts=HOSTILE), published_results)
 def test_html_has_a_row_an_entry_and_shows_the_cells_letter_by_letter(rows, published):
     board = rank(rows, published)
     page = Page(format_board(board, "html"))
@@ -138,7 +140,7 @@ def example():
         row("second", n_correct=400, **start),
         row("third", n_correct=300, **start),
     ]
-    return rank(rows, [reference("theirs", 70.0, top5=90.0)])
+    return rank(rows, [published_result("theirs", 70.0, top5=90.0)])
 
 
 def test_the_best_is_bold_and_the_second_underlined_in_latex():

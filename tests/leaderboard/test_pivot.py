@@ -12,13 +12,13 @@ from lsqctl.leaderboard.output import OutputOptions, format_board
 from lsqctl.leaderboard.pivot import Pivot, build_pivot, pivot_view
 from lsqctl.leaderboard.rank import rank
 
-from .rows import HOSTILE, board_rows, references, row
+from .rows import HOSTILE, board_rows, published_results, row
 
 BITS = Pivot("arch", "bits")
 
 
 @settings(max_examples=15)
-@given(board_rows(texts=HOSTILE), references)
+@given(board_rows(texts=HOSTILE), published_results)
 def test_each_cell_is_the_best_of_its_rows(rows, published):
     board = rank(rows, published)
     for one in build_pivot(board, BITS):
@@ -32,7 +32,7 @@ def test_each_cell_is_the_best_of_its_rows(rows, published):
 
 
 @settings(max_examples=15)
-@given(board_rows(texts=HOSTILE), references)
+@given(board_rows(texts=HOSTILE), published_results)
 def test_a_pivot_has_one_cell_a_column_in_every_format(rows, published):
     board = rank(rows, published)
     for table in pivot_view(board, BITS):

@@ -37,7 +37,7 @@ OTHERS = {
     "ResNet-50 LSQ+KD W4A4": 77.6,
 }
 GOOD = """
-[[reference]]
+[[result]]
 dataset = "imagenet"
 model = "m"
 arch = "resnet18"
@@ -129,9 +129,9 @@ def test_each_row_counts_the_images_of_its_dataset_and_links_to_its_source(r):
         (('quote = "70.0"', 'quote = "70.0"\nn_total = 0'), r"n_total must be a whole number"),
         (('quote = "70.0"', 'quote = "70.0"\ntop5 = -1'), r"top5 must be 0\.\.100 percent"),
         (('model = "m"', "model = 3"), r"model must be a text"),
-        (("[[reference]]", "reference = 3\n[other]"), r"only \[\[reference\]\] entries"),
-        (("[[reference]]", "reference = [3]\n[reference2]"), r"only \[\[reference\]\] entries"),
-        (("[[reference]]", "[[reference"), r"not TOML"),
+        (("[[result]]", "result = 3\n[other]"), r"only \[\[result\]\] entries"),
+        (("[[result]]", "result = [3]\n[result2]"), r"only \[\[result\]\] entries"),
+        (("[[result]]", "[[result"), r"not TOML"),
     ],
 )
 def test_a_bad_entry_is_named_with_its_fault(change, message):

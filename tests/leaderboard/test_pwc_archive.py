@@ -219,7 +219,7 @@ def test_a_top_5_below_top_1_or_above_100_is_left_out():
         assert made.top5 == kept
 
 
-def test_the_bundled_page_and_the_bundled_references_tell_the_same():
+def test_the_bundled_page_and_the_bundled_results_tell_the_same():
     page = [to_published_result(one) for one in lsq_page_rows() if one.task == "Quantization"]
     rows = [one for one in load_bundled_results() if one.page == PWC_PAGE]
     assert [(r.model, r.weight_bits, r.act_bits, r.top1) for r in page] == [

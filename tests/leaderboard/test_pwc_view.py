@@ -1,4 +1,4 @@
-"""The board in the form of the page: eleven lines as they stood there, own runs after them."""
+"""The board in the form of the page: eleven lines as they stood there, local runs after them."""
 
 import csv
 import io
@@ -40,7 +40,7 @@ ELEVEN = [
     ("Quantization", "ImageNet", "Top-1 Accuracy (%)", "76.7", "ResNet50-W4A4 (paper)"),
     ("Quantization", "ImageNet", "Weight bits", "4", "ResNet50-W4A4 (paper)"),
 ]
-lines = st.builds(PwcLine, *[HOSTILE] * 5, st.sampled_from(["page", "imported", "own"]))
+lines = st.builds(PwcLine, *[HOSTILE] * 5, st.sampled_from(["page", "imported", "local"]))
 
 
 def told(found):
@@ -77,7 +77,7 @@ def test_imported_rows_stand_between_and_the_pages_own_not_twice():
     other = PwcRow("Image Classification", "ImageNet", "x", (("Top 1", "n/a"),), "licence")
     same = lsq_page_rows()[2]
     found = pwc_lines(rank([row()]), [other, same, other])
-    assert [one.origin for one in found] == ["page"] * 11 + ["imported"] + ["own"] * 3
+    assert [one.origin for one in found] == ["page"] * 11 + ["imported"] + ["local"] * 3
     assert told(found)[11] == ("Image Classification", "ImageNet", "Top 1", "n/a", "x")
 
 
@@ -90,7 +90,7 @@ def test_one_dataset_is_found_however_it_is_spelled_and_a_typo_is_answered():
 
 
 def test_own_rows_alone_where_published_ones_are_not_wanted():
-    assert {one.origin for one in pwc_lines(rank([row()]), include_published=False)} == {"own"}
+    assert {one.origin for one in pwc_lines(rank([row()]), include_published=False)} == {"local"}
     assert pwc_lines(rank([]), include_published=False) == []
 
 

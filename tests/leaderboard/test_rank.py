@@ -12,7 +12,7 @@ from lsqctl.leaderboard.published_results import PWC_PAGE, load_bundled_results
 from lsqctl.leaderboard.rank import rank
 from lsqctl.run import RunState
 
-from .rows import START, board_rows, failed, reference, references, row
+from .rows import START, board_rows, failed, published_result, published_results, row
 
 
 def only(rows, published=(), **how):
@@ -25,7 +25,7 @@ def entry(rows, **how):
     return found
 
 
-@given(board_rows(), references, st.booleans())
+@given(board_rows(), published_results, st.booleans())
 def test_a_rank_counts_the_rows_that_lie_wholly_above(rows, published, per_run):
     for table in rank(rows, published, per_run=per_run).tables:
         ranked = [e for e in table.rows if not e.is_full_precision]
@@ -33,7 +33,7 @@ def test_a_rank_counts_the_rows_that_lie_wholly_above(rows, published, per_run):
             assert e.rank == 1 + sum(other.interval_low > e.interval_high for other in ranked)
 
 
-@given(board_rows(), references)
+@given(board_rows(), published_results)
 def test_rows_stand_by_rank_then_mean_and_full_precision_comes_last_without_a_rank(rows, published):
     for table in rank(rows, published).tables:
         assert all((e.rank is None) == e.is_full_precision for e in table.rows)
@@ -45,7 +45,7 @@ def test_rows_stand_by_rank_then_mean_and_full_precision_comes_last_without_a_ra
             )
 
 
-@given(st.data(), board_rows(), references)
+@given(st.data(), board_rows(), published_results)
 def test_the_order_of_what_comes_in_does_not_matter(data, rows, published):
     shuffled = data.draw(st.permutations(rows)), data.draw(st.permutations(published))
     assert rank(*shuffled) == rank(rows, published)
@@ -54,11 +54,14 @@ def test_the_order_of_what_comes_in_does_not_matter(data, rows, published):
 
 
 def test_published_rows_of_one_name_and_number_stand_in_one_order():
-    twins = [reference(source_url="https://example.org/a"), reference(source_url="https://b.org")]
+    twins = [
+        published_result(source_url="https://example.org/a"),
+        published_result(source_url="https://b.org"),
+    ]
     assert rank([], twins) == rank([], twins[::-1])
 
 
-@given(board_rows(), references)
+@given(board_rows(), published_results)
 def test_nothing_is_dropped_in_silence(rows, published):
     board = rank(rows, published)
     counts = [table.counts for table in board.tables]
@@ -93,9 +96,12 @@ def test_rows_that_cannot_be_told_apart_share_a_rank():
 
 
 def test_a_row_without_an_interval_is_a_point():
-    published = [reference("x", 90.0), reference("y", 89.99)]
+    published = [published_result("x", 90.0), published_result("y", 89.99)]
     assert [e.rank for e in only([], published).rows] == [1, 2]
-    told = [reference("x", 90.0, n_total=10_000), reference("y", 89.99, n_total=10_000)]
+    told = [
+        published_result("x", 90.0, n_total=10_000),
+        published_result("y", 89.99, n_total=10_000),
+    ]
     assert [e.rank for e in only([], told).rows] == [1, 1]
 
 
@@ -204,7 +210,7 @@ def test_times_with_and_without_a_zone_go_together_and_are_shown_in_utc():
 
 
 def test_own_datasets_come_before_those_with_published_rows_alone():
-    board = rank([row(dataset="digits")], [reference(dataset="cifar10")])
+    board = rank([row(dataset="digits")], [published_result(dataset="cifar10")])
     assert [table.dataset for table in board.tables] == ["digits", "cifar10"]
 
 

@@ -5,10 +5,10 @@ import pytest
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import board_view
 
-from .rows import reference, row
+from .rows import published_result, row
 
 START = {"fp32_n_correct": 9_000, "fp32_n_total": 10_000}
-PAPER = reference("R8 LSQ W4A4", 90.0, n_total=10_000)
+PAPER = published_result("R8 LSQ W4A4", 90.0, n_total=10_000)
 
 
 def entry(*rows, papers=()):
@@ -52,12 +52,12 @@ def test_more_than_three_deviations_above_the_papers_row_is_suspect(n_correct, s
     ids=str,
 )
 def test_a_row_is_held_against_the_papers_row_of_the_same_experiment_alone(change):
-    paper = reference(**{"model": "p", "top1": 50.0, "n_total": 10_000, **change})
+    paper = published_result(**{"model": "p", "top1": 50.0, "n_total": 10_000, **change})
     assert entry(big(9_900), papers=[paper]).suspect is False
 
 
 def test_of_several_papers_the_best_one_is_the_yardstick():
-    better = reference("better", 91.0, n_total=10_000)
+    better = published_result("better", 91.0, n_total=10_000)
     assert entry(big(9_130), papers=[better, PAPER]).suspect is False
 
 
@@ -83,10 +83,10 @@ def test_a_perfect_score_over_a_perfect_start_is_no_division_by_zero():
 
 
 def test_the_board_says_suspect_beside_the_row_and_published_rows_are_not_judged():
-    (table,) = board_view(rank([big(9_900, **START)], [reference()]))
-    assert [line[-1].text for line in table.rows] == ["own, suspect", "paper"]
+    (table,) = board_view(rank([big(9_900, **START)], [published_result()]))
+    assert [line[-1].text for line in table.rows] == ["local, suspect", "paper"]
     assert [line[-1].highlight for line in table.rows] == ["bad", ""]
-    assert rank([], [reference()]).entries[0].suspect is None
+    assert rank([], [published_result()]).entries[0].suspect is None
 
 
 def test_the_last_and_the_best_epoch_stand_beside_each_other():

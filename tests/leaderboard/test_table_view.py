@@ -17,7 +17,7 @@ from lsqctl.leaderboard.table_view import (
 )
 from lsqctl.text import sanitize
 
-from .rows import HOSTILE, board_rows, failed, reference, references, row
+from .rows import HOSTILE, board_rows, failed, published_result, published_results, row
 
 
 def drawn(rows, published=(), **how):
@@ -42,14 +42,14 @@ def test_the_board_reads_as_a_person_expects():
         failed("c", 1),
         row("fp", 0, n_correct=533, weight_bits=32, act_bits=32),
     ]
-    table = drawn(rows, [reference("paper's", 80.0)])
-    assert table.title == "digits · Top-1 on 540 test images · own runs and published rows"
+    table = drawn(rows, [published_result("paper's", 80.0)])
+    assert table.title == "digits · Top-1 on 540 test images · local runs and published rows"
     assert [[cell.text for cell in line] for line in table.rows] == [
-        ["1=", "● a", "4", "4", "98.15 ±1.18", "–", "140 kB", "0.67 G", "1", "own, verified"],
-        ["1=", "● b", "4", "4", "97.96 ±1.23", "−0.74", "–", "–", "1", "own"],
+        ["1=", "● a", "4", "4", "98.15 ±1.18", "–", "140 kB", "0.67 G", "1", "local, verified"],
+        ["1=", "● b", "4", "4", "97.96 ±1.23", "−0.74", "–", "–", "1", "local"],
         ["3", "○ paper's", "4", "4", "80.00", "–", "–", "–", "–", "paper"],
-        ["4", "● c", "4", "4", "55.56 ±4.18", "–", "–", "–", "1", "own, 1 failed"],
-        ["", "◌ fp", "32", "32", "98.70 ±1.01", "–", "–", "–", "1", "own"],
+        ["4", "● c", "4", "4", "55.56 ±4.18", "–", "–", "–", "1", "local, 1 failed"],
+        ["", "◌ fp", "32", "32", "98.70 ±1.01", "–", "–", "–", "1", "local"],
     ]
     assert table.footer == (
         "4 groups, 5 runs (1 failed) · 1 published row · "
@@ -70,21 +70,24 @@ def test_columns_give_way_in_a_fixed_order_and_the_rank_never_does():
 
 
 def test_a_published_row_links_to_its_source_and_only_to_the_web():
-    (cell,) = cells([], "source", [reference()])
+    (cell,) = cells([], "source", [published_result()])
     assert (cell.text, cell.link) == ("paper", "https://example.org/paper")
     for unsafe in ("notes/table.txt", "javascript:alert(1)", "https://e.org/\x1b]8;;x"):
-        (cell,) = cells([], "source", [reference(source_url=unsafe)])
+        (cell,) = cells([], "source", [published_result(source_url=unsafe)])
         assert cell.link == ""
 
 
 def test_origin_is_told_by_a_marker_and_never_by_colour_alone():
-    published = [reference("their fp", 99.0, weight_bits=32, act_bits=32), reference("theirs")]
+    published = [
+        published_result("their fp", 99.0, weight_bits=32, act_bits=32),
+        published_result("theirs"),
+    ]
     assert texts([row("mine")], "model", published) == ["● mine", "○ theirs", "◌ their fp"]
 
 
 def test_what_makes_a_number_doubtful_stands_beside_it():
-    assert texts([row(verified=False)], "source") == ["own, verification failed"]
-    assert texts([row(selection="best")], "source") == ["own, selected on test"]
+    assert texts([row(verified=False)], "source") == ["local, verification failed"]
+    assert texts([row(selection="best")], "source") == ["local, selected on test"]
     assert "best seed of each recipe" in drawn([row()], best_seed=True).title
 
 
@@ -156,7 +159,7 @@ def test_escapes_bidi_overrides_and_lone_surrogates_are_written_out():
     assert sanitize("a\x1b[2J\u202e\x9b\ud800\u2028") == r"a\x1b[2J\u202e\x9b\ud800\u2028"
 
 
-@given(board_rows(texts=HOSTILE), references)
+@given(board_rows(texts=HOSTILE), published_results)
 def test_every_row_has_one_safe_cell_a_column(rows, published):
     for table in board_view(rank(rows, published)):
         for line in table.rows:

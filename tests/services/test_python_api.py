@@ -21,8 +21,8 @@ def test_the_frame_has_the_rows_of_the_board_in_its_order(here):
     assert frame["model"].tolist() == [entry.model for entry in from_csv(text, raw=True)]
     read = pd.read_csv(io.StringIO(text))
     assert frame["top1_mean"].tolist() == pytest.approx(read["top1_mean"].tolist())
-    assert set(frame["origin"]) == {"own", "published"}
-    assert set(load_board(include_published=False)["origin"]) == {"own"}
+    assert set(frame["origin"]) == {"local", "published"}
+    assert set(load_board(include_published=False)["origin"]) == {"local"}
 
 
 def test_it_is_chosen_as_on_the_command_line(here):

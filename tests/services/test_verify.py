@@ -213,7 +213,7 @@ def test_the_command_line_marks_the_board_and_exits_with_1_on_damage(trained, tm
     cli = CommandLine(tmp_path)
     data = json.loads(cli("verify", "--all", "--json").stdout)
     assert {one["verified"] for one in data["results"]} == {True}
-    assert "own, verified" in cli("leaderboard").stdout
+    assert "local, verified" in cli("leaderboard").stdout
     for path in tmp_path.rglob("ckpt-*/model.pt"):
         path.write_bytes(path.read_bytes()[:-1])
     done = cli("verify", "--all", code=1)

@@ -1,4 +1,4 @@
-"""Every model of a recipe can be built; the own ones have the public weights' names."""
+"""Every model of a recipe can be built; the local ones have the public weights' names."""
 
 import subprocess
 import sys

@@ -13,7 +13,7 @@ from lsqctl.text import sanitize
 Cost = Literal["size_bytes", "gbops"]
 TOP1_AXIS = Axis("Top-1 %")
 _STYLE_LABELS: dict[SeriesStyle, str] = {
-    "own": "own runs",
+    "local": "local runs",
     "published": "published rows",
     "full": "full precision",
 }
@@ -28,7 +28,7 @@ def series_style(entry: Entry) -> SeriesStyle:
     """Return how the point of a row looks."""
     if entry.is_full_precision:
         return "full"
-    return "own" if entry.is_local else "published"
+    return "local" if entry.is_local else "published"
 
 
 def cost_unit(table: Table, cost: Cost) -> tuple[float, str]:
@@ -40,7 +40,7 @@ def cost_unit(table: Table, cost: Cost) -> tuple[float, str]:
 
 
 def accuracy_by_cost(table: Table, cost: Cost) -> Chart:
-    """Return Top-1 against a cost: own runs, published rows, and the front of the means.
+    """Return Top-1 against a cost: local runs, published rows, and the front of the means.
 
     Rows in full precision stand aside from the front, as they have no rank.
     """
@@ -157,7 +157,7 @@ def _method_series(
     key: tuple[bool, str], numbered_rows: Sequence[tuple[int, Entry]], color_index: int
 ) -> Iterable[Series]:
     published, method = key
-    style: SeriesStyle = "published" if published else "own"
+    style: SeriesStyle = "published" if published else "local"
     name = sanitize(method) or _STYLE_LABELS[style]
     equal = [pair for pair in numbered_rows if pair[1].weight_bits == pair[1].act_bits]
     mixed = [pair for pair in numbered_rows if pair[1].weight_bits != pair[1].act_bits]
@@ -177,7 +177,7 @@ def _method_series(
 
 
 def _full_precision_levels(rows: Sequence[Entry]) -> list[float]:
-    """Return the level that most rows start from: of own runs where there are any."""
+    """Return the level that most rows start from: of local runs where there are any."""
     has_local = any(row.is_local for row in rows)
     starts = [
         row.top1_mean if row.is_full_precision else row.fp32_top1
@@ -221,7 +221,7 @@ def _network_series(arch: str, rows: Sequence[Entry], cost: Cost, unit: float) -
     return Series(
         sanitize(arch),
         tuple((getattr(row, cost) / unit, row.top1_mean) for row in rows),
-        "own" if rows[0].is_local else "published",
+        "local" if rows[0].is_local else "published",
         labels=tuple(sanitize(row.model) for row in rows),
         short_labels=tuple(_bits_text(row) for row in rows),
         intervals=tuple(map(ci95, rows)),
@@ -301,7 +301,7 @@ def _key_series(
     return Series(
         sanitize(label),
         points,
-        "own",
+        "local",
         labels=tuple(sanitize(row.model) for _, row in ordered),
         intervals=tuple(ci95(row) for _, row in ordered),
         joined=len({x for x, _ in points}) == len(points),

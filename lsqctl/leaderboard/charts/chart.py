@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Point = tuple[float, float]
-SeriesStyle = Literal["own", "published", "full", "front", "rule", "curve"]
-"""Points of own runs, of published rows, of full precision; a staircase, a level, a line."""
+SeriesStyle = Literal["local", "published", "full", "front", "rule", "curve"]
+"""Points of local runs, of published rows, of full precision; a staircase, a level, a line."""
 
-POINT_STYLES: tuple[SeriesStyle, ...] = ("own", "published", "full")
+POINT_STYLES: tuple[SeriesStyle, ...] = ("local", "published", "full")
 
 
 @dataclass(frozen=True, slots=True)

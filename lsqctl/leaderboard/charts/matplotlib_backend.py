@@ -128,7 +128,7 @@ def _draw_series(
             xs, ys, alpha=0.6 if crowded else 1.0, linewidth=0.8 if crowded else 1.2, **plot_args
         )
         return
-    plot_args |= {"markerfacecolor": "white"} if series.style != "own" else {}
+    plot_args |= {"markerfacecolor": "white"} if series.style != "local" else {}
     if series.joined:
         axes.plot(*zip(*series.line_points, strict=True), color=color)
     if series.intervals:

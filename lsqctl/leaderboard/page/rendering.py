@@ -33,7 +33,7 @@ from lsqctl.text import sanitize
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-ROW_CSS_CLASSES = {"own": "o", "published": "p", "full": "f"}
+ROW_CSS_CLASSES = {"local": "o", "published": "p", "full": "f"}
 _DELTA_CSS_CLASSES = {"+": "g", MINUS: "w"}
 
 
@@ -211,7 +211,7 @@ def _half_width(entry: Entry) -> float | None:
 def _source_text(entry: Entry) -> str:
     if not entry.is_local:
         return sanitize(entry.source_kind or "published")
-    parts = ["own"]
+    parts = ["local"]
     if entry.verified is not None:
         parts.append("verified" if entry.verified else "verification failed")
     if entry.n_failed:

@@ -7,7 +7,7 @@ from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
 from lsqctl.leaderboard.page.rendering import RunHistory
 from lsqctl.leaderboard.rank import rank
-from tests.leaderboard.rows import reference, row
+from tests.leaderboard.rows import published_result, row
 
 _PIECES = (
     "<script>alert(1)</script>",
@@ -54,7 +54,11 @@ def plain_board() -> Board:
         for seed in (0, 1)
     ]
     return rank(
-        rows, [reference("Published W4A4", 93.0), reference("Published W2A2", 88.0, weight_bits=2)]
+        rows,
+        [
+            published_result("Published W4A4", 93.0),
+            published_result("Published W2A2", 88.0, weight_bits=2),
+        ],
     )
 
 
@@ -74,8 +78,10 @@ def large_board(own: int = 900, published: int = 100) -> Board:
         )
         for number in range(own)
     ]
-    references = [reference(f"ResNet-20 method {n} W4A4", 80 + n / 10) for n in range(published)]
-    return rank(rows, references)
+    published_results = [
+        published_result(f"ResNet-20 method {n} W4A4", 80 + n / 10) for n in range(published)
+    ]
+    return rank(rows, published_results)
 
 
 def hostile_board() -> Board:
@@ -99,11 +105,11 @@ def hostile_board() -> Board:
         "data:text/html,<script>alert(1)</script>",
         'https://example.org/"onclick="alert(1)',
     )
-    references = [
-        reference(name, 50 + n / 10, source_url=addresses[n % 3], method=name)
+    published_results = [
+        published_result(name, 50 + n / 10, source_url=addresses[n % 3], method=name)
         for n, name in enumerate(HOSTILE[half:])
     ]
-    return rank(rows, references)
+    return rank(rows, published_results)
 
 
 def history(run_id: str, model: str, layers: int = 4, epochs: int = 100) -> RunHistory:

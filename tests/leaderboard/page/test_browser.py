@@ -112,8 +112,8 @@ def test_what_is_filtered_out_is_faint_in_the_charts(opened):
     with opened("plain") as page:
         chart = page.locator("#d0 svg").first
         page.select_option("#bits", "2")
-        assert chart.locator(".own .dots:not(.faint)").get_attribute("d").count("M") == 1
-        assert chart.locator(".own .faint").get_attribute("d").count("M") == 3
+        assert chart.locator(".local .dots:not(.faint)").get_attribute("d").count("M") == 1
+        assert chart.locator(".local .faint").get_attribute("d").count("M") == 3
 
 
 def test_the_pointer_and_the_keyboard_show_what_a_point_is(opened):
@@ -123,7 +123,7 @@ def test_the_pointer_and_the_keyboard_show_what_a_point_is(opened):
         page.keyboard.press("Home")
         tip = page.locator("#tip")
         assert "cifar10/net-w2a2" in tip.text_content()
-        assert "20.0 kB · 4.00 GBOPs · own runs" in tip.text_content()
+        assert "20.0 kB · 4.00 GBOPs · local runs" in tip.text_content()
         page.keyboard.press("ArrowRight")
         assert "cifar10/net-w3a3" in tip.text_content()
         circle = chart.locator("circle").bounding_box()
@@ -214,7 +214,7 @@ def test_without_script_the_tables_and_charts_are_complete(opened):
     with opened("plain", script=False) as page:
         assert page.locator("#d0 tbody tr").count() == 4
         assert page.locator("#d1 tbody tr").count() == 6
-        assert page.locator("#d0 svg .own .dots").first.is_visible()
+        assert page.locator("#d0 svg .local .dots").first.is_visible()
         assert page.locator("details.run").count() == 2
         assert page.locator("#r-r1 svg").first.is_visible()
         assert not page.locator("#filter").is_visible()
