@@ -84,7 +84,7 @@ class RunHistoryView:
 class Section:
     """One dataset: its rows with the units of their columns, and its charts.
 
-    ``deviations`` are (model, where its recipe departs from the paper's), if they were asked for.
+    ``deviations`` are (model, where its recipe deviates from the paper's), if they were asked for.
     """
 
     key: str
