@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, StoreError
+from lsqctl.ownership import check_not_public, check_private
 from lsqctl.settings import WORKSPACE, Settings, sqlite_path
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ def open_workspace(
 
 
 def create_workspace(settings: Settings) -> None:
-    """Make the workspace's folder, for this user only."""
+    """Make the workspace's folder, for this user only.
+
+    Raises StoreError where that fails, or another account was faster or may write there.
+    """
+    is_new = not settings.home.exists()
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.runs_dir.mkdir(mode=0o700, exist_ok=True)
@@ -50,6 +55,9 @@ def create_workspace(settings: Settings) -> None:
         raise StoreError(
             f"cannot make the workspace {settings.home}: {error.strerror}; --home names another"
         ) from None
+    if is_new:
+        check_private((settings.home, settings.runs_dir), advice="or name another with --home")
+    check_not_public(settings.runs_dir)
 
 
 def workspace_exists(settings: Settings) -> bool:

@@ -8,8 +8,9 @@ import signal
 import time
 from pathlib import Path
 
-from lsqctl.errors import LeaseLost
+from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.failpoint import failpoint
+from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import Claim, EndReason
 from lsqctl.store import Store
 from lsqctl.worker.launchers import Launcher, Pipes, ProcessHandle
@@ -42,7 +43,7 @@ class Child:
         stdin_fd, self._parent_death_pipe = os.pipe()
         try:
             self._process = self._launch(launcher, stdin_fd, write_fd)
-        except OSError:
+        except (OSError, StoreError):
             os.close(self._parent_death_pipe)
             os.close(self._report_fd)
             raise
@@ -52,9 +53,9 @@ class Child:
 
     def _launch(self, launcher: Launcher, stdin_fd: int, report_fd: int) -> ProcessHandle:
         run_dir = Path(self.spec.run_dir)
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = log_path(run_dir, self.spec.attempt)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        make_private_dir(run_dir)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = open_regular(log_path(run_dir, self.spec.attempt), flags)
         try:
             # less than a pipe holds
             os.write(self._parent_death_pipe, self.spec.to_line().encode())

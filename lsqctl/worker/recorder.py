@@ -31,6 +31,7 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
+from lsqctl.ownership import read_regular
 from lsqctl.retry import backoff_delay
 from lsqctl.run import EndReason, Lease
 from lsqctl.worker.retry import retry_store
@@ -265,7 +266,7 @@ def ingest_spool(store: Store, lease: Lease, run_dir: Path) -> None:
 
 
 def _read_spool(path: Path) -> Iterator[Measurement]:
-    for line in path.read_text(errors="replace").splitlines():
+    for line in read_regular(path).decode(errors="replace").splitlines():
         with contextlib.suppress(ValueError, TypeError):  # the last line of a process killed in it
             values = json.loads(line)
             if isinstance(values, dict):

@@ -171,7 +171,7 @@ class Supervisor:
             child = Child(
                 claim, allocation, attempt_spec(claim, allocation, self._settings), self._launcher
             )
-        except OSError as error:
+        except (OSError, StoreError) as error:
             exit_report = ExitReport(EndReason.INFRA, str(error))
             self._slots.release(allocation, exit_report)
             self._store.queue.fail(claim.lease, exit_report.reason, exit_report.message)
