@@ -121,7 +121,7 @@ _TOKEN_SHAPES = (
 )
 # Parameters that sign a URL for whoever has it: AWS, Google, Azure, CloudFront.
 _SIGNING = r"[\w.-]{0,40}(?:signature|credential|access-?key-?id|\bsig|key-pair-id|policy|code)"
-_NO_PASSWORD = r"(?:ath|edantic|erm|ie|ipe|rint|rofile|rune|thread|\d{1,5})"
+_OTHER_FLAGS = r"(?:ath|edantic|erm|ie|ipe|rint|rofile|rune|thread|\d{1,5})"
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL),
@@ -150,7 +150,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"(?i)(https?://[^\s/\"'<>]{1,300}/bot\d+:)[\w-]+"), rf"\1{MASK}"),
     # mysql -pSECRET, curl -u name:SECRET; flags of compilers and of find, and ports, are no secrets
-    (re.compile(rf"(?<![\w-])(-p)(?!{_NO_PASSWORD}\b)[^\s\"',\])]+"), rf"\1{MASK}"),
+    (re.compile(rf"(?<![\w-])(-p)(?!{_OTHER_FLAGS}\b)[^\s\"',\])]+"), rf"\1{MASK}"),
     (re.compile(r"((?<![\w-])(?:-u|--user)[ =]?[^\s:\"']{1,100}:)[^\s\"']+"), rf"\1{MASK}"),
     (re.compile(r"(?<![\w.+*/-])(?!git@)[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"), "<email>"),
 )

@@ -21,6 +21,8 @@ from lsqctl.worker.slots import Allocation
 
 # how long a child may take to save before it is killed for its time limit
 SAVE_GRACE_SECONDS = 120.0
+# how long a fork server may take to tell of a child's start, its own imports included, or end
+SERVER_TIMEOUT_SECONDS = 120.0
 
 
 class Child:
@@ -38,6 +40,7 @@ class Child:
         self.renewed_at = time.monotonic()  # start of the last renewal that succeeded
         self.started_at = self.renewed_at
         self._exit_report: ExitReport | None = None
+        self._server_silent_since: float | None = None
         self._memory = MemoryMonitor()
         self._report_fd, write_fd = os.pipe()
         stdin_fd, self._parent_death_pipe = os.pipe()
@@ -89,6 +92,15 @@ class Child:
             self.stop()
         elif self.timed_out and now - self.started_at > limit + SAVE_GRACE_SECONDS:
             self.kill()
+
+    def is_server_hung(self, now: float) -> bool:
+        """Return whether its fork server has for too long not told of its start, or of its end."""
+        if not self._process.awaits_server():
+            self._server_silent_since = None
+        elif self._server_silent_since is None:
+            self._server_silent_since = now
+        since = self._server_silent_since
+        return since is not None and now - since > SERVER_TIMEOUT_SECONDS
 
     def _timeout_message(self) -> str:
         """Say that it was over its time limit, and how it goes on."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from lsqctl.errors import LeaseLost, StoreError
+from lsqctl.errors import LeaseLost, StoreError, UnusableDatabase
 from lsqctl.events import (
     Checkpoint,
     Compiled,
@@ -88,7 +88,7 @@ class Recorder:
         try:
             if exc_type is None or not issubclass(exc_type, LeaseLost):
                 stored = self._flush()
-        except LeaseLost:
+        except (LeaseLost, UnusableDatabase):
             if exc_type is None:
                 raise
         finally:
@@ -97,7 +97,8 @@ class Recorder:
     def record(self, event: TrainingEvent) -> None:
         """Take one event; raises LeaseLost when the attempt no longer owns its run.
 
-        Raises StoreError when the database stays away at the start, a checkpoint or the finish.
+        Raises StoreError when the database stays away at the start, a checkpoint or the finish,
+        and UnusableDatabase at once.
         """
         match event:
             case Metric() | QuantizerStats():
@@ -138,9 +139,14 @@ class Recorder:
         self._spool.remove_previous()
 
     def _flush(self) -> bool:
-        """Write what waits; return whether the database took it, else when to try next is set."""
+        """Write what waits; return whether the database took it, else when to try next is set.
+
+        Raises LeaseLost, and UnusableDatabase, for which to wait is in vain.
+        """
         try:
             self._write_pending()
+        except UnusableDatabase:
+            raise
         except StoreError as error:
             self._failures += 1
             self._next_flush = self._clock() + FLUSH_SECONDS + backoff_delay(self._failures)
