@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lsqctl.errors import DataError, NotFound, did_you_mean
-from lsqctl.recipe import TIMM_PREFIX
+from lsqctl.models import TIMM_PREFIX
 
 
 def check_timm_name(name: str) -> None:
