@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.inside import Here
+from tests.warm import WarmProcess, WarmStarter
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
@@ -77,46 +78,49 @@ def unbroken_by_pipes() -> Iterator[None]:
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
+WARM = WarmStarter()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_warm_process_stays() -> Iterator[None]:
+    yield
+    WARM.close()
+
+
 class CommandLine:
-    """The real ``lsqctl`` in a folder of its own, with a lease of one second."""
+    """The real ``lsqctl`` in a folder of its own, with a lease of one second.
+
+    Each command is a process of its own; what its Python would import was imported before, unless
+    ``cold`` or LSQCTL_TEST_FULL asks for it all.
+    """
+
+    cold = bool(os.environ.get("LSQCTL_TEST_FULL"))
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         drop = ("LSQCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
         self.environment = kept | {"LSQCTL_LEASE": "1", "PYTHONWARNINGS": "ignore"}
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[str] | WarmProcess] = []
 
     def __call__(
         self, *words: str | Path, code: int | None = 0, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; ``code`` is the exit code it must have, None for any."""
-        done = subprocess.run(
-            self._command(words),
-            check=False,
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-            timeout=200,
-        )
+        process = self._start(words, self.environment | environment, merge=False)
+        try:
+            out, err = process.communicate(timeout=200)
+        finally:
+            process.kill()
+        done = subprocess.CompletedProcess(words, process.wait(), out, err)
         assert "Traceback" not in done.stderr, done.stderr
         if code is not None:
             assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done
 
-    def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str] | WarmProcess:
         """Start a command and leave it running; it is killed when the test ends."""
-        process = subprocess.Popen(
-            self._command(words),
-            cwd=self.folder,
-            env=self.environment | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        process = self._start(words, self.environment | environment, merge=True)
         self.started.append(process)
         return process
 
@@ -126,9 +130,21 @@ class CommandLine:
         path.write_text(text)
         return path
 
-    @staticmethod
-    def _command(words: tuple[str | Path, ...]) -> list[str]:
-        return [sys.executable, "-m", "lsqctl", *map(str, words)]
+    def _start(
+        self, words: tuple[str | Path, ...], environment: dict[str, str], *, merge: bool
+    ) -> subprocess.Popen[str] | WarmProcess:
+        texts = [str(word) for word in words]
+        if not self.cold and WARM.can_start(environment):
+            return WARM.start(texts, self.folder, environment, merge=merge)
+        return subprocess.Popen(
+            [sys.executable, "-m", "lsqctl", *texts],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
 
 
 @pytest.fixture
