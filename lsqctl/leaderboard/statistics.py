@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+
 def t_two_sided(t: float, degrees_of_freedom: float) -> float:
     """Return the probability beyond ±t of Student's t; ``degrees_of_freedom`` need not be whole."""
     from scipy import special

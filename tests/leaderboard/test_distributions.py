@@ -14,6 +14,7 @@ from lsqctl.leaderboard.statistics import (
     t_two_sided,
 )
 
+
 @pytest.mark.parametrize(
     ("freedom", "quantile", "beyond"),
     [  # scipy.stats.t: ppf(0.975), and 2 * sf(2.5)
