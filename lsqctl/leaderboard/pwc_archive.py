@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from lsqctl.errors import DataError
 
@@ -160,7 +161,7 @@ def _iter_dataset_tables(task: str, dataset: object, *, depth: int) -> Iterator[
         yield from _iter_dataset_tables(task, subdataset, depth=depth + 1)
 
 
-def _is_row(row: object) -> bool:
+def _is_row(row: object) -> TypeGuard[Mapping[str, object]]:
     return (
         isinstance(row, Mapping)
         and isinstance(row.get("model_name"), str)

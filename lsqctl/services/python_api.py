@@ -112,7 +112,7 @@ def runs(
 
     expression = None if where is None else parse(where, RUN_COLUMN_KINDS)
     with open_workspace(settings or load_settings()) as store:
-        return store.runs.list(
+        selected = store.runs.list(
             states=None if states is None else [RunState(state) for state in states],
             name=name,
             sweep=None if sweep is None else resolve_sweep(store, sweep),
@@ -120,6 +120,7 @@ def runs(
             where=expression,
             limit=limit,
         )
+    return list(selected)
 
 
 def compare(left: str | Run, right: str | Run, *, settings: Settings | None = None) -> Comparison:

@@ -77,7 +77,7 @@ def test_submit_queues_what_the_command_line_would_with_overrides_and_seeds(here
 
 
 def test_a_mistake_in_a_recipe_queues_nothing_and_makes_no_workspace(here):
-    with pytest.raises(RecipeError, match="train.epoch"):
+    with pytest.raises(RecipeError, match=r"train\.epoch"):
         submit("digits/resnet8-w4a4", set={"train.epoch": 2})
     assert [*here.folder.iterdir()] == []
 
