@@ -152,24 +152,3 @@ def print_table(
     ]
     lines = table_lines(table_columns, [styled_row(row, styles) for row in rows], console.width)
     console.print(to_text(lines, console.width))
-
-
-def ago(when: datetime | None, now: datetime | None = None) -> str:
-    """Return how long ago, in the largest unit that fits; empty for None."""
-    if when is None:
-        return ""
-    seconds = max(0.0, ((now or datetime.now(UTC)) - when).total_seconds())
-    number, unit, *_ = format_duration(seconds).split()
-    return f"{number} {unit} ago"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a time span in two units at most."""
-    seconds = int(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s" if seconds < 600 else f"{seconds // 60} min"
-    if seconds < 86_400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86_400} d {seconds % 86_400 // 3600} h"

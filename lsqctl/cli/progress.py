@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lsqctl.cli.console import format_duration, say, stderr_console
+from lsqctl.cli.console import say, stderr_console
 from lsqctl.cli.table import Cell, Column, styled_row, table_lines, to_text
 from lsqctl.run import EndReason, Run, RunState
-from lsqctl.text import pluralize, sanitize
+from lsqctl.text import format_duration, join_counts, pluralize, sanitize
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -116,7 +116,7 @@ class LiveObserver(LineObserver):
 
     def _table(self) -> Text:
         counts = self._store.runs.counts()
-        counts_text = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
+        counts_text = join_counts(counts, " · ")
         running = self._store.runs.list(states=[RunState.RUNNING])
         rows = [
             styled_row(

@@ -24,7 +24,7 @@ from lsqctl.cli.options import (
 )
 from lsqctl.errors import UsageError
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun
-from lsqctl.text import pluralize
+from lsqctl.text import join_counts, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.services.submit import SubmitPlan
@@ -143,6 +143,6 @@ def _print_counts(enqueued: Sequence[EnqueuedRun]) -> None:
     counts = {
         outcome: sum(item.outcome is outcome for item in enqueued) for outcome in EnqueueOutcome
     }
-    counts_text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    counts_text = join_counts(counts)
     n_new = len(enqueued) - counts[EnqueueOutcome.EXISTS]
     note(f"{counts_text}; " + ("next: lsqctl worker --until-empty" if n_new else "nothing to do"))

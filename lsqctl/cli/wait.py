@@ -13,6 +13,7 @@ from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
 from lsqctl.errors import LsqctlError, RunFailed, StillPending, WaitTimeout
 from lsqctl.run import RunState
+from lsqctl.text import join_counts
 
 if TYPE_CHECKING:
     from lsqctl.services.wait import WaitResult
@@ -106,7 +107,7 @@ def _print_result(result: WaitResult, total: int, timeout: float | None) -> None
 def _pending_error(result: WaitResult, total: int, timeout: float | None) -> LsqctlError:
     states = [status.state for status in result.pending]
     counts = {state: states.count(state) for state in RunState}
-    counts_text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    counts_text = join_counts(counts)
     if timeout == 0:
         return StillPending(f"{len(states)} of {total} have not ended: {counts_text}")
     return WaitTimeout(

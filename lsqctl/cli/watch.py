@@ -14,19 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl import JSON_SCHEMA_VERSION
-from lsqctl.cli.console import (
-    STATE_STYLES,
-    format_duration,
-    print_json,
-    to_json_types,
-)
+from lsqctl.cli.console import STATE_STYLES, print_json, to_json_types
 from lsqctl.cli.context import Json, open_store
 from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
 from lsqctl.cli.table import Column, styled_row, table_lines, to_text
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import RunState
-from lsqctl.text import sanitize
+from lsqctl.text import format_duration, sanitize
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lsqctl.errors import UsageError, did_you_mean
+from lsqctl.errors import UsageError
+from lsqctl.text import did_you_mean
 
 SCHEMA_VERSION = 2
 

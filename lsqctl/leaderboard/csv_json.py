@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from lsqctl.errors import UsageError, did_you_mean
+from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import (
     COLUMN_NAMES,
     COLUMNS,
@@ -19,6 +19,7 @@ from lsqctl.leaderboard.board import (
     Column,
     Entry,
 )
+from lsqctl.text import did_you_mean
 
 CellValue = str | int | float | bool | None
 

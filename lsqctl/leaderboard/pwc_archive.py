@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import NotRequired, TypedDict, TypeGuard
 
 from lsqctl.errors import DataError
 
@@ -26,6 +26,18 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _OPENING, _CLOSING = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
 
 
+class ArchiveRow(TypedDict):
+    """A row as it stands in the file; of the rest nothing is known before it is read."""
+
+    model_name: str
+    metrics: Mapping[str, object]
+    paper_title: NotRequired[object]
+    paper_url: NotRequired[object]
+    paper_date: NotRequired[object]
+    model_links: NotRequired[object]
+    code_links: NotRequired[object]
+
+
 @dataclass(frozen=True, slots=True)
 class ArchiveTable:
     """The rows of one task on one dataset, as they stand in the file.
@@ -37,7 +49,7 @@ class ArchiveTable:
     task: str
     dataset: str
     metrics: tuple[str, ...]
-    rows: tuple[Mapping[str, object], ...]
+    rows: tuple[ArchiveRow, ...]
     n_skipped: int = 0
 
 
@@ -161,7 +173,7 @@ def _iter_dataset_tables(task: str, dataset: object, *, depth: int) -> Iterator[
         yield from _iter_dataset_tables(task, subdataset, depth=depth + 1)
 
 
-def _is_row(row: object) -> TypeGuard[Mapping[str, object]]:
+def _is_row(row: object) -> TypeGuard[ArchiveRow]:
     return (
         isinstance(row, Mapping)
         and isinstance(row.get("model_name"), str)

@@ -10,14 +10,14 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Literal
 
-from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.errors import NotFound
 from lsqctl.leaderboard.board import SCHEMA_VERSION, Board, Entry
 from lsqctl.leaderboard.csv_json import guard_formula
 from lsqctl.leaderboard.markdown import escape_markdown
 from lsqctl.leaderboard.published_results import PwcRow, dataset_key, pwc_rows
 from lsqctl.leaderboard.pwc_archive import read_tables
 from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
-from lsqctl.text import sanitize
+from lsqctl.text import did_you_mean, sanitize
 
 TASK = "Quantization"
 DATASET_TITLES = {

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import DataError, NotFound, UsageError, did_you_mean
+from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.recipe import DATASETS, TIMM_PREFIX, DataSection, Recipe, weights_hint
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
+from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.run import ACTIVE_STATES, EnqueuedRun, Run, RunState
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from lsqctl.store import Store

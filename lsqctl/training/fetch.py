@@ -10,8 +10,9 @@ from urllib.error import URLError
 
 import psutil
 
-from lsqctl.errors import DataError, NotFound, did_you_mean
+from lsqctl.errors import DataError, NotFound
 from lsqctl.recipe import DATASETS
+from lsqctl.text import did_you_mean
 from lsqctl.training.cifar import LAYOUTS, check_md5
 from lsqctl.training.dataset_paths import DATASET_PATHS
 from lsqctl.training.idx_files import read_idx_dataset, torchvision_class

@@ -257,7 +257,12 @@ def build_session(
         teacher_forward = channels_last_forward(teacher) if teacher else None
     use_ema = train.ema_decay is not None and train.epochs > 0
     return TrainingSession(
-        *(recipe, context, pipeline, model, teacher, optimizer),
+        recipe=recipe,
+        context=context,
+        pipeline=pipeline,
+        model=model,
+        teacher=teacher,
+        optimizer=optimizer,
         step_clamp=clamp_step_sizes(optimizer, model) if quantized else None,
         train_state=train_state,
         model_forward=model_forward,

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lsqctl.errors import DataError, NotFound, did_you_mean
+from lsqctl.errors import DataError, NotFound
 from lsqctl.quant import layer_names
 from lsqctl.quant.residual import residual_blocks
 from lsqctl.recipe import BUILTIN_MODELS, MODEL_NAMES, TIMM_PREFIX, TORCHVISION_MODELS
+from lsqctl.text import did_you_mean
 from lsqctl.training.models.cifar_resnet import CifarResNet
 from lsqctl.training.models.preact_resnet import DEPTHS, PreactResNet
 from lsqctl.training.models.squeezenext import SqueezeNext
