@@ -200,28 +200,27 @@ class CostTotals(Protocol):
     """What a result and a counted model both have: bytes, and operations for one image."""
 
     @property
-    def size_bytes(self) -> int:
+    def size_bytes(self) -> int | None:
         """Bytes as deployed."""
 
     @property
-    def naive_bytes(self) -> int:
+    def naive_bytes(self) -> int | None:
         """Parameters times bits over 8."""
 
     @property
-    def macs(self) -> int:
+    def macs(self) -> int | None:
         """Multiplications with accumulation."""
 
     @property
-    def bops(self) -> int:
+    def bops(self) -> int | None:
         """MACs times weight bits times activation bits."""
 
 
 def cost_line(cost: CostTotals) -> str:
     """Return the sums in one line."""
-    return (
-        f"{format_bytes(cost.size_bytes)} (naive {format_bytes(cost.naive_bytes)}), "
-        f"{format_bops(cost.macs)}MAC, {format_bops(cost.bops)}BOP"
-    )
+    size, naive = format_bytes(cost.size_bytes or 0), format_bytes(cost.naive_bytes or 0)
+    macs, bops = format_bops(cost.macs or 0), format_bops(cost.bops or 0)
+    return f"{size} (naive {naive}), {macs}MAC, {bops}BOP"
 
 
 def result_cost_json(result: Result | None) -> dict[str, int] | None:

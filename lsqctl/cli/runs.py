@@ -52,8 +52,8 @@ def list_runs(
     quiet: Quiet = False,
 ) -> None:
     """List runs, newest first."""
-    from lsqctl.filters.column_kinds import RUN_COLUMN_KINDS
     from lsqctl.filters.parser import parse
+    from lsqctl.filters.run_columns import RUN_COLUMN_KINDS
     from lsqctl.services.run_control import resolve_sweep
 
     expression = None if where is None else parse(where, RUN_COLUMN_KINDS)

@@ -24,7 +24,7 @@ from lsqctl.text import closest_name
 MAX_DEPTH = 20
 MAX_COMPARISONS = 100
 MAX_IN_VALUES = 100
-_ALIASES = {
+ALIASES = {
     "top1": "top1_mean",
     "top5": "top5_mean",
     "name": "model",
@@ -140,7 +140,7 @@ class _Parser:
     def column_kind(self, name: Token) -> ColumnKind:
         if name.key in self.columns:
             return self.columns[name.key]
-        alias = _ALIASES.get(name.key.lower().rpartition(".")[2], "")
+        alias = ALIASES.get(name.key.lower().rpartition(".")[2], "")
         guess = alias if alias in self.columns else closest_name(name.key, self.columns)
         hints = (f"did you mean `{guess}`?",) if guess else ()
         column_list = f"columns: {', '.join(self.columns)}"

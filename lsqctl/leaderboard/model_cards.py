@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.board import Board, Entry, Table
+from lsqctl.leaderboard.board import Board, Table
 from lsqctl.leaderboard.csv_json import json_text
 from lsqctl.leaderboard.pwc_view import DATASET_TITLES
+from lsqctl.leaderboard.schema import Entry
 from lsqctl.leaderboard.table_view import half_width_text
 from lsqctl.text import pluralize
 

@@ -105,8 +105,8 @@ def runs(
 
     >>> [run.id for run in runs(where="state = 'failed'", limit=10)]  # doctest: +SKIP
     """
-    from lsqctl.filters.column_kinds import RUN_COLUMN_KINDS
     from lsqctl.filters.parser import parse
+    from lsqctl.filters.run_columns import RUN_COLUMN_KINDS
     from lsqctl.services.run_control import resolve_sweep
     from lsqctl.services.workspace import open_workspace
 
