@@ -24,7 +24,6 @@ from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, ImageSet,
 from lsqctl.training.dataset_loader import normalization, open_dataset
 from lsqctl.training.finetuning import (
     build_on_device,
-    build_session,
     evaluate_epoch,
     initial_step_sizes,
     quantize_model,
@@ -34,7 +33,7 @@ from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.models import input_channels
 from lsqctl.training.optimizer_step import freeze_teacher
 from lsqctl.training.runtime import ExecutionContext
-from lsqctl.training.session import first_non_finite
+from lsqctl.training.session import build_session, first_non_finite
 from lsqctl.training.train_state import TrainState
 
 _IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
