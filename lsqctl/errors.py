@@ -5,8 +5,9 @@
     * FilterError              2   a --where that is no filter, or names no column
   * RecipeError                2   one or more mistakes in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
-  * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
-    * OlderSchema              4   it must be upgraded first, and this may not do it
+  * StoreError                 4   the database is unreachable, locked or unsafe
+    * UnusableDatabase         4   it was removed, replaced or damaged, or has another schema
+      * OlderSchema            4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * CannotCompile              1   torch.compile was asked for and does not work on this machine
   * IllegalTransition          1   e.g. cancelling a run that has finished
@@ -23,8 +24,7 @@ them into exit codes and end reasons).
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -48,12 +48,16 @@ class NotFound(LsqctlError):
 
 
 class StoreError(LsqctlError):
-    """The database is unreachable, locked, unsafe to use, or of another schema."""
+    """The database is unreachable, locked, or unsafe to use."""
 
     exit_code = 4
 
 
-class OlderSchema(StoreError):
+class UnusableDatabase(StoreError):
+    """The database was removed, replaced or damaged, or has another schema: do not try again."""
+
+
+class OlderSchema(UnusableDatabase):
     """The database must be upgraded first, and whoever opened it may not do that."""
 
 
@@ -161,19 +165,3 @@ class FilterError(UsageError):
     def __init__(self, diagnostic: Diagnostic) -> None:
         self.diagnostics = (diagnostic,)
         super().__init__(str(diagnostic))
-
-
-def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the candidate that ``word`` most likely meant, or None when none is near."""
-    names = sorted(set(candidates))
-    folded = {name.casefold().replace("_", "-"): name for name in names}
-    close = difflib.get_close_matches(
-        word.casefold().replace("_", "-"), list(folded), n=1, cutoff=cutoff
-    )
-    return folded[close[0]] if close else None
-
-
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return ``; did you mean `x`?`` to end a message with, or nothing when no name is near."""
-    guess = nearest(word, candidates)
-    return f"; did you mean `{guess}`?" if guess else ""

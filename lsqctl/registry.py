@@ -22,7 +22,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.errors import NotFound
+from lsqctl.text import did_you_mean
 
 Info = TypeVar("Info")
 InfoArgs = ParamSpec("InfoArgs")

@@ -6,20 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lsqctl.cli.console import (
-    ago,
-    format_duration,
-    note,
-    print_json,
-    print_table,
-    say,
-    stdout_console,
-    to_json_types,
-)
+from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.leaderboard.table_view import format_bops, format_bytes
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
+from lsqctl.text import ago, format_bops, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from lsqctl.services.cost import RecipeCost

@@ -29,8 +29,12 @@ def upgrade(ctx: typer.Context) -> None:
 @db_app.command(epilog="Example: lsqctl db check")
 def check(ctx: typer.Context, json: Json = False) -> None:
     """Check integrity, foreign keys and schema; exit 4 when something is wrong."""
+    from lsqctl.services.gc import unknown_run_dirs
+
     with open_store(ctx) as store:
         findings = store.maintenance.check()
+        if unknown := unknown_run_dirs(store, get_settings(ctx)):
+            findings.append(f"the database knows none of the {pluralize(unknown, 'run folder')}")
         version = store.maintenance.schema_version()
     if json:
         print_json({"schema": version, "findings": findings})

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Literal
 
-from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.errors import NotFound
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.csv_json import csv_text
 from lsqctl.leaderboard.markdown import escape_markdown
@@ -17,7 +17,7 @@ from lsqctl.leaderboard.published_results import PwcRow, dataset_key, pwc_rows
 from lsqctl.leaderboard.pwc_archive import read_tables
 from lsqctl.leaderboard.schema import SCHEMA_VERSION, Entry
 from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
-from lsqctl.text import sanitize
+from lsqctl.text import did_you_mean, sanitize
 
 TASK = "Quantization"
 DATASET_TITLES = {

@@ -6,7 +6,6 @@ those that a result names.  Files of people are never touched: only names that l
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lsqctl.run import ACTIVE_STATES
 from lsqctl.services.removal import remove_tree, tree_size
+from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings
 from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lsqctl.store.checkpoints import RunRetention
 
 GarbageKind = Literal["checkpoint", "half-written", "no run"]
-_RUN_FOLDER = re.compile(r"[2-9bcdfghjkmnpqrstvwxz]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def find_garbage(
     of the folders it is probably another workspace's, and none of them may go.
     """
     # the disk before the rows: what a run or an attempt made since is never taken for nobody's
-    folders = _run_folders(settings.runs_dir)
+    folders = run_folders(settings.runs_dir)
     temporaries = {folder: temporary_dirs(folder) for folder in folders}
     retentions = store.checkpoints.retention([folder.name for folder in folders])
     cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
@@ -73,6 +72,12 @@ def find_garbage(
     return GarbageReport(tuple(garbage), unknown_dirs=0 if retentions else len(folders))
 
 
+def unknown_run_dirs(store: Store, settings: Settings) -> int:
+    """Return how many run folders there are when the database knows none of them, else 0."""
+    folders = run_folders(settings.runs_dir)
+    return 0 if store.checkpoints.retention([folder.name for folder in folders]) else len(folders)
+
+
 def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     """Remove what was found and return what went; a run that was tried again keeps its own."""
     removed = []
@@ -86,16 +91,6 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
         remove_tree(item.path)
         removed.append(item)
     return removed
-
-
-def _run_folders(runs_dir: Path) -> list[Path]:
-    if not runs_dir.is_dir():
-        return []
-    return sorted(
-        path
-        for path in runs_dir.iterdir()
-        if _RUN_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    )
 
 
 def _half_written(

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
-from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
+from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.filters.evaluate import matches
 from lsqctl.filters.expression import Expression, columns_of
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
@@ -35,6 +35,7 @@ from lsqctl.store.rows import (
 )
 from lsqctl.store.tables import attempts, events, live_runs, run_tags, runs, sweep_cells
 from lsqctl.store.transitions import record_event, select_for_update, transition
+from lsqctl.text import did_you_mean
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
 _MAX_SHOWN = 5

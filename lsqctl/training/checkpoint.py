@@ -24,6 +24,7 @@ import torch
 from lsqctl.errors import DataError
 from lsqctl.events import Checkpoint
 from lsqctl.failpoint import failpoint
+from lsqctl.text import format_bytes
 from lsqctl.training.checkpoint_files import (
     MANIFEST_NAME,
     MANIFEST_SCHEMA,
@@ -239,7 +240,7 @@ def _check_free_space(run_dir: Path) -> None:
 def _disk_full(run_dir: Path, needed: int, code: int) -> OSError:
     free = shutil.disk_usage(run_dir).free
     return OSError(
-        code, f"disk full: need {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB free on {run_dir}"
+        code, f"disk full: need {format_bytes(needed)}, {format_bytes(free)} free on {run_dir}"
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from lsqctl.errors import DataError
 from lsqctl.failpoint import failpoint
+from lsqctl.ownership import read_regular
 
 MANIFEST_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -55,7 +56,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
