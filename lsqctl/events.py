@@ -130,41 +130,51 @@ class Evaluation:
     checkpoint: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a finished run puts on the board.
+@dataclass(frozen=True)
+class ResultValues:
+    """What a result says of its run beside the counts: a field of ``Result`` and ``BoardRow``, and
+    a column of the table of results, each.
 
     Sizes in bytes, ``macs`` and ``bops`` per image, ``train_seconds`` summed over attempts.
     ``fp32_n_correct`` of ``fp32_n_total`` was measured before quantization, from the same
-    weights; None for a run that starts from none or is not quantized.
+    weights; None for a run that starts from none or is not quantized. A run that failed has the
+    first four and ``notes``; of its other numbers none.
     """
 
-    evaluations: tuple[Evaluation, ...]
+    __slots__ = ()  # what derives from it has the slots
+
     dataset: str
-    split: str
     arch: str
-    method: str
     weight_bits: int
     act_bits: int
-    first_last_bits: str
-    granularity: str
-    params: int
-    size_bytes: int
-    naive_bytes: int
-    macs: int
-    bops: int
-    epochs: int
-    train_seconds: float
-    peak_mem_bytes: int
-    device: str
-    torch: str
-    precision: str
-    deterministic: str
-    data_digest: str
-    preprocessing: str
+    split: str = ""
+    method: str = ""
+    first_last_bits: str = ""
+    granularity: str = ""
+    params: int | None = None
+    size_bytes: int | None = None
+    naive_bytes: int | None = None
+    macs: int | None = None
+    bops: int | None = None
+    epochs: int | None = None
+    train_seconds: float | None = None
+    peak_mem_bytes: int | None = None
+    device: str = ""
+    torch: str = ""
+    precision: str = ""
+    deterministic: str = ""
+    data_digest: str = ""
+    preprocessing: str = ""
     fp32_n_correct: int | None = None
     fp32_n_total: int | None = None
     notes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result(ResultValues):
+    """What a finished run puts on the board: its evaluations, one of them the headline."""
+
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 TrainingEvent = Resumed | Compiled | Measurement | Progress | LogMessage | Checkpoint | Result
@@ -196,13 +206,11 @@ class MetricSummary:
     best_step: int
 
 
-@dataclass(frozen=True, slots=True)
-class BoardRow:
-    """One result of one run for the leaderboard; without counts for a run that ended without one.
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is known by from its submission on."""
 
-    ``weight_bits`` … ``deterministic`` are as in ``Result``. ``n_correct_last`` and
-    ``n_correct_best`` are the counts of the same variant at the last and at the best epoch.
-    """
+    __slots__ = ()
 
     run_id: str
     name: str
@@ -210,39 +218,26 @@ class BoardRow:
     seed: int
     recipe_sha256: str
     created_at: datetime
-    dataset: str
-    arch: str
-    weight_bits: int
-    act_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class BoardRow(ResultValues, RunIdentity):
+    """One result of one run for the leaderboard; without counts for a run that ended without one.
+
+    ``n_correct_last`` and ``n_correct_best`` are the counts of the same variant at the last and
+    at the best epoch.
+    """
+
+    code_commit: str = ""
+    code_dirty: bool | None = None
     variant: str = "raw"
     selection: str = "last"
     headline: bool = True
     n_correct: int | None = None
     n_correct_top5: int | None = None
     n_total: int | None = None
-    fp32_n_correct: int | None = None
-    fp32_n_total: int | None = None
-    split: str = ""
-    method: str = ""
-    first_last_bits: str = ""
-    granularity: str = ""
-    params: int | None = None
-    size_bytes: int | None = None
-    naive_bytes: int | None = None
-    macs: int | None = None
-    bops: int | None = None
-    epochs: int | None = None
-    train_seconds: float | None = None
-    peak_mem_bytes: int | None = None
-    device: str = ""
-    torch: str = ""
-    precision: str = ""
-    deterministic: str = ""
     verified: bool | None = None
     checkpoint_sha256: str = ""
     checkpoint_path: str = ""
-    code_commit: str = ""
-    code_dirty: bool | None = None
-    notes: str = ""
     n_correct_last: int | None = None
     n_correct_best: int | None = None

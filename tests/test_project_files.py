@@ -17,7 +17,7 @@ import yaml
 
 import lsqctl
 from lsqctl import JSON_SCHEMA_VERSION
-from lsqctl.leaderboard.board import SCHEMA_VERSION
+from lsqctl.leaderboard.schema import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

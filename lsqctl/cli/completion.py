@@ -45,7 +45,7 @@ def recipes(incomplete: str) -> list[CompletionItem]:
 
 def columns(incomplete: str) -> list[str]:
     """Return the columns of the board, for the last name of a list; ``-`` may stand before it."""
-    from lsqctl.leaderboard.board import COLUMN_NAMES
+    from lsqctl.leaderboard.schema import COLUMN_NAMES
 
     preceding, comma, last = incomplete.rpartition(",")
     sign = "-" if last.startswith("-") else ""

@@ -6,20 +6,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lsqctl.cli.console import (
-    ago,
-    format_duration,
-    note,
-    print_json,
-    print_table,
-    say,
-    stdout_console,
-    to_json_types,
-)
+from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.leaderboard.table_view import format_bops, format_bytes
 from lsqctl.run import RunDetail
 from lsqctl.settings import Settings
+from lsqctl.text import ago, format_bops, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from lsqctl.services.cost import RecipeCost
@@ -209,28 +200,27 @@ class CostTotals(Protocol):
     """What a result and a counted model both have: bytes, and operations for one image."""
 
     @property
-    def size_bytes(self) -> int:
+    def size_bytes(self) -> int | None:
         """Bytes as deployed."""
 
     @property
-    def naive_bytes(self) -> int:
+    def naive_bytes(self) -> int | None:
         """Parameters times bits over 8."""
 
     @property
-    def macs(self) -> int:
+    def macs(self) -> int | None:
         """Multiplications with accumulation."""
 
     @property
-    def bops(self) -> int:
+    def bops(self) -> int | None:
         """MACs times weight bits times activation bits."""
 
 
 def cost_line(cost: CostTotals) -> str:
     """Return the sums in one line."""
-    return (
-        f"{format_bytes(cost.size_bytes)} (naive {format_bytes(cost.naive_bytes)}), "
-        f"{format_bops(cost.macs)}MAC, {format_bops(cost.bops)}BOP"
-    )
+    size, naive = format_bytes(cost.size_bytes or 0), format_bytes(cost.naive_bytes or 0)
+    macs, bops = format_bops(cost.macs or 0), format_bops(cost.bops or 0)
+    return f"{size} (naive {naive}), {macs}MAC, {bops}BOP"
 
 
 def result_cost_json(result: Result | None) -> dict[str, int] | None:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from operator import attrgetter
 
 from lsqctl.events import BoardRow
-from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
 from lsqctl.filters.evaluate import ColumnValue, Undecidable, matches
-from lsqctl.filters.expression import ColumnKind, Expression
-from lsqctl.leaderboard.board import COLUMNS, Board, Entry, Table, check_column_names
+from lsqctl.filters.expression import Expression
+from lsqctl.leaderboard.board import Board, Table
 from lsqctl.leaderboard.entries import published_entry
 from lsqctl.leaderboard.published_results import PublishedResult
-
-# What `leaderboard --where` may name: what a run has, and what a ranked row has.
-WHERE_COLUMNS: Mapping[str, ColumnKind] = {
-    **{column.name: column.kind for column in COLUMNS},
-    **RESULT_COLUMN_KINDS,
-}
+from lsqctl.leaderboard.schema import RUN_SOURCES, Entry, check_column_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,28 +84,33 @@ def _group_text(value: object) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-# What is known of a run that ended without a result: its recipe, its seed, its code.
-_FAILED_RUN_FIELDS: Mapping[str, str] = {
-    "model": "name",
-    "weight_bits": "weight_bits",
-    "act_bits": "act_bits",
-    **{name: name for name in ("run_id", "seed", "arch", "dataset", "recipe_sha256")},
-    **{name: name for name in ("code_commit", "code_dirty", "created_at")},
-}
-
-
-def filter_failed_runs(rows: Sequence[BoardRow], where: Expression | None) -> list[BoardRow]:
-    """Return the rows with a result, which are chosen already, and the failed ones that belong.
+def filter_runs(rows: Sequence[BoardRow], where: Expression | None) -> list[BoardRow]:
+    """Return the runs that are ranked: those that pass, and the failed ones that belong to them.
 
     A failed run belongs if it passes, or if nobody can tell while its recipe has a row: so that
     a filter on what only results know drops no failed seed in silence.
     """
     if where is None:
         return list(rows)
-    recipes_with_results = {row.recipe_sha256 for row in rows if row.n_total}
-    return [
-        row for row in rows if row.n_total or _failed_run_matches(row, where, recipes_with_results)
+    chosen = [row for row in rows if row.n_total and matches(where, _run_values(row))]
+    recipes_with_results = {row.recipe_sha256 for row in chosen}
+    return chosen + [
+        row
+        for row in rows
+        if not row.n_total and _failed_run_matches(row, where, recipes_with_results)
     ]
+
+
+def _run_values(row: BoardRow) -> Callable[[str], ColumnValue]:
+    """Return what a filter asks of a run: each value, where a run can have it."""
+
+    def value(name: str) -> ColumnValue:
+        source = RUN_SOURCES[name]
+        if source.of_run is None or not (row.n_total or source.at_submit):
+            raise Undecidable(name)
+        return source.of_run(row)
+
+    return value
 
 
 def filter_published(
@@ -125,13 +123,7 @@ def filter_published(
 
 
 def _failed_run_matches(row: BoardRow, where: Expression, recipes_with_results: set[str]) -> bool:
-    def value(name: str) -> ColumnValue:
-        if name not in _FAILED_RUN_FIELDS:
-            raise Undecidable(name)
-        field_value: ColumnValue = attrgetter(_FAILED_RUN_FIELDS[name])(row)
-        return None if field_value == "" else field_value
-
-    is_match = matches(where, value)
+    is_match = matches(where, _run_values(row))
     return row.recipe_sha256 in recipes_with_results if is_match is None else is_match
 
 

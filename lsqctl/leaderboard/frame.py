@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from lsqctl.leaderboard.board import COLUMN_NAMES, Board, Entry
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["DataFrame", "to_frame"]
 
-_DTYPES = {"int": "Int64", "float": "Float64", "str": "string", "bool": "boolean"}
+_DTYPES: Mapping[type, str] = {int: "Int64", float: "Float64", str: "string", bool: "boolean"}
 
 
 def to_frame(board: Board) -> DataFrame:
@@ -19,5 +21,5 @@ def to_frame(board: Board) -> DataFrame:
     import pandas as pd
 
     rows = [[getattr(entry, name) for name in COLUMN_NAMES] for entry in board.entries]
-    types = {name: _DTYPES[Entry.__annotations__[name].split()[0]] for name in COLUMN_NAMES}
+    types = {column.name: _DTYPES[column.value_type] for column in COLUMNS}
     return pd.DataFrame(rows, columns=list(COLUMN_NAMES), dtype=object).astype(types)

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.board import Board, Entry, Table
+from lsqctl.leaderboard.board import Board, Table
 from lsqctl.leaderboard.csv_json import json_text
 from lsqctl.leaderboard.pwc_view import DATASET_TITLES
+from lsqctl.leaderboard.schema import Entry
 from lsqctl.leaderboard.table_view import half_width_text
+from lsqctl.text import pluralize
 
 _DATASET_TITLES: Mapping[str, str] = {
     **DATASET_TITLES,
@@ -122,5 +124,5 @@ def _hf_eval_result(entry: Entry) -> dict[str, Any]:
         "value": entry.top1_mean,
         **({"date": entry.created_at} if entry.created_at else {}),
         "notes": f"{entry.model}: W{entry.weight_bits}A{entry.act_bits}, Top-1 in percent, "
-        f"mean of {n_seeds} seed{'s' * (n_seeds != 1)}{spread}",
+        f"mean of {pluralize(n_seeds, 'seed')}{spread}",
     }

@@ -6,15 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from lsqctl.errors import UsageError, did_you_mean
-from lsqctl.leaderboard.board import COLUMN_NAMES, Board, check_column_names
+from lsqctl.errors import UsageError
+from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.csv_json import to_csv, to_json
 from lsqctl.leaderboard.html import to_html
 from lsqctl.leaderboard.latex import to_latex
 from lsqctl.leaderboard.markdown import to_markdown
 from lsqctl.leaderboard.model_cards import to_hf_eval_results, to_hf_model_index, to_pwc_json
 from lsqctl.leaderboard.pivot import Pivot, pivot_csv, pivot_json, pivot_view
+from lsqctl.leaderboard.schema import COLUMN_NAMES, check_column_names
 from lsqctl.leaderboard.table_view import ViewTable, board_view, column_view
+from lsqctl.text import did_you_mean
 
 ENDING_FORMATS: Mapping[str, str] = {
     ".csv": "csv",

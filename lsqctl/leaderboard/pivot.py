@@ -6,15 +6,10 @@ import re
 from dataclasses import dataclass
 
 from lsqctl.errors import UsageError
-from lsqctl.leaderboard.board import (
-    COLUMNS_BY_NAME,
-    SCHEMA_VERSION,
-    Board,
-    Entry,
-    Table,
-    check_column_names,
-)
-from lsqctl.leaderboard.csv_json import csv_cell, json_text, json_value
+from lsqctl.leaderboard.board import Board, Table
+from lsqctl.leaderboard.csv_json import csv_text, json_text, json_value
+from lsqctl.leaderboard.run_group import Value
+from lsqctl.leaderboard.schema import SCHEMA_VERSION, Entry, check_column_names
 from lsqctl.leaderboard.table_view import (
     MISSING,
     Cell,
@@ -26,7 +21,7 @@ from lsqctl.leaderboard.table_view import (
 )
 from lsqctl.text import sanitize
 
-PivotKey = str | int | float | bool | None
+PivotKey = Value
 BITS = "bits"  # weight and activation bits as one: W3A4
 _BITS_SUFFIX = re.compile(r"[-+_ ]?w[0-9]+a[0-9]+\b", re.IGNORECASE)
 
@@ -170,17 +165,13 @@ def pivot_csv(board: Board, pivot: Pivot) -> str:
     pivot_tables = build_pivot(board, pivot)
     keys = list(dict.fromkeys(key for pivot_table in pivot_tables for key in pivot_table.columns))
     heads = ["dataset", pivot.row, *(f"{pivot.column}={key_text(key)}" for key in keys)]
-    lines = [",".join(csv_cell(head, text=True) for head in heads)]
-    text = COLUMNS_BY_NAME[pivot.value].kind == "text"
+    lines: list[list[Value]] = [list(heads)]
     for pivot_table in pivot_tables:
         for row in pivot_table.rows:
             entries = (pivot_table.cells.get((row, key)) for key in keys)
             values = (None if entry is None else getattr(entry, pivot.value) for entry in entries)
-            names = [
-                csv_cell(name, text=True) for name in (pivot_table.table.dataset, key_text(row))
-            ]
-            lines.append(",".join([*names, *(csv_cell(value, text=text) for value in values)]))
-    return "\n".join(lines) + "\n"
+            lines.append([pivot_table.table.dataset, key_text(row), *values])
+    return csv_text(lines)
 
 
 def pivot_json(board: Board, pivot: Pivot) -> str:

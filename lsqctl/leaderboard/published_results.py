@@ -11,9 +11,10 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
 from typing import Any
 
-from lsqctl.errors import DataError, did_you_mean
+from lsqctl.errors import DataError
 from lsqctl.leaderboard.pwc_archive import ARCHIVE_LICENCE, ArchiveTable
 from lsqctl.quant.spec import check_bits
+from lsqctl.text import did_you_mean
 
 SOURCE_KINDS = ("paper", "readme", "page")
 PWC_PAGE = "pwc-lsq"
@@ -252,7 +253,7 @@ def _bit_widths(row: PwcRow) -> tuple[int, int] | None:
 
 
 def _ordered_metrics(
-    values: Mapping[str, Any], metric_names: Sequence[str]
+    values: Mapping[str, object], metric_names: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
     names = [
         *(name for name in metric_names if name in values),

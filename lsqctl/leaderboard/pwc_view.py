@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.resources import as_file, files
 from typing import Literal
 
-from lsqctl.errors import NotFound, did_you_mean
-from lsqctl.leaderboard.board import SCHEMA_VERSION, Board, Entry
-from lsqctl.leaderboard.csv_json import guard_formula
+from lsqctl.errors import NotFound
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.csv_json import csv_text
 from lsqctl.leaderboard.markdown import escape_markdown
 from lsqctl.leaderboard.published_results import PwcRow, dataset_key, pwc_rows
 from lsqctl.leaderboard.pwc_archive import read_tables
+from lsqctl.leaderboard.schema import SCHEMA_VERSION, Entry
 from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
-from lsqctl.text import sanitize
+from lsqctl.text import did_you_mean, sanitize
 
 TASK = "Quantization"
 DATASET_TITLES = {
@@ -43,7 +43,6 @@ class PwcLine:
 
 
 HEADINGS = ("Task", "Dataset", "Metric", "Value", "Model")
-_PWC_NEEDS_QUOTES = re.compile(r'[",\r\n\0]|^\s|\s$')  # the csv module leaves a lone \r as it is
 _LINE_FIELDS = tuple(field.name for field in fields(PwcLine))[: len(HEADINGS)]
 
 
@@ -101,11 +100,9 @@ def pwc_table(lines: Sequence[PwcLine]) -> ViewTable:
 
 def pwc_csv(lines: Sequence[PwcLine]) -> str:
     """Return the lines as CSV: LF, one header, formulas guarded as in the board's CSV."""
-    rows = [
-        _LINE_FIELDS,
-        *([guard_formula(getattr(line, name)) for name in _LINE_FIELDS] for line in lines),
-    ]
-    return "".join(",".join(map(_quote, row)) + "\n" for row in rows)
+    return csv_text(
+        [_LINE_FIELDS, *([getattr(line, name) for name in _LINE_FIELDS] for line in lines)]
+    )
 
 
 def pwc_json(lines: Sequence[PwcLine]) -> str:
@@ -121,10 +118,6 @@ def pwc_markdown(lines: Sequence[PwcLine]) -> str:
         [escape_markdown(sanitize(getattr(line, name))) for name in _LINE_FIELDS] for line in lines
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in [*rows, *cells])
-
-
-def _quote(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if _PWC_NEEDS_QUOTES.search(text) else text
 
 
 def _content_key(row: PwcRow) -> tuple[object, ...]:

@@ -9,20 +9,21 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
-from lsqctl.errors import NotFound, UsageError, did_you_mean
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
-from lsqctl.leaderboard.board import Board, Counts, Entry, Table
+from lsqctl.leaderboard.board import Board, Counts, Table
 from lsqctl.leaderboard.entries import (
     PaperBaselines,
     flag_suspect,
     local_entry,
     paper_baselines,
     published_entry,
-    recency_key,
-    select_best_run,
 )
 from lsqctl.leaderboard.published_results import PublishedResult
+from lsqctl.leaderboard.run_group import RunGroup, group_of, recency_key, select_best_run
+from lsqctl.leaderboard.schema import Entry
 from lsqctl.run import RunState
+from lsqctl.text import did_you_mean
 
 Cost = Literal["gbops", "size_bytes"]
 
@@ -46,8 +47,8 @@ def rank(
     so that what cannot be told apart shares a rank. A row without an interval is a point; a row
     in full precision is shown without a rank. ``per_run`` makes each run a row; ``best_seed``
     keeps the best seed of each group, and the row's notes say so. ``pareto`` is the cost that
-    Top-1 is weighed against. Own rows are held against ``baselines`` to find suspect ones, whether
-    those are shown or not. The result does not depend on the order of what comes in.
+    Top-1 is weighed against. Local rows are held against ``baselines`` to find suspect ones,
+    whether those are shown or not. The result does not depend on the order of what comes in.
 
     Raises NotFound for a ``dataset`` that nothing on the board is of.
     """
@@ -98,11 +99,9 @@ def _build_table(
     pareto: Cost,
     baselines: PaperBaselines,
 ) -> Table:
-    entry_groups = [(_group_entry(group, best_seed=best_seed), group) for group in groups]
+    counted_groups = [_counted_group(group, best_seed=best_seed) for group in groups]
     local_entries = [
-        flag_suspect(entry, _counted_runs(group), baselines)
-        for entry, group in entry_groups
-        if entry
+        flag_suspect(local_entry(group), group, baselines) for group in counted_groups if group
     ]
     entries = [*local_entries, *map(published_entry, published)]
     entries = _with_pareto(_with_ranks(entries), pareto)
@@ -117,16 +116,15 @@ def _build_table(
     return Table(dataset, tuple(sorted(entries, key=_sort_key)), counts)
 
 
-def _group_entry(group: list[BoardRow], *, best_seed: bool) -> Entry | None:
+def _counted_group(group: list[BoardRow], *, best_seed: bool) -> RunGroup | None:
     counted_runs = _counted_runs(group)
     if not counted_runs:
         return None
     n_failed = _count_runs(group, RunState.FAILED)
     if best_seed:
-        return local_entry(
-            [select_best_run(counted_runs)], n_failed=n_failed, best_of=len(counted_runs)
-        )
-    return local_entry(counted_runs, n_failed=n_failed)
+        best = [select_best_run(counted_runs)]
+        return group_of(best, n_failed=n_failed, best_of=len(counted_runs))
+    return group_of(counted_runs, n_failed=n_failed)
 
 
 def _counted_runs(group: list[BoardRow]) -> list[BoardRow]:

@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lsqctl.leaderboard.board import COLUMNS_BY_NAME, Board, Column, Counts, Entry, Table
-from lsqctl.text import pluralize, sanitize
+from lsqctl.leaderboard.board import Board, Counts, Table
+from lsqctl.leaderboard.schema import COLUMNS_BY_NAME, Column, Entry, Unit
+from lsqctl.text import (
+    MINUS,
+    format_bops,
+    format_bytes,
+    format_signed,
+    format_three_digits,
+    pluralize,
+    sanitize,
+)
 
 
 def row_notes(table: Table, board: Board) -> tuple[str, ...]:
@@ -71,7 +80,6 @@ def table_footer(table: Table) -> str:
 
 LOCAL_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER = "●", "○", "◌"
 MISSING = "–"
-MINUS = "−"
 
 Align = Literal["left", "right"]
 Highlight = Literal["", "good", "bad"]
@@ -120,40 +128,114 @@ class ViewTable:
         return zip(self.rows, self.notes or ("",) * len(self.rows), strict=True)
 
 
-DEFAULT_VIEW_COLUMNS: tuple[ViewColumn, ...] = (
-    ViewColumn("rank", "#", "left"),
-    ViewColumn("model", "model", "left"),
-    ViewColumn("weight_bits", "W", "right"),
-    ViewColumn("act_bits", "A", "right"),
-    ViewColumn("top1", "Top-1 %", "left"),
-    ViewColumn("delta_fp32", "Δ FP", "right", priority=4),
-    ViewColumn("size", "size", "right", priority=2),
-    ViewColumn("bops", "BOPs", "right", priority=1),
-    ViewColumn("n", "n", "right", priority=3),
-    ViewColumn("source", "source", "left", priority=5),
+DEFAULT_COLUMNS = (
+    *("rank", "model", "weight_bits", "act_bits", "top1_mean", "delta_fp32"),
+    *("size_bytes", "gbops", "n_seeds", "origin"),
 )
+"""What a table shows that nobody chose columns for."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowContext:
+    """What a cell needs of its table: does the row share its rank, its place on the podium (1, 2
+    or 0), and its Top-1 with interval, as wide as the others'."""
+
+    is_tied: bool
+    podium: int
+    top1_text: str
+
+
+def row_contexts(entries: Sequence[Entry]) -> list[RowContext]:
+    """Return what the cells of each row need of the others."""
+    rank_counts = Counter(entry.rank for entry in entries)
+    return [
+        RowContext(rank_counts[entry.rank] > 1, podium, text)
+        for entry, podium, text in zip(
+            entries, podium_ranks(entries), _top1_texts(entries), strict=True
+        )
+    ]
 
 
 def board_view(board: Board) -> tuple[ViewTable, ...]:
     """Return the tables of a board as cells, in the board's order."""
-    return tuple(_board_table(table, board) for table in board.tables)
+    columns = tuple(summary_column(COLUMNS_BY_NAME[name]) for name in DEFAULT_COLUMNS)
+    return tuple(_view_table(table, board, columns, summary_cell) for table in board.tables)
 
 
-def _board_table(table: Table, board: Board) -> ViewTable:
-    rank_counts = Counter(entry.rank for entry in table.rows)
-    top1_cells = zip(_top1_texts(table.rows), podium_ranks(table.rows), strict=True)
+def column_view(board: Board, names: Sequence[str]) -> tuple[ViewTable, ...]:
+    """Return the tables of a board with these columns, titled by their names in the contract."""
+    columns = tuple(
+        _view_column(COLUMNS_BY_NAME[name], len(names) - n) for n, name in enumerate(names)
+    )
+    return tuple(_view_table(table, board, columns, _column_cell) for table in board.tables)
+
+
+def _view_table(
+    table: Table,
+    board: Board,
+    columns: tuple[ViewColumn, ...],
+    cell: Callable[[Entry, str, RowContext], Cell],
+) -> ViewTable:
     rows = tuple(
-        _row_cells(
-            entry,
-            Cell(text, strong=podium == 1, podium=podium),
-            is_tied=rank_counts[entry.rank] > 1,
-        )
-        for entry, (text, podium) in zip(table.rows, top1_cells, strict=True)
+        tuple(cell(entry, column.key, context) for column in columns)
+        for entry, context in zip(table.rows, row_contexts(table.rows), strict=True)
     )
     heading = table_title(table, best_seed=board.best_seed)
-    return ViewTable(
-        heading, DEFAULT_VIEW_COLUMNS, rows, table_footer(table), row_notes(table, board)
-    )
+    return ViewTable(heading, columns, rows, table_footer(table), row_notes(table, board))
+
+
+def summary_column(column: Column) -> ViewColumn:
+    """Return a column under its heading, which gives way as the schema says."""
+    is_left = column.kind == "text" or column.name in ("rank", "top1_mean")
+    align: Align = "left" if is_left else "right"
+    return ViewColumn(column.name, column.spec.heading, align, column.spec.priority)
+
+
+def _view_column(column: Column, priority: int) -> ViewColumn:
+    never_hidden = column.name in ("rank", "model")
+    align: Align = "right" if column.kind == "number" and column.name != "rank" else "left"
+    return ViewColumn(column.name, column.name, align, priority=0 if never_hidden else priority)
+
+
+def summary_cell(entry: Entry, name: str, context: RowContext) -> Cell:
+    """Return a value as a table shows it that nobody chose columns for: with all that it tells."""
+    if name == "rank" and entry.rank is not None:
+        return Cell(f"{entry.rank}{'=' if context.is_tied else ''}", strong=True)
+    if name == "top1_mean":
+        return Cell(context.top1_text, strong=context.podium == 1, podium=context.podium)
+    if name == "gbops" and entry.gbops is not None:
+        return Cell(format_bops(entry.gbops * 1e9))
+    return _source_cell(entry) if name == "origin" else value_cell(entry, name)
+
+
+def _column_cell(entry: Entry, name: str, context: RowContext) -> Cell:
+    return value_cell(entry, name, context.podium if name == "top1_mean" else 0)
+
+
+def value_cell(entry: Entry, name: str, podium: int = 0) -> Cell:
+    """Return one value of an entry, as a person reads it."""
+    value, column = getattr(entry, name), COLUMNS_BY_NAME[name]
+    if value is None:
+        return Cell("" if name == "rank" else MISSING, dim=True)
+    if name == "model":
+        return Cell(model_text(entry), dim=not entry.is_local)
+    if column.spec.signed:
+        return _signed_cell(value)
+    strong = name == "rank" or podium == 1
+    return Cell(_value_text(column, value), strong=strong, podium=podium)
+
+
+def _value_text(column: Column, value: str | float) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return sanitize(value)
+    return _UNIT_FORMATS.get(column.spec.unit, _format_plain)(value)
+
+
+def _signed_cell(value: float) -> Cell:
+    text = format_signed(value)
+    return Cell(text, highlight="bad" if text[0] == MINUS else "good" if text[0] == "+" else "")
 
 
 def podium_ranks(entries: Sequence[Entry]) -> list[int]:
@@ -162,50 +244,6 @@ def podium_ranks(entries: Sequence[Entry]) -> list[int]:
     return [
         1 + best_ranks.index(entry.rank) if entry.rank in best_ranks else 0 for entry in entries
     ]
-
-
-def _row_cells(entry: Entry, accuracy: Cell, *, is_tied: bool) -> tuple[Cell, ...]:
-    rank_text = "" if entry.rank is None else f"{entry.rank}{'=' if is_tied else ''}"
-    return (
-        Cell(rank_text, strong=True),
-        Cell(model_text(entry), dim=not entry.is_local),
-        Cell(str(entry.weight_bits)),
-        Cell(str(entry.act_bits)),
-        accuracy,
-        _delta_cell(entry.delta_fp32),
-        _optional_cell(None if entry.size_bytes is None else format_bytes(entry.size_bytes)),
-        _optional_cell(None if entry.gbops is None else format_bops(entry.gbops * 1e9)),
-        _optional_cell(None if entry.n_seeds is None else str(entry.n_seeds)),
-        _source_cell(entry),
-    )
-
-
-def format_bytes(size: float) -> str:
-    """Return a size for people: ``140 kB``, ``1.08 MB`` (powers of ten)."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= 0.9995 * unit:  # what would round up to 1000 of the smaller unit
-            return f"{format_three_digits(size / unit)} {name}"
-    return f"{size:.0f} B"
-
-
-def format_bops(bops: float) -> str:
-    """Return bit operations for people: ``0.67 G``, ``42.0 G``; ``8.10 M`` below 0.1 G."""
-    unit, name = (1e9, "G") if bops >= 1e8 else (1e6, "M")
-    return f"{format_three_digits(bops / unit)} {name}"
-
-
-def format_signed(value: float) -> str:
-    """Return a difference with its sign, two decimals: ``+0.32``, ``−1.12``, ``0.00``."""
-    text = f"{abs(value):.2f}"
-    if float(text) == 0:
-        return text
-    return f"{'+' if value > 0 else MINUS}{text}"
-
-
-def format_three_digits(amount: float) -> str:
-    """Return a number with three digits: ``0.67``, ``41.6``, ``1857``."""
-    decimals = 0 if amount >= 99.95 else 1 if amount >= 9.995 else 2
-    return f"{amount:.{decimals}f}"
 
 
 def _top1_texts(entries: Sequence[Entry]) -> list[str]:
@@ -234,17 +272,6 @@ def model_text(entry: Entry) -> str:
     return f"{FULL_PRECISION_MARKER if entry.is_full_precision else origin} {sanitize(entry.model)}"
 
 
-def _delta_cell(delta: float | None) -> Cell:
-    if delta is None:
-        return Cell(MISSING, dim=True)
-    text = format_signed(delta)
-    return Cell(text, highlight="bad" if text[0] == MINUS else "good" if text[0] == "+" else "")
-
-
-def _optional_cell(text: str | None) -> Cell:
-    return Cell(MISSING, dim=True) if text is None else Cell(text)
-
-
 def _source_cell(entry: Entry) -> Cell:
     if not entry.is_local:
         url = entry.source_url or ""
@@ -267,58 +294,6 @@ def _source_cell(entry: Entry) -> Cell:
     return Cell(", ".join(parts), highlight="bad" if is_bad else "")
 
 
-def column_view(board: Board, names: Sequence[str]) -> tuple[ViewTable, ...]:
-    """Return the tables of a board with these columns, titled by their names in the contract."""
-    columns = tuple(
-        _view_column(COLUMNS_BY_NAME[name], len(names) - n) for n, name in enumerate(names)
-    )
-    return tuple(
-        ViewTable(
-            table_title(table, best_seed=board.best_seed),
-            columns,
-            _value_rows(table, names),
-            table_footer(table),
-            row_notes(table, board),
-        )
-        for table in board.tables
-    )
-
-
-def _view_column(column: Column, priority: int) -> ViewColumn:
-    never_hidden = column.name in ("rank", "model")
-    align: Align = "right" if column.kind == "number" and column.name != "rank" else "left"
-    return ViewColumn(column.name, column.name, align, priority=0 if never_hidden else priority)
-
-
-def _value_rows(table: Table, names: Sequence[str]) -> tuple[tuple[Cell, ...], ...]:
-    podium_of_rows = podium_ranks(table.rows)
-    return tuple(
-        tuple(value_cell(row, name, podium if name == "top1_mean" else 0) for name in names)
-        for row, podium in zip(table.rows, podium_of_rows, strict=True)
-    )
-
-
-def value_cell(entry: Entry, name: str, podium: int = 0) -> Cell:
-    """Return one value of an entry, as a person reads it."""
-    value, column = getattr(entry, name), COLUMNS_BY_NAME[name]
-    if value is None:
-        return Cell("" if name == "rank" else MISSING, dim=True)
-    if name == "model":
-        return Cell(model_text(entry), dim=not entry.is_local)
-    strong = name == "rank" or podium == 1
-    return Cell(_value_text(column, value), strong=strong, podium=podium)
-
-
-def _value_text(column: Column, value: str | float) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return sanitize(value)
-    if column.name == "delta_fp32":
-        return format_signed(value)
-    return _UNIT_FORMATS.get(column.unit, _format_plain)(value)
-
-
 def _format_plain(value: float) -> str:
     return f"{value:,}"
 
@@ -327,7 +302,7 @@ def _format_giga(value: float) -> str:
     return format_three_digits(value) if value >= 0.01 else f"{value:.2g}"
 
 
-_UNIT_FORMATS: Mapping[str, Callable[[float], str]] = {
+_UNIT_FORMATS: Mapping[Unit, Callable[[float], str]] = {
     "%": "{:.2f}".format,
     "h": "{:.2f}".format,
     "bytes": format_bytes,

@@ -180,8 +180,14 @@ class _QuantTransposedConv(_QuantConv):
         output_padding = layer._output_padding(input, output_size, *size, dims, layer.dilation)
         x, weight = self.quantized_operands(input)
         out: Tensor = self.convolve(
-            *(x, weight, layer.bias, layer.stride, layer.padding),
-            *(output_padding, layer.groups, layer.dilation),
+            x,
+            weight,
+            layer.bias,
+            layer.stride,
+            layer.padding,
+            output_padding,
+            layer.groups,
+            layer.dilation,
         )
         return out
 

@@ -39,7 +39,6 @@ class LoadedRecipe:
 
     name: str
     path: Path
-    source_text: str
     abstract: bool
     is_sweep: bool
     cells: tuple[Cell, ...]

@@ -20,7 +20,7 @@ from lsqctl.recipe_file.find import (
 )
 from lsqctl.recipe_file.lint import lint, repeated_seeds
 from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
-from lsqctl.recipe_file.nodes import Entry, Node, Tree, escape, preview
+from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
 from lsqctl.recipe_file.sweep_cells import (
     BAD_SWEEP,
     MAX_CELLS,
@@ -37,7 +37,7 @@ from lsqctl.recipe_file.sweep_cells import (
     seed_nodes,
 )
 from lsqctl.recipe_file.validation import Validation, validate
-from lsqctl.text import three_closest_names
+from lsqctl.text import pluralize, sanitize, three_closest_names
 
 IS_ABSTRACT = "an abstract recipe cannot be run"
 
@@ -93,7 +93,6 @@ def load_document(
     return LoadedRecipe(
         name=str(loader.name),
         path=document.recipe_file.path,
-        source_text=document.text,
         abstract=abstract,
         is_sweep="sweep" in document.entries or len(changes) > 1,
         cells=() if abstract else cells,
@@ -322,7 +321,7 @@ def find_parent(name: str, near: Path | None = None) -> Parent:
     nearest = ", ".join(f"`{bundled}`" for bundled in three_closest_names(name, bundled_recipes()))
     beside = f"beside {near.name} or " if near else ""
     raise NotFound(
-        f"no recipe `{escape(name)}` {beside}among the bundled ones; the nearest are {nearest}"
+        f"no recipe `{sanitize(name)}` {beside}among the bundled ones; the nearest are {nearest}"
     )
 
 
@@ -350,7 +349,7 @@ def _recipe_summaries() -> Iterator[RecipeSummary]:
             loaded = load_file(recipe_file, abstract_ok=True)
         except RecipeError as error:
             count = len(error.diagnostics)
-            description = f"has {count} error{'s' * (count != 1)}: lsqctl recipe check {name}"
+            description = f"has {pluralize(count, 'error')}: lsqctl recipe check {name}"
             yield RecipeSummary(name, description, False, 0)
         else:
             yield RecipeSummary(name, loaded.description, loaded.abstract, len(loaded.cells))

@@ -20,7 +20,7 @@ from lsqctl.recipe_file.loaded_recipe import Cell
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
 from lsqctl.recipe_file.serialization import dump_scalar
 from lsqctl.recipe_file.value_messages import MISSING_HINTS, bad_value_diagnostic
-from lsqctl.text import closest_name, three_closest_names
+from lsqctl.text import closest_name, plural_s, three_closest_names
 
 
 class Validation(NamedTuple):
@@ -190,7 +190,7 @@ def _missing_key(section: Node, key: str) -> Diagnostic:
 
 def _missing_keys(start: Node, missing_keys: list[str]) -> Diagnostic:
     names = ", ".join(f"`{key}`" for key in missing_keys)
-    title = f"missing key{'s' * (len(missing_keys) > 1)} {names}"
+    title = f"missing key{plural_s(len(missing_keys))} {names}"
     hints = [hint for key in missing_keys for hint in MISSING_HINTS.get(key, ())]
     return start.diagnostic("R102", title, f"a recipe needs {names}", *hints)
 

@@ -16,69 +16,85 @@ import yaml
 import yamlcore
 
 from lsqctl.errors import Diagnostic, Position, RecipeError
-from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, escape, preview
+from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, preview
+from lsqctl.text import sanitize
 
 
 class _Explanation(NamedTuple):
-    problem: str  # a part of the parser's problem
-    context: str  # a part of its context
     message: str
     hint: str
+    problem: str = ""  # a part of the parser's problem
+    context: str = ""  # a part of its context
     at_start: bool = False  # point at where the broken thing begins, not at where it broke
 
 
-_OPEN_QUOTE = ("quoted", "a quotation mark is never closed", "close the quote", True)
 _EXPLANATIONS = (
     _Explanation(
-        *("'\\t' that cannot start", ""),
         "a tab cannot indent or separate here",
         "use spaces; most editors can convert tabs",
+        problem="'\\t' that cannot start",
     ),
     _Explanation(
-        *("that cannot start any token", ""),
         "a value cannot begin with this character",
         "put quotes around the value",
+        problem="that cannot start any token",
     ),
     _Explanation(
-        *("mapping values are not allowed here", ""),
         "this `:` begins a second value on the line, or the indentation changed",
         "one `key: value` a line, keys of a section equally indented; quote a text that holds `: `",
+        problem="mapping values are not allowed here",
     ),
     _Explanation(
-        *("could not find expected ':'", ""),
         "this line has no `:` after its key",
         "write `key: value`, with a blank after the colon",
+        problem="could not find expected ':'",
         at_start=True,
     ),
     _Explanation(
-        *("expected <block end>", ""),
         "does not line up with the lines above",
         "indent all keys of a section by the same number of spaces",
-    ),
-    _Explanation("unexpected end of stream", *_OPEN_QUOTE),
-    _Explanation("document separator", *_OPEN_QUOTE),
-    _Explanation(
-        *("", "flow sequence", "this `[` is not closed, or a `,` is missing after it"),
-        *("a list looks like [1, 2, 3]", True),
+        problem="expected <block end>",
     ),
     _Explanation(
-        *("", "flow mapping", "this `{` is not closed, or a `,` is missing after it"),
-        *("a section on one line looks like {name: cifar10, pad: 4}", True),
+        "a quotation mark is never closed",
+        "close the quote",
+        problem="unexpected end of stream",
+        context="quoted",
+        at_start=True,
     ),
     _Explanation(
-        *("unknown escape character", ""),
+        "a quotation mark is never closed",
+        "close the quote",
+        problem="document separator",
+        context="quoted",
+        at_start=True,
+    ),
+    _Explanation(
+        "this `[` is not closed, or a `,` is missing after it",
+        "a list looks like [1, 2, 3]",
+        context="flow sequence",
+        at_start=True,
+    ),
+    _Explanation(
+        "this `{` is not closed, or a `,` is missing after it",
+        "a section on one line looks like {name: cifar10, pad: 4}",
+        context="flow mapping",
+        at_start=True,
+    ),
+    _Explanation(
         "a backslash in double quotes begins an escape, and this is none",
         "use single quotes, or write two backslashes",
+        problem="unknown escape character",
     ),
     _Explanation(
-        *("sequence entries are not allowed here", ""),
         "a list item `-` cannot stand here",
         "begin the list on a line of its own, or write [1, 2, 3]",
+        problem="sequence entries are not allowed here",
     ),
     _Explanation(
-        *("expected '<document start>'", ""),
         "the text goes on where it should have ended",
         "begin every top-level key in the first column",
+        problem="expected '<document start>'",
     ),
 )
 
@@ -129,7 +145,7 @@ def decode(data: bytes, file: str) -> str:
         raise _error_at(file, lossy, len(valid), message, "save the file as UTF-8") from None
     if bad := _UNPRINTABLE.search(text):
         char = bad.group()
-        message = "a NUL character" if char == "\0" else f"the control character `{escape(char)}`"
+        message = "a NUL character" if char == "\0" else f"the control character `{sanitize(char)}`"
         raise _error_at(file, text, bad.start(), message, "remove it")
     return text
 

@@ -6,21 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
 from lsqctl.filters.expression import split_conjunction
 from lsqctl.filters.parser import parse
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.board_query import (
-    WHERE_COLUMNS,
     BoardQuery,
     apply_query,
-    filter_failed_runs,
     filter_published,
+    filter_runs,
 )
 from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, format_board, resolve_format
 from lsqctl.leaderboard.published_results import PWC_PAGE, PublishedResult
 from lsqctl.leaderboard.pwc_view import PwcLine, pwc_csv, pwc_json, pwc_lines, pwc_markdown
 from lsqctl.leaderboard.rank import Cost, rank
+from lsqctl.leaderboard.schema import RUN_SOURCES, WHERE_COLUMNS
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.published_results import load_published_results, load_workspace_results
 from lsqctl.settings import Settings
@@ -57,13 +56,13 @@ def build_board(
     ``pareto_optimal``, …) choose what is shown of it. Raises FilterError, UsageError, NotFound.
     """
     tree = None if where is None else parse(where, WHERE_COLUMNS)
-    result_filter, row_filter = split_conjunction(tree, RESULT_COLUMN_KINDS)
+    run_filter, row_filter = split_conjunction(tree, RUN_SOURCES)
     query = BoardQuery(row_filter, tuple(group_by), tuple(sort), limit)
-    rows = filter_failed_runs(store.results.board_rows(result_filter), result_filter)
+    rows = filter_runs(store.results.board_rows(), run_filter)
     local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
     all_published = load_published_results(settings)
     published = filter_published(
-        (r for r in all_published if _is_shown(r, show_published, local_datasets)), result_filter
+        (r for r in all_published if _is_shown(r, show_published, local_datasets)), run_filter
     )
     rank_options: dict[str, Any] = {"per_run": per_run, "best_seed": best_seed, "pareto": pareto}
     return apply_query(
@@ -80,7 +79,7 @@ def build_pwc_view(
     per_run: bool = False,
     best_seed: bool = False,
 ) -> list[PwcLine]:
-    """Return published and own results in the form of a Papers With Code page.
+    """Return published and local results in the form of a Papers With Code page.
 
     Rows of the LSQ paper's page, then of imported tables, then local ones; ``show_published`` none
     leaves the first two out.

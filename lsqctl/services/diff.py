@@ -8,7 +8,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import NotFound, UsageError
-from lsqctl.leaderboard.board import Board, Deviations, Entry
+from lsqctl.leaderboard.board import Board, Deviations
+from lsqctl.leaderboard.schema import Entry
 from lsqctl.recipe import load_stored
 from lsqctl.recipe_file import (
     Cell,

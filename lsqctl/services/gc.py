@@ -6,8 +6,7 @@ those that a result names.  Files of people are never touched: only names that l
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,14 +16,13 @@ from lsqctl.run import ACTIVE_STATES
 from lsqctl.services.removal import remove_tree, tree_size
 from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings
+from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.store.checkpoints import RunRetention
 
 GarbageKind = Literal["checkpoint", "half-written", "no run"]
-_CHECKPOINT = re.compile(r"ckpt-(\d{8,})(?:\.old)?")
-_HALF_WRITTEN = re.compile(r"ckpt\.tmp\.([0-9a-f]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ def find_garbage(
     """
     # the disk before the rows: what a run or an attempt made since is never taken for nobody's
     folders = run_folders(settings.runs_dir)
-    temporaries = {folder: sorted(folder.glob("ckpt.tmp.*")) for folder in folders}
+    temporaries = {folder: temporary_dirs(folder) for folder in folders}
     retentions = store.checkpoints.retention([folder.name for folder in folders])
     cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
     garbage: list[Garbage] = []
@@ -95,10 +93,11 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     return removed
 
 
-def _half_written(run_id: str, paths: Sequence[Path], fence: str | None) -> Iterator[Garbage]:
-    for path in paths:
-        match = _HALF_WRITTEN.fullmatch(path.name)
-        if match and match[1] != fence:
+def _half_written(
+    run_id: str, fences: Mapping[Path, str], current: str | None
+) -> Iterator[Garbage]:
+    for path, fence in fences.items():
+        if fence != current:
             yield Garbage(run_id, path, "half-written", tree_size(path))
 
 
@@ -112,22 +111,11 @@ def _old_checkpoints(
     ):
         return
     kept = set(retention.needed)
-    newest = sorted(_checkpoints(folder), key=_step_of, reverse=True)
+    newest = [path for path in checkpoint_dirs(folder) if path.is_dir() and not path.is_symlink()]
     kept |= {path.name for path in newest[:keep_last]}
     for path in reversed(newest):
         if path.name not in kept:
             yield Garbage(folder.name, path, "checkpoint", tree_size(path))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    paths = [path for path in folder.glob("ckpt-*") if _CHECKPOINT.fullmatch(path.name)]
-    return [path for path in paths if path.is_dir() and not path.is_symlink()]
-
-
-def _step_of(path: Path) -> tuple[int, bool]:
-    match = _CHECKPOINT.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), not path.name.endswith(".old")
 
 
 def _untouched_since(folder: Path, cutoff: datetime) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.errors import NotFound, UsageError, did_you_mean
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.leaderboard.charts.accuracy import (
     Cost,
     accuracy_by_bits,
@@ -20,6 +20,7 @@ from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.board import build_board
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Table

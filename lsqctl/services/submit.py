@@ -25,6 +25,7 @@ from lsqctl.services.recipe_inputs import (
     choose_parent_seed,
     resolve_torchvision_weights,
 )
+from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,6 +86,16 @@ def plan_submit(
     return SubmitPlan(
         (*planner.planned.values(), *planner.extra_cells), warnings, options.max_failures
     )
+
+
+def plan_in_workspace(
+    recipe_refs: Sequence[str], settings: Settings, options: SubmitOptions
+) -> SubmitPlan:
+    """Check everything against the workspace, if there is one; make none for a faulty recipe."""
+    if not workspace_exists(settings):
+        return plan_submit(recipe_refs, settings=settings, store=None, options=options)
+    with open_workspace(settings) as store:
+        return plan_submit(recipe_refs, settings=settings, store=store, options=options)
 
 
 def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:
@@ -250,7 +261,7 @@ class _Planner:
         return run.recipe_sha256, run.run_sha256
 
     def _check_data(self, recipe: Recipe) -> None:
-        from lsqctl.training.dataset_paths import check_dataset_present
+        from lsqctl.datasets.presence import check_dataset_present
 
         check_dataset_present(recipe.data.name, self.settings.data_dir)
         check_timm_networks(recipe)

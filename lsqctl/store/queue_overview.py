@@ -269,8 +269,12 @@ def _sweep_of() -> Any:
 def _durations(db: Connection) -> tuple[RunDuration, ...]:
     query = (
         select(
-            *(live_runs.c.recipe_sha256, _sweep_of(), live_runs.c.epochs),
-            *(live_runs.c.started_at, live_runs.c.finished_at, live_runs.c.attempt),
+            live_runs.c.recipe_sha256,
+            _sweep_of(),
+            live_runs.c.epochs,
+            live_runs.c.started_at,
+            live_runs.c.finished_at,
+            live_runs.c.attempt,
         )
         .where(live_runs.c.state == RunState.SUCCEEDED, live_runs.c.started_at.is_not(None))
         .order_by(live_runs.c.seq.desc())
@@ -278,7 +282,9 @@ def _durations(db: Connection) -> tuple[RunDuration, ...]:
     )
     return tuple(
         RunDuration(
-            *(row.recipe_sha256, row.sweep, row.epochs),
+            row.recipe_sha256,
+            row.sweep,
+            row.epochs,
             (row.finished_at - row.started_at).total_seconds(),
         )
         for row in db.execute(query)

@@ -9,29 +9,20 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.events import BoardRow, Evaluation, Result
-from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
-from lsqctl.filters.expression import Expression
+from lsqctl.events import BoardRow, Evaluation, Result, ResultValues, RunIdentity
 from lsqctl.per_image_result import PerImageResult
 from lsqctl.run import RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
-from lsqctl.store.filter_sql import RESULT_COLUMNS, condition
 from lsqctl.store.rows import batches, is_live
 from lsqctl.store.tables import checkpoints, live_runs, results
 
-_RESULT_FIELDS = tuple(f.name for f in fields(Result) if f.name != "evaluations")
-_EVALUATION_FIELDS = (
-    "variant",
-    "selection",
-    "headline",
-    "n_correct",
-    "n_correct_top5",
-    "n_total",
-    "step",
-)
+_RESULT_FIELDS = tuple(f.name for f in fields(ResultValues))
+_STORED_APART = ("hits", "checkpoint")  # under other names, or not where rows are listed
+_EVALUATION_FIELDS = tuple(f.name for f in fields(Evaluation) if f.name not in _STORED_APART)
 _RUN_FIELDS = (
-    *("name", "state", "seed", "recipe_sha256", "created_at", "code_commit", "code_dirty"),
+    *(f.name for f in fields(RunIdentity) if f.name != "run_id"),
+    *("code_commit", "code_dirty"),
 )
 
 _SELECT_CHECKPOINT_SHA256 = select(checkpoints.c.sha256).where(
@@ -51,7 +42,7 @@ class Results(StorePart):
         if not rows or not is_live(db, run_id):
             return None
         shared = {name: getattr(rows[0], name) for name in _RESULT_FIELDS}
-        return Result(tuple(_to_evaluation(row) for row in rows), **shared)
+        return Result(**shared, evaluations=tuple(map(_to_evaluation, rows)))
 
     def evaluations(self, run_id: str) -> list[Evaluation]:
         """Return a run's evaluations, hits included, by variant and selection; none before."""
@@ -101,13 +92,12 @@ class Results(StorePart):
         ]
 
     @read_tx
-    def board_rows(self, db: Connection, where: Expression | None = None) -> list[BoardRow]:
+    def board_rows(self, db: Connection) -> list[BoardRow]:
         """Return the headline results of succeeded runs, and failed runs without counts.
 
-        Oldest first; the hits are not loaded and metric points not touched. ``where`` chooses
-        among results alone: a failed run has none, so what it was must be judged by its recipe.
+        Oldest first; the hits are not loaded and metric points not touched.
         """
-        return [*_headline_rows(db, where), *_failed_rows(db)]
+        return [*_headline_rows(db), *_failed_rows(db)]
 
 
 def insert_result(db: Connection, run_id: str, result: Result) -> None:
@@ -139,7 +129,7 @@ def _to_evaluation(row: Row[Any]) -> Evaluation:
     return Evaluation(**counted, hits=row.hits, checkpoint=row.checkpoint_path)
 
 
-def _headline_rows(db: Connection, where: Expression | None) -> list[BoardRow]:
+def _headline_rows(db: Connection) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
     last, best = results.alias("last"), results.alias("best")
     aliased_columns = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
@@ -157,8 +147,6 @@ def _headline_rows(db: Connection, where: Expression | None) -> list[BoardRow]:
         .where(results.c.headline.is_(True), live_runs.c.state == RunState.SUCCEEDED)
         .order_by(live_runs.c.seq)
     )
-    if where is not None:
-        query = query.where(condition(where, RESULT_COLUMNS, RESULT_COLUMN_KINDS, db.dialect.name))
     state_index = names.index("state")
     board_rows = []
     for row in db.execute(query):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
 
-from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
-from lsqctl.filters.column_kinds import RUN_COLUMN_KINDS
-from lsqctl.filters.expression import Expression
+from lsqctl.errors import IllegalTransition, NotFound, UsageError
+from lsqctl.filters.evaluate import matches
+from lsqctl.filters.expression import Expression, columns_of
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (
@@ -22,10 +23,10 @@ from lsqctl.store.dependencies import (
     requeue,
 )
 from lsqctl.store.dialects import from_json, now, upsert
-from lsqctl.store.filter_sql import RUN_COLUMNS, condition
 from lsqctl.store.rows import (
     batches,
     is_live,
+    latest_top1,
     load_parents,
     load_runs,
     select_runs,
@@ -34,6 +35,7 @@ from lsqctl.store.rows import (
 )
 from lsqctl.store.tables import attempts, events, live_runs, run_tags, runs, sweep_cells
 from lsqctl.store.transitions import record_event, select_for_update, transition
+from lsqctl.text import did_you_mean
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
 _MAX_SHOWN = 5
@@ -83,9 +85,11 @@ class Runs(StorePart):
             conditions.append(
                 live_runs.c.id.in_(select(run_tags.c.run_id).where(run_tags.c.tag == tag))
             )
-        if where is not None:
-            conditions.append(condition(where, RUN_COLUMNS, RUN_COLUMN_KINDS, db.dialect.name))
-        return _list_runs(db, *conditions, limit=limit)
+        if where is None:
+            return _list_runs(db, *conditions, limit=limit)
+        ids = list(islice(_matching_ids(db, where, conditions), limit))
+        loaded = load_runs(db, ids)
+        return [loaded[run_id] for run_id in ids]
 
     @read_tx
     def detail(self, db: Connection, run_id: str) -> RunDetail:
@@ -274,6 +278,28 @@ class Runs(StorePart):
         select_for_update(db, run_id)
         db.execute(update(runs).where(runs.c.id == run_id).values(note=note))
         record_event(db, run_id, "annotated")
+
+
+# What a filter of runs may name that no column of theirs has under that name.
+_FILTER_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+    "top1": latest_top1(),
+    "worker": live_runs.c.worker_id,
+}
+
+
+def _matching_ids(
+    db: Connection, where: Expression, conditions: Collection[ColumnElement[bool]]
+) -> Iterator[str]:
+    """Yield the ids of the runs that pass a filter, newest first; only its columns are read."""
+    names = sorted(columns_of(where))
+    columns = [_FILTER_COLUMNS.get(name, live_runs.c.get(name)) for name in names]
+    query = select(live_runs.c.id, *columns).where(*conditions).order_by(live_runs.c.seq.desc())
+    for run_id, *values in db.execute(query):
+        row = {
+            name: None if value == "" else value for name, value in zip(names, values, strict=True)
+        }
+        if matches(where, row.__getitem__):
+            yield run_id
 
 
 def _list_runs(

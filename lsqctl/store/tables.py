@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Collection, Mapping
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from lsqctl.events import Evaluation, ResultValues
 from lsqctl.store.dialects import UtcDateTime
 
 metadata = MetaData(
@@ -40,6 +43,38 @@ def _run_id_key() -> Column[str]:
 def _required_columns(column_type: type[TypeEngine[Any]], names: str) -> list[Column[Any]]:
     """Return columns of one type that are never empty."""
     return [Column(name, column_type, nullable=False) for name in names.split()]
+
+
+# What every result has, though a row of a failed run has none of it.
+_REQUIRED = frozenset(
+    "params size_bytes naive_bytes macs bops epochs train_seconds peak_mem_bytes".split()
+)
+# Numbers that stay small; all others may be large.
+_SMALL = frozenset({"weight_bits", "act_bits", "epochs"})
+_COLUMN_TYPES: Mapping[type, type[TypeEngine[Any]]] = {
+    str: Text,
+    int: BigInteger,
+    float: Double,
+    bool: Boolean,
+}
+
+
+def _value_columns(
+    values: type, *, keys: Collection[str] = (), without: Collection[str] = ()
+) -> list[Column[Any]]:
+    """Return a column for each field of a dataclass; it may be empty where the field may be None.
+
+    ``keys`` are of the primary key, ``without`` are kept in another way.
+    """
+    columns = []
+    for name, hint in get_type_hints(values).items():
+        if name in without:
+            continue
+        types = [part for part in get_args(hint) or (hint,) if part is not NoneType]
+        column_type = Integer if name in _SMALL else _COLUMN_TYPES[types[0]]
+        nullable = NoneType in get_args(hint) and name not in _REQUIRED
+        columns.append(Column(name, column_type, primary_key=name in keys, nullable=nullable))
+    return columns
 
 
 workers = Table(
@@ -215,23 +250,8 @@ results = Table(
     "results",
     metadata,
     _run_id_key(),
-    Column("variant", Text, primary_key=True),
-    Column("selection", Text, primary_key=True),
-    Column("headline", Boolean, nullable=False),
-    Column("n_correct", BigInteger, nullable=False),
-    Column("n_correct_top5", BigInteger),
-    *_required_columns(BigInteger, "n_total step"),
-    *_required_columns(Text, "dataset split arch method"),
-    *_required_columns(Integer, "weight_bits act_bits"),
-    *_required_columns(Text, "first_last_bits granularity"),
-    *_required_columns(BigInteger, "params size_bytes naive_bytes macs bops"),
-    Column("epochs", Integer, nullable=False),
-    Column("train_seconds", Double, nullable=False),
-    Column("peak_mem_bytes", BigInteger, nullable=False),
-    *_required_columns(Text, "device torch precision deterministic data_digest preprocessing"),
-    Column("fp32_n_correct", BigInteger),
-    Column("fp32_n_total", BigInteger),
-    Column("notes", Text, nullable=False),
+    *_value_columns(Evaluation, keys=("variant", "selection"), without=("hits", "checkpoint")),
+    *_value_columns(ResultValues),
     Column("verified", Boolean),
     *_required_columns(Text, "checkpoint_path checkpoint_sha256"),
     Column("created_at", UtcDateTime, nullable=False),

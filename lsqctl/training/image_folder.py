@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lsqctl.datasets.image_folders import IMAGE_DECODERS
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
+from lsqctl.text import format_bytes
 from lsqctl.training.counter_rng import Stream, bits, randint, uniform
 from lsqctl.training.data_pipeline import Batch, Indices
 
-# The decoders of dataset_paths.IMAGE_EXTENSIONS. Pillow would try all it has, whatever the name
-# ends in: an EPS file called x.png starts Ghostscript, which runs what the file says.
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+_FORMATS = tuple(dict.fromkeys(IMAGE_DECODERS.values()))
 _EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
 _CROP_ATTEMPTS = 10
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__name__}: "
@@ -50,11 +50,11 @@ class _DecodedImages(Dataset[tuple[Tensor, int]]):
         _, epoch, index = item
         path, label = self.files[index]
         try:
-            with Image.open(path, formats=IMAGE_FORMATS) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 image = tv.pil_to_tensor(opened.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(
-                f"{path} does not open as an image ({', '.join(IMAGE_FORMATS)}): {error}"
+                f"{path} does not open as an image ({', '.join(_FORMATS)}): {error}"
             ) from None
         if epoch == _EVAL_EPOCH:
             return tv.center_crop(resize(image, self.data), [self.data.crop] * 2), label
@@ -118,9 +118,9 @@ def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
     """Return what a loader's error means: a machine's fault, or the error itself."""
     text, last = str(error), _last_line(error)
     if "shared memory" in text or "Bus error" in text:
-        megabytes = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
+        size = format_bytes(shutil.disk_usage(_SHARED_MEMORY).total)
         return OSError(
-            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for "
+            f"{_SHARED_MEMORY} is too small ({size}) for "
             f"{num_workers} decoding processes: "
             "give the container more (--ipc=host, or --shm-size), or work with more --slots, so "
             f"that each has fewer processes ({last})"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lsqctl.errors import LeaseLost, StoreError
@@ -29,7 +30,12 @@ class Child:
     """A running attempt: its process, its pipes, and what was asked of it."""
 
     def __init__(
-        self, claim: Claim, allocation: Allocation, spec: AttemptSpec, launcher: Launcher
+        self,
+        claim: Claim,
+        allocation: Allocation,
+        spec: AttemptSpec,
+        launcher: Launcher,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.claim = claim
         self.allocation = allocation
@@ -37,7 +43,7 @@ class Child:
         self.cancel_requested = False
         self.stop_requested = False
         self.timed_out = False  # over its time limit
-        self.renewed_at = time.monotonic()  # start of the last renewal that succeeded
+        self.renewed_at = clock()  # start of the last renewal that succeeded
         self.started_at = self.renewed_at
         self._exit_report: ExitReport | None = None
         self._server_silent_since: float | None = None

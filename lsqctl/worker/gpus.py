@@ -18,6 +18,7 @@ import psutil
 from lsqctl.errors import UsageError
 from lsqctl.run import EndReason
 from lsqctl.settings import visible_gpus
+from lsqctl.text import format_bytes
 
 QUARANTINE_SECONDS = 300.0
 # Memory that nobody visible holds: above this fraction of the whole, somebody invisible does.
@@ -64,7 +65,9 @@ class NvmlProbe:
         if processes:
             return ", ".join(map(_describe_process, processes))
         if memory.used > _IDLE_MEMORY_FRACTION * memory.total:
-            return f"{_gib(memory.used)} are held by a process that cannot be seen from here"
+            return (
+                f"{format_bytes(memory.used)} are held by a process that cannot be seen from here"
+            )
         return ""
 
     def _uuid(self, index: int) -> str:
@@ -197,9 +200,5 @@ def _describe_process(process: Any) -> str:
         user = psutil.Process(process.pid).username()
     except psutil.Error:  # another container's
         user = "an unknown user"
-    memory = f", {_gib(process.usedGpuMemory)}" if process.usedGpuMemory else ""
+    memory = f", {format_bytes(process.usedGpuMemory)}" if process.usedGpuMemory else ""
     return f"busy with process {process.pid} of {user}{memory}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

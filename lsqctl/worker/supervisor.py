@@ -173,9 +173,8 @@ class Supervisor:
         allocation = self._slots.allocate(claim.run.gpus)
         try:
             failpoint("worker.claimed")
-            child = Child(
-                claim, allocation, attempt_spec(claim, allocation, self._settings), self._launcher
-            )
+            spec = attempt_spec(claim, allocation, self._settings)
+            child = Child(claim, allocation, spec, self._launcher, self._clock)
         except (OSError, StoreError) as error:
             exit_report = ExitReport(EndReason.INFRA, str(error))
             self._slots.release(allocation, exit_report)
@@ -189,7 +188,7 @@ class Supervisor:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
         self._log_errors(lambda: self._store.workers.heartbeat(self._identity.id))
         for child in self._children:
-            asked_at = time.monotonic()
+            asked_at = self._clock()
             try:
                 failpoint("worker.before-renew")
                 renewal = self._store.queue.renew(child.claim.lease)

@@ -206,10 +206,10 @@ def test_columns_give_way_one_by_one_in_a_fixed_order():
         kept = {table.columns[index].key for index in visible_columns(table, width)}
         gone += sorted(before - kept)
         before = kept
-    assert gone == ["bops", "size", "n", "delta_fp32", "source"]
+    assert gone == ["gbops", "size_bytes", "n_seeds", "delta_fp32", "origin"]
 
 
-def test_under_each_own_row_stands_where_it_departs_from_the_paper(made):
+def test_under_each_local_row_stands_where_it_deviates_from_the_paper(made):
     lines = made("leaderboard", *OWN, "--deviations").stdout.splitlines()
     row = next(n for n, line in enumerate(lines) if "resnet8-w3a3" in line)
     assert lines[row + 1].startswith("    deviates from paper/w3a3: data.name digits (imagenet), ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsqctl.leaderboard.board import COLUMN_NAMES
+from lsqctl.leaderboard.schema import COLUMN_NAMES
 from tests.inside import Here
 from tests.made_up import fill
 

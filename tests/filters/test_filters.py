@@ -18,10 +18,10 @@ from lsqctl.filters.expression import (
 from lsqctl.filters.lexer import MAX_LENGTH
 from lsqctl.filters.parser import parse, parse_time
 
-from .trees import COLUMNS, TEXTS, trees
+from .expressions import COLUMNS, TEXTS, expressions
 
 
-@given(trees())
+@given(expressions())
 def test_a_printed_filter_parses_to_itself(tree):
     assert parse(to_text(tree), COLUMNS) == tree
 
@@ -154,7 +154,7 @@ def test_a_row_passes_or_not_and_a_missing_value_equals_null_alone(text, passes)
     assert matches(of(text), ROW.__getitem__) is passes
 
 
-@given(trees(), TEXTS)
+@given(expressions(), TEXTS)
 def test_not_is_always_the_opposite(tree, text):
     row = ROW | {"dataset": text}
     assert matches(Not(tree), row.__getitem__) is not matches(tree, row.__getitem__)
@@ -171,7 +171,7 @@ def test_what_cannot_be_known_leaves_an_answer_only_where_it_does_not_matter():
     assert matches(of("not dataset = 'x'"), value_of) is None
 
 
-@given(trees(), st.sets(st.sampled_from(sorted(COLUMNS))), TEXTS)
+@given(expressions(), st.sets(st.sampled_from(sorted(COLUMNS))), TEXTS)
 def test_both_parts_of_a_split_together_say_the_same(tree, known, text):
     first, rest = split_conjunction(tree, known)
     row = ROW | {"dataset": text}

@@ -6,21 +6,27 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
-from lsqctl.filters.column_kinds import RESULT_COLUMN_KINDS
 from lsqctl.filters.parser import parse
-from lsqctl.leaderboard.board import COLUMN_NAMES, COLUMNS_BY_NAME
 from lsqctl.leaderboard.board_query import (
-    WHERE_COLUMNS,
     BoardQuery,
     apply_query,
-    filter_failed_runs,
     filter_published,
+    filter_runs,
 )
 from lsqctl.leaderboard.rank import rank
+from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, RUN_SOURCES, WHERE_COLUMNS
 from lsqctl.leaderboard.table_view import board_view
 
 from .rows import board_rows, failed, published_result, published_results, row
 
+KINDS = {column.name: column.kind for column in COLUMNS}
+TEXTS = {
+    **{name: name for name in ("method", "first_last_bits", "granularity", "device", "torch")},
+    **{name: name for name in ("precision", "deterministic", "code_commit")},
+    "code_dirty": True,
+    "seed": 1,
+    "run_id": "a-0",
+}
 ANY = {
     "where": st.sampled_from(["rank = 1", "pareto_optimal", "weight_bits < 4 or rank > 1"]),
     "group_by": st.sampled_from([(), ("weight_bits",), ("origin", "arch"), ("verified",)]),
@@ -95,31 +101,51 @@ def test_an_unknown_column_is_refused_with_the_nearest(how):
 
 
 def test_a_filter_may_name_every_column_of_the_contract_and_of_a_run():
-    assert set(WHERE_COLUMNS) == {*COLUMN_NAMES, *RESULT_COLUMN_KINDS}
-    same = {name: kind for name, kind in RESULT_COLUMN_KINDS.items() if name in COLUMNS_BY_NAME}
-    assert {n: COLUMNS_BY_NAME[n].kind for n in same} == same | {"created_at": "text"}
+    assert set(WHERE_COLUMNS) == {*COLUMN_NAMES, "run_id", "seed"}
+    assert set(RUN_SOURCES) < set(WHERE_COLUMNS)
+    differing = {n for n, kind in WHERE_COLUMNS.items() if n in COLUMN_NAMES and kind != KINDS[n]}
+    assert differing == {"created_at"}
+
+
+@pytest.mark.parametrize("name", RUN_SOURCES)
+def test_every_column_of_a_run_filters_what_is_ranked_by_the_run_s_own_value(name):
+    full = row("a", macs=2 * 10**9, bops=3 * 10**9, epochs=5, params=7, size_bytes=8, **TEXTS)
+    value = RUN_SOURCES[name].of_run(full)
+    assert value is not None
+    literal = {"text": f"'{value}'", "time": f"'{value}'"}.get(WHERE_COLUMNS[name], str(value))
+    assert chosen(f"{name} = {literal.lower() if value is True else literal}", full) == ["a-0"]
+    assert chosen(f"{name} = null", full) == []
 
 
 def chosen(where, *rows: BoardRow):
-    tree = parse(where, RESULT_COLUMN_KINDS)
-    return [one.run_id for one in filter_failed_runs(rows, tree)]
+    return [one.run_id for one in filter_runs(rows, parse(where, WHERE_COLUMNS))]
+
+
+def test_a_filter_on_bits_and_cost_chooses_runs():
+    rows = [row("a", bops=10**9), row("b", weight_bits=2, bops=10**8)]
+    assert chosen("weight_bits = 4 and gbops >= 1", *rows) == ["a-0"]
+    assert chosen("gbops < 1 or model = 'a'", *rows) == ["a-0", "b-0"]
+    assert chosen("weight_bits != 4 and weight_bits != 2", *rows) == []
 
 
 def test_a_failed_seed_stays_with_its_row_when_the_filter_asks_what_only_results_know():
-    assert chosen("method = 'lsq'", row("a"), failed("a"), failed("b")) == ["a-0", "a-9"]
+    rows = [row("a", method="lsq"), failed("a"), failed("b"), failed("c"), row("c")]
+    assert chosen("method = 'lsq'", *rows) == ["a-0", "a-9"]
 
 
 def test_a_failed_run_is_judged_by_its_recipe_where_that_is_known():
-    assert chosen("weight_bits = 4 and seed = 9", row("a"), failed("a")) == ["a-0", "a-9"]
-    assert chosen("weight_bits = 3", row("a"), failed("a")) == ["a-0"]
-    assert chosen("weight_bits = 3 and method = 'lsq'", row("a"), failed("a")) == ["a-0"]
+    rows = [row("a", method="lsq"), failed("a"), failed("b", weight_bits=3)]
+    assert chosen("weight_bits = 4 and seed != 0", *rows) == ["a-9"]
+    assert chosen("weight_bits = 4", *rows) == ["a-0", "a-9"]
+    assert chosen("weight_bits = 3", *rows) == ["b-9"]
+    assert chosen("weight_bits = 3 and method = 'lsq'", *rows) == []
 
 
 def test_a_published_row_passes_by_what_its_source_says():
     some = [published_result("a", weight_bits=3), published_result("b")]
-    kept = filter_published(some, parse("weight_bits <= 3 and device = null", RESULT_COLUMN_KINDS))
+    kept = filter_published(some, parse("weight_bits <= 3 and device = null", WHERE_COLUMNS))
     assert [one.model for one in kept] == ["a"]
-    assert filter_published(some, parse("device = 'gpu'", RESULT_COLUMN_KINDS)) == []
+    assert filter_published(some, parse("device = 'gpu'", WHERE_COLUMNS)) == []
 
 
 def test_an_unknown_dataset_is_still_not_found():

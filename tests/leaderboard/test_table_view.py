@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.table_view import (
-    DEFAULT_VIEW_COLUMNS,
-    Cell,
-    board_view,
-    format_bops,
-    format_bytes,
-    format_signed,
-)
-from lsqctl.text import sanitize
+from lsqctl.leaderboard.table_view import DEFAULT_COLUMNS, Cell, board_view
+from lsqctl.text import format_bops, format_bytes, format_signed, sanitize
 
 from .rows import HOSTILE, board_rows, failed, published_result, published_results, row
 
@@ -26,7 +19,7 @@ def drawn(rows, published=(), **how):
 
 
 def cells(rows, key, published=()):
-    place = [column.key for column in DEFAULT_VIEW_COLUMNS].index(key)
+    place = DEFAULT_COLUMNS.index(key)
     return [line[place] for line in drawn(rows, published).rows]
 
 
@@ -58,22 +51,19 @@ def test_the_board_reads_as_a_person_expects():
 
 
 def test_columns_give_way_in_a_fixed_order_and_the_rank_never_does():
-    order = [c.key for c in sorted(DEFAULT_VIEW_COLUMNS, key=lambda c: c.priority) if c.priority]
-    assert order == ["bops", "size", "n", "delta_fp32", "source"]
-    assert {c.key for c in DEFAULT_VIEW_COLUMNS if not c.priority} == {
-        "rank",
-        "model",
-        "weight_bits",
-        "act_bits",
-        "top1",
-    }
+    columns = board_view(rank([row()]))[0].columns
+    order = [c.key for c in sorted(columns, key=lambda c: c.priority) if c.priority]
+    assert order == ["gbops", "size_bytes", "n_seeds", "delta_fp32", "origin"]
+    kept = ["rank", "model", "weight_bits", "act_bits", "top1_mean"]
+    assert [c.key for c in columns if not c.priority] == kept
+    assert all(c.title for c in columns)
 
 
 def test_a_published_row_links_to_its_source_and_only_to_the_web():
-    (cell,) = cells([], "source", [published_result()])
+    (cell,) = cells([], "origin", [published_result()])
     assert (cell.text, cell.link) == ("paper", "https://example.org/paper")
     for unsafe in ("notes/table.txt", "javascript:alert(1)", "https://e.org/\x1b]8;;x"):
-        (cell,) = cells([], "source", [published_result(source_url=unsafe)])
+        (cell,) = cells([], "origin", [published_result(source_url=unsafe)])
         assert cell.link == ""
 
 
@@ -86,8 +76,8 @@ def test_origin_is_told_by_a_marker_and_never_by_colour_alone():
 
 
 def test_what_makes_a_number_doubtful_stands_beside_it():
-    assert texts([row(verified=False)], "source") == ["local, verification failed"]
-    assert texts([row(selection="best")], "source") == ["local, selected on test"]
+    assert texts([row(verified=False)], "origin") == ["local, verification failed"]
+    assert texts([row(selection="best")], "origin") == ["local, selected on test"]
     assert "best seed of each recipe" in drawn([row()], best_seed=True).title
 
 

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from lsqctl.leaderboard.board import Entry, Table
+from lsqctl.leaderboard.board import Table
 from lsqctl.leaderboard.charts.chart import POINT_STYLES, Axis, Chart, Point, Series, SeriesStyle
+from lsqctl.leaderboard.schema import Entry
 from lsqctl.text import sanitize
 
 Cost = Literal["size_bytes", "gbops"]

@@ -26,8 +26,12 @@ $("theme").addEventListener("click", () => { theme = themes[(themes.indexOf(them
 const number = (text) => { const n = parseFloat(text.replace(/[,=±+]/g, "").replace("−", "-")); return Number.isNaN(n) ? null : n; };
 const boards = all(document, "main section table").map((table, index) => {
   const body = table.tBodies[0];
-  const rows = all(body, "tr").map((tr) => ({ tr, shown: true, origin: tr.classList[0], bits: tr.cells[2].textContent,
-    front: tr.classList.contains("x"), words: (tr.cells[1].textContent + " " + tr.lastElementChild.textContent).toLowerCase() }));
+  const at = Object.fromEntries(all(table.tHead, "th").map((th, n) => [th.dataset.key, n]));
+  const rows = all(body, "tr").map((tr) => {
+    const text = (key) => tr.cells[at[key]].textContent.trim();
+    return { tr, text, shown: true, origin: tr.classList[0], bits: text("weight_bits"), front: tr.classList.contains("x"),
+      words: (text("model") + " " + text("origin")).toLowerCase() };
+  });
   return { table, body, rows, charts: data.rows[index] };
 });
 
@@ -47,9 +51,9 @@ const sortBy = (board, column, down) => {
 };
 boards.forEach((board, index) => {
   /* a narrow table shows no heads beside its numbers */
-  board.table.style.setProperty("--size", `" ${board.table.dataset.size}"`);
-  board.table.style.setProperty("--bops", `" ${board.table.dataset.bops}BOPs"`);
-  const first = (column) => [4, 6].includes(column); /* accuracies: the largest first */
+  board.table.style.setProperty("--size_bytes", `" ${board.table.dataset.sizeBytes}"`);
+  board.table.style.setProperty("--gbops", `" ${board.table.dataset.gbops}"`);
+  const largestFirst = ["top1_mean", "delta_fp32"]; /* accuracies */
   all(board.table.tHead, "th").forEach((th, column) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -57,7 +61,7 @@ boards.forEach((board, index) => {
     th.append(button);
     button.addEventListener("click", () => {
       const now = th.getAttribute("aria-sort");
-      const start = first(column);
+      const start = largestFirst.includes(th.dataset.key);
       const next = now === null ? start : (now === "descending") === start ? !start : null;
       sortBy(board, column, next);
       keep("sessionStorage", "sort" + index, next === null ? "" : column + (next ? "d" : "a"));
@@ -132,10 +136,12 @@ const back = (pixel, [low, high, start, length, log]) => {
 const short = (value) => Math.abs(value) >= 999.5 ? Math.round(value).toLocaleString("en") : String(Number(value.toPrecision(3)));
 const say = (chart, { mark, n }) => {
   if (mark.rows.length) {
-    const cells = [...chart.board.rows[mark.rows[n]].tr.cells].map((cell) => cell.textContent.trim());
-    const { size, bops } = chart.board.table.dataset;
-    const costs = [[cells[7], " " + size], [cells[8], " " + bops + "BOPs"]].filter(([cell]) => cell).map((cost) => cost.join(""));
-    return cells[1] + "\nTop-1 " + cells[4] + (cells[5] ? " " + cells[5] : "") + " · W" + cells[2] + " A" + cells[3] + (cells[0] ? " · rank " + cells[0] : "") + "\n" + [...costs, mark.label].join(" · ");
+    const { text } = chart.board.rows[mark.rows[n]];
+    const { sizeBytes, gbops } = chart.board.table.dataset;
+    const costs = [[text("size_bytes"), sizeBytes], [text("gbops"), gbops]].filter(([cost]) => cost).map((cost) => cost.join(" "));
+    const interval = text("half_width"), rank = text("rank");
+    return text("model") + "\nTop-1 " + text("top1_mean") + (interval ? " " + interval : "") + " · W" + text("weight_bits") + " A" + text("act_bits")
+      + (rank ? " · rank " + rank : "") + "\n" + [...costs, mark.label].join(" · ");
   }
   const [x, y] = mark.positions[n];
   return mark.label + "\n" + short(back(y, chart.y)) + " at " + chart.svg.dataset.x + " " + short(back(x, chart.x));

@@ -9,15 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from lsqctl.leaderboard.board import Board, Entry, Table
+from lsqctl.leaderboard.board import Board, Table
 from lsqctl.leaderboard.charts.accuracy import (
     Cost,
     accuracy_by_bits,
@@ -27,14 +27,25 @@ from lsqctl.leaderboard.charts.accuracy import (
 )
 from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.page.svg_layout import LOW, SMALL, WIDE, Drawing, layout_chart
-from lsqctl.leaderboard.table_view import MINUS, ViewTable, board_view, format_signed
+from lsqctl.leaderboard.schema import COLUMNS_BY_NAME, Entry
+from lsqctl.leaderboard.table_view import (
+    DEFAULT_COLUMNS,
+    MISSING,
+    Highlight,
+    ViewTable,
+    board_view,
+    half_width_text,
+    row_contexts,
+    summary_cell,
+    summary_column,
+)
 from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 ROW_CSS_CLASSES = {"local": "o", "published": "p", "full": "f"}
-_DELTA_CSS_CLASSES = {"+": "g", MINUS: "w"}
+_DELTA_CSS_CLASSES: Mapping[Highlight, str] = {"good": "g", "bad": "w", "": ""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,24 +58,28 @@ class RunHistory:
 
 
 @dataclass(frozen=True, slots=True)
+class PageColumn:
+    """One column of the page's table: a column of the board, or ``half_width`` beside Top-1.
+
+    ``numeric`` ones are sorted as numbers and stand at the right; ``long_name`` explains a heading
+    of one letter.
+    """
+
+    key: str
+    heading: str
+    numeric: bool
+    long_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PageRow:
-    """One row of the table as texts, empty where unknown.
+    """One row of the table: a text for each of PAGE_COLUMNS, empty where unknown.
 
     ``css_class`` is o, p or f: local, published, fp32; ``delta_css_class`` g or w: gain, loss.
     """
 
     css_class: str
-    rank: str
-    model: str
-    weight_bits: int
-    act_bits: int
-    top1: str
-    half_width: str
-    delta: str
-    size: str
-    bops: str
-    seeds: str
-    source: str
+    cells: tuple[str, ...]
     link: str
     is_pareto: bool
     delta_css_class: str
@@ -82,7 +97,7 @@ class RunHistoryView:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One dataset: its rows with the units of their columns, and its charts.
+    """One dataset: its rows, the units of their columns by key, and its charts.
 
     ``deviations`` are (model, where its recipe deviates from the paper's), if they were asked for.
     """
@@ -91,12 +106,29 @@ class Section:
     title: str
     subtitle: str
     footer: str
-    size_unit: str
-    bops_unit: str
+    units: Mapping[str, str]
     rows: tuple[PageRow, ...]
     drawings: tuple[Drawing, ...]
     networks: tuple[Drawing, ...]
     deviations: tuple[tuple[str, str], ...] = ()
+
+
+HALF_WIDTH = PageColumn("half_width", "±", numeric=True)
+
+
+def _page_columns() -> Iterator[PageColumn]:
+    for name in DEFAULT_COLUMNS:
+        column = COLUMNS_BY_NAME[name]
+        heading = summary_column(column).title
+        is_letter = len(heading) == 1 and heading.isalpha()
+        long_name = name.replace("_", " ").removeprefix("n ") if is_letter else ""
+        yield PageColumn(name, heading, column.kind == "number", long_name)
+        if name == "top1_mean":
+            yield HALF_WIDTH
+
+
+PAGE_COLUMNS: tuple[PageColumn, ...] = tuple(_page_columns())
+"""The columns of the page's table: those of every table, Top-1 and its interval apart."""
 
 
 def build_sections(board: Board) -> list[Section]:
@@ -129,16 +161,17 @@ def safe_link(url: str | None) -> str:
 def _section(key: str, table: Table, view_table: ViewTable) -> Section:
     dataset, _, rest = view_table.title.partition(" · ")
     units = {cost: cost_unit(table, cost) for cost in _COSTS}
-    columns = {cost: _align_numbers(table.rows, cost, units[cost][0]) for cost in _COSTS}
+    aligned: dict[str, Sequence[str]] = {
+        cost: _align_numbers(table.rows, cost, units[cost][0]) for cost in _COSTS
+    }
     charts = [accuracy_by_cost(table, cost) for cost in _COSTS]
     return Section(
         key=key,
         title=dataset,
         subtitle=rest,
         footer=view_table.footer,
-        size_unit=units["size_bytes"][1],
-        bops_unit=units["gbops"][1],
-        rows=tuple(_page_rows(table, columns["size_bytes"], columns["gbops"])),
+        units={"size_bytes": units["size_bytes"][1], "gbops": f"{units['gbops'][1]}BOPs"},
+        rows=tuple(_page_rows(table, aligned)),
         drawings=tuple(layout_chart(chart, WIDE) for chart in charts if _is_worth_drawing(chart)),
         networks=tuple(
             layout_chart(chart, SMALL)
@@ -172,53 +205,25 @@ def _align_numbers(rows: Sequence[Entry], cost: Cost, unit: float) -> list[str]:
     return ["" if value is None else f"{value / unit:,.{decimals}f}" for value in values]
 
 
-def _page_rows(table: Table, sizes: Sequence[str], bops: Sequence[str]) -> Iterable[PageRow]:
-    rank_counts = Counter(entry.rank for entry in table.rows)
-    for entry, size, bop in zip(table.rows, sizes, bops, strict=True):
-        rank_text = (
-            ""
-            if entry.rank is None
-            else f"{entry.rank}{'=' if rank_counts[entry.rank] > 1 else ''}"
-        )
-        half_width = _half_width(entry)
-        delta = "" if entry.delta_fp32 is None else format_signed(entry.delta_fp32)
+def _page_rows(table: Table, aligned: Mapping[str, Sequence[str]]) -> Iterable[PageRow]:
+    for n, (entry, context) in enumerate(zip(table.rows, row_contexts(table.rows), strict=True)):
+        cells = {name: summary_cell(entry, name, context) for name in DEFAULT_COLUMNS}
+        texts = {name: "" if cell.text == MISSING else cell.text for name, cell in cells.items()}
+        half_width = half_width_text(entry)
+        texts |= {name: column[n] for name, column in aligned.items()}
+        texts |= {
+            "model": sanitize(entry.model),  # its marker is the row's class
+            "top1_mean": f"{entry.top1_mean:.2f}",
+            HALF_WIDTH.key: f"±{half_width}" if half_width else "",
+        }
         yield PageRow(
             css_class=ROW_CSS_CLASSES[series_style(entry)],
-            rank=rank_text,
-            model=sanitize(entry.model),
-            weight_bits=entry.weight_bits,
-            act_bits=entry.act_bits,
-            top1=f"{entry.top1_mean:.2f}",
-            half_width="" if half_width is None else f"±{half_width:.2f}",
-            delta=delta,
-            size=size,
-            bops=bop,
-            seeds="" if entry.n_seeds is None else str(entry.n_seeds),
-            source=_source_text(entry),
+            cells=tuple(texts[column.key] for column in PAGE_COLUMNS),
             link="" if entry.is_local else safe_link(entry.source_url),
             is_pareto=bool(entry.pareto_optimal) and not entry.is_full_precision,
-            delta_css_class=_DELTA_CSS_CLASSES.get(delta[:1], ""),
+            delta_css_class=_DELTA_CSS_CLASSES[cells["delta_fp32"].highlight],
             run_id=entry.best_run or "",
         )
-
-
-def _half_width(entry: Entry) -> float | None:
-    if entry.top1_ci95_lo is None or entry.top1_ci95_hi is None:
-        return None
-    return (entry.top1_ci95_hi - entry.top1_ci95_lo) / 2
-
-
-def _source_text(entry: Entry) -> str:
-    if not entry.is_local:
-        return sanitize(entry.source_kind or "published")
-    parts = ["local"]
-    if entry.verified is not None:
-        parts.append("verified" if entry.verified else "verification failed")
-    if entry.n_failed:
-        parts.append(f"{entry.n_failed} failed")
-    if entry.selected_on_test:
-        parts.append("selected on test")
-    return ", ".join(parts)
 
 
 MAX_PAGE_BYTES = 290_000
@@ -267,8 +272,8 @@ def content_security_policy(*, live: bool = False) -> str:
     """Return the Content-Security-Policy of the page; a served one may ask its own server."""
     parts = [
         "default-src 'none'",
-        f"style-src '{_digest('page.css')}'",
-        f"script-src '{_digest('page.js')}'",
+        f"style-src '{_digest(_style())}'",
+        f"script-src '{_digest(_asset('page.js'))}'",
         "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
@@ -286,11 +291,12 @@ def _render_page(
     template = _environment().get_template("page.html")
     return template.render(
         sections=page_sections,
+        columns=PAGE_COLUMNS,
         histories=histories,
         shown_run_ids={history.run_id for history in histories},
         live=live,
         policy=content_security_policy(live=live is not None),
-        style=Markup(_asset("page.css")),  # noqa: S704  our own file, no word of another's
+        style=Markup(_style()),  # noqa: S704  our own file, no word of another's
         script=Markup(_asset("page.js")),  # noqa: S704
         data=_script_data(page_sections, live),
     )
@@ -332,6 +338,13 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _digest(name: str) -> str:
-    digest = hashlib.sha256(_asset(name).encode()).digest()
+def _style() -> str:
+    """Return the style, which names a column by its key: ``nth-child(@top1_mean)``."""
+    positions = {column.key: n for n, column in enumerate(PAGE_COLUMNS, 1)}
+    return re.sub(r"@(\w+)\)", lambda match: f"{positions[match[1]]})", _asset("page.css"))
+
+
+@cache
+def _digest(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from lsqctl.errors import DataError, NotFound, did_you_mean
-from lsqctl.recipe import TIMM_PREFIX
+from lsqctl.errors import DataError, NotFound
+from lsqctl.models import TIMM_PREFIX
+from lsqctl.text import did_you_mean
 
 
 def check_timm_name(name: str) -> None:

@@ -31,7 +31,7 @@ def comparisons(draw, columns=COLUMNS, values=VALUES):
     return Comparison(column, operator, draw(found))
 
 
-def trees(leaves=None):
+def expressions(leaves=None):
     def joined(parts):
         some = st.lists(parts, min_size=2, max_size=3).map(tuple)
         return parts.map(Not) | some.map(And) | some.map(Or)
