@@ -1,4 +1,4 @@
-"""A database that is upgraded, replaced, emptied or damaged ends its worker, and in order."""
+"""A database that is upgraded, replaced, emptied or damaged ends its worker, in order."""
 
 from __future__ import annotations
 
