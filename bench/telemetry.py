@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from lsqctl.models.factory import build_model
 from lsqctl.quant import (
     OscillationTracker,
     QuantSpec,
@@ -29,7 +30,6 @@ from lsqctl.quant import (
     param_groups,
     prepare,
 )
-from lsqctl.training.models import build_model
 from lsqctl.training.quantizer_stats import sample_size
 
 LOOKS, STEPS = 10, 100  # as lsqctl/training/quantizer_stats.py spaces them

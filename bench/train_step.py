@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from lsqctl.models.factory import build_model  # noqa: E402
 from lsqctl.quant import (  # noqa: E402
     LsqQuantizer,
     QuantSpec,
@@ -52,7 +53,6 @@ from lsqctl.training.data_pipeline import (  # noqa: E402
     DatasetSplits,
     InMemoryImages,
 )
-from lsqctl.training.models import build_model  # noqa: E402
 from lsqctl.training.runtime import autocast, use_deterministic_kernels  # noqa: E402
 
 

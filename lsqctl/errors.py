@@ -5,8 +5,9 @@
     * FilterError              2   a --where that is no filter, or names no column
   * RecipeError                2   one or more mistakes in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
-  * StoreError                 4   the database is unreachable, locked, unsafe, or of another schema
-    * OlderSchema              4   it must be upgraded first, and this may not do it
+  * StoreError                 4   the database is unreachable, locked or unsafe
+    * UnusableDatabase         4   it was removed, replaced or damaged, or has another schema
+      * OlderSchema            4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * CannotCompile              1   torch.compile was asked for and does not work on this machine
   * IllegalTransition          1   e.g. cancelling a run that has finished
@@ -47,12 +48,16 @@ class NotFound(LsqctlError):
 
 
 class StoreError(LsqctlError):
-    """The database is unreachable, locked, unsafe to use, or of another schema."""
+    """The database is unreachable, locked, or unsafe to use."""
 
     exit_code = 4
 
 
-class OlderSchema(StoreError):
+class UnusableDatabase(StoreError):
+    """The database was removed, replaced or damaged, or has another schema: do not try again."""
+
+
+class OlderSchema(UnusableDatabase):
     """The database must be upgraded first, and whoever opened it may not do that."""
 
 

@@ -23,6 +23,7 @@ from typing import Literal, get_args
 from urllib.parse import unquote
 
 from lsqctl.errors import UsageError
+from lsqctl.ownership import check_found_workspace
 
 WORKSPACE = ".lsqctl"
 _SQLITE = "sqlite:///"
@@ -93,9 +94,15 @@ class Settings:
 def load_settings(
     *, home: Path | None = None, db: str | None = None, data_dir: Path | None = None
 ) -> Settings:
-    """Return the settings that hold here; arguments are command-line flags and come first."""
+    """Return the settings that hold here; arguments are command-line flags and come first.
+
+    Raises StoreError for a workspace that was found, not named, and may be another account's.
+    """
     env = os.environ
-    home_dir = (home or _to_path(env.get("LSQCTL_HOME")) or find_home(Path.cwd())).absolute()
+    named_home = home or _to_path(env.get("LSQCTL_HOME"))
+    home_dir = (named_home or find_home(Path.cwd())).absolute()
+    if named_home is None:
+        check_found_workspace(home_dir)
     url = db or env.get("LSQCTL_DB") or sqlite_url(home_dir / "lsqctl.db")
     explicit_data_dir = data_dir or _to_path(env.get("LSQCTL_DATA"))
     return Settings(

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import RecipeError
+from lsqctl.models import MODELS
 from lsqctl.recipe import (
-    DATASETS,
-    MODEL_NAMES,
     Recipe,
     RunRef,
     cross_check,
@@ -201,7 +201,7 @@ def test_references_name_what_must_exist_first():
 
 
 def test_every_choice_of_a_model_is_accepted():
-    for name in MODEL_NAMES:
+    for name in MODELS:
         assert changed("model.name", name).model.name == name
 
 

@@ -171,8 +171,8 @@ def add(
     json: Json = False,
 ) -> None:
     """Add a published result to this workspace, with its source; twice the same is once."""
+    from lsqctl.datasets import DATASETS
     from lsqctl.leaderboard.published_results import PublishedResult
-    from lsqctl.recipe.catalog import DATASETS
     from lsqctl.services.published_results import add_published_result
 
     try:

@@ -1,4 +1,4 @@
-"""`db upgrade|check|backup` and `data fetch`: the workspace's database and datasets."""
+"""`db upgrade|check|backup` and `data ls|fetch`: the workspace's database and datasets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.console import print_json, say
+from lsqctl.cli.console import print_json, print_table, say
 from lsqctl.cli.context import Json, get_settings, open_store
 from lsqctl.errors import StoreError
 from lsqctl.text import pluralize
@@ -29,8 +29,12 @@ def upgrade(ctx: typer.Context) -> None:
 @db_app.command(epilog="Example: lsqctl db check")
 def check(ctx: typer.Context, json: Json = False) -> None:
     """Check integrity, foreign keys and schema; exit 4 when something is wrong."""
+    from lsqctl.services.gc import unknown_run_dirs
+
     with open_store(ctx) as store:
         findings = store.maintenance.check()
+        if unknown := unknown_run_dirs(store, get_settings(ctx)):
+            findings.append(f"the database knows none of the {pluralize(unknown, 'run folder')}")
         version = store.maintenance.schema_version()
     if json:
         print_json({"schema": version, "findings": findings})
@@ -74,6 +78,31 @@ data_app = typer.Typer(help="Datasets.", no_args_is_help=True, rich_markup_mode=
 @data_app.callback()
 def data_group() -> None:
     """Datasets."""
+
+
+@data_app.command("ls", epilog="Example: lsqctl data ls")
+def list_datasets(ctx: typer.Context, json: Json = False) -> None:
+    """List the datasets that a recipe may name, and whether each is in the data folder."""
+    from lsqctl.datasets import DATASETS
+    from lsqctl.datasets.presence import is_dataset_present
+
+    data_dir = get_settings(ctx).data_dir
+    present = {name: is_dataset_present(name, data_dir) for name in DATASETS}
+    if json:
+        datasets = [{"name": n, "present": present[n], "info": i} for n, i in DATASETS.items()]
+        print_json({"datasets": datasets})
+        return
+    rows = [
+        (
+            name,
+            info.title,
+            f"{info.classes:,}" if info.classes else "",
+            f"{info.channels}x{info.image_size}x{info.image_size}",
+            "yes" if present[name] else "no",
+        )
+        for name, info in DATASETS.items()
+    ]
+    print_table(("dataset", "title", "classes", "image", "here"), rows)
 
 
 @data_app.command(epilog="Example: lsqctl data fetch cifar10")

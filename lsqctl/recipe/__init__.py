@@ -6,18 +6,6 @@ in ``sections`` or ``train_section`` once and is printed by ``lsqctl recipe sche
 ``recipes/README.md``.
 """
 
-from lsqctl.recipe.catalog import (
-    BUILTIN_MODELS,
-    DATASETS,
-    DEPTHWISE_MODELS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    MODEL_NAMES,
-    TIMM_PREFIX,
-    TORCHVISION_MODELS,
-    DatasetInfo,
-    weights_hint,
-)
 from lsqctl.recipe.cross_checks import KeyConflict, cross_check, derived_defaults
 from lsqctl.recipe.quant_section import OverrideSection, QuantSection
 from lsqctl.recipe.recipe import Recipe, fingerprint, is_valid_name, load_stored
@@ -31,16 +19,7 @@ from lsqctl.recipe.sections import (
 from lsqctl.recipe.train_section import TrainSection
 
 __all__ = [
-    "BUILTIN_MODELS",
-    "DATASETS",
-    "DEPTHWISE_MODELS",
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "MODEL_NAMES",
-    "TIMM_PREFIX",
-    "TORCHVISION_MODELS",
     "DataSection",
-    "DatasetInfo",
     "DistillSection",
     "KeyConflict",
     "ModelSection",
@@ -55,5 +34,4 @@ __all__ = [
     "fingerprint",
     "is_valid_name",
     "load_stored",
-    "weights_hint",
 ]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lsqctl.datasets import DATASETS
 from lsqctl.quant.spec import FLOAT_BITS
-from lsqctl.recipe.catalog import DATASETS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.recipe import Recipe
 from lsqctl.recipe.train_section import TrainSection
@@ -35,8 +35,8 @@ def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     derived: dict[str, tuple[Any, str]] = {}
     dataset = _raw_section(raw, "data").get("name")
     if isinstance(dataset, str) and dataset in DATASETS:
-        for key, value in DATASETS[dataset].defaults.items():
-            derived[f"data.{key}"] = (value, f"default of {dataset}")
+        info, origin = DATASETS[dataset], f"default of {dataset}"
+        derived |= {"data.pad": (info.pad, origin), "data.flip": (info.flip, origin)}
     quant = _raw_section(raw, "quant")
     for tensor in ("weight", "act"):
         bits = quant.get(f"{tensor}_bits", FLOAT_BITS)

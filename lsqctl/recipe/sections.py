@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from lsqctl.datasets import DATASETS
+from lsqctl.models import MODELS, TIMM_PATTERN, TIMM_PREFIX
 from lsqctl.quant.spec import FLOAT_BITS
-from lsqctl.recipe.catalog import DATASETS, MODEL_NAMES, TIMM_PATTERN, TIMM_PREFIX
 
 
 class Section(BaseModel):
@@ -47,7 +48,7 @@ def _check_model_name(value: str) -> str:
                 "must be timm/NAME, of letters, digits and `_`; without a tag, for weights are a "
                 "file",
             )
-    elif value not in MODEL_NAMES:
+    elif value not in MODELS:
         raise PydanticCustomError("choice", "is not one of the choices")
     return value
 
@@ -61,7 +62,13 @@ Bits = Annotated[
 ModelName = Annotated[
     str,
     AfterValidator(_check_model_name),
-    Field(json_schema_extra={"choices": list(MODEL_NAMES), "or_pattern": f"^{TIMM_PATTERN}$"}),
+    Field(
+        json_schema_extra={
+            "choices": sorted(MODELS),
+            "or_pattern": f"^{TIMM_PATTERN}$",
+            "registry": MODELS.noun,
+        }
+    ),
 ]
 DatasetName = Annotated[str, _one_of(DATASETS)]
 
@@ -79,8 +86,8 @@ class ModelSection(Section):
     """The network and where its first weights come from."""
 
     name: ModelName = Field(
-        description="network: a torchvision classifier, resnet8, cifar_resnet20/32/44/56/110, "
-        "preact_resnet18/34/50/101/152, squeezenext23_2x, or timm/NAME with the extra `timm`"
+        description="network: one of lsqctl's own, a torchvision classifier (`lsqctl recipe "
+        "schema` has their names), or timm/NAME with the extra `timm`"
     )
     weights: Weights | None = Field(
         None,
@@ -93,7 +100,10 @@ class ModelSection(Section):
 class DataSection(Section):
     """The images, their batches and their augmentation."""
 
-    name: DatasetName = Field(description="dataset", json_schema_extra={"choices": list(DATASETS)})
+    name: DatasetName = Field(
+        description="dataset: `lsqctl data ls` has them",
+        json_schema_extra={"choices": list(DATASETS), "registry": DATASETS.noun},
+    )
     batch_size: int = Field(
         128,
         ge=1,
@@ -149,7 +159,7 @@ class DataSection(Section):
     def image_size(self) -> int:
         """Pixels a side of what the network is given."""
         dataset = DATASETS[self.name]
-        return self.crop if dataset.is_image_folder else dataset.size
+        return self.crop if dataset.is_image_folder else dataset.image_size
 
 
 class DistillSection(Section):

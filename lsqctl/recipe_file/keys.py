@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from lsqctl.recipe import DATASETS, OverrideSection, Recipe, Section, derived_defaults
+from lsqctl.datasets import DATASETS
+from lsqctl.recipe import OverrideSection, Recipe, Section, derived_defaults
 
 FILE_KEYS: Mapping[str, str] = {
     "extends": "another recipe, by name or by its path from this file, whose keys this one changes",
@@ -123,8 +124,10 @@ def type_text(kind: Any) -> str:
 
 
 def _type_column(key: str, field: FieldInfo) -> str:
+    if "registry" in _schema_extra(field):
+        return f"the name of a {_schema_extra(field)['registry']}"  # which there are, changes
     if choices := choices_of(key):
-        return ", ".join(choices) if len(choices) <= 8 else "a known name"
+        return ", ".join(choices)
     words = type_text(field.annotation)
     bounds = {type(m).__name__: m for m in field.metadata}
     low = next(
@@ -211,10 +214,10 @@ name: {name}
 description: ""            # one line for `lsqctl recipe ls`
 # extends: paper/w4a4      # the paper's bits, epochs, learning rate and weight decay
 model:
-  name: resnet8            # or a torchvision classifier, cifar_resnet20/32/44/56/110, timm/NAME
+  name: resnet8            # or another network of lsqctl or torchvision, or timm/NAME
   weights: {{run: digits/resnet8-fp32}}   # or a file, or a torchvision weights name
 data:
-  name: digits             # or mnist, fashion_mnist, cifar10, cifar100, imagenet, imagefolder
+  name: digits             # or {", ".join(name for name in DATASETS if name != "digits")}
   batch_size: 64
 quant:
   weight_bits: 4           # 2 to 8, or 32 for none; the first and the last layer follow at 8
@@ -254,7 +257,11 @@ def _to_json_schema(prop: dict[str, Any]) -> None:
     """Turn lsqctl's ``choices`` and ``unit`` into what an editor knows."""
     extra: dict[str, Any] = {}
     for part in (prop, *prop.get("anyOf", ())):  # of Bits | None they stand inside
-        extra |= {key: part.pop(key) for key in ("choices", "or_pattern", "unit") if key in part}
+        extra |= {
+            key: part.pop(key)
+            for key in ("choices", "or_pattern", "registry", "unit")
+            if key in part
+        }
     if (unit := extra.get("unit", "1")) != "1":
         prop["description"] = f"{prop.get('description', '')} ({unit})"
     if "choices" not in extra:

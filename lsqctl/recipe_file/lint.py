@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lsqctl.errors import Diagnostic
+from lsqctl.models import MODELS
 from lsqctl.quant.spec import FLOAT_BITS
-from lsqctl.recipe import DEPTHWISE_MODELS, Recipe
+from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.nodes import Node
 from lsqctl.recipe_file.validation import Validation
 
@@ -39,7 +40,8 @@ def _lint_depthwise(recipe: Recipe, nodes: dict[str, Node], start: Node) -> list
     has_override = any(
         override.per_channel or override.weight_bits for override in quant.overrides.values()
     )
-    if recipe.model.name not in DEPTHWISE_MODELS or quant.per_channel or has_override:
+    info = MODELS.get(recipe.model.name)  # of a network of timm nothing is known
+    if info is None or not info.depthwise or quant.per_channel or has_override:
         return []
     if quant.weight_bits > _FEW_WEIGHT_BITS:
         return []

@@ -39,7 +39,7 @@ _YAML_1_1_BOOLEANS = {
     "off": "false",
     "n": "false",
 }
-_MAX_LISTED = 8
+_MAX_LISTED = 16
 
 
 def bad_value_diagnostic(

@@ -17,15 +17,18 @@ def check_overwrite(path: Path, *, force: bool = False) -> None:
         raise UsageError(f"{path} exists; --force overwrites it")
 
 
-def write_atomic(path: Path, data: bytes, *, force: bool = False) -> None:
+def write_atomic(path: Path, data: bytes, *, force: bool = False, mode: int = 0o666) -> None:
     """Write ``data`` to ``path`` by renaming: a full disk or a crash leaves no half of it.
+
+    ``mode`` is the file's, less what the umask takes away.
 
     Raises UsageError, in one line, where it cannot.
     """
     check_overwrite(path, force=force)
     temporary = path.with_name(f".lsqctl.{os.getpid()}.tmp")
     try:
-        with open(temporary, "xb") as file:  # x: never through a link that lies in wait
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never through a link that lies in wait
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -26,6 +26,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.errors import LsqctlError, StoreError, UsageError
+from lsqctl.ownership import open_regular
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.doctor import diagnose
 from lsqctl.services.provenance import installed_versions, version_line
@@ -93,7 +94,7 @@ def write_bug_report(
     texts = {name: _member_text(section, redactor) for name, section in sorted(sections.items())}
     members = {"about.txt": _ABOUT.format(at=at), **texts}
     data = _zip_bytes(members)
-    write_atomic(path, data, force=force)
+    write_atomic(path, data, force=force, mode=0o600)
     sizes = tuple(Member(name, len(text.encode())) for name, text in members.items())
     return BugReport(path, len(data), sizes)
 
@@ -104,7 +105,7 @@ def collect_known_secrets(settings: Settings, sections: Any) -> KnownSecrets:
     return KnownSecrets(
         secrets=secret_values() | passwords,
         homes=_home_folders(),
-        users=_user_names() | strings_under(sections, "SLURM_JOB_USER"),
+        users=_user_names() | strings_under(sections, "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT"),
         host=platform.node(),
         hosts=strings_under(sections, "host", "hostname") | server,
     )
@@ -306,7 +307,7 @@ def _log_section(path: Path) -> str:
 
 def log_tail(path: Path) -> str:
     """Return the last ``MAX_LOG_BYTES`` of a file in whole lines: half a secret is not found."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - MAX_LOG_BYTES))
         data = file.read(MAX_LOG_BYTES)

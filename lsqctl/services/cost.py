@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError
-from lsqctl.recipe import DATASETS, Recipe
+from lsqctl.models import input_channels
+from lsqctl.recipe import Recipe
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,9 +51,8 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
 
     Raises DataError where it cannot be built for these images or quantized so, or needs timm.
     """
+    from lsqctl.models.factory import build_on_meta
     from lsqctl.quant import model_cost, prepare
-    from lsqctl.training.models import input_channels
-    from lsqctl.training.models.factory import build_on_meta
 
     dataset_info = DATASETS[recipe.data.name]
     channels = input_channels(recipe.model.name, dataset_info.channels)

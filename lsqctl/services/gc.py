@@ -6,8 +6,7 @@ those that a result names.  Files of people are never touched: only names that l
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING, Literal
 
 from lsqctl.run import ACTIVE_STATES
 from lsqctl.services.removal import remove_tree, tree_size
+from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings
+from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.store.checkpoints import RunRetention
 
 GarbageKind = Literal["checkpoint", "half-written", "no run"]
-_CHECKPOINT = re.compile(r"ckpt-(\d{8,})(?:\.old)?")
-_HALF_WRITTEN = re.compile(r"ckpt\.tmp\.([0-9a-f]+)")
-_RUN_FOLDER = re.compile(r"[2-9bcdfghjkmnpqrstvwxz]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +53,8 @@ def find_garbage(
     of the folders it is probably another workspace's, and none of them may go.
     """
     # the disk before the rows: what a run or an attempt made since is never taken for nobody's
-    folders = _run_folders(settings.runs_dir)
-    temporaries = {folder: sorted(folder.glob("ckpt.tmp.*")) for folder in folders}
+    folders = run_folders(settings.runs_dir)
+    temporaries = {folder: temporary_dirs(folder) for folder in folders}
     retentions = store.checkpoints.retention([folder.name for folder in folders])
     cutoff = datetime.now(UTC) - timedelta(seconds=older_than)
     garbage: list[Garbage] = []
@@ -74,6 +72,12 @@ def find_garbage(
     return GarbageReport(tuple(garbage), unknown_dirs=0 if retentions else len(folders))
 
 
+def unknown_run_dirs(store: Store, settings: Settings) -> int:
+    """Return how many run folders there are when the database knows none of them, else 0."""
+    folders = run_folders(settings.runs_dir)
+    return 0 if store.checkpoints.retention([folder.name for folder in folders]) else len(folders)
+
+
 def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     """Remove what was found and return what went; a run that was tried again keeps its own."""
     removed = []
@@ -89,20 +93,11 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     return removed
 
 
-def _run_folders(runs_dir: Path) -> list[Path]:
-    if not runs_dir.is_dir():
-        return []
-    return sorted(
-        path
-        for path in runs_dir.iterdir()
-        if _RUN_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
-    )
-
-
-def _half_written(run_id: str, paths: Sequence[Path], fence: str | None) -> Iterator[Garbage]:
-    for path in paths:
-        match = _HALF_WRITTEN.fullmatch(path.name)
-        if match and match[1] != fence:
+def _half_written(
+    run_id: str, fences: Mapping[Path, str], current: str | None
+) -> Iterator[Garbage]:
+    for path, fence in fences.items():
+        if fence != current:
             yield Garbage(run_id, path, "half-written", tree_size(path))
 
 
@@ -116,22 +111,11 @@ def _old_checkpoints(
     ):
         return
     kept = set(retention.needed)
-    newest = sorted(_checkpoints(folder), key=_step_of, reverse=True)
+    newest = [path for path in checkpoint_dirs(folder) if path.is_dir() and not path.is_symlink()]
     kept |= {path.name for path in newest[:keep_last]}
     for path in reversed(newest):
         if path.name not in kept:
             yield Garbage(folder.name, path, "checkpoint", tree_size(path))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    paths = [path for path in folder.glob("ckpt-*") if _CHECKPOINT.fullmatch(path.name)]
-    return [path for path in paths if path.is_dir() and not path.is_symlink()]
-
-
-def _step_of(path: Path) -> tuple[int, bool]:
-    match = _CHECKPOINT.fullmatch(path.name)
-    assert match is not None
-    return int(match[1]), not path.name.endswith(".old")
 
 
 def _untouched_since(folder: Path, cutoff: datetime) -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound
+from lsqctl.errors import DataError, NotFound
+from lsqctl.ownership import open_regular, read_regular
 from lsqctl.run import ACTIVE_STATES, RunState
+from lsqctl.text import sanitize
 from lsqctl.worker.messages import log_path
 
 if TYPE_CHECKING:
@@ -21,18 +24,20 @@ _ELSEWHERE_POLLS = 20
 
 
 def read_log(store: Store, run_id: str, run_dir: Path, attempt: int | None = None) -> str:
-    """Return the log of an attempt, by default the latest."""
+    """Return the log of an attempt, by default the latest, safe to print."""
     number = attempt or store.runs.detail(run_id).run.attempt
     if not number:
         raise NotFound(f"run {run_id} has not been started; `lsqctl worker` starts queued runs")
     path = log_path(run_dir, number)
     try:
-        return path.read_text(errors="replace")
+        return _sanitize_log(read_regular(path).decode(errors="replace"))
     except FileNotFoundError:
         raise NotFound(
             f"run {run_id} has no log of attempt {number} here: no file {path}; it lies on the "
             "machine whose worker ran it"
         ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def follow_log(
@@ -43,7 +48,7 @@ def follow_log(
     *,
     notify: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
-    """Yield log text as it is written, from an attempt on into later ones, until the run ended.
+    """Yield log text, safe to print, as it is written, into later attempts, until the run ended.
 
     A log is left only when the store says that its attempt is over and nothing came for a moment
     after that: a trainer's last words come after it has told the store. ``notify`` hears of a log
@@ -86,15 +91,17 @@ class _LogReader:
         return not self._path.exists()
 
     def read(self) -> str:
-        """Return what was written since the last time."""
+        """Return what was written since the last time.  Raises DataError."""
         try:
-            with self._path.open("rb") as file:
+            with os.fdopen(open_regular(self._path), "rb") as file:
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
             return ""
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be read: {error.strerror}") from None
         self._offset += len(data)
-        text = self._decode(data)
+        text = _sanitize_log(self._decode(data))
         if text:
             self._line_ended = text.endswith("\n")
         return text
@@ -103,3 +110,13 @@ class _LogReader:
         """Return what ends the log: half a character, and a line's end where there is none."""
         half = self._decode(b"", True)
         return half + ("" if self._line_ended and not half else "\n")
+
+
+def _sanitize_log(text: str) -> str:
+    r"""Return a log that moves no cursor; ends of lines and tabs stay as they are.
+
+    >>> _sanitize_log("a\tb\r\n\x1b]0;title\x07")
+    'a\tb\n\\x1b]0;title\\x07'
+    """
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join("\t".join(map(sanitize, line.split("\t"))) for line in lines)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import StoreError
+from lsqctl.ownership import read_regular
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -41,7 +42,7 @@ def adopt_old_trash(store: Store, trash_dir: Path) -> None:
 def _read(path: Path) -> tuple[RunRows, datetime]:
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        first_line, _, body = path.read_bytes().partition(b"\n")
+        first_line, _, body = read_regular(path).partition(b"\n")
         head = json.loads(first_line)
         if head["sha256"] != sha256(body).hexdigest():
             raise ValueError("its bytes are not those that were written")

@@ -22,6 +22,7 @@ from lsqctl.leaderboard.published_results import (
     to_published_result,
 )
 from lsqctl.leaderboard.pwc_archive import ArchiveTable, read_tables
+from lsqctl.ownership import read_regular
 from lsqctl.services.workspace import create_workspace
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
@@ -63,7 +64,7 @@ def load_workspace_results(settings: Settings) -> WorkspaceResults:
             raise DataError(
                 f"{path} is larger than {MAX_FILE_BYTES:,} bytes: no list of published results"
             )
-        return parse_workspace_results(path.read_text("utf-8"), source_name=str(path))
+        return parse_workspace_results(read_regular(path).decode(), source_name=str(path))
     except FileNotFoundError:
         return WorkspaceResults()
     except UnicodeDecodeError as error:

@@ -25,7 +25,7 @@ def _layer_diagnostics(recipe: LoadedRecipe) -> list[Diagnostic]:
     cells_by_diagnostic: dict[Diagnostic, list[Cell]] = {}
     for cell in recipe.cells:
         if _names_layers(cell.recipe):
-            from lsqctl.training.models.factory import network_layers
+            from lsqctl.models.factory import network_layers
 
             size = cell.recipe.data.image_size
             names, residual = network_layers(cell.recipe.model.name, image_size=size)

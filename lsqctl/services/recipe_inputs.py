@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import DataError, NotFound, UsageError
-from lsqctl.recipe import DATASETS, TIMM_PREFIX, DataSection, Recipe, weights_hint
+from lsqctl.datasets import DATASETS
+from lsqctl.errors import DataError, UsageError
+from lsqctl.models import TIMM_PREFIX, input_channels
+from lsqctl.recipe import DataSection, Recipe
 from lsqctl.settings import Settings
-from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
 _TORCHVISION_CLASSES = 1000  # of every classifier's weights
+# Where the weights files that the bundled recipes name come from, by their folder.
+_WEIGHTS_HINTS: Mapping[str, str] = {
+    "cifar-resnet/": "it is published on GitHub in akamaster/pytorch_resnet_cifar10 (BSD-2) under "
+    "pretrained_models; the recipes cifar10/…-scratch need no file",
+    "timm/": "timm has it: save timm.create_model(NAME, pretrained=True).state_dict() there with "
+    "safetensors.torch.save_file",
+}
 
 
 def choose_parent_seed(name: str, seeds: set[int], child_seed: int) -> int:
@@ -32,7 +40,7 @@ def choose_parent_seed(name: str, seeds: set[int], child_seed: int) -> int:
 
 def resolve_torchvision_weights(key: str, weights_name: str, recipe: Recipe) -> str:
     """Return a torchvision weights name that exists for the recipe's model."""
-    from lsqctl.training.models.weights import check_torchvision_weights
+    from lsqctl.training.weights import check_torchvision_weights
 
     model = recipe.network_of(key)
     if model.startswith(TIMM_PREFIX):
@@ -77,8 +85,7 @@ def _state_shapes(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
 
 def build_meta_network(network: str, recipe: Recipe) -> nn.Module:
     """Return a network without memory for its weights, as for the recipe's data."""
-    from lsqctl.training.models import input_channels
-    from lsqctl.training.models.factory import build_on_meta
+    from lsqctl.models.factory import build_on_meta
 
     dataset_info = DATASETS[recipe.data.name]
     return build_on_meta(
@@ -94,7 +101,7 @@ def check_timm_networks(recipe: Recipe) -> None:
     teacher = recipe.distill.teacher_model if recipe.distill else None
     for name in (recipe.model.name, teacher):
         if name is not None and name.startswith(TIMM_PREFIX):
-            from lsqctl.training.models.timm_networks import check_timm_name
+            from lsqctl.models.timm_models import check_timm_name
 
             check_timm_name(name)
 
@@ -120,10 +127,8 @@ def download_dataset(
 
     Raises NotFound for an unknown name, DataError where it cannot be downloaded.
     """
-    if name not in DATASETS:
-        listed = ", ".join(DATASETS)
-        raise NotFound(f"no dataset `{name}`{did_you_mean(name, DATASETS)} (known: {listed})")
-    from lsqctl.training.fetch import fetch_dataset
+    DATASETS.find(name)
+    from lsqctl.datasets.fetch import fetch_dataset
 
     notify(f"fetching {name} into {settings.data_dir}")
     return fetch_dataset(name, settings.data_dir)
@@ -160,18 +165,18 @@ class WeightFiles:
 
         path = find_weights_file(weights_name, recipe_dir, self._data_dir)
         if path is None:
-            hint = weights_hint(weights_name)
+            hints = [h for folder, h in _WEIGHTS_HINTS.items() if weights_name.startswith(folder)]
             raise DataError(
                 f"{recipe.name}: {key}: no file {weights_name} beside the recipe, here, or in "
                 f"{self._data_dir} (--data-dir or LSQCTL_DATA names another folder)"
-                + (f"; {hint}" if hint else "")
+                + "".join(f"; {hint}" for hint in hints)
             )
         return path
 
 
 def _check_fit(key: str, path: Path, recipe: Recipe) -> None:
     """Compare names and shapes; where a folder decides the classes, only the worker can."""
-    from lsqctl.training.models.weights import matching_state
+    from lsqctl.training.weights import matching_state
 
     if DATASETS[recipe.data.name].classes is not None:
         network = recipe.network_of(key)

@@ -119,6 +119,9 @@ _TOKEN_SHAPES = (
     rf"(?<![\w/+.-]){_MIXED_64}[A-Za-z0-9/+]{{40,}}={{0,2}}(?![\w/+-]|\.\w)",  # base64, as of AWS
     rf"\b{_MIXED}[A-Za-z0-9]{{32,}}\b",
 )
+# Parameters that sign a URL for whoever has it: AWS, Google, Azure, CloudFront.
+_SIGNING = r"[\w.-]{0,40}(?:signature|credential|access-?key-?id|\bsig|key-pair-id|policy|code)"
+_OTHER_FLAGS = r"(?:ath|edantic|erm|ie|ipe|rint|rofile|rune|thread|\d{1,5})"
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*-----|\Z)", re.DOTALL),
@@ -138,10 +141,24 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"(?i)((?<!\S)--?[\w-]{{0,30}}{_WORD}[\w-]{{0,20}}\s+)\S+"), rf"\1{MASK}"),
     (re.compile("|".join(_TOKEN_SHAPES)), MASK),
     (re.compile(r"(https?://)[^\s/@:]{1,300}@"), rf"\1{MASK}@"),
+    (re.compile(rf"(?i)([?&;]{_SIGNING}=)[^&\s\"'<>]+"), rf"\1{MASK}"),
+    (re.compile(rf"(?i)(\b(?:set-)?cookies?2?{_QUOTES}(?:{_IS}|\s{{1,4}}))[^\n]+"), rf"\1{MASK}"),
+    # a webhook's path is its password: Slack, Discord, Teams, Zapier; so is a Telegram bot's
+    (
+        re.compile(r"(?i)(https?://[^\s\"'<>]{0,300}?hook[^\s/\"'<>]{0,100}/)[^\s\"'<>]+"),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(?i)(https?://[^\s/\"'<>]{1,300}/bot\d+:)[\w-]+"), rf"\1{MASK}"),
+    # mysql -pSECRET, curl -u name:SECRET; flags of compilers and of find, and ports, are no secrets
+    (re.compile(rf"(?<![\w-])(-p)(?!{_OTHER_FLAGS}\b)[^\s\"',\])]+"), rf"\1{MASK}"),
+    (re.compile(r"((?<![\w-])(?:-u|--user)[ =]?[^\s:\"']{1,100}:)[^\s\"']+"), rf"\1{MASK}"),
+    (re.compile(r"(?<![\w.+*/-])(?!git@)[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63})+"), "<email>"),
 )
 # What is between `user:` and the last `@`; without an `@`, whatever is no port.
 _URL_PASSWORD = re.compile(
     r"(?<=://)([^\s:/@\[]{0,300}):(?:\S{0,1000}(@)|(?!\d{1,5}(?!\w))[^\s/?#\"'<>]+)"
 )
-_SECRET_KEY = re.compile(rf"(?i){_WORD}|(?:^|[_-]|api|access|private)key$|auth$")
+# What Slurm says of whose job this is, and where it runs.
+_SLURM = r"^SLURM_(?:JOB_)?(?:ACCOUNT|CLUSTER_NAME|COMMENT|GID|GROUP|NODELIST|RESERVATION|UID)$"
+_SECRET_KEY = re.compile(rf"(?i){_WORD}|(?:^|[_-]|api|access|private)key$|auth$|{_SLURM}")
 _OTHER_HOME = re.compile(r"((?<![\w.-])/(?:home|Users)/|\\Users\\)[^/\\\s:\"']+")

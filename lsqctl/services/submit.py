@@ -246,7 +246,7 @@ class _Planner:
         return run.recipe_sha256, run.run_sha256
 
     def _check_data(self, recipe: Recipe) -> None:
-        from lsqctl.training.dataset_paths import check_dataset_present
+        from lsqctl.datasets.presence import check_dataset_present
 
         check_dataset_present(recipe.data.name, self.settings.data_dir)
         check_timm_networks(recipe)

@@ -7,15 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from lsqctl.errors import StoreError
+from lsqctl.errors import StoreError, UnusableDatabase
 from lsqctl.retry import jitter, retry
-from lsqctl.store.engine import WRITE_OPTION, is_sqlite, make_engine, masked
+from lsqctl.store.engine import NO_WAIT_OPTION, WRITE_OPTION, is_sqlite, make_engine, masked
+from lsqctl.store.file_checks import FileId, damage, file_id, list_backups
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +41,10 @@ class Database:
             "lease_seconds": lease_seconds,
             "read_only": read_only,
         }
+        self.lease_seconds = lease_seconds
+        self.schema: str | None = None  # the revision that it was opened with
         self._engine = make_engine(url, **self._options)
+        self._file = self._file_id()
         self._pid = os.getpid()
         self._inherited_engines: list[Engine] = []
 
@@ -58,12 +63,52 @@ class Database:
         """Whether this is SQLite."""
         return is_sqlite(self.url)
 
-    def ensure_exists(self) -> None:
-        """Raise StoreError when SQLite's file was removed: what is written now is lost."""
-        if self.sqlite and not os.path.exists(str(self.url.database)):
-            raise StoreError(
-                f"the database {masked(self.url)} was removed; nothing can be stored in it"
-            )
+    def ensure_usable(self) -> None:
+        """Raise UnusableDatabase when what was opened is not what is there now; waits for nothing.
+
+        A database that is locked or away says nothing of that, and passes.
+        """
+        try:
+            reason = self._file_problem() or self._schema_problem()
+        except OperationalError:
+            return
+        except DBAPIError as error:
+            raise self._to_store_error(error) from error
+        if reason:
+            raise UnusableDatabase(f"the database {masked(self.url)} {reason}")
+
+    def _file_id(self) -> FileId | None:
+        return file_id(self._path) if self.sqlite else None
+
+    @property
+    def _path(self) -> Path:
+        return Path(str(self.url.database))
+
+    def _file_problem(self) -> str:
+        """Return what became of SQLite's file since it was opened; nothing when it is the same."""
+        if self._file is None or (current := self._file_id()) == self._file:
+            return ""
+        if current is None:
+            return "was removed; nothing can be stored in it"
+        return "was replaced by another file; what works with it must be started again"
+
+    def _schema_problem(self) -> str:
+        """Return how the schema has changed since it was opened; nothing when it has not."""
+        if self.schema is None:
+            return ""
+        with self.engine.execution_options(**{NO_WAIT_OPTION: True}).connect() as connection:
+            current = current_revision(connection)
+        if current == self.schema:
+            return ""
+        if current is None:
+            return f"has lost its tables; {self._restore_advice()}"
+        return (
+            f"has schema {current} by now, this lsqctl works with {self.schema}; start what works "
+            "with it again, with the lsqctl that has upgraded it"
+        )
+
+    def _restore_advice(self) -> str:
+        return list_backups(self._path) if self.sqlite else "restore a copy made by pg_dump"
 
     def close(self) -> None:
         """Close every connection."""
@@ -103,7 +148,26 @@ class Database:
         try:
             yield
         except (DBAPIError, PoolTimeout) as error:
-            raise StoreError(self._explain(error)) from error
+            raise self._to_store_error(error) from error
+
+    def _to_store_error(self, error: DBAPIError | PoolTimeout) -> StoreError:
+        if reason := self._unusable_reason(error):
+            return UnusableDatabase(f"the database {masked(self.url)} {reason}")
+        return StoreError(self._explain(error))
+
+    def _unusable_reason(self, error: DBAPIError | PoolTimeout) -> str:
+        """Return why trying again cannot help; nothing where it can, or only the caller knows."""
+        if isinstance(error, PoolTimeout) or _is_transient(error):
+            return ""
+        if reason := self._file_problem():
+            return reason
+        if sign := damage(error.orig):
+            return f"is damaged ({sign}); {self._restore_advice()}, or name another with --db"
+        answered = self.sqlite or getattr(error.orig, "sqlstate", None) is not None
+        try:
+            return self._schema_problem() if answered else ""
+        except DBAPIError:
+            return ""
 
     def _explain(self, error: DBAPIError | PoolTimeout) -> str:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -114,11 +178,18 @@ class Database:
         return f"database {masked(self.url)}: {message}{advice}"
 
 
+def current_revision(db: Connection) -> str | None:
+    """Return the database's revision; None for one that is new."""
+    if not inspect(db).has_table("alembic_version"):
+        return None
+    revision: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
 TAKE_EXCLUSIVE_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
 _ADVICE = {
     "database is locked": "another process has held it for long; try again, or look for it",
-    "not a database": "the file is something else; name another with --db",
     "disk is full": "free some space; what was stored before is safe",
     "readonly": "the file or its folder cannot be written; check the permissions",
     "unable to open": "check that the folder exists and can be written",
@@ -134,7 +205,7 @@ def _delay(error: OperationalError, failures: int) -> float | None:
     return jitter(0.05, 0.3) if failures < MAX_TRIES and _is_transient(error) else None
 
 
-def _is_transient(error: OperationalError) -> bool:
+def _is_transient(error: DBAPIError) -> bool:
     sqlstate = getattr(error.orig, "sqlstate", None)
     if sqlstate is not None:
         return sqlstate in _TRANSIENT

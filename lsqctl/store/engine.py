@@ -103,6 +103,7 @@ def _create_private_file(path: Path) -> None:
 
 
 WRITE_OPTION = "lsqctl_writes"  # the execution option of a connection that is going to write
+NO_WAIT_OPTION = "lsqctl_no_wait"  # of one that fails at once where the database is locked
 _RETRY_DELAY_SECONDS = (0.001, 0.01)
 
 
@@ -186,10 +187,13 @@ def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _on_sqlite_begin(busy_seconds: float, connection: Connection) -> None:
     # A write transaction that begins deferred fails at its first write when another was faster.
-    if not connection.get_execution_options().get(WRITE_OPTION):
+    options = connection.get_execution_options()
+    raw: Any = connection.connection.dbapi_connection
+    if not options.get(WRITE_OPTION):
+        wait = 0 if options.get(NO_WAIT_OPTION) else busy_seconds
+        raw.execute(f"PRAGMA busy_timeout={int(wait * 1000)}")
         connection.exec_driver_sql("BEGIN")
         return
-    raw: Any = connection.connection.dbapi_connection
     raw.execute("PRAGMA busy_timeout=0")
     try:
         if not _begin_immediate(raw, busy_seconds):

@@ -17,10 +17,9 @@ from sqlalchemy import Connection, Row, Select, case, func, or_, select, text
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.store.audit import AttemptRow, History, MeasurementSpan, violations
-from lsqctl.store.database import StorePart, read_tx
+from lsqctl.store.database import StorePart, current_revision, read_tx
 from lsqctl.store.dependencies import blocked_without_parent, started_before_parents
 from lsqctl.store.dialects import now
-from lsqctl.store.migrate import current_revision
 from lsqctl.store.rows import to_event
 from lsqctl.store.tables import (
     attempts,

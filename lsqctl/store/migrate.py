@@ -13,11 +13,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, Select, and_, column, exists, inspect, or_, select, table, text
 
 from lsqctl.bundled import bundled
-from lsqctl.errors import OlderSchema, StoreError
-from lsqctl.store.database import EXCLUSIVE_LOCK_KEY, TAKE_EXCLUSIVE_LOCK, Database
+from lsqctl.errors import OlderSchema, StoreError, UnusableDatabase
+from lsqctl.run import RunState
+from lsqctl.store.database import (
+    EXCLUSIVE_LOCK_KEY,
+    TAKE_EXCLUSIVE_LOCK,
+    Database,
+    current_revision,
+)
+from lsqctl.store.dialects import UtcDateTime, now
 from lsqctl.store.engine import WRITE_OPTION
 
 
@@ -26,28 +33,23 @@ def shipped_revisions(scripts: Path) -> list[str]:
     return sorted(path.name.partition("_")[0] for path in scripts.glob("versions/[0-9]*.py"))
 
 
-def current_revision(db: Connection) -> str | None:
-    """Return the database's revision; None for one that is new."""
-    if not inspect(db).has_table("alembic_version"):
-        return None
-    revision: str | None = db.scalar(text("SELECT version_num FROM alembic_version"))
-    return revision
-
-
 def ensure_schema(database: Database, *, migrate: bool, scripts: Path | None = None) -> None:
-    """Upgrade a fresh or older database, or raise StoreError when it may not or cannot be."""
+    """Upgrade a fresh or older database, or raise StoreError when it may not or cannot be.
+
+    A database that workers work with is not upgraded: raises OlderSchema, which names one.
+    """
     scripts = scripts or bundled("db")
     revisions = shipped_revisions(scripts)
     current = database.read(current_revision)
-    if current == revisions[-1]:
-        return
-    _refuse_unknown(current, revisions)
-    if not migrate:
-        raise OlderSchema(
-            f"the database has schema {current or 'none'}, this lsqctl wants {revisions[-1]}; "
-            "open it once for writing to upgrade it"
-        )
-    upgrade(database, scripts)
+    if current != revisions[-1]:
+        _refuse_unknown(current, revisions)
+        if not migrate:
+            raise OlderSchema(
+                f"the database has schema {current or 'none'}, this lsqctl wants {revisions[-1]}; "
+                "open it once for writing to upgrade it"
+            )
+        upgrade(database, scripts)
+    database.schema = revisions[-1]
 
 
 def upgrade(database: Database, scripts: Path) -> None:
@@ -58,8 +60,10 @@ def upgrade(database: Database, scripts: Path) -> None:
         if current == revisions[-1]:
             return  # another process was first
         _refuse_unknown(current, revisions)
-        if current is not None and database.sqlite:
-            _back_up(Path(str(database.url.database)), current)
+        if current is not None:
+            _refuse_while_workers_live(db, current, revisions[-1], database.lease_seconds)
+            if database.sqlite:
+                _back_up(Path(str(database.url.database)), current)
         _run_alembic(db, scripts)
         if database.sqlite and (broken := db.execute(text("PRAGMA foreign_key_check")).all()):
             raise StoreError(f"the upgrade would break {len(broken)} references; nothing was done")
@@ -67,10 +71,41 @@ def upgrade(database: Database, scripts: Path) -> None:
 
 def _refuse_unknown(current: str | None, revisions: list[str]) -> None:
     if current is not None and current not in revisions:
-        raise StoreError(
+        raise UnusableDatabase(
             f"the database has schema {current}, this lsqctl knows {revisions[-1]} at most; "
             "use the newer lsqctl that wrote it"
         )
+
+
+def _refuse_while_workers_live(
+    db: Connection, current: str, newest: str, lease_seconds: float
+) -> None:
+    """Raise OlderSchema while a worker of the older version lives: it would fail its runs."""
+    row = db.execute(_select_live_workers(db, lease_seconds).limit(1)).one_or_none()
+    if row is not None:
+        raise OlderSchema(
+            f"the database has schema {current}, this lsqctl wants {newest}, and worker {row.name} "
+            f"(process {row.pid} on {row.host}) works with it; stop that first (SIGTERM saves its "
+            "runs), or go on with the lsqctl that it is of"
+        )
+
+
+def _select_live_workers(db: Connection, lease_seconds: float) -> Select[Any]:
+    """Select workers heard of within a lease, or with a run whose lease is not over."""
+    columns = {entry["name"] for entry in inspect(db).get_columns("workers")}
+    renamed = "last_heartbeat_at" in columns  # by revision 0004
+    heartbeat = column("last_heartbeat_at" if renamed else "seen_at", UtcDateTime())
+    stopped = column("stopped_at" if renamed else "gone_at", UtcDateTime())
+    workers = table("workers", *map(column, ("id", "name", "pid", "host")), heartbeat, stopped)
+    lease_until = column("lease_until", UtcDateTime())
+    runs = table("runs", column("worker_id"), column("state"), lease_until)
+    at_work = exists().where(
+        runs.c.worker_id == workers.c.id,
+        runs.c.state == RunState.RUNNING.value,
+        lease_until > now(),
+    )
+    alive = and_(stopped.is_(None), heartbeat >= now(-lease_seconds))
+    return select(workers.c.name, workers.c.pid, workers.c.host).where(or_(alive, at_work))
 
 
 @contextmanager

@@ -51,9 +51,9 @@ class Store:
         """The database's URL for people, its password hidden."""
         return masked(self._database.url)
 
-    def ensure_exists(self) -> None:
-        """Raise StoreError when the file of the database was removed since it was opened."""
-        self._database.ensure_exists()
+    def ensure_usable(self) -> None:
+        """Raise UnusableDatabase when it was removed, replaced or upgraded since it was opened."""
+        self._database.ensure_usable()
 
     def close(self) -> None:
         """Close every connection; a later call opens new ones."""

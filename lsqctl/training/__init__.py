@@ -1,6 +1,6 @@
 """Train and evaluate one recipe: ``finetune(recipe, context)`` yields events, keeps no books.
 
-Both names load when first used, so that ``dataset_paths`` is imported without torch.
+Both names load when first used, so that ``checkpoint_files`` is imported without torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Checkpoints: written so that no crash loses the last one, read verified, resumed from.
 
-``ckpt.tmp.<fence>`` is filled file by file, each hashed while it is written and synced; then comes
-``manifest.json`` with sizes and sha256; then the folder is renamed to ``ckpt-<step>`` and its
-parent synced. The last two and the best are kept, and what each of the two calls the best; the
-others go when the new one is recorded.
+A temporary folder is filled file by file, each hashed while it is written and synced; then comes
+``manifest.json`` with sizes and sha256; then the folder gets its step's name and its parent is
+synced. The last two and the best are kept, and what each of the two calls the best; the others go
+when the new one is recorded.
 """
 
 from __future__ import annotations
@@ -35,10 +35,14 @@ from lsqctl.training.checkpoint_files import (
     encode_manifest,
     fsync_dir,
     manifest_sha256,
+    quarantine,
+    quarantined_dirs,
     read_manifest,
     read_verified,
     remove_checkpoints,
     superseded,
+    temporary_dir,
+    temporary_dirs,
     without_lease,
 )
 
@@ -79,7 +83,7 @@ def write_checkpoint(
     if not checkpoint_dirs(run_dir):
         fsync_dir(run_dir.parent)  # or a power cut may take the folder with all that is in it
     _check_free_space(run_dir)
-    temporary = run_dir / f"ckpt.tmp.{fence}"
+    temporary = temporary_dir(run_dir, fence)
     for last_try in (False, True):
         try:
             sha256, size = _write_files(temporary, content, fence)
@@ -240,9 +244,6 @@ def _disk_full(run_dir: Path, needed: int, code: int) -> OSError:
     )
 
 
-_DAMAGED_PREFIX = "damaged-"
-
-
 def resume_point(
     run_dir: Path,
     recorded_checkpoints: Collection[str] | None = None,
@@ -276,8 +277,7 @@ def clean_up(run_dir: Path, recorded_checkpoints: Collection[str] | None = None)
     That is what was half written, what was quarantined earlier, and whole checkpoints without
     a row. A damaged one stays, to be reported.
     """
-    for pattern in ("ckpt.tmp.*", f"{_DAMAGED_PREFIX}*"):
-        remove_checkpoints(run_dir.glob(pattern))
+    remove_checkpoints([*temporary_dirs(run_dir), *quarantined_dirs(run_dir)])
     if recorded_checkpoints is None:
         return []
     orphans = [
@@ -300,7 +300,7 @@ def _intact_sha256(folder: Path) -> str | None:
 
 def _quarantine(folder: Path) -> None:
     try:
-        folder.rename(folder.with_name(_DAMAGED_PREFIX + folder.name))
+        quarantine(folder)
     except OSError:  # a disk that only reads: the next write says so, in better words
         return
 

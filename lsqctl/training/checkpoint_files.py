@@ -1,4 +1,7 @@
-"""The files of a checkpoint: synced to disk, hashed in a manifest, one folder a step."""
+"""The files of a checkpoint: synced to disk, hashed in a manifest, one folder a step.
+
+What the folders of a run are called is known here and nowhere else. No torch.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any, Self
 
 from lsqctl.errors import DataError
 from lsqctl.failpoint import failpoint
+from lsqctl.ownership import read_regular
 
 MANIFEST_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -52,7 +56,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -135,12 +139,36 @@ def fsync_dir(folder: Path) -> None:
 
 _BACKUP_SUFFIX = ".old"  # a checkpoint while another of its step replaces it
 _CHECKPOINT_NAME = re.compile(r"ckpt-(\d{8,})(\.old)?")
+_TEMPORARY_NAME = re.compile(r"ckpt\.tmp\.([0-9a-f]+)")
+_DAMAGED_PREFIX = "damaged-"
 _KEEP_LAST = 2
 
 
 def checkpoint_dir(run_dir: Path, step: int) -> Path:
     """Return the path of the checkpoint of a step, once it is complete."""
     return run_dir / f"ckpt-{step:08d}"
+
+
+def temporary_dir(run_dir: Path, fence: str) -> Path:
+    """Return the path of the checkpoint that an attempt, by its fence, is writing."""
+    return run_dir / f"ckpt.tmp.{fence}"
+
+
+def temporary_dirs(run_dir: Path) -> dict[Path, str]:
+    """Return the checkpoints that are being written, or were, each with its attempt's fence."""
+    paths = sorted(run_dir.glob("ckpt.tmp.*"))
+    matches = {path: _TEMPORARY_NAME.fullmatch(path.name) for path in paths}
+    return {path: match[1] for path, match in matches.items() if match}
+
+
+def quarantine(folder: Path) -> None:
+    """Rename a damaged checkpoint, so that it counts as none."""
+    folder.rename(folder.with_name(_DAMAGED_PREFIX + folder.name))
+
+
+def quarantined_dirs(run_dir: Path) -> list[Path]:
+    """Return the damaged checkpoints."""
+    return sorted(run_dir.glob(f"{_DAMAGED_PREFIX}*"))
 
 
 def without_lease(work: Callable[[], None]) -> None:

@@ -7,19 +7,12 @@ from pathlib import Path
 
 import torch
 
-from lsqctl.errors import DataError
-from lsqctl.recipe import DATASETS, IMAGENET_MEAN, IMAGENET_STD, DataSection
-from lsqctl.training.cifar import LAYOUTS, read_cifar
+from lsqctl.datasets import DATASETS
+from lsqctl.datasets.image_folders import FolderDataset
+from lsqctl.datasets.in_memory import Arrays, InMemoryDataset
+from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
+from lsqctl.recipe import DataSection
 from lsqctl.training.data_pipeline import DatasetSplits, InMemoryImages
-from lsqctl.training.dataset_paths import (
-    check_class_folders,
-    check_dataset_present,
-    class_names,
-    list_images,
-    missing_dataset_error,
-)
-from lsqctl.training.digits import Arrays, read_digits
-from lsqctl.training.idx_files import read_idx_dataset
 
 
 def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> DatasetSplits:
@@ -28,13 +21,18 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
     ``num_workers`` processes decode image files; sets in memory need none.
     """
     check_dataset_present(data.name, data_dir)
-    if DATASETS[data.name].is_image_folder:
-        return _open_folder(data, data_dir, num_workers)
-    splits = _read_arrays(data.name, data_dir)
+    dataset: InMemoryDataset | FolderDataset = DATASETS.load(data.name)(data.name)
+    if isinstance(dataset, FolderDataset):
+        return _open_folder(dataset, data, data_dir, num_workers)
+    return _open_in_memory(dataset, data, data_dir)
+
+
+def _open_in_memory(dataset: InMemoryDataset, data: DataSection, data_dir: Path) -> DatasetSplits:
+    splits = dataset.read(data_dir)
     if splits is None:
         raise missing_dataset_error(data.name, data_dir)
+    info, size = dataset.info, dataset.info.image_size
     train, test = (_in_memory(arrays, data) for arrays in splits[:2])
-    info = DATASETS[data.name]
     mean, std = normalization(data)
     return DatasetSplits(
         train,
@@ -42,20 +40,14 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
         eval_split="test",
         num_classes=info.classes or 0,
         channels=info.channels,
-        image_size=info.size,
+        image_size=size,
         mean=mean,
         std=std,
         digest=f"sha256:{train.digest()[:32]}{test.digest()[:32]}",
-        preprocessing=f"as it is, {info.size}x{info.size}; {_normalization_text(mean, std)}; "
+        preprocessing=f"as it is, {size}x{size}; {_normalization_text(mean, std)}; "
         f"training: pad {data.pad} and crop, mirror {'yes' if data.flip else 'no'}",
         notes=(f"{data.name}: {splits[2]}",),
     )
-
-
-def _read_arrays(name: str, data_dir: Path) -> tuple[Arrays, Arrays, str] | None:
-    if name == "digits":
-        return read_digits()
-    return read_cifar(name, data_dir) if name in LAYOUTS else read_idx_dataset(name, data_dir)
 
 
 def _in_memory(arrays: Arrays, data: DataSection) -> InMemoryImages:
@@ -63,27 +55,20 @@ def _in_memory(arrays: Arrays, data: DataSection) -> InMemoryImages:
     return InMemoryImages(torch.from_numpy(pixels.copy()), torch.from_numpy(labels.copy()), data)
 
 
-def _open_folder(data: DataSection, data_dir: Path, num_workers: int) -> DatasetSplits:
+def _open_folder(
+    dataset: FolderDataset, data: DataSection, data_dir: Path, num_workers: int
+) -> DatasetSplits:
     from lsqctl.training.image_folder import FolderImages
 
-    root = data_dir / data.name
-    (train_files, train_classes, train_notes), (eval_files, eval_classes, eval_notes) = (
-        _list_split(root / split, data.name) for split in ("train", "val")
-    )
-    expected = DATASETS[data.name].classes
-    if train_classes != eval_classes or (expected and len(train_classes) != expected):
-        raise DataError(
-            f"{root}: {len(train_classes)} classes in train, {len(eval_classes)} in val"
-            + (f", there should be {expected}" if expected else ", they should be the same")
-        )
-    train = FolderImages(train_files, data, num_workers=num_workers)
-    evaluation = FolderImages(eval_files, data, num_workers=num_workers)
+    train_split, eval_split = dataset.list_splits(data_dir)
+    train = FolderImages(train_split.files, data, num_workers=num_workers)
+    evaluation = FolderImages(eval_split.files, data, num_workers=num_workers)
     mean, std = normalization(data)
     return DatasetSplits(
         train,
         evaluation,
         eval_split="val",
-        num_classes=len(train_classes),
+        num_classes=len(train_split.classes),
         channels=3,
         image_size=data.crop,
         mean=mean,
@@ -95,33 +80,15 @@ def _open_folder(data: DataSection, data_dir: Path, num_workers: int) -> Dataset
         f"mirror {'yes' if data.flip else 'no'}",
         notes=(
             f"{data.name}: {len(train)} and {len(evaluation)} files, bytes not verified",
-            *train_notes,
-            *eval_notes,
+            *train_split.notes,
+            *eval_split.notes,
         ),
     )
 
 
-def _list_split(
-    folder: Path, name: str
-) -> tuple[list[tuple[str, int]], list[str], tuple[str, ...]]:
-    """Return the images with their labels, the classes, and notes on what was passed over."""
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder} is missing: {name} needs train and val, one folder a class in each"
-        )
-    check_class_folders(folder)
-    classes = class_names(folder)
-    if not classes:
-        raise DataError(f"{folder} has no folder: put one for each class there")
-    files, notes = list_images(folder)
-    return files, classes, notes
-
-
 def normalization(data: DataSection) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation, per channel of pixels in 0..1."""
-    info = DATASETS[data.name]
-    if data.normalize == "imagenet":
-        return IMAGENET_MEAN, IMAGENET_STD
+    info = DATASETS["imagenet" if data.normalize == "imagenet" else data.name]
     if data.normalize == "none":
         return (0.0,) * info.channels, (1.0,) * info.channels
     return info.mean, info.std

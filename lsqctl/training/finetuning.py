@@ -25,6 +25,8 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
+from lsqctl.models import input_channels
+from lsqctl.models.factory import build_model
 from lsqctl.quant import calibrate, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import CheckpointContent, read_state, resume_point
@@ -40,8 +42,6 @@ from lsqctl.training.evaluation import (
     freeze_bn,
     reestimate_bn,
 )
-from lsqctl.training.models import build_model, input_channels
-from lsqctl.training.models.weights import load_step_sizes, load_weights, weights_digest
 from lsqctl.training.optimizer_step import (
     freeze_teacher,
     train_step,
@@ -68,6 +68,7 @@ from lsqctl.training.session import (
     restore_state,
 )
 from lsqctl.training.train_state import EvalRecord, TrainState
+from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
 
 
 def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEvent]:

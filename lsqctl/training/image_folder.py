@@ -17,15 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lsqctl.datasets.image_folders import IMAGE_DECODERS
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
 from lsqctl.text import format_bytes
 from lsqctl.training.counter_rng import Stream, bits, randint, uniform
 from lsqctl.training.data_pipeline import Batch, Indices
 
-# The decoders of dataset_paths.IMAGE_EXTENSIONS. Pillow would try all it has, whatever the name
-# ends in: an EPS file called x.png starts Ghostscript, which runs what the file says.
-IMAGE_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+_FORMATS = tuple(dict.fromkeys(IMAGE_DECODERS.values()))
 _EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
 _CROP_ATTEMPTS = 10
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__name__}: "
@@ -51,11 +50,11 @@ class _DecodedImages(Dataset[tuple[Tensor, int]]):
         _, epoch, index = item
         path, label = self.files[index]
         try:
-            with Image.open(path, formats=IMAGE_FORMATS) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 image = tv.pil_to_tensor(opened.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(
-                f"{path} does not open as an image ({', '.join(IMAGE_FORMATS)}): {error}"
+                f"{path} does not open as an image ({', '.join(_FORMATS)}): {error}"
             ) from None
         if epoch == _EVAL_EPOCH:
             return tv.center_crop(resize(image, self.data), [self.data.crop] * 2), label

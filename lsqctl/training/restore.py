@@ -7,12 +7,12 @@ from pathlib import Path
 from torch import nn
 
 from lsqctl.errors import DataError
+from lsqctl.models.factory import build_model
 from lsqctl.quant import prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import load_model_state, read_state, verify_checkpoint
 from lsqctl.training.evaluation import EvalCounts, evaluate, reestimate_bn
 from lsqctl.training.finetuning import open_pipeline
-from lsqctl.training.models import build_model
 from lsqctl.training.runtime import ExecutionContext, autocast, setup_torch
 
 

@@ -17,9 +17,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from lsqctl.datasets import DATASETS
+from lsqctl.datasets.image_folders import is_image_name
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
-from lsqctl.recipe import DATASETS, DataSection, Recipe
+from lsqctl.models import input_channels
+from lsqctl.recipe import DataSection, Recipe
 from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, ImageSet, InMemoryImages
 from lsqctl.training.dataset_loader import normalization, open_dataset
 from lsqctl.training.finetuning import (
@@ -30,13 +33,11 @@ from lsqctl.training.finetuning import (
     train_epoch,
 )
 from lsqctl.training.image_folder import FolderImages
-from lsqctl.training.models import input_channels
 from lsqctl.training.optimizer_step import freeze_teacher
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.session import build_session, first_non_finite
 from lsqctl.training.train_state import TrainState
 
-_IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _BATCH_SIZE = 2  # a batch; batch norm needs two
 
 Splits = tuple[ImageSet, ImageSet]
@@ -163,7 +164,7 @@ def _memory_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Sp
     try:
         dataset = open_dataset(data, data_dir)
     except DataError:
-        shape = (_BATCH_SIZE, info.channels, info.size, info.size)
+        shape = (_BATCH_SIZE, info.channels, info.image_size, info.image_size)
         pixels, labels = torch.randint(256, shape, dtype=torch.uint8), torch.arange(_BATCH_SIZE)
         return (InMemoryImages(pixels, labels, data),) * 2, False
     indices = np.arange(_BATCH_SIZE)
@@ -191,7 +192,7 @@ def _one_image_per_class(folder: Path) -> Iterator[Path]:
             images = sorted(
                 path
                 for path in class_folder.iterdir()
-                if path.suffix.lower() in _IMAGE_EXTENSIONS and path.is_file()
+                if is_image_name(path.name) and path.is_file()
             )
             yield from images[:1]
 

@@ -6,10 +6,12 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from lsqctl.errors import LeaseLost
+from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.failpoint import failpoint
+from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import Claim, EndReason
 from lsqctl.store import Store
 from lsqctl.worker.launchers import Launcher, Pipes, ProcessHandle
@@ -20,13 +22,20 @@ from lsqctl.worker.slots import Allocation
 
 # how long a child may take to save before it is killed for its time limit
 SAVE_GRACE_SECONDS = 120.0
+# how long a fork server may take to tell of a child's start, its own imports included, or end
+SERVER_TIMEOUT_SECONDS = 120.0
 
 
 class Child:
     """A running attempt: its process, its pipes, and what was asked of it."""
 
     def __init__(
-        self, claim: Claim, allocation: Allocation, spec: AttemptSpec, launcher: Launcher
+        self,
+        claim: Claim,
+        allocation: Allocation,
+        spec: AttemptSpec,
+        launcher: Launcher,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.claim = claim
         self.allocation = allocation
@@ -34,15 +43,16 @@ class Child:
         self.cancel_requested = False
         self.stop_requested = False
         self.timed_out = False  # over its time limit
-        self.renewed_at = time.monotonic()  # start of the last renewal that succeeded
+        self.renewed_at = clock()  # start of the last renewal that succeeded
         self.started_at = self.renewed_at
         self._exit_report: ExitReport | None = None
+        self._server_silent_since: float | None = None
         self._memory = MemoryMonitor()
         self._report_fd, write_fd = os.pipe()
         stdin_fd, self._parent_death_pipe = os.pipe()
         try:
             self._process = self._launch(launcher, stdin_fd, write_fd)
-        except OSError:
+        except (OSError, StoreError):
             os.close(self._parent_death_pipe)
             os.close(self._report_fd)
             raise
@@ -52,9 +62,9 @@ class Child:
 
     def _launch(self, launcher: Launcher, stdin_fd: int, report_fd: int) -> ProcessHandle:
         run_dir = Path(self.spec.run_dir)
-        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = log_path(run_dir, self.spec.attempt)
-        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        make_private_dir(run_dir)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        log = open_regular(log_path(run_dir, self.spec.attempt), flags)
         try:
             # less than a pipe holds
             os.write(self._parent_death_pipe, self.spec.to_line().encode())
@@ -88,6 +98,15 @@ class Child:
             self.stop()
         elif self.timed_out and now - self.started_at > limit + SAVE_GRACE_SECONDS:
             self.kill()
+
+    def is_server_hung(self, now: float) -> bool:
+        """Return whether its fork server has for too long not told of its start, or of its end."""
+        if not self._process.awaits_server():
+            self._server_silent_since = None
+        elif self._server_silent_since is None:
+            self._server_silent_since = now
+        since = self._server_silent_since
+        return since is not None and now - since > SERVER_TIMEOUT_SECONDS
 
     def _timeout_message(self) -> str:
         """Say that it was over its time limit, and how it goes on."""

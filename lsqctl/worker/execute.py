@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lsqctl.errors import LsqctlError
+from lsqctl.errors import LsqctlError, UnusableDatabase
 from lsqctl.events import LogMessage
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason, RunDetail
@@ -90,7 +90,8 @@ def run_attempt(spec: AttemptSpec, stop: StopFlag) -> ExitReport:
         reason = end_reason_of(error)
         if reason is EndReason.CODE:
             traceback.print_exc()
-        return ExitReport(reason, error_message(error, reason))
+        message = error_message(error, reason)
+        return ExitReport(reason, message, ends_worker=isinstance(error, UnusableDatabase))
     return ExitReport(EndReason.COMPLETED, "")
 
 

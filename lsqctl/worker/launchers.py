@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -72,6 +73,9 @@ class ProcessHandle(Protocol):
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to it and all that it started."""
 
+    def awaits_server(self) -> bool:
+        """Return whether it is for the fork server to tell that it has started, or ended."""
+
 
 class Launcher(Protocol):
     """How a worker starts its children."""
@@ -84,6 +88,9 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """Let go of what was made ready; children that still run are killed."""
+
+    def abandon(self, reason: str) -> None:
+        """As ``close``, for a fault of what was made ready: its children give the reason."""
 
 
 class SubprocessHandle:
@@ -116,6 +123,10 @@ class SubprocessHandle:
         if self.poll() is None:
             signal_group(self._popen.pid, number)
 
+    def awaits_server(self) -> bool:
+        """Return False: there is none."""
+        return False
+
 
 class SubprocessLauncher:
     """Starts a Python for each attempt: where there is no fork server."""
@@ -128,6 +139,9 @@ class SubprocessLauncher:
         return SubprocessHandle(pipes, env)
 
     def close(self) -> None:
+        """Nothing was made ready."""
+
+    def abandon(self, reason: str) -> None:
         """Nothing was made ready."""
 
 
@@ -166,6 +180,10 @@ class ForkedProcessHandle:
         if self.poll() is None:
             self._send_pending_signals()
 
+    def awaits_server(self) -> bool:
+        """Return whether it has not been started, or has ended, and the server has not said so."""
+        return self.poll() is None and (self.pid is None or is_zombie(self.pid))
+
     def _read_status(self) -> None:
         while self._exit_code is None:
             chunk = os.read(self._status_fd, 4096)
@@ -200,6 +218,15 @@ class ForkedProcessHandle:
         os.close(self._status_fd)
 
 
+def is_zombie(pid: int) -> bool:
+    """Return whether a process has ended and its parent has not asked how."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "Z"
+
+
 class ForkServerLauncher:
     """Forks children from a fork server, and starts that again after it has died."""
 
@@ -224,6 +251,12 @@ class ForkServerLauncher:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def abandon(self, reason: str) -> None:
+        """End a fork server that does not answer, and with it every child that it has."""
+        if self._server is not None:
+            self._server.give_exit_cause(reason)
+        self.close()
 
 
 class _ForkServerHandle:
@@ -273,6 +306,9 @@ class _ForkServerHandle:
                 self._popen.wait(1)
             self._exit_cause = self._describe_exit(self._popen.returncode)
         return self._exit_cause
+
+    def give_exit_cause(self, cause: str) -> None:
+        self._exit_cause = cause
 
     def _describe_exit(self, code: int | None) -> str:
         if code is not None and code < 0:

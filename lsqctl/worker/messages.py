@@ -51,20 +51,24 @@ class AttemptSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExitReport:
-    """Why a child ends, as it sees it."""
+    """Why a child ends, as it sees it.
+
+    ``ends_worker``: it could not use the database, and no other child of this worker can.
+    """
 
     reason: EndReason
     message: str
+    ends_worker: bool = False
 
     def to_line(self) -> str:
         """Return the report as one line of JSON, at most a pipe's buffer long."""
-        return json.dumps({"reason": self.reason, "message": self.message[:4000]}) + "\n"
+        return json.dumps(asdict(self) | {"message": self.message[:4000]}) + "\n"
 
     @classmethod
     def from_line(cls, line: str) -> ExitReport:
         """Read what ``to_line`` wrote."""
         data = json.loads(line)
-        return cls(EndReason(data["reason"]), data["message"])
+        return cls(EndReason(data["reason"]), data["message"], data["ends_worker"])
 
 
 def attempt_spec(claim: Claim, allocation: Allocation, settings: Settings) -> AttemptSpec:

@@ -15,6 +15,7 @@ from lsqctl.errors import (
     Preempted,
     RecipeError,
     StoreError,
+    UnusableDatabase,
 )
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
@@ -32,7 +33,7 @@ def end_reason_of(error: Exception) -> EndReason:
     import torch
 
     table: tuple[tuple[EndReason, tuple[type[Exception], ...]], ...] = (
-        (EndReason.PREEMPTED, (LeaseLost, Preempted)),
+        (EndReason.PREEMPTED, (LeaseLost, Preempted, UnusableDatabase)),
         (EndReason.DIVERGED, (Diverged,)),
         (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
         (EndReason.RECIPE, (DataError, RecipeError)),

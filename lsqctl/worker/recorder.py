@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from lsqctl.errors import LeaseLost, StoreError
+from lsqctl.errors import LeaseLost, StoreError, UnusableDatabase
 from lsqctl.events import (
     Checkpoint,
     Compiled,
@@ -31,6 +31,7 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
+from lsqctl.ownership import read_regular
 from lsqctl.retry import backoff_delay
 from lsqctl.run import EndReason, Lease
 from lsqctl.worker.retry import retry_store
@@ -87,7 +88,7 @@ class Recorder:
         try:
             if exc_type is None or not issubclass(exc_type, LeaseLost):
                 stored = self._flush()
-        except LeaseLost:
+        except (LeaseLost, UnusableDatabase):
             if exc_type is None:
                 raise
         finally:
@@ -96,7 +97,8 @@ class Recorder:
     def record(self, event: TrainingEvent) -> None:
         """Take one event; raises LeaseLost when the attempt no longer owns its run.
 
-        Raises StoreError when the database stays away at the start, a checkpoint or the finish.
+        Raises StoreError when the database stays away at the start, a checkpoint or the finish,
+        and UnusableDatabase at once.
         """
         match event:
             case Metric() | QuantizerStats():
@@ -137,9 +139,14 @@ class Recorder:
         self._spool.remove_previous()
 
     def _flush(self) -> bool:
-        """Write what waits; return whether the database took it, else when to try next is set."""
+        """Write what waits; return whether the database took it, else when to try next is set.
+
+        Raises LeaseLost, and UnusableDatabase, for which to wait is in vain.
+        """
         try:
             self._write_pending()
+        except UnusableDatabase:
+            raise
         except StoreError as error:
             self._failures += 1
             self._next_flush = self._clock() + FLUSH_SECONDS + backoff_delay(self._failures)
@@ -265,7 +272,7 @@ def ingest_spool(store: Store, lease: Lease, run_dir: Path) -> None:
 
 
 def _read_spool(path: Path) -> Iterator[Measurement]:
-    for line in path.read_text(errors="replace").splitlines():
+    for line in read_regular(path).decode(errors="replace").splitlines():
         with contextlib.suppress(ValueError, TypeError):  # the last line of a process killed in it
             values = json.loads(line)
             if isinstance(values, dict):

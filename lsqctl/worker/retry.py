@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lsqctl import retry
-from lsqctl.errors import StoreError
+from lsqctl.errors import StoreError, UnusableDatabase
 
 T = TypeVar("T")
 
@@ -24,12 +24,15 @@ def retry_store(
 ) -> T:
     """Return ``work()``, tried again while it raises StoreError.
 
-    After RETRY_LEASES leases, or a quarter once ``stop()`` is true, the last StoreError is raised.
+    After RETRY_LEASES leases, or a quarter once ``stop()`` is true, the last StoreError is raised;
+    UnusableDatabase at once.
     """
     max_seconds = RETRY_LEASES * lease_seconds
     deadlines = [clock() + max_seconds]
 
     def delay_after(error: StoreError, failures: int) -> float | None:
+        if isinstance(error, UnusableDatabase):
+            return None
         if len(deadlines) == 1 and stop():
             deadlines.append(clock() + max_seconds / 4)
         delay = retry.backoff_delay(failures, max_delay=max_seconds / 8)

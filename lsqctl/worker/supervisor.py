@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
-from lsqctl.errors import LeaseLost, StoreError
+from lsqctl.errors import LeaseLost, StoreError, UnusableDatabase
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.text import pluralize
-from lsqctl.worker.child import Child, finalize_attempt
+from lsqctl.worker.child import SAVE_GRACE_SECONDS, SERVER_TIMEOUT_SECONDS, Child, finalize_attempt
 from lsqctl.worker.identity import is_dead
 from lsqctl.worker.launchers import make_launcher, signal_handler
 from lsqctl.worker.messages import ExitReport, attempt_spec
@@ -108,6 +108,8 @@ class Supervisor:
         self._children: list[Child] = []
         self._exit_code: int | None = None  # the exit code, once it is time to end
         self._force = False
+        self._force_at: float | None = None  # when to stop waiting for children that save
+        self._unusable: UnusableDatabase | None = None
         self._clock = clock
         self._started_at = clock()
         self._ticker = Ticker(clock)
@@ -115,7 +117,8 @@ class Supervisor:
     def run(self) -> int:
         """Work until done or stopped; return 0, or 128 + the signal's number.
 
-        Raises UsageError when our name is taken, StoreError when the database was removed.
+        Raises UsageError when our name is taken, and UnusableDatabase, once the children have
+        saved, when the database was removed, replaced, damaged or upgraded.
         """
         dead_check = is_dead if self._options.exclusive_name else None
         self._store.workers.register(self._identity, is_dead=dead_check)
@@ -124,13 +127,15 @@ class Supervisor:
                 self._launcher.start()
                 while not self._is_finished():
                     if self._ticker.due("database", _DATABASE_CHECK_SECONDS):
-                        self._store.ensure_exists()
+                        self._log_errors(self._store.ensure_usable)
                     self._log_errors(self.tick)
                     self._log_errors(self._observer.tick)
                     time.sleep(TICK_SECONDS)
             finally:
                 self._shutdown()
                 self._log_errors(lambda: self._store.workers.deregister(self._identity.id))
+        if self._unusable is not None:
+            raise self._unusable
         return self._exit_code or 0
 
     def tick(self) -> None:
@@ -168,10 +173,9 @@ class Supervisor:
         allocation = self._slots.allocate(claim.run.gpus)
         try:
             failpoint("worker.claimed")
-            child = Child(
-                claim, allocation, attempt_spec(claim, allocation, self._settings), self._launcher
-            )
-        except OSError as error:
+            spec = attempt_spec(claim, allocation, self._settings)
+            child = Child(claim, allocation, spec, self._launcher, self._clock)
+        except (OSError, StoreError) as error:
             exit_report = ExitReport(EndReason.INFRA, str(error))
             self._slots.release(allocation, exit_report)
             self._store.queue.fail(claim.lease, exit_report.reason, exit_report.message)
@@ -184,13 +188,15 @@ class Supervisor:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
         self._log_errors(lambda: self._store.workers.heartbeat(self._identity.id))
         for child in self._children:
-            asked_at = time.monotonic()
+            asked_at = self._clock()
             try:
                 failpoint("worker.before-renew")
                 renewal = self._store.queue.renew(child.claim.lease)
                 failpoint("worker.after-renew")
             except LeaseLost:
                 self._log_errors(lambda child=child: self._check_ownership(child))  # type: ignore[misc]
+            except UnusableDatabase as error:
+                self._give_up(error)
             except (StoreError, OSError) as error:
                 self._observer.notify(str(error))
                 if asked_at - child.renewed_at > self._settings.lease_seconds:
@@ -214,9 +220,13 @@ class Supervisor:
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
 
     def _finalize_ended(self) -> None:
-        """Finalize the attempts whose child has ended; one that cannot be is tried again."""
+        """Finalize the attempts whose child has ended; one that cannot be is tried again.
+
+        At the end, and where the database cannot be used, it is left to the reaper of others.
+        """
         for child in [child for child in self._children if child.exit_code() is not None]:
-            if self._log_errors(lambda child=child: self._finalize(child)):  # type: ignore[misc]
+            done = self._log_errors(lambda child=child: self._finalize(child))  # type: ignore[misc]
+            if done or self._unusable or self._force:
                 self._children.remove(child)
                 self._slots.release(child.allocation, child.exit_report())
                 self._ticker.trigger("claim")
@@ -226,7 +236,11 @@ class Supervisor:
         now, limit = self._clock(), self._options.time_limit_seconds
         for child in self._children:
             child.enforce_time_limit(now)
+        if any(child.is_server_hung(now) for child in self._children):
+            self._observer.notify("the fork server hangs; starting another")
+            self._launcher.abandon(f"it gave no sign of life for {SERVER_TIMEOUT_SECONDS:g} s")
         if self._exit_code is not None:
+            self._force |= self._force_at is not None and now >= self._force_at
             self._signal_children()  # also one that was being started when the signal came
         elif limit is not None and now - self._started_at >= limit:
             self._begin_shutdown(0, f"the time limit of {limit:g} s is over")
@@ -234,6 +248,8 @@ class Supervisor:
     def _finalize(self, child: Child) -> None:
         exit_report = finalize_attempt(self._store, child)
         failpoint("worker.end-stored")
+        if exit_report.ends_worker:
+            self._give_up(UnusableDatabase(exit_report.message))
         self._observer.ended(self._store.runs.detail(child.claim.run.id).run, exit_report)
 
     def _is_finished(self) -> bool:
@@ -248,6 +264,9 @@ class Supervisor:
             return False
         try:
             runnable, held, blocked = self._store.queue.remaining()
+        except UnusableDatabase as error:
+            self._give_up(error)
+            return False
         except (StoreError, OSError):  # said by the next claim
             return False
         if runnable == 0 and held:
@@ -259,6 +278,9 @@ class Supervisor:
         """Do it; a database or disk that is away for a moment is said, not fatal. True if done."""
         try:
             action()
+        except UnusableDatabase as error:
+            self._give_up(error)
+            return False
         except (StoreError, OSError) as error:
             if self._ticker.due("store error", 5.0):
                 self._observer.notify(str(error))
@@ -274,8 +296,17 @@ class Supervisor:
             self._exit_code, self._force = code, True
             self._signal_children()
 
+    def _give_up(self, error: UnusableDatabase) -> None:
+        """End once the children have saved; what is given back reaches what is there by now."""
+        if self._unusable is None:
+            self._unusable = error
+            self._store.close()
+            if self._exit_code is None:
+                self._begin_shutdown(error.exit_code, str(error))
+
     def _begin_shutdown(self, code: int, reason: str) -> None:
         self._exit_code = code
+        self._force_at = self._clock() + SAVE_GRACE_SECONDS + self._settings.lease_seconds
         runs = pluralize(len(self._children), "run")
         self._observer.notify(f"{reason}: saving {runs} for the queue; again to stop at once")
         self._signal_children()

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,22 @@ def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli
     assert all(path.exists() for path in stay)
     assert not any(path.exists() for path in go)
     assert (outside / "precious").exists()
+
+
+def test_gc_keeps_the_best_checkpoint_though_later_ones_follow(cli):
+    with store_of(cli) as store:
+        store.workers.register(identity("w1"))
+        (run_id,) = submit(store, new("a"))
+        claim = take(store)
+        folder = home(cli) / "runs" / run_id
+        for step in (1, 2, 3, 4):
+            path = folder / f"ckpt-{step:08}"
+            path.mkdir(parents=True)
+            saved = replace(checkpoint(step, best=step == 2), directory=path)
+            store.checkpoints.record(claim.lease, saved)
+        store.queue.fail(claim.lease, EndReason.OOM, "")  # so that no result names one
+    cli("runs", "gc", "--apply")
+    assert folders(cli) == {"ckpt-00000002", "ckpt-00000004"}
 
 
 def test_gc_with_another_workspaces_database_removes_no_run(worked):

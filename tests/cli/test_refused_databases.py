@@ -33,7 +33,7 @@ def test_a_folder_that_everyone_may_write_to_is_refused(cli):
     (cli.folder / ".lsqctl").chmod(0o777)
     for told in refusals(cli):
         assert "writable by everyone" in told
-        assert "chmod o-w" in told
+        assert "chmod go-w" in told
 
 
 def test_a_database_of_a_newer_schema_is_refused_with_both_versions(cli):

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from lsqctl.cli.app import app
 from lsqctl.errors import LsqctlError, NotFound, UsageError
+from lsqctl.models.factory import build_model
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.store.tables import runs
-from lsqctl.training.models import build_model
 from tests.conftest import TINY, CommandLine
 
 SWEEP = TINY.replace("epochs: 2", "epochs: 1") + "sweep: {grid: {train.lr: [0.1, 0.2, 0.3]}}\n"

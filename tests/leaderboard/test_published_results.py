@@ -4,7 +4,7 @@ import pytest
 
 from lsqctl.errors import DataError
 from lsqctl.leaderboard.published_results import ABLATIONS_PAGE, PWC_PAGE, load_bundled_results
-from lsqctl.recipe.catalog import MODEL_NAMES
+from lsqctl.models import MODELS
 
 REFERENCES = load_bundled_results()
 
@@ -93,7 +93,7 @@ def test_ablations_are_no_yardstick_for_the_papers_recipe():
 
 
 def test_every_network_is_spelled_as_recipes_spell_it():
-    assert {r.arch for r in REFERENCES} <= set(MODEL_NAMES)
+    assert {r.arch for r in REFERENCES} <= set(MODELS)
 
 
 @pytest.mark.parametrize(("model", "top1"), OTHERS.items())

@@ -1,5 +1,6 @@
 """Ranks, groups and the Pareto front: laws over random boards, and the edges by example."""
 
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.leaderboard.published_results import PWC_PAGE, load_bundled_results
-from lsqctl.leaderboard.rank import rank
+from lsqctl.leaderboard.rank import _with_pareto, rank
 from lsqctl.run import RunState
 
 from .rows import START, board_rows, failed, published_result, published_results, row
@@ -88,6 +89,12 @@ def test_a_row_is_pareto_optimal_unless_another_is_no_worse_and_in_one_way_bette
                 for o in priced
             )
             assert e.pareto_optimal is not dominated
+
+
+def test_of_rows_without_an_interval_that_tie_the_cheapest_are_pareto_optimal():
+    point = replace(entry([row()]), top1_ci95_lo=None, top1_ci95_hi=None)
+    marked = _with_pareto([replace(point, gbops=gbops) for gbops in (1.0, 1.0, 2.0)], "gbops")
+    assert [e.pareto_optimal for e in marked] == [True, True, False]
 
 
 def test_rows_that_cannot_be_told_apart_share_a_rank():

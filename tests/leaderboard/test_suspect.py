@@ -67,6 +67,13 @@ def test_seeds_that_scatter_widen_what_is_allowed():
     assert (entry(*steady).suspect, entry(*wild).suspect) == (True, False)
 
 
+@pytest.mark.parametrize(("mean", "suspect"), [(9_160, False), (9_240, True)])
+def test_of_several_seeds_the_deviation_of_their_mean_counts(mean, suspect):
+    """They scatter by one point, so their mean by half of one: three times 0.58 is allowed."""
+    seeds = [big(mean + off, seed, **START) for seed, off in enumerate([-87, -87, 87, 87])]
+    assert entry(*seeds).suspect is suspect
+
+
 def test_what_training_found_no_better_than_guessing_is_suspect():
     e = entry(big(1_000, notes="left in fp32: x; suspect: 1000 of 10000 right is no better"))
     assert e.suspect is True

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lsqctl.models.factory import build_model
 from lsqctl.quant import QuantSpec, calibrate, model_cost, prepare, quantizers
-from lsqctl.training.models import build_model
 
 SIZE = {"resnet8": 16, "squeezenext23_2x": 64}
 OFF = {f"{p}{k}_bits": 32 for p in ("", "first_", "last_") for k in ("weight", "act")}

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsqctl.quant import MIN_STEP_SIZE, TensorSpec, initial_step_size, lsq_codes, lsq_fake_quantize
+from lsqctl.quant.step_init import subsample
 
 RULES = ("paper", "mse", "lsq_plus", "percentile")
 rules = st.sampled_from(RULES)
@@ -146,3 +147,12 @@ def test_values_that_are_not_finite_are_refused(bad):
 def test_what_does_not_fit_is_a_value_error(x, arguments, message):
     with pytest.raises(ValueError, match=message):
         initial_step_size(x, -8, 7, **arguments)
+
+
+@pytest.mark.parametrize(("images", "pixels", "sample"), [(64, 32, 256), (50, 30, 250), (9, 7, 8)])
+def test_a_sample_of_many_images_does_not_keep_to_one_pixel(images, pixels, sample):
+    """A stride that shares a factor with an image's width would see few of its columns."""
+    columns = torch.arange(pixels).repeat(images)[None]  # (1, images * pixels): where each lies
+    part = subsample(columns, sample)
+    assert part.shape[1] <= sample
+    assert len(part.unique()) == pixels

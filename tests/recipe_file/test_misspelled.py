@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import RecipeError
-from lsqctl.recipe import DATASETS, MODEL_NAMES
+from lsqctl.models import MODELS
 from lsqctl.recipe_file import load
 from lsqctl.recipe_file.keys import FIELDS, SECTIONS, TOP_KEYS
 from lsqctl.text import closest_name, edit_distance
@@ -48,10 +49,10 @@ def test_at_least_95_of_100_single_edits_of_a_dataset_are_understood(known):
     assert right / len(tried) >= 0.95
 
 
-@given(st.sampled_from(MODEL_NAMES), st.data())
+@given(st.sampled_from(sorted(MODELS)), st.data())
 def test_the_suggestion_for_a_misspelled_model_is_one_edit_away(name, data):
     typo = data.draw(st.sampled_from(sorted(edits(name))))
-    guess = closest_name(typo, MODEL_NAMES)
+    guess = closest_name(typo, MODELS)
     assert guess is not None
     assert edit_distance(typo, guess) <= 1
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsqctl.models import MODELS
 from lsqctl.quant import LayerOverride
 from lsqctl.recipe import (
-    DEPTHWISE_MODELS,
     QuantSection,
     Recipe,
     fingerprint,
@@ -153,13 +153,13 @@ def test_few_bits_for_depthwise_convolutions_are_doubted(folder, text, doubted):
 def test_the_networks_with_depthwise_convolutions_are_those_that_have_them():
     from torch import nn
 
-    from lsqctl.training.models.factory import build_on_meta
+    from lsqctl.models.factory import build_on_meta
 
     for name in NETWORKS:
         model = build_on_meta(name, num_classes=2, in_channels=3, image_size=224)
         convs = [one for one in model.modules() if isinstance(one, nn.Conv2d)]
         found = any(conv.groups == conv.in_channels > 1 for conv in convs)
-        assert found is (name in DEPTHWISE_MODELS), name
+        assert found is MODELS[name].depthwise, name
 
 
 NETWORKS = (

@@ -96,6 +96,8 @@ def private(here, monkeypatch):
     monkeypatch.setattr("platform.node", lambda: "workstation9")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"{CANARY}+aws")
     monkeypatch.setenv("SLURM_JOB_TOKEN", f"{CANARY}+slurm")
+    monkeypatch.setenv("SLURM_JOB_ACCOUNT", f"{CANARY}+account")
+    monkeypatch.setenv("SLURM_NODELIST", f"{CANARY}[01-04]")
     monkeypatch.setenv("ANYTHING_AT_ALL", f"{CANARY}+any")
     monkeypatch.setenv("NCCL_DEBUG_FILE", f"{home}/nccl?token={CANARY}")
     monkeypatch.setenv("LSQCTL_NONSENSE", CANARY)

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from lsqctl.cli.app import app
 from lsqctl.errors import DataError
+from lsqctl.models.factory import build_on_meta
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import find_parent
 from lsqctl.services.cost import recipe_cost
 from lsqctl.settings import load_settings
-from lsqctl.training.models.factory import build_on_meta
 
 
 def cost(name):

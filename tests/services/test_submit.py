@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lsqctl.errors import DataError, NotFound, RecipeError, UsageError
+from lsqctl.models.factory import build_model
 from lsqctl.run import EnqueueOutcome
 from lsqctl.services.submit import SubmitOptions, plan_submit, submit
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
-from lsqctl.training.models import build_model
 
 BASE = "model: {name: resnet8}\ndata: {name: digits}\n"
 CHILD = "model: {name: resnet8, weights: {run: base}}\ndata: {name: digits}\n"

@@ -1,6 +1,7 @@
 """Cropping and mirroring: pure, batch-size free, and nothing but pixels of the padded image."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,3 +50,17 @@ def test_another_epoch_augments_otherwise_and_about_half_are_mirrored():
     row = torch.tensor([0, 1], dtype=torch.uint8).expand(4000, 1, 1, 2)
     out = crop_and_flip(row, many, seed=0, epoch=0, pad=0, flip=True)
     assert 0.45 < (out[:, 0, 0, 0] == 1).float().mean() < 0.55
+
+
+@pytest.mark.parametrize("pad", [1, 2, 4])
+def test_every_offset_of_the_crop_occurs(pad):
+    """The one bright pixel, in the middle, lands wherever the crop may put it."""
+    side, many = 2 * pad + 1, np.arange(4000)
+    dot = torch.zeros(1, 1, side, side, dtype=torch.uint8)
+    dot[..., pad, pad] = 1
+    pixels = dot.expand(len(many), -1, -1, -1)
+    out = crop_and_flip(pixels, many, seed=0, epoch=0, pad=pad, flip=False)
+    assert (out.sum((1, 2, 3)) == 1).all()
+    assert {tuple(place) for place in out.nonzero()[:, 2:].tolist()} == {
+        (row, column) for row in range(side) for column in range(side)
+    }

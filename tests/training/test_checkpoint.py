@@ -10,10 +10,12 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import lsqctl
 from lsqctl.errors import DataError
 from lsqctl.training.checkpoint import (
     CheckpointContent,
@@ -200,3 +202,9 @@ def test_a_kill_at_any_moment_leaves_a_checkpoint_that_verifies(tmp_path):
         assert complaints == []
         assert found.model["w"].eq(found.step).all()
         first = found.step + 1
+
+
+def test_what_the_folders_are_called_is_known_in_one_module():
+    package = Path(lsqctl.__file__).parent
+    knowing = [path.name for path in package.rglob("*.py") if "ckpt" in path.read_text("utf-8")]
+    assert knowing == ["checkpoint_files.py"]

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from lsqctl.datasets import DATASETS
+from lsqctl.datasets.digits import read_digits
+from lsqctl.datasets.fetch import fetch_dataset
+from lsqctl.datasets.idx_files import parse_idx
+from lsqctl.datasets.image_folders import IMAGE_DECODERS, list_images
 from lsqctl.errors import DataError, NotFound
-from lsqctl.recipe import DATASETS, DataSection
-from lsqctl.training.cifar import read_cifar
+from lsqctl.recipe import DataSection
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
-from lsqctl.training.dataset_paths import DATASET_PATHS, list_images
-from lsqctl.training.digits import read_digits
-from lsqctl.training.fetch import fetch_dataset
-from lsqctl.training.idx_files import parse_idx
 
 from .conftest import tiny
 
@@ -91,12 +91,8 @@ def test_missing_data_says_where_it_looked_and_what_to_do(tmp_path, name):
     with pytest.raises(DataError) as error:
         open_dataset(DataSection(name=name), tmp_path)
     way = f"{name}/val" if DATASETS[name].is_image_folder else f"lsqctl data fetch {name}"
-    for part in (str(tmp_path), DATASET_PATHS[name][0], way, "LSQCTL_DATA"):
+    for part in (str(tmp_path), DATASETS[name].paths[0], way, "LSQCTL_DATA"):
         assert part in str(error.value)
-
-
-def test_every_dataset_has_its_places():
-    assert DATASET_PATHS.keys() == DATASETS.keys()
 
 
 def fake_cifar10(folder, *, label=9, cut=0):
@@ -133,14 +129,14 @@ def test_the_binary_cifar10_is_read_plane_by_plane_and_called_unverified(tmp_pat
 def test_a_damaged_cifar10_is_refused_and_names_its_file(tmp_path, fault, message):
     fake_cifar10(tmp_path / "cifar-10-batches-bin", **fault)
     with pytest.raises(DataError, match=message):
-        read_cifar("cifar10", tmp_path)
+        DATASETS.load("cifar10")("cifar10").read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"])
 def test_an_archive_of_other_bytes_is_refused_before_it_is_opened(tmp_path, name):
     (tmp_path / name).write_bytes(b"half a download")
     with pytest.raises(DataError, match=f"{name} is damaged or partial: md5"):
-        read_cifar("cifar10", tmp_path)
+        DATASETS.load("cifar10")("cifar10").read(tmp_path)
 
 
 def test_an_idx_file_is_read_and_a_cut_one_refused(tmp_path):
@@ -270,9 +266,7 @@ def test_an_image_of_a_format_that_was_not_asked_for_reaches_no_decoder(tmp_path
 def test_what_counts_as_an_image_is_what_torchvision_takes_for_one():
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    from lsqctl.training.dataset_paths import IMAGE_EXTENSIONS
-
-    assert sorted(IMAGE_EXTENSIONS) == sorted(IMG_EXTENSIONS)
+    assert sorted(IMAGE_DECODERS) == sorted(IMG_EXTENSIONS)
 
 
 def test_splits_of_different_classes_are_refused(tmp_path):

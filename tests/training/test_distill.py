@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lsqctl.models.factory import build_model
 from lsqctl.recipe import DistillSection
-from lsqctl.training.models import build_model
 from lsqctl.training.optimizer_step import distillation_loss, freeze_teacher, total_loss, train_step
 
 from .conftest import session_of, tiny

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Checkpoint, LogMessage, Metric
 from lsqctl.quant.surgery import quantizers
@@ -209,15 +210,14 @@ from pathlib import Path
 from torchvision.datasets import CIFAR10, MNIST
 CIFAR10.url = sys.argv[1] + "cifar-10-python.tar.gz"
 MNIST.mirrors = [sys.argv[1]]
-from lsqctl.training.fetch import fetch_dataset
+from lsqctl.datasets.fetch import fetch_dataset
 fetch_dataset(sys.argv[2], Path(sys.argv[3]))
 """
 
 
 @pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
-    from lsqctl.training.dataset_paths import DATASET_PATHS
-    from lsqctl.training.fetch import _remove_stale_downloads
+    from lsqctl.datasets.fetch import _remove_stale_downloads
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HalfServer)
     server.daemon_threads = True
@@ -231,7 +231,7 @@ def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
     process.wait()
     server.shutdown()
     server.server_close()
-    assert not any((tmp_path / place).exists() for place in DATASET_PATHS[name])
+    assert not any((tmp_path / place).exists() for place in DATASETS[name].paths)
     with pytest.raises(DataError, match=r"no .* data in"):
         open_dataset(DataSection(name=name), tmp_path)
     assert [path.name[:7] for path in tmp_path.iterdir()] == [".fetch-"]

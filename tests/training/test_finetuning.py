@@ -219,7 +219,7 @@ def test_another_thread_count_is_noted_and_no_longer_called_bitwise(job):
 def test_a_checkpoint_gives_the_model_back_with_the_same_answers(uninterrupted):
     import numpy as np
 
-    from lsqctl.training.digits import read_digits
+    from lsqctl.datasets.digits import read_digits
     from lsqctl.training.restore import restore_model
 
     _, whole = uninterrupted

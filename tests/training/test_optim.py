@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.training.models import build_model
+from lsqctl.models.factory import build_model
 from lsqctl.training.optimizer_step import build_optimizer, lr_factor, set_lr
 
 from .conftest import tiny

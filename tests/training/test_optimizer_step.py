@@ -10,9 +10,9 @@ from torch import nn
 
 from lsqctl.errors import Diverged
 from lsqctl.events import Metric
+from lsqctl.models.factory import build_model
 from lsqctl.training import finetune, optimizer_step
 from lsqctl.training.evaluation import freeze_bn
-from lsqctl.training.models import build_model
 from lsqctl.training.optimizer_step import OptimizerStepper, microbatches, train_step
 
 from .conftest import session_of, tiny

@@ -17,9 +17,9 @@ from lsqctl.training.finetuning import (
     open_pipeline,
     quantize_model,
 )
-from lsqctl.training.models.weights import load_step_sizes, load_weights
 from lsqctl.training.restore import restore_model
 from lsqctl.training.runtime import setup_torch
+from lsqctl.training.weights import load_step_sizes, load_weights
 
 from .attempts import assert_same_state, rows, run
 from .conftest import tiny
@@ -225,7 +225,7 @@ def test_a_glob_that_matches_nothing_ends_a_run_with_one_line(job):
 
 
 def test_a_teacher_of_another_number_of_classes_ends_a_run_before_its_first_step(job, tmp_path):
-    from lsqctl.training.models import build_model
+    from lsqctl.models.factory import build_model
 
     teacher = tmp_path / "hundred.pt"
     torch.save(build_model("resnet8", num_classes=100, in_channels=1).state_dict(), teacher)

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from lsqctl.errors import DataError, NotFound
+from lsqctl.models.factory import build_model
 from lsqctl.quant import (
     QuantSpec,
     calibrate,
@@ -21,8 +22,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import load
 from lsqctl.services.submit import plan_submit
 from lsqctl.settings import load_settings
-from lsqctl.training.models import build_model
-from lsqctl.training.models.weights import load_weights
+from lsqctl.training.weights import load_weights
 
 try:
     import timm

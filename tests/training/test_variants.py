@@ -7,11 +7,11 @@ import pytest
 
 from lsqctl.errors import DataError
 from lsqctl.events import Checkpoint, Metric
+from lsqctl.models.factory import build_model
 from lsqctl.training import ExecutionContext
 from lsqctl.training.checkpoint import load_model_state
-from lsqctl.training.models import build_model
-from lsqctl.training.models.weights import load_weights
 from lsqctl.training.restore import reevaluate, restore_model
+from lsqctl.training.weights import load_weights
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
 from .conftest import tiny

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from lsqctl.errors import DataError
-from lsqctl.training.models import build_model
-from lsqctl.training.models.weights import check_torchvision_weights, load_weights, weights_digest
+from lsqctl.models.factory import build_model
+from lsqctl.training.weights import check_torchvision_weights, load_weights, weights_digest
 
 
 def net(**changes):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsqctl.models import model
+
 # (channels at single width, blocks) of each stage
 _STAGES = ((32, 6), (64, 6), (128, 8), (256, 1))
 _STEM, _HEAD = 64, 128
@@ -88,3 +90,9 @@ def _kaiming(module: nn.Module) -> None:
         nn.init.kaiming_uniform_(module.weight)
         assert module.bias is not None
         nn.init.zeros_(module.bias)
+
+
+@model("squeezenext23_2x")
+def squeezenext23_2x(*, num_classes: int, in_channels: int, image_size: int) -> SqueezeNext:
+    """Return the network of the LSQ paper: twice the channels."""
+    return SqueezeNext(2, num_classes=num_classes, in_channels=in_channels)

@@ -1,6 +1,7 @@
 """ResNets for 32x32 images with parameter-free shortcuts (He et al. 2016, section 4.2, option A).
 
-Attributes bear the names of the public CIFAR-10 weights: ``conv1``, ``layer1.0.bn2``, ``linear``.
+``resnet8``, one block a stage, is the smallest of the family, for 8x8 to 32x32. Attributes bear the
+names of the public CIFAR-10 weights: ``conv1``, ``layer1.0.bn2``, ``linear``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from lsqctl.models import model
 
 
 class PaddedShortcut(nn.Module):
@@ -74,3 +77,10 @@ def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequ
 def _kaiming(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.kaiming_normal_(module.weight)
+
+
+@model("resnet8 cifar_resnet20 cifar_resnet32 cifar_resnet44 cifar_resnet56 cifar_resnet110")
+def cifar_resnet(name: str, *, num_classes: int, in_channels: int, image_size: int) -> CifarResNet:
+    """Return the ResNet whose name ends in its depth."""
+    depth = int(name.rpartition("resnet")[2])
+    return CifarResNet((depth - 2) // 6, num_classes=num_classes, in_channels=in_channels)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from lsqctl.errors import DataError, NotFound
-from lsqctl.recipe import TIMM_PREFIX
+from lsqctl.models import TIMM_PREFIX
 from lsqctl.text import did_you_mean
 
 

@@ -1,4 +1,7 @@
-"""The paths of each dataset in the data folder, checked without opening it.  No torch, no numpy."""
+"""Folders of images, one a class: listed in torchvision's order, checked without opening a file.
+
+No torch and no numpy: a recipe is refused for a missing folder before it is queued.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,68 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lsqctl.datasets import DATASETS, DatasetInfo
 from lsqctl.errors import DataError
-from lsqctl.recipe import DATASETS
 from lsqctl.text import pluralize
 
-# One of these must be there, an image folder's both splits; digits come with scikit-learn.
-DATASET_PATHS: Mapping[str, tuple[str, ...]] = {
-    "digits": (),
-    "mnist": ("MNIST/raw",),
-    "fashion_mnist": ("FashionMNIST/raw",),
-    "cifar10": ("cifar-10-binary.tar.gz", "cifar-10-batches-bin", "cifar-10-python.tar.gz"),
-    "cifar100": ("cifar-100-binary.tar.gz", "cifar-100-binary", "cifar-100-python.tar.gz"),
-    "imagenet": ("imagenet/train",),
-    "imagefolder": ("imagefolder/train",),
+# Each ending with the decoder of Pillow that its files may reach, and no other: Pillow would try
+# all it has, and an EPS file called x.png starts Ghostscript, which runs what the file says.
+# The endings are those that torchvision's ImageFolder takes for an image; a test holds them equal.
+IMAGE_DECODERS: Mapping[str, str] = {
+    **dict.fromkeys((".jpg", ".jpeg"), "JPEG"),
+    ".png": "PNG",
+    **dict.fromkeys((".ppm", ".pgm"), "PPM"),
+    ".bmp": "BMP",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    ".webp": "WEBP",
 }
-
-# What torchvision's ImageFolder takes for an image; a test holds it equal.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SPLITS = ("train", "val")
 
 
-def check_dataset_present(name: str, data_dir: Path) -> None:
-    """Raise DataError, naming the paths tried, when nothing of the dataset is there."""
-    paths = DATASET_PATHS[name]
-    if paths and not any((data_dir / path).exists() for path in paths):
-        raise missing_dataset_error(name, data_dir)
-    for split in ("train", "val") if DATASETS[name].is_image_folder else ():
-        check_class_folders(data_dir / name / split)
+@dataclass(frozen=True, slots=True)
+class FolderSplit:
+    """The images of a split with their labels, the classes in order, and what was passed over."""
+
+    files: list[tuple[str, int]]
+    classes: list[str]
+    notes: tuple[str, ...]
+
+
+class FolderDataset:
+    """A folder ``NAME`` in the data folder: ``train`` and ``val``, one folder a class in each."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.info: DatasetInfo = DATASETS.find(name)
+
+    def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
+        """Return training and evaluation split; raises DataError where they do not fit."""
+        root = data_dir / self.name
+        train, evaluation = (self._list_split(root / split) for split in SPLITS)
+        expected = self.info.classes
+        if train.classes != evaluation.classes or (expected and len(train.classes) != expected):
+            raise DataError(
+                f"{root}: {len(train.classes)} classes in train, {len(evaluation.classes)} in val"
+                + (f", there should be {expected}" if expected else ", they should be the same")
+            )
+        return train, evaluation
+
+    def _list_split(self, folder: Path) -> FolderSplit:
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder} is missing: {self.name} needs train and val, one folder a class in each"
+            )
+        check_class_folders(folder)
+        classes = class_names(folder)
+        if not classes:
+            raise DataError(f"{folder} has no folder: put one for each class there")
+        files, notes = list_images(folder)
+        return FolderSplit(files, classes, notes)
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is taken for an image, by its ending."""
+    return name.lower().endswith(tuple(IMAGE_DECODERS))
 
 
 def check_class_folders(split: Path) -> None:
@@ -44,7 +83,7 @@ def check_class_folders(split: Path) -> None:
         more = f", and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise DataError(
             f"{empty[0]} has no image{more}: every class needs some "
-            f"({' '.join(IMAGE_EXTENSIONS)}); remove the folder, or fill it"
+            f"({' '.join(IMAGE_DECODERS)}); remove the folder, or fill it"
         )
 
 
@@ -93,7 +132,7 @@ class ImageWalk:
                 for entry in sorted(entries, key=lambda entry: entry.name, reverse=True):
                     if entry.is_dir():
                         pending += self._enter(entry)
-                    elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+                    elif is_image_name(entry.name):
                         if entry.is_file():
                             yield parent, entry.name
                         else:
@@ -122,14 +161,3 @@ class ImageWalk:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def missing_dataset_error(name: str, data_dir: Path) -> DataError:
-    """Return the error of a dataset that is not there."""
-    remedy = f"`lsqctl data fetch {name}` downloads it"
-    if DATASETS[name].is_image_folder:
-        remedy = f"put a folder of images for each class into {name}/train and {name}/val"
-    return DataError(
-        f"no {name} data in {data_dir}: searched {', '.join(DATASET_PATHS[name])}; {remedy}, "
-        "--data-dir or LSQCTL_DATA says where it lies"
-    )

@@ -13,15 +13,35 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lsqctl.datasets import dataset
+from lsqctl.datasets.in_memory import ArraySplits, InMemoryDataset
 from lsqctl.errors import DataError
 
 _SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 _TEST_IMAGES = 540
 
-Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+@dataset(
+    "digits",
+    title="Optical Recognition of Handwritten Digits",
+    classes=10,
+    channels=1,
+    image_size=8,
+    mean=(0.3053,),
+    std=(0.3761,),
+    pad=1,
+    flip=False,
+    eval_images=540,
+)
+class Digits(InMemoryDataset):
+    """Installed with scikit-learn: nothing to fetch, no path in the data folder."""
+
+    def read(self, data_dir: Path) -> ArraySplits:
+        """Return what ``read_digits`` does."""
+        return read_digits()
 
 
-def read_digits() -> tuple[Arrays, Arrays, str]:
+def read_digits() -> ArraySplits:
     """Return (pixels (N, 1, 8, 8), labels (N)) for training and test, and a note on the source.
 
     Pixels of 0..16 are scaled to 0..255.

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsqctl.models import model
+
 # depth: blocks in each of the four stages, and whether they are bottlenecks
 DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
     18: ((2, 2, 2, 2), False),
@@ -110,3 +112,12 @@ def _sizes(channels: int, stride: int, bottleneck: bool) -> list[tuple[int, int,
 def _kaiming(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+@model("preact_resnet18 preact_resnet34 preact_resnet50 preact_resnet101 preact_resnet152")
+def preact_resnet(
+    name: str, *, num_classes: int, in_channels: int, image_size: int
+) -> PreactResNet:
+    """Return the ResNet whose name ends in its depth."""
+    depth = int(name.rpartition("resnet")[2])
+    return PreactResNet(depth, num_classes=num_classes, in_channels=in_channels)

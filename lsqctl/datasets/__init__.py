@@ -1,0 +1,48 @@
+"""The datasets that a recipe may name, one module each: all that is known of one stands there.
+
+``@dataset(NAME, …)`` declares a class that reads it: a subclass of ``InMemoryDataset``
+(``idx_files`` and ``cifar_files`` read two layouts) or of ``FolderDataset``. ``DATASETS`` knows
+names, classes, sizes and paths without importing it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lsqctl.registry import Registry
+
+__all__ = ["DATASETS", "DatasetInfo", "dataset"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInfo:
+    """What is known of a dataset before it is opened.
+
+    ``title`` is what people call it. ``classes`` is None where the folder decides.
+    ``image_size`` is in pixels a side; ``mean`` and ``std`` are per channel of pixels in 0..1.
+    ``pad`` (pixels) and ``flip`` fill these keys of ``data`` where a recipe leaves them out.
+    ``eval_images`` counts the usual test set, ``hub_id`` is the name on the Hugging Face Hub.
+    ``paths`` lie in the data folder, any one of them will do, and the first is what a download
+    makes; a dataset that is installed with a library has none.
+    """
+
+    title: str
+    classes: int | None
+    channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    flip: bool
+    paths: tuple[str, ...] = ()
+    eval_images: int | None = None
+    hub_id: str = ""
+    is_image_folder: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need {self.channels} numbers, one a channel")
+
+
+DATASETS = Registry(__name__, "dataset", DatasetInfo, noun="dataset")
+dataset = DATASETS.declare

@@ -1,0 +1,59 @@
+"""The classifiers of torchvision: random weights, nothing downloaded.
+
+The lists are written down, for asking torchvision takes a second; a test holds them equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lsqctl.models import model
+
+_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+_SIZE_ARGUMENTS = {"vit_": "image_size", "maxvit_": "input_size"}
+
+
+@model(
+    """
+    alexnet densenet121 densenet161 densenet169 densenet201 googlenet inception_v3 regnet_x_16gf
+    regnet_x_1_6gf regnet_x_32gf regnet_x_3_2gf regnet_x_400mf regnet_x_800mf regnet_x_8gf
+    regnet_y_128gf regnet_y_16gf regnet_y_1_6gf regnet_y_32gf regnet_y_3_2gf regnet_y_400mf
+    regnet_y_800mf regnet_y_8gf resnet101 resnet152 resnet18 resnet34 resnet50
+    resnext101_32x8d resnext101_64x4d resnext50_32x4d squeezenet1_0 squeezenet1_1 swin_b swin_s
+    swin_t swin_v2_b swin_v2_s swin_v2_t vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn
+    vit_b_16 vit_b_32 vit_h_14 vit_l_16 vit_l_32 wide_resnet101_2 wide_resnet50_2
+    """,
+    input_channels=3,
+)
+@model(
+    """
+    convnext_base convnext_large convnext_small convnext_tiny efficientnet_b0 efficientnet_b1
+    efficientnet_b2 efficientnet_b3 efficientnet_b4 efficientnet_b5 efficientnet_b6 efficientnet_b7
+    efficientnet_v2_l efficientnet_v2_m efficientnet_v2_s maxvit_t mnasnet0_5 mnasnet0_75 mnasnet1_0
+    mnasnet1_3 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small shufflenet_v2_x0_5
+    shufflenet_v2_x1_0 shufflenet_v2_x1_5 shufflenet_v2_x2_0
+    """,
+    input_channels=3,
+    depthwise=True,
+)
+def build_torchvision(
+    name: str, *, num_classes: int, in_channels: int, image_size: int
+) -> nn.Module:
+    """Return torchvision's network; raises ValueError where it cannot take images of this size."""
+    from torchvision.models import get_model
+
+    arguments = dict(_ARGUMENTS.get(name, {}))
+    for prefix, key in _SIZE_ARGUMENTS.items():
+        if name.startswith(prefix):
+            arguments[key] = (image_size, image_size) if key == "input_size" else image_size
+    try:
+        network: nn.Module = get_model(name, weights=None, num_classes=num_classes, **arguments)
+    except AssertionError as error:
+        raise ValueError(str(error)) from None
+    return network

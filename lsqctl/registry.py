@@ -1,0 +1,137 @@
+"""Registries: what a package's modules declare by name, read off their source without importing it.
+
+A declaration is a decorator whose arguments are literals::
+
+    @model("squeezenext23_2x", depthwise=False)
+    def squeezenext(*, num_classes: int, in_channels: int, image_size: int) -> nn.Module: ...
+
+What it says of the name (classes, sizes, channels) is therefore known before torch is imported:
+the registry parses the modules of its package, and makes the same info of the arguments as the
+decorator itself would. The module is imported when ``load`` asks for the name. A new name is a new
+module; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from lsqctl.errors import NotFound
+from lsqctl.text import did_you_mean
+
+Info = TypeVar("Info")
+InfoArgs = ParamSpec("InfoArgs")
+Declared = TypeVar("Declared")
+
+
+@dataclass(frozen=True, slots=True)
+class _Declaration(Generic[Info]):
+    """One name: what is known of it, and where the decorated object is."""
+
+    info: Info
+    module: str
+    attribute: str
+    is_family: bool
+
+
+class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
+    """The names that the modules of ``package`` declare by ``@decorator(NAMES, …)``: name to info.
+
+    ``info`` is the type that holds what is known of a name; the decorator takes its arguments after
+    the names, and it may refuse them by ValueError. ``noun`` says in messages what a name is of.
+    Names come in the order of their modules, which are read when the first is asked for.
+    """
+
+    def __init__(
+        self, package: str, decorator: str, info: Callable[InfoArgs, Info], *, noun: str
+    ) -> None:
+        self._package, self._decorator, self._info = package, decorator, info
+        self._pattern = re.compile(rf"^@{decorator}\(.*?^(?:class|def) \w+", re.M | re.DOTALL)
+        self.noun = noun
+
+    def __getitem__(self, name: str) -> Info:
+        return self._declarations[name].info
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._declarations)
+
+    def __len__(self) -> int:
+        return len(self._declarations)
+
+    def declare(
+        self, names: str, *args: InfoArgs.args, **kwargs: InfoArgs.kwargs
+    ) -> Callable[[Declared], Declared]:
+        """Decorate what ``names`` stand for: one name, or several between blanks (a family).
+
+        Arguments are literals, or the registry could not read them; it says so.
+        """
+        self._info(*args, **kwargs)
+        return lambda declared: declared
+
+    def find(self, name: str) -> Info:
+        """Return what is known of a name; raises NotFound with the nearest one."""
+        return self._find(name).info
+
+    def load(self, name: str) -> Any:
+        """Import the module that declares ``name`` and return the decorated function or class.
+
+        One that is declared for a family is told the name, as its first argument. Raises NotFound
+        with the nearest name.
+        """
+        declaration = self._find(name)
+        declared = getattr(import_module(declaration.module), declaration.attribute)
+        return partial(declared, name) if declaration.is_family else declared
+
+    def _find(self, name: str) -> _Declaration[Info]:
+        if name not in self._declarations:
+            raise NotFound(f"no {self.noun} is named `{name}`{did_you_mean(name, self)}")
+        return self._declarations[name]
+
+    @cached_property
+    def _declarations(self) -> Mapping[str, _Declaration[Info]]:
+        declarations: dict[str, _Declaration[Info]] = {}
+        for module, source in _sources(self._package):
+            for name, declaration in self._declared_in(module, source):
+                if other := declarations.get(name):
+                    both = f"in {other.module} and {module}"
+                    raise ValueError(f"the {self.noun} `{name}` is declared twice: {both}")
+                declarations[name] = declaration
+        return declarations
+
+    def _declared_in(self, module: str, source: str) -> Iterator[tuple[str, _Declaration[Info]]]:
+        for match in self._pattern.finditer(source):
+            (declared,) = ast.parse(f"{match[0]}(): ...").body  # its head alone: parsing is slow
+            assert isinstance(declared, ast.FunctionDef | ast.ClassDef)
+            line = source.count("\n", 0, match.start()) + 1
+            for call in _calls(declared.decorator_list, self._decorator):
+                names, info = self._evaluate(f"{module}, line {line}", call)
+                for name in names:
+                    yield name, _Declaration(info, module, declared.name, len(names) > 1)
+
+    def _evaluate(self, where: str, call: ast.Call) -> tuple[list[str], Info]:
+        """Return the names and the info of a declaration; raises ValueError where it is wrong."""
+        try:
+            names, *args = map(ast.literal_eval, call.args)
+            kwargs = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+            return names.split(), self._info(*args, **kwargs)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: @{self._decorator} takes literals: {error}") from None
+
+
+def _sources(package: str) -> Iterator[tuple[str, str]]:
+    """Yield name and source of each module of a package, by name; none is imported."""
+    for folder in import_module(package).__path__:
+        for path in sorted(Path(folder).glob("*.py")):
+            yield f"{package}.{path.stem}", path.read_text("utf-8")
+
+
+def _calls(decorators: Iterable[ast.expr], name: str) -> Iterator[ast.Call]:
+    for decorator in decorators:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == name:
+            yield decorator

@@ -1,0 +1,124 @@
+"""When a supervisor stops and when it kills a child: real processes, on a clock of our own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lsqctl.run import EndReason, RunState
+from lsqctl.settings import Settings
+from lsqctl.store import Store, open_store
+from lsqctl.worker.child import SAVE_GRACE_SECONDS, Child
+from lsqctl.worker.identity import this_worker
+from lsqctl.worker.messages import log_path
+from lsqctl.worker.slot_allocator import SlotAllocator
+from lsqctl.worker.slots import make_slots
+from lsqctl.worker.supervisor import Supervisor
+from tests.conftest import wait_for
+from tests.store.samples import Clock, new, submit
+from tests.worker.test_dead_workers import Silent
+
+LEASE = 30.0
+LIMIT = 600.0
+
+# What a child's Python executes before anything else: SIGTERM gets a line in the log, no end.
+DEAF = """
+import signal
+signal.signal(signal.SIGTERM, lambda number, frame: print("asked", flush=True))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@dataclass
+class Scene:
+    """A supervisor, its one run, and the child that does not end when it is asked."""
+
+    store: Store
+    supervisor: Supervisor
+    clock: Clock
+    run_id: str
+    database: Path
+    log: Path
+
+    @property
+    def child(self) -> Child:
+        (child,) = self.supervisor._children
+        return child
+
+    def tick_at(self, seconds: float) -> None:
+        self.clock.seconds = seconds
+        self.supervisor.tick()
+
+    def wait_until_asked(self, times: int) -> None:
+        wait_for(lambda: self.log.read_text().count("asked") == times)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with closing(sqlite3.connect(self.database, isolation_level=None)) as db:
+            db.execute("BEGIN EXCLUSIVE")
+            yield
+
+
+@pytest.fixture
+def scene(tmp_path, monkeypatch) -> Iterator[Scene]:
+    (tmp_path / "deaf").mkdir()
+    (tmp_path / "deaf" / "sitecustomize.py").write_text(DEAF)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "deaf"), prepend=os.pathsep)
+    home = tmp_path / "home"
+    url = f"sqlite:///{home}/lsqctl.db"
+    settings = Settings(home, url, tmp_path, lease_seconds=LEASE, warm=False)
+    me, slots, clock = this_worker(None, 1, "cpu"), SlotAllocator(make_slots((), 1)), Clock()
+    with open_store(url, lease_seconds=LEASE, busy_seconds=0.05) as store:
+        store.workers.register(me)
+        (run_id,) = submit(store, new("a", time_limit_seconds=LIMIT))
+        supervisor = Supervisor(
+            store, settings, identity=me, slots=slots, observer=Silent(), clock=clock
+        )
+        supervisor.tick()
+        log = log_path(settings.run_dir(run_id), 1)
+        try:
+            wait_for(lambda: "ready" in log.read_text())
+            yield Scene(store, supervisor, clock, run_id, home / "lsqctl.db", log)
+        finally:
+            supervisor._shutdown()
+            wait_for(lambda: supervisor._finalize_ended() or not supervisor._children)
+
+
+def test_a_child_is_stopped_after_a_whole_lease_without_renewal_and_not_before(scene):
+    with scene.locked():
+        scene.tick_at(LEASE)
+        assert not scene.child.stop_requested
+        scene.tick_at(LEASE + 5)
+        scene.wait_until_asked(1)
+
+
+def test_a_child_whose_lease_was_renewed_in_time_is_not_stopped(scene):
+    scene.tick_at(LEASE - 1)
+    with scene.locked():
+        scene.tick_at(LEASE + 5)
+        assert not scene.child.stop_requested
+
+
+def test_a_child_over_its_time_limit_is_asked_to_save_and_killed_when_that_takes_too_long(scene):
+    scene.tick_at(LIMIT - 1)
+    assert not scene.child.stop_requested
+    scene.tick_at(LIMIT)
+    scene.wait_until_asked(1)
+    scene.tick_at(LIMIT + SAVE_GRACE_SECONDS)
+    os.kill(scene.child._process.pid, signal.SIGTERM)
+    scene.wait_until_asked(2)  # it lives, or it could not answer
+    late = scene.child
+    scene.tick_at(LIMIT + SAVE_GRACE_SECONDS + 1)
+    wait_for(lambda: late.exit_code() == -signal.SIGKILL)
+    scene.supervisor.tick()
+    run = scene.store.runs.detail(scene.run_id).run
+    assert (run.state, run.reason) == (RunState.FAILED, EndReason.TIMEOUT)
