@@ -6,7 +6,6 @@ All three are JSON, which YAML readers accept too, so a model card can hold it b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Table
@@ -67,7 +66,7 @@ def to_hf_eval_results(board: Board) -> str:
     return json_text([_hf_eval_result(entry) for entry in local_entries])
 
 
-def _pwc_dataset(table: Table) -> dict[str, Any]:
+def _pwc_dataset(table: Table) -> dict[str, object]:
     return {
         "dataset": _DATASET_TITLES.get(table.dataset, table.dataset),
         "description": "",
@@ -78,7 +77,7 @@ def _pwc_dataset(table: Table) -> dict[str, Any]:
     }
 
 
-def _pwc_row(entry: Entry) -> dict[str, Any]:
+def _pwc_row(entry: Entry) -> dict[str, object]:
     values = (entry.top1_mean, entry.top5_mean, entry.weight_bits, entry.act_bits)
     metrics = {
         name: str(value)
@@ -97,7 +96,7 @@ def _pwc_row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _hf_model(entry: Entry) -> dict[str, Any]:
+def _hf_model(entry: Entry) -> dict[str, object]:
     metrics = [("Top-1 accuracy", entry.top1_mean), ("Top-5 accuracy", entry.top5_mean)]
     dataset = {
         "type": _HUB.get(entry.dataset, entry.dataset),
@@ -116,7 +115,7 @@ def _hf_model(entry: Entry) -> dict[str, Any]:
     return {"name": entry.model, "results": [result]}
 
 
-def _hf_eval_result(entry: Entry) -> dict[str, Any]:
+def _hf_eval_result(entry: Entry) -> dict[str, object]:
     n_seeds, half_text = entry.n_seeds or 1, half_width_text(entry)
     spread = f", ±{half_text}" if half_text else ""
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 FLOAT_BITS = 32
 """The number of bits that means: not quantized."""
@@ -15,6 +15,8 @@ FeatureCount = Literal["per_sample", "numel", "channels"]
 Offset = Literal["none", "learned"]
 Sign = Literal["auto", "signed", "unsigned"]
 SIGN_TO_SIGNED: Mapping[Sign, bool | None] = {"auto": None, "signed": True, "unsigned": False}
+
+SpecChanges: TypeAlias = dict[str, Any]  # fields of a QuantSpec
 
 
 def check_bits(bits: int, name: str = "bits") -> None:
@@ -97,7 +99,7 @@ class LayerOverride:
     init: StepInit | None = None
     percentile: float | None = None
 
-    def changes(self) -> dict[str, Any]:
+    def changes(self) -> SpecChanges:
         """Return what it sets, as fields of a QuantSpec."""
         settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
         changes = {name: value for name, value in settings.items() if value is not None}
@@ -190,7 +192,7 @@ class QuantSpec:
         """Return the (weight, input activation) specs of a layer by its name and its position."""
         prefix = "first_" if first else "last_" if last else ""
         bits = {kind: getattr(self, f"{prefix}{kind}") for kind in ("weight_bits", "act_bits")}
-        changes: dict[str, Any] = {}
+        changes: SpecChanges = {}
         for glob, override in self.overrides.items():
             if fnmatchcase(name, glob):
                 changes |= override.changes()
@@ -203,7 +205,7 @@ class QuantSpec:
         """Return the globs of the overrides that match none of ``names``."""
         return [glob for glob in self.overrides if not any(fnmatchcase(n, glob) for n in names)]
 
-    def _with_changes(self, changes: dict[str, Any]) -> QuantSpec:
+    def _with_changes(self, changes: SpecChanges) -> QuantSpec:
         return replace(self, **changes, overrides={})
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from lsqctl.run import ACTIVE_STATES, EndReason, RunState
+from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, RunState
 from lsqctl.store.dialects import now
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import (
@@ -25,7 +25,7 @@ from lsqctl.store.transitions import NO_LEASE, record_event, select_for_update, 
 
 RETRYABLE = (RunState.FAILED, RunState.CANCELLED)
 NOT_STARTED = (RunState.WAITING, RunState.QUEUED)
-_RESET_VALUES: dict[str, Any] = {
+_RESET_VALUES: JsonObject = {
     **NO_LEASE,
     "reason": None,
     "message": "",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import Connection, case, insert, select, update
 
@@ -22,7 +21,7 @@ from lsqctl.store.dependencies import (
 )
 from lsqctl.store.dialects import now, to_json, upsert
 from lsqctl.store.rows import batches, load_runs
-from lsqctl.store.tables import live_runs, run_parents, runs, sweep_cells, sweeps
+from lsqctl.store.tables import AnyRow, live_runs, run_parents, runs, sweep_cells, sweeps
 from lsqctl.store.transitions import record_event
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
@@ -79,7 +78,7 @@ def as_enqueued(
     ]
 
 
-def canonical_run(db: Connection, run_sha256: str) -> Any | None:
+def canonical_run(db: Connection, run_sha256: str) -> AnyRow | None:
     """Return a hash's canonical run: succeeded before unfinished before the rest."""
     rank = case(
         (live_runs.c.state == RunState.SUCCEEDED, 0),
@@ -133,13 +132,13 @@ class Submission:
         _record_cell(self.db, new, run_id, outcome)
         return run_id, outcome
 
-    def _canonical_run(self, run_sha256: str) -> Any | None:
+    def _canonical_run(self, run_sha256: str) -> AnyRow | None:
         """Return the run of a hash that counts here: what this submission added comes first."""
         if run_id := self.added.get(run_sha256):
             return self.db.execute(_SELECT_IDENTITY.where(live_runs.c.id == run_id)).one()
         return canonical_run(self.db, run_sha256)
 
-    def _reuse(self, existing: Any, new: NewRun) -> EnqueueOutcome:
+    def _reuse(self, existing: AnyRow, new: NewRun) -> EnqueueOutcome:
         if existing.id not in self.retryable:
             return EnqueueOutcome.EXISTS
         if existing.state in RETRYABLE:  # else its parent was requeued and took it along
@@ -163,7 +162,7 @@ class Submission:
         self.added[new.run_sha256] = run_id
         return run_id
 
-    def _parent(self, new: NewRun, role: str, run_sha256: str) -> Any:
+    def _parent(self, new: NewRun, role: str, run_sha256: str) -> AnyRow:
         row = self._canonical_run(run_sha256)
         if row is None:
             raise NotFound(
@@ -177,7 +176,7 @@ class Submission:
         return row
 
 
-def _initial_values(new: NewRun) -> dict[str, Any]:
+def _initial_values(new: NewRun) -> dict[str, object]:
     return {
         "name": new.name,
         "message": "",

@@ -17,7 +17,7 @@ __all__ = ["ExecutionContext", "finetune"]
 _HOME = {"ExecutionContext": "runtime", "finetune": "finetuning"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
