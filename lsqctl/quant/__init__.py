@@ -7,7 +7,7 @@ that a recipe can be checked without torch.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.quant.spec import FLOAT_BITS, LayerOverride, QuantSpec, TensorSpec
 

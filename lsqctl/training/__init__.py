@@ -6,7 +6,7 @@ Both names load when first used, so that ``checkpoint_files`` is imported withou
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lsqctl.training.finetuning import finetune
