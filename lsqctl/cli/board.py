@@ -10,7 +10,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
-from lsqctl.cli.context import Json, get_settings, open_store, positive_int
+from lsqctl.cli.context import Json, format_name, get_settings, open_store, positive_int
 from lsqctl.cli.serve import Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
 from lsqctl.text import pluralize
@@ -39,10 +39,6 @@ class _QueryArgs(TypedDict):
     limit: int | None
 
 
-# lsqctl.leaderboard.output has the same words: importing it here would slow every command's start
-OutputFormat = Literal[
-    "table", "csv", "json", "md", "html", "latex", "pwc-json", "hf-model-index", "hf-eval-results"
-]
 Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
 ShowPublished = Annotated[
     Literal["auto", "all", "none"],
@@ -149,7 +145,14 @@ def leaderboard(
     pivot: PivotSpec = "",
     limit: Limit = None,
     output_format: Annotated[
-        OutputFormat | None, typer.Option("--format", help="How to print it.")
+        str | None,
+        typer.Option(
+            "--format",
+            parser=format_name,
+            metavar="FORMAT",
+            help="table, csv, json, md, html, latex, … (docs/views.md lists all).",
+            autocompletion=completion.formats,
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A file; its ending tells the format.")
@@ -221,7 +224,14 @@ def export(
     sort: Sort = "",
     pivot: PivotSpec = "",
     output_format: Annotated[
-        OutputFormat | None, typer.Option("--format", help="Another format than the ending tells.")
+        str | None,
+        typer.Option(
+            "--format",
+            parser=format_name,
+            metavar="FORMAT",
+            help="Another format than the ending tells.",
+            autocompletion=completion.formats,
+        ),
     ] = None,
     show_published: ShowPublished = "auto",
     per_run: PerRun = False,

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
-from lsqctl.leaderboard.csv_json import to_csv, to_json
+from lsqctl.leaderboard.formats.csv_text import to_csv
+from lsqctl.leaderboard.formats.json_text import to_json
 from lsqctl.leaderboard.page.rendering import LiveStatus, RunHistory, render
 from lsqctl.run import RunState
 from lsqctl.services.atomic_write import write_atomic

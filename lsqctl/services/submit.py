@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
 
 _WEIGHT_EXTENSIONS = (".safetensors", ".pth", ".pt", ".th")
+MAX_PARENT_CHAIN = 100  # recipes; each takes some of Python's stack
+_Inputs = tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]
 _REUSABLE_STATES = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
 
 
@@ -129,6 +131,7 @@ class _Planner:
     extra_cells: list[NewRun] = field(default_factory=list)
     _chain: list[str] = field(default_factory=list)
     _provenance: JsonObject = field(default_factory=dict)
+    _resolved: dict[tuple[Path, str], _Inputs] = field(default_factory=dict)
     _files: WeightFiles = field(init=False)
 
     def __post_init__(self) -> None:
@@ -168,14 +171,27 @@ class _Planner:
             self.extra_cells.append(new)
         return new
 
-    def _resolve_inputs(
-        self, recipe: Recipe, source: LoadedRecipe
-    ) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
-        """Return identities for the hash, entries for the provenance, parents by run_sha256."""
+    def _resolve_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
+        """Return identities for the hash, entries for the provenance, parents by run_sha256.
+
+        Of each recipe once: a chain of parents is asked for twice a level, for hash and for run.
+        """
         if recipe.name in self._chain:
             chain = " -> ".join((*self._chain, recipe.name))
             raise UsageError(f"recipes wait for each other: {chain}")
-        self._chain.append(recipe.name)
+        if len(self._chain) >= MAX_PARENT_CHAIN:
+            raise UsageError(
+                f"`{self._chain[0]}` waits for a chain of more than {MAX_PARENT_CHAIN} recipes; "
+                f"submit `{recipe.name}` and those it waits for first"
+            )
+        key = source.path, recipe.model_dump_json()
+        if key not in self._resolved:
+            self._chain.append(recipe.name)
+            self._resolved[key] = self._resolve_new_inputs(recipe, source)
+            self._chain.pop()
+        return self._resolved[key]
+
+    def _resolve_new_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
         identities, entries, parents = {}, {}, {}
         for key, input_ref in recipe.input_refs().items():
             if isinstance(input_ref, RunRef):
@@ -188,7 +204,6 @@ class _Planner:
             else:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
                 identities[key] = f"torchvision:{input_ref}"
-        self._chain.pop()
         return identities, entries, parents
 
     def _resolve_parent(

@@ -198,12 +198,27 @@ def _requeue_all(db: Connection, run_ids: Sequence[str], *, from_scratch: bool) 
 
 def _enqueue_missing(submission: Submission, row: AnyRow) -> tuple[str, EnqueueOutcome | None]:
     """Enqueue a cell whose run was removed, from what was stored when it was submitted."""
-    if added := submission.added.get(row.run_sha256):
+    pending = [row]
+    while True:
+        new = _to_new_run(pending[-1])
+        parents = [
+            _cell_of_parent(submission.db, new, role, sha256)
+            for role, sha256 in new.parents.items()
+            if canonical_run(submission.db, sha256) is None
+        ]
+        if parents:
+            pending += parents
+            continue
+        pending.pop()
+        outcome = _enqueue_cell(submission, new)
+        if not pending:
+            return outcome
+
+
+def _enqueue_cell(submission: Submission, new: NewRun) -> tuple[str, EnqueueOutcome | None]:
+    if added := submission.added.get(new.run_sha256):
         return added, None  # another cell needed it
-    db, new = submission.db, _to_new_run(row)
-    for role, sha256 in new.parents.items():
-        if canonical_run(db, sha256) is None:
-            _enqueue_missing(submission, _cell_of_parent(db, new, role, sha256))
+    db = submission.db
     run_id, outcome = submission.add(new)
     live = select(live_runs.c.id).where(live_runs.c.id == sweep_cells.c.run_id).exists()
     missing_cells = sweep_cells.c.run_sha256 == new.run_sha256, ~live

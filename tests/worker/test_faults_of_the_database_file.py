@@ -1,4 +1,4 @@
-"""A database that is upgraded, replaced, emptied or damaged under a worker ends it, and in order."""
+"""A database that is upgraded, replaced, emptied or damaged ends its worker, in order."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_damaged_database_is_not_taken_for_one_that_is_away_for_a_moment(tmp_p
             file.seek(4096)
             file.write(b"\xff" * (size - 4096))
         store.close()  # what it had read before is kept in its connection
-        with pytest.raises(UnusableDatabase, match="is damaged.*no backup"):
+        with pytest.raises(UnusableDatabase, match=r"is damaged.*no backup"):
             store.maintenance.schema_version()
         with pytest.raises(UnusableDatabase, match="is damaged"):
             store.ensure_usable()
