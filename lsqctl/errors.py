@@ -24,8 +24,7 @@ them into exit codes and end reasons).
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -166,19 +165,3 @@ class FilterError(UsageError):
     def __init__(self, diagnostic: Diagnostic) -> None:
         self.diagnostics = (diagnostic,)
         super().__init__(str(diagnostic))
-
-
-def nearest(word: str, candidates: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the candidate that ``word`` most likely meant, or None when none is near."""
-    names = sorted(set(candidates))
-    folded = {name.casefold().replace("_", "-"): name for name in names}
-    close = difflib.get_close_matches(
-        word.casefold().replace("_", "-"), list(folded), n=1, cutoff=cutoff
-    )
-    return folded[close[0]] if close else None
-
-
-def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return ``; did you mean `x`?`` to end a message with, or nothing when no name is near."""
-    guess = nearest(word, candidates)
-    return f"; did you mean `{guess}`?" if guess else ""

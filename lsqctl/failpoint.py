@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from lsqctl.errors import UsageError, did_you_mean
+from lsqctl.errors import UsageError
 from lsqctl.settings import failpoint_variables
+from lsqctl.text import did_you_mean
 
 FAILPOINTS: Mapping[str, str] = {
     "submit.before-commit": "every row of a submission is written, none is committed",

@@ -48,3 +48,20 @@ def test_an_installed_copy_makes_its_database_and_queues_a_bundled_recipe(unpack
         check=True,
     )
     assert len(done.stdout.split()) == 2
+
+
+def test_an_installed_copy_is_typed_for_a_checker_of_somebody_elses_code(unpacked, tmp_path):
+    assert (unpacked / "lsqctl" / "py.typed").exists()
+    (tmp_path / "mine.py").write_text(
+        "import lsqctl\nreveal_type(lsqctl.runs(limit=1))\nlsqctl.sumbit('x')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", "mine.py"],
+        cwd=tmp_path,
+        env=os.environ | {"MYPYPATH": str(unpacked)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "list[lsqctl.run.Run]" in done.stdout
+    assert 'Module has no attribute "sumbit"' in done.stdout

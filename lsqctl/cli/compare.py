@@ -8,7 +8,7 @@ import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.context import Json, open_store
-from lsqctl.text import sanitize
+from lsqctl.text import format_signed, sanitize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.comparison import Comparison
@@ -43,7 +43,7 @@ def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json
 
 
 def _print_comparison(comparison: Comparison) -> None:
-    from lsqctl.leaderboard.comparison import format_p, points
+    from lsqctl.leaderboard.comparison import format_p
 
     def percent_text(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -58,7 +58,7 @@ def _print_comparison(comparison: Comparison) -> None:
                 percent_text(row.first_top1),
                 row.second_run or "",
                 percent_text(row.second_top1),
-                "" if row.difference is None else points(row.difference),
+                "" if row.difference is None else format_signed(row.difference),
                 "" if row.only_first is None else str(row.only_first),
                 "" if row.only_second is None else str(row.only_second),
                 "" if row.p is None else f"{row.p:.2g}",
@@ -69,5 +69,5 @@ def _print_comparison(comparison: Comparison) -> None:
         hide_first=("A run", "B run", "p"),
     )
     for test in comparison.tests:
-        interval = f"{points(test.low)} to {points(test.high)}"
-        say(f"{test.name}: {points(test.difference)} ({interval}), {format_p(test.p)}")
+        interval = f"{format_signed(test.low)} to {format_signed(test.high)}"
+        say(f"{test.name}: {format_signed(test.difference)} ({interval}), {format_p(test.p)}")

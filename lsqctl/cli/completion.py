@@ -53,6 +53,13 @@ def columns(incomplete: str) -> list[str]:
     return [f"{preceding}{comma}{sign}{name}" for name in COLUMN_NAMES if name.startswith(prefix)]
 
 
+def formats(incomplete: str) -> list[CompletionItem]:
+    """Return the formats of the board."""
+    from lsqctl.leaderboard.formats import FORMATS
+
+    return [(name, info.ending) for name, info in FORMATS.items() if _matches(name, incomplete)]
+
+
 def codes(incomplete: str) -> list[CompletionItem]:
     """Return the codes of errors and warnings."""
     from lsqctl.recipe_file.error_codes import CODES

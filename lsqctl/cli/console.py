@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from lsqctl.errors import Diagnostic
 
-_COLUMN_GAP = 2
 STATE_STYLES = {
     "queued": "blue",
     "waiting": "blue",
@@ -92,7 +91,7 @@ def print_json(value: object, **first_keys: object) -> None:
     print(json.dumps(to_json_types(value), indent=2, ensure_ascii=False, allow_nan=True))
 
 
-def to_json_types(value: Any) -> Any:
+def to_json_types(value: object) -> Any:
     """Return values that JSON has: dataclasses as objects, times in ISO 8601."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
@@ -108,7 +107,7 @@ def to_json_types(value: Any) -> Any:
     return _to_json_leaf(value)
 
 
-def _to_json_leaf(value: Any) -> Any:
+def _to_json_leaf(value: object) -> object:
     match value:
         case Enum():
             return value.value
@@ -132,74 +131,24 @@ def print_table(
     """Draw a table in a terminal; in a pipe, tab-separated lines without a cut.
 
     In a terminal a column without a value is left out.  Where the rest is too wide, the columns
-    of ``hide_first`` are hidden, one by one; then the last column is cut, and never another.
+    of ``hide_first`` are hidden, one by one; then the last one is cut, and never another.
     """
-    cells = [[sanitize(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
-        for row in cells:
-            print("\t".join(row))
+        for row in rows:
+            print("\t".join(map(sanitize, row)))
         return
-    from rich.table import Table
-    from rich.text import Text
+    from lsqctl.cli.table import Column, styled_row, table_lines, to_text
 
     console = stdout_console()
-    widths = _column_widths(columns, cells)
-    visible = _visible_columns(columns, widths, hide_first, console.width)
-    table = Table(box=None, pad_edge=False, padding=(0, _COLUMN_GAP, 0, 0), header_style="bold")
-    width_before_last = sum(widths[index] + _COLUMN_GAP for index in visible[:-1])
-    for index in visible:
-        table.add_column(
-            columns[index],
-            justify="right" if columns[index] in right_aligned else "left",
-            width=max(1, min(widths[index], console.width - width_before_last))
-            if index == visible[-1]
-            else widths[index],
-            overflow="ellipsis",
-            no_wrap=True,
+    table_columns = [
+        Column(
+            name,
+            align="right" if name in right_aligned else "left",
+            priority=hide_first.index(name) + 1 if name in hide_first else 0,
+            cut="end",
+            optional=True,
         )
-    for row in cells:
-        table.add_row(*(Text(row[index], style=styles.get(row[index], "")) for index in visible))
-    console.print(table, soft_wrap=False)
-
-
-def _column_widths(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return what each column needs; 0 for one without a value."""
-    from rich.cells import cell_len
-
-    longest = [max((cell_len(row[i]) for row in rows), default=0) for i in range(len(columns))]
-    return [
-        max(cell_len(name), width) if width else 0
-        for name, width in zip(columns, longest, strict=True)
+        for name in columns
     ]
-
-
-def _visible_columns(
-    columns: Sequence[str], widths: Sequence[int], hide_first: Sequence[str], terminal_width: int
-) -> list[int]:
-    visible = [index for index, width in enumerate(widths) if width]
-    for name in hide_first:
-        if sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP <= terminal_width:
-            break
-        visible = [index for index in visible if columns[index] != name]
-    return visible
-
-
-def ago(when: datetime | None, now: datetime | None = None) -> str:
-    """Return how long ago, in the largest unit that fits; empty for None."""
-    if when is None:
-        return ""
-    seconds = max(0.0, ((now or datetime.now(UTC)) - when).total_seconds())
-    number, unit, *_ = format_duration(seconds).split()
-    return f"{number} {unit} ago"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a time span in two units at most."""
-    seconds = int(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s" if seconds < 600 else f"{seconds // 60} min"
-    if seconds < 86_400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86_400} d {seconds % 86_400 // 3600} h"
+    lines = table_lines(table_columns, [styled_row(row, styles) for row in rows], console.width)
+    console.print(to_text(lines, console.width))

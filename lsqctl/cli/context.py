@@ -14,6 +14,7 @@ from lsqctl.cli import completion
 from lsqctl.failpoint import armed_failpoints
 from lsqctl.settings import Settings, load_settings
 from lsqctl.settings import sources as settings_origins
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -64,6 +65,18 @@ def positive_int(text: str | int) -> int:
     if number < 1:
         raise typer.BadParameter(f"must be at least 1, got {number}")
     return number
+
+
+def format_name(text: str) -> str:
+    """Parse the name of a format of the board; ``table`` is the terminal's."""
+    from lsqctl.leaderboard.formats import FORMATS
+
+    if text != "table" and text not in FORMATS:
+        names = ("table", *FORMATS)
+        raise typer.BadParameter(
+            f"no format is named `{text}`{did_you_mean(text, names)}; there are {', '.join(names)}"
+        )
+    return text
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,8 @@ from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli import completion
 from lsqctl.cli.console import print_json, print_table
 from lsqctl.cli.context import Json
-from lsqctl.errors import Diagnostic, NotFound, did_you_mean
+from lsqctl.errors import Diagnostic, NotFound
+from lsqctl.text import did_you_mean, is_invisible, pluralize, sanitize
 
 CodeArgument = Annotated[
     str | None,
@@ -53,7 +54,6 @@ def explain(code: CodeArgument = None, json: Json = False) -> None:
 
 
 _RED, _YELLOW, _BLUE, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"
-_INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co"}
 
 
 def format_diagnostics(diagnostics: Sequence[Diagnostic], *, colour: bool = False) -> str:
@@ -68,14 +68,14 @@ def format_summary(
     errors = sum(diagnostic.level == "error" for diagnostic in diagnostics)
     warnings = len(diagnostics) - errors
     counts = [
-        f"{count} {noun}{'s' * (count != 1)}"
+        pluralize(count, noun)
         for count, noun in ((errors, "error"), (warnings, "warning"))
         if count
     ]
     if not errors:
-        return f"{_escape_invisible(recipe_ref)}: {' and '.join(counts) or 'no errors'}"
+        return f"{sanitize(recipe_ref)}: {' and '.join(counts) or 'no errors'}"
     end = "" if queued else ", nothing was queued"
-    summary = f"{_escape_invisible(recipe_ref)}: {' and '.join(counts)}{end}"
+    summary = f"{sanitize(recipe_ref)}: {' and '.join(counts)}{end}"
     return f"{summary}. Full key list: lsqctl recipe schema"
 
 
@@ -86,7 +86,7 @@ def format_github(diagnostics: Sequence[Diagnostic]) -> str:
 
 def format_json(diagnostics: Sequence[Diagnostic]) -> str:
     """Return a JSON list of diagnostics; positions count from 1, ``end_column`` is exclusive."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {"level": diagnostic.level, **asdict(diagnostic)} for diagnostic in diagnostics
     ]
     return json.dumps({"schema_version": JSON_SCHEMA_VERSION, "diagnostics": rows}, indent=2)
@@ -97,25 +97,23 @@ def _format_block(diagnostic: Diagnostic, colour: bool) -> str:
         return f"{style}{text}{_RESET}" if colour else text
 
     style = _RED if diagnostic.level == "error" else _YELLOW
-    cell = f" ({_escape_invisible(diagnostic.cell)})" if diagnostic.cell else ""
+    cell = f" ({sanitize(diagnostic.cell)})" if diagnostic.cell else ""
     head = paint(f"{diagnostic.level}[{diagnostic.code}]", style)
-    lines = [f"{head}{paint(f': {_escape_invisible(diagnostic.title)}{cell}', _BOLD)}"]
+    lines = [f"{head}{paint(f': {sanitize(diagnostic.title)}{cell}', _BOLD)}"]
     on_command_line = diagnostic.file.startswith("--")
     number = "" if diagnostic.position is None or on_command_line else str(diagnostic.position.line)
     gutter = " " * max(1, len(number))
     bar = paint("|", _BLUE)
     lines.append(f"{gutter}{paint('-->', _BLUE)} {_location(diagnostic)}")
     if diagnostic.position is None:
-        lines.append(f"{gutter} {paint('=', _BLUE)} {_escape_invisible(diagnostic.message)}")
+        lines.append(f"{gutter} {paint('=', _BLUE)} {sanitize(diagnostic.message)}")
     else:
         source, pad, carets = _source_window(diagnostic)
         lines.append(f"{gutter} {bar}")
         lines.append(f"{paint(number or ' ', _BLUE)} {bar} {source}".rstrip())
-        pointed = f"{carets} {_escape_invisible(diagnostic.message)}"
+        pointed = f"{carets} {sanitize(diagnostic.message)}"
         lines.append(f"{gutter} {bar} {pad}{paint(pointed, style)}")
-    lines += [
-        f"{gutter} {paint('=', _BLUE)} help: {_escape_invisible(text)}" for text in diagnostic.hints
-    ]
+    lines += [f"{gutter} {paint('=', _BLUE)} help: {sanitize(text)}" for text in diagnostic.hints]
     return "\n".join(lines) + "\n"
 
 
@@ -123,9 +121,9 @@ def _location(diagnostic: Diagnostic) -> str:
     if diagnostic.file.startswith("--"):
         return "command line"
     if diagnostic.position is None:
-        return _escape_invisible(diagnostic.file)
+        return sanitize(diagnostic.file)
     position = diagnostic.position
-    return f"{_escape_invisible(diagnostic.file)}:{position.line}:{position.column}"
+    return f"{sanitize(diagnostic.file)}:{position.line}:{position.column}"
 
 
 def _source_window(diagnostic: Diagnostic) -> tuple[str, str, str]:
@@ -141,22 +139,13 @@ def _source_window(diagnostic: Diagnostic) -> tuple[str, str, str]:
 def _visible_char(char: str) -> str:
     if char == "\t":
         return " "
-    return "\ufffd" if unicodedata.category(char) in _INVISIBLE_CATEGORIES else char
+    return "\ufffd" if is_invisible(char) else char
 
 
 def _display_width(text: str) -> int:
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     marks = sum(unicodedata.combining(char) > 0 for char in text)
     return len(text) + wide - marks
-
-
-def _escape_invisible(text: str) -> str:
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in _INVISIBLE_CATEGORIES
-        else char
-        for char in text
-    )
 
 
 def _github_annotation(diagnostic: Diagnostic) -> str:

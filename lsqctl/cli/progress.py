@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from lsqctl.cli.console import format_duration, say, stderr_console
+from lsqctl.cli.console import say, stderr_console
+from lsqctl.cli.table import Cell, Column, styled_row, table_lines, to_text
 from lsqctl.run import EndReason, Run, RunState
-from lsqctl.text import pluralize, sanitize
+from lsqctl.text import format_duration, join_counts, pluralize, sanitize
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
     from lsqctl.store import Store
     from lsqctl.store.runs import RunStatus
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 REDRAW_INTERVAL_SECONDS = 0.5
 LINE_INTERVAL_SECONDS = 30.0
+_BAR_WIDTH = 20
+_COLUMNS = (
+    Column("run", cut="end"),
+    Column("", priority=1),
+    Column("epoch", "right"),
+    Column("Top-1", "right"),
+    Column("left", "right"),
+)
 
 
 @contextmanager
@@ -35,7 +44,12 @@ def observe_worker(store: Store) -> Iterator[Observer]:
 
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         # through the live display's own console, or the lines and the table run into each other
-        yield LiveObserver(store, lambda text: console.print(sanitize(text)), live.update)
+        yield LiveObserver(
+            store,
+            lambda text: console.print(sanitize(text)),
+            draw=live.update,
+            width=lambda: console.width,
+        )
 
 
 class LineObserver:
@@ -82,10 +96,15 @@ class LiveObserver(LineObserver):
     """Keeps a table of the slots and the queue at the bottom of the terminal."""
 
     def __init__(
-        self, store: Store, say: Callable[[str], None], draw: Callable[[Table], None]
+        self,
+        store: Store,
+        say: Callable[[str], None],
+        *,
+        draw: Callable[[Text], None],
+        width: Callable[[], int],
     ) -> None:
         super().__init__(store, say)
-        self._draw = draw
+        self._draw, self._width = draw, width
         self._next_draw_at = 0.0
 
     def tick(self) -> None:
@@ -95,29 +114,26 @@ class LiveObserver(LineObserver):
         self._next_draw_at = time.monotonic() + REDRAW_INTERVAL_SECONDS
         self._draw(self._table())
 
-    def _table(self) -> Table:
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
+    def _table(self) -> Text:
         counts = self._store.runs.counts()
-        counts_text = " · ".join(f"{count} {state}" for state, count in counts.items() if count)
-        table = Table(
-            box=None, pad_edge=False, title=counts_text, title_justify="left", title_style="dim"
-        )
-        for name in ("run", "", "epoch", "Top-1", "left"):
-            table.add_column(name, no_wrap=True, justify="left" if name in {"run", ""} else "right")
-        for run in self._store.runs.list(states=[RunState.RUNNING]):
-            if run.id in self._started_at:
-                bar = ProgressBar(total=max(1, run.total_steps), completed=run.step, width=20)
-                table.add_row(
-                    Text(sanitize(run_label(run))),
-                    bar,
+        counts_text = join_counts(counts, " · ")
+        running = self._store.runs.list(states=[RunState.RUNNING])
+        rows = [
+            styled_row(
+                (
+                    run_label(run),
+                    _bar(run.step, run.total_steps),
                     f"{run.epoch}/{run.epochs}",
                     top1_text(run),
                     self._time_left(run),
-                )
-        return table
+                ),
+                {},
+            )
+            for run in running
+            if run.id in self._started_at
+        ]
+        lines = table_lines(_COLUMNS, rows, self._width())
+        return to_text([[Cell(counts_text, "dim")], *lines], self._width())
 
     def _time_left(self, run: Run) -> str:
         """Return an estimate of the time left, once there is a rate."""
@@ -125,6 +141,16 @@ class LiveObserver(LineObserver):
         if not run.step or run.total_steps <= run.step or run.attempt > 1:
             return ""
         return format_duration(elapsed / run.step * (run.total_steps - run.step))
+
+
+def _bar(step: int, total_steps: int) -> str:
+    """Return how far a run is, as a bar.
+
+    >>> _bar(5, 10)
+    '━━━━━━━━━━──────────'
+    """
+    n_filled = round(_BAR_WIDTH * min(1.0, step / max(1, total_steps)))
+    return "━" * n_filled + "─" * (_BAR_WIDTH - n_filled)
 
 
 def run_label(run: Run | RunStatus) -> str:

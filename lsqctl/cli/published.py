@@ -10,8 +10,8 @@ import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types, warn
 from lsqctl.cli.context import Json, any_int, get_settings, positive_int
-from lsqctl.errors import NotFound, UsageError, did_you_mean
-from lsqctl.text import pluralize
+from lsqctl.errors import NotFound, UsageError
+from lsqctl.text import did_you_mean, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.published_results import PublishedResult, PwcRow
@@ -177,19 +177,21 @@ def add(
 
     try:
         result = PublishedResult(
-            *(
-                dataset,
-                model,
-                arch,
-                method,
-                weight_bits,
-                act_bits,
-                top1,
-                source_kind,
-                source_url,
-                quote,
-            ),
-            *(top5, fp32_top1, n_total, page, notes),
+            dataset=dataset,
+            model=model,
+            arch=arch,
+            method=method,
+            weight_bits=weight_bits,
+            act_bits=act_bits,
+            top1=top1,
+            source_kind=source_kind,
+            source_url=source_url,
+            quote=quote,
+            top5=top5,
+            fp32_top1=fp32_top1,
+            n_total=n_total,
+            page=page,
+            notes=notes,
         )
     except ValueError as error:
         raise UsageError(f"{error}; nothing was added") from None

@@ -23,7 +23,7 @@ from lsqctl.cli.console import (
 from lsqctl.cli.context import Json, get_settings
 from lsqctl.errors import Diagnostic, RecipeError, UsageError
 from lsqctl.settings import Settings
-from lsqctl.text import pluralize, sanitize
+from lsqctl.text import plural_s, pluralize, sanitize
 
 if TYPE_CHECKING:
     from lsqctl.recipe_file import LoadedRecipe
@@ -84,7 +84,7 @@ def _print_diffs(diffs: Sequence[RecipeDiff]) -> None:
     )
     n_deviations = len(sources_by_deviation)
     say(
-        f"{n_deviations or 'no'} deviation{'s' * (n_deviations != 1)} of {left_names} "
+        f"{n_deviations or 'no'} deviation{plural_s(n_deviations)} of {left_names} "
         f"from {right_names}"
     )
 

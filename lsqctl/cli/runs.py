@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.console import ago, note, print_json, print_table, say, to_json_types
+from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.context import (
     Json,
     Quiet,
@@ -26,6 +26,7 @@ from lsqctl.cli.run_detail import (
     print_run,
 )
 from lsqctl.run import ACTIVE_STATES, Run, RunState
+from lsqctl.text import ago, join_counts
 
 app = typer.Typer(
     help="List and show runs, and steer them.", no_args_is_help=True, rich_markup_mode=None
@@ -80,7 +81,7 @@ def list_runs(
             right_aligned=("seed", "epoch", "Top-1 %"),
             hide_first=("created", "seed", "epoch"),
         )
-        counts_text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        counts_text = join_counts(counts)
         note(
             f"{counts_text}" + (f"; the newest {limit} shown, --limit for more" if has_more else "")
         )

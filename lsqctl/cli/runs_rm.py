@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.console import ago, print_json, print_table, say
 from lsqctl.cli.console import note as in_passing
+from lsqctl.cli.console import print_json, print_table, say
 from lsqctl.cli.context import (
     Json,
     RunArgument,
@@ -21,7 +21,7 @@ from lsqctl.cli.context import (
 )
 from lsqctl.cli.options import duration_seconds
 from lsqctl.errors import UsageError
-from lsqctl.text import pluralize
+from lsqctl.text import ago, format_bytes, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.services.removal import Removal, TrashedRun
@@ -133,13 +133,6 @@ def restore(ctx: typer.Context, run_refs: TrashedRunArguments, json: Json = Fals
         return
     _print_trashed(restored)
     say(f"{pluralize(len(restored), 'run')} restored; next: lsqctl runs show {restored[0].id}")
-
-
-def format_bytes(count: int) -> str:
-    """Return bytes for people."""
-    from lsqctl.leaderboard.table_view import format_bytes
-
-    return format_bytes(count)
 
 
 def _print_removals(removals: list[Removal]) -> None:

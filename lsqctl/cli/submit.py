@@ -24,10 +24,10 @@ from lsqctl.cli.options import (
 )
 from lsqctl.errors import UsageError
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun
-from lsqctl.text import pluralize
+from lsqctl.text import join_counts, pluralize
 
 if TYPE_CHECKING:
-    from lsqctl.services.submit import SubmitOptions, SubmitPlan
+    from lsqctl.services.submit import SubmitPlan
 
 
 def register(app: typer.Typer) -> None:
@@ -58,32 +58,21 @@ def submit(
     if fail_fast and max_failures not in {None, 1}:
         raise UsageError(f"--fail-fast is --max-failures 1, not {max_failures}; give one of them")
     options = api.SubmitOptions(
-        *(tuple(overrides or ()), tuple(seeds or ()), not skip_data_check, priority),
+        overrides=tuple(overrides or ()),
+        seeds=tuple(seeds or ()),
+        check_data=not skip_data_check,
+        priority=priority,
         held=hold,
         max_failures=1 if fail_fast else max_failures,
         gpus=gpus,
         time_limit_seconds=time_limit,
     )
-    plan = plan_in_workspace(ctx, recipes, options)
+    plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
     if dry_run:
         _print_plan(plan, json=json)
         return
     with open_store(ctx, create=True) as store:
         print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
-
-
-def plan_in_workspace(
-    ctx: typer.Context, recipes: Sequence[str], options: SubmitOptions
-) -> SubmitPlan:
-    """Check everything against the workspace, if there is one; make none for a faulty recipe."""
-    from lsqctl.services import submit as api
-    from lsqctl.services.workspace import workspace_exists
-
-    settings = get_settings(ctx)
-    if not workspace_exists(settings):
-        return api.plan_submit(recipes, settings=settings, store=None, options=options)
-    with open_store(ctx, silent=True) as store:
-        return api.plan_submit(recipes, settings=settings, store=store, options=options)
 
 
 def _print_plan(plan: SubmitPlan, *, json: bool) -> None:
@@ -154,6 +143,6 @@ def _print_counts(enqueued: Sequence[EnqueuedRun]) -> None:
     counts = {
         outcome: sum(item.outcome is outcome for item in enqueued) for outcome in EnqueueOutcome
     }
-    counts_text = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    counts_text = join_counts(counts)
     n_new = len(enqueued) - counts[EnqueueOutcome.EXISTS]
     note(f"{counts_text}; " + ("next: lsqctl worker --until-empty" if n_new else "nothing to do"))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.console import ago, note, print_json, print_table, say
+from lsqctl.cli.console import note, print_json, print_table, say
 from lsqctl.cli.context import Json, Quiet, get_settings, non_negative_int, open_store
 from lsqctl.run import EndReason, EnqueuedRun, RunState
-from lsqctl.text import pluralize
+from lsqctl.text import ago, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell

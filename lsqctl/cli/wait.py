@@ -11,12 +11,12 @@ from lsqctl.cli.console import print_json, say
 from lsqctl.cli.context import Json, open_store
 from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
-from lsqctl.errors import LsqctlError, NotFound, RunFailed, StillPending, UsageError, WaitTimeout
+from lsqctl.errors import LsqctlError, RunFailed, StillPending, WaitTimeout
 from lsqctl.run import RunState
+from lsqctl.text import join_counts
 
 if TYPE_CHECKING:
     from lsqctl.services.wait import WaitResult
-    from lsqctl.store import Store
     from lsqctl.store.runs import RunStatus
 
 _MAX_LISTED = 5
@@ -54,10 +54,11 @@ def wait(
     Exit code 0: all succeeded; 5: one failed or was cancelled; 6: the time was over first; 8: not
     ended, and --timeout was 0.
     """
+    from lsqctl.services.wait import run_ids
     from lsqctl.services.wait import wait as wait_for
 
     with open_store(ctx) as store:
-        ids = _run_ids(store, run_refs or [], sweep)
+        ids = run_ids(store, run_refs or [], sweep)
         result = wait_for(store, ids, timeout=timeout, fail_fast=fail_fast, on_end=_print_ended)
     if json:
         print_json(
@@ -69,21 +70,6 @@ def wait(
             }
         )
     _print_result(result, len(ids), timeout)
-
-
-def _run_ids(store: Store, run_refs: list[str], sweep: str | None) -> list[str]:
-    from lsqctl.services.run_control import resolve_sweep
-
-    if not run_refs and sweep is None:
-        raise UsageError("name runs to wait for, or a sweep with --sweep")
-    ids = [store.runs.resolve(ref).id for ref in run_refs]
-    if sweep is not None:
-        name = resolve_sweep(store, sweep)
-        cells = store.sweeps.run_ids(name or "")
-        if not cells:
-            raise NotFound(f"the sweep `{sweep}` has no runs left; `lsqctl sweep status {sweep}`")
-        ids += cells
-    return list(dict.fromkeys(ids))
 
 
 def _print_ended(status: RunStatus) -> None:
@@ -121,7 +107,7 @@ def _print_result(result: WaitResult, total: int, timeout: float | None) -> None
 def _pending_error(result: WaitResult, total: int, timeout: float | None) -> LsqctlError:
     states = [status.state for status in result.pending]
     counts = {state: states.count(state) for state in RunState}
-    counts_text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    counts_text = join_counts(counts)
     if timeout == 0:
         return StillPending(f"{len(states)} of {total} have not ended: {counts_text}")
     return WaitTimeout(

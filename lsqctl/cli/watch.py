@@ -8,23 +8,20 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsqctl import JSON_SCHEMA_VERSION
-from lsqctl.cli.console import (
-    STATE_STYLES,
-    format_duration,
-    print_json,
-    to_json_types,
-)
+from lsqctl.cli.console import STATE_STYLES, print_json, to_json_types
 from lsqctl.cli.context import Json, open_store
 from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
-from lsqctl.errors import StoreError, UsageError
+from lsqctl.cli.table import Column, styled_row, table_lines, to_text
+from lsqctl.errors import StoreError, UnusableDatabase, UsageError
 from lsqctl.run import RunState
-from lsqctl.text import sanitize
+from lsqctl.text import format_duration, sanitize
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -85,7 +82,12 @@ def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]
     from lsqctl.services.watch import read_queue_status
 
     name = resolve_sweep(store, sweep) if sweep else None
-    return lambda: read_queue_status(store, sweep=name)
+
+    def read() -> QueueStatus:
+        store.ensure_usable()  # SQLite goes on reading a file that was moved away
+        return read_queue_status(store, sweep=name)
+
+    return read
 
 
 def _show_live(
@@ -116,6 +118,8 @@ def _next_status(
         time.sleep(interval)
         try:
             return read_status()
+        except UnusableDatabase:
+            raise
         except StoreError as error:
             live.update(Text(sanitize(str(error)), style="red"), refresh=True)
 
@@ -187,13 +191,26 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 12
-_COLUMN_GAP = 2
 _RESERVED_LINES = 6  # lines that are not running runs or workers
-_RUN_COLUMNS = ("run", "id", "epoch", "loss", " ", "Top-1 %", "  ", "left", "worker")
-_RUNS_HIDE_FIRST = ("worker", "id", " ", "loss", "epoch", "  ", "left")
-_WORKER_COLUMNS = ("worker", "host", "device", "slots", "heartbeat", "notice")
-_WORKERS_HIDE_FIRST = ("host", "heartbeat", "device")
-_RIGHT_ALIGNED = frozenset({"epoch", "loss", "Top-1 %", "left", "slots", "heartbeat"})
+_RUN_COLUMNS = (
+    Column("run", cut="end"),
+    Column("id", priority=2),
+    Column("epoch", "right", priority=5),
+    Column("loss", "right", priority=4),
+    Column("", priority=3),
+    Column("Top-1 %", "right"),
+    Column("", priority=6),
+    Column("left", "right", priority=7),
+    Column("worker", priority=1),
+)
+_WORKER_COLUMNS = (
+    Column("worker", cut="end"),
+    Column("host", priority=1),
+    Column("device", priority=3),
+    Column("slots", "right"),
+    Column("heartbeat", "right", priority=2),
+    Column("notice", cut="end"),
+)
 
 
 def render_status(status: QueueStatus, width: int | None = None, height: int | None = None) -> Text:
@@ -204,14 +221,10 @@ def render_status(status: QueueStatus, width: int | None = None, height: int | N
         None if height is None else max(1, height - _RESERVED_LINES - min(len(status.workers), 5))
     )
     lines = [_counts_line(status, width)]
-    lines += _table_lines(
-        _WORKER_COLUMNS,
-        [_worker_row(entry) for entry in status.workers],
-        _WORKERS_HIDE_FIRST,
-        width,
-    )[: 6 if height else None]
+    workers = [_worker_row(entry) for entry in status.workers]
+    lines += _table_lines(_WORKER_COLUMNS, workers, width)[: 6 if height else None]
     running = [_running_row(entry, status) for entry in status.overview.running]
-    lines += _table_lines(_RUN_COLUMNS, running[:max_runs], _RUNS_HIDE_FIRST, width)
+    lines += _table_lines(_RUN_COLUMNS, running[:max_runs], width)
     if max_runs is not None and len(running) > max_runs:
         lines.append(Text(f"and {len(running) - max_runs} more running", style="dim"))
     lines += [_truncate(Text(text, style), width) for text, style in _problem_lines(status)]
@@ -314,60 +327,12 @@ def _last_line(status: QueueStatus) -> str:
 
 
 def _table_lines(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    hide_first: Sequence[str],
-    width: int | None,
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None
 ) -> list[Text]:
-    """Return a head and a line a row; columns without a value are left out."""
-    from rich.cells import cell_len
-    from rich.text import Text
-
-    if not rows:
-        return []
-    cells = [[sanitize(cell) for cell in row] for row in rows]
-    widths = [max(cell_len(row[index]) for row in cells) for index in range(len(columns))]
-    visible = [index for index, width_of_values in enumerate(widths) if width_of_values]
-    widths = [
-        max(value_width, cell_len(name)) for value_width, name in zip(widths, columns, strict=True)
-    ]
-    for name in hide_first:
-        if (
-            width is None
-            or sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP <= width
-        ):
-            break
-        visible = [index for index in visible if columns[index] != name]
-    if width is not None and visible[0] == 0:  # then the first column is cut, and never a number
-        excess = sum(widths[index] + _COLUMN_GAP for index in visible) - _COLUMN_GAP - width
-        notice_is_last = columns[visible[-1]] == "notice"
-        widths[0] -= min(max(0, excess), max(0, widths[0] - 8)) if not notice_is_last else 0
-    lines = [
-        Text(
-            (" " * _COLUMN_GAP).join(
-                _pad(columns[index], columns[index], widths[index]) for index in visible
-            ),
-            "dim",
-        )
-    ]
-    for row in cells:
-        line = Text()
-        for position, index in enumerate(visible):
-            line.append(" " * _COLUMN_GAP if position else "")
-            line.append(
-                _pad(row[index], columns[index], widths[index]), STATE_STYLES.get(row[index], "")
-            )
-        lines.append(line)
-    return [_truncate(line, width) for line in lines]
-
-
-def _pad(text: str, column: str, width: int) -> str:
-    from rich.cells import cell_len, set_cell_size
-
-    missing = width - cell_len(text)
-    if missing < 0:
-        return set_cell_size(text, width - 1) + "…"
-    return " " * missing + text if column in _RIGHT_ALIGNED else text + " " * missing
+    """Return a head and a line a row; nothing for no row."""
+    cells = [styled_row(row, STATE_STYLES) for row in rows]
+    lines = table_lines([replace(column, optional=True) for column in columns], cells, width)
+    return [_truncate(to_text([line]), width) for line in lines] if rows else []
 
 
 def _truncate(text: Text, width: int | None) -> Text:

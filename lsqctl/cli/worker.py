@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
 import typer
 
@@ -25,7 +25,7 @@ from lsqctl.cli.options import (
     WorkerGpus,
     positive_duration_seconds,
 )
-from lsqctl.cli.submit import plan_in_workspace, print_enqueued
+from lsqctl.cli.submit import print_enqueued
 from lsqctl.errors import RunFailed, UsageError
 from lsqctl.run import RunState
 from lsqctl.settings import CompileMode, Settings, cpp_compiler
@@ -60,7 +60,7 @@ def run(
     submit_options = api.SubmitOptions(
         tuple(overrides or ()), tuple(seeds or ()), not skip_data_check
     )
-    plan = plan_in_workspace(ctx, recipes, submit_options)
+    plan = api.plan_in_workspace(recipes, settings, submit_options)
     with open_store(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
         print_enqueued(enqueued, plan, json=False, quiet=False)
@@ -183,7 +183,7 @@ class _BrokenPipeSafeStream:
         except OSError:
             self._redirect_to_devnull()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def _redirect_to_devnull(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lsqctl.registry import Registry
 
-__all__ = ["DATASETS", "DatasetInfo", "dataset"]
+__all__ = ["DATASETS", "DatasetInfo", "dataset", "dataset_title"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,3 +46,9 @@ class DatasetInfo:
 
 DATASETS = Registry(__name__, "dataset", DatasetInfo, noun="dataset")
 dataset = DATASETS.declare
+
+
+def dataset_title(name: str) -> str:
+    """Return what people call a dataset; of one that nobody declared, its name."""
+    info = DATASETS.get(name)
+    return info.title if info else name

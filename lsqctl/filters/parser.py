@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from lsqctl.errors import nearest
 from lsqctl.filters.expression import (
     ORDERING,
     TEXTUAL,
@@ -20,6 +19,7 @@ from lsqctl.filters.expression import (
     Value,
 )
 from lsqctl.filters.lexer import Token, error_at, limit_error, tokenize, unexpected_token
+from lsqctl.text import closest_name
 
 MAX_DEPTH = 20
 MAX_COMPARISONS = 100
@@ -141,7 +141,7 @@ class _Parser:
         if name.key in self.columns:
             return self.columns[name.key]
         alias = ALIASES.get(name.key.lower().rpartition(".")[2], "")
-        guess = alias if alias in self.columns else nearest(name.key, self.columns)
+        guess = alias if alias in self.columns else closest_name(name.key, self.columns)
         hints = (f"did you mean `{guess}`?",) if guess else ()
         column_list = f"columns: {', '.join(self.columns)}"
         message = f"`{name.key}` is no column"

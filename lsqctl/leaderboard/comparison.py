@@ -19,6 +19,7 @@ from lsqctl.leaderboard.statistics import (
     welch,
 )
 from lsqctl.per_image_result import PerImageResult
+from lsqctl.text import format_signed
 
 Verdict = Literal["better", "worse", "undecided"]
 
@@ -100,17 +101,12 @@ def answer_text(
         "worse": f"no: {first.label} is worse than {second.label}",
         "undecided": f"it cannot be told whether {first.label} or {second.label} is better",
     }[verdict]
+    difference, low, high = map(format_signed, (test.difference, test.low, test.high))
     return (
-        f"{opening}: {points(test.difference)} points of Top-1 ({first.top1_mean:.2f} against "
-        f"{second.top1_mean:.2f} %), 95 % interval {points(test.low)} to {points(test.high)}, "
+        f"{opening}: {difference} points of Top-1 ({first.top1_mean:.2f} against "
+        f"{second.top1_mean:.2f} %), 95 % interval {low} to {high}, "
         f"by {test.name}, {format_p(test.p)}"
     )
-
-
-def points(value: float) -> str:
-    """Return a difference in points with its sign: ``+1.67``, ``−0.19``, ``0.00``."""
-    text = f"{value:+.2f}".replace("-", "−")
-    return text[1:] if float(text[1:]) == 0 else text
 
 
 def format_p(p: float) -> str:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Table
-from lsqctl.leaderboard.csv_json import csv_text, json_text, json_value
 from lsqctl.leaderboard.run_group import Value
-from lsqctl.leaderboard.schema import SCHEMA_VERSION, Entry, check_column_names
+from lsqctl.leaderboard.schema import Entry, check_column_names
 from lsqctl.leaderboard.table_view import (
     MISSING,
     Cell,
@@ -158,39 +157,3 @@ def _pivot_footer(pivot_table: PivotTable) -> str:
         if n_hidden
         else text
     )
-
-
-def pivot_csv(board: Board, pivot: Pivot) -> str:
-    """Return one line a dataset and row; a column for each key, as ``weight_bits=4``."""
-    pivot_tables = build_pivot(board, pivot)
-    keys = list(dict.fromkeys(key for pivot_table in pivot_tables for key in pivot_table.columns))
-    heads = ["dataset", pivot.row, *(f"{pivot.column}={key_text(key)}" for key in keys)]
-    lines: list[list[Value]] = [list(heads)]
-    for pivot_table in pivot_tables:
-        for row in pivot_table.rows:
-            entries = (pivot_table.cells.get((row, key)) for key in keys)
-            values = (None if entry is None else getattr(entry, pivot.value) for entry in entries)
-            lines.append([pivot_table.table.dataset, key_text(row), *values])
-    return csv_text(lines)
-
-
-def pivot_json(board: Board, pivot: Pivot) -> str:
-    """Return each dataset's cells: row, column, value, and the model that it is of."""
-    tables = [
-        {
-            "dataset": pivot_table.table.dataset,
-            "group": dict(pivot_table.table.group),
-            "cells": [
-                {
-                    "row": json_value(row),
-                    "column": json_value(column),
-                    "value": json_value(getattr(entry, pivot.value)),
-                    "model": entry.model,
-                }
-                for (row, column), entry in pivot_table.cells.items()
-            ],
-        }
-        for pivot_table in build_pivot(board, pivot)
-    ]
-    pivoted = {"row": pivot.row, "column": pivot.column, "value": pivot.value}
-    return json_text({"schema_version": SCHEMA_VERSION, "pivot": pivoted, "tables": tables})

@@ -7,22 +7,35 @@ The format is sota-extractor's: a list of tasks, each with datasets (and subdata
 from __future__ import annotations
 
 import gzip
-import json
-import re
+import io
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import NotRequired, TypedDict, TypeGuard
 
 from lsqctl.errors import DataError
 
 ARCHIVE_LICENCE = "CC-BY-SA 4.0"
-MAX_CHARACTERS = 2_000_000_000
-MAX_TASK_CHARACTERS = 200_000_000
+MAX_BYTES = 2_000_000_000
+MAX_TASK_BYTES = 200_000_000
 MAX_DEPTH = 50
-_CHUNK = 1_000_000
-_WHITESPACE = re.compile(r"[ \t\r\n]*")
+_MAX_JSON_DEPTH = 4 * MAX_DEPTH  # a list and an object for each dataset or subtask, and some more
+_CHUNK = 65_536
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_OPENING, _CLOSING = frozenset({"start_map", "start_array"}), frozenset({"end_map", "end_array"})
+
+
+class ArchiveRow(TypedDict):
+    """A row as it stands in the file; of the rest nothing is known before it is read."""
+
+    model_name: str
+    metrics: Mapping[str, object]
+    paper_title: NotRequired[object]
+    paper_url: NotRequired[object]
+    paper_date: NotRequired[object]
+    model_links: NotRequired[object]
+    code_links: NotRequired[object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +49,7 @@ class ArchiveTable:
     task: str
     dataset: str
     metrics: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[ArchiveRow, ...]
     n_skipped: int = 0
 
 
@@ -47,100 +60,89 @@ def read_tables(path: Path) -> Iterator[ArchiveTable]:
     is missing, truncated, damaged, too large, or of another format.
     """
     try:
-        with _open_text(path) as text:
-            for number, task in enumerate(_iter_elements(text, path), 1):
+        with _open_bytes(path) as file:
+            for number, task in enumerate(_iter_tasks(_BoundedReader(file, path), path), 1):
                 yield from _iter_tables(task, f"{path}: task {number}", depth=0)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text ({error.reason})") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip file is truncated or damaged: {error}") from None
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply for evaluation tables") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 
 
-def _open_text(path: Path) -> IO[str]:
+def _open_bytes(path: Path) -> io.BufferedIOBase:
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
-    return (
-        gzip.open(path, "rt", encoding="utf-8-sig") if is_gzip else path.open(encoding="utf-8-sig")
-    )
+    return gzip.open(path) if is_gzip else path.open("rb")
 
 
-class _JsonWindow:
-    """The part of a text that is being parsed, from ``at`` on; what was parsed is let go."""
+class _BoundedReader:
+    """A file for ijson, without its byte order mark; refuses more than a task may have."""
 
-    def __init__(self, text: IO[str], path: Path) -> None:
-        self._text, self._path = text, path
-        self.buffer, self.position = "", 0
-        self.n_read = 0
-        self.at_end = False
+    def __init__(self, file: io.BufferedIOBase, path: Path) -> None:
+        self._file, self._path = file, path
+        self.n_read = self.n_read_of_task = 0
 
-    def read_more(self) -> None:
-        """Read as much again as is held, so that a long task is not parsed too often."""
-        unparsed = self.buffer[self.position :]
-        chunk = self._text.read(max(_CHUNK, len(unparsed)))
-        self.at_end = not chunk
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, ``size`` at most."""
+        chunk = self._file.read(size)
+        if not self.n_read:
+            while chunk and len(chunk) < len(_BYTE_ORDER_MARK):
+                chunk += (more := self._file.read(size))
+                if not more:
+                    break
+            chunk = chunk.removeprefix(_BYTE_ORDER_MARK)
         self.n_read += len(chunk)
-        self.buffer, self.position = unparsed + chunk, 0
-        if self.n_read > MAX_CHARACTERS or len(self.buffer) > MAX_TASK_CHARACTERS:
+        self.n_read_of_task += len(chunk)
+        if self.n_read > MAX_BYTES or self.n_read_of_task > MAX_TASK_BYTES:
             raise DataError(
                 f"{self._path}: too large for evaluation tables: more than "
-                f"{MAX_TASK_CHARACTERS:,} characters in one task, or {MAX_CHARACTERS:,} in all"
+                f"{MAX_TASK_BYTES:,} bytes in one task, or {MAX_BYTES:,} in all"
             )
-
-    def peek(self) -> str:
-        """Return the next character that is no blank, without taking it; empty at the end."""
-        while True:
-            self.position = _WHITESPACE.match(self.buffer, self.position).end()  # type: ignore[union-attr]
-            if self.position < len(self.buffer) or self.at_end:
-                return self.buffer[self.position : self.position + 1]
-            self.read_more()
+        return chunk
 
 
-def _iter_elements(text: IO[str], path: Path) -> Iterator[Any]:
-    """Yield the elements of the list that the text is."""
-    window = _JsonWindow(text, path)
-    if (first := window.peek()) != "[":
-        beginning = f"it begins with {first!r}" if first else "it is empty"
+def _iter_tasks(reader: _BoundedReader, path: Path) -> Iterator[object]:
+    """Yield the elements of the list that the file is.
+
+    Built event by event, as ijson's own ``items`` keeps a prefix as long as the nesting is deep for
+    each level: of 100,000 brackets, 25 GB.
+    """
+    import ijson
+
+    depth = n_whole = 0
+    builder = ijson.ObjectBuilder()
+    try:
+        for event, value in ijson.basic_parse(reader, buf_size=_CHUNK, use_float=True):
+            depth += (event in _OPENING) - (event in _CLOSING)
+            _check_structure(path, event, depth)
+            if depth == 0 or (depth == 1 and event == "start_array"):
+                continue  # the list itself
+            builder.event(event, value)
+            if depth == 1:
+                yield builder.value
+                builder, n_whole = ijson.ObjectBuilder(), n_whole + 1
+                reader.n_read_of_task = 0
+    except (ijson.JSONError, ValueError) as error:
+        reason = "it is empty" if not reader.n_read else _first_line(error)
         raise DataError(
-            f"{path}: not evaluation tables: {beginning}, and a list of tasks belongs here"
-        )
-    window.position += 1
-    number = 0
-    while (character := window.peek()) != "]":
-        if number and character == ",":
-            window.position += 1
-            window.peek()
-        elif number:
-            raise _damaged_error(
-                path, number, "a comma is missing" if character else "the file ends"
-            )
-        yield _decode_element(window, path, number)
-        number += 1
-    window.position += 1
-    if window.peek():
-        raise _damaged_error(path, number, "something follows the list")
+            f"{path}: truncated or damaged after {n_whole} whole tasks: {reason}"
+        ) from None
 
 
-def _decode_element(window: _JsonWindow, path: Path, number: int) -> Any:
-    decoder = json.JSONDecoder()
-    while True:
-        try:
-            value, window.position = decoder.raw_decode(window.buffer, window.position)
-        except json.JSONDecodeError as error:
-            window.read_more()
-            if window.at_end:
-                raise _damaged_error(path, number, error.msg) from None
-        except ValueError as error:  # a number of ten thousand digits
-            raise _damaged_error(path, number, str(error)) from None
-        else:
-            return value
+def _check_structure(path: Path, event: str, depth: int) -> None:
+    """Raise DataError for what is no list on the outside, or nested too deeply."""
+    is_outside = depth == 0 or (depth == 1 and event == "start_map")
+    if is_outside and event not in _CLOSING:
+        kind = "an object" if event == "start_map" else f"a {event}"
+        raise DataError(f"{path}: not evaluation tables: a list of tasks belongs here, not {kind}")
+    if depth > _MAX_JSON_DEPTH:
+        raise DataError(f"{path}: nested too deeply for evaluation tables")
 
 
-def _damaged_error(path: Path, n_whole: int, reason: str) -> DataError:
-    return DataError(f"{path}: truncated or damaged after {n_whole} whole tasks: {reason}")
+def _first_line(error: Exception) -> str:
+    text = error.args[0] if error.args else ""
+    text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+    return text.partition("\n")[0][:200]
 
 
 def _iter_tables(task: object, location: str, *, depth: int) -> Iterator[ArchiveTable]:
@@ -171,7 +173,7 @@ def _iter_dataset_tables(task: str, dataset: object, *, depth: int) -> Iterator[
         yield from _iter_dataset_tables(task, subdataset, depth=depth + 1)
 
 
-def _is_row(row: object) -> bool:
+def _is_row(row: object) -> TypeGuard[ArchiveRow]:
     return (
         isinstance(row, Mapping)
         and isinstance(row.get("model_name"), str)
@@ -180,5 +182,5 @@ def _is_row(row: object) -> bool:
     )
 
 
-def _as_list(value: object) -> list[Any]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else []

@@ -9,24 +9,18 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Literal
 
-from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.datasets import dataset_title
+from lsqctl.errors import NotFound
 from lsqctl.leaderboard.board import Board
-from lsqctl.leaderboard.csv_json import csv_text
-from lsqctl.leaderboard.markdown import escape_markdown
+from lsqctl.leaderboard.formats.csv_text import csv_text
+from lsqctl.leaderboard.formats.markdown import escape_markdown
 from lsqctl.leaderboard.published_results import PwcRow, dataset_key, pwc_rows
 from lsqctl.leaderboard.pwc_archive import read_tables
 from lsqctl.leaderboard.schema import SCHEMA_VERSION, Entry
 from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
-from lsqctl.text import sanitize
+from lsqctl.text import did_you_mean, sanitize
 
 TASK = "Quantization"
-DATASET_TITLES = {
-    "imagenet": "ImageNet",
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "mnist": "MNIST",
-    "fashion_mnist": "Fashion-MNIST",
-}
 LineOrigin = Literal["page", "imported", "local"]
 
 
@@ -135,7 +129,7 @@ def _local_lines(entry: Entry) -> Iterable[PwcLine]:
         "Top-1 Accuracy (%)": repr(round(entry.top1_mean, 3)).removesuffix(".0"),
         "Weight bits": str(entry.weight_bits),
     }
-    dataset = DATASET_TITLES.get(entry.dataset, entry.dataset)
+    dataset = dataset_title(entry.dataset)
     for metric, value in values.items():
         yield PwcLine(TASK, dataset, metric, value, entry.model, "local")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Literal
 
-from lsqctl.errors import NotFound, UsageError, did_you_mean
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
 from lsqctl.leaderboard.board import Board, Counts, Table
 from lsqctl.leaderboard.entries import (
@@ -23,6 +23,7 @@ from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.leaderboard.run_group import RunGroup, group_of, recency_key, select_best_run
 from lsqctl.leaderboard.schema import Entry
 from lsqctl.run import RunState
+from lsqctl.text import did_you_mean
 
 Cost = Literal["gbops", "size_bytes"]
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 from types import NoneType
 from typing import Annotated, Literal, get_args
 
-from lsqctl.errors import UsageError, did_you_mean
+from lsqctl.errors import UsageError
 from lsqctl.filters.expression import ColumnKind
 from lsqctl.filters.parser import ALIASES
 from lsqctl.leaderboard.published_results import PublishedResult
@@ -31,6 +31,7 @@ from lsqctl.leaderboard.run_group import (
     to_utc,
 )
 from lsqctl.leaderboard.statistics import sample_std, wilson_interval
+from lsqctl.text import did_you_mean
 
 SCHEMA_VERSION = 2
 Unit = Literal["", "bits", "%", "bytes", "10^9", "h"]
@@ -255,6 +256,9 @@ class Entry:
         mean_percent("n_correct_best"))]
     suspect: Annotated[bool | None, ColumnSpec(
         "more than three standard deviations above its own full-precision start or the paper's row, or no better than guessing; `notes` says which; empty for published rows")]
+    eval_loss: Annotated[float | None, ColumnSpec(
+        "mean cross entropy of an evaluation, in nats, mean over the same runs",
+        source=mean_of("loss"))]
     # fmt: on
 
     @property

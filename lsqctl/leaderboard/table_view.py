@@ -9,7 +9,15 @@ from typing import Literal
 
 from lsqctl.leaderboard.board import Board, Counts, Table
 from lsqctl.leaderboard.schema import COLUMNS_BY_NAME, Column, Entry, Unit
-from lsqctl.text import pluralize, sanitize
+from lsqctl.text import (
+    MINUS,
+    format_bops,
+    format_bytes,
+    format_signed,
+    format_three_digits,
+    pluralize,
+    sanitize,
+)
 
 
 def row_notes(table: Table, board: Board) -> tuple[str, ...]:
@@ -72,7 +80,6 @@ def table_footer(table: Table) -> str:
 
 LOCAL_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER = "●", "○", "◌"
 MISSING = "–"
-MINUS = "−"
 
 Align = Literal["left", "right"]
 Highlight = Literal["", "good", "bad"]
@@ -237,34 +244,6 @@ def podium_ranks(entries: Sequence[Entry]) -> list[int]:
     return [
         1 + best_ranks.index(entry.rank) if entry.rank in best_ranks else 0 for entry in entries
     ]
-
-
-def format_bytes(size: float) -> str:
-    """Return a size for people: ``140 kB``, ``1.08 MB`` (powers of ten)."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if size >= 0.9995 * unit:  # what would round up to 1000 of the smaller unit
-            return f"{format_three_digits(size / unit)} {name}"
-    return f"{size:.0f} B"
-
-
-def format_bops(bops: float) -> str:
-    """Return bit operations for people: ``0.67 G``, ``42.0 G``; ``8.10 M`` below 0.1 G."""
-    unit, name = (1e9, "G") if bops >= 1e8 else (1e6, "M")
-    return f"{format_three_digits(bops / unit)} {name}"
-
-
-def format_signed(value: float) -> str:
-    """Return a difference with its sign, two decimals: ``+0.32``, ``−1.12``, ``0.00``."""
-    text = f"{abs(value):.2f}"
-    if float(text) == 0:
-        return text
-    return f"{'+' if value > 0 else MINUS}{text}"
-
-
-def format_three_digits(amount: float) -> str:
-    """Return a number with three digits: ``0.67``, ``41.6``, ``1857``."""
-    decimals = 0 if amount >= 99.95 else 1 if amount >= 9.995 else 2
-    return f"{amount:.{decimals}f}"
 
 
 def _top1_texts(entries: Sequence[Entry]) -> list[str]:

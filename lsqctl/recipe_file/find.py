@@ -9,8 +9,7 @@ from pathlib import Path
 from lsqctl.bundled import bundled
 from lsqctl.errors import NotFound
 from lsqctl.recipe import is_valid_name
-from lsqctl.recipe_file.nodes import escape
-from lsqctl.text import three_closest_names
+from lsqctl.text import sanitize, three_closest_names
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -51,7 +50,7 @@ def find_recipe(ref: str | Path) -> RecipeFile:
         return recipe_file_at(path)
     if (recipe_file := find_bundled(text)) is not None:
         return recipe_file
-    raise NotFound(_not_found_message(escape(text), path))
+    raise NotFound(_not_found_message(sanitize(text), path))
 
 
 def find_bundled(name: str) -> RecipeFile | None:

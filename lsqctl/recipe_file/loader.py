@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lsqctl.errors import Diagnostic, NotFound, RecipeError
 from lsqctl.recipe import is_valid_name
@@ -20,7 +20,7 @@ from lsqctl.recipe_file.find import (
 )
 from lsqctl.recipe_file.lint import lint, repeated_seeds
 from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
-from lsqctl.recipe_file.nodes import Entry, Node, Tree, escape, preview
+from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
 from lsqctl.recipe_file.sweep_cells import (
     BAD_SWEEP,
     MAX_CELLS,
@@ -37,7 +37,7 @@ from lsqctl.recipe_file.sweep_cells import (
     seed_nodes,
 )
 from lsqctl.recipe_file.validation import Validation, validate
-from lsqctl.text import three_closest_names
+from lsqctl.text import pluralize, sanitize, three_closest_names
 
 IS_ABSTRACT = "an abstract recipe cannot be run"
 
@@ -93,7 +93,6 @@ def load_document(
     return LoadedRecipe(
         name=str(loader.name),
         path=document.recipe_file.path,
-        source_text=document.text,
         abstract=abstract,
         is_sweep="sweep" in document.entries or len(changes) > 1,
         cells=() if abstract else cells,
@@ -125,7 +124,7 @@ class _Loader:
         return None if entry is None or entry.value.value is None else entry.value
 
     @property
-    def name(self) -> Any:
+    def name(self) -> object:
         """The recipe's name as written, else by its path; not yet checked."""
         return self.name_node.to_python() if self.name_node else self.document.recipe_file.name
 
@@ -268,7 +267,7 @@ def _with_seeds(zipped: Axes, grid: Axes, seeds: tuple[Node, ...]) -> tuple[Axes
 
 
 def _name_diagnostics(
-    recipe_file: RecipeFile, name: Any, node: Node | None, start: Node
+    recipe_file: RecipeFile, name: object, node: Node | None, start: Node
 ) -> list[Diagnostic]:
     if (
         recipe_file.bundled_name is not None
@@ -322,7 +321,7 @@ def find_parent(name: str, near: Path | None = None) -> Parent:
     nearest = ", ".join(f"`{bundled}`" for bundled in three_closest_names(name, bundled_recipes()))
     beside = f"beside {near.name} or " if near else ""
     raise NotFound(
-        f"no recipe `{escape(name)}` {beside}among the bundled ones; the nearest are {nearest}"
+        f"no recipe `{sanitize(name)}` {beside}among the bundled ones; the nearest are {nearest}"
     )
 
 
@@ -350,7 +349,7 @@ def _recipe_summaries() -> Iterator[RecipeSummary]:
             loaded = load_file(recipe_file, abstract_ok=True)
         except RecipeError as error:
             count = len(error.diagnostics)
-            description = f"has {count} error{'s' * (count != 1)}: lsqctl recipe check {name}"
+            description = f"has {pluralize(count, 'error')}: lsqctl recipe check {name}"
             yield RecipeSummary(name, description, False, 0)
         else:
             yield RecipeSummary(name, loaded.description, loaded.abstract, len(loaded.cells))

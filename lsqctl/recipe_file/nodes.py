@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lsqctl.errors import Diagnostic, Position
+from lsqctl.text import sanitize
 
 Scalar = str | int | float | bool | None
 SET_OPTION = "--set"
@@ -62,12 +62,12 @@ class Node:
         """Return a diagnostic that points here."""
         return Diagnostic(
             code,
-            escape(title),
-            escape(message),
+            sanitize(title),
+            sanitize(message),
             self.source.file,
             self.position,
             self.source.line(self.position.line),
-            tuple(map(escape, hints)),
+            tuple(map(sanitize, hints)),
         )
 
 
@@ -81,16 +81,6 @@ class Entry(NamedTuple):
 Tree = dict[str, Entry]
 
 
-def escape(text: str) -> str:
-    """Return ``text`` with control, direction and surrogate characters spelled out."""
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if unicodedata.category(char) in _INVISIBLE_CATEGORIES
-        else char
-        for char in text
-    )
-
-
 def preview(node: Node) -> str:
     """Return a short spelling of a value for a message."""
     if isinstance(node.value, Mapping):
@@ -101,6 +91,3 @@ def preview(node: Node) -> str:
         return "nothing" if not node.text else f"`{node.text}`"
     text = node.text if len(node.text) <= 60 else node.text[:57] + "..."
     return f"'{text}'" if isinstance(node.value, str) else text
-
-
-_INVISIBLE_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}

@@ -10,88 +10,105 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 import yamlcore
 
 from lsqctl.errors import Diagnostic, Position, RecipeError
-from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, escape, preview
+from lsqctl.recipe_file.nodes import Entry, Node, Scalar, Source, Tree, preview
+from lsqctl.text import sanitize
 
 
 class _Explanation(NamedTuple):
-    problem: str  # a part of the parser's problem
-    context: str  # a part of its context
     message: str
     hint: str
+    problem: str = ""  # a part of the parser's problem
+    context: str = ""  # a part of its context
     at_start: bool = False  # point at where the broken thing begins, not at where it broke
 
 
-_OPEN_QUOTE = ("quoted", "a quotation mark is never closed", "close the quote", True)
 _EXPLANATIONS = (
     _Explanation(
-        *("'\\t' that cannot start", ""),
         "a tab cannot indent or separate here",
         "use spaces; most editors can convert tabs",
+        problem="'\\t' that cannot start",
     ),
     _Explanation(
-        *("that cannot start any token", ""),
         "a value cannot begin with this character",
         "put quotes around the value",
+        problem="that cannot start any token",
     ),
     _Explanation(
-        *("mapping values are not allowed here", ""),
         "this `:` begins a second value on the line, or the indentation changed",
         "one `key: value` a line, keys of a section equally indented; quote a text that holds `: `",
+        problem="mapping values are not allowed here",
     ),
     _Explanation(
-        *("could not find expected ':'", ""),
         "this line has no `:` after its key",
         "write `key: value`, with a blank after the colon",
+        problem="could not find expected ':'",
         at_start=True,
     ),
     _Explanation(
-        *("expected <block end>", ""),
         "does not line up with the lines above",
         "indent all keys of a section by the same number of spaces",
-    ),
-    _Explanation("unexpected end of stream", *_OPEN_QUOTE),
-    _Explanation("document separator", *_OPEN_QUOTE),
-    _Explanation(
-        *("", "flow sequence", "this `[` is not closed, or a `,` is missing after it"),
-        *("a list looks like [1, 2, 3]", True),
+        problem="expected <block end>",
     ),
     _Explanation(
-        *("", "flow mapping", "this `{` is not closed, or a `,` is missing after it"),
-        *("a section on one line looks like {name: cifar10, pad: 4}", True),
+        "a quotation mark is never closed",
+        "close the quote",
+        problem="unexpected end of stream",
+        context="quoted",
+        at_start=True,
     ),
     _Explanation(
-        *("unknown escape character", ""),
+        "a quotation mark is never closed",
+        "close the quote",
+        problem="document separator",
+        context="quoted",
+        at_start=True,
+    ),
+    _Explanation(
+        "this `[` is not closed, or a `,` is missing after it",
+        "a list looks like [1, 2, 3]",
+        context="flow sequence",
+        at_start=True,
+    ),
+    _Explanation(
+        "this `{` is not closed, or a `,` is missing after it",
+        "a section on one line looks like {name: cifar10, pad: 4}",
+        context="flow mapping",
+        at_start=True,
+    ),
+    _Explanation(
         "a backslash in double quotes begins an escape, and this is none",
         "use single quotes, or write two backslashes",
+        problem="unknown escape character",
     ),
     _Explanation(
-        *("sequence entries are not allowed here", ""),
         "a list item `-` cannot stand here",
         "begin the list on a line of its own, or write [1, 2, 3]",
+        problem="sequence entries are not allowed here",
     ),
     _Explanation(
-        *("expected '<document start>'", ""),
         "the text goes on where it should have ended",
         "begin every top-level key in the first column",
+        problem="expected '<document start>'",
     ),
 )
 
 
-def explain_yaml_error(error: yaml.MarkedYAMLError) -> tuple[Any, ...]:
+def explain_yaml_error(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark, str, tuple[str, ...]]:
     """Return the mark to point at, what is wrong, and what to do about it where that is known."""
     problem, context = error.problem or "", error.context or ""
     end = error.problem_mark or error.context_mark
+    assert end is not None  # the parser always tells where
     for explanation in _EXPLANATIONS:
         if explanation.problem in problem and explanation.context in context:
             start = error.context_mark if explanation.at_start and error.context_mark else end
-            return start, explanation.message, explanation.hint
-    return end, f"{context}: {problem}".strip(": ")
+            return start, explanation.message, (explanation.hint,)
+    return end, f"{context}: {problem}".strip(": "), ()
 
 
 MAX_BYTES = 1 << 20
@@ -129,7 +146,7 @@ def decode(data: bytes, file: str) -> str:
         raise _error_at(file, lossy, len(valid), message, "save the file as UTF-8") from None
     if bad := _UNPRINTABLE.search(text):
         char = bad.group()
-        message = "a NUL character" if char == "\0" else f"the control character `{escape(char)}`"
+        message = "a NUL character" if char == "\0" else f"the control character `{sanitize(char)}`"
         raise _error_at(file, text, bad.start(), message, "remove it")
     return text
 
@@ -171,7 +188,7 @@ def compose(
     try:
         node = composer.document()
     except yaml.MarkedYAMLError as error:
-        mark, message, *hints = explain_yaml_error(error)
+        mark, message, hints = explain_yaml_error(error)
         here = composer.position(mark)
         raise RecipeError(
             [composer.node_at(here).diagnostic("R001", _UNREADABLE, message, *hints)]
@@ -188,9 +205,27 @@ def compose(
 _UNREADABLE = "not readable as YAML"
 
 
+class _Mark(Protocol):
+    """Where something stands, counted from 0: PyYAML has two classes of it."""
+
+    line: int
+    column: int
+
+
+class _EventLoader(Protocol):
+    """What is used of PyYAML's loader, which its stubs leave untyped."""
+
+    def get_event(self) -> Any: ...
+    def peek_event(self) -> yaml.Event: ...
+    def check_event(self, *choices: type[yaml.Event]) -> bool: ...
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str: ...
+    def construct_object(self, node: yaml.Node) -> Scalar: ...
+    def get_mark(self) -> yaml.Mark: ...
+
+
 class _Composer:
     def __init__(self, text: str, source: Source, column_offset: int) -> None:
-        self.loader: Any = yamlcore.CoreLoader(text)
+        self.loader: _EventLoader = yamlcore.CoreLoader(text)
         self.source = source
         self.column_offset = column_offset
         self.diagnostics: list[Diagnostic] = []
@@ -295,7 +330,7 @@ class _Composer:
             "R002", NOT_PLAIN_DATA, message, "remove the tag: a recipe holds only plain values"
         )
 
-    def collection(self, event: Any, here: Node, depth: int) -> Node:
+    def collection(self, event: yaml.CollectionStartEvent, here: Node, depth: int) -> Node:
         mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _CORE_TAG + ("map" if mapping else "seq")):
             self.diagnostics.append(self.bad_tag(here, event.tag))
@@ -335,7 +370,8 @@ class _Composer:
             return False
         return True
 
-    def position(self, start: Any, end: Any = None) -> Position:
+    def position(self, start: _Mark | None, end: _Mark | None = None) -> Position:
+        assert start is not None  # every event has its marks
         line, column = start.line + 1, start.column + 1
         last = len(self.source.line(line).rstrip()) - self.column_offset
         if end is not None and end.line == start.line:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound, did_you_mean
+from lsqctl.errors import NotFound
 from lsqctl.leaderboard import comparison
 from lsqctl.leaderboard.comparison import Comparison, ComparisonSide
 from lsqctl.run import Run, RunState
+from lsqctl.text import did_you_mean, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.per_image_result import PerImageResult
@@ -55,10 +56,7 @@ def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> Compar
         raise NotFound(f"no run of {name} has a result yet ({states}); `lsqctl runs ls` shows them")
     n_others = len({run.recipe_sha256 for run in runs_of_name} - {newest_succeeded.recipe_sha256})
     notes = (
-        (
-            f"{name}: {n_others} other recipe{'s' * (n_others > 1)} of this name left out; "
-            "name its runs",
-        )
+        (f"{name}: {pluralize(n_others, 'other recipe')} of this name left out; name its runs",)
         if n_others
         else ()
     )

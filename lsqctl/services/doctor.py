@@ -11,14 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import LsqctlError, OlderSchema, did_you_mean
+from lsqctl.errors import LsqctlError, OlderSchema
 from lsqctl.run import RunState
 from lsqctl.services.doctor_machine import Finding, check_disks, check_machine
 from lsqctl.services.gc import find_garbage
 from lsqctl.services.watch import QueueStatus, read_queue_status
 from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import VARIABLES, Settings, unknown_variables
-from lsqctl.text import pluralize
+from lsqctl.text import did_you_mean, format_bytes, join_counts, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -111,9 +111,7 @@ def _check_clock(store: Store) -> Iterator[Finding]:
 
 def _check_queue(store: Store) -> Iterator[Finding]:
     status = read_queue_status(store)
-    counts_text = ", ".join(
-        f"{count} {state}" for state, count in status.overview.counts.items() if count
-    )
+    counts_text = join_counts(status.overview.counts)
     yield Finding("ok", f"runs: {counts_text or 'none yet'}")
     yield from _check_workers(status)
     state = store.queue.health(LONG_QUEUE_WAIT)
@@ -202,10 +200,8 @@ def _check_files(store: Store, settings: Settings) -> Iterator[Finding]:
         )
     report = find_garbage(store, settings)
     if report.garbage:
-        size = sum(item.size_bytes for item in report.garbage) / 1e9
-        yield Finding(
-            "ok", f"{size:.2f} GB of old checkpoints and leftovers can go", "lsqctl runs gc"
-        )
+        size = format_bytes(sum(item.size_bytes for item in report.garbage))
+        yield Finding("ok", f"{size} of old checkpoints and leftovers can go", "lsqctl runs gc")
     if report.unknown_dirs:
         yield Finding(
             "warning",

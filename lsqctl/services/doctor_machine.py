@@ -18,7 +18,7 @@ from typing import Literal
 
 from lsqctl.settings import Settings
 from lsqctl.store.engine import MOUNTS, file_system_type, is_network_file_system, wal_is_safe
-from lsqctl.text import pluralize
+from lsqctl.text import format_bytes, pluralize
 from lsqctl.worker.slots import cpu_cores
 
 Level = Literal["ok", "warning", "error"]
@@ -154,7 +154,7 @@ def _check_shared_memory() -> Iterator[Finding]:
     if not SHM.is_dir():
         return
     size = shutil.disk_usage(SHM).total
-    message = f"{size / 1e6:.0f} MB of shared memory at {SHM}"
+    message = f"{format_bytes(size)} of shared memory at {SHM}"
     if size < LOW_SHM_BYTES:
         yield Finding(
             "warning",
@@ -200,7 +200,7 @@ def _check_file_system(settings: Settings, folder: Path) -> Iterator[Finding]:
 
 def _check_free_space(folder: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
-    message = f"{free / 1e9:.1f} GB free at {folder}"
+    message = f"{format_bytes(free)} free at {folder}"
     if free < LOW_DISK_BYTES:
         yield Finding("warning", message, "lsqctl runs gc shows what can go; or --home elsewhere")
     else:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lsqctl.events import QuantizerStats
+from lsqctl.text import n_times
 
 MIN_CODE_FRACTION = 0.3  # of its codes, where there were values enough to use them
 MIN_VALUES_PER_CODE = 8  # a code
@@ -85,10 +86,6 @@ def _few_codes(quantizer: QuantizerStats) -> float:
     return MIN_CODE_FRACTION * quantizer.n_codes / quantizer.codes_used
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
@@ -103,7 +100,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "clamped",
         lambda q: 1.0 + q.clamped if q.clamped else 0.0,
-        lambda q: f"the step of {_subject(q)} was clamped to its floor {_times(q.clamped)}",
+        lambda q: f"the step of {_subject(q)} was clamped to its floor {n_times(q.clamped)}",
         "its steps are too large: lower quant.step_lr_scale or train.lr",
     ),
     Rule(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound, UsageError, did_you_mean
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.leaderboard.charts.accuracy import (
     Cost,
     accuracy_by_bits,
@@ -20,6 +20,7 @@ from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.board import build_board
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Table
@@ -122,8 +123,8 @@ def _table(store: Store, dataset: str | None, settings: Settings | None) -> Tabl
     return tables[0]
 
 
-def _value_at(recipe: Mapping[str, Any], key: str) -> object:
-    node: Any = recipe
+def _value_at(recipe: Mapping[str, object], key: str) -> object:
+    node: object = recipe
     for part in key.split("."):
         if not isinstance(node, Mapping):
             return None
@@ -131,7 +132,7 @@ def _value_at(recipe: Mapping[str, Any], key: str) -> object:
     return node if isinstance(node, str | int | float | bool) else None
 
 
-def _flat_keys(recipe: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _flat_keys(recipe: Mapping[str, object], prefix: str = "") -> list[str]:
     keys = []
     for name, value in recipe.items():
         if isinstance(value, Mapping):

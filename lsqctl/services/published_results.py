@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lsqctl.errors import DataError, NotFound, StoreError, UsageError, did_you_mean
+from lsqctl.errors import DataError, NotFound, StoreError, UsageError
 from lsqctl.leaderboard.published_results import (
     PublishedResult,
     PwcRow,
@@ -25,6 +25,7 @@ from lsqctl.leaderboard.pwc_archive import ArchiveTable, read_tables
 from lsqctl.ownership import read_regular
 from lsqctl.services.workspace import create_workspace
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 
 MAX_FILE_BYTES = 200_000_000
 

@@ -15,10 +15,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound, StoreError, UsageError, did_you_mean
+from lsqctl.errors import NotFound, StoreError, UsageError
 from lsqctl.run import Run, RunState
 from lsqctl.services.old_trash import adopt_old_trash
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from lsqctl.store import Store

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
+from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.run import ACTIVE_STATES, EnqueuedRun, Run, RunState
 from lsqctl.settings import Settings
+from lsqctl.text import did_you_mean
 from lsqctl.training.checkpoint_files import checkpoint_dirs, remove_checkpoints, temporary_dirs
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
-from lsqctl.run import EnqueuedRun, IfExists, NewRun, Run, RunState
+from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState
 from lsqctl.services.provenance import collect_provenance
 from lsqctl.services.recipe_checks import check_layers
 from lsqctl.services.recipe_inputs import (
@@ -25,12 +25,15 @@ from lsqctl.services.recipe_inputs import (
     choose_parent_seed,
     resolve_torchvision_weights,
 )
+from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
 _WEIGHT_EXTENSIONS = (".safetensors", ".pth", ".pt", ".th")
+MAX_PARENT_CHAIN = 100  # recipes; each takes some of Python's stack
+_Inputs = tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]
 _REUSABLE_STATES = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
 
 
@@ -85,6 +88,16 @@ def plan_submit(
     )
 
 
+def plan_in_workspace(
+    recipe_refs: Sequence[str], settings: Settings, options: SubmitOptions
+) -> SubmitPlan:
+    """Check everything against the workspace, if there is one; make none for a faulty recipe."""
+    if not workspace_exists(settings):
+        return plan_submit(recipe_refs, settings=settings, store=None, options=options)
+    with open_workspace(settings) as store:
+        return plan_submit(recipe_refs, settings=settings, store=store, options=options)
+
+
 def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
     enqueued = store.queue.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
@@ -117,7 +130,8 @@ class _Planner:
     # planned already, as a cell of another sweep
     extra_cells: list[NewRun] = field(default_factory=list)
     _chain: list[str] = field(default_factory=list)
-    _provenance: dict[str, Any] = field(default_factory=dict)
+    _provenance: JsonObject = field(default_factory=dict)
+    _resolved: dict[tuple[Path, str], _Inputs] = field(default_factory=dict)
     _files: WeightFiles = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,14 +171,27 @@ class _Planner:
             self.extra_cells.append(new)
         return new
 
-    def _resolve_inputs(
-        self, recipe: Recipe, source: LoadedRecipe
-    ) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]:
-        """Return identities for the hash, entries for the provenance, parents by run_sha256."""
+    def _resolve_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
+        """Return identities for the hash, entries for the provenance, parents by run_sha256.
+
+        Of each recipe once: a chain of parents is asked for twice a level, for hash and for run.
+        """
         if recipe.name in self._chain:
             chain = " -> ".join((*self._chain, recipe.name))
             raise UsageError(f"recipes wait for each other: {chain}")
-        self._chain.append(recipe.name)
+        if len(self._chain) >= MAX_PARENT_CHAIN:
+            raise UsageError(
+                f"`{self._chain[0]}` waits for a chain of more than {MAX_PARENT_CHAIN} recipes; "
+                f"submit `{recipe.name}` and those it waits for first"
+            )
+        key = source.path, recipe.model_dump_json()
+        if key not in self._resolved:
+            self._chain.append(recipe.name)
+            self._resolved[key] = self._resolve_new_inputs(recipe, source)
+            self._chain.pop()
+        return self._resolved[key]
+
+    def _resolve_new_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
         identities, entries, parents = {}, {}, {}
         for key, input_ref in recipe.input_refs().items():
             if isinstance(input_ref, RunRef):
@@ -177,7 +204,6 @@ class _Planner:
             else:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
                 identities[key] = f"torchvision:{input_ref}"
-        self._chain.pop()
         return identities, entries, parents
 
     def _resolve_parent(
@@ -240,7 +266,7 @@ class _Planner:
         check_dataset_present(recipe.data.name, self.settings.data_dir)
         check_timm_networks(recipe)
 
-    def _collect_provenance(self, source: LoadedRecipe) -> dict[str, Any]:
+    def _collect_provenance(self, source: LoadedRecipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""
         if not self._provenance:
             self._provenance = collect_provenance(Path.cwd())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import DataError, NotFound
 from lsqctl.events import Evaluation
@@ -136,20 +136,29 @@ def _verdict(
     from lsqctl.worker.inputs import current_location
 
     directory = current_location(settings.run_dir(run.id), stored.checkpoint)
-    values: dict[str, Any] = {"measured": None, "verified": True, "message": ""}
+    measured: int | None = None
+    verified: bool | None = True
+    message = ""
     try:
         counts = measure(directory)
-        values["measured"] = counts.n_correct
+        measured = counts.n_correct
         if mismatch := _mismatch(stored, counts):
-            values |= {"verified": False, "message": f"{directory}: {mismatch}"}
+            verified, message = False, f"{directory}: {mismatch}"
     except CannotVerify as error:
-        values |= {"verified": None, "message": str(error)}
+        verified, message = None, str(error)
     except DataError as error:
-        values |= {"verified": False, "message": str(error)}
+        verified, message = False, str(error)
     return Verdict(
-        *(run.id, run.name, stored.variant, stored.selection, stored.n_correct, stored.n_total),
+        run_id=run.id,
+        name=run.name,
+        variant=stored.variant,
+        selection=stored.selection,
+        n_correct=stored.n_correct,
+        n_total=stored.n_total,
+        measured=measured,
+        verified=verified,
         checkpoint=str(directory),
-        **values,
+        message=message,
     )
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.run import ACTIVE_STATES, RunState
+from lsqctl.services.run_control import resolve_sweep
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -26,6 +28,22 @@ class WaitResult:
     removed: tuple[str, ...]
 
 
+def run_ids(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[str]:
+    """Return the ids of the runs that are named and of a sweep's cells, each one time.
+
+    Raises UsageError for neither, NotFound for what is not there.
+    """
+    if not run_refs and sweep is None:
+        raise UsageError("name runs to wait for, or a sweep with --sweep")
+    ids = [store.runs.resolve(ref).id for ref in run_refs]
+    if sweep is not None:
+        cells = store.sweeps.run_ids(resolve_sweep(store, sweep) or "")
+        if not cells:
+            raise NotFound(f"the sweep `{sweep}` has no runs left; `lsqctl sweep status {sweep}`")
+        ids += cells
+    return list(dict.fromkeys(ids))
+
+
 def wait(
     store: Store,
     ids: Sequence[str],
@@ -42,6 +60,7 @@ def wait(
     deadline = None if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
     while True:
+        store.ensure_usable()
         result = _by_state(store.runs.statuses(ids), ids)
         for status in (*result.succeeded, *result.failed):
             if status.id not in reported:

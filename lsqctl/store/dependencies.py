@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from lsqctl.run import ACTIVE_STATES, EndReason, RunState
+from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, RunState
 from lsqctl.store.dialects import now
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import (
+    AnySelect,
     checkpoints,
     live_runs,
     metric_points,
@@ -25,7 +26,7 @@ from lsqctl.store.transitions import NO_LEASE, record_event, select_for_update, 
 
 RETRYABLE = (RunState.FAILED, RunState.CANCELLED)
 NOT_STARTED = (RunState.WAITING, RunState.QUEUED)
-_RESET_VALUES: dict[str, Any] = {
+_RESET_VALUES: JsonObject = {
     **NO_LEASE,
     "reason": None,
     "message": "",
@@ -53,6 +54,26 @@ _CHILDREN = (
 )
 
 
+def _select_late_ancestors() -> AnySelect:
+    """Select unfinished runs that ``run`` waits for, however far up, of priority < ``least``."""
+    active = live_runs.c.state.in_(bindparam("active", expanding=True))
+    parent_of = select(live_runs.c.id).join(run_parents, run_parents.c.parent_id == live_runs.c.id)
+    ancestors = parent_of.where(run_parents.c.run_id == bindparam("run"), active).cte(
+        "ancestors", recursive=True
+    )
+    further = parent_of.join(ancestors, ancestors.c.id == run_parents.c.run_id).where(active)
+    ancestors = ancestors.union(further)  # not UNION ALL: each ancestor once
+    return (
+        select(runs.c.id)
+        .where(runs.c.id.in_(select(ancestors.c.id)), runs.c.priority < bindparam("least"))
+        .order_by(runs.c.seq)
+        .with_for_update(key_share=True)
+    )
+
+
+_LATE_ANCESTORS = _select_late_ancestors()
+
+
 class Remaining(NamedTuple):
     """Unfinished runs. ``runnable`` go on without a person; ``blocked`` wait for a ``held`` one."""
 
@@ -78,50 +99,63 @@ def queue_children(db: Connection, parent: str) -> None:
 
 def fail_children(db: Connection, parent: str, name: str, verb: str) -> None:
     """Fail the waiting children of a run that failed or was cancelled, and theirs in turn."""
-    message = f"its parent {name} ({parent}) {verb}"
-    for child in _children(db, parent, RunState.WAITING):
-        transition(
-            db,
-            child,
-            RunState.WAITING,
-            RunState.FAILED,
-            "failed",
-            detail=message,
-            reason=EndReason.PARENT,
-            message=message,
-            finished_at=now(),
-        )
-        fail_children(db, child, select_for_update(db, child).name, "failed")
+    failed = [(parent, name, verb)]
+    while failed:
+        parent, name, verb = failed.pop()
+        message = f"its parent {name} ({parent}) {verb}"
+        for child in _children(db, parent, RunState.WAITING):
+            transition(
+                db,
+                child,
+                RunState.WAITING,
+                RunState.FAILED,
+                "failed",
+                detail=message,
+                reason=EndReason.PARENT,
+                message=message,
+                finished_at=now(),
+            )
+            failed.append((child, select_for_update(db, child).name, "failed"))
 
 
 def requeue(db: Connection, run_id: str, kind: str, *, from_scratch: bool = False) -> None:
     """Put a failed or cancelled run back, first its failed parents, then the children it failed."""
-    for parent, state in _parents(db, run_id).items():
-        if state in RETRYABLE:
-            requeue(db, parent, "retried")
-    if from_scratch:
-        delete_measurements(db, run_id)
-        db.execute(update(runs).where(runs.c.id == run_id).values(_RESET_TRAINING_VALUES))
+    pending = [(run_id, kind)]
+    while pending:
+        current, current_kind = pending[-1]
+        dead = [id_ for id_, state in _parents(db, current).items() if state in RETRYABLE]
+        if dead:
+            pending += [(parent, "retried") for parent in dead]
+            continue
+        pending.pop()
+        if from_scratch and current == run_id:
+            delete_measurements(db, run_id)
+            db.execute(update(runs).where(runs.c.id == run_id).values(_RESET_TRAINING_VALUES))
+            from_scratch = False
+        pending += [(child, "retried") for child in _requeue_one(db, current, current_kind)]
+
+
+def _requeue_one(db: Connection, run_id: str, kind: str) -> list[str]:
+    """Put one run back; return the children that it had failed and that can now go on."""
     row = select_for_update(db, run_id)
     if row.state not in RETRYABLE:
-        return  # a parent that was requeued has taken this run along
+        return []  # a parent that was requeued has taken this run along
     to = state_after_parents(_parent_states(db, run_id))
     transition(db, run_id, RunState(row.state), to, kind, **_RESET_VALUES)
-    for child in _children(db, run_id, RunState.FAILED, reason=EndReason.PARENT):
-        # a child with another dead parent would wait for ever: it stays failed
-        if not set(_parent_states(db, child)) & set(RETRYABLE):
-            requeue(db, child, "retried")
+    # a child with another dead parent would wait for ever: it stays failed
+    return [
+        child
+        for child in _children(db, run_id, RunState.FAILED, reason=EndReason.PARENT)
+        if not set(_parent_states(db, child)) & set(RETRYABLE)
+    ]
 
 
 def raise_parent_priority(db: Connection, run_id: str, priority: int) -> None:
     """Let unfinished parents come no later than their child, and theirs in turn."""
-    for parent, state in _parents(db, run_id).items():
-        if state not in ACTIVE_STATES:
-            continue
-        if select_for_update(db, parent).priority < priority:
-            db.execute(update(runs).where(runs.c.id == parent).values(priority=priority))
-            record_event(db, parent, "priority", detail=f"{priority}, for {run_id} waits for it")
-        raise_parent_priority(db, parent, priority)
+    values = {"run": run_id, "least": priority, "active": sorted(ACTIVE_STATES)}
+    for parent in db.scalars(_LATE_ANCESTORS, values).all():
+        db.execute(update(runs).where(runs.c.id == parent).values(priority=priority))
+        record_event(db, parent, "priority", detail=f"{priority}, for {run_id} waits for it")
 
 
 def remaining(db: Connection) -> Remaining:

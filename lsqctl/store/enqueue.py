@@ -1,18 +1,17 @@
-"""Add runs: all or nothing, never the same run twice unless asked, parents before children."""
+"""Add runs by portions, each all or nothing: parents first, never the same run twice unasked."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import Connection, case, insert, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.run import ACTIVE_STATES, EnqueuedRun, EnqueueOutcome, IfExists, NewRun, RunState
-from lsqctl.store.database import StorePart, exclusive_tx
+from lsqctl.store.database import StorePart, exclusive_tx, read_tx
 from lsqctl.store.dependencies import (
     RETRYABLE,
     raise_parent_priority,
@@ -22,7 +21,7 @@ from lsqctl.store.dependencies import (
 )
 from lsqctl.store.dialects import now, to_json, upsert
 from lsqctl.store.rows import batches, load_runs
-from lsqctl.store.tables import live_runs, run_parents, runs, sweep_cells, sweeps
+from lsqctl.store.tables import AnyRow, live_runs, run_parents, runs, sweep_cells, sweeps
 from lsqctl.store.transitions import record_event
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
@@ -38,19 +37,24 @@ RESUBMIT_FIELDS = (
 _SELECT_IDENTITY = select(live_runs.c.id, live_runs.c.name, live_runs.c.state)
 
 
+PORTION_SIZE = 100  # runs; about half a second under the write lock
+
+
 class Enqueues(StorePart):
     """Submitting."""
 
-    @exclusive_tx
     def enqueue(
         self,
-        db: Connection,
         new: Sequence[NewRun],
         *,
         if_exists: IfExists = "skip",
         max_failures: int | None = None,
     ) -> list[EnqueuedRun]:
-        """Add runs in one transaction and return what became of each, in the same order.
+        """Add runs and return what became of each, in the same order.
+
+        Up to PORTION_SIZE runs are added in one transaction. More are checked as a whole, then
+        added in portions of that size, for nobody else writes meanwhile: what is cut short leaves
+        whole portions, parents before children, and adding the same again adds the rest.
 
         ``skip`` leaves an unfinished or succeeded run of the same ``run_sha256`` alone and puts a
         failed or cancelled one back; ``rerun`` always adds, and a child in ``new`` waits for the
@@ -58,14 +62,55 @@ class Enqueues(StorePart):
         ``new`` from now on (0: none), None leaves it. Raises NotFound for a parent that is neither
         stored nor earlier in ``new``; then nothing is added.
         """
-        submission = Submission(
-            db, if_exists, retryable_run_ids(db, [new_run.run_sha256 for new_run in new])
-        )
+        retryable = self._check_submission(new, if_exists)
+        added: dict[str, str] = {}
+        enqueued: list[EnqueuedRun] = []
+        for start in range(0, len(new), PORTION_SIZE):
+            portion, added = self._enqueue_portion(
+                new[start : start + PORTION_SIZE],
+                if_exists=if_exists,
+                max_failures=max_failures,
+                retryable=retryable,
+                added=added,
+            )
+            enqueued += portion
+        return enqueued
+
+    @read_tx
+    def _check_submission(
+        self, db: Connection, new: Sequence[NewRun], if_exists: IfExists
+    ) -> set[str]:
+        """Return which of the runs are there and retryable; raise what would stop a portion."""
+        earlier: set[str] = set()
+        for new_run in new:
+            for role, run_sha256 in new_run.parents.items():
+                if run_sha256 not in earlier and canonical_run(db, run_sha256) is None:
+                    raise _no_parent_error(new_run, role, run_sha256)
+            if if_exists == "error" and new_run.explicit and new_run.run_sha256 not in earlier:
+                existing = canonical_run(db, new_run.run_sha256)
+                if existing is not None:
+                    raise _exists_error(new_run, existing)
+            earlier.add(new_run.run_sha256)
+        return retryable_run_ids(db, [new_run.run_sha256 for new_run in new])
+
+    @exclusive_tx
+    def _enqueue_portion(
+        self,
+        db: Connection,
+        new: Sequence[NewRun],
+        *,
+        if_exists: IfExists,
+        max_failures: int | None,
+        retryable: set[str],
+        added: Mapping[str, str],
+    ) -> tuple[list[EnqueuedRun], dict[str, str]]:
+        """Add a portion; return what became of it, and all that was added so far."""
+        submission = Submission(db, if_exists, retryable, dict(added))
         outcomes = [submission.add(new_run) for new_run in new]
         if max_failures is not None:
             set_failure_limit(db, {new_run.sweep for new_run in new if new_run.sweep}, max_failures)
         failpoint("submit.before-commit")
-        return as_enqueued(db, outcomes)
+        return as_enqueued(db, outcomes), submission.added
 
 
 def as_enqueued(
@@ -79,7 +124,7 @@ def as_enqueued(
     ]
 
 
-def canonical_run(db: Connection, run_sha256: str) -> Any | None:
+def canonical_run(db: Connection, run_sha256: str) -> AnyRow | None:
     """Return a hash's canonical run: succeeded before unfinished before the rest."""
     rank = case(
         (live_runs.c.state == RunState.SUCCEEDED, 0),
@@ -113,6 +158,8 @@ class Submission:
     if_exists: IfExists
     retryable: set[str]
     added: dict[str, str] = field(default_factory=dict)  # run_sha256 to id
+    # the priority that all unfinished runs above a run have at least, as far as it is known
+    _ancestors_priority: dict[str, int] = field(default_factory=dict)
 
     def add(self, new: NewRun) -> tuple[str, EnqueueOutcome | None]:
         """Return the run's id and what became of it; None says: added, read its state."""
@@ -123,23 +170,20 @@ class Submission:
         elif existing is None:
             run_id, outcome = self._insert(new), None
         elif if_exists == "error":
-            raise UsageError(
-                f"`{new.name}` seed {new.seed} exists already as run "
-                f"{existing.id} ({existing.state}); "
-                "leave it (skip) or add another (rerun)"
-            )
+            raise _exists_error(new, existing)
         else:
             run_id, outcome = existing.id, self._reuse(existing, new)
         _record_cell(self.db, new, run_id, outcome)
         return run_id, outcome
 
-    def _canonical_run(self, run_sha256: str) -> Any | None:
+    def _canonical_run(self, run_sha256: str) -> AnyRow | None:
         """Return the run of a hash that counts here: what this submission added comes first."""
         if run_id := self.added.get(run_sha256):
-            return self.db.execute(_SELECT_IDENTITY.where(live_runs.c.id == run_id)).one()
+            query = _SELECT_IDENTITY.where(live_runs.c.id == run_id)
+            return self.db.execute(query).one_or_none()
         return canonical_run(self.db, run_sha256)
 
-    def _reuse(self, existing: Any, new: NewRun) -> EnqueueOutcome:
+    def _reuse(self, existing: AnyRow, new: NewRun) -> EnqueueOutcome:
         if existing.id not in self.retryable:
             return EnqueueOutcome.EXISTS
         if existing.state in RETRYABLE:  # else its parent was requeued and took it along
@@ -158,18 +202,22 @@ class Submission:
         db.execute(insert(runs).values(values))
         for role, row in parents.items():
             db.execute(insert(run_parents).values(run_id=run_id, role=role, parent_id=row.id))
-        raise_parent_priority(db, run_id, new.priority)
+        self._raise_ancestors(run_id, new.priority, [row.id for row in parents.values()])
         record_event(db, run_id, "enqueued", to_state=state)
         self.added[new.run_sha256] = run_id
         return run_id
 
-    def _parent(self, new: NewRun, role: str, run_sha256: str) -> Any:
+    def _raise_ancestors(self, run_id: str, priority: int, parents: Sequence[str]) -> None:
+        """Raise the priority of what a new run waits for; of a chain, each run is visited once."""
+        raised = self._ancestors_priority
+        if any(raised.get(parent, priority - 1) < priority for parent in parents):
+            raise_parent_priority(self.db, run_id, priority)
+        raised[run_id] = priority
+
+    def _parent(self, new: NewRun, role: str, run_sha256: str) -> AnyRow:
         row = self._canonical_run(run_sha256)
         if row is None:
-            raise NotFound(
-                f"`{new.name}` needs a run for {role} that is not in the store "
-                f"(hash {run_sha256[:12]}); submit that one first"
-            )
+            raise _no_parent_error(new, role, run_sha256)
         if row.state in RETRYABLE:
             requeue(self.db, row.id, "retried")
             row = self._canonical_run(run_sha256)
@@ -177,7 +225,21 @@ class Submission:
         return row
 
 
-def _initial_values(new: NewRun) -> dict[str, Any]:
+def _exists_error(new: NewRun, existing: AnyRow) -> UsageError:
+    return UsageError(
+        f"`{new.name}` seed {new.seed} exists already as run {existing.id} ({existing.state}); "
+        "leave it (skip) or add another (rerun)"
+    )
+
+
+def _no_parent_error(new: NewRun, role: str, run_sha256: str) -> NotFound:
+    return NotFound(
+        f"`{new.name}` needs a run for {role} that is not in the store "
+        f"(hash {run_sha256[:12]}); submit that one first"
+    )
+
+
+def _initial_values(new: NewRun) -> dict[str, object]:
     return {
         "name": new.name,
         "message": "",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
@@ -17,6 +16,8 @@ from lsqctl.store.database import StorePart, read_tx
 from lsqctl.store.dialects import decode_float, now
 from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
+    AnyColumn,
+    AnySelect,
     attempts,
     events,
     live_runs,
@@ -157,7 +158,7 @@ class QueueOverviews(StorePart):
         )
 
 
-def select_sweep_run_ids(sweep: str) -> Any:
+def select_sweep_run_ids(sweep: str) -> AnySelect:
     """Return a query for the ids of a sweep's runs."""
     return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
 
@@ -261,7 +262,7 @@ def _pending(db: Connection, conditions: _Conditions) -> tuple[PendingGroup, ...
     return tuple(PendingGroup(r.recipe_sha256, r.sweep, r.epochs, bool(r.held), r.n) for r in rows)
 
 
-def _sweep_of() -> Any:
+def _sweep_of() -> AnyColumn:
     query = select(func.min(sweep_cells.c.sweep)).where(sweep_cells.c.run_id == live_runs.c.id)
     return query.scalar_subquery().label("sweep")
 
@@ -269,8 +270,12 @@ def _sweep_of() -> Any:
 def _durations(db: Connection) -> tuple[RunDuration, ...]:
     query = (
         select(
-            *(live_runs.c.recipe_sha256, _sweep_of(), live_runs.c.epochs),
-            *(live_runs.c.started_at, live_runs.c.finished_at, live_runs.c.attempt),
+            live_runs.c.recipe_sha256,
+            _sweep_of(),
+            live_runs.c.epochs,
+            live_runs.c.started_at,
+            live_runs.c.finished_at,
+            live_runs.c.attempt,
         )
         .where(live_runs.c.state == RunState.SUCCEEDED, live_runs.c.started_at.is_not(None))
         .order_by(live_runs.c.seq.desc())
@@ -278,7 +283,9 @@ def _durations(db: Connection) -> tuple[RunDuration, ...]:
     )
     return tuple(
         RunDuration(
-            *(row.recipe_sha256, row.sweep, row.epochs),
+            row.recipe_sha256,
+            row.sweep,
+            row.epochs,
             (row.finished_at - row.started_at).total_seconds(),
         )
         for row in db.execute(query)

@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
-from lsqctl.errors import IllegalTransition, NotFound, UsageError, did_you_mean
+from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.filters.evaluate import matches
 from lsqctl.filters.expression import Expression, columns_of
 from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
@@ -33,8 +32,18 @@ from lsqctl.store.rows import (
     to_event,
     to_run,
 )
-from lsqctl.store.tables import attempts, events, live_runs, run_tags, runs, sweep_cells
+from lsqctl.store.tables import (
+    AnyColumn,
+    AnyRow,
+    attempts,
+    events,
+    live_runs,
+    run_tags,
+    runs,
+    sweep_cells,
+)
 from lsqctl.store.transitions import record_event, select_for_update, transition
+from lsqctl.text import did_you_mean
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
 _MAX_SHOWN = 5
@@ -280,7 +289,7 @@ class Runs(StorePart):
 
 
 # What a filter of runs may name that no column of theirs has under that name.
-_FILTER_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+_FILTER_COLUMNS: Mapping[str, AnyColumn] = {
     "top1": latest_top1(),
     "worker": live_runs.c.worker_id,
 }
@@ -308,7 +317,7 @@ def _list_runs(
     return [to_run(row) for row in db.execute(query)]
 
 
-def _to_attempt(row: Row[Any]) -> Attempt:
+def _to_attempt(row: AnyRow) -> Attempt:
     return Attempt(
         run_id=row.run_id,
         number=row.number,

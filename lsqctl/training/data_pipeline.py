@@ -118,7 +118,8 @@ class InMemoryImages:
             pixels, labels = self._select(indices)
             yield (
                 crop_and_flip(
-                    *(pixels, indices),
+                    pixels,
+                    indices,
                     seed=seed,
                     epoch=epoch,
                     pad=self.data.pad,

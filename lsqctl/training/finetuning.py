@@ -27,31 +27,23 @@ from lsqctl.events import (
 from lsqctl.failpoint import failpoint
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_model
-from lsqctl.quant import OscillationTracker, calibrate, clamp_step_sizes, prepare
+from lsqctl.quant import calibrate, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import CheckpointContent, read_state, resume_point
 from lsqctl.training.compilation import (
-    Forward,
-    channels_last_forward,
-    compile_forward,
     decide_compile,
 )
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.evaluation import (
     EvalCounts,
-    ModelEma,
-    batchnorms,
     bn_statistics,
     evaluate,
     freeze_bn,
     reestimate_bn,
 )
 from lsqctl.training.optimizer_step import (
-    OptimizerStepper,
-    build_optimizer,
     freeze_teacher,
-    microbatch_sizes,
     train_step,
 )
 from lsqctl.training.quantizer_stats import (
@@ -68,7 +60,13 @@ from lsqctl.training.runtime import (
     execution_environment,
     setup_torch,
 )
-from lsqctl.training.session import TrainingSession, check_stop, recipe_hash, restore_state
+from lsqctl.training.session import (
+    TrainingSession,
+    build_session,
+    check_stop,
+    recipe_hash,
+    restore_state,
+)
 from lsqctl.training.train_state import EvalRecord, TrainState
 from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
 
@@ -230,43 +228,6 @@ def initial_step_sizes(
     except ValueError as error:
         raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
     return notes
-
-
-def build_session(
-    model: nn.Module,
-    teacher: nn.Module | None,
-    recipe: Recipe,
-    context: ExecutionContext,
-    *,
-    pipeline: DataPipeline,
-    train_state: TrainState,
-) -> TrainingSession:
-    """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
-    train, optimizer = recipe.train, build_optimizer(model, recipe)
-    if train.bn_reestimate_images and not batchnorms(model):
-        raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
-    quantized = recipe.quant.to_spec().quantized
-    model_forward: Forward = model
-    teacher_forward: Forward | None = teacher
-    if train_state.environment.get("compile"):
-        batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
-        microbatch_size = microbatch_sizes(batch_size, train.accumulate)[0]
-        model_forward = compile_forward(model, batch_size=microbatch_size)
-        teacher_forward = compile_forward(teacher, batch_size=microbatch_size) if teacher else None
-    elif train_state.environment.get("channels_last"):
-        model_forward = channels_last_forward(model)
-        teacher_forward = channels_last_forward(teacher) if teacher else None
-    use_ema = train.ema_decay is not None and train.epochs > 0
-    return TrainingSession(
-        *(recipe, context, pipeline, model, teacher, optimizer),
-        step_clamp=clamp_step_sizes(optimizer, model) if quantized else None,
-        train_state=train_state,
-        model_forward=model_forward,
-        teacher_forward=teacher_forward,
-        stepper=OptimizerStepper(optimizer, train, pipeline.device),
-        ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
-        oscillations=OscillationTracker(model) if quantized else None,
-    )
 
 
 def load_teacher(

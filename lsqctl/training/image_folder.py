@@ -10,7 +10,6 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from lsqctl.datasets.image_folders import IMAGE_DECODERS
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
+from lsqctl.text import format_bytes
 from lsqctl.training.counter_rng import Stream, bits, randint, uniform
 from lsqctl.training.data_pipeline import Batch, Indices
 
@@ -98,7 +98,7 @@ class FolderImages:
         return hasher.hexdigest()
 
     def _load_batches(self, items: list[list[SampleKey]]) -> Iterator[Batch]:
-        loader: DataLoader[Any] = DataLoader(
+        loader: DataLoader[object] = DataLoader(
             _DecodedImages(self.files, self.data),
             batch_sampler=items,
             num_workers=self.num_workers,
@@ -117,9 +117,9 @@ def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
     """Return what a loader's error means: a machine's fault, or the error itself."""
     text, last = str(error), _last_line(error)
     if "shared memory" in text or "Bus error" in text:
-        megabytes = shutil.disk_usage(_SHARED_MEMORY).total / 1e6
+        size = format_bytes(shutil.disk_usage(_SHARED_MEMORY).total)
         return OSError(
-            f"{_SHARED_MEMORY} is too small ({megabytes:.1f} MB) for "
+            f"{_SHARED_MEMORY} is too small ({size}) for "
             f"{num_workers} decoding processes: "
             "give the container more (--ipc=host, or --shm-size), or work with more --slots, so "
             f"that each has fewer processes ({last})"

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +14,15 @@ from torch import Tensor, nn
 from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
-from lsqctl.quant import OscillationTracker, StepSizeClamp
+from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.recipe import Recipe, fingerprint
+from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import DataPipeline
-from lsqctl.training.evaluation import ModelEma
-from lsqctl.training.optimizer_step import OptimizerStepper
+from lsqctl.training.evaluation import ModelEma, batchnorms
+from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.train_state import TrainState
 
@@ -143,7 +143,7 @@ class TrainingSession:
         if checkpoint.replaces:
             self.context.with_lease(lambda: remove_checkpoints(checkpoint.replaces))
 
-    def _training_state(self) -> dict[str, Any]:
+    def _training_state(self) -> JsonObject:
         """Return the tensors beside the model; of what is off, nothing."""
         optional = {
             "scaler": self.stepper.state_dict(),
@@ -226,3 +226,47 @@ def restore_state(
     train_state.environment = dict(current)  # the next attempt is compared with this one
     note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
     return train_state, [*notes, note]
+
+
+def build_session(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    recipe: Recipe,
+    context: ExecutionContext,
+    *,
+    pipeline: DataPipeline,
+    train_state: TrainState,
+) -> TrainingSession:
+    """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
+    train, optimizer = recipe.train, build_optimizer(model, recipe)
+    if train.bn_reestimate_images and not batchnorms(model):
+        raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
+    quantized = recipe.quant.to_spec().quantized
+    model_forward: compilation.Forward = model
+    teacher_forward: compilation.Forward | None = teacher
+    if train_state.environment.get("compile"):
+        batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
+        microbatch_size = microbatch_sizes(batch_size, train.accumulate)[0]
+        model_forward = compilation.compile_forward(model, batch_size=microbatch_size)
+        teacher_forward = (
+            compilation.compile_forward(teacher, batch_size=microbatch_size) if teacher else None
+        )
+    elif train_state.environment.get("channels_last"):
+        model_forward = compilation.channels_last_forward(model)
+        teacher_forward = compilation.channels_last_forward(teacher) if teacher else None
+    use_ema = train.ema_decay is not None and train.epochs > 0
+    return TrainingSession(
+        recipe=recipe,
+        context=context,
+        pipeline=pipeline,
+        model=model,
+        teacher=teacher,
+        optimizer=optimizer,
+        step_clamp=clamp_step_sizes(optimizer, model) if quantized else None,
+        train_state=train_state,
+        model_forward=model_forward,
+        teacher_forward=teacher_forward,
+        stepper=OptimizerStepper(optimizer, train, pipeline.device),
+        ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
+        oscillations=OscillationTracker(model) if quantized else None,
+    )

@@ -27,7 +27,6 @@ from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, ImageSet,
 from lsqctl.training.dataset_loader import normalization, open_dataset
 from lsqctl.training.finetuning import (
     build_on_device,
-    build_session,
     evaluate_epoch,
     initial_step_sizes,
     quantize_model,
@@ -36,7 +35,7 @@ from lsqctl.training.finetuning import (
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.optimizer_step import freeze_teacher
 from lsqctl.training.runtime import ExecutionContext
-from lsqctl.training.session import first_non_finite
+from lsqctl.training.session import build_session, first_non_finite
 from lsqctl.training.train_state import TrainState
 
 _BATCH_SIZE = 2  # a batch; batch norm needs two

@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 import psutil
 
 from lsqctl.errors import UsageError
 from lsqctl.run import EndReason
 from lsqctl.settings import visible_gpus
+from lsqctl.text import format_bytes
 
 QUARANTINE_SECONDS = 300.0
 # Memory that nobody visible holds: above this fraction of the whole, somebody invisible does.
@@ -39,12 +41,17 @@ class GpuProbe(Protocol):
         """Return why a GPU that is none of ours now should be left alone, or nothing."""
 
 
+class _GpuProcess(Protocol):
+    pid: int
+    usedGpuMemory: int | None
+
+
 class NvmlProbe:
     """Asks NVML (``pynvml``), already initialized.  GPUs are named by UUID."""
 
     unavailable_reason = ""
 
-    def __init__(self, nvml: Any) -> None:
+    def __init__(self, nvml: ModuleType) -> None:
         self._nvml = nvml
         self._names = [self._uuid(index) for index in range(nvml.nvmlDeviceGetCount())]
 
@@ -64,7 +71,9 @@ class NvmlProbe:
         if processes:
             return ", ".join(map(_describe_process, processes))
         if memory.used > _IDLE_MEMORY_FRACTION * memory.total:
-            return f"{_gib(memory.used)} are held by a process that cannot be seen from here"
+            return (
+                f"{format_bytes(memory.used)} are held by a process that cannot be seen from here"
+            )
         return ""
 
     def _uuid(self, index: int) -> str:
@@ -191,15 +200,11 @@ def select_with_health(gpu_choice: str, probe: GpuProbe) -> tuple[list[str], Gpu
     )
 
 
-def _describe_process(process: Any) -> str:
+def _describe_process(process: _GpuProcess) -> str:
     """Name a process on a GPU: pid, user, memory (NVML may know none)."""
     try:
         user = psutil.Process(process.pid).username()
     except psutil.Error:  # another container's
         user = "an unknown user"
-    memory = f", {_gib(process.usedGpuMemory)}" if process.usedGpuMemory else ""
+    memory = f", {format_bytes(process.usedGpuMemory)}" if process.usedGpuMemory else ""
     return f"busy with process {process.pid} of {user}{memory}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"

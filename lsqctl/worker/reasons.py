@@ -19,6 +19,7 @@ from lsqctl.errors import (
 )
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
+from lsqctl.text import format_bytes
 from lsqctl.worker.messages import ExitReport
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -99,7 +100,9 @@ class MemoryMonitor:
 
     def explain_sigkill(self) -> str:
         """Return why the process was killed by SIGKILL, as far as the kernel tells."""
-        peak = f"; its peak memory was {self._peak_kib / 1024:.0f} MiB" if self._peak_kib else ""
+        peak = (
+            f"; its peak memory was {format_bytes(1024 * self._peak_kib)}" if self._peak_kib else ""
+        )
         if oom_kills() > self._kills:
             return f"killed by the kernel: the machine or its cgroup ran out of memory{peak}"
         return f"killed by SIGKILL: by hand, or the machine ran out of memory{peak}"

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from lsqctl.cli.board import OutputFormat
 from lsqctl.cli.table import render_table, visible_columns
-from lsqctl.leaderboard.output import FORMATS, board_tables
+from lsqctl.leaderboard.output import board_tables
 from lsqctl.leaderboard.published_results import load_bundled_results
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import board_view
@@ -97,8 +96,9 @@ def test_a_filter_without_a_row_says_so_and_prints_nothing(made):
     assert done.stdout == ""
 
 
-def test_the_command_line_knows_exactly_the_formats_there_are():
-    assert set(OutputFormat.__args__) == {"table", *FORMATS}
+def test_another_format_is_refused_with_the_nearest_and_all_there_are(made):
+    done = made("leaderboard", "--format", "jsn", code=2)
+    assert "no format is named `jsn`; did you mean `json`?" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize("ending", ["csv", "json", "md", "html", "tex"])

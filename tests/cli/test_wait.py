@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.cli.options import parse_duration
 from lsqctl.run import EndReason
 from lsqctl.store import Store, open_store
+from lsqctl.text import parse_duration
 from tests.conftest import TINY, CommandLine
 from tests.store.samples import identity, result, take
 

@@ -5,8 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lsqctl.errors import DataError, UsageError
-from lsqctl.leaderboard.comparison import ComparisonSide, compare, format_p, points
+from lsqctl.leaderboard.comparison import ComparisonSide, compare, format_p
 from lsqctl.per_image_result import PerImageResult
+from lsqctl.text import format_signed
 
 TOTAL = 400
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -195,7 +196,7 @@ def test_failed_runs_and_epochs_chosen_on_the_test_set_are_said():
     ("value", "text"), [(1.666, "+1.67"), (-0.19, "−0.19"), (-0.001, "0.00"), (0.0, "0.00")]
 )
 def test_points_have_a_sign_and_zero_none(value, text):
-    assert points(value) == text
+    assert format_signed(value) == text
 
 
 def test_p_is_told_in_two_digits():

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.leaderboard.board import Board, Counts, Table
-from lsqctl.leaderboard.csv_json import guard_formula, to_csv, to_json
+from lsqctl.leaderboard.formats.csv_text import guard_formula, to_csv
+from lsqctl.leaderboard.formats.json_text import to_json
+from lsqctl.leaderboard.formats.markdown import escape_markdown
 from lsqctl.leaderboard.frame import to_frame
-from lsqctl.leaderboard.markdown import escape_markdown
 from lsqctl.leaderboard.output import format_board
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, Entry, columns_markdown
@@ -30,7 +31,7 @@ CONTRACT = (
     "pareto_optimal, epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, "
     "deterministic, state, n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256,"
     " code_commit, code_dirty, created_at, notes, origin, source_kind, source_url, "
-    "selected_on_test, top1_last_epoch, top1_best_epoch, suspect"
+    "selected_on_test, top1_last_epoch, top1_best_epoch, suspect, eval_loss"
 )
 
 

@@ -1,4 +1,4 @@
-"""Tails and quantiles: scipy, written down or asked where it is installed, and laws."""
+"""Tails and quantiles: values that were computed apart from scipy, and laws."""
 
 import math
 
@@ -9,39 +9,10 @@ from hypothesis import strategies as st
 from lsqctl.leaderboard.statistics import (
     binomial_at_least,
     clopper_pearson,
-    incomplete_beta,
     normal_two_sided,
     t_quantile,
     t_two_sided,
 )
-
-positive = st.floats(0.05, 2_000)
-
-
-@pytest.mark.parametrize(
-    ("x", "a", "b", "value"),
-    [  # scipy.special.betainc(a, b, x)
-        (0.3, 2, 5, 0.579825),
-        (0.5, 0.5, 0.5, 0.5),
-        (0.9, 40, 3.5, 0.2758748906628961),
-        (0.01, 1, 1000, 0.9999568287525893),
-        (0.999, 250, 0.5, 0.47960989887171573),
-    ],
-)
-def test_the_incomplete_beta_function_is_the_known_one(x, a, b, value):
-    assert incomplete_beta(x, a, b) == pytest.approx(value, rel=1e-11)
-
-
-@given(st.floats(0, 1), positive, positive)
-def test_the_incomplete_beta_function_is_scipys(x, a, b):
-    special = pytest.importorskip("scipy.special")
-    assert incomplete_beta(x, a, b) == pytest.approx(special.betainc(a, b, x), rel=1e-8, abs=1e-12)
-
-
-@pytest.mark.parametrize(("x", "a", "b"), [(-0.1, 1, 1), (1.1, 1, 1), (0.5, 0, 1), (0.5, 1, -1)])
-def test_what_has_no_value_is_refused(x, a, b):
-    with pytest.raises(ValueError, match="needs 0 <= x <= 1"):
-        incomplete_beta(x, a, b)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +32,14 @@ def test_students_t_is_the_known_one_for_whole_and_broken_degrees(freedom, quant
     assert t_two_sided(-2.5, freedom) == t_two_sided(2.5, freedom)
 
 
+@pytest.mark.parametrize(
+    ("t", "freedom", "beyond"),
+    [(1, 1, 0.5), (math.sqrt(0.5 / 0.999), 500, 0.47960989887171573), (0, 7, 1.0)],
+)
+def test_the_tails_of_students_t_are_the_known_ones(t, freedom, beyond):
+    assert t_two_sided(t, freedom) == pytest.approx(beyond, rel=1e-11)
+
+
 def test_the_normal_distribution_has_5_percent_beyond_1_96():
     assert normal_two_sided(-1.959963984540054) == pytest.approx(0.05, rel=1e-12)
 
@@ -70,6 +49,13 @@ def test_the_binomial_is_the_sum_of_its_terms(counts):
     k, n = counts
     slowly = sum(math.comb(n, i) * 0.3**i * 0.7 ** (n - i) for i in range(k, n + 1))
     assert binomial_at_least(k, n, 0.3) == pytest.approx(slowly, rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "proportion", "value"), [(2, 6, 0.3, 0.579825), (1, 1000, 0.01, 0.9999568287525893)]
+)
+def test_the_binomial_is_the_known_one(k, n, proportion, value):
+    assert binomial_at_least(k, n, proportion) == pytest.approx(value, rel=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
+from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.leaderboard.output import (
-    FORMATS,
     OutputOptions,
     board_tables,
     format_board,

@@ -96,17 +96,19 @@ def test_every_truncated_file_is_refused_and_none_half_read(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("", "not evaluation tables: it is empty"),
-        ("{}", r"it begins with '\{', and a list of tasks belongs here"),
-        ("[] x", "after 0 whole tasks: something follows the list"),
+        ("", "truncated or damaged after 0 whole tasks: it is empty"),
+        ("{}", "a list of tasks belongs here, not an object"),
+        ("3", "a list of tasks belongs here, not a number"),
+        ("[] x", "after 0 whole tasks: parse error: trailing garbage"),
         ("[{} {}]", "task 1: not evaluation tables: a task needs a name"),
-        ('[{"task": "a"} {"task": "b"}]', "after 1 whole tasks: a comma is missing"),
+        ('[{"task": "a"} {"task": "b"}]', "after 1 whole tasks: parse error: after array"),
         ("[3]", "task 1: not evaluation tables"),
         ("[" * 100_000, "nested too deeply"),
-        ("[1" + "0" * 5000 + "]", "after 0 whole tasks: Exceeds the limit"),
+        ('[{"task": "a", "datasets": ' + '[{"subdatasets": ' * 100_000, "nested too deeply"),
+        ("[1" + "0" * 5000 + "]", "after 0 whole tasks: parse error: integer overflow"),
         ([task(subtasks=[{"task": 3}])], "a task needs a name under `task`"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:20],
 )
 def test_what_is_no_archive_is_refused_in_one_line(tmp_path, document, message):
     with pytest.raises(DataError, match=message) as caught:
@@ -119,7 +121,7 @@ def test_files_that_are_missing_binary_or_cut_in_their_gzip_are_refused(tmp_path
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
         found(path)
     path.write_bytes(b"[\xff\xfe")
-    with pytest.raises(DataError, match="not UTF-8 text"):
+    with pytest.raises(DataError, match="damaged after 0 whole tasks: lexical error: invalid char"):
         found(path)
     path.write_bytes(gzip.compress(json.dumps(NESTED).encode())[:-12])
     with pytest.raises(DataError, match="gzip file is truncated"):
@@ -129,7 +131,17 @@ def test_files_that_are_missing_binary_or_cut_in_their_gzip_are_refused(tmp_path
 def test_a_file_that_never_ends_is_given_up(tmp_path, monkeypatch):
     path = written(tmp_path, [task(rows=[row("m" * 5_000)])])
     monkeypatch.setattr(pwc_archive, "_CHUNK", 100)
-    monkeypatch.setattr(pwc_archive, "MAX_TASK_CHARACTERS", 4_000)
+    monkeypatch.setattr(pwc_archive, "MAX_TASK_BYTES", 4_000)
+    with pytest.raises(DataError, match="too large for evaluation tables"):
+        found(path)
+
+
+def test_the_tasks_of_a_file_may_be_larger_together_than_one_may_be(tmp_path, monkeypatch):
+    path = written(tmp_path, [task(rows=[row("m" * 1_000)]) for _ in range(9)])
+    monkeypatch.setattr(pwc_archive, "_CHUNK", 100)
+    monkeypatch.setattr(pwc_archive, "MAX_TASK_BYTES", 4_000)
+    assert len(found(path)) == 9
+    monkeypatch.setattr(pwc_archive, "MAX_BYTES", 8_000)
     with pytest.raises(DataError, match="too large for evaluation tables"):
         found(path)
 

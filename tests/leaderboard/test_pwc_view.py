@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound
-from lsqctl.leaderboard.csv_json import guard_formula
+from lsqctl.leaderboard.formats.csv_text import guard_formula
 from lsqctl.leaderboard.published_results import PwcRow
 from lsqctl.leaderboard.pwc_view import (
     HEADINGS,

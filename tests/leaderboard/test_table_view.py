@@ -7,15 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.table_view import (
-    DEFAULT_COLUMNS,
-    Cell,
-    board_view,
-    format_bops,
-    format_bytes,
-    format_signed,
-)
-from lsqctl.text import sanitize
+from lsqctl.leaderboard.table_view import DEFAULT_COLUMNS, Cell, board_view
+from lsqctl.text import format_bops, format_bytes, format_signed, sanitize
 
 from .rows import HOSTILE, board_rows, failed, published_result, published_results, row
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from sqlalchemy import update
 
+import lsqctl
 from lsqctl.errors import NotFound
 from lsqctl.run import RunState
-from lsqctl.services import load_model
 from lsqctl.services.verify import runs_to_verify, verify_run
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
@@ -180,7 +180,7 @@ def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on
             parent = succeeded(store)
             old = store.results.evaluations(parent.id)[0].checkpoint
         assert not Path(old).exists()
-        assert not load_model(parent.id, settings=settings).training
+        assert not lsqctl.load_model(parent.id, settings=settings).training
         done = elsewhere("verify", parent.id)
         assert "5 of 5 results verified" in done.stderr
         child = STEEP.replace("resnet8}", "resnet8, weights: {run: tiny}}")

@@ -12,7 +12,6 @@ import torch
 from lsqctl.recipe import Recipe
 from lsqctl.training.finetuning import (
     build_on_device,
-    build_session,
     initial_step_sizes,
     initial_train_state,
     load_teacher,
@@ -20,7 +19,7 @@ from lsqctl.training.finetuning import (
     quantize_model,
 )
 from lsqctl.training.runtime import ExecutionContext, setup_torch
-from lsqctl.training.session import TrainingSession
+from lsqctl.training.session import TrainingSession, build_session
 
 W4A4 = {
     "weight_bits": 4,

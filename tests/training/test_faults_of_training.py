@@ -184,7 +184,7 @@ def test_a_shared_memory_that_is_too_small_is_named_with_its_size_and_the_fix(tm
     command = f'{mount} && exec "$@"'
     words = ["unshare", "-m", "sh", "-c", command, "sh", sys.executable, "-c", SMALL_SHM]
     done = subprocess.run([*words, tmp_path], capture_output=True, text=True, check=True)
-    assert "/dev/shm is too small (1.0 MB) for 2 decoding processes" in done.stdout
+    assert "/dev/shm is too small (1.05 MB) for 2 decoding processes" in done.stdout
     assert "--ipc=host" in done.stdout
     assert "--slots" in done.stdout
 

@@ -80,7 +80,7 @@ def test_a_busy_gpu_is_left_alone_with_the_reason_until_it_is_idle(nvml):
     assert here.pool.free_gpus == ("GPU-aa",)
     (notice,) = said
     assert f"GPU 1: busy with process {os.getpid()} of " in notice
-    assert "3.0 GiB; GPU 2: 40.0 GiB are held by a process that cannot be seen" in notice
+    assert "3.22 GB; GPU 2: 42.9 GB are held by a process that cannot be seen" in notice
     nvml.processes.clear()
     nvml.used.clear()
     here.refresh(said.append)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.formats import board_format
+from lsqctl.leaderboard.output import OutputOptions, board_tables
 from lsqctl.leaderboard.table_view import Cell, ViewColumn, ViewTable
 
 _SPECIAL_CHARACTERS = re.compile(r"([\\`*_\[\]<>|~&#])")
+
+
+@board_format("md", ending=".md", description="GitHub's markdown, the columns of the terminal")
+def write(board: Board, options: OutputOptions) -> str:
+    """Return the board's tables."""
+    return to_markdown(board_tables(board, options))
 
 
 def to_markdown(tables: Iterable[ViewTable]) -> str:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.formats import board_format
+from lsqctl.leaderboard.output import OutputOptions, board_tables
 from lsqctl.leaderboard.table_view import Cell, ViewTable
+
+
+@board_format(
+    "html",
+    ending=".html",
+    description="a plain `<table>` to paste; `leaderboard --html FILE` writes [the page](page.md)",
+)
+def write(board: Board, options: OutputOptions) -> str:
+    """Return the board's tables."""
+    return to_html(board_tables(board, options))
 
 
 def to_html(tables: Iterable[ViewTable]) -> str:

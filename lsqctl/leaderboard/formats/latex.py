@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
+from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.formats import board_format
+from lsqctl.leaderboard.output import OutputOptions, board_tables
 from lsqctl.leaderboard.table_view import ViewTable
 
 if TYPE_CHECKING:
@@ -37,6 +40,14 @@ _LATEX_SYMBOLS = str.maketrans(
         "]": "{]}",
     }
 )
+
+
+@board_format(
+    "latex", ending=".tex", description="booktabs, escaped; the best rank bold, the next underlined"
+)
+def write(board: Board, options: OutputOptions) -> str:
+    """Return the board's tables."""
+    return to_latex(board_tables(board, options))
 
 
 def to_latex(tables: Iterable[ViewTable]) -> str:

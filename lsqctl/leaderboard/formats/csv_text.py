@@ -1,21 +1,36 @@
-"""Write a board as CSV or JSON; the same board always gives the same bytes."""
+"""The board as CSV: the contract of docs/csv.md, one header, then the rows of all tables."""
 
 from __future__ import annotations
 
 import csv
-import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
 from lsqctl.leaderboard.board import Board
+from lsqctl.leaderboard.formats import board_format
+from lsqctl.leaderboard.output import OutputOptions
+from lsqctl.leaderboard.pivot import Pivot, build_pivot, key_text
 from lsqctl.leaderboard.run_group import Value
-from lsqctl.leaderboard.schema import COLUMN_NAMES, SCHEMA_VERSION, Entry
+from lsqctl.leaderboard.schema import COLUMN_NAMES
 from lsqctl.text import sanitize
 
 # What a spreadsheet may take for a formula, perhaps after blanks.
 _FORMULA_START = re.compile(r"\s*[=+\-@\t\r\0＝＋－＠]")
+
+
+@board_format(
+    "csv",
+    ending=".csv",
+    deviations=False,
+    raw=True,
+    description="every column of [the contract](csv.md)",
+)
+def write(board: Board, options: OutputOptions) -> str:
+    """Return the board's columns, or its pivot."""
+    if options.pivot:
+        return pivot_csv(board, options.pivot)
+    return to_csv(board, columns=options.columns or COLUMN_NAMES, raw=options.raw)
 
 
 def to_csv(board: Board, *, columns: Sequence[str] = COLUMN_NAMES, raw: bool = False) -> str:
@@ -53,46 +68,15 @@ def guard_formula(text: str) -> str:
     return f"'{text}" if _FORMULA_START.match(text) else text
 
 
-def to_json(board: Board, *, columns: Sequence[str] = COLUMN_NAMES) -> str:
-    """Return the board as JSON: ``schema_version``, then tables of rows keyed by column.
-
-    Missing is null; NaN and infinity, which JSON does not have, are texts.
-    """
-    tables = [
-        {
-            "dataset": table.dataset,
-            "group": dict(table.group),
-            "hidden": table.hidden,
-            "counts": {name: getattr(table.counts, name) for name in table.counts.__slots__},
-            "rows": [_json_row(board, row, columns) for row in table.rows],
-        }
-        for table in board.tables
-    ]
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "best_seed": board.best_seed,
-        "per_run": board.per_run,
-        "tables": tables,
-    }
-    return json_text(document)
-
-
-def _json_row(board: Board, entry: Entry, columns: Sequence[str]) -> dict[str, object]:
-    row: dict[str, object] = {name: json_value(getattr(entry, name)) for name in columns}
-    if deviations := board.deviations_of(entry):
-        keys = {
-            key: {"value": value, "base_value": base_value}
-            for key, value, base_value in deviations.keys
-        }
-        row["deviations"] = {"from": deviations.base or None, "keys": keys}
-    return row
-
-
-def json_text(document: object) -> str:
-    """Return JSON as files hold it: indented, letters as they are, ended by a line."""
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
-
-
-def json_value(value: Value) -> Value:
-    """Return a value that JSON can hold: NaN and infinity as texts."""
-    return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+def pivot_csv(board: Board, pivot: Pivot) -> str:
+    """Return one line a dataset and row; a column for each key, as ``weight_bits=4``."""
+    pivot_tables = build_pivot(board, pivot)
+    keys = list(dict.fromkeys(key for pivot_table in pivot_tables for key in pivot_table.columns))
+    heads = ["dataset", pivot.row, *(f"{pivot.column}={key_text(key)}" for key in keys)]
+    lines: list[list[Value]] = [list(heads)]
+    for pivot_table in pivot_tables:
+        for row in pivot_table.rows:
+            entries = (pivot_table.cells.get((row, key)) for key in keys)
+            values = (None if entry is None else getattr(entry, pivot.value) for entry in entries)
+            lines.append([pivot_table.table.dataset, key_text(row), *values])
+    return csv_text(lines)
