@@ -32,7 +32,7 @@ lint: .venv/.ready-dev
 	$(BIN)/lint-imports
 
 tests: .venv/.ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q
+	$(BIN)/python -m pytest -n 2 -q
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -10,12 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.inside import Here
 from tests.warm import WarmProcess, WarmStarter
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
@@ -47,22 +52,36 @@ train: {epochs: 2, lr: 0.1}
 """
 
 
-# Modules, and one fixture, whose first test trains for all of them: one process does it once.
-_TRAINED_ONCE = {"test_readme", "test_variants", "test_verify", "test_page_and_plot"}
+# Modules whose first test trains, or starts something, for all of them; "uninterrupted" does so for
+# several modules.
+_UNINTERRUPTED = "test_supervisor test_faults_of_the_lease test_faults_of_the_database".split()
+_MODULES_OF_ONE_PROCESS = frozenset(
+    """test_browser test_chaos test_commands test_compare test_faults_of_a_run test_finetuning
+    test_fork_server test_html_page test_kill_matrix test_page_and_plot test_readme test_resume
+    test_scale test_terminal test_variants test_verify test_wheel""".split()
+)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares a training, and leave out what takes minutes.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep together what shares a fixture that takes long, the largest groups first.
 
-    ``make test-full`` asks for all of it.
+    The marks of ``--dist loadgroup`` do nothing: pytest 9.2 does not read what xdist 3.8 sets.
     """
-    for item in items:
-        module = item.path.stem
-        if module in _TRAINED_ONCE and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(module))
-        elif "uninterrupted" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("uninterrupted"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = Path(nodeid.partition("::")[0]).stem
+            if module in _UNINTERRUPTED:
+                return "uninterrupted"
+            return module if module in _MODULES_OF_ONE_PROCESS else nodeid
+
+    return ByFixture(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes; ``make test-full`` asks for it."""
     if os.environ.get("LSQCTL_TEST_FULL"):
         return
     skipped = pytest.mark.skip(reason="minutes long: LSQCTL_TEST_FULL=1 runs it")

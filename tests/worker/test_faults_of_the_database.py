@@ -191,16 +191,6 @@ def store_at(cli: CommandLine) -> Store:
     return open_store(url, lease_seconds=1)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """The model hash and the metric rows of LONG, trained in one go."""
-    cli = CommandLine(tmp_path_factory.mktemp("whole"))
-    run_id = submitted(cli, LONG)
-    cli("worker", "--until-empty", "--slots", "2")
-    with store_at(cli) as store:
-        return final_hashes(cli, run_id)["model.pt"], reproducible(store, run_id)
-
-
 def assert_finished_alike(cli: CommandLine, store: Store, run_id: str, uninterrupted) -> None:
     detail = store.runs.detail(run_id)
     assert detail.run.state is RunState.SUCCEEDED, detail

@@ -13,7 +13,6 @@ from lsqctl.leaderboard.page.rendering import render
 from lsqctl.text import sanitize
 from tests.leaderboard.page.boards import history, hostile_board, large_board, plain_board
 
-pytestmark = pytest.mark.xdist_group("chromium")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
