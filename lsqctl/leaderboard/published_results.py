@@ -184,10 +184,18 @@ def pwc_rows(table: ArchiveTable) -> list[PwcRow]:
 def dataset_key(dataset: str) -> str:
     """Return a dataset's name as recipes spell it: ``ImageNet`` is ``imagenet``.
 
-    >>> dataset_key("CIFAR-10")
-    'cifar10'
+    >>> dataset_key("CIFAR-10"), dataset_key("Fashion-MNIST"), dataset_key("SVHN")
+    ('cifar10', 'fashion_mnist', 'svhn')
     """
-    return re.sub(r"[^a-z0-9]+", "", dataset.lower()) or dataset
+    folded = _fold(dataset)
+    for name, info in DATASETS.items():
+        if folded in (_fold(name), _fold(info.title)):
+            return name
+    return folded or dataset
+
+
+def _fold(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", text.lower())
 
 
 def parse_number(text: str) -> float | None:
