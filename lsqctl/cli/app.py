@@ -33,6 +33,7 @@ from lsqctl.cli import (
     worker,
 )
 from lsqctl.cli.context import GlobalOptions
+from lsqctl.cli.groups import TopLevel
 from lsqctl.errors import FilterError, LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
@@ -41,6 +42,7 @@ _LONG_RUNNING = frozenset({"worker", "run", "serve"})
 
 app = typer.Typer(
     name="lsqctl",
+    cls=TopLevel,
     help="Queue, run and rank Learned Step Size Quantization (LSQ) fine-tuning.",
     epilog=EPILOG,
     no_args_is_help=True,

@@ -21,6 +21,7 @@ from lsqctl.cli.console import (
     warn_diagnostic,
 )
 from lsqctl.cli.context import Json, get_settings
+from lsqctl.cli.groups import CommandGroup
 from lsqctl.errors import Diagnostic, RecipeError, UsageError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
@@ -124,6 +125,7 @@ def _value_text(value: object) -> str:
 
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="List and show recipes, check them, begin one.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -18,6 +18,7 @@ from lsqctl.cli.context import (
     open_store,
     positive_int,
 )
+from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.run_detail import (
     evaluation_json,
     print_attempts,
@@ -29,7 +30,10 @@ from lsqctl.run import ACTIVE_STATES, Run, RunState
 from lsqctl.text import ago, join_counts
 
 app = typer.Typer(
-    help="List and show runs, and steer them.", no_args_is_help=True, rich_markup_mode=None
+    cls=CommandGroup,
+    help="List and show runs, and steer them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 States = Annotated[

@@ -9,10 +9,13 @@ import typer
 
 from lsqctl.cli.console import print_json, print_table, say
 from lsqctl.cli.context import Json, get_settings, open_store
+from lsqctl.cli.groups import CommandGroup
 from lsqctl.errors import StoreError
 from lsqctl.text import pluralize
 
-db_app = typer.Typer(help="The database.", no_args_is_help=True, rich_markup_mode=None)
+db_app = typer.Typer(
+    cls=CommandGroup, help="The database.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @db_app.command(epilog="Example: lsqctl --db postgresql+psycopg://host/lsq db upgrade")
@@ -72,7 +75,9 @@ def backup(
         )
 
 
-data_app = typer.Typer(help="Datasets.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(
+    cls=CommandGroup, help="Datasets.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @data_app.callback()
