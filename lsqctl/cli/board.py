@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
 
 import typer
 
@@ -19,6 +19,25 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.output import OutputOptions
     from lsqctl.leaderboard.rank import Cost
+
+
+class _BoardArgs(TypedDict):
+    """What both forms of the board are made from."""
+
+    dataset: str | None
+    show_published: Literal["auto", "all", "none"]
+    per_run: bool
+    best_seed: bool
+
+
+class _QueryArgs(TypedDict):
+    """Which rows of the board are shown, and how."""
+
+    where: str | None
+    group_by: tuple[str, ...]
+    sort: tuple[str, ...]
+    limit: int | None
+
 
 Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
 ShowPublished = Annotated[
@@ -155,13 +174,13 @@ def leaderboard(
 
     options = output_options(columns, pivot, raw=raw)
     chosen_format = "json" if json else output_format
-    board_args: dict[str, Any] = {
+    board_args: _BoardArgs = {
         "dataset": dataset,
         "show_published": show_published,
         "per_run": per_run,
+        "best_seed": best_seed,
     }
-    board_args |= {"best_seed": best_seed, "settings": get_settings(ctx)}
-    query_args: dict[str, Any] = {
+    query_args: _QueryArgs = {
         "where": where,
         "group_by": split_commas(group_by),
         "sort": split_commas(sort),
@@ -173,7 +192,13 @@ def leaderboard(
         _print_pwc_view(ctx, chosen_format or "table", **board_args)
         return
     with open_store(ctx) as store:
-        ranked = build_board(store, pareto=_cost_column(pareto), **board_args, **query_args)
+        ranked = build_board(
+            store,
+            pareto=_cost_column(pareto),
+            settings=get_settings(ctx),
+            **board_args,
+            **query_args,
+        )
         if deviations:
             from lsqctl.services.diff import with_deviations  # reads recipes, which takes longer
 
@@ -249,7 +274,9 @@ def _warn_raw(options: OutputOptions) -> None:
         warn("--raw leaves texts that a spreadsheet may run as formulas")
 
 
-def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -> None:
+def _print_pwc_view(
+    ctx: typer.Context, output_format: str, **board_args: Unpack[_BoardArgs]
+) -> None:
     """Print the board in the form of a Papers With Code page."""
     from lsqctl.cli.table import print_tables
     from lsqctl.leaderboard.pwc_view import pwc_table
@@ -258,7 +285,7 @@ def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -
     if output_format not in ("table", *PWC_FORMATS):
         raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {output_format}")
     with open_store(ctx) as store:
-        lines = build_pwc_view(store, **board_args)
+        lines = build_pwc_view(store, get_settings(ctx), **board_args)
     if output_format == "table":
         print_tables([pwc_table(lines)])
     else:

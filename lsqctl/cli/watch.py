@@ -19,7 +19,7 @@ from lsqctl.cli.context import Json, open_store
 from lsqctl.cli.options import duration_seconds
 from lsqctl.cli.progress import run_label
 from lsqctl.cli.table import Column, styled_row, table_lines, to_text
-from lsqctl.errors import StoreError, UsageError
+from lsqctl.errors import StoreError, UnusableDatabase, UsageError
 from lsqctl.run import RunState
 from lsqctl.text import format_duration, sanitize
 
@@ -82,7 +82,12 @@ def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]
     from lsqctl.services.watch import read_queue_status
 
     name = resolve_sweep(store, sweep) if sweep else None
-    return lambda: read_queue_status(store, sweep=name)
+
+    def read() -> QueueStatus:
+        store.ensure_usable()  # SQLite goes on reading a file that was moved away
+        return read_queue_status(store, sweep=name)
+
+    return read
 
 
 def _show_live(
@@ -113,6 +118,8 @@ def _next_status(
         time.sleep(interval)
         try:
             return read_status()
+        except UnusableDatabase:
+            raise
         except StoreError as error:
             live.update(Text(sanitize(str(error)), style="red"), refresh=True)
 

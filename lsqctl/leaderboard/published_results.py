@@ -9,12 +9,12 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
-from typing import Any
 
 from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError
 from lsqctl.leaderboard.pwc_archive import ARCHIVE_LICENCE, ArchiveTable
 from lsqctl.quant.spec import check_bits
+from lsqctl.run import JsonObject
 from lsqctl.text import did_you_mean
 
 SOURCE_KINDS = ("paper", "readme", "page")
@@ -104,7 +104,7 @@ def _parse_entry(entry: object, location: str) -> PublishedResult:
     required = [field.name for field in fields(PublishedResult) if field.default is MISSING]
     if missing := [name for name in required if name not in entry]:
         raise DataError(f"{location}: {', '.join(missing)} missing")
-    values: dict[str, Any] = dict(entry)
+    values: JsonObject = dict(entry)
     try:
         return PublishedResult(**values)
     except ValueError as error:
@@ -322,7 +322,7 @@ def _result_key(result: PublishedResult) -> tuple[object, ...]:
     return result.dataset, result.model, result.weight_bits, result.act_bits, result.top1
 
 
-def _non_default_fields(result: PublishedResult | PwcRow) -> dict[str, Any]:
+def _non_default_fields(result: PublishedResult | PwcRow) -> JsonObject:
     defaults = {field.name: field.default for field in fields(result)}
     return {name: value for name, value in asdict(result).items() if value != defaults[name]}
 
@@ -348,7 +348,7 @@ def _parse_line(line: str, location: str) -> PublishedResult | PwcRow:
         raise DataError(f"{location}: {error}") from None
 
 
-def _to_pwc_row(values: Mapping[str, Any]) -> PwcRow:
+def _to_pwc_row(values: JsonObject) -> PwcRow:
     metrics = tuple((str(name), str(text)) for name, text in values["metrics"])
     texts = {name: str(text) for name, text in values.items() if name != "metrics"}
     return PwcRow(**texts, metrics=metrics)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lsqctl.events import BoardRow
 from lsqctl.leaderboard.statistics import mean, percent, top1_interval
@@ -192,6 +192,6 @@ def _first_not_none(values: Iterable[T | None]) -> T | None:
     return next((value for value in values if value is not None), None)
 
 
-def difference(left: Any, right: Any) -> Any:
+def difference(left: float | None, right: float | None) -> float | None:
     """Return ``left - right``, or None where one is unknown."""
     return None if left is None or right is None else left - right

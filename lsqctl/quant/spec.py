@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Generic, Literal, Never, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, Never, TypeAlias, TypeVar, get_args
 
 FLOAT_BITS = 32
 """The number of bits that means: not quantized."""
@@ -19,6 +19,8 @@ FeatureCount = Literal["per_sample", "numel", "channels"]
 Offset = Literal["none", "learned"]
 Sign = Literal["auto", "signed", "unsigned"]
 SIGN_TO_SIGNED: Mapping[Sign, bool | None] = {"auto": None, "signed": True, "unsigned": False}
+
+SpecChanges: TypeAlias = dict[str, Any]  # fields of a QuantSpec
 
 
 def check_bits(bits: int, name: str = "bits") -> None:
@@ -155,7 +157,7 @@ def _unset_by_default(cls: type[T]) -> type[T]:
 class LayerOverride(LayerKeys[None]):
     """What some layers have instead of their model's settings; None leaves a setting as it is."""
 
-    def changes(self) -> dict[str, Any]:
+    def changes(self) -> SpecChanges:
         """Return what it sets, as fields of a QuantSpec."""
         settings = {declared.name: getattr(self, declared.name) for declared in fields(self)}
         return {name: value for name, value in settings.items() if value is not None}
@@ -257,7 +259,7 @@ class QuantSpec(ModelKeys):
         """Return the (weight, input activation) specs of a layer by its name and its position."""
         prefix = "first_" if first else "last_" if last else ""
         bits = {kind: getattr(self, f"{prefix}{kind}") for kind in ("weight_bits", "act_bits")}
-        changes: dict[str, Any] = {}
+        changes: SpecChanges = {}
         for glob, override in self.overrides.items():
             if fnmatchcase(name, glob):
                 changes |= override.changes()
@@ -270,7 +272,7 @@ class QuantSpec(ModelKeys):
         """Return the globs of the overrides that match none of ``names``."""
         return [glob for glob in self.overrides if not any(fnmatchcase(n, glob) for n in names)]
 
-    def _with_changes(self, changes: dict[str, Any]) -> QuantSpec:
+    def _with_changes(self, changes: SpecChanges) -> QuantSpec:
         return replace(self, **changes, overrides={})
 
 

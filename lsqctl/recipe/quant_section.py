@@ -95,7 +95,7 @@ class OverrideSection(_LayerKeys):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_unset(self, serialize: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    def _without_unset(self, serialize: Callable[[object], dict[str, object]]) -> dict[str, object]:
         return {key: value for key, value in serialize(self).items() if value is not None}
 
 
@@ -106,7 +106,7 @@ def _from_pairs(value: object) -> object:
     return value
 
 
-def _to_pairs(overrides: dict[str, OverrideSection]) -> list[tuple[str, Any]]:
+def _to_pairs(overrides: dict[str, OverrideSection]) -> list[tuple[str, object]]:
     """Return pairs: a JSON object's keys may be sorted, and the order matters."""
     return [(glob, override.model_dump(mode="json")) for glob, override in overrides.items()]
 

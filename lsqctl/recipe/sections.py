@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from lsqctl.datasets import DATASETS
@@ -20,7 +21,7 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def unit_schema(name: str) -> dict[str, Any]:
+def unit_schema(name: str) -> JsonDict:
     """Return what a key's schema says of its unit."""
     return {"unit": name}
 

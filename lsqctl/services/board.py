@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lsqctl.filters.expression import split_conjunction
 from lsqctl.filters.parser import parse
@@ -64,10 +64,16 @@ def build_board(
     published = filter_published(
         (r for r in all_published if _is_shown(r, show_published, local_datasets)), run_filter
     )
-    rank_options: dict[str, Any] = {"per_run": per_run, "best_seed": best_seed, "pareto": pareto}
-    return apply_query(
-        rank(rows, published, dataset=dataset, baselines=all_published, **rank_options), query
+    ranked = rank(
+        rows,
+        published,
+        dataset=dataset,
+        baselines=all_published,
+        per_run=per_run,
+        best_seed=best_seed,
+        pareto=pareto,
     )
+    return apply_query(ranked, query)
 
 
 def build_pwc_view(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lsqctl.leaderboard.board import Board, Table
@@ -302,7 +302,7 @@ def _render_page(
     )
 
 
-def _script_data(page_sections: Sequence[Section], live: LiveStatus | None) -> dict[str, Any]:
+def _script_data(page_sections: Sequence[Section], live: LiveStatus | None) -> dict[str, object]:
     """Return what the script needs beside the page's own text: which mark is of which rows."""
     rows = [
         [
