@@ -78,7 +78,7 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
         """Return what is known of a name; raises NotFound with the nearest one."""
         return self._find(name).info
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str) -> Callable[..., Any]:
         """Import the module that declares ``name`` and return the decorated function or class.
 
         One that is declared for a family is told the name, as its first argument. Raises NotFound

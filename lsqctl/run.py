@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+# What JSON keeps: a recipe, an environment. Its keys say what their values are.
+JsonObject: TypeAlias = dict[str, Any]
 
 
 class RunState(StrEnum):
@@ -124,7 +127,7 @@ class Attempt:
     finished_at: datetime | None
     reason: EndReason | None
     message: str
-    environment: Mapping[str, Any]
+    environment: JsonObject
     resumed_step: int | None
 
 
@@ -133,8 +136,8 @@ class RunDetail:
     """All that is known of one run. ``parents`` maps a role to the run id it waits for."""
 
     run: Run
-    recipe: Mapping[str, Any]
-    provenance: Mapping[str, Any]
+    recipe: JsonObject
+    provenance: JsonObject
     parents: Mapping[str, str]
     attempts: tuple[Attempt, ...]
 
@@ -151,11 +154,11 @@ class NewRun:
     """
 
     name: str
-    recipe: Mapping[str, Any]
+    recipe: JsonObject
     recipe_sha256: str
     run_sha256: str
     seed: int
-    provenance: Mapping[str, Any]
+    provenance: JsonObject
     parents: Mapping[str, str] = field(default_factory=dict)
     priority: int = 0
     epochs: int = 0
@@ -197,8 +200,8 @@ class Claim:
 
     run: Run
     lease: Lease
-    provenance: Mapping[str, Any]
-    pinned_environment: Mapping[str, Any]
+    provenance: JsonObject
+    pinned_environment: JsonObject
 
 
 @dataclass(frozen=True, slots=True)

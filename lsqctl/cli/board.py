@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
 
 import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
-from lsqctl.cli.context import Json, format_name, get_settings, open_store, positive_int
+from lsqctl.cli.context import (
+    Json,
+    format_name,
+    get_settings,
+    open_store,
+    open_store_if_any,
+    positive_int,
+)
 from lsqctl.cli.serve import Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
 from lsqctl.text import pluralize
@@ -19,6 +26,25 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.output import OutputOptions
     from lsqctl.leaderboard.rank import Cost
+
+
+class _BoardArgs(TypedDict):
+    """What both forms of the board are made from."""
+
+    dataset: str | None
+    show_published: Literal["auto", "all", "none"]
+    per_run: bool
+    best_seed: bool
+
+
+class _QueryArgs(TypedDict):
+    """Which rows of the board are shown, and how."""
+
+    where: str | None
+    group_by: tuple[str, ...]
+    sort: tuple[str, ...]
+    limit: int | None
+
 
 Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
 ShowPublished = Annotated[
@@ -155,13 +181,13 @@ def leaderboard(
 
     options = output_options(columns, pivot, raw=raw)
     chosen_format = "json" if json else output_format
-    board_args: dict[str, Any] = {
+    board_args: _BoardArgs = {
         "dataset": dataset,
         "show_published": show_published,
         "per_run": per_run,
+        "best_seed": best_seed,
     }
-    board_args |= {"best_seed": best_seed, "settings": get_settings(ctx)}
-    query_args: dict[str, Any] = {
+    query_args: _QueryArgs = {
         "where": where,
         "group_by": split_commas(group_by),
         "sort": split_commas(sort),
@@ -172,13 +198,20 @@ def leaderboard(
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
         _print_pwc_view(ctx, chosen_format or "table", **board_args)
         return
-    with open_store(ctx) as store:
-        ranked = build_board(store, pareto=_cost_column(pareto), **board_args, **query_args)
-        if deviations:
+    opened = open_store(ctx) if html else open_store_if_any(ctx)
+    with opened as store:
+        ranked = build_board(
+            store,
+            pareto=_cost_column(pareto),
+            settings=get_settings(ctx),
+            **board_args,
+            **query_args,
+        )
+        if deviations and store:
             from lsqctl.services.diff import with_deviations  # reads recipes, which takes longer
 
             ranked = with_deviations(ranked, store)
-        if html is not None:
+        if html is not None and store:
             write_html_page(store, ranked, html, force=force)
             return
     if output is not None:
@@ -219,7 +252,7 @@ def export(
     from lsqctl.services.board import build_board
 
     options = output_options(columns, pivot, raw=raw)
-    with open_store(ctx) as store:
+    with open_store_if_any(ctx) as store:
         ranked = build_board(
             store,
             dataset=dataset,
@@ -249,7 +282,9 @@ def _warn_raw(options: OutputOptions) -> None:
         warn("--raw leaves texts that a spreadsheet may run as formulas")
 
 
-def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -> None:
+def _print_pwc_view(
+    ctx: typer.Context, output_format: str, **board_args: Unpack[_BoardArgs]
+) -> None:
     """Print the board in the form of a Papers With Code page."""
     from lsqctl.cli.table import print_tables
     from lsqctl.leaderboard.pwc_view import pwc_table
@@ -257,8 +292,8 @@ def _print_pwc_view(ctx: typer.Context, output_format: str, **board_args: Any) -
 
     if output_format not in ("table", *PWC_FORMATS):
         raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {output_format}")
-    with open_store(ctx) as store:
-        lines = build_pwc_view(store, **board_args)
+    with open_store_if_any(ctx) as store:
+        lines = build_pwc_view(store, get_settings(ctx), **board_args)
     if output_format == "table":
         print_tables([pwc_table(lines)])
     else:

@@ -91,7 +91,7 @@ def print_json(value: object, **first_keys: object) -> None:
     print(json.dumps(to_json_types(value), indent=2, ensure_ascii=False, allow_nan=True))
 
 
-def to_json_types(value: Any) -> Any:
+def to_json_types(value: object) -> Any:
     """Return values that JSON has: dataclasses as objects, times in ISO 8601."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
@@ -107,7 +107,7 @@ def to_json_types(value: Any) -> Any:
     return _to_json_leaf(value)
 
 
-def _to_json_leaf(value: Any) -> Any:
+def _to_json_leaf(value: object) -> object:
     match value:
         case Enum():
             return value.value

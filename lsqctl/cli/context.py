@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completion
+from lsqctl.errors import NotFound
 from lsqctl.failpoint import armed_failpoints
 from lsqctl.settings import Settings, load_settings
 from lsqctl.settings import sources as settings_origins
@@ -107,13 +108,36 @@ def open_store(
     ctx: typer.Context, *, create: bool = False, silent: bool = False
 ) -> Iterator[Store]:
     """Open the store, say on stderr which one it is, and close it at the end."""
-    from lsqctl.cli.console import note
     from lsqctl.services.workspace import open_workspace
 
     store = open_workspace(get_settings(ctx), create=create)
+    with _using(store, silent=silent):
+        yield store
+
+
+@contextmanager
+def open_store_if_any(ctx: typer.Context) -> Iterator[Store | None]:
+    """Open the store as ``open_store``; None, and a word on stderr, where there is none yet."""
+    from lsqctl.cli.console import say
+    from lsqctl.services.workspace import open_workspace
+
+    try:
+        store = open_workspace(get_settings(ctx))
+    except NotFound as error:
+        say(f"published results only: {error}")
+        yield None
+        return
+    with _using(store):
+        yield store
+
+
+@contextmanager
+def _using(store: Store, *, silent: bool = False) -> Iterator[None]:
+    from lsqctl.cli.console import note
+
     if not silent:
         note(f"store: {store.url}")
     try:
-        yield store
+        yield
     finally:
         store.close()

@@ -7,7 +7,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -86,7 +86,7 @@ def format_github(diagnostics: Sequence[Diagnostic]) -> str:
 
 def format_json(diagnostics: Sequence[Diagnostic]) -> str:
     """Return a JSON list of diagnostics; positions count from 1, ``end_column`` is exclusive."""
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, object]] = [
         {"level": diagnostic.level, **asdict(diagnostic)} for diagnostic in diagnostics
     ]
     return json.dumps({"schema_version": JSON_SCHEMA_VERSION, "diagnostics": rows}, indent=2)

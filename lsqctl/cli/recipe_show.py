@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.cli.console import print_json, warn
 from lsqctl.cli.run_detail import cost_line
@@ -33,7 +33,7 @@ def print_cells_json(loaded: LoadedRecipe, settings: Settings) -> None:
     from lsqctl.services.cost import CostCache
 
     cost_cache = CostCache(settings)
-    cells: list[dict[str, Any]] = []
+    cells: list[dict[str, object]] = []
     for cell in loaded.cells:
         recipe_cost = _cost_or_warning(cost_cache, cell.recipe)
         cells.append(

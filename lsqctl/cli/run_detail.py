@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
@@ -228,7 +228,7 @@ def result_cost_json(result: Result | None) -> dict[str, int] | None:
     return {name: getattr(result, name) for name in _COST_FIELDS} if result else None
 
 
-def stored_recipe_cost(recipe: Mapping[str, Any], settings: Settings) -> RecipeCost:
+def stored_recipe_cost(recipe: Mapping[str, object], settings: Settings) -> RecipeCost:
     """Return what the network of a stored recipe costs, layer by layer."""
     from lsqctl.recipe import load_stored
     from lsqctl.services.cost import recipe_cost

@@ -9,13 +9,16 @@ import hashlib
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset, check_md5
 from lsqctl.errors import DataError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
 
 _PIXELS = 3 * 32 * 32
 _TEST_RECORDS = 10_000
@@ -71,10 +74,11 @@ class CifarDataset(InMemoryDataset):
         check_md5(archive, self.md5)
         return True
 
-    def _torchvision(self) -> Any:
+    def _torchvision(self) -> type[CIFAR10]:
         import torchvision.datasets
 
-        return getattr(torchvision.datasets, self.torchvision_class)
+        dataset: type[CIFAR10] = getattr(torchvision.datasets, self.torchvision_class)
+        return dataset
 
     def _parse_splits(self, read: Callable[[str], bytes]) -> tuple[Arrays, Arrays]:
         train = [

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsqctl.datasets.in_memory import ArraySplits, InMemoryDataset, check_md5
 from lsqctl.errors import DataError
+
+if TYPE_CHECKING:
+    from torchvision.datasets import MNIST
 
 
 class IdxDataset(InMemoryDataset):
@@ -41,10 +44,11 @@ class IdxDataset(InMemoryDataset):
         """Let torchvision download the files and check their md5s."""
         self._torchvision()(str(folder), download=True)
 
-    def _torchvision(self) -> Any:
+    def _torchvision(self) -> type[MNIST]:
         import torchvision.datasets
 
-        return getattr(torchvision.datasets, self.torchvision_class)
+        dataset: type[MNIST] = getattr(torchvision.datasets, self.torchvision_class)
+        return dataset
 
 
 def parse_idx(data: bytes, path: Path) -> NDArray[np.uint8]:

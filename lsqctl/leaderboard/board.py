@@ -28,8 +28,9 @@ class Counts:
 class Table:
     """The rows of one dataset, best first; full precision last, without a rank.
 
-    ``group`` says which part of the dataset's rows these are, as (column, value); ``hidden``
-    counts the rows that were ranked and are not shown.
+    ``group`` says which part of the dataset's rows these are, as (column, value), or ("images",
+    digest) where a dataset was evaluated on several sets of images. ``hidden`` counts the rows
+    that were ranked and are not shown; ``tied_ranks`` are shared by rows, shown or not.
     """
 
     dataset: str
@@ -37,6 +38,7 @@ class Table:
     counts: Counts
     group: tuple[tuple[str, str], ...] = ()
     hidden: int = 0
+    tied_ranks: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

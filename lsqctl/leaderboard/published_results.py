@@ -9,11 +9,12 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
-from typing import Any
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError
 from lsqctl.leaderboard.pwc_archive import ARCHIVE_LICENCE, ArchiveTable
 from lsqctl.quant.spec import check_bits
+from lsqctl.run import JsonObject
 from lsqctl.text import did_you_mean
 
 SOURCE_KINDS = ("paper", "readme", "page")
@@ -103,7 +104,7 @@ def _parse_entry(entry: object, location: str) -> PublishedResult:
     required = [field.name for field in fields(PublishedResult) if field.default is MISSING]
     if missing := [name for name in required if name not in entry]:
         raise DataError(f"{location}: {', '.join(missing)} missing")
-    values: dict[str, Any] = dict(entry)
+    values: JsonObject = dict(entry)
     try:
         return PublishedResult(**values)
     except ValueError as error:
@@ -137,9 +138,6 @@ def _check_percent(name: str, value: object) -> None:
     if not 0 <= float(str(value)) <= 100:
         raise ValueError(f"{name} must be 0..100 percent, got {value!r}")
 
-
-EVAL_IMAGES = {"imagenet": 50_000, "cifar10": 10_000, "cifar100": 10_000, "mnist": 10_000}
-"""Images of the evaluation split that tables of these datasets report on."""
 
 _NUMBER = re.compile(r"[~≈]?\s*([+-]?[0-9]+(?:[.,][0-9]+)?)\s*%?\s*(?:(?:±|\+/-|\().*)?")
 _BITS_IN_NAME = re.compile(r"(?<![A-Za-z0-9])W([0-9]{1,2})A([0-9]{1,2})(?![0-9])", re.IGNORECASE)
@@ -186,10 +184,18 @@ def pwc_rows(table: ArchiveTable) -> list[PwcRow]:
 def dataset_key(dataset: str) -> str:
     """Return a dataset's name as recipes spell it: ``ImageNet`` is ``imagenet``.
 
-    >>> dataset_key("CIFAR-10")
-    'cifar10'
+    >>> dataset_key("CIFAR-10"), dataset_key("Fashion-MNIST"), dataset_key("SVHN")
+    ('cifar10', 'fashion_mnist', 'svhn')
     """
-    return re.sub(r"[^a-z0-9]+", "", dataset.lower()) or dataset
+    folded = _fold(dataset)
+    for name, info in DATASETS.items():
+        if folded in (_fold(name), _fold(info.title)):
+            return name
+    return folded or dataset
+
+
+def _fold(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", text.lower())
 
 
 def parse_number(text: str) -> float | None:
@@ -228,7 +234,7 @@ def to_published_result(row: PwcRow) -> PublishedResult | str:
             act_bits=bits[1],
             top1=top1,
             top5=top5 if top5 is not None and top1 <= top5 <= 100 else None,
-            n_total=EVAL_IMAGES.get(key),
+            n_total=DATASETS[key].eval_images if key in DATASETS else None,
             source_kind="page",
             source_url=row.paper_url or row.model_url or "Papers With Code archive",
             quote=", ".join(f"{name} {text}" for name, text in row.metrics),
@@ -324,7 +330,7 @@ def _result_key(result: PublishedResult) -> tuple[object, ...]:
     return result.dataset, result.model, result.weight_bits, result.act_bits, result.top1
 
 
-def _non_default_fields(result: PublishedResult | PwcRow) -> dict[str, Any]:
+def _non_default_fields(result: PublishedResult | PwcRow) -> JsonObject:
     defaults = {field.name: field.default for field in fields(result)}
     return {name: value for name, value in asdict(result).items() if value != defaults[name]}
 
@@ -350,7 +356,7 @@ def _parse_line(line: str, location: str) -> PublishedResult | PwcRow:
         raise DataError(f"{location}: {error}") from None
 
 
-def _to_pwc_row(values: Mapping[str, Any]) -> PwcRow:
+def _to_pwc_row(values: JsonObject) -> PwcRow:
     metrics = tuple((str(name), str(text)) for name, text in values["metrics"])
     texts = {name: str(text) for name, text in values.items() if name != "metrics"}
     return PwcRow(**texts, metrics=metrics)

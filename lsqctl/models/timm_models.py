@@ -5,7 +5,7 @@ timm is an extra: without it each call ends in one line that says how to get it.
 
 from __future__ import annotations
 
-from typing import Any
+from types import ModuleType
 
 from torch import nn
 
@@ -52,9 +52,10 @@ def _with_torch_linear(model: nn.Module) -> nn.Module:
     return model
 
 
-def _import_timm(name: str) -> Any:
+def _import_timm(name: str) -> ModuleType:
     try:
         import timm
     except ImportError:
         raise DataError(f"{name} needs timm: pip install 'lsqctl[timm]'") from None
-    return timm
+    module: ModuleType = timm
+    return module

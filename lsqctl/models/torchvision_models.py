@@ -6,13 +6,12 @@ The lists are written down, for asking torchvision takes a second; a test holds 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 
 from lsqctl.models import model
 
-_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+_ARGUMENTS: Mapping[str, Mapping[str, object]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -15,12 +14,12 @@ from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import quantized_layers, quantizers
 
-Batch = Tensor | Sequence[Any] | Mapping[str, Any]
+Batch = Tensor | Sequence[object] | Mapping[str, object]
 CalibrationTarget = QuantLayer | LsqQuantizer
 
 
 def calibrate(
-    model: nn.Module, data: Tensor | Mapping[str, Any] | Iterable[Batch], *, force: bool = False
+    model: nn.Module, data: Tensor | Mapping[str, object] | Iterable[Batch], *, force: bool = False
 ) -> None:
     """Set every step size of ``model`` from ``data``, the sign where it is open, and the offset.
 
@@ -68,7 +67,7 @@ def _is_calibrated(target: CalibrationTarget) -> bool:
 
 
 def _join_batches(
-    data: Tensor | Mapping[str, Any] | Iterable[Batch],
+    data: Tensor | Mapping[str, object] | Iterable[Batch],
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Return all batches as one, as positional and keyword arguments of the model."""
     batches = [_named_inputs(b) for b in ([data] if isinstance(data, Tensor | Mapping) else data)]
@@ -87,22 +86,23 @@ def _join_batches(
 
 def _named_inputs(batch: Batch) -> dict[int | str, Tensor]:
     """Return the inputs of one batch by position or by name."""
-    inputs: Any = batch
+    inputs: object = batch
     if not isinstance(batch, Tensor | Mapping | str) and isinstance(batch, Sequence) and batch:
         inputs = batch[0]
     if isinstance(inputs, Tensor):
         return {0: inputs}
     if isinstance(inputs, Mapping):
-        named: dict[int | str, Any] = dict(inputs)
+        named: dict[int | str, object] = dict(inputs)
     else:
         named = dict(enumerate(inputs)) if isinstance(inputs, list | tuple) else {}
-    if not named or not all(isinstance(value, Tensor) for value in named.values()):
+    tensors = {key: value for key, value in named.items() if isinstance(value, Tensor)}
+    if not named or len(tensors) < len(named):
         raise ValueError(
             "a batch for calibration is a tensor, a sequence that begins with the inputs, or a "
             f"mapping of names to tensors, got {type(batch).__name__} of "
             f"{', '.join(sorted({type(v).__name__ for v in named.values()})) or 'nothing usable'}"
         )
-    return named
+    return tensors
 
 
 @contextmanager

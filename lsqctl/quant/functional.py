@@ -6,7 +6,7 @@ Learned Step Size Quantization, Esser et al., ICLR 2020 (arXiv 1902.08153), sect
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -81,12 +81,26 @@ def grad_scale_factor(numel: int, quant_max: int) -> float:
     return 1.0 / math.sqrt(max(numel, 1) * quant_max)
 
 
+class _Context(Protocol):
+    """What the forward pass leaves for the backward pass."""
+
+    bounds: tuple[int, int]
+    grad_scale: float
+    on_cpu_kernel: bool
+    needs_input_grad: tuple[bool, bool, bool, bool]
+
+    @property
+    def saved_tensors(self) -> cpu_kernel.Saved: ...
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+
+
 class _LsqFakeQuantize(torch.autograd.Function):
     """Keeps its inputs for the backward pass, and its value where the layer keeps that anyway."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, step_size: Tensor, bounds: tuple[int, int], grad_scale: float
+        ctx: _Context, x: Tensor, step_size: Tensor, bounds: tuple[int, int], grad_scale: float
     ) -> Tensor:
         ctx.bounds = bounds
         ctx.grad_scale = grad_scale
@@ -102,7 +116,7 @@ class _LsqFakeQuantize(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         saved = ctx.saved_tensors
         form = (
             cpu_kernel.gradients

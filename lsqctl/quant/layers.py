@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import TensorSpec
@@ -33,7 +34,7 @@ class QuantLayer(nn.Module):
         assert isinstance(weight, Tensor)
         return weight
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Tensor | nn.Module) -> None:
         """Set an attribute; refuse another weight than the one that the step size was made for.
 
         So does ``torch.nn.utils.fusion``: a folded weight has another scale.
@@ -92,7 +93,7 @@ class _QuantModule(QuantLayer):
     """A quantized layer that is a float one besides, with the same keys of weight and bias."""
 
     def __init__(
-        self, *args: Any, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: Any
+        self, *args: object, weight_spec: TensorSpec, input_spec: TensorSpec, **kwargs: object
     ) -> None:
         super().__init__(*args, **kwargs)
         self.add_quantizers(weight_spec, input_spec)
@@ -112,7 +113,7 @@ class _QuantConv(_QuantModule):
     """
 
     @classmethod
-    def from_float(cls, conv: Any, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
+    def from_float(cls, conv: _ConvNd, weight_spec: TensorSpec, input_spec: TensorSpec) -> Self:
         """Return ``conv`` as a quantized layer; its Parameters are the very same objects."""
         more = {"output_padding": conv.output_padding} if conv.transposed else {}
         layer = cls(
@@ -142,7 +143,7 @@ class _QuantForwardConv(_QuantConv):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
-        layer: Any = self
+        layer = cast("nn.Conv2d", self)
         if (quantizer := self._padding_quantizer()) is not None:
             return self._forward_padded(input, quantizer)
         x, weight = self.quantized_operands(input)
@@ -157,7 +158,7 @@ class _QuantForwardConv(_QuantConv):
         return quantizer if any(self._reversed_padding_repeated_twice) else None
 
     def _forward_padded(self, input: Tensor, quantizer: LsqQuantizer) -> Tensor:
-        layer: Any = self
+        layer = cast("nn.Conv2d", self)
         padded = F.pad(input, self._reversed_padding_repeated_twice)
         x = quantizer(padded, quantizer.grad_scale_numel(input))
         weight = self.quantized_weight()
@@ -271,10 +272,12 @@ class FunctionalLinear(QuantLinear):
     ``master_weight`` and ``parameters()`` give the Parameter itself.
     """
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
         """Return what the module holds, and a proxy for its weight."""
-        value: Any = super().__getattr__(name)
-        return _WeightProxy(self, value) if name == "weight" else value
+        value = super().__getattr__(name)
+        if name == "weight" and isinstance(value, Tensor):
+            return cast("Tensor", _WeightProxy(self, value))
+        return value
 
     def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the given bias."""
@@ -289,35 +292,36 @@ class _WeightProxy:
         self._layer = layer
         self._weight = weight
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._weight, name)
 
     @classmethod
     def __torch_function__(
         cls,
-        function: Any,
+        function: Callable[..., object],
         types: object,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if function is F.linear:
-            return cls._linear(*args, **kwargs)
+            linear: Callable[..., object] = cls._linear
+            return linear(*args, **kwargs)
         unwrapped = [cls._unwrap(argument) for argument in args]
         return function(
             *unwrapped, **{key: cls._unwrap(argument) for key, argument in kwargs.items()}
         )
 
     @classmethod
-    def _unwrap(cls, value: Any) -> Any:
+    def _unwrap(cls, value: object) -> object:
         return value._weight if isinstance(value, cls) else value
 
     @staticmethod
-    def _linear(input: Tensor, weight: _WeightProxy, bias: Tensor | None = None) -> Any:
+    def _linear(input: Tensor, weight: _WeightProxy, bias: Tensor | None = None) -> object:
         return weight._layer(input, bias)
 
 
-QUANTIZED_CONVOLUTIONS: Mapping[type[nn.Module], type[_QuantConv]] = {
+QUANTIZED_CONVOLUTIONS: Mapping[type[_ConvNd], type[_QuantConv]] = {
     nn.Conv1d: QuantConv1d,
     nn.Conv2d: QuantConv2d,
     nn.ConvTranspose1d: QuantConvTranspose1d,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from lsqctl.quant.functional import MIN_STEP_SIZE
 from lsqctl.quant.surgery import quantizers
+
+ParamGroup: TypeAlias = dict[str, Any]  # as torch.optim takes it
 
 
 def param_groups(
@@ -19,7 +21,7 @@ def param_groups(
     weight_decay: float,
     step_weight_decay: float = 0.0,
     step_lr_scale: float = 1.0,
-) -> list[dict[str, Any]]:
+) -> list[ParamGroup]:
     """Return groups ``weights``, ``no_decay`` and ``step_sizes`` for any torch optimizer.
 
     Weights decay; biases, norm parameters and all else of fewer than two dimensions do not; step
@@ -46,7 +48,7 @@ def param_groups(
     return [group for group in groups.values() if group["params"]]
 
 
-def _group(name: str, lr: float, weight_decay: float) -> dict[str, Any]:
+def _group(name: str, lr: float, weight_decay: float) -> ParamGroup:
     return {"name": name, "params": [], "names": [], "lr": lr, "weight_decay": weight_decay}
 
 

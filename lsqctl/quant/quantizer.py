@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -229,7 +228,7 @@ class LsqQuantizer(nn.Module):
         self._set_flags(calibrated=stored.calibrated, signed=stored.signed)
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+        self, state_dict: dict[str, object], prefix: str, *args: object, **kwargs: object
     ) -> None:
         """Refuse another grid before anything of this quantizer is overwritten."""
         state = state_dict.get(f"{prefix}_extra_state")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
 
 from torch import nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
@@ -192,7 +191,7 @@ def _computes_as_base(module: nn.Module) -> bool:
     """
     if isinstance(module, QuantLayer) or is_parametrized(module) or "forward" in vars(module):
         return False
-    base: Any = next((base for base in _QUANTIZABLE if isinstance(module, base)), None)
+    base: object = next((base for base in _QUANTIZABLE if isinstance(module, base)), None)
     names = ("forward", "__call__", "_conv_forward")
     return base is not None and all(
         getattr(type(module), name, None) is getattr(base, name, None) for name in names

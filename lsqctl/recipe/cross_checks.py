@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lsqctl.datasets import DATASETS
 from lsqctl.quant.spec import FLOAT_BITS
@@ -27,12 +26,12 @@ class KeyConflict:
     glob: str = ""
 
 
-def derived_defaults(raw: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+def derived_defaults(raw: Mapping[str, object]) -> dict[str, tuple[object, str]]:
     """Return the defaults that depend on other keys: dotted key to (value, origin).
 
     ``raw`` is a recipe as written, possibly wrong in parts; wrong parts derive nothing.
     """
-    derived: dict[str, tuple[Any, str]] = {}
+    derived: dict[str, tuple[object, str]] = {}
     dataset = _raw_section(raw, "data").get("name")
     if isinstance(dataset, str) and dataset in DATASETS:
         info, origin = DATASETS[dataset], f"default of {dataset}"
@@ -153,6 +152,6 @@ def _headline_conflicts(train: TrainSection) -> list[KeyConflict]:
     return conflicts
 
 
-def _raw_section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _raw_section(raw: Mapping[str, object], name: str) -> Mapping[str, object]:
     section = raw.get(name)
     return section if isinstance(section, Mapping) else {}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -75,7 +75,7 @@ class Recipe(Section):
         return self.model.name
 
 
-def load_stored(data: Mapping[str, Any]) -> Recipe:
+def load_stored(data: Mapping[str, object]) -> Recipe:
     """Return the recipe that a run was stored with."""
     return Recipe.model_validate(dict(data))
 

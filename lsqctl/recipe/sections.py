@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from lsqctl.datasets import DATASETS
 from lsqctl.models import MODELS, TIMM_PATTERN, TIMM_PREFIX
-from lsqctl.quant.spec import FLOAT_BITS
+from lsqctl.quant.spec import BIT_WIDTHS
 
 
 class Section(BaseModel):
@@ -20,13 +21,13 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-def unit_schema(name: str) -> dict[str, Any]:
+def unit_schema(name: str) -> JsonDict:
     """Return what a key's schema says of its unit."""
     return {"unit": name}
 
 
 def _check_bits(value: int) -> int:
-    if not (2 <= value <= 8 or value == FLOAT_BITS):
+    if value not in BIT_WIDTHS:
         raise PydanticCustomError("out_of_range", "must be 2..8, or 32 for not quantized")
     return value
 
@@ -53,7 +54,6 @@ def _check_model_name(value: str) -> str:
     return value
 
 
-BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 Bits = Annotated[
     int,
     AfterValidator(_check_bits),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from lsqctl.datasets import DATASETS
 from lsqctl.recipe import OverrideSection, Recipe, Section, derived_defaults
+from lsqctl.run import JsonObject
 
 FILE_KEYS: Mapping[str, str] = {
     "extends": "another recipe, by name or by its path from this file, whose keys this one changes",
@@ -108,7 +109,7 @@ def keys_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def type_text(kind: Any) -> str:
+def type_text(kind: object) -> str:
     """Return a Python type in a recipe writer's words."""
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_text(part) for part in get_args(kind)))
@@ -118,9 +119,13 @@ def type_text(kind: Any) -> str:
         return "{GLOB: {KEY: VALUE}}"
     if get_origin(kind) is not None:  # Annotated
         return type_text(get_args(kind)[0])
-    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(
-        kind, "null"
-    )
+    names: dict[object, str] = {
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        str: "text",
+    }
+    return names.get(kind, "null")
 
 
 def _type_column(key: str, field: FieldInfo) -> str:
@@ -146,7 +151,7 @@ _UPPER_BOUNDS = (("Le", "at most"), ("Lt", "below"))
 def _default_column(key: str, field: FieldInfo) -> str:
     if field.is_required():
         return "the file's path" if key == "name" else "required"
-    probes: list[dict[str, Any]] = [{"data": {"name": name}} for name in DATASETS]
+    probes: list[JsonObject] = [{"data": {"name": name}} for name in DATASETS]
     defaults = [derived_defaults(probe).get(key, (None, ""))[0] for probe in probes]
     if key.startswith("data.") and any(value is not None for value in defaults):
         return "by dataset"
@@ -162,7 +167,7 @@ def _meaning_column(field: FieldInfo) -> str:
     return field.description or ""
 
 
-def _schema_extra(field: FieldInfo) -> Mapping[str, Any]:
+def _schema_extra(field: FieldInfo) -> JsonObject:
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     for part in get_args(field.annotation):  # Bits | None keeps its extras inside the union
         for meta in getattr(part, "__metadata__", ()):
@@ -175,7 +180,7 @@ SCHEMA_ID = "urn:lsqctl:recipe:1"
 SCHEMA_FILE = "lsqctl.schema.json"
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonObject:
     """Return the JSON Schema of a recipe *file*: bases, sweeps and left-out keys included."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
@@ -231,7 +236,7 @@ train:
 """
 
 
-def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+def _file_keys(definitions: JsonObject, properties: JsonObject) -> JsonObject:
     axes = {"extends": {"type": "string", "description": FILE_KEYS["extends"]}}
     for key in SETTABLE_KEYS:
         section, _, leaf = key.rpartition(".")
@@ -253,9 +258,9 @@ def _file_keys(definitions: dict[str, Any], properties: dict[str, Any]) -> dict[
     }
 
 
-def _to_json_schema(prop: dict[str, Any]) -> None:
+def _to_json_schema(prop: JsonObject) -> None:
     """Turn lsqctl's ``choices`` and ``unit`` into what an editor knows."""
-    extra: dict[str, Any] = {}
+    extra: JsonObject = {}
     for part in (prop, *prop.get("anyOf", ())):  # of Bits | None they stand inside
         extra |= {
             key: part.pop(key)
@@ -266,7 +271,7 @@ def _to_json_schema(prop: dict[str, Any]) -> None:
         prop["description"] = f"{prop.get('description', '')} ({unit})"
     if "choices" not in extra:
         return
-    alternatives: list[dict[str, Any]] = [{"enum": extra["choices"]}]
+    alternatives: list[JsonObject] = [{"enum": extra["choices"]}]
     if "or_pattern" in extra:
         alternatives.append({"type": "string", "pattern": extra["or_pattern"]})
     if "anyOf" in prop:

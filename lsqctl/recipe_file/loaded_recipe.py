@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lsqctl.errors import Diagnostic
 from lsqctl.recipe import Recipe
@@ -43,7 +42,7 @@ class LoadedRecipe:
     is_sweep: bool
     cells: tuple[Cell, ...]
     description: str = ""
-    explicit: Mapping[str, Any] = field(default_factory=dict)
+    explicit: Mapping[str, object] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
     base: str | None = None

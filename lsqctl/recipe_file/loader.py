@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lsqctl.errors import Diagnostic, NotFound, RecipeError
 from lsqctl.recipe import is_valid_name
@@ -124,7 +124,7 @@ class _Loader:
         return None if entry is None or entry.value.value is None else entry.value
 
     @property
-    def name(self) -> Any:
+    def name(self) -> object:
         """The recipe's name as written, else by its path; not yet checked."""
         return self.name_node.to_python() if self.name_node else self.document.recipe_file.name
 
@@ -267,7 +267,7 @@ def _with_seeds(zipped: Axes, grid: Axes, seeds: tuple[Node, ...]) -> tuple[Axes
 
 
 def _name_diagnostics(
-    recipe_file: RecipeFile, name: Any, node: Node | None, start: Node
+    recipe_file: RecipeFile, name: object, node: Node | None, start: Node
 ) -> list[Diagnostic]:
     if (
         recipe_file.bundled_name is not None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from lsqctl.recipe import Recipe, derived_defaults
 from lsqctl.recipe_file.loaded_recipe import LoadedRecipe
+from lsqctl.run import JsonObject
 
 _PLAIN_SCALAR = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 _RESERVED_WORDS = {"true", "false", "null"}
@@ -24,7 +24,7 @@ def dump(recipe: Recipe, origins: Mapping[str, str] | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def dump_scalar(value: Any) -> str:
+def dump_scalar(value: object) -> str:
     """Return one value in YAML 1.2's flow form."""
     if isinstance(value, dict):
         return (
@@ -41,7 +41,7 @@ def dump_scalar(value: Any) -> str:
     return '"' + "".join(map(_escape_character, value)) + '"'
 
 
-def _lines(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _lines(data: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for key, value in data.items():
         if not isinstance(value, dict):
             yield key, f"{key}: {dump_scalar(value)}"
@@ -63,10 +63,10 @@ def _escape_character(char: str) -> str:
 _PLACEHOLDERS = {"model.name": "resnet18", "data.name": "imagenet", "distill.teacher": "open"}
 
 
-def flatten_recipe(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
+def flatten_recipe(recipe: Recipe | Mapping[str, object]) -> JsonObject:
     """Return a recipe's values by dotted key, a section's keys instead of it."""
     tree = recipe.model_dump(mode="json") if isinstance(recipe, Recipe) else recipe
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             values |= {f"{key}.{leaf}": item for leaf, item in value.items()}
@@ -75,7 +75,7 @@ def flatten_recipe(recipe: Recipe | Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def flatten_base(base: LoadedRecipe) -> tuple[dict[str, Any], frozenset[str]]:
+def flatten_base(base: LoadedRecipe) -> tuple[JsonObject, frozenset[str]]:
     """Return what an abstract recipe says, defaults included, and the keys it leaves open.
 
     Without a network the first weights are open too; without a dataset, so is what follows from it.
@@ -97,12 +97,12 @@ def flatten_base(base: LoadedRecipe) -> tuple[dict[str, Any], frozenset[str]]:
     return values, frozenset(open_keys)
 
 
-def _is_required(key: str, tree: Mapping[str, Any]) -> bool:
+def _is_required(key: str, tree: Mapping[str, object]) -> bool:
     return not key.startswith("distill.") or "distill" in tree
 
 
-def _unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def _unflatten(leaves: Mapping[str, object]) -> JsonObject:
+    tree: JsonObject = {}
     for dotted, value in leaves.items():
         section, _, leaf = dotted.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[leaf] = value

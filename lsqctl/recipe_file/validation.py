@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
 
@@ -20,7 +20,11 @@ from lsqctl.recipe_file.loaded_recipe import Cell
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
 from lsqctl.recipe_file.serialization import dump_scalar
 from lsqctl.recipe_file.value_messages import MISSING_HINTS, bad_value_diagnostic
+from lsqctl.run import JsonObject
 from lsqctl.text import closest_name, plural_s, three_closest_names
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Validation(NamedTuple):
@@ -32,12 +36,12 @@ class Validation(NamedTuple):
     origins: dict[str, str]
 
     @property
-    def explicit(self) -> dict[str, Any]:
+    def explicit(self) -> JsonObject:
         """What the file and its bases say, by dotted key."""
         return {key: node.to_python() for key, node in self.nodes.items()}
 
 
-def validate(tree: Tree, name: str, *, start: Node, name_node: Node | None) -> Validation:
+def validate(tree: Tree, name: object, *, start: Node, name_node: Node | None) -> Validation:
     """Return the recipe that ``tree`` describes.  ``start`` is where the file begins."""
     unknown, misspelled = _unknown_keys(tree)
     nodes = {**_leaf_nodes(tree), **({"name": name_node} if name_node else {})}
@@ -61,9 +65,9 @@ def validate(tree: Tree, name: str, *, start: Node, name_node: Node | None) -> V
     return Validation(recipe, unknown + conflicts, nodes, origins)
 
 
-def _known_data(tree: Tree) -> dict[str, Any]:
+def _known_data(tree: Tree) -> JsonObject:
     """Return the known keys as data; a null section is as if left out."""
-    raw: dict[str, Any] = {}
+    raw: JsonObject = {}
     for key, (_, value) in tree.items():
         if key not in TOP_KEYS or (key in SECTIONS and value.value is None and not value.quoted):
             continue
@@ -203,7 +207,7 @@ def _conflict_diagnostic(
         node = node.entries[conflict.glob].key
     hints = [conflict.hint]
     if conflict.other_key:
-        value: Any = recipe
+        value: object = recipe
         for part in conflict.other_key.split("."):
             value = getattr(value, part)
         other_node = nodes.get(conflict.other_key)
@@ -221,7 +225,7 @@ _MAX_LABEL = 32
 _NOT_ALPHANUMERIC = re.compile(r"[^A-Za-z0-9]+")
 
 
-def override_diagnostic(error: Mapping[str, Any], inner: tuple[str, ...], node: Node) -> Diagnostic:
+def override_diagnostic(error: ErrorDetails, inner: tuple[str, ...], node: Node) -> Diagnostic:
     """Return the diagnostic of one pydantic error inside ``quant.overrides``, which is ``node``."""
     glob, leaf = inner[0], inner[1] if len(inner) > 1 else ""
     path = f"{OVERRIDES_KEY}.{glob}"
@@ -279,7 +283,7 @@ def overrides_label(node: Node) -> str:
     return f"overrides-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def _settings_label(values: Any) -> str:
+def _settings_label(values: object) -> str:
     """Return ``-w8a8``, and any other key by its name and value."""
     if not isinstance(values, dict):
         return ""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import Diagnostic
 from lsqctl.recipe_file.keys import choices_of, unit_of
 from lsqctl.recipe_file.nodes import Node, preview
 from lsqctl.text import closest_name, three_closest_names
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MISSING_HINTS: Mapping[str, tuple[str, ...]] = {
     "model": ("write `model: {name: resnet18}`",),
@@ -43,7 +46,7 @@ _MAX_LISTED = 16
 
 
 def bad_value_diagnostic(
-    error: Mapping[str, Any], key: str, inner: tuple[str, ...], node: Node
+    error: ErrorDetails, key: str, inner: tuple[str, ...], node: Node
 ) -> Diagnostic:
     """Return the diagnostic of one pydantic error at ``node``, which stands at ``key``."""
     kind = str(error["type"])
@@ -62,7 +65,7 @@ def bad_value_diagnostic(
     return node.diagnostic("R103", title, _other_message(kind, error, node))
 
 
-def _bound_message(kind: str, error: Mapping[str, Any], key: str) -> str:
+def _bound_message(kind: str, error: ErrorDetails, key: str) -> str:
     if kind in _BOUNDS:
         context, words = _BOUNDS[kind]
         limit = error["ctx"][context]
@@ -82,13 +85,13 @@ def _unit_text(key: str) -> str:
     return f" {unit}" if unit not in ("", "ratio") else ""
 
 
-def _name_message(kind: str, error: Mapping[str, Any], node: Node) -> tuple[str, ...]:
+def _name_message(kind: str, error: ErrorDetails, node: Node) -> tuple[str, ...]:
     if kind == "string_type":
         return _type_message("text", "name", node)
     return (str(error["msg"]).removeprefix("Value error, "), "for example `name: digits/my-first`")
 
 
-def _other_message(kind: str, error: Mapping[str, Any], node: Node) -> str:
+def _other_message(kind: str, error: ErrorDetails, node: Node) -> str:
     if kind == "string_too_short":
         return "must not be empty"
     if kind == "string_too_long":

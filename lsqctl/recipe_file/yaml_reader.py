@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 import yamlcore
@@ -99,15 +99,16 @@ _EXPLANATIONS = (
 )
 
 
-def explain_yaml_error(error: yaml.MarkedYAMLError) -> tuple[Any, ...]:
+def explain_yaml_error(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark, str, tuple[str, ...]]:
     """Return the mark to point at, what is wrong, and what to do about it where that is known."""
     problem, context = error.problem or "", error.context or ""
     end = error.problem_mark or error.context_mark
+    assert end is not None  # the parser always tells where
     for explanation in _EXPLANATIONS:
         if explanation.problem in problem and explanation.context in context:
             start = error.context_mark if explanation.at_start and error.context_mark else end
-            return start, explanation.message, explanation.hint
-    return end, f"{context}: {problem}".strip(": ")
+            return start, explanation.message, (explanation.hint,)
+    return end, f"{context}: {problem}".strip(": "), ()
 
 
 MAX_BYTES = 1 << 20
@@ -187,7 +188,7 @@ def compose(
     try:
         node = composer.document()
     except yaml.MarkedYAMLError as error:
-        mark, message, *hints = explain_yaml_error(error)
+        mark, message, hints = explain_yaml_error(error)
         here = composer.position(mark)
         raise RecipeError(
             [composer.node_at(here).diagnostic("R001", _UNREADABLE, message, *hints)]
@@ -204,9 +205,27 @@ def compose(
 _UNREADABLE = "not readable as YAML"
 
 
+class _Mark(Protocol):
+    """Where something stands, counted from 0: PyYAML has two classes of it."""
+
+    line: int
+    column: int
+
+
+class _EventLoader(Protocol):
+    """What is used of PyYAML's loader, which its stubs leave untyped."""
+
+    def get_event(self) -> Any: ...
+    def peek_event(self) -> yaml.Event: ...
+    def check_event(self, *choices: type[yaml.Event]) -> bool: ...
+    def resolve(self, kind: type[yaml.Node], value: str, implicit: tuple[bool, bool]) -> str: ...
+    def construct_object(self, node: yaml.Node) -> Scalar: ...
+    def get_mark(self) -> yaml.Mark: ...
+
+
 class _Composer:
     def __init__(self, text: str, source: Source, column_offset: int) -> None:
-        self.loader: Any = yamlcore.CoreLoader(text)
+        self.loader: _EventLoader = yamlcore.CoreLoader(text)
         self.source = source
         self.column_offset = column_offset
         self.diagnostics: list[Diagnostic] = []
@@ -311,7 +330,7 @@ class _Composer:
             "R002", NOT_PLAIN_DATA, message, "remove the tag: a recipe holds only plain values"
         )
 
-    def collection(self, event: Any, here: Node, depth: int) -> Node:
+    def collection(self, event: yaml.CollectionStartEvent, here: Node, depth: int) -> Node:
         mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", _CORE_TAG + ("map" if mapping else "seq")):
             self.diagnostics.append(self.bad_tag(here, event.tag))
@@ -351,7 +370,8 @@ class _Composer:
             return False
         return True
 
-    def position(self, start: Any, end: Any = None) -> Position:
+    def position(self, start: _Mark | None, end: _Mark | None = None) -> Position:
+        assert start is not None  # every event has its marks
         line, column = start.line + 1, start.column + 1
         last = len(self.source.line(line).rstrip()) - self.column_offset
         if end is not None and end.line == start.line:

@@ -20,13 +20,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.errors import LsqctlError, StoreError, UsageError
 from lsqctl.ownership import open_regular
+from lsqctl.run import JsonObject
 from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.doctor import diagnose
 from lsqctl.services.provenance import installed_versions, version_line
@@ -99,7 +100,7 @@ def write_bug_report(
     return BugReport(path, len(data), sizes)
 
 
-def collect_known_secrets(settings: Settings, sections: Any) -> KnownSecrets:
+def collect_known_secrets(settings: Settings, sections: object) -> KnownSecrets:
     """Return what is private here: of this machine, its user, and a report's sections."""
     passwords, server = _url_passwords_and_hosts(settings.db_url)
     return KnownSecrets(
@@ -142,11 +143,12 @@ def _url_passwords_and_hosts(url: str) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(spellings), frozenset(hosts - {""})
 
 
-def _to_json_types(sections: Mapping[str, object]) -> Any:
-    return json.loads(json.dumps(sections, default=_to_json_leaf))
+def _to_json_types(sections: Mapping[str, object]) -> JsonObject:
+    plain: JsonObject = json.loads(json.dumps(sections, default=_to_json_leaf))
+    return plain
 
 
-def _to_json_leaf(value: Any) -> Any:
+def _to_json_leaf(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # a fence lets one write to a run; nobody needs it to read about one
         names = (field.name for field in dataclasses.fields(value) if field.name != "fence")
@@ -154,7 +156,7 @@ def _to_json_leaf(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _member_text(section: Any, redactor: Redactor) -> str:
+def _member_text(section: object, redactor: Redactor) -> str:
     """Return a member's text: a log, or JSON in ASCII, which no terminal can stumble over."""
     if isinstance(section, str):
         return last_lines(redactor.redact_text(section))
@@ -173,7 +175,7 @@ def _zip_bytes(members: Mapping[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-Sections = dict[str, object]  # by the name of the member: text, or what JSON can hold
+Sections = JsonObject  # by the name of the member: text, or what JSON can hold
 
 PACKAGES = (
     *("torch", "torchvision", "numpy", "sqlalchemy", "alembic", "psycopg", "pandas", "pydantic"),
@@ -321,7 +323,7 @@ def last_lines(text: str) -> str:
     return "".join(f"{sanitize(line)}\n" for line in text.splitlines()[-MAX_LOG_LINES:])
 
 
-def strings_under(tree: Any, *keys: str) -> frozenset[str]:
+def strings_under(tree: object, *keys: str) -> frozenset[str]:
     """Return every string that stands under one of these keys, however deep."""
     if isinstance(tree, list):
         return frozenset().union(*(strings_under(child, *keys) for child in tree))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError
@@ -31,7 +31,7 @@ class RecipeCost:
     classes: int
     classes_source: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Return sums and layers for JSON: sizes in bytes, MACs and BOPs per image."""
         sums = asdict(self.cost)
         layers = sums.pop("layers")
@@ -80,7 +80,7 @@ class CostCache:
 
     def get(self, recipe: Recipe) -> RecipeCost:
         """Return what ``recipe_cost`` does."""
-        data: Mapping[str, Any] = recipe.model_dump(mode="json")
+        data: Mapping[str, object] = recipe.model_dump(mode="json")
         key = repr((recipe.model.name, recipe.data.name, recipe.data.crop, data["quant"]))
         if key not in self._cache:
             self._cache[key] = recipe_cost(recipe, self._settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.leaderboard.board import Board, Deviations
@@ -37,8 +37,8 @@ class Deviation:
     """
 
     key: str
-    left: Any
-    right: Any
+    left: object
+    right: object
     left_source: str
     right_source: str
 
@@ -57,7 +57,7 @@ class DiffSide:
     """The keys of a recipe or of a run, and where each value stands."""
 
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     sources: Mapping[str, str]
     base: str | None = None  # what it extends
     open_keys: frozenset[str] = field(default_factory=frozenset)
@@ -187,8 +187,8 @@ class RunDeviation:
     """One key and its two values; None where a side has none."""
 
     key: str
-    left: Any
-    right: Any
+    left: object
+    right: object
 
 
 def diff_runs(store: Store, left_run_id: str, right_run_id: str) -> list[RunDeviation]:
@@ -202,9 +202,9 @@ def diff_runs(store: Store, left_run_id: str, right_run_id: str) -> list[RunDevi
     ]
 
 
-def _comparable_values(store: Store, run_id: str) -> dict[str, Any]:
+def _comparable_values(store: Store, run_id: str) -> dict[str, object]:
     detail = store.runs.detail(run_id)
-    values: dict[str, Any] = flatten({"recipe": detail.recipe, "submit": detail.provenance})
+    values: dict[str, object] = flatten({"recipe": detail.recipe, "submit": detail.provenance})
     if detail.attempts:
         values |= flatten({"attempt": detail.attempts[-1].environment})
     for evaluation in store.results.evaluations(run_id):
@@ -214,9 +214,9 @@ def _comparable_values(store: Store, run_id: str) -> dict[str, Any]:
     return values
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested mappings as one, with dotted keys."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")

@@ -7,13 +7,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.server import ThreadingHTTPServer
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from socketserver import BaseRequestHandler
+from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board
@@ -130,7 +131,10 @@ class BoardServer(ThreadingHTTPServer):
     address: str
 
     def __init__(
-        self, bind_address: tuple[str, int], family: socket.AddressFamily, handler: Any
+        self,
+        bind_address: tuple[str, int],
+        family: socket.AddressFamily,
+        handler: Callable[..., BaseRequestHandler],
     ) -> None:
         self.address_family = family
         super().__init__(bind_address, handler)
@@ -142,7 +146,7 @@ class BoardServer(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
-    def handle_error(self, _request: Any, _client: Any) -> None:
+    def handle_error(self, _request: object, _client: object) -> None:
         """Say nothing of a browser that went away in the middle."""
 
 

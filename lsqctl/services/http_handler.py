@@ -137,7 +137,7 @@ class BoardRequestHandler(BaseHTTPRequestHandler):
         """Answer with the headers alone."""
         self._respond()
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("do_"):
             return self._refuse_method
         raise AttributeError(name)
@@ -156,7 +156,7 @@ class BoardRequestHandler(BaseHTTPRequestHandler):
         """Return the name of this server, without the versions of what it is made of."""
         return "lsqctl"
 
-    def log_message(self, *_args: Any) -> None:
+    def log_message(self, *_args: object) -> None:
         """Keep the terminal quiet."""
 
     def _refuse_method(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import StoreError
 from lsqctl.ownership import read_regular
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lsqctl.store.soft_delete import RunRows
 
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError)
-_DECODERS: Mapping[str, Callable[[str], Any]] = {
+_DECODERS: Mapping[str, Callable[[str], object]] = {
     "time": datetime.fromisoformat,
     "bytes": base64.b64decode,
 }
@@ -40,7 +40,7 @@ def adopt_old_trash(store: Store, trash_dir: Path) -> None:
 
 
 def _read(path: Path) -> tuple[RunRows, datetime]:
-    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    rows: dict[str, list[dict[str, object]]] = defaultdict(list)
     try:
         first_line, _, body = read_regular(path).partition(b"\n")
         head = json.loads(first_line)
@@ -49,13 +49,15 @@ def _read(path: Path) -> tuple[RunRows, datetime]:
         for line in map(json.loads, body.splitlines()):
             table = line.pop("table")
             rows[table].append({key: _decode(value) for key, value in line.items()})
-        removed_at: datetime = _decode(head["removed_at"])
+        removed_at = _decode(head["removed_at"])
+        if not isinstance(removed_at, datetime):
+            raise ValueError("it does not say when the run was removed")
     except _READ_ERRORS as error:
         raise StoreError(f"{path} cannot be read: {error}") from None
     return rows, removed_at
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: object) -> object:
     if isinstance(value, dict):
         ((kind, text),) = value.items()
         return _DECODERS[kind](text)

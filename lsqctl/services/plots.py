@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.leaderboard.charts.accuracy import (
@@ -123,8 +123,8 @@ def _table(store: Store, dataset: str | None, settings: Settings | None) -> Tabl
     return tables[0]
 
 
-def _value_at(recipe: Mapping[str, Any], key: str) -> object:
-    node: Any = recipe
+def _value_at(recipe: Mapping[str, object], key: str) -> object:
+    node: object = recipe
     for part in key.split("."):
         if not isinstance(node, Mapping):
             return None
@@ -132,7 +132,7 @@ def _value_at(recipe: Mapping[str, Any], key: str) -> object:
     return node if isinstance(node, str | int | float | bool) else None
 
 
-def _flat_keys(recipe: Mapping[str, Any], prefix: str = "") -> list[str]:
+def _flat_keys(recipe: Mapping[str, object], prefix: str = "") -> list[str]:
     keys = []
     for name, value in recipe.items():
         if isinstance(value, Mapping):

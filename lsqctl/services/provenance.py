@@ -8,16 +8,16 @@ import subprocess
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from lsqctl import __version__
 from lsqctl.bundled import bundled, code_sha256, package_root
+from lsqctl.run import JsonObject
 from lsqctl.settings import recorded_variables
 
 _RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
 
 
-def collect_provenance(folder: Path) -> dict[str, Any]:
+def collect_provenance(folder: Path) -> JsonObject:
     """Return what is true now of the code and of the machine that submits from ``folder``."""
     git = git_state(folder)
     return {
@@ -34,7 +34,7 @@ def collect_provenance(folder: Path) -> dict[str, Any]:
     }
 
 
-def git_state(folder: Path) -> dict[str, Any]:
+def git_state(folder: Path) -> JsonObject:
     """Return commit, whether files differ from it, and the digest of that difference.
 
     Of files that git does not know, their names count, not what is in them.  The difference itself

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 MASK = "***"
 _PLACEHOLDER = "0kNOWN0sECRET0"  # stands for a known secret while patterns are applied
@@ -54,7 +53,7 @@ class Redactor:
         text = _OTHER_HOME.sub(r"\1<user>", self._homes.sub("~", text))
         return self._names.sub(lambda match: self._replacements[match[0].lower()], text)
 
-    def redact_value(self, value: Any) -> Any:
+    def redact_value(self, value: object) -> object:
         """Return what JSON can hold without what is private; keys that are plain words stay."""
         if isinstance(value, str):
             return self.redact_text(value)

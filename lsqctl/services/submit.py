@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
-from lsqctl.run import EnqueuedRun, IfExists, NewRun, Run, RunState
+from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState
 from lsqctl.services.provenance import collect_provenance
 from lsqctl.services.recipe_checks import check_layers
 from lsqctl.services.recipe_inputs import (
@@ -130,7 +130,7 @@ class _Planner:
     # planned already, as a cell of another sweep
     extra_cells: list[NewRun] = field(default_factory=list)
     _chain: list[str] = field(default_factory=list)
-    _provenance: dict[str, Any] = field(default_factory=dict)
+    _provenance: JsonObject = field(default_factory=dict)
     _resolved: dict[tuple[Path, str], _Inputs] = field(default_factory=dict)
     _files: WeightFiles = field(init=False)
 
@@ -266,7 +266,7 @@ class _Planner:
         check_dataset_present(recipe.data.name, self.settings.data_dir)
         check_timm_networks(recipe)
 
-    def _collect_provenance(self, source: LoadedRecipe) -> dict[str, Any]:
+    def _collect_provenance(self, source: LoadedRecipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""
         if not self._provenance:
             self._provenance = collect_provenance(Path.cwd())

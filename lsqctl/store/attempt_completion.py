@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Row, case, select
+from sqlalchemy import Connection, case, select
 
 from lsqctl.errors import LeaseLost, UsageError
 from lsqctl.events import Result
@@ -25,7 +24,7 @@ from lsqctl.store.dependencies import fail_children, queue_children, stop_failin
 from lsqctl.store.dialects import now
 from lsqctl.store.results import insert_result
 from lsqctl.store.rows import load_runs, to_lease
-from lsqctl.store.tables import attempts, runs, workers
+from lsqctl.store.tables import AnyRow, attempts, runs, workers
 from lsqctl.store.transitions import (
     NO_LEASE,
     end_attempt,
@@ -190,14 +189,14 @@ class Reaper(AttemptCompletion):
                 dead.append(row)
         return [run for row in dead if (run := self._expire(row)) is not None]
 
-    def _seconds_unchanged(self, row: Row[Any], before: tuple[_LeaseMark, float] | None) -> float:
+    def _seconds_unchanged(self, row: AnyRow, before: tuple[_LeaseMark, float] | None) -> float:
         mark, clock_now = (row.fence, row.renewals), self._clock()
         since = before[1] if before and before[0] == mark else clock_now
         self._unchanged_since[row.id] = mark, since
         return clock_now - since
 
     @read_tx
-    def _running(self, db: Connection) -> list[Row[Any]]:
+    def _running(self, db: Connection) -> list[AnyRow]:
         lease_expired = case((runs.c.lease_until < now(), 1), else_=0).label("lease_expired")
         worker = [c.label(f"worker_{c.name}") for c in workers.c]
         return list(
@@ -211,7 +210,7 @@ class Reaper(AttemptCompletion):
         )
 
     @exclusive_tx
-    def _expire(self, db: Connection, row: Row[Any]) -> Run | None:
+    def _expire(self, db: Connection, row: AnyRow) -> Run | None:
         still = select(runs.c.id).where(
             runs.c.id == row.id,
             runs.c.fence == row.fence,

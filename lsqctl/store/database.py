@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -36,14 +36,16 @@ class Database:
         self, url: URL, *, busy_seconds: float, lease_seconds: float, read_only: bool = False
     ) -> None:
         self.url = url
-        self._options: dict[str, Any] = {
-            "busy_seconds": busy_seconds,
-            "lease_seconds": lease_seconds,
-            "read_only": read_only,
-        }
+        self._make_engine = partial(
+            make_engine,
+            url,
+            busy_seconds=busy_seconds,
+            lease_seconds=lease_seconds,
+            read_only=read_only,
+        )
         self.lease_seconds = lease_seconds
         self.schema: str | None = None  # the revision that it was opened with
-        self._engine = make_engine(url, **self._options)
+        self._engine = self._make_engine()
         self._file = self._file_id()
         self._pid = os.getpid()
         self._inherited_engines: list[Engine] = []
@@ -54,7 +56,7 @@ class Database:
         if self._pid != os.getpid():
             # kept alive: closing it would be touching it
             self._inherited_engines.append(self._engine)
-            self._engine = make_engine(self.url, **self._options)
+            self._engine = self._make_engine()
             self._pid = os.getpid()
         return self._engine
 
@@ -127,7 +129,7 @@ class Database:
         return self._run(work, {WRITE_OPTION: True}, exclusive=exclusive)
 
     def _run(
-        self, work: Callable[[Connection], T], options: dict[str, Any], *, exclusive: bool
+        self, work: Callable[[Connection], T], options: dict[str, object], *, exclusive: bool
     ) -> T:
         with self.translate_errors():
             return retry(
@@ -135,7 +137,7 @@ class Database:
             )
 
     def _run_once(
-        self, work: Callable[[Connection], T], options: dict[str, Any], exclusive: bool
+        self, work: Callable[[Connection], T], options: dict[str, object], exclusive: bool
     ) -> T:
         with self.engine.execution_options(**options).begin() as connection:
             if exclusive and not self.sqlite:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from lsqctl.run import ACTIVE_STATES, EndReason, RunState
+from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, RunState
 from lsqctl.store.dialects import now
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import (
+    AnySelect,
     checkpoints,
     live_runs,
     metric_points,
@@ -25,7 +26,7 @@ from lsqctl.store.transitions import NO_LEASE, record_event, select_for_update, 
 
 RETRYABLE = (RunState.FAILED, RunState.CANCELLED)
 NOT_STARTED = (RunState.WAITING, RunState.QUEUED)
-_RESET_VALUES: dict[str, Any] = {
+_RESET_VALUES: JsonObject = {
     **NO_LEASE,
     "reason": None,
     "message": "",
@@ -53,7 +54,7 @@ _CHILDREN = (
 )
 
 
-def _select_late_ancestors() -> Select[Any]:
+def _select_late_ancestors() -> AnySelect:
     """Select unfinished runs that ``run`` waits for, however far up, of priority < ``least``."""
     active = live_runs.c.state.in_(bindparam("active", expanding=True))
     parent_of = select(live_runs.c.id).join(run_parents, run_parents.c.parent_id == live_runs.c.id)

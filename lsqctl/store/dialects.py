@@ -7,13 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TIMESTAMP, Connection, Dialect, Table, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from lsqctl.run import JsonObject
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 # SQLite 3.40 has no 'subsec'; %f gives milliseconds, and the text sorts as the time does.
 _SQLITE_FORMAT = "%Y-%m-%dT%H:%M:%f"
@@ -34,7 +39,7 @@ class UtcDateTime(TypeDecorator[datetime]):
             return dialect.type_descriptor(TIMESTAMP(timezone=True))
         return dialect.type_descriptor(Text())
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
         """Turn an aware datetime into what the database keeps."""
         if value is None:
             return None
@@ -45,14 +50,15 @@ class UtcDateTime(TypeDecorator[datetime]):
             return value
         return value.replace(tzinfo=None).isoformat(timespec="milliseconds")
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+    def process_result_value(
+        self, value: datetime | str | None, dialect: Dialect
+    ) -> datetime | None:
         """Return an aware datetime in UTC."""
         if value is None:
             return None
         if isinstance(value, str):
             return datetime.fromisoformat(value).replace(tzinfo=UTC)
-        moment: datetime = value
-        return moment.astimezone(UTC)
+        return value.astimezone(UTC)
 
 
 class now(FunctionElement[datetime]):
@@ -63,27 +69,27 @@ class now(FunctionElement[datetime]):
 
 
 @compiles(now, "sqlite")
-def _now_sqlite(element: now, compiler: SQLCompiler, **options: Any) -> str:
+def _now_sqlite(element: now, compiler: SQLCompiler, **options: object) -> str:
     shift = compiler.process(element.clauses, **options)
     later = f", printf('%+.3f seconds', {shift})" if shift else ""
     return f"strftime('{_SQLITE_FORMAT}', 'now'{later})"
 
 
 @compiles(now, "postgresql")
-def _now_postgresql(element: now, compiler: SQLCompiler, **options: Any) -> str:
+def _now_postgresql(element: now, compiler: SQLCompiler, **options: object) -> str:
     # not now(): that is the transaction's start, stale once it has waited for a lock
     shift = compiler.process(element.clauses, **options)
     return f"(clock_timestamp() + make_interval(secs => {shift}))" if shift else "clock_timestamp()"
 
 
-def to_json(value: Mapping[str, Any]) -> str:
+def to_json(value: Mapping[str, object]) -> str:
     """Return canonical JSON text: sorted keys, no blanks, NaN refused with ValueError."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False
     )
 
 
-def from_json(text: str | None) -> dict[str, Any]:
+def from_json(text: str | None) -> JsonObject:
     """Return what ``to_json`` was given; empty for None."""
     return json.loads(text) if text else {}
 
@@ -105,7 +111,7 @@ def decode_float(value: float | None, kind: str) -> float:
     return float(kind) if value is None else value
 
 
-def upsert(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+def upsert(db: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert ``rows``, which share their columns; a row with a known primary key replaces it."""
     if not rows:
         return
@@ -120,7 +126,9 @@ def upsert(db: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> N
         db.execute(_on_conflict_update(statement, table, rows[0]), [dict(row) for row in rows])
 
 
-def _on_conflict_update(statement: Any, table: Table, row: Mapping[str, Any]) -> Any:
+def _on_conflict_update(
+    statement: sqlite.Insert | postgresql.Insert, table: Table, row: Mapping[str, object]
+) -> sqlite.Insert | postgresql.Insert:
     keys = [column.name for column in table.primary_key]
     changed = {name: statement.excluded[name] for name in row if name not in keys}
     if not changed:

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import cast
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError
 
 from lsqctl.errors import StoreError
 from lsqctl.retry import jitter, retry
+from lsqctl.run import JsonObject
 
 MOUNTS = Path("/proc/mounts")
 _NETWORK_FILE_SYSTEMS = frozenset(
@@ -160,7 +161,7 @@ def _read_only_sqlite(url: URL, busy_seconds: float) -> Engine:
     return engine
 
 
-def _on_read_only_connect(connection: sqlite3.Connection, _record: Any) -> None:
+def _on_read_only_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA query_only=ON")
 
@@ -173,7 +174,7 @@ def _sqlite(url: URL, busy_seconds: float) -> Engine:
     return engine
 
 
-def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
+def _on_sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # the driver would begin late, and deferred
     mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "PERSIST"
     (actual,) = connection.execute(f"PRAGMA journal_mode={mode}").fetchone()
@@ -188,7 +189,7 @@ def _on_sqlite_connect(connection: sqlite3.Connection, _record: Any) -> None:
 def _on_sqlite_begin(busy_seconds: float, connection: Connection) -> None:
     # A write transaction that begins deferred fails at its first write when another was faster.
     options = connection.get_execution_options()
-    raw: Any = connection.connection.dbapi_connection
+    raw = cast("sqlite3.Connection", connection.connection.dbapi_connection)
     if not options.get(WRITE_OPTION):
         wait = 0 if options.get(NO_WAIT_OPTION) else busy_seconds
         raw.execute(f"PRAGMA busy_timeout={int(wait * 1000)}")
@@ -242,7 +243,9 @@ def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_onl
         },
     )
 
-    def connect(_dialect: Any, _record: Any, args: Any, kwargs: Any) -> TimeoutConnection:
+    def connect(
+        _dialect: object, _record: object, args: tuple[str, ...], kwargs: JsonObject
+    ) -> TimeoutConnection:
         connection = TimeoutConnection.connect(*args, **kwargs)
         # a statement may wait in silence for a lock, but no longer than lock_timeout
         connection.read_timeout = max(2.0, lease_seconds / 6, busy_seconds + 2)

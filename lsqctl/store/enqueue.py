@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import Connection, case, insert, select, update
 
@@ -22,7 +21,7 @@ from lsqctl.store.dependencies import (
 )
 from lsqctl.store.dialects import now, to_json, upsert
 from lsqctl.store.rows import batches, load_runs
-from lsqctl.store.tables import live_runs, run_parents, runs, sweep_cells, sweeps
+from lsqctl.store.tables import AnyRow, live_runs, run_parents, runs, sweep_cells, sweeps
 from lsqctl.store.transitions import record_event
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
@@ -125,7 +124,7 @@ def as_enqueued(
     ]
 
 
-def canonical_run(db: Connection, run_sha256: str) -> Any | None:
+def canonical_run(db: Connection, run_sha256: str) -> AnyRow | None:
     """Return a hash's canonical run: succeeded before unfinished before the rest."""
     rank = case(
         (live_runs.c.state == RunState.SUCCEEDED, 0),
@@ -177,14 +176,14 @@ class Submission:
         _record_cell(self.db, new, run_id, outcome)
         return run_id, outcome
 
-    def _canonical_run(self, run_sha256: str) -> Any | None:
+    def _canonical_run(self, run_sha256: str) -> AnyRow | None:
         """Return the run of a hash that counts here: what this submission added comes first."""
         if run_id := self.added.get(run_sha256):
             query = _SELECT_IDENTITY.where(live_runs.c.id == run_id)
             return self.db.execute(query).one_or_none()
         return canonical_run(self.db, run_sha256)
 
-    def _reuse(self, existing: Any, new: NewRun) -> EnqueueOutcome:
+    def _reuse(self, existing: AnyRow, new: NewRun) -> EnqueueOutcome:
         if existing.id not in self.retryable:
             return EnqueueOutcome.EXISTS
         if existing.state in RETRYABLE:  # else its parent was requeued and took it along
@@ -215,7 +214,7 @@ class Submission:
             raise_parent_priority(self.db, run_id, priority)
         raised[run_id] = priority
 
-    def _parent(self, new: NewRun, role: str, run_sha256: str) -> Any:
+    def _parent(self, new: NewRun, role: str, run_sha256: str) -> AnyRow:
         row = self._canonical_run(run_sha256)
         if row is None:
             raise _no_parent_error(new, role, run_sha256)
@@ -226,7 +225,7 @@ class Submission:
         return row
 
 
-def _exists_error(new: NewRun, existing: Any) -> UsageError:
+def _exists_error(new: NewRun, existing: AnyRow) -> UsageError:
     return UsageError(
         f"`{new.name}` seed {new.seed} exists already as run {existing.id} ({existing.state}); "
         "leave it (skip) or add another (rerun)"
@@ -240,7 +239,7 @@ def _no_parent_error(new: NewRun, role: str, run_sha256: str) -> NotFound:
     )
 
 
-def _initial_values(new: NewRun) -> dict[str, Any]:
+def _initial_values(new: NewRun) -> dict[str, object]:
     return {
         "name": new.name,
         "message": "",

@@ -10,9 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Row, Select, case, func, or_, select, text
+from sqlalchemy import Connection, FromClause, case, func, or_, select, text
 
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import EndReason, RunState
@@ -22,6 +21,8 @@ from lsqctl.store.dependencies import blocked_without_parent, started_before_par
 from lsqctl.store.dialects import now
 from lsqctl.store.rows import to_event
 from lsqctl.store.tables import (
+    AnyRow,
+    AnySelect,
     attempts,
     checkpoints,
     events,
@@ -74,25 +75,25 @@ _ATTEMPT_COLUMNS = [
 ]
 
 
-def _by_run(db: Connection, query: Select[Any]) -> defaultdict[str, list[Row[Any]]]:
-    rows_by_run: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+def _by_run(db: Connection, query: AnySelect) -> defaultdict[str, list[AnyRow]]:
+    rows_by_run: defaultdict[str, list[AnyRow]] = defaultdict(list)
     for row in db.execute(query):
         rows_by_run[row.run_id].append(row)
     return rows_by_run
 
 
-def _select_last_steps(table: Any) -> Select[Any]:
+def _select_last_steps(table: FromClause) -> AnySelect:
     last = func.max(table.c.step).label("last_step")
     return select(table.c.run_id, table.c.fence, last).group_by(table.c.run_id, table.c.fence)
 
 
-def _select_result_counts() -> Select[Any]:
+def _select_result_counts() -> AnySelect:
     headlines = func.sum(case((results.c.headline, 1), else_=0)).label("headlines")
     total = func.count().label("results")
     return select(results.c.run_id, total, headlines).group_by(results.c.run_id)
 
 
-def _to_attempt_row(row: Row[Any]) -> AttemptRow:
+def _to_attempt_row(row: AnyRow) -> AttemptRow:
     return AttemptRow(
         number=row.number,
         fence=row.fence,

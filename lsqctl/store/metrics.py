@@ -9,9 +9,8 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields, replace
-from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import ColumnElement, Connection, delete, select, update
 
 from lsqctl.events import Measurement, Metric, MetricSummary, Progress, QuantizerStats
 from lsqctl.failpoint import failpoint
@@ -20,6 +19,7 @@ from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import decode_float, encode_float, upsert
 from lsqctl.store.rows import is_live
 from lsqctl.store.tables import (
+    AnyRow,
     attempts,
     checkpoints,
     metric_points,
@@ -197,7 +197,7 @@ def _rebuild_summaries(db: Connection, run_id: str) -> None:
     _write_summaries(db, run_id, summarize(_points(db, run_id), {}))
 
 
-def _points(db: Connection, run_id: str, *where: Any) -> list[Metric]:
+def _points(db: Connection, run_id: str, *where: ColumnElement[bool]) -> list[Metric]:
     columns = metric_points.c
     query = select(columns.name, columns.split, columns.step, columns.value, columns.kind)
     query = query.where(columns.run_id == run_id, *where)
@@ -212,7 +212,7 @@ def _summaries(db: Connection, run_id: str) -> dict[_SummaryKey, MetricSummary]:
     return {(row.name, row.split): _to_summary(row) for row in rows}
 
 
-def _to_summary(row: Row[Any]) -> MetricSummary:
+def _to_summary(row: AnyRow) -> MetricSummary:
     return MetricSummary(
         name=row.name,
         split=row.split,
@@ -243,7 +243,7 @@ def _write_summaries(db: Connection, run_id: str, summaries: Sequence[MetricSumm
     upsert(db, metric_summaries, rows)
 
 
-def _to_point_row(lease: Lease, metric: Metric) -> dict[str, Any]:
+def _to_point_row(lease: Lease, metric: Metric) -> dict[str, object]:
     value, kind = encode_float(metric.value)
     return {
         "run_id": lease.run_id,

@@ -11,9 +11,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Select, and_, column, exists, inspect, or_, select, table, text
+from sqlalchemy import Connection, and_, column, exists, inspect, or_, select, table, text
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import OlderSchema, StoreError, UnusableDatabase
@@ -26,6 +25,7 @@ from lsqctl.store.database import (
 )
 from lsqctl.store.dialects import UtcDateTime, now
 from lsqctl.store.engine import WRITE_OPTION
+from lsqctl.store.tables import AnySelect
 
 
 def shipped_revisions(scripts: Path) -> list[str]:
@@ -90,7 +90,7 @@ def _refuse_while_workers_live(
         )
 
 
-def _select_live_workers(db: Connection, lease_seconds: float) -> Select[Any]:
+def _select_live_workers(db: Connection, lease_seconds: float) -> AnySelect:
     """Select workers heard of within a lease, or with a run whose lease is not over."""
     columns = {entry["name"] for entry in inspect(db).get_columns("workers")}
     renamed = "last_heartbeat_at" in columns  # by revision 0004
@@ -130,7 +130,8 @@ def _exclusive(database: Database) -> Iterator[Connection]:
 
 def _disable_read_timeout(connection: Connection) -> None:
     """Let an upgrade's statement work for as long as it takes; the connection is not kept."""
-    raw: Any = connection.connection.dbapi_connection
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
     raw.read_timeout = None
     connection.detach()
 

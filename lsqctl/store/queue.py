@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from sqlalchemy import (
     Connection,
     Double,
-    Row,
     bindparam,
     insert,
     or_,
@@ -27,7 +25,7 @@ from lsqctl.store.dialects import from_json, now, to_json
 from lsqctl.store.enqueue import Enqueues
 from lsqctl.store.queue_overview import QueueOverviews
 from lsqctl.store.rows import load_runs
-from lsqctl.store.tables import attempts, runs, workers
+from lsqctl.store.tables import AnyRow, attempts, runs, workers
 from lsqctl.store.transitions import (
     LEASE_HELD,
     lease_lost_error,
@@ -136,7 +134,7 @@ class Queue(Enqueues, Reaper, QueueOverviews):
 
     @write_tx
     def record_environment(
-        self, db: Connection, lease: Lease, environment: Mapping[str, Any]
+        self, db: Connection, lease: Lease, environment: Mapping[str, object]
     ) -> None:
         """Store what the attempt runs under: device kind, threads, versions, environment.
 
@@ -185,7 +183,7 @@ class Queue(Enqueues, Reaper, QueueOverviews):
         record_event(db, lease.run_id, "note", lease=lease, detail=text)
 
 
-def _to_claim(db: Connection, row: Row[Any], lease: Lease) -> Claim:
+def _to_claim(db: Connection, row: AnyRow, lease: Lease) -> Claim:
     return Claim(
         run=load_runs(db, [row.id])[row.id],
         lease=lease,

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, select
 
@@ -17,6 +16,8 @@ from lsqctl.store.database import StorePart, read_tx
 from lsqctl.store.dialects import decode_float, now
 from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
+    AnyColumn,
+    AnySelect,
     attempts,
     events,
     live_runs,
@@ -157,7 +158,7 @@ class QueueOverviews(StorePart):
         )
 
 
-def select_sweep_run_ids(sweep: str) -> Any:
+def select_sweep_run_ids(sweep: str) -> AnySelect:
     """Return a query for the ids of a sweep's runs."""
     return select(sweep_cells.c.run_id).where(sweep_cells.c.sweep == sweep)
 
@@ -261,7 +262,7 @@ def _pending(db: Connection, conditions: _Conditions) -> tuple[PendingGroup, ...
     return tuple(PendingGroup(r.recipe_sha256, r.sweep, r.epochs, bool(r.held), r.n) for r in rows)
 
 
-def _sweep_of() -> Any:
+def _sweep_of() -> AnyColumn:
     query = select(func.min(sweep_cells.c.sweep)).where(sweep_cells.c.run_id == live_runs.c.id)
     return query.scalar_subquery().label("sweep")
 

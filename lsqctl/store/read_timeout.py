@@ -7,16 +7,17 @@ nothing, and no option of libpq sees that. So every wait for the server has an e
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
 
 _POLL_SECONDS = 0.1
 T = TypeVar("T")
 
 
-class TimeoutConnection(psycopg.Connection[Any]):
+class TimeoutConnection(psycopg.Connection[TupleRow]):
     """Raises OperationalError, and closes, after ``read_timeout`` seconds without a byte.
 
     ``None`` waits for ever: for statements that may work long in silence, as an upgrade.
@@ -26,7 +27,7 @@ class TimeoutConnection(psycopg.Connection[Any]):
 
     def wait(
         self,
-        gen: Generator[Any, Any, T],
+        gen: PQGen[T],
         interval: float = _POLL_SECONDS,
         timeout: float | None = None,
     ) -> T:
@@ -36,7 +37,7 @@ class TimeoutConnection(psycopg.Connection[Any]):
             return super().wait(bounded, interval)
         return super().wait(bounded, interval, timeout)
 
-    def _bounded(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def _bounded(self, gen: PQGen[T]) -> PQGen[T]:
         try:
             awaited = next(gen)
             last_data_at = time.monotonic()

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.events import BoardRow, Evaluation, Result, ResultValues, RunIdentity
 from lsqctl.per_image_result import PerImageResult
-from lsqctl.run import RunState
+from lsqctl.run import JsonObject, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
 from lsqctl.store.rows import batches, is_live
-from lsqctl.store.tables import checkpoints, live_runs, results
+from lsqctl.store.tables import AnyRow, checkpoints, live_runs, results
 
 _RESULT_FIELDS = tuple(f.name for f in fields(ResultValues))
 _STORED_APART = ("hits", "checkpoint")  # under other names, or not where rows are listed
@@ -119,12 +118,12 @@ def insert_result(db: Connection, run_id: str, result: Result) -> None:
         db.execute(_INSERT_RESULT, values)
 
 
-def _key_conditions(run_id: str, variant: str, selection: str) -> tuple[Any, ...]:
+def _key_conditions(run_id: str, variant: str, selection: str) -> tuple[ColumnElement[bool], ...]:
     columns = results.c
     return columns.run_id == run_id, columns.variant == variant, columns.selection == selection
 
 
-def _to_evaluation(row: Row[Any]) -> Evaluation:
+def _to_evaluation(row: AnyRow) -> Evaluation:
     counted = {name: getattr(row, name) for name in _EVALUATION_FIELDS}
     return Evaluation(**counted, hits=row.hits, checkpoint=row.checkpoint_path)
 
@@ -156,8 +155,10 @@ def _headline_rows(db: Connection) -> list[BoardRow]:
     return board_rows
 
 
-def _same_variant(other: Any, selection: str) -> Any:
-    same = (other.c.run_id == results.c.run_id) & (other.c.variant == results.c.variant)
+def _same_variant(other: FromClause, selection: str) -> ColumnElement[bool]:
+    same: ColumnElement[bool] = (other.c.run_id == results.c.run_id) & (
+        other.c.variant == results.c.variant
+    )
     return same & (other.c.selection == selection)
 
 
@@ -171,7 +172,7 @@ def _failed_rows(db: Connection) -> list[BoardRow]:
     return [_to_failed_row(row) for row in db.execute(query)]
 
 
-def _to_failed_row(row: Any) -> BoardRow:
+def _to_failed_row(row: AnyRow) -> BoardRow:
     values = row._asdict()
     recipe, message = from_json(values.pop("recipe")), values.pop("message")
     quant = recipe.get("quant", {})
@@ -187,5 +188,5 @@ def _to_failed_row(row: Any) -> BoardRow:
     )
 
 
-def _to_board_row(values: Mapping[str, Any]) -> BoardRow:
+def _to_board_row(values: JsonObject) -> BoardRow:
     return BoardRow(**{**values, "state": RunState(values["state"])})

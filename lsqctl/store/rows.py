@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    Row,
     ScalarSelect,
-    Select,
     and_,
     bindparam,
     case,
@@ -20,12 +17,23 @@ from sqlalchemy import (
 
 from lsqctl.run import EndReason, Lease, Run, RunEvent, RunState
 from lsqctl.store.dialects import now
-from lsqctl.store.tables import live_runs, metric_summaries, results, run_parents, sweep_cells
+from lsqctl.store.tables import (
+    AnyColumn,
+    AnyRow,
+    AnySelect,
+    live_runs,
+    metric_summaries,
+    results,
+    run_parents,
+    sweep_cells,
+)
 
 _BATCH_SIZE = 1000
 
+Item = TypeVar("Item")
 
-def latest_top1() -> ColumnElement[Any]:
+
+def latest_top1() -> AnyColumn:
     """Return the expression for the Top-1 of a row of ``live_runs``, in percent.
 
     That of the headline result, as the board has it; until there is one, the newest measured.
@@ -40,7 +48,7 @@ def latest_top1() -> ColumnElement[Any]:
     return func.coalesce(headline, _newest_top1())
 
 
-def _newest_top1() -> ScalarSelect[Any]:
+def _newest_top1() -> ScalarSelect[object]:
     return (
         select(metric_summaries.c.last_value)
         .where(
@@ -55,7 +63,7 @@ def _newest_top1() -> ScalarSelect[Any]:
     )
 
 
-def select_runs() -> Select[Any]:
+def select_runs() -> AnySelect:
     """Return a query for all that a Run shows; metric points are never touched."""
     sweep = (
         select(func.min(sweep_cells.c.sweep))
@@ -76,7 +84,7 @@ def select_runs() -> Select[Any]:
     )
 
 
-def to_run(row: Row[Any]) -> Run:
+def to_run(row: AnyRow) -> Run:
     """Return the Run of one row of ``select_runs``."""
     return Run(
         id=row.id,
@@ -108,7 +116,7 @@ def to_run(row: Row[Any]) -> Run:
     )
 
 
-def to_event(row: Row[Any]) -> RunEvent:
+def to_event(row: AnyRow) -> RunEvent:
     """Return the Event of a row of ``events``."""
     return RunEvent(
         id=row.id,
@@ -152,12 +160,12 @@ def load_parents(db: Connection, run_id: str) -> dict[str, str]:
     return {row.role: row.parent_id for row in db.execute(_PARENTS, {"run": run_id})}
 
 
-def to_lease(row: Row[Any]) -> Lease:
+def to_lease(row: AnyRow) -> Lease:
     """Return the lease that a running run's row describes."""
     return Lease(row.id, row.attempt, row.fence)
 
 
-def batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     """Yield the items in parts that fit into one statement."""
     for start in range(0, len(items), _BATCH_SIZE):
         yield items[start : start + _BATCH_SIZE]

@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.filters.evaluate import matches
@@ -33,7 +32,16 @@ from lsqctl.store.rows import (
     to_event,
     to_run,
 )
-from lsqctl.store.tables import attempts, events, live_runs, run_tags, runs, sweep_cells
+from lsqctl.store.tables import (
+    AnyColumn,
+    AnyRow,
+    attempts,
+    events,
+    live_runs,
+    run_tags,
+    runs,
+    sweep_cells,
+)
 from lsqctl.store.transitions import record_event, select_for_update, transition
 from lsqctl.text import did_you_mean
 
@@ -281,7 +289,7 @@ class Runs(StorePart):
 
 
 # What a filter of runs may name that no column of theirs has under that name.
-_FILTER_COLUMNS: Mapping[str, ColumnElement[Any]] = {
+_FILTER_COLUMNS: Mapping[str, AnyColumn] = {
     "top1": latest_top1(),
     "worker": live_runs.c.worker_id,
 }
@@ -309,7 +317,7 @@ def _list_runs(
     return [to_run(row) for row in db.execute(query)]
 
 
-def _to_attempt(row: Row[Any]) -> Attempt:
+def _to_attempt(row: AnyRow) -> Attempt:
     return Attempt(
         run_id=row.run_id,
         number=row.number,

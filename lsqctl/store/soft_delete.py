@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy import Connection, FromClause, Table, delete, insert, select, update
 
 from lsqctl.errors import IllegalTransition, NotFound
-from lsqctl.run import RunState
+from lsqctl.run import JsonObject, RunState
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
 from lsqctl.store.dependencies import RETRYABLE, state_after_parents
 from lsqctl.store.dialects import now
 from lsqctl.store.rows import batches
-from lsqctl.store.tables import live_runs, metadata, run_parents, runs, sweep_cells, workers
+from lsqctl.store.tables import AnyRow, live_runs, metadata, run_parents, runs, sweep_cells, workers
 from lsqctl.store.transitions import record_event, transition
 
-RunRows = Mapping[str, Sequence[Mapping[str, Any]]]  # by the name of a table
+RunRows = Mapping[str, Sequence[JsonObject]]  # by the name of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class Trash(StorePart):
 
 
 def _check_removable(
-    db: Connection, run_id: str, ids: Sequence[str], among: Any, *, force: bool
+    db: Connection, run_id: str, ids: Sequence[str], among: FromClause, *, force: bool
 ) -> None:
     """Raise IllegalTransition for a run that cannot go together with ``ids``; NotFound.
 
@@ -124,7 +123,7 @@ def _check_removable(
         )
 
 
-def _children(db: Connection, run_id: str, among: Any) -> Sequence[Any]:
+def _children(db: Connection, run_id: str, among: FromClause) -> Sequence[AnyRow]:
     query = (
         select(among.c.id, among.c.name, among.c.state)
         .join(run_parents, run_parents.c.run_id == among.c.id)
@@ -134,7 +133,7 @@ def _children(db: Connection, run_id: str, among: Any) -> Sequence[Any]:
     return db.execute(query).all()
 
 
-def _name_some(rows: Sequence[Any]) -> str:
+def _name_some(rows: Sequence[AnyRow]) -> str:
     shown = ", ".join(f"{row.name} ({row.id})" for row in rows[:3])
     return shown + (f" and {len(rows) - 3} more" if len(rows) > 3 else "")
 
@@ -202,7 +201,7 @@ def _insert_run(db: Connection, rows: RunRows, removed_at: datetime) -> None:
             db.execute(insert(table), values)
 
 
-def _renamed(table: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(table: str, row: JsonObject) -> JsonObject:
     names = _OLD_NAMES.get(table, {})
     reason = {"reason": "worker_lost"} if row.get("reason") == "lost" else {}
     return {names.get(key, key): value for key, value in row.items()} | reason

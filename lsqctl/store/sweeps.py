@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, Select, func, select, update
+from sqlalchemy import Connection, func, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
@@ -24,7 +23,7 @@ from lsqctl.store.enqueue import (
 )
 from lsqctl.store.queue_overview import select_sweep_run_ids
 from lsqctl.store.rows import load_runs
-from lsqctl.store.tables import live_runs, sweep_cells, sweeps
+from lsqctl.store.tables import AnyRow, AnySelect, live_runs, sweep_cells, sweeps
 
 MISSING, HELD, LEASE_EXPIRED = "missing", "held", "lease_expired"
 
@@ -171,19 +170,19 @@ class Sweeps(StorePart):
 
 
 # A cell whose run is in the trash has none.
-_SELECT_CELLS: Select[Any] = select(
+_SELECT_CELLS: AnySelect = select(
     *(column for column in sweep_cells.c if column is not sweep_cells.c.run_id),
     live_runs.c.id.label("run_id"),
 ).select_from(sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id))
 
 
-def _select_status_counts() -> Any:
+def _select_status_counts() -> AnySelect:
     columns = sweep_cells.c.sweep, live_runs.c.state, live_runs.c.held
     cells = sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id)
     return select(*columns, func.count().label("n")).select_from(cells).group_by(*columns)
 
 
-def _cells(db: Connection, sweep: str) -> Sequence[Row[Any]]:
+def _cells(db: Connection, sweep: str) -> Sequence[AnyRow]:
     if db.scalar(select(1).where(sweeps.c.name == sweep)) is None:
         raise NotFound(f"no sweep is named `{sweep}`")
     columns = sweep_cells.c
@@ -197,7 +196,7 @@ def _requeue_all(db: Connection, run_ids: Sequence[str], *, from_scratch: bool) 
         requeue(db, run_id, "retried", from_scratch=from_scratch)
 
 
-def _enqueue_missing(submission: Submission, row: Row[Any]) -> tuple[str, EnqueueOutcome | None]:
+def _enqueue_missing(submission: Submission, row: AnyRow) -> tuple[str, EnqueueOutcome | None]:
     """Enqueue a cell whose run was removed, from what was stored when it was submitted."""
     pending = [row]
     while True:
@@ -227,7 +226,7 @@ def _enqueue_cell(submission: Submission, new: NewRun) -> tuple[str, EnqueueOutc
     return run_id, outcome
 
 
-def _to_new_run(row: Row[Any]) -> NewRun:
+def _to_new_run(row: AnyRow) -> NewRun:
     fields = {
         key: value for key, value in from_json(row.submission).items() if key in RESUBMIT_FIELDS
     }
@@ -236,7 +235,7 @@ def _to_new_run(row: Row[Any]) -> NewRun:
     )
 
 
-def _cell_of_parent(db: Connection, child: NewRun, role: str, run_sha256: str) -> Row[Any]:
+def _cell_of_parent(db: Connection, child: NewRun, role: str, run_sha256: str) -> AnyRow:
     row = db.execute(_SELECT_CELLS.where(sweep_cells.c.run_sha256 == run_sha256)).first()
     if row is None:
         section, _, key = role.partition(".")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
     MetaData,
+    Row,
+    Select,
     Table,
     Text,
 )
@@ -24,6 +27,12 @@ from sqlalchemy.types import TypeEngine
 
 from lsqctl.events import Evaluation, ResultValues
 from lsqctl.store.dialects import UtcDateTime
+
+# SQLAlchemy Core knows the columns of a row, a query and an expression by name, not by type.
+AnyRow: TypeAlias = "Row[*tuple[Any, ...]]"
+AnySelect: TypeAlias = "Select[*tuple[Any, ...]]"
+AnyColumn: TypeAlias = ColumnElement[Any]
+AnyType: TypeAlias = TypeEngine[Any]
 
 metadata = MetaData(
     naming_convention={
@@ -40,7 +49,7 @@ def _run_id_key() -> Column[str]:
     return Column("run_id", Text, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
 
 
-def _required_columns(column_type: type[TypeEngine[Any]], names: str) -> list[Column[Any]]:
+def _required_columns(column_type: type[AnyType], names: str) -> list[Column[str]]:
     """Return columns of one type that are never empty."""
     return [Column(name, column_type, nullable=False) for name in names.split()]
 
@@ -51,7 +60,7 @@ _REQUIRED = frozenset(
 )
 # Numbers that stay small; all others may be large.
 _SMALL = frozenset({"weight_bits", "act_bits", "epochs"})
-_COLUMN_TYPES: Mapping[type, type[TypeEngine[Any]]] = {
+_COLUMN_TYPES: Mapping[type, type[AnyType]] = {
     str: Text,
     int: BigInteger,
     float: Double,
@@ -61,7 +70,7 @@ _COLUMN_TYPES: Mapping[type, type[TypeEngine[Any]]] = {
 
 def _value_columns(
     values: type, *, keys: Collection[str] = (), without: Collection[str] = ()
-) -> list[Column[Any]]:
+) -> list[Column[str]]:
     """Return a column for each field of a dataclass; it may be empty where the field may be None.
 
     ``keys`` are of the primary key, ``without`` are kept in another way.

@@ -6,17 +6,15 @@ execute it, and would be done under the write lock.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, insert, select, update
 
 from lsqctl.errors import IllegalTransition, LeaseLost, NotFound
 from lsqctl.run import TRANSITIONS, EndReason, Lease, RunState
 from lsqctl.store.dialects import now
-from lsqctl.store.tables import attempts, events, runs
+from lsqctl.store.tables import AnyRow, attempts, events, runs
 
 # The columns of a run that nobody owns.
-NO_LEASE: dict[str, Any] = {"fence": None, "worker_id": None, "lease_until": None}
+NO_LEASE: dict[str, object] = {"fence": None, "worker_id": None, "lease_until": None}
 
 # The conditions under which an attempt may write; ``lease_values`` fills them in.
 LEASE_HELD: list[ColumnElement[bool]] = [
@@ -54,7 +52,7 @@ def transition(
     *,
     lease: Lease | None = None,
     detail: str = "",
-    **values: Any,
+    **values: object,
 ) -> None:
     """Take a run from one state to another; ``kind`` and ``detail`` are the event's.
 
@@ -100,7 +98,7 @@ def record_event(
     db.execute(_INSERT_EVENT, values)
 
 
-def lease_values(lease: Lease) -> dict[str, Any]:
+def lease_values(lease: Lease) -> dict[str, object]:
     """Return the parameters of ``LEASE_HELD``."""
     return {
         "lease_run": lease.run_id,
@@ -109,7 +107,7 @@ def lease_values(lease: Lease) -> dict[str, Any]:
     }
 
 
-def require_lease(db: Connection, lease: Lease, **values: Any) -> None:
+def require_lease(db: Connection, lease: Lease, **values: object) -> None:
     """Change the run's row as its owner, and so hold it until the commit.  Raises LeaseLost."""
     # without values the row is still written: on PostgreSQL that write is the lock
     if (
@@ -130,7 +128,7 @@ def lease_lost_error(db: Connection, lease: Lease) -> LeaseLost:
     return LeaseLost(f"run {lease.run_id}: attempt {lease.attempt} has lost its lease; {where}")
 
 
-def select_for_update(db: Connection, run_id: str) -> Any:
+def select_for_update(db: Connection, run_id: str) -> AnyRow:
     """Return a live run's row, held until the commit.  Raises NotFound."""
     row = db.execute(_SELECT_FOR_UPDATE, {"run": run_id}).one_or_none()
     if row is None:

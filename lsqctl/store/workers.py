@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.run import WorkerIdentity
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import now, upsert
-from lsqctl.store.tables import workers
+from lsqctl.store.tables import AnyRow, workers
 
 _IDENTITY_FIELDS = tuple(WorkerIdentity.__dataclass_fields__)
 
@@ -108,11 +107,11 @@ class Workers(StorePart):
         ]
 
 
-def _update_worker(db: Connection, worker_id: str, **values: Any) -> None:
+def _update_worker(db: Connection, worker_id: str, **values: object) -> None:
     if db.execute(update(workers).where(workers.c.id == worker_id).values(**values)).rowcount == 0:
         raise NotFound(f"no worker has the id {worker_id}; register it first")
 
 
-def to_identity(row: Row[Any]) -> WorkerIdentity:
+def to_identity(row: AnyRow) -> WorkerIdentity:
     """Return the identity in a row whose columns are labelled ``worker_…``."""
     return WorkerIdentity(**{name: getattr(row, f"worker_{name}") for name in _IDENTITY_FIELDS})

@@ -6,7 +6,7 @@ Both names load when first used, so that ``checkpoint_files`` is imported withou
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lsqctl.training.finetuning import finetune
@@ -17,7 +17,7 @@ __all__ = ["ExecutionContext", "finetune"]
 _HOME = {"ExecutionContext": "runtime", "finetune": "finetuning"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,17 +13,17 @@ import io
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lsqctl.errors import DataError
 from lsqctl.events import Checkpoint
 from lsqctl.failpoint import failpoint
+from lsqctl.run import JsonObject
 from lsqctl.text import format_bytes
 from lsqctl.training.checkpoint_files import (
     MANIFEST_NAME,
@@ -60,9 +60,9 @@ class CheckpointContent:
 
     step: int
     epoch: int
-    model: Mapping[str, Any]
-    training: Mapping[str, Any]
-    state: Mapping[str, Any]
+    model: JsonObject
+    training: JsonObject
+    state: JsonObject
     best_step: int | None = None
 
 
@@ -124,7 +124,7 @@ def read_checkpoint(folder: Path) -> CheckpointContent:
     )
 
 
-def load_model_state(folder: Path, variant: str | None = None) -> dict[str, Any]:
+def load_model_state(folder: Path, variant: str | None = None) -> JsonObject:
     """Return a checkpoint's model, step sizes and flags included.
 
     ``variant`` is raw, ema or bn; None is the one that the run declared its headline (raw before
@@ -141,9 +141,9 @@ def load_model_state(folder: Path, variant: str | None = None) -> dict[str, Any]
     return model | dict(variant_state or {})
 
 
-def read_state(folder: Path) -> dict[str, Any]:
+def read_state(folder: Path) -> JsonObject:
     """Return a checkpoint's plain values alone; raises DataError."""
-    state: dict[str, Any] = json.loads(read_verified(folder, read_manifest(folder), "state.json"))
+    state: JsonObject = json.loads(read_verified(folder, read_manifest(folder), "state.json"))
     return state
 
 
@@ -211,13 +211,13 @@ def _write_file(path: Path, write: Callable[[DurableFile], object]) -> tuple[int
         return file.size, file.hexdigest()
 
 
-def _load_tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _load_tensors(folder: Path, manifest: JsonObject, name: str) -> JsonObject:
     data = read_verified(folder, manifest, name)
     try:
         loaded = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(f"{folder / name} holds more than tensors: {error}") from None
-    tensors: Mapping[str, Any] = loaded
+    tensors: JsonObject = loaded
     return tensors
 
 

@@ -10,14 +10,15 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from lsqctl.errors import DataError
 from lsqctl.failpoint import failpoint
 from lsqctl.ownership import read_regular
+from lsqctl.run import JsonObject
 
 MANIFEST_SCHEMA = 1
 MANIFEST_NAME = "manifest.json"
@@ -28,16 +29,16 @@ def manifest_sha256(folder: Path) -> str:
     return hashlib.sha256(_read_bytes(folder / MANIFEST_NAME)).hexdigest()
 
 
-def encode_manifest(body: Mapping[str, Any]) -> bytes:
+def encode_manifest(body: JsonObject) -> bytes:
     """Return the manifest with a hash of itself, so that no bit of it can flip unseen."""
     return json.dumps({**body, "self_sha256": _body_sha256(body)}, sort_keys=True).encode()
 
 
-def _body_sha256(body: Mapping[str, Any]) -> str:
+def _body_sha256(body: JsonObject) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> JsonObject:
     """Return a checkpoint's manifest; raises DataError when a bit of it is not as written."""
     path = folder / MANIFEST_NAME
     data = _read_bytes(path)
@@ -61,7 +62,7 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def read_verified(folder: Path, manifest: Mapping[str, Any], name: str) -> bytes:
+def read_verified(folder: Path, manifest: JsonObject, name: str) -> bytes:
     """Return a file's bytes after checking these very bytes; raises DataError naming the file."""
     data, expected = _read_bytes(folder / name), manifest["files"][name]
     if len(data) != expected["size"]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -170,7 +169,7 @@ def _first_error_line(error: Exception) -> str:
     return (lines or [type(error).__name__])[0].rstrip(".:")
 
 
-def _inductor_options() -> dict[str, Any]:
+def _inductor_options() -> dict[str, str | int | bool | Callable[..., object]]:
     """Divide as eager does, on a GPU too: an approximate quotient may fall into another code."""
     import torch._inductor.config as inductor
 

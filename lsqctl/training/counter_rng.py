@@ -6,7 +6,6 @@ The hash is splitmix64's finalizer (Steele, Lea, Flood, OOPSLA 2014) over a key 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ class Stream(IntEnum):
     REESTIMATION = 8
 
 
-def bits(seed: int, epoch: int, stream: int, indices: NDArray[Any]) -> NDArray[np.uint64]:
+def bits(seed: int, epoch: int, stream: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return a uniform 64-bit integer for each index, whatever the other indices are."""
     key = np.array([seed], dtype=np.uint64)
     for part in (epoch, stream):

@@ -10,7 +10,6 @@ import math
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +98,7 @@ class FolderImages:
         return hasher.hexdigest()
 
     def _load_batches(self, items: list[list[SampleKey]]) -> Iterator[Batch]:
-        loader: DataLoader[Any] = DataLoader(
+        loader: DataLoader[object] = DataLoader(
             _DecodedImages(self.files, self.data),
             batch_sampler=items,
             num_workers=self.num_workers,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -140,12 +140,12 @@ class OptimizerStepper:
         clipped, self._clipped = self._clipped, None
         return 0 if clipped is None else int(clipped)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the loss scale and how long it has held; empty but for fp16."""
-        state: dict[str, Any] = self.scaler.state_dict()
+        state: dict[str, object] = self.scaler.state_dict()
         return state
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Load what ``state_dict`` returned."""
         if state:
             self.scaler.load_state_dict(state)

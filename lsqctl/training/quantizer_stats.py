@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from torch import Tensor
 
 from lsqctl.events import QuantizerStats
 from lsqctl.quant import QuantizerReading, collect_stats
+from lsqctl.run import JsonObject
 from lsqctl.training.runtime import autocast
 from lsqctl.training.session import TrainingSession
 
@@ -88,7 +88,7 @@ def _collect_stats(
         )
 
 
-def _rounded(reading: QuantizerReading) -> dict[str, Any]:
+def _rounded(reading: QuantizerReading) -> JsonObject:
     """Return a reading's values, to six digits: they are stored a hundred thousand times."""
     values = asdict(reading)
     return {

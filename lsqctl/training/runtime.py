@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from lsqctl.bundled import code_sha256
+from lsqctl.run import JsonObject
 from lsqctl.settings import CompileMode, recorded_variables
 from lsqctl.training.checkpoint_files import without_lease
 
@@ -95,7 +95,7 @@ def execution_environment(context: ExecutionContext) -> dict[str, str | int]:
     }
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context of a forward pass: bf16 or fp16 autocast, or nothing for fp32."""
     dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
@@ -103,14 +103,14 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     return torch.autocast(device.type, dtype=dtypes[precision])
 
 
-def torch_rng_states() -> dict[str, Any]:
+def torch_rng_states() -> JsonObject:
     """Return torch's random states, of the CPU and of every CUDA device in use."""
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     cuda = torch.cuda.get_rng_state_all() if in_use else []
     return {"torch": torch.get_rng_state(), "cuda": cuda}
 
 
-def python_rng_states() -> dict[str, Any]:
+def python_rng_states() -> JsonObject:
     """Return Python's and NumPy's random states as plain values."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
@@ -120,7 +120,7 @@ def python_rng_states() -> dict[str, Any]:
     }
 
 
-def restore_rng_states(tensors: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def restore_rng_states(tensors: JsonObject, values: JsonObject) -> None:
     """Put every random state back."""
     version, internal, gauss = values["python"]
     random.setstate((version, tuple(internal), gauss))

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.recipe import Recipe, fingerprint
+from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
@@ -143,7 +143,7 @@ class TrainingSession:
         if checkpoint.replaces:
             self.context.with_lease(lambda: remove_checkpoints(checkpoint.replaces))
 
-    def _training_state(self) -> dict[str, Any]:
+    def _training_state(self) -> JsonObject:
         """Return the tensors beside the model; of what is off, nothing."""
         optional = {
             "scaler": self.stepper.state_dict(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
+from lsqctl.run import JsonObject
 from lsqctl.training.evaluation import EvalCounts
 
 
@@ -19,12 +19,13 @@ class EvalRecord:
     n_total: int
     hits: str
     step: int
+    loss: float | None = None  # None in checkpoints of an older version
 
     @classmethod
     def from_counts(cls, counts: EvalCounts, step: int) -> EvalRecord:
         """Return the record of an evaluation at ``step``."""
         hits = base64.b64encode(counts.hits).decode()
-        return cls(counts.n_correct, counts.n_correct_top5, counts.n_total, hits, step)
+        return cls(counts.n_correct, counts.n_correct_top5, counts.n_total, hits, step, counts.loss)
 
     @property
     def decoded_hits(self) -> bytes:
@@ -69,7 +70,7 @@ class TrainState:
     ema_best: EvalRecord | None = None
     bn_last: EvalRecord | None = None
     input_digests: dict[str, str] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
+    environment: JsonObject = field(default_factory=dict)
     deterministic: str = "bitwise"
 
     def record_eval(self, records: Mapping[str, EvalRecord], *, selected_by: str) -> None:
@@ -85,12 +86,12 @@ class TrainState:
         if latest and (best_so_far is None or latest.n_correct > best_so_far.n_correct):
             self.best, self.ema_best = self.last, self.ema_last
 
-    def to_state(self) -> dict[str, Any]:
+    def to_state(self) -> JsonObject:
         """Return plain values for JSON, under the keys that checkpoints have always had."""
         return {_STORED_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> TrainState:
+    def from_state(cls, state: JsonObject) -> TrainState:
         """Return the state that ``to_state`` described."""
         names = {key: name for name, key in _STORED_KEYS.items()}
         values = {names.get(key, key): value for key, value in state.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 
 import torch
@@ -20,6 +20,9 @@ from lsqctl.quant import LsqQuantizer, quantizers
 from lsqctl.quant.quantizer import QuantizerState
 from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.checkpoint_files import manifest_sha256
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
 _AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, never built here
@@ -130,7 +133,7 @@ def _is_quantizer_key(key: str) -> bool:
     return any(part in f".{key}" for part in _QUANTIZER_KEYS)
 
 
-def _read_file(path: Path) -> Any:
+def _read_file(path: Path) -> object:
     from safetensors import SafetensorError
 
     try:
@@ -147,7 +150,7 @@ def _read_file(path: Path) -> Any:
         ) from None
 
 
-def _unwrap_state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
+def _unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     """Return the tensors of ``{"state_dict": …}`` and of keys that begin with ``module.``."""
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -211,7 +214,7 @@ def _load_torchvision(name: str, model_name: str) -> dict[str, Tensor]:
     return state
 
 
-def _torchvision_entry(name: str, model_name: str) -> Any:
+def _torchvision_entry(name: str, model_name: str) -> WeightsEnum:
     """Return torchvision's entry for e.g. ``ResNet18_Weights.IMAGENET1K_V1`` or ``DEFAULT``."""
     from torchvision.models import get_model_weights, get_weight
 

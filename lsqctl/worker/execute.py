@@ -15,16 +15,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import LsqctlError, UnusableDatabase
 from lsqctl.events import LogMessage
 from lsqctl.failpoint import failpoint
-from lsqctl.run import EXIT_REASONS, EndReason, RunDetail
+from lsqctl.run import EXIT_REASONS, EndReason, JsonObject, RunDetail
 from lsqctl.worker.messages import AttemptSpec, ExitReport
 from lsqctl.worker.reasons import annotate_oom, end_reason_of, error_message
 
@@ -241,7 +241,7 @@ def attempt_environment(spec: AttemptSpec) -> dict[str, object]:
     }
 
 
-def code_change_messages(provenance: Mapping[str, Any]) -> list[LogMessage]:
+def code_change_messages(provenance: JsonObject) -> list[LogMessage]:
     """Return a message when the code is not the one that was there at submit."""
     from lsqctl.bundled import code_sha256
 

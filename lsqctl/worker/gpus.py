@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 import psutil
 
@@ -40,12 +41,17 @@ class GpuProbe(Protocol):
         """Return why a GPU that is none of ours now should be left alone, or nothing."""
 
 
+class _GpuProcess(Protocol):
+    pid: int
+    usedGpuMemory: int | None
+
+
 class NvmlProbe:
     """Asks NVML (``pynvml``), already initialized.  GPUs are named by UUID."""
 
     unavailable_reason = ""
 
-    def __init__(self, nvml: Any) -> None:
+    def __init__(self, nvml: ModuleType) -> None:
         self._nvml = nvml
         self._names = [self._uuid(index) for index in range(nvml.nvmlDeviceGetCount())]
 
@@ -194,7 +200,7 @@ def select_with_health(gpu_choice: str, probe: GpuProbe) -> tuple[list[str], Gpu
     )
 
 
-def _describe_process(process: Any) -> str:
+def _describe_process(process: _GpuProcess) -> str:
     """Name a process on a GPU: pid, user, memory (NVML may know none)."""
     try:
         user = psutil.Process(process.pid).username()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
 from lsqctl.events import StoredCheckpoint
-from lsqctl.run import RunDetail
+from lsqctl.run import JsonObject, RunDetail
 from lsqctl.training.checkpoint_files import manifest_sha256
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def find_weights_file(weights_name: str, recipe_dir: Path | None, data_dir: Path
     return next((candidate.absolute() for candidate in candidates if candidate.is_file()), None)
 
 
-def _recorded_inputs(provenance: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+def _recorded_inputs(provenance: JsonObject) -> Mapping[str, Mapping[str, str]]:
     inputs: Mapping[str, Mapping[str, str]] = provenance.get("inputs", {})
     return inputs
 

@@ -25,7 +25,7 @@ PLOT_ENDINGS = ("svg", "pdf", "png")
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LEVEL_COLOR = "#444444"
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_STYLE: Any = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lsqctl",
     "svg.fonttype": "path",
     "pdf.fonttype": 42,

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from lsqctl.leaderboard.board import Board, Table
@@ -206,7 +206,7 @@ def _align_numbers(rows: Sequence[Entry], cost: Cost, unit: float) -> list[str]:
 
 
 def _page_rows(table: Table, aligned: Mapping[str, Sequence[str]]) -> Iterable[PageRow]:
-    for n, (entry, context) in enumerate(zip(table.rows, row_contexts(table.rows), strict=True)):
+    for n, (entry, context) in enumerate(zip(table.rows, row_contexts(table), strict=True)):
         cells = {name: summary_cell(entry, name, context) for name in DEFAULT_COLUMNS}
         texts = {name: "" if cell.text == MISSING else cell.text for name, cell in cells.items()}
         half_width = half_width_text(entry)
@@ -302,7 +302,7 @@ def _render_page(
     )
 
 
-def _script_data(page_sections: Sequence[Section], live: LiveStatus | None) -> dict[str, Any]:
+def _script_data(page_sections: Sequence[Section], live: LiveStatus | None) -> dict[str, object]:
     """Return what the script needs beside the page's own text: which mark is of which rows."""
     rows = [
         [

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -100,15 +100,14 @@ def brevitas_int_quant() -> Implementation:
 
     def quantize(x: Tensor, step: Tensor, grid: Grid, scale: float) -> Tensor:
         clamp = wrappers.TensorClampSte() if grid.signed else wrappers.TensorClamp()
-        module: Any = quant.IntQuant(
+        module: Callable[..., Tensor] = quant.IntQuant(
             narrow_range=False,
             signed=grid.signed,
             input_view_impl=wrappers.Identity(),
             float_to_int_impl=wrappers.RoundSte(),
             tensor_clamp_impl=clamp,
         )
-        out: Tensor = module(step, torch.tensor(0.0), torch.tensor(float(grid.bits)), x)
-        return out
+        return module(step, torch.tensor(0.0), torch.tensor(float(grid.bits)), x)
 
     return Implementation("brevitas", version, quantize, scales_gradient=False)
 
