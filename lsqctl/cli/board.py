@@ -10,7 +10,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
-from lsqctl.cli.context import Json, format_name, get_settings, open_store, positive_int
+from lsqctl.cli.options import Json, format_name, get_settings, open_store, positive_int
 from lsqctl.cli.serve import Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
 from lsqctl.text import pluralize

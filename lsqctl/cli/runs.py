@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
-from lsqctl.cli.context import (
+from lsqctl.cli.options import (
     Json,
     Quiet,
     RunArgument,
