@@ -21,19 +21,14 @@ from lsqctl.cli.console import (
     warn_diagnostic,
 )
 from lsqctl.cli.options import Json, get_settings
-from lsqctl.cli.run_detail import cost_line
-from lsqctl.errors import Diagnostic, LsqctlError, RecipeError, UsageError
-from lsqctl.recipe_file import LoadedRecipe, dump
+from lsqctl.errors import Diagnostic, RecipeError, UsageError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
 
 if TYPE_CHECKING:
-    from lsqctl.recipe import Recipe
     from lsqctl.recipe_file import LoadedRecipe
-    from lsqctl.services.cost import CostCache, RecipeCost
     from lsqctl.services.diff import Deviation, RecipeDiff
-    from lsqctl.services.recipe_inputs import SmokeReport
-
+    from lsqctl.services.recipe_checks import SmokeReport
 
 LeftRecipe = Annotated[
     str, typer.Argument(help="A recipe, a cell of a sweep by its name, or a run.")
@@ -182,6 +177,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Print a recipe complete, each value with its source, and what its network costs."""
+    from lsqctl.cli.recipe_show import print_cells, print_cells_json
     from lsqctl.recipe_file import load
 
     loaded = load(recipe, sets=tuple(overrides or ()))
@@ -211,7 +207,8 @@ def check(
 ) -> None:
     """Check recipes and queue nothing; exit 2 on an error, 1 when a smoke test fails."""
     from lsqctl.recipe_file import load
-    from lsqctl.services.recipe_inputs import check_layers, network_warnings
+    from lsqctl.services.recipe_checks import check_layers
+    from lsqctl.services.recipe_inputs import network_warnings
 
     diagnostics: list[Diagnostic] = []
     loaded_recipes: list[LoadedRecipe] = []
@@ -284,7 +281,7 @@ def _print_diagnostics(diagnostics: list[Diagnostic], output_format: DiagnosticF
 
 def print_smoke_tests(recipes: Sequence[LoadedRecipe], settings: Settings, *, json: bool) -> None:
     """Try each recipe and print a line for it; ends with 1 where one failed."""
-    from lsqctl.services.recipe_inputs import run_smoke_tests
+    from lsqctl.services.recipe_checks import run_smoke_tests
 
     reports = []
     for report in run_smoke_tests(recipes, settings):
@@ -306,53 +303,3 @@ def _smoke_line(report: SmokeReport) -> str:
         return f"failed  {report.name}: {report.error}"
     measured = f"{report.seconds:.1f} s, loss {report.loss:.2f}, {report.images} images"
     return f"ok      {report.name}: {measured}"
-
-
-def print_cells(loaded: LoadedRecipe, settings: Settings) -> None:
-    """Print each cell as YAML; its cost is a comment, so that the whole loads back."""
-    from lsqctl.services.cost import CostCache
-
-    cost_cache = CostCache(settings)
-    for number, cell in enumerate(loaded.cells):
-        sys.stdout.write(("---\n" if number else "") + dump(cell.recipe, cell.origins))
-        sys.stdout.flush()  # counting imports torch, which takes seconds
-        if (recipe_cost := _cost_or_warning(cost_cache, cell.recipe)) is not None:
-            print(f"# cost: {cost_line(recipe_cost.cost)} {_assumptions_text(recipe_cost)}")
-
-
-def print_cells_json(loaded: LoadedRecipe, settings: Settings) -> None:
-    """Print each cell for a machine, with its cost in all and layer by layer."""
-    from lsqctl.services.cost import CostCache
-
-    cost_cache = CostCache(settings)
-    cells: list[dict[str, object]] = []
-    for cell in loaded.cells:
-        recipe_cost = _cost_or_warning(cost_cache, cell.recipe)
-        cells.append(
-            {
-                "label": cell.label,
-                "recipe": cell.recipe.model_dump(mode="json"),
-                "sources": cell.origins,
-                "cost": recipe_cost.as_dict() if recipe_cost else None,
-            }
-        )
-    document = {"name": loaded.name, "path": loaded.path, "cells": cells}
-    if len(cells) == 1:
-        document["cost"] = cells[0]["cost"]
-    print_json(document)
-
-
-def _assumptions_text(recipe_cost: RecipeCost) -> str:
-    shape = "x".join(map(str, recipe_cost.input_shape))
-    assumed = (
-        " (assumed: the data is not at hand)" if recipe_cost.classes_source == "assumed" else ""
-    )
-    return f"for {shape} and {recipe_cost.classes} classes{assumed}"
-
-
-def _cost_or_warning(cost_cache: CostCache, recipe: Recipe) -> RecipeCost | None:
-    try:
-        return cost_cache.get(recipe)
-    except LsqctlError as error:
-        warn(f"{recipe.name}: no cost: {error}")
-        return None

@@ -10,10 +10,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import UsageError
 from lsqctl.worker.gpus import GpuHealth, is_gpu_error
-from lsqctl.worker.messages import ExitReport
+
+if TYPE_CHECKING:
+    from lsqctl.worker.messages import ExitReport
 
 
 @dataclass(frozen=True, slots=True)
