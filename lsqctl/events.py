@@ -116,7 +116,8 @@ class Evaluation:
     """One counted evaluation: a row of the results, keyed (variant, selection).
 
     ``variant`` is raw, ema or bn; ``selection`` is last or best epoch (the latter selected on the
-    test set). ``hits`` holds one bit an image in dataset order, most significant bit first.
+    test set). ``hits`` holds one bit an image in dataset order, most significant bit first;
+    ``loss`` is the mean cross entropy, in nats, None where an older version counted.
     """
 
     variant: str
@@ -128,6 +129,7 @@ class Evaluation:
     hits: bytes
     step: int
     checkpoint: str = ""
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ class BoardRow(ResultValues, RunIdentity):
     n_correct: int | None = None
     n_correct_top5: int | None = None
     n_total: int | None = None
+    loss: float | None = None
     verified: bool | None = None
     checkpoint_sha256: str = ""
     checkpoint_path: str = ""

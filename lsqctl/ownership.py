@@ -61,14 +61,18 @@ def check_not_public(folder: Path) -> None:
     """Raise StoreError when everyone may write to a folder, also one that was named."""
     if folder.stat().st_mode & stat.S_IWOTH:
         raise StoreError(
-            f"{folder} is writable by everyone: a link planted there leads to any file of yours; "
+            f"{folder} is writable by everyone: what others plant there would be used as yours; "
             f"chmod o-w {folder}"
         )
 
 
 def make_private_dir(folder: Path) -> None:
-    """Make a folder for this user only, or raise StoreError when others may write to it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a folder, and those above it, for this user only.
+
+    Raises StoreError when others may write to it, and OSError.
+    """
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
     check_private([folder], advice="or remove it")
 
 

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from urllib.parse import unquote
 
 from lsqctl.errors import UsageError
-from lsqctl.ownership import check_found_workspace
+from lsqctl.ownership import check_found_workspace, check_not_public, make_private_dir
 
 WORKSPACE = ".lsqctl"
 _SQLITE = "sqlite:///"
@@ -205,16 +205,24 @@ def update_environment(changes: Mapping[str, str]) -> None:
     os.environ.update(changes)
 
 
-def compile_cache_variables(label: str, *, default: str) -> dict[str, str]:
-    """Return the variables that let all runs of this user share what they have compiled.
+def make_compile_cache(label: str, *, default: str) -> None:
+    """Let all runs of this user share what they have compiled, in a folder that is theirs alone.
 
     ``label`` names what it was compiled for. A TORCHINDUCTOR_CACHE_DIR that is set is left alone;
-    to ``default`` torch itself sets it when it is imported.
+    to ``default`` torch itself sets it when it is imported. Raises StoreError where another
+    account could have put code into the folder, which torch would load, and OSError.
     """
-    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") not in (None, "", default):
-        return {}
+    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if named and named != default:
+        if os.path.isdir(named):
+            check_not_public(Path(named))
+        return
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return {"TORCHINDUCTOR_CACHE_DIR": str(root / "lsqctl" / "compiled" / label)}
+    folder = root / "lsqctl" / "compiled" / label
+    for private in (folder.parent.parent, folder.parent, folder):
+        make_private_dir(private)
+    folder.chmod(0o700)  # what torch makes inside follows the umask
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def cpp_compiler() -> str:

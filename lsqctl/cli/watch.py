@@ -18,7 +18,7 @@ from lsqctl.cli.console import STATE_STYLES, print_json, to_json_types
 from lsqctl.cli.options import Json, duration_seconds, open_store
 from lsqctl.cli.progress import run_label
 from lsqctl.cli.table import Column, styled_row, table_lines, to_text
-from lsqctl.errors import StoreError, UsageError
+from lsqctl.errors import StoreError, UnusableDatabase, UsageError
 from lsqctl.run import RunState
 from lsqctl.text import format_duration, sanitize
 
@@ -81,7 +81,12 @@ def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]
     from lsqctl.services.watch import read_queue_status
 
     name = resolve_sweep(store, sweep) if sweep else None
-    return lambda: read_queue_status(store, sweep=name)
+
+    def read() -> QueueStatus:
+        store.ensure_usable()  # SQLite goes on reading a file that was moved away
+        return read_queue_status(store, sweep=name)
+
+    return read
 
 
 def _show_live(
@@ -112,6 +117,8 @@ def _next_status(
         time.sleep(interval)
         try:
             return read_status()
+        except UnusableDatabase:
+            raise
         except StoreError as error:
             live.update(Text(sanitize(str(error)), style="red"), refresh=True)
 

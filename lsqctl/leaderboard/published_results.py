@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.resources import files
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError
 from lsqctl.leaderboard.pwc_archive import ARCHIVE_LICENCE, ArchiveTable
 from lsqctl.quant.spec import check_bits
@@ -138,9 +139,6 @@ def _check_percent(name: str, value: object) -> None:
         raise ValueError(f"{name} must be 0..100 percent, got {value!r}")
 
 
-EVAL_IMAGES = {"imagenet": 50_000, "cifar10": 10_000, "cifar100": 10_000, "mnist": 10_000}
-"""Images of the evaluation split that tables of these datasets report on."""
-
 _NUMBER = re.compile(r"[~≈]?\s*([+-]?[0-9]+(?:[.,][0-9]+)?)\s*%?\s*(?:(?:±|\+/-|\().*)?")
 _BITS_IN_NAME = re.compile(r"(?<![A-Za-z0-9])W([0-9]{1,2})A([0-9]{1,2})(?![0-9])", re.IGNORECASE)
 _TOP1_NAMES = ("top1accuracy", "accuracytop1", "top1", "top1acc", "accuracy", "percentagecorrect")
@@ -228,7 +226,7 @@ def to_published_result(row: PwcRow) -> PublishedResult | str:
             act_bits=bits[1],
             top1=top1,
             top5=top5 if top5 is not None and top1 <= top5 <= 100 else None,
-            n_total=EVAL_IMAGES.get(key),
+            n_total=DATASETS[key].eval_images if key in DATASETS else None,
             source_kind="page",
             source_url=row.paper_url or row.model_url or "Papers With Code archive",
             quote=", ".join(f"{name} {text}" for name, text in row.metrics),

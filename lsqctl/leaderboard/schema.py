@@ -256,6 +256,9 @@ class Entry:
         mean_percent("n_correct_best"))]
     suspect: Annotated[bool | None, ColumnSpec(
         "more than three standard deviations above its own full-precision start or the paper's row, or no better than guessing; `notes` says which; empty for published rows")]
+    eval_loss: Annotated[float | None, ColumnSpec(
+        "mean cross entropy of an evaluation, in nats, mean over the same runs",
+        source=mean_of("loss"))]
     # fmt: on
 
     @property

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Generic, Literal, Never, TypeAlias, TypeVar, get_args
 
 FLOAT_BITS = 32
 """The number of bits that means: not quantized."""
 
+BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
+BitWidth = Annotated[int, BIT_WIDTHS]
+T = TypeVar("T")
+Unset = TypeVar("Unset")
 StepInit = Literal["paper", "mse", "lsq_plus", "percentile"]
 FeatureCount = Literal["per_sample", "numel", "channels"]
 Offset = Literal["none", "learned"]
@@ -23,6 +27,11 @@ def check_bits(bits: int, name: str = "bits") -> None:
     """Raise ValueError unless ``bits`` is 2..8, or 32 for not quantized."""
     if type(bits) is not int or not (2 <= bits <= 8 or bits == FLOAT_BITS):
         raise ValueError(f"{name} must be 2..8, or 32 for not quantized, got {bits!r}")
+
+
+def _check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +64,9 @@ class TensorSpec:
         check_bits(self.bits)
         if not 50.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile must be above 50 and at most 100, got {self.percentile}")
-        for name, value, allowed in (
-            ("init", self.init, ("paper", "mse", "lsq_plus", "percentile")),
-            ("n_features", self.n_features, ("per_sample", "numel", "channels")),
-            ("offset", self.offset, ("none", "learned")),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        _check_choice("init", self.init, get_args(StepInit))
+        _check_choice("n_features", self.n_features, get_args(FeatureCount))
+        _check_choice("offset", self.offset, get_args(Offset))
 
     @property
     def quantized(self) -> bool:
@@ -86,30 +91,105 @@ class TensorSpec:
         return self.bounds(self.signed is not False)[1]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerOverride:
-    """What some layers have instead of their model's settings; None leaves a setting as it is."""
+def key(
+    default: T,
+    description: str,
+    *,
+    unit: str = "",
+    above: float | None = None,
+    at_most: float | None = None,
+) -> T:
+    """Declare a key of quantization: its default here, its meaning, unit and bounds.
 
-    weight_bits: int | None = None
-    act_bits: int | None = None
-    per_channel: bool | None = None
-    narrow_range: bool | None = None
-    act_signed: Sign | None = None
-    act_offset: Offset | None = None
-    init: StepInit | None = None
-    percentile: float | None = None
+    It is declared here alone: recipes, overrides, the JSON Schema and the table of all keys take
+    it from the fields of ``ModelKeys`` and ``LayerKeys``.
+    """
+    meaning = {"description": description, "unit": unit, "above": above, "at_most": at_most}
+    declared: T = field(default=default, metadata=meaning)
+    return declared
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKeys(Generic[Unset]):
+    """The keys that single layers may have otherwise than their model.
+
+    ``Unset`` is the type of a key that is left out: there is none in a model, and None in an
+    override.
+    """
+
+    weight_bits: BitWidth | Unset = key(4, "bits of weights; 32 is not quantized")
+    act_bits: BitWidth | Unset = key(
+        4, "bits of the activations that enter a layer; 32 is not quantized"
+    )
+    _: KW_ONLY
+    per_channel: bool | Unset = key(
+        False, "a step for each output channel of a weight; activations have one"
+    )
+    narrow_range: bool | Unset = key(False, "drop the lowest signed code: a symmetric grid")
+    act_signed: Sign | Unset = key(
+        "auto", "sign of activations; auto looks at the calibration batch, per layer"
+    )
+    act_offset: Offset | Unset = key(
+        "none",
+        "learned moves the grid of activations by a learned offset (LSQ+), with act_signed: auto "
+        "only where the calibration batch is negative somewhere",
+    )
+    init: StepInit | Unset = key(
+        "paper",
+        "first step size: 2<|v|>/sqrt(Q_P), least squared error, LSQ+'s three deviations, or a "
+        "percentile",
+    )
+    percentile: float | Unset = key(
+        99.9, "used by init: percentile", unit="% of |v|", above=50, at_most=100
+    )
+
+
+def _unset_by_default(cls: type[T]) -> type[T]:
+    """Make None the default of each key; ``dataclass`` comes after it."""
+    cls.__annotations__ = {declared.name: declared.type for declared in fields(LayerKeys)}
+    for declared in fields(LayerKeys):
+        setattr(cls, declared.name, field(default=None, metadata=declared.metadata))
+    return cls
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+@_unset_by_default
+class LayerOverride(LayerKeys[None]):
+    """What some layers have instead of their model's settings; None leaves a setting as it is."""
 
     def changes(self) -> SpecChanges:
         """Return what it sets, as fields of a QuantSpec."""
-        settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        changes = {name: value for name, value in settings.items() if value is not None}
-        if self.act_signed is not None:
-            changes["act_signed"] = SIGN_TO_SIGNED[self.act_signed]
-        return changes
+        settings = {declared.name: getattr(self, declared.name) for declared in fields(self)}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class QuantSpec:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelKeys(LayerKeys[Never]):
+    """The keys of a whole model, but for the overrides."""
+
+    first_weight_bits: BitWidth = key(
+        8, "the first layer's weight bits; left out of a recipe, 8 if quant.weight_bits is below 32"
+    )
+    first_act_bits: BitWidth = key(
+        8, "bits of the network's input; left out of a recipe, 8 if quant.act_bits is below 32"
+    )
+    last_weight_bits: BitWidth = key(
+        8, "the last layer's weight bits; left out of a recipe, 8 if quant.weight_bits is below 32"
+    )
+    last_act_bits: BitWidth = key(
+        8, "the last layer's input bits; left out of a recipe, 8 if quant.act_bits is below 32"
+    )
+    n_features: FeatureCount = key(
+        "per_sample", "the reading of N_F in the gradient scale 1/sqrt(N_F Q_P)"
+    )
+    residual_bits: BitWidth = key(
+        FLOAT_BITS,
+        "bits of both inputs of residual additions; 32 leaves them alone, as the paper",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantSpec(ModelKeys):
     """How a whole model is quantized.
 
     Every convolution and linear layer has its weights at ``weight_bits`` and its input
@@ -126,26 +206,13 @@ class QuantSpec:
     [8, 4]
     """
 
-    weight_bits: int = 4
-    act_bits: int = 4
-    first_weight_bits: int = 8
-    first_act_bits: int = 8
-    last_weight_bits: int = 8
-    last_act_bits: int = 8
-    per_channel: bool = False
-    narrow_range: bool = False
-    act_signed: bool | None = None
-    act_offset: Offset = "none"
-    init: StepInit = "paper"
-    percentile: float = 99.9
-    n_features: FeatureCount = "per_sample"
-    residual_bits: int = FLOAT_BITS
     overrides: Mapping[str, LayerOverride] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        names = (f"{prefix}{kind}_bits" for prefix in _LAYER_PREFIXES for kind in ("weight", "act"))
-        for name in (*names, "residual_bits"):
-            check_bits(getattr(self, name), name)
+        for declared in fields(self):
+            if declared.name.endswith("_bits"):
+                check_bits(getattr(self, declared.name), declared.name)
+        _check_choice("act_signed", self.act_signed, SIGN_TO_SIGNED)
         self.weight_spec(self.weight_bits)
         self.activation_spec(self.act_bits)
         for glob in self.overrides:
@@ -178,7 +245,7 @@ class QuantSpec:
         """Return the spec of an input activation with ``bits``: always per tensor."""
         return TensorSpec(
             bits=bits,
-            signed=self.act_signed,
+            signed=SIGN_TO_SIGNED[self.act_signed],
             narrow_range=self.narrow_range,
             init=self.init,
             percentile=self.percentile,

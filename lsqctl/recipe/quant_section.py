@@ -1,36 +1,90 @@
-"""The quant section: bits, overrides by layer, and how the steps of LSQ begin and learn."""
+"""The quant section: bits, overrides by layer, and how the steps of LSQ begin and learn.
+
+What the quantization library declares (``lsqctl.quant.spec``) is a key here with its type, default,
+bounds, unit and meaning; only what concerns training alone is declared below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Literal
+from dataclasses import Field as DataclassField
+from dataclasses import fields
+from functools import reduce
+from operator import or_
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from lsqctl.quant.spec import FLOAT_BITS, SIGN_TO_SIGNED, LayerOverride, QuantSpec
+from lsqctl.quant.spec import (
+    BIT_WIDTHS,
+    FLOAT_BITS,
+    LayerKeys,
+    LayerOverride,
+    ModelKeys,
+    QuantSpec,
+)
 from lsqctl.recipe.sections import Bits, Section, unit_schema
 
 
-class OverrideSection(Section):
-    """What the layers of one glob have instead of the settings of the quant section."""
+def _section_of(keys: type[ModelKeys | LayerOverride]) -> type[Section]:
+    """Return a section with the keys of ``keys``; of an override, each may be left out."""
+    hints = get_type_hints(keys, include_extras=True)
+    definitions: dict[str, Any] = {
+        declared.name: _pydantic_field(hints[declared.name], declared) for declared in fields(keys)
+    }
+    return create_model(keys.__name__, __base__=Section, **definitions)
 
-    weight_bits: Bits | None = Field(None, description="bits of the weights")
-    act_bits: Bits | None = Field(None, description="bits of the activations that enter the layer")
-    per_channel: bool | None = Field(None, description="a step for each output channel")
-    narrow_range: bool | None = Field(None, description="drop the lowest signed code")
-    act_signed: Literal["auto", "signed", "unsigned"] | None = Field(
-        None, description="sign of the activations"
-    )
-    act_offset: Literal["none", "learned"] | None = Field(
-        None, description="a learned offset of the activations"
-    )
-    init: Literal["paper", "mse", "lsq_plus", "percentile"] | None = Field(
-        None, description="first step size"
-    )
-    percentile: Annotated[float, Field(gt=50, le=100)] | None = Field(
-        None, description="used by init: percentile", json_schema_extra=unit_schema("% of |v|")
-    )
+
+def _pydantic_field(hint: Any, declared: DataclassField[Any]) -> tuple[Any, Any]:
+    """Return a key's type and pydantic's field, from its type hint and its declaration."""
+    kind, default = _without_type_variable(hint), declared.default
+    if get_origin(kind) is Annotated and get_args(kind)[1] == BIT_WIDTHS:
+        kind, default = Bits, None if default is None else FLOAT_BITS
+    meaning = declared.metadata
+    if (meaning["above"], meaning["at_most"]) != (None, None):
+        kind = Annotated[kind, Field(gt=meaning["above"], le=meaning["at_most"])]
+    unit: Any = {"json_schema_extra": unit_schema(meaning["unit"])} if meaning["unit"] else {}
+    field = Field(default, description=meaning["description"], **unit)
+    return (kind | None if default is None else kind), field
+
+
+def _without_type_variable(hint: Any) -> Any:
+    if get_origin(hint) is not Union:
+        return hint
+    return reduce(or_, (part for part in get_args(hint) if not isinstance(part, TypeVar)))
+
+
+if TYPE_CHECKING:
+
+    class _ModelKeys(Section, ModelKeys):
+        """What the line below makes, as mypy sees it."""
+
+    class _LayerKeys(Section, LayerKeys[None]):
+        """What the line below makes, as mypy sees it."""
+
+else:
+    _ModelKeys, _LayerKeys = _section_of(ModelKeys), _section_of(LayerOverride)
+
+
+class OverrideSection(_LayerKeys):
+    """What the layers of one glob have instead of the settings of the quant section."""
 
     @model_validator(mode="after")
     def _require_a_key(self) -> OverrideSection:
@@ -64,56 +118,9 @@ Overrides = Annotated[
 ]
 
 
-class QuantSection(Section):
+class QuantSection(_ModelKeys):
     """Bits, and how the steps of LSQ begin and learn."""
 
-    weight_bits: Bits = Field(FLOAT_BITS, description="bits of weights; 32 is not quantized")
-    act_bits: Bits = Field(
-        FLOAT_BITS, description="bits of the activations that enter a layer; 32 is not quantized"
-    )
-    first_weight_bits: Bits = Field(
-        FLOAT_BITS,
-        description="the first layer's weight bits; left out, 8 if quant.weight_bits is below 32",
-    )
-    first_act_bits: Bits = Field(
-        FLOAT_BITS,
-        description="bits of the network's input; left out, 8 if quant.act_bits is below 32",
-    )
-    last_weight_bits: Bits = Field(
-        FLOAT_BITS,
-        description="the last layer's weight bits; left out, 8 if quant.weight_bits is below 32",
-    )
-    last_act_bits: Bits = Field(
-        FLOAT_BITS,
-        description="the last layer's input bits; left out, 8 if quant.act_bits is below 32",
-    )
-    per_channel: bool = Field(
-        False, description="a step for each output channel of a weight; activations have one"
-    )
-    narrow_range: bool = Field(False, description="drop the lowest signed code: a symmetric grid")
-    act_signed: Literal["auto", "signed", "unsigned"] = Field(
-        "auto", description="sign of activations; auto looks at the calibration batch, per layer"
-    )
-    act_offset: Literal["none", "learned"] = Field(
-        "none",
-        description="learned moves the grid of activations by a learned offset (LSQ+), with "
-        "act_signed: auto only where the calibration batch is negative somewhere",
-    )
-    init: Literal["paper", "mse", "lsq_plus", "percentile"] = Field(
-        "paper",
-        description="first step size: 2<|v|>/sqrt(Q_P), least squared error, LSQ+'s three "
-        "deviations, or a percentile",
-    )
-    percentile: float = Field(
-        99.9,
-        gt=50,
-        le=100,
-        description="used by init: percentile",
-        json_schema_extra=unit_schema("% of |v|"),
-    )
-    n_features: Literal["per_sample", "numel", "channels"] = Field(
-        "per_sample", description="the reading of N_F in the gradient scale 1/sqrt(N_F Q_P)"
-    )
     calibration_images: int = Field(
         512,
         ge=1,
@@ -135,11 +142,6 @@ class QuantSection(Section):
         description="learning rate of the step sizes over train.lr",
         json_schema_extra=unit_schema("ratio"),
     )
-
-    residual_bits: Bits = Field(
-        FLOAT_BITS,
-        description="bits of both inputs of residual additions; 32 leaves them alone, as the paper",
-    )
     overrides: Overrides = Field(
         {},
         description="other settings for layers by a glob on their names (`*` spans dots), the "
@@ -149,9 +151,8 @@ class QuantSection(Section):
 
     def to_spec(self) -> QuantSpec:
         """Return the same settings as the quantization library takes them."""
-        shared = QuantSpec.__dataclass_fields__.keys() & type(self).model_fields.keys()
-        values = {name: getattr(self, name) for name in shared - {"act_signed", "overrides"}}
+        values = {declared.name: getattr(self, declared.name) for declared in fields(ModelKeys)}
         overrides = {
             glob: LayerOverride(**dict(override)) for glob, override in self.overrides.items()
         }
-        return QuantSpec(**values, act_signed=SIGN_TO_SIGNED[self.act_signed], overrides=overrides)
+        return QuantSpec(**values, overrides=overrides)

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from lsqctl.datasets import DATASETS
 from lsqctl.models import MODELS, TIMM_PATTERN, TIMM_PREFIX
-from lsqctl.quant.spec import FLOAT_BITS
+from lsqctl.quant.spec import BIT_WIDTHS
 
 
 class Section(BaseModel):
@@ -27,7 +27,7 @@ def unit_schema(name: str) -> JsonDict:
 
 
 def _check_bits(value: int) -> int:
-    if not (2 <= value <= 8 or value == FLOAT_BITS):
+    if value not in BIT_WIDTHS:
         raise PydanticCustomError("out_of_range", "must be 2..8, or 32 for not quantized")
     return value
 
@@ -54,7 +54,6 @@ def _check_model_name(value: str) -> str:
     return value
 
 
-BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8, FLOAT_BITS)
 Bits = Annotated[
     int,
     AfterValidator(_check_bits),

@@ -102,6 +102,7 @@ class ResponseCache:
             return self._bodies[path], self._etag
 
     def _refresh(self) -> None:
+        self._store.ensure_usable()
         selection = self._selection
         ranked = build_board(
             self._store,

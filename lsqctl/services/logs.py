@@ -56,6 +56,7 @@ def follow_log(
     """
     log, quiet_polls = _LogReader(log_path(run_dir, attempt)), 0
     while True:
+        store.ensure_usable()
         run = store.runs.detail(run_id).run  # before the file: what it says, the file has by now
         if chunk := log.read():
             quiet_polls = 0

@@ -60,6 +60,7 @@ def wait(
     deadline = None if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
     while True:
+        store.ensure_usable()
         result = _by_state(store.runs.statuses(ids), ids)
         for status in (*result.succeeded, *result.failed):
             if status.id not in reported:

@@ -1,4 +1,4 @@
-"""Add runs: all or nothing, never the same run twice unless asked, parents before children."""
+"""Add runs by portions, each all or nothing: parents first, never the same run twice unasked."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import CannotCompile
+from lsqctl.errors import CannotCompile, StoreError
 from lsqctl.quant import model_cost
 from lsqctl.recipe import Recipe
-from lsqctl.settings import compile_cache_variables, update_environment
+from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.train_state import TrainState
@@ -120,7 +120,12 @@ def _pays_off(
 def _available(requested: bool, context: ExecutionContext) -> tuple[bool, list[str]]:
     if not requested:
         return False, []
-    share_compile_cache(context.threads)
+    try:
+        share_compile_cache(context.threads)
+    except CannotCompile as error:
+        if context.compile == "on":
+            raise
+        return False, [f"{error}; training goes on without"]
     reason = _unavailable_reason(torch.device(context.device))
     if reason and context.compile == "on":
         raise CannotCompile(f"{reason}; {_COMPILER_HINT}")
@@ -144,13 +149,17 @@ def _probe(x: Tensor) -> Tensor:
 def share_compile_cache(threads: int) -> None:
     """Let all runs share what they compile, in one process with as many as training has threads.
 
-    The code is made for this host's processor and for one number of threads.
+    The code is made for this host's processor and for one number of threads. Raises CannotCompile
+    where another account could have put code among it.
     """
     import torch._inductor.config as inductor
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     label = f"{platform.node()}-torch{torch.__version__}-{threads}"
-    update_environment(compile_cache_variables(label, default=default_cache_dir()))
+    try:
+        make_compile_cache(label, default=default_cache_dir())
+    except (StoreError, OSError) as error:
+        raise CannotCompile(f"no safe folder for what is compiled: {error}") from None
     inductor.compile_threads = max(1, threads)
 
 

@@ -77,6 +77,7 @@ def build_evaluations(
             n_correct_top5=record.n_correct_top5,
             n_total=record.n_total,
             hits=record.decoded_hits,
+            loss=record.loss,
             step=record.step,
             checkpoint=str(checkpoint_dir(run_dir, record.step)),
         )

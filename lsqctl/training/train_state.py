@@ -19,12 +19,13 @@ class EvalRecord:
     n_total: int
     hits: str
     step: int
+    loss: float | None = None  # None in checkpoints of an older version
 
     @classmethod
     def from_counts(cls, counts: EvalCounts, step: int) -> EvalRecord:
         """Return the record of an evaluation at ``step``."""
         hits = base64.b64encode(counts.hits).decode()
-        return cls(counts.n_correct, counts.n_correct_top5, counts.n_total, hits, step)
+        return cls(counts.n_correct, counts.n_correct_top5, counts.n_total, hits, step, counts.loss)
 
     @property
     def decoded_hits(self) -> bytes:

@@ -46,7 +46,7 @@ class Child:
         self.renewed_at = clock()  # start of the last renewal that succeeded
         self.started_at = self.renewed_at
         self._exit_report: ExitReport | None = None
-        self._server_silent_since: float | None = None
+        self._server_silent_since: float | None = self.started_at
         self._memory = MemoryMonitor()
         self._report_fd, write_fd = os.pipe()
         stdin_fd, self._parent_death_pipe = os.pipe()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lsqctl.errors import StoreError
 from lsqctl.run import RunState
+from lsqctl.settings import make_compile_cache
 from lsqctl.store import open_store
 from tests.conftest import TINY
 
@@ -121,6 +123,39 @@ def test_a_log_moves_no_cursor_and_sets_no_title(here):
     (folder / "attempt-1.log").write_bytes(b"a\tb\r\n\x1b]0;title\x07\x1b[2J\xc2\x9b2J\rhidden\n")
     said = here("runs", "logs", run_id, "--attempt", "1").stdout
     assert said == "a\tb\n\\x1b]0;title\\x07\\x1b[2J\\x9b2J\\rhidden\n"
+
+
+@needs_root
+@pytest.mark.parametrize("planted", ["lsqctl", "lsqctl/compiled"])
+def test_a_cache_of_compiled_code_that_another_account_made_is_not_loaded_from(
+    shared, monkeypatch, planted
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(shared))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    if planted == "lsqctl":
+        as_nobody("mkdir", "-m", "0777", shared / planted)
+    else:
+        (shared / "lsqctl").mkdir(mode=0o700)
+        (shared / planted).mkdir()
+        os.chown(shared / planted, NOBODY, NOBODY)
+    with pytest.raises(StoreError, match=f"{planted} belongs to another account"):
+        make_compile_cache("label", default="/default")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+def test_the_cache_of_compiled_code_is_its_users_alone_and_one_for_everyone_is_refused(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/default")
+    make_compile_cache("label", default="/default")
+    folder = tmp_path / "cache" / "lsqctl" / "compiled" / "label"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    for private in (folder, folder.parent, folder.parent.parent):
+        assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    with pytest.raises(StoreError, match="is writable by everyone"):
+        make_compile_cache("label", default="/default")
 
 
 def test_a_bug_report_is_readable_by_its_owner_alone_whatever_the_umask(here):

@@ -64,7 +64,10 @@ def test_an_encoder_layer_in_evaluation_does_not_pass_the_quantizers_by():
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
     x = torch.randn(3, 5, 8)
-    prepare(layer, QuantSpec(2, 2, 2, 2, 2, 2))
+    prepare(
+        layer,
+        QuantSpec(2, 2, first_weight_bits=2, first_act_bits=2, last_weight_bits=2, last_act_bits=2),
+    )
     calibrate(layer, x)
     trained = layer(x)
     with torch.no_grad():

@@ -70,7 +70,7 @@ def test_every_setting_of_an_override_reaches_its_tensor(small_net, override, te
 
 
 def test_an_override_may_open_the_sign_that_the_model_fixes(small_net):
-    spec = QuantSpec(act_signed=False, overrides={"0": LayerOverride(act_signed="auto")})
+    spec = QuantSpec(act_signed="unsigned", overrides={"0": LayerOverride(act_signed="auto")})
     prepare(small_net, spec)
     calibrate(small_net, torch.randn(4, 3, 8, 8))
     assert (small_net[0].input_quantizer.signed, small_net[3].input_quantizer.signed) == (1, 0)

@@ -82,9 +82,14 @@ def test_what_lies_behind_a_layer_used_twice_is_calibrated_on_what_it_meets():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (QuantSpec(2, 2, 2, 2, 2, 2), "has 8 bits, .*demands 2 bits"),
+        (
+            QuantSpec(
+                2, 2, first_weight_bits=2, first_act_bits=2, last_weight_bits=2, last_act_bits=2
+            ),
+            "has 8 bits, .*demands 2 bits",
+        ),
         (QuantSpec(8, 8, narrow_range=True), "demands 8 bits, an open sign, narrow range"),
-        (QuantSpec(8, 8, act_signed=True, act_offset="learned"), "learned offset"),
+        (QuantSpec(8, 8, act_signed="signed", act_offset="learned"), "learned offset"),
     ],
 )
 def test_a_state_of_another_grid_is_refused_in_one_line_that_names_both(spec, words):
@@ -179,7 +184,9 @@ def test_another_weight_is_not_put_into_a_calibrated_layer():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("offset", ["none", "learned"])
 def test_a_trace_with_gradients_computes_what_the_model_does(offset):
-    spec = QuantSpec(4, 4, 4, 4, act_signed=True, act_offset=offset)
+    spec = QuantSpec(
+        4, 4, first_weight_bits=4, first_act_bits=4, act_signed="signed", act_offset=offset
+    )
     model = prepare(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), spec)
     x, other = torch.randn(2, 3, 8, 8), 2 * torch.randn(2, 3, 8, 8)
     calibrate(model, x)

@@ -159,7 +159,10 @@ def oscillating(paths: list[list[int]]) -> float:
 @given(st.lists(st.lists(st.integers(-4, 3), min_size=20, max_size=20), min_size=3, max_size=6))
 def test_a_weight_oscillates_when_its_code_changes_back(looks):
     layer = nn.Linear(5, 4, bias=False)
-    model = prepare(nn.Sequential(layer, nn.Linear(4, 2), nn.Linear(2, 2)), QuantSpec(3, 3, 3, 3))
+    model = prepare(
+        nn.Sequential(layer, nn.Linear(4, 2), nn.Linear(2, 2)),
+        QuantSpec(3, 3, first_weight_bits=3, first_act_bits=3),
+    )
     calibrate(model, torch.randn(4, 5))
     watch = OscillationTracker(model)
     quantizer = model[0].weight_quantizer

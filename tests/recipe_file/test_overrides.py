@@ -1,13 +1,16 @@
 """``quant.overrides``: their order counts, they survive every way out and in, cells have names."""
 
 import json
+from dataclasses import fields
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from lsqctl.models import MODELS
 from lsqctl.quant import LayerOverride
+from lsqctl.quant.spec import ModelKeys
 from lsqctl.recipe import (
     QuantSection,
     Recipe,
@@ -16,7 +19,7 @@ from lsqctl.recipe import (
     load_stored,
 )
 from lsqctl.recipe_file import dump, load
-from lsqctl.recipe_file.keys import FIELDS
+from lsqctl.recipe_file.keys import FIELDS, choices_of
 
 from .conftest import MINIMAL
 
@@ -75,13 +78,30 @@ BEFORE = {"name": "a", "model": {"name": "resnet18"}, "data": {"name": "cifar10"
 HASH_BEFORE = "7bbd2dbe99111a4705fea44926620023f4c23a7f5d3b55282cc5a4e4f7854086"
 
 
-def test_an_override_may_set_what_the_library_lets_it_set():
-    from lsqctl.recipe import OverrideSection
+OTHER_VALUES = {bool: True, int: 3, float: 75.0}  # none is a default
 
-    assert set(OverrideSection.model_fields) == set(LayerOverride.__dataclass_fields__)
-    for name, field in OverrideSection.model_fields.items():
-        assert f"quant.{name}" in FIELDS
-        assert field.description
+
+def other_value(name):
+    """Return a value of a quantizer's key that is not its default."""
+    choices = choices_of(f"quant.{name}")
+    return OTHER_VALUES.get(FIELDS[f"quant.{name}"].annotation) or choices[-1]
+
+
+@pytest.mark.parametrize("name", [key.name for key in fields(ModelKeys)])
+def test_every_key_that_the_library_declares_is_one_of_recipes_and_arrives_there(name):
+    value = other_value(name)
+    spec = QuantSection(**{name: value}).to_spec()
+    assert getattr(spec, name) == value != QuantSection.model_fields[name].default
+    assert FIELDS[f"quant.{name}"].description
+
+
+@pytest.mark.parametrize("name", [key.name for key in fields(LayerOverride)])
+def test_every_key_of_a_layer_may_be_overridden_and_arrives_there(name):
+    value = other_value(name)
+    quant = QuantSection(overrides={"conv1": {name: value}})
+    assert quant.to_spec().overrides["conv1"].changes() == {name: value}
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        QuantSection(overrides={"conv1": {f"{name}s": value}})
 
 
 def test_the_spec_has_every_override_in_its_order():

@@ -365,3 +365,22 @@ def test_a_start_of_another_name_and_the_same_tensors_is_taken(here):
     Path("child.yaml").write_text(same)
     pytest.importorskip("timm", reason="timm is not installed: lsqctl[timm]")
     assert len(planned(here, "child.yaml")) == 2
+
+
+def write_chain(folder, length):
+    """Write recipes of which each waits for the one before it; return the last one's name."""
+    (folder / "c0.yaml").write_text(BASE)
+    for i in range(1, length):
+        (folder / f"c{i}.yaml").write_text(CHILD.replace("base", f"c{i - 1}"))
+    return f"c{length - 1}.yaml"
+
+
+def test_a_chain_of_recipes_is_read_once_and_planned_from_its_start(here, tmp_path):
+    """Twice a level, as it once was, would be a billion times for thirty."""
+    runs = planned(here, write_chain(tmp_path, 30))
+    assert [run.name for run in runs] == [f"c{i}" for i in range(30)]
+
+
+def test_a_chain_of_recipes_that_is_too_long_is_refused_in_one_line(here, tmp_path):
+    with pytest.raises(UsageError, match="chain of more than 100 recipes; submit `c1`"):
+        planned(here, write_chain(tmp_path, 102))

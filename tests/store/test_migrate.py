@@ -197,10 +197,24 @@ def to_0004(rows: Rows) -> Rows:
     return renamed
 
 
+def to_0005(rows: Rows) -> Rows:
+    """Each evaluation has its loss, where a metric says it."""
+    losses = {
+        (point["run_id"], point["name"], point["step"]): point["value"]
+        for point in rows["metric_points"]
+        if point["split"] == "val"
+    }
+    for row in rows["results"]:
+        name = "loss" if row["variant"] == "raw" else f"{row['variant']}_loss"
+        row["loss"] = losses.get((row["run_id"], name, row["step"]))
+    return rows
+
+
 UPGRADES: Mapping[str, Callable[[Rows], Rows]] = {
     "0002": to_0002,
     "0003": to_0003,
     "0004": to_0004,
+    "0005": to_0005,
 }
 
 
@@ -219,11 +233,16 @@ def test_an_upgrade_from_each_released_schema_loses_no_value_of_any_row(
     tmp_path: Path, revision: str
 ) -> None:
     path = filled(tmp_path, revision)
-    with closing(sqlite3.connect(path)) as db:  # what the assets lack: priorities, a lost worker
+    with closing(sqlite3.connect(path)) as db:
+        # what the assets lack: priorities, a lost worker, the loss of an evaluation
         priority = "urgency" if revision < "0004" else "priority"
         lost = "lost" if revision < "0004" else "worker_lost"
         db.execute(f"UPDATE runs SET {priority} = 3 * seq")
         db.execute("UPDATE attempts SET reason = ?", [lost])
+        db.execute(
+            "INSERT INTO metric_points SELECT run_id, 'loss', 'val', step, 0.25, 'number', '' "
+            "FROM results WHERE variant = 'raw'"
+        )
         db.commit()
     expected = raw_rows(path)
     for later in REVISIONS[REVISIONS.index(revision) + 1 :]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lsqctl.errors import CannotCompile
 from lsqctl.events import Compiled, LogMessage
 from lsqctl.quant import lsq_codes, lsq_fake_quantize
 from lsqctl.settings import child_environment
@@ -173,3 +174,15 @@ def test_a_worker_that_cannot_compile_says_so_before_it_takes_a_run(cli):
     done = cli("worker", "--until-empty", code=2, LSQCTL_COMPILE="perhaps")
     assert "LSQCTL_COMPILE must be auto, on or off, got 'perhaps'" in done.stderr
     assert not (cli.folder / ".lsqctl").exists()
+
+
+def test_where_others_could_plant_compiled_code_auto_trains_eagerly_and_on_is_an_error(
+    job, tmp_path
+):
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled").chmod(0o777)
+    enabled, notes = decided(job(), 30_000)
+    assert not enabled
+    assert "writable by everyone" in notes[0]
+    with pytest.raises(CannotCompile, match="writable by everyone"):
+        decided(job(compile="on"), 30)

@@ -112,6 +112,22 @@ def test_a_database_that_is_emptied_or_cut_short_ends_its_worker_which_names_the
     cli("runs", "ls")
 
 
+@pytest.mark.parametrize(
+    "command", [["wait"], ["watch", "--interval", "0.5"], ["runs", "logs", "--follow"]]
+)
+def test_what_goes_on_reading_notices_that_its_database_was_replaced(cli, command):
+    """SQLite alone would read the file that was moved away for ever."""
+    run_id = submitted(cli, TINY)
+    reader = cli.start(*command, *([] if command[0] == "watch" else [run_id]))
+    assert reader.stdout.readline().startswith("store: ")
+    path = database_of(cli)
+    cli("db", "backup", path.with_name("copy.db"))
+    os.replace(path.with_name("copy.db"), path)
+    words, _ = reader.communicate(timeout=170)
+    assert reader.returncode == ENDED, words
+    assert "was replaced by another file" in words
+
+
 def test_a_damaged_database_is_not_taken_for_one_that_is_away_for_a_moment(tmp_path):
     path = tmp_path / "home" / "lsqctl.db"
     with open_store(f"sqlite:///{path}") as store:
