@@ -10,7 +10,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
-from lsqctl.cli.context import (
+from lsqctl.cli.options import (
     Json,
     format_name,
     get_settings,

@@ -14,7 +14,7 @@ import typer
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli import completion
 from lsqctl.cli.console import print_json, print_table
-from lsqctl.cli.context import Json
+from lsqctl.cli.options import Json
 from lsqctl.errors import Diagnostic, NotFound
 from lsqctl.text import did_you_mean, is_invisible, pluralize, sanitize
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.console import say
-from lsqctl.cli.context import RunArgument, RunArguments, get_settings, open_store
 from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import RunArgument, RunArguments, get_settings, open_store
 from lsqctl.cli.serve import Force
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types, warn
-from lsqctl.cli.context import Json, any_int, get_settings, positive_int
 from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import Json, any_int, get_settings, positive_int
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.text import did_you_mean, pluralize
 

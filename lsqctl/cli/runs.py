@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
-from lsqctl.cli.context import (
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import (
     Json,
     Quiet,
     RunArgument,
@@ -18,7 +19,6 @@ from lsqctl.cli.context import (
     open_store,
     positive_int,
 )
-from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.run_detail import (
     evaluation_json,
     print_attempts,

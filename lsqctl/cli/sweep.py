@@ -10,8 +10,8 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_json, print_table, say
-from lsqctl.cli.context import Json, Quiet, get_settings, non_negative_int, open_store
 from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import Json, Quiet, get_settings, non_negative_int, open_store
 from lsqctl.run import EndReason, EnqueuedRun, RunState
 from lsqctl.text import ago, pluralize
 

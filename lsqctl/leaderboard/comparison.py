@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lsqctl.errors import DataError, UsageError
+from lsqctl.events import PerImageResult
 from lsqctl.leaderboard.run_group import evaluation_digest
 from lsqctl.leaderboard.statistics import (
     SignificanceTest,
@@ -18,7 +19,6 @@ from lsqctl.leaderboard.statistics import (
     sample_std,
     welch,
 )
-from lsqctl.per_image_result import PerImageResult
 from lsqctl.text import format_signed
 
 Verdict = Literal["better", "worse", "undecided"]

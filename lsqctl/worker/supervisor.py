@@ -24,8 +24,7 @@ from lsqctl.worker.child import SAVE_GRACE_SECONDS, SERVER_TIMEOUT_SECONDS, Chil
 from lsqctl.worker.identity import is_dead
 from lsqctl.worker.launchers import make_launcher, signal_handler
 from lsqctl.worker.messages import ExitReport, attempt_spec
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import Allocation
+from lsqctl.worker.slots import Allocation, SlotAllocator
 
 
 class Ticker:

@@ -15,8 +15,7 @@ from lsqctl.store.tables import runs
 from lsqctl.worker.child import SAVE_GRACE_SECONDS, SERVER_TIMEOUT_SECONDS
 from lsqctl.worker.identity import this_worker
 from lsqctl.worker.launchers import ForkServerLauncher
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import make_slots
+from lsqctl.worker.slots import SlotAllocator, make_slots
 from lsqctl.worker.supervisor import Supervisor
 from tests.conftest import wait_for
 from tests.store.samples import Clock, lapse, new, submit
