@@ -201,7 +201,7 @@ def _fold(text: str) -> str:
 def parse_number(text: str) -> float | None:
     """Return the number that a metric's text means, or None: ``77.34%``, ``71.1 ± 0.2``, ``76,7``.
 
-    >>> clean_number("77.34%"), clean_number("n/a")
+    >>> parse_number("77.34%"), parse_number("n/a")
     (77.34, None)
     """
     match = _NUMBER.fullmatch(text.strip().replace("−", "-"))
