@@ -56,6 +56,68 @@ def test_most_functions_are_small():
     assert sum(one > 30 for one in lengths) / len(lengths) < 0.02
 
 
+# Here a dataset, a network or a format of the board is a file, and a new one is a new file.
+ONE_FILE_EACH = ("lsqctl/datasets", "lsqctl/models", "lsqctl/leaderboard/formats")
+MAX_MODULES, MAX_ANY = 185, 29
+SMALL, REASON = 60, "Apart because"
+
+
+def counted_modules() -> list[Path]:
+    return [
+        path
+        for path in MODULES
+        if path.name != "__init__.py" and not name_of(path).startswith(ONE_FILE_EACH)
+    ]
+
+
+def test_there_are_not_more_modules_than_one_can_learn():
+    assert len(counted_modules()) <= MAX_MODULES
+
+
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Every module that is imported, those inside functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module or "", *(f"{node.module}.{one.name}" for one in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {one.name for one in node.names}
+    return names
+
+
+def test_a_small_module_that_only_one_other_imports_says_why_it_is_apart():
+    importers = {path: imported_modules(tree) for path, tree in TREES.items()}
+    for path in counted_modules():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        count = sum(module in names for names in importers.values())
+        if count == 1 and SOURCES[path].count("\n") < SMALL:
+            assert REASON in (ast.get_docstring(TREES[path]) or ""), name_of(path)
+
+
+def test_any_is_written_only_where_no_type_can_be_told():
+    """In annotations and in the aliases that annotations use, quoted ones included."""
+    found = [
+        f"{name_of(path)}:{node.lineno}"
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Name) and node.id == "Any")
+        or (isinstance(node, ast.Constant) and re.search(r"\[.*\bAny\b.*\]$", str(node.value)))
+    ]
+    assert len(found) <= MAX_ANY, found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_call_hides_its_positional_arguments(path):
+    hidden = [
+        argument.lineno
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.Call)
+        for argument in node.args
+        if isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Tuple | ast.List)
+    ]
+    assert hidden == []
+
+
 def test_no_module_is_a_drawer_for_everything():
     assert not {"utils", "util", "helpers", "common", "misc"} & {path.stem for path in MODULES}
 

@@ -11,7 +11,7 @@ import pytest
 
 from lsqctl.recipe import OverrideSection, QuantSection
 from lsqctl.recipe_file import load
-from lsqctl.services.recipe_checks import check_layers
+from lsqctl.services.recipe_inputs import check_layers
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "quantization.md").read_text()
 HEAD = "model: {name: resnet18}\ndata: {name: imagenet}\n"

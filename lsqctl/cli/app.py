@@ -24,7 +24,6 @@ from lsqctl.cli import (
     runs_rm,
     runs_update,
     serve,
-    storage,
     submit,
     sweep,
     verify,
@@ -32,7 +31,8 @@ from lsqctl.cli import (
     watch,
     worker,
 )
-from lsqctl.cli.context import GlobalOptions
+from lsqctl.cli.groups import TopLevel
+from lsqctl.cli.options import GlobalOptions
 from lsqctl.errors import FilterError, LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
@@ -41,6 +41,7 @@ _LONG_RUNNING = frozenset({"worker", "run", "serve"})
 
 app = typer.Typer(
     name="lsqctl",
+    cls=TopLevel,
     help="Queue, run and rank Learned Step Size Quantization (LSQ) fine-tuning.",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -66,8 +67,8 @@ verify.register_conformance(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(published.app, name="published")
-app.add_typer(storage.data_app, name="data")
-app.add_typer(storage.db_app, name="db")
+app.add_typer(doctor.data_app, name="data")
+app.add_typer(doctor.db_app, name="db")
 doctor.register(app)
 doctor.register_bugreport(app)
 diagnostics.register(app)

@@ -10,7 +10,14 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
-from lsqctl.cli.context import Json, format_name, get_settings, open_store, positive_int
+from lsqctl.cli.options import (
+    Json,
+    format_name,
+    get_settings,
+    open_store,
+    open_store_if_any,
+    positive_int,
+)
 from lsqctl.cli.serve import Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
 from lsqctl.text import pluralize
@@ -191,7 +198,8 @@ def leaderboard(
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
         _print_pwc_view(ctx, chosen_format or "table", **board_args)
         return
-    with open_store(ctx) as store:
+    opened = open_store(ctx) if html else open_store_if_any(ctx)
+    with opened as store:
         ranked = build_board(
             store,
             pareto=_cost_column(pareto),
@@ -199,11 +207,11 @@ def leaderboard(
             **board_args,
             **query_args,
         )
-        if deviations:
+        if deviations and store:
             from lsqctl.services.diff import with_deviations  # reads recipes, which takes longer
 
             ranked = with_deviations(ranked, store)
-        if html is not None:
+        if html is not None and store:
             write_html_page(store, ranked, html, force=force)
             return
     if output is not None:
@@ -244,7 +252,7 @@ def export(
     from lsqctl.services.board import build_board
 
     options = output_options(columns, pivot, raw=raw)
-    with open_store(ctx) as store:
+    with open_store_if_any(ctx) as store:
         ranked = build_board(
             store,
             dataset=dataset,
@@ -284,7 +292,7 @@ def _print_pwc_view(
 
     if output_format not in ("table", *PWC_FORMATS):
         raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {output_format}")
-    with open_store(ctx) as store:
+    with open_store_if_any(ctx) as store:
         lines = build_pwc_view(store, get_settings(ctx), **board_args)
     if output_format == "table":
         print_tables([pwc_table(lines)])

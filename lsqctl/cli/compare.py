@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
-from lsqctl.cli.context import Json, open_store
+from lsqctl.cli.options import Json, open_store
 from lsqctl.text import format_signed, sanitize
 
 if TYPE_CHECKING:

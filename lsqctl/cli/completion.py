@@ -61,10 +61,11 @@ def formats(incomplete: str) -> list[CompletionItem]:
 
 
 def codes(incomplete: str) -> list[CompletionItem]:
-    """Return the codes of errors and warnings."""
-    from lsqctl.recipe_file.error_codes import CODES
+    """Return the codes of errors and warnings, and the reasons for which runs end."""
+    from lsqctl.recipe_file.error_codes import CODES, END_REASONS
 
-    return [(code, CODES[code].title) for code in CODES if _matches(code, incomplete)]
+    entries = {**CODES, **END_REASONS}
+    return [(code, entry.title) for code, entry in entries.items() if _matches(code, incomplete)]
 
 
 def _query_store(

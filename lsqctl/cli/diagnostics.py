@@ -14,7 +14,7 @@ import typer
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli import completion
 from lsqctl.cli.console import print_json, print_table
-from lsqctl.cli.context import Json
+from lsqctl.cli.options import Json
 from lsqctl.errors import Diagnostic, NotFound
 from lsqctl.text import did_you_mean, is_invisible, pluralize, sanitize
 
@@ -22,7 +22,7 @@ CodeArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="CODE",
-        help="R…: a recipe, F…: a filter, W…: a warning.",
+        help="R…: a recipe, F…: a filter, W…: a warning; or why a run ended.",
         autocompletion=completion.codes,
     ),
 ]
@@ -34,23 +34,28 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(code: CodeArgument = None, json: Json = False) -> None:
-    """Say what the code of an error or a warning means; without one, list them."""
-    from lsqctl.recipe_file.error_codes import CODES
+    """Say what the code of an error or the reason of an end means; without one, list them."""
+    from lsqctl.recipe_file.error_codes import CODES, END_REASONS
 
-    codes = list(CODES) if code is None else [code.strip("[]").upper()]
-    if unknown := [name for name in codes if name not in CODES]:
-        raise NotFound(
-            f"no error has the code `{unknown[0]}`{did_you_mean(unknown[0], CODES)}; "
-            f"known: {', '.join(CODES)}"
-        )
+    entries = {**CODES, **END_REASONS}
+    by_spelling = {name.lower(): name for name in entries}
+    names = list(entries)
+    if code is not None:
+        word = code.strip("[]")
+        if word.lower() not in by_spelling:
+            raise NotFound(
+                f"no error has the code `{word}` and no run ends for it"
+                f"{did_you_mean(word, entries)}; known: {', '.join(entries)}"
+            )
+        names = [by_spelling[word.lower()]]
     if json:
-        print_json({"codes": [{"code": name, **CODES[name]._asdict()} for name in codes]})
+        print_json({"codes": [{"code": name, **entries[name]._asdict()} for name in names]})
     elif code is None:
-        print_table(("code", "title"), [(name, CODES[name].title) for name in codes])
+        print_table(("code", "title"), [(name, entries[name].title) for name in names])
     else:
-        entry = CODES[codes[0]]
+        entry = entries[names[0]]
         example = "".join(f"    {line}\n" for line in entry.example.splitlines())
-        sys.stdout.write(f"{codes[0]}: {entry.title}\n\n{entry.explanation}\n\n{example}")
+        sys.stdout.write(f"{names[0]}: {entry.title}\n\n{entry.explanation}\n\n{example}")
 
 
 _RED, _YELLOW, _BLUE, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"

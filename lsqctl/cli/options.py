@@ -1,16 +1,148 @@
-"""Options of several commands and the parsers of their values: each with its help, once."""
+"""What commands take: global options, the store they lead to, and options of several commands."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.context import any_int, non_negative_int, positive_int
+from lsqctl.errors import NotFound
+from lsqctl.failpoint import armed_failpoints
 from lsqctl.run import IfExists
-from lsqctl.settings import CompileMode
-from lsqctl.text import parse_duration
+from lsqctl.settings import CompileMode, Settings, load_settings
+from lsqctl.settings import sources as settings_origins
+from lsqctl.text import did_you_mean, parse_duration
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="FILTER", help='Only rows like this: "weight_bits <= 4 and seed = 0".'),
+]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="An id, a unique prefix of it, a name, or @last.",
+        autocompletion=completion.runs,
+    ),
+]
+RunArguments = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RUN",
+        help="Ids, unique prefixes, names, or @last.",
+        autocompletion=completion.runs,
+    ),
+]
+
+
+def any_int(text: str | int) -> int:
+    """Parse a whole number, in plain words when it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be a whole number, got `{text}`") from None
+
+
+def non_negative_int(text: str | int) -> int:
+    """Parse a whole number of at least 0."""
+    number = any_int(text)
+    if number < 0:
+        raise typer.BadParameter(f"must be at least 0, got {number}")
+    return number
+
+
+def positive_int(text: str | int) -> int:
+    """Parse a whole number of at least 1."""
+    number = any_int(text)
+    if number < 1:
+        raise typer.BadParameter(f"must be at least 1, got {number}")
+    return number
+
+
+def format_name(text: str) -> str:
+    """Parse the name of a format of the board; ``table`` is the terminal's."""
+    from lsqctl.leaderboard.formats import FORMATS
+
+    if text != "table" and text not in FORMATS:
+        names = ("table", *FORMATS)
+        raise typer.BadParameter(
+            f"no format is named `{text}`{did_you_mean(text, names)}; there are {', '.join(names)}"
+        )
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalOptions:
+    """The options that stand before any command."""
+
+    home: Path | None = None
+    db_url: str | None = None
+    data_dir: Path | None = None
+    debug: bool = False
+
+
+def get_settings(ctx: typer.Context) -> Settings:
+    """Return the settings that the global options and the environment lead to."""
+    armed_failpoints()  # a misspelt failpoint is a mistake of the command line, not of a run
+    options: GlobalOptions = ctx.find_root().obj
+    return load_settings(home=options.home, db=options.db_url, data_dir=options.data_dir)
+
+
+def setting_sources(ctx: typer.Context) -> dict[str, str]:
+    """Return where each of these settings comes from: a flag, a variable, or ``default``."""
+    options: GlobalOptions = ctx.find_root().obj
+    return settings_origins(home=options.home, db=options.db_url, data_dir=options.data_dir)
+
+
+@contextmanager
+def open_store(
+    ctx: typer.Context, *, create: bool = False, silent: bool = False
+) -> Iterator[Store]:
+    """Open the store, say on stderr which one it is, and close it at the end."""
+    from lsqctl.services.workspace import open_workspace
+
+    store = open_workspace(get_settings(ctx), create=create)
+    with _using(store, silent=silent):
+        yield store
+
+
+@contextmanager
+def open_store_if_any(ctx: typer.Context) -> Iterator[Store | None]:
+    """Open the store as ``open_store``; None, and a word on stderr, where there is none yet."""
+    from lsqctl.cli.console import say
+    from lsqctl.services.workspace import open_workspace
+
+    try:
+        store = open_workspace(get_settings(ctx))
+    except NotFound as error:
+        say(f"published results only: {error}")
+        yield None
+        return
+    with _using(store):
+        yield store
+
+
+@contextmanager
+def _using(store: Store, *, silent: bool = False) -> Iterator[None]:
+    from lsqctl.cli.console import note
+
+    if not silent:
+        note(f"store: {store.url}")
+    try:
+        yield
+    finally:
+        store.close()
 
 
 def duration_seconds(text: str | float) -> float:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.console import say
-from lsqctl.cli.context import RunArgument, RunArguments, get_settings, open_store
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import RunArgument, RunArguments, get_settings, open_store
 from lsqctl.cli.serve import Force
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.charts.chart import Chart
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Draw accuracy, curves and ablations, in the terminal or as SVG, PDF or PNG.",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types, warn
-from lsqctl.cli.context import Json, any_int, get_settings, positive_int
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import Json, any_int, get_settings, positive_int
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.text import did_you_mean, pluralize
 
@@ -17,12 +18,13 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.published_results import PublishedResult, PwcRow
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="Published results to compare with, each with its source.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 _import_app = typer.Typer(
-    help="Import published results.", no_args_is_help=True, rich_markup_mode=None
+    cls=CommandGroup, help="Import published results.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(_import_app, name="import")
 

@@ -20,7 +20,8 @@ from lsqctl.cli.console import (
     warn,
     warn_diagnostic,
 )
-from lsqctl.cli.context import Json, get_settings
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import Json, get_settings
 from lsqctl.errors import Diagnostic, RecipeError, UsageError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
@@ -28,7 +29,7 @@ from lsqctl.text import plural_s, pluralize, sanitize
 if TYPE_CHECKING:
     from lsqctl.recipe_file import LoadedRecipe
     from lsqctl.services.diff import Deviation, RecipeDiff
-    from lsqctl.services.recipe_checks import SmokeReport
+    from lsqctl.services.recipe_inputs import SmokeReport
 
 LeftRecipe = Annotated[
     str, typer.Argument(help="A recipe, a cell of a sweep by its name, or a run.")
@@ -124,6 +125,7 @@ def _value_text(value: object) -> str:
 
 
 app = typer.Typer(
+    cls=CommandGroup,
     help="List and show recipes, check them, begin one.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -207,8 +209,7 @@ def check(
 ) -> None:
     """Check recipes and queue nothing; exit 2 on an error, 1 when a smoke test fails."""
     from lsqctl.recipe_file import load
-    from lsqctl.services.recipe_checks import check_layers
-    from lsqctl.services.recipe_inputs import network_warnings
+    from lsqctl.services.recipe_inputs import check_layers, network_warnings
 
     diagnostics: list[Diagnostic] = []
     loaded_recipes: list[LoadedRecipe] = []
@@ -281,7 +282,7 @@ def _print_diagnostics(diagnostics: list[Diagnostic], output_format: DiagnosticF
 
 def print_smoke_tests(recipes: Sequence[LoadedRecipe], settings: Settings, *, json: bool) -> None:
     """Try each recipe and print a line for it; ends with 1 where one failed."""
-    from lsqctl.services.recipe_checks import run_smoke_tests
+    from lsqctl.services.recipe_inputs import run_smoke_tests
 
     reports = []
     for report in run_smoke_tests(recipes, settings):

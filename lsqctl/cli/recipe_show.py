@@ -1,4 +1,7 @@
-"""Print a recipe complete, and what its network costs."""
+"""Print a recipe complete, and what its network costs.
+
+Apart because it needs the loader of recipes, which no command may load at start.
+"""
 
 from __future__ import annotations
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
-from lsqctl.cli.context import (
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import (
     Json,
     Quiet,
     RunArgument,
@@ -29,7 +30,10 @@ from lsqctl.run import ACTIVE_STATES, Run, RunState
 from lsqctl.text import ago, join_counts
 
 app = typer.Typer(
-    help="List and show runs, and steer them.", no_args_is_help=True, rich_markup_mode=None
+    cls=CommandGroup,
+    help="List and show runs, and steer them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 States = Annotated[

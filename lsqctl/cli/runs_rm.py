@@ -11,15 +11,15 @@ import typer
 
 from lsqctl.cli.console import note as in_passing
 from lsqctl.cli.console import print_json, print_table, say
-from lsqctl.cli.context import (
+from lsqctl.cli.options import (
     Json,
     RunArgument,
     RunArguments,
+    duration_seconds,
     get_settings,
     open_store,
     positive_int,
 )
-from lsqctl.cli.options import duration_seconds
 from lsqctl.errors import UsageError
 from lsqctl.text import ago, format_bytes, pluralize
 

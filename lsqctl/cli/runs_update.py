@@ -10,7 +10,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_json, print_table, say
-from lsqctl.cli.context import Json, Quiet, any_int, open_store
+from lsqctl.cli.options import Json, Quiet, any_int, open_store
 from lsqctl.errors import UsageError
 from lsqctl.run import Run
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from lsqctl.cli.console import note, say
-from lsqctl.cli.context import any_int, get_settings
+from lsqctl.cli.options import any_int, get_settings
 from lsqctl.text import pluralize
 
 if TYPE_CHECKING:

@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, warn_diagnostic
-from lsqctl.cli.context import Json, Quiet, get_settings, open_store
 from lsqctl.cli.options import (
     FailFast,
     Hold,
     IfExistsOption,
+    Json,
     MaxFailures,
     Overrides,
     Priority,
+    Quiet,
     Recipes,
     ReservedGpus,
     Seeds,
     SkipDataCheck,
     TimeLimit,
+    get_settings,
+    open_store,
 )
 from lsqctl.errors import UsageError
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun

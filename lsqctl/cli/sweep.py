@@ -10,14 +10,17 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_json, print_table, say
-from lsqctl.cli.context import Json, Quiet, get_settings, non_negative_int, open_store
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import Json, Quiet, get_settings, non_negative_int, open_store
 from lsqctl.run import EndReason, EnqueuedRun, RunState
 from lsqctl.text import ago, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store.sweeps import SweepCell
 
-app = typer.Typer(help="List and show sweeps.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=CommandGroup, help="List and show sweeps.", no_args_is_help=True, rich_markup_mode=None
+)
 SweepName = Annotated[
     str | None,
     typer.Argument(help="A sweep; default: the newest.", autocompletion=completion.sweeps),

@@ -8,7 +8,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_error, print_json, print_table, say
-from lsqctl.cli.context import Json, get_settings, open_store, positive_int
+from lsqctl.cli.options import Json, get_settings, open_store, positive_int
 from lsqctl.errors import UsageError
 
 if TYPE_CHECKING:

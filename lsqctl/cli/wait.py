@@ -8,8 +8,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import print_json, say
-from lsqctl.cli.context import Json, open_store
-from lsqctl.cli.options import duration_seconds
+from lsqctl.cli.options import Json, duration_seconds, open_store
 from lsqctl.cli.progress import run_label
 from lsqctl.errors import LsqctlError, RunFailed, StillPending, WaitTimeout
 from lsqctl.run import RunState

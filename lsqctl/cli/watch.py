@@ -15,8 +15,7 @@ import typer
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli.console import STATE_STYLES, print_json, to_json_types
-from lsqctl.cli.context import Json, open_store
-from lsqctl.cli.options import duration_seconds
+from lsqctl.cli.options import Json, duration_seconds, open_store
 from lsqctl.cli.progress import run_label
 from lsqctl.cli.table import Column, styled_row, table_lines, to_text
 from lsqctl.errors import StoreError, UnusableDatabase, UsageError

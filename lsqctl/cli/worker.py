@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, TextIO, cast
 import typer
 
 from lsqctl.cli.console import warn
-from lsqctl.cli.context import get_settings, open_store
 from lsqctl.cli.options import (
     CompileOption,
     IfExistsOption,
@@ -23,6 +22,8 @@ from lsqctl.cli.options import (
     SkipDataCheck,
     Slots,
     WorkerGpus,
+    get_settings,
+    open_store,
     positive_duration_seconds,
 )
 from lsqctl.cli.submit import print_enqueued
@@ -139,8 +140,7 @@ def _work_queue(
     from lsqctl.cli.progress import observe_worker
     from lsqctl.worker.gpus import open_probe, select_with_health
     from lsqctl.worker.identity import this_worker
-    from lsqctl.worker.slot_allocator import SlotAllocator
-    from lsqctl.worker.slots import make_slots
+    from lsqctl.worker.slots import SlotAllocator, make_slots
     from lsqctl.worker.supervisor import Supervisor
 
     gpu_probe = open_probe()

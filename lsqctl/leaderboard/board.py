@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from lsqctl.leaderboard.schema import Entry
+from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, Entry
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,9 @@ class Counts:
 class Table:
     """The rows of one dataset, best first; full precision last, without a rank.
 
-    ``group`` says which part of the dataset's rows these are, as (column, value); ``hidden``
-    counts the rows that were ranked and are not shown.
+    ``group`` says which part of the dataset's rows these are, as (column, value), or ("images",
+    digest) where a dataset was evaluated on several sets of images. ``hidden`` counts the rows
+    that were ranked and are not shown; ``tied_ranks`` are shared by rows, shown or not.
     """
 
     dataset: str
@@ -37,6 +42,7 @@ class Table:
     counts: Counts
     group: tuple[tuple[str, str], ...] = ()
     hidden: int = 0
+    tied_ranks: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +86,17 @@ class Board:
     def entries(self) -> tuple[Entry, ...]:
         """All rows of all tables, in order."""
         return tuple(entry for table in self.tables for entry in table.rows)
+
+
+__all__ = ["DataFrame", "to_frame"]
+
+_DTYPES: Mapping[type, str] = {int: "Int64", float: "Float64", str: "string", bool: "boolean"}
+
+
+def to_frame(board: Board) -> DataFrame:
+    """Return all rows of a board as a data frame of nullable types; missing is ``pd.NA``."""
+    import pandas as pd
+
+    rows = [[getattr(entry, name) for name in COLUMN_NAMES] for entry in board.entries]
+    types = {column.name: _DTYPES[column.value_type] for column in COLUMNS}
+    return pd.DataFrame(rows, columns=list(COLUMN_NAMES), dtype=object).astype(types)

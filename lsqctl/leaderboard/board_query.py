@@ -59,7 +59,7 @@ def _split_table(table: Table, query: BoardQuery) -> Iterable[Table]:
         rows = _sort_rows(_matching_rows(ranked, query.where), query.sort)[: query.limit]
         hidden = table.hidden + len(ranked) - len(rows)
         if rows:
-            yield replace(table, rows=tuple(rows), group=group, hidden=hidden)
+            yield replace(table, rows=tuple(rows), group=(*table.group, *group), hidden=hidden)
 
 
 def _matching_rows(rows: list[Entry], where: Expression | None) -> list[Entry]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from lsqctl.errors import DataError, UsageError
+from lsqctl.events import PerImageResult
+from lsqctl.leaderboard.run_group import evaluation_digest
 from lsqctl.leaderboard.statistics import (
     SignificanceTest,
     clustered_mcnemar,
@@ -18,7 +19,6 @@ from lsqctl.leaderboard.statistics import (
     sample_std,
     welch,
 )
-from lsqctl.per_image_result import PerImageResult
 from lsqctl.text import format_signed
 
 Verdict = Literal["better", "worse", "undecided"]
@@ -117,7 +117,6 @@ def format_p(p: float) -> str:
 RunPair = tuple[PerImageResult, PerImageResult]
 
 SIGNIFICANCE_LEVEL = 0.05
-_DIGEST = re.compile(r"(?:listing-)?sha256:[0-9a-f]{32}([0-9a-f]{32})")
 
 
 def compare(first: ComparisonSide, second: ComparisonSide) -> Comparison:
@@ -181,7 +180,7 @@ def _check_same_images(first: ComparisonSide, second: ComparisonSide) -> None:
                 f"{first.label} and {second.label} were not evaluated on the same images: "
                 f"{_images_text(first_run)}, and {_images_text(run)}"
             )
-        if _evaluation_digest(run) != _evaluation_digest(first_run):
+        if evaluation_digest(run.data_digest) != evaluation_digest(first_run.data_digest):
             raise UsageError(
                 f"{first.label} and {second.label} were not evaluated on the same images: the "
                 f"data of runs {first_run.run_id} and {run.run_id} have different digests"
@@ -190,12 +189,6 @@ def _check_same_images(first: ComparisonSide, second: ComparisonSide) -> None:
 
 def _images_text(run: PerImageResult) -> str:
     return f"{run.n_total:,} {run.split} images of {run.dataset} (run {run.run_id})"
-
-
-def _evaluation_digest(run: PerImageResult) -> str:
-    """Return the digest of the evaluated images; of all data where it is not known apart."""
-    match = _DIGEST.fullmatch(run.data_digest)
-    return match[1] if match else run.data_digest
 
 
 def _pair_runs(first: ComparisonSide, second: ComparisonSide) -> list[RunPair]:

@@ -184,16 +184,24 @@ def pwc_rows(table: ArchiveTable) -> list[PwcRow]:
 def dataset_key(dataset: str) -> str:
     """Return a dataset's name as recipes spell it: ``ImageNet`` is ``imagenet``.
 
-    >>> dataset_key("CIFAR-10")
-    'cifar10'
+    >>> dataset_key("CIFAR-10"), dataset_key("Fashion-MNIST"), dataset_key("SVHN")
+    ('cifar10', 'fashion_mnist', 'svhn')
     """
-    return re.sub(r"[^a-z0-9]+", "", dataset.lower()) or dataset
+    folded = _fold(dataset)
+    for name, info in DATASETS.items():
+        if folded in (_fold(name), _fold(info.title)):
+            return name
+    return folded or dataset
+
+
+def _fold(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", text.lower())
 
 
 def parse_number(text: str) -> float | None:
     """Return the number that a metric's text means, or None: ``77.34%``, ``71.1 ± 0.2``, ``76,7``.
 
-    >>> clean_number("77.34%"), clean_number("n/a")
+    >>> parse_number("77.34%"), parse_number("n/a")
     (77.34, None)
     """
     match = _NUMBER.fullmatch(text.strip().replace("−", "-"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -20,7 +20,13 @@ from lsqctl.leaderboard.entries import (
     published_entry,
 )
 from lsqctl.leaderboard.published_results import PublishedResult
-from lsqctl.leaderboard.run_group import RunGroup, group_of, recency_key, select_best_run
+from lsqctl.leaderboard.run_group import (
+    RunGroup,
+    evaluation_digest,
+    group_of,
+    recency_key,
+    select_best_run,
+)
 from lsqctl.leaderboard.schema import Entry
 from lsqctl.run import RunState
 from lsqctl.text import did_you_mean
@@ -40,7 +46,7 @@ def rank(
     pareto: Cost = "gbops",
     baselines: Sequence[PublishedResult] = (),
 ) -> Board:
-    """Return one table a dataset, with local groups and published rows ranked together.
+    """Return one table a dataset and set of evaluated images, local and published rows together.
 
     A group is a recipe without its seed; the newest run of each seed counts, by its headline
     result. ``rank`` is 1 + the rows of the table whose whole 95 % interval lies above the row's,
@@ -64,13 +70,17 @@ def rank(
     tables = tuple(
         _build_table(
             name,
-            _group_runs((row for row in ended_rows if row.dataset == name), per_run=per_run),
-            [result for result in published if result.dataset == name],
+            _group_runs(image_set_rows, per_run=per_run),
+            [result for result in published if result.dataset == name] if not n else [],
+            group,
             best_seed=best_seed,
             pareto=pareto,
             baselines=paper_results,
         )
         for name in sorted(datasets, key=lambda name: (name not in local_datasets, name))
+        for n, (group, image_set_rows) in enumerate(
+            _image_sets([row for row in ended_rows if row.dataset == name])
+        )
     )
     return Board(tables, best_seed=best_seed, per_run=per_run)
 
@@ -81,6 +91,28 @@ def _check_dataset(dataset: str, datasets: set[str]) -> None:
             f"nothing on the board is of dataset `{dataset}`{did_you_mean(dataset, datasets)}; "
             f"it has {', '.join(sorted(datasets))}"
         )
+
+
+_Group = tuple[tuple[str, str], ...]
+
+
+def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]:
+    """Return the rows of a dataset that were evaluated on the same images, and how these are told.
+
+    What was counted on different images cannot be ranked together. The images of most runs come
+    first. A run without a result stands where its recipe has its newest one, else there.
+    """
+    counted = sorted((row for row in rows if row.n_total), key=recency_key)
+    digests = Counter(evaluation_digest(row.data_digest) for row in counted)
+    if len(digests) < 2:
+        return [((), rows)]
+    first, *others = sorted(digests, key=lambda digest: (-digests[digest], digest))
+    homes = {row.recipe_sha256: evaluation_digest(row.data_digest) for row in counted}
+    by_digest: dict[str, list[BoardRow]] = defaultdict(list)
+    for row in rows:
+        home = homes.get(row.recipe_sha256, first)
+        by_digest[evaluation_digest(row.data_digest) if row.n_total else home].append(row)
+    return [((("images", digest[:8]),), by_digest[digest]) for digest in (first, *others)]
 
 
 def _group_runs(rows: Iterable[BoardRow], *, per_run: bool) -> list[list[BoardRow]]:
@@ -94,26 +126,30 @@ def _build_table(
     dataset: str,
     groups: list[list[BoardRow]],
     published: list[PublishedResult],
+    group: _Group,
     *,
     best_seed: bool,
     pareto: Cost,
     baselines: PaperBaselines,
 ) -> Table:
-    counted_groups = [_counted_group(group, best_seed=best_seed) for group in groups]
+    counted_groups = [_counted_group(runs, best_seed=best_seed) for runs in groups]
     local_entries = [
-        flag_suspect(local_entry(group), group, baselines) for group in counted_groups if group
+        flag_suspect(local_entry(runs), runs, baselines) for runs in counted_groups if runs
     ]
     entries = [*local_entries, *map(published_entry, published)]
     entries = _with_pareto(_with_ranks(entries), pareto)
     counts = Counts(
         groups=len(local_entries),
-        runs=sum(_count_runs(group) for group in groups),
-        failed=sum(_count_runs(group, RunState.FAILED) for group in groups),
-        cancelled=sum(_count_runs(group, RunState.CANCELLED) for group in groups),
+        runs=sum(_count_runs(runs) for runs in groups),
+        failed=sum(_count_runs(runs, RunState.FAILED) for runs in groups),
+        cancelled=sum(_count_runs(runs, RunState.CANCELLED) for runs in groups),
         empty_groups=len(groups) - len(local_entries),
         published=len(published),
     )
-    return Table(dataset, tuple(sorted(entries, key=_sort_key)), counts)
+    rank_counts = Counter(entry.rank for entry in entries if entry.rank is not None)
+    tied_ranks = frozenset(rank for rank, count in rank_counts.items() if count > 1)
+    rows = tuple(sorted(entries, key=_sort_key))
+    return Table(dataset, rows, counts, group, tied_ranks=tied_ranks)
 
 
 def _counted_group(group: list[BoardRow], *, best_seed: bool) -> RunGroup | None:

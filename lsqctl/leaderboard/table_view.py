@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -145,11 +144,11 @@ class RowContext:
     top1_text: str
 
 
-def row_contexts(entries: Sequence[Entry]) -> list[RowContext]:
-    """Return what the cells of each row need of the others."""
-    rank_counts = Counter(entry.rank for entry in entries)
+def row_contexts(table: Table) -> list[RowContext]:
+    """Return what the cells of each row need of the others; ties are with rows not shown, too."""
+    entries = table.rows
     return [
-        RowContext(rank_counts[entry.rank] > 1, podium, text)
+        RowContext(entry.rank in table.tied_ranks, podium, text)
         for entry, podium, text in zip(
             entries, podium_ranks(entries), _top1_texts(entries), strict=True
         )
@@ -178,7 +177,7 @@ def _view_table(
 ) -> ViewTable:
     rows = tuple(
         tuple(cell(entry, column.key, context) for column in columns)
-        for entry, context in zip(table.rows, row_contexts(table.rows), strict=True)
+        for entry, context in zip(table.rows, row_contexts(table), strict=True)
     )
     heading = table_title(table, best_seed=board.best_seed)
     return ViewTable(heading, columns, rows, table_footer(table), row_notes(table, board))

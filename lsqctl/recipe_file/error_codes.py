@@ -1,9 +1,11 @@
-"""The codes of errors and warnings: stable, each with what it means and an example."""
+"""The codes of errors and warnings, and why runs end: each with what it means and an example."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from lsqctl.run import EndReason
 
 
 class ErrorCode(NamedTuple):
@@ -133,3 +135,69 @@ CODES: Mapping[str, ErrorCode] = {
         '--where "seed in (1, 2, …, 101)"',
     ),
 }
+
+END_REASONS: Mapping[str, ErrorCode] = {
+    EndReason.COMPLETED: ErrorCode(
+        "the run has its result",
+        "All epochs were trained and counted; the run stands on the leaderboard.",
+        "lsqctl leaderboard",
+    ),
+    EndReason.PREEMPTED: ErrorCode(
+        "asked to stop",
+        "The worker got SIGTERM or SIGINT. The run saved a checkpoint and is queued again; it goes "
+        "on there, and no attempt is spent.",
+        "lsqctl worker --until-empty",
+    ),
+    EndReason.WORKER_LOST: ErrorCode(
+        "its worker went silent",
+        "The lease was not renewed in time: the machine died, hung, or lost its network. The run "
+        "is queued again and goes on from its newest checkpoint; after three attempts without a "
+        "newer one it fails.",
+        "lsqctl runs retry RUN",
+    ),
+    EndReason.INFRA: ErrorCode(
+        "the machine failed, not the recipe",
+        "Disk, memory for sharing, database, driver, or a process that decodes images. The message "
+        "says which. The run is queued again, as after a lost worker.",
+        "lsqctl doctor",
+    ),
+    EndReason.OOM: ErrorCode(
+        "out of memory",
+        "The GPU or the machine had too little memory. The run is not tried again, for it would "
+        "end in the same way: give it smaller batches, or accumulate gradients.",
+        "lsqctl submit recipe.yaml --set data.batch_size=64 --set train.accumulate=2",
+    ),
+    EndReason.DIVERGED: ErrorCode(
+        "a number became infinite",
+        "The loss, a weight or a step size was no finite number. The last checkpoint is finite. "
+        "A lower learning rate is the first thing to try.",
+        "lsqctl submit recipe.yaml --set train.lr=0.001",
+    ),
+    EndReason.RECIPE: ErrorCode(
+        "the recipe cannot be trained",
+        "What only the worker could see contradicts the recipe; the message says what and where.",
+        "lsqctl recipe check recipe.yaml",
+    ),
+    EndReason.CODE: ErrorCode(
+        "an error in the code",
+        "An exception that nobody expected. The end of the log has the traceback.",
+        "lsqctl runs logs RUN",
+    ),
+    EndReason.PARENT: ErrorCode(
+        "a run that it waits for did not succeed",
+        "It starts from another run's weights, or is taught by it, and that run failed or was "
+        "cancelled. Retry that run: this one follows.",
+        "lsqctl runs retry PARENT",
+    ),
+    EndReason.TIMEOUT: ErrorCode(
+        "its time limit was over",
+        "An attempt took longer than `--time-limit`. It saved a checkpoint; retried, it goes on.",
+        "lsqctl runs retry RUN",
+    ),
+    EndReason.CANCELLED: ErrorCode(
+        "cancelled by a person",
+        "`lsqctl runs cancel` stopped it. Its checkpoints are kept; retried, it goes on.",
+        "lsqctl runs retry RUN",
+    ),
+}
+"""Why an attempt or a run ends, by the reason that lists show."""

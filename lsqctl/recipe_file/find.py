@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,6 +112,8 @@ def _not_found_message(text: str, path: Path) -> str:
         return f"no bundled recipe `{text}`; to read the file of that name, write `./{text}`"
     if _is_file(path.with_name(path.name + ".yaml")) if path.name else False:
         return f"no bundled recipe `{text}`; to read the file beside you, write `{text}.yaml`"
+    if re.match(r"[a-z_]+\.[a-z_.]+=", text):
+        return f"`{text}` is no recipe; a key is changed by `--set {text}`"
     near = three_closest_names(text.removesuffix(".yaml"), bundled_recipes())
     names = ", ".join(f"`{name}`" for name in near)
     kind = "no file and no bundled recipe" if is_path_like(text) else "no bundled recipe"

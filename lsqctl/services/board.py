@@ -33,7 +33,7 @@ PWC_FORMATS = {"csv": pwc_csv, "json": pwc_json, "md": pwc_markdown}
 
 
 def build_board(
-    store: Store,
+    store: Store | None,
     *,
     dataset: str | None = None,
     show_published: ShowPublished = "auto",
@@ -48,6 +48,8 @@ def build_board(
 ) -> Board:
     """Return the ranked board of one dataset, or of all that have a row.
 
+    Without a store it has published results only.
+
     ``settings`` name the workspace whose added published rows count as well; ``best_seed``,
     ``per_run`` and ``pareto`` are as in ``rank``, the rest as in ``BoardQuery``. Published rows
     stand beside local runs of their dataset; of one without any, ``auto`` shows those of the LSQ
@@ -58,7 +60,7 @@ def build_board(
     tree = None if where is None else parse(where, WHERE_COLUMNS)
     run_filter, row_filter = split_conjunction(tree, RUN_SOURCES)
     query = BoardQuery(row_filter, tuple(group_by), tuple(sort), limit)
-    rows = filter_runs(store.results.board_rows(), run_filter)
+    rows = filter_runs(store.results.board_rows() if store else [], run_filter)
     local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
     all_published = load_published_results(settings)
     published = filter_published(
@@ -77,7 +79,7 @@ def build_board(
 
 
 def build_pwc_view(
-    store: Store,
+    store: Store | None,
     settings: Settings,
     *,
     dataset: str | None = None,
@@ -90,7 +92,8 @@ def build_pwc_view(
     Rows of the LSQ paper's page, then of imported tables, then local ones; ``show_published`` none
     leaves the first two out.
     """
-    local_board = rank(store.results.board_rows(), per_run=per_run, best_seed=best_seed)
+    rows = store.results.board_rows() if store else []
+    local_board = rank(rows, per_run=per_run, best_seed=best_seed)
     return pwc_lines(
         local_board,
         load_workspace_results(settings).pwc_rows,

@@ -13,7 +13,7 @@ from lsqctl.run import Run, RunState
 from lsqctl.text import did_you_mean, pluralize
 
 if TYPE_CHECKING:
-    from lsqctl.per_image_result import PerImageResult
+    from lsqctl.events import PerImageResult
     from lsqctl.store import Store
 
 

@@ -19,8 +19,8 @@ from lsqctl.settings import Settings, load_settings
 if TYPE_CHECKING:
     from torch import nn
 
+    from lsqctl.leaderboard.board import DataFrame
     from lsqctl.leaderboard.comparison import Comparison
-    from lsqctl.leaderboard.frame import DataFrame
     from lsqctl.services.wait import WaitResult
 
 
@@ -157,7 +157,7 @@ def load_board(
 
     >>> load_board(where="weight_bits <= 4")[["model", "top1_mean"]]  # doctest: +SKIP
     """
-    from lsqctl.leaderboard.frame import to_frame
+    from lsqctl.leaderboard.board import to_frame
     from lsqctl.services.board import build_board
     from lsqctl.services.workspace import open_workspace
 

@@ -9,7 +9,6 @@ from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.run import ACTIVE_STATES, EnqueuedRun, Run, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
-from lsqctl.training.checkpoint_files import checkpoint_dirs, remove_checkpoints, temporary_dirs
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -80,5 +79,11 @@ def retry_run(
 
 
 def _delete_checkpoints(settings: Settings, run_id: str) -> None:
+    from lsqctl.training.checkpoint_files import (
+        checkpoint_dirs,
+        remove_checkpoints,
+        temporary_dirs,
+    )
+
     run_dir = settings.run_dir(run_id)
     remove_checkpoints([*checkpoint_dirs(run_dir), *temporary_dirs(run_dir)])

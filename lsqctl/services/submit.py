@@ -17,9 +17,9 @@ from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState
 from lsqctl.services.provenance import collect_provenance
-from lsqctl.services.recipe_checks import check_layers
 from lsqctl.services.recipe_inputs import (
     WeightFiles,
+    check_layers,
     check_parent,
     check_timm_networks,
     choose_parent_seed,

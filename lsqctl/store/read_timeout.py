@@ -2,6 +2,8 @@
 
 A half-open connection (a dead switch, a suspended proxy) acknowledges what we send and answers
 nothing, and no option of libpq sees that. So every wait for the server has an end here.
+
+Apart because psycopg is an extra: only a store on PostgreSQL imports it.
 """
 
 from __future__ import annotations

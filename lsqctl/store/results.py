@@ -8,8 +8,7 @@ from dataclasses import fields
 from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.events import BoardRow, Evaluation, Result, ResultValues, RunIdentity
-from lsqctl.per_image_result import PerImageResult
+from lsqctl.events import BoardRow, Evaluation, PerImageResult, Result, ResultValues, RunIdentity
 from lsqctl.run import JsonObject, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now

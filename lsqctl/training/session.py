@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -242,18 +243,7 @@ def build_session(
     if train.bn_reestimate_images and not batchnorms(model):
         raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
     quantized = recipe.quant.to_spec().quantized
-    model_forward: compilation.Forward = model
-    teacher_forward: compilation.Forward | None = teacher
-    if train_state.environment.get("compile"):
-        batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
-        microbatch_size = microbatch_sizes(batch_size, train.accumulate)[0]
-        model_forward = compilation.compile_forward(model, batch_size=microbatch_size)
-        teacher_forward = (
-            compilation.compile_forward(teacher, batch_size=microbatch_size) if teacher else None
-        )
-    elif train_state.environment.get("channels_last"):
-        model_forward = compilation.channels_last_forward(model)
-        teacher_forward = compilation.channels_last_forward(teacher) if teacher else None
+    model_forward, teacher_forward = _forwards(model, teacher, recipe, pipeline, train_state)
     use_ema = train.ema_decay is not None and train.epochs > 0
     return TrainingSession(
         recipe=recipe,
@@ -270,3 +260,24 @@ def build_session(
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
         oscillations=OscillationTracker(model) if quantized else None,
     )
+
+
+def _forwards(
+    model: nn.Module,
+    teacher: nn.Module | None,
+    recipe: Recipe,
+    pipeline: DataPipeline,
+    train_state: TrainState,
+) -> tuple[compilation.Forward, compilation.Forward | None]:
+    """Return what a step calls for the model and the teacher: compiled, channels last or plain."""
+    if train_state.environment.get("compile"):
+        batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
+        compile_forward = partial(
+            compilation.compile_forward,
+            batch_size=microbatch_sizes(batch_size, recipe.train.accumulate)[0],
+        )
+        return compile_forward(model), compile_forward(teacher) if teacher else None
+    if train_state.environment.get("channels_last"):
+        channels_last = compilation.channels_last_forward
+        return channels_last(model), channels_last(teacher) if teacher else None
+    return model, teacher

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
-from lsqctl.errors import LeaseLost, StoreError, UnusableDatabase
+from lsqctl.errors import LeaseLost, NotFound, StoreError, UnusableDatabase
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
@@ -24,8 +24,7 @@ from lsqctl.worker.child import SAVE_GRACE_SECONDS, SERVER_TIMEOUT_SECONDS, Chil
 from lsqctl.worker.identity import is_dead
 from lsqctl.worker.launchers import make_launcher, signal_handler
 from lsqctl.worker.messages import ExitReport, attempt_spec
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import Allocation
+from lsqctl.worker.slots import Allocation, SlotAllocator
 
 
 class Ticker:
@@ -209,7 +208,7 @@ class Supervisor:
 
     def _check_ownership(self, child: Child) -> None:
         """Stop a child that owns its run no more, unless that is because it has just finished."""
-        run = self._store.runs.detail(child.claim.run.id).run
+        run = self._current_run(child)
         if run.state is RunState.RUNNING or run.attempt != child.claim.lease.attempt:
             self._observer.notify(f"{run.name} ({run.id}): its lease was lost; stopping it")
             child.kill()
@@ -250,7 +249,14 @@ class Supervisor:
         failpoint("worker.end-stored")
         if exit_report.ends_worker:
             self._give_up(UnusableDatabase(exit_report.message))
-        self._observer.ended(self._store.runs.detail(child.claim.run.id).run, exit_report)
+        self._observer.ended(self._current_run(child), exit_report)
+
+    def _current_run(self, child: Child) -> Run:
+        """Return its run as it is now, or as it was claimed when it was removed meanwhile."""
+        try:
+            return self._store.runs.detail(child.claim.run.id).run
+        except NotFound:
+            return child.claim.run
 
     def _is_finished(self) -> bool:
         stopping = self._exit_code is not None

@@ -226,6 +226,17 @@ def test_a_folder_without_a_workspace_is_said_and_none_is_made(cli):
     assert not (cli.folder / ".lsqctl").exists()
 
 
+def test_without_a_workspace_the_board_has_the_published_results_and_says_why(here):
+    board = here("leaderboard", "--dataset", "imagenet")
+    assert "ADLIK-MO-ResNet50-W4A4" in board.stdout
+    assert "published results only: no workspace here" in board.stderr
+    assert "ResNet50-W4A4 (paper)" in here("leaderboard", "--view", "pwc").stdout
+    here("export", "board.csv")
+    assert "ADLIK" in (here.folder / "board.csv").read_text()
+    assert "no workspace here" in here("leaderboard", "--html", "page.html", code=3).stderr
+    assert not (here.folder / ".lsqctl").exists()
+
+
 def test_an_empty_workspace_teaches(cli):
     cli("db", "upgrade")
     assert "lsqctl recipe ls" in cli("runs", "ls").stderr

@@ -15,8 +15,7 @@ from lsqctl.filters.expression import (
     split_conjunction,
     to_text,
 )
-from lsqctl.filters.lexer import MAX_LENGTH
-from lsqctl.filters.parser import parse, parse_time
+from lsqctl.filters.parser import MAX_LENGTH, parse, parse_time
 
 from .expressions import COLUMNS, TEXTS, expressions
 

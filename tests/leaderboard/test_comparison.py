@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from lsqctl.errors import DataError, UsageError
+from lsqctl.events import PerImageResult
 from lsqctl.leaderboard.comparison import ComparisonSide, compare, format_p
-from lsqctl.per_image_result import PerImageResult
 from lsqctl.text import format_signed
 
 TOTAL = 400

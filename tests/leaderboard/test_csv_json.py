@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.leaderboard.board import Board, Counts, Table
+from lsqctl.leaderboard.board import Board, Counts, Table, to_frame
 from lsqctl.leaderboard.formats.csv_text import guard_formula, to_csv
 from lsqctl.leaderboard.formats.json_text import to_json
 from lsqctl.leaderboard.formats.markdown import escape_markdown
-from lsqctl.leaderboard.frame import to_frame
 from lsqctl.leaderboard.output import format_board
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, Entry, columns_markdown

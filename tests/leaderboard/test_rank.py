@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import NotFound, UsageError
+from lsqctl.leaderboard.board_query import BoardQuery, apply_query
 from lsqctl.leaderboard.published_results import PWC_PAGE, load_bundled_results
 from lsqctl.leaderboard.rank import _with_pareto, rank
+from lsqctl.leaderboard.table_view import board_view
 from lsqctl.run import RunState
 
 from .rows import START, board_rows, failed, published_result, published_results, row
@@ -255,3 +257,42 @@ def test_ten_thousand_runs_are_ranked_whole():
     assert len(ranked) == 2_000
     assert [e.top1_mean for e in ranked] == sorted((e.top1_mean for e in ranked), reverse=True)
     assert (ranked[0].rank, ranked[-1].n_seeds) == (1, 5)
+
+
+def digest(train: str, evaluated: str) -> str:
+    return f"sha256:{train * 32}{evaluated * 32}"
+
+
+def test_what_was_counted_on_different_images_is_not_ranked_together():
+    rows = [
+        row("a", data_digest=digest("1", "a")),
+        row("b", data_digest=digest("2", "a")),  # other training images do not matter
+        row("c", n_correct=540, data_digest=digest("1", "b")),
+        failed("c"),
+        failed("new"),
+    ]
+    first, second = rank(rows, [published_result()]).tables
+    assert [(e.model, e.rank) for e in second.rows] == [("c", 1)]
+    assert {e.model for e in first.rows} == {"a", "b", "published"}
+    assert (first.group, second.group) == ((("images", "a" * 8),), (("images", "b" * 8),))
+    assert (first.counts.failed, second.counts.failed) == (1, 1)
+    assert rank([rows[0], failed("a")]).tables[0].group == ()
+
+
+def test_a_recipe_whose_images_changed_has_a_row_for_each():
+    before = row("a", data_digest=digest("1", "a"))
+    after = row("a", run_id="later", n_correct=100, data_digest=digest("1", "b"))
+    assert [len(table.rows) for table in rank([before, after]).tables] == [1, 1]
+
+
+def test_a_tie_with_a_row_that_is_not_shown_is_still_a_tie():
+    board = rank([row("a", n_correct=500), row("b", n_correct=499), row("c", n_correct=10)])
+    (table,) = board_view(apply_query(board, BoardQuery(limit=1)))
+    assert table.rows[0][0].text == "1="
+    (last,) = board_view(apply_query(board, BoardQuery(sort=("top1_mean",), limit=1)))
+    assert last.rows[0][0].text == "3"
+
+
+def test_a_difference_has_no_dust_of_binary_fractions():
+    board = rank([], [published_result(top1=73.6, fp32_top1=76.7)])
+    assert board.entries[0].delta_fp32 == -3.1

@@ -14,7 +14,7 @@ from lsqctl.cli.app import app
 from lsqctl.errors import DataError
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file import bundled_recipes, load
-from lsqctl.services.recipe_checks import run_smoke_tests
+from lsqctl.services.recipe_inputs import run_smoke_tests
 from lsqctl.settings import load_settings
 from lsqctl.training.smoke import smoke
 

@@ -13,8 +13,7 @@ from lsqctl.settings import Settings
 from lsqctl.store import open_store
 from lsqctl.worker.identity import this_worker
 from lsqctl.worker.messages import ExitReport
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import Allocation, make_slots
+from lsqctl.worker.slots import Allocation, SlotAllocator, make_slots
 from lsqctl.worker.supervisor import TICK_SECONDS, Observer, Supervisor
 from tests.store.samples import Clock, identity, lapse, new, submit, take
 

@@ -14,8 +14,7 @@ from lsqctl.run import EndReason
 from lsqctl.store import Store, open_store
 from lsqctl.worker.gpus import DeviceFileProbe, GpuHealth, NvmlProbe, select_gpus
 from lsqctl.worker.messages import ExitReport
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import make_slots
+from lsqctl.worker.slots import SlotAllocator, make_slots
 from tests.store.samples import Clock, identity, new, submit
 
 GIB = 2**30

@@ -6,18 +6,19 @@ import signal
 
 import psutil
 import pytest
+from sqlalchemy import update
 
 from lsqctl.run import EndReason, RunState
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
+from lsqctl.store.tables import runs
 from lsqctl.worker.child import SAVE_GRACE_SECONDS, SERVER_TIMEOUT_SECONDS
 from lsqctl.worker.identity import this_worker
 from lsqctl.worker.launchers import ForkServerLauncher
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import make_slots
+from lsqctl.worker.slots import SlotAllocator, make_slots
 from lsqctl.worker.supervisor import Supervisor
 from tests.conftest import wait_for
-from tests.store.samples import Clock, new, submit
+from tests.store.samples import Clock, lapse, new, submit
 from tests.worker.test_dead_workers import Silent
 from tests.worker.test_fork_server import Started, parent_of
 from tests.worker.test_late_children import LEASE, Scene, scene  # noqa: F401 (a fixture)
@@ -103,3 +104,17 @@ def test_a_child_that_ended_under_a_stopped_fork_server_is_known_to_wait_for_it(
     launcher.abandon("it hung")
     assert child.code() == -signal.SIGKILL
     assert child.process.exit_cause == "the fork server ended: it hung"
+
+
+def test_a_run_that_was_taken_over_and_removed_ends_its_child_and_not_its_worker(scene):  # noqa: F811
+    lapse(scene.store, scene.run_id, seconds=LEASE)
+    scene.store._database.write(
+        lambda db: db.execute(update(runs).values(state="failed", fence=None, lease_until=None))
+    )
+    scene.store.trash.remove([scene.run_id], force=True)
+    late = scene.child
+    scene.tick_at(LEASE)
+    wait_for(lambda: late.exit_code() is not None)
+    scene.supervisor.tick()
+    assert not scene.supervisor._children
+    assert scene.supervisor._exit_code is None

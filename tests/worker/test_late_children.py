@@ -18,8 +18,7 @@ from lsqctl.store import Store, open_store
 from lsqctl.worker.child import SAVE_GRACE_SECONDS, Child
 from lsqctl.worker.identity import this_worker
 from lsqctl.worker.messages import log_path
-from lsqctl.worker.slot_allocator import SlotAllocator
-from lsqctl.worker.slots import make_slots
+from lsqctl.worker.slots import SlotAllocator, make_slots
 from lsqctl.worker.supervisor import Supervisor
 from tests.conftest import wait_for
 from tests.store.samples import Clock, new, submit

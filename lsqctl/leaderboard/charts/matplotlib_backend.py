@@ -132,14 +132,7 @@ def _draw_series(
     if series.joined:
         axes.plot(*zip(*series.line_points, strict=True), color=color)
     if series.intervals:
-        low = [
-            y - (series.intervals[n] or (y, y))[0] for n, y in zip(drawable_points, ys, strict=True)
-        ]
-        high = [
-            (series.intervals[n] or (y, y))[1] - y for n, y in zip(drawable_points, ys, strict=True)
-        ]
-        bars = [[max(0.0, error) for error in low], [max(0.0, error) for error in high]]
-        axes.errorbar(xs, ys, bars, fmt="none", ecolor=color, elinewidth=0.6, alpha=0.5)
+        _draw_intervals(axes, series, drawable_points, color)
     axes.plot(xs, ys, linestyle="none", marker=_MARKERS[label_number % len(_MARKERS)], **plot_args)
     for n, x, y in zip(drawable_points, xs, ys, strict=True):
         if series.short_labels:
@@ -151,3 +144,12 @@ def _draw_series(
                 fontsize=6,
                 color=color,
             )
+
+
+def _draw_intervals(axes: Axes, series: Series, drawable_points: Sequence[int], color: str) -> None:
+    points = [series.points[n] for n in drawable_points]
+    intervals = [series.intervals[n] or (series.points[n][1],) * 2 for n in drawable_points]
+    low = [max(0.0, y - low) for (_, y), (low, _) in zip(points, intervals, strict=True)]
+    high = [max(0.0, high - y) for (_, y), (_, high) in zip(points, intervals, strict=True)]
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    axes.errorbar(xs, ys, [low, high], fmt="none", ecolor=color, elinewidth=0.6, alpha=0.5)

@@ -206,7 +206,7 @@ def _align_numbers(rows: Sequence[Entry], cost: Cost, unit: float) -> list[str]:
 
 
 def _page_rows(table: Table, aligned: Mapping[str, Sequence[str]]) -> Iterable[PageRow]:
-    for n, (entry, context) in enumerate(zip(table.rows, row_contexts(table.rows), strict=True)):
+    for n, (entry, context) in enumerate(zip(table.rows, row_contexts(table), strict=True)):
         cells = {name: summary_cell(entry, name, context) for name in DEFAULT_COLUMNS}
         texts = {name: "" if cell.text == MISSING else cell.text for name, cell in cells.items()}
         half_width = half_width_text(entry)
