@@ -26,7 +26,7 @@ def tree(data):
 
 
 def plain(entries):
-    return {key: entry.value.plain() for key, entry in entries.items()}
+    return {key: entry.value.to_python() for key, entry in entries.items()}
 
 
 SECTION = st.dictionaries(st.sampled_from(["lr", "epochs", "name"]), st.integers())

@@ -224,6 +224,7 @@ def test_a_clock_that_is_not_this_machines(home, postgresql_url):  # noqa: F811
 def test_it_exits_with_1_only_on_an_error_and_json_has_every_fix(cli):
     cli("db", "upgrade")
     cli("doctor", LSQCTL_NONSENSE="1")
-    (cli.folder / ".lsqctl").chmod(0o777)
-    data = json.loads(cli("doctor", "--json", code=1).stdout)
+    (cli.folder / ".lsqctl").chmod(0o777)  # a found one is refused; a named one is examined
+    assert "chmod go-w" in cli("doctor", code=4).stderr
+    data = json.loads(cli("--home", ".lsqctl", "doctor", "--json", code=1).stdout)
     assert all(one["fix"] for one in data["findings"] if one["level"] != "ok")
