@@ -178,7 +178,7 @@ def test_global_options_may_stand_anywhere(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["sumbit"], 2, "Did you mean 'submit'"),
+        (["sumbit"], 2, "did you mean `submit`?"),
         (["runs", "ls", "--limt", "3"], 2, "--limit"),
         (["runs", "ls", "--limit", "0"], 2, "at least 1"),
         (["runs", "show", "zzzzzzzz"], 3, "zzzzzzzz"),

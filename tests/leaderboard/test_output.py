@@ -287,7 +287,7 @@ def test_columns_stand_in_the_order_asked_for_in_every_format():
     look = OutputOptions(columns=("weight_bits", "model", "delta_fp32"))
     assert format_board(example(), "csv", look).splitlines()[:2] == [
         "weight_bits,model,delta_fp32",
-        "4,best,-0.9259259259259238",
+        "4,best,-0.9259259259",
     ]
     (table,) = json.loads(format_board(example(), "json", look))["tables"]
     assert list(table["rows"][0]) == list(look.columns)

@@ -194,7 +194,7 @@ def test_a_number_is_cleaned_of_what_stands_around_it(text, number):
 
 def test_datasets_are_spelled_as_recipes_spell_them():
     assert [*map(dataset_key, ("ImageNet", "CIFAR-10", "Fashion-MNIST", "數字"))] == [
-        *("imagenet", "cifar10", "fashionmnist", "數字")
+        *("imagenet", "cifar10", "fashion_mnist", "數字")
     ]
 
 

@@ -32,7 +32,9 @@ def test_layers_are_swapped_in_place_and_the_model_is_returned(small_net):
 
 
 def test_first_and_last_have_bits_of_their_own(small_net):
-    spec = QuantSpec(2, 3, *(4, 5), *(6, 7))
+    spec = QuantSpec(
+        2, 3, first_weight_bits=4, first_act_bits=5, last_weight_bits=6, last_act_bits=7
+    )
     layers = quantized_layers(prepare(small_net, spec))
     assert [bits(layer) for layer in layers.values()] == [(4, 5), (2, 3), (2, 3), (6, 7)]
 
@@ -79,7 +81,8 @@ def test_a_layer_with_hooks_is_refused_by_name(small_net):
 
 
 def test_32_bits_everywhere_leaves_the_model_as_it_is(small_net):
-    spec = QuantSpec(*(32, 32), *(32, 32), *(32, 32))
+    names = ("weight_bits", "act_bits", "first_weight_bits", "first_act_bits")
+    spec = QuantSpec(**dict.fromkeys((*names, "last_weight_bits", "last_act_bits"), 32))
     prepare(small_net, spec)
     assert quantized_layers(small_net) == {}
 

@@ -32,7 +32,7 @@ FAULT_AT = 8  # the second epoch's second step
 
 def damaged(monkeypatch, damage):
     """Let ``damage(model)`` happen just before the optimizer's step FAULT_AT."""
-    from lsqctl.training import finetuning
+    from lsqctl.training import session
 
     def build(model, recipe):
         optimizer = build_optimizer(model, recipe)
@@ -45,7 +45,7 @@ def damaged(monkeypatch, damage):
         optimizer.register_step_pre_hook(before)
         return optimizer
 
-    monkeypatch.setattr(finetuning, "build_optimizer", build)
+    monkeypatch.setattr(session, "build_optimizer", build)
 
 
 def nan_in_a_gradient(model):

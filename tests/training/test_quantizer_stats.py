@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lsqctl.events import Metric, QuantizerStats
-from lsqctl.training import finetuning, quantizer_stats
+from lsqctl.training import quantizer_stats, session
 
 from .attempts import assert_same_state, run
 from .conftest import tiny
@@ -28,7 +28,7 @@ def test_a_run_that_is_not_looked_at_has_the_same_numbers_to_the_bit(short, job,
     found = seen(facts)
     assert [one.epoch for one in found] == [0] * QUANTIZERS + [1] * QUANTIZERS + [2] * QUANTIZERS
     assert {one.step for one in found} == {0, 11, 22}
-    monkeypatch.setattr(finetuning, "OscillationTracker", lambda model: None)
+    monkeypatch.setattr(session, "OscillationTracker", lambda model: None)
     unseen = run(short, job("unseen"))
     assert seen(unseen) == []
     numbers = [

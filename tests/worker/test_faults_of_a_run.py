@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from contextlib import ExitStack
 
@@ -116,8 +117,7 @@ def test_a_trainer_killed_without_a_word_is_tried_again_and_its_peak_memory_told
     assert reasons(details["killed"]) == [EndReason.INFRA, EndReason.COMPLETED]
     told = details["killed"].attempts[0].message
     assert "killed by SIGKILL: by hand, or the machine ran out of memory" in told
-    peak = int(told.partition("peak memory was ")[2].partition(" MiB")[0])
-    assert peak > 160
+    assert re.search(r"peak memory was (?:[2-9]\d\d MB|[\d.]+ GB)", told)  # it has imported torch
     assert metrics["killed"] == metrics["good"]
 
 
@@ -145,7 +145,7 @@ def test_a_full_disk_says_what_it_needs_and_keeps_the_last_good_checkpoint(worke
     assert set(reasons(details["full"])) == {EndReason.INFRA}
     assert run.state is RunState.FAILED
     assert "disk full: need" in run.message
-    assert "MB free on" in run.message
+    assert "B free on" in run.message
     assert left
     assert not [name for name in left if "tmp" in name]
 
