@@ -144,7 +144,7 @@ class RowContext:
     top1_text: str
 
 
-def row_contexts(table: Table) -> list[RowContext]:
+def _row_contexts(table: Table) -> list[RowContext]:
     """Return what the cells of each row need of the others; ties are with rows not shown, too."""
     entries = table.rows
     return [
@@ -158,7 +158,7 @@ def row_contexts(table: Table) -> list[RowContext]:
 def board_view(board: Board) -> tuple[ViewTable, ...]:
     """Return the tables of a board as cells, in the board's order."""
     columns = tuple(summary_column(COLUMNS_BY_NAME[name]) for name in DEFAULT_COLUMNS)
-    return tuple(_view_table(table, board, columns, summary_cell) for table in board.tables)
+    return tuple(_view_table(table, board, columns, _summary_cell) for table in board.tables)
 
 
 def column_view(board: Board, names: Sequence[str]) -> tuple[ViewTable, ...]:
@@ -177,7 +177,7 @@ def _view_table(
 ) -> ViewTable:
     rows = tuple(
         tuple(cell(entry, column.key, context) for column in columns)
-        for entry, context in zip(table.rows, row_contexts(table), strict=True)
+        for entry, context in zip(table.rows, _row_contexts(table), strict=True)
     )
     heading = table_title(table, best_seed=board.best_seed)
     return ViewTable(heading, columns, rows, table_footer(table), row_notes(table, board))
@@ -185,18 +185,21 @@ def _view_table(
 
 def summary_column(column: Column) -> ViewColumn:
     """Return a column under its heading, which gives way as the schema says."""
-    is_left = column.kind == "text" or column.name in ("rank", "top1_mean")
-    align: Align = "left" if is_left else "right"
+    padded = column.name == "top1_mean"  # its texts are as wide as each other
+    align = "left" if padded else _align(column)
     return ViewColumn(column.name, column.spec.heading, align, column.spec.priority)
 
 
 def _view_column(column: Column, priority: int) -> ViewColumn:
     never_hidden = column.name in ("rank", "model")
-    align: Align = "right" if column.kind == "number" and column.name != "rank" else "left"
-    return ViewColumn(column.name, column.name, align, priority=0 if never_hidden else priority)
+    return ViewColumn(column.name, column.name, _align(column), 0 if never_hidden else priority)
 
 
-def summary_cell(entry: Entry, name: str, context: RowContext) -> Cell:
+def _align(column: Column) -> Align:
+    return "right" if column.kind == "number" and column.name != "rank" else "left"
+
+
+def _summary_cell(entry: Entry, name: str, context: RowContext) -> Cell:
     """Return a value as a table shows it that nobody chose columns for: with all that it tells."""
     if name == "rank" and entry.rank is not None:
         return Cell(f"{entry.rank}{'=' if context.is_tied else ''}", strong=True)

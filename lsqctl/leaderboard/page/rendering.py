@@ -35,8 +35,6 @@ from lsqctl.leaderboard.table_view import (
     ViewTable,
     board_view,
     half_width_text,
-    row_contexts,
-    summary_cell,
     summary_column,
 )
 from lsqctl.text import sanitize
@@ -174,7 +172,7 @@ def _section(key: str, table: Table, view_table: ViewTable) -> Section:
         subtitle=rest,
         footer=view_table.footer,
         units={"size_bytes": units["size_bytes"][1], "gbops": f"{units['gbops'][1]}BOPs"},
-        rows=tuple(_page_rows(table, aligned)),
+        rows=tuple(_page_rows(table, view_table, aligned)),
         drawings=tuple(layout_chart(chart, WIDE) for chart in charts if _is_worth_drawing(chart)),
         networks=tuple(
             layout_chart(chart, SMALL)
@@ -208,9 +206,11 @@ def _align_numbers(rows: Sequence[Entry], cost: Cost, unit: float) -> list[str]:
     return ["" if value is None else f"{value / unit:,.{decimals}f}" for value in values]
 
 
-def _page_rows(table: Table, aligned: Mapping[str, Sequence[str]]) -> Iterable[PageRow]:
-    for n, (entry, context) in enumerate(zip(table.rows, row_contexts(table), strict=True)):
-        cells = {name: summary_cell(entry, name, context) for name in DEFAULT_COLUMNS}
+def _page_rows(
+    table: Table, view_table: ViewTable, aligned: Mapping[str, Sequence[str]]
+) -> Iterable[PageRow]:
+    for n, (entry, row) in enumerate(zip(table.rows, view_table.rows, strict=True)):
+        cells = dict(zip(DEFAULT_COLUMNS, row, strict=True))
         texts = {name: "" if cell.text == MISSING else cell.text for name, cell in cells.items()}
         half_width = half_width_text(entry)
         texts |= {name: column[n] for name, column in aligned.items()}
@@ -219,7 +219,7 @@ def _page_rows(table: Table, aligned: Mapping[str, Sequence[str]]) -> Iterable[P
             "top1_mean": f"{entry.top1_mean:.2f}",
             HALF_WIDTH.key: f"±{half_width}" if half_width else "",
         }
-        link = "" if entry.is_local else safe_link(entry.source_url)
+        link = safe_link(cells["origin"].link)
         yield PageRow(
             css_class=ROW_CSS_CLASSES[series_style(entry)],
             model=texts["model"],
