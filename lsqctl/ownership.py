@@ -57,9 +57,14 @@ def _unsafe_reason(path: Path) -> str:
     return ""
 
 
+def is_public(folder: Path) -> bool:
+    """Return whether everyone may write to a folder."""
+    return bool(folder.stat().st_mode & stat.S_IWOTH)
+
+
 def check_not_public(folder: Path) -> None:
     """Raise StoreError when everyone may write to a folder, also one that was named."""
-    if folder.stat().st_mode & stat.S_IWOTH:
+    if is_public(folder):
         raise StoreError(
             f"{folder} is writable by everyone: what others plant there would be used as yours; "
             f"chmod o-w {folder}"
@@ -71,9 +76,14 @@ def make_private_dir(folder: Path) -> None:
 
     Raises StoreError when others may write to it, and OSError.
     """
+    make_missing_dirs(folder)
+    check_private([folder], advice="or remove it")
+
+
+def make_missing_dirs(folder: Path) -> None:
+    """Make what is missing of a folder and those above it, for this user only; raises OSError."""
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
-    check_private([folder], advice="or remove it")
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:

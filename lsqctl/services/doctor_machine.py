@@ -16,6 +16,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
+from lsqctl.ownership import is_public
 from lsqctl.settings import Settings
 from lsqctl.store.engine import MOUNTS, file_system_type, is_network_file_system, wal_is_safe
 from lsqctl.text import format_bytes, pluralize
@@ -174,7 +175,7 @@ def check_disks(settings: Settings) -> Iterator[Finding]:
             f"{folder} is not writable",
             f"chmod u+w {folder}, or name another workspace with --home",
         )
-    if folder == settings.home and folder.stat().st_mode & 0o002:
+    if folder == settings.home and is_public(folder):
         yield Finding(
             "error",
             f"the workspace {folder} is writable by everyone",

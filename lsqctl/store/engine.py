@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lsqctl.errors import StoreError
+from lsqctl.ownership import is_public, make_missing_dirs
 from lsqctl.retry import jitter, retry
 from lsqctl.run import JsonObject
 
@@ -59,7 +60,7 @@ def prepare_file(path: Path) -> None:
     the file's mode. Raises StoreError.
     """
     try:
-        _make_private_folder(path.parent)
+        make_missing_dirs(path.parent)
         _check_folder(path.parent)
         if path.is_dir():
             raise StoreError(f"{path} is a folder; name a database file inside it")
@@ -71,12 +72,6 @@ def prepare_file(path: Path) -> None:
         ) from error
 
 
-def _make_private_folder(folder: Path) -> None:
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    for parent in reversed(missing):
-        parent.mkdir(mode=0o700, exist_ok=True)
-
-
 def _check_folder(folder: Path) -> None:
     mounts = MOUNTS.read_text() if MOUNTS.exists() else ""
     kind = file_system_type(folder.resolve(), mounts)
@@ -85,7 +80,7 @@ def _check_folder(folder: Path) -> None:
             f"{folder} is on a network file system ({kind}), where SQLite's locks are not safe; "
             "use PostgreSQL: --db postgresql+psycopg://USER@HOST/NAME"
         )
-    if folder.stat().st_mode & 0o002:
+    if is_public(folder):
         raise StoreError(
             f"{folder} is writable by everyone: anyone could plant a journal there that SQLite "
             f"would play back into the database; use a private folder, or chmod o-w {folder}"
