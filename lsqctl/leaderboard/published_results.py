@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
 from importlib.resources import files
 
 from lsqctl.datasets import DATASETS
@@ -188,10 +189,16 @@ def dataset_key(dataset: str) -> str:
     ('cifar10', 'fashion_mnist', 'svhn')
     """
     folded = _fold(dataset)
-    for name, info in DATASETS.items():
-        if folded in (_fold(name), _fold(info.title)):
-            return name
-    return folded or dataset
+    return _datasets_by_spelling().get(folded, folded) or dataset
+
+
+@cache
+def _datasets_by_spelling() -> Mapping[str, str]:
+    """Return the name of each dataset by its name and its title, folded."""
+    spellings = (
+        (name, spelling) for name, info in DATASETS.items() for spelling in (name, info.title)
+    )
+    return {_fold(spelling): name for name, spelling in spellings}
 
 
 def _fold(text: str) -> str:
