@@ -62,10 +62,11 @@ def formats(incomplete: str) -> list[CompletionItem]:
 
 def codes(incomplete: str) -> list[CompletionItem]:
     """Return the codes of errors and warnings, and the reasons for which runs end."""
-    from lsqctl.recipe_file.error_codes import CODES, END_REASONS
+    from lsqctl.recipe_file.error_codes import EXPLANATIONS
 
-    entries = {**CODES, **END_REASONS}
-    return [(code, entry.title) for code, entry in entries.items() if _matches(code, incomplete)]
+    return [
+        (code, entry.title) for code, entry in EXPLANATIONS.items() if _matches(code, incomplete)
+    ]
 
 
 def _query_store(

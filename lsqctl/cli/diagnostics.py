@@ -35,25 +35,24 @@ def register(app: typer.Typer) -> None:
 
 def explain(code: CodeArgument = None, json: Json = False) -> None:
     """Say what the code of an error or the reason of an end means; without one, list them."""
-    from lsqctl.recipe_file.error_codes import CODES, END_REASONS
+    from lsqctl.recipe_file.error_codes import EXPLANATIONS
 
-    entries = {**CODES, **END_REASONS}
-    by_spelling = {name.lower(): name for name in entries}
-    names = list(entries)
+    by_spelling = {name.lower(): name for name in EXPLANATIONS}
+    names = list(EXPLANATIONS)
     if code is not None:
         word = code.strip("[]")
         if word.lower() not in by_spelling:
             raise NotFound(
                 f"no error has the code `{word}` and no run ends for it"
-                f"{did_you_mean(word, entries)}; known: {', '.join(entries)}"
+                f"{did_you_mean(word, EXPLANATIONS)}; known: {', '.join(EXPLANATIONS)}"
             )
         names = [by_spelling[word.lower()]]
     if json:
-        print_json({"codes": [{"code": name, **entries[name]._asdict()} for name in names]})
+        print_json({"codes": [{"code": name, **EXPLANATIONS[name]._asdict()} for name in names]})
     elif code is None:
-        print_table(("code", "title"), [(name, entries[name].title) for name in names])
+        print_table(("code", "title"), [(name, EXPLANATIONS[name].title) for name in names])
     else:
-        entry = entries[names[0]]
+        entry = EXPLANATIONS[names[0]]
         example = "".join(f"    {line}\n" for line in entry.example.splitlines())
         sys.stdout.write(f"{names[0]}: {entry.title}\n\n{entry.explanation}\n\n{example}")
 

@@ -201,3 +201,6 @@ END_REASONS: Mapping[str, ErrorCode] = {
     ),
 }
 """Why an attempt or a run ends, by the reason that lists show."""
+
+EXPLANATIONS: Mapping[str, ErrorCode] = {**CODES, **END_REASONS}
+"""All that ``lsqctl explain`` answers for."""
