@@ -61,17 +61,15 @@ def test_the_documentation_shows_the_contract_as_it_is():
     assert page.read_text(encoding="utf-8").endswith(columns_markdown())
 
 
-def read_back(text, *, raw=False):
-    """The rows of a CSV as lists of texts, and what each value of the board should read as."""
+def read_back(text):
+    """The rows of a CSV as lists of texts."""
     return list(csv.reader(io.StringIO(text, newline=""), strict=True))
 
 
-def as_text(value, *, raw):
+def as_text(value):
     if value is None:
         return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return value if raw and isinstance(value, str) else str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @given(board_rows(texts=HOSTILE), published_results, st.booleans())
@@ -88,7 +86,7 @@ def test_a_csv_reads_back_as_the_rows_of_the_board(rows, published, raw):
             elif isinstance(value, str) and not raw:
                 assert cell.removeprefix("'") == sanitize(value).removeprefix("'")
             else:
-                assert cell == as_text(value, raw=raw)
+                assert cell == as_text(value)
 
 
 @given(HOSTILE.filter(bool), HOSTILE.filter(bool))
