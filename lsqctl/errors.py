@@ -9,6 +9,7 @@
     * UnusableDatabase         4   it was removed, replaced or damaged, or has another schema
       * OlderSchema            4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
+  * PluginError                1   a plugin is not trusted, clashes with another, or is broken
   * CannotCompile              1   torch.compile was asked for and does not work on this machine
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
@@ -63,6 +64,10 @@ class OlderSchema(UnusableDatabase):
 
 class DataError(LsqctlError):
     """A dataset or a weights file is missing, damaged, or does not fit the model."""
+
+
+class PluginError(LsqctlError):
+    """A plugin is not trusted, claims a name that is taken, or its code is wrong."""
 
 
 class CannotCompile(LsqctlError):

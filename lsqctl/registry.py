@@ -9,20 +9,24 @@ What it says of the name (classes, sizes, channels) is therefore known before to
 the registry parses the modules of its package, and makes the same info of the arguments as the
 decorator itself would. The module is imported when ``load`` asks for the name. A new name is a new
 module; nothing else lists it.
+
+Plugins declare by the same decorators, in modules of their own (``discovery``). Their names have a
+slash and are looked for when one is asked for: what is built in is found without them.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from lsqctl.errors import NotFound
+from lsqctl.discovery import SEPARATOR, Plugin, find_plugin, is_plugin_name
+from lsqctl.errors import LsqctlError, NotFound, PluginError
 from lsqctl.text import did_you_mean
 
 Info = TypeVar("Info")
@@ -38,6 +42,16 @@ class _Declaration(Generic[Info]):
     module: str
     attribute: str
     is_family: bool
+    plugin: Plugin | None = None
+
+    def load(self) -> Callable[..., Any]:
+        """Import the module and return the decorated object."""
+        declared: Callable[..., Any]
+        if self.plugin:
+            declared = self.plugin.load(self.module, self.attribute)  # type: ignore[assignment]
+        else:
+            declared = getattr(import_module(self.module), self.attribute)
+        return declared
 
 
 class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
@@ -46,17 +60,30 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
     ``info`` is the type that holds what is known of a name; the decorator takes its arguments after
     the names, and it may refuse them by ValueError. ``noun`` says in messages what a name is of.
     Names come in the order of their modules, which are read when the first is asked for.
+
+    A name of a plugin of ``group`` is found, and is not iterated over: ``plugin_infos`` does that.
     """
 
     def __init__(
-        self, package: str, decorator: str, info: Callable[InfoArgs, Info], *, noun: str
+        self,
+        package: str,
+        decorator: str,
+        info: Callable[InfoArgs, Info],
+        *,
+        noun: str,
+        group: str = "",
     ) -> None:
         self._package, self._decorator, self._info = package, decorator, info
         self._pattern = re.compile(rf"^@{decorator}\(.*?^(?:class|def) \w+", re.M | re.DOTALL)
-        self.noun = noun
+        self.noun, self.group = noun, group
+        self._read_plugins: dict[Sequence[tuple[str, str]], Mapping[str, _Declaration[Info]]] = {}
 
     def __getitem__(self, name: str) -> Info:
-        return self._declarations[name].info
+        """Return what is known of a name; KeyError too where its plugin cannot be used."""
+        try:
+            return self._find(name).info
+        except LsqctlError as error:
+            raise KeyError(str(error)) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._declarations)
@@ -75,36 +102,78 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
         return lambda declared: declared
 
     def find(self, name: str) -> Info:
-        """Return what is known of a name; raises NotFound with the nearest one."""
+        """Return what is known of a name.
+
+        Raises NotFound with the nearest one, PluginError where its plugin cannot be used.
+        """
         return self._find(name).info
 
     def load(self, name: str) -> Callable[..., Any]:
         """Import the module that declares ``name`` and return the decorated function or class.
 
-        One that is declared for a family is told the name, as its first argument. Raises NotFound
-        with the nearest name.
+        One that is declared for a family is told the name, as its first argument. Raises as
+        ``find``.
         """
         declaration = self._find(name)
-        declared = getattr(import_module(declaration.module), declaration.attribute)
-        return partial(declared, name) if declaration.is_family else declared
+        declared = declaration.load()
+        own_name = name.rpartition(SEPARATOR)[2]
+        return partial(declared, own_name) if declaration.is_family else declared
+
+    def plugin_of(self, name: str) -> Plugin | None:
+        """Return the plugin that declares a name, None for one that is built in; raises as find."""
+        return self._find(name).plugin
+
+    def plugin_infos(self, plugin: Plugin) -> dict[str, Info]:
+        """Return what one plugin declares, by full name; raises PluginError."""
+        declarations = self._declared_by(plugin)
+        return {f"{plugin.name}{SEPARATOR}{name}": d.info for name, d in declarations.items()}
 
     def _find(self, name: str) -> _Declaration[Info]:
-        if name not in self._declarations:
+        if name in self._declarations:
+            return self._declarations[name]
+        if not (self.group and is_plugin_name(name)):
             raise NotFound(f"no {self.noun} is named `{name}`{did_you_mean(name, self)}")
-        return self._declarations[name]
+        plugin_name, _, own_name = name.partition(SEPARATOR)
+        plugin = find_plugin(self.group, plugin_name)
+        declarations = self._declared_by(plugin)
+        if own_name not in declarations:
+            names = [f"{plugin_name}{SEPARATOR}{declared}" for declared in declarations]
+            hint = did_you_mean(name, names) or f"; it declares {', '.join(names) or 'none'}"
+            raise NotFound(f"the plugin `{plugin_name}` declares no {self.noun} `{own_name}`{hint}")
+        return declarations[own_name]
+
+    def _declared_by(self, plugin: Plugin) -> Mapping[str, _Declaration[Info]]:
+        sources = tuple(plugin.sources())
+        if not sources:
+            raise PluginError(
+                f"the plugin `{plugin.name}` of {plugin.package} has no source at {plugin.path}"
+            )
+        if sources not in self._read_plugins:
+            try:
+                self._read_plugins[sources] = self._collect(sources, plugin)
+            except (ValueError, SyntaxError) as error:
+                raise PluginError(f"the plugin `{plugin.name}`: {error}") from None
+        return self._read_plugins[sources]
 
     @cached_property
     def _declarations(self) -> Mapping[str, _Declaration[Info]]:
+        return self._collect(_sources(self._package), None)
+
+    def _collect(
+        self, sources: Iterable[tuple[str, str]], plugin: Plugin | None
+    ) -> Mapping[str, _Declaration[Info]]:
         declarations: dict[str, _Declaration[Info]] = {}
-        for module, source in _sources(self._package):
-            for name, declaration in self._declared_in(module, source):
+        for module, source in sources:
+            for name, declaration in self._declared_in(module, source, plugin):
                 if other := declarations.get(name):
                     both = f"in {other.module} and {module}"
                     raise ValueError(f"the {self.noun} `{name}` is declared twice: {both}")
                 declarations[name] = declaration
         return declarations
 
-    def _declared_in(self, module: str, source: str) -> Iterator[tuple[str, _Declaration[Info]]]:
+    def _declared_in(
+        self, module: str, source: str, plugin: Plugin | None
+    ) -> Iterator[tuple[str, _Declaration[Info]]]:
         for match in self._pattern.finditer(source):
             (declared,) = ast.parse(f"{match[0]}(): ...").body  # its head alone: parsing is slow
             assert isinstance(declared, ast.FunctionDef | ast.ClassDef)
@@ -112,7 +181,7 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
             for call in _calls(declared.decorator_list, self._decorator):
                 names, info = self._evaluate(f"{module}, line {line}", call)
                 for name in names:
-                    yield name, _Declaration(info, module, declared.name, len(names) > 1)
+                    yield name, _Declaration(info, module, declared.name, len(names) > 1, plugin)
 
     def _evaluate(self, where: str, call: ast.Call) -> tuple[list[str], Info]:
         """Return the names and the info of a declaration; raises ValueError where it is wrong."""

@@ -8,6 +8,7 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_LEASE``  seconds a worker owns a run without renewing (30; the heartbeat is a sixth)
 * ``LSQCTL_FAILPOINT``, ``LSQCTL_FAILPOINT_ONCE``  faults for tests, see ``lsqctl.failpoint``
 * ``LSQCTL_COMPILE``  auto (default), on or off: whether networks are compiled (``--compile``)
+* ``LSQCTL_PLUGINS``  0: no plugin is found or imported (``lsqctl.discovery``)
 * ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of using a fork server
 """
 
@@ -74,6 +75,11 @@ class Settings:
     def trash_dir(self) -> Path:
         """The folder of runs that were removed and can be restored."""
         return self.home / "trash"
+
+    @property
+    def plugins_dir(self) -> Path:
+        """The folder of plugins that are one file each, imported once they are trusted."""
+        return self.home / "plugins"
 
     @property
     def published_results_file(self) -> Path:
@@ -177,6 +183,16 @@ def unknown_variables() -> list[str]:
     """Return the variables that are set and look like ours, yet are none of VARIABLES."""
     names = (name for name in os.environ if name.startswith("LSQCTL_"))
     return sorted(set(names) - set(VARIABLES)) if VARIABLES else []
+
+
+def plugins_enabled() -> bool:
+    """Return whether plugins may be found; LSQCTL_PLUGINS=0 switches all of them off."""
+    return os.environ.get("LSQCTL_PLUGINS") != "0"
+
+
+def config_dir() -> Path:
+    """Return the folder of what this user has decided, on this machine: XDG_CONFIG_HOME's."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "lsqctl"
 
 
 def color_forced() -> bool:

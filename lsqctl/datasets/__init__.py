@@ -44,7 +44,7 @@ class DatasetInfo:
             raise ValueError(f"mean and std need {self.channels} numbers, one a channel")
 
 
-DATASETS = Registry(__name__, "dataset", DatasetInfo, noun="dataset")
+DATASETS = Registry(__name__, "dataset", DatasetInfo, noun="dataset", group="lsqctl.datasets")
 dataset = DATASETS.declare
 
 

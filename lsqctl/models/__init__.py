@@ -32,7 +32,7 @@ class ModelInfo:
     depthwise: bool = False
 
 
-MODELS = Registry(__name__, "model", ModelInfo, noun="model")
+MODELS = Registry(__name__, "model", ModelInfo, noun="model", group="lsqctl.models")
 model = MODELS.declare
 
 

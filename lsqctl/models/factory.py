@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from lsqctl.errors import DataError
+from lsqctl.discovery import Plugin, is_plugin_name, plugin_faults
+from lsqctl.errors import DataError, PluginError
 from lsqctl.models import MODELS, TIMM_PREFIX
 from lsqctl.models.timm_models import build_timm
 from lsqctl.quant import layer_names
@@ -29,23 +31,60 @@ def build_model(
     """
     if name.startswith(TIMM_PREFIX):
         return build_timm(name, num_classes=num_classes, image_size=image_size)
-    build = MODELS.load(name)
-    try:
-        network: nn.Module = build(
-            num_classes=num_classes, in_channels=in_channels, image_size=image_size
-        )
-    except ValueError as error:
-        raise DataError(f"{name} cannot take images of {image_size} pixels: {error}") from None
+    plugin = MODELS.plugin_of(name)
+    network = _build(name, plugin, num_classes, in_channels, image_size)
+    if plugin:
+        _check_logits(network, name, plugin, (in_channels, image_size, image_size), num_classes)
     return network
 
 
-def build_on_meta(name: str, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """Return the network as ``build_model`` does, its weights on the meta device."""
-    with warnings.catch_warnings(), _EmptyOnMeta():
-        warnings.simplefilter("ignore")  # that initializing on meta does nothing, which is meant
-        return build_model(
-            name, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+def _build(
+    name: str, plugin: Plugin | None, num_classes: int, in_channels: int, image_size: int
+) -> nn.Module:
+    build = MODELS.load(name)
+    faults = plugin_faults(plugin, ValueError) if plugin else contextlib.nullcontext()
+    try:
+        with faults:
+            network: nn.Module = build(
+                num_classes=num_classes, in_channels=in_channels, image_size=image_size
+            )
+    except ValueError as error:
+        raise DataError(f"{name} cannot take images of {image_size} pixels: {error}") from None
+    if not isinstance(network, nn.Module):
+        raise PluginError(f"the plugin model {name} is a {type(network).__name__}, no nn.Module")
+    return network
+
+
+def _check_logits(
+    network: nn.Module, name: str, plugin: Plugin, shape: tuple[int, int, int], num_classes: int
+) -> None:
+    """Raise PluginError unless the network gives (1, num_classes) of one image; it stays as is."""
+    was_training = network.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), plugin_faults(plugin):
+        logits = network.eval()(torch.zeros(1, *shape))
+    network.train(was_training)
+    wanted = (1, num_classes)
+    if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise PluginError(
+            f"the plugin model {name} gives {got} of one image {shape}, and not logits {wanted}: "
+            "its last layer must have num_classes outputs"
         )
+
+
+def build_on_meta(name: str, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Return the network as ``build_model`` does, its weights on the meta device.
+
+    One of a plugin that cannot be built so has real weights.
+    """
+    plugin = MODELS.plugin_of(name) if is_plugin_name(name) else None
+    arguments = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+    try:
+        with warnings.catch_warnings(), _EmptyOnMeta():
+            warnings.simplefilter("ignore")  # initializing on meta does nothing, which is meant
+            return _build(name, plugin, **arguments) if plugin else build_model(name, **arguments)
+    except PluginError:
+        return build_model(name, **arguments)
 
 
 class _EmptyOnMeta(TorchFunctionMode):

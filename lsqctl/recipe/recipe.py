@@ -8,8 +8,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, ValidationError
 
+from lsqctl.datasets import DATASETS
+from lsqctl.discovery import Plugin, is_plugin_name
+from lsqctl.errors import PluginError
+from lsqctl.models import MODELS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
@@ -76,8 +80,32 @@ class Recipe(Section):
 
 
 def load_stored(data: Mapping[str, object]) -> Recipe:
-    """Return the recipe that a run was stored with."""
-    return Recipe.model_validate(dict(data))
+    """Return the recipe that a run was stored with.
+
+    Raises PluginError where it names what a plugin declares, and that cannot be used here.
+    """
+    try:
+        return Recipe.model_validate(dict(data))
+    except ValidationError as error:
+        for details in error.errors(include_url=False):
+            if details["type"] == "plugin":
+                raise PluginError(f"{data.get('name')}: {details['msg']}") from None
+        raise
+
+
+def plugins_of(recipe: Recipe) -> dict[str, Plugin]:
+    """Return the plugins that declare what a recipe names, by kind and name: ``model a/b``.
+
+    Raises NotFound and PluginError where one cannot be used.
+    """
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    found = {
+        f"model {name}": MODELS.plugin_of(name)
+        for name in (recipe.model.name, teacher)
+        if name is not None and is_plugin_name(name)
+    }
+    found[f"dataset {recipe.data.name}"] = DATASETS.plugin_of(recipe.data.name)
+    return {name: plugin for name, plugin in found.items() if plugin is not None}
 
 
 # A change of a default, or of a key's meaning, must raise this: it is part of every hash.

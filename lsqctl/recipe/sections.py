@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -11,6 +12,8 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from lsqctl.datasets import DATASETS
+from lsqctl.discovery import NAME_PATTERN, is_plugin_name
+from lsqctl.errors import LsqctlError
 from lsqctl.models import MODELS, TIMM_PATTERN, TIMM_PREFIX
 from lsqctl.quant.spec import BIT_WIDTHS
 
@@ -32,13 +35,15 @@ def _check_bits(value: int) -> int:
     return value
 
 
-def _one_of(choices: Collection[str]) -> AfterValidator:
-    def check(value: str) -> str:
-        if value not in choices:
-            raise PydanticCustomError("choice", "is not one of the choices")
-        return value
-
-    return AfterValidator(check)
+def _check_registered(value: str, find: Callable[[str], object]) -> str:
+    """Return a name that a registry finds; of a plugin's, say why it cannot be used."""
+    try:
+        find(value)
+    except LsqctlError as error:
+        if is_plugin_name(value):
+            raise PydanticCustomError("plugin", "{reason}", {"reason": str(error)}) from None
+        raise PydanticCustomError("choice", "is not one of the choices") from None
+    return value
 
 
 def _check_model_name(value: str) -> str:
@@ -49,9 +54,8 @@ def _check_model_name(value: str) -> str:
                 "must be timm/NAME, of letters, digits and `_`; without a tag, for weights are a "
                 "file",
             )
-    elif value not in MODELS:
-        raise PydanticCustomError("choice", "is not one of the choices")
-    return value
+        return value
+    return _check_registered(value, MODELS.find)
 
 
 Bits = Annotated[
@@ -65,12 +69,12 @@ ModelName = Annotated[
     Field(
         json_schema_extra={
             "choices": sorted(MODELS),
-            "or_pattern": f"^{TIMM_PATTERN}$",
+            "or_pattern": f"^{NAME_PATTERN}$",  # a plugin's, or timm's
             "registry": MODELS.noun,
         }
     ),
 ]
-DatasetName = Annotated[str, _one_of(DATASETS)]
+DatasetName = Annotated[str, AfterValidator(partial(_check_registered, find=DATASETS.find))]
 
 
 class RunRef(Section):
@@ -87,7 +91,8 @@ class ModelSection(Section):
 
     name: ModelName = Field(
         description="network: one of lsqctl's own, a torchvision classifier (`lsqctl recipe "
-        "schema` has their names), or timm/NAME with the extra `timm`"
+        "schema` has their names), timm/NAME with the extra `timm`, or PLUGIN/NAME "
+        "(docs/plugins.md)"
     )
     weights: Weights | None = Field(
         None,
@@ -101,8 +106,12 @@ class DataSection(Section):
     """The images, their batches and their augmentation."""
 
     name: DatasetName = Field(
-        description="dataset: `lsqctl data ls` has them",
-        json_schema_extra={"choices": list(DATASETS), "registry": DATASETS.noun},
+        description="dataset: `lsqctl data ls` has them; or PLUGIN/NAME (docs/plugins.md)",
+        json_schema_extra={
+            "choices": list(DATASETS),
+            "or_pattern": f"^{NAME_PATTERN}$",
+            "registry": DATASETS.noun,
+        },
     )
     batch_size: int = Field(
         128,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lsqctl import __version__
 from lsqctl.bundled import bundled, code_sha256, package_root
+from lsqctl.recipe import Recipe, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.settings import recorded_variables
 
@@ -31,6 +32,22 @@ def collect_provenance(folder: Path) -> JsonObject:
         "host": platform.node(),
         "packages": installed_versions(_RECORDED_PACKAGES),
         "variables": recorded_variables(),
+    }
+
+
+def plugin_provenance(recipe: Recipe) -> JsonObject:
+    """Return of each plugin that a recipe uses package, version, file and digest of its source.
+
+    By what it declares: ``model a/b``. Raises NotFound and PluginError where one cannot be used.
+    """
+    return {
+        name: {
+            "package": plugin.package,
+            "version": plugin.version,
+            "path": str(plugin.path),
+            "sha256": plugin.sha256(),
+        }
+        for name, plugin in plugins_of(recipe).items()
     }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
+from lsqctl.discovery import is_plugin_name
 from lsqctl.errors import DataError, Diagnostic, LsqctlError, UsageError
 from lsqctl.models import TIMM_PREFIX, input_channels
 from lsqctl.quant.spec import FLOAT_BITS
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_ANY_CLASSES = 7  # where a folder decides how many: a network must take any number
 _TORCHVISION_CLASSES = 1000  # of every classifier's weights
 # Where the weights files that the bundled recipes name come from, by their folder.
 _WEIGHTS_HINTS: Mapping[str, str] = {
@@ -108,6 +110,25 @@ def check_timm_networks(recipe: Recipe) -> None:
             from lsqctl.models.timm_models import check_timm_name
 
             check_timm_name(name)
+
+
+def check_plugin_networks(recipe: Recipe) -> None:
+    """Build what plugins declare and try it on one image, as a worker will.
+
+    Raises PluginError and DataError where it cannot be built, or gives other logits than wanted.
+    """
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    dataset_info = DATASETS[recipe.data.name]
+    for name in {recipe.model.name, teacher} - {None}:
+        if name is not None and is_plugin_name(name):
+            from lsqctl.models.factory import build_model
+
+            build_model(
+                name,
+                num_classes=dataset_info.classes or _ANY_CLASSES,
+                in_channels=input_channels(name, dataset_info.channels),
+                image_size=recipe.data.image_size,
+            )
 
 
 def network_warnings(recipes: Iterable[Recipe]) -> list[str]:

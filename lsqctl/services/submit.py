@@ -16,11 +16,12 @@ from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
 from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState
-from lsqctl.services.provenance import collect_provenance
+from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     WeightFiles,
     check_layers,
     check_parent,
+    check_plugin_networks,
     check_timm_networks,
     choose_parent_seed,
     resolve_torchvision_weights,
@@ -149,7 +150,7 @@ class _Planner:
             recipe_sha256=fingerprint(recipe, identities, with_seed=False),
             run_sha256=fingerprint(recipe, identities, with_seed=True),
             seed=recipe.seed,
-            provenance=self._collect_provenance(source) | {"inputs": entries},
+            provenance=self._collect_provenance(source, recipe) | {"inputs": entries},
             parents=parents,
             priority=self.options.priority,
             epochs=recipe.train.epochs,
@@ -265,8 +266,9 @@ class _Planner:
 
         check_dataset_present(recipe.data.name, self.settings.data_dir)
         check_timm_networks(recipe)
+        check_plugin_networks(recipe)
 
-    def _collect_provenance(self, source: LoadedRecipe) -> JsonObject:
+    def _collect_provenance(self, source: LoadedRecipe, recipe: Recipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""
         if not self._provenance:
             self._provenance = collect_provenance(Path.cwd())
@@ -274,4 +276,5 @@ class _Planner:
             "data_dir": str(self.settings.data_dir),
             "recipe_path": str(source.path),
             "overrides": list(self.options.overrides),
+            **({"plugins": plugins} if (plugins := plugin_provenance(recipe)) else {}),
         }

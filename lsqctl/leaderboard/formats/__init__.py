@@ -29,7 +29,7 @@ class FormatInfo:
     raw: bool = False
 
 
-FORMATS = Registry(__name__, "board_format", FormatInfo, noun="format")
+FORMATS = Registry(__name__, "board_format", FormatInfo, noun="format", group="lsqctl.exporters")
 board_format = FORMATS.declare
 
 
