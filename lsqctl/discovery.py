@@ -202,9 +202,10 @@ def plugin_faults(plugin: Plugin, *passing: type[Exception]) -> Iterator[None]:
 
     lsqctl's own errors and those of ``passing`` are raised as they are.
     """
+    passed: tuple[type[Exception], ...] = (LsqctlError, *passing)
     try:
         yield
-    except (LsqctlError, *passing):
+    except passed:
         raise
     except (Exception, SystemExit) as error:  # somebody else's code may raise anything
         first_line = (str(error).splitlines() or [""])[0]
@@ -249,7 +250,8 @@ def _import_file(path: Path, data: bytes) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_loader(name, _BytesLoader(data, path), origin=str(path))
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
     sys.modules[name] = module

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["LSQCTL_PLUGINS"] = "0"  # what happens to be installed beside lsqctl is not tested
 
 # Each process of pytest-xdist and all that it starts keep to one core: a worker's two threads that
 # wait for each other beside another test's took five times as long.
@@ -119,7 +120,11 @@ class CommandLine:
         self.folder = folder
         drop = ("LSQCTL_", "COLUMNS", "NO_COLOR", "FORCE_COLOR")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
-        self.environment = kept | {"LSQCTL_LEASE": "1", "PYTHONWARNINGS": "ignore"}
+        self.environment = kept | {
+            "LSQCTL_LEASE": "1",
+            "LSQCTL_PLUGINS": "0",
+            "PYTHONWARNINGS": "ignore",
+        }
         self.started: list[subprocess.Popen[str] | WarmProcess] = []
 
     def __call__(

@@ -18,6 +18,7 @@ from lsqctl.cli import (
     diagnostics,
     doctor,
     plot,
+    plugins,
     published,
     recipe,
     runs,
@@ -32,7 +33,7 @@ from lsqctl.cli import (
     worker,
 )
 from lsqctl.cli.groups import TopLevel
-from lsqctl.cli.options import GlobalOptions
+from lsqctl.cli.options import GlobalOptions, use_plugins_of
 from lsqctl.errors import FilterError, LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
@@ -67,6 +68,7 @@ verify.register_conformance(app)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(published.app, name="published")
+app.add_typer(plugins.app, name="plugins")
 app.add_typer(doctor.data_app, name="data")
 app.add_typer(doctor.db_app, name="db")
 doctor.register(app)
@@ -104,6 +106,7 @@ def global_options(
 ) -> None:
     """Read the global options; every other module of the command line finds them in ``ctx``."""
     ctx.obj = GlobalOptions(home, db_url, data_dir, debug)
+    use_plugins_of(home)
     if ctx.invoked_subcommand not in _LONG_RUNNING:
         # `lsqctl runs ls | head -1` ends quietly; a worker writes to pipes of children that die
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

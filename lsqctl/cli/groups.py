@@ -17,7 +17,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Queue": ("submit", "run", "worker", "watch", "wait", "runs", "sweep"),
     "Results": ("leaderboard", "export", "compare", "plot", "serve", "verify", "published"),
     "Recipes": ("recipe", "explain"),
-    "Workspace": ("data", "db", "doctor", "bugreport", "conformance"),
+    "Workspace": ("data", "plugins", "db", "doctor", "bugreport", "conformance"),
 }
 """Every command of the top level, under the heading that its help stands under."""
 

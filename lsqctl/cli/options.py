@@ -72,9 +72,12 @@ def positive_int(text: str | int) -> int:
 
 def format_name(text: str) -> str:
     """Parse the name of a format of the board; ``table`` is the terminal's."""
+    from lsqctl.discovery import is_plugin_name
     from lsqctl.leaderboard.formats import FORMATS
 
-    if text != "table" and text not in FORMATS:
+    if is_plugin_name(text):
+        FORMATS.find(text)
+    elif text != "table" and text not in FORMATS:
         names = ("table", *FORMATS)
         raise typer.BadParameter(
             f"no format is named `{text}`{did_you_mean(text, names)}; there are {', '.join(names)}"
@@ -90,6 +93,13 @@ class GlobalOptions:
     db_url: str | None = None
     data_dir: Path | None = None
     debug: bool = False
+
+
+def use_plugins_of(home: Path | None) -> None:
+    """Let names of plugins mean those of the workspace that ``--home`` names, or that is found."""
+    from lsqctl.discovery import use_workspace
+
+    use_workspace(home)
 
 
 def get_settings(ctx: typer.Context) -> Settings:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from lsqctl.errors import UsageError
+from lsqctl.discovery import plugin_faults
+from lsqctl.errors import PluginError, UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.leaderboard.pivot import Pivot, pivot_view
@@ -51,7 +53,12 @@ def format_board(board: Board, output_format: str, options: OutputOptions = DEFA
         raise UsageError("--raw is for CSV: no other format guards formulas")
     if (options.columns or options.pivot) and not info.columns:
         raise UsageError(f"{output_format} has its own columns; leave out --columns and --pivot")
-    text: str = FORMATS.load(output_format)(board, options)
+    write = FORMATS.load(output_format)
+    plugin = FORMATS.plugin_of(output_format)
+    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+        text: object = write(board, options)
+    if not isinstance(text, str):
+        raise PluginError(f"the format {output_format} wrote a {type(text).__name__}, no text")
     return text
 
 

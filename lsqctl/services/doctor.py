@@ -32,6 +32,7 @@ def diagnose(settings: Settings) -> list[Finding]:
     return [
         *check_machine(settings),
         *_check_variables(),
+        *_check_plugins(),
         *_check_data_folder(settings),
         *_check_workspace(settings),
     ]
@@ -45,6 +46,12 @@ def _check_workspace(settings: Settings) -> Iterator[Finding]:
     database_findings = list(check_database(settings))
     yield from check_disks(settings)
     yield from database_findings
+
+
+def _check_plugins() -> Iterator[Finding]:
+    from lsqctl.services.plugins import check_plugin_files
+
+    yield from check_plugin_files()
 
 
 def _check_variables() -> Iterator[Finding]:

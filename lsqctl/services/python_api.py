@@ -45,7 +45,7 @@ def submit(
     from lsqctl.services import submit as service
     from lsqctl.services.workspace import open_workspace
 
-    resolved = settings or load_settings()
+    resolved = _in_use(settings)
     options = service.SubmitOptions(
         overrides=tuple(f"{key}={_override_text(value)}" for key, value in (set or {}).items()),
         seeds=tuple(seeds),
@@ -55,6 +55,14 @@ def submit(
     plan = service.plan_in_workspace([str(recipe) for recipe in recipes], resolved, options)
     with open_workspace(resolved, create=True) as store:
         return [item.run for item in service.submit(plan, store, if_exists=if_exists)]
+
+
+def _in_use(settings: Settings | None) -> Settings:
+    """Return the settings of a call; names of plugins mean those of their workspace."""
+    from lsqctl.discovery import use_workspace
+
+    use_workspace(settings.home if settings else None)
+    return settings or load_settings()
 
 
 def _override_text(value: object) -> str:
@@ -83,7 +91,7 @@ def wait(
 
     refs = [ref for item in runs for ref in ([item] if isinstance(item, str | Run) else item)]
     names = [ref.id if isinstance(ref, Run) else ref for ref in refs]
-    with open_workspace(settings or load_settings()) as store:
+    with open_workspace(_in_use(settings)) as store:
         ids = service.run_ids(store, names, sweep)
         return service.wait(store, ids, timeout=timeout, fail_fast=fail_fast)
 
@@ -111,7 +119,7 @@ def runs(
     from lsqctl.services.workspace import open_workspace
 
     expression = None if where is None else parse(where, RUN_COLUMN_KINDS)
-    with open_workspace(settings or load_settings()) as store:
+    with open_workspace(_in_use(settings)) as store:
         selected = store.runs.list(
             states=None if states is None else [RunState(state) for state in states],
             name=name,
@@ -137,7 +145,7 @@ def compare(left: str | Run, right: str | Run, *, settings: Settings | None = No
     from lsqctl.services.workspace import open_workspace
 
     left_ref, right_ref = (side.id if isinstance(side, Run) else side for side in (left, right))
-    with open_workspace(settings or load_settings()) as store:
+    with open_workspace(_in_use(settings)) as store:
         return compare_in_store(store, left_ref, right_ref)
 
 
@@ -161,7 +169,7 @@ def load_board(
     from lsqctl.services.board import build_board
     from lsqctl.services.workspace import open_workspace
 
-    resolved = settings or load_settings()
+    resolved = _in_use(settings)
     with open_workspace(resolved) as store:
         board = build_board(
             store,
@@ -189,7 +197,7 @@ def load_model(run: str | Run, *, settings: Settings | None = None) -> nn.Module
     from lsqctl.training.restore import restore_model
     from lsqctl.worker.inputs import parent_checkpoint
 
-    resolved = settings or load_settings()
+    resolved = _in_use(settings)
     with open_workspace(resolved) as store:
         detail = store.runs.detail(run.id if isinstance(run, Run) else store.runs.resolve(run).id)
         if not store.checkpoints.list(detail.run.id):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from lsqctl.datasets import DATASETS
+from lsqctl.datasets.array_checks import check_plugin_dataset
 from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.datasets.in_memory import Arrays, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
+from lsqctl.discovery import plugin_faults
 from lsqctl.recipe import DataSection
 from lsqctl.training.data_pipeline import DatasetSplits, InMemoryImages
 
@@ -21,10 +24,14 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
     ``num_workers`` processes decode image files; sets in memory need none.
     """
     check_dataset_present(data.name, data_dir)
-    dataset: InMemoryDataset | FolderDataset = DATASETS.load(data.name)(data.name)
-    if isinstance(dataset, FolderDataset):
-        return _open_folder(dataset, data, data_dir, num_workers)
-    return _open_in_memory(dataset, data, data_dir)
+    plugin = DATASETS.plugin_of(data.name)
+    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+        dataset: InMemoryDataset | FolderDataset = DATASETS.load(data.name)(data.name)
+        if isinstance(dataset, FolderDataset):
+            return _open_folder(dataset, data, data_dir, num_workers)
+        if plugin:
+            check_plugin_dataset(dataset, data_dir)
+        return _open_in_memory(dataset, data, data_dir)
 
 
 def _open_in_memory(dataset: InMemoryDataset, data: DataSection, data_dir: Path) -> DatasetSplits:

@@ -160,7 +160,7 @@ def initial_train_state(recipe: Recipe, context: ExecutionContext) -> TrainState
         recipe_hash=recipe_hash(recipe),
         evaluation_pending=recipe.train.epochs == 0,
         input_digests={key: weights_digest(source) for key, source in context.inputs.items()},
-        environment=dict(execution_environment(context)),
+        environment=dict(execution_environment(context, recipe)),
         deterministic=determinism_level(context),
     )
 

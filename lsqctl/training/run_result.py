@@ -40,7 +40,7 @@ def build_result(session: TrainingSession) -> Result:
         epochs=recipe.train.epochs,
         train_seconds=train_state.train_seconds,
         peak_mem_bytes=peak_memory_bytes(pipeline.device),
-        device=str(execution_environment(session.context)["device"]),
+        device=str(execution_environment(session.context, session.recipe)["device"]),
         torch=torch.__version__,
         precision=recipe.train.precision,
         deterministic=train_state.deterministic,

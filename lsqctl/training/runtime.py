@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lsqctl.bundled import code_sha256
+from lsqctl.recipe import Recipe, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.settings import CompileMode, recorded_variables
 from lsqctl.training.checkpoint_files import without_lease
@@ -82,8 +83,11 @@ def determinism_level(context: ExecutionContext) -> str:
     return "bitwise" if context.device == "cpu" or cublas_fixed else "statistical"
 
 
-def execution_environment(context: ExecutionContext) -> dict[str, str | int]:
-    """Return what must be the same for a resumed attempt to compute the same bits."""
+def execution_environment(context: ExecutionContext, recipe: Recipe) -> dict[str, str | int]:
+    """Return what must be the same for a resumed attempt to compute the same bits.
+
+    The source of plugins that the recipe uses is part of it.
+    """
     name = "cpu" if context.device == "cpu" else torch.cuda.get_device_name(context.device)
     return {
         "device": name,
@@ -92,6 +96,7 @@ def execution_environment(context: ExecutionContext) -> dict[str, str | int]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "code": code_sha256()[:16],
+        **{f"plugin {name}": p.sha256()[:16] for name, p in plugins_of(recipe).items()},
     }
 
 

@@ -216,7 +216,7 @@ def restore_state(
         train_state.environment.setdefault(name, False)
     compile_enabled, notes = compilation.resume_compile(train_state, context)
     layout = {"channels_last": train_state.environment["channels_last"]}
-    current = runtime.execution_environment(context) | layout | {"compile": compile_enabled}
+    current = runtime.execution_environment(context, recipe) | layout | {"compile": compile_enabled}
     changed = [name for name in current if current[name] != train_state.environment.get(name)]
     if not changed:
         return train_state, notes

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from lsqctl.discovery import use_workspace
 from lsqctl.errors import LsqctlError, UnusableDatabase
 from lsqctl.events import LogMessage
 from lsqctl.failpoint import failpoint
@@ -29,6 +30,7 @@ from lsqctl.worker.messages import AttemptSpec, ExitReport
 from lsqctl.worker.reasons import annotate_oom, end_reason_of, error_message
 
 if TYPE_CHECKING:
+    from lsqctl.recipe import Recipe
     from lsqctl.store import Store
     from lsqctl.training.runtime import ExecutionContext
 
@@ -104,6 +106,7 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> None:
     if spec.gpus > 1:
         print(f"lsqctl: {spec.gpus} GPUs are reserved; this version trains on one", flush=True)
     failpoint("child.started")
+    use_workspace(Path(spec.run_dir).parent.parent)
     store, detail, inputs = _open_attempt(spec, stop)
     try:
         context = _execution_context(spec, stop, inputs, store)
@@ -112,7 +115,7 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> None:
             annotate_oom(recipe, spec.device),
             Recorder(store, spec.lease, run_dir=context.run_dir, stop=stop) as recorder,
         ):
-            for message in code_change_messages(detail.provenance):
+            for message in code_change_messages(detail.provenance, recipe):
                 recorder.record(message)
             for event in finetune(recipe, context):
                 recorder.record(event)
@@ -241,18 +244,22 @@ def attempt_environment(spec: AttemptSpec) -> dict[str, object]:
     }
 
 
-def code_change_messages(provenance: JsonObject) -> list[LogMessage]:
-    """Return a message when the code is not the one that was there at submit."""
+def code_change_messages(provenance: JsonObject, recipe: Recipe) -> list[LogMessage]:
+    """Return a message for each code, lsqctl's or a plugin's, that is not as it was at submit."""
     from lsqctl.bundled import code_sha256
+    from lsqctl.recipe import plugins_of
 
-    submitted, current = provenance.get("code_sha256"), code_sha256()
-    if submitted in (None, current):
-        return []
+    pairs = {"lsqctl": (provenance.get("code_sha256"), code_sha256())}
+    for name, plugin in plugins_of(recipe).items():
+        submitted = provenance.get("plugins", {}).get(name, {}).get("sha256")
+        pairs[f"the plugin of {name}"] = submitted, plugin.sha256()
     return [
         LogMessage(
-            "the code of lsqctl has changed since the run was submitted "
+            f"the code of {whose} has changed since the run was submitted "
             f"({submitted[:12]} → {current[:12]})"
         )
+        for whose, (submitted, current) in pairs.items()
+        if submitted not in (None, current)
     ]
 
 

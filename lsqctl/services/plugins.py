@@ -1,0 +1,173 @@
+"""Which plugins there are and whether they can be used: list, trust and check them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from lsqctl.datasets import DATASETS
+from lsqctl.discovery import (
+    GROUPS,
+    Plugin,
+    all_plugins,
+    clash_message,
+    workspace_files,
+    workspace_plugins_dir,
+)
+from lsqctl.errors import LsqctlError, NotFound, UsageError
+from lsqctl.leaderboard.formats import FORMATS
+from lsqctl.models import MODELS
+from lsqctl.registry import Registry
+from lsqctl.services.doctor_machine import Finding
+from lsqctl.settings import Settings
+from lsqctl.testing import Law, board_format_laws, dataset_laws, model_laws
+from lsqctl.text import did_you_mean, pluralize
+from lsqctl.trust import trust
+
+_REGISTRIES = {registry.group: registry for registry in (MODELS, DATASETS, FORMATS)}
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredName:
+    """A name that a plugin declares, or a plugin that cannot be used (``problem`` says why).
+
+    ``package`` and ``version`` are empty for a file of the workspace.
+    """
+
+    name: str
+    kind: str
+    package: str
+    version: str
+    path: Path
+    sha256: str
+    problem: str = ""
+
+
+def list_plugins() -> list[DeclaredName]:
+    """Return every name of every plugin, without importing one; a bad plugin hides no other."""
+    rows = [row for group in GROUPS for row in _list_group(group)]
+    declaring = {row.path for row in rows if not row.problem}
+    broken = {row.path: row for row in reversed(rows) if row.problem}
+    silent = [p for p in workspace_files() if p.path not in declaring | broken.keys()]
+    return [
+        *(row for row in rows if not row.problem),
+        *broken.values(),
+        *(_row(p, p.name, "", problem="declares nothing; docs/plugins.md") for p in silent),
+    ]
+
+
+def _list_group(group: str) -> Iterator[DeclaredName]:
+    by_name: dict[str, list[Plugin]] = defaultdict(list)
+    for plugin in all_plugins(group):
+        by_name[plugin.name].append(plugin)
+    for plugins in by_name.values():
+        for plugin in plugins:
+            yield from _list_plugin(plugin, _REGISTRIES[group], plugins)
+
+
+def _list_plugin(
+    plugin: Plugin, registry: Registry[..., object], claiming: list[Plugin]
+) -> Iterator[DeclaredName]:
+    try:
+        infos = registry.plugin_infos(plugin)
+    except LsqctlError as error:
+        yield _row(plugin, plugin.name, registry.noun, problem=str(error))
+        return
+    problem = clash_message(claiming) if len(claiming) > 1 else ""
+    for name in infos:
+        yield _row(plugin, name, registry.noun, problem=problem)
+    if not infos and not plugin.is_workspace_file:
+        problem = f"{plugin.module} declares no {registry.noun}; docs/plugins.md"
+        yield _row(plugin, plugin.name, registry.noun, problem=problem)
+
+
+def _row(plugin: Plugin, name: str, kind: str, *, problem: str) -> DeclaredName:
+    sha256 = plugin.sha256() if plugin.root.exists() else ""
+    row = DeclaredName(name, kind, plugin.package, plugin.version, plugin.path, sha256)
+    return replace(row, problem=problem)
+
+
+def trust_plugin(file: Path) -> tuple[Path, str]:
+    """Record that a file of the workspace's folder of plugins may be imported; return its sha256.
+
+    ``file`` is a path, or a name in that folder. Raises UsageError for a file elsewhere: nothing
+    would ever import it.
+    """
+    folder = workspace_plugins_dir()
+    path = file if file.exists() or file.is_absolute() else folder / file
+    if not path.exists():
+        names = [plugin.path.name for plugin in workspace_files()]
+        raise NotFound(f"there is no file {path}{did_you_mean(path.name, names)}")
+    plugins = {plugin.path.resolve(): plugin for plugin in workspace_files()}
+    if path.parent.resolve() / path.name not in plugins:
+        raise UsageError(
+            f"{path} is no plugin: put it into {folder}, its name letters, digits, `-` and `_` "
+            "and .py"
+        )
+    return path, trust(path)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedLaw:
+    """A law of one name, and why it is broken; empty where it is kept."""
+
+    name: str
+    kind: str
+    law: str
+    problem: str = ""
+
+
+def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
+    """Yield every law of these names, asked now; without names, of all that plugins declare.
+
+    Raises NotFound and PluginError for a name that cannot be found.
+    """
+    listed = {row.name: row for row in list_plugins()}
+    for name in names or listed:
+        row = listed.get(name)
+        if row is not None and row.problem:
+            yield CheckedLaw(name, row.kind, "it can be used", row.problem)
+            continue
+        kinds = {row.kind for row in list_plugins() if row.name == name and not row.problem}
+        kinds = kinds or {_kind_of(name)}
+        for kind in sorted(kinds):
+            yield from _check(name, kind, settings)
+
+
+def _kind_of(name: str) -> str:
+    for registry in _REGISTRIES.values():
+        if name in registry:
+            return registry.noun
+    MODELS.find(name)
+    raise NotFound(f"no plugin declares `{name}`")
+
+
+def _check(name: str, kind: str, settings: Settings) -> Iterator[CheckedLaw]:
+    laws: Mapping[str, partial[tuple[Law, ...]]] = {
+        MODELS.noun: partial(model_laws, name),
+        DATASETS.noun: partial(dataset_laws, name, settings.data_dir),
+        FORMATS.noun: partial(board_format_laws, name),
+    }
+    for law in laws[kind]():
+        try:
+            law()
+        except LsqctlError as error:
+            yield CheckedLaw(name, kind, str(law), str(error))
+        else:
+            yield CheckedLaw(name, kind, str(law))
+
+
+def check_plugin_files() -> Iterator[Finding]:
+    """Yield what `doctor` says of plugins; nothing is imported."""
+    rows = list_plugins()
+    usable = [row for row in rows if not row.problem]
+    if usable:
+        names = ", ".join(sorted({row.name for row in usable}))
+        yield Finding("ok", f"plugins declare {pluralize(len(usable), 'name')}: {names}")
+    for row in rows:
+        if row.problem:
+            message, _, fix = row.problem.partition("; ")
+            yield Finding("warning", message, fix or "lsqctl plugins ls; docs/plugins.md")
