@@ -123,9 +123,14 @@ def find_plugin(group: str, name: str) -> Plugin:
         raise NotFound(
             f"no plugin is named `{name}`{did_you_mean(name, names)}; `lsqctl plugins ls` has them"
         )
-    if name in _RESERVED or len(found) > 1:
+    if has_clash(found):
         raise PluginError(clash_message(found))
     return found[0]
+
+
+def has_clash(plugins: list[Plugin]) -> bool:
+    """Return whether a name is claimed twice, or by others than lsqctl itself."""
+    return plugins[0].name in _RESERVED or len(plugins) > 1
 
 
 def clash_message(plugins: list[Plugin]) -> str:

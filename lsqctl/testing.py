@@ -182,6 +182,7 @@ def _has_state(trial: _ModelTrial) -> None:
 
 
 def _trains_quantized(trial: _ModelTrial) -> None:
+    import torch
     from torch.nn import functional as F
 
     from lsqctl.quant import QuantSpec, calibrate, prepare, quantizers
@@ -191,7 +192,7 @@ def _trains_quantized(trial: _ModelTrial) -> None:
     calibrate(model, [images])
     _require(bool(quantizers(model)), "it has no convolution or linear layer to quantize")
     labels = images.new_tensor([0, 1, 2, 3]).long()
-    F.cross_entropy(model.train()(images), labels).backward()
+    torch.autograd.backward(F.cross_entropy(model.train()(images), labels))
     untrained = [key for key, value in model.named_parameters() if value.grad is None]
     _require(not untrained, f"no gradient reaches {', '.join(untrained[:3])}")
 

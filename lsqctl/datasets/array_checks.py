@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from lsqctl.datasets import DatasetInfo
-from lsqctl.datasets.in_memory import InMemoryDataset
+from lsqctl.datasets.in_memory import Arrays, InMemoryDataset
 from lsqctl.datasets.presence import missing_dataset_error
 from lsqctl.errors import PluginError
 
@@ -26,15 +26,20 @@ def check_plugin_dataset(dataset: object, data_dir: Path) -> None:
     splits, again = dataset.read(data_dir), dataset.read(data_dir)
     if splits is None or again is None:
         raise missing_dataset_error(dataset.name, data_dir)
-    for index, split in enumerate(("training", "test")):
+    pairs = {"training": (splits[0], again[0]), "test": (splits[1], again[1])}
+    for split, (arrays, arrays_again) in pairs.items():
         label = f"the plugin dataset {dataset.name}: the {split} split"
-        if problem := _split_problem(splits[index], dataset.info):
+        if problem := _split_problem(arrays, dataset.info):
             raise PluginError(f"{label} {problem}")
-        if not all(map(np.array_equal, splits[index], again[index])):
+        if not _is_same(arrays, arrays_again):
             raise PluginError(
                 f"{label} varies: read twice, it is not the same; leave order and augmentation "
                 "to lsqctl, and draw nothing without a seed"
             )
+
+
+def _is_same(arrays: Arrays, again: Arrays) -> bool:
+    return np.array_equal(arrays[0], again[0]) and np.array_equal(arrays[1], again[1])
 
 
 def _split_problem(arrays: object, info: DatasetInfo) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,25 @@ from lsqctl.discovery import (
     Plugin,
     all_plugins,
     clash_message,
+    has_clash,
     workspace_files,
     workspace_plugins_dir,
 )
 from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
-from lsqctl.registry import Registry
 from lsqctl.services.doctor_machine import Finding
 from lsqctl.settings import Settings
 from lsqctl.testing import Law, board_format_laws, dataset_laws, model_laws
 from lsqctl.text import did_you_mean, pluralize
 from lsqctl.trust import trust
 
-_REGISTRIES = {registry.group: registry for registry in (MODELS, DATASETS, FORMATS)}
+_InfosOf = Callable[[Plugin], Mapping[str, object]]
+_INFOS: Mapping[str, tuple[str, _InfosOf]] = {
+    MODELS.group: (MODELS.noun, MODELS.plugin_infos),
+    DATASETS.group: (DATASETS.noun, DATASETS.plugin_infos),
+    FORMATS.group: (FORMATS.noun, FORMATS.plugin_infos),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +70,23 @@ def _list_group(group: str) -> Iterator[DeclaredName]:
         by_name[plugin.name].append(plugin)
     for plugins in by_name.values():
         for plugin in plugins:
-            yield from _list_plugin(plugin, _REGISTRIES[group], plugins)
+            problem = clash_message(plugins) if has_clash(plugins) else ""
+            yield from _list_plugin(plugin, *_INFOS[group], problem=problem)
 
 
 def _list_plugin(
-    plugin: Plugin, registry: Registry[..., object], claiming: list[Plugin]
+    plugin: Plugin, kind: str, infos_of: _InfosOf, *, problem: str
 ) -> Iterator[DeclaredName]:
     try:
-        infos = registry.plugin_infos(plugin)
+        infos = infos_of(plugin)
     except LsqctlError as error:
-        yield _row(plugin, plugin.name, registry.noun, problem=str(error))
+        yield _row(plugin, plugin.name, kind, problem=str(error))
         return
-    problem = clash_message(claiming) if len(claiming) > 1 else ""
     for name in infos:
-        yield _row(plugin, name, registry.noun, problem=problem)
+        yield _row(plugin, name, kind, problem=problem)
     if not infos and not plugin.is_workspace_file:
-        problem = f"{plugin.module} declares no {registry.noun}; docs/plugins.md"
-        yield _row(plugin, plugin.name, registry.noun, problem=problem)
+        problem = f"{plugin.module} declares no {kind}; docs/plugins.md"
+        yield _row(plugin, plugin.name, kind, problem=problem)
 
 
 def _row(plugin: Plugin, name: str, kind: str, *, problem: str) -> DeclaredName:
@@ -138,11 +143,11 @@ def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
 
 
 def _kind_of(name: str) -> str:
-    for registry in _REGISTRIES.values():
-        if name in registry:
-            return registry.noun
+    for names, kind in ((DATASETS, DATASETS.noun), (FORMATS, FORMATS.noun)):
+        if name in names:
+            return kind
     MODELS.find(name)
-    raise NotFound(f"no plugin declares `{name}`")
+    return MODELS.noun
 
 
 def _check(name: str, kind: str, settings: Settings) -> Iterator[CheckedLaw]:

@@ -1,0 +1,1 @@
+"""A plugin of lsqctl: nothing is imported from here before a recipe names it."""
