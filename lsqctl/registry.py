@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
@@ -32,6 +32,7 @@ from lsqctl.text import did_you_mean
 Info = TypeVar("Info")
 InfoArgs = ParamSpec("InfoArgs")
 Declared = TypeVar("Declared")
+_PluginSources = tuple[Plugin, tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
         self._package, self._decorator, self._info = package, decorator, info
         self._pattern = re.compile(rf"^@{decorator}\(.*?^(?:class|def) \w+", re.M | re.DOTALL)
         self.noun, self.group = noun, group
-        self._read_plugins: dict[Sequence[tuple[str, str]], Mapping[str, _Declaration[Info]]] = {}
+        self._read_plugins: dict[_PluginSources, Mapping[str, _Declaration[Info]]] = {}
 
     def __getitem__(self, name: str) -> Info:
         """Return what is known of a name; KeyError too where its plugin cannot be used."""
@@ -148,12 +149,13 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
             raise PluginError(
                 f"the plugin `{plugin.name}` of {plugin.package} has no source at {plugin.path}"
             )
-        if sources not in self._read_plugins:
+        key = plugin, sources  # the source alone may be that of a copy elsewhere
+        if key not in self._read_plugins:
             try:
-                self._read_plugins[sources] = self._collect(sources, plugin)
+                self._read_plugins[key] = self._collect(sources, plugin)
             except (ValueError, SyntaxError) as error:
                 raise PluginError(f"the plugin `{plugin.name}`: {error}") from None
-        return self._read_plugins[sources]
+        return self._read_plugins[key]
 
     @cached_property
     def _declarations(self) -> Mapping[str, _Declaration[Info]]:

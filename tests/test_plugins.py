@@ -302,7 +302,7 @@ def test_a_dataset_of_a_plugin_is_opened_as_a_built_in_one(desk, tmp_path):
         ("return (pixels, labels),", "return pixels,", "must be a pair of arrays"),
         ("        return", "        pixels[0] = np.random.bytes(1)[0]\n        return", "varies"),
         ("(InMemoryDataset)", "", "is a Dots, and no subclass of InMemoryDataset"),
-        ("        return", "        1 / 0\n        return", r"raised ZeroDivisionError.*line 12"),
+        ("        return", "        1 / 0\n        return", r"raised ZeroDivisionError.*line 11"),
     ],
 )
 def test_a_dataset_that_is_not_as_declared_or_varies_is_one_line(desk, tmp_path, old, new, said):

@@ -11,6 +11,7 @@ from lsqctl.cli.console import print_json, print_table, say
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
 from lsqctl.errors import PluginError
+from lsqctl.settings import plugins_enabled
 from lsqctl.text import pluralize
 
 app = typer.Typer(
@@ -38,7 +39,9 @@ def list_plugins(ctx: typer.Context, json: Json = False) -> None:
             for r in rows
         ],
     )
-    if not rows:
+    if not plugins_enabled():
+        say("plugins are switched off: LSQCTL_PLUGINS is 0")
+    elif not rows:
         say("no plugin here; docs/plugins.md says how to write one")
 
 

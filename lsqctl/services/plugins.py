@@ -22,7 +22,7 @@ from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
 from lsqctl.services.doctor_machine import Finding
-from lsqctl.settings import Settings
+from lsqctl.settings import Settings, plugins_enabled
 from lsqctl.testing import Law, board_format_laws, dataset_laws, model_laws
 from lsqctl.text import did_you_mean, pluralize
 from lsqctl.trust import trust
@@ -53,6 +53,8 @@ class DeclaredName:
 
 def list_plugins() -> list[DeclaredName]:
     """Return every name of every plugin, without importing one; a bad plugin hides no other."""
+    if not plugins_enabled():
+        return []
     rows = [row for group in GROUPS for row in _list_group(group)]
     declaring = {row.path for row in rows if not row.problem}
     broken = {row.path: row for row in reversed(rows) if row.problem}
@@ -103,11 +105,10 @@ def trust_plugin(file: Path) -> tuple[Path, str]:
     """
     folder = workspace_plugins_dir()
     path = file if file.exists() or file.is_absolute() else folder / file
+    names = [plugin.path.name for plugin in workspace_files()]
     if not path.exists():
-        names = [plugin.path.name for plugin in workspace_files()]
         raise NotFound(f"there is no file {path}{did_you_mean(path.name, names)}")
-    plugins = {plugin.path.resolve(): plugin for plugin in workspace_files()}
-    if path.parent.resolve() / path.name not in plugins:
+    if path.parent.resolve() != folder.resolve() or path.name not in names:
         raise UsageError(
             f"{path} is no plugin: put it into {folder}, its name letters, digits, `-` and `_` "
             "and .py"
