@@ -96,7 +96,7 @@ def test_the_example_is_built_installed_trained_and_ranked_in_a_fresh_environmen
     run(fresh, *lsqctl, "run", str(EXAMPLE / "stripes-w4a4.yaml"))
     written = run(fresh, *lsqctl, "leaderboard", "--format", "stripes/org").stdout
     assert written.startswith("* ")
-    assert "tinynet" in written
+    assert "stripes-w4a4" in written
 
 
 def test_the_examples_own_tests_pass_there(fresh):
