@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
+
+from lsqctl.errors import UsageError
 
 # What JSON keeps: a recipe, an environment. Its keys say what their values are.
 JsonObject: TypeAlias = dict[str, Any]
@@ -151,6 +154,7 @@ class NewRun:
     ``cell`` is its name within a sweep. ``gpus`` above 1 reserves so many whole GPUs of one worker;
     ``time_limit_seconds`` ends an attempt that runs longer. ``explicit`` is false for a parent that
     is only needed: it is reused where it is there, whatever ``if_exists`` says of the others.
+    ``tags`` are given to the run, also to one that is there already.
     """
 
     name: str
@@ -168,6 +172,19 @@ class NewRun:
     time_limit_seconds: float | None = None
     held: bool = False
     explicit: bool = True
+    tags: tuple[str, ...] = ()
+
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
+
+
+def check_tag(tag: str) -> None:
+    """Raise UsageError for what could not be typed without quotes, or be told from an option."""
+    if not _TAG.fullmatch(tag):
+        raise UsageError(
+            f"`{tag}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
+            "64 at most"
+        )
 
 
 IfExists = Literal["skip", "rerun", "error"]

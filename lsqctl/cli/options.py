@@ -175,13 +175,25 @@ Recipes = Annotated[
     list[str],
     typer.Argument(
         metavar="RECIPE",
-        help="Recipe files, or names of bundled recipes.",
+        help="Recipe files, names of bundled recipes, or runs (an id, @last) to submit changed.",
         autocompletion=completion.recipes,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe; repeatable."),
+]
+Grids = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--grid",
+        metavar="KEY=V1,V2",
+        help="Vary a key of every recipe: a run for each value; repeatable, every combination.",
+    ),
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", metavar="TAG", help="Give the runs a tag; repeatable."),
 ]
 Seeds = Annotated[
     list[int] | None,

@@ -172,7 +172,8 @@ def show(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A file, or the name of a bundled recipe.", autocompletion=completion.recipes
+            help="A file, the name of a bundled recipe, or a run: its id or @last.",
+            autocompletion=completion.recipes,
         ),
     ],
     overrides: Overrides = None,
@@ -180,10 +181,11 @@ def show(
 ) -> None:
     """Print a recipe complete, each value with its source, and what its network costs."""
     from lsqctl.cli.recipe_show import print_cells, print_cells_json
-    from lsqctl.recipe_file import load
+    from lsqctl.services.submit import load_in_workspace
 
-    loaded = load(recipe, sets=tuple(overrides or ()))
-    (print_cells_json if json else print_cells)(loaded, get_settings(ctx))
+    settings = get_settings(ctx)
+    loaded = load_in_workspace(recipe, settings, tuple(overrides or ()))
+    (print_cells_json if json else print_cells)(loaded, settings)
 
 
 @app.command(epilog="Example: lsqctl recipe check my.yaml")

@@ -10,6 +10,7 @@ import typer
 from lsqctl.cli.console import note, print_json, print_table, say, warn_diagnostic
 from lsqctl.cli.options import (
     FailFast,
+    Grids,
     Hold,
     IfExistsOption,
     Json,
@@ -21,6 +22,7 @@ from lsqctl.cli.options import (
     ReservedGpus,
     Seeds,
     SkipDataCheck,
+    Tags,
     TimeLimit,
     get_settings,
     open_store,
@@ -42,7 +44,9 @@ def submit(
     ctx: typer.Context,
     recipes: Recipes,
     overrides: Overrides = None,
+    grids: Grids = None,
     seeds: Seeds = None,
+    tags: Tags = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
     if_exists: IfExistsOption = "skip",
     priority: Priority = 0,
@@ -69,6 +73,8 @@ def submit(
         max_failures=1 if fail_fast else max_failures,
         gpus=gpus,
         time_limit_seconds=time_limit,
+        grids=tuple(grids or ()),
+        tags=tuple(tags or ()),
     )
     plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
     if dry_run:
@@ -103,6 +109,7 @@ def _new_run_json(new_run: NewRun) -> dict[str, object]:
         "epochs": new_run.epochs,
         "recipe_sha256": new_run.recipe_sha256,
         "parents": dict(new_run.parents),
+        "tags": list(new_run.tags),
         "gpus": new_run.gpus,
         "time_limit_seconds": new_run.time_limit_seconds,
         "recipe": new_run.recipe,

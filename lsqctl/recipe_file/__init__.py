@@ -11,7 +11,14 @@ from lsqctl.recipe_file.keys import (
     template,
 )
 from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
-from lsqctl.recipe_file.loader import Parent, RecipeSummary, find_parent, load, recipe_summaries
+from lsqctl.recipe_file.loader import (
+    Parent,
+    RecipeSummary,
+    find_parent,
+    load,
+    load_run,
+    recipe_summaries,
+)
 from lsqctl.recipe_file.serialization import dump, flatten_base, flatten_recipe
 from lsqctl.recipe_file.validation import layer_diagnostics
 
@@ -34,6 +41,7 @@ __all__ = [
     "keys_table",
     "layer_diagnostics",
     "load",
+    "load_run",
     "recipe_summaries",
     "template",
 ]

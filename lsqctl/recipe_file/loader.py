@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lsqctl.errors import Diagnostic, NotFound, RecipeError
-from lsqctl.recipe import is_valid_name
-from lsqctl.recipe_file.extends import Document, FileCache, read_document
+from lsqctl.recipe import Recipe, is_valid_name
+from lsqctl.recipe_file.extends import Document, FileCache, parse_document, read_document
 from lsqctl.recipe_file.find import (
     RecipeFile,
     bundled_recipes,
@@ -21,6 +21,7 @@ from lsqctl.recipe_file.find import (
 from lsqctl.recipe_file.lint import lint, repeated_seeds
 from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
 from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
+from lsqctl.recipe_file.serialization import dump
 from lsqctl.recipe_file.sweep_cells import (
     BAD_SWEEP,
     MAX_CELLS,
@@ -33,8 +34,10 @@ from lsqctl.recipe_file.sweep_cells import (
     cell_labels,
     describe_cell,
     duplicates,
+    parse_grids,
     parse_sets,
     seed_nodes,
+    varied_and_set,
 )
 from lsqctl.recipe_file.validation import Validation, validate
 from lsqctl.text import pluralize, sanitize, three_closest_names
@@ -47,15 +50,36 @@ def load(
     *,
     sets: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    grids: Sequence[str] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe at a path or of a bundled name, complete in every cell.
 
-    ``sets`` are ``key=value`` texts applied last to every cell; ``seeds`` replace the file's. An
-    abstract recipe is refused unless ``abstract_ok``. Raises NotFound, or RecipeError with every
-    mistake of the file, of its bases and of its cells.
+    ``sets`` are ``key=value`` texts applied last to every cell; ``seeds`` replace the file's, and
+    so do ``grids``, ``key=value,value`` texts that make a sweep. An abstract recipe is refused
+    unless ``abstract_ok``. Raises NotFound, or RecipeError with every mistake of the file, of its
+    bases and of its cells.
     """
-    return load_file(find_recipe(ref), sets=sets, seeds=seeds, abstract_ok=abstract_ok)
+    recipe_file = find_recipe(ref)
+    return load_file(recipe_file, sets=sets, seeds=seeds, grids=grids, abstract_ok=abstract_ok)
+
+
+def load_run(
+    recipe: Recipe,
+    run_id: str,
+    path: Path,
+    *,
+    sets: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    grids: Sequence[str] = (),
+) -> LoadedRecipe:
+    """Return the recipe that a run was stored with, as if it stood complete in a file at ``path``.
+
+    What it names by path is looked for beside that. As ``load``.
+    """
+    label = f"run {run_id}"
+    document = parse_document(dump(recipe), RecipeFile(path, None, label), origin=label)
+    return load_document(document, sets=sets, seeds=seeds, grids=grids)
 
 
 def load_file(
@@ -63,12 +87,12 @@ def load_file(
     *,
     sets: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    grids: Sequence[str] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe in a file that was found.  As ``load``."""
-    return load_document(
-        read_document(recipe_file), sets=sets, seeds=seeds, abstract_ok=abstract_ok
-    )
+    document = read_document(recipe_file)
+    return load_document(document, sets=sets, seeds=seeds, grids=grids, abstract_ok=abstract_ok)
 
 
 def load_document(
@@ -76,12 +100,13 @@ def load_document(
     *,
     sets: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    grids: Sequence[str] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe in a file that was read.  As ``load``."""
     loader = _Loader(document, FileCache(), list(document.diagnostics))
     abstract = loader.is_abstract(abstract_ok)
-    changes = loader.changes(sets, seeds)
+    changes = loader.changes(sets, seeds, grids)
     validations = [loader.validate_cell(change) for change in changes]
     loader.collect_diagnostics(validations, changes, abstract)
     if not loader.diagnostics and not abstract:
@@ -144,16 +169,20 @@ class _Loader:
             )
         return True
 
-    def changes(self, sets: Sequence[str], seeds: Sequence[int]) -> list[Assignment]:
+    def changes(
+        self, sets: Sequence[str], seeds: Sequence[int], grids: Sequence[str]
+    ) -> list[Assignment]:
         """Return what each cell changes in the file; one empty change without a sweep."""
         sweep = self.document.entries.get("sweep")
         if sweep is not None and sweep.value.value is None and sweep.value.text:
             sweep = None
         zipped, grid = axes_of(sweep, self.diagnostics)
         fixed, diagnostics = parse_sets(sets)
-        self.diagnostics.extend(diagnostics)
+        varied, grid_diagnostics = parse_grids(grids)
+        self.diagnostics += [*diagnostics, *grid_diagnostics, *varied_and_set(varied, fixed)]
         self.warnings.extend(repeated_seeds(grid.get("seed", ())))
-        zipped, grid = _with_seeds(zipped, grid, seed_nodes(seeds))
+        zipped, grid = _replace_axes(zipped, grid, varied)
+        zipped, grid = _replace_axes(zipped, grid, _seed_axis(seeds))
         if len({len(values) for values in zipped.values()}) > 1:
             zipped = {}
         if (total := cell_count(zipped, grid)) > MAX_CELLS:
@@ -258,12 +287,15 @@ def _cell_key(cell: Cell) -> str:
     return cell.recipe.model_dump_json()
 
 
-def _with_seeds(zipped: Axes, grid: Axes, seeds: tuple[Node, ...]) -> tuple[Axes, Axes]:
-    if not seeds:
-        return zipped, grid
-    zipped = {key: values for key, values in zipped.items() if key != "seed"}
-    grid = {key: values for key, values in grid.items() if key != "seed"}
-    return zipped, {**grid, "seed": seeds}
+def _replace_axes(zipped: Axes, grid: Axes, new: Axes) -> tuple[Axes, Axes]:
+    """Return the axes with those of the command line instead of the file's own."""
+    zipped = {key: values for key, values in zipped.items() if key not in new}
+    grid = {key: values for key, values in grid.items() if key not in new}
+    return zipped, {**grid, **new}
+
+
+def _seed_axis(seeds: Sequence[int]) -> Axes:
+    return {"seed": seed_nodes(seeds)} if seeds else {}
 
 
 def _name_diagnostics(

@@ -12,6 +12,7 @@ from lsqctl.text import sanitize
 Scalar = str | int | float | bool | None
 SET_OPTION = "--set"
 SEED_OPTION = "--seed"
+GRID_OPTION = "--grid"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,16 @@ from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.keys import NON_KEY_HINTS, SETTABLE_KEYS, SWEEP_PARTS
-from lsqctl.recipe_file.nodes import SEED_OPTION, SET_OPTION, Entry, Node, Source, Tree, preview
+from lsqctl.recipe_file.nodes import (
+    GRID_OPTION,
+    SEED_OPTION,
+    SET_OPTION,
+    Entry,
+    Node,
+    Source,
+    Tree,
+    preview,
+)
 from lsqctl.recipe_file.validation import overrides_label
 from lsqctl.recipe_file.yaml_reader import compose
 from lsqctl.text import closest_name
@@ -141,7 +150,7 @@ def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Diagnostic]]:
     diagnostics: list[Diagnostic] = []
     for text in sets:
         try:
-            key, value, value_diagnostics = _parse_set(text)
+            key, value, value_diagnostics = _parse_option(text, SET_OPTION)
         except RecipeError as error:
             diagnostics.extend(error.diagnostics)
             continue
@@ -153,29 +162,57 @@ def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Diagnostic]]:
     return changes, diagnostics
 
 
-def _parse_set(text: str) -> tuple[Node, Node, list[Diagnostic]]:
+def parse_grids(grids: Sequence[str]) -> tuple[Axes, list[Diagnostic]]:
+    """Return ``key=value,value`` texts as axes of a grid; of two for one key, the later holds."""
+    axes: Axes = {}
+    diagnostics: list[Diagnostic] = []
+    for text in grids:
+        name, equals, values = text.partition("=")
+        if equals and values.strip() and not values.lstrip().startswith("["):
+            values = f"[{values}]"
+        try:
+            key, value, value_diagnostics = _parse_option(f"{name}{equals}{values}", GRID_OPTION)
+        except RecipeError as error:
+            diagnostics.extend(error.diagnostics)
+            continue
+        diagnostics.extend(value_diagnostics)
+        if key.value not in SETTABLE_KEYS:
+            diagnostics.append(unknown_key_diagnostic(key, GRID_OPTION))
+        elif isinstance(value.value, tuple) and value.value:
+            axes[str(key.value)] = value.value
+        else:
+            diagnostics.append(value.diagnostic("R103", f"bad {GRID_OPTION}", "has no value"))
+    return axes, diagnostics
+
+
+def varied_and_set(axes: Axes, fixed: Assignment) -> list[Diagnostic]:
+    """Return the diagnostics of keys that ``--grid`` varies and ``--set`` fixes."""
+    return [
+        axes[key][0].diagnostic(
+            "R004", BAD_SWEEP, f"`{key}` is varied here and fixed by {SET_OPTION}", "leave one out"
+        )
+        for key in axes
+        if key in fixed
+    ]
+
+
+def _parse_option(text: str, option: str) -> tuple[Node, Node, list[Diagnostic]]:
     name, equals, value_text = text.partition("=")
-    source = Source(SET_OPTION, (f"{SET_OPTION} {text}",), SET_OPTION)
-    key_root, _ = compose("x", source, column_offset=len(SET_OPTION) + 1)
+    source = Source(option, (f"{option} {text}",), option)
+    key_root, _ = compose("x", source, column_offset=len(option) + 1)
     assert key_root is not None
     end_column = key_root.position.column + max(1, len(name))
     key = replace(key_root, position=replace(key_root.position, end_column=end_column), value=name)
     if not equals or not value_text.strip():
         message = "has no value"
         raise RecipeError(
-            [
-                key.diagnostic(
-                    "R103", f"bad {SET_OPTION}", message, f"write {SET_OPTION} {name}=VALUE"
-                )
-            ]
+            [key.diagnostic("R103", f"bad {option}", message, f"write {option} {name}=VALUE")]
         )
     if "\n" in value_text or not value_text.isprintable():
-        raise RecipeError(
-            [key.diagnostic("R103", f"bad {SET_OPTION}", "must be one printable line")]
-        )
-    value, diagnostics = compose(value_text, source, column_offset=len(SET_OPTION) + 2 + len(name))
+        raise RecipeError([key.diagnostic("R103", f"bad {option}", "must be one printable line")])
+    value, diagnostics = compose(value_text, source, column_offset=len(option) + 2 + len(name))
     if value is None:
-        raise RecipeError([key.diagnostic("R103", f"bad {SET_OPTION}", "has no value")])
+        raise RecipeError([key.diagnostic("R103", f"bad {option}", "has no value")])
     return key, value, diagnostics
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def submit(
     *recipes: str | Path,
     set: Mapping[str, object] | None = None,
+    grid: Mapping[str, Iterable[object]] | None = None,
+    tags: Iterable[str] = (),
     seeds: Iterable[int] = (),
     priority: int = 0,
     held: bool = False,
@@ -35,10 +37,10 @@ def submit(
 ) -> list[Run]:
     """Check recipes, queue a run for each (and for each parent that is missing), return them.
 
-    ``recipes`` are names or files, ``set`` overrides their keys, ``seeds`` makes a run of each
-    seed. A run that is there already is returned and not doubled, unless ``if_exists`` is
-    ``"rerun"``. A worker trains them: ``lsqctl worker`` in a shell. Raises RecipeError, with every
-    mistake, before anything is queued.
+    ``recipes`` are names, files, or ids of runs, ``set`` overrides their keys, ``grid`` makes a run
+    of each combination of its values, ``seeds`` of each seed. A run that is there already is
+    returned and not doubled, unless ``if_exists`` is ``"rerun"``. A worker trains them:
+    ``lsqctl worker`` in a shell. Raises RecipeError, with every mistake, before anything is queued.
 
     >>> submit("digits/resnet8-w4a4", set={"train.epochs": 2}, seeds=[0, 1])  # doctest: +SKIP
     """
@@ -48,6 +50,8 @@ def submit(
     resolved = _in_use(settings)
     options = service.SubmitOptions(
         overrides=tuple(f"{key}={_override_text(value)}" for key, value in (set or {}).items()),
+        grids=tuple(f"{key}={_override_text([*values])}" for key, values in (grid or {}).items()),
+        tags=tuple(tags),
         seeds=tuple(seeds),
         priority=priority,
         held=held,

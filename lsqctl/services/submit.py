@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint
-from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load
-from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState
+from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
+from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load, load_run
+from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState, check_tag
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     WeightFiles,
@@ -52,7 +52,8 @@ class SubmitOptions:
     """How recipes are taken: overrides, seeds, whether data must be there, what runs may use.
 
     ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
-    (0 lifts an earlier limit, None leaves it).
+    (0 lifts an earlier limit, None leaves it). ``grids`` make a sweep of each recipe; ``tags`` are
+    given to the runs that are named, parents not among them.
     """
 
     overrides: tuple[str, ...] = ()
@@ -63,6 +64,12 @@ class SubmitOptions:
     max_failures: int | None = None
     gpus: int = 1
     time_limit_seconds: float | None = None
+    grids: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for tag in self.tags:
+            check_tag(tag)
 
 
 def plan_submit(
@@ -76,7 +83,7 @@ def plan_submit(
 
     ``store`` is None where there is no workspace yet.
     """
-    loaded = load_recipes(recipe_refs, options)
+    loaded = load_recipes(recipe_refs, options, store)
     if options.max_failures is not None and not any(source.is_sweep for source in loaded):
         raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
     planner = _Planner(settings, store, options, loaded)
@@ -106,19 +113,74 @@ def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> l
     return enqueued
 
 
-def load_recipes(recipe_refs: Sequence[str], options: SubmitOptions) -> list[LoadedRecipe]:
+def load_recipes(
+    recipe_refs: Sequence[str], options: SubmitOptions, store: Store | None
+) -> list[LoadedRecipe]:
     """Load several recipes and raise the diagnostics of all of them together."""
     loaded: list[LoadedRecipe] = []
     diagnostics: list[Diagnostic] = []
     for recipe_ref in recipe_refs:
         try:
-            loaded.append(load(recipe_ref, sets=options.overrides, seeds=options.seeds))
+            loaded.append(load_recipe_or_run(recipe_ref, options, store))
         except RecipeError as error:
             diagnostics += error.diagnostics
     diagnostics += check_layers(loaded)
     if diagnostics:
         raise RecipeError(list(dict.fromkeys(diagnostics)))
     return loaded
+
+
+def load_recipe_or_run(ref: str, options: SubmitOptions, store: Store | None) -> LoadedRecipe:
+    """Return a recipe by its path or name, or what a run was submitted with: an id, ``@last``.
+
+    A recipe comes before a run of the same name. Raises NotFound, RecipeError, and PluginError
+    where a run names what a plugin declares that is gone.
+    """
+    changes: _Changes = {
+        "sets": options.overrides,
+        "seeds": options.seeds,
+        "grids": options.grids,
+    }
+    if not ref.startswith("@"):
+        try:
+            return load(ref, **changes)
+        except NotFound as not_found:
+            if store is None:
+                raise
+            try:
+                run_id = store.runs.resolve(ref).id
+            except NotFound:
+                raise not_found from None
+    elif store is None:
+        raise NotFound(f"`{ref}` is a run, and there is no workspace here with any")
+    else:
+        run_id = store.runs.resolve(ref).id
+    detail = store.runs.detail(run_id)
+    path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
+    return load_run(load_stored(detail.recipe), run_id, path, **changes)
+
+
+def load_in_workspace(
+    ref: str, settings: Settings, overrides: tuple[str, ...] = ()
+) -> LoadedRecipe:
+    """Return a recipe, or what a run of the workspace was submitted with; as above.
+
+    No database is opened for a recipe.
+    """
+    options = SubmitOptions(overrides=overrides)
+    try:
+        return load_recipe_or_run(ref, options, None)
+    except NotFound:
+        if not workspace_exists(settings):
+            raise
+    with open_workspace(settings) as store:
+        return load_recipe_or_run(ref, options, store)
+
+
+class _Changes(TypedDict):
+    sets: Sequence[str]
+    seeds: Sequence[int]
+    grids: Sequence[str]
 
 
 @dataclass(slots=True)
@@ -158,6 +220,7 @@ class _Planner:
             cell=cell.label,
             held=self.options.held,
             explicit=submitted,
+            tags=self.options.tags if submitted else (),
             gpus=self.options.gpus,
             time_limit_seconds=self.options.time_limit_seconds,
         )

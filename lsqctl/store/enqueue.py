@@ -21,7 +21,15 @@ from lsqctl.store.dependencies import (
 )
 from lsqctl.store.dialects import now, to_json, upsert
 from lsqctl.store.rows import batches, load_runs
-from lsqctl.store.tables import AnyRow, live_runs, run_parents, runs, sweep_cells, sweeps
+from lsqctl.store.tables import (
+    AnyRow,
+    live_runs,
+    run_parents,
+    run_tags,
+    runs,
+    sweep_cells,
+    sweeps,
+)
 from lsqctl.store.transitions import record_event
 
 # No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
@@ -174,6 +182,7 @@ class Submission:
         else:
             run_id, outcome = existing.id, self._reuse(existing, new)
         _record_cell(self.db, new, run_id, outcome)
+        upsert(self.db, run_tags, [{"run_id": run_id, "tag": tag} for tag in new.tags])
         return run_id, outcome
 
     def _canonical_run(self, run_sha256: str) -> AnyRow | None:

@@ -13,7 +13,16 @@ from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.filters.evaluate import matches
 from lsqctl.filters.expression import Expression, columns_of
-from lsqctl.run import ACTIVE_STATES, Attempt, EndReason, Run, RunDetail, RunEvent, RunState
+from lsqctl.run import (
+    ACTIVE_STATES,
+    Attempt,
+    EndReason,
+    Run,
+    RunDetail,
+    RunEvent,
+    RunState,
+    check_tag,
+)
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (
     RETRYABLE,
@@ -47,7 +56,6 @@ from lsqctl.text import did_you_mean
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
 _MAX_SHOWN = 5
-_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +282,7 @@ class Runs(StorePart):
         Raises NotFound, and UsageError for what cannot be a tag.
         """
         for word in add:
-            _check_tag(word)
+            check_tag(word)
         select_for_update(db, run_id)
         of_run = run_tags.c.run_id == run_id
         db.execute(delete(run_tags).where(of_run, run_tags.c.tag.in_(remove)))
@@ -353,12 +361,3 @@ def _check_unfinished(run_id: str, state: RunState, verb: str) -> None:
 
 def _ended(state: RunState) -> str:
     return "been cancelled" if state is RunState.CANCELLED else state.value
-
-
-def _check_tag(tag: str) -> None:
-    """Refuse what could not be typed without quotes, or be told from an option."""
-    if not _TAG.fullmatch(tag):
-        raise UsageError(
-            f"`{tag}` cannot be a tag: a letter or digit, then letters, digits and . _ - /, "
-            "64 at most"
-        )
