@@ -87,8 +87,11 @@ def submit(
 def _print_plan(plan: SubmitPlan, *, json: bool) -> None:
     for diagnostic in plan.warnings:
         warn_diagnostic(diagnostic)
+    for text in plan.notes:
+        say(text)
     if json:
-        print_json({"runs": [_new_run_json(new_run) for new_run in plan.runs]})
+        runs = [_new_run_json(new_run) for new_run in plan.runs]
+        print_json({"runs": runs, "notes": plan.notes})
         return
     print_table(
         ("run", "seed", "epochs", "waits for"),
@@ -127,6 +130,8 @@ def print_enqueued(
     """Print what became of each run of a submission."""
     for diagnostic in plan.warnings:
         warn_diagnostic(diagnostic)
+    for text in plan.notes:
+        say(text)
     if json:
         print_json(
             {"runs": [{"outcome": item.outcome, **_enqueued_json(item)} for item in enqueued]}

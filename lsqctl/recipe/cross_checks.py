@@ -76,6 +76,10 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
                 "data.name",
             )
         )
+    if recipe.model.head == "new" and recipe.model.weights is None:
+        hint = "set model.weights, or leave `head` out"
+        message = "there are no weights whose classifier could be replaced"
+        conflicts.append(KeyConflict("model.head", message, hint))
     if recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight == 0:
         conflicts.append(
             KeyConflict("distill.hard_weight", "both losses weigh 0", "give one of them a weight")

@@ -100,6 +100,11 @@ class ModelSection(Section):
         "recipe and in the data folder, a torchvision weights name, or {run: NAME}; "
         "null starts from random ones",
     )
+    head: Literal["match", "new"] = Field(
+        "match",
+        description="the classifier of model.weights: it must match the classes of the data, or is "
+        "replaced by a new one, of random weights, where they differ",
+    )
 
 
 class DataSection(Section):

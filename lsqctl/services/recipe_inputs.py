@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _ANY_CLASSES = 7  # where a folder decides how many: a network must take any number
-_TORCHVISION_CLASSES = 1000  # of every classifier's weights
+TORCHVISION_CLASSES = 1000  # of every classifier's weights
 # Where the weights files that the bundled recipes name come from, by their folder.
 _WEIGHTS_HINTS: Mapping[str, str] = {
     "cifar-resnet/": "it is published on GitHub in akamaster/pytorch_resnet_cifar10 (BSD-2) under "
@@ -55,18 +55,29 @@ def resolve_torchvision_weights(key: str, weights_name: str, recipe: Recipe) -> 
             "(.safetensors, .pth, .pt, .th)"
         )
     check_torchvision_weights(weights_name, model)
-    check_classes(key, weights_name, _TORCHVISION_CLASSES, recipe)
+    check_classes(key, weights_name, TORCHVISION_CLASSES, recipe)
     return weights_name
 
 
 def check_classes(key: str, input_name: str, classes: int | None, recipe: Recipe) -> None:
-    """Raise UsageError when weights are known to be of another number of classes than the data."""
+    """Raise UsageError when weights are known to be of another number of classes than the data.
+
+    Not where ``model.head: new`` has their classifier replaced.
+    """
     data_classes = DATASETS[recipe.data.name].classes
+    if replaces_head(key, recipe):
+        return
     if data_classes and classes and data_classes != classes:
+        hint = "; `model.head: new` replaces the classifier" if key == "model.weights" else ""
         raise UsageError(
             f"{recipe.name}: {key}: `{input_name}` was trained for {classes:,} classes, and "
-            f"{recipe.data.name} has {data_classes:,}"
+            f"{recipe.data.name} has {data_classes:,}{hint}"
         )
+
+
+def replaces_head(key: str, recipe: Recipe) -> bool:
+    """Return whether the classifier of the weights under a recipe's key may be replaced."""
+    return key == "model.weights" and recipe.model.head == "new"
 
 
 def check_parent(key: str, name: str, model: str, dataset: str, recipe: Recipe) -> None:
@@ -96,7 +107,7 @@ def build_meta_network(network: str, recipe: Recipe) -> nn.Module:
     dataset_info = DATASETS[recipe.data.name]
     return build_on_meta(
         network,
-        num_classes=dataset_info.classes or _TORCHVISION_CLASSES,
+        num_classes=dataset_info.classes or TORCHVISION_CLASSES,
         in_channels=input_channels(network, dataset_info.channels),
         image_size=recipe.data.image_size,
     )
@@ -165,7 +176,8 @@ class WeightFiles:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
         self._digests: dict[Path, str] = {}
-        self._checked_uses: list[tuple[Path, str, DataSection]] = []
+        self._checked_uses: list[tuple[Path, str, DataSection, bool]] = []
+        self.notes: dict[str, None] = {}  # what is to be said of them in the plan, in order
 
     def resolve(
         self, key: str, weights_name: str, recipe: Recipe, recipe_dir: Path
@@ -179,9 +191,10 @@ class WeightFiles:
         path = self._find(key, weights_name, recipe, recipe_dir)
         if path not in self._digests:
             self._digests[path] = file_sha256(path)
-        use = (path, recipe.network_of(key), recipe.data)
+        use = (path, recipe.network_of(key), recipe.data, replaces_head(key, recipe))
         if use not in self._checked_uses:
-            _check_fit(key, path, recipe)
+            if new_head := _check_fit(key, path, recipe):
+                self.notes[f"{recipe.name}: {new_head} as in {weights_name}"] = None
             self._checked_uses.append(use)
         return {"name": weights_name, "path": str(path), "sha256": self._digests[path]}
 
@@ -199,14 +212,40 @@ class WeightFiles:
         return path
 
 
-def _check_fit(key: str, path: Path, recipe: Recipe) -> None:
-    """Compare names and shapes; where a folder decides the classes, only the worker can."""
-    from lsqctl.training.weights import matching_state
+def _check_fit(key: str, path: Path, recipe: Recipe) -> str:
+    """Compare names and shapes, and return which classifier will be replaced.
 
-    if DATASETS[recipe.data.name].classes is not None:
-        network = recipe.network_of(key)
-        model = build_meta_network(network, recipe)
-        matching_state(model, path, model_name=network, key=f"{recipe.name}: {key}")
+    Where a folder decides the classes, only the worker can.
+    """
+    from lsqctl.training.weights import check_weights
+
+    if DATASETS[recipe.data.name].classes is None:
+        return ""
+    network = recipe.network_of(key)
+    model = build_meta_network(network, recipe)
+    head = _head_of(model, recipe) if replaces_head(key, recipe) else ""
+    return check_weights(model, path, model_name=network, key=f"{recipe.name}: {key}", head=head)
+
+
+def _head_of(model: nn.Module, recipe: Recipe) -> str:
+    from lsqctl.models.heads import classifier_name
+
+    size = recipe.data.image_size
+    channels = input_channels(recipe.model.name, DATASETS[recipe.data.name].channels)
+    return classifier_name(model.to("meta"), (channels, size, size))  # its buffers, too
+
+
+def new_head_note(key: str, classes: int | None, recipe: Recipe) -> str:
+    """Return what the plan says of a classifier that will be replaced, or may be; else nothing.
+
+    ``classes`` are those that the weights were trained for, None where they are not known.
+    """
+    data_classes = DATASETS[recipe.data.name].classes
+    if not replaces_head(key, recipe) or (classes and classes == data_classes):
+        return ""
+    if classes and data_classes:
+        return f"{recipe.name}: a new classifier: {data_classes:,} classes, not {classes:,}"
+    return f"{recipe.name}: a new classifier, where {recipe.data.name} has other classes"
 
 
 def check_layers(recipes: Sequence[LoadedRecipe]) -> list[Diagnostic]:

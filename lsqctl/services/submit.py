@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from lsqctl.datasets import DATASETS
 from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
@@ -18,12 +19,14 @@ from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load, lo
 from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState, check_tag
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
+    TORCHVISION_CLASSES,
     WeightFiles,
     check_layers,
     check_parent,
     check_plugin_networks,
     check_timm_networks,
     choose_parent_seed,
+    new_head_note,
     resolve_torchvision_weights,
 )
 from lsqctl.services.workspace import open_workspace, workspace_exists
@@ -40,11 +43,12 @@ _REUSABLE_STATES = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
 
 @dataclass(frozen=True, slots=True)
 class SubmitPlan:
-    """What a submission would queue, parents first, and what it noticed."""
+    """What a submission would queue, parents first, what it noticed, and ``notes`` on the runs."""
 
     runs: tuple[NewRun, ...]
     warnings: tuple[Diagnostic, ...]
     max_failures: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,10 @@ def plan_submit(
             planner.add(cell, recipe, submitted=True)
     warnings = tuple(dict.fromkeys(text for source in loaded for text in source.warnings))
     return SubmitPlan(
-        (*planner.planned.values(), *planner.extra_cells), warnings, options.max_failures
+        (*planner.planned.values(), *planner.extra_cells),
+        warnings,
+        options.max_failures,
+        tuple(planner.notes),
     )
 
 
@@ -196,9 +203,15 @@ class _Planner:
     _provenance: JsonObject = field(default_factory=dict)
     _resolved: dict[tuple[Path, str], _Inputs] = field(default_factory=dict)
     _files: WeightFiles = field(init=False)
+    _head_notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._files = WeightFiles(self.settings.data_dir)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the runs, each once: classifiers that will be replaced."""
+        return [note for note in dict.fromkeys((*self._files.notes, *self._head_notes)) if note]
 
     def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
         """Plan one run and, before it, its parents."""
@@ -261,12 +274,16 @@ class _Planner:
             if isinstance(input_ref, RunRef):
                 recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"
+                self._head_notes.append(new_head_note(key, None, recipe))
                 parents[key] = run_sha256
             elif input_ref.endswith(_WEIGHT_EXTENSIONS) or "/" in input_ref:
                 entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
+                if DATASETS[recipe.data.name].classes is None:
+                    self._head_notes.append(new_head_note(key, None, recipe))
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
+                self._head_notes.append(new_head_note(key, TORCHVISION_CLASSES, recipe))
                 identities[key] = f"torchvision:{input_ref}"
         return identities, entries, parents
 

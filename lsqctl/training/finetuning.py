@@ -27,6 +27,7 @@ from lsqctl.events import (
 from lsqctl.failpoint import failpoint
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_model
+from lsqctl.models.heads import classifier_name
 from lsqctl.quant import calibrate, prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import CheckpointContent, read_state, resume_point
@@ -99,7 +100,8 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     if not checkpoint:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
-    yield from map(LogMessage, (*resume_notes, *environment_notes, *pipeline.dataset.notes))
+    notes = (*resume_notes, *environment_notes, *pipeline.dataset.notes, train_state.new_head)
+    yield from map(LogMessage, filter(None, notes))
     model = quantize_model(model, recipe)
     if not checkpoint:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
@@ -181,7 +183,11 @@ def load_initial_weights(
     if recipe.model.weights is None:
         return {}
     source = context.inputs["model.weights"]
-    parent_steps = load_weights(model, source, model_name=recipe.model.name)
+    head = classifier_name(model, pipeline.input_shape) if recipe.model.head == "new" else ""
+    parent_steps, new_head = load_weights(model, source, model_name=recipe.model.name, head=head)
+    train_state.new_head = new_head
+    if new_head:  # which has learned nothing: what it gets right is no full precision to compare
+        return parent_steps
     if recipe.quant.to_spec().quantized:
         train_state.fp32 = parent_fp32_eval(source, pipeline)
     if recipe.quant.to_spec().quantized and train_state.fp32 is None:

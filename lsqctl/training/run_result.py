@@ -117,6 +117,8 @@ def weight_granularity(model: nn.Module) -> str:
 def result_notes(session: TrainingSession) -> list[str]:
     """Return the notes beside the row, for its reader."""
     lines = list(session.pipeline.dataset.notes)
+    if session.train_state.new_head:
+        lines.append(session.train_state.new_head)
     if session.recipe.train.headline == "best" and session.recipe.train.epochs:
         lines.append("the epoch was selected on the evaluation split")
     if session.recipe.train.headline_variant == "ema":

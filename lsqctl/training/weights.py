@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.error import URLError
 
 import torch
@@ -28,17 +28,58 @@ _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantiz
 _AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, never built here
 
 
+class LoadedWeights(NamedTuple):
+    """What is to be known of weights that were loaded.
+
+    ``parent_steps`` is what a quantized parent holds besides: ``load_step_sizes`` takes of it what
+    fits once the model is prepared. ``new_head`` says which classifier was replaced, if any.
+    """
+
+    parent_steps: dict[str, Tensor]
+    new_head: str = ""
+
+
 def load_weights(
-    model: nn.Module, source: Path | str, *, model_name: str, key: str = "model.weights"
-) -> dict[str, Tensor]:
+    model: nn.Module,
+    source: Path | str,
+    *,
+    model_name: str,
+    key: str = "model.weights",
+    head: str = "",
+) -> LoadedWeights:
     """Fill ``model`` with the weights of ``source``; every key and shape must fit.
 
-    ``key`` is the recipe's, for the message. Returned is what a quantized parent holds besides:
-    ``load_step_sizes`` takes of it what fits once the model is prepared. Raises DataError.
+    ``key`` is the recipe's, for the message. ``head`` names the classifier, which stays as it is
+    where the weights have one of another number of classes. Raises DataError.
     """
     state = read_weights(source, model_name=model_name)
+    new_head = replaced_head(model, state, head)
+    if new_head:
+        state = _with_own_head(model, state, head)
     model.load_state_dict(_select_matching(model, state, source, model_name=model_name, key=key))
-    return {key: value for key, value in state.items() if _is_quantizer_key(key)}
+    return LoadedWeights({k: v for k, v in state.items() if _is_quantizer_key(k)}, new_head)
+
+
+def replaced_head(model: nn.Module, state: Mapping[str, Tensor], head: str) -> str:
+    """Return which classifier is replaced and why, in one phrase; nothing where it fits as it is.
+
+    Only another number of classes is a reason: weights of other features do not fit, and stay so.
+    """
+    weight = f"{head}.weight"
+    own = model.state_dict().get(weight)
+    loaded = state.get(weight)
+    if not head or own is None or loaded is None:
+        return ""
+    if own.shape[0] == loaded.shape[0] or own.shape[1:] != loaded.shape[1:]:
+        return ""
+    return f"a new classifier `{head}`: {own.shape[0]:,} classes, not {loaded.shape[0]:,}"
+
+
+def _with_own_head(model: nn.Module, state: Mapping[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Return the state with the model's own classifier, and no step size of the one replaced."""
+    prefix = f"{head}."
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+    return {key: value for key, value in state.items() if not key.startswith(prefix)} | own
 
 
 def load_step_sizes(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
@@ -76,12 +117,19 @@ def _take_over(quantizer: LsqQuantizer, name: str, state: Mapping[str, Tensor]) 
     return True
 
 
-def matching_state(
-    model: nn.Module, source: Path | str, *, model_name: str, key: str
-) -> dict[str, Tensor]:
-    """Return what ``load_weights`` puts into ``model``, which may be on the meta device."""
+def check_weights(
+    model: nn.Module, source: Path | str, *, model_name: str, key: str, head: str
+) -> str:
+    """Check what ``load_weights`` would do to ``model``, which may be on the meta device.
+
+    Return which classifier it would replace. Raises DataError.
+    """
     state = read_weights(source, model_name=model_name)
-    return _select_matching(model, state, source, model_name=model_name, key=key)
+    new_head = replaced_head(model, state, head)
+    if new_head:
+        state = _with_own_head(model, state, head)
+    _select_matching(model, state, source, model_name=model_name, key=key)
+    return new_head
 
 
 def _select_matching(
@@ -95,7 +143,13 @@ def _select_matching(
     state = {key: value for key, value in state.items() if not _is_quantizer_key(key)}
     if str(source).startswith("torchvision:"):
         state = {key: value for key, value in state.items() if not key.startswith(_AUX_PREFIXES)}
-    _check_fit(model, state, f"{key}: {source} into {model_name}")
+    remedy = " (`model.head: new` gives the network a new classifier)"
+    _check_fit(
+        model,
+        state,
+        f"{key}: {source} into {model_name}",
+        remedy if key.endswith("model.weights") else "",
+    )
     return state
 
 
@@ -159,7 +213,9 @@ def _unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
 
 
-def _check_fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
+def _check_fit(
+    model: nn.Module, state: Mapping[str, Tensor], label: str, class_remedy: str
+) -> None:
     model_state = model.state_dict()
     optional = "num_batches_tracked"  # older files lack it; batch norm then starts at 0
     missing = [key for key in model_state if key not in state and not key.endswith(optional)]
@@ -174,14 +230,14 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor], label: str) -> Non
         file_shapes = [f"{key} {tuple(state[key].shape)}" for key in mismatched]
         model_shapes = [f"{key} {tuple(model_state[key].shape)}" for key in mismatched]
         raise DataError(
-            f"{label}: {_class_count_hint(model_state, state, mismatched)}shapes "
+            f"{label}: {_class_count_hint(model_state, state, mismatched, class_remedy)}shapes "
             "do not fit; the model has "
             f"{_first_five(model_shapes)}; the file {_first_five(file_shapes)}"
         )
 
 
 def _class_count_hint(
-    model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str]
+    model_state: Mapping[str, Tensor], state: Mapping[str, Tensor], keys: list[str], remedy: str
 ) -> str:
     """Return the commonest reason, or "": one layer, the last, has another number of outputs."""
     pairs = [(model_state[key].shape, state[key].shape) for key in keys]
@@ -194,7 +250,7 @@ def _class_count_hint(
     if len(counts) != 1 or len(layers) != 1 or any(a[1:] != b[1:] for a, b in pairs):
         return ""
     model_classes, file_classes = next(iter(counts))
-    return f"trained for {file_classes:,} classes, and the data have {model_classes:,}: "
+    return f"trained for {file_classes:,} classes, and the data have {model_classes:,}{remedy}: "
 
 
 def _first_five(names: list[str]) -> str:

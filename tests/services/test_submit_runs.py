@@ -31,9 +31,10 @@ def test_a_run_is_submitted_again_as_it_was_but_for_what_is_set(here, by):
     (changed,) = planned(here, ref, "--set", "train.lr=0.07", "--seed", "5")
     assert same["recipe"]["train"]["epochs"] == changed["recipe"]["train"]["epochs"] == 3
     assert (changed["recipe"]["train"]["lr"], changed["seed"]) == (0.07, 5)
-    assert (changed["name"], same["seed"]) == (NAME, 0)
+    assert (same["name"], same["seed"]) == (f"{NAME}-epochs3", 0)
+    assert changed["name"] == f"{NAME}-epochs3-lr0.07"
     differing = {k for k in same["recipe"] if same["recipe"][k] != changed["recipe"][k]}
-    assert differing == {"train", "seed"}
+    assert differing == {"name", "train", "seed"}
 
 
 def test_a_run_submitted_unchanged_is_there_already(here):
@@ -54,10 +55,9 @@ def test_a_run_goes_on_to_mean_what_it_was_when_its_file_has_changed_or_is_gone(
 
 def test_the_parent_of_a_run_is_found_again_and_not_doubled(here):
     child = one_run(here, "digits/resnet8-w4a4")
-    outcome = here("submit", child, "--set", "train.epochs=4").stdout
-    assert len(outcome.splitlines()) == 2
-    assert "digits/resnet8-fp32" in outcome
-    assert "exists" in outcome
+    here("submit", child, "--set", "train.epochs=4")
+    names = [line.split("\t")[1] for line in here("runs", "ls").stdout.splitlines()]
+    assert sorted(names) == [NAME, "digits/resnet8-w4a4", "digits/resnet8-w4a4-epochs4"]
 
 
 def test_a_mistake_in_what_is_changed_names_the_run_and_nothing_is_queued(here):

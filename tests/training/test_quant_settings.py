@@ -211,7 +211,7 @@ def test_a_parent_of_an_earlier_version_which_says_no_bits_is_calibrated_anew(jo
     state = {k: v[:2] if k.endswith("_extra_state") else v for k, v in model.state_dict().items()}
     torch.save(state, tmp_path / "old.pt")
     plain = build_on_device("resnet8", feed)
-    parent_steps = load_weights(plain, tmp_path / "old.pt", model_name="resnet8")
+    parent_steps, _ = load_weights(plain, tmp_path / "old.pt", model_name="resnet8")
     fresh = quantize_model(plain, tiny())
     notes = load_step_sizes(fresh, parent_steps)
     assert notes[0].startswith("0 of ")

@@ -1,0 +1,36 @@
+"""The classifier of a network: the layer that it executes last, found by executing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def classifier_name(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
+    """Return the name of the last linear or convolutional layer that sees an image's features.
+
+    ``input_shape`` is (C, H, W). The network may lie on the meta device; it stays as it is. Empty
+    for a network without such a layer.
+    """
+    executed: list[str] = [""]
+
+    def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
+        return lambda module, inputs, output: executed.append(name)
+
+    hooks = [
+        module.register_forward_hook(remember(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ]
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *input_shape, device=device))
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return executed[-1]
