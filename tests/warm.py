@@ -4,7 +4,7 @@ To start Python and import takes a second, for a worker five, and the tests star
 ``python -m tests.warm CHANNEL`` imports the libraries, and nothing else happens in it; it forks for
 each command a process of its own: own pid, standard streams, folder, environment, signals, end. A
 worker's fork server is forked in the same way from the worker. The starts themselves are tested
-cold (start-up imports, the wheel, injected faults, LSQCTL_WARM=0); LSQCTL_TEST_FULL has all cold.
+cold (start-up imports, the wheel, LSQCTL_WARM=0); LSQCTL_TEST_FULL has all cold.
 """
 
 from __future__ import annotations
@@ -127,13 +127,20 @@ class WarmStarter:
         return self._environment | {"PYTHONWARNINGS": "ignore"}
 
     def start(
-        self, words: Sequence[str], folder: Path, environment: Mapping[str, str], *, merge: bool
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        merge: bool,
+        injected: Mapping[str, str],
     ) -> WarmProcess:
         """Start ``lsqctl`` with its output in pipes; ``merge`` puts stderr into stdout."""
         status, status_end = os.pipe()
         stdout, stdout_end = os.pipe()
         stderr, stderr_end = (None, stdout_end) if merge else os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
+        request["injected"] = dict(injected)
         ends = [stdout_end, stderr_end, status_end]
         socket.send_fds(self._connected(), [json.dumps(request).encode()], ends)
         for end in set(ends):
@@ -218,7 +225,9 @@ def _import(modules: Collection[str]) -> None:
 
 def _command(request: Mapping[str, Any]) -> None:
     from lsqctl.worker import launchers
+    from tests.worker.injected import install
 
+    install(request["injected"])
     os.chdir(request["folder"])
     sys.argv = ["lsqctl", *request["words"]]
     launchers.subprocess = _WarmLaunches()  # type: ignore[assignment]
