@@ -29,6 +29,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 _LIBRARIES = (
@@ -61,10 +62,10 @@ _READ_LATE = (
 class WarmProcess:
     """The part of subprocess.Popen that tests use, for a process that is no child of ours."""
 
-    def __init__(self, status_fd: int, stdout: int, stderr: int | None) -> None:
+    def __init__(self, status_fd: int, stdout: int | None, stderr: int | None) -> None:
         self._status = os.fdopen(status_fd, "rb", buffering=0)
         self.pid = int(self._status.readline().split()[-1])
-        self.stdout = os.fdopen(stdout)
+        self.stdout = None if stdout is None else os.fdopen(stdout)
         self.stderr = None if stderr is None else os.fdopen(stderr)
         self.returncode: int | None = None
 
@@ -81,7 +82,7 @@ class WarmProcess:
             self._status.close()
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str | None]:
+    def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
         end = time.monotonic() + (3600 if timeout is None else timeout)
         texts = {pipe: b"" for pipe in (self.stdout, self.stderr) if pipe is not None}
         waiting = {pipe for pipe in texts if not pipe.closed}
@@ -96,8 +97,8 @@ class WarmProcess:
                     waiting.remove(pipe)
                     pipe.close()
         self.wait(max(0.0, end - time.monotonic()))
-        out, *err = (text.decode() for text in texts.values())
-        return out, err[0] if err else None
+        out, err = (None if p is None else texts[p].decode() for p in (self.stdout, self.stderr))
+        return out, err
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -132,13 +133,18 @@ class WarmStarter:
         folder: Path,
         environment: Mapping[str, str],
         *,
-        merge: bool,
-        injected: Mapping[str, str],
+        merge: bool = False,
+        log: Path | None = None,
+        injected: Mapping[str, str] = MappingProxyType({}),
     ) -> WarmProcess:
-        """Start ``lsqctl`` with its output in pipes; ``merge`` puts stderr into stdout."""
+        """Start ``lsqctl`` with its output in pipes, or at the end of a file.
+
+        ``merge`` puts stderr into stdout.
+        """
         status, status_end = os.pipe()
-        stdout, stdout_end = os.pipe()
-        stderr, stderr_end = (None, stdout_end) if merge else os.pipe()
+        stdout, stdout_end = os.pipe() if log is None else (None, _append(log))
+        merged = merge or log is not None
+        stderr, stderr_end = (None, stdout_end) if merged else os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
         request["injected"] = dict(injected)
         ends = [stdout_end, stderr_end, status_end]
@@ -166,6 +172,10 @@ class WarmStarter:
         if self._channel is not None:
             self._channel.close()
             self._process.wait()
+
+
+def _append(log: Path) -> int:
+    return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def _serve(channel: socket.socket) -> None:
