@@ -62,9 +62,12 @@ _READ_LATE = (
 class WarmProcess:
     """The part of subprocess.Popen that tests use, for a process that is no child of ours."""
 
-    def __init__(self, status_fd: int, stdout: int | None, stderr: int | None) -> None:
+    def __init__(
+        self, status_fd: int, stdin: int | None, stdout: int | None, stderr: int | None
+    ) -> None:
         self._status = os.fdopen(status_fd, "rb", buffering=0)
         self.pid = int(self._status.readline().split()[-1])
+        self.stdin = None if stdin is None else os.fdopen(stdin, "w")
         self.stdout = None if stdout is None else os.fdopen(stdout)
         self.stderr = None if stderr is None else os.fdopen(stderr)
         self.returncode: int | None = None
@@ -136,22 +139,24 @@ class WarmStarter:
         merge: bool = False,
         log: Path | None = None,
         injected: Mapping[str, str] = MappingProxyType({}),
+        script: str | None = None,
     ) -> WarmProcess:
         """Start ``lsqctl`` with its output in pipes, or at the end of a file.
 
-        ``merge`` puts stderr into stdout.
+        ``merge`` puts stderr into stdout. A ``script`` is executed instead, with a pipe as stdin.
         """
+        stdin_end, stdin = (os.open(os.devnull, os.O_RDONLY), None) if script is None else os.pipe()
         status, status_end = os.pipe()
         stdout, stdout_end = os.pipe() if log is None else (None, _append(log))
         merged = merge or log is not None
         stderr, stderr_end = (None, stdout_end) if merged else os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
-        request["injected"] = dict(injected)
-        ends = [stdout_end, stderr_end, status_end]
+        request |= {"injected": dict(injected), "script": script}
+        ends = [stdin_end, stdout_end, stderr_end, status_end]
         socket.send_fds(self._connected(), [json.dumps(request).encode()], ends)
         for end in set(ends):
             os.close(end)
-        return WarmProcess(status, stdout, stderr)
+        return WarmProcess(status, stdin, stdout, stderr)
 
     def _connected(self) -> socket.socket:
         if self._channel is None:
@@ -192,7 +197,7 @@ def _serve(channel: socket.socket) -> None:
             _report_ends(status_fds)
         if channel not in ready:
             continue
-        data, fds, _, _ = socket.recv_fds(channel, 2**20, 3)
+        data, fds, _, _ = socket.recv_fds(channel, 2**20, 4)
         if not data:
             for pid in status_fds:
                 os.kill(pid, signal.SIGKILL)
@@ -200,9 +205,9 @@ def _serve(channel: socket.socket) -> None:
         request = json.loads(data)
         _import_what_is_needed(request["words"])
         if (pid := os.fork()) == 0:
-            _become(request["env"], [os.open(os.devnull, os.O_RDONLY), *fds[:2]], [])
+            _become(request["env"], fds[:3], [])
             _run_to_the_end(partial(_command, request))
-        os.write(fds[2], f"pid {pid}\n".encode())
+        os.write(fds[3], f"pid {pid}\n".encode())
         status_fds[pid] = fds.pop()
         for fd in fds:
             os.close(fd)
@@ -239,6 +244,10 @@ def _command(request: Mapping[str, Any]) -> None:
 
     install(request["injected"])
     os.chdir(request["folder"])
+    if request["script"] is not None:
+        sys.argv = ["-c", *request["words"]]
+        exec(compile(request["script"], "<script>", "exec"), {"__name__": "__main__"})
+        return
     sys.argv = ["lsqctl", *request["words"]]
     launchers.subprocess = _WarmLaunches()  # type: ignore[assignment]
     runpy.run_module("lsqctl", run_name="__main__", alter_sys=True)
