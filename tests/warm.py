@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -23,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -57,6 +59,9 @@ _READ_LATE = (
     *("LSQCTL_", "PYTEST_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PATH", "HOME"),
     "TORCHINDUCTOR_CACHE_DIR",  # torch sets it when it is imported
 )
+
+
+Streams = tuple[int, int, int]
 
 
 class WarmProcess:
@@ -137,26 +142,27 @@ class WarmStarter:
         environment: Mapping[str, str],
         *,
         merge: bool = False,
-        log: Path | None = None,
+        streams: Streams | None = None,
+        controls: bool = False,
         injected: Mapping[str, str] = MappingProxyType({}),
         script: str | None = None,
     ) -> WarmProcess:
-        """Start ``lsqctl`` with its output in pipes, or at the end of a file.
+        """Start ``lsqctl`` with its output in pipes, or with standard streams of the caller's.
 
-        ``merge`` puts stderr into stdout. A ``script`` is executed instead, with a pipe as stdin.
+        ``merge`` puts stderr into stdout. Let ``controls`` be true where stdin is a terminal that
+        controls it. A ``script`` is executed instead, with a pipe as stdin.
         """
-        stdin_end, stdin = (os.open(os.devnull, os.O_RDONLY), None) if script is None else os.pipe()
+        pipes: list[int | None] = [None, None, None]
+        ends = list(streams or ())
+        if streams is None:
+            ends, pipes = _pipes(merge=merge, writes=script is not None)
         status, status_end = os.pipe()
-        stdout, stdout_end = os.pipe() if log is None else (None, _append(log))
-        merged = merge or log is not None
-        stderr, stderr_end = (None, stdout_end) if merged else os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
-        request |= {"injected": dict(injected), "script": script}
-        ends = [stdin_end, stdout_end, stderr_end, status_end]
-        socket.send_fds(self._connected(), [json.dumps(request).encode()], ends)
-        for end in set(ends):
+        request |= {"injected": dict(injected), "script": script, "controls": controls}
+        socket.send_fds(self._connected(), [json.dumps(request).encode()], [*ends, status_end])
+        for end in {status_end} | (set(ends) if streams is None else set()):
             os.close(end)
-        return WarmProcess(status, stdin, stdout, stderr)
+        return WarmProcess(status, *pipes)
 
     def _connected(self) -> socket.socket:
         if self._channel is None:
@@ -179,8 +185,12 @@ class WarmStarter:
             self._process.wait()
 
 
-def _append(log: Path) -> int:
-    return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+def _pipes(*, merge: bool, writes: bool) -> tuple[list[int], list[int | None]]:
+    """Return the process's three streams, and the other ends of those that are pipes."""
+    stdin_end, stdin = os.pipe() if writes else (os.open(os.devnull, os.O_RDONLY), None)
+    stdout, stdout_end = os.pipe()
+    stderr, stderr_end = (None, stdout_end) if merge else os.pipe()
+    return [stdin_end, stdout_end, stderr_end], [stdin, stdout, stderr]
 
 
 def _serve(channel: socket.socket) -> None:
@@ -206,6 +216,9 @@ def _serve(channel: socket.socket) -> None:
         _import_what_is_needed(request["words"])
         if (pid := os.fork()) == 0:
             _become(request["env"], fds[:3], [])
+            if request["controls"]:
+                os.setsid()
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             _run_to_the_end(partial(_command, request))
         os.write(fds[3], f"pid {pid}\n".encode())
         status_fds[pid] = fds.pop()

@@ -21,8 +21,11 @@ def start_warm(space, *words: str, failpoint: str = "") -> WarmProcess:
     """Start a command as Workspace.start does, without the start of a Python."""
     told = {name: value for name, value in space.environment.items() if name.startswith("LSQCTL_")}
     environment = os.environ | told | {"LSQCTL_FAILPOINT": failpoint, "PYTHONWARNINGS": "ignore"}
-    log = space.folder / "output.log" if words[0] == "worker" else None
-    return WARM.start(words, space.folder, environment, log=log)
+    if words[0] != "worker":
+        return WARM.start(words, space.folder, environment)
+    with (space.folder / "output.log").open("a") as log, open(os.devnull) as nothing:
+        streams = (nothing.fileno(), log.fileno(), log.fileno())
+        return WARM.start(words, space.folder, environment, streams=streams)
 
 
 @pytest.fixture(scope="module")
