@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
 
+# Each process that tests start would compile the package anew, as no user's does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Tests make some thousand databases and checkpoints, and each is synced to the disk: in memory
 # that costs nothing. What a full or slow disk does is tested on mounts of their own.
 _MEMORY = Path("/dev/shm")
