@@ -323,6 +323,9 @@ def test_a_format_of_a_plugin_writes_the_board_and_an_ill_one_is_one_line(desk):
     desk.write(FORMAT)
     told = desk.here("leaderboard", "--format", "flowers/names")
     assert "'" in told.stdout
+    desk.write(FORMAT.replace("description", "ending='.who', description"))
+    desk.here("export", "board.who")
+    assert (desk.here.folder / "board.who").read_text() == told.stdout
     desk.write(FORMAT.replace("return ", "return 3 or "))
     said = desk.here("leaderboard", "--format", "flowers/names", code=1).stderr
     assert "the format flowers/names wrote a int, no text" in said

@@ -35,7 +35,7 @@ def walked(tmp_path_factory) -> dict[str, str]:
     (plugins / "flowers.py").write_text(blocks("python")[0])
     (plugins / "flowers.py").chmod(0o600)
     line.write("stripes.yaml", blocks("yaml")[0])
-    line.environment |= {"LSQCTL_PLUGINS": "1", "XDG_CONFIG_HOME": str(line.folder / "config")}
+    line.environment |= {"LSQCTL_PLUGINS": "1", "HOME": str(line.folder / "home")}
     commands = re.findall(r"^\$ lsqctl (.+?)(?:  +#.*)?$", blocks("console")[0], re.MULTILINE)
     return {command: line(*command.split()).stdout for command in commands}
 

@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from lsqctl.discovery import plugin_faults
-from lsqctl.errors import PluginError, UsageError
+from lsqctl.discovery import all_plugins, plugin_faults
+from lsqctl.errors import LsqctlError, PluginError, UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.leaderboard.pivot import Pivot, pivot_view
@@ -77,7 +77,19 @@ def resolve_format(path: PurePath, output_format: str | None = None) -> str:
     endings = {info.ending: name for name, info in FORMATS.items() if info.ending}
     if (ending := path.suffix.lower()) in endings:
         return endings[ending]
+    if ending and (name := _plugin_format(ending)):
+        return name
     raise UsageError(
         f"{path}: no format ends in `{ending or path.name}`{did_you_mean(ending, endings)}; "
         f"use {', '.join(endings)}, or say --format"
     )
+
+
+def _plugin_format(ending: str) -> str | None:
+    """Return the format of a plugin that declares an ending; what cannot be used declares none."""
+    for plugin in all_plugins(FORMATS.group):
+        with contextlib.suppress(LsqctlError):
+            for name, info in FORMATS.plugin_infos(plugin).items():
+                if info.ending == ending:
+                    return name
+    return None
