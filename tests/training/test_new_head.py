@@ -47,7 +47,13 @@ def seven(tmp_path):
     return tmp_path / "seven.pt"
 
 
-@pytest.mark.parametrize("name", LAST)
+QUICK = ("resnet8", "resnet18", "squeezenet1_1", "vit_b_16")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAST],
+)
 def test_the_classifier_is_what_a_network_executes_last(name):
     size = 32 if name in ("resnet8", "mixer_cifar") else 224
     model = build_on_meta(name, num_classes=10, in_channels=3, image_size=size)
