@@ -19,6 +19,7 @@ from lsqctl.models.factory import build_model, build_on_meta
 from lsqctl.recipe import DataSection, Recipe, load_stored
 from lsqctl.store import open_store
 from lsqctl.testing import board_format_laws, dataset_laws, model_laws
+from lsqctl.training import finetune
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.runtime import ExecutionContext, execution_environment
 from lsqctl.worker.execute import code_change_messages
@@ -369,6 +370,28 @@ def test_doctor_names_what_plugins_declare_and_what_is_wrong_with_one(desk):
     assert "weeds.py is not trusted" in said
 
 
+def test_a_network_and_a_dataset_of_plugins_are_trained_quantized_and_resumed(desk, tmp_path):
+    desk.write(NET + DATA)
+    recipe = Recipe.model_validate(
+        {
+            "name": "dots",
+            "model": {"name": "flowers/tinynet"},
+            "data": {"name": "flowers/dots", "batch_size": 4},
+            "quant": {"weight_bits": 4, "act_bits": 4},
+            "train": {"epochs": 1},
+        }
+    )
+    context = ExecutionContext(tmp_path / "run", tmp_path)
+    result = list(finetune(recipe, context))[-1]
+    assert (result.dataset, result.arch) == ("flowers/dots", "flowers/tinynet")
+    assert result.deterministic == "bitwise"
+    desk.write(NET + DATA + "# changed\n")
+    again = list(finetune(recipe, context))
+    assert any("plugin model flowers/tinynet" in str(event) for event in again)
+    assert again[-1].deterministic == "statistical"
+    assert again[-1].evaluations == result.evaluations
+
+
 def test_a_built_in_name_is_found_without_a_search_for_plugins(desk, monkeypatch):
     monkeypatch.setattr(discovery, "all_plugins", pytest.fail)
     desk.here("submit", "digits/resnet8-fp32")
@@ -389,11 +412,7 @@ def test_the_pattern_of_names_takes_no_path():
     [
         *model_laws("resnet8"),
         *dataset_laws("digits", Path()),
-        *(
-            law
-            for name in ("csv", "json", "md", "html", "latex")
-            for law in board_format_laws(name)
-        ),
+        *(law for name in ("csv", "html") for law in board_format_laws(name)),
     ],
     ids=str,
 )
