@@ -75,11 +75,13 @@ def load_run(
 ) -> LoadedRecipe:
     """Return the recipe that a run was stored with, as if it stood complete in a file at ``path``.
 
-    What it names by path is looked for beside that. As ``load``.
+    What it names by path is looked for beside that. Of its keys, which nobody wrote one by one,
+    nothing is said to be a likely mistake. As ``load``.
     """
     label = f"run {run_id}"
     document = parse_document(dump(recipe), RecipeFile(path, None, label), origin=label)
-    return load_document(document, sets=sets, seeds=seeds, grids=grids)
+    loaded = load_document(document, sets=sets, seeds=seeds, grids=grids)
+    return replace(loaded, warnings=tuple(w for w in loaded.warnings if w.file != label))
 
 
 def load_file(

@@ -40,7 +40,9 @@ def test_a_run_is_submitted_again_as_it_was_but_for_what_is_set(here):
 def test_a_run_submitted_unchanged_is_there_already(here):
     run = one_run(here, NAME)
     assert one_run(here, run) == run
-    assert "exists" in here("submit", run).stdout
+    told = here("submit", run)
+    assert "exists" in told.stdout
+    assert "warning" not in told.stderr
 
 
 def test_a_run_goes_on_to_mean_what_it_was_when_its_file_has_changed_or_is_gone(here):
