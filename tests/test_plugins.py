@@ -24,6 +24,7 @@ from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.runtime import ExecutionContext, execution_environment
 from lsqctl.worker.execute import code_change_messages
 from tests.inside import Here
+from tests.training.conftest import W4A4
 
 NET = """
 from torch import nn
@@ -377,7 +378,7 @@ def test_a_network_and_a_dataset_of_plugins_are_trained_quantized_and_resumed(de
             "name": "dots",
             "model": {"name": "flowers/tinynet"},
             "data": {"name": "flowers/dots", "batch_size": 4},
-            "quant": {"weight_bits": 4, "act_bits": 4},
+            "quant": W4A4,
             "train": {"epochs": 1},
         }
     )
