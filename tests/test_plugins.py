@@ -19,12 +19,10 @@ from lsqctl.models.factory import build_model, build_on_meta
 from lsqctl.recipe import DataSection, Recipe, load_stored
 from lsqctl.store import open_store
 from lsqctl.testing import board_format_laws, dataset_laws, model_laws
-from lsqctl.training import finetune
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.runtime import ExecutionContext, execution_environment
 from lsqctl.worker.execute import code_change_messages
 from tests.inside import Here
-from tests.training.conftest import W4A4
 
 NET = """
 from torch import nn
@@ -369,28 +367,6 @@ def test_doctor_names_what_plugins_declare_and_what_is_wrong_with_one(desk):
     said = desk.here("doctor").stdout
     assert "plugins declare 1 name: flowers/tinynet" in said
     assert "weeds.py is not trusted" in said
-
-
-def test_a_network_and_a_dataset_of_plugins_are_trained_quantized_and_resumed(desk, tmp_path):
-    desk.write(NET + DATA)
-    recipe = Recipe.model_validate(
-        {
-            "name": "dots",
-            "model": {"name": "flowers/tinynet"},
-            "data": {"name": "flowers/dots", "batch_size": 4},
-            "quant": W4A4,
-            "train": {"epochs": 1},
-        }
-    )
-    context = ExecutionContext(tmp_path / "run", tmp_path)
-    result = list(finetune(recipe, context))[-1]
-    assert (result.dataset, result.arch) == ("flowers/dots", "flowers/tinynet")
-    assert result.deterministic == "bitwise"
-    desk.write(NET + DATA + "# changed\n")
-    again = list(finetune(recipe, context))
-    assert any("plugin model flowers/tinynet" in str(event) for event in again)
-    assert again[-1].deterministic == "statistical"
-    assert again[-1].evaluations == result.evaluations
 
 
 def test_a_built_in_name_is_found_without_a_search_for_plugins(desk, monkeypatch):
