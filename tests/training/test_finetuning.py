@@ -80,7 +80,7 @@ def test_metric_keys_are_unique_and_steps_never_fall(uninterrupted):
     assert all(a.step <= b.step for a, b in pairwise(found))
     names = {(one.name, one.split) for one in found}
     assert names >= {("loss", "train"), ("top1", "train"), ("lr", "train"), ("epoch_loss", "train")}
-    split = uninterrupted[1][-1].evaluations[0].split  # a result and its metrics say the same
+    split = uninterrupted[1][-1].split  # a result and its metrics say the same
     assert split == "test"
     assert names >= {("loss", split), ("top1", split), ("top5", split)}
 
