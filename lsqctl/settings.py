@@ -102,15 +102,16 @@ def load_settings(
 ) -> Settings:
     """Return the settings that hold here; arguments are command-line flags and come first.
 
-    Raises StoreError for a workspace that was found, not named, and may be another account's.
+    Raises StoreError for a workspace that was found, not named, and may be another account's, and
+    UsageError for what cannot be a setting.
     """
     env = os.environ
-    named_home = home or _to_path(env.get("LSQCTL_HOME"))
+    named_home = _to_path(str(home or "") or env.get("LSQCTL_HOME"))
     home_dir = (named_home or find_home(Path.cwd())).absolute()
     if named_home is None:
         check_found_workspace(home_dir)
     url = db or env.get("LSQCTL_DB") or sqlite_url(home_dir / "lsqctl.db")
-    explicit_data_dir = data_dir or _to_path(env.get("LSQCTL_DATA"))
+    explicit_data_dir = _to_path(str(data_dir or "") or env.get("LSQCTL_DATA"))
     return Settings(
         home=home_dir,
         db_url=url,
@@ -252,8 +253,21 @@ def visible_gpus() -> list[str] | None:
     return None if text is None else [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
+def expand_home(path: Path) -> Path:
+    """Return a path whose ``~`` is written out.  Raises UsageError for a user that is not there.
+
+    >>> expand_home(Path("~nobody-of-this-name/x"))
+    Traceback (most recent call last):
+    lsqctl.errors.UsageError: ~nobody-of-this-name/x: no user has that home folder
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"{path}: no user has that home folder") from None
+
+
 def _to_path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
+    return expand_home(Path(text)) if text else None
 
 
 def _parse_compile(text: str) -> CompileMode:

@@ -164,7 +164,8 @@ def closest_name(
 ) -> str | None:
     """Return the candidate that ``word`` most likely meant, or None; names not ``taken`` first.
 
-    The nearest by edits, where they are few; else the one that shares most letters in order.
+    The nearest by edits, where they are few; else the one that shares most letters in order; else
+    the only one of which it is a part, as ``lost`` of ``worker_lost``.
     """
     names = sorted(set(candidates))
     folded = _fold(word)
@@ -173,7 +174,10 @@ def closest_name(
         return ranked[0][2]
     by_folded = {_fold(name): name for name in names}
     close = difflib.get_close_matches(folded, list(by_folded), n=1)
-    return by_folded[close[0]] if close else None
+    if close:
+        return by_folded[close[0]]
+    having_it = [name for name in names if word.lower() in re.split(r"[-_/.]", name.lower())]
+    return having_it[0] if len(having_it) == 1 else None
 
 
 def three_closest_names(word: str, candidates: Collection[str]) -> list[str]:

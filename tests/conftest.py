@@ -210,10 +210,17 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 @contextmanager
-def tmpfs(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of so many bytes (``2m``) on a folder; needs root."""
+def tmpfs(folder: Path, size: str, inodes: int = 0) -> Iterator[Path]:
+    """Mount a file system of so many bytes (``2m``) and inodes on a folder; needs root."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = ["-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
+    options = [
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={size},nr_inodes={inodes},mode=0700",
+        "tmpfs",
+        str(folder),
+    ]
     subprocess.run(["mount", *options], check=True)
     try:
         yield folder

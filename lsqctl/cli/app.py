@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -131,6 +132,9 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; a user's mistake never ends in a traceback."""
+    if os.name != "posix":
+        sys.exit("error: lsqctl runs on Linux and macOS; on Windows, use WSL")
+    _open_closed_streams()
     arguments = hoist_global_options(sys.argv[1:])
     gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
     for stream in (sys.stdout, sys.stderr):
@@ -148,6 +152,21 @@ def main() -> None:
             raise
         _print_error(LsqctlError(f"{error}; nothing half done is stored, so try again"))
         sys.exit(LsqctlError.exit_code)
+
+
+def _open_closed_streams() -> None:
+    """Let standard streams that the caller has closed (`>&-`) lead nowhere.
+
+    Else the next file to be opened, as the database, gets their number and what is printed there.
+    """
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this
+        name = ("stdin", "stdout", "stderr")[number]
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _print_error(error: LsqctlError) -> None:

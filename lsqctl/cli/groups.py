@@ -51,6 +51,42 @@ INSTEAD: Mapping[str, str] = {
 }
 """What people type at the top level, from other tools, and what it is called here."""
 
+WORDS_IN_GROUPS: Mapping[str, tuple[str, ...]] = {
+    "list": ("ls",),
+    "ps": ("ls",),
+    "info": ("show", "status"),
+    "describe": ("show", "status"),
+    "view": ("show", "status"),
+    "cat": ("show",),
+    "tail": ("logs",),
+    "kill": ("cancel",),
+    "stop": ("cancel",),
+    "abort": ("cancel",),
+    "pause": ("hold",),
+    "resume": ("release", "retry"),
+    "continue": ("release", "resume"),
+    "restart": ("retry", "resume"),
+    "rerun": ("retry", "resume"),
+    "delete": ("rm",),
+    "remove": ("rm",),
+    "undelete": ("restore",),
+    "prune": ("gc",),
+    "clean": ("gc",),
+    "label": ("tag",),
+    "comment": ("note",),
+    "validate": ("check",),
+    "verify": ("check",),
+    "lint": ("check",),
+    "create": ("new", "add"),
+    "init": ("new", "upgrade"),
+    "compare": ("diff",),
+    "download": ("fetch",),
+    "get": ("fetch", "show"),
+    "migrate": ("upgrade",),
+    "dump": ("backup",),
+}
+"""What people type after a group's name, and what may be meant: the first that the group has."""
+
 
 class CommandGroup(TyperGroup):
     """A group whose unknown command ends in one line that names the nearest."""
@@ -61,22 +97,28 @@ class CommandGroup(TyperGroup):
         """Return the command that the first word names.  Raises UsageError where none does."""
         name = args[0] if args else ""
         if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            raise UsageError(f"no command is named `{ctx.command_path} {name}`{self.hint(name)}")
+            hint = self.hint(ctx, name)
+            raise UsageError(f"no command is named `{ctx.command_path} {name}`{hint}")
         return super().resolve_command(ctx, args)
 
-    def hint(self, name: str) -> str:
+    def hint(self, ctx: Context, name: str) -> str:
         """Return what was probably meant, as the end of a sentence."""
+        for meant in WORDS_IN_GROUPS.get(name, ()):
+            if meant in self.commands:
+                return f"; did you mean `{meant}`?"
+        if any(name in names for names in SECTIONS.values()):
+            return f"; did you mean `{ctx.find_root().info_name} {name}`?"
         return did_you_mean(name, self.commands) or "; --help lists them"
 
 
 class TopLevel(CommandGroup):
     """The commands of ``lsqctl`` itself, by subject."""
 
-    def hint(self, name: str) -> str:
+    def hint(self, ctx: Context, name: str) -> str:
         """Return what was probably meant, as the end of a sentence."""
-        return (
-            f"; did you mean `lsqctl {INSTEAD[name]}`?" if name in INSTEAD else super().hint(name)
-        )
+        if name in INSTEAD:
+            return f"; did you mean `lsqctl {INSTEAD[name]}`?"
+        return did_you_mean(name, self.commands) or "; --help lists them"
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write each section of commands with a line for each."""

@@ -74,7 +74,7 @@ def curves(
     ctx: typer.Context,
     run_refs: RunArguments,
     metric: Annotated[str, typer.Option(help="Which of a run's metrics.")] = "top1",
-    split: Annotated[str, typer.Option(help="On which images: val or train.")] = "val",
+    split: Annotated[str, typer.Option(help="On which images: eval, train.")] = "eval",
     output: Output = None,
     force: Force = False,
 ) -> None:

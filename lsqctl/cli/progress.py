@@ -28,6 +28,7 @@ _COLUMNS = (
     Column("run", cut="end"),
     Column("", priority=1),
     Column("epoch", "right"),
+    Column("loss", "right"),
     Column("Top-1", "right"),
     Column("left", "right"),
 )
@@ -106,6 +107,14 @@ class LiveObserver(LineObserver):
         super().__init__(store, say)
         self._draw, self._width = draw, width
         self._next_draw_at = 0.0
+        self._row_run_ids: list[str] = []  # the run of each row, which keeps it until it has ended
+
+    def started(self, run: Run, allocation: Allocation) -> None:
+        """Give it the row of one that has ended, or a new one."""
+        ended = (n for n, run_id in enumerate(self._row_run_ids) if run_id not in self._started_at)
+        row = next(ended, len(self._row_run_ids))
+        self._row_run_ids[row : row + 1] = [run.id]
+        super().started(run, allocation)
 
     def tick(self) -> None:
         """Draw anew, a few times a second at most."""
@@ -117,23 +126,29 @@ class LiveObserver(LineObserver):
     def _table(self) -> Text:
         counts = self._store.runs.counts()
         counts_text = join_counts(counts, " · ")
-        running = self._store.runs.list(states=[RunState.RUNNING])
+        running = {run.id: run for run in self._store.runs.list(states=[RunState.RUNNING])}
         rows = [
-            styled_row(
-                (
-                    run_label(run),
-                    _bar(run.step, run.total_steps),
-                    f"{run.epoch}/{run.epochs}",
-                    top1_text(run),
-                    self._time_left(run),
-                ),
-                {},
-            )
-            for run in running
-            if run.id in self._started_at
+            styled_row(self._row(running[run_id]), {})
+            for run_id in self._row_run_ids
+            if run_id in running and run_id in self._started_at
         ]
         lines = table_lines(_COLUMNS, rows, self._width())
         return to_text([[Cell(counts_text, "dim")], *lines], self._width())
+
+    def _row(self, run: Run) -> tuple[str, ...]:
+        losses = [
+            summary.last
+            for summary in self._store.metrics.summaries(run.id)
+            if (summary.name, summary.split) == ("loss", "train")
+        ]
+        return (
+            run_label(run),
+            _bar(run.step, run.total_steps),
+            f"{run.epoch}/{run.epochs}",
+            *([f"{losses[0]:.4g}"] if losses else [""]),
+            top1_text(run),
+            self._time_left(run),
+        )
 
     def _time_left(self, run: Run) -> str:
         """Return an estimate of the time left, once there is a rate."""

@@ -22,7 +22,7 @@ from lsqctl.cli.console import (
 )
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
-from lsqctl.errors import Diagnostic, RecipeError, UsageError
+from lsqctl.errors import Diagnostic, LsqctlError, RecipeError, UsageError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
 
@@ -232,11 +232,25 @@ def check(
         _print_diagnostics(diagnostics, chosen_format)
     if diagnostics:
         raise typer.Exit(RecipeError.exit_code)
+    if problem := _readiness_problem(ctx, recipes, tuple(overrides or ())):
+        warn(f"cannot be submitted here as it is: {problem}")
     if smoke:
         print_smoke_tests(loaded_recipes, get_settings(ctx), json=json)
     elif chosen_format is DiagnosticFormat.TEXT:
         runs = sum(len(loaded.cells) for loaded in loaded_recipes)
         say(f"{pluralize(len(recipes), 'recipe')}, {pluralize(runs, 'run')}: no errors")
+
+
+def _readiness_problem(
+    ctx: typer.Context, recipes: Sequence[str], overrides: tuple[str, ...]
+) -> str:
+    from lsqctl.services.submit import SubmitOptions, readiness_problem
+
+    try:
+        settings = get_settings(ctx)
+    except LsqctlError as error:
+        return str(error)
+    return readiness_problem(recipes, settings, SubmitOptions(overrides=overrides))
 
 
 @app.command(epilog="Example: lsqctl recipe schema > lsqctl.schema.json")

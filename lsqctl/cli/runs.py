@@ -152,6 +152,12 @@ def logs(
     attempt: Annotated[
         int | None, typer.Option(parser=positive_int, metavar="N", help="Default: the latest.")
     ] = None,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail", "-n", parser=positive_int, metavar="N", help="Only its last N lines."
+        ),
+    ] = None,
 ) -> None:
     """Print the log of a run's attempt."""
     from lsqctl.services.logs import follow_log, read_log
@@ -160,11 +166,13 @@ def logs(
         run = store.runs.resolve(run_ref)
         folder = get_settings(ctx).run_dir(run.id)
         if follow:
-            for piece in follow_log(store, run.id, folder, attempt or 1, notify=note):
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+            first = attempt or (max(1, run.attempt) if tail else 1)
+            pieces = follow_log(store, run.id, folder, first, tail_lines=tail, notify=note)
         else:
-            sys.stdout.write(read_log(store, run.id, folder, attempt))
+            pieces = read_log(store, run.id, folder, attempt, tail_lines=tail)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
 
 
 @app.command(epilog="Example: lsqctl runs cancel @last")

@@ -66,7 +66,9 @@ def remove(
         size = format_bytes(sum(removal.size_bytes for removal in removals))
         if for_good and not (dry_run or force or yes):
             _confirm(f"remove {pluralize(len(removals), 'run')} and {size} for good?")
-        if not dry_run:
+        if dry_run:
+            store.trash.check_removable(list(runs), for_good=for_good, force=force)
+        else:
             (
                 remove_runs(store, removals, force=force)
                 if for_good

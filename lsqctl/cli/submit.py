@@ -125,9 +125,14 @@ def _parent_names(new_run: NewRun, plan: SubmitPlan) -> str:
 
 
 def print_enqueued(
-    enqueued: Sequence[EnqueuedRun], plan: SubmitPlan, *, json: bool, quiet: bool
+    enqueued: Sequence[EnqueuedRun],
+    plan: SubmitPlan,
+    *,
+    json: bool,
+    quiet: bool,
+    worked_here: bool = False,
 ) -> None:
-    """Print what became of each run of a submission."""
+    """Print what became of each run of a submission, and, unless it is done here, what is next."""
     for diagnostic in plan.warnings:
         warn_diagnostic(diagnostic)
     for text in plan.notes:
@@ -146,7 +151,7 @@ def print_enqueued(
         [(item.run.id, item.run.name, str(item.run.seed), item.outcome) for item in enqueued],
         right_aligned=("seed",),
     )
-    _print_counts(enqueued)
+    _print_counts(enqueued, worked_here=worked_here)
 
 
 def _enqueued_json(item: EnqueuedRun) -> dict[str, object]:
@@ -154,10 +159,13 @@ def _enqueued_json(item: EnqueuedRun) -> dict[str, object]:
     return {"id": run.id, "name": run.name, "seed": run.seed, "state": run.state}
 
 
-def _print_counts(enqueued: Sequence[EnqueuedRun]) -> None:
+def _print_counts(enqueued: Sequence[EnqueuedRun], *, worked_here: bool) -> None:
     counts = {
         outcome: sum(item.outcome is outcome for item in enqueued) for outcome in EnqueueOutcome
     }
     counts_text = join_counts(counts)
     n_new = len(enqueued) - counts[EnqueueOutcome.EXISTS]
+    if worked_here:
+        note(counts_text)
+        return
     note(f"{counts_text}; " + ("next: lsqctl worker --until-empty" if n_new else "nothing to do"))

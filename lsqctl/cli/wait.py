@@ -11,7 +11,7 @@ from lsqctl.cli.console import print_json, say
 from lsqctl.cli.options import Json, duration_seconds, open_store
 from lsqctl.cli.progress import run_label
 from lsqctl.errors import LsqctlError, RunFailed, StillPending, WaitTimeout
-from lsqctl.run import RunState
+from lsqctl.run import EndReason, RunState
 from lsqctl.text import join_counts
 
 if TYPE_CHECKING:
@@ -87,13 +87,14 @@ def _print_result(result: WaitResult, total: int, timeout: float | None) -> None
     """Say what came of it; raise what the exit code stands for."""
     pending = len(result.pending)
     if unsuccessful := [*result.failed, *result.removed]:
+        failed = sorted(result.failed, key=lambda status: status.reason is EndReason.PARENT)
         messages = [
-            f"{run_label(status)} ({status.id}) {_status_text(status)}" for status in result.failed
+            f"{run_label(status)} ({status.id}) {_status_text(status)}" for status in failed
         ]
         messages += [f"{run_id} was removed" for run_id in result.removed]
         more = f", and {len(messages) - _MAX_LISTED} more" if len(messages) > _MAX_LISTED else ""
         rest = f"; {pending} still pending" if pending else ""
-        advice = f"; lsqctl runs logs {result.failed[0].id}" if result.failed else ""
+        advice = f"; lsqctl runs logs {failed[0].id}" if failed else ""
         raise RunFailed(
             f"{len(unsuccessful)} of {total} did not succeed: "
             f"{', '.join(messages[:_MAX_LISTED])}{more}{rest}{advice}"

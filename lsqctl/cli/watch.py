@@ -192,13 +192,13 @@ _BARS = "▁▂▃▄▅▆▇█"
 _SPARKLINE_WIDTH = 12
 _RESERVED_LINES = 6  # lines that are not running runs or workers
 _RUN_COLUMNS = (
-    Column("run", cut="end"),
-    Column("id", priority=2),
-    Column("epoch", "right", priority=5),
-    Column("loss", "right", priority=4),
-    Column("", priority=3),
+    Column("run", cut="end", uncut_width=32),
+    Column("id", priority=4),
+    Column("epoch", "right", priority=6),
+    Column("loss", "right", priority=5),
+    Column("", priority=2),
     Column("Top-1 %", "right"),
-    Column("", priority=6),
+    Column("", priority=3),
     Column("left", "right", priority=7),
     Column("worker", priority=1),
 )

@@ -28,7 +28,7 @@ from lsqctl.cli.options import (
 )
 from lsqctl.cli.submit import print_enqueued
 from lsqctl.errors import RunFailed, UsageError
-from lsqctl.run import RunState
+from lsqctl.run import EndReason, RunState
 from lsqctl.settings import CompileMode, Settings, cpp_compiler
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def run(
     plan = api.plan_in_workspace(recipes, settings, submit_options)
     with open_store(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
-        print_enqueued(enqueued, plan, json=False, quiet=False)
+        print_enqueued(enqueued, plan, json=False, quiet=False, worked_here=True)
         options = Working(until_empty=True)
         code = _work_queue(
             settings, store, slots=slots, gpu_choice=gpus, name=None, options=options
@@ -74,6 +74,7 @@ def run(
         raise typer.Exit(code)
     unsuccessful = [item for item in finished if item.state is not RunState.SUCCEEDED]
     if unsuccessful:
+        unsuccessful.sort(key=lambda item: item.reason is EndReason.PARENT)  # causes first
         run_list = ", ".join(f"{item.name} ({item.id}) {item.state}" for item in unsuccessful[:5])
         raise RunFailed(f"{len(unsuccessful)} of {len(finished)} runs did not succeed: {run_list}")
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import groupby
 
 from lsqctl.leaderboard.published_results import ABLATIONS_PAGE, PublishedResult
 from lsqctl.leaderboard.run_group import RunGroup, Value
@@ -29,6 +30,30 @@ def published_entry(result: PublishedResult) -> Entry:
         for column in COLUMNS
     }
     return Entry(**values)  # type: ignore[arg-type]  # as above
+
+
+def undominated(entries: Iterable[Entry], cost: str) -> list[Entry]:
+    """Return the entries with a ``cost`` that no other dominates; accuracies that tie are equal.
+
+    An entry is dominated by a cheaper one that is not wholly below it, and by one of equal cost
+    that is wholly above it.
+    """
+
+    def cost_of(entry: Entry) -> float:
+        return float(getattr(entry, cost))
+
+    with_cost = [entry for entry in entries if getattr(entry, cost) is not None]
+    kept, cheaper_high = [], float("-inf")
+    for _, group in groupby(sorted(with_cost, key=cost_of), key=cost_of):
+        equal_cost = list(group)
+        best_low = max(entry.interval_low for entry in equal_cost)
+        kept += [
+            entry
+            for entry in equal_cost
+            if cheaper_high < entry.interval_low and best_low <= entry.interval_high
+        ]
+        cheaper_high = max(cheaper_high, *(entry.interval_high for entry in equal_cost))
+    return kept
 
 
 PaperBaselines = dict[tuple[str, str, int, int, str], PublishedResult]

@@ -6,7 +6,6 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Literal
 
 from lsqctl.errors import NotFound, UsageError
@@ -18,6 +17,7 @@ from lsqctl.leaderboard.entries import (
     local_entry,
     paper_baselines,
     published_entry,
+    undominated,
 )
 from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.leaderboard.run_group import (
@@ -187,28 +187,12 @@ def _with_ranks(entries: list[Entry]) -> list[Entry]:
 
 
 def _with_pareto(entries: list[Entry], cost: Cost) -> list[Entry]:
-    """Mark the entries that no other dominates; accuracies that tie count as equal.
-
-    An entry is dominated by a cheaper one that is not wholly below it, and by one of equal cost
-    that is wholly above it.
-    """
-
-    def cost_of(entry: Entry) -> float:
-        return float(getattr(entry, cost))
-
-    without_cost = [entry for entry in entries if getattr(entry, cost) is None]
-    with_cost = sorted(
-        (entry for entry in entries if getattr(entry, cost) is not None), key=cost_of
-    )
-    marked, cheaper_high = list(without_cost), float("-inf")
-    for _, group in groupby(with_cost, key=cost_of):
-        equal_cost = list(group)
-        best_low = max(entry.interval_low for entry in equal_cost)
-        for entry in equal_cost:
-            dominated = cheaper_high >= entry.interval_low or best_low > entry.interval_high
-            marked.append(replace(entry, pareto_optimal=not dominated))
-        cheaper_high = max(cheaper_high, *(entry.interval_high for entry in equal_cost))
-    return marked
+    """Mark the entries that no other dominates, and those that are; without a cost neither."""
+    kept = set(map(id, undominated(entries, cost)))
+    return [
+        entry if getattr(entry, cost) is None else replace(entry, pareto_optimal=id(entry) in kept)
+        for entry in entries
+    ]
 
 
 def _sort_key(entry: Entry) -> tuple[bool, int, float, str, str, str, str]:

@@ -222,7 +222,7 @@ def value_cell(entry: Entry, name: str, podium: int = 0) -> Cell:
     if name == "model":
         return Cell(model_text(entry), dim=not entry.is_local)
     if column.spec.signed:
-        return _signed_cell(value)
+        return _signed_cell(value, entry)
     strong = name == "rank" or podium == 1
     return Cell(_value_text(column, value), strong=strong, podium=podium)
 
@@ -235,8 +235,12 @@ def _value_text(column: Column, value: str | float) -> str:
     return _UNIT_FORMATS.get(column.spec.unit, _format_plain)(value)
 
 
-def _signed_cell(value: float) -> Cell:
+def _signed_cell(value: float, entry: Entry) -> Cell:
+    """Return a difference of Top-1; a colour only where the row's interval tells it from none."""
     text = format_signed(value)
+    low, high = entry.interval_low, entry.interval_high
+    if abs(value) <= max(entry.top1_mean - low, high - entry.top1_mean):
+        return Cell(text)
     return Cell(text, highlight="bad" if text[0] == MINUS else "good" if text[0] == "+" else "")
 
 

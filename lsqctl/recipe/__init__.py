@@ -8,7 +8,14 @@ in ``sections`` or ``train_section`` once and is printed by ``lsqctl recipe sche
 
 from lsqctl.recipe.cross_checks import KeyConflict, cross_check, derived_defaults
 from lsqctl.recipe.quant_section import OverrideSection, QuantSection
-from lsqctl.recipe.recipe import Recipe, fingerprint, is_valid_name, load_stored, plugins_of
+from lsqctl.recipe.recipe import (
+    MAX_NAME_PART,
+    Recipe,
+    fingerprint,
+    is_valid_name,
+    load_stored,
+    plugins_of,
+)
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
@@ -19,6 +26,7 @@ from lsqctl.recipe.sections import (
 from lsqctl.recipe.train_section import TrainSection
 
 __all__ = [
+    "MAX_NAME_PART",
     "DataSection",
     "DistillSection",
     "KeyConflict",

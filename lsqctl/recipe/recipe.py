@@ -24,7 +24,8 @@ from lsqctl.recipe.sections import (
 )
 from lsqctl.recipe.train_section import TrainSection
 
-NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_NAME_PART = 64  # letters between two `/`
+NAME_PART = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_PART - 1}}}")
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -116,8 +117,9 @@ def fingerprint(recipe: Recipe, inputs: Mapping[str, str], *, with_seed: bool) -
     """Return the sha256 that identifies a recipe's training semantics.
 
     ``inputs`` names, by key, the bytes behind ``model.weights`` and ``distill.teacher``
-    (``file:SHA256``, ``torchvision:NAME`` or ``run:RECIPE_SHA256``), for a path says nothing of
-    its content. Name and description are left out, and so is every key at its default: a key
+    (``file:SHA256``, ``torchvision:NAME`` or ``run:RECIPE_SHA256``), and behind ``data.name``
+    where a folder holds the images, for a path says nothing of its content. Name and
+    description are left out, and so is every key at its default: a key
     that a later version adds leaves the hashes of older recipes as they were.
     """
     data = recipe.model_dump(mode="json", exclude_defaults=True)

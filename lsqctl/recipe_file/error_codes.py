@@ -185,8 +185,8 @@ END_REASONS: Mapping[str, ErrorCode] = {
     ),
     EndReason.PARENT: ErrorCode(
         "a run that it waits for did not succeed",
-        "It starts from another run's weights, or is taught by it, and that run failed or was "
-        "cancelled. Retry that run: this one follows.",
+        "It starts from another run's weights, or is taught by it. That run failed, and this one "
+        "with it, or was cancelled, and this one with it. Retry that run: this one follows.",
         "lsqctl runs retry PARENT",
     ),
     EndReason.TIMEOUT: ErrorCode(

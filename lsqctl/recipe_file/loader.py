@@ -32,6 +32,7 @@ from lsqctl.recipe_file.sweep_cells import (
     axes_of,
     cell_count,
     cell_labels,
+    cell_name,
     describe_cell,
     duplicates,
     parse_grids,
@@ -262,7 +263,7 @@ class _Loader:
         for label, recipe, validation, change in zip(
             suffixes, recipes, validations, changes, strict=True
         ):
-            name = f"{self.name}-{label}" if label else str(self.name)
+            name = cell_name(str(self.name), label)
             self.warnings.extend(lint(recipe, validation, self.start))
             named = recipe.model_copy(update={"name": name})
             cells.append(
@@ -278,9 +279,9 @@ class _Loader:
             )
         for name in dict.fromkeys(cell.recipe.name for cell in cells):
             if not is_valid_name(name):
-                label = f"the cell's name `{name}` is longer than 64 letters or not valid"
+                label = f"the cell's name `{name}` is not valid"
                 self.diagnostics.append(
-                    anchor.diagnostic("R106", "bad name", label, "shorten `name`")
+                    anchor.diagnostic("R106", "bad name", label, "give `name` other letters")
                 )
         return tuple(cells)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from itertools import product
 
 from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.quant.spec import FLOAT_BITS
-from lsqctl.recipe import Recipe
+from lsqctl.recipe import MAX_NAME_PART, Recipe
 from lsqctl.recipe_file.keys import NON_KEY_HINTS, SETTABLE_KEYS, SWEEP_PARTS
 from lsqctl.recipe_file.nodes import (
     GRID_OPTION,
@@ -267,6 +268,27 @@ def cell_labels(changes: Sequence[Mapping[str, Node]], recipes: Sequence[Recipe]
         others = (k for k in change if k not in ("extends", "seed", *BIT_KEYS))
         suffixes.append("-".join([*parts, *(_label_part(key, change[key]) for key in others)]))
     return suffixes
+
+
+def cell_name(base: str, label: str) -> str:
+    """Return what a cell's run is called: the base and the label, shortened to what a name may be.
+
+    A name that is too long loses the end of its base, or else of its label, and gets six letters
+    of the digest of the whole, which tell it from others that are cut alike.
+
+    >>> cell_name("paper/lsq", "w4a4")
+    'paper/lsq-w4a4'
+    """
+    name = f"{base}-{label}" if label else base
+    folder, slash, last = base.rpartition("/")
+    if len(name) - len(folder + slash) <= MAX_NAME_PART:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:6]
+    room = MAX_NAME_PART - len(f"-{digest}-{label}")
+    if room > 0 and (kept := last[:room].rstrip("-._")):
+        return f"{folder}{slash}{kept}-{digest}-{label}"
+    kept = f"{last}-{label}"[: MAX_NAME_PART - len(f"-{digest}")].rstrip("-._")
+    return f"{folder}{slash}{kept}-{digest}"
 
 
 def describe_cell(number: int, total: int, change: Mapping[str, Node]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
+from lsqctl.events import Metric
 from lsqctl.leaderboard.charts.accuracy import (
     Cost,
     accuracy_by_bits,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Table
     from lsqctl.store import Store
 
+EVALUATION_SPLIT = "eval"
 _NO_COST = "no row of it has a size and bit operations: only finished local runs have"
 
 
@@ -52,9 +55,12 @@ def plot_bits(
 
 
 def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) -> list[Chart]:
-    """Return one metric of several runs by step.  Raises NotFound, with the nearest metric."""
+    """Return one metric of several runs by step; ``eval`` is each one's evaluation split.
+
+    Raises NotFound, with the nearest metric.
+    """
     runs = [store.runs.resolve(run_ref) for run_ref in run_refs]
-    points = {f"{run.name} {run.id}": store.metrics.points(run.id, metric, split) for run in runs}
+    points = {f"{run.name} {run.id}": _points(store, run.id, metric, split) for run in runs}
     if not any(points.values()):
         metric_names = {
             f"{summary.name}/{summary.split}"
@@ -66,9 +72,23 @@ def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) 
             if metric_names
             else "; nothing was recorded"
         )
-        hint = did_you_mean(f"{metric}/{split}", metric_names)
+        hint = (
+            did_you_mean(metric, {name.partition("/")[0] for name in metric_names})
+            if split == EVALUATION_SPLIT
+            else did_you_mean(f"{metric}/{split}", metric_names)
+        )
         raise NotFound(f"no {metric}/{split} was recorded{hint}{listed}")
     return [metric_by_run(points, metric, split)]
+
+
+def _points(store: Store, run_id: str, metric: str, split: str) -> list[Metric]:
+    if split != EVALUATION_SPLIT:
+        return store.metrics.points(run_id, metric, split)
+    return [
+        replace(point, split=EVALUATION_SPLIT)
+        for point in store.metrics.points(run_id, metric)
+        if point.split != "train"
+    ]
 
 
 def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:

@@ -100,14 +100,14 @@ def _state_shapes(network: str, recipe: Recipe) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def build_meta_network(network: str, recipe: Recipe) -> nn.Module:
+def build_meta_network(network: str, recipe: Recipe, num_classes: int | None = None) -> nn.Module:
     """Return a network without memory for its weights, as for the recipe's data."""
     from lsqctl.models.factory import build_on_meta
 
     dataset_info = DATASETS[recipe.data.name]
     return build_on_meta(
         network,
-        num_classes=dataset_info.classes or TORCHVISION_CLASSES,
+        num_classes=num_classes or dataset_info.classes or TORCHVISION_CLASSES,
         in_channels=input_channels(network, dataset_info.channels),
         image_size=recipe.data.image_size,
     )
@@ -170,11 +170,45 @@ def download_dataset(
     return fetch_dataset(name, settings.data_dir)
 
 
-class WeightFiles:
-    """Searches beside the recipe, in the current folder and in ``data_dir``."""
+class ImageFolders:
+    """What lies in the folders of images that recipes name, each listed once."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
+        self._known: dict[str, tuple[int, str]] = {}
+
+    def classes(self, dataset_name: str) -> int | None:
+        """Return how many classes a dataset has; None where no folder is there to say it."""
+        known = DATASETS[dataset_name].classes
+        return known if known is not None else (self._list(dataset_name) or (None,))[0]
+
+    def identity(self, dataset_name: str) -> str | None:
+        """Return a dataset's name with the digest of its images; None where it has no folder.
+
+        Raises DataError for a folder that a worker would refuse.
+        """
+        listed = self._list(dataset_name)
+        return listed and f"{dataset_name}@{listed[1]}"
+
+    def _list(self, name: str) -> tuple[int, str] | None:
+        from lsqctl.datasets.image_folders import FolderDataset, images_digest
+        from lsqctl.datasets.presence import is_dataset_present
+
+        if not DATASETS[name].is_image_folder or not is_dataset_present(name, self._data_dir):
+            return None
+        if name not in self._known:
+            train, evaluation = FolderDataset(name).list_splits(self._data_dir)
+            digest = images_digest(self._data_dir / name, (train, evaluation))
+            self._known[name] = len(train.classes), digest
+        return self._known[name]
+
+
+class WeightFiles:
+    """Searches beside the recipe, in the current folder and in ``data_dir``."""
+
+    def __init__(self, data_dir: Path, images: ImageFolders) -> None:
+        self._data_dir = data_dir
+        self._images = images
         self._digests: dict[Path, str] = {}
         self._checked_uses: list[tuple[Path, str, DataSection, bool]] = []
         self.notes: dict[str, None] = {}  # what is to be said of them in the plan, in order
@@ -193,7 +227,8 @@ class WeightFiles:
             self._digests[path] = file_sha256(path)
         use = (path, recipe.network_of(key), recipe.data, replaces_head(key, recipe))
         if use not in self._checked_uses:
-            if new_head := _check_fit(key, path, recipe):
+            classes = self._images.classes(recipe.data.name)
+            if new_head := _check_fit(key, path, recipe, classes):
                 self.notes[f"{recipe.name}: {new_head} as in {weights_name}"] = None
             self._checked_uses.append(use)
         return {"name": weights_name, "path": str(path), "sha256": self._digests[path]}
@@ -212,17 +247,17 @@ class WeightFiles:
         return path
 
 
-def _check_fit(key: str, path: Path, recipe: Recipe) -> str:
+def _check_fit(key: str, path: Path, recipe: Recipe, num_classes: int | None) -> str:
     """Compare names and shapes, and return which classifier will be replaced.
 
-    Where a folder decides the classes, only the worker can.
+    Where no folder says how many classes, only the worker can.
     """
     from lsqctl.training.weights import check_weights
 
-    if DATASETS[recipe.data.name].classes is None:
+    if num_classes is None:
         return ""
     network = recipe.network_of(key)
-    model = build_meta_network(network, recipe)
+    model = build_meta_network(network, recipe, num_classes)
     head = _head_of(model, recipe) if replaces_head(key, recipe) else ""
     return check_weights(model, path, model_name=network, key=f"{recipe.name}: {key}", head=head)
 

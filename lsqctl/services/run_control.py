@@ -70,12 +70,11 @@ def retry_run(
 
     Raises IllegalTransition for a run in any other state, before anything is removed.
     """
-    if from_scratch and store.runs.detail(run_id).run.state in {
-        RunState.FAILED,
-        RunState.CANCELLED,
-    }:
-        _delete_checkpoints(settings, run_id)  # before anyone can claim it
-    return store.runs.retry(run_id, from_scratch=from_scratch)
+    return store.runs.retry(
+        run_id,
+        from_scratch=from_scratch,
+        delete_files=lambda run_id: _delete_checkpoints(settings, run_id),
+    )
 
 
 def _delete_checkpoints(settings: Settings, run_id: str) -> None:

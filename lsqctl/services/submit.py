@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from lsqctl.datasets import DATASETS
-from lsqctl.errors import Diagnostic, NotFound, RecipeError, UsageError
+from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load, load_run
@@ -20,6 +20,7 @@ from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState,
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     TORCHVISION_CLASSES,
+    ImageFolders,
     WeightFiles,
     check_layers,
     check_parent,
@@ -113,6 +114,24 @@ def plan_in_workspace(
         return plan_submit(recipe_refs, settings=settings, store=store, options=options)
 
 
+def readiness_problem(
+    recipe_refs: Sequence[str], settings: Settings, options: SubmitOptions
+) -> str:
+    """Return what a submission would be refused for though its recipes are right; perhaps nothing.
+
+    A file, a run or a dataset that is not there, or weights that do not fit. Nothing is changed.
+    """
+    try:
+        if not workspace_exists(settings):
+            plan_submit(recipe_refs, settings=settings, store=None, options=options)
+        else:
+            with open_workspace(settings, read_only=True) as store:
+                plan_submit(recipe_refs, settings=settings, store=store, options=options)
+    except LsqctlError as error:
+        return str(error)
+    return ""
+
+
 def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:
     """Queue a plan, all of it or nothing; a run that is there already is not doubled."""
     enqueued = store.queue.enqueue(plan.runs, if_exists=if_exists, max_failures=plan.max_failures)
@@ -202,11 +221,13 @@ class _Planner:
     _chain: list[str] = field(default_factory=list)
     _provenance: JsonObject = field(default_factory=dict)
     _resolved: dict[tuple[Path, str], _Inputs] = field(default_factory=dict)
+    _images: ImageFolders = field(init=False)
     _files: WeightFiles = field(init=False)
     _head_notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._files = WeightFiles(self.settings.data_dir)
+        self._images = ImageFolders(self.settings.data_dir)
+        self._files = WeightFiles(self.settings.data_dir, self._images)
 
     @property
     def notes(self) -> list[str]:
@@ -285,6 +306,8 @@ class _Planner:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
                 self._head_notes.append(new_head_note(key, TORCHVISION_CLASSES, recipe))
                 identities[key] = f"torchvision:{input_ref}"
+        if self.options.check_data and (images := self._images.identity(recipe.data.name)):
+            identities["data.name"] = images  # other images are another run
         return identities, entries, parents
 
     def _resolve_parent(

@@ -20,7 +20,7 @@ from lsqctl.run import (
     WorkerIdentity,
 )
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
-from lsqctl.store.dependencies import fail_children, queue_children, stop_failing_sweeps
+from lsqctl.store.dependencies import end_children, queue_children, stop_failing_sweeps
 from lsqctl.store.dialects import now
 from lsqctl.store.results import insert_result
 from lsqctl.store.rows import load_runs, to_lease
@@ -33,8 +33,6 @@ from lsqctl.store.transitions import (
     transition,
 )
 from lsqctl.store.workers import to_identity
-
-_VERB = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled"}
 
 
 class AttemptCompletion(StorePart):
@@ -151,7 +149,7 @@ def _end_run(
         lease_until=None,
         cancel_requested=False,
     )
-    fail_children(db, lease.run_id, select_for_update(db, lease.run_id).name, _VERB[to])
+    end_children(db, lease.run_id, select_for_update(db, lease.run_id).name, to)
     if to is RunState.FAILED:
         stop_failing_sweeps(db, lease.run_id)
     return to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 MAX_TRIES = 3
 EXCLUSIVE_LOCK_KEY = 0x6C737163  # "lsqc": changes that touch several runs go one at a time
+_DROPPED = re.compile(r'(?:database|role) "[^"]*" does not exist')
 
 # PostgreSQL: serialization failure, deadlock, lock not available, cannot connect now, shutdown
 _TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P03"})
@@ -72,8 +74,8 @@ class Database:
         """
         try:
             reason = self._file_problem() or self._schema_problem()
-        except OperationalError:
-            return
+        except OperationalError as error:
+            reason = self._dropped_reason(error)
         except DBAPIError as error:
             raise self._to_store_error(error) from error
         if reason:
@@ -108,6 +110,13 @@ class Database:
             f"has schema {current} by now, this lsqctl works with {self.schema}; start what works "
             "with it again, with the lsqctl that has upgraded it"
         )
+
+    def _dropped_reason(self, error: DBAPIError) -> str:
+        """Return a server's words when it has no such database or role; they come unnumbered."""
+        said = _DROPPED.search(str(error.orig))
+        if self.sqlite or said is None:
+            return ""
+        return f"cannot be used: {said[0]} on the server by now; {self._restore_advice()}"
 
     def _restore_advice(self) -> str:
         return list_backups(self._path) if self.sqlite else "restore a copy made by pg_dump"
@@ -161,7 +170,7 @@ class Database:
         """Return why trying again cannot help; nothing where it can, or only the caller knows."""
         if isinstance(error, PoolTimeout) or _is_transient(error):
             return ""
-        if reason := self._file_problem():
+        if reason := self._file_problem() or self._dropped_reason(error):
             return reason
         if sign := damage(error.orig):
             return f"is damaged ({sign}); {self._restore_advice()}, or name another with --db"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, bindparam, case, delete, func, select, update
 
 from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, RunState
 from lsqctl.store.dialects import now
@@ -22,7 +22,7 @@ from lsqctl.store.tables import (
     sweep_cells,
     sweeps,
 )
-from lsqctl.store.transitions import NO_LEASE, record_event, select_for_update, transition
+from lsqctl.store.transitions import NO_LEASE, record_event, transition, transition_all
 
 RETRYABLE = (RunState.FAILED, RunState.CANCELLED)
 NOT_STARTED = (RunState.WAITING, RunState.QUEUED)
@@ -43,15 +43,65 @@ _RESET_TRAINING_VALUES = {
     "epoch": 0,
 }
 
-_CHILDREN = (
-    select(live_runs.c.id)
-    .join(run_parents, run_parents.c.run_id == live_runs.c.id)
-    .where(
-        run_parents.c.parent_id == bindparam("parent"),
-        live_runs.c.state == bindparam("state_of_child"),
-    )
-    .distinct()
+_VERBS = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled"}
+_PARENT_STATES = (
+    select(run_parents.c.run_id, live_runs.c.id, live_runs.c.state)
+    .join(live_runs, live_runs.c.id == run_parents.c.parent_id)
+    .where(run_parents.c.run_id.in_(bindparam("runs", expanding=True)))
 )
+
+
+def _select_ready_children() -> AnySelect:
+    """Select the waiting children of ``parent`` that no unfinished or failed parent keeps back."""
+    others, parents = run_parents.alias(), live_runs.alias()
+    kept_back = (
+        select(others.c.run_id)
+        .join(parents, parents.c.id == others.c.parent_id)
+        .where(others.c.run_id == live_runs.c.id, parents.c.state != RunState.SUCCEEDED)
+        .exists()
+    )
+    return (
+        select(live_runs.c.id)
+        .join(run_parents, run_parents.c.run_id == live_runs.c.id)
+        .where(run_parents.c.parent_id == bindparam("parent"), ~kept_back)
+        .where(live_runs.c.state == RunState.WAITING)
+        .distinct()
+    )
+
+
+def _select_waiting_descendants() -> AnySelect:
+    """Select what waits for ``run``, however far down, with each parent on the way there."""
+    columns = live_runs.c.id, live_runs.c.name, live_runs.c.seq, run_parents.c.parent_id
+    child_of = select(*columns).join(run_parents, run_parents.c.run_id == live_runs.c.id)
+    waiting = child_of.where(live_runs.c.state == RunState.WAITING)
+    below = waiting.where(run_parents.c.parent_id == bindparam("run")).cte("below", recursive=True)
+    below = below.union(waiting.join(below, below.c.id == run_parents.c.parent_id))
+    return select(below).order_by(below.c.seq)  # a parent is older than its children
+
+
+def _select_dead_family() -> AnySelect:
+    """Select ``runs`` that are dead, their dead ancestors, and what ended for one of all these.
+
+    ``above`` is 1 for the first two. What ended for its parent is dead, for the reason ``parent``.
+    """
+    columns = live_runs.c.id, live_runs.c.state, live_runs.c.seq
+    dead = select(*columns).where(live_runs.c.state.in_(RETRYABLE))
+    above = dead.where(live_runs.c.id.in_(bindparam("runs", expanding=True))).cte(
+        "above", recursive=True
+    )
+    parent_of = dead.join(run_parents, run_parents.c.parent_id == live_runs.c.id)
+    above = above.union(parent_of.join(above, above.c.id == run_parents.c.run_id))
+    family = select(above).cte("family", recursive=True)
+    child_of = dead.join(run_parents, run_parents.c.run_id == live_runs.c.id)
+    ended = child_of.where(live_runs.c.reason == EndReason.PARENT)
+    family = family.union(ended.join(family, family.c.id == run_parents.c.parent_id))
+    is_above = case((family.c.id.in_(select(above.c.id)), 1), else_=0)
+    return select(family.c.id, family.c.state, is_above.label("above")).order_by(family.c.seq)
+
+
+_READY_CHILDREN = _select_ready_children()
+_WAITING_DESCENDANTS = _select_waiting_descendants()
+_DEAD_FAMILY = _select_dead_family()
 
 
 def _select_late_ancestors() -> AnySelect:
@@ -90,64 +140,100 @@ def state_after_parents(states: Sequence[str]) -> RunState:
 
 def queue_children(db: Connection, parent: str) -> None:
     """Queue the waiting children whose parents have now all succeeded."""
-    for child in _children(db, parent, RunState.WAITING):
-        if state_after_parents(_parent_states(db, child)) is RunState.QUEUED:
-            transition(
-                db, child, RunState.WAITING, RunState.QUEUED, "queued", detail=f"after {parent}"
-            )
+    children = db.scalars(_READY_CHILDREN, {"parent": parent}).all()
+    changes = [
+        {"run": child, "from_state": RunState.WAITING, "state": RunState.QUEUED}
+        for child in children
+    ]
+    transition_all(db, changes, "queued", [f"after {parent}"] * len(children))
 
 
-def fail_children(db: Connection, parent: str, name: str, verb: str) -> None:
-    """Fail the waiting children of a run that failed or was cancelled, and theirs in turn."""
-    failed = [(parent, name, verb)]
-    while failed:
-        parent, name, verb = failed.pop()
-        message = f"its parent {name} ({parent}) {verb}"
-        for child in _children(db, parent, RunState.WAITING):
-            transition(
-                db,
-                child,
-                RunState.WAITING,
-                RunState.FAILED,
-                "failed",
-                detail=message,
-                reason=EndReason.PARENT,
-                message=message,
-                finished_at=now(),
-            )
-            failed.append((child, select_for_update(db, child).name, "failed"))
+def end_children(db: Connection, run_id: str, name: str, to: RunState) -> None:
+    """End what waits for a run that failed or was cancelled, as that run ended, and so on down.
+
+    The message of each names that run, which is the cause, and the parent in between.
+    """
+    cause = f"{name} ({run_id}) {_VERBS[to]}"
+    messages: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for row in db.execute(_WAITING_DESCENDANTS, {"run": run_id}):
+        parent = f"{names.get(row.parent_id)} ({row.parent_id})"
+        direct = row.parent_id == run_id
+        between = f"its parent {cause}" if direct else f"{cause}, and its parent {parent} with it"
+        if direct or row.id not in messages:
+            messages[row.id] = between
+        names[row.id] = row.name
+    changes = [
+        {
+            "run": child,
+            "from_state": RunState.WAITING,
+            "state": to,
+            "reason": EndReason.PARENT,
+            "message": message,
+        }
+        for child, message in messages.items()
+    ]
+    transition_all(db, changes, to.value, list(messages.values()), finished_at=now())
 
 
-def requeue(db: Connection, run_id: str, kind: str, *, from_scratch: bool = False) -> None:
-    """Put a failed or cancelled run back, first its failed parents, then the children it failed."""
-    pending = [(run_id, kind)]
-    while pending:
-        current, current_kind = pending[-1]
-        dead = [id_ for id_, state in _parents(db, current).items() if state in RETRYABLE]
-        if dead:
-            pending += [(parent, "retried") for parent in dead]
-            continue
-        pending.pop()
-        if from_scratch and current == run_id:
+def requeue(db: Connection, run_ids: Sequence[str], *, from_scratch: bool = False) -> None:
+    """Requeue failed or cancelled runs, with their dead parents and the children they ended.
+
+    However many there are, the statements are few: nobody else writes meanwhile. A child with
+    another dead parent would wait for ever: it stays as it is. ``from_scratch`` forgets what the
+    runs named have measured, but nothing of the others.
+    """
+    if from_scratch:
+        for run_id in run_ids:
             delete_measurements(db, run_id)
             db.execute(update(runs).where(runs.c.id == run_id).values(_RESET_TRAINING_VALUES))
-            from_scratch = False
-        pending += [(child, "retried") for child in _requeue_one(db, current, current_kind)]
+    for batch in batches(run_ids):
+        dead = db.execute(_DEAD_FAMILY, {"runs": list(batch)}).all()
+        parents = _parent_states_of(db, [row.id for row in dead])
+        requeued = _requeueable({row.id: bool(row.above) for row in dead}, parents)
+        changes = [
+            {
+                "run": row.id,
+                "from_state": row.state,
+                "state": state_after_parents(list(parents.get(row.id, {}).values())),
+                **_RESET_VALUES,
+            }
+            for row in dead
+            if row.id in requeued
+        ]
+        transition_all(db, changes, "retried", [""] * len(changes))
 
 
-def _requeue_one(db: Connection, run_id: str, kind: str) -> list[str]:
-    """Put one run back; return the children that it had failed and that can now go on."""
-    row = select_for_update(db, run_id)
-    if row.state not in RETRYABLE:
-        return []  # a parent that was requeued has taken this run along
-    to = state_after_parents(_parent_states(db, run_id))
-    transition(db, run_id, RunState(row.state), to, kind, **_RESET_VALUES)
-    # a child with another dead parent would wait for ever: it stays failed
-    return [
-        child
-        for child in _children(db, run_id, RunState.FAILED, reason=EndReason.PARENT)
-        if not set(_parent_states(db, child)) & set(RETRYABLE)
-    ]
+def _requeueable(dead: Mapping[str, bool], parents: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """Return the runs that can go on. ``dead`` says of each whether it is named or above one.
+
+    Those can; a child can whose dead parents can. ``parents`` has the states of each one's.
+    """
+    children: dict[str, list[str]] = {}
+    for run_id in dead:
+        for parent in parents.get(run_id, {}):
+            children.setdefault(parent, []).append(run_id)
+    requeued: set[str] = set()
+    pending = [run_id for run_id, above in dead.items() if above]
+    while pending:
+        run_id = pending.pop()
+        if run_id in requeued:
+            continue
+        requeued.add(run_id)
+        for child in children.get(run_id, ()):
+            states = parents[child].items()
+            if all(id_ in requeued or state not in RETRYABLE for id_, state in states):
+                pending.append(child)
+    return requeued
+
+
+def _parent_states_of(db: Connection, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return the states of the parents of each of these runs, by the parent's id."""
+    parents: dict[str, dict[str, str]] = {}
+    for batch in batches(run_ids):
+        for row in db.execute(_PARENT_STATES, {"runs": list(batch)}):
+            parents.setdefault(row.run_id, {})[row.id] = row.state
+    return parents
 
 
 def raise_parent_priority(db: Connection, run_id: str, priority: int) -> None:
@@ -205,26 +291,6 @@ def started_before_parents(db: Connection) -> list[str]:
         .distinct()
     )
     return list(db.scalars(query))
-
-
-def _parents(db: Connection, run_id: str) -> Mapping[str, str]:
-    query = (
-        select(live_runs.c.id, live_runs.c.state)
-        .join(run_parents, run_parents.c.parent_id == live_runs.c.id)
-        .where(run_parents.c.run_id == run_id)
-    )
-    return {row.id: row.state for row in db.execute(query)}
-
-
-def _parent_states(db: Connection, run_id: str) -> list[str]:
-    return list(_parents(db, run_id).values())
-
-
-def _children(
-    db: Connection, run_id: str, state: RunState, *, reason: EndReason | None = None
-) -> list[str]:
-    query = _CHILDREN.where(live_runs.c.reason == reason) if reason else _CHILDREN
-    return list(db.scalars(query, {"parent": run_id, "state_of_child": state}))
 
 
 def _waiting_children(db: Connection, parent_ids: set[str]) -> set[str]:
@@ -298,4 +364,4 @@ def _stop_sweep(db: Connection, sweep: str, message: str) -> None:
             finished_at=now(),
             not_before=None,
         )
-        fail_children(db, row.id, row.name, "was cancelled")
+        end_children(db, row.id, row.name, RunState.CANCELLED)

@@ -232,6 +232,7 @@ def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_onl
             "connect_timeout": max(2, peer_timeout // 2),
             "tcp_user_timeout": peer_timeout * 1000,
             "keepalives_idle": peer_timeout,
+            "client_encoding": "utf8",  # else a server of SQL_ASCII answers in bytes
             "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
             " -c idle_in_transaction_session_timeout=60000"
             + (" -c default_transaction_read_only=on" if read_only else ""),

@@ -196,7 +196,7 @@ class Submission:
         if existing.id not in self.retryable:
             return EnqueueOutcome.EXISTS
         if existing.state in RETRYABLE:  # else its parent was requeued and took it along
-            requeue(self.db, existing.id, "retried")
+            requeue(self.db, [existing.id])
         if new.held:
             self.db.execute(update(runs).where(runs.c.id == existing.id).values(held=True))
             record_event(self.db, existing.id, "held")
@@ -228,7 +228,7 @@ class Submission:
         if row is None:
             raise _no_parent_error(new, role, run_sha256)
         if row.state in RETRYABLE:
-            requeue(self.db, row.id, "retried")
+            requeue(self.db, [row.id])
             row = self._canonical_run(run_sha256)
             assert row is not None
         return row

@@ -300,14 +300,14 @@ def _first_failure(db: Connection, conditions: _Conditions) -> Run | None:
         )
     )
     failed = and_(live_runs.c.state == RunState.FAILED, *conditions)
-    query = select_runs().where(failed)
+    # a cause before its consequences
+    by_parent = case((live_runs.c.reason == EndReason.PARENT, 1), else_=0)
+    query = select_runs().where(failed).order_by(by_parent)
     if began is not None:
         query = query.where(live_runs.c.finished_at >= began).order_by(live_runs.c.finished_at)
     else:
         query = query.order_by(live_runs.c.finished_at.desc())
-    # of runs that failed together, the one that made the others fail
-    by_parent = case((live_runs.c.reason == EndReason.PARENT, 1), else_=0)
-    row = db.execute(query.order_by(by_parent, live_runs.c.seq).limit(1)).one_or_none()
+    row = db.execute(query.order_by(live_runs.c.seq).limit(1)).one_or_none()
     return to_run(row) if row else None
 
 

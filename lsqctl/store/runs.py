@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,7 +26,7 @@ from lsqctl.run import (
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
 from lsqctl.store.dependencies import (
     RETRYABLE,
-    fail_children,
+    end_children,
     raise_parent_priority,
     requeue,
 )
@@ -210,14 +210,22 @@ class Runs(StorePart):
             finished_at=now(),
             not_before=None,
         )
-        fail_children(db, run_id, row.name, "was cancelled")
+        end_children(db, run_id, row.name, RunState.CANCELLED)
         return RunState.CANCELLED
 
     @exclusive_tx
-    def retry(self, db: Connection, run_id: str, *, from_scratch: bool = False) -> RunState:
-        """Put a failed or cancelled run back, with its failed parents and the children it failed.
+    def retry(
+        self,
+        db: Connection,
+        run_id: str,
+        *,
+        from_scratch: bool = False,
+        delete_files: Callable[[str], object] = lambda run_id: None,
+    ) -> RunState:
+        """Requeue a failed or cancelled run, with its dead parents and the children it ended.
 
-        ``from_scratch`` forgets its metrics and checkpoints. Raises NotFound, and
+        ``from_scratch`` forgets its metrics and checkpoints; ``delete_files`` is then called with
+        its id, before anyone can claim it, and drops its files. Raises NotFound, and
         IllegalTransition for a run in any other state.
         """
         state = RunState(select_for_update(db, run_id).state)
@@ -226,7 +234,9 @@ class Runs(StorePart):
             raise IllegalTransition(
                 f"run {run_id} {is_or_has}; only a failed or cancelled run is tried again"
             )
-        requeue(db, run_id, "retried", from_scratch=from_scratch)
+        requeue(db, [run_id], from_scratch=from_scratch)
+        if from_scratch:
+            delete_files(run_id)
         return RunState(select_for_update(db, run_id).state)
 
     @exclusive_tx

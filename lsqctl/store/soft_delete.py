@@ -45,6 +45,14 @@ class Trash(StorePart):
             for row in db.execute(query.order_by(columns.removed_at.desc(), columns.id.desc()))
         ]
 
+    @read_tx
+    def check_removable(
+        self, db: Connection, ids: Sequence[str], *, for_good: bool = False, force: bool = False
+    ) -> None:
+        """Raise what ``remove`` would, or ``purge`` where it is ``for_good``; change nothing."""
+        for run_id in ids:
+            _check_removable(db, run_id, ids, runs if for_good else live_runs, force=force)
+
     @exclusive_tx
     def remove(self, db: Connection, ids: Sequence[str], *, force: bool = False) -> None:
         """Take runs out, all or none: nothing but the trash shows them; their files are not ours.

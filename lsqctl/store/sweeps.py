@@ -154,7 +154,7 @@ class Sweeps(StorePart):
         outcomes: list[tuple[str, EnqueueOutcome | None]] = []
         if options.failed:
             retryable = [row.run_id for row in rows if row.run_id in submission.retryable]
-            _requeue_all(db, retryable, from_scratch=options.from_scratch)
+            requeue(db, retryable, from_scratch=options.from_scratch)
             outcomes += [(run_id, EnqueueOutcome.RETRIED) for run_id in retryable]
         if options.missing:
             outcomes += [_enqueue_missing(submission, row) for row in rows if row.run_id is None]
@@ -188,12 +188,6 @@ def _cells(db: Connection, sweep: str) -> Sequence[AnyRow]:
     columns = sweep_cells.c
     query = _SELECT_CELLS.where(columns.sweep == sweep)
     return db.execute(query.order_by(columns.cell, columns.seed)).all()
-
-
-def _requeue_all(db: Connection, run_ids: Sequence[str], *, from_scratch: bool) -> None:
-    """Requeue runs that had ended; one whose parent has just taken it along still begins anew."""
-    for run_id in run_ids:
-        requeue(db, run_id, "retried", from_scratch=from_scratch)
 
 
 def _enqueue_missing(submission: Submission, row: AnyRow) -> tuple[str, EnqueueOutcome | None]:

@@ -6,6 +6,8 @@ execute it, and would be done under the write lock.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, insert, select, update
 
 from lsqctl.errors import IllegalTransition, LeaseLost, NotFound
@@ -73,6 +75,43 @@ def transition(
     record_event(
         db, run_id, kind, from_state=from_state, to_state=to_state, detail=detail, lease=lease
     )
+
+
+def transition_all(
+    db: Connection,
+    changes: Sequence[Mapping[str, object]],
+    kind: str,
+    details: Sequence[str],
+    **clocks: ClauseElement,
+) -> None:
+    """Take many runs from one state to another in two statements, with an event for each.
+
+    A change has ``run``, ``from_state``, ``state`` and values for other columns, the same ones in
+    all. Raises IllegalTransition when one is no longer where it was.
+    """
+    if not changes:
+        return
+    for change in changes:
+        if change["state"] not in TRANSITIONS[RunState(str(change["from_state"]))]:
+            raise IllegalTransition(
+                f"run {change['run']} is {change['from_state']} and cannot become {change['state']}"
+            )
+    statement = _TRANSITION.values(clocks) if clocks else _TRANSITION
+    if db.execute(statement, [dict(change) for change in changes]).rowcount != len(changes):
+        raise IllegalTransition(f"a run of {len(changes)} is no longer where it was")
+    events_of_runs = [
+        {
+            "run_id": change["run"],
+            "kind": kind,
+            "from_state": change["from_state"],
+            "to_state": change["state"],
+            "attempt": 0,
+            "fence": "",
+            "detail": detail,
+        }
+        for change, detail in zip(changes, details, strict=True)
+    ]
+    db.execute(_INSERT_EVENT, events_of_runs)
 
 
 def record_event(

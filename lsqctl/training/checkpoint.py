@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Collection
@@ -90,7 +91,10 @@ def write_checkpoint(
             break
         except OSError as error:
             needed = sum(entry.stat().st_size for entry in _files_in(temporary))
+            out_of_inodes = _is_out_of_inodes(run_dir)  # before some become free again
             shutil.rmtree(temporary, ignore_errors=True)
+            if error.errno in _DISK_FULL_ERRNOS and out_of_inodes:
+                raise _no_inode(run_dir, error.errno) from None
             if error.errno in _DISK_FULL_ERRNOS:
                 raise _disk_full(
                     run_dir, max(needed, _last_checkpoint_bytes(run_dir)), error.errno
@@ -232,9 +236,24 @@ def _last_checkpoint_bytes(run_dir: Path) -> int:
 
 
 def _check_free_space(run_dir: Path) -> None:
+    if _is_out_of_inodes(run_dir):
+        raise _no_inode(run_dir, errno.ENOSPC)
     needed = _FREE_SPACE_FACTOR * _last_checkpoint_bytes(run_dir)
     if shutil.disk_usage(run_dir).free < needed:
         raise _disk_full(run_dir, needed, errno.ENOSPC)
+
+
+def _is_out_of_inodes(run_dir: Path) -> bool:
+    """Return whether no file can be made, however small; some file systems count none."""
+    status = os.statvfs(run_dir)
+    return status.f_files > 0 and status.f_favail == 0
+
+
+def _no_inode(run_dir: Path, code: int) -> OSError:
+    free = format_bytes(shutil.disk_usage(run_dir).free)
+    return OSError(
+        code, f"disk full: no inode is free on {run_dir} ({free} are); remove files, however small"
+    )
 
 
 def _disk_full(run_dir: Path, needed: int, code: int) -> OSError:

@@ -294,12 +294,13 @@ def evaluate_epoch(session: TrainingSession) -> Iterator[Metric | Progress]:
         selected_by=session.recipe.train.headline_variant,
     )
     train_state.evaluation_pending = False
+    split = session.pipeline.dataset.eval_split
     for variant, variant_counts in counts.items():
         prefix = "" if variant == "raw" else f"{variant}_"
-        yield Metric(f"{prefix}loss", "val", train_state.step, variant_counts.loss)
-        yield Metric(f"{prefix}top1", "val", train_state.step, variant_counts.top1)
+        yield Metric(f"{prefix}loss", split, train_state.step, variant_counts.loss)
+        yield Metric(f"{prefix}top1", split, train_state.step, variant_counts.top1)
         if variant_counts.top5 is not None:
-            yield Metric(f"{prefix}top5", "val", train_state.step, variant_counts.top5)
+            yield Metric(f"{prefix}top5", split, train_state.step, variant_counts.top5)
     yield session.progress
 
 

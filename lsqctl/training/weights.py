@@ -6,6 +6,9 @@ Nothing here unpickles objects: ``.safetensors``, or torch files read with ``wei
 from __future__ import annotations
 
 import pickle
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +21,7 @@ from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
 from lsqctl.quant import LsqQuantizer, quantizers
 from lsqctl.quant.quantizer import QuantizerState
+from lsqctl.text import format_bytes
 from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.checkpoint_files import manifest_sha256
 
@@ -25,6 +29,12 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 _QUANTIZER_KEYS = (".input_quantizer.", ".weight_quantizer.", ".residual_quantizers.")
+# What torch.load raises for bytes that are damaged, or never were its own.
+_READ_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+    *(pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error),
+)
 _AUX_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")  # googlenet's and inception's, never built here
 
 
@@ -195,13 +205,23 @@ def _read_file(path: Path) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _refuse_zip_bomb(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
+    except (*_READ_ERRORS, SafetensorError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{path} does not read as weights ({first_line}); a .safetensors file, or a torch file "
             "that holds tensors only, is needed"
         ) from None
+
+
+def _refuse_zip_bomb(path: Path) -> None:
+    """Raise ValueError for entries larger than the file: torch.save compresses none."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"its parts are compressed and would take {format_bytes(size)}")
 
 
 def _unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
@@ -210,7 +230,23 @@ def _unwrap_state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise DataError(f"{path} holds no state dict, that is, no mapping of names to tensors")
+    for key, value in loaded.items():
+        if fault := _tensor_fault(value):
+            raise DataError(f"{path}: {key} {fault}")
     return {str(key).removeprefix("module."): value for key, value in loaded.items()}
+
+
+def _tensor_fault(tensor: Tensor) -> str:
+    """Return why a tensor cannot be a weight, or nothing."""
+    if tensor.layout != torch.strided:
+        return f"is not a dense tensor ({tensor.layout})"
+    if tensor.is_meta:
+        return "is on the meta device: it has no values"
+    if tensor.is_complex() or tensor.dtype == torch.bool:
+        return f"is {tensor.dtype}; weights are real numbers"
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        return "is not finite: it holds NaN or infinity"
+    return ""
 
 
 def _check_fit(

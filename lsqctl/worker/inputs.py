@@ -10,6 +10,7 @@ from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
 from lsqctl.events import StoredCheckpoint
 from lsqctl.run import JsonObject, RunDetail
+from lsqctl.settings import expand_home
 from lsqctl.training.checkpoint_files import manifest_sha256
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def input_digests(inputs: Mapping[str, str | Path], detail: RunDetail) -> dict[s
 
 def find_weights_file(weights_name: str, recipe_dir: Path | None, data_dir: Path) -> Path | None:
     """Return the weights file that a recipe names: beside the recipe, then in the data folder."""
-    path = Path(weights_name).expanduser()
+    path = expand_home(Path(weights_name))
     folders = [] if path.is_absolute() else [recipe_dir, Path.cwd(), data_dir]
     candidates = (
         [path] if path.is_absolute() else [candidate / path for candidate in folders if candidate]

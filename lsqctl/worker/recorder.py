@@ -44,6 +44,32 @@ T = TypeVar("T")
 FLUSH_SECONDS = 1.0
 
 
+class _EpochLog:
+    """One line of the log for each epoch: what its evaluation counted, once that is over."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, float] = {}
+        self._evaluated = False
+
+    def add(self, measurement: Measurement) -> None:
+        """Keep what the line tells: the epoch's loss, and all that was counted in evaluation."""
+        if not isinstance(measurement, Metric):
+            return
+        if measurement.split != "train":
+            self._values[f"{measurement.split} {measurement.name}"] = measurement.value
+            self._evaluated = True
+        elif measurement.name == "epoch_loss":
+            self._values["train loss"] = measurement.value
+
+    def print(self, progress: Progress) -> None:
+        """Print the line, where an epoch has ended."""
+        if self._evaluated:
+            values = ", ".join(f"{name} {value:.4g}" for name, value in self._values.items())
+            epoch = f"epoch {progress.epoch}/{progress.epochs}"
+            print(f"lsqctl: {epoch}, step {progress.step}: {values}", flush=True)
+            self._values, self._evaluated = {}, False
+
+
 class Recorder:
     """Buffers metrics and progress; a checkpoint takes the buffer along, in one transaction.
 
@@ -68,6 +94,7 @@ class Recorder:
         self._measurements: list[Measurement] = []
         self._progress: Progress | None = None
         self._log_messages: list[LogMessage] = []
+        self._epoch_log = _EpochLog()
         self._failures = 0
         self._next_flush = clock() + FLUSH_SECONDS
 
@@ -104,8 +131,10 @@ class Recorder:
             case Metric() | QuantizerStats():
                 self._spool.append(event)
                 self._measurements.append(event)
+                self._epoch_log.add(event)
             case Progress():
                 self._progress = event
+                self._epoch_log.print(event)
             case Resumed():
                 self._retry(partial(self._resume, event.step))
             case Compiled():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -289,6 +291,23 @@ def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):
         cli("recipe", "check", "bad.yaml", "--format", "github", code=2).stdout
     )
     assert "nothing was queued" in cli("submit", "bad.yaml", code=2).stderr
+
+
+def test_recipe_check_says_what_a_submit_would_be_refused_for_and_makes_no_workspace(here):
+    for text, told, code in (
+        (TINY, "", 0),
+        (TINY.replace("resnet8", "resnet8, weights: gone.pth"), "no file gone.pth", 1),
+        (TINY.replace("resnet8", "resnet8, weights: {run: nobody}"), "no run has this name", 3),
+        (TINY.replace("digits", "imagefolder"), "no imagefolder data in", 1),
+    ):
+        Path("r.yaml").write_text(text)
+        said = here("recipe", "check", "r.yaml").stderr
+        assert ("warning: cannot be submitted here as it is" in said) == bool(told), said
+        assert told in said
+        assert told in here("submit", "r.yaml", code=code).stderr
+        shutil.rmtree(".lsqctl", ignore_errors=True)
+        here("recipe", "check", "r.yaml")
+        assert not Path(".lsqctl").exists()
 
 
 def test_version_names_commit_and_schema(cli):

@@ -4,7 +4,7 @@ import pytest
 import typer.main
 
 from lsqctl.cli.app import app
-from lsqctl.cli.groups import INSTEAD, SECTIONS
+from lsqctl.cli.groups import INSTEAD, SECTIONS, WORDS_IN_GROUPS
 
 COMMANDS = typer.main.get_command(app).commands
 
@@ -34,6 +34,29 @@ def test_a_word_of_other_tools_gets_a_command_that_exists(here, word):
     assert error == (
         f"error: no command is named `lsqctl {word}`; did you mean `lsqctl {INSTEAD[word]}`?\n"
     )
+
+
+GROUPS = {name: found for name, found in COMMANDS.items() if hasattr(found, "commands")}
+
+
+@pytest.mark.parametrize("word", WORDS_IN_GROUPS)
+def test_a_word_of_other_tools_gets_the_first_of_its_meanings_that_a_group_has(here, word):
+    groups = [
+        (name, meant)
+        for name, group in GROUPS.items()
+        for meant in [next((one for one in WORDS_IN_GROUPS[word] if one in group.commands), None)]
+        if meant is not None and word not in group.commands
+    ]
+    assert groups, f"no group has any of {WORDS_IN_GROUPS[word]}"
+    for name, meant in groups:
+        assert here(name, word, code=2).stderr == (
+            f"error: no command is named `lsqctl {name} {word}`; did you mean `{meant}`?\n"
+        )
+
+
+def test_a_command_of_the_top_level_is_named_where_a_group_is_asked_for_it(here):
+    told = here("runs", "submit", "digits/resnet8-fp32", code=2).stderr
+    assert told.endswith("; did you mean `lsqctl submit`?\n")
 
 
 def test_a_misspelled_command_gets_the_nearest(here):

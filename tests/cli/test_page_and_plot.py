@@ -116,7 +116,7 @@ def test_every_plot_is_drawn_in_the_terminal_and_fits(inside, kind):
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [
-        ("curves @last --metric los", NotFound, "did you mean `loss/val`?"),
+        ("curves @last --metric los", NotFound, "did you mean `loss`?"),
         ("ablation quant.weight_bit", NotFound, "did you mean `quant.weight_bits`?"),
         ("ablation quant.weight_bits --sweep qq", NotFound, "did you mean `q`?"),
         ("steps base", NotFound, "no step sizes"),

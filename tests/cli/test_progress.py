@@ -7,9 +7,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lsqctl.cli.progress import attempt_end_text, progress_text
+from lsqctl.cli.progress import LiveObserver, attempt_end_text, progress_text
+from lsqctl.events import Metric, Progress
 from lsqctl.run import EndReason, Run, RunState
+from lsqctl.store import open_store
 from lsqctl.worker.messages import ExitReport
+from lsqctl.worker.slots import Allocation, Slot
+from tests.store.samples import identity, new, submit, take
 
 RUN = Run("k7x2m9qd", "a", RunState.RUNNING, 0, "r", "s", datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -44,3 +48,31 @@ def test_the_end_of_an_attempt_is_told_by_what_became_of_its_run(state, reason, 
     message = "" if reason is EndReason.PREEMPTED else "why"
     line = attempt_end_text(replace(RUN, state=state), ExitReport(reason, message), 9.0)
     assert line.startswith(f"k7x2m9qd  a  {told}")
+
+
+def test_a_live_table_keeps_each_runs_row_and_in_80_columns_epoch_loss_and_time_left(tmp_path):
+    drawn = []
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        submit(store, *(new(f"a-recipe-with-quite-a-long-name-{name}", epochs=9) for name in "abc"))
+        observer = LiveObserver(store, print, draw=drawn.append, width=lambda: 80)
+        claims = [take(store) for _ in range(2)]
+        for claim in claims:
+            observer.started(claim.run, Allocation((Slot(0, 1),)))
+            store.metrics.resume_at(claim.lease, None)
+            loss = [Metric("loss", "train", 4, 0.125)]
+            store.metrics.log(claim.lease, loss, Progress(4, 90, 2, 9))
+        observer._started_at = dict.fromkeys(observer._started_at, -1e5)
+        observer.tick()
+        store.queue.fail(claims[0].lease, EndReason.OOM, "out of memory")
+        observer.ended(claims[0].run, ExitReport(EndReason.OOM, "out of memory"))
+        observer.started(take(store).run, Allocation((Slot(0, 1),)))
+        observer._next_draw_at = 0.0
+        observer.tick()
+    before, after = (text.plain.splitlines() for text in drawn)
+    assert before[1].split() == ["run", "epoch", "loss", "Top-1", "left"]
+    assert all(word in before[2] for word in ("name-a", "2/9", "0.125"))
+    assert before[2].split()[-1] != "0.125"
+    assert [line.split()[0][-1] for line in before[2:]] == ["a", "b"]
+    assert [line.split()[0][-1] for line in after[2:]] == ["c", "b"]
+    assert max(map(len, before + after)) <= 80

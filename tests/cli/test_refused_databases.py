@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
 
+from tests.conftest import TINY
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.worker.injected import heal, inject
 
@@ -128,3 +131,44 @@ def test_a_workspace_may_be_called_anything(here, tmp_path, name):
     assert os.listdir(tmp_path) == [name]
     here("db", "backup", "copy.db")
     assert (tmp_path / name / "copy.db").is_file()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_leads_nowhere_and_never_into_the_database(cli, closed):
+    cli("submit", "digits/resnet8-fp32")
+    for command in ("runs ls", "leaderboard", "submit digits/resnet8-fp32", "runs cancel @last"):
+        line = f"exec {sys.executable} -m lsqctl {command} {closed}"
+        done = subprocess.run(
+            ["sh", "-c", line], cwd=cli.folder, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False), command
+    assert "sound" in cli("db", "check").stdout + cli("db", "check").stderr
+    assert cli("runs", "ls").stdout.split("\t")[3] == "cancelled"
+
+
+def test_a_home_folder_of_nobody_is_refused_in_one_line(cli):
+    for name in ("LSQCTL_HOME", "LSQCTL_DATA"):
+        told = cli("runs", "ls", code=2, **{name: "~nobody-of-this-name/x"}).stderr
+        assert told == "error: ~nobody-of-this-name/x: no user has that home folder\n"
+    cli.write("r.yaml", TINY.replace("{name: resnet8}", "{name: resnet8, weights: ~nosuch/x.pth}"))
+    assert "~nosuch/x.pth" in cli("submit", "r.yaml", code=None).stderr
+
+
+def test_a_postgresql_without_an_encoding_works_and_keeps_every_letter(cli, postgresql):  # noqa: F811
+    import psycopg
+
+    server = (postgresql % "postgres").replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE plain ENCODING 'SQL_ASCII' TEMPLATE template0")
+    cli("submit", "digits/resnet8-fp32", "--db", postgresql % "plain")
+    cli("runs", "note", "@last", "naïve Δ", "--db", postgresql % "plain")
+    assert "naïve Δ" in cli("runs", "show", "@last", "--db", postgresql % "plain").stdout
+
+
+def test_another_system_is_refused_in_one_line(tmp_path):
+    program = "import os, lsqctl.cli.app as app; os.name = 'nt'; app.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "Linux" in done.stderr

@@ -63,7 +63,7 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
     fallen = by_name(cli)
     assert fallen["fp"].state is RunState.QUEUED
     for name in ("w3", "w2"):
-        assert (fallen[name].state, fallen[name].reason) == (RunState.FAILED, EndReason.PARENT)
+        assert (fallen[name].state, fallen[name].reason) == (RunState.CANCELLED, EndReason.PARENT)
     cli("runs", "retry", "w4")
     stored = {name: json.loads(cli("runs", "show", name, "--json").stdout) for name in LADDER}
     for name in LADDER:  # what was submitted runs, whatever becomes of the files

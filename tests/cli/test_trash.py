@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from lsqctl.store import open_store
 from tests.inside import Here
 from tests.made_up import fill
+from tests.store.samples import identity, new, submit, take
 
 
 @pytest.fixture
@@ -41,6 +43,20 @@ def test_a_dry_run_moves_nothing(made):
     assert "would be removed; nothing was" in made("runs", "rm", run_id, "--dry-run").stderr
     assert board(made) == before
     assert made("runs", "trash").stdout == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--for-good", "--yes"]], ids=["trash", "for good"])
+def test_a_dry_run_refuses_what_the_removal_refuses_in_the_same_words(here, tmp_path, options):
+    with open_store(f"sqlite:///{tmp_path}/.lsqctl/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        ids = submit(store, new("parent"), new("child", parents=["parent"]), new("free"))
+        take(store)
+        here.enter(tmp_path)
+        for run_id in ids[:1]:
+            refused = here("runs", "rm", run_id, *options, code=1).stderr
+            assert here("runs", "rm", run_id, *options, "--dry-run", code=1).stderr == refused
+        here("runs", "rm", ids[2], *options, "--dry-run")
+        assert len(store.runs.list()) == 3
 
 
 def test_for_good_asks_and_leaves_nothing_to_restore(made):

@@ -72,6 +72,12 @@ def test_no_line_is_wider_than_the_terminal_and_top1_is_always_there(busy, colum
     assert "96.00" in text
 
 
+def test_80_columns_keep_epoch_loss_and_time_left(busy):
+    text = ESCAPES.sub("", seen(busy, 80, "watch", "--once"))
+    heading = next(line for line in text.splitlines() if line.startswith("run "))
+    assert heading.split() == ["run", "id", "epoch", "loss", "Top-1", "%", "left"]
+
+
 @pytest.mark.parametrize("words", [["doctor"], ["runs", "gc"]], ids=" ".join)
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_other_lists_do_not_wrap_either(busy, columns, words):

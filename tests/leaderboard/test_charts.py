@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from lsqctl.events import Metric, QuantizerStats
 from lsqctl.leaderboard.charts.accuracy import (
@@ -16,7 +17,6 @@ from lsqctl.leaderboard.charts.accuracy import (
     accuracy_by_cost,
     accuracy_by_key,
     network_accuracy_by_cost,
-    pareto_front,
 )
 from lsqctl.leaderboard.charts.chart import (
     Axis,
@@ -28,13 +28,12 @@ from lsqctl.leaderboard.charts.chart import (
     ticks,
 )
 from lsqctl.leaderboard.charts.history import downsample, step_size_charts, training_curves
-from lsqctl.leaderboard.charts.matplotlib_backend import draw_file
+from lsqctl.leaderboard.charts.matplotlib_backend import _draw_chart, draw_file
 from lsqctl.leaderboard.charts.terminal import draw_lines
 from lsqctl.leaderboard.rank import rank
 from tests.leaderboard.rows import published_result, row
 
 numbers = st.floats(1e-3, 1e6)
-points = st.lists(st.tuples(numbers, st.floats(0, 100)), max_size=40)
 
 
 def table(**changes):
@@ -47,14 +46,16 @@ def table(**changes):
     return rank(rows, [published_result("other", 96.0, weight_bits=3, act_bits=3)]).tables[0]
 
 
-@given(points)
-def test_no_point_is_both_cheaper_and_better_than_one_of_the_front(found):
-    best = pareto_front(found)
-    for x, y in best:
-        assert not any(a <= x and b >= y and (a, b) != (x, y) for a, b in found)
-    assert {
-        p for p in found if not any(a <= p[0] and b >= p[1] and (a, b) != p for a, b in found)
-    } <= set(best)
+@pytest.mark.parametrize("cost", ["size_bytes", "gbops"])
+def test_the_front_of_a_chart_joins_the_rows_that_are_pareto_optimal_by_its_cost(cost):
+    rows = [
+        row(f"w{n}", 0, correct, size_bytes=1000 * n, bops=10**9 * n, weight_bits=n, n_total=10_000)
+        for n, correct in ((2, 8000), (3, 8010), (4, 8500), (5, 8400), (8, 9000))
+    ]
+    found = rank(rows, [], pareto=cost).tables[0]
+    (front,) = [one for one in accuracy_by_cost(found, cost).series if one.style == "front"]
+    marked = sorted(one.top1_mean for one in found.rows if one.pareto_optimal)
+    assert [y for _, y in front.points] == marked == [80.0, 85.0, 90.0]
 
 
 @given(numbers, numbers, st.booleans())
@@ -96,7 +97,7 @@ def test_accuracy_against_size_shows_own_published_and_full_precision_apart():
     looks = {one.style: one for one in chart.series}
     assert set(looks) == {"front", "local", "full"}  # the published row has no size
     assert chart.x.title.endswith("kB")
-    assert looks["front"].points == ((20.0, 100 * 500 / 540), (30.0, 100 * 520 / 540))
+    assert looks["front"].points == ((20.0, 100 * 500 / 540),)  # the others tie, and cost more
     assert looks["local"].labels[0] == "b"
     assert [table().rows[n].model for n in looks["local"].rows] == list(looks["local"].labels)
 
@@ -173,6 +174,33 @@ def test_a_legend_of_many_lines_wraps():
     drawn = draw_lines(Chart("t", Axis("x"), Axis("y"), series), width=50)
     assert max(map(len, drawn)) <= 50
     assert sum(line.count("layer") for line in drawn) == 20
+
+
+def curves(count):
+    series = tuple(Series(f"layer{n}", ((0.0, 1.0), (9.0, n)), "curve") for n in range(count))
+    return Chart("t", Axis("x"), Axis("y"), series)
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_no_two_named_lines_of_a_plot_look_alike(count):
+    axes = Figure().subplots()
+    _draw_chart(axes, curves(count), titled=False)
+    drawn = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
+    assert len(drawn) == count
+    assert len(axes.get_legend().texts) == count
+
+
+def test_of_lines_too_many_to_name_those_that_end_highest_and_lowest_are_named():
+    axes = Figure().subplots()
+    _draw_chart(axes, curves(40), titled=False)
+    assert axes.get_legend() is None
+    assert {text.get_text() for text in axes.texts} == {"layer0", "layer39"}
+
+
+def test_lines_that_look_alike_in_a_terminal_are_told_apart_by_where_they_end():
+    drawn = "\n".join(draw_lines(curves(8)))
+    assert all(f"layer{n} → {n}" in drawn for n in range(8))
+    assert "→" not in "\n".join(draw_lines(curves(3)))
 
 
 def test_a_chart_of_one_point_and_of_equal_points_is_drawn():

@@ -21,8 +21,10 @@ from lsqctl.leaderboard.output import (
     format_board,
     resolve_format,
 )
+from lsqctl.leaderboard.page.rendering import render
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import DEFAULT_COLUMNS, board_view
+from lsqctl.run import RunState
 from lsqctl.text import sanitize
 
 from .rows import HOSTILE, board_rows, published_result, published_results, row
@@ -133,6 +135,16 @@ def test_html_has_a_row_an_entry_and_shows_the_cells_letter_by_letter(rows, publ
     assert page.tags.count("tr") == len(board.entries) + len(board.tables)
     shown = "".join(page.texts)
     assert all(cell.text.strip() in shown for t in board_view(board) for r in t.rows for cell in r)
+
+
+@pytest.mark.parametrize("style", ["md", "latex", "html", "page"])
+def test_a_dataset_without_a_result_leaves_no_empty_table(style):
+    rows = [row("a", dataset="a_dataset", state=RunState.FAILED, n_correct=None), row("b")]
+    board = rank(rows, [])
+    assert [len(table.rows) for table in board.tables] == [0, 1]
+    text = render(board) if style == "page" else format_board(board, style)
+    assert "digits" in text
+    assert "a_dataset" not in text.replace("\\_", "_")
 
 
 def example():

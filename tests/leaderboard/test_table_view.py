@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.table_view import DEFAULT_COLUMNS, Cell, board_view
+from lsqctl.leaderboard.table_view import DEFAULT_COLUMNS, Cell, board_view, value_cell
 from lsqctl.text import format_bops, format_bytes, format_signed, sanitize
 
 from .rows import HOSTILE, board_rows, failed, published_result, published_results, row
@@ -155,3 +155,14 @@ def test_every_row_has_one_safe_cell_a_column(rows, published):
         for line in table.rows:
             assert len(line) == len(table.columns)
             assert all(sanitize(cell.text) == cell.text for cell in line)
+
+
+@pytest.mark.parametrize(
+    ("n_correct", "highlight"), [(525, ""), (535, ""), (450, "bad"), (539, "good")]
+)
+def test_a_difference_has_a_colour_only_where_the_interval_tells_it_from_none(n_correct, highlight):
+    full = {"fp32_n_correct": 490 if highlight == "good" else 530, "fp32_n_total": 540}
+    (entry,) = rank([row("a", 0, n_correct, **full)], []).tables[0].rows
+    cell = value_cell(entry, "delta_fp32")
+    assert cell.text[0] in "+\N{MINUS SIGN}"
+    assert cell.highlight == highlight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import warnings
 
 import pytest
@@ -280,3 +281,34 @@ def test_a_tensor_that_gives_no_step_size_is_refused_at_once(x, words):
 def test_a_sparse_tensor_is_not_fake_quantized():
     with pytest.raises(ValueError, match="sparse_coo cannot be quantized"):
         lsq_fake_quantize(torch.eye(3).to_sparse(), torch.tensor(1.0), -2, 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # that exporter is deprecated
+@pytest.mark.parametrize("offset", ["none", "learned"])
+def test_the_legacy_export_to_onnx_computes_what_the_model_does(offset):
+    runtime = pytest.importorskip("onnxruntime", reason="NOT COMPUTED: pip install onnxruntime")
+    spec = QuantSpec(4, 4, act_signed="signed", act_offset=offset)
+    model = prepare(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), spec)
+    x, other = torch.randn(2, 3, 8, 8), 2 * torch.randn(2, 3, 8, 8)
+    calibrate(model, x)
+    file = io.BytesIO()
+    torch.onnx.export(model, (x,), file, dynamo=False, input_names=["x"])
+    session = runtime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": other.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), model(other), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("signed", ["signed", "unsigned"])
+def test_a_data_parallel_model_trains_where_an_offset_is_not_in_use(signed):
+    spec = QuantSpec(4, 4, act_offset="learned", act_signed=signed)
+    model = prepare(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), spec)
+    calibrate(model, torch.rand(8, 4))
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(model)
+        for _ in range(3):  # the second forward asks what the first left without a gradient
+            parallel(torch.rand(8, 4)).sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()

@@ -34,6 +34,21 @@ def test_zip_goes_side_by_side_and_grid_combines(folder):
     assert loaded.is_sweep
 
 
+@pytest.mark.parametrize("length", [40, 60, 64])
+def test_a_cells_name_that_would_be_too_long_is_shortened_and_stays_its_own(folder, length):
+    long = f"name: a/{'x' * length}\n{MINIMAL}"
+    lr = [0.5, 0.25, 0.125]
+    loaded = folder.load(f"{long}sweep: {{grid: {{quant.weight_bits: [2], train.lr: {lr}}}}}\n")
+    found = names(loaded)
+    assert found == names(folder.load(loaded.path.read_text()))
+    assert len(set(found)) == len(lr)
+    for name, cell, rate in zip(found, loaded.cells, lr, strict=True):
+        assert is_valid_name(name)
+        assert name.startswith("a/xxx")
+        assert name.endswith(f"-w2a32-lr{rate}")
+        assert cell.label == f"w2a32-lr{rate}"
+
+
 @given(
     zipped=st.integers(0, 3),
     lr=st.lists(st.sampled_from([0.1, 0.2, 1e-05, 1, 1e16]), max_size=3, unique=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,8 @@ def save_resnet8(path, seed=0, **network):
     )
 
 
-def planned(here, *references, store=None, sets=(), seeds=()):
-    options = SubmitOptions(overrides=tuple(sets), seeds=tuple(seeds))
+def planned(here, *references, store=None, sets=(), seeds=(), **options):
+    options = SubmitOptions(overrides=tuple(sets), seeds=tuple(seeds), **options)
     return plan_submit(references, settings=here, store=store, options=options).runs
 
 
@@ -162,13 +163,52 @@ def test_a_file_that_does_not_fit_its_network_is_refused_before_anything_is_queu
     assert len(planned(here, "w.yaml")) == 1
 
 
-def test_a_file_for_a_folder_of_images_is_left_to_the_worker(here):
+def make_images(root, *classes):
+    """Write an image folder with an image, of few bytes, for each class and split."""
     for split in ("train", "val"):
-        (place := here.data_dir / "imagefolder" / split / "cat").mkdir(parents=True)
-        (place / "a.png").write_bytes(b"")
+        for name in classes:
+            (root / "imagefolder" / split / name).mkdir(parents=True)
+            (root / "imagefolder" / split / name / "a.png").write_bytes(b"a")
+
+
+def test_weights_are_compared_with_the_classes_of_a_folder_of_images(here):
     Path("w.yaml").write_text("model: {name: resnet8, weights: w.pt}\ndata: {name: imagefolder}\n")
-    save_resnet8("w.pt", num_classes=1)
-    assert len(planned(here, "w.yaml")) == 1
+    save_resnet8("w.pt", num_classes=2, in_channels=3)
+    assert planned(here, "w.yaml", check_data=False), "no folder says how many there are"
+    make_images(here.data_dir, "cat", "dog")
+    assert planned(here, "w.yaml")
+    save_resnet8("w.pt", num_classes=3, in_channels=3)
+    with pytest.raises(DataError, match="trained for 3 classes, and the data have 2"):
+        planned(here, "w.yaml")
+
+
+def test_a_folder_of_images_that_a_worker_would_refuse_is_refused(here):
+    Path("i.yaml").write_text(BASE.replace("digits", "imagefolder"))
+    make_images(here.data_dir, "cat")
+    (here.data_dir / "imagefolder" / "train" / "dog").mkdir()
+    (here.data_dir / "imagefolder" / "train" / "dog" / "1.png").touch()
+    with pytest.raises(DataError, match="2 classes in train, 1 in val"):
+        planned(here, "i.yaml")
+
+
+def test_changed_images_are_another_run_and_the_same_ones_are_not(here, store, tmp_path):
+    Path("i.yaml").write_text(BASE.replace("digits", "imagefolder"))
+    Path("of-i.yaml").write_text(CHILD.replace("base", "i").replace("digits", "imagefolder"))
+    make_images(here.data_dir, "cat", "dog")
+
+    def hashes():
+        runs = planned(here, "of-i.yaml", store=store)
+        return [run.recipe_sha256 for run in runs]
+
+    first = hashes()
+    image = here.data_dir / "imagefolder" / "val" / "dog" / "a.png"
+    image.write_bytes(b"b")  # as long as it was
+    second = hashes()
+    assert len(set(first + second)) == 4, "a child of it is another run, too"
+    image.write_bytes(b"a")
+    here.data_dir.rename(tmp_path / "elsewhere")
+    moved = replace(here, data_dir=tmp_path / "elsewhere")
+    assert [run.recipe_sha256 for run in planned(moved, "of-i.yaml", store=store)] == first
 
 
 def test_recipes_that_wait_for_each_other_are_refused(here):
@@ -178,7 +218,7 @@ def test_recipes_that_wait_for_each_other_are_refused(here):
 
 
 def test_a_torchvision_weights_name_is_checked_before_anything_is_queued(here):
-    (here.data_dir / "imagefolder" / "train").mkdir(parents=True)
+    make_images(here.data_dir, "cat")
     text = "model: {name: resnet18, weights: IMAGENET1K_V9}\ndata: {name: imagefolder}\n"
     Path("t.yaml").write_text(text)
     with pytest.raises(DataError, match="IMAGENET1K_V9"):

@@ -23,7 +23,7 @@ class Known:
     furthest: int = -1
     held: bool = False
     cancelling: bool = False
-    failed_by_parent: bool = False
+    ended_by_parent: bool = False
     progressed: bool = False  # the attempt that runs now
     lease: Lease | None = None
     logged: dict[int, float] = field(default_factory=dict)
@@ -104,15 +104,15 @@ class Model:
             self.close(name, S.FAILED)
 
     def close(self, name: str, to: RunState) -> None:
-        """End a run, and fail the children that wait for it."""
+        """End a run, and with it, as it ended, the children that wait for it."""
         self.runs[name].state, self.runs[name].cancelling = to, False
         for child in self._children(name):
             if self.runs[child].state is S.WAITING:
-                self.runs[child].failed_by_parent = True
-                self.close(child, S.FAILED)
+                self.runs[child].ended_by_parent = True
+                self.close(child, to)
 
     def put_back(self, name: str, *, from_scratch: bool = False) -> None:
-        """Take a dead run back, first its dead parents, then the children it had failed."""
+        """Take a dead run back, first its dead parents, then the children that ended with it."""
         for parent in PARENTS[name]:
             if self.runs[parent].state in DEAD:
                 self.put_back(parent)
@@ -121,10 +121,10 @@ class Model:
             run.logged, run.saved, run.furthest = {}, set(), -1
         if run.state not in DEAD:
             return
-        run.state, run.failures, run.failed_by_parent = self._after_parents(name), 0, False
+        run.state, run.failures, run.ended_by_parent = self._after_parents(name), 0, False
         for child in self._children(name):
             dead_parent = any(self.runs[one].state in DEAD for one in PARENTS[child])
-            if self.runs[child].failed_by_parent and not dead_parent:
+            if self.runs[child].ended_by_parent and not dead_parent:
                 self.put_back(child)
 
     def _give_up_lease(self, name: str) -> None:

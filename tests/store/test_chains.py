@@ -48,15 +48,37 @@ def test_a_chain_longer_than_the_stack_is_added_fails_and_is_tried_again(store: 
         store.runs.retry(ids[-1])
         assert states(store) == {RunState.QUEUED, RunState.WAITING}
         assert store.runs.cancel(ids[0]) is RunState.CANCELLED
-        assert states(store) == {RunState.CANCELLED, RunState.FAILED}
+        assert states(store) == {RunState.CANCELLED}
+    assert store.maintenance.check() == []
+
+
+def statements_of(store: Store) -> list[str]:
+    """A list that grows by each statement that the store sends from now on."""
+    statements: list[str] = []
+    event.listen(
+        store._database.engine, "before_cursor_execute", lambda *call: statements.append(call[2])
+    )
+    return statements
+
+
+def test_a_chain_ends_and_is_tried_again_in_as_many_statements_however_long_it_is(
+    store: Store,
+) -> None:
+    statements, costs = statements_of(store), set()
+    for length in (3, 30, 300):
+        first, *_, last = submit(store, *chain(length, f"of{length}-"))
+        statements.clear()
+        store.runs.cancel(first)
+        store.runs.retry(last)
+        costs.add(len(statements))
+        assert store.runs.counts()[RunState.WAITING] == length - 1
+        store.runs.cancel(first)
+    assert len(costs) == 1
     assert store.maintenance.check() == []
 
 
 def test_each_run_of_a_chain_costs_the_same_however_long_it_is(store: Store) -> None:
-    statements = []
-    event.listen(
-        store._database.engine, "before_cursor_execute", lambda *call: statements.append(call[2])
-    )
+    statements = statements_of(store)
     costs = []
     for length in (20, 40, 80):
         statements.clear()

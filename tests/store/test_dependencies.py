@@ -30,20 +30,24 @@ def test_a_child_waits_until_all_its_parents_have_succeeded(store: Store) -> Non
     assert late.outcome is EnqueueOutcome.QUEUED
 
 
-@pytest.mark.parametrize("ends", ["fail", "cancel"])
-def test_children_fail_with_their_parent_and_wait_again_with_its_retry(
-    store: Store, ends: str
+@pytest.mark.parametrize("end", [RunState.FAILED, RunState.CANCELLED])
+def test_children_end_as_their_parent_did_name_the_cause_and_wait_again_with_its_retry(
+    store: Store, end: RunState
 ) -> None:
     chain = [new("p"), new("child", parents=["p"]), new("grandchild", parents=["child"])]
     parent, child, grandchild = submit(store, *chain)
-    if ends == "fail":
+    if end is RunState.FAILED:
         store.queue.fail(take(store).lease, EndReason.DIVERGED, "NaN")
     else:
         store.runs.cancel(parent)
-    for run_id, cause in ((child, parent), (grandchild, child)):
+    verb = {RunState.FAILED: "failed", RunState.CANCELLED: "was cancelled"}[end]
+    for run_id, message in (
+        (child, f"its parent p ({parent}) {verb}"),
+        (grandchild, f"p ({parent}) {verb}, and its parent child ({child}) with it"),
+    ):
         run = store.runs.detail(run_id).run
-        assert (run.state, run.reason) == (RunState.FAILED, EndReason.PARENT)
-        assert cause in run.message
+        assert (run.state, run.reason, run.message) == (end, EndReason.PARENT, message)
+        assert store.runs.events(run_id)[-1].detail == message
     assert store.runs.retry(parent) is RunState.QUEUED
     assert state(store, child) is RunState.WAITING
     assert state(store, grandchild) is RunState.WAITING
@@ -55,7 +59,7 @@ def test_putting_a_child_back_puts_its_dead_parents_back_too(store: Store) -> No
     store.runs.cancel(ids[0])
     store.runs.cancel(ids[1])
     assert store.runs.retry(ids[0]) is RunState.QUEUED
-    assert state(store, ids[2]) is RunState.FAILED  # q is still dead
+    assert state(store, ids[2]) is RunState.CANCELLED  # q is still dead
     assert store.runs.retry(ids[2]) is RunState.WAITING
     assert state(store, ids[1]) is RunState.QUEUED
     (other,) = store.queue.enqueue([new("other", parents=["p"])])

@@ -175,6 +175,14 @@ def test_the_first_failure_since_the_queue_was_filled_is_shown_with_its_reason(
     assert read_queue_status(store).overview.first_failure.message == "the loss is nan"
 
 
+def test_the_last_failure_of_an_empty_queue_is_the_cause_and_not_a_child_that_fell_with_it(
+    store: Store,
+) -> None:
+    submit(store, new("a"), new("child", parents=["a"]), new("grandchild", parents=["child"]))
+    store.queue.fail(take(store).lease, EndReason.DIVERGED, "the loss is nan")
+    assert read_queue_status(store).overview.first_failure.message == "the loss is nan"
+
+
 def test_a_run_that_is_put_back_after_a_fault_says_why_and_is_pending(store: Store) -> None:
     (run,) = submit(store, new("a"))
     store.queue.fail(take(store).lease, EndReason.INFRA, "disk full")

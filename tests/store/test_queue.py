@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from lsqctl.errors import IllegalTransition, LeaseLost, NotFound, UsageError
+from lsqctl.errors import IllegalTransition, LeaseLost, NotFound, StoreError, UsageError
 from lsqctl.events import Metric
 from lsqctl.run import EndReason, EnqueueOutcome, IfExists, Lease, RunState
-from lsqctl.store import Store
+from lsqctl.services.run_control import retry_run
+from lsqctl.settings import Settings
+from lsqctl.store import Store, open_store
 from lsqctl.store.enqueue import ID_ALPHABET
+from lsqctl.training.checkpoint_files import checkpoint_dir
 from tests.store.samples import (
     checkpoint,
     new,
@@ -188,6 +192,29 @@ def test_a_retry_from_scratch_forgets_metrics_and_checkpoints(store: Store) -> N
         store.checkpoints.list(run_id),
     ) == ([],) * 3
     assert take(store).pinned_environment == {}
+
+
+def test_a_retry_from_scratch_that_the_database_refuses_leaves_the_files(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path / "home", db_url=sqlite_url, data_dir=tmp_path)
+    with open_store(sqlite_url, busy_seconds=0.01) as store:
+        (run_id,) = submit(store, new("a"))
+        store.runs.cancel(run_id)
+        folder = checkpoint_dir(settings.run_dir(run_id), 5)
+        folder.mkdir(parents=True)
+        holder = sqlite3.connect(tmp_path / "home" / "lsqctl.db")
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="locked"):
+            retry_run(store, settings, run_id, from_scratch=True)
+        assert folder.exists()
+        holder.close()
+        retry_run(store, settings, run_id, from_scratch=True)
+        assert not folder.exists()
+        folder.mkdir(parents=True)
+        with pytest.raises(IllegalTransition):
+            retry_run(store, settings, run_id, from_scratch=True)
+        assert folder.exists()
 
 
 def test_every_change_of_state_leaves_an_event_and_they_form_a_chain(store: Store) -> None:

@@ -162,7 +162,7 @@ def test_the_failure_that_is_one_too_many_stops_the_rest_of_its_sweep_alone(stor
     for run in stopped:
         assert (run.state, run.reason) == (RunState.CANCELLED, EndReason.CANCELLED)
         assert run.message == "sweep s: 2 cells failed (--max-failures 2)"
-    assert state(store, child) is RunState.FAILED
+    assert state(store, child) is RunState.CANCELLED
     assert state(store, other) is RunState.QUEUED
     assert store.queue.renew(running.lease).cancel_requested
     store.queue.fail(running.lease, EndReason.CANCELLED, "cancelled by request")

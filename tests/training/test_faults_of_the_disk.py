@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -142,4 +143,22 @@ def test_a_full_file_system_is_said_and_costs_nothing_that_was_saved(tmp_path):
         with pytest.raises(OSError, match=r"disk full: need 1\.[12]\d MB"):
             write(small, 2, size=100)
         (small / "ballast").unlink()
+        assert write(small, 2, size=100).step == 2
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a full file system (needs root: mount)")
+def test_a_file_system_without_inodes_is_not_said_to_lack_bytes(tmp_path):
+    with tmpfs(tmp_path / "small", "9m", inodes=12) as small:
+        write(small, 1, size=100)
+        ballast = [small / str(number) for number in range(12)]
+        with contextlib.suppress(OSError):  # as many as there are inodes
+            for path in ballast:
+                path.touch()
+        for free in (0, 1, 2):  # none; one for the folder; one for its first file
+            with pytest.raises(OSError, match=r"disk full: no inode is free on \S+ \(\S+ MB are\)"):
+                write(small, 2, size=100)
+            assert set(names(small)) - set(map(str, range(12))) == {"ckpt-00000001"}
+            ballast[free].unlink()
+        for path in ballast:
+            path.unlink(missing_ok=True)
         assert write(small, 2, size=100).step == 2

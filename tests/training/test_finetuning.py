@@ -80,7 +80,9 @@ def test_metric_keys_are_unique_and_steps_never_fall(uninterrupted):
     assert all(a.step <= b.step for a, b in pairwise(found))
     names = {(one.name, one.split) for one in found}
     assert names >= {("loss", "train"), ("top1", "train"), ("lr", "train"), ("epoch_loss", "train")}
-    assert names >= {("loss", "val"), ("top1", "val"), ("top5", "val")}
+    split = uninterrupted[1][-1].split  # a result and its metrics say the same
+    assert split == "test"
+    assert names >= {("loss", split), ("top1", split), ("top5", split)}
 
 
 def test_the_result_counts_the_evaluation_split_once(uninterrupted):

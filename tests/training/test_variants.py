@@ -98,7 +98,7 @@ def test_both_numbers_are_kept_and_exactly_the_declared_one_counts(whole):
     assert [key for key, one in found.items() if one.headline] == [("ema", "last")]
     assert found["raw", "best"].step == found["ema", "best"].step
     assert "averaged weights (EMA)" in result.notes
-    counted = [one for one in whole[1] if isinstance(one, Metric) and one.split == "val"]
+    counted = [one for one in whole[1] if isinstance(one, Metric) and one.split == "test"]
     for variant, prefix in (("raw", ""), ("ema", "ema_"), ("bn", "bn_")):
         values = [one.value for one in counted if one.name == f"{prefix}top1"]
         assert len(values) == (1 if variant == "bn" else 3)

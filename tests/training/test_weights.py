@@ -1,6 +1,9 @@
 """Weights files: only tensors, and a clear word where they do not fit."""
 
+import contextlib
 import pickle
+import zipfile
+from random import Random
 
 import pytest
 import torch
@@ -8,7 +11,12 @@ from safetensors.torch import save_file
 
 from lsqctl.errors import DataError
 from lsqctl.models.factory import build_model
-from lsqctl.training.weights import check_torchvision_weights, load_weights, weights_digest
+from lsqctl.training.weights import (
+    check_torchvision_weights,
+    load_weights,
+    read_weights,
+    weights_digest,
+)
 
 
 def net(**changes):
@@ -61,6 +69,48 @@ def test_a_cut_or_empty_file_is_a_data_error(tmp_path, name):
     path.write_bytes(b"\x10\0\0\0\0\0\0\0{")
     with pytest.raises(DataError, match="does not read as weights"):
         load_weights(net(), path, model_name="resnet8")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_file_is_a_data_error_whatever_torch_raises(tmp_path, seed):
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.arange(300.0)}, path, _use_new_zipfile_serialization=seed % 2 == 0)
+    whole, random = path.read_bytes(), Random(seed)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for at in random.sample(range(len(whole) if seed < 4 else 200), 4):
+            damaged[at] = random.randrange(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(DataError):  # what was hit may mean nothing
+            read_weights(path, model_name="resnet8")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(9_000_000))
+    with pytest.raises(DataError, match=r"compressed and would take 9\.\d* MB"):
+        load_weights(net(), path, model_name="resnet8")
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    ("tensor", "why"),
+    [
+        (torch.zeros(2, 2).to_sparse(), "conv1.weight is not a dense tensor"),
+        (torch.zeros(2, dtype=torch.complex64), "weights are real numbers"),
+        (torch.zeros(2, dtype=torch.bool), "weights are real numbers"),
+        (torch.tensor([1.0, float("nan")]), "is not finite"),
+        (torch.tensor([1.0, float("inf")], dtype=torch.bfloat16), "is not finite"),
+        (torch.zeros(2, device="meta"), "meta device"),
+    ],
+    ids=["sparse", "complex", "bool", "nan", "inf", "meta"],
+)
+def test_what_cannot_be_a_weight_is_refused_by_name(tmp_path, tensor, why):
+    torch.save({"conv1.weight": tensor}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=why):
+        load_weights(net(), tmp_path / "w.pt", model_name="resnet8")
 
 
 def test_keys_that_do_not_fit_are_named_from_both_sides(tmp_path):

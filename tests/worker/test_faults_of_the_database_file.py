@@ -14,6 +14,7 @@ from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
 from lsqctl.store.file_checks import list_backups
 from tests.conftest import TINY, wait_for
+from tests.store.conftest import postgresql  # noqa: F401 (a fixture)
 from tests.store.samples import identity, new, submit, take
 from tests.worker.long_run import LONG, at_work, store_of, submitted
 
@@ -89,6 +90,31 @@ def test_a_database_that_is_replaced_under_a_worker_ends_it(cli, at_step):
     assert "was replaced by another file" in words
     assert "readonly" not in words
     assert states(path, run_id) == (RunState.QUEUED, [EndReason.PREEMPTED])
+
+
+def on_server(postgresql, statement):  # noqa: F811
+    """Do something to the server's databases."""
+    import psycopg
+
+    server = (postgresql % "postgres").replace("postgresql+psycopg", "postgresql")
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def test_a_worker_whose_postgresql_database_is_dropped_ends(cli, postgresql):  # noqa: F811
+    on_server(postgresql, "CREATE DATABASE dropped")
+    cli.environment["LSQCTL_DB"] = postgresql % "dropped"
+    run_id = submitted(cli, LONG)
+    worker = cli.start("worker", "--slots", "2")
+    with open_store(postgresql % "dropped", lease_seconds=1) as store:
+        wait_for(lambda: at_work(store, run_id, step=3), 150)
+        on_server(postgresql, "DROP DATABASE dropped WITH (FORCE)")
+        words, _ = worker.communicate(timeout=170)
+        assert worker.returncode == ENDED
+        assert 'database "dropped" does not exist' in words
+        for ask in (store.runs.list, store.ensure_usable):
+            with pytest.raises(UnusableDatabase, match="pg_dump"):
+                ask()
 
 
 def test_a_database_that_is_emptied_or_cut_short_ends_its_worker_which_names_the_backups(

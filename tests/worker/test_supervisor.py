@@ -175,6 +175,7 @@ def test_a_run_that_diverges_fails_with_its_reason_and_so_do_its_children(cli):
     cli.write("child.yaml", child)
     done = cli("run", "child.yaml", code=5)
     assert "did not succeed" in done.stderr
+    assert "next:" not in done.stderr
     with store_of(cli) as store:
         runs = {run.name: run for run in store.runs.list()}
     assert runs["base"].reason is EndReason.DIVERGED
@@ -194,13 +195,16 @@ def test_a_second_signal_ends_at_once_and_still_puts_the_run_back(cli):
         assert store.runs.detail(run_id).run.state is RunState.QUEUED
 
 
-def test_the_log_of_an_attempt_is_kept_and_is_private(cli):
+def test_the_log_of_an_attempt_is_kept_private_and_has_a_line_for_each_epoch(cli):
     run_id = submitted(cli, TINY)
     cli("worker", "--until-empty")
     log = cli.folder / ".lsqctl" / "runs" / run_id / "attempt-1.log"
     assert log.stat().st_mode & 0o077 == 0
     assert cli("runs", "logs", run_id).stdout == log.read_text()
     assert cli("runs", "logs", "-f", run_id).stdout == log.read_text()
+    lines = [line for line in log.read_text().splitlines() if line.startswith("lsqctl: epoch ")]
+    assert [line.split()[2] for line in lines] == ["1/2,", "2/2,"]
+    assert all(word in line for line in lines for word in ("train loss", "test loss", "test top1"))
 
 
 def test_a_dataset_that_is_gone_when_the_run_starts_is_said_in_one_line(cli):

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lsqctl.leaderboard.board import Table
 from lsqctl.leaderboard.charts.chart import POINT_STYLES, Axis, Chart, Point, Series, SeriesStyle
+from lsqctl.leaderboard.entries import undominated
 from lsqctl.leaderboard.schema import Entry
 from lsqctl.text import sanitize
 
@@ -41,16 +42,16 @@ def cost_unit(table: Table, cost: Cost) -> tuple[float, str]:
 
 
 def accuracy_by_cost(table: Table, cost: Cost) -> Chart:
-    """Return Top-1 against a cost: local runs, published rows, and the front of the means.
+    """Return Top-1 against a cost: local runs, published rows, and the Pareto front of this cost.
 
-    Rows in full precision stand aside from the front, as they have no rank.
+    On the front are the rows that are Pareto-optimal by the rule of the board's column. Rows in
+    full precision stand aside from it, as they have no rank.
     """
     unit, name = cost_unit(table, cost)
     rows = [(number, item) for number, item in enumerate(table.rows) if getattr(item, cost)]
     groups = [_point_series(rows, style, cost, unit) for style in POINT_STYLES]
-    quantized = [group for group in groups if group.style != "full"]
-    front_points = pareto_front(point for group in quantized for point in group.points)
-    staircase = Series("Pareto front of the means", tuple(front_points), "front")
+    front_points = _front(table.rows, cost, unit)
+    staircase = Series("Pareto front", front_points, "front")
     cost_name = COST_UNITS[cost][0]
     series = tuple(item for item in (staircase, *groups) if item.points)
     return Chart(
@@ -66,13 +67,14 @@ def accuracy_by_cost(table: Table, cost: Cost) -> Chart:
     )
 
 
-def pareto_front(points: Iterable[Point]) -> list[Point]:
-    """Return the points that no other is cheaper and better than: x and y both rise."""
-    best: list[Point] = []
-    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not best or y > best[-1][1]:
-            best.append((x, y))
-    return best
+def _front(rows: Iterable[Entry], cost: Cost, unit: float) -> tuple[Point, ...]:
+    """Return the points of the rows that no other dominates, the best at each cost."""
+    best: dict[float, float] = {}
+    for row in undominated(rows, cost):
+        if not row.is_full_precision:
+            x = getattr(row, cost) / unit
+            best[x] = max(row.top1_mean, best.get(x, row.top1_mean))
+    return tuple(best.items())
 
 
 def _point_series(
@@ -84,6 +86,7 @@ def _point_series(
         tuple((getattr(row, cost) / unit, row.top1_mean) for _, row in numbered_rows),
         style,
         labels=tuple(sanitize(row.model) for _, row in numbered_rows),
+        short_labels=tuple(f"W{row.weight_bits}A{row.act_bits}" for _, row in numbered_rows),
         rows=tuple(number for number, _ in numbered_rows),
         intervals=tuple(map(ci95, (row for _, row in numbered_rows))),
     )

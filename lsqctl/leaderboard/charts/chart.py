@@ -74,6 +74,17 @@ class Chart:
         """Whether there is nothing to draw."""
         return not any(series.points for series in self.series)
 
+    @property
+    def curves(self) -> tuple[Series, ...]:
+        """The lines, from the one that ends highest down."""
+        drawn = [series for series in self.series if series.style == "curve" and series.points]
+        return tuple(sorted(drawn, key=lambda series: -series.points[-1][1]))
+
+    @property
+    def extreme_curves(self) -> tuple[Series, ...]:
+        """Of lines that are too many to name, those that end highest and lowest."""
+        return tuple(dict.fromkeys((*self.curves[:1], *self.curves[-1:])))
+
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

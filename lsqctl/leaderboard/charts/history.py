@@ -13,22 +13,22 @@ from lsqctl.text import sanitize
 MAX_POINTS = 60
 MAX_STEP_SIZE_POINTS = 24  # points of each of many lines
 _STEP_AXIS = Axis("optimizer step")
-_LOSSES = (("epoch_loss", "train"), ("loss", "train"), ("loss", "val"))
-_TOP1S = (("top1", "train"), ("top1", "val"))
+_TRAINING_LOSSES = (("epoch_loss", "train"), ("loss", "train"))
 
 
 def training_curves(metrics: Iterable[Metric], *, max_points: int = MAX_POINTS) -> list[Chart]:
     """Return the charts of Top-1 and of the loss by step, as far as the metrics have them."""
     points_of = points_by_metric(metrics)
-    losses = [key for key in _LOSSES if key in points_of]
-    if losses[:2] == list(_LOSSES[:2]):
-        losses.remove(_LOSSES[1])  # the mean over an epoch says it with less noise
+    # the mean over an epoch says it with less noise than single steps
+    training_losses = [key for key in _TRAINING_LOSSES if key in points_of][:1]
+    losses = [*training_losses, *_on_evaluation(points_of, "loss")]
+    top1s = [("top1", "train"), *_on_evaluation(points_of, "top1")]
     charts = [
         Chart(
             "Top-1",
             _STEP_AXIS,
             Axis("Top-1 %"),
-            _metric_series(points_of, _TOP1S, max_points),
+            _metric_series(points_of, top1s, max_points),
             "Top-1 by step.",
         ),
         Chart(
@@ -40,6 +40,11 @@ def training_curves(metrics: Iterable[Metric], *, max_points: int = MAX_POINTS) 
         ),
     ]
     return [chart for chart in charts if not chart.empty]
+
+
+def _on_evaluation(points_of: Mapping[tuple[str, str], object], name: str) -> list[tuple[str, str]]:
+    """Return where a metric was measured beside the training images: ``test`` or ``val``."""
+    return sorted(key for key in points_of if key[0] == name and key[1] != "train")
 
 
 def step_size_charts(

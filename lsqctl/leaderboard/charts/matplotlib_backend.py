@@ -24,6 +24,8 @@ PLOT_ENDINGS = ("svg", "pdf", "png")
 # Told apart in print, in grey and by most who see colours otherwise (Okabe and Ito 2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LEVEL_COLOR = "#444444"
+_LINE_STYLES = ("-", "--", ":", "-.")  # of the first six lines, the next six, …
+_MAX_LEGEND = 24
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "lsqctl",
@@ -100,8 +102,24 @@ def _draw_chart(axes: Axes, chart: Chart, *, titled: bool) -> None:
         axes.set_title(chart.title)
     if 1 < len(labeled) <= 4:
         axes.legend()
-    elif 4 < len(labeled) <= 12:  # no place within is free of lines
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    elif 4 < len(labeled) <= _MAX_LEGEND:  # no place within is free of lines
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.02), ncols=1 + len(labeled) // 13)
+    elif chart.extreme_curves:
+        _name_curves(axes, chart.extreme_curves)
+
+
+def _name_curves(axes: Axes, curves: Sequence[Series]) -> None:
+    """Write names beside the ends of lines that have no place in a legend."""
+    for series in curves:
+        axes.annotate(
+            series.label,
+            series.points[-1],
+            (3, 0),
+            textcoords="offset points",
+            fontsize=6,
+            verticalalignment="center",
+            annotation_clip=False,
+        )
 
 
 def _draw_series(
@@ -116,17 +134,14 @@ def _draw_series(
         [series.points[n][0] for n in drawable_points],
         [series.points[n][1] for n in drawable_points],
     )
-    crowded = len(chart.series) > 12
+    crowded = len(chart.series) > _MAX_LEGEND
     color = (
         _LEVEL_COLOR if label_number < 0 else COLORS[0 if crowded else label_number % len(COLORS)]
     )
     plot_args: dict[str, Any] = {"color": color, "label": series.label if is_labeled else None}
     if series.style not in POINT_STYLES:
-        plot_args |= {"drawstyle": "steps-post"} if series.style == "front" else {}
-        plot_args |= {"linestyle": "--"} if series.style == "rule" else {}
-        axes.plot(
-            xs, ys, alpha=0.6 if crowded else 1.0, linewidth=0.8 if crowded else 1.2, **plot_args
-        )
+        plot_args |= _line_style(series, label_number, crowded=crowded)
+        axes.plot(xs, ys, **plot_args)
         return
     plot_args |= {"markerfacecolor": "white"} if series.style != "local" else {}
     if series.joined:
@@ -144,6 +159,18 @@ def _draw_series(
                 fontsize=6,
                 color=color,
             )
+
+
+def _line_style(series: Series, label_number: int, *, crowded: bool) -> dict[str, Any]:
+    """Return how a line is drawn: six colours, then the same ones dashed, and so on."""
+    style: dict[str, Any] = {"alpha": 0.6 if crowded else 1.0, "linewidth": 0.8 if crowded else 1.2}
+    if series.style == "front":
+        style["drawstyle"] = "steps-post"
+    elif series.style == "rule":
+        style["linestyle"] = "--"
+    elif not crowded:
+        style["linestyle"] = _LINE_STYLES[label_number // len(COLORS) % len(_LINE_STYLES)]
+    return style
 
 
 def _draw_intervals(axes: Axes, series: Series, drawable_points: Sequence[int], color: str) -> None:

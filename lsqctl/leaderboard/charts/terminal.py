@@ -10,6 +10,7 @@ from lsqctl.leaderboard.charts.chart import (
     Chart,
     Point,
     Scale,
+    Series,
     axis_ranges,
     format_ticks,
     is_drawable,
@@ -120,6 +121,13 @@ def _tick_line(values: Iterable[float], texts: Iterable[str], x: Scale, columns:
     return "".join(line)
 
 
+def _legend_label(series: Series, *, n_curves: int) -> str:
+    """Return a series' name; where lines look alike, with the number at which it ends."""
+    if series.style != "curve" or n_curves <= len(_LINE_SAMPLES) or not series.points:
+        return series.label
+    return f"{series.label} → {series.points[-1][1]:.3g}"
+
+
 def _legend(chart: Chart, width: int) -> list[str]:
     curves = [series for series in chart.series if series.style == "curve"]
     sign_labels = dict.fromkeys(
@@ -127,7 +135,7 @@ def _legend(chart: Chart, width: int) -> list[str]:
             _LINE_SAMPLES[curves.index(series) % len(_LINE_SAMPLES)]
             if series in curves
             else STYLE_MARKERS[series.style],
-            series.label,
+            _legend_label(series, n_curves=len(curves)),
         )
         for series in chart.series
     )

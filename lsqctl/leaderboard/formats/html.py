@@ -22,8 +22,8 @@ def write(board: Board, options: OutputOptions) -> str:
 
 
 def to_html(tables: Iterable[ViewTable]) -> str:
-    """Return one ``<table>`` a dataset, the best value in ``<strong>``, the second in ``<u>``."""
-    return "\n".join(map(_table, tables))
+    """Return one ``<table>`` a dataset with rows, the best in ``<strong>``, the next in ``<u>``."""
+    return "\n".join(_table(table) for table in tables if table.rows)
 
 
 def _table(table: ViewTable) -> str:

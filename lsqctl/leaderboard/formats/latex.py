@@ -51,8 +51,8 @@ def write(board: Board, options: OutputOptions) -> str:
 
 
 def to_latex(tables: Iterable[ViewTable]) -> str:
-    """Return one ``tabular`` a table, each below a comment that says what it shows."""
-    return _PREAMBLE_COMMENT + "".join(f"\n{_table(table)}" for table in tables)
+    """Return one ``tabular`` a table with rows, each below a comment that says what it shows."""
+    return _PREAMBLE_COMMENT + "".join(f"\n{_table(table)}" for table in tables if table.rows)
 
 
 def _table(table: ViewTable) -> str:
@@ -95,4 +95,4 @@ def _styled(table: ViewTable) -> Styler:
     marks.columns = frame.columns[: len(marks.columns)]
     styler = frame.style.hide(axis="index").format(escape="latex")
     styler = styler.format_index(escape="latex", axis=1)
-    return styler.apply(lambda _: marks, axis=None) if table.rows else styler
+    return styler.apply(lambda _: marks, axis=None)

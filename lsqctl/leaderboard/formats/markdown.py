@@ -20,8 +20,8 @@ def write(board: Board, options: OutputOptions) -> str:
 
 
 def to_markdown(tables: Iterable[ViewTable]) -> str:
-    """Return one markdown table a dataset, with the columns that a terminal shows."""
-    return "\n".join(map(_table, tables))
+    """Return one markdown table a dataset with rows, with the columns that a terminal shows."""
+    return "\n".join(_table(table) for table in tables if table.rows)
 
 
 def _table(table: ViewTable) -> str:

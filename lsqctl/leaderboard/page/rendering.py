@@ -26,7 +26,15 @@ from lsqctl.leaderboard.charts.accuracy import (
     series_style,
 )
 from lsqctl.leaderboard.charts.chart import Chart
-from lsqctl.leaderboard.page.svg_layout import LOW, SMALL, WIDE, Drawing, layout_chart
+from lsqctl.leaderboard.page.svg_layout import (
+    LOW,
+    MEDIUM,
+    SMALL,
+    WIDE,
+    CanvasSize,
+    Drawing,
+    layout_chart,
+)
 from lsqctl.leaderboard.schema import COLUMNS_BY_NAME, Entry
 from lsqctl.leaderboard.table_view import (
     DEFAULT_COLUMNS,
@@ -133,13 +141,10 @@ _MODEL = [column.key for column in PAGE_COLUMNS].index("model")
 
 
 def build_sections(board: Board) -> list[Section]:
-    """Return a section for each table of the board, in its order."""
-    return [
-        _section(f"d{number}", table, view_table)
-        for number, (table, view_table) in enumerate(
-            zip(board.tables, board_view(board), strict=True)
-        )
-    ]
+    """Return a section for each table of the board that has rows, in its order."""
+    tables = zip(board.tables, board_view(board), strict=True)
+    with_rows = [(table, view_table) for table, view_table in tables if table.rows]
+    return [_section(f"d{number}", *pair) for number, pair in enumerate(with_rows)]
 
 
 def history_view(history: RunHistory) -> RunHistoryView:
@@ -166,6 +171,7 @@ def _section(key: str, table: Table, view_table: ViewTable) -> Section:
         cost: _align_numbers(table.rows, cost, units[cost][0]) for cost in _COSTS
     }
     charts = [accuracy_by_cost(table, cost) for cost in _COSTS]
+    networks = [chart for chart in accuracy_by_bits(table) if _is_worth_drawing(chart)]
     return Section(
         key=key,
         title=dataset,
@@ -174,11 +180,7 @@ def _section(key: str, table: Table, view_table: ViewTable) -> Section:
         units={"size_bytes": units["size_bytes"][1], "gbops": f"{units['gbops'][1]}BOPs"},
         rows=tuple(_page_rows(table, view_table, aligned)),
         drawings=tuple(layout_chart(chart, WIDE) for chart in charts if _is_worth_drawing(chart)),
-        networks=tuple(
-            layout_chart(chart, SMALL)
-            for chart in accuracy_by_bits(table)
-            if _is_worth_drawing(chart)
-        ),
+        networks=tuple(layout_chart(chart, _network_size(len(networks))) for chart in networks),
         deviations=tuple(
             (sanitize(row.model), note)
             for row, note in zip(table.rows, view_table.notes, strict=False)
@@ -188,6 +190,11 @@ def _section(key: str, table: Table, view_table: ViewTable) -> Section:
 
 
 _COSTS: tuple[Cost, ...] = ("size_bytes", "gbops")
+
+
+def _network_size(n_charts: int) -> CanvasSize:
+    """Return how large each of so many charts is, which fill a row together."""
+    return LOW if n_charts <= 2 else MEDIUM if n_charts <= 4 else SMALL
 
 
 def _is_worth_drawing(chart: Chart) -> bool:

@@ -20,6 +20,7 @@ from lsqctl.leaderboard.charts.chart import (
 
 _MAX_INTERVALS = 40  # points of which each has its interval drawn
 _MAX_LABELS = 6
+_MAX_BITS_LABELS = 12
 _LETTER_WIDTH = 6.0  # about the width of one at the size of labels
 _LINE_HEIGHT = 13.0
 
@@ -41,6 +42,8 @@ class CanvasSize:
 WIDE = CanvasSize(480, 322)
 SMALL = CanvasSize(230, 165, x_ticks=4, y_ticks=3, left=36, right=10, top=10, bottom=22)
 LOW = CanvasSize(480, 242)
+MEDIUM = CanvasSize(340, 206, x_ticks=4, y_ticks=4, left=40, right=10, top=10, bottom=24)
+MANY_CURVES = 6  # lines that get no legend: only the extremes are named beside them
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,17 @@ def layout_chart(chart: Chart, size: CanvasSize = WIDE) -> Drawing:
             for value, text in zip(y_values, format_ticks(y_values), strict=True)
         ),
         tuple(_path_mark(series, chart, x, y) for series in chart.series if series.points),
-        tuple(_place_labels(chart, size, x, y)),
+        (*_place_labels(chart, size, x, y), *_name_extremes(chart, size, y)),
     )
+
+
+def _name_extremes(chart: Chart, size: CanvasSize, y: Scale) -> Iterator[TextMark]:
+    """Yield the names of the lines that end highest and lowest, where all have no place."""
+    if len(chart.curves) >= MANY_CURVES:
+        for series, below in zip(chart.extreme_curves, (-6, 15), strict=False):
+            end = y.to_pixel(series.points[-1][1])
+            text = series.label if len(series.label) <= 26 else f"…{series.label[-25:]}"
+            yield TextMark(size.width - size.right, _round(end + below), text, "end")
 
 
 def _path_mark(series: Series, chart: Chart, x: Scale, y: Scale) -> PathMark:
@@ -138,7 +150,7 @@ def _path_mark(series: Series, chart: Chart, x: Scale, y: Scale) -> PathMark:
         series.label,
         _dots_path(positions)
         if is_dotted
-        else _staircase_path(positions)
+        else _staircase_path(positions, x.start + x.length)
         if series.style == "front"
         else _line_path(positions),
         color_index=series.color_index,
@@ -163,13 +175,18 @@ def _line_path(positions: Sequence[Point]) -> str:
     return "M" + "L".join(f"{_number(x)} {_number(y)}" for x, y in positions) if positions else ""
 
 
-def _staircase_path(positions: Sequence[Point]) -> str:
+def _staircase_path(positions: Sequence[Point], right: float) -> str:
+    """Return a staircase that goes on to the right edge: what costs more is no better."""
     first = f"M{_number(positions[0][0])} {_number(positions[0][1])}"
-    return first + "".join(f"H{_number(x)}V{_number(y)}" for x, y in positions[1:])
+    steps = "".join(f"H{_number(x)}V{_number(y)}" for x, y in positions[1:])
+    return f"{first}{steps}H{_number(right)}"
 
 
 def _place_labels(chart: Chart, size: CanvasSize, x: Scale, y: Scale) -> Iterator[TextMark]:
-    """Yield names beside the points of the front, from the best down, where there is room."""
+    """Yield names beside the points of the front, from the best down, where there is room.
+
+    Of few points those without a name have their bits beside them.
+    """
     label_of = {
         point: label
         for series in chart.series
@@ -177,7 +194,8 @@ def _place_labels(chart: Chart, size: CanvasSize, x: Scale, y: Scale) -> Iterato
     }
     best = [point for series in chart.series if series.style == "front" for point in series.points]
     occupied = [(x.to_pixel(px), y.to_pixel(py)) for px, py in chart.points]
-    occupied += _staircase_positions([(x.to_pixel(px), y.to_pixel(py)) for px, py in best])
+    front = [(x.to_pixel(px), y.to_pixel(py)) for px, py in best]
+    occupied += _staircase_positions([*front, *((x.start + x.length, py) for _, py in front[-1:])])
     occupied += [
         (x.to_pixel(px), y.to_pixel(ends[0]) + (y.to_pixel(ends[1]) - y.to_pixel(ends[0])) * n / 6)
         for series in chart.series
@@ -187,18 +205,31 @@ def _place_labels(chart: Chart, size: CanvasSize, x: Scale, y: Scale) -> Iterato
         for n in range(7)
     ]
     boxes: list[tuple[float, float, float, float]] = []
-    for point in reversed(best):
-        if len(boxes) == _MAX_LABELS:
-            break
-        label = _short_label(label_of.get(point, ""))
+    names = [(point, _short_label(label_of.get(point, ""))) for point in reversed(best)]
+    placed: set[Point] = set()
+    for point, label in [*names[:_MAX_LABELS], *_bits_labels(chart)]:
+        if point in placed:
+            continue
         position = x.to_pixel(point[0]), y.to_pixel(point[1])
         for text in _label_candidates(position, label, size):
             box = _box(text)
             free = not any(_overlap(box, other) for other in boxes)
             if free and sum(_inside(box, occupied_point) for occupied_point in occupied) == 0:
                 boxes.append(box)
+                placed.add(point)
                 yield text
                 break
+
+
+def _bits_labels(chart: Chart) -> list[tuple[Point, str]]:
+    """Return the points with their short labels, where they are few."""
+    labels = [
+        (point, label)
+        for series in chart.series
+        for point, label in zip(series.points, series.short_labels, strict=False)
+        if label
+    ]
+    return labels if len(labels) <= _MAX_BITS_LABELS else []
 
 
 def _staircase_positions(positions: Sequence[Point]) -> Iterator[Point]:
