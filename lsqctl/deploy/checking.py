@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsqctl.deploy.network import Network
-
-if TYPE_CHECKING:
-    import onnxruntime
+from lsqctl.deploy.runtime import Array, open_session, run_session
 
 MAX_FIRST_DIFFERENCES = 5
+Codes = NDArray[np.int16]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +40,13 @@ class CheckCounts:
     n_predictions_differing: int = 0
     n_logits_differing: int = 0
     first_differences: list[FirstDifference] = field(default_factory=list)
-    hits: list[NDArray[np.bool_]] = field(default_factory=list)
-    reference_hits: list[NDArray[np.bool_]] = field(default_factory=list)
+    hits: list[Flags] = field(default_factory=list)
+    reference_hits: list[Flags] = field(default_factory=list)
 
     @property
     def equal(self) -> bool:
         """Whether every code and every bit of every logit is the reference's."""
         return not self.n_codes_differing and not self.n_logits_differing
-
-
-def open_session(
-    file: bytes, *, threads: int = 1, taps: Iterable[str] = ()
-) -> onnxruntime.InferenceSession:
-    """Return a session of onnxruntime on the CPU that also gives the tensors ``taps``."""
-    import onnx
-    import onnxruntime
-
-    extra = list(dict.fromkeys(taps))
-    if extra:
-        model = onnx.load_from_string(file)
-        for name in extra:
-            tensor = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
-            model.graph.output.append(tensor)
-        file = model.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
 
 class Checker:
@@ -85,14 +64,16 @@ class Checker:
         self._plain = open_session(file, threads=threads)
         self._tapped = open_session(file, threads=threads, taps=tap_names.values())
 
-    def add(self, images: Tensor, labels: Tensor | None = None) -> None:
-        """Compare one batch of images, as the network takes them."""
-        expected: dict[str, NDArray[Any]] = {}
+    def add(self, images: Tensor, labels: Tensor | None = None) -> tuple[Array, Array]:
+        """Compare one batch of images, as the network takes them; return both's logits.
+
+        The reference's come first.
+        """
+        expected: dict[str, Codes] = {}
         reference = self.network(images, lambda edge, codes: _keep(expected, edge, codes))
-        feed = {"images": images.numpy()}
-        logits = self._plain.run(None, feed)[0]
+        logits = run_session(self._plain, images.numpy())["logits"]
         names = list(dict.fromkeys(self._tap_names.values()))
-        tapped = dict(zip(names, self._tapped.run(names, feed), strict=True))
+        tapped = run_session(self._tapped, images.numpy(), names)
         differing = np.zeros(len(images), bool)
         for edge, codes in expected.items():
             lowest = self.network.grid(edge.partition("#")[0]).quant_min
@@ -101,10 +82,9 @@ class Checker:
         self._compare_logits(reference.numpy(), logits, labels)
         self.counts.n_images_differing += int(differing.sum())
         self.counts.n_images += len(images)
+        return reference.numpy(), logits
 
-    def _compare_codes(
-        self, edge: str, expected: NDArray[Any], found: NDArray[Any], differing: NDArray[np.bool_]
-    ) -> None:
+    def _compare_codes(self, edge: str, expected: Codes, found: Codes, differing: Flags) -> None:
         counts = self.counts
         unequal = expected != found
         counts.n_codes += expected.size
@@ -126,19 +106,22 @@ class Checker:
                 )
         differing |= images
 
-    def _compare_logits(
-        self, expected: NDArray[Any], found: NDArray[Any], labels: Tensor | None
-    ) -> None:
+    def _compare_logits(self, expected: Array, found: Array, labels: Tensor | None) -> None:
         counts = self.counts
         predictions = expected.argmax(1), found.argmax(1)
         counts.n_predictions_differing += int((predictions[0] != predictions[1]).sum())
-        bits = expected.view(np.uint32) != np.ascontiguousarray(found).view(np.uint32)
-        counts.n_logits_differing += int(bits.sum())
+        counts.n_logits_differing += int(differing_bits(expected, found).sum())
         if labels is not None:
             counts.reference_hits.append(predictions[0] == labels.numpy())
             counts.hits.append(predictions[1] == labels.numpy())
 
 
-def _keep(kept: dict[str, NDArray[Any]], edge: str, codes: Tensor) -> None:
+def differing_bits(expected: Array, found: Array) -> Flags:
+    """Return where two fp32 arrays are not the same to the last bit."""
+    one, other = (np.ascontiguousarray(array).view(np.uint32) for array in (expected, found))
+    return one != other
+
+
+def _keep(kept: dict[str, Codes], edge: str, codes: Tensor) -> None:
     calls = sum(name.partition("#")[0] == edge for name in kept)
     kept[f"{edge}#{calls + 1}" if calls else edge] = codes.to(torch.int16).numpy()

@@ -158,3 +158,20 @@ def _slice(
     axes = graph.constant([1, 2], np.int64)
     bounds = (graph.constant(values, np.int64) for values in (starts, ends))
     return graph.add("Slice", x, *bounds, axes, graph.constant(list(window.stride), np.int64))
+
+
+def pair_bound(layer: IntegerLayer) -> int:
+    """Return what two neighbouring products of bytes may add up to, in magnitude.
+
+    Processors with AVX2 and no VNNI add such pairs in 16 bits: above 32,767 they saturate, and the
+    accumulator is wrong there.
+    """
+    codes = layer.weight_codes.numpy().astype(np.int64)
+    if codes.ndim > 2:
+        codes = np.moveaxis(codes, 1, -1)
+    flat = codes.reshape(len(codes), -1)
+    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
+    pairs = flat.reshape(len(flat), -1, 2)
+    sums = [np.clip(pairs, low, high).sum(-1) for low, high in ((0, None), (None, 0))]
+    highest_byte = layer.grid.quant_max - layer.grid.quant_min
+    return int(max(abs(one).max() for one in sums)) * highest_byte
