@@ -114,8 +114,8 @@ def _form_lines(name: str, form: JsonObject) -> list[str]:
             f"{pluralize(form['predictions_differing'], 'prediction')} differ"
         )
     lines = [f"{name} ({form['runtime']}), {images}, {codes}: {found}."]
-    if form["right"] is not None:
-        lines.append(f"Right: {form['right']} of {form['images']}.")
+    if form["labelled"]:
+        lines.append(f"Right: {form['right']} of {form['labelled']}.")
     lines += [
         f"First difference: image {one['image']}, `{one['edge']}` at {tuple(one['index'])}: "
         f"expected code {one['expected']}, found {one['found']}."

@@ -170,11 +170,8 @@ def _report(
 
 
 def counts_json(counts: CheckCounts) -> JsonObject:
-    """Return the counts of a check as plain values; ``right`` is None without labels."""
-    hits, reference = (
-        int(np.concatenate(parts).sum()) if parts else None
-        for parts in (counts.hits, counts.reference_hits)
-    )
+    """Return the counts of a check as plain values; ``right`` of the ``labelled`` images."""
+    hits, reference = (int(sum(map(np.sum, h))) for h in (counts.hits, counts.reference_hits))
     return {
         "images": counts.n_images,
         "codes": counts.n_codes,
@@ -182,6 +179,7 @@ def counts_json(counts: CheckCounts) -> JsonObject:
         "images_differing": counts.n_images_differing,
         "predictions_differing": counts.n_predictions_differing,
         "logits_differing": counts.n_logits_differing,
+        "labelled": sum(map(len, counts.hits)),
         "right": hits,
         "reference_right": reference,
         "first_differences": [asdict(one) for one in islice(counts.first_differences, 5)],
