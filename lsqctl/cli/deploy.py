@@ -45,7 +45,7 @@ def image_count(text: str | int | None) -> int | None:
     return None if text in (None, "all") else positive_int(str(text))
 
 
-@app.command(epilog="Example: lsqctl deploy @last -o DIR --check 1000")
+@app.command(epilog="Example: lsqctl deploy run @last -o DIR --check 1000")
 def run(
     ctx: typer.Context,
     run_ref: RunArgument,

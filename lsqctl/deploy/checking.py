@@ -119,7 +119,8 @@ class Checker:
 def differing_bits(expected: Array, found: Array) -> Flags:
     """Return where two fp32 arrays are not the same to the last bit."""
     one, other = (np.ascontiguousarray(array).view(np.uint32) for array in (expected, found))
-    return one != other
+    differing: Flags = one != other
+    return differing
 
 
 def _keep(kept: dict[str, Codes], edge: str, codes: Tensor) -> None:

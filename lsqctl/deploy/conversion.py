@@ -22,7 +22,7 @@ from lsqctl.deploy.checking import CheckCounts, Checker, differing_bits
 from lsqctl.deploy.exact import ExactForm, pair_bound
 from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.onnx_graph import write_onnx
+from lsqctl.deploy.onnx_graph import export, write_onnx
 from lsqctl.deploy.runtime import PACKAGES, Array, require
 from lsqctl.deploy.tracing import Pixels, trace
 from lsqctl.errors import UsageError
@@ -87,7 +87,9 @@ def convert(
     if first is None:
         raise UsageError("a deployment is checked on images, and there are none")
     network = trace(model, tuple(first[0].shape[1:]), pixels)
-    proto, taps = write_onnx(network, ExactForm(network, options.plain), options.card.metadata())
+    proto, taps = write_onnx(
+        export(network), ExactForm(network, options.plain), options.card.metadata()
+    )
     file = proto.SerializeToString(deterministic=True)
     expected = _Expected()
     checker = Checker(network, file, taps, threads=options.threads)

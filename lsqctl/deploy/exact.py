@@ -14,7 +14,8 @@ from itertools import product
 import numpy as np
 
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.onnx_graph import Array, GraphWriter
+from lsqctl.deploy.onnx_graph import GraphWriter
+from lsqctl.deploy.runtime import Array
 from lsqctl.quant.arithmetic import Grid, IntegerLayer, Window
 
 _ONNX_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}

@@ -53,7 +53,7 @@ class Network:
         return logits
 
 
-class _Reference(Interpreter):  # type: ignore[misc]
+class _Reference(Interpreter):
     """Runs the graph; the symbolic nodes by LSQ's integer arithmetic."""
 
     def __init__(self, network: Network, observe: Observer) -> None:

@@ -11,23 +11,24 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+import numpy.typing as npt
 
 from lsqctl.deploy.network import QUANTIZER, Network
-from lsqctl.errors import DataError
+from lsqctl.deploy.runtime import Array
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET = 21  # the first with 4-bit integers
 PRODUCER = "lsqctl"
-Array = NDArray[Any]
 
 
 class Form(Protocol):
     """How quantized tensors and integer layers are written."""
 
-    opset_imports: Mapping[str, int]
+    @property
+    def opset_imports(self) -> Mapping[str, int]:
+        """Operator sets beside the standard one, with their versions."""
 
     def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add the nodes of an integer layer that reads ``x``; return the name of its output."""
@@ -56,12 +57,11 @@ class GraphWriter:
         self.nodes.append(node)
         return output
 
-    def constant(self, value: object, dtype: object = np.float32) -> str:
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         """Return the name of a constant; equal ones are one."""
         from onnx import numpy_helper
 
-        array = np.ascontiguousarray(np.asarray(value, dtype))  # type: ignore[call-overload]
-        array = array.reshape(np.shape(value))
+        array = np.asarray(value, dtype, order="C")
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = name = f"_c{len(self._constants)}"
@@ -86,12 +86,16 @@ class GraphWriter:
 
 
 def write_onnx(
-    network: Network, form: Form, metadata: Mapping[str, str]
+    exported: onnx.ModelProto, form: Form, metadata: Mapping[str, str]
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return the file as a value, and by edge the name of the tensor that holds its codes."""
-    from onnx import helper
+    """Return the file as a value, and by edge the name of the tensor that holds its codes.
 
-    exported = _exported(network)
+    ``exported`` is what ``export`` returned, once for all forms; it stays as it is.
+    """
+    from onnx import ModelProto, helper
+
+    source_model, exported = exported, ModelProto()
+    exported.CopyFrom(source_model)
     graph = GraphWriter()
     renamed: dict[str, str] = {}
     for tensor in exported.graph.initializer:
@@ -113,11 +117,10 @@ def write_onnx(
     return model, {edge: names[value] for edge, value in graph.taps.items()}
 
 
-def _exported(network: Network) -> onnx.ModelProto:
+def export(network: Network) -> onnx.ModelProto:
+    """Return the network as ONNX, its quantized layers as nodes of the domain ``lsq``."""
     import torch
 
-    if any(edge for edge in network.edges if "\n" in edge):
-        raise DataError("a layer's name holds a line break: rename it")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         program = torch.onnx.export(

@@ -67,7 +67,8 @@ def _with_outputs(file: bytes, taps: Iterable[str]) -> bytes:
     for name in names:
         tensor = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
         model.graph.output.append(tensor)
-    return model.SerializeToString()
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def run_session(

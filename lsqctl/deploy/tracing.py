@@ -26,6 +26,7 @@ from lsqctl.quant import LsqQuantizer, quantized_layers, quantizers
 from lsqctl.quant.arithmetic import Grid, IntegerLayer, NotInteger, integer_layer, norm_affine
 from lsqctl.quant.layers import QuantLayer
 
+_FOLDED = "folded_gain", "folded_bias"
 BATCH = 2  # of the sample that is traced; torch takes 0 and 1 for constants
 
 
@@ -153,7 +154,7 @@ def _insert_stand_ins(
 
 def _replace_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
     """Compute otherwise; hooks, as those that quantize residual additions, stay."""
-    module.forward = forward  # type: ignore[method-assign, assignment]
+    module.forward = forward
 
 
 def _same(x: Tensor, *rest: object) -> Tensor:
@@ -204,15 +205,14 @@ class _NormStandIn:
     """A batch norm of its own: one product and one sum in fp32."""
 
     def __init__(self, norm: _BatchNorm) -> None:
-        gain, bias = norm_affine(norm, norm.num_features)
-        norm.register_buffer("folded_gain", gain.float())
-        norm.register_buffer("folded_bias", bias.float())
+        for name, value in zip(_FOLDED, norm_affine(norm, norm.num_features), strict=True):
+            norm.register_buffer(name, value.float())
         self.norm = (norm,)
 
     def __call__(self, x: Tensor) -> Tensor:
         shape = (-1, *(1,) * (x.dim() - 2))
-        gain, bias = self.norm[0].folded_gain, self.norm[0].folded_bias
-        return x * gain.view(shape) + bias.view(shape)
+        gain, bias = (self.norm[0].get_buffer(name).view(shape) for name in _FOLDED)
+        return x * gain + bias
 
 
 def _export(model: nn.Module, sample: Tensor) -> ExportedProgram:

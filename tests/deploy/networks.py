@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +12,7 @@ from torch.nn import functional as F
 from lsqctl.deploy.checking import CheckCounts, Checker
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.onnx_graph import write_onnx
+from lsqctl.deploy.onnx_graph import export, write_onnx
 from lsqctl.deploy.tracing import Pixels, trace
 from lsqctl.quant import QuantSpec, calibrate, prepare
 
@@ -69,11 +72,27 @@ def traced(model: nn.Module, size: int = 8) -> Network:
     return trace(model, (3, size, size), PIXELS)
 
 
+_EXPORTED: dict[int, tuple[Network, onnx.ModelProto]] = {}  # with the network: ids are used again
+
+
+def exported(network: Network) -> onnx.ModelProto:
+    """The network in ONNX; torch takes a second for it, so once."""
+    if id(network) not in _EXPORTED:
+        _EXPORTED[id(network)] = network, export(network)
+    return _EXPORTED[id(network)][1]
+
+
+@cache
+def base() -> Network:
+    """The network that most tests look at."""
+    return traced(prepared())
+
+
 def compared(
     network: Network, pixels: Tensor, *, plain: bool = False, threads: int = 1
 ) -> CheckCounts:
     """Write the exact form and compare it with the reference."""
-    model, taps = write_onnx(network, ExactForm(network, plain), {})
+    model, taps = write_onnx(exported(network), ExactForm(network, plain), {})
     checker = Checker(network, model.SerializeToString(), taps, threads=threads)
     checker.add(pixels)
     return checker.counts
