@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +60,7 @@ class _Reference(Interpreter):
         self.network = network
         self.observe = observe
 
-    def run_node(self, n: Node) -> Any:
+    def run_node(self, n: Node) -> object:
         """Return what a node computes."""
         name = node_name(n)
         if name is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +47,7 @@ class GraphWriter:
         self._constants: dict[tuple[object, ...], str] = {}
         self._count = 0
 
-    def add(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+    def add(self, op: str, *inputs: str, domain: str = "", **attributes: object) -> str:
         """Add a node with one output and return the output's name."""
         from onnx import helper
 

@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -161,7 +161,7 @@ def _same(x: Tensor, *rest: object) -> Tensor:
     return x
 
 
-def _symbolic(op: str, name: str, x: Tensor, shape: Sequence[Any]) -> Tensor:
+def _symbolic(op: str, name: str, x: Tensor, shape: Sequence[int]) -> Tensor:
     from torch.onnx import ops
 
     return ops.symbolic(
@@ -186,15 +186,15 @@ class _LayerStandIn:
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         weight = self.layer[0].master_weight
-        shape: list[Any] = [*x.shape[:-1], weight.shape[0]]
+        shape = [*x.shape[:-1], weight.shape[0]]
         if weight.dim() > 2:
             shape = [x.shape[0], weight.shape[0], *self._spatial(x)]
         out = _symbolic(LAYER, self.name, x, shape)
         return out if bias is None else out + bias
 
-    def _spatial(self, x: Tensor) -> Iterator[Any]:
-        conv: Any = self.layer[0]
-        padding = conv._reversed_padding_repeated_twice
+    def _spatial(self, x: Tensor) -> Iterator[int]:
+        conv = cast("nn.Conv2d", self.layer[0])
+        padding: list[int] = conv._reversed_padding_repeated_twice
         for i, size in enumerate(x.shape[2:]):
             back = 2 * (len(conv.kernel_size) - 1 - i)
             padded = size + padding[back] + padding[back + 1]
