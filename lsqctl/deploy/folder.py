@@ -11,6 +11,8 @@ import io
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +138,7 @@ def _read_expected(directory: Path) -> tuple[Array, Array]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["images"], arrays["logits"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; deploy the run again") from None
 
 
