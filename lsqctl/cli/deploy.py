@@ -54,7 +54,8 @@ def run(
         str, typer.Option(metavar="N|all", help="Images of the evaluation split to compare.")
     ] = "all",
     plain: Annotated[
-        bool, typer.Option("--plain", help="Standard ONNX operators only; slower in onnxruntime.")
+        bool,
+        typer.Option("--plain", help="Standard ONNX operators only, none of onnxruntime's own."),
     ] = False,
     threads: Threads = 1,
     json: Json = False,

@@ -205,7 +205,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(deployed):
 
 def test_a_run_that_is_not_quantized_is_written_as_fp32_and_says_so(deployed):
     line, _ = deployed
-    line("run", "digits/resnet8-fp32", "--set", "train.epochs=0")
+    line("run", "digits/resnet8-fp32", "--set", "train.epochs=1")
     done = line("deploy", "@last", "-o", "float", "--check", "70")
     assert "No layer is quantized: everything is FP32." in done.stdout + done.stderr
     assert read_report(line.folder / "float")["forms"]["exact"]["images"] == 70
