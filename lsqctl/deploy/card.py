@@ -24,19 +24,19 @@ _MEANINGS = {
 class Card:
     """Where a model comes from; what is not known stays empty.
 
-    ``facts`` are lines of the card (board row, recipe, …); they go into the ONNX file's metadata.
+    ``details`` are lines of the card (board row, recipe, …); they go into the ONNX file's metadata.
     ``interpolation`` and ``crop_pct`` are of the evaluation's resize.
     """
 
     title: str = "A quantized network"
     architecture: str = ""
-    facts: Mapping[str, str] | None = None
+    details: Mapping[str, str] | None = None
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
 
     def metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of the ONNX file."""
-        known = {"title": self.title, "architecture": self.architecture, **(self.facts or {})}
+        known = {"title": self.title, "architecture": self.architecture, **(self.details or {})}
         return {key: value for key, value in known.items() if value}
 
 
@@ -70,7 +70,7 @@ def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
         "---",
         f"# {card.title}",
         "",
-        *(f"- {key}: {value}" for key, value in (card.facts or {}).items() if value),
+        *(f"- {key}: {value}" for key, value in (card.details or {}).items() if value),
         "",
         "| file | bytes | what |",
         "|---|---:|---|",

@@ -126,7 +126,7 @@ def _card(recipe: Recipe, detail: RunDetail, result: Result, headline: Evaluatio
     from lsqctl.deploy.card import Card
 
     top1 = 100 * headline.n_correct / headline.n_total
-    facts = {
+    details = {
         "run": f"{detail.run.id} ({recipe.name}, seed {recipe.seed})",
         "recipe sha256": detail.run.recipe_sha256,
         "network": recipe.model.name,
@@ -142,7 +142,7 @@ def _card(recipe: Recipe, detail: RunDetail, result: Result, headline: Evaluatio
     return Card(
         title=recipe.name,
         architecture=recipe.model.name.removeprefix("timm/"),
-        facts=facts,
+        details=details,
         interpolation=data.interpolation,
         crop_pct=1.0 if result.split == "test" else round(data.crop / data.resize, 6),
     )
