@@ -72,7 +72,13 @@ class ExactForm:
         one, no_zero_point = graph.constant(1.0), ""
         return graph.add(
             "MatMulIntegerToFloat",
-            *(codes, matrix, one, scale, zero_point, no_zero_point, shift),
+            codes,
+            matrix,
+            one,
+            scale,
+            zero_point,
+            no_zero_point,
+            shift,
             domain=MICROSOFT,
         )
 
@@ -125,7 +131,9 @@ def _grouped(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
     weight = graph.weight_codes(layer.weight_codes.numpy(), layer.weight_bits)
     accumulators = graph.add(
         "ConvInteger",
-        *(x, weight, _zero_point(graph, layer.grid)),
+        x,
+        weight,
+        _zero_point(graph, layer.grid),
         strides=list(window.stride),
         dilations=list(window.dilation),
         group=window.groups,

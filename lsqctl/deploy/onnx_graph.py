@@ -152,12 +152,29 @@ def _assemble(
     from onnx import helper
 
     for node in graph.nodes:
-        for values in (node.input, node.output):
-            renamed = [names[name] for name in values]
-            del values[:]
-            values.extend(renamed)
-        node.name = node.doc_string = ""
-        del node.metadata_props[:]
+        _rename(node, names)
+    source, result = exported.graph.input[0], exported.graph.output[0]
+    inputs = [_end("images", source)]
+    results = [_end(names[name], result) for name in outputs]
+    opsets = [helper.make_opsetid("", OPSET)]
+    opsets += [helper.make_opsetid(domain, version) for domain, version in opset_imports.items()]
+    initializers = _used_initializers(graph, names)
+    body = helper.make_graph(graph.nodes, "lsq", inputs, results, initializers)
+    return helper.make_model(body, opset_imports=opsets, ir_version=10, producer_name=PRODUCER)
+
+
+def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
+    """Give a node's values their short names, and take away what torch wrote about it."""
+    for values in (node.input, node.output):
+        renamed = [names[name] for name in values]
+        del values[:]
+        values.extend(renamed)
+    node.name = node.doc_string = ""
+    del node.metadata_props[:]
+
+
+def _used_initializers(graph: GraphWriter, names: Mapping[str, str]) -> list[onnx.TensorProto]:
+    """Return the constants that a node reads, under their short names."""
     used = {name for node in graph.nodes for name in node.input}
     initializers = []
     for name, tensor in graph.initializers.items():
@@ -165,21 +182,13 @@ def _assemble(
             tensor.name, tensor.doc_string = names[name], ""
             del tensor.metadata_props[:]
             initializers.append(tensor)
-    source, result = exported.graph.input[0], exported.graph.output[0]
-    sizes = [d.dim_value or None for d in source.type.tensor_type.shape.dim][1:]
-    n_classes = [d.dim_value or None for d in result.type.tensor_type.shape.dim][1:]
-    inputs = [
-        helper.make_tensor_value_info(
-            "images", source.type.tensor_type.elem_type, ["batch", *sizes]
-        )
-    ]
-    results = [
-        helper.make_tensor_value_info(
-            names[name], result.type.tensor_type.elem_type, ["batch", *n_classes]
-        )
-        for name in outputs
-    ]
-    opsets = [helper.make_opsetid("", OPSET)]
-    opsets += [helper.make_opsetid(domain, version) for domain, version in opset_imports.items()]
-    body = helper.make_graph(graph.nodes, "lsq", inputs, results, initializers)
-    return helper.make_model(body, opset_imports=opsets, ir_version=10, producer_name=PRODUCER)
+    return initializers
+
+
+def _end(name: str, like: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    """Return an input or output as torch declared it, its batch of any size."""
+    from onnx import helper
+
+    tensor = like.type.tensor_type
+    sizes = [dimension.dim_value or None for dimension in tensor.shape.dim][1:]
+    return helper.make_tensor_value_info(name, tensor.elem_type, ["batch", *sizes])

@@ -221,7 +221,7 @@ def _export(model: nn.Module, sample: Tensor) -> ExportedProgram:
         warnings.simplefilter("ignore")  # of torch about itself
         try:
             return torch.export.export(model, (sample,), dynamic_shapes=({0: batch},))
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             raise DataError(f"torch cannot export this network: {first_line}") from None
 
