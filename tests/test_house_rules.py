@@ -58,7 +58,7 @@ def test_most_functions_are_small():
 
 # Here a dataset, a network or a format of the board is a file, and a new one is a new file.
 ONE_FILE_EACH = ("lsqctl/datasets", "lsqctl/models", "lsqctl/leaderboard/formats")
-MAX_MODULES, MAX_ANY = 185, 29
+MAX_MODULES, MAX_ANY = 190, 29
 SMALL, REASON = 60, "Apart because"
 
 

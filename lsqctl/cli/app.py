@@ -16,6 +16,7 @@ import typer
 from lsqctl.cli import (
     board,
     compare,
+    deploy,
     diagnostics,
     doctor,
     plot,
@@ -64,6 +65,7 @@ board.register(app)
 compare.register(app)
 serve.register(app)
 app.add_typer(plot.app, name="plot")
+app.add_typer(deploy.app, name="deploy")
 verify.register(app)
 verify.register_conformance(app)
 app.add_typer(recipe.app, name="recipe")

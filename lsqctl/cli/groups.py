@@ -15,7 +15,16 @@ if TYPE_CHECKING:
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "Queue": ("submit", "run", "worker", "watch", "wait", "runs", "sweep"),
-    "Results": ("leaderboard", "export", "compare", "plot", "serve", "verify", "published"),
+    "Results": (
+        "leaderboard",
+        "export",
+        "compare",
+        "plot",
+        "serve",
+        "verify",
+        "deploy",
+        "published",
+    ),
     "Recipes": ("recipe", "explain"),
     "Workspace": ("data", "plugins", "db", "doctor", "bugreport", "conformance"),
 }

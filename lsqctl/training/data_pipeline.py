@@ -199,6 +199,12 @@ class DataPipeline:
         ):
             yield self._normalize(pixels, labels)
 
+    def eval_pixels(self) -> Iterator[Batch]:
+        """Yield the same batches as bytes (B, C, H, W), before they are normalized."""
+        return self._eval.eval_batches(
+            _split_batches(np.arange(len(self._eval)), self.eval_batch_size)
+        )
+
     def calibration_batches(self, images: int) -> Iterator[Tensor]:
         """Yield ``images`` shuffled training images, as evaluation would see them.
 

@@ -1,0 +1,134 @@
+"""`deploy`: from a run to a folder of integer files, and the check of such a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli.console import print_error, print_json, say
+from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.options import Json, RunArgument, get_settings, open_store, positive_int
+
+if TYPE_CHECKING:
+    from typer._click import Context
+
+    from lsqctl.deploy.folder import FolderVerdict
+    from lsqctl.services.deploy import Deployment
+
+
+class DeployGroup(CommandGroup):
+    """A group whose words are a run's, unless they name a command: ``deploy RUN`` is ``run``."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Put the command's name before a run."""
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=DeployGroup,
+    help="Turn a run into files of integers that other runtimes execute, and check them.",
+    epilog="Example: lsqctl deploy @last -o DIR",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+Threads = Annotated[
+    int, typer.Option(parser=positive_int, metavar="N", help="Threads of the check.")
+]
+
+
+def image_count(text: str | int | None) -> int | None:
+    """Parse how many images are compared; ``all`` is None."""
+    return None if text in (None, "all") else positive_int(str(text))
+
+
+@app.command(epilog="Example: lsqctl deploy run @last -o DIR --check 1000")
+def run(
+    ctx: typer.Context,
+    run_ref: RunArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The new folder.")],
+    check: Annotated[
+        str, typer.Option(metavar="N|all", help="Images of the evaluation split to compare.")
+    ] = "all",
+    plain: Annotated[
+        bool,
+        typer.Option("--plain", help="Standard ONNX operators only, none of onnxruntime's own."),
+    ] = False,
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Write a run's headline network as integers, and compare every code; `run` may be left out."""
+    from lsqctl.services.deploy import deploy_run
+
+    count = image_count(check)
+    with open_store(ctx) as store:
+        deployment = deploy_run(
+            store, get_settings(ctx), run_ref, output, check=count, plain=plain, threads=threads
+        )
+    if json:
+        print_json(_as_json(deployment))
+    else:
+        _print_deployment(deployment)
+
+
+def _as_json(deployment: Deployment) -> dict[str, object]:
+    from lsqctl.deploy.folder import read_report
+
+    directory = deployment.conversion.directory
+    return {
+        "run_id": deployment.run_id,
+        "directory": str(directory),
+        "bytes": dict(deployment.conversion.file_bytes),
+        **{key: value for key, value in read_report(directory).items() if key == "forms"},
+    }
+
+
+def _print_deployment(deployment: Deployment) -> None:
+    from lsqctl.deploy.card import check_lines
+    from lsqctl.deploy.folder import read_report
+
+    conversion, headline = deployment.conversion, deployment.headline
+    say(
+        f"run {deployment.run_id} ({deployment.name}): {headline.variant} weights, "
+        f"{headline.selection} epoch, {headline.n_correct} of {headline.n_total} right on the board"
+    )
+    for line in check_lines(read_report(conversion.directory)):
+        if line:
+            say(line)
+    for name, size in conversion.file_bytes.items():
+        say(f"{conversion.directory / name}  {size:,} bytes")
+
+
+@app.command(epilog="Example: lsqctl deploy check DIR")
+def check(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy` wrote.")],
+    threads: Threads = 1,
+    json: Json = False,
+) -> None:
+    """Hash a deployed folder's files and run them on its expected images; exit 1 if any differs.
+
+    Needs onnxruntime and numpy, no run and no torch.
+    """
+    from lsqctl.deploy.folder import check_folder
+
+    verdict = check_folder(directory, threads=threads)
+    if json:
+        print_json({"directory": str(directory), "problems": verdict.problems})
+    else:
+        _print_verdict(verdict)
+    if verdict.problems:
+        raise typer.Exit(1)
+
+
+def _print_verdict(verdict: FolderVerdict) -> None:
+    for problem in verdict.problems:
+        print_error(problem)
+    if not verdict.problems:
+        say(
+            f"{verdict.directory}: {verdict.n_files} files as they were written; "
+            f"{', '.join(verdict.models)} on {verdict.n_images} images: the expected logits, "
+            "bit for bit"
+        )

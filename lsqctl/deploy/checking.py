@@ -1,0 +1,128 @@
+"""Run a deployed file in onnxruntime and hold each code of it against the integer reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lsqctl.deploy.network import Network
+from lsqctl.deploy.runtime import Array, open_session, run_session
+
+MAX_FIRST_DIFFERENCES = 5
+Codes = NDArray[np.int16]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class FirstDifference:
+    """A code that differs while all before it in the image are equal: where a difference begins."""
+
+    image: int
+    edge: str
+    index: tuple[int, ...]
+    expected: int
+    found: int
+
+
+@dataclass(slots=True)
+class CheckCounts:
+    """What a comparison with the reference has counted so far."""
+
+    n_images: int = 0
+    n_codes: int = 0
+    n_codes_differing: int = 0
+    n_images_differing: int = 0
+    n_predictions_differing: int = 0
+    n_logits_differing: int = 0
+    first_differences: list[FirstDifference] = field(default_factory=list)
+    hits: list[Flags] = field(default_factory=list)
+    reference_hits: list[Flags] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether every code and every bit of every logit is the reference's."""
+        return not self.n_codes_differing and not self.n_logits_differing
+
+
+class Checker:
+    """Compares one file with the reference, batch by batch; ``counts`` is what it has found.
+
+    The file runs twice: as it is, for its logits, and with its codes as further outputs.
+    """
+
+    def __init__(
+        self, network: Network, file: bytes, tap_names: Mapping[str, str], *, threads: int = 1
+    ) -> None:
+        self.network = network
+        self.counts = CheckCounts()
+        self._tap_names = dict(tap_names)
+        self._plain = open_session(file, threads=threads)
+        self._tapped = open_session(file, threads=threads, taps=tap_names.values())
+
+    def add(self, images: Tensor, labels: Tensor | None = None) -> tuple[Array, Array]:
+        """Compare one batch of images, as the network takes them; return both's logits.
+
+        The reference's come first.
+        """
+        expected: dict[str, Codes] = {}
+        reference = self.network(images, lambda edge, codes: _keep(expected, edge, codes))
+        logits = run_session(self._plain, images.numpy())["logits"]
+        names = list(dict.fromkeys(self._tap_names.values()))
+        tapped = run_session(self._tapped, images.numpy(), names)
+        differing = np.zeros(len(images), bool)
+        for edge, codes in expected.items():
+            lowest = self.network.grid(edge.partition("#")[0]).quant_min
+            found = tapped[self._tap_names[edge]].astype(np.int16) + lowest
+            self._compare_codes(edge, codes, found, differing)
+        self._compare_logits(reference.numpy(), logits, labels)
+        self.counts.n_images_differing += int(differing.sum())
+        self.counts.n_images += len(images)
+        return reference.numpy(), logits
+
+    def _compare_codes(self, edge: str, expected: Codes, found: Codes, differing: Flags) -> None:
+        counts = self.counts
+        unequal = expected != found
+        counts.n_codes += expected.size
+        if not unequal.any():
+            return
+        counts.n_codes_differing += int(unequal.sum())
+        images = unequal.reshape(len(unequal), -1).any(1)
+        for image in np.flatnonzero(images & ~differing):
+            if len(counts.first_differences) < MAX_FIRST_DIFFERENCES:
+                index = (int(image), *map(int, np.argwhere(unequal[image])[0]))
+                counts.first_differences.append(
+                    FirstDifference(
+                        counts.n_images + int(image),
+                        edge,
+                        index[1:],
+                        int(expected[index]),
+                        int(found[index]),
+                    )
+                )
+        differing |= images
+
+    def _compare_logits(self, expected: Array, found: Array, labels: Tensor | None) -> None:
+        counts = self.counts
+        predictions = expected.argmax(1), found.argmax(1)
+        counts.n_predictions_differing += int((predictions[0] != predictions[1]).sum())
+        counts.n_logits_differing += int(differing_bits(expected, found).sum())
+        if labels is not None:
+            counts.reference_hits.append(predictions[0] == labels.numpy())
+            counts.hits.append(predictions[1] == labels.numpy())
+
+
+def differing_bits(expected: Array, found: Array) -> Flags:
+    """Return where two fp32 arrays are not the same to the last bit."""
+    one, other = (np.ascontiguousarray(array).view(np.uint32) for array in (expected, found))
+    differing: Flags = one != other
+    return differing
+
+
+def _keep(kept: dict[str, Codes], edge: str, codes: Tensor) -> None:
+    calls = sum(name.partition("#")[0] == edge for name in kept)
+    kept[f"{edge}#{calls + 1}" if calls else edge] = codes.to(torch.int16).numpy()

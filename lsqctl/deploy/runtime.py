@@ -1,0 +1,79 @@
+"""Run ONNX files in onnxruntime: sessions on the CPU, and a clear word where it is missing.
+
+Apart because the check of a folder runs files too, and must load without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lsqctl.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+Array = NDArray[np.generic]
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def require(*packages: str) -> None:
+    """Raise UsageError, with the command that helps, unless all of these can be imported."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise UsageError(f"this needs {', '.join(missing)}: pip install 'lsqctl[deploy]'")
+
+
+def open_session(
+    file: bytes, *, threads: int = 1, taps: Iterable[str] = (), name: str = "the file"
+) -> onnxruntime.InferenceSession:
+    """Return a session on the CPU that also gives the tensors ``taps``, which are bytes.
+
+    Raises DataError for what onnxruntime does not take.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(
+            _with_outputs(file, taps), options, providers=["CPUExecutionProvider"]
+        )
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"onnxruntime refuses {name}: {reason}") from None
+
+
+def _with_outputs(file: bytes, taps: Iterable[str]) -> bytes:
+    names = list(dict.fromkeys(taps))
+    if not names:
+        return file
+    import onnx
+
+    model = onnx.load_from_string(file)
+    for name in names:
+        tensor = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None)
+        model.graph.output.append(tensor)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def run_session(
+    session: onnxruntime.InferenceSession, images: Array, outputs: list[str] | None = None
+) -> Mapping[str, Array]:
+    """Return the outputs by name, all unless named, of one batch of images."""
+    names = outputs or [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))

@@ -1,0 +1,148 @@
+"""Turn a run into a folder of integer files that other runtimes execute, and check it there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import DataError, NotFound
+from lsqctl.run import RunDetail, RunState
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lsqctl.deploy import Conversion, Pixels
+    from lsqctl.deploy.card import Card
+    from lsqctl.events import Evaluation, Result
+    from lsqctl.recipe import Recipe
+    from lsqctl.store import Store
+    from lsqctl.training.data_pipeline import DataPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What came of it: the run, its headline evaluation, and the conversion with its counts."""
+
+    run_id: str
+    name: str
+    headline: Evaluation
+    conversion: Conversion
+
+
+def deploy_run(
+    store: Store,
+    settings: Settings,
+    run_ref: str,
+    directory: Path,
+    *,
+    check: int | None = None,
+    plain: bool = False,
+    threads: int = 1,
+) -> Deployment:
+    """Write the network of a run's headline result as a folder of files, and check them.
+
+    ``check`` is how many images of the evaluation split are compared, None all. Raises NotFound
+    for a run without a result, DataError for a damaged checkpoint, a missing dataset or a layer
+    that has no integer form, UsageError where the folder exists; nothing is written then.
+    """
+    from lsqctl.deploy import Options, convert
+    from lsqctl.deploy.folder import check_free
+    from lsqctl.deploy.runtime import PACKAGES, require
+    from lsqctl.recipe import load_stored
+    from lsqctl.training.restore import restore_model, verify_recorded_checkpoint
+    from lsqctl.worker.inputs import current_location
+
+    check_free(directory)
+    require(*PACKAGES)
+    detail = store.runs.detail(store.runs.resolve(run_ref).id)
+    result, headline = _headline(store, detail)
+    recipe = load_stored(detail.recipe)
+    checkpoint = current_location(settings.run_dir(detail.run.id), headline.checkpoint)
+    key = headline.variant, headline.selection
+    verify_recorded_checkpoint(checkpoint, store.results.manifest_sha256(detail.run.id, key))
+    pipeline = _pipeline(recipe, detail, settings, threads)
+    _check_dataset(pipeline, recipe, result)
+    card = _card(recipe, detail, result, headline)
+    conversion = convert(
+        restore_model(recipe, checkpoint, None),
+        directory,
+        _batches(pipeline, check),
+        pixels=_pixels(pipeline),
+        options=Options(plain=plain, threads=threads, card=card),
+    )
+    return Deployment(detail.run.id, detail.run.name, headline, conversion)
+
+
+def _headline(store: Store, detail: RunDetail) -> tuple[Result, Evaluation]:
+    run = detail.run
+    if run.state is not RunState.SUCCEEDED:
+        raise NotFound(
+            f"run {run.id} ({run.name}) is {run.state}: only a succeeded run can be deployed"
+        )
+    result = store.results.get(run.id)
+    headline = next((one for one in result.evaluations if one.headline), None) if result else None
+    if result is None or headline is None:
+        raise NotFound(f"run {run.id} ({run.name}) has no result to deploy")
+    return result, headline
+
+
+def _pipeline(recipe: Recipe, detail: RunDetail, settings: Settings, threads: int) -> DataPipeline:
+    from lsqctl.training.finetuning import open_pipeline
+    from lsqctl.training.runtime import ExecutionContext, setup_torch
+
+    data_dir = settings.data_dir_of(detail.provenance.get("data_dir"))
+    context = ExecutionContext(settings.run_dir(detail.run.id), data_dir, threads=threads)
+    return open_pipeline(recipe, context, setup_torch(context, recipe.seed))
+
+
+def _check_dataset(pipeline: DataPipeline, recipe: Recipe, result: Result) -> None:
+    if (digest := pipeline.dataset.digest) != result.data_digest:
+        raise DataError(
+            f"{recipe.data.name} here is not the dataset of the training: its digest is {digest}, "
+            f"the database says {result.data_digest}"
+        )
+
+
+def _pixels(pipeline: DataPipeline) -> Pixels:
+    from lsqctl.deploy import Pixels
+
+    return Pixels(pipeline.dataset.mean, pipeline.dataset.std, pipeline.channels)
+
+
+def _batches(pipeline: DataPipeline, limit: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the images of the evaluation split as bytes, and their labels, up to a limit."""
+    rest = len(pipeline.dataset.evaluation) if limit is None else limit
+    for pixels, labels in pipeline.eval_pixels():
+        if rest <= 0:
+            return
+        yield pixels[:rest], labels[:rest]
+        rest -= len(labels)
+
+
+def _card(recipe: Recipe, detail: RunDetail, result: Result, headline: Evaluation) -> Card:
+    from lsqctl.deploy.card import Card
+
+    top1 = 100 * headline.n_correct / headline.n_total
+    details = {
+        "run": f"{detail.run.id} ({recipe.name}, seed {recipe.seed})",
+        "recipe sha256": detail.run.recipe_sha256,
+        "network": recipe.model.name,
+        "bits": f"W{result.weight_bits}A{result.act_bits}, first and last {result.first_last_bits}",
+        "method": result.method,
+        "board": f"Top-1 {top1:.2f} % ({headline.n_correct} of {headline.n_total} of the "
+        f"{result.split} split of {result.dataset}), {headline.variant} weights, "
+        f"{headline.selection} epoch",
+        "preprocessing": result.preprocessing,
+        "data digest": result.data_digest,
+    }
+    data = recipe.data
+    return Card(
+        title=recipe.name,
+        architecture=recipe.model.name.removeprefix("timm/"),
+        details=details,
+        interpolation=data.interpolation,
+        crop_pct=1.0 if result.split == "test" else round(data.crop / data.resize, 6),
+    )

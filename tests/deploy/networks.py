@@ -1,0 +1,98 @@
+"""Small networks with what deployment meets, and the counts of one written file."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lsqctl.deploy.checking import CheckCounts, Checker
+from lsqctl.deploy.exact import ExactForm
+from lsqctl.deploy.network import Network
+from lsqctl.deploy.onnx_graph import export, write_onnx
+from lsqctl.deploy.tracing import Pixels, trace
+from lsqctl.quant import QuantSpec, calibrate, prepare
+
+PIXELS = Pixels((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 3)
+
+
+class Everything(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): a shortcut, groups, a norm before a layer, one read twice."""
+
+    residual_inputs = ("norm2", "shortcut")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.shortcut = nn.Conv2d(8, 8, 1)
+        self.norm3 = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 16, 3, stride=2, padding=1, padding_mode="circular")
+        self.linear = nn.Linear(16, 5)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias, std=0.3)
+                module.running_mean.normal_(std=0.2)
+                module.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out)) + self.shortcut(out)
+        out = F.relu(self.norm3(out))
+        out = F.avg_pool2d(F.relu(self.conv3(out)), 4).flatten(1)
+        return self.linear(out)
+
+
+def images(count: int = 4, size: int = 8, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
+    return pixels.float().div(255).sub(mean).div(std)
+
+
+def prepared(model: nn.Module | None = None, *, size: int = 8, **spec: object) -> nn.Module:
+    """A prepared model, calibrated with made-up images."""
+    torch.manual_seed(0)
+    model = prepare(model or Everything(), QuantSpec(**spec))
+    calibrate(model, [normalized(images(8, size, seed=1))])
+    return model.eval()
+
+
+def traced(model: nn.Module, size: int = 8) -> Network:
+    return trace(model, (3, size, size), PIXELS)
+
+
+_EXPORTED: dict[int, tuple[Network, onnx.ModelProto]] = {}  # with the network: ids are used again
+
+
+def exported(network: Network) -> onnx.ModelProto:
+    """The network in ONNX; torch takes a second for it, so once."""
+    if id(network) not in _EXPORTED:
+        _EXPORTED[id(network)] = network, export(network)
+    return _EXPORTED[id(network)][1]
+
+
+@cache
+def base() -> Network:
+    """The network that most tests look at."""
+    return traced(prepared())
+
+
+def compared(
+    network: Network, pixels: Tensor, *, plain: bool = False, threads: int = 1
+) -> CheckCounts:
+    """Write the exact form and compare it with the reference."""
+    model, taps = write_onnx(exported(network), ExactForm(network, plain), {})
+    checker = Checker(network, model.SerializeToString(), taps, threads=threads)
+    checker.add(pixels)
+    return checker.counts

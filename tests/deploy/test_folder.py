@@ -1,0 +1,233 @@
+"""A run becomes a folder that others can run and check; docs/deploy.md tells the truth of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from lsqctl.deploy.folder import check_folder, read_report, write_folder
+from lsqctl.deploy.runtime import require
+from lsqctl.errors import DataError, NotFound, UsageError
+from tests.conftest import CommandLine
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text()
+MODEL = "model.onnxruntime.onnx"
+SHORT = ["--set", "model.weights=null", "--set", "train.epochs=2"]  # no parent, and not for long
+HIDE = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "lsqctl", "onnx", "onnxscript", "ml_dtypes"}:
+            raise ImportError(name + " is hidden")
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+def blocks(kind: str, text: str = PAGE) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory) -> tuple[CommandLine, str]:
+    """A workspace in which the commands of the page ran; what they printed."""
+    line = CommandLine(tmp_path_factory.mktemp("deployed"))
+    line.cold = True  # onnxruntime and torch.onnx are not among what a warm process has imported
+    (block,) = blocks("console")
+    printed = []
+    for command in block.splitlines():
+        words = command.removeprefix("$ lsqctl ").split()
+        done = line(*words, *(SHORT if words[0] == "run" else []))
+        printed.append(done.stdout + done.stderr)
+    return line, "\n".join(printed)
+
+
+def run_id(printed: str) -> str:
+    found = re.search(r"run (\w{8}) \(digits", printed)
+    assert found
+    return found[1]
+
+
+@pytest.fixture
+def shipped(deployed, tmp_path) -> Path:
+    """A copy of the folder, to be damaged."""
+    return Path(shutil.copytree(deployed[0].folder / "shipped", tmp_path / "shipped"))
+
+
+def test_it_says_which_network_it_took_and_that_every_code_is_equal(deployed):
+    line, printed = deployed
+    assert re.search(r"raw weights, last epoch, \d+ of 540 right on the board", printed)
+    assert "8 layers computed in integers (lsq-integer-1)" in printed
+    assert "540 images, 2,419,200 codes: equal to the integer reference in every code" in printed
+    assert "5 files as they were written" in printed
+    form = read_report(line.folder / "shipped")["forms"]["exact"]
+    assert (form["codes_differing"], form["logits_differing"]) == (0, 0)
+    assert form["right"] == form["reference_right"] > 0
+
+
+def test_deployed_again_it_has_the_same_bytes(deployed):
+    line, printed = deployed
+    line("deploy", "run", run_id(printed), "-o", "again", "--json")
+    for path in (line.folder / "shipped").iterdir():
+        assert path.read_bytes() == (line.folder / "again" / path.name).read_bytes(), path.name
+
+
+def test_onnxruntime_and_numpy_alone_give_the_expected_logits_bit_for_bit(shipped):
+    (code,) = blocks("python", (shipped / "README.md").read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", HIDE + code], cwd=shipped, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("True [")
+    logits = np.load(shipped / "expected.npz")["logits"]
+    assert logits.shape == (64, 10)
+    assert len(np.unique(logits)) > 500  # of a network that answers, not constants
+
+
+def test_the_check_of_a_folder_loads_no_torch(shipped):
+    code = (
+        "import sys; from pathlib import Path; from lsqctl.deploy.folder import check_folder;"
+        "assert check_folder(Path(sys.argv[1])).problems == ();"
+        "assert not {'torch', 'onnx', 'sqlalchemy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(shipped)], check=True)
+
+
+@pytest.mark.parametrize("name", [MODEL, "expected.npz", "config.json", "README.md"])
+def test_one_changed_byte_of_any_file_is_found(shipped, name):
+    assert check_folder(shipped).problems == ()
+    data = bytearray((shipped / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (shipped / name).write_bytes(data)
+    try:
+        problems = check_folder(shipped).problems
+    except DataError as error:
+        problems = (str(error),)
+    assert problems
+    assert name in problems[0]
+
+
+def test_a_changed_report_and_a_missing_file_are_found(shipped):
+    (shipped / "README.md").unlink()
+    (problem,) = check_folder(shipped).problems
+    assert "README.md is gone" in problem
+    report = (shipped / "check.json").read_text()
+    (shipped / "check.json").write_text(
+        report.replace('"codes_differing": 0', '"codes_differing": 1')
+    )
+    with pytest.raises(DataError, match=r"check\.json has changed since it was written"):
+        check_folder(shipped)
+    (shipped / "check.json").write_text("[]")
+    with pytest.raises(DataError, match=r"check\.json is damaged"):
+        check_folder(shipped)
+    (shipped / "check.json").unlink()
+    with pytest.raises(NotFound, match=r"has no check\.json; `lsqctl deploy RUN -o DIR` writes"):
+        check_folder(shipped)
+
+
+def forged(shipped: Path, change) -> Path:
+    """The folder with another model and honest hashes of it."""
+    model = onnx.load(shipped / MODEL)
+    change(model)
+    files = {path.name: path.read_bytes() for path in shipped.iterdir() if path.suffix != ".json"}
+    files |= {"config.json": (shipped / "config.json").read_bytes()}
+    files[MODEL] = model.SerializeToString()
+    report = read_report(shipped)
+    del report["sha256"], report["sha256_of_the_rest"]
+    folder = shipped.parent / "forged"
+    write_folder(folder, files, report)
+    return folder
+
+
+def wrong_mean(model):
+    (subtraction,) = [node for node in model.graph.node if node.op_type == "Sub"]
+    move_first(model, subtraction.input[1], np.float32(0.01))
+
+
+def other_weight(model):
+    cast = next(n for n in model.graph.node if n.op_type == "Cast" and n.input[0] != "images")
+    move_first(model, cast.input[0], 1)
+
+
+def finer_step(model):
+    quantizer = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    move_first(model, quantizer.input[1], np.float32(0.001))
+
+
+def move_first(model, name, amount):
+    (tensor,) = [one for one in model.graph.initializer if one.name == name]
+    array = numpy_helper.to_array(tensor).copy()
+    value = array.reshape(-1)[0]
+    array.reshape(-1)[0] = value - amount if value > 0 else value + amount
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+@pytest.mark.parametrize("change", [wrong_mean, other_weight, finer_step])
+def test_another_model_with_honest_hashes_is_found_by_its_logits(shipped, change):
+    (problem,) = check_folder(forged(shipped, change)).problems
+    assert re.search(r"the logits of \d+ of 64 images are not the expected ones", problem)
+
+
+def test_what_onnxruntime_cannot_load_ends_in_one_line(shipped):
+    def other_opset(model):
+        model.opset_import[0].version = 99
+
+    (problem,) = check_folder(forged(shipped, other_opset)).problems
+    assert "onnxruntime refuses" in problem
+    assert "\n" not in problem
+
+
+def test_the_command_line_exits_with_1_and_names_what_changed(deployed, shipped):
+    line, _ = deployed
+    with (shipped / MODEL).open("ab") as file:
+        file.write(b"x")
+    done = line("deploy", "check", shipped, code=1)
+    assert f"{MODEL} has changed: its sha256 is" in done.stderr
+    assert json.loads(line("deploy", "check", shipped, "--json", code=1).stdout)["problems"]
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(deployed):
+    line, printed = deployed
+    run = run_id(printed)
+    before = sorted((line.folder / "shipped").iterdir())
+    done = line("deploy", run, "-o", "shipped", code=2)
+    assert "shipped exists; name another folder, or remove it first" in done.stderr
+    assert "there is no folder" in line("deploy", run, "-o", "no/such", code=2).stderr
+    assert "no run" in line("deploy", "nosuch", "-o", "x", code=3).stderr
+    assert (
+        "must be a whole number" in line("deploy", run, "-o", "x", "--check", "many", code=2).stderr
+    )
+    line("submit", "digits/resnet8-w4a4", "--seed", "9", "--hold")
+    done = line("deploy", "@last", "-o", "x", code=3)
+    assert "only a succeeded run can be deployed" in done.stderr
+    assert not (line.folder / "x").exists()
+    assert not [path for path in line.folder.iterdir() if path.name.startswith(".lsqctl.")]
+    assert sorted((line.folder / "shipped").iterdir()) == before
+
+
+def test_a_run_that_is_not_quantized_is_written_as_fp32_and_says_so(deployed):
+    line, _ = deployed
+    line("run", "digits/resnet8-fp32", "--set", "train.epochs=1")
+    done = line("deploy", "@last", "-o", "float", "--check", "70")
+    assert "No layer is quantized: everything is FP32." in done.stdout + done.stderr
+    assert read_report(line.folder / "float")["forms"]["exact"]["images"] == 70
+
+
+def test_a_missing_package_ends_in_the_command_that_helps():
+    with pytest.raises(UsageError, match=r"needs no_such_package: pip install 'lsqctl\[deploy\]'"):
+        require("onnx", "no_such_package")
+
+
+def test_the_code_of_the_page_runs(tmp_path):
+    (code,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("True {")
