@@ -10,6 +10,8 @@
       * OlderSchema            4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * CannotCompile              1   torch.compile was asked for and does not work on this machine
+  * SchedulerAway              1   a scheduler cannot be asked now, which proves nothing
+  * PilotRefused               1   a scheduler says that a pilot can never start
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
   * WaitTimeout                6   runs that were waited for had not ended in time
@@ -67,6 +69,14 @@ class DataError(LsqctlError):
 
 class CannotCompile(LsqctlError):
     """``torch.compile`` was asked for and does not work on this machine."""
+
+
+class SchedulerAway(LsqctlError):
+    """A scheduler cannot be asked now: nothing is known, and nothing may be concluded."""
+
+
+class PilotRefused(LsqctlError):
+    """A scheduler says that a pilot can never start as it was asked for."""
 
 
 class IllegalTransition(LsqctlError):
