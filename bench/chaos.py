@@ -196,7 +196,7 @@ class Nemesis:
 
     def another(self) -> subprocess.Popen[str]:
         """Start a worker, most of the time with failpoints armed."""
-        names = [name for name in FAILPOINTS if not name.startswith("submit")]
+        names = [name for name in FAILPOINTS if not name.startswith(("submit", "cluster"))]
         specs = [self.spec(name) for name in self.draw.sample(names, self.draw.randint(0, 4))]
         return self.space.start("worker", "--slots", "2", failpoint=",".join(specs))
 

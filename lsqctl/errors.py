@@ -11,6 +11,8 @@
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
   * PluginError                1   a plugin is not trusted, clashes with another, or is broken
   * CannotCompile              1   torch.compile was asked for and does not work on this machine
+  * SchedulerAway              1   a scheduler cannot be asked now, which proves nothing
+  * PilotRefused               1   a scheduler says that a pilot can never start
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
   * WaitTimeout                6   runs that were waited for had not ended in time
@@ -72,6 +74,14 @@ class PluginError(LsqctlError):
 
 class CannotCompile(LsqctlError):
     """``torch.compile`` was asked for and does not work on this machine."""
+
+
+class SchedulerAway(LsqctlError):
+    """A scheduler cannot be asked now: nothing is known, and nothing may be concluded."""
+
+
+class PilotRefused(LsqctlError):
+    """A scheduler says that a pilot can never start as it was asked for."""
 
 
 class IllegalTransition(LsqctlError):

@@ -52,6 +52,8 @@ FAILPOINTS: Mapping[str, str] = {
     "finish.before-result": "the run is marked as succeeded, its result not written",
     "finish.before-commit": "run and result are written, not yet committed",
     "finish.after": "the result is stored, the child has not yet said so",
+    "cluster.before-submit": "a pilot is wanted, its scheduler not yet asked for one",
+    "cluster.after-submit": "a scheduler has a pilot, whose job id nobody has been told",
 }
 _ACTIONS = ("kill", "raise", "term", "sleep")
 

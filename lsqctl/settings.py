@@ -201,6 +201,38 @@ def color_forced() -> bool:
     return bool(os.environ.get("FORCE_COLOR"))
 
 
+def scheduler_environment() -> dict[str, str]:
+    """Return the environment for a scheduler's commands, which hand it on and may keep it.
+
+    It has no variable of ours, none whose name speaks of a secret, and none that a job has: a
+    dispatcher may itself run in one.
+    """
+    drop = ("LSQCTL_", "SLURM_", "SQUEUE_", "SCANCEL_")
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(drop) and not any(word in name.upper() for word in _SECRET_WORDS)
+    }
+    of_the_site = ("SLURM_CONF", "SLURM_CLUSTERS", "SSH_AUTH_SOCK")
+    named = {name: os.environ[name] for name in of_the_site if name in os.environ}
+    return {**kept, **named, "LC_ALL": "C"}
+
+
+def allocation_variables() -> dict[str, str]:
+    """Return what Slurm says of the job that this process is in; empty outside of one."""
+    of_job = ("SLURM_", "CUDA_VISIBLE_DEVICES")
+    return {name: value for name, value in os.environ.items() if name.startswith(of_job)}
+
+
+def allocated_cores() -> int | None:
+    """Return the cores that Slurm gave this job on this node, None outside of one.
+
+    Without its affinity plugin nothing but this variable tells a job from the whole node.
+    """
+    text = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return int(text) if text.isdigit() and int(text) and "SLURM_JOB_ID" in os.environ else None
+
+
 def failpoint_variables() -> tuple[str, Path | None]:
     """Return what faults a test asks for, and the folder that makes each happen but once."""
     return os.environ.get("LSQCTL_FAILPOINT", ""), _to_path(os.environ.get("LSQCTL_FAILPOINT_ONCE"))

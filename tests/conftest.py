@@ -74,7 +74,8 @@ _UNINTERRUPTED = "test_supervisor test_faults_of_the_lease test_faults_of_the_da
 _MODULES_OF_ONE_PROCESS = frozenset(
     """test_browser test_chaos test_commands test_compare test_faults_of_a_run test_finetuning
     test_fork_server test_html_page test_kill_matrix test_page_and_plot test_plugins_page
-    test_readme test_resume test_scale test_terminal test_variants test_verify test_wheel""".split()
+    test_readme test_resume test_scale test_terminal test_variants test_verify test_wheel
+    test_faults test_slurm test_ssh""".split()
 )
 
 

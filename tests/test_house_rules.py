@@ -56,9 +56,14 @@ def test_most_functions_are_small():
     assert sum(one > 30 for one in lengths) / len(lengths) < 0.02
 
 
-# Here a dataset, a network or a format of the board is a file, and a new one is a new file.
-ONE_FILE_EACH = ("lsqctl/datasets", "lsqctl/models", "lsqctl/leaderboard/formats")
-MAX_MODULES, MAX_ANY = 190, 29
+# Here a dataset, a network, a format or a scheduler is a file, and a new one is a new file.
+ONE_FILE_EACH = (
+    "lsqctl/datasets",
+    "lsqctl/models",
+    "lsqctl/leaderboard/formats",
+    "lsqctl/cluster/schedulers",
+)
+MAX_MODULES, MAX_ANY = 220, 29
 SMALL, REASON = 60, "Apart because"
 
 

@@ -15,6 +15,7 @@ import typer
 
 from lsqctl.cli import (
     board,
+    cluster,
     compare,
     deploy,
     diagnostics,
@@ -40,7 +41,7 @@ from lsqctl.errors import FilterError, LsqctlError, RecipeError
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
 _GLOBAL_OPTIONS = ("--home", "--db", "--data-dir")
-_LONG_RUNNING = frozenset({"worker", "run", "serve"})
+_LONG_RUNNING = frozenset({"worker", "run", "serve", "cluster"})
 
 app = typer.Typer(
     name="lsqctl",
@@ -72,6 +73,7 @@ app.add_typer(recipe.app, name="recipe")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(published.app, name="published")
 app.add_typer(plugins.app, name="plugins")
+app.add_typer(cluster.app, name="cluster")
 app.add_typer(doctor.data_app, name="data")
 app.add_typer(doctor.db_app, name="db")
 doctor.register(app)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typer._click import Command, Context, HelpFormatter  # its own since 0.29
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "Queue": ("submit", "run", "worker", "watch", "wait", "runs", "sweep"),
+    "Queue": ("submit", "run", "worker", "watch", "wait", "runs", "sweep", "cluster"),
     "Results": (
         "leaderboard",
         "export",

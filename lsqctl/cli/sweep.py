@@ -68,13 +68,15 @@ def status(
 ) -> None:
     """Show each cell of a sweep and its run."""
     from lsqctl.services.run_control import resolve_sweep
+    from lsqctl.services.watch import read_pilots
 
     with open_store(ctx) as store:
         sweep_name = resolve_sweep(store, name)
         cells = store.sweeps.cells(sweep_name) if sweep_name else []
+    pilots = read_pilots(get_settings(ctx).home)
     counts = Counter(cell.status for cell in cells)
     if json:
-        print_json({"sweep": sweep_name, "counts": counts, "cells": cells})
+        print_json({"sweep": sweep_name, "counts": counts, "cells": cells, "pilots": pilots})
         return
     if quiet:
         for cell in cells:
@@ -99,6 +101,9 @@ def status(
         right_aligned=("seed", "Top-1 %"),
     )
     note(f"{sweep_name}: {_counts_text(counts)}")
+    for pilot in pilots:
+        details = " ".join(filter(None, (pilot.state, pilot.node, pilot.reason)))
+        note(f"pilot {pilot.job} ({pilot.profile}): {details}")
     _print_first_failure(cells, str(sweep_name))
 
 

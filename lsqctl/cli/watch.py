@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli.console import STATE_STYLES, print_json, to_json_types
-from lsqctl.cli.options import Json, duration_seconds, open_store
+from lsqctl.cli.options import Json, duration_seconds, get_settings, open_store
 from lsqctl.cli.progress import run_label
 from lsqctl.cli.table import Column, styled_row, table_lines, to_text
 from lsqctl.errors import StoreError, UnusableDatabase, UsageError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from lsqctl.services.watch import QueueStatus
+    from lsqctl.services.watch import QueueStatus, ReportedPilot
     from lsqctl.store import Store
     from lsqctl.store.queue_overview import RunningRun, WorkerStatus
 
@@ -67,7 +68,7 @@ def watch(
     live = sys.stdout.isatty() and not (once or json)
     repeats = live or interval is not None or until_empty
     with contextlib.suppress(KeyboardInterrupt), open_store(ctx, silent=live) as store:
-        read_status = _status_reader(store, sweep)
+        read_status = _status_reader(store, sweep, get_settings(ctx).home)
         if live:
             _show_live(read_status, interval or _LIVE_INTERVAL_SECONDS, until_empty=until_empty)
         elif repeats:
@@ -76,7 +77,7 @@ def watch(
             _print_status(read_status(), json=json)
 
 
-def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]:
+def _status_reader(store: Store, sweep: str | None, home: Path) -> Callable[[], QueueStatus]:
     from lsqctl.services.run_control import resolve_sweep
     from lsqctl.services.watch import read_queue_status
 
@@ -84,7 +85,7 @@ def _status_reader(store: Store, sweep: str | None) -> Callable[[], QueueStatus]
 
     def read() -> QueueStatus:
         store.ensure_usable()  # SQLite goes on reading a file that was moved away
-        return read_queue_status(store, sweep=name)
+        return read_queue_status(store, sweep=name, home=home)
 
     return read
 
@@ -172,6 +173,7 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
             }
             for entry in status.workers
         ],
+        "pilots": to_json_types(status.pilots),
         "running": [
             {
                 **to_json_types(entry.run),
@@ -202,6 +204,15 @@ _RUN_COLUMNS = (
     Column("left", "right", priority=7),
     Column("worker", priority=1),
 )
+_PILOT_COLUMNS = (
+    Column("pilot"),
+    Column("profile", priority=3),
+    Column("GPUs", "right", priority=4),
+    Column("node", priority=1),
+    Column("state"),
+    Column("role", priority=2),
+    Column("reason", cut="end"),
+)
 _WORKER_COLUMNS = (
     Column("worker", cut="end"),
     Column("host", priority=1),
@@ -216,12 +227,13 @@ def render_status(status: QueueStatus, width: int | None = None, height: int | N
     """Return the status as lines no wider than ``width``, and about ``height`` of them."""
     from rich.text import Text
 
-    max_runs = (
-        None if height is None else max(1, height - _RESERVED_LINES - min(len(status.workers), 5))
-    )
+    others = min(len(status.workers), 5) + min(len(status.pilots), 6)
+    max_runs = None if height is None else max(1, height - _RESERVED_LINES - others)
     lines = [_counts_line(status, width)]
     workers = [_worker_row(entry) for entry in status.workers]
     lines += _table_lines(_WORKER_COLUMNS, workers, width)[: 6 if height else None]
+    pilots = [_pilot_row(pilot) for pilot in status.pilots]
+    lines += _table_lines(_PILOT_COLUMNS, pilots, width)[: 6 if height else None]
     running = [_running_row(entry, status) for entry in status.overview.running]
     lines += _table_lines(_RUN_COLUMNS, running[:max_runs], width)
     if max_runs is not None and len(running) > max_runs:
@@ -276,6 +288,18 @@ def _worker_row(worker_status: WorkerStatus) -> tuple[str, ...]:
         "no heartbeat; its runs are requeued" if worker_status.stale else ""
     )
     return (identity.name, identity.host, identity.device, state, last_heartbeat, notice)
+
+
+def _pilot_row(pilot: ReportedPilot) -> tuple[str, ...]:
+    return (
+        pilot.job,
+        pilot.profile,
+        pilot.gpus,
+        pilot.node,
+        pilot.state,
+        pilot.role,
+        pilot.reason,
+    )
 
 
 def _running_row(running_run: RunningRun, status: QueueStatus) -> tuple[str, ...]:

@@ -25,11 +25,13 @@ from lsqctl.cli.options import (
     get_settings,
     open_store,
     positive_duration_seconds,
+    positive_int,
 )
 from lsqctl.cli.submit import print_enqueued
 from lsqctl.errors import RunFailed, UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.settings import CompileMode, Settings, cpp_compiler
+from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -98,6 +100,18 @@ def worker(
             help="Then save every run, requeue it and end: 90m, 2h, 1h30m, or seconds.",
         ),
     ] = None,
+    idle_limit: Annotated[
+        float | None,
+        typer.Option(
+            parser=positive_duration_seconds,
+            metavar="TIME",
+            help="End after so long without a run; SIGUSR1 then ends it with 0.",
+        ),
+    ] = None,
+    only_gpus: Annotated[
+        int | None,
+        typer.Option(parser=positive_int, metavar="N", help="Take runs alone that reserve N GPUs."),
+    ] = None,
 ) -> None:
     """Take runs from the queue and execute each in a process of its own.
 
@@ -106,7 +120,13 @@ def worker(
     from lsqctl.worker.supervisor import WorkerOptions as Working
 
     settings = _settings_with_compile(ctx, compile)
-    options = Working(until_empty, time_limit_seconds=time_limit, exclusive_name=name is not None)
+    options = Working(
+        until_empty,
+        time_limit_seconds=time_limit,
+        exclusive_name=name is not None,
+        idle_limit_seconds=idle_limit,
+        only_gpus=only_gpus,
+    )
     with open_store(ctx, create=True) as store:
         code = _work_queue(
             settings, store, slots=slots, gpu_choice=gpus, name=name, options=options
@@ -151,6 +171,10 @@ def _work_queue(
         warn(
             "a GPU that others use cannot be told from an idle one "
             f"({gpu_probe.unavailable_reason})"
+        )
+    if options.only_gpus is not None and options.only_gpus > max(1, len(gpus)):
+        raise UsageError(
+            f"--only-gpus {options.only_gpus}: this worker has {pluralize(len(gpus), 'GPU')}"
         )
     identity = this_worker(name, len(slot_allocator.pool.slots), "cuda" if gpus else "cpu")
     with ignore_broken_pipes(), observe_worker(store) as observer:

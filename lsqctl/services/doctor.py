@@ -102,6 +102,16 @@ def _check_store(store: Store, settings: Settings) -> Iterator[Finding]:
     yield from _check_clock(store)
     yield from _check_queue(store)
     yield from _check_files(store, settings)
+    yield from _check_profiles(store, settings)
+
+
+def _check_profiles(store: Store, settings: Settings) -> Iterator[Finding]:
+    """Ask the scheduler of each profile in cluster.toml what it would do with a pilot."""
+    if not (settings.home / "cluster.toml").exists():
+        return
+    from lsqctl.services.cluster import check_profiles
+
+    yield from check_profiles(store, settings)
 
 
 def _check_clock(store: Store) -> Iterator[Finding]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import json
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.run import ACTIVE_STATES
@@ -27,6 +31,24 @@ class Estimate:
     reason: str = ""
 
 
+PILOTS_SUFFIX = ".pilots.json"  # a dispatcher keeps PROFILE.pilots.json in `cluster`
+_HIDE_PILOTS_SECONDS = 600.0  # after its dispatcher wrote last
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedPilot:
+    """A pilot as its dispatcher saw it last; ``state`` and ``reason`` are the scheduler's words."""
+
+    profile: str
+    job: str
+    gpus: str
+    state: str
+    node: str
+    role: str
+    worker: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class QueueStatus:
     """The queue at one moment. ``seconds_left`` is by the id of a running run."""
@@ -36,6 +58,7 @@ class QueueStatus:
     workers: tuple[WorkerStatus, ...]
     seconds_left: dict[str, float]
     estimate: Estimate
+    pilots: tuple[ReportedPilot, ...] = ()
 
     @property
     def n_active(self) -> int:
@@ -43,8 +66,24 @@ class QueueStatus:
         return sum(self.overview.counts[state] for state in ACTIVE_STATES)
 
 
-def read_queue_status(store: Store, *, sweep: str | None = None) -> QueueStatus:
-    """Read the queue once.  Raises StoreError."""
+def read_pilots(home: Path) -> tuple[ReportedPilot, ...]:
+    """Return the pilots that dispatchers of this workspace saw within ten minutes.
+
+    The scheduler is not asked: many may watch.
+    """
+    pilots: list[ReportedPilot] = []
+    for path in sorted((home / "cluster").glob(f"*{PILOTS_SUFFIX}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # another version's, or gone
+            content = json.loads(path.read_text("utf-8"))
+            if time.time() - content["at"] < _HIDE_PILOTS_SECONDS:
+                pilots += [ReportedPilot(**row) for row in content["pilots"]]
+    return tuple(pilots)
+
+
+def read_queue_status(
+    store: Store, *, sweep: str | None = None, home: Path | None = None
+) -> QueueStatus:
+    """Read the queue once, and the pilots of the workspace ``home``.  Raises StoreError."""
     overview = store.queue.overview(sweep=sweep)
     remaining = {
         entry.run.id: seconds
@@ -57,7 +96,12 @@ def read_queue_status(store: Store, *, sweep: str | None = None) -> QueueStatus:
         if entry.running_runs or entry.seconds_since_heartbeat < _HIDE_WORKER_SECONDS
     )
     return QueueStatus(
-        overview, sweep, workers, remaining, estimate_queue_seconds(overview, remaining)
+        overview,
+        sweep,
+        workers,
+        remaining,
+        estimate_queue_seconds(overview, remaining),
+        read_pilots(home) if home else (),
     )
 
 

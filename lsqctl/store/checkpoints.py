@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from lsqctl.events import Checkpoint, Measurement, StoredCheckpoint
 from lsqctl.failpoint import failpoint
@@ -38,6 +38,11 @@ class RunRetention:
 
 class Checkpoints(StorePart):
     """Checkpoints: recorded under a lease, read, and deleted when nothing needs them."""
+
+    @read_tx
+    def largest_bytes(self, db: Connection) -> int:
+        """Return the size of the largest checkpoint of any run, 0 where there is none."""
+        return db.scalar(select(func.max(checkpoints.c.size_bytes))) or 0
 
     @write_tx
     def record(

@@ -44,6 +44,7 @@ _CLAIMABLE = [
     runs.c.removed_at.is_(None),
     or_(runs.c.not_before.is_(None), runs.c.not_before <= now()),
     runs.c.gpus <= bindparam("most_gpus"),
+    runs.c.gpus >= bindparam("least_gpus"),
 ]
 _ANY_CLAIMABLE = select(1).where(*_CLAIMABLE).limit(1)
 _WORKER_EXISTS = select(1).where(workers.c.id == bindparam("worker"))
@@ -91,29 +92,39 @@ class Queue(Enqueues, Reaper, QueueOverviews):
     _last_claim_succeeded = True  # a busy worker need not peek before it claims
 
     def claim(
-        self, worker_id: str, *, device: str = "cpu", gpus: int = 1, free_gpus: int = 1
+        self,
+        worker_id: str,
+        *,
+        device: str = "cpu",
+        gpus: int = 1,
+        free_gpus: int = 1,
+        only_gpus: int | None = None,
     ) -> Claim | None:
         """Take the most urgent queued run, or return None when there is none to take now.
 
         One UPDATE both picks and marks the row, so two workers never get the same run.
         ``device`` is recorded with the attempt. A worker with ``gpus`` GPUs passes over runs that
         reserve more; one that reserves more than its ``free_gpus`` is waited for, so that smaller
-        runs behind it cannot starve it. Raises NotFound for an unregistered worker.
+        runs behind it cannot starve it. With ``only_gpus`` it takes only runs that reserve as
+        many. Raises NotFound for an unregistered worker.
         """
+        sizes = {"most_gpus": max(gpus, 1), "least_gpus": 1}
+        if only_gpus is not None:
+            sizes = {"most_gpus": min(only_gpus, max(gpus, 1)), "least_gpus": only_gpus}
         idle = not self._last_claim_succeeded  # an idle worker must not queue for the write lock
-        if idle and not self._anything_to_claim(gpus):
+        if idle and not self._anything_to_claim(sizes):
             return None
-        claim = self._claim(worker_id, device, gpus, free_gpus)
+        claim = self._claim(worker_id, device, {**sizes, "free_gpus": max(free_gpus, 1)})
         self._last_claim_succeeded = claim is not None
         return claim
 
     @read_tx
-    def _anything_to_claim(self, db: Connection, gpus: int) -> bool:
-        return db.execute(_ANY_CLAIMABLE, {"most_gpus": max(gpus, 1)}).first() is not None
+    def _anything_to_claim(self, db: Connection, sizes: Mapping[str, int]) -> bool:
+        return db.execute(_ANY_CLAIMABLE, sizes).first() is not None
 
     @write_tx
     def _claim(
-        self, db: Connection, worker_id: str, device: str, gpus: int, free_gpus: int
+        self, db: Connection, worker_id: str, device: str, sizes: Mapping[str, int]
     ) -> Claim | None:
         if db.scalar(_WORKER_EXISTS, {"worker": worker_id}) is None:
             raise NotFound(f"no worker has the id {worker_id}; register it first")
@@ -121,8 +132,7 @@ class Queue(Enqueues, Reaper, QueueOverviews):
             "worker": worker_id,
             "new_fence": secrets.token_hex(16),
             "lease_seconds": self.lease_seconds,
-            "most_gpus": max(gpus, 1),
-            "free_gpus": max(free_gpus, 1),
+            **sizes,
         }
         row = db.execute(_CLAIM, claim_values).one_or_none()
         if row is None:

@@ -5,11 +5,11 @@ No query here reads more metric points than it returns: the primary key finds th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, select
+from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 
 from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
 from lsqctl.store.database import StorePart, read_tx
@@ -23,11 +23,13 @@ from lsqctl.store.tables import (
     live_runs,
     metric_points,
     metric_summaries,
+    runs,
     sweep_cells,
     workers,
 )
 from lsqctl.store.workers import RegisteredWorker, to_identity
 
+_DAY_SECONDS = 86_400.0
 MAX_POINTS = 24  # of each metric of a running run
 _Conditions = Sequence[ColumnElement[bool]]
 MAX_DURATIONS = 300  # finished runs, the newest, that estimates are made from
@@ -110,8 +112,49 @@ class QueueHealth:
     oldest_hours: float
 
 
+@dataclass(frozen=True, slots=True)
+class PilotWorker:
+    """A worker that a pilot became. ``silent``: it has ended, or was not heard of for 2 leases."""
+
+    name: str  # SCHEDULER-JOB.RESTART-NONCE
+    running_runs: int
+    silent: bool
+
+    @property
+    def job_id(self) -> str:
+        """The job id of its pilot."""
+        return self.name.partition("-")[2].rpartition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a dispatcher wants to know.
+
+    ``ready``: (GPUs, runs that nobody owns), the most urgent first; those that wait for a back-off
+    or for no parent count, held ones do not.
+    """
+
+    ready: tuple[tuple[int, int], ...]
+    workers: tuple[PilotWorker, ...]
+
+
 class QueueOverviews(StorePart):
     """Reads of the queue as a whole."""
+
+    @read_tx
+    def demand(self, db: Connection, scheduler: str) -> Demand:
+        """Return what is queued, and the workers of a scheduler's pilots seen within a day."""
+        queued = live_runs.c.state == RunState.QUEUED, live_runs.c.held.is_(False)
+        ready = db.execute(
+            select(live_runs.c.gpus, func.count())
+            .where(*queued)
+            .group_by(live_runs.c.gpus)
+            .order_by(func.max(live_runs.c.priority).desc(), func.min(live_runs.c.seq))
+        )
+        return Demand(
+            tuple((gpus, count) for gpus, count in ready),
+            tuple(_pilot_workers(db, scheduler, self.lease_seconds)),
+        )
 
     @read_tx
     def overview(self, db: Connection, *, sweep: str | None = None) -> QueueOverview:
@@ -317,3 +360,21 @@ def _retrying(db: Connection, conditions: _Conditions) -> tuple[Run, ...]:
         live_runs.c.state == RunState.QUEUED, live_runs.c.reason.in_(faults), *conditions
     )
     return tuple(to_run(row) for row in db.execute(query.order_by(live_runs.c.seq).limit(5)))
+
+
+def _pilot_workers(db: Connection, scheduler: str, lease_seconds: float) -> Iterator[PilotWorker]:
+    silent = or_(
+        workers.c.stopped_at.is_not(None), workers.c.last_heartbeat_at < now(-2 * lease_seconds)
+    )
+    running = and_(runs.c.worker_id == workers.c.id, runs.c.state == RunState.RUNNING)
+    query = (
+        select(workers.c.name, func.count(runs.c.id), case((silent, 1), else_=0))
+        .outerjoin(runs, running)
+        .where(
+            workers.c.name.startswith(f"{scheduler}-", autoescape=True),
+            workers.c.last_heartbeat_at >= now(-_DAY_SECONDS),
+        )
+        .group_by(workers.c.id)
+    )
+    for name, count, is_silent in db.execute(query):
+        yield PilotWorker(name, count, bool(is_silent))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import UsageError
+from lsqctl.settings import allocated_cores
 from lsqctl.worker.gpus import GpuHealth, is_gpu_error
 
 if TYPE_CHECKING:
@@ -153,8 +154,10 @@ def make_slots(gpus: Sequence[str], per_gpu: int | None) -> tuple[Slot, ...]:
 
 
 def cpu_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: by its affinity, and by its job of Slurm."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return min(cores, allocated_cores() or cores)
 
 
 class SlotAllocator:

@@ -74,6 +74,8 @@ class WorkerOptions:
     time_limit_seconds: float | None = None  # then save, requeue, and end in order
     exclusive_name: bool = False  # refuse to work when a live worker has our name
     poll_seconds: float = CLAIM_POLL_SECONDS
+    idle_limit_seconds: float | None = None  # end in order after so long without a run
+    only_gpus: int | None = None  # take runs alone that reserve so many
 
 
 DEFAULT_OPTIONS = WorkerOptions()
@@ -110,7 +112,7 @@ class Supervisor:
         self._force_at: float | None = None  # when to stop waiting for children that save
         self._unusable: UnusableDatabase | None = None
         self._clock = clock
-        self._started_at = clock()
+        self._started_at = self._busy_at = clock()
         self._ticker = Ticker(clock)
 
     def run(self) -> int:
@@ -159,6 +161,7 @@ class Supervisor:
                 device=self._identity.device,
                 gpus=pool.usable_gpus,
                 free_gpus=len(pool.free_gpus),
+                only_gpus=self._options.only_gpus,
             )
             if claim is None:
                 return
@@ -259,10 +262,21 @@ class Supervisor:
             return child.claim.run
 
     def _is_finished(self) -> bool:
-        stopping = self._exit_code is not None
-        return not self._children and (
-            stopping or (self._options.until_empty and self._queue_is_empty())
+        if self._children:
+            self._busy_at = self._clock()
+            return False
+        return (
+            self._exit_code is not None
+            or self._is_idle_too_long()
+            or (self._options.until_empty and self._queue_is_empty())
         )
+
+    def _is_idle_too_long(self) -> bool:
+        limit = self._options.idle_limit_seconds
+        if limit is None or self._clock() - self._busy_at < limit:
+            return False
+        self._observer.notify(f"no run to take for {limit:g} s: ending")
+        return True
 
     def _queue_is_empty(self) -> bool:
         """Return whether no run is left that can go on without a person; asked as we claim."""
@@ -296,6 +310,8 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """First: save, requeue the runs, end.  Second: kill the children, requeue the runs."""
         code = 128 + (signal.SIGTERM if number == signal.SIGUSR1 else number)
+        if number == signal.SIGUSR1 and self._options.idle_limit_seconds is not None:
+            code = 0  # a pilot near its time limit: to its scheduler an end in order
         if self._exit_code is None:
             self._begin_shutdown(code, signal.Signals(number).name)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from lsqctl.store.enqueue import ID_ALPHABET
 from lsqctl.training.checkpoint_files import checkpoint_dir
 from tests.store.samples import (
     checkpoint,
+    identity,
     new,
     no_back_off,
     result,
@@ -265,3 +267,35 @@ def test_a_worker_passes_over_a_run_that_reserves_more_gpus_than_it_has(store: S
     assert claim is not None
     assert claim.run.id == small
     assert store.queue.claim("w1", gpus=2, free_gpus=2) is None
+
+
+def test_a_worker_for_runs_of_one_size_takes_no_other(store: Store) -> None:
+    small, big = submit(store, new("small"), new("big", gpus=2))
+    assert store.queue.claim("w1", gpus=4, free_gpus=4, only_gpus=3) is None
+    claim = store.queue.claim("w1", gpus=4, free_gpus=4, only_gpus=2)
+    assert claim is not None
+    assert claim.run.id == big
+    assert store.queue.claim("w1", gpus=2, free_gpus=2, only_gpus=2) is None
+    rest = store.queue.claim("w1", only_gpus=1)
+    assert rest is not None
+    assert rest.run.id == small
+
+
+def test_the_demand_counts_what_nobody_owns_by_size_the_most_urgent_first(store: Store) -> None:
+    submit(store, new("a"), new("b", seed=1), new("held", held=True))
+    submit(store, new("big", gpus=4, priority=5))
+    assert store.queue.demand("slurm").ready == ((4, 1), (1, 2))
+    take(store)
+    assert store.queue.demand("slurm").ready == ((4, 1), (1, 1))
+
+
+def test_the_demand_tells_which_pilots_work_idle_or_have_left(store: Store) -> None:
+    submit(store, new("a"))
+    for name in ("slurm-1.0-aa", "slurm-2.0-bb", "slurm-3.0-cc", "slurmish-4.0-dd"):
+        store.workers.register(replace(identity(name), name=name))
+    store.queue.claim("slurm-2.0-bb")
+    store.workers.deregister("slurm-3.0-cc")
+    found = {one.job_id: one for one in store.queue.demand("slurm").workers}
+    assert sorted(found) == ["1", "2", "3"]
+    assert [found[key].running_runs for key in "123"] == [0, 1, 0]
+    assert [found[key].silent for key in "123"] == [False, False, True]

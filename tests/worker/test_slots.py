@@ -86,3 +86,15 @@ def test_what_an_attempt_sees_is_its_allocation_and_no_more():
 def test_slots_out_of_range_are_refused(count):
     with pytest.raises(UsageError, match="1 to 256"):
         make_slots((), count)
+
+
+def test_a_job_of_slurm_uses_no_more_cores_than_it_has(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert cpu_cores() == 8
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert cpu_cores() == 2
+    assert [slot.threads for slot in make_slots((), 2)] == [1, 1]
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2(x3)")
+    assert cpu_cores() == 8
