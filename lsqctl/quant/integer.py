@@ -24,14 +24,14 @@ _ONEDNN_DTYPES = (torch.float32, torch.bfloat16)  # of what its kernels return, 
 class Geometry(NamedTuple):
     """How a convolution moves over its input: (height, width) each, padded alike at both sides."""
 
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
 
 
 class Limits(NamedTuple):
-    """The largest code of an input, as it is stored from 0 on, and of a weight, without its sign."""
+    """The largest code of an input, counted from 0 on, and of a weight, without its sign."""
 
     code: int
     weight: int
@@ -121,8 +121,8 @@ def _probe(code: int, weight: int) -> bool:
         right.append(bool((out == code * weight * kernel[0].numel()).all()))
     matrix = torch.full((32, 32), weight, dtype=torch.int8)
     packed = op.qlinear_prepack(matrix, [16, 32])
-    arguments = (codes.reshape(16, 32), 1.0, 0, packed, one, zero, None, 1.0, 0)
-    out = op.qlinear_pointwise(*arguments, torch.float32, "none", [], "")
+    operands = (codes.reshape(16, 32), 1.0, 0, packed, one, zero, None, 1.0, 0)
+    out = op.qlinear_pointwise(*operands, torch.float32, "none", [], "")
     return all(right) and bool((out == code * weight * 32).all())
 
 

@@ -7,6 +7,7 @@ Codes of 8 bits are kept for it, where the float layer keeps values of 32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -51,7 +52,7 @@ class _Context(Protocol):
 
     product: Product
     on_cpu_kernel: tuple[bool, bool]
-    needs_input_grad: tuple[bool, ...]
+    needs_input_grad: Sequence[bool]
 
     @property
     def saved_tensors(self) -> tuple[Tensor, ...]: ...
@@ -61,7 +62,7 @@ class _Context(Protocol):
 
 class _IntegerProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 (autograd passes nothing by name)
         ctx: _Context,
         x: Tensor,
         input_step: Tensor,
@@ -98,14 +99,14 @@ class _IntegerProduct(torch.autograd.Function):
             grad_value,
             (x, input_step, value),
             (how.input_bounds, how.input_grad_scale),
-            needs[:2],
+            (needs[0], needs[1]),
             on_cpu_kernel=ctx.on_cpu_kernel[0],
         )
         weight_grads = _quantizer_gradients(
             grad_weight_value,
             (weight, weight_step, weight_value),
             (how.weight_bounds, how.weight_grad_scale),
-            needs[2:4],
+            (needs[2], needs[3]),
             on_cpu_kernel=ctx.on_cpu_kernel[1],
         )
         return (*grads, *weight_grads, grad_bias, *(None for _ in how))
@@ -153,9 +154,11 @@ def _multiply(
     if torch.compiler.is_compiling():
         arguments = (codes, weight, scale, bias, -low, list(limits), how.dtype)
         if how.geometry is None:
-            return _multiply_op(*arguments)
+            product: Tensor = _multiply_op(*arguments)
+            return product
         stride, padding, dilation, groups = how.geometry
-        return _convolve_op(*arguments, list(stride), list(padding), list(dilation), groups)
+        out: Tensor = _convolve_op(*arguments, list(stride), list(padding), list(dilation), groups)
+        return out
     operands = Operands(codes, weight, scale, bias, -low, Limits(*limits), how.dtype)
     return multiply(operands) if how.geometry is None else convolve(operands, how.geometry)
 
@@ -187,7 +190,7 @@ def _operand_gradients(
 
 
 @torch.library.custom_op("lsqctl::integer_convolution", mutates_args=())
-def _convolve_op(
+def _convolve_op(  # noqa: PLR0917 (the op's schema is read off it)
     codes: Tensor,
     weight: Tensor,
     scale: Tensor,
@@ -201,13 +204,12 @@ def _convolve_op(
     groups: int,
 ) -> Tensor:
     operands = Operands(codes, weight, scale, bias, zero_point, Limits(*limits), dtype)
-    place = (tuple(stride), tuple(padding), tuple(dilation), groups)
-    out = convolve(operands, Geometry(*place))
+    out = convolve(operands, Geometry(tuple(stride), tuple(padding), tuple(dilation), groups))
     return out.contiguous(memory_format=torch.channels_last)
 
 
 @_convolve_op.register_fake
-def _(
+def _(  # noqa: PLR0917 (as the op)
     codes: Tensor,
     weight: Tensor,
     scale: Tensor,
@@ -231,7 +233,7 @@ def _(
 
 
 @torch.library.custom_op("lsqctl::integer_linear", mutates_args=())
-def _multiply_op(
+def _multiply_op(  # noqa: PLR0917 (the op's schema is read off it)
     codes: Tensor,
     weight: Tensor,
     scale: Tensor,
@@ -244,7 +246,7 @@ def _multiply_op(
 
 
 @_multiply_op.register_fake
-def _(
+def _(  # noqa: PLR0917 (as the op)
     codes: Tensor,
     weight: Tensor,
     scale: Tensor,

@@ -120,7 +120,8 @@ class QuantLayer(nn.Module):
     ) -> Tensor:
         """Return the layer's output for ``x``, of which ``numel`` values are counted."""
         quantizer, weight_quantizer = self.input_quantizer, self.weight_quantizer
-        assert quantizer is not None and weight_quantizer is not None
+        assert quantizer is not None
+        assert weight_quantizer is not None
         x = quantizer(x, on_grid=False)
         weight = weight_quantizer(self.master_weight, on_grid=False)
         product = Product(
