@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=11)
     repeat = parser.parse_args().repeat
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once
     times: dict[str, list[float]] = {name: [] for name in commands()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
 os.environ["MKL_NUM_THREADS"] = "1"
 
+# Each process that tests start would compile the package anew, as no user's does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Tests make some thousand databases and checkpoints, and each is synced to the disk: in memory
+# that costs nothing. What a full or slow disk does is tested on mounts of their own.
+_MEMORY = Path("/dev/shm")
+if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+    tempfile.tempdir = str(_MEMORY)
+
 # Each process of pytest-xdist and all that it starts keep to one core: a worker's two threads that
 # wait for each other beside another test's took five times as long.
 if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
@@ -35,12 +48,14 @@ if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
 # what is started in the background of a shell ignores Ctrl-C, and so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+FULL = bool(os.environ.get("LSQCTL_TEST_FULL"))
+
 # torch's first call takes most of a second; a time limit would only make tests flaky
 settings.register_profile(
     "lsqctl",
     deadline=None,
     derandomize=True,
-    max_examples=50,
+    max_examples=200 if FULL else 20,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("lsqctl")
@@ -82,7 +97,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what takes minutes; ``make test-full`` asks for it."""
-    if os.environ.get("LSQCTL_TEST_FULL"):
+    if FULL:
         return
     skipped = pytest.mark.skip(reason="minutes long: LSQCTL_TEST_FULL=1 runs it")
     for item in items:
@@ -113,7 +128,7 @@ class CommandLine:
     ``cold`` or LSQCTL_TEST_FULL asks for it all.
     """
 
-    cold = bool(os.environ.get("LSQCTL_TEST_FULL"))
+    cold = FULL
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -121,6 +136,7 @@ class CommandLine:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
         self.environment = kept | {"LSQCTL_LEASE": "1", "PYTHONWARNINGS": "ignore"}
         self.started: list[subprocess.Popen[str] | WarmProcess] = []
+        self.injected: dict[str, str] = {}
 
     def __call__(
         self, *words: str | Path, code: int | None = 0, **environment: str
@@ -153,8 +169,12 @@ class CommandLine:
         self, words: tuple[str | Path, ...], environment: dict[str, str], *, merge: bool
     ) -> subprocess.Popen[str] | WarmProcess:
         texts = [str(word) for word in words]
-        if not self.cold and WARM.can_start(environment):
-            return WARM.start(texts, self.folder, environment, merge=merge)
+        warm = dict(environment)
+        if self.injected:  # a forked process needs no sitecustomize
+            del warm["PYTHONPATH"]
+            warm |= {name: os.environ[name] for name in ["PYTHONPATH"] if name in os.environ}
+        if not self.cold and WARM.can_start(warm):
+            return WARM.start(texts, self.folder, warm, merge=merge, injected=self.injected)
         return subprocess.Popen(
             [sys.executable, "-m", "lsqctl", *texts],
             cwd=self.folder,

@@ -4,13 +4,14 @@ To start Python and import takes a second, for a worker five, and the tests star
 ``python -m tests.warm CHANNEL`` imports the libraries, and nothing else happens in it; it forks for
 each command a process of its own: own pid, standard streams, folder, environment, signals, end. A
 worker's fork server is forked in the same way from the worker. The starts themselves are tested
-cold (start-up imports, the wheel, injected faults, LSQCTL_WARM=0); LSQCTL_TEST_FULL has all cold.
+cold (start-up imports, the wheel, LSQCTL_WARM=0); LSQCTL_TEST_FULL has all cold.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import gc
 import importlib
 import io
@@ -23,12 +24,14 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 _LIBRARIES = (
@@ -58,13 +61,19 @@ _READ_LATE = (
 )
 
 
+Streams = tuple[int, int, int]
+
+
 class WarmProcess:
     """The part of subprocess.Popen that tests use, for a process that is no child of ours."""
 
-    def __init__(self, status_fd: int, stdout: int, stderr: int | None) -> None:
+    def __init__(
+        self, status_fd: int, stdin: int | None, stdout: int | None, stderr: int | None
+    ) -> None:
         self._status = os.fdopen(status_fd, "rb", buffering=0)
         self.pid = int(self._status.readline().split()[-1])
-        self.stdout = os.fdopen(stdout)
+        self.stdin = None if stdin is None else os.fdopen(stdin, "w")
+        self.stdout = None if stdout is None else os.fdopen(stdout)
         self.stderr = None if stderr is None else os.fdopen(stderr)
         self.returncode: int | None = None
 
@@ -81,7 +90,7 @@ class WarmProcess:
             self._status.close()
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, str | None]:
+    def communicate(self, timeout: float | None = None) -> tuple[str | None, str | None]:
         end = time.monotonic() + (3600 if timeout is None else timeout)
         texts = {pipe: b"" for pipe in (self.stdout, self.stderr) if pipe is not None}
         waiting = {pipe for pipe in texts if not pipe.closed}
@@ -96,8 +105,8 @@ class WarmProcess:
                     waiting.remove(pipe)
                     pipe.close()
         self.wait(max(0.0, end - time.monotonic()))
-        out, *err = (text.decode() for text in texts.values())
-        return out, err[0] if err else None
+        out, err = (None if p is None else texts[p].decode() for p in (self.stdout, self.stderr))
+        return out, err
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -127,18 +136,33 @@ class WarmStarter:
         return self._environment | {"PYTHONWARNINGS": "ignore"}
 
     def start(
-        self, words: Sequence[str], folder: Path, environment: Mapping[str, str], *, merge: bool
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        merge: bool = False,
+        streams: Streams | None = None,
+        controls: bool = False,
+        injected: Mapping[str, str] = MappingProxyType({}),
+        script: str | None = None,
     ) -> WarmProcess:
-        """Start ``lsqctl`` with its output in pipes; ``merge`` puts stderr into stdout."""
+        """Start ``lsqctl`` with its output in pipes, or with standard streams of the caller's.
+
+        ``merge`` puts stderr into stdout. Let ``controls`` be true where stdin is a terminal that
+        controls it. A ``script`` is executed instead, with a pipe as stdin.
+        """
+        pipes: list[int | None] = [None, None, None]
+        ends = list(streams or ())
+        if streams is None:
+            ends, pipes = _pipes(merge=merge, writes=script is not None)
         status, status_end = os.pipe()
-        stdout, stdout_end = os.pipe()
-        stderr, stderr_end = (None, stdout_end) if merge else os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
-        ends = [stdout_end, stderr_end, status_end]
-        socket.send_fds(self._connected(), [json.dumps(request).encode()], ends)
-        for end in set(ends):
+        request |= {"injected": dict(injected), "script": script, "controls": controls}
+        socket.send_fds(self._connected(), [json.dumps(request).encode()], [*ends, status_end])
+        for end in {status_end} | (set(ends) if streams is None else set()):
             os.close(end)
-        return WarmProcess(status, stdout, stderr)
+        return WarmProcess(status, *pipes)
 
     def _connected(self) -> socket.socket:
         if self._channel is None:
@@ -161,6 +185,14 @@ class WarmStarter:
             self._process.wait()
 
 
+def _pipes(*, merge: bool, writes: bool) -> tuple[list[int], list[int | None]]:
+    """Return the process's three streams, and the other ends of those that are pipes."""
+    stdin_end, stdin = os.pipe() if writes else (os.open(os.devnull, os.O_RDONLY), None)
+    stdout, stdout_end = os.pipe()
+    stderr, stderr_end = (None, stdout_end) if merge else os.pipe()
+    return [stdin_end, stdout_end, stderr_end], [stdin, stdout, stderr]
+
+
 def _serve(channel: socket.socket) -> None:
     """Fork for each request until nobody can ask any more; the children never return."""
     wake_read, wake_write = os.pipe()
@@ -175,7 +207,7 @@ def _serve(channel: socket.socket) -> None:
             _report_ends(status_fds)
         if channel not in ready:
             continue
-        data, fds, _, _ = socket.recv_fds(channel, 2**20, 3)
+        data, fds, _, _ = socket.recv_fds(channel, 2**20, 4)
         if not data:
             for pid in status_fds:
                 os.kill(pid, signal.SIGKILL)
@@ -183,9 +215,12 @@ def _serve(channel: socket.socket) -> None:
         request = json.loads(data)
         _import_what_is_needed(request["words"])
         if (pid := os.fork()) == 0:
-            _become(request["env"], [os.open(os.devnull, os.O_RDONLY), *fds[:2]], [])
+            _become(request["env"], fds[:3], [])
+            if request["controls"]:
+                os.setsid()
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             _run_to_the_end(partial(_command, request))
-        os.write(fds[2], f"pid {pid}\n".encode())
+        os.write(fds[3], f"pid {pid}\n".encode())
         status_fds[pid] = fds.pop()
         for fd in fds:
             os.close(fd)
@@ -218,8 +253,14 @@ def _import(modules: Collection[str]) -> None:
 
 def _command(request: Mapping[str, Any]) -> None:
     from lsqctl.worker import launchers
+    from tests.worker.injected import install
 
+    install(request["injected"])
     os.chdir(request["folder"])
+    if request["script"] is not None:
+        sys.argv = ["-c", *request["words"]]
+        exec(compile(request["script"], "<script>", "exec"), {"__name__": "__main__"})
+        return
     sys.argv = ["lsqctl", *request["words"]]
     launchers.subprocess = _WarmLaunches()  # type: ignore[assignment]
     runpy.run_module("lsqctl", run_name="__main__", alter_sys=True)

@@ -1,7 +1,8 @@
 """Bring a database to this version's schema, whole or not at all; refuse a newer one.
 
-Alembic is imported only when there is something to upgrade: its import costs more than most
-commands take.
+A new database gets the tables as they are declared, an older one every missing revision; a test
+holds that both ways end at the same schema. Alembic is imported only when there is something to
+upgrade: its import costs more than most commands take.
 """
 
 from __future__ import annotations
@@ -12,7 +13,23 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy import Connection, and_, column, exists, inspect, or_, select, table, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    and_,
+    column,
+    exists,
+    inspect,
+    or_,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.schema import CreateTable
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import OlderSchema, StoreError, UnusableDatabase
@@ -25,7 +42,15 @@ from lsqctl.store.database import (
 )
 from lsqctl.store.dialects import UtcDateTime, now
 from lsqctl.store.engine import WRITE_OPTION
-from lsqctl.store.tables import AnySelect
+from lsqctl.store.tables import AnySelect, metadata
+
+# as Alembic makes it; it is in no metadata, else Alembic would compare it
+ALEMBIC_VERSION = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
 
 
 def shipped_revisions(scripts: Path) -> list[str]:
@@ -53,18 +78,20 @@ def ensure_schema(database: Database, *, migrate: bool, scripts: Path | None = N
 
 
 def upgrade(database: Database, scripts: Path) -> None:
-    """Run every missing revision in one transaction; a second process waits and finds it done."""
+    """Create or upgrade in one transaction; a second process waits and finds it done."""
     revisions = shipped_revisions(scripts)
     with database.translate_errors(), _exclusive(database) as db:
         current = current_revision(db)
         if current == revisions[-1]:
             return  # another process was first
         _refuse_unknown(current, revisions)
-        if current is not None:
-            _refuse_while_workers_live(db, current, revisions[-1], database.lease_seconds)
-            if database.sqlite:
-                _back_up(Path(str(database.url.database)), current)
-        _run_alembic(db, scripts)
+        if current is None:
+            _create(db, revisions[-1])
+            return
+        _refuse_while_workers_live(db, current, revisions[-1], database.lease_seconds)
+        if database.sqlite:
+            _back_up(Path(str(database.url.database)), current)
+        run_revisions(db, scripts)
         if database.sqlite and (broken := db.execute(text("PRAGMA foreign_key_check")).all()):
             raise StoreError(f"the upgrade would break {len(broken)} references; nothing was done")
 
@@ -143,7 +170,15 @@ def _pragma(connection: Connection, setting: str) -> None:
         cursor.execute(f"PRAGMA {setting}")
 
 
-def _run_alembic(db: Connection, scripts: Path) -> None:
+def _create(db: Connection, revision: str) -> None:
+    """Create every table, and Alembic's own with the revision that they are of."""
+    metadata.create_all(db, checkfirst=False)  # somebody else's table of the name is an error
+    db.execute(CreateTable(ALEMBIC_VERSION))
+    db.execute(ALEMBIC_VERSION.insert(), {"version_num": revision})
+
+
+def run_revisions(db: Connection, scripts: Path) -> None:
+    """Run every revision that the database has not had yet."""
     from alembic import command
     from alembic.config import Config
 

@@ -144,7 +144,7 @@ runs = Table(
     Column("removed_at", UtcDateTime),  # in the trash since then; NULL: live
     CheckConstraint(
         "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
-        name="state",
+        name="ck_runs_state",  # revision 0001 gave it the prefix twice
     ),
     sqlite_autoincrement=True,
 )

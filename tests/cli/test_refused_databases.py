@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
-from tests.worker.injected import inject
+from tests.worker.injected import heal, inject
 
 COMMANDS = (["runs", "ls"], ["submit", "digits/resnet8-fp32"], ["worker", "--until-empty"])
 
@@ -103,9 +103,9 @@ def test_a_kill_in_the_middle_of_an_upgrade_leaves_the_database_as_it_was(cli):
     (home / "lsqctl.db").write_bytes(asset.read_bytes())
     inject(
         cli,
-        store_migrate="_alembic = _run_alembic\n"
-        "def _run_alembic(db, scripts):\n"
-        "    _alembic(db, scripts)\n"
+        store_migrate="_run = run_revisions\n"
+        "def run_revisions(db, scripts):\n"
+        "    _run(db, scripts)\n"
         "    os.kill(os.getpid(), 9)\n",
     )
     cli("runs", "ls", code=-9)
@@ -113,7 +113,7 @@ def test_a_kill_in_the_middle_of_an_upgrade_leaves_the_database_as_it_was(cli):
         assert db.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     assert (home / "lsqctl.db.schema-0001.bak").exists()
-    (cli.folder / "injected" / "sitecustomize.py").unlink()
+    heal(cli)
     assert "released/parent" in cli("runs", "ls").stdout
     assert os.listdir(home)
 

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import struct
-import subprocess
-import sys
-import termios
 
 import pytest
 from rich.cells import cell_len
 
 from tests.conftest import CommandLine
+from tests.terminal import Terminal, start_there
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\")
 
 
 def seen(line: CommandLine, columns: int, *words: str, **environment: str) -> str:
     """Return what a command draws on a terminal of so many columns."""
-    outer, inner = pty.openpty()
-    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lsqctl", *words],
-        cwd=line.folder,
-        env=line.environment | {"TERM": "xterm-256color"} | environment,
-        stdin=inner,
-        stdout=inner,
-        stderr=subprocess.DEVNULL,
-    )
-    os.close(inner)
-    pieces = []
-    try:
-        while piece := os.read(outer, 65536):
-            pieces.append(piece)
-    except OSError:  # the other end was closed: the command has ended
-        pass
-    os.close(outer)
-    text = b"".join(pieces).decode()
-    assert process.wait() == 0, text
-    return text
+    environment = {"TERM": "xterm-256color"} | environment
+    with Terminal(columns, 50) as terminal, open(os.devnull, "w") as nowhere:
+        streams = (terminal.inner, terminal.inner, nowhere.fileno())
+        process = start_there(line, list(words), streams, environment=environment)
+        terminal.leave()
+        text = terminal.screen()
+        assert process.wait() == 0, text
+        return text
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +65,12 @@ def test_a_dumb_terminal_gets_no_escape_and_columns_sets_the_width(queued):
 
 def test_a_worker_draws_its_runs_while_they_train(queued):
     queued.write("tiny.yaml", "model: {name: resnet8}\ndata: {name: digits, batch_size: 64}\n")
-    words = ["run", "tiny.yaml", "--set", "train.epochs=20", "--home", "other"]
-    outer, inner = pty.openpty()
-    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lsqctl", *words],
-        cwd=queued.folder,
-        env=queued.environment | {"TERM": "xterm-256color"},
-        stdin=inner,
-        stdout=subprocess.DEVNULL,
-        stderr=inner,
-    )
-    os.close(inner)
-    text = ""
-    try:
-        while piece := os.read(outer, 65536):
-            text += piece.decode(errors="replace")
-    except OSError:
-        pass
-    assert process.wait() == 0
+    words = ["run", "tiny.yaml", "--set", "train.epochs=8", "--home", "other"]
+    with Terminal(100, 30) as terminal, open(os.devnull, "w") as nowhere:
+        process = start_there(queued, words, (terminal.inner, nowhere.fileno(), terminal.inner))
+        terminal.leave()
+        text = terminal.screen()
+        assert process.wait() == 0
     assert "1 running" in text
-    assert re.search(r"[1-9]/20", text)
+    assert re.search(r"[1-7]/8", text)
     assert "succeeded in" in text

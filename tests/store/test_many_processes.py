@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,9 @@ from lsqctl.run import EndReason, RunState
 from lsqctl.store import open_store
 from lsqctl.store.database import EXCLUSIVE_LOCK_KEY
 from lsqctl.store.tables import runs
+from tests.conftest import WARM
 from tests.store.samples import identity, new, result, submit, take
+from tests.warm import WarmProcess
 
 PROCESSES = 16
 ROOT = Path(__file__).parent.parent.parent
@@ -44,13 +45,12 @@ store.close()
 """
 
 
-def start(script: str, *arguments: str) -> subprocess.Popen[str]:
-    argv = [sys.executable, "-W", "error", "-c", script, *arguments]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+def start(script: str, *arguments: str) -> WarmProcess:
+    strict = "import warnings; warnings.simplefilter('error')\n"
+    return WARM.start(arguments, ROOT, os.environ, script=strict + script)
 
 
-def outputs(processes: list[subprocess.Popen[str]], *, timeout: float = 200) -> list[list[str]]:
+def outputs(processes: list[WarmProcess], *, timeout: float = 200) -> list[list[str]]:
     """Let the processes begin, once all are ready, and return the words that each printed."""
     try:
         for each in processes:
@@ -59,7 +59,6 @@ def outputs(processes: list[subprocess.Popen[str]], *, timeout: float = 200) -> 
         for each in processes:
             assert each.stdin is not None
             each.stdin.close()
-            each.stdin = None  # so that communicate() does not touch it
         found = [each.communicate(timeout=timeout)[0].split() for each in processes]
         assert [each.returncode for each in processes] == [0] * len(processes)
         return found

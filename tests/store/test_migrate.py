@@ -14,23 +14,71 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, create_engine, inspect
 
 from lsqctl.bundled import bundled
 from lsqctl.errors import StoreError
 from lsqctl.store import open_store
 from lsqctl.store.database import Database
 from lsqctl.store.engine import parse_url
-from lsqctl.store.migrate import ensure_schema, shipped_revisions
+from lsqctl.store.migrate import ensure_schema, run_revisions, shipped_revisions
+from lsqctl.store.tables import metadata
 
 ASSETS = Path(__file__).parent.parent / "assets" / "db"
 REVISIONS = shipped_revisions(bundled("db"))
 NEXT = f"{int(REVISIONS[-1]) + 1:04}"
 
 
-def test_revisions_build_exactly_the_tables(url: str) -> None:
+def schema_of(url: str) -> dict[str, object]:
+    """All that a database's catalogue says of its tables, but the order of their columns."""
+    engine = create_engine(url, poolclass=NullPool)
+    catalogue = inspect(engine)
+    schema: dict[str, object] = {}
+    for name in catalogue.get_table_names():
+        columns = {column["name"]: str(column) for column in catalogue.get_columns(name)}
+        parts = (
+            *(catalogue.get_pk_constraint(name), catalogue.get_foreign_keys(name)),
+            *(catalogue.get_indexes(name), catalogue.get_unique_constraints(name)),
+            *(catalogue.get_check_constraints(name), catalogue.get_table_options(name)),
+        )
+        several = [sorted(map(str, p)) if isinstance(p, list) else str(p) for p in parts]
+        schema[name] = (dict(sorted(columns.items())), several)
+    if url.startswith("sqlite"):
+        with engine.connect() as db:
+            texts = dict(db.exec_driver_sql("SELECT name, sql FROM sqlite_master").all())
+        schema |= {
+            f"{name} {words}": words in (texts[name] or "")
+            for name in catalogue.get_table_names()
+            for words in ("AUTOINCREMENT", "WITHOUT ROWID")
+        }
+    return schema
+
+
+def test_a_new_database_has_the_schema_that_all_revisions_build(url: str) -> None:
+    database = Database(parse_url(url), busy_seconds=1, lease_seconds=30)
+    with database.engine.begin() as db:
+        run_revisions(db, bundled("db"))
+    database.close()
+    revised = schema_of(url)
+    with create_engine(url, poolclass=NullPool).begin() as db:
+        for name in reversed(metadata.sorted_tables):
+            db.exec_driver_sql(f"DROP TABLE {name}")
+        db.exec_driver_sql("DROP TABLE alembic_version")
     with open_store(url) as store:
         assert store.maintenance.check() == []
         assert store.maintenance.schema_version() == REVISIONS[-1]
+    assert schema_of(url) == revised
+
+
+def test_a_database_of_somebody_else_is_refused_and_left_as_it_was(url: str) -> None:
+    engine = create_engine(url, poolclass=NullPool)
+    if url.startswith("sqlite"):
+        Path(str(engine.url.database)).parent.mkdir()
+    with engine.begin() as db:
+        db.exec_driver_sql("CREATE TABLE workers (name TEXT)")
+    with pytest.raises(StoreError, match=r"workers.*exists"):
+        open_store(url)
+    assert inspect(engine).get_table_names() == ["workers"]
 
 
 def test_two_first_starts_at_once_both_work(url: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import sqlite3
 import subprocess
@@ -18,6 +17,8 @@ import psutil
 from lsqctl.run import EndReason, RunState
 from lsqctl.worker.identity import boot_id, is_dead, this_worker
 from tests.conftest import TINY, CommandLine, wait_for
+from tests.terminal import Terminal, start_there
+from tests.warm import WarmProcess
 from tests.worker.injected import inject
 from tests.worker.long_run import (
     LONG,
@@ -203,35 +204,21 @@ def test_a_sigterm_inside_a_save_or_an_evaluation_spends_no_attempt_and_changes_
     assert_same_end(cli, run_id, uninterrupted)
 
 
-def in_terminal(cli: CommandLine, *words: str) -> tuple[subprocess.Popen[bytes], int]:
+def controlled(
+    cli: CommandLine, terminal: Terminal, *words: str
+) -> WarmProcess | subprocess.Popen[bytes]:
     """Start a command as a shell does: its terminal is the controlling one."""
-    outer, inner = pty.openpty()
-
-    def control() -> None:
-        import fcntl
-        import termios
-
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lsqctl", *words],
-        cwd=cli.folder,
-        env=cli.environment | {"TERM": "xterm"},
-        stdin=inner,
-        stdout=inner,
-        stderr=inner,
-        preexec_fn=control,  # noqa: PLW1509 (no thread holds a lock here)
-    )
-    os.close(inner)
+    streams = (terminal.inner, terminal.inner, terminal.inner)
+    process = start_there(cli, list(words), streams, controls=True)
+    terminal.leave()
     cli.started.append(process)
-    return process, outer
+    return process
 
 
-def read_until(terminal: int, text: str) -> None:
+def read_until(keys: int, text: str) -> None:
     seen = ""
     while text not in seen:
-        seen += os.read(terminal, 65536).decode(errors="replace")
+        seen += os.read(keys, 65536).decode(errors="replace")
 
 
 SLOW_SAVE = """
@@ -249,27 +236,26 @@ def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
     slow = cli.folder / "slow"
     inject(cli, training_session=SLOW_SAVE.format(marker=str(slow)))
     run_id = submitted(cli, LONG)
-    process, terminal = in_terminal(cli, "worker", "--slots", "2")
-    with store_of(cli) as store:
+    with Terminal() as terminal, store_of(cli) as store:
+        process = controlled(cli, terminal, "worker", "--slots", "2")
         wait_for(lambda: at_work(store, run_id, step=1))
         slow.touch()
-        os.write(terminal, b"\x03")
-        read_until(terminal, "SIGINT: saving 1 run for the queue; again to stop")
+        os.write(terminal.outer, b"\x03")
+        read_until(terminal.outer, "SIGINT: saving 1 run for the queue; again to stop")
         time.sleep(0.5)
         assert process.poll() is None  # it waits for the save
-        os.write(terminal, b"\x03")
+        os.write(terminal.outer, b"\x03")
         assert process.wait(30) == 130
         assert store.runs.detail(run_id).run.state is RunState.QUEUED
         assert store.runs.detail(run_id).attempts[0].reason is EndReason.PREEMPTED
-    os.close(terminal)
 
 
 def test_closing_the_terminal_of_a_worker_saves_its_run_and_puts_it_back(cli):
     run_id = submitted(cli, LONG)
-    process, terminal = in_terminal(cli, "worker", "--slots", "2")
-    with store_of(cli) as store:
+    with Terminal() as terminal, store_of(cli) as store:
+        process = controlled(cli, terminal, "worker", "--slots", "2")
         wait_for(lambda: at_work(store, run_id))
-        os.close(terminal)
+        terminal.close()
         assert process.wait(60) == 128 + signal.SIGHUP
         detail = store.runs.detail(run_id)
         assert detail.run.state is RunState.QUEUED
