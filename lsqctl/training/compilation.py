@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.errors import CannotCompile, DataError, StoreError
-from lsqctl.quant import model_cost
+from lsqctl.quant import integer, model_cost
 from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
@@ -87,11 +87,9 @@ def decide_kernel(recipe: Recipe, context: ExecutionContext, pipeline: DataPipel
 
 
 def _no_integers_reason(context: ExecutionContext) -> str:
-    from lsqctl.quant.integer import is_available
-
     if context.device != "cpu":
         return f"there is no integer kernel for {context.device}"
-    return "" if is_available() else "torch has no integer kernel for this processor"
+    return "" if integer.is_available() else "torch has no integer kernel for this processor"
 
 
 def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:

@@ -22,7 +22,8 @@ def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -
     """Return the recipe's network with a checkpoint's weights and step sizes, in evaluation mode.
 
     It takes normalized images (B, C, H, W). ``variant`` is raw, ema or bn, None the recipe's
-    headline. It computes with the kernel that it was trained with. Raises DataError for a damaged checkpoint, and for a variant that it does not hold.
+    headline. It computes with the kernel that it was trained with. Raises DataError for a damaged
+    checkpoint, and for a variant that it does not hold.
     """
     state = read_state(directory)
     model = build_model(recipe.model.name, **state["network"])
