@@ -1,10 +1,13 @@
 """What a quantized training step costs beside full precision: lsqctl and its peers, interleaved.
 
-    python bench/train_step.py [--nets resnet20 resnet18] [--modes eager compiled] [--rounds N]
-                               [--precisions fp32 bf16] [--threads N] [--clock wall|cpu]
+    python bench/train_step.py [--nets resnet20 resnet18] [--modes eager compiled evaluation]
+                               [--layouts plain channels-last] [--precisions fp32 bf16]
+                               [--rounds N] [--threads N] [--clock wall|cpu]
 
 Every variant has the same network, the same sites, bits (W4A4, first and last layers W8A8) and
-first step sizes; only the module at each site differs.  In each round every variant takes one
+first step sizes; only the module at each site differs.  ``lsqctl`` multiplies integers, ``lsqctl
+float`` values.  Eager runs train on images of 32 pixels or more with channels last, and evaluate
+them plain.  In each round every variant takes one
 whole training step, in an order that turns; a ratio is taken to full precision of the same round,
 mode and precision, and the median of the rounds is printed, so that a busy moment hits both sides.
 ``--clock cpu`` counts processor time instead, which neighbours disturb less; it needs one thread

@@ -82,6 +82,7 @@ def expected(layer, x):
     return out if layer.bias is None else out + layer.bias.view(-1, 1, 1)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # said once, of the float twin
 @pytest.mark.parametrize("floats", [False, True], ids=["fast", "of floats"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("signed", [False, True])
@@ -122,6 +123,7 @@ def gradients(layer, x, upstream):
     return dict(zip(["input", *learned], grads, strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
 def test_gradients_of_a_convolution_are_those_of_the_float_layer(options, signed):
