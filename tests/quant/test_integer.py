@@ -315,6 +315,23 @@ def test_a_compiled_layer_is_the_eager_one_to_the_bit():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["integer", "float"])
+def test_a_compiled_step_differs_in_bf16_only_by_what_a_fused_loop_does_not_round(
+    small_net, images, kernel
+):
+    """Inductor keeps what lies between fused operations in fp32, where eager rounds to bf16."""
+    from torch._inductor import config as inductor  # a second, for those who compile
+
+    model = prepare(small_net, QuantSpec(kernel=kernel))
+    calibrate(model, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        eager = copy.deepcopy(model)(images)
+        with inductor.patch(emulate_precision_casts=True):
+            compiled = torch.compile(copy.deepcopy(model), dynamic=False)(images)
+    assert torch.equal(compiled, eager)
+
+
+@pytest.mark.slow
 def test_the_operators_keep_what_torch_demands_of_them():
     codes = torch.randint(0, 16, (2, 4, 5, 5), dtype=torch.uint8)
     codes = codes.contiguous(memory_format=torch.channels_last)

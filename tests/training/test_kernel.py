@@ -90,9 +90,11 @@ def test_a_checkpoint_from_before_kernels_goes_on_in_floats_to_the_bit(job, monk
     assert facts[-1].deterministic == "bitwise"
 
 
-def test_what_was_trained_in_integers_is_measured_in_integers_again(job):
-    recipe = tiny(train={"epochs": 1}, quant=INTEGERS)
+def test_what_was_trained_in_integers_is_measured_in_integers_again(job, monkeypatch):
+    recipe = tiny(train={"epochs": 1})
+    monkeypatch.setattr(compilation, "_INTEGER_MIN_SIZE", 8)
     result = run(recipe, job())[-1]
+    monkeypatch.undo()
     stored = result.evaluations[0]
     directory = job().run_dir / stored.checkpoint
     model = restore_model(recipe, directory)
