@@ -10,8 +10,8 @@ from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
 from tests.conftest import TINY, CommandLine
 
-# about six seconds of steps, so that a signal finds it at work
-LONG = TINY.replace("epochs: 2", "epochs: 14").replace("batch_size: 256", "batch_size: 64")
+# some seconds of steps, so that a signal finds it at work
+LONG = TINY.replace("epochs: 2", "epochs: 8").replace("batch_size: 256", "batch_size: 64")
 
 
 def store_of(cli: CommandLine) -> Store:

@@ -124,7 +124,8 @@ def test_a_fork_server_that_is_killed_is_replaced_and_its_run_tried_again(cli, u
 
 
 def test_time_limits_save_a_run_and_say_how_it_goes_on(cli):
-    run_id = submitted(cli, LONG, "--time-limit", "2s")
+    longer = LONG.replace("epochs: 8", "epochs: 40")
+    run_id = submitted(cli, longer, "--time-limit", "2s")
     cli("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
         run = store.runs.detail(run_id).run
