@@ -31,8 +31,7 @@ _COMPILE_SECONDS_PER_LAYER = 2.5
 _TIME_SAVED = 0.25
 # An eager step is 0.87 of its time in this order (a compiled one the same: it orders for itself).
 _CHANNELS_LAST_MIN_SIZE = 32  # pixels a side; measured from here on, on a CPU
-# So is the integer kernel, whose calls take longer than the products of smaller images (measured).
-_INTEGER_MIN_SIZE = 32
+_INTEGER_MIN_SIZE = 32  # pixels a side; what integers save was measured from here on, too
 _COMPILER_HINT = "install a C++ compiler (g++), or train with --compile off"
 _SAFETY_FACTOR = 2.0  # what is saved must be so many times what compiling costs: both are estimates
 
