@@ -1,10 +1,13 @@
 """What a quantized training step costs beside full precision: lsqctl and its peers, interleaved.
 
-    python bench/train_step.py [--nets resnet20 resnet18] [--modes eager compiled] [--rounds N]
-                               [--precisions fp32 bf16] [--threads N] [--clock wall|cpu]
+    python bench/train_step.py [--nets resnet20 resnet18] [--modes eager compiled evaluation]
+                               [--layouts plain channels-last] [--precisions fp32 bf16]
+                               [--rounds N] [--threads N] [--clock wall|cpu]
 
 Every variant has the same network, the same sites, bits (W4A4, first and last layers W8A8) and
-first step sizes; only the module at each site differs.  In each round every variant takes one
+first step sizes; only the module at each site differs.  ``lsqctl`` multiplies integers, ``lsqctl
+float`` values.  Eager runs train on images of 32 pixels or more with channels last, and evaluate
+them plain.  In each round every variant takes one
 whole training step, in an order that turns; a ratio is taken to full precision of the same round,
 mode and precision, and the median of the rounds is printed, so that a busy moment hits both sides.
 ``--clock cpu`` counts processor time instead, which neighbours disturb less; it needs one thread
@@ -20,6 +23,7 @@ import contextlib
 import ctypes
 import gc
 import importlib.util
+import itertools
 import os
 import statistics
 import sys
@@ -118,9 +122,12 @@ def brevitas_module(ours: LsqQuantizer, count: int) -> nn.Module:
     )
 
 
+LAYOUTS = {"plain": torch.contiguous_format, "channels-last": torch.channels_last}
+MODES = ("eager", "compiled", "evaluation")  # the last one eager, as lsqctl evaluates
 PEERS: dict[str, Callable[[LsqQuantizer, int], nn.Module] | None] = {
     "full precision": None,
     "lsqctl": None,
+    "lsqctl float": None,
     "plain LSQ": PlainLsq,
     "torch's kernel": TorchKernel,
     "Brevitas": brevitas_module,
@@ -164,14 +171,14 @@ class Variant:
         ).to(images.device)
         self.labels = torch.randint(0, net.classes, (len(images),), device=images.device)
         if peer != "full precision":
-            prepare(self.model, QuantSpec())
+            prepare(self.model, QuantSpec(kernel="integer" if peer == "lsqctl" else "float"))
             calibrate(self.model, [images])
         if (make := PEERS[peer]) is not None:
             swapped(self.model, images, make)
-        self.model.train()
+        self.model.train(mode != "evaluation")
         rates = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
         self.optimizer = torch.optim.SGD(self.model.parameters(), **rates)
-        if peer == "lsqctl":
+        if peer.startswith("lsqctl"):
             clamp_step_sizes(self.optimizer, self.model)
         compiled = mode == "compiled"
         self.network = (
@@ -179,7 +186,11 @@ class Variant:
         )
 
     def step(self) -> None:
-        """Take one training step."""
+        """Take one training step, or evaluate one batch."""
+        if self.mode == "evaluation":
+            with autocast(self.precision, self.images.device), torch.no_grad():
+                self.network(self.images)
+            return
         with autocast(self.precision, self.images.device):
             logits = self.network(self.images)
         loss = F.cross_entropy(logits.float(), self.labels)
@@ -224,9 +235,11 @@ def _status(key: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def made(given: argparse.Namespace, net: Net, mode: str, precision: str) -> list[Variant]:
+def made(
+    given: argparse.Namespace, net: Net, mode: str, precision: str, layout: str
+) -> list[Variant]:
     """Return the variants of one table, warmed up; one that fails is said and left out."""
-    images = torch.randn(*net.batch, device=given.device)
+    images = torch.randn(*net.batch, device=given.device).to(memory_format=LAYOUTS[layout])
     found = []
     for peer in given.peers:
         if peer == "Brevitas" and importlib.util.find_spec("brevitas") is None:
@@ -297,9 +310,10 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--nets", nargs="+", choices=NETS, default=["resnet20", "resnet18"])
-    parser.add_argument("--modes", nargs="+", choices=["eager", "compiled"], default=[])
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=[])
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=[])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
@@ -328,9 +342,11 @@ def main(words: list[str] | None = None) -> None:
         path = 1e3 * data_path(net, clock, batches=8)
         print(f"\n{name}, batch {net.batch}: the data path takes {path:.2f} ms a batch")
         for precision in given.precisions or ["fp32", "bf16"]:
-            for mode in given.modes or ["eager", "compiled"]:
-                print(f"\n{name} {precision} {mode}")
-                variants = made(given, net, mode, precision)
+            for mode, layout in itertools.product(given.modes or MODES, given.layouts):
+                if mode == "compiled" and layout != given.layouts[0]:
+                    continue  # the compiler orders for itself
+                print(f"\n{name} {precision} {mode} {layout}")
+                variants = made(given, net, mode, precision, layout)
                 for line in table(variants, rounds(variants, given.rounds, clock)):
                     print(line, flush=True)
                 del variants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -96,6 +97,17 @@ class Compiled:
 
 
 @dataclass(frozen=True, slots=True)
+class KernelUse:
+    """What this attempt's quantized layers compute with: ``integer`` or ``float``.
+
+    ``float_layers`` says by layer why it computes in floats though the others do in integers.
+    """
+
+    kernel: str
+    float_layers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A complete checkpoint on disk. ``sha256`` is of its manifest, which holds all the others.
 
@@ -179,7 +191,9 @@ class Result(ResultValues):
     evaluations: tuple[Evaluation, ...] = ()
 
 
-TrainingEvent = Resumed | Compiled | Measurement | Progress | LogMessage | Checkpoint | Result
+TrainingEvent = (
+    Resumed | Compiled | KernelUse | Measurement | Progress | LogMessage | Checkpoint | Result
+)
 
 
 @dataclass(frozen=True, slots=True)

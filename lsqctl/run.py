@@ -211,8 +211,8 @@ class EnqueuedRun:
 class Claim:
     """What a worker gets when it claims.
 
-    ``pinned_environment`` (device kind, threads, compile) was decided at the run's first attempt;
-    empty means that this attempt decides them.
+    ``pinned_environment`` (device kind, threads, compile, kernel) was decided at the run's first
+    attempt; empty means that this attempt decides them.
     """
 
     run: Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 
@@ -35,25 +36,26 @@ def _one_thread_and_no_trace(monkeypatch, tmp_path):
 
 def test_every_peer_takes_the_same_steps_and_is_compared_with_full_precision(bench, capsys):
     bench.main(
-        "--nets digits --modes eager --precisions fp32 bf16 --rounds 2 --threads 1 "
-        "--clock cpu".split()
+        "--nets digits --modes eager evaluation --layouts channels-last --precisions fp32 bf16 "
+        "--rounds 2 --threads 1 --clock cpu".split()
     )
     told = capsys.readouterr().out
     assert "the data path takes" in told
-    for precision in ("fp32", "bf16"):
-        lines = told.split(f"digits {precision} eager\n")[1].splitlines()[:5]
+    for title in itertools.product(("fp32", "bf16"), ("eager", "evaluation")):
+        lines = told.split(f"digits {' '.join(title)} channels-last\n")[1].splitlines()[:6]
         assert "1.00 x" in next(one for one in lines if one.startswith("full precision"))
-        for peer in ("lsqctl", "plain LSQ", "torch's kernel"):
+        for peer in ("lsqctl ", "lsqctl float", "plain LSQ", "torch's kernel"):
             assert " ms " in next(one for one in lines if one.startswith(peer)), lines
 
 
 def test_all_variants_start_from_the_same_values(bench):
     images = torch.randn(8, 1, 8, 8)
     outputs = {}
-    for peer in ("full precision", "lsqctl", "plain LSQ", "torch's kernel"):
+    for peer in ("full precision", "lsqctl", "lsqctl float", "plain LSQ", "torch's kernel"):
         variant = bench.Variant(peer, bench.NETS["digits"], "eager", "fp32", images)
         outputs[peer] = variant.model.eval()(images)
-    torch.testing.assert_close(outputs["plain LSQ"], outputs["lsqctl"])
+    for peer in ("lsqctl float", "plain LSQ"):
+        torch.testing.assert_close(outputs[peer], outputs["lsqctl"])
     torch.testing.assert_close(outputs["torch's kernel"], outputs["lsqctl"], rtol=0.1, atol=0.2)
     assert not torch.allclose(outputs["full precision"], outputs["lsqctl"])
 

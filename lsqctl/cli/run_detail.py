@@ -115,21 +115,23 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
 QUANTIZER_COLUMNS = ("layer", "bits", "step", "clip %", "codes", "R", "osc %", "clamped")
 
 
-def print_quantizers(run_id: str, stats: Sequence[QuantizerStats], *, json: bool) -> None:
+def print_quantizers(detail: RunDetail, stats: Sequence[QuantizerStats], *, json: bool) -> None:
     """Print the last epoch's quantizers and the findings; for a machine, every epoch's."""
     from lsqctl.services.layer_findings import evaluate_rules, last_epoch_stats
 
     last_epoch = last_epoch_stats(stats)
     layer_findings = evaluate_rules(last_epoch)
+    environment = detail.attempts[-1].environment if detail.attempts else {}
+    kernel, float_layers = environment.get("kernel", ""), environment.get("float_layers", {})
     if json:
-        print_json(
-            {"run": run_id, "layers": last_epoch, "findings": layer_findings, "epochs": stats}
-        )
+        kernels = {"kernel": kernel, "float_layers": float_layers}
+        stated = {"layers": last_epoch, "findings": layer_findings, "epochs": stats}
+        print_json({"run": detail.run.id, **stated, **kernels})
         return
     if not last_epoch:
         say(
-            f"{run_id} has no numbers of quantizers: it is full precision, has not begun yet, or "
-            "an older lsqctl trained it"
+            f"{detail.run.id} has no numbers of quantizers: it is full precision, has not begun "
+            "yet, or an older lsqctl trained it"
         )
         return
     print_table(
@@ -139,10 +141,23 @@ def print_quantizers(run_id: str, stats: Sequence[QuantizerStats], *, json: bool
         hide_first=QUANTIZER_COLUMNS[:4:-1],
     )
     _print_findings(layer_findings)
+    if kernel:
+        note(kernel_text(kernel, float_layers))
     when = (
         f"after epoch {last_epoch[0].epoch}" if last_epoch[0].epoch else "right after calibration"
     )
     note(f"{when}, step {last_epoch[0].step} · docs/layers.md says what each column is")
+
+
+def kernel_text(kernel: str, float_layers: Mapping[str, str]) -> str:
+    """Return what the layers compute with, and those that do otherwise, by their reason."""
+    layers_by_reason: dict[str, list[str]] = {}
+    for layer, reason in float_layers.items():
+        layers_by_reason.setdefault(reason, []).append(layer)
+    exceptions = (
+        f"; in floats {', '.join(layers)}: {reason}" for reason, layers in layers_by_reason.items()
+    )
+    return f"layers compute in {kernel}s{''.join(exceptions)}"
 
 
 def _quantizer_row(quantizer: QuantizerStats) -> tuple[str, ...]:

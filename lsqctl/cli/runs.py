@@ -109,7 +109,8 @@ def show(
     with open_store(ctx) as store:
         run = store.runs.resolve(run_ref)
         if layers:
-            print_quantizers(run.id, store.metrics.quantizer_stats(run.id), json=json)
+            detail = store.runs.detail(run.id)
+            print_quantizers(detail, store.metrics.quantizer_stats(run.id), json=json)
             return
         detail = store.runs.detail(run.id)
         summaries = store.metrics.summaries(run.id)

@@ -48,8 +48,7 @@ class PackedProjection(QuantLayer):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return queries, keys and values side by side: (…, E) to (…, 3 E)."""
-        x, weight = self.quantized_operands(input)
-        return F.linear(x, weight, self.bias)
+        return self._linear(input, self.bias)
 
 
 class QuantMultiheadAttention(nn.MultiheadAttention):

@@ -57,6 +57,20 @@ def fake_quantize(x: Tensor, step_size: Tensor, bounds: tuple[int, int]) -> Tens
     return out
 
 
+def codes(x: Tensor, step_size: Tensor, bounds: tuple[int, int], shift: int) -> Tensor:
+    """Return the codes of a dense ``x`` minus ``shift``, in its memory order (eq. 1).
+
+    int8 where the highest fits, else uint8: torch converts to the former twice as fast (measured).
+    """
+    fits = bounds[1] - shift <= torch.iinfo(torch.int8).max
+    out = torch.empty_like(x, dtype=torch.int8 if fits else torch.uint8)
+    step = step_size.reshape(())
+    for block, result in zip(_split_blocks(x), _split_blocks(out), strict=True):
+        found = _float_codes(block.float(), step, bounds)
+        result.copy_(found.sub_(shift) if shift else found)
+    return out
+
+
 def gradients(
     grad: Tensor, saved: Saved, bounds: tuple[int, int], needed: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:

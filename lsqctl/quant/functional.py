@@ -117,16 +117,33 @@ class _LsqFakeQuantize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        saved = ctx.saved_tensors
-        form = (
-            cpu_kernel.gradients
-            if ctx.on_cpu_kernel and saved[1] > cpu_kernel.MIN_KERNEL_STEP
-            else _gradients
-        )
-        grad_x, grad_step = form(grad, saved, ctx.bounds, ctx.needs_input_grad[:2])
-        if grad_step is not None:
-            grad_step = grad_step.mul_(ctx.grad_scale)
-        return grad_x, grad_step, None, None
+        needed = ctx.needs_input_grad[:2]
+        how = (ctx.bounds, ctx.grad_scale)
+        grads = lsq_gradients(grad, ctx.saved_tensors, how, needed, on_cpu_kernel=ctx.on_cpu_kernel)
+        return *grads, None, None
+
+
+def lsq_gradients(
+    grad: Tensor,
+    saved: cpu_kernel.Saved,
+    how: tuple[tuple[int, int], float],
+    needed: tuple[bool, bool],
+    *,
+    on_cpu_kernel: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of ``x`` and of the step (eq. 3), each None unless ``needed``.
+
+    ``saved`` holds ``x``, the step size and, where it is at hand in fp32, the value on the grid;
+    ``how`` holds the bounds and the gradient scale. ``on_cpu_kernel`` says that ``cpu_kernel``
+    supports ``x``.
+    """
+    bounds, grad_scale = how
+    on_cpu_kernel = on_cpu_kernel and bool(saved[1] > cpu_kernel.MIN_KERNEL_STEP)
+    form = cpu_kernel.gradients if on_cpu_kernel else _gradients
+    grad_x, grad_step = form(grad, saved, bounds, needed)
+    if grad_step is not None:
+        grad_step = grad_step.mul_(grad_scale)
+    return grad_x, grad_step
 
 
 def _gradients(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
+from lsqctl.quant.integer import Geometry
+from lsqctl.quant.integer_function import Product, integer_product
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import TensorSpec
+
+Kernel = Literal["integer", "float"]
+_INTEGER_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class QuantLayer(nn.Module):
@@ -25,6 +30,8 @@ class QuantLayer(nn.Module):
     weight_quantizer: LsqQuantizer | None
     channel_axis = -1
     weight_axis = 0
+    kernel: Kernel = "float"
+    no_integer_kernel = ""  # why there is none for this kind of layer
 
     @property
     def master_weight(self) -> Tensor:
@@ -88,6 +95,54 @@ class QuantLayer(nn.Module):
         weight: Tensor = self.weight_quantizer(self.master_weight)
         return weight
 
+    def float_reason(self) -> str:
+        """Return why this layer computes in floats whatever its kernel, or nothing."""
+        for quantizer, tensor in (
+            (self.weight_quantizer, "weight"),
+            (self.input_quantizer, "input"),
+        ):
+            if quantizer is None:
+                return f"its {tensor} has 32 bits"
+        assert self.input_quantizer is not None
+        if self.input_quantizer.active_offset is not None:
+            return "its input has a learned offset"
+        return self.no_integer_kernel
+
+    def _computes_in_integers(self, x: Tensor) -> bool:
+        """Return whether ``x`` is multiplied as codes: not on a GPU, in fp64 or in an export."""
+        if self.kernel == "float" or x.device.type != "cpu" or x.dtype not in _INTEGER_DTYPES:
+            return False
+        exporting = torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
+        return not exporting and x.numel() > 0 and not self.float_reason()
+
+    def _integer_product(
+        self, x: Tensor, bias: Tensor | None, geometry: Geometry | None, numel: int
+    ) -> Tensor:
+        """Return the layer's output for ``x``, of which ``numel`` values are counted."""
+        quantizer, weight_quantizer = self.input_quantizer, self.weight_quantizer
+        assert quantizer is not None
+        assert weight_quantizer is not None
+        x = quantizer(x, on_grid=False)
+        weight = weight_quantizer(self.master_weight, on_grid=False)
+        product = Product(
+            quantizer.bounds,
+            quantizer.grad_scale(numel),
+            weight_quantizer.bounds,
+            weight_quantizer.grad_scale(weight_quantizer.grad_scale_numel(weight)),
+            geometry,
+            torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype,
+        )
+        steps = (quantizer.step_size, weight_quantizer.step_size)
+        return integer_product(x, weight, steps, bias, product)
+
+    def _linear(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Return ``x`` times the weight's transpose, both quantized, plus the bias."""
+        if self._computes_in_integers(x):
+            assert self.input_quantizer is not None
+            return self._integer_product(x, bias, None, self.input_quantizer.grad_scale_numel(x))
+        x, weight = self.quantized_operands(x)
+        return F.linear(x, weight, bias)
+
 
 class _QuantModule(QuantLayer):
     """A quantized layer that is a float one besides, with the same keys of weight and bias."""
@@ -144,6 +199,8 @@ class _QuantForwardConv(_QuantConv):
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of the quantized input with the quantized weight."""
         layer = cast("nn.Conv2d", self)
+        if self._computes_in_integers(input):
+            return self._forward_integer(input)
         if (quantizer := self._padding_quantizer()) is not None:
             return self._forward_padded(input, quantizer)
         x, weight = self.quantized_operands(input)
@@ -167,10 +224,23 @@ class _QuantForwardConv(_QuantConv):
         )
         return out
 
+    def _forward_integer(self, input: Tensor) -> Tensor:
+        layer, quantizer = cast("nn.Conv2d", self), self.input_quantizer
+        assert quantizer is not None
+        left, right, top, bottom = self._reversed_padding_repeated_twice
+        x, padding = input if input.dim() == 4 else input[None], (top, left)
+        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
+        geometry = Geometry(layer.stride, padding, layer.dilation, layer.groups)
+        out = self._integer_product(x, layer.bias, geometry, quantizer.grad_scale_numel(input))
+        return out if input.dim() == 4 else out[0]
+
 
 class _QuantTransposedConv(_QuantConv):
     """A transposed convolution; its weight is (in channels, out channels / groups, …)."""
 
+    no_integer_kernel = "transposed convolutions have no integer kernel"
     convolve: Callable[..., Tensor]
     weight_axis = 1
 
@@ -197,6 +267,7 @@ class QuantConv1d(_QuantForwardConv, nn.Conv1d):
     """An ``nn.Conv1d`` with quantized input and weight; a quantizer is None where bits are 32."""
 
     channel_axis = -2
+    no_integer_kernel = "convolutions of one dimension have no integer kernel"
     convolve = staticmethod(F.conv1d)
 
 
@@ -239,86 +310,7 @@ class QuantLinear(_QuantModule, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` times the weight's transpose, both quantized, plus the bias."""
-        x, weight = self.quantized_operands(input)
-        return F.linear(x, weight, self.bias)
-
-
-# Owners that pass the weights of these layers to a function: by class name, for quant knows torch
-# only. What stands in their other layers, but for those they call, is computed from constants.
-FUNCTIONAL_OWNERS: Mapping[str, Sequence[str]] = {
-    "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),
-    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": ("qkv", "proj"),
-    "timm.models.swin_transformer_v2.WindowAttention": ("qkv",),
-    "timm.models.beit.Attention": ("qkv",),
-    "timm.models.eva.EvaAttention": ("qkv",),
-}
-_CALLED_LAYERS = ("proj", "q_proj", "k_proj", "v_proj", "gate")
-
-
-def functional_layers(owner: nn.Module) -> Sequence[str]:
-    """Return the names of the layers whose weights ``owner`` passes to a function."""
-    owner_class = type(owner)
-    return FUNCTIONAL_OWNERS.get(f"{owner_class.__module__}.{owner_class.__qualname__}", ())
-
-
-def data_layers(owner: nn.Module) -> Sequence[str]:
-    """Return the names of ``owner``'s layers that see data, by their weight or called."""
-    return (*functional_layers(owner), *_CALLED_LAYERS) if functional_layers(owner) else ()
-
-
-class FunctionalLinear(QuantLinear):
-    """A ``QuantLinear`` whose ``weight``, passed to ``F.linear``, calls the layer.
-
-    ``master_weight`` and ``parameters()`` give the Parameter itself.
-    """
-
-    def __getattr__(self, name: str) -> Tensor | nn.Module:
-        """Return what the module holds, and a proxy for its weight."""
-        value = super().__getattr__(name)
-        if name == "weight" and isinstance(value, Tensor):
-            return cast("Tensor", _WeightProxy(self, value))
-        return value
-
-    def forward(self, input: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Return ``input`` times the weight's transpose, both quantized, plus the given bias."""
-        x, weight = self.quantized_operands(input)
-        return F.linear(x, weight, bias)
-
-
-class _WeightProxy:
-    """Looks like the weight, and calls its layer where it is multiplied with."""
-
-    def __init__(self, layer: FunctionalLinear, weight: Tensor) -> None:
-        self._layer = layer
-        self._weight = weight
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._weight, name)
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        function: Callable[..., object],
-        types: object,
-        args: Sequence[object] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
-        if function is F.linear:
-            linear: Callable[..., object] = cls._linear
-            return linear(*args, **kwargs)
-        unwrapped = [cls._unwrap(argument) for argument in args]
-        return function(
-            *unwrapped, **{key: cls._unwrap(argument) for key, argument in kwargs.items()}
-        )
-
-    @classmethod
-    def _unwrap(cls, value: object) -> object:
-        return value._weight if isinstance(value, cls) else value
-
-    @staticmethod
-    def _linear(input: Tensor, weight: _WeightProxy, bias: Tensor | None = None) -> object:
-        return weight._layer(input, bias)
+        return self._linear(input, self.bias)
 
 
 QUANTIZED_CONVOLUTIONS: Mapping[type[_ConvNd], type[_QuantConv]] = {

@@ -175,17 +175,21 @@ class LsqQuantizer(nn.Module):
         )
         return step, torch.zeros_like(self.step_size)
 
-    def forward(self, x: Tensor, numel: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, numel: int | None = None, *, on_grid: bool = True) -> Tensor:
         """Return ``x`` on the grid, same shape and dtype.
 
         ``numel`` is N of the gradient scale where ``x`` is not what is to be counted (padding).
+        ``on_grid=False`` returns ``x`` as it is, for a layer whose kernel quantizes for itself:
+        hooks see what comes in all the same.
 
         Raises:
             RuntimeError: the step size has no first value yet.
         """
         self._check_calibrated(x)
+        if not on_grid:
+            return x
         quant_min, quant_max = self.bounds
-        scale = grad_scale_factor(self.grad_scale_numel(x) if numel is None else numel, quant_max)
+        scale = self.grad_scale(self.grad_scale_numel(x) if numel is None else numel)
         if (offset := self.active_offset) is not None:
             bounds = (quant_min, quant_max)
             return lsq_plus_fake_quantize(x, self.step_size, offset, bounds, scale)
@@ -200,6 +204,10 @@ class LsqQuantizer(nn.Module):
         if (offset := self.active_offset) is not None:
             return lsq_plus_codes(x, self.step_size, offset, self.bounds)
         return lsq_codes(x, self.step_size, *self.bounds)
+
+    def grad_scale(self, numel: int) -> float:
+        """Return the scale of the step's gradient for N = ``numel`` (section 2.2)."""
+        return grad_scale_factor(numel, self.bounds[1])
 
     def grad_scale_numel(self, x: Tensor) -> int:
         """Return N of the gradient scale: N_W for weights (of one step), N_F for activations."""

@@ -18,6 +18,7 @@ StepInit = Literal["paper", "mse", "lsq_plus", "percentile"]
 FeatureCount = Literal["per_sample", "numel", "channels"]
 Offset = Literal["none", "learned"]
 Sign = Literal["auto", "signed", "unsigned"]
+Kernel = Literal["auto", "integer", "float"]
 SIGN_TO_SIGNED: Mapping[Sign, bool | None] = {"auto": None, "signed": True, "unsigned": False}
 
 SpecChanges: TypeAlias = dict[str, Any]  # fields of a QuantSpec
@@ -186,6 +187,11 @@ class ModelKeys(LayerKeys[Never]):
         FLOAT_BITS,
         "bits of both inputs of residual additions; 32 leaves them alone, as the paper",
     )
+    kernel: Kernel = key(
+        "auto",
+        "what layers compute with: integer multiplies codes and adds them exactly, float "
+        "multiplies values; auto is decided at a run's first attempt",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +219,7 @@ class QuantSpec(ModelKeys):
             if declared.name.endswith("_bits"):
                 check_bits(getattr(self, declared.name), declared.name)
         _check_choice("act_signed", self.act_signed, SIGN_TO_SIGNED)
+        _check_choice("kernel", self.kernel, get_args(Kernel))
         self.weight_spec(self.weight_bits)
         self.activation_spec(self.act_bits)
         for glob in self.overrides:

@@ -11,14 +11,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
 from lsqctl.quant.attention import LayerSpecs, QuantMultiheadAttention, can_be_quantized
-from lsqctl.quant.layers import (
-    QUANTIZED_CONVOLUTIONS,
-    FunctionalLinear,
-    QuantLayer,
-    QuantLinear,
-    data_layers,
-    functional_layers,
-)
+from lsqctl.quant.functional_linear import FunctionalLinear, data_layers, functional_layers
+from lsqctl.quant.layers import QUANTIZED_CONVOLUTIONS, QuantLayer, QuantLinear
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.residual import quantize_residuals
 from lsqctl.quant.spec import QuantSpec, TensorSpec
@@ -47,7 +41,8 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     earlier still holds the weights, but not the new step sizes: make it afterwards, from
     ``param_groups``. The first and the last layer are those of registration order. A layer with 32
     bits for both tensors stays as it is. With ``residual_bits`` both inputs of the residual
-    additions are quantized too.
+    additions are quantized too. ``kernel: integer`` multiplies codes on a CPU, where a layer can
+    (``QuantLayer.float_reason``); ``auto`` is decided by a run, and is float here.
 
     Raises:
         ValueError: the model is prepared already, has no such layer, or has one with hooks or
@@ -90,6 +85,9 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
         quantize_residuals(model, residual)
     prepared = replacements.get(model, model)
     _share_weight_quantizers(prepared)
+    if spec.kernel == "integer":
+        for layer in quantized_layers(prepared).values():
+            layer.kernel = "integer"
     _warn_of_float_weights(left_float)
     return prepared
 

@@ -35,7 +35,7 @@ from lsqctl.store.transitions import (
 )
 
 # What the first attempt decides for all later ones: exact resume needs it.
-_PINNED_KEYS = ("device", "threads", "compile")
+_PINNED_KEYS = ("device", "threads", "compile", "kernel")
 
 
 _CLAIMABLE = [

@@ -135,7 +135,7 @@ runs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("started_at", UtcDateTime),
     Column("finished_at", UtcDateTime),
-    Column("pinned_environment", Text),  # device, threads, compile: decided by the first attempt
+    Column("pinned_environment", Text),  # device, threads, …: decided by the first attempt
     Column("recipe", Text, nullable=False),
     Column("provenance", Text, nullable=False),
     Column("gpus", Integer, nullable=False, server_default="1"),  # so many whole ones, if above 1

@@ -1,4 +1,4 @@
-"""Whether a run compiles its network, decided at its first attempt, and the compiled network.
+"""Whether a run compiles its network and computes in integers, decided at its first attempt.
 
 Only training steps on full batches are compiled: the last batch of an epoch, evaluation and
 calibration stay eager, so that every shape is compiled once and counts are those of ``verify``.
@@ -12,8 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import CannotCompile, StoreError
-from lsqctl.quant import model_cost
+from lsqctl.errors import CannotCompile, DataError, StoreError
+from lsqctl.quant import integer, model_cost
+from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
@@ -30,6 +31,7 @@ _COMPILE_SECONDS_PER_LAYER = 2.5
 _TIME_SAVED = 0.25
 # An eager step is 0.87 of its time in this order (a compiled one the same: it orders for itself).
 _CHANNELS_LAST_MIN_SIZE = 32  # pixels a side; measured from here on, on a CPU
+_INTEGER_MIN_SIZE = 32  # pixels a side; what integers save was measured from here on, too
 _COMPILER_HINT = "install a C++ compiler (g++), or train with --compile off"
 _SAFETY_FACTOR = 2.0  # what is saved must be so many times what compiling costs: both are estimates
 
@@ -64,6 +66,29 @@ def resume_compile(train_state: TrainState, context: ExecutionContext) -> tuple[
     """
     was_enabled = bool(train_state.environment.get("compile", False))
     return _available({"auto": was_enabled, "on": True, "off": False}[context.compile], context)
+
+
+def decide_kernel(recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline) -> Kernel:
+    """Return what the run's quantized layers compute with, for all of its attempts.
+
+    Raises DataError when the recipe demands integers and this attempt has none.
+    """
+    quant = recipe.quant
+    if not quant.to_spec().quantized or quant.kernel == "float":
+        return "float"
+    reason = _no_integers_reason(context)
+    if quant.kernel == "integer" and reason:
+        raise DataError(
+            f"quant.kernel: integer: {reason}; train on a CPU that has one, or say auto or float"
+        )
+    large = pipeline.input_shape[-1] >= _INTEGER_MIN_SIZE
+    return "integer" if quant.kernel == "integer" or (large and not reason) else "float"
+
+
+def _no_integers_reason(context: ExecutionContext) -> str:
+    if context.device != "cpu":
+        return f"there is no integer kernel for {context.device}"
+    return "" if integer.is_available() else "torch has no integer kernel for this processor"
 
 
 def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:

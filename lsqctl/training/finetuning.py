@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from lsqctl.errors import DataError, Preempted
 from lsqctl.events import (
     Checkpoint,
     Compiled,
+    KernelUse,
     LogMessage,
     Measurement,
     Metric,
@@ -28,12 +30,11 @@ from lsqctl.failpoint import failpoint
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_model
 from lsqctl.models.heads import classifier_name
-from lsqctl.quant import calibrate, prepare
+from lsqctl.quant import calibrate, prepare, quantized_layers
+from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
 from lsqctl.training.checkpoint import CheckpointContent, read_state, resume_point
-from lsqctl.training.compilation import (
-    decide_compile,
-)
+from lsqctl.training.compilation import decide_compile, decide_kernel
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.evaluation import (
@@ -102,7 +103,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     notes = (*resume_notes, *environment_notes, *pipeline.dataset.notes, train_state.new_head)
     yield from map(LogMessage, filter(None, notes))
-    model = quantize_model(model, recipe)
+    model = quantize_model(model, recipe, train_state.environment["kernel"])
     if not checkpoint:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
     session = build_session(
@@ -110,7 +111,8 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     )
     if checkpoint:
         session.restore(checkpoint)
-    else:  # right after calibration
+    yield kernel_use(model, train_state)
+    if not checkpoint:  # right after calibration
         yield from initial_stats(session)
         yield from session.save()
         failpoint("train.calibrated")
@@ -138,6 +140,7 @@ def _open_train_state(
     if checkpoint:
         return restore_state(checkpoint, recipe, context)
     train_state = initial_train_state(recipe, context)
+    train_state.environment["kernel"] = decide_kernel(recipe, context, pipeline)
     notes = decide_compile(
         train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
     )
@@ -205,15 +208,24 @@ def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord |
     return TrainState.from_state(state["cursor"]).fp32 if same_images else None
 
 
-def quantize_model(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """Swap the layers; their step sizes have no value yet."""
+def quantize_model(model: nn.Module, recipe: Recipe, kernel: Kernel | None = None) -> nn.Module:
+    """Swap the layers, for ``kernel`` or the recipe's; their step sizes have no value yet."""
     spec = recipe.quant.to_spec()
+    spec = replace(spec, kernel=kernel or spec.kernel)
     if not spec.quantized:
         return model
     try:
         return prepare(model, spec)
     except ValueError as error:
         raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+
+
+def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:
+    """Return what the layers of a calibrated model compute with, and why some do otherwise."""
+    kernel = train_state.environment["kernel"]
+    layers = quantized_layers(model) if kernel == "integer" else {}
+    reasons = {name: layer.float_reason() for name, layer in layers.items()}
+    return KernelUse(kernel, {name: reason for name, reason in reasons.items() if reason})
 
 
 def initial_step_sizes(

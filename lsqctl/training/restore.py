@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -14,17 +15,21 @@ from lsqctl.training.checkpoint import load_model_state, read_state, verify_chec
 from lsqctl.training.evaluation import EvalCounts, evaluate, reestimate_bn
 from lsqctl.training.finetuning import open_pipeline
 from lsqctl.training.runtime import ExecutionContext, autocast, setup_torch
+from lsqctl.training.train_state import TrainState
 
 
 def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -> nn.Module:
     """Return the recipe's network with a checkpoint's weights and step sizes, in evaluation mode.
 
     It takes normalized images (B, C, H, W). ``variant`` is raw, ema or bn, None the recipe's
-    headline. Raises DataError for a damaged checkpoint, and for a variant that it does not hold.
+    headline. It computes with the kernel that it was trained with. Raises DataError for a damaged
+    checkpoint, and for a variant that it does not hold.
     """
-    model = build_model(recipe.model.name, **read_state(directory)["network"])
+    state = read_state(directory)
+    model = build_model(recipe.model.name, **state["network"])
     if (spec := recipe.quant.to_spec()).quantized:
-        model = prepare(model, spec)
+        environment = TrainState.from_state(state["cursor"]).environment
+        model = prepare(model, replace(spec, kernel=environment.get("kernel", "float")))
     model.load_state_dict(load_model_state(directory, variant))
     return model.eval()
 

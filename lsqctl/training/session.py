@@ -212,11 +212,11 @@ def restore_state(
     train_state = TrainState.from_state(checkpoint.state["cursor"])
     if train_state.recipe_hash != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
-    for name in ("compile", "channels_last"):  # absent from older checkpoints
-        train_state.environment.setdefault(name, False)
+    absent_from_older = {"compile": False, "channels_last": False, "kernel": "float"}
+    train_state.environment = absent_from_older | train_state.environment
     compile_enabled, notes = compilation.resume_compile(train_state, context)
-    layout = {"channels_last": train_state.environment["channels_last"]}
-    current = runtime.execution_environment(context, recipe) | layout | {"compile": compile_enabled}
+    kept = {name: train_state.environment[name] for name in ("channels_last", "kernel")}
+    current = runtime.execution_environment(context, recipe) | kept | {"compile": compile_enabled}
     changed = [name for name in current if current[name] != train_state.environment.get(name)]
     if not changed:
         return train_state, notes

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from lsqctl.errors import LeaseLost, StoreError, UnusableDatabase
 from lsqctl.events import (
     Checkpoint,
     Compiled,
+    KernelUse,
     LogMessage,
     Measurement,
     Metric,
@@ -138,8 +139,13 @@ class Recorder:
             case Resumed():
                 self._retry(partial(self._resume, event.step))
             case Compiled():
-                environment = {"compile": event.compiled, "channels_last": event.channels_last}
-                self._retry(lambda: self._store.queue.record_environment(self._lease, environment))
+                self._record_environment(
+                    {"compile": event.compiled, "channels_last": event.channels_last}
+                )
+            case KernelUse():
+                self._record_environment(
+                    {"kernel": event.kernel, "float_layers": dict(event.float_layers)}
+                )
             case LogMessage():
                 print(f"lsqctl: {event.text}", flush=True)
                 self._log_messages.append(event)
@@ -154,6 +160,9 @@ class Recorder:
                 failpoint("finish.after")
         if self._clock() >= self._next_flush:
             self._flush()
+
+    def _record_environment(self, environment: Mapping[str, object]) -> None:
+        self._retry(lambda: self._store.queue.record_environment(self._lease, environment))
 
     def _resume(self, step: int | None) -> None:
         """Go on from a step: what lies after it is deleted, what was spooled up to it kept."""

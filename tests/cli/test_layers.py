@@ -30,7 +30,10 @@ def line(tmp_path_factory) -> CommandLine:
             stats(codes_used=66, clamped=3, oscillation_rate=0.4),
             stats("[b]fc\x1b[2J.weight_quantizer", step_size_min=0.01, step_size_max=0.2),
         ]
-        store.metrics.log(take(store).lease, [first, *last])
+        lease = take(store).lease
+        store.metrics.log(lease, [first, *last])
+        reasons = {"fc": "its weight has 32 bits", "head": "its weight has 32 bits"}
+        store.queue.record_environment(lease, {"kernel": "integer", "float_layers": reasons})
     return line
 
 
@@ -46,6 +49,7 @@ def test_a_pipe_gets_a_line_a_quantizer_and_a_line_a_finding(line):
         "40 % of the weights of layer1.0.conv1 oscillate",
     ]
     assert "after epoch 3, step 60" in done.stderr
+    assert "layers compute in integers; in floats fc, head: its weight has 32 bits" in done.stderr
 
 
 @pytest.mark.parametrize("columns", [40, 80])
@@ -61,6 +65,7 @@ def test_a_machine_gets_every_epoch(line):
     found = json.loads(line("runs", "show", "looked-at", "--layers", "--json").stdout)
     assert [one["epoch"] for one in found["epochs"]] == [1, 3, 3, 3]
     assert len(found["layers"]) == 3
+    assert (found["kernel"], [*found["float_layers"]]) == ("integer", ["fc", "head"])
     assert [one["rule"] for one in found["findings"]] == ["clamped", "few-codes", "oscillating"]
 
 
