@@ -68,14 +68,7 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
         for name, reason in unquantized_layers(model).items()
         if reason != _NOT_PREPARED
     }
-    functional = {
-        getattr(owner, key) for owner in model.modules() for key in functional_layers(owner)
-    }
-    replacements = {
-        module: _quantized_copy(name, module, specs[module], functional=module in functional)
-        for name, module in by_name.items()
-        if any(tensor_spec.quantized for pair in specs[module] for tensor_spec in pair)
-    }
+    replacements = _quantized_copies(model, by_name, specs)
     for parent in list(model.modules()):
         for key, child in list(parent._modules.items()):
             if child in replacements:
@@ -233,6 +226,22 @@ def _unquantized(
                 yield f"{name}.{key}".lstrip("."), "a weight of its own, in no layer"
     for key, child in module.named_children():
         yield from _unquantized(child, f"{name}.{key}".lstrip("."), constant)
+
+
+def _quantized_copies(
+    model: nn.Module,
+    by_name: Mapping[str, nn.Module],
+    specs: Mapping[nn.Module, list[LayerSpecs]],
+) -> dict[nn.Module, nn.Module]:
+    """Return what stands for each layer of which a tensor is quantized."""
+    functional = {
+        getattr(owner, key) for owner in model.modules() for key in functional_layers(owner)
+    }
+    return {
+        module: _quantized_copy(name, module, specs[module], functional=module in functional)
+        for name, module in by_name.items()
+        if any(tensor_spec.quantized for pair in specs[module] for tensor_spec in pair)
+    }
 
 
 def _quantized_copy(

@@ -97,7 +97,6 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         checkpoint, recipe, context, pipeline=pipeline, model=model
     )
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
-    parent_steps: Mapping[str, Tensor] = {}
     if not checkpoint:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))

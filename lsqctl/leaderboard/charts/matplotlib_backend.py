@@ -161,9 +161,12 @@ def _draw_series(
             )
 
 
-def _line_style(series: Series, label_number: int, *, crowded: bool) -> dict[str, Any]:
+def _line_style(series: Series, label_number: int, *, crowded: bool) -> dict[str, object]:
     """Return how a line is drawn: six colours, then the same ones dashed, and so on."""
-    style: dict[str, Any] = {"alpha": 0.6 if crowded else 1.0, "linewidth": 0.8 if crowded else 1.2}
+    style: dict[str, object] = {
+        "alpha": 0.6 if crowded else 1.0,
+        "linewidth": 0.8 if crowded else 1.2,
+    }
     if series.style == "front":
         style["drawstyle"] = "steps-post"
     elif series.style == "rule":
