@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,15 +69,14 @@ train: {epochs: 2, lr: 0.1}
 """
 
 
-# Modules whose first test trains, or starts something, for all of them; "uninterrupted" does so for
-# several modules.
-_UNINTERRUPTED = "test_supervisor test_faults_of_the_lease test_faults_of_the_database".split()
-_MODULES_OF_ONE_PROCESS = frozenset(
-    """test_browser test_chaos test_commands test_compare test_faults_of_a_run test_finetuning
-    test_fork_server test_html_page test_kill_matrix test_page_and_plot test_plugins_page
-    test_readme test_resume test_scale test_terminal test_variants test_verify test_wheel
-    test_faults test_slurm test_ssh""".split()
-)
+# Modules that share what a fixture of the whole session takes long to make.
+_GROUPS = {
+    "test_supervisor": "uninterrupted",
+    "test_faults_of_the_lease": "uninterrupted",
+    "test_faults_of_the_database": "uninterrupted",
+    "test_slurm": "slurm",
+    "test_faults": "slurm",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -87,12 +87,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     """
     from xdist.scheduler import LoadScopeScheduling
 
+    @cache
+    def group(path: str) -> str:
+        """Return the group of a module; nothing where its tests need not stay together."""
+        shares = 'scope="module"' in (config.rootpath / path).read_text()
+        return _GROUPS.get(Path(path).stem, path if shares else "")
+
     class ByFixture(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            module = Path(nodeid.partition("::")[0]).stem
-            if module in _UNINTERRUPTED:
-                return "uninterrupted"
-            return module if module in _MODULES_OF_ONE_PROCESS else nodeid
+            return group(nodeid.partition("::")[0]) or nodeid
 
     return ByFixture(config, log)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli.console import print_error, print_json, say
-from lsqctl.cli.groups import CommandGroup
+from lsqctl.cli.groups import WORDS_IN_GROUPS, CommandGroup
 from lsqctl.cli.options import Json, RunArgument, get_settings, open_store, positive_int
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class DeployGroup(CommandGroup):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Put the command's name before a run."""
-        if args and args[0] not in (*self.commands, "-h", "--help"):
+        if args and args[0] not in (*self.commands, *WORDS_IN_GROUPS, "-h", "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)
 

@@ -237,6 +237,8 @@ def with_run(path: tuple[str, ...], ref: str) -> list[str]:
     """A command's words, its RUN being ``ref`` and all else that it must have being 1."""
     words = list(path)
     for one in COMMANDS[path].params:
+        if one.param_type_name == "option" and one.required:
+            words += [one.opts[0], "1"]
         if one.param_type_name == "argument" and (one.required or one.metavar in {"RUN", "N"}):
             words.append(ref if one.metavar == "RUN" else "1")
     return words

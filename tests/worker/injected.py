@@ -22,7 +22,7 @@ _SITE = """
 import sys
 sys.path.append({root!r})
 from tests.worker.injected import install
-sys.path.remove({root!r})
+sys.path.pop()
 install({faults!r})
 """
 
