@@ -53,7 +53,7 @@ _LIBRARIES = (
     ),
 )
 _PACKAGES = ("cli", "services", "store", "leaderboard", "recipe", "recipe_file", "filters")
-_COMMANDS_THAT_TRAIN = {"run", "worker", "submit", "sweep", "verify", "conformance"}
+_COMMANDS_WITH_TORCH = {"run", "worker", "submit", "sweep", "verify", "conformance", "deploy"}
 # What is read when it is asked for. A change of any other variable may need a Python of its own.
 _READ_LATE = (
     *("LSQCTL_", "PYTEST_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PATH", "HOME"),
@@ -238,7 +238,7 @@ def _report_ends(status_fds: dict[int, int]) -> None:
 
 
 def _import_what_is_needed(words: Sequence[str]) -> None:
-    if not _COMMANDS_THAT_TRAIN.isdisjoint(words) and "torch" not in sys.modules:
+    if not _COMMANDS_WITH_TORCH.isdisjoint(words) and "torch" not in sys.modules:
         from lsqctl.worker.fork_server import PRELOADED_MODULES
 
         _import(PRELOADED_MODULES)

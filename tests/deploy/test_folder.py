@@ -40,7 +40,6 @@ def blocks(kind: str, text: str = PAGE) -> list[str]:
 def deployed(tmp_path_factory) -> tuple[CommandLine, str]:
     """A workspace in which the commands of the page ran; what they printed."""
     line = CommandLine(tmp_path_factory.mktemp("deployed"))
-    line.cold = True  # onnxruntime and torch.onnx are not among what a warm process has imported
     (block,) = blocks("console")
     printed = []
     for command in block.splitlines():
