@@ -181,7 +181,7 @@ while True:
     claim = store.queue.claim(sys.argv[2], gpus=2, free_gpus=2)
     if claim:
         print(claim.run.id, flush=True)
-    elif not store.queue._anything_to_claim(2):
+    elif not store.queue._anything_to_claim({"most_gpus": 2, "least_gpus": 1}):
         break
 store.close()
 """

@@ -219,7 +219,8 @@ def test_a_parent_that_a_run_in_the_trash_would_start_from_is_not_purged(store: 
 READS: dict[str, Callable[[Store, str], Any]] = {
     "queue.remaining": lambda s, _: s.queue.remaining(),
     "queue.overview": lambda s, _: replace(s.queue.overview(), now=None, workers=()),
-    "queue.health": lambda s, _: s.queue.health(timedelta(0)),
+    "queue.demand": lambda s, _: s.queue.demand("slurm"),
+    "queue.health": lambda s, _: replace(s.queue.health(timedelta(0)), oldest_hours=0.0),
     "runs.list": lambda s, _: s.runs.list(),
     "runs.detail": lambda s, run_id: s.runs.detail(run_id),
     "runs.resolve": lambda s, run_id: s.runs.resolve(run_id),
@@ -243,10 +244,12 @@ READS: dict[str, Callable[[Store, str], Any]] = {
     "maintenance.check": lambda s, _: s.maintenance.check(),
 }
 NOT_OF_RUNS = {
+    "checkpoints.largest_bytes",  # one in the trash took as long to save
     "checkpoints.retention",  # a folder on its way to the trash is that of a run
     "maintenance.clock_skew",
     "maintenance.schema_version",
     "sweeps.names",
+    "trash.check_removable",
     "trash.list",
     "workers.list",
 }
@@ -279,9 +282,9 @@ def test_no_read_shows_what_is_in_the_trash(store: Store, name: str) -> None:
     store.checkpoints.record(claim.lease, checkpoint(10), [Metric("top1", "val", 10, 1.0), stats])
     store.queue.finish(claim.lease, result())
     store.runs.update_tags(done, ["x"])
-    (queued,) = submit(store, new("q", sweep="s"))
-    store.runs.hold(queued)
-    removed = [failed, done, queued]
+    held, queued = submit(store, new("h", sweep="s"), new("q", sweep="s"))
+    store.runs.hold(held)
+    removed = [failed, done, held, queued]
     shown = [ask(READS[name], store, run_id) for run_id in removed]
     store.trash.remove(removed)
     hidden = [ask(READS[name], store, run_id) for run_id in removed]

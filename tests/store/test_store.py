@@ -25,7 +25,7 @@ def test_neither_the_store_nor_a_part_of_it_has_more_than_fifteen_public_methods
 
 def test_a_claim_walks_one_index_and_sorts_nothing(sqlite_url: str) -> None:
     dialect = sqlite.dialect()  # type: ignore[no-untyped-call]
-    words = {"most_gpus": 1}
+    words = {"most_gpus": 1, "least_gpus": 1}
     sql = str(
         queue._NEXT_RUN.element.params(words).compile(
             dialect=dialect, compile_kwargs={"literal_binds": True}

@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -178,15 +180,21 @@ except OSError as error:
     os.getuid() != 0 or shutil.which("unshare") is None,
     reason="NOT TESTED: a small /dev/shm (needs root: unshare and mount)",
 )
-def test_a_shared_memory_that_is_too_small_is_named_with_its_size_and_the_fix(tmp_path):
-    make_image_folder(tmp_path)
+def test_a_shared_memory_that_is_too_small_is_named_with_its_size_and_the_fix():
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # not in what is mounted over
+        make_image_folder(Path(folder))
+        told = with_small_shared_memory(folder)
+    assert "/dev/shm is too small (1.05 MB) for 2 decoding processes" in told
+    assert "--ipc=host" in told
+    assert "--slots" in told
+
+
+def with_small_shared_memory(folder: str) -> str:
     mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
     command = f'{mount} && exec "$@"'
     words = ["unshare", "-m", "sh", "-c", command, "sh", sys.executable, "-c", SMALL_SHM]
-    done = subprocess.run([*words, tmp_path], capture_output=True, text=True, check=True)
-    assert "/dev/shm is too small (1.05 MB) for 2 decoding processes" in done.stdout
-    assert "--ipc=host" in done.stdout
-    assert "--slots" in done.stdout
+    done = subprocess.run([*words, folder], capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 class HalfServer(http.server.BaseHTTPRequestHandler):
