@@ -13,17 +13,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.backends import nnpack  # its convolutions are Winograd's
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsqctl.quant.functional import lsq_codes
+from lsqctl.quant.integer import accumulator_bound, exact_dtype, exact_sums
 from lsqctl.quant.layers import QuantConv1d, QuantConv2d, QuantLayer
 from lsqctl.quant.offset import lsq_plus_codes
 from lsqctl.quant.quantizer import LsqQuantizer
-
-EXACT_FP32 = 1 << 24
-"""Integers below it are fp32 numbers, and so is each sum of products that stays below it."""
 
 EXACT_INT32 = 1 << 31
 """What an accumulator of 32 bits holds; runtimes have no wider one."""
@@ -115,8 +112,7 @@ class IntegerLayer:
     @property
     def accumulator_bound(self) -> int:
         """The largest magnitude that an accumulator can reach, or any partial sum of one."""
-        per_channel = self.weight_codes.to(torch.int64).abs().flatten(1).sum(1)
-        return int(per_channel.max()) * self.grid.largest
+        return accumulator_bound(self.weight_codes, self.grid.largest)
 
     def accumulators(self, codes: Tensor) -> Tensor:
         """Return the exact accumulators of ``codes``, as whole numbers.
@@ -125,10 +121,9 @@ class IntegerLayer:
         bound 2**24 and fp64 above it, where each product and sum is a whole number that fits. On a
         CPU: cuDNN may choose Winograd's algorithm, whose transforms are not of whole numbers.
         """
-        wide = self.accumulator_bound >= EXACT_FP32
-        dtype = torch.float64 if wide else torch.float32
+        dtype = exact_dtype(self.accumulator_bound)
         weight = self.weight_codes.to(codes.device, dtype)
-        with torch.autocast(codes.device.type, enabled=False), nnpack.flags(enabled=False):
+        with exact_sums(codes.device.type):
             return self._accumulate(codes.to(dtype), weight)
 
     def _accumulate(self, codes: Tensor, weight: Tensor) -> Tensor:

@@ -10,14 +10,17 @@ them exactly.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.backends import nnpack  # its convolutions are Winograd's
 from torch.nn import functional as F
 
 _PAIR_LIMIT = 32767  # what 16 bits hold: the sum of two products
-_FLOAT_EXACT = 1 << 24  # integers up to it are exact in fp32
+EXACT_FP32 = 1 << 24  # integers below it are fp32 numbers, and so is each sum that stays below
 _ONEDNN_DTYPES = (torch.float32, torch.bfloat16)  # of what its kernels return, on every CPU
 
 
@@ -60,7 +63,7 @@ def convolve(operands: Operands, geometry: Geometry) -> Tensor:
     """
     if not _adds_exactly(operands):
         codes, weight = _exact_operands(operands)
-        with torch.autocast("cpu", enabled=False):  # it would round the sums
+        with exact_sums("cpu"):
             sums = F.conv2d(codes, weight, None, *geometry)
         return _scaled(sums, operands, (-1, 1, 1))
     codes, weight, scale, bias, zero_point, *_ = operands
@@ -76,7 +79,7 @@ def multiply(operands: Operands) -> Tensor:
     """Return (..., C) times the transpose of (O, C)."""
     if not _adds_exactly(operands):
         codes, weight = _exact_operands(operands)
-        with torch.autocast("cpu", enabled=False):
+        with exact_sums("cpu"):
             sums = F.linear(codes, weight)
         return _scaled(sums, operands, (-1,))
     codes, weight, scale, bias, zero_point, *_ = operands
@@ -138,11 +141,26 @@ def _adds_exactly(operands: Operands) -> bool:
     return 2 * limits.code * max(-low, high) <= _PAIR_LIMIT and is_available()
 
 
+def accumulator_bound(weight_codes: Tensor, largest: int) -> int:
+    """Return the largest magnitude of a sum, or of a part of one, over codes up to ``largest``."""
+    return int(weight_codes.to(torch.int64).abs().flatten(1).sum(1).max()) * largest
+
+
+def exact_dtype(bound: int) -> torch.dtype:
+    """Return the float type in which sums up to ``bound`` are exact in any order."""
+    return torch.float32 if bound < EXACT_FP32 else torch.float64
+
+
+@contextmanager
+def exact_sums(device_type: str) -> Iterator[None]:
+    """Let products of whole numbers be summed as they are: not rounded, not transformed."""
+    with torch.autocast(device_type, enabled=False), nnpack.flags(enabled=False):
+        yield
+
+
 def _exact_operands(operands: Operands) -> tuple[Tensor, Tensor]:
     """Return both as floats whose sums are exact in any order: all lie below 2^24, or 2^53."""
-    rows = operands.weight.to(torch.int32).abs().flatten(1).sum(1)
-    exact = int(rows.max()) * operands.limits.code < _FLOAT_EXACT
-    dtype = torch.float32 if exact else torch.float64
+    dtype = exact_dtype(accumulator_bound(operands.weight, operands.limits.code))
     return operands.codes.to(dtype).sub_(operands.zero_point), operands.weight.to(dtype)
 
 

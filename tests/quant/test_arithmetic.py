@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from lsqctl.quant import QuantConv2d, QuantLinear, QuantSpec, TensorSpec, calibrate, prepare
 from lsqctl.quant.arithmetic import (
-    EXACT_FP32,
     Grid,
     IntegerLayer,
     NotInteger,
@@ -19,6 +18,7 @@ from lsqctl.quant.arithmetic import (
     integer_layer,
     norm_affine,
 )
+from lsqctl.quant.integer import EXACT_FP32
 
 UNPADDED = Window((1, 1), ((0, 0), (0, 0)), (1, 1), 1, "constant")
 
