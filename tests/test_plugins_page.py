@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lsqctl import discovery
-from tests.conftest import CommandLine
+from tests.conftest import FULL, CommandLine
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "plugins.md").read_text("utf-8")
@@ -37,7 +37,7 @@ def walked(tmp_path_factory) -> dict[str, str]:
     line.write("stripes.yaml", blocks("yaml")[0])
     line.environment |= {"LSQCTL_PLUGINS": "1", "HOME": str(line.folder / "home")}
     commands = re.findall(r"^\$ lsqctl (.+?)(?:  +#.*)?$", blocks("console")[0], re.MULTILINE)
-    if not os.environ.get("LSQCTL_TEST_FULL"):  # training is left to the full form
+    if not FULL:  # training is left to the full form
         commands = commands[: commands.index("run stripes.yaml")]
     return {command: line(*command.split()).stdout for command in commands}
 

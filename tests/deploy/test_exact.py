@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from lsqctl.errors import DataError
 from lsqctl.models.factory import build_model
 from lsqctl.quant import LayerOverride, QuantSpec, prepare, quantized_layers
 from lsqctl.quant.arithmetic import pad_codes
+from tests.conftest import FULL
 from tests.deploy.networks import (
     Everything,
     base,
@@ -53,7 +53,7 @@ KINDS = {
         }
     },
 }
-if os.environ.get("LSQCTL_TEST_FULL"):
+if FULL:
     KINDS |= {
         "w3a4": {"weight_bits": 3},
         "w3a3 residual 4 offset": {

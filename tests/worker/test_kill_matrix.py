@@ -6,7 +6,6 @@ LSQCTL_TEST_FULL set (``make test-full``) each failpoint meets each action, alon
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from lsqctl.failpoint import FAILPOINTS as ALL_FAILPOINTS
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store
 from lsqctl.training.checkpoint import verify_checkpoint
-from tests.conftest import TINY, CommandLine, wait_for
+from tests.conftest import FULL, TINY, CommandLine, wait_for
 from tests.worker.long_run import final_hashes, reproducible, store_of, submitted
 
 # five steps an epoch and an evaluation of three batches
@@ -30,7 +29,6 @@ FAILPOINTS = [name for name in ALL_FAILPOINTS if not name.startswith("cluster")]
 WORKER = [name for name in FAILPOINTS if name.startswith(("claim", "worker", "reap", "end"))]
 SUBMIT = [name for name in FAILPOINTS if name.startswith("submit")]
 CELLS = [(name, action) for name in FAILPOINTS for action in ACTIONS]
-FULL = bool(os.environ.get("LSQCTL_TEST_FULL"))
 CHILD = [name for name in FAILPOINTS if name not in (*WORKER, *SUBMIT)]
 # at the second checkpoint there is something to lose; step 7 is in the second epoch
 NTH = {name: 2 for name in FAILPOINTS if name.startswith("checkpoint")} | {
