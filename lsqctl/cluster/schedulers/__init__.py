@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import re
 import secrets
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from lsqctl.cluster.pilot_script import PilotRequest
 from lsqctl.registry import Registry
+from lsqctl.settings import scheduler_environment
 
 __all__ = [
     "SCHEDULERS",
+    "TIMEOUT_SECONDS",
     "Examinable",
     "Pilot",
     "Scheduler",
     "SchedulerInfo",
+    "call_program",
     "pilot_name",
     "scheduler",
 ]
+
+TIMEOUT_SECONDS = 30.0
 
 _NAME = re.compile(r"lsqctl-[0-9a-f]+-[a-z0-9_]+-g(\d+)-[0-9a-f]+")
 
@@ -96,3 +102,19 @@ def pilot_name(prefix: str, gpus: int) -> str:
     True
     """
     return f"{prefix}g{gpus}-{secrets.token_hex(4)}"
+
+
+def call_program(words: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a scheduler's program, ``text`` its input, without what it need not know of us.
+
+    Raises FileNotFoundError where it is not installed, TimeoutExpired after TIMEOUT_SECONDS.
+    """
+    return subprocess.run(
+        words,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        env=scheduler_environment(),
+        check=False,
+    )

@@ -13,12 +13,10 @@ from typing import Literal
 
 from lsqctl.cluster.pilot_script import PilotRequest, pilot_script
 from lsqctl.cluster.profile import Profile
-from lsqctl.cluster.schedulers import Pilot, scheduler
+from lsqctl.cluster.schedulers import TIMEOUT_SECONDS, Pilot, call_program, scheduler
 from lsqctl.errors import PilotRefused, SchedulerAway, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.settings import scheduler_environment
 
-TIMEOUT_SECONDS = 30.0
 _FORMAT = "%i|%T|%N|%j|%r"
 # Of `man squeue`; anything else is alive.
 _ENDED = frozenset(
@@ -177,15 +175,7 @@ def _to_pilot(row: Sequence[str]) -> Pilot:
 
 def _call(words: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            words,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_SECONDS,
-            env=scheduler_environment(),
-            check=False,
-        )
+        return call_program(words, text)
     except FileNotFoundError:
         raise UsageError(
             f"{words[0]} is not installed here: run this where jobs of Slurm are submitted"

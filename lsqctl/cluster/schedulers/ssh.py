@@ -15,11 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lsqctl.cluster.pilot_script import TOKEN_FILE, PilotRequest, pilot_script
 from lsqctl.cluster.profile import Profile
-from lsqctl.cluster.schedulers import Pilot, scheduler
+from lsqctl.cluster.schedulers import Pilot, call_program, scheduler
 from lsqctl.errors import PilotRefused, SchedulerAway, UsageError
-from lsqctl.settings import scheduler_environment
 
-TIMEOUT_SECONDS = 30.0
 _OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 
 
@@ -76,15 +74,7 @@ class SshHosts:
     def _ask(self, host: str, command: str) -> subprocess.CompletedProcess[str]:
         words = ["ssh", *_OPTIONS, *self._profile.flags, "--", host, command]
         try:
-            return subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=TIMEOUT_SECONDS,
-                env=scheduler_environment(),
-                check=False,
-            )
+            return call_program(words)
         except FileNotFoundError:
             raise UsageError("ssh is not installed here: apt install openssh-client") from None
         except subprocess.TimeoutExpired:
