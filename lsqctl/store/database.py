@@ -88,11 +88,15 @@ class Database:
     def _path(self) -> Path:
         return Path(str(self.url.database))
 
+    def has_its_file(self) -> bool:
+        """Whether SQLite's file is the one that was opened; True of a server."""
+        return self._file is None or self._file_id() == self._file
+
     def _file_problem(self) -> str:
         """Return what became of SQLite's file since it was opened; nothing when it is the same."""
-        if self._file is None or (current := self._file_id()) == self._file:
+        if self.has_its_file():
             return ""
-        if current is None:
+        if self._file_id() is None:
             return "was removed; nothing can be stored in it"
         return "was replaced by another file; what works with it must be started again"
 

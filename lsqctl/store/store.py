@@ -55,6 +55,10 @@ class Store:
         """Raise UnusableDatabase when it was removed, replaced or upgraded since it was opened."""
         self._database.ensure_usable()
 
+    def has_its_file(self) -> bool:
+        """Whether SQLite's file is the one that was opened; True of a server."""
+        return self._database.has_its_file()
+
     def close(self) -> None:
         """Close every connection; a later call opens new ones."""
         self._database.close()

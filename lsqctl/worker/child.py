@@ -151,6 +151,8 @@ def finalize_attempt(store: Store, child: Child) -> ExitReport:
     exit_report = child.exit_report()
     failpoint("worker.child-ended")
     if exit_report.reason is EndReason.COMPLETED:
+        if not store.has_its_file():
+            _give_back_completed(store, child)
         return exit_report
     try:
         ingest_spool(store, child.claim.lease, Path(child.spec.run_dir))
@@ -160,6 +162,15 @@ def finalize_attempt(store: Store, child: Child) -> ExitReport:
             EndReason.WORKER_LOST, "another attempt owns the run; nothing was changed"
         )
     return exit_report
+
+
+def _give_back_completed(store: Store, child: Child) -> None:
+    """Queue a run again whose result went into a file that another has taken the place of.
+
+    It goes on from its last checkpoint, and stores the result once more.
+    """
+    with contextlib.suppress(LeaseLost):  # the other file has the result, or knows no such attempt
+        store.queue.release(child.claim.lease)
 
 
 def _store_end(store: Store, child: Child, exit_report: ExitReport) -> None:

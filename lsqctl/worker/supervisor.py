@@ -248,6 +248,7 @@ class Supervisor:
             self._begin_shutdown(0, f"the time limit of {limit:g} s is over")
 
     def _finalize(self, child: Child) -> None:
+        self._log_errors(self._store.ensure_usable)  # or it would be stored in what has gone
         exit_report = finalize_attempt(self._store, child)
         failpoint("worker.end-stored")
         if exit_report.ends_worker:

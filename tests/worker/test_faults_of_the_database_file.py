@@ -92,6 +92,28 @@ def test_a_database_that_is_replaced_under_a_worker_ends_it(cli, at_step):
     assert states(path, run_id) == (RunState.QUEUED, [EndReason.PREEMPTED])
 
 
+def test_a_run_that_completed_into_the_file_that_has_gone_is_given_back_in_the_new_one(cli):
+    from tests.worker.injected import heal, inject
+
+    copy, path = cli.folder / "copy.db", database_of(cli)
+    inject(
+        cli,
+        worker_supervisor="_DATABASE_CHECK_SECONDS = 1000",
+        worker_execute="import os, sqlite3\n"
+        "def _train_and_record(spec, stop, train=_train_and_record):\n"
+        f"    with sqlite3.connect({str(path)!r}) as db, sqlite3.connect({str(copy)!r}) as copy:\n"
+        "        db.backup(copy)\n"
+        "    train(spec, stop)\n"
+        f"    os.replace({str(copy)!r}, {str(path)!r})\n",
+    )
+    run_id = submitted(cli, TINY)
+    assert "was replaced" in cli("worker", "--until-empty", "--slots", "2", code=ENDED).stderr
+    assert states(path, run_id) == (RunState.QUEUED, [EndReason.PREEMPTED])
+    heal(cli)
+    cli("worker", "--until-empty", "--slots", "2")
+    assert states(path, run_id)[0] == RunState.SUCCEEDED
+
+
 def on_server(postgresql, statement):  # noqa: F811
     """Do something to the server's databases."""
     import psycopg
