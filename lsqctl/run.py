@@ -119,6 +119,18 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Halving:
+    """How the cells of a sweep fall out: at each rung one in ``factor`` goes on, rounded up.
+
+    ``rungs`` are the epochs, ascending, at which ``metric`` of the evaluation split is compared.
+    """
+
+    metric: str
+    factor: int
+    rungs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """One try at a run by one worker.  ``reason`` is None while it lives."""
 

@@ -23,7 +23,7 @@ from lsqctl.recipe.sections import (
     RunRef,
     Section,
 )
-from lsqctl.recipe.train_section import TrainSection
+from lsqctl.recipe.train_section import StopSection, TrainSection
 
 __all__ = [
     "MAX_NAME_PART",
@@ -36,6 +36,7 @@ __all__ = [
     "Recipe",
     "RunRef",
     "Section",
+    "StopSection",
     "TrainSection",
     "cross_check",
     "derived_defaults",

@@ -123,6 +123,12 @@ def _schedule_conflicts(train: TrainSection) -> list[KeyConflict]:
                 "train.epochs",
             )
         )
+    for key in ("bn_freeze_epochs", "bn_reestimate_images") if train.stop else ():
+        if getattr(train, key):
+            message = "the last epoch, which that needs, is not known beforehand"
+            conflicts.append(
+                KeyConflict("train.stop", message, "leave one of them out", f"train.{key}")
+            )
     if train.nesterov and train.momentum == 0:
         conflicts.append(
             KeyConflict("train.nesterov", "needs momentum", "set train.momentum", "train.momentum")

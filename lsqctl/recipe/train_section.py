@@ -9,6 +9,27 @@ from pydantic import Field
 from lsqctl.recipe.sections import Section, unit_schema
 
 
+class StopSection(Section):
+    """When the training ends before its last epoch: a metric that no longer improves."""
+
+    metric: Literal["top1", "loss"] = Field(
+        "top1", description="what must improve: Top-1 or mean loss of the evaluation split"
+    )
+    patience: int = Field(
+        ge=1,
+        le=100_000,
+        description="so many epochs in a row without improvement end the training",
+        json_schema_extra=unit_schema("epochs"),
+    )
+    min_delta: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="what counts as an improvement is more than this, in percent points or nats",
+        json_schema_extra=unit_schema("1"),
+    )
+
+
 class TrainSection(Section):
     """The optimizer and its schedule."""
 
@@ -100,6 +121,12 @@ class TrainSection(Section):
         "fp32",
         description="arithmetic of layers: fp32, or bf16 or fp16 autocast (quantizers stay in "
         "fp32; fp16 scales the loss and leaves out steps that overflow)",
+    )
+    stop: StopSection | None = Field(
+        None,
+        description="ends the training once `metric` (top1 or loss of the evaluation split, of "
+        "headline_variant) has not improved by more than `min_delta` for `patience` epochs, as "
+        "{metric: top1, patience: 5}; the schedule stays that of all epochs; null never does",
     )
     headline: Literal["last", "best"] = Field(
         "last",

@@ -9,15 +9,19 @@ from typing import Literal, NamedTuple, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from lsqctl.datasets import DATASETS
-from lsqctl.recipe import OverrideSection, Recipe, Section, derived_defaults
+from lsqctl.recipe import OverrideSection, Recipe, RunRef, Section, StopSection, derived_defaults
 from lsqctl.run import JsonObject
 
 FILE_KEYS: Mapping[str, str] = {
     "extends": "another recipe, by name or by its path from this file, whose keys this one changes",
     "abstract": "true: a base for others, which cannot be run itself",
-    "sweep": "zip (side by side) and grid (every combination): dotted key to a list of values",
+    "sweep": "zip (side by side) and grid (every combination): dotted key to a list of values; "
+    "random: dotted key to a distribution, drawn `runs` times; halving: which cells fall out early",
 }
-SWEEP_PARTS = ("zip", "grid")
+SWEEP_PARTS = ("zip", "grid", "random", "runs", "halving")
+DISTRIBUTIONS = ("uniform(LOW, HIGH)", "loguniform(LOW, HIGH)", "integer(LOW, HIGH)")
+HALVING_KEYS = ("metric", "factor", "first")
+HALVING_METRICS = ("top1", "loss")
 # What one might look for and no recipe has, with the reason.
 NON_KEY_HINTS: Mapping[str, str] = {
     "act_per_channel": "activations have one step size a tensor; `per_channel` is of weights",
@@ -45,6 +49,13 @@ FIELDS: Mapping[str, FieldInfo] = {
         for key, field in section.model_fields.items()
     },
 }
+# Keys that hold a section of their own.
+NESTED: Mapping[str, type[Section]] = {"train.stop": StopSection}
+NESTED_FIELDS: Mapping[str, FieldInfo] = {
+    f"{key}.{leaf}": field
+    for key, section in NESTED.items()
+    for leaf, field in section.model_fields.items()
+}
 TOP_KEYS: tuple[str, ...] = (*FILE_KEYS, *Recipe.model_fields)
 # What a sweep may vary and --set may change: what a run is, not what it is called.
 SETTABLE_KEYS: tuple[str, ...] = (
@@ -55,7 +66,7 @@ SETTABLE_KEYS: tuple[str, ...] = (
 
 def choices_of(key: str) -> tuple[str, ...]:
     """Return the values a key chooses from, as text; empty where it takes any."""
-    field = FIELDS.get(key)
+    field = FIELDS.get(key) or NESTED_FIELDS.get(key)
     if field is None:
         return ()
     for kind in (field.annotation, *get_args(field.annotation)):
@@ -66,7 +77,8 @@ def choices_of(key: str) -> tuple[str, ...]:
 
 def unit_of(key: str) -> str:
     """Return the unit of a key's value; empty for words, switches and bare numbers."""
-    unit = str(_schema_extra(FIELDS[key]).get("unit", "")) if key in FIELDS else ""
+    field = FIELDS.get(key) or NESTED_FIELDS.get(key)
+    unit = str(_schema_extra(field).get("unit", "")) if field else ""
     return "" if unit == "1" else unit
 
 
@@ -114,7 +126,7 @@ def type_text(kind: object) -> str:
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_text(part) for part in get_args(kind)))
     if isinstance(kind, type) and issubclass(kind, Section):
-        return "{run: NAME}"
+        return "{run: NAME}" if kind is RunRef else "{" + ", ".join(kind.model_fields) + "}"
     if get_origin(kind) is dict:
         return "{GLOB: {KEY: VALUE}}"
     if get_origin(kind) is not None:  # Annotated
@@ -184,9 +196,10 @@ def json_schema() -> JsonObject:
     """Return the JSON Schema of a recipe *file*: bases, sweeps and left-out keys included."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    for name in (*(section.__name__ for section in SECTIONS.values()), OverrideSection.__name__):
-        definition = definitions[name]
-        definition.pop("required", None)  # a base may give it
+    for section in (*SECTIONS.values(), OverrideSection, *NESTED.values()):
+        definition = definitions[section.__name__]
+        if section not in NESTED.values():
+            definition.pop("required", None)  # a base may give it
         for prop in definition["properties"].values():
             _to_json_schema(prop)
     properties = schema["properties"]
@@ -253,8 +266,23 @@ def _file_keys(definitions: JsonObject, properties: JsonObject) -> JsonObject:
             "type": ["object", "null"],
             "description": FILE_KEYS["sweep"],
             "additionalProperties": False,
-            "properties": dict.fromkeys(SWEEP_PARTS, axis),
+            "properties": {"zip": axis, "grid": axis, **_search_schema(lists)},
         },
+    }
+
+
+def _search_schema(lists: JsonObject) -> JsonObject:
+    """Return the schema of what a sweep draws, and of how its cells fall out."""
+    text = {"type": "string", "pattern": r"^\s*(uniform|loguniform|integer)\s*\(.*,.*\)\s*$"}
+    draws = {key: {"anyOf": [text, values]} for key, values in lists.items()}
+    metric = {"enum": list(HALVING_METRICS)}
+    factor, first = {"type": "integer", "minimum": 2}, {"type": "integer", "minimum": 1}
+    halving = dict(zip(HALVING_KEYS, (metric, factor, first), strict=True))
+    closed = {"type": "object", "additionalProperties": False}
+    return {
+        "random": {**closed, "properties": draws},
+        "runs": first,
+        "halving": {**closed, "properties": halving},
     }
 
 

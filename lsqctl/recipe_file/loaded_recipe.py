@@ -9,6 +9,7 @@ from pathlib import Path
 from lsqctl.errors import Diagnostic
 from lsqctl.recipe import Recipe
 from lsqctl.recipe_file.nodes import Node
+from lsqctl.run import Halving
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class LoadedRecipe:
 
     ``cells`` is empty for an abstract recipe; ``explicit`` is what the file and its bases say, by
     dotted key, and ``origins`` where; ``warnings`` are likely mistakes, with codes W001 and on.
+    ``halving`` says how a sweep's cells fall out before they have been trained to the end.
     """
 
     name: str
@@ -46,3 +48,4 @@ class LoadedRecipe:
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[Diagnostic, ...] = ()
     base: str | None = None
+    halving: Halving | None = None

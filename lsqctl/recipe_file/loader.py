@@ -22,15 +22,15 @@ from lsqctl.recipe_file.lint import lint, repeated_seeds
 from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
 from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
 from lsqctl.recipe_file.serialization import dump
-from lsqctl.recipe_file.sweep_cells import (
+from lsqctl.recipe_file.sweep_axes import (
     BAD_SWEEP,
     MAX_CELLS,
     Assignment,
-    Axes,
-    apply_changes,
-    assignments,
     axes_of,
-    cell_count,
+    halving_of,
+)
+from lsqctl.recipe_file.sweep_cells import (
+    apply_changes,
     cell_labels,
     cell_name,
     describe_cell,
@@ -114,6 +114,7 @@ def load_document(
     loader.collect_diagnostics(validations, changes, abstract)
     if not loader.diagnostics and not abstract:
         cells = loader.name_cells(validations, changes)
+        halving = halving_of(document.entries.get("sweep"), cells, loader.diagnostics)
     if loader.diagnostics:
         raise RecipeError(
             _sorted_diagnostics(loader.diagnostics, document.recipe_file.display_path)
@@ -129,6 +130,7 @@ def load_document(
         origins=validations[0].origins,
         warnings=tuple(dict.fromkeys(loader.warnings)),
         base=loader.base_ref({}),
+        halving=None if abstract else halving,
     )
 
 
@@ -179,22 +181,25 @@ class _Loader:
         sweep = self.document.entries.get("sweep")
         if sweep is not None and sweep.value.value is None and sweep.value.text:
             sweep = None
-        zipped, grid = axes_of(sweep, self.diagnostics)
         fixed, diagnostics = parse_sets(sets)
+        axes = axes_of(sweep, self.diagnostics, seed=self.draw_seed(fixed))
         varied, grid_diagnostics = parse_grids(grids)
         self.diagnostics += [*diagnostics, *grid_diagnostics, *varied_and_set(varied, fixed)]
-        self.warnings.extend(repeated_seeds(grid.get("seed", ())))
-        zipped, grid = _replace_axes(zipped, grid, varied)
-        zipped, grid = _replace_axes(zipped, grid, _seed_axis(seeds))
-        if len({len(values) for values in zipped.values()}) > 1:
-            zipped = {}
-        if (total := cell_count(zipped, grid)) > MAX_CELLS:
-            message = f"{total:,} cells; at most {MAX_CELLS:,} can be queued at once"
+        self.warnings.extend(repeated_seeds(axes.grid.get("seed", ())))
+        axes = axes.varied(varied).varied({"seed": seed_nodes(seeds)} if seeds else {})
+        if axes.cell_count > MAX_CELLS:
+            message = f"{axes.cell_count:,} cells; at most {MAX_CELLS:,} can be queued at once"
             self.diagnostics.append(
                 (sweep.key if sweep else self.start).diagnostic("R004", BAD_SWEEP, message)
             )
             return [fixed]
-        return [{**cell, **fixed} for cell in assignments(zipped, grid)]
+        return [{**cell, **fixed} for cell in axes.assignments()]
+
+    def draw_seed(self, fixed: Assignment) -> int:
+        """Return the seed of random draws: the recipe's own, whatever a sweep makes of it."""
+        entry = self.tree({}).get("seed")
+        node = fixed.get("seed") or (entry.value if entry else None)
+        return node.value if node is not None and isinstance(node.value, int) else 0
 
     def extends(self, change: Assignment) -> Entry | None:
         """Return what a cell extends, as it is written."""
@@ -209,13 +214,16 @@ class _Loader:
         recipe_file = find_base(ref, self.document.recipe_file) if isinstance(ref, str) else None
         return (recipe_file.bundled_name or str(recipe_file.path)) if recipe_file else None
 
-    def validate_cell(self, change: Assignment) -> Validation:
-        entries = self.document.entries
+    def tree(self, change: Assignment) -> Tree:
+        """Return what the file and its base say."""
         extends = self.extends(change)
         key = repr((extends.value.value, extends.value.position)) if extends else ""
         if key not in self._trees:
             self._trees[key] = self.file_cache.merged_tree(self.document, extends)
-        tree = dict(self._trees[key])
+        return dict(self._trees[key])
+
+    def validate_cell(self, change: Assignment) -> Validation:
+        entries, tree = self.document.entries, self.tree(change)
         if "description" in entries and entries["description"].value.value is not None:
             tree["description"] = entries["description"]
         return validate(
@@ -288,17 +296,6 @@ class _Loader:
 
 def _cell_key(cell: Cell) -> str:
     return cell.recipe.model_dump_json()
-
-
-def _replace_axes(zipped: Axes, grid: Axes, new: Axes) -> tuple[Axes, Axes]:
-    """Return the axes with those of the command line instead of the file's own."""
-    zipped = {key: values for key, values in zipped.items() if key not in new}
-    grid = {key: values for key, values in grid.items() if key not in new}
-    return zipped, {**grid, **new}
-
-
-def _seed_axis(seeds: Sequence[int]) -> Axes:
-    return {"seed": seed_nodes(seeds)} if seeds else {}
 
 
 def _name_diagnostics(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from lsqctl.errors import Diagnostic
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import KeyConflict, OverrideSection, Recipe, cross_check, derived_defaults
-from lsqctl.recipe_file.keys import FIELDS, NON_KEY_HINTS, SECTIONS, TOP_KEYS
+from lsqctl.recipe_file.keys import FIELDS, NESTED, NON_KEY_HINTS, SECTIONS, TOP_KEYS
 from lsqctl.recipe_file.loaded_recipe import Cell
 from lsqctl.recipe_file.nodes import Entry, Node, Tree
 from lsqctl.recipe_file.serialization import dump_scalar
@@ -166,6 +166,8 @@ def _pydantic_diagnostics(
             continue
         elif key == "quant.overrides" and len(loc) > 2:
             diagnostics.append(override_diagnostic(details, loc[2:], node))
+        elif key in NESTED and len(loc) > 2:
+            diagnostics.append(_nested_diagnostic(details, key, loc[2], node))
         else:
             diagnostics.append(bad_value_diagnostic(details, key, loc[2:], node))
     if missing_keys:
@@ -178,11 +180,25 @@ def _is_other_branch(loc: tuple[str, ...], node: Node) -> bool:
 
     So is a missing ``run`` where another key stands instead: that one is reported.
     """
-    if len(loc) < 3 or loc[:2] == ("quant", "overrides"):
+    if len(loc) < 3 or loc[:2] == ("quant", "overrides") or ".".join(loc[:2]) in NESTED:
         return False
     if (loc[2] == "RunRef") != isinstance(node.value, Mapping):
         return True
     return loc[3:] == ("run",) and "run" not in node.entries and len(node.entries) > 0
+
+
+def _nested_diagnostic(error: ErrorDetails, key: str, leaf: str, node: Node) -> Diagnostic:
+    """Return the diagnostic of one pydantic error in a key that holds a section, at ``node``."""
+    allowed = tuple(NESTED[key].model_fields)
+    if error["type"] == "missing":
+        return node.diagnostic("R102", f"missing key `{key}.{leaf}`", f"needs `{leaf}`")
+    entry = node.entries[leaf]
+    if error["type"] == "extra_forbidden":
+        near = closest_name(leaf, allowed)
+        hint = f"did you mean `{near}`?" if near else f"keys allowed here: {', '.join(allowed)}"
+        title = f"unknown key `{key}.{leaf}`"
+        return entry.key.diagnostic("R101", title, "not a known key", hint)
+    return bad_value_diagnostic(error, f"{key}.{leaf}", (), entry.value)
 
 
 def _missing_key(section: Node, key: str) -> Diagnostic:

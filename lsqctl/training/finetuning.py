@@ -54,7 +54,7 @@ from lsqctl.training.quantizer_stats import (
     start_oscillations,
     update_oscillations,
 )
-from lsqctl.training.run_result import build_result, chance_level_warnings
+from lsqctl.training.run_result import build_result, chance_level_warnings, stop_notes
 from lsqctl.training.runtime import (
     ExecutionContext,
     autocast,
@@ -123,7 +123,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     except Preempted:
         yield from session.save()
         raise
-    yield from map(LogMessage, chance_level_warnings(session))
+    yield from map(LogMessage, (*stop_notes(session), *chance_level_warnings(session)))
     yield build_result(session)
 
 
@@ -305,6 +305,7 @@ def evaluate_epoch(session: TrainingSession) -> Iterator[Metric | Progress]:
         selected_by=session.recipe.train.headline_variant,
     )
     train_state.evaluation_pending = False
+    watch_stop_metric(session, counts)
     split = session.pipeline.dataset.eval_split
     for variant, variant_counts in counts.items():
         prefix = "" if variant == "raw" else f"{variant}_"
@@ -313,6 +314,17 @@ def evaluate_epoch(session: TrainingSession) -> Iterator[Metric | Progress]:
         if variant_counts.top5 is not None:
             yield Metric(f"{prefix}top5", split, train_state.step, variant_counts.top5)
     yield session.progress
+
+
+def watch_stop_metric(session: TrainingSession, counts: Mapping[str, EvalCounts]) -> None:
+    """Count an epoch for ``train.stop``; its counts are part of the state, and so of a resume."""
+    stop, variant = session.recipe.train.stop, session.recipe.train.headline_variant
+    if stop is None:
+        return
+    value = counts[variant].top1 if stop.metric == "top1" else counts[variant].loss
+    session.train_state.watch(
+        value, larger_is_better=stop.metric == "top1", min_delta=stop.min_delta
+    )
 
 
 def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:

@@ -37,7 +37,7 @@ def build_result(session: TrainingSession) -> Result:
         naive_bytes=cost.naive_bytes,
         macs=cost.macs,
         bops=cost.bops,
-        epochs=recipe.train.epochs,
+        epochs=train_state.epoch,
         train_seconds=train_state.train_seconds,
         peak_mem_bytes=peak_memory_bytes(pipeline.device),
         device=str(execution_environment(session.context, session.recipe)["device"]),
@@ -119,6 +119,7 @@ def result_notes(session: TrainingSession) -> list[str]:
     lines = list(session.pipeline.dataset.notes)
     if session.train_state.new_head:
         lines.append(session.train_state.new_head)
+    lines += stop_notes(session)
     if session.recipe.train.headline == "best" and session.recipe.train.epochs:
         lines.append("the epoch was selected on the evaluation split")
     if session.recipe.train.headline_variant == "ema":
@@ -131,6 +132,17 @@ def result_notes(session: TrainingSession) -> list[str]:
     if session.step_clamp is not None and unquantized:
         lines.append(f"left in fp32: {', '.join(unquantized)}")
     return [*lines, *paper_deviations(session.recipe.quant), *chance_level_warnings(session)]
+
+
+def stop_notes(session: TrainingSession) -> list[str]:
+    """Return what ended the training early, and that it looked at the evaluation split."""
+    stop, epoch = session.recipe.train.stop, session.train_state.epoch
+    if stop is None or not session.stopped_early:
+        return []
+    return [
+        f"stopped after epoch {epoch} of {session.recipe.train.epochs}: {stop.metric} on the "
+        f"evaluation split had not improved for {stop.patience} epochs"
+    ]
 
 
 def paper_deviations(quant: QuantSection) -> list[str]:

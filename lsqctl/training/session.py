@@ -64,8 +64,14 @@ class TrainingSession:
 
     @property
     def trained(self) -> bool:
-        """Whether every epoch is trained."""
-        return self.train_state.epoch >= self.recipe.train.epochs
+        """Whether every epoch is trained, or those that ``train.stop`` leaves."""
+        return self.stopped_early or self.train_state.epoch >= self.recipe.train.epochs
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether ``train.stop`` has ended the training."""
+        stop = self.recipe.train.stop
+        return stop is not None and self.train_state.stale_epochs >= stop.patience
 
     @property
     def progress(self) -> Progress:

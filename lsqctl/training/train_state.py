@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -48,7 +49,8 @@ class TrainState:
     ``new_head`` says which classifier of the first weights was replaced.
     ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
     ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
-    as they say.
+    as they say. ``stop_best`` is the best value so far of what ``train.stop`` watches, and
+    ``stale_epochs`` counts the evaluations since.
     """
 
     recipe_hash: str
@@ -74,6 +76,8 @@ class TrainState:
     environment: JsonObject = field(default_factory=dict)
     deterministic: str = "bitwise"
     new_head: str = ""
+    stop_best: float | None = None
+    stale_epochs: int = 0
 
     def record_eval(self, records: Mapping[str, EvalRecord], *, selected_by: str) -> None:
         """Record the evaluations of an epoch, by variant; the best epoch is the first of equals.
@@ -87,6 +91,14 @@ class TrainState:
         latest, best_so_far = (self.ema_last, self.ema_best) if by_ema else (self.last, self.best)
         if latest and (best_so_far is None or latest.n_correct > best_so_far.n_correct):
             self.best, self.ema_best = self.last, self.ema_last
+
+    def watch(self, value: float, *, larger_is_better: bool, min_delta: float) -> None:
+        """Count an evaluation for ``train.stop``; what is no number has not improved."""
+        gain = math.inf if self.stop_best is None else value - self.stop_best
+        if (gain if larger_is_better or self.stop_best is None else -gain) > min_delta:
+            self.stop_best, self.stale_epochs = value, 0
+        else:
+            self.stale_epochs += 1
 
     def to_state(self) -> JsonObject:
         """Return plain values for JSON, under the keys that checkpoints have always had."""

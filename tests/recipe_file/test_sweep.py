@@ -183,3 +183,72 @@ def test_a_parent_is_looked_for_beside_its_child_first(folder):
     assert find_parent("digits/resnet8-fp32", near).loaded.path.name == "resnet8-fp32.yaml"
     assert find_parent("digits/resnet8-fp32", near).cells[0].recipe.data.name == "cifar10"
     assert find_parent("digits/resnet8-fp32").cells[0].recipe.data.name == "digits"
+
+
+SEARCH = "sweep: {random: {train.lr: loguniform(1e-3, 1e-1), seed: integer(0, 9)}, runs: %d}\n"
+
+
+def drawn(loaded):
+    return [(cell.recipe.train.lr, cell.recipe.seed) for cell in loaded.cells]
+
+
+def test_draws_are_a_function_of_seed_key_and_number_and_lie_within_their_bounds(folder):
+    twenty = drawn(folder.load(MINIMAL + SEARCH % 20))
+    assert twenty == drawn(folder.load(MINIMAL + SEARCH % 20))
+    assert twenty[:5] == drawn(folder.load(MINIMAL + SEARCH % 5))
+    other = drawn(
+        folder.load(f"{MINIMAL}seed: 1\n" + SEARCH.replace(", seed: integer(0, 9)", "") % 20)
+    )
+    assert not {rate for rate, _ in other} & {rate for rate, _ in twenty}
+    assert all(1e-3 <= rate <= 1e-1 and 0 <= seed <= 9 for rate, seed in twenty)
+    assert len({rate for rate, _ in twenty}) == 20
+    assert sum(rate < 1e-2 for rate, _ in twenty) in range(5, 16)  # half of them, on a log scale
+
+
+def test_lists_are_drawn_from_and_draws_combine_with_the_grid_and_yield_to_the_command_line(folder):
+    text = (
+        MINIMAL + "sweep:\n  random:\n    train.lr: uniform(0.1, 0.2)\n"
+        "    quant.weight_bits: [2, 3]\n  runs: 6\n  grid:\n    seed: [0, 1]\n"
+    )
+    loaded = folder.load(text)
+    assert len(loaded.cells) == 12
+    assert {cell.recipe.quant.weight_bits for cell in loaded.cells} == {2, 3}
+    varied = folder.load(text, grids=["train.lr=0.5"], seeds=[7])
+    assert {(c.recipe.train.lr, c.recipe.seed) for c in varied.cells} == {(0.5, 7)}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        ("{random: {train.lr: loguniform(0, 1)}, runs: 2}", "needs 0 < low < high"),
+        ("{random: {train.lr: gauss(0, 1)}, runs: 2}", "write one of uniform(LOW, HIGH)"),
+        ("{random: {train.lr: uniform(a, 1)}, runs: 2}", "needs two numbers"),
+        ("{random: {seed: integer(0.5, 3)}, runs: 2}", "needs whole numbers"),
+        ("{random: {train.lr: []}, runs: 2}", "the list is empty"),
+        ("{random: {train.lr: uniform(0, 1)}}", "`random` and `runs` go together"),
+        ("{grid: {seed: [1]}, runs: 3}", "`random` and `runs` go together"),
+        ("{random: {train.lr: uniform(1, 2)}, runs: 0}", "1 to 1,000, got 0"),
+        ("{random: {train.lrr: uniform(1, 2)}, runs: 2}", "did you mean `train.lr`?"),
+        ("{grid: {train.lr: uniform(1, 2)}}", "stands under `random`"),
+        ("{random: {seed: [1]}, runs: 2, grid: {seed: [1]}}", "`seed` is varied twice"),
+        ("{grid: {seed: [1, 2]}, halving: 3}", "write `halving: {metric: top1, factor: 3}`"),
+        ("{grid: {seed: [1, 2]}, halving: {factor: 1}}", "2 to 100, got 1"),
+        ("{grid: {seed: [1, 2]}, halving: {metrik: loss}}", "did you mean `metric`?"),
+        ("{grid: {seed: [1, 2]}, halving: {metric: lr}}", "must be top1 or loss"),
+        ("{grid: {train.epochs: [3, 9]}, halving: {}}", "it needs one number"),
+        ("{grid: {seed: [1, 2]}, halving: {first: 60}}", "no rung at or after epoch 60"),
+    ],
+)
+def test_a_wrong_search_is_said_where_it_stands(folder, sweep, said):
+    with pytest.raises(RecipeError) as caught:
+        folder.load(f"{MINIMAL}sweep: {sweep}\n")
+    texts = [text for one in caught.value.diagnostics for text in (one.message, *one.hints)]
+    assert said in "\n".join(texts)
+    assert all(one.position.line == 3 for one in caught.value.diagnostics)
+
+
+def test_rungs_are_the_epochs_over_powers_of_the_factor(folder):
+    halving = folder.load(
+        f"{MINIMAL}sweep: {{grid: {{seed: [1, 2]}}, halving: {{first: 3}}}}\n"
+    ).halving
+    assert (halving.metric, halving.factor, halving.rungs) == ("top1", 3, (3, 10, 30))
