@@ -191,8 +191,23 @@ class Result(ResultValues):
     evaluations: tuple[Evaluation, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """The last event of an attempt that was to come no further; its checkpoint was yielded."""
+
+    epoch: int
+
+
 TrainingEvent = (
-    Resumed | Compiled | KernelUse | Measurement | Progress | LogMessage | Checkpoint | Result
+    Resumed
+    | Compiled
+    | KernelUse
+    | Measurement
+    | Progress
+    | LogMessage
+    | Checkpoint
+    | Paused
+    | Result
 )
 
 

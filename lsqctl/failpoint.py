@@ -52,6 +52,8 @@ FAILPOINTS: Mapping[str, str] = {
     "finish.before-result": "the run is marked as succeeded, its result not written",
     "finish.before-commit": "run and result are written, not yet committed",
     "finish.after": "the result is stored, the child has not yet said so",
+    "rung.before-pause": "a child has come to its rung, which nobody has stored yet",
+    "rung.before-commit": "a run is paused and its rung perhaps decided, not yet committed",
     "cluster.before-submit": "a pilot is wanted, its scheduler not yet asked for one",
     "cluster.after-submit": "a scheduler has a pilot, whose job id nobody has been told",
 }

@@ -26,14 +26,13 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
-# All legal transitions. ``waiting`` holds a run whose parent is unfinished; ``retry`` takes
-# failed and cancelled back into the queue (the same run, a new attempt).
+# All legal transitions. ``waiting`` holds a run whose parent is unfinished, and one that waits at a
+# rung for the other cells of its sweep; ``retry`` takes failed and cancelled back into the queue
+# (the same run, a new attempt).
 TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     RunState.WAITING: frozenset({RunState.QUEUED, RunState.FAILED, RunState.CANCELLED}),
     RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED}),
-    RunState.RUNNING: frozenset(
-        {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.QUEUED}
-    ),
+    RunState.RUNNING: frozenset(set(RunState) - {RunState.RUNNING}),
     RunState.SUCCEEDED: frozenset(),
     RunState.FAILED: frozenset({RunState.QUEUED, RunState.WAITING}),
     RunState.CANCELLED: frozenset({RunState.QUEUED, RunState.WAITING}),
@@ -56,6 +55,8 @@ class EndReason(StrEnum):
     PARENT = "parent"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
+    RUNG = "rung"  # it waits for the other cells of its sweep
+    STOPPED = "stopped"  # it was not among those that went on from a rung
 
 
 # An attempt that ends so is tried again, until MAX_CONSECUTIVE_FAILURES made no progress.
@@ -70,6 +71,7 @@ EXIT_REASONS: Mapping[int, EndReason] = {
     76: EndReason.OOM,
     77: EndReason.DIVERGED,
     78: EndReason.RECIPE,
+    79: EndReason.RUNG,
 }
 
 

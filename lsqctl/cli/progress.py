@@ -199,9 +199,14 @@ def attempt_end_text(run: Run, exit_report: ExitReport, seconds: float) -> str:
     if run.state is RunState.SUCCEEDED:
         top1 = top1_text(run) or "unknown"
         return f"{prefix}  succeeded in {format_duration(seconds)}: Top-1 {top1}"
-    if run.state is RunState.CANCELLED:
-        return f"{prefix}  cancelled; lsqctl runs retry {run.id} goes on from what it saved"
-    if exit_report.reason is EndReason.PREEMPTED:
-        return f"{prefix}  saved and requeued: {exit_report.message or 'asked to stop'}"
+    if exit_report.reason is EndReason.RUNG:
+        going_on = f"goes on from its rung, after epoch {run.epoch} of {run.epochs}"
+        return f"{prefix}  {run.message or going_on}"
+    ends: dict[str, str] = {
+        RunState.CANCELLED: f"cancelled; lsqctl runs retry {run.id} goes on from what it saved",
+        EndReason.PREEMPTED: f"saved and requeued: {exit_report.message or 'asked to stop'}",
+    }
+    if text := ends.get(run.state) or ends.get(exit_report.reason):
+        return f"{prefix}  {text}"
     advice = f"; lsqctl runs logs {run.id}" if run.state is RunState.FAILED else ""
     return f"{prefix}  {run.state}: {exit_report.reason}: {exit_report.message}{advice}"

@@ -185,7 +185,7 @@ def _print_resumed(
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     """Return the counts in words, in the order in which a cell goes through them."""
-    states = [*(state.value for state in RunState), "lease_expired", "held", "missing"]
+    states = [*(state.value for state in RunState), "stopped", "lease_expired", "held", "missing"]
     return ", ".join(f"{counts[status]} {status}" for status in states if counts.get(status))
 
 
@@ -199,5 +199,8 @@ def _print_first_failure(cells: Sequence[SweepCell], name: str) -> None:
         )
         say(f"first failure: {first.name} ({first.id}): {first.reason}: {first.message}")
     resumable = {RunState.FAILED, RunState.CANCELLED}
-    if any(cell.run is None or cell.run.state in resumable for cell in cells):
+    if any(
+        cell.run is None or (cell.run.state in resumable and cell.status != "stopped")
+        for cell in cells
+    ):
         say(f"next: lsqctl sweep resume {name}")

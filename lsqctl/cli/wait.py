@@ -63,6 +63,7 @@ def wait(
         print_json(
             {
                 "succeeded": result.succeeded,
+                "stopped": result.stopped,
                 "failed": result.failed,
                 "pending": result.pending,
                 "removed": result.removed,
@@ -101,7 +102,8 @@ def _print_result(result: WaitResult, total: int, timeout: float | None) -> None
         )
     if pending:
         raise _pending_error(result, total, timeout)
-    say(f"{total} succeeded; next: lsqctl leaderboard")
+    at_a_rung = f", {len(result.stopped)} stopped at a rung" if result.stopped else ""
+    say(f"{total - len(result.stopped)} succeeded{at_a_rung}; next: lsqctl leaderboard")
 
 
 def _pending_error(result: WaitResult, total: int, timeout: float | None) -> LsqctlError:

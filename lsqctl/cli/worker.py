@@ -74,7 +74,11 @@ def run(
         finished = [store.runs.detail(item.run.id).run for item in enqueued]
     if code:
         raise typer.Exit(code)
-    unsuccessful = [item for item in finished if item.state is not RunState.SUCCEEDED]
+    unsuccessful = [
+        item
+        for item in finished
+        if item.state is not RunState.SUCCEEDED and item.reason is not EndReason.STOPPED
+    ]
     if unsuccessful:
         unsuccessful.sort(key=lambda item: item.reason is EndReason.PARENT)  # causes first
         run_list = ", ".join(f"{item.name} ({item.id}) {item.state}" for item in unsuccessful[:5])

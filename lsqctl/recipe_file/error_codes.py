@@ -199,6 +199,18 @@ END_REASONS: Mapping[str, ErrorCode] = {
         "`lsqctl runs cancel` stopped it. Its checkpoints are kept; retried, it goes on.",
         "lsqctl runs retry RUN",
     ),
+    EndReason.RUNG: ErrorCode(
+        "waits at a rung for its sweep",
+        "The sweep has `halving`. The run has saved a checkpoint and waits until the other cells "
+        "have come as far, failed or been cancelled; then the best go on from theirs.",
+        "lsqctl sweep status",
+    ),
+    EndReason.STOPPED: ErrorCode(
+        "fell out of its sweep",
+        "The sweep has `halving`, and at a rung this run was not among the best, which went on; "
+        "the message says at which, and how it stood. Retried, it is trained to its end.",
+        "lsqctl runs retry RUN",
+    ),
 }
 """Why an attempt or a run ends, by the reason that lists show."""
 

@@ -7,7 +7,7 @@ among the recipes of the same call, then among recipe files, then among the runs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -209,6 +209,13 @@ class _Changes(TypedDict):
     grids: Sequence[str]
 
 
+def halving_plan(source: LoadedRecipe) -> JsonObject:
+    """Return what a run of a sweep keeps of how that is halved; nothing where it is not."""
+    if source.halving is None:
+        return {}
+    return {"halving": {"sweep": source.name, **asdict(source.halving)}}
+
+
 @dataclass(slots=True)
 class _Planner:
     settings: Settings
@@ -246,7 +253,9 @@ class _Planner:
             recipe_sha256=fingerprint(recipe, identities, with_seed=False),
             run_sha256=fingerprint(recipe, identities, with_seed=True),
             seed=recipe.seed,
-            provenance=self._collect_provenance(source, recipe) | {"inputs": entries},
+            provenance=self._collect_provenance(source, recipe)
+            | {"inputs": entries}
+            | (halving_plan(source) if submitted else {}),
             parents=parents,
             priority=self.options.priority,
             epochs=recipe.train.epochs,

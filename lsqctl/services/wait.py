@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
-from lsqctl.run import ACTIVE_STATES, RunState
+from lsqctl.run import ACTIVE_STATES, EndReason, RunState
 from lsqctl.services.run_control import resolve_sweep
 
 if TYPE_CHECKING:
@@ -20,9 +20,13 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class WaitResult:
-    """How the runs stood at the end of the wait; ``removed`` are ids that are gone."""
+    """How the runs stood at the end of the wait; ``removed`` are ids that are gone.
+
+    ``stopped`` fell out of their sweep at a rung, which is no failure.
+    """
 
     succeeded: tuple[RunStatus, ...]
+    stopped: tuple[RunStatus, ...]
     failed: tuple[RunStatus, ...]
     pending: tuple[RunStatus, ...]
     removed: tuple[str, ...]
@@ -62,7 +66,7 @@ def wait(
     while True:
         store.ensure_usable()
         result = _by_state(store.runs.statuses(ids), ids)
-        for status in (*result.succeeded, *result.failed):
+        for status in (*result.succeeded, *result.stopped, *result.failed):
             if status.id not in reported:
                 reported.add(status.id)
                 on_end(status)
@@ -78,10 +82,13 @@ def wait(
 def _by_state(statuses: Sequence[RunStatus], ids: Sequence[str]) -> WaitResult:
     succeeded = tuple(status for status in statuses if status.state is RunState.SUCCEEDED)
     pending = tuple(status for status in statuses if status.state in ACTIVE_STATES)
+    stopped = tuple(status for status in statuses if status.reason is EndReason.STOPPED)
+    ended_well = (*succeeded, *stopped, *pending)
     existing_ids = {status.id for status in statuses}
     return WaitResult(
         succeeded=succeeded,
-        failed=tuple(status for status in statuses if status not in (*succeeded, *pending)),
+        stopped=stopped,
+        failed=tuple(status for status in statuses if status not in ended_well),
         pending=pending,
         removed=tuple(run_id for run_id in ids if run_id not in existing_ids),
     )

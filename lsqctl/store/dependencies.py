@@ -253,7 +253,7 @@ def remaining(db: Connection) -> Remaining:
     blocked: set[str] = set()
     level = held
     while level:
-        level = _waiting_children(db, level) - held - blocked
+        level = (_waiting_children(db, level) | _waiting_at_rungs(db, level)) - held - blocked
         blocked |= level
     return Remaining(len(unfinished) - len(held) - len(blocked), len(held), len(blocked))
 
@@ -265,14 +265,16 @@ def delete_measurements(db: Connection, run_id: str) -> None:
 
 
 def blocked_without_parent(db: Connection) -> list[str]:
-    """Return the ids of waiting runs that have no unfinished parent: there should be none."""
+    """Return the ids of waiting runs that wait for no parent and at no rung: should be none."""
     unfinished = (
         select(run_parents.c.run_id)
         .join(live_runs, live_runs.c.id == run_parents.c.parent_id)
         .where(live_runs.c.state.in_(ACTIVE_STATES))
     )
     query = select(live_runs.c.id).where(
-        live_runs.c.state == RunState.WAITING, live_runs.c.id.not_in(unfinished.scalar_subquery())
+        live_runs.c.state == RunState.WAITING,
+        live_runs.c.id.not_in(unfinished.scalar_subquery()),
+        func.coalesce(live_runs.c.reason, "") != EndReason.RUNG,
     )
     return list(db.scalars(query))
 
@@ -304,6 +306,18 @@ def _waiting_children(db: Connection, parent_ids: set[str]) -> set[str]:
         for batch in batches(sorted(parent_ids))
         for run_id in db.scalars(query.where(run_parents.c.parent_id.in_(batch)))
     }
+
+
+def _waiting_at_rungs(db: Connection, run_ids: set[str]) -> set[str]:
+    """Return the runs that wait at a rung of a sweep that one of these is a cell of."""
+    cells = sweep_cells.join(live_runs, live_runs.c.id == sweep_cells.c.run_id)
+    paused = (live_runs.c.state == RunState.WAITING, live_runs.c.reason == EndReason.RUNG)
+    found: set[str] = set()
+    for batch in batches(sorted(run_ids)):
+        theirs = select(sweep_cells.c.sweep).where(sweep_cells.c.run_id.in_(batch))
+        query = select(live_runs.c.id).select_from(cells)
+        found |= set(db.scalars(query.where(*paused, sweep_cells.c.sweep.in_(theirs))))
+    return found
 
 
 def set_failure_limit(db: Connection, names: Iterable[str], max_failures: int) -> None:

@@ -6,11 +6,19 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection, case, insert, select, update
+from sqlalchemy import Connection, case, func, insert, select, update
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.run import ACTIVE_STATES, EnqueuedRun, EnqueueOutcome, IfExists, NewRun, RunState
+from lsqctl.run import (
+    ACTIVE_STATES,
+    EndReason,
+    EnqueuedRun,
+    EnqueueOutcome,
+    IfExists,
+    NewRun,
+    RunState,
+)
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
 from lsqctl.store.dependencies import (
     RETRYABLE,
@@ -146,13 +154,18 @@ def canonical_run(db: Connection, run_sha256: str) -> AnyRow | None:
 
 
 def retryable_run_ids(db: Connection, hashes: Sequence[str]) -> set[str]:
-    """Return the ids of the failed and cancelled runs of these ``run_sha256``."""
+    """Return the ids of the failed and cancelled runs of these ``run_sha256``.
+
+    One that a rung has stopped is not among them: it ended as it was meant to.
+    """
     return {
         run_id
         for batch in batches(hashes)
         for run_id in db.scalars(
             select(live_runs.c.id).where(
-                live_runs.c.run_sha256.in_(batch), live_runs.c.state.in_(RETRYABLE)
+                live_runs.c.run_sha256.in_(batch),
+                live_runs.c.state.in_(RETRYABLE),
+                func.coalesce(live_runs.c.reason, "") != EndReason.STOPPED,
             )
         )
     }

@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import Connection, func, select, update
 
 from lsqctl.errors import NotFound
-from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
+from lsqctl.run import EndReason, EnqueuedRun, EnqueueOutcome, NewRun, Run
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
 from lsqctl.store.dependencies import NOT_STARTED, requeue, set_failure_limit
 from lsqctl.store.dialects import from_json
@@ -25,7 +25,7 @@ from lsqctl.store.queue_overview import select_sweep_run_ids
 from lsqctl.store.rows import load_runs
 from lsqctl.store.tables import AnyRow, AnySelect, live_runs, sweep_cells, sweeps
 
-MISSING, HELD, LEASE_EXPIRED = "missing", "held", "lease_expired"
+MISSING, HELD, LEASE_EXPIRED, STOPPED = "missing", "held", "lease_expired", "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,13 @@ class SweepCell:
 
     @property
     def status(self) -> str:
-        """The run's state, or held, lease_expired or missing."""
+        """The run's state, or held, lease_expired, stopped (at a rung) or missing."""
         if self.run is None:
             return MISSING
         if self.run.lease_expired:
             return LEASE_EXPIRED
+        if self.run.reason is EndReason.STOPPED:
+            return STOPPED
         return HELD if self.run.held and self.run.state in NOT_STARTED else self.run.state.value
 
 
@@ -93,7 +95,8 @@ class Sweeps(StorePart):
         counts: dict[str, Counter[str]] = {}
         for row in db.execute(_select_status_counts()):
             held = row.held and row.state in NOT_STARTED
-            status = HELD if held else row.state or MISSING
+            stopped = row.reason == EndReason.STOPPED
+            status = HELD if held else STOPPED if stopped else row.state or MISSING
             counts.setdefault(row.sweep, Counter())[status] += row.n
         rows = db.execute(select(sweeps).order_by(sweeps.c.created_at, sweeps.c.name))
         return [
@@ -177,7 +180,7 @@ _SELECT_CELLS: AnySelect = select(
 
 
 def _select_status_counts() -> AnySelect:
-    columns = sweep_cells.c.sweep, live_runs.c.state, live_runs.c.held
+    columns = sweep_cells.c.sweep, live_runs.c.state, live_runs.c.held, live_runs.c.reason
     cells = sweep_cells.outerjoin(live_runs, live_runs.c.id == sweep_cells.c.run_id)
     return select(*columns, func.count().label("n")).select_from(cells).group_by(*columns)
 

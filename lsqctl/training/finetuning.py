@@ -22,6 +22,7 @@ from lsqctl.events import (
     LogMessage,
     Measurement,
     Metric,
+    Paused,
     Progress,
     Resumed,
     TrainingEvent,
@@ -76,8 +77,8 @@ from lsqctl.training.weights import load_step_sizes, load_weights, weights_diges
 def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEvent]:
     """Train as the recipe says, from the newest good checkpoint in ``context.run_dir``.
 
-    The first event is Resumed, the last one Result. Stopped and resumed anywhere, a run yields the
-    same metrics (but ``seconds``) and tensors as in one go, to the bit on a CPU.
+    The first event is Resumed, the last one Result, or Paused. Stopped and resumed anywhere, a run
+    yields the same metrics (but ``seconds``) and tensors as in one go, to the bit on a CPU.
 
     Raises:
         Preempted: asked to stop; the state is saved and its Checkpoint was yielded (before
@@ -116,13 +117,16 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         yield from session.save()
         failpoint("train.calibrated")
     try:
-        while not session.done:
+        while not session.done and not session.paused:
             yield from train_epoch(session)
             yield from evaluate_epoch(session)
             yield from session.save()
     except Preempted:
         yield from session.save()
         raise
+    if session.paused:
+        yield Paused(session.train_state.epoch)
+        return
     yield from map(LogMessage, (*stop_notes(session), *chance_level_warnings(session)))
     yield build_result(session)
 

@@ -31,7 +31,8 @@ class ExecutionContext:
     returns True, the state is saved and Preempted raised. ``compile`` is whether to compile the
     network: ``auto`` does what the first attempt did, or decides. ``run_dir`` holds the
     checkpoints; ``recorded_checkpoints`` says which count, by manifest's sha256 (None: all), and
-    ``with_lease`` changes the folder while nobody else can become the run's owner.
+    ``with_lease`` changes the folder while nobody else can become the run's owner. After
+    ``pause_epoch`` epochs the attempt ends with Paused.
     """
 
     run_dir: Path
@@ -45,6 +46,7 @@ class ExecutionContext:
     compile: CompileMode = "auto"
     recorded_checkpoints: Collection[str] | None = None
     with_lease: Callable[[Callable[[], None]], None] = without_lease
+    pause_epoch: int | None = None
 
 
 def setup_torch(context: ExecutionContext, seed: int) -> torch.device:

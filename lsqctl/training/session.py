@@ -68,6 +68,13 @@ class TrainingSession:
         return self.stopped_early or self.train_state.epoch >= self.recipe.train.epochs
 
     @property
+    def paused(self) -> bool:
+        """Whether this attempt has come as far as it was to, with more to be trained."""
+        epoch, train_state = self.context.pause_epoch, self.train_state
+        has_come = epoch is not None and train_state.epoch >= epoch
+        return has_come and not train_state.evaluation_pending and not self.done
+
+    @property
     def stopped_early(self) -> bool:
         """Whether ``train.stop`` has ended the training."""
         stop = self.recipe.train.stop

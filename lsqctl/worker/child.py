@@ -181,5 +181,8 @@ def _store_end(store: Store, child: Child, exit_report: ExitReport) -> None:
     elif stopped_by_us or exit_report.reason is EndReason.PREEMPTED:
         failpoint("worker.before-release")
         store.queue.release(lease)
+    elif exit_report.reason is EndReason.RUNG:
+        failpoint("rung.before-pause")
+        store.queue.pause(lease)
     else:
         store.queue.fail(lease, exit_report.reason, exit_report.message)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.discovery import use_workspace
 from lsqctl.errors import LsqctlError, UnusableDatabase
-from lsqctl.events import LogMessage
+from lsqctl.events import LogMessage, Paused
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EXIT_REASONS, EndReason, JsonObject, RunDetail
 from lsqctl.worker.messages import AttemptSpec, ExitReport
@@ -87,18 +87,18 @@ def execute(report_fd: int, parent_pid: int | None) -> int:
 def run_attempt(spec: AttemptSpec, stop: StopFlag) -> ExitReport:
     """Execute one attempt and return how it ended; nothing that torch raises gets past here."""
     try:
-        _train_and_record(spec, stop)
+        reason = _train_and_record(spec, stop)
     except Exception as error:  # the one place: a run may fail in any way that torch can
         reason = end_reason_of(error)
         if reason is EndReason.CODE:
             traceback.print_exc()
         message = error_message(error, reason)
         return ExitReport(reason, message, ends_worker=isinstance(error, UnusableDatabase))
-    return ExitReport(EndReason.COMPLETED, "")
+    return ExitReport(reason, "")
 
 
-def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> None:
-    """Run the training and write each event that it yields."""
+def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> EndReason:
+    """Run the training, write each event that it yields, and return how it ended."""
     from lsqctl.recipe import load_stored
     from lsqctl.training import finetune
     from lsqctl.worker.recorder import Recorder
@@ -117,8 +117,12 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> None:
         ):
             for message in code_change_messages(detail.provenance, recipe):
                 recorder.record(message)
+            reason = EndReason.COMPLETED
             for event in finetune(recipe, context):
                 recorder.record(event)
+                if isinstance(event, Paused):
+                    reason = EndReason.RUNG
+            return reason
     finally:
         store.close()
 
@@ -183,6 +187,7 @@ def _execution_context(
             checkpoint.sha256 for checkpoint in store.checkpoints.list(spec.run_id)
         },
         with_lease=with_lease,
+        pause_epoch=store.queue.next_rung(spec.run_id),
     )
 
 

@@ -25,6 +25,7 @@ from lsqctl.events import (
     LogMessage,
     Measurement,
     Metric,
+    Paused,
     Progress,
     QuantizerStats,
     Result,
@@ -151,6 +152,9 @@ class Recorder:
                 self._log_messages.append(event)
             case Checkpoint():
                 self._retry(partial(self._record_checkpoint, event))
+                self._spool.clear()
+            case Paused():
+                self._retry(self._write_pending)
                 self._spool.clear()
             case Result():
                 self._retry(self._write_pending)

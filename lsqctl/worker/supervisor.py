@@ -217,9 +217,10 @@ class Supervisor:
             child.kill()
 
     def _reap(self) -> None:
-        """Take back runs whose worker is dead."""
+        """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
         for run in self._store.queue.reap(is_dead=is_dead):
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
+        self._store.queue.settle()
 
     def _finalize_ended(self) -> None:
         """Finalize the attempts whose child has ended; one that cannot be is tried again.

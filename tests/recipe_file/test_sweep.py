@@ -1,5 +1,8 @@
 """Sweeps: how many cells, in which order, under which names; --set and --seed."""
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,3 +255,15 @@ def test_rungs_are_the_epochs_over_powers_of_the_factor(folder):
         f"{MINIMAL}sweep: {{grid: {{seed: [1, 2]}}, halving: {{first: 3}}}}\n"
     ).halving
     assert (halving.metric, halving.factor, halving.rungs) == ("top1", 3, (3, 10, 30))
+
+
+def test_the_search_of_the_page_trains_as_few_epochs_as_the_page_says(folder):
+    page = (Path(__file__).parents[2] / "docs/search.md").read_text()
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    loaded = folder.load(block)
+    left, before, trained = len(loaded.cells), 0, 0
+    for rung in (*loaded.halving.rungs, 9):
+        trained += left * (rung - before)
+        left, before = -(-left // loaded.halving.factor), rung
+    assert (loaded.halving.rungs, trained) == ((1, 3), 21)
+    assert f"{trained} epochs\ninstead of {9 * len(loaded.cells)}" in page

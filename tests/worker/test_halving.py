@@ -1,0 +1,70 @@
+"""Successive halving with real workers: the same cells fall out, undisturbed or killed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lsqctl.run import EndReason
+from tests.conftest import TINY, CommandLine
+from tests.worker.long_run import reproducible, store_of
+
+SEARCH = (
+    TINY.replace("{epochs: 2, lr: 0.1}", "{epochs: 4, lr: 0.1}")
+    + "sweep:\n  random: {train.lr: loguniform(1e-4, 1e-1)}\n  runs: 4\n  halving: {factor: 2}\n"
+)
+
+
+def ends(cli: CommandLine) -> dict[str, object]:
+    """How each cell ended, in words, and all that it measured."""
+    with store_of(cli) as store:
+        assert store.maintenance.check() == []
+        return {
+            run.name: (run.state, run.reason, run.message, run.epoch, reproducible(store, run.id))
+            for run in store.runs.list()
+        }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    cli = CommandLine(tmp_path_factory.mktemp("whole"))
+    cli.write("s.yaml", SEARCH)
+    cli("submit", "s.yaml")
+    cli("worker", "--until-empty", "--slots", "2")
+    return cli
+
+
+def test_a_sweep_is_halved_and_says_which_cells_stopped_at_which_rung(undisturbed):
+    counts = json.loads(undisturbed("sweep", "status", "--json").stdout)["counts"]
+    assert counts == {"succeeded": 1, "stopped": 3}
+    found = {message[:22]: epoch for _, _, message, epoch, _ in ends(undisturbed).values()}
+    assert found == {"": 4, "stopped at rung 1 of 2": 1, "stopped at rung 2 of 2": 2}
+    status = undisturbed("sweep", "status")
+    assert "3 stopped" in status.stdout + status.stderr
+    waited = undisturbed("wait", "--sweep", "s")
+    assert "1 succeeded, 3 stopped at a rung" in waited.stdout + waited.stderr
+    assert "rung" in undisturbed("explain", "stopped").stdout
+
+
+def test_killed_workers_and_two_at_a_time_change_neither_who_falls_out_nor_a_number(
+    cli, undisturbed
+):
+    cli.write("s.yaml", SEARCH)
+    cli("submit", "s.yaml")
+    once = cli.folder / "once"
+    once.mkdir()
+    faults = "rung.before-pause:kill:2,rung.before-commit:raise,train.step:kill:3"
+    armed = {"LSQCTL_FAILPOINT": faults, "LSQCTL_FAILPOINT_ONCE": str(once)}
+    cli("worker", "--until-empty", "--slots", "2", code=-9, **armed)
+    other = cli.start("worker", "--until-empty", "--slots", "2", **armed)
+    cli("worker", "--until-empty", "--slots", "2", **armed)
+    assert other.wait(120) == 0
+    fired = {path.name for path in once.iterdir()}
+    assert fired == {"rung.before-pause", "rung.before-commit", "train.step"}
+    assert ends(cli) == ends(undisturbed)
+    with store_of(cli) as store:
+        reasons = {
+            a.reason for run in store.runs.list() for a in store.runs.detail(run.id).attempts
+        }
+    assert EndReason.WORKER_LOST in reasons
