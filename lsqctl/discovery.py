@@ -33,6 +33,7 @@ GROUPS: Mapping[str, str] = {
     "lsqctl.models": "model",
     "lsqctl.datasets": "dataset",
     "lsqctl.exporters": "format",
+    "lsqctl.trackers": "tracker",
 }
 """The groups of entry points, and what their plugins declare."""
 

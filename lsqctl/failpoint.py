@@ -54,6 +54,8 @@ FAILPOINTS: Mapping[str, str] = {
     "finish.after": "the result is stored, the child has not yet said so",
     "rung.before-pause": "a child has come to its rung, which nobody has stored yet",
     "rung.before-commit": "a run is paused and its rung perhaps decided, not yet committed",
+    "import.before-move": "the files of taken-in runs are laid out, under a temporary name",
+    "import.before-commit": "files and rows of taken-in runs are written, not yet committed",
     "cluster.before-submit": "a pilot is wanted, its scheduler not yet asked for one",
     "cluster.after-submit": "a scheduler has a pilot, whose job id nobody has been told",
 }

@@ -18,7 +18,16 @@ from lsqctl.errors import StoreError
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _WORKSPACE_ENTRIES = (
     *("lsqctl.db", "lsqctl.db-journal", "lsqctl.db-wal", "lsqctl.db-shm"),
-    *("runs", "trash", "backups", "plugins", "references.jsonl", "cluster", "cluster.toml"),
+    *(
+        "runs",
+        "trash",
+        "backups",
+        "plugins",
+        "references.jsonl",
+        "cluster",
+        "cluster.toml",
+        "workspace.toml",
+    ),
 )
 
 

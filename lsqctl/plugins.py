@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.formats import board_format
     from lsqctl.leaderboard.output import OutputOptions, board_tables
     from lsqctl.models import model
+    from lsqctl.trackers import Number, TrackedRun, tracker
 
 __all__ = [
     "ArraySplits",
@@ -23,11 +24,14 @@ __all__ = [
     "FolderDataset",
     "FolderSplit",
     "InMemoryDataset",
+    "Number",
     "OutputOptions",
+    "TrackedRun",
     "board_format",
     "board_tables",
     "dataset",
     "model",
+    "tracker",
 ]
 
 _HOME = {
@@ -36,11 +40,14 @@ _HOME = {
     "FolderDataset": "datasets.image_folders",
     "FolderSplit": "datasets.image_folders",
     "InMemoryDataset": "datasets.in_memory",
+    "Number": "trackers",
     "OutputOptions": "leaderboard.output",
+    "TrackedRun": "trackers",
     "board_format": "leaderboard.formats",
     "board_tables": "leaderboard.output",
     "dataset": "datasets",
     "model": "models",
+    "tracker": "trackers",
 }
 
 

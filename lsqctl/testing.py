@@ -1,4 +1,4 @@
-"""The laws that a model, a dataset and a format of the board keep, to be asked in a plugin's tests.
+"""The laws that models, datasets, formats and trackers keep, to be asked in a plugin's tests.
 
     @pytest.mark.parametrize("law", model_laws("flowers/tinynet"), ids=str)
     def test_tinynet_keeps(law):
@@ -11,12 +11,15 @@ keeps the same laws, by the same names.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from lsqctl.discovery import plugin_faults
 from lsqctl.errors import DataError, PluginError
 from lsqctl.events import BoardRow
 from lsqctl.run import RunState
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.training.data_pipeline import DatasetSplits
 
-__all__ = ["Law", "board_format_laws", "dataset_laws", "model_laws"]
+__all__ = ["Law", "board_format_laws", "dataset_laws", "model_laws", "tracker_laws"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,3 +303,38 @@ def _writes_safe_text(name: str) -> None:
         not any(character in text for character in "\x1b\x07"),
         "it writes control characters of names as they are; lsqctl.text.sanitize writes them out",
     )
+
+
+def tracker_laws(name: str) -> tuple[Law, ...]:
+    """Return the laws of a tracker, tried in a folder that is then removed."""
+    laws = {
+        "it takes numbers, NaN and infinity among them, and ends": _takes_numbers,
+        "an attempt that goes on may follow one that was cut off": _follows_one_cut_off,
+    }
+    return tuple(Law(sentence, partial(check, name)) for sentence, check in laws.items())
+
+
+def _try_tracker(name: str, folder: Path, attempt: int, *, ends: bool) -> None:
+    from lsqctl.trackers import TRACKERS, Number, TrackedRun
+
+    recipe = {"model": {"name": "resnet8"}, "data": {"name": "digits"}}
+    resumed = 1 if attempt > 1 else None
+    run = TrackedRun("22222222", "sample/net-w4a4", 0, attempt, recipe, folder, resumed)
+    plugin = TRACKERS.plugin_of(name)
+    with plugin_faults(plugin) if plugin else nullcontext():
+        tried = TRACKERS.load(name)(run)
+        values = (1.5, float("nan"), float("inf"), -1e300)
+        tried.log([Number("test/top1", step, value, 1e9) for step, value in enumerate(values)])
+        if ends:
+            tried.close()
+
+
+def _takes_numbers(name: str) -> None:
+    with TemporaryDirectory() as folder:
+        _try_tracker(name, Path(folder), 1, ends=True)
+
+
+def _follows_one_cut_off(name: str) -> None:
+    with TemporaryDirectory() as folder:
+        _try_tracker(name, Path(folder), 1, ends=False)
+        _try_tracker(name, Path(folder), 2, ends=True)

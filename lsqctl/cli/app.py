@@ -30,6 +30,7 @@ from lsqctl.cli import (
     serve,
     submit,
     sweep,
+    transfer,
     verify,
     wait,
     watch,
@@ -77,6 +78,7 @@ app.add_typer(cluster.app, name="cluster")
 app.add_typer(doctor.data_app, name="data")
 app.add_typer(doctor.db_app, name="db")
 doctor.register(app)
+transfer.register(runs.app, doctor.db_app)
 doctor.register_bugreport(app)
 diagnostics.register(app)
 

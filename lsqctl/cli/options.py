@@ -243,6 +243,10 @@ CompileOption = Annotated[
         help="Compile networks: where it repays itself, always, or never; LSQCTL_COMPILE.",
     ),
 ]
+TensorBoard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write TensorBoard's event files beside the metrics."),
+]
 TimeLimit = Annotated[
     float | None,
     typer.Option(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, TextIO, TypedDict, cast
 
 import typer
 
@@ -21,6 +21,7 @@ from lsqctl.cli.options import (
     Seeds,
     SkipDataCheck,
     Slots,
+    TensorBoard,
     WorkerGpus,
     get_settings,
     open_store,
@@ -36,6 +37,7 @@ from lsqctl.text import pluralize
 if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.worker.supervisor import WorkerOptions as Working
+    from lsqctl.worker.workspace_file import OnEnd
 
 
 def register(app: typer.Typer) -> None:
@@ -54,6 +56,7 @@ def run(
     slots: Slots = None,
     gpus: WorkerGpus = "auto",
     compile: CompileOption = None,
+    tensorboard: TensorBoard = False,
 ) -> None:
     """Submit recipes and work the queue here, until it is empty."""
     from lsqctl.services import submit as api
@@ -67,7 +70,7 @@ def run(
     with open_store(ctx, create=True) as store:
         enqueued = api.submit(plan, store, if_exists=if_exists)
         print_enqueued(enqueued, plan, json=False, quiet=False, worked_here=True)
-        options = Working(until_empty=True)
+        options = Working(until_empty=True, **_beside_runs(settings, tensorboard=tensorboard))
         code = _work_queue(
             settings, store, slots=slots, gpu_choice=gpus, name=None, options=options
         )
@@ -93,6 +96,7 @@ def worker(
     slots: Slots = None,
     gpus: WorkerGpus = "auto",
     compile: CompileOption = None,
+    tensorboard: TensorBoard = False,
     name: Annotated[
         str | None, typer.Option(help="What lists call this worker; no other may be called so.")
     ] = None,
@@ -130,12 +134,27 @@ def worker(
         exclusive_name=name is not None,
         idle_limit_seconds=idle_limit,
         only_gpus=only_gpus,
+        **_beside_runs(settings, tensorboard=tensorboard),
     )
     with open_store(ctx, create=True) as store:
         code = _work_queue(
             settings, store, slots=slots, gpu_choice=gpus, name=name, options=options
         )
     raise typer.Exit(code)
+
+
+class _BesideRuns(TypedDict):
+    trackers: tuple[str, ...]
+    on_end: OnEnd
+
+
+def _beside_runs(settings: Settings, *, tensorboard: bool) -> _BesideRuns:
+    """Return the trackers and hooks of the workspace's file; the flag adds a tracker."""
+    from lsqctl.worker.workspace_file import read_workspace_file
+
+    wanted = read_workspace_file(settings.home)
+    trackers = (*wanted.trackers, *(("tensorboard",) if tensorboard else ()))
+    return {"trackers": tuple(dict.fromkeys(trackers)), "on_end": wanted.on_end}
 
 
 def _settings_with_compile(ctx: typer.Context, compile: CompileMode | None) -> Settings:

@@ -23,8 +23,9 @@ from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
 from lsqctl.services.doctor_machine import Finding
 from lsqctl.settings import Settings, plugins_enabled
-from lsqctl.testing import Law, board_format_laws, dataset_laws, model_laws
+from lsqctl.testing import Law, board_format_laws, dataset_laws, model_laws, tracker_laws
 from lsqctl.text import did_you_mean, pluralize
+from lsqctl.trackers import TRACKERS
 from lsqctl.trust import trust
 
 _InfosOf = Callable[[Plugin], Mapping[str, object]]
@@ -32,6 +33,7 @@ _INFOS: Mapping[str, tuple[str, _InfosOf]] = {
     MODELS.group: (MODELS.noun, MODELS.plugin_infos),
     DATASETS.group: (DATASETS.noun, DATASETS.plugin_infos),
     FORMATS.group: (FORMATS.noun, FORMATS.plugin_infos),
+    TRACKERS.group: (TRACKERS.noun, TRACKERS.plugin_infos),
 }
 
 
@@ -144,9 +146,9 @@ def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
 
 
 def _kind_of(name: str) -> str:
-    for names, kind in ((DATASETS, DATASETS.noun), (FORMATS, FORMATS.noun)):
-        if name in names:
-            return kind
+    for registry in (DATASETS, FORMATS, TRACKERS):
+        if name in registry:
+            return registry.noun
     MODELS.find(name)
     return MODELS.noun
 
@@ -156,6 +158,7 @@ def _check(name: str, kind: str, settings: Settings) -> Iterator[CheckedLaw]:
         MODELS.noun: partial(model_laws, name),
         DATASETS.noun: partial(dataset_laws, name, settings.data_dir),
         FORMATS.noun: partial(board_format_laws, name),
+        TRACKERS.noun: partial(tracker_laws, name),
     }
     for law in laws[kind]():
         try:

@@ -22,7 +22,7 @@ from lsqctl.run import (
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
 from lsqctl.store.dependencies import end_children, queue_children, stop_failing_sweeps
 from lsqctl.store.dialects import now
-from lsqctl.store.halving import settle_rungs
+from lsqctl.store.halving import decide_rungs
 from lsqctl.store.results import insert_result
 from lsqctl.store.rows import load_runs, to_lease
 from lsqctl.store.tables import AnyRow, attempts, runs, workers
@@ -61,7 +61,7 @@ class AttemptCompletion(StorePart):
         failpoint("finish.before-result")
         insert_result(db, lease.run_id, result)
         queue_children(db, lease.run_id)
-        settle_rungs(db)
+        decide_rungs(db)
         failpoint("finish.before-commit")
 
     @exclusive_tx
@@ -154,7 +154,7 @@ def _end_run(
     end_children(db, lease.run_id, select_for_update(db, lease.run_id).name, to)
     if to is RunState.FAILED:
         stop_failing_sweeps(db, lease.run_id)
-    settle_rungs(db)
+    decide_rungs(db)
     return to
 
 

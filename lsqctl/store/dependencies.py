@@ -314,9 +314,9 @@ def _waiting_at_rungs(db: Connection, run_ids: set[str]) -> set[str]:
     paused = (live_runs.c.state == RunState.WAITING, live_runs.c.reason == EndReason.RUNG)
     found: set[str] = set()
     for batch in batches(sorted(run_ids)):
-        theirs = select(sweep_cells.c.sweep).where(sweep_cells.c.run_id.in_(batch))
+        sweeps_of = select(sweep_cells.c.sweep).where(sweep_cells.c.run_id.in_(batch))
         query = select(live_runs.c.id).select_from(cells)
-        found |= set(db.scalars(query.where(*paused, sweep_cells.c.sweep.in_(theirs))))
+        found |= set(db.scalars(query.where(*paused, sweep_cells.c.sweep.in_(sweeps_of))))
     return found
 
 

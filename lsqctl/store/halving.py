@@ -70,22 +70,22 @@ class Rungs(StorePart):
             reason=EndReason.RUNG,
             message=f"at {where}, after epoch {epoch}: waits for the other cells of its sweep",
         )
-        settle_rungs(db)
+        decide_rungs(db)
         failpoint("rung.before-commit")
         return RunState(db.scalar(select(live_runs.c.state).where(live_runs.c.id == lease.run_id)))
 
-    def settle(self) -> None:
+    def decide_due(self) -> None:
         """Decide what can be decided at rungs: a cell may have been cancelled or removed."""
         if self._any_paused():
-            self._settle()
+            self._decide_due()
 
     @read_tx
     def _any_paused(self, db: Connection) -> bool:
         return db.execute(select(1).where(*_PAUSED).limit(1)).first() is not None
 
     @exclusive_tx
-    def _settle(self, db: Connection) -> None:
-        settle_rungs(db)
+    def _decide_due(self, db: Connection) -> None:
+        decide_rungs(db)
 
 
 def _next_rung(db: Connection, run_id: str) -> tuple[int, int, int] | None:
@@ -144,7 +144,7 @@ class _Contender:
         return self.values[min(epoch, len(self.values)) - 1]
 
 
-def settle_rungs(db: Connection) -> None:
+def decide_rungs(db: Connection) -> None:
     """Decide each rung at which a cell is paused and that no cell is still on its way to."""
     paused = db.execute(select(live_runs.c.provenance).where(*_PAUSED)).scalars()
     plans: dict[str, JsonObject] = {}
@@ -153,14 +153,14 @@ def settle_rungs(db: Connection) -> None:
         if plan is not None:
             plans[plan["sweep"]] = plan
     for sweep in sorted(plans):
-        _settle_sweep(db, sweep, _to_halving(plans[sweep]))
+        _decide_sweep(db, sweep, _to_halving(plans[sweep]))
 
 
 def _to_halving(plan: JsonObject) -> Halving:
     return Halving(plan["metric"], plan["factor"], tuple(plan["rungs"]))
 
 
-def _settle_sweep(db: Connection, sweep: str, halving: Halving) -> None:
+def _decide_sweep(db: Connection, sweep: str, halving: Halving) -> None:
     contenders = list(_contenders(db, sweep, halving.metric))
     for number, epoch in enumerate(halving.rungs, 1):
         arrived = [one for one in contenders if _waits_at(one, number)]
@@ -248,15 +248,15 @@ def _decide(
     going_on = math.ceil(len(ranked) / halving.factor)
     for contender in arrived:
         place = ranked.index(contender) + 1
-        standing = (
+        place_text = (
             f"{halving.metric} {contender.value(epoch):.4g} is number {place} of {len(ranked)}, "
             f"and {pluralize(going_on, 'cell')} went on"
         )
         where = f"rung {number} of {len(halving.rungs)}, after epoch {epoch}"
         if place <= going_on:
-            _promote(db, contender.row, f"{where}: {standing}")
+            _promote(db, contender.row, f"{where}: {place_text}")
         else:
-            _stop(db, contender.row, f"{where} of {contender.row.epochs}: {standing}")
+            _stop(db, contender.row, f"{where} of {contender.row.epochs}: {place_text}")
 
 
 def _promote(db: Connection, row: AnyRow, detail: str) -> None:

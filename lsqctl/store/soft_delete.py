@@ -185,7 +185,7 @@ _OLD_NAMES: Mapping[str, Mapping[str, str]] = {
         "gone_at": "stopped_at",
     },
 }
-_OF_A_RUN = [
+OF_A_RUN = [
     table
     for table in metadata.sorted_tables
     if "run_id" in table.c and table not in (run_parents, sweep_cells)
@@ -201,7 +201,7 @@ def _insert_run(db: Connection, rows: RunRows, removed_at: datetime) -> None:
     if db.scalar(select(runs.c.seq).where(runs.c.seq == run["seq"])):
         del run["seq"]
     db.execute(insert(runs), run)
-    for table in _OF_A_RUN:
+    for table in OF_A_RUN:
         values = [_renamed(table.name, row) for row in rows[table.name]]
         if table.name == "events":
             values = [{key: value for key, value in row.items() if key != "id"} for row in values]

@@ -18,6 +18,7 @@ from lsqctl.store.results import Results
 from lsqctl.store.runs import Runs
 from lsqctl.store.soft_delete import Trash
 from lsqctl.store.sweeps import Sweeps
+from lsqctl.store.transfer import Transfer
 from lsqctl.store.workers import Workers
 
 BUSY_SECONDS = 5.0  # for one try; with its retries less than a lease of 30 s
@@ -44,6 +45,7 @@ class Store:
         self.sweeps = Sweeps(database, lease_seconds, clock)
         self.workers = Workers(database, lease_seconds, clock)
         self.trash = Trash(database, lease_seconds, clock)
+        self.transfer = Transfer(database, lease_seconds, clock)
         self.maintenance = Maintenance(database, lease_seconds, clock)
 
     @property

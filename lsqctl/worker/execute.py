@@ -102,6 +102,7 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> EndReason:
     from lsqctl.recipe import load_stored
     from lsqctl.training import finetune
     from lsqctl.worker.recorder import Recorder
+    from lsqctl.worker.tracking import Tracking
 
     if spec.gpus > 1:
         print(f"lsqctl: {spec.gpus} GPUs are reserved; this version trains on one", flush=True)
@@ -114,12 +115,14 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> EndReason:
         with (
             annotate_oom(recipe, spec.device),
             Recorder(store, spec.lease, run_dir=context.run_dir, stop=stop) as recorder,
+            Tracking(spec.trackers, detail, context.run_dir) as tracking,
         ):
             for message in code_change_messages(detail.provenance, recipe):
                 recorder.record(message)
             reason = EndReason.COMPLETED
             for event in finetune(recipe, context):
                 recorder.record(event)
+                tracking.record(event)
                 if isinstance(event, Paused):
                     reason = EndReason.RUNG
             return reason

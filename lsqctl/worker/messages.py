@@ -33,6 +33,7 @@ class AttemptSpec:
     supervisor_pid: int
     gpus: int = 1  # how many are reserved, and visible
     compile: CompileMode = "auto"
+    trackers: tuple[str, ...] = ()
 
     @property
     def lease(self) -> Lease:
@@ -46,7 +47,8 @@ class AttemptSpec:
     @classmethod
     def from_line(cls, line: str) -> AttemptSpec:
         """Read what ``to_line`` wrote."""
-        return cls(**json.loads(line))
+        values = json.loads(line)
+        return cls(**values | {"trackers": tuple(values["trackers"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,9 @@ class ExitReport:
         return cls(EndReason(data["reason"]), data["message"], data["ends_worker"])
 
 
-def attempt_spec(claim: Claim, allocation: Allocation, settings: Settings) -> AttemptSpec:
+def attempt_spec(
+    claim: Claim, allocation: Allocation, settings: Settings, trackers: tuple[str, ...] = ()
+) -> AttemptSpec:
     """Return what a child needs to know to execute a claim in its allocation."""
     run = claim.run
     data_dir = settings.data_dir_of(claim.provenance.get("data_dir"))
@@ -88,6 +92,7 @@ def attempt_spec(claim: Claim, allocation: Allocation, settings: Settings) -> At
         supervisor_pid=os.getpid(),
         gpus=max(1, len(allocation.gpus)),
         compile=settings.compile,
+        trackers=trackers,
     )
 
 

@@ -10,7 +10,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
 
@@ -24,7 +24,9 @@ from lsqctl.worker.child import SAVE_GRACE_SECONDS, SERVER_TIMEOUT_SECONDS, Chil
 from lsqctl.worker.identity import is_dead
 from lsqctl.worker.launchers import make_launcher, signal_handler
 from lsqctl.worker.messages import ExitReport, attempt_spec
+from lsqctl.worker.on_end import EndHooks
 from lsqctl.worker.slots import Allocation, SlotAllocator
+from lsqctl.worker.workspace_file import OnEnd
 
 
 class Ticker:
@@ -76,6 +78,8 @@ class WorkerOptions:
     poll_seconds: float = CLAIM_POLL_SECONDS
     idle_limit_seconds: float | None = None  # end in order after so long without a run
     only_gpus: int | None = None  # take runs alone that reserve so many
+    trackers: tuple[str, ...] = ()  # what hears of each run's numbers
+    on_end: OnEnd = field(default_factory=OnEnd)  # what is done at the end of each run
 
 
 DEFAULT_OPTIONS = WorkerOptions()
@@ -114,6 +118,7 @@ class Supervisor:
         self._clock = clock
         self._started_at = self._busy_at = clock()
         self._ticker = Ticker(clock)
+        self._hooks = EndHooks(options.on_end, notify=observer.notify)
 
     def run(self) -> int:
         """Work until done or stopped; return 0, or 128 + the signal's number.
@@ -134,6 +139,7 @@ class Supervisor:
                     time.sleep(TICK_SECONDS)
             finally:
                 self._shutdown()
+                self._hooks.close()
                 self._log_errors(lambda: self._store.workers.deregister(self._identity.id))
         if self._unusable is not None:
             raise self._unusable
@@ -142,6 +148,7 @@ class Supervisor:
     def tick(self) -> None:
         """Do once all that is due: finalize, renew, reap, claim."""
         self._finalize_ended()
+        self._hooks.tick()
         self._enforce_time_limits()
         if self._ticker.due("renew", self._settings.heartbeat_seconds):
             self._renew()
@@ -175,7 +182,7 @@ class Supervisor:
         allocation = self._slots.allocate(claim.run.gpus)
         try:
             failpoint("worker.claimed")
-            spec = attempt_spec(claim, allocation, self._settings)
+            spec = attempt_spec(claim, allocation, self._settings, self._options.trackers)
             child = Child(claim, allocation, spec, self._launcher, self._clock)
         except (OSError, StoreError) as error:
             exit_report = ExitReport(EndReason.INFRA, str(error))
@@ -220,7 +227,7 @@ class Supervisor:
         """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
         for run in self._store.queue.reap(is_dead=is_dead):
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
-        self._store.queue.settle()
+        self._store.queue.decide_due()
 
     def _finalize_ended(self) -> None:
         """Finalize the attempts whose child has ended; one that cannot be is tried again.
@@ -254,7 +261,9 @@ class Supervisor:
         failpoint("worker.end-stored")
         if exit_report.ends_worker:
             self._give_up(UnusableDatabase(exit_report.message))
-        self._observer.ended(self._current_run(child), exit_report)
+        run = self._current_run(child)
+        self._observer.ended(run, exit_report)
+        self._hooks.ended(run, self._settings.run_dir(run.id))
 
     def _current_run(self, child: Child) -> Run:
         """Return its run as it is now, or as it was claimed when it was removed meanwhile."""

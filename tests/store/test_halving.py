@@ -104,7 +104,7 @@ def test_a_worker_lost_at_a_rung_holds_the_others_up_until_its_cell_has_come_aga
     measure(store, third, 1)
     lapse(store, third.run.id)
     store.queue.reap(is_dead=lambda _: True)
-    store.queue.settle()
+    store.queue.decide_due()
     assert states(store) == {"a": "waiting", "b": "waiting", "c": "queued"}
     clock.seconds += 1_000
     no_back_off(store)
@@ -126,7 +126,7 @@ def test_a_cell_that_never_comes_is_not_waited_for(store: Store, end: str) -> No
         store.runs.cancel(ids["c"])
         if end == "remove":
             store.trash.remove([ids["c"]])
-        store.queue.settle()
+        store.queue.decide_due()
     found = states(store)
     assert (found["a"], found["b"]) == ("stopped", "queued")
 

@@ -24,8 +24,9 @@ from tests.worker.long_run import final_hashes, reproducible, store_of, submitte
 FOUR = TINY.replace("epochs: 2", "epochs: 4")
 SLEEP = "sleep:2.5"  # two and a half leases
 ACTIONS = ("kill", "raise", SLEEP)
-# those of the dispatcher are met in tests/cluster/, those of a rung in tests/worker/test_halving.py
-FAILPOINTS = [name for name in ALL_FAILPOINTS if not name.startswith(("cluster", "rung"))]
+# met elsewhere: tests/cluster/, tests/worker/test_halving.py, tests/services/test_transfer.py
+ELSEWHERE = ("cluster", "rung", "import")
+FAILPOINTS = [name for name in ALL_FAILPOINTS if not name.startswith(ELSEWHERE)]
 WORKER = [name for name in FAILPOINTS if name.startswith(("claim", "worker", "reap", "end"))]
 SUBMIT = [name for name in FAILPOINTS if name.startswith("submit")]
 CELLS = [(name, action) for name in FAILPOINTS for action in ACTIONS]

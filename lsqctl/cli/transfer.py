@@ -1,0 +1,124 @@
+"""`runs export|import`, `db merge|grants`: runs go to colleagues, who may share a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lsqctl.cli import completion
+from lsqctl.cli.console import print_json, say
+from lsqctl.cli.options import Json, get_settings, open_store
+from lsqctl.errors import IllegalTransition, UsageError
+from lsqctl.text import format_bytes, pluralize
+
+if TYPE_CHECKING:
+    from lsqctl.services.transfer import TransferReport
+
+
+def register(runs_app: typer.Typer, db_app: typer.Typer) -> None:
+    """Add the commands of this module to `runs` and `db`."""
+    runs_app.command("export", epilog="Example: lsqctl runs export @last mine.lsq")(export)
+    runs_app.command("import", epilog="Example: lsqctl runs import mine.lsq")(import_)
+    db_app.command(epilog="Example: lsqctl db merge ../theirs/.lsqctl --dry-run")(merge)
+    db_app.command(epilog="Example: lsqctl db grants --schema public")(grants)
+
+
+def export(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... FILE",
+            help="Runs (ids, unique prefixes, names, @last), then the file to be written.",
+            autocompletion=completion.runs,
+        ),
+    ],
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="With the checkpoints that the runs have.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    json: Json = False,
+) -> None:
+    """Write finished runs into one file: rows, metrics, logs, provenance; parents come along."""
+    from lsqctl.services.transfer import export_runs
+
+    *run_refs, file = words
+    if not run_refs:
+        raise UsageError("name runs, and then the file: lsqctl runs export @last mine.lsq")
+    with open_store(ctx) as store:
+        settings = get_settings(ctx)
+        report = export_runs(
+            store, settings, run_refs, Path(file), checkpoints=checkpoints, force=force
+        )
+    if json:
+        print_json({"export": report})
+        return
+    print(report.path)
+    along = f" and {pluralize(len(report.parents), 'parent')}" if report.parents else ""
+    runs = pluralize(len(report.runs), "run")
+    say(f"{runs}{along}, {format_bytes(report.size_bytes)}, sha256 {report.sha256}")
+
+
+def import_(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `runs export` wrote.")],
+    json: Json = False,
+) -> None:
+    """Take in the runs of a file, all or none; what is here already is left as it is."""
+    from lsqctl.services.transfer import import_runs
+
+    with open_store(ctx, create=True) as store:
+        report = import_runs(store, get_settings(ctx), file)
+    _print_report(report, json=json)
+
+
+def merge(
+    ctx: typer.Context,
+    other: Annotated[
+        Path, typer.Argument(metavar="WORKSPACE", help="The folder of another workspace.")
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+    json: Json = False,
+) -> None:
+    """Take in every finished run of another workspace, all or none; that one is only read.
+
+    Runs that clash are listed first, and then nothing is taken in.
+    """
+    from lsqctl.services.transfer import merge_workspace
+
+    with open_store(ctx, create=True) as store:
+        report = merge_workspace(store, get_settings(ctx), other, dry_run=dry_run)
+    _print_report(report, json=json, dry_run=dry_run)
+
+
+def grants(
+    schema: Annotated[
+        str, typer.Option(metavar="NAME", help="The schema that holds the tables.")
+    ] = "public",
+) -> None:
+    """Print the SQL that makes four roles on PostgreSQL: reader, submitter, worker, owner."""
+    from lsqctl.store.grants import grants_sql
+
+    print(grants_sql(schema), end="")
+
+
+def _print_report(report: TransferReport, *, json: bool, dry_run: bool = False) -> None:
+    """Print what was taken in; raise where runs clash."""
+    if json:
+        print_json({"dry_run": dry_run, "transfer": report})
+    if report.clashes:
+        for run_id, clash in report.clashes.items():
+            say(f"{run_id}: {clash}")
+        clashing = pluralize(len(report.clashes), "run")
+        raise IllegalTransition(f"{clashing} clash with what is here; nothing was taken in")
+    if json:
+        return
+    for run_id in report.imported:
+        print(run_id)
+    verb = "would be taken in" if dry_run else "taken in"
+    left_out = f", {report.unfinished} left out that are unfinished there"
+    rest = left_out if report.unfinished else ""
+    taken_in = pluralize(len(report.imported), "run")
+    say(f"{taken_in} {verb}, {len(report.existing)} here already{rest}")

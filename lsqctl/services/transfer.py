@@ -1,0 +1,287 @@
+"""Take finished runs to another workspace: by a file, or from one workspace into another.
+
+Everything is checked first, then files are laid out beside the runs, then all rows are added in one
+transaction: what fails on the way leaves nothing behind. The same run twice is one run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lsqctl import __version__
+from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, UsageError
+from lsqctl.failpoint import failpoint
+from lsqctl.recipe import is_valid_name
+from lsqctl.run import ACTIVE_STATES
+from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
+from lsqctl.services.transfer_file import ExportReader, ExportWriter, open_export
+from lsqctl.settings import Settings, sqlite_url
+from lsqctl.text import format_bytes
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+    from lsqctl.store.soft_delete import RunRows
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """A file that was written; ``parents`` of its runs were taken along unasked."""
+
+    path: Path
+    runs: tuple[str, ...]
+    parents: tuple[str, ...]
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransferReport:
+    """What was taken in, what was there already, and, of a workspace, what is unfinished there.
+
+    ``clashes`` says by id why a run cannot be taken in; where there are any, nothing was.
+    """
+
+    imported: tuple[str, ...]
+    existing: tuple[str, ...]
+    unfinished: int = 0
+    clashes: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """One run on its way: its rows, and what lays its files out in a folder."""
+
+    rows: RunRows
+    unpack: Callable[[Path], None]
+
+    @property
+    def id(self) -> str:
+        return str(self.rows["runs"][0]["id"])
+
+
+def export_runs(
+    store: Store,
+    settings: Settings,
+    run_refs: Sequence[str],
+    path: Path,
+    *,
+    checkpoints: bool = False,
+    force: bool = False,
+) -> ExportReport:
+    """Write finished runs, and those that they started from, into one file.
+
+    Raises NotFound, IllegalTransition for an unfinished run, UsageError for a file that is there,
+    and StoreError where it cannot be written; then there is none.
+    """
+    if path.exists() and not force:
+        raise UsageError(f"{path} is there already; --force overwrites it")
+    runs = [store.runs.resolve(ref) for ref in run_refs]
+    for run in runs:
+        if run.state in ACTIVE_STATES:
+            raise IllegalTransition(f"run {run.id} is {run.state}; only finished ones are exported")
+    ids = store.transfer.finished_with_parents([run.id for run in runs])
+    head = {"schema": store.maintenance.schema_version(), "lsqctl": __version__}
+    try:
+        with ExportWriter(path, head) as writer:
+            for run_id in ids:
+                _export_run(writer, store, settings, run_id, checkpoints=checkpoints)
+        digest, size = _sha256(path), path.stat().st_size
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from None
+    named = tuple(run.id for run in runs)
+    return ExportReport(path, named, tuple(i for i in ids if i not in named), size, digest)
+
+
+def _export_run(
+    writer: ExportWriter, store: Store, settings: Settings, run_id: str, *, checkpoints: bool
+) -> None:
+    rows = dict(store.transfer.rows_of(run_id))
+    if not checkpoints:
+        rows["checkpoints"] = []
+    writer.add_rows(run_id, rows)
+    folder = existing_run_dir(settings, run_id)
+    kept = {Path(row["directory"]).name for row in rows["checkpoints"]}
+    for path, name in _files(folder) if folder else ():
+        if name.endswith(".log") or name.partition("/")[0] in kept:
+            writer.add_file(run_id, path, name)
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files of a run's folder and their names, two levels deep; no links."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink():
+            continue
+        if path.is_file():
+            yield path, path.name
+        elif path.is_dir():
+            inner = [one for one in sorted(path.iterdir()) if one.is_file()]
+            yield from ((one, f"{path.name}/{one.name}") for one in inner if not one.is_symlink())
+
+
+def _sha256(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def import_runs(store: Store, settings: Settings, path: Path) -> TransferReport:
+    """Take in the runs of a file; those that are here already are left as they are.
+
+    Raises DataError for a file that is damaged, foreign, newer or not to be trusted, and StoreError
+    where there is no room; then nothing was taken in.
+    """
+    reader = open_export(path)
+    try:
+        _check_schema(path, reader.manifest["schema"], store.maintenance.schema_version())
+        _check_room(settings, reader.size_bytes)
+        bundles = [_read_bundle(reader, run_id) for run_id in reader.rows_of]
+        bundles.sort(key=lambda bundle: bundle.rows["runs"][0]["created_at"])
+        return _take_in(store, settings, bundles, source=path.name)
+    finally:
+        reader.close()
+
+
+def _check_schema(path: Path, schema: str, current: str) -> None:
+    if schema > current:
+        raise DataError(f"{path} is of schema {schema}, and this lsqctl has {current}: upgrade it")
+
+
+def _check_room(settings: Settings, size: int) -> None:
+    free = shutil.disk_usage(settings.home).free
+    if size > free:
+        raise StoreError(
+            f"{format_bytes(size)} do not fit on the disk of {settings.home}, "
+            f"which has {format_bytes(free)} left"
+        )
+
+
+def _read_bundle(reader: ExportReader, run_id: str) -> _Bundle:
+    from lsqctl.store.transfer import check_rows
+
+    rows = reader.read_rows(run_id)
+    try:
+        check_rows(run_id, rows)
+        _check_texts(run_id, rows["runs"][0])
+    except DataError as error:
+        raise DataError(f"{reader.path}: {error}") from None
+
+    def unpack(folder: Path) -> None:
+        for name in reader.files_of.get(run_id, ()):
+            target = folder / name
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                reader.write_file(run_id, name, file)
+                os.fsync(file.fileno())
+
+    return _Bundle(rows, unpack)
+
+
+def _check_texts(run_id: str, run: Mapping[str, Any]) -> None:
+    """Raise DataError for a run that could not have been submitted under its name."""
+    recipe, provenance = _json_object(run["recipe"]), _json_object(run["provenance"])
+    if not is_valid_name(run["name"]) or recipe is None or provenance is None:
+        raise DataError(f"run {run_id}: its name, recipe or provenance is not that of a run")
+
+
+def _json_object(text: str) -> Mapping[str, object] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def merge_workspace(
+    store: Store, settings: Settings, other: Path, *, dry_run: bool = False
+) -> TransferReport:
+    """Take in every finished run of another workspace, with its files; it is only read.
+
+    Where runs clash, the report says which, and nothing is taken in. Raises NotFound where there is
+    no workspace, UsageError for this one itself.
+    """
+    from lsqctl.store import open_store
+
+    database = other / "lsqctl.db"
+    if not database.is_file():
+        raise NotFound(f"{other} is no workspace: it holds no lsqctl.db")
+    if settings.home.resolve() == other.resolve():
+        raise UsageError(f"{other} is the workspace that it would be merged into")
+    other_settings = replace(
+        settings, home=other.absolute(), db_url=sqlite_url(database.absolute())
+    )
+    with open_store(other_settings.db_url, read_only=True) as source:
+        ids = source.transfer.finished()
+        total = sum(source.runs.counts().values())
+        bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
+        _check_room(settings, tree_size(other_settings.runs_dir))
+        report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)
+    return replace(report, unfinished=total - len(ids))
+
+
+def _stored_bundle(source: Store, other_settings: Settings, run_id: str) -> _Bundle:
+    def unpack(folder: Path) -> None:
+        home = existing_run_dir(other_settings, run_id)
+        for path, name in _files(home) if home else ():
+            target = folder / name
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(path, target, follow_symlinks=False)
+
+    return _Bundle(source.transfer.rows_of(run_id), unpack)
+
+
+def _take_in(
+    store: Store,
+    settings: Settings,
+    bundles: Sequence[_Bundle],
+    *,
+    source: str,
+    dry_run: bool = False,
+) -> TransferReport:
+    known = store.transfer.compare([bundle.rows for bundle in bundles])
+    clashes = {run_id: clash for run_id, clash in known.items() if clash}
+    new = [bundle for bundle in bundles if bundle.id not in known]
+    if clashes or dry_run:
+        planned = () if clashes else tuple(bundle.id for bundle in new)
+        return TransferReport(planned, tuple(known.keys() - clashes.keys()), clashes=clashes)
+    with _laid_out(settings, new) as folders:
+        store.transfer.insert([bundle.rows for bundle in new], folders, source=source)
+    return TransferReport(tuple(bundle.id for bundle in new), tuple(known))
+
+
+@contextmanager
+def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mapping[str, Path]]:
+    """Lay out the folder of each run, complete; on any error remove them all again.
+
+    What is cut off leaves folders without rows, which `runs gc` removes.
+    """
+    staging = settings.runs_dir / f".import-{os.getpid()}"
+    moved: list[Path] = []
+    try:
+        for bundle in bundles:
+            (staging / bundle.id).mkdir(mode=0o700, parents=True)
+            bundle.unpack(staging / bundle.id)
+        failpoint("import.before-move")
+        for bundle in bundles:
+            folder = settings.run_dir(bundle.id)
+            if folder.is_symlink() or folder.exists():  # left by an import that was cut off
+                remove_tree(folder)
+            (staging / bundle.id).rename(folder)
+            moved.append(folder)
+        yield {bundle.id: settings.run_dir(bundle.id) for bundle in bundles}
+    except BaseException:
+        for folder in moved:
+            remove_tree(folder)
+        raise
+    finally:
+        if staging.exists():
+            remove_tree(staging)

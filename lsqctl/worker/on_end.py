@@ -1,0 +1,143 @@
+"""Hooks of a workspace at the end of each run: processes beside the supervisor, which never waits.
+
+A hook gets the run as JSON on its standard input. One that takes longer than its time is ended, and
+that is said. What one prints stands in ``on_end.log`` of the run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lsqctl.ownership import open_regular
+from lsqctl.run import ACTIVE_STATES, Run
+from lsqctl.worker.workspace_file import OnEnd
+
+_LOG = "on_end.log"
+_WORD = re.compile(r"\{(\w+)\}")
+_POLL_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class _Hook:
+    name: str
+    process: subprocess.Popen[bytes]
+    deadline: float
+
+
+class EndHooks:
+    """Starts the hooks of runs that have ended, and ends those that take too long."""
+
+    def __init__(
+        self,
+        on_end: OnEnd,
+        *,
+        notify: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_end, self._notify, self._clock = on_end, notify, clock
+        self._hooks: list[_Hook] = []
+
+    def ended(self, run: Run, run_dir: Path) -> None:
+        """Start the hooks of a run; nothing for one that is only requeued.  Never raises."""
+        if run.state in ACTIVE_STATES:
+            return
+        message = end_message(run)
+        body = json.dumps(message).encode()
+        if self._on_end.command:
+            words = [_filled(word, message) for word in self._on_end.command]
+            self._start(f"on_end command of {run.id}", words, body, run_dir)
+        if self._on_end.webhook:
+            words = [sys.executable, "-m", "lsqctl.worker.on_end"]
+            body = f"{self._on_end.webhook}\n".encode() + body  # a URL may hold a secret
+            self._start(f"webhook of {run.id}", words, body, run_dir)
+
+    def _start(self, name: str, words: list[str], body: bytes, run_dir: Path) -> None:
+        try:
+            log = open_regular(run_dir / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            try:
+                pipe = subprocess.PIPE
+                process = subprocess.Popen(
+                    words, stdin=pipe, stdout=log, stderr=log, start_new_session=True
+                )
+            finally:
+                os.close(log)
+        except OSError as error:
+            self._notify(f"{name} did not start: {error}")
+            return
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
+            stdin.write(body)  # less than a pipe holds
+        deadline = self._clock() + self._on_end.timeout_seconds
+        self._hooks.append(_Hook(name, process, deadline))
+
+    def tick(self) -> None:
+        """Say of hooks that have failed, and end those that take too long."""
+        for hook in list(self._hooks):
+            code = hook.process.poll()
+            if code is None and self._clock() < hook.deadline:
+                continue
+            self._hooks.remove(hook)
+            if code is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(hook.process.pid, signal.SIGKILL)
+                hook.process.wait()
+                seconds = self._on_end.timeout_seconds
+                self._notify(f"{hook.name} took longer than {seconds:g} s and was ended")
+            elif code:
+                self._notify(f"{hook.name} failed with exit code {code}; see {_LOG} of the run")
+
+    def close(self) -> None:
+        """Wait for the hooks that are left, each until its time is over."""
+        while self._hooks:
+            self.tick()
+            time.sleep(_POLL_SECONDS)
+
+
+def end_message(run: Run) -> Mapping[str, object]:
+    """Return what a hook is told of a run; ``text`` is one line for people."""
+    top1 = "" if run.top1 is None else f", Top-1 {run.top1:.2f} %"
+    why = f" ({run.message})" if run.message else ""
+    return {
+        "text": f"{run.name} seed {run.seed} {run.state}{top1}{why}",
+        "id": run.id,
+        "name": run.name,
+        "seed": run.seed,
+        "state": run.state,
+        "reason": run.reason,
+        "message": run.message,
+        "sweep": run.sweep,
+        "top1": run.top1,
+    }
+
+
+def _filled(word: str, message: Mapping[str, object]) -> str:
+    """Return a word with ``{name}`` and the like replaced; what is no key stays as it is."""
+    return _WORD.sub(lambda match: str(message.get(match[1], match[0])), word)
+
+
+def post() -> int:
+    """Send standard input, but for its first line, to the URL in that; return an exit code."""
+    url, _, body = sys.stdin.buffer.read().partition(b"\n")
+    headers = {"Content-Type": "application/json", "User-Agent": "lsqctl"}
+    try:  # workspace_file.py lets through http and https alone
+        request = urllib.request.Request(url.decode(), data=body, headers=headers)  # noqa: S310
+        with urllib.request.urlopen(request):  # noqa: S310
+            return 0
+    except (OSError, ValueError) as error:
+        sys.stdout.write(f"webhook: {error}\n")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(post())

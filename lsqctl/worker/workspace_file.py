@@ -1,0 +1,88 @@
+"""``workspace.toml``: what a workspace wants beside its runs: trackers, and hooks at their end."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lsqctl.errors import UsageError
+from lsqctl.ownership import read_regular
+from lsqctl.text import did_you_mean, parse_duration
+from lsqctl.trackers import check_trackers
+
+WORKSPACE_FILE = "workspace.toml"
+_KEYS = ("trackers", "on_end")
+_ON_END_KEYS = ("command", "webhook", "timeout")
+DEFAULT_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class OnEnd:
+    """What is done at the end of each run: a command (a word each), a message to a webhook.
+
+    Either is ended after ``timeout_seconds``.
+    """
+
+    command: tuple[str, ...] = ()
+    webhook: str = ""
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceFile:
+    """The file's content; that of a workspace without one is empty."""
+
+    trackers: tuple[str, ...] = ()
+    on_end: OnEnd = field(default_factory=OnEnd)
+
+
+def read_workspace_file(home: Path) -> WorkspaceFile:
+    """Return what a workspace's file says.  Raises UsageError, naming file and key, and NotFound
+    or PluginError for a tracker that cannot be used.
+    """
+    path = home / WORKSPACE_FILE
+    try:
+        data = tomllib.loads(read_regular(path).decode())
+    except FileNotFoundError:
+        return WorkspaceFile()
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    _check_keys(path, data, _KEYS)
+    on_end = data.get("on_end", {})
+    if not isinstance(on_end, dict):
+        raise UsageError(f"{path}: `on_end` must be a table: [on_end]")
+    _check_keys(path, on_end, _ON_END_KEYS, "on_end.")
+    trackers = _words(path, "trackers", data.get("trackers", []))
+    check_trackers(trackers)
+    return WorkspaceFile(trackers, _on_end(path, on_end))
+
+
+def _check_keys(
+    path: Path, data: Mapping[str, object], known: Sequence[str], prefix: str = ""
+) -> None:
+    for key in data:
+        if key not in known:
+            hint = did_you_mean(key, known) or f"; it may hold {', '.join(known)}"
+            raise UsageError(f"{path}: unknown key `{prefix}{key}`{hint}")
+
+
+def _words(path: Path, key: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(word, str) and word for word in value):
+        return tuple(value)
+    raise UsageError(f'{path}: `{key}` must be a list of words, as ["tensorboard"]')
+
+
+def _on_end(path: Path, data: Mapping[str, object]) -> OnEnd:
+    webhook, timeout = data.get("webhook", ""), data.get("timeout", "30s")
+    if not isinstance(webhook, str) or (
+        webhook and not webhook.startswith(("https://", "http://"))
+    ):
+        raise UsageError(f"{path}: `on_end.webhook` must be a URL that begins with https://")
+    try:
+        seconds = parse_duration(str(timeout))
+    except ValueError as error:
+        raise UsageError(f"{path}: `on_end.timeout`: {error}") from None
+    command = _words(path, "on_end.command", data.get("command", []))
+    return OnEnd(command, webhook, max(1.0, seconds))
