@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from lsqctl.leaderboard.board import Board
+    from lsqctl.trackers import Tracker
     from lsqctl.training.data_pipeline import DatasetSplits
 
 __all__ = ["Law", "board_format_laws", "dataset_laws", "model_laws", "tracker_laws"]
@@ -314,27 +315,33 @@ def tracker_laws(name: str) -> tuple[Law, ...]:
     return tuple(Law(sentence, partial(check, name)) for sentence, check in laws.items())
 
 
-def _try_tracker(name: str, folder: Path, attempt: int, *, ends: bool) -> None:
+def _logged(name: str, folder: Path, attempt: int) -> Tracker:
+    """Return a tracker of an attempt that has been given numbers."""
     from lsqctl.trackers import TRACKERS, Number, TrackedRun
 
     recipe = {"model": {"name": "resnet8"}, "data": {"name": "digits"}}
     resumed = 1 if attempt > 1 else None
     run = TrackedRun("22222222", "sample/net-w4a4", 0, attempt, recipe, folder, resumed)
+    tried: Tracker = TRACKERS.load(name)(run)
+    values = (1.5, float("nan"), float("inf"), -1e300)
+    tried.log([Number("test/top1", step, value, 1e9) for step, value in enumerate(values)])
+    return tried
+
+
+def _try_tracker(name: str, attempts: int) -> None:
+    """Log numbers of so many attempts, each of which begins while the one before is not ended."""
+    from lsqctl.trackers import TRACKERS
+
     plugin = TRACKERS.plugin_of(name)
-    with plugin_faults(plugin) if plugin else nullcontext():
-        tried = TRACKERS.load(name)(run)
-        values = (1.5, float("nan"), float("inf"), -1e300)
-        tried.log([Number("test/top1", step, value, 1e9) for step, value in enumerate(values)])
-        if ends:
-            tried.close()
+    with TemporaryDirectory() as folder, plugin_faults(plugin) if plugin else nullcontext():
+        tried = [_logged(name, Path(folder), attempt + 1) for attempt in range(attempts)]
+        for one in reversed(tried):
+            one.close()
 
 
 def _takes_numbers(name: str) -> None:
-    with TemporaryDirectory() as folder:
-        _try_tracker(name, Path(folder), 1, ends=True)
+    _try_tracker(name, 1)
 
 
 def _follows_one_cut_off(name: str) -> None:
-    with TemporaryDirectory() as folder:
-        _try_tracker(name, Path(folder), 1, ends=False)
-        _try_tracker(name, Path(folder), 2, ends=True)
+    _try_tracker(name, 2)

@@ -27,6 +27,7 @@ from lsqctl.cli import (
     runs,
     runs_rm,
     runs_update,
+    search,
     serve,
     submit,
     sweep,
@@ -71,6 +72,7 @@ app.add_typer(deploy.app, name="deploy")
 verify.register(app)
 verify.register_conformance(app)
 app.add_typer(recipe.app, name="recipe")
+search.register(sweep.app)
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(published.app, name="published")
 app.add_typer(plugins.app, name="plugins")

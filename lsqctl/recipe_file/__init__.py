@@ -10,7 +10,7 @@ from lsqctl.recipe_file.keys import (
     keys_table,
     template,
 )
-from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
+from lsqctl.recipe_file.loaded_recipe import Cell, Distribution, LoadedRecipe
 from lsqctl.recipe_file.loader import (
     Parent,
     RecipeSummary,
@@ -26,6 +26,7 @@ __all__ = [
     "CODES",
     "SCHEMA_FILE",
     "Cell",
+    "Distribution",
     "ErrorCode",
     "KeyRow",
     "LoadedRecipe",

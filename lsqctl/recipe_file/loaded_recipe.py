@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,44 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Distribution:
+    """What a key of a sweep's `random` is drawn from: ``low`` to ``high``, or ``choices``."""
+
+    kind: str  # uniform, loguniform, integer or choice
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple[object, ...] = ()
+
+    def at(self, unit: float) -> float:
+        """Return the number at ``unit``, in [0, 1), of an interval."""
+        if self.kind == "integer":
+            return int(self.low) + int(unit * (int(self.high) - int(self.low) + 1))
+        if self.kind == "loguniform":
+            low, high = math.log(self.low), math.log(self.high)
+            return self.rounded(math.exp(low + unit * (high - low)))
+        return self.rounded(self.low + unit * (self.high - self.low))
+
+    def rounded(self, value: float) -> float:
+        """Return four digits of a number, so that a cell's name can say the whole of it."""
+        if self.kind == "integer":
+            return int(value)
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+    def has(self, value: object) -> bool:
+        """Return whether it could have been drawn."""
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True, slots=True)
 class LoadedRecipe:
     """A recipe file that was found to be valid.
 
     ``cells`` is empty for an abstract recipe; ``explicit`` is what the file and its bases say, by
     dotted key, and ``origins`` where; ``warnings`` are likely mistakes, with codes W001 and on.
-    ``halving`` says how a sweep's cells fall out before they have been trained to the end.
+    ``halving`` says how a sweep's cells fall out before they have been trained to the end, and
+    ``space`` what its `random` draws from, by dotted key.
     """
 
     name: str
@@ -49,3 +82,4 @@ class LoadedRecipe:
     warnings: tuple[Diagnostic, ...] = ()
     base: str | None = None
     halving: Halving | None = None
+    space: Mapping[str, Distribution] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from lsqctl.recipe_file.find import (
     recipe_file_at,
 )
 from lsqctl.recipe_file.lint import lint, repeated_seeds
-from lsqctl.recipe_file.loaded_recipe import Cell, LoadedRecipe
+from lsqctl.recipe_file.loaded_recipe import Cell, Distribution, LoadedRecipe
 from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
 from lsqctl.recipe_file.serialization import dump
 from lsqctl.recipe_file.sweep_axes import (
@@ -131,6 +131,7 @@ def load_document(
         warnings=tuple(dict.fromkeys(loader.warnings)),
         base=loader.base_ref({}),
         halving=None if abstract else halving,
+        space=loader.space,
     )
 
 
@@ -140,6 +141,7 @@ class _Loader:
     file_cache: FileCache
     diagnostics: list[Diagnostic]
     warnings: list[Diagnostic] = field(default_factory=list)
+    space: Mapping[str, Distribution] = field(default_factory=dict)
     _trees: dict[str, Tree] = field(default_factory=dict)
 
     @property
@@ -185,6 +187,7 @@ class _Loader:
         axes = axes_of(sweep, self.diagnostics, seed=self.draw_seed(fixed))
         varied, grid_diagnostics = parse_grids(grids)
         self.diagnostics += [*diagnostics, *grid_diagnostics, *varied_and_set(varied, fixed)]
+        self.space = axes.space
         self.warnings.extend(repeated_seeds(axes.grid.get("seed", ())))
         axes = axes.varied(varied).varied({"seed": seed_nodes(seeds)} if seeds else {})
         if axes.cell_count > MAX_CELLS:

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 
 from lsqctl.errors import Diagnostic
@@ -22,7 +22,7 @@ from lsqctl.recipe_file.keys import (
     SETTABLE_KEYS,
     SWEEP_PARTS,
 )
-from lsqctl.recipe_file.loaded_recipe import Cell
+from lsqctl.recipe_file.loaded_recipe import Cell, Distribution
 from lsqctl.recipe_file.nodes import Entry, Node, preview
 from lsqctl.run import Halving
 from lsqctl.text import closest_name
@@ -39,11 +39,13 @@ class SweepAxes:
     """The values of each varied key, by dotted key.
 
     Values of ``zipped`` go side by side, those of ``drawn`` too (a draw a row); ``grid`` combines.
+    ``space`` says what was drawn from.
     """
 
     zipped: Axes
     drawn: Axes
     grid: Axes
+    space: Mapping[str, Distribution] = field(default_factory=dict)
 
     def varied(self, axes: Axes) -> SweepAxes:
         """Return the axes with those of the command line in the grid, instead of the file's."""
@@ -51,7 +53,7 @@ class SweepAxes:
             {key: values for key, values in part.items() if key not in axes}
             for part in (self.zipped, self.drawn, self.grid)
         )
-        return SweepAxes(zipped, drawn, {**grid, **axes})
+        return SweepAxes(zipped, drawn, {**grid, **axes}, self.space)
 
     @property
     def cell_count(self) -> int:
@@ -78,14 +80,15 @@ def axes_of(sweep: Entry | None, diagnostics: list[Diagnostic], *, seed: int = 0
     count_before = len(diagnostics)
     parts = _parts(sweep, diagnostics)
     zipped, grid = (_axes(parts.get(part), part, diagnostics) for part in ("zip", "grid"))
-    drawn = _drawn(sweep, parts, seed, diagnostics)
+    space: dict[str, Distribution] = {}
+    drawn = _drawn(sweep, parts, seed, space, diagnostics)
     for first, second in (("zip", "grid"), ("zip", "random"), ("grid", "random")):
         _check_varied_once(parts, first, second, diagnostics)
     _check_equal_lengths(zipped, diagnostics)
     if len(diagnostics) == count_before and not (zipped or drawn or grid):
         hint = "write `sweep: {grid: {seed: [0, 1, 2]}}`"
         diagnostics.append(sweep.key.diagnostic("R004", BAD_SWEEP, "nothing is varied here", hint))
-    return SweepAxes(zipped, drawn, grid)
+    return SweepAxes(zipped, drawn, grid, space)
 
 
 def unknown_key_diagnostic(key: Node, where: str) -> Diagnostic:
@@ -197,9 +200,13 @@ def _rejoined(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def _drawn(
-    sweep: Entry, parts: Mapping[str, Entry], seed: int, diagnostics: list[Diagnostic]
+    sweep: Entry,
+    parts: Mapping[str, Entry],
+    seed: int,
+    space: dict[str, Distribution],
+    diagnostics: list[Diagnostic],
 ) -> Axes:
-    """Return as many draws of each key of `random` as `runs` says."""
+    """Return as many draws of each key of `random` as `runs` says; fill in ``space``."""
     count = _whole_number(parts.get("runs"), "runs", (1, MAX_CELLS), diagnostics)
     if ("random" in parts) is not ("runs" in parts):
         message = "`random` and `runs` go together"
@@ -208,12 +215,13 @@ def _drawn(
     drawn: Axes = {}
     for key, entry in _entries(parts.get("random"), "distributions", diagnostics).items():
         try:
-            values = [_draw(entry.value, _unit_draw(seed, key, n)) for n in range(count or 0)]
+            space[key] = _read_distribution(entry.value)
         except ValueError as error:
             hint = f"write one of {', '.join(DISTRIBUTIONS)}, or a list to choose from"
             diagnostics.append(entry.value.diagnostic("R004", BAD_SWEEP, str(error), hint))
         else:
-            drawn[key] = tuple(values)
+            units = (_unit_draw(seed, key, number) for number in range(count or 0))
+            drawn[key] = tuple(_draw(entry.value, space[key], unit) for unit in units)
     return drawn if count else {}
 
 
@@ -237,45 +245,34 @@ def _unit_draw(seed: int, key: str, number: int) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
-def _draw(distribution: Node, unit: float) -> Node:
-    """Return the value at ``unit`` of a distribution, or of a list; raises ValueError."""
-    if isinstance(distribution.value, tuple):
-        if not distribution.value:
+def _read_distribution(node: Node) -> Distribution:
+    """Return what a key is drawn from; raises ValueError."""
+    if isinstance(node.value, tuple):
+        if not node.value:
             raise ValueError("the list is empty")
-        return distribution.value[int(unit * len(distribution.value))]
-    match = DISTRIBUTION.fullmatch(distribution.text)
-    if not match or match[1] not in _SAMPLERS:
-        raise ValueError(f"is no distribution: {preview(distribution)}")
+        return Distribution("choice", choices=tuple(node.to_python()))
+    match = DISTRIBUTION.fullmatch(node.text)
+    if not match or match[1] not in _BOUNDS:
+        raise ValueError(f"is no distribution: {preview(node)}")
     try:
         low, high = float(match[2]), float(match[3])
     except ValueError:
-        raise ValueError(f"needs two numbers, got {preview(distribution)}") from None
+        raise ValueError(f"needs two numbers, got {preview(node)}") from None
     whole = low.is_integer() and high.is_integer() if match[1] == "integer" else True
     positive = low > 0 or match[1] != "loguniform"
     if not (math.isfinite(low) and math.isfinite(high) and low < high and whole and positive):
-        raise ValueError(f"needs {_BOUNDS[match[1]]}, got {preview(distribution)}")
-    value = _SAMPLERS[match[1]](low, high, unit)
-    return replace(distribution, value=value, text=str(value))
+        raise ValueError(f"needs {_BOUNDS[match[1]]}, got {preview(node)}")
+    return Distribution(match[1], low, high)
 
 
-def _loguniform(low: float, high: float, unit: float) -> float:
-    return _round(math.exp(math.log(low) + unit * (math.log(high) - math.log(low))), low, high)
+def _draw(node: Node, distribution: Distribution, unit: float) -> Node:
+    """Return the node of a draw, which stands where the distribution is written."""
+    if isinstance(node.value, tuple):
+        return node.value[int(unit * len(node.value))]
+    value = distribution.at(unit)
+    return replace(node, value=value, text=str(value))
 
 
-def _uniform(low: float, high: float, unit: float) -> float:
-    return _round(low + unit * (high - low), low, high)
-
-
-def _integer(low: float, high: float, unit: float) -> int:
-    return int(low) + int(unit * (int(high) - int(low) + 1))
-
-
-def _round(value: float, low: float, high: float) -> float:
-    """Return four digits of a value, so that a cell's name can say the whole of it."""
-    return min(max(float(f"{value:.4g}"), low), high)
-
-
-_SAMPLERS = {"loguniform": _loguniform, "uniform": _uniform, "integer": _integer}
 _BOUNDS = {
     "loguniform": "0 < low < high",
     "uniform": "low < high",

@@ -103,15 +103,21 @@ def export_runs(
 def _export_run(
     writer: ExportWriter, store: Store, settings: Settings, run_id: str, *, checkpoints: bool
 ) -> None:
-    rows = dict(store.transfer.rows_of(run_id))
-    if not checkpoints:
-        rows["checkpoints"] = []
-    writer.add_rows(run_id, rows)
     folder = existing_run_dir(settings, run_id)
+    rows = _rows_with_files(store, run_id, folder if checkpoints else None)
+    writer.add_rows(run_id, rows)
     kept = {Path(row["directory"]).name for row in rows["checkpoints"]}
     for path, name in _files(folder) if folder else ():
         if name.endswith(".log") or name.partition("/")[0] in kept:
             writer.add_file(run_id, path, name)
+
+
+def _rows_with_files(store: Store, run_id: str, folder: Path | None) -> RunRows:
+    """Return the rows of a run, of its checkpoints only those that lie in ``folder``."""
+    rows = store.transfer.rows_of(run_id)
+    names = {path.name for path in folder.iterdir() if path.is_dir()} if folder else set()
+    here = [row for row in rows["checkpoints"] if Path(row["directory"]).name in names]
+    return {**rows, "checkpoints": here}
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
@@ -229,14 +235,15 @@ def merge_workspace(
 
 
 def _stored_bundle(source: Store, other_settings: Settings, run_id: str) -> _Bundle:
+    home = existing_run_dir(other_settings, run_id)
+
     def unpack(folder: Path) -> None:
-        home = existing_run_dir(other_settings, run_id)
         for path, name in _files(home) if home else ():
             target = folder / name
             target.parent.mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(path, target, follow_symlinks=False)
 
-    return _Bundle(source.transfer.rows_of(run_id), unpack)
+    return _Bundle(_rows_with_files(source, run_id, home), unpack)
 
 
 def _take_in(

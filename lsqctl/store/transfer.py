@@ -12,6 +12,7 @@ from lsqctl.errors import DataError
 from lsqctl.failpoint import failpoint
 from lsqctl.run import ACTIVE_STATES, JsonObject, RunState
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
+from lsqctl.store.dialects import UtcDateTime
 from lsqctl.store.rows import batches
 from lsqctl.store.soft_delete import OF_A_RUN, RunRows
 from lsqctl.store.tables import run_parents, runs, sweep_cells, sweeps, workers
@@ -181,7 +182,7 @@ def _check_row(run_id: str, table: Table, row: JsonObject) -> None:
 
 
 def _fits(column: Column[object], value: object) -> bool:
-    kind = column.type.python_type
+    kind = datetime if isinstance(column.type, UtcDateTime) else column.type.python_type
     if value is None:
         return bool(column.nullable)
     if kind is float:

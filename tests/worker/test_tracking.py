@@ -66,6 +66,7 @@ def test_tensorboard_reads_each_number_and_of_a_step_measured_twice_the_later(tm
     second = TensorBoard(tracked(tmp_path, attempt=2, resumed=300))
     second.log([Number("test/top1", 600, 7.0, 1e9), Number("test/é", 600, math.nan, 1e9)])
     second.close()
+    first.close()
     found = scalars(tmp_path / "tensorboard")
     assert found["test/top1"] == [(0, 0.5), (300, math.inf), (600, 7.0)]
     ((step, value),) = found["test/é"]
