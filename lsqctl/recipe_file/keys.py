@@ -196,9 +196,11 @@ def json_schema() -> JsonObject:
     """Return the JSON Schema of a recipe *file*: bases, sweeps and left-out keys included."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    for section in (*SECTIONS.values(), OverrideSection, *NESTED.values()):
-        definition = definitions[section.__name__]
-        if section not in NESTED.values():
+    nested = {section.__name__ for section in NESTED.values()}
+    names = {section.__name__ for section in SECTIONS.values()} | {OverrideSection.__name__}
+    for name in sorted(names | nested):
+        definition = definitions[name]
+        if name not in nested:
             definition.pop("required", None)  # a base may give it
         for prop in definition["properties"].values():
             _to_json_schema(prop)

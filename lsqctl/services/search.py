@@ -58,6 +58,9 @@ class TrialResult:
     mean: float | None
 
 
+_Tried = dict[str, tuple[Mapping[str, object], list[Run]]]  # by values: these, and their runs
+
+
 @dataclass(slots=True)
 class _Trial:
     asked: optuna.trial.Trial
@@ -105,13 +108,15 @@ class _Search:
     options: SearchOptions
     study: optuna.Study = field(init=False)
     distributions: dict[str, Any] = field(init=False)
+    tried: _Tried = field(init=False)
     open: list[_Trial] = field(default_factory=list)
     begun: int = 0
 
     def __post_init__(self) -> None:
         optuna = _import_optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = self.loaded.cells[0].recipe.seed if self.loaded.cells else 0
+        self.tried = _tried(self.store, self.loaded)
+        seed = self.loaded.cells[0].recipe.seed + 7919 * len(self.tried)  # or it would ask again
         direction = "maximize" if self.options.metric == "top1" else "minimize"
         sampler = _make_sampler(optuna, self.options.sampler, seed)
         self.study = optuna.create_study(direction=direction, sampler=sampler)
@@ -126,7 +131,7 @@ class _Search:
 
     def learn(self) -> None:
         """Take over what the sweep's cells have tried: told where they ended, else awaited."""
-        for values, runs in _tried(self.store, self.loaded).values():
+        for values, runs in self.tried.values():
             self.begun += 1
             self.study.enqueue_trial(dict(values))
             asked = self.study.ask(self.distributions)
@@ -199,7 +204,7 @@ class _Search:
 
 def _tried(store: Store, loaded: LoadedRecipe) -> dict[str, tuple[Mapping[str, object], list[Run]]]:
     """Return the values that the sweep's cells have, each with its runs (one a seed)."""
-    found: dict[str, tuple[Mapping[str, object], list[Run]]] = {}
+    found: _Tried = {}
     if loaded.name not in store.sweeps.names():
         return found
     for cell in store.sweeps.cells(loaded.name):
@@ -230,7 +235,8 @@ def _import_optuna() -> Any:
 def _make_sampler(optuna: Any, name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name not in SAMPLERS:
         raise NotFound(f"no sampler is named `{name}`{did_you_mean(name, SAMPLERS)}")
-    return getattr(optuna.samplers, SAMPLERS[name])(seed=seed)
+    sampler: optuna.samplers.BaseSampler = getattr(optuna.samplers, SAMPLERS[name])(seed=seed)
+    return sampler
 
 
 def _to_optuna(optuna: Any, found: Distribution) -> Any:

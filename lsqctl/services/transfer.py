@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from lsqctl.store.soft_delete import RunRows
 
 
+_STAGING = ".import-"  # and the process's id
+
+
 @dataclass(frozen=True, slots=True)
 class ExportReport:
     """A file that was written; ``parents`` of its runs were taken along unasked."""
@@ -269,9 +272,10 @@ def _take_in(
 def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mapping[str, Path]]:
     """Lay out the folder of each run, complete; on any error remove them all again.
 
-    What is cut off leaves folders without rows, which `runs gc` removes.
+    What is cut off leaves folders without rows, which the next import, or `runs gc`, removes.
     """
-    staging = settings.runs_dir / f".import-{os.getpid()}"
+    _remove_left_over(settings.runs_dir)
+    staging = settings.runs_dir / f"{_STAGING}{os.getpid()}"
     moved: list[Path] = []
     try:
         for bundle in bundles:
@@ -292,3 +296,13 @@ def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mappin
     finally:
         if staging.exists():
             remove_tree(staging)
+
+
+def _remove_left_over(runs_dir: Path) -> None:
+    """Remove what an import that was cut off has laid out, unless its process lives."""
+    import psutil
+
+    for folder in runs_dir.glob(f"{_STAGING}*"):
+        pid = folder.name.removeprefix(_STAGING)
+        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
+            remove_tree(folder)

@@ -72,7 +72,8 @@ class Rungs(StorePart):
         )
         decide_rungs(db)
         failpoint("rung.before-commit")
-        return RunState(db.scalar(select(live_runs.c.state).where(live_runs.c.id == lease.run_id)))
+        state = db.scalar(select(live_runs.c.state).where(live_runs.c.id == lease.run_id))
+        return RunState(str(state))
 
     def decide_due(self) -> None:
         """Decide what can be decided at rungs: a cell may have been cancelled or removed."""
@@ -133,11 +134,11 @@ class _Contender:
 
     @property
     def paused(self) -> bool:
-        return self.row.state == RunState.WAITING and self.row.reason == EndReason.RUNG
+        return (self.row.state, self.row.reason) == (RunState.WAITING, EndReason.RUNG)
 
     def has_come(self, epoch: int) -> bool:
         """Whether it has been evaluated after ``epoch``, or ended well before it."""
-        ended = self.row.state == RunState.SUCCEEDED and len(self.values) > 0
+        ended = bool(self.row.state == RunState.SUCCEEDED and self.values)
         return len(self.values) >= epoch or ended
 
     def value(self, epoch: int) -> float:
@@ -261,9 +262,8 @@ def _decide(
 
 def _promote(db: Connection, row: AnyRow, detail: str) -> None:
     """Queue a cell again; it keeps its priority and its place before what came later."""
-    values = {"reason": None, "message": ""}
-    waiting, queued = RunState.WAITING, RunState.QUEUED
-    transition(db, row.id, waiting, queued, _PROMOTED, detail=detail, **values)
+    states = RunState.WAITING, RunState.QUEUED
+    transition(db, row.id, *states, _PROMOTED, detail=detail, reason=None, message="")
 
 
 def _stop(db: Connection, row: AnyRow, detail: str) -> None:

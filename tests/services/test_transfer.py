@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lsqctl.errors import DataError, IllegalTransition, NotFound, UsageError
+from lsqctl.events import Checkpoint, Metric
 from lsqctl.run import RunState
 from lsqctl.services.transfer import export_runs, import_runs, merge_workspace
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings, sqlite_url
 from lsqctl.store import Store
-from tests.conftest import TINY, CommandLine
+from tests.conftest import FULL, TINY, CommandLine
+from tests.store.samples import evaluation, identity, new, result, submit, take
 
 CHILD = TINY.replace("epochs: 2", "epochs: 1").replace("resnet8", "resnet8, weights: {run: p}")
 
@@ -25,21 +29,31 @@ def workspace(home: Path) -> Settings:
     return Settings(home, sqlite_url(home / "lsqctl.db"), home / "data", lease_seconds=1)
 
 
+def finish(store: Store, settings: Settings) -> None:
+    """Work the next run as a worker would: metrics, a log, a checkpoint, a result."""
+    claim = take(store)
+    run_dir = settings.run_dir(claim.run.id)
+    folder = run_dir / "ckpt-000000010-best"
+    folder.mkdir(parents=True)
+    (run_dir / "attempt-1.log").write_text("epoch 1/1\n")
+    (folder / "model.pt").write_bytes(bytes(range(256)))
+    store.metrics.log(claim.lease, [Metric("top1", "test", 10, 90.0), Metric("x", "y", 1, nan)])
+    store.checkpoints.record(claim.lease, Checkpoint(10, 1, folder, "sha", 256, True))
+    counted = evaluation(checkpoint=str(folder))
+    store.queue.finish(claim.lease, replace(result(), evaluations=(counted,)))
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
-    """A workspace with a parent and its child, trained, and one queued run."""
-    cli = CommandLine(tmp_path_factory.mktemp("trained"))
-    cli.write("p.yaml", TINY.replace("epochs: 2", "epochs: 1"))
-    cli.write("c.yaml", CHILD)
-    cli("run", "c.yaml")
-    cli("runs", "tag", "c", "+mine")
-    cli("submit", "p.yaml", "--seed", "7", "--hold")
-    return cli
-
-
-@pytest.fixture
-def theirs(trained: CommandLine) -> Settings:
-    return workspace(trained.folder / ".lsqctl")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A workspace with a parent and its child, both done, and a held run."""
+    settings = workspace(tmp_path_factory.mktemp("others") / ".lsqctl")
+    with open_workspace(settings, create=True) as store:
+        store.workers.register(identity("w1"))
+        submit(store, new("p"), new("c", parents=["p"], sweep="s", cell="a", tags=("mine",)))
+        finish(store, settings)
+        finish(store, settings)
+        submit(store, new("held", held=True))
+    return settings
 
 
 @pytest.fixture
@@ -55,7 +69,7 @@ def everything(store: Store, settings: Settings) -> dict[str, Any]:
     for run in store.runs.list(states=[RunState.SUCCEEDED]):
         detail = store.runs.detail(run.id)
         logs = {path.name: path.read_bytes() for path in settings.run_dir(run.id).glob("*.log")}
-        points = store.metrics.points(run.id)
+        points = [(p.name, p.split, p.step, repr(p.value)) for p in store.metrics.points(run.id)]
         found[run.id] = (run, detail.recipe, detail.provenance, detail.parents, detail.attempts)
         found[run.id] += (points, store.runs.tags([run.id]), logs)
         found[run.id] += ([(e.n_correct, e.hits) for e in store.results.evaluations(run.id)],)
@@ -63,42 +77,64 @@ def everything(store: Store, settings: Settings) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def exported(trained: CommandLine) -> Path:
-    path = trained.folder / "both.lsq"
-    settings = workspace(trained.folder / ".lsqctl")
-    with open_workspace(settings) as store:
-        report = export_runs(store, settings, ["c"], path, checkpoints=True)
+def exported(others: Settings) -> Path:
+    path = others.home.parent / "both.lsq"
+    with open_workspace(others) as store:
+        report = export_runs(store, others, ["c"], path, checkpoints=True)
     assert (len(report.runs), len(report.parents)) == (1, 1)
     return path
 
 
-def test_an_export_is_taken_in_whole_and_once_with_its_parents_and_verified(
-    exported: Path, theirs: Settings, ours: Settings, trained: CommandLine
+def test_an_export_is_taken_in_whole_and_once_with_its_parents(
+    exported: Path, others: Settings, ours: Settings
 ) -> None:
-    with open_workspace(theirs) as source, open_workspace(ours) as target:
+    with open_workspace(others) as source, open_workspace(ours) as target:
         first = import_runs(target, ours, exported)
         again = import_runs(target, ours, exported)
         assert (len(first.imported), len(first.existing)) == (2, 0)
         assert (len(again.imported), len(again.existing)) == (0, 2)
-        assert everything(target, ours) == everything(source, theirs)
+        assert everything(target, ours) == everything(source, others)
         assert target.maintenance.check() == []
         child = target.runs.resolve("c")
         assert [e.kind for e in target.runs.events(child.id)][-1] == "imported"
-        for kept in target.checkpoints.list(child.id):
-            assert Path(kept.directory).parent == ours.run_dir(child.id)
-    verified = trained("--home", str(ours.home), "verify", child.id)
-    assert "verified" in verified.stdout + verified.stderr
+        assert [cell.run and cell.run.id for cell in target.sweeps.cells("s")] == [child.id]
+        (kept,) = target.checkpoints.list(child.id)
+        assert Path(kept.directory).parent == ours.run_dir(child.id)
+        assert (Path(kept.directory) / "model.pt").read_bytes() == bytes(range(256))
+
+
+def test_without_checkpoints_nothing_says_that_there_are_some(
+    others: Settings, ours: Settings, tmp_path: Path
+) -> None:
+    with open_workspace(others) as source, open_workspace(ours) as target:
+        export_runs(source, others, ["p"], tmp_path / "p.lsq")
+        (run_id,) = import_runs(target, ours, tmp_path / "p.lsq").imported
+        assert target.checkpoints.list(run_id) == []
+        assert [path.name for path in ours.run_dir(run_id).iterdir()] == ["attempt-1.log"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="make test-full trains, exports, imports and verifies")
+def test_what_was_trained_and_taken_in_is_verified_from_its_checkpoints(cli: CommandLine) -> None:
+    cli.write("p.yaml", TINY.replace("epochs: 2", "epochs: 1"))
+    cli.write("c.yaml", CHILD)
+    cli("run", "c.yaml")
+    cli("runs", "export", "c", "both.lsq", "--checkpoints")
+    cli("--home", "ours", "runs", "import", "both.lsq")
+    for name in ("p", "c"):
+        verified = cli("--home", "ours", "verify", name)
+        assert "verified" in verified.stdout + verified.stderr
 
 
 def test_only_finished_runs_are_exported_and_no_file_is_overwritten_unasked(
-    exported: Path, theirs: Settings
+    exported: Path, others: Settings
 ) -> None:
-    with open_workspace(theirs) as store:
+    with open_workspace(others) as store:
         held = next(run for run in store.runs.list() if run.held)
         with pytest.raises(IllegalTransition, match="only finished ones are exported"):
-            export_runs(store, theirs, [held.id], exported.with_name("held.lsq"))
+            export_runs(store, others, [held.id], exported.with_name("held.lsq"))
         with pytest.raises(UsageError, match="--force overwrites it"):
-            export_runs(store, theirs, ["c"], exported)
+            export_runs(store, others, ["c"], exported)
     assert not exported.with_name("held.lsq").exists()
     assert list(exported.parent.glob(".*.tmp")) == []
 
@@ -232,30 +268,32 @@ def test_an_import_that_is_killed_leaves_no_run_and_is_done_by_the_next(
         cli("runs", "import", str(exported), code=-9, LSQCTL_FAILPOINT=f"{moment}:kill")
         assert json.loads(cli("runs", "ls", "--json").stdout)["runs"] == []
     done = cli("runs", "import", str(exported))
-    assert len(done.stdout.split()) == 2
+    assert sorted(done.stdout.split()) == sorted(
+        path.name for path in (cli.folder / ".lsqctl" / "runs").iterdir()
+    )
     cli("db", "check")
 
 
 def test_a_workspace_is_merged_and_what_clashes_is_listed_and_stops_it(
-    theirs: Settings, ours: Settings, cli: CommandLine
+    others: Settings, ours: Settings, cli: CommandLine
 ) -> None:
     with open_workspace(ours) as store:
-        planned = merge_workspace(store, ours, theirs.home, dry_run=True)
+        planned = merge_workspace(store, ours, others.home, dry_run=True)
         assert (len(planned.imported), planned.unfinished) == (2, 1)
         assert store.runs.list() == []
-        done = merge_workspace(store, ours, theirs.home)
-        with open_workspace(theirs) as source:
-            assert everything(store, ours) == everything(source, theirs)
-        assert merge_workspace(store, ours, theirs.home).existing == tuple(done.imported)
+        done = merge_workspace(store, ours, others.home)
+        with open_workspace(others) as source:
+            assert everything(store, ours) == everything(source, others)
+        assert merge_workspace(store, ours, others.home).existing == tuple(done.imported)
         child = store.runs.resolve("c").id
         store.trash.remove([child])
-        clashing = merge_workspace(store, ours, theirs.home)
+        clashing = merge_workspace(store, ours, others.home)
         assert clashing.imported == ()
         assert clashing.clashes == {child: "it is in the trash; `lsqctl runs restore` first"}
         with pytest.raises(NotFound):
             merge_workspace(store, ours, ours.home / "runs")
         with pytest.raises(UsageError):
             merge_workspace(store, ours, ours.home)
-    refused = cli("--home", str(ours.home), "db", "merge", str(theirs.home), code=None)
+    refused = cli("--home", str(ours.home), "db", "merge", str(others.home), code=None)
     assert refused.returncode != 0
     assert f"{child}: it is in the trash" in refused.stderr

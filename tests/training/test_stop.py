@@ -48,7 +48,7 @@ def test_a_run_stops_after_its_patience_and_says_so_and_resumed_it_stops_at_the_
 
     cut = []
     while not (cut and isinstance(cut[-1], Result)):
-        cut += run(impatient(), job("cut"), stop_after=7)
+        cut += run(impatient(), job("cut"), stop_after=11)
     assert rows(cut) == rows(whole)
     assert_same_state(job("whole").run_dir, job("cut").run_dir)
 

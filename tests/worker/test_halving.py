@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
-from lsqctl.run import EndReason
-from tests.conftest import TINY, CommandLine
+from lsqctl.run import EndReason, RunState
+from tests.conftest import FULL, TINY, CommandLine
 from tests.worker.long_run import reproducible, store_of
+from tests.worker.test_tracking import scalars
 
 SEARCH = (
     TINY.replace("{epochs: 2, lr: 0.1}", "{epochs: 4, lr: 0.1}")
@@ -31,7 +33,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     cli = CommandLine(tmp_path_factory.mktemp("whole"))
     cli.write("s.yaml", SEARCH)
     cli("submit", "s.yaml")
-    cli("worker", "--until-empty", "--slots", "2")
+    cli("worker", "--until-empty", "--slots", "2", "--tensorboard")
     return cli
 
 
@@ -47,6 +49,21 @@ def test_a_sweep_is_halved_and_says_which_cells_stopped_at_which_rung(undisturbe
     assert "rung" in undisturbed("explain", "stopped").stdout
 
 
+def test_each_attempt_writes_event_files_that_together_are_the_metrics(undisturbed):
+    with store_of(undisturbed) as store:
+        (winner,) = store.runs.list(states=[RunState.SUCCEEDED])
+        points = store.metrics.points(winner.id)
+    assert winner.attempt == 3
+    found = scalars(undisturbed.folder / ".lsqctl" / "runs" / winner.id / "tensorboard")
+    wanted: dict[str, list[tuple[int, float]]] = {}
+    for point in points:
+        single = struct.unpack("<f", struct.pack("<f", point.value))[0]
+        wanted.setdefault(f"{point.split}/{point.name}", []).append((point.step, single))
+    assert {tag: found[tag] for tag in wanted} == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FULL, reason="make test-full kills workers at their rungs")
 def test_killed_workers_and_two_at_a_time_change_neither_who_falls_out_nor_a_number(
     cli, undisturbed
 ):

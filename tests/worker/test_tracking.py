@@ -6,7 +6,6 @@ import http.server
 import json
 import math
 import re
-import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,8 +26,7 @@ from lsqctl.trust import trust
 from lsqctl.worker.on_end import EndHooks
 from lsqctl.worker.tracking import Tracking
 from lsqctl.worker.workspace_file import OnEnd, read_workspace_file
-from tests.conftest import TINY, wait_for
-from tests.worker.long_run import store_of
+from tests.conftest import wait_for
 
 RUN = Run(
     id="23456789",
@@ -78,20 +76,6 @@ def test_tensorboard_reads_each_number_and_of_a_step_measured_twice_the_later(tm
 def test_what_is_shipped_keeps_the_laws_of_trackers(name):
     for law in tracker_laws(name):
         law()
-
-
-def test_a_run_writes_event_files_beside_its_metrics(cli):
-    cli.write("mine.yaml", TINY.replace("epochs: 2", "epochs: 1"))
-    cli("run", "mine.yaml", "--tensorboard")
-    with store_of(cli) as store:
-        (run,) = store.runs.list()
-        points = store.metrics.points(run.id)
-    found = scalars(cli.folder / ".lsqctl" / "runs" / run.id / "tensorboard")
-    wanted: dict[str, list[tuple[int, float]]] = {}
-    for point in points:
-        single = struct.unpack("<f", struct.pack("<f", point.value))[0]
-        wanted.setdefault(f"{point.split}/{point.name}", []).append((point.step, single))
-    assert {tag: found[tag] for tag in wanted} == wanted
 
 
 BAD_TRACKERS = {
