@@ -20,7 +20,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.run import ACTIVE_STATES, EndReason, Halving, JsonObject, Lease, RunState
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
 from lsqctl.store.dependencies import end_children
-from lsqctl.store.dialects import decode_float, from_json, now
+from lsqctl.store.dialects import decode_float, from_json, now, to_json
 from lsqctl.store.metrics import is_better
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import AnyRow, events, live_runs, metric_points, sweep_cells
@@ -147,29 +147,25 @@ class _Contender:
 
 def decide_rungs(db: Connection) -> None:
     """Decide each rung at which a cell is paused and that no cell is still on its way to."""
-    paused = db.execute(select(live_runs.c.provenance).where(*_PAUSED)).scalars()
-    plans: dict[str, JsonObject] = {}
-    for provenance in paused:
-        plan = from_json(provenance).get(PLAN)
-        if plan is not None:
-            plans[plan["sweep"]] = plan
-    for sweep in sorted(plans):
-        _decide_sweep(db, sweep, _to_halving(plans[sweep]))
+    paused_by_plan: defaultdict[str, set[str]] = defaultdict(set)
+    for row in db.execute(select(live_runs.c.id, live_runs.c.provenance).where(*_PAUSED)):
+        plan = from_json(row.provenance).get(PLAN)
+        if plan is not None:  # a sweep that was submitted again, halved otherwise, has two
+            paused_by_plan[to_json(plan)].add(row.id)
+    for text in sorted(paused_by_plan):
+        plan = from_json(text)
+        _decide_sweep(db, plan["sweep"], _to_halving(plan), paused_by_plan[text])
 
 
 def _to_halving(plan: JsonObject) -> Halving:
     return Halving(plan["metric"], plan["factor"], tuple(plan["rungs"]))
 
 
-def _decide_sweep(db: Connection, sweep: str, halving: Halving) -> None:
-    contenders = list(_contenders(db, sweep, halving.metric))
+def _decide_sweep(db: Connection, sweep: str, halving: Halving, paused: set[str]) -> None:
     for number, epoch in enumerate(halving.rungs, 1):
-        arrived = [one for one in contenders if _waits_at(one, number)]
-        rivals = [
-            one
-            for one in contenders
-            if not one.decided.stopped_at or one.decided.stopped_at >= number
-        ]
+        contenders = list(_contenders(db, sweep, halving.metric))
+        arrived = [one for one in contenders if one.row.id in paused and _waits_at(one, number)]
+        rivals = [one for one in contenders if not 0 < one.decided.stopped_at < number]
         on_their_way = any(_is_on_its_way(db, one, number, epoch) for one in rivals)
         if arrived and not on_their_way:
             ranked = _ranked([one for one in rivals if one.has_come(epoch)], halving.metric, epoch)
@@ -182,12 +178,12 @@ def _is_on_its_way(db: Connection, contender: _Contender, number: int, epoch: in
     One that pauses at rungs has come when it is paused: what it measured before counts only then,
     for an attempt that is lost measures it again.
     """
-    if contender.row.state not in ACTIVE_STATES:
+    if contender.paused or contender.row.state not in ACTIVE_STATES:
         return False
     decided = contender.decided
     if not contender.has_come(epoch):
         return True
-    if contender.paused or decided.stopped_at or len(decided.promoted) >= number:
+    if decided.stopped_at or len(decided.promoted) >= number:
         return False
     query = select(live_runs.c.provenance).where(live_runs.c.id == contender.row.id)
     return PLAN in from_json(db.scalar(query))

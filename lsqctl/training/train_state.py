@@ -94,8 +94,12 @@ class TrainState:
 
     def watch(self, value: float, *, larger_is_better: bool, min_delta: float) -> None:
         """Count an evaluation for ``train.stop``; what is no number has not improved."""
-        gain = math.inf if self.stop_best is None else value - self.stop_best
-        if (gain if larger_is_better or self.stop_best is None else -gain) > min_delta:
+        if self.stop_best is None:
+            improved = not math.isnan(value)
+        else:
+            gain = value - self.stop_best
+            improved = (gain if larger_is_better else -gain) > min_delta
+        if improved:
             self.stop_best, self.stale_epochs = value, 0
         else:
             self.stale_epochs += 1

@@ -175,3 +175,20 @@ def test_a_run_that_was_there_before_the_sweep_counts_by_what_it_measured(store:
     (other,) = claimed(store, 1)
     come(store, other)
     assert states(store) == {"a": "stopped", "b": "succeeded"}
+
+
+def test_a_sweep_that_is_submitted_again_and_halved_otherwise_keeps_nobody_waiting(
+    store: Store,
+) -> None:
+    submit_cells(store, "ab")
+    first, second = claimed(store, 2)
+    come(store, first)
+    submit_cells(store, "cd", rungs=[2], factor=2)
+    come(store, second)
+    while claims := claimed(store, 1):
+        if store.queue.next_rung(claims[0].run.id) is None:
+            measure(store, claims[0], 9)
+            store.queue.finish(claims[0].lease, result())
+        else:
+            come(store, claims[0])
+    assert set(states(store).values()) == {"succeeded", "stopped"}

@@ -22,7 +22,7 @@ def test_the_best_value_restarts_the_patience_and_nan_never_does():
         stale.append(state.stale_epochs)
     assert stale == [0, 0, 1, 2, 3, 0]
     state = TrainState("hash")
-    for value in (2.0, 1.0, 1.5):
+    for value in (math.nan, 2.0, 1.0, 1.5):
         state.watch(value, larger_is_better=False, min_delta=0.0)
     assert (state.stop_best, state.stale_epochs) == (1.0, 1)
 
