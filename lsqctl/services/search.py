@@ -10,8 +10,10 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.recipe_file import Distribution, LoadedRecipe
@@ -22,6 +24,8 @@ from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
 
     from lsqctl.store import Store
 
@@ -107,21 +111,21 @@ class _Search:
     settings: Settings
     options: SearchOptions
     study: optuna.Study = field(init=False)
-    distributions: dict[str, Any] = field(init=False)
+    distributions: dict[str, BaseDistribution] = field(init=False)
     tried: _Tried = field(init=False)
     open: list[_Trial] = field(default_factory=list)
     begun: int = 0
 
     def __post_init__(self) -> None:
-        optuna = _import_optuna()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        library = _import_optuna()
+        library.logging.set_verbosity(library.logging.WARNING)
         self.tried = _tried(self.store, self.loaded)
         seed = self.loaded.cells[0].recipe.seed + 7919 * len(self.tried)  # or it would ask again
         direction = "maximize" if self.options.metric == "top1" else "minimize"
-        sampler = _make_sampler(optuna, self.options.sampler, seed)
-        self.study = optuna.create_study(direction=direction, sampler=sampler)
+        sampler = _make_sampler(library, self.options.sampler, seed)
+        self.study = library.create_study(direction=direction, sampler=sampler)
         self.distributions = {
-            key: _to_optuna(optuna, found) for key, found in self.loaded.space.items()
+            key: _to_optuna(library, found) for key, found in self.loaded.space.items()
         }
 
     @property
@@ -195,9 +199,9 @@ class _Search:
         return next((one.loss for one in evaluations if one.headline), None)
 
     def _tell(self, trial: _Trial, mean: float | None) -> None:
-        optuna = _import_optuna()
         if mean is None:
-            self.study.tell(trial.asked, state=optuna.trial.TrialState.FAIL)
+            failed = _import_optuna().trial.TrialState.FAIL
+            self.study.tell(trial.asked, state=failed)
         else:
             self.study.tell(trial.asked, mean)
 
@@ -222,27 +226,29 @@ def _value_at(recipe: JsonObject, key: str) -> object:
     return recipe[section][leaf] if section else recipe[leaf]
 
 
-def _import_optuna() -> Any:
+def _import_optuna() -> ModuleType:
     try:
-        import optuna
+        return import_module("optuna")
     except ImportError:
-        raise UsageError(
-            "a search by a sampler needs Optuna: pip install 'lsqctl[optuna]'"
-        ) from None
-    return optuna
+        hint = "pip install 'lsqctl[optuna]'"
+        raise UsageError(f"a search by a sampler needs Optuna: {hint}") from None
 
 
-def _make_sampler(optuna: Any, name: str, seed: int) -> optuna.samplers.BaseSampler:
+def _make_sampler(library: ModuleType, name: str, seed: int) -> BaseSampler:
     if name not in SAMPLERS:
         raise NotFound(f"no sampler is named `{name}`{did_you_mean(name, SAMPLERS)}")
-    sampler: optuna.samplers.BaseSampler = getattr(optuna.samplers, SAMPLERS[name])(seed=seed)
+    sampler: BaseSampler = getattr(library.samplers, SAMPLERS[name])(seed=seed)
     return sampler
 
 
-def _to_optuna(optuna: Any, found: Distribution) -> Any:
+def _to_optuna(library: ModuleType, found: Distribution) -> BaseDistribution:
+    distributions = library.distributions
+    made: BaseDistribution
     if found.choices:
-        return optuna.distributions.CategoricalDistribution(found.choices)
-    if found.kind == "integer":
-        return optuna.distributions.IntDistribution(int(found.low), int(found.high))
-    log = found.kind == "loguniform"
-    return optuna.distributions.FloatDistribution(found.low, found.high, log=log)
+        made = distributions.CategoricalDistribution(found.choices)
+    elif found.kind == "integer":
+        made = distributions.IntDistribution(int(found.low), int(found.high))
+    else:
+        log = found.kind == "loguniform"
+        made = distributions.FloatDistribution(found.low, found.high, log=log)
+    return made

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsqctl import __version__
 from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
-from lsqctl.run import ACTIVE_STATES
+from lsqctl.run import ACTIVE_STATES, JsonObject
 from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
 from lsqctl.services.transfer_file import ExportReader, ExportWriter, open_export
 from lsqctl.settings import Settings, sqlite_url
@@ -195,7 +195,7 @@ def _read_bundle(reader: ExportReader, run_id: str) -> _Bundle:
     return _Bundle(rows, unpack)
 
 
-def _check_texts(run_id: str, run: Mapping[str, Any]) -> None:
+def _check_texts(run_id: str, run: JsonObject) -> None:
     """Raise DataError for a run that could not have been submitted under its name."""
     recipe, provenance = _json_object(run["recipe"]), _json_object(run["provenance"])
     if not is_valid_name(run["name"]) or recipe is None or provenance is None:

@@ -116,6 +116,16 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         yield from initial_stats(session)
         yield from session.save()
         failpoint("train.calibrated")
+    yield from train_epochs(session)
+    if session.paused:
+        yield Paused(session.train_state.epoch)
+        return
+    yield from map(LogMessage, (*stop_notes(session), *chance_level_warnings(session)))
+    yield build_result(session)
+
+
+def train_epochs(session: TrainingSession) -> Iterator[TrainingEvent]:
+    """Train, evaluate and save, epoch by epoch, until all are done, or as many as were to be."""
     try:
         while not session.done and not session.paused:
             yield from train_epoch(session)
@@ -124,11 +134,6 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     except Preempted:
         yield from session.save()
         raise
-    if session.paused:
-        yield Paused(session.train_state.epoch)
-        return
-    yield from map(LogMessage, (*stop_notes(session), *chance_level_warnings(session)))
-    yield build_result(session)
 
 
 def _open_train_state(

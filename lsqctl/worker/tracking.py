@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from lsqctl.discovery import plugin_faults
+from lsqctl.errors import LsqctlError
 from lsqctl.events import Metric, QuantizerStats, Resumed, TrainingEvent
 from lsqctl.run import RunDetail
 from lsqctl.trackers import TRACKERS, Number, TrackedRun, Tracker
@@ -41,13 +43,14 @@ class _TrackerThread:
 
     def _follow(self) -> None:
         try:
-            followed: Tracker = TRACKERS.load(self._name)(self._run)
-            for batch in self._batches():
-                followed.log(batch)
-            followed.close()
-        except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-            first_line = (str(error).splitlines() or [""])[0]
-            self._say(f"is switched off: {type(error).__name__}: {first_line}")
+            plugin = TRACKERS.plugin_of(self._name)
+            with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+                followed: Tracker = TRACKERS.load(self._name)(self._run)
+                for batch in self._batches():
+                    followed.log(batch)
+                followed.close()
+        except (LsqctlError, OSError, ValueError) as error:
+            self._say(f"is switched off: {error}")
 
     def _batches(self) -> Iterator[list[Number]]:
         """Yield what has come, about once a second, until the end of the attempt."""
