@@ -19,6 +19,7 @@ from lsqctl.models.factory import build_model, build_on_meta
 from lsqctl.recipe import DataSection, Recipe, load_stored
 from lsqctl.store import open_store
 from lsqctl.testing import board_format_laws, dataset_laws, model_laws
+from lsqctl.trackers import TRACKERS
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.runtime import ExecutionContext, execution_environment
 from lsqctl.worker.execute import code_change_messages
@@ -457,5 +458,5 @@ def test_check_asks_every_law_and_ends_with_1_where_one_is_broken(desk):
 
 
 def test_every_kind_has_a_registry_that_plugins_may_join():
-    groups = {registry.group: registry.noun for registry in (MODELS, DATASETS, FORMATS)}
+    groups = {registry.group: registry.noun for registry in (MODELS, DATASETS, FORMATS, TRACKERS)}
     assert groups == dict(discovery.GROUPS)

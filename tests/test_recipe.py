@@ -52,6 +52,8 @@ def another_value(key: str) -> Any:
         return recipe + 1
     if isinstance(recipe, dict):
         return {"*": {"weight_bits": 4}}
+    if key == "train.stop":
+        return {"patience": 3}
     if isinstance(recipe, float):
         return recipe * 0.75 if recipe else 0.25
     if recipe is None and FIELDS[key].annotation == float | None:

@@ -241,12 +241,17 @@ READS: dict[str, Callable[[Store, str], Any]] = {
     "sweeps.summaries": lambda s, _: [dict(summary.counts) for summary in s.sweeps.summaries()],
     "sweeps.cells": lambda s, _: [cell.run for cell in s.sweeps.cells("s")],
     "sweeps.run_ids": lambda s, _: s.sweeps.run_ids("s"),
+    "transfer.finished": lambda s, _: s.transfer.finished(),
+    "transfer.finished_with_parents": lambda s, run_id: s.transfer.finished_with_parents([run_id]),
     "maintenance.check": lambda s, _: s.maintenance.check(),
 }
 NOT_OF_RUNS = {
     "checkpoints.largest_bytes",  # one in the trash took as long to save
     "checkpoints.retention",  # a folder on its way to the trash is that of a run
     "maintenance.clock_skew",
+    "queue.next_rung",  # asked of a run at work
+    "transfer.compare",  # one in the trash is there already
+    "transfer.rows_of",  # asked of those that `transfer.finished` names
     "maintenance.schema_version",
     "sweeps.names",
     "trash.check_removable",
