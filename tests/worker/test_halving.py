@@ -13,8 +13,8 @@ from tests.worker.long_run import reproducible, store_of
 from tests.worker.test_tracking import scalars
 
 SEARCH = (
-    TINY.replace("{epochs: 2, lr: 0.1}", "{epochs: 4, lr: 0.1}")
-    + "sweep:\n  random: {train.lr: loguniform(1e-4, 1e-1)}\n  runs: 4\n  halving: {factor: 2}\n"
+    TINY.replace("{epochs: 2, lr: 0.1}", "{epochs: 3, lr: 0.1}")
+    + "sweep:\n  random: {train.lr: loguniform(1e-4, 1e-1)}\n  runs: 3\n  halving: {factor: 3}\n"
 )
 
 
@@ -39,13 +39,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
 
 def test_a_sweep_is_halved_and_says_which_cells_stopped_at_which_rung(undisturbed):
     counts = json.loads(undisturbed("sweep", "status", "--json").stdout)["counts"]
-    assert counts == {"succeeded": 1, "stopped": 3}
+    assert counts == {"succeeded": 1, "stopped": 2}
     found = {message[:22]: epoch for _, _, message, epoch, _ in ends(undisturbed).values()}
-    assert found == {"": 4, "stopped at rung 1 of 2": 1, "stopped at rung 2 of 2": 2}
+    assert found == {"": 3, "stopped at rung 1 of 1": 1}
     status = undisturbed("sweep", "status")
-    assert "3 stopped" in status.stdout + status.stderr
+    assert "2 stopped" in status.stdout + status.stderr
     waited = undisturbed("wait", "--sweep", "s")
-    assert "1 succeeded, 3 stopped at a rung" in waited.stdout + waited.stderr
+    assert "1 succeeded, 2 stopped at a rung" in waited.stdout + waited.stderr
     assert "rung" in undisturbed("explain", "stopped").stdout
 
 
@@ -53,7 +53,7 @@ def test_each_attempt_writes_event_files_that_together_are_the_metrics(undisturb
     with store_of(undisturbed) as store:
         (winner,) = store.runs.list(states=[RunState.SUCCEEDED])
         points = store.metrics.points(winner.id)
-    assert winner.attempt == 3
+    assert winner.attempt == 2
     found = scalars(undisturbed.folder / ".lsqctl" / "runs" / winner.id / "tensorboard")
     wanted: dict[str, list[tuple[int, float]]] = {}
     for point in points:
