@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Preempted
+from lsqctl.errors import DataError, Preempted, UsageError
 from lsqctl.events import (
     Checkpoint,
     Compiled,
@@ -58,6 +58,7 @@ from lsqctl.training.run_result import build_result, chance_level_warnings
 from lsqctl.training.runtime import (
     ExecutionContext,
     autocast,
+    check_stop,
     determinism_level,
     execution_environment,
     setup_torch,
@@ -65,7 +66,6 @@ from lsqctl.training.runtime import (
 from lsqctl.training.session import (
     TrainingSession,
     build_session,
-    check_stop,
     recipe_hash,
     restore_state,
 )
@@ -216,7 +216,7 @@ def quantize_model(model: nn.Module, recipe: Recipe, kernel: Kernel | None = Non
     try:
         return prepare(model, spec)
     except ValueError as error:
-        raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
 
 
 def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:
@@ -243,7 +243,7 @@ def initial_step_sizes(
     try:
         calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
     except ValueError as error:
-        raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
     return notes
 
 

@@ -60,6 +60,10 @@ class _DecodedImages(Dataset[tuple[Tensor, int]]):
         return crop_and_mirror(image, self.data, item), label
 
 
+class DecoderEnded(OSError):
+    """A process that decodes images ended, or hangs."""
+
+
 class FolderImages:
     """The images of one split; ``num_workers`` processes decode (0: this one)."""
 
@@ -125,7 +129,7 @@ def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
             f"that each has fewer processes ({last})"
         )
     if "DataLoader" in text:
-        return OSError(f"a process that decodes images ended or hangs: {last}")
+        return DecoderEnded(f"a process that decodes images ended or hangs: {last}")
     return error
 
 

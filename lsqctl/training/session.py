@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.errors import DataError, Diverged, UsageError
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
@@ -24,7 +24,7 @@ from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import ModelEma, batchnorms
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
-from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.runtime import ExecutionContext, check_stop
 from lsqctl.training.train_state import TrainState
 
 
@@ -180,12 +180,6 @@ class TrainingSession:
         )
 
 
-def check_stop(context: ExecutionContext) -> None:
-    """Raise Preempted when the attempt is asked to stop."""
-    if context.stop():
-        raise Preempted("asked to stop; the state is saved and the run goes on from it")
-
-
 def first_non_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter, step size or buffer with NaN or infinity."""
     tensors = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
@@ -241,7 +235,7 @@ def build_session(
     """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
     if train.bn_reestimate_images and not batchnorms(model):
-        raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
+        raise UsageError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
     quantized = recipe.quant.to_spec().quantized
     model_forward, teacher_forward = _forwards(model, teacher, recipe, pipeline, train_state)
     use_ema = train.ema_decay is not None and train.epochs > 0

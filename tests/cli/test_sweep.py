@@ -98,7 +98,7 @@ def test_a_weights_file_replaced_after_submit_fails_the_run_in_one_line(cli):
     weights.write_text("second")
     cli("worker", "--until-empty")
     run = by_name(cli)["mine"]
-    assert (run.state, run.reason) == (RunState.FAILED, EndReason.RECIPE)
+    assert (run.state, run.reason) == (RunState.FAILED, EndReason.DATA)
     assert "w.pth has changed since the run was submitted; submit it again" in run.message
     assert "\n" not in run.message
 
