@@ -101,6 +101,7 @@ def _check_store(store: Store, settings: Settings) -> Iterator[Finding]:
         yield Finding("error", message, fix or restore)
     yield from _check_clock(store)
     yield from _check_queue(store)
+    yield from _check_pending(store, settings)
     yield from _check_files(store, settings)
     yield from _check_profiles(store, settings)
 
@@ -196,6 +197,19 @@ def _check_queue_wait(state: QueueHealth) -> Iterator[Finding]:
             "warning",
             f"run {state.oldest_run} has waited in the queue for {state.oldest_hours:.0f} h",
             f"more workers; or lsqctl runs priority {state.oldest_run} 10 lets it go first",
+        )
+
+
+def _check_pending(store: Store, settings: Settings) -> Iterator[Finding]:
+    """Find the runs that wait for what a worker would refuse."""
+    from lsqctl.services.queue_checks import pending_problems
+
+    for problem, runs in pending_problems(store, settings):
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        yield Finding(
+            "warning",
+            f"run {runs[0].id} ({runs[0].name}, seed {runs[0].seed}){more} would fail: {problem}",
+            f"put right what it names, or lsqctl runs cancel {runs[0].id}",
         )
 
 

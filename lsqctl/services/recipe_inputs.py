@@ -170,45 +170,42 @@ def download_dataset(
     return fetch_dataset(name, settings.data_dir)
 
 
-class ImageFolders:
-    """What lies in the folders of images that recipes name, each listed once."""
+class DatasetFiles:
+    """What lies in the data folder of the datasets that recipes name, each looked at once."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._known: dict[str, tuple[int, str]] = {}
+        self._classes: dict[str, int | None] = {}
+        self._identities: dict[str, str] = {}
 
     def classes(self, dataset_name: str) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
-        known = DATASETS[dataset_name].classes
-        return known if known is not None else (self._list(dataset_name) or (None,))[0]
-
-    def identity(self, dataset_name: str) -> str | None:
-        """Return a dataset's name with the digest of its images; None where it has no folder.
-
-        Raises DataError for a folder that a worker would refuse.
-        """
-        listed = self._list(dataset_name)
-        return listed and f"{dataset_name}@{listed[1]}"
-
-    def _list(self, name: str) -> tuple[int, str] | None:
-        from lsqctl.datasets.image_folders import FolderDataset, images_digest
+        from lsqctl.datasets.image_folders import FolderDataset
         from lsqctl.datasets.presence import is_dataset_present
 
-        if not DATASETS[name].is_image_folder or not is_dataset_present(name, self._data_dir):
-            return None
-        if name not in self._known:
-            train, evaluation = FolderDataset(name).list_splits(self._data_dir)
-            digest = images_digest(self._data_dir / name, (train, evaluation))
-            self._known[name] = len(train.classes), digest
-        return self._known[name]
+        known = DATASETS[dataset_name].classes
+        if known is not None or not is_dataset_present(dataset_name, self._data_dir):
+            return known
+        if dataset_name not in self._classes:
+            train, _ = FolderDataset(dataset_name).list_splits(self._data_dir)
+            self._classes[dataset_name] = len(train.classes)
+        return self._classes[dataset_name]
+
+    def identity(self, dataset_name: str) -> str:
+        """Return what names the content; raises DataError for what a worker would refuse."""
+        from lsqctl.datasets.identity import dataset_identity
+
+        if dataset_name not in self._identities:
+            self._identities[dataset_name] = dataset_identity(dataset_name, self._data_dir)
+        return self._identities[dataset_name]
 
 
 class WeightFiles:
     """Searches beside the recipe, in the current folder and in ``data_dir``."""
 
-    def __init__(self, data_dir: Path, images: ImageFolders) -> None:
+    def __init__(self, data_dir: Path, datasets: DatasetFiles) -> None:
         self._data_dir = data_dir
-        self._images = images
+        self._datasets = datasets
         self._digests: dict[Path, str] = {}
         self._checked_uses: list[tuple[Path, str, DataSection, bool]] = []
         self.notes: dict[str, None] = {}  # what is to be said of them in the plan, in order
@@ -227,8 +224,8 @@ class WeightFiles:
             self._digests[path] = file_sha256(path)
         use = (path, recipe.network_of(key), recipe.data, replaces_head(key, recipe))
         if use not in self._checked_uses:
-            classes = self._images.classes(recipe.data.name)
-            if new_head := _check_fit(key, path, recipe, classes):
+            classes = self._datasets.classes(recipe.data.name)
+            if new_head := check_weights_fit(key, path, recipe, classes):
                 self.notes[f"{recipe.name}: {new_head} as in {weights_name}"] = None
             self._checked_uses.append(use)
         return {"name": weights_name, "path": str(path), "sha256": self._digests[path]}
@@ -247,10 +244,10 @@ class WeightFiles:
         return path
 
 
-def _check_fit(key: str, path: Path, recipe: Recipe, num_classes: int | None) -> str:
-    """Compare names and shapes, and return which classifier will be replaced.
+def check_weights_fit(key: str, path: Path, recipe: Recipe, num_classes: int | None) -> str:
+    """Compare a file's names and shapes with the network's; return which classifier is replaced.
 
-    Where no folder says how many classes, only the worker can.
+    Where no folder says how many classes, only the worker can. Raises DataError.
     """
     from lsqctl.training.weights import check_weights
 

@@ -159,7 +159,16 @@ class TrainingSession:
         }
 
     def restore(self, checkpoint: CheckpointContent) -> None:
-        """Load a checkpoint's tensors and RNG states; ``restore_state`` has loaded the rest."""
+        """Load a checkpoint's tensors and RNG states; ``restore_state`` has loaded the rest.
+
+        Raises DataError where the dataset is not the one that the run began with.
+        """
+        if checkpoint.state["data"] != self.pipeline.dataset.digest:
+            raise DataError(
+                f"{self.recipe.data.name} in {self.context.data_dir} has changed since the run "
+                f"began: its digest is {self.pipeline.dataset.digest}, it was "
+                f"{checkpoint.state['data']}; put it back, or submit it again"
+            )
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
         self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))

@@ -211,6 +211,23 @@ def test_changed_images_are_another_run_and_the_same_ones_are_not(here, store, t
     assert [run.recipe_sha256 for run in planned(moved, "of-i.yaml", store=store)] == first
 
 
+def test_a_damaged_dataset_is_refused_before_anything_is_queued(here):
+    Path("c.yaml").write_text(BASE.replace("digits", "cifar10"))
+    here.data_dir.mkdir()
+    (here.data_dir / "cifar-10-binary.tar.gz").write_bytes(b"half a download")
+    assert planned(here, "c.yaml", check_data=False)
+    with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz is damaged or partial: md5"):
+        planned(here, "c.yaml")
+
+
+def test_what_the_data_held_is_recorded_unless_they_are_not_looked_at(here):
+    Path("i.yaml").write_text(BASE.replace("digits", "imagefolder"))
+    make_images(here.data_dir, "cat", "dog")
+    assert planned(here, "i.yaml")[0].provenance["data"].startswith("images-sha256:")
+    assert planned(here, "base.yaml")[0].provenance["data"] == "as published"
+    assert "data" not in planned(here, "i.yaml", check_data=False)[0].provenance
+
+
 def test_recipes_that_wait_for_each_other_are_refused(here):
     Path("base.yaml").write_text(CHILD.replace("base", "child"))
     with pytest.raises(UsageError, match="wait for each other"):
