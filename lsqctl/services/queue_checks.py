@@ -10,8 +10,7 @@ from lsqctl.errors import LsqctlError
 from lsqctl.run import Run, RunDetail, RunState
 from lsqctl.services.recipe_inputs import (
     DatasetFiles,
-    check_plugin_networks,
-    check_timm_networks,
+    check_networks,
     check_weights_fit,
 )
 from lsqctl.settings import Settings
@@ -67,11 +66,11 @@ class _Checker:
         data_dir = self._settings.data_dir_of(detail.provenance.get("data_dir"))
         datasets = self._datasets.setdefault(data_dir, DatasetFiles(data_dir))
         check_data_unchanged(detail, datasets.identity(recipe.data.name), data_dir)
+        datasets.check_images(recipe.data)
         for key, path in resolve_files(detail, data_dir).items():
             if isinstance(path, Path):
                 check_weights_fit(key, path, recipe, datasets.classes(recipe.data.name))
         if detail.run.state is RunState.QUEUED:  # else its parents have not ended
             for run_id in detail.parents.values():
                 parent_checkpoint(self._store, run_id, self._settings.run_dir(run_id))
-        check_timm_networks(recipe)
-        check_plugin_networks(recipe)
+        check_networks(recipe)

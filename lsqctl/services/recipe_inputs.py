@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import is_plugin_name
 from lsqctl.errors import DataError, Diagnostic, LsqctlError, UsageError
-from lsqctl.models import TIMM_PREFIX, input_channels
+from lsqctl.models import MODELS, TIMM_PREFIX, input_channels
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import DataSection, Recipe
 from lsqctl.recipe_file import Cell, LoadedRecipe, layer_diagnostics
@@ -123,6 +123,31 @@ def check_timm_networks(recipe: Recipe) -> None:
             check_timm_name(name)
 
 
+def check_networks(recipe: Recipe) -> None:
+    """Check what a worker will of the recipe's networks before it trains.
+
+    Only those that may refuse are built, mostly without memory for their weights. Raises DataError
+    for images of a size that one cannot take, UsageError where one lacks what a key is about,
+    PluginError and NotFound for what a plugin or timm does not have.
+    """
+    check_timm_networks(recipe)
+    check_plugin_networks(recipe)
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    if teacher is not None and not _takes_any_size(teacher):
+        build_meta_network(teacher, recipe)
+    reestimates = recipe.train.bn_reestimate_images > 0
+    if reestimates or not _takes_any_size(recipe.model.name):
+        model = build_meta_network(recipe.model.name, recipe)
+        if reestimates:
+            from lsqctl.training.evaluation import check_reestimation
+
+            check_reestimation(model, recipe.model.name)
+
+
+def _takes_any_size(network: str) -> bool:
+    return not network.startswith(TIMM_PREFIX) and MODELS.find(network).any_size
+
+
 def check_plugin_networks(recipe: Recipe) -> None:
     """Build what plugins declare and try it on one image, as a worker will.
 
@@ -177,6 +202,7 @@ class DatasetFiles:
         self._data_dir = data_dir
         self._classes: dict[str, int | None] = {}
         self._identities: dict[str, str] = {}
+        self._checked_images: set[tuple[str, int, str]] = set()
 
     def classes(self, dataset_name: str) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
@@ -198,6 +224,20 @@ class DatasetFiles:
         if dataset_name not in self._identities:
             self._identities[dataset_name] = dataset_identity(dataset_name, self._data_dir)
         return self._identities[dataset_name]
+
+    def check_images(self, data: DataSection) -> None:
+        """Raise DataError for a file that a worker could not open, or not resize as ``data`` says.
+
+        Only of sets that are small enough: opening ImageNet's files takes minutes.
+        """
+        from lsqctl.datasets.image_folders import FolderDataset, check_image, small_splits
+
+        use = (data.name, data.resize, data.resize_mode)
+        if not DATASETS[data.name].is_image_folder or use in self._checked_images:
+            return
+        for path in small_splits(FolderDataset(data.name).list_splits(self._data_dir)):
+            check_image(path, resize=data.resize, mode=data.resize_mode)
+        self._checked_images.add(use)
 
 
 class WeightFiles:

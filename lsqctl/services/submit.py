@@ -23,9 +23,8 @@ from lsqctl.services.recipe_inputs import (
     DatasetFiles,
     WeightFiles,
     check_layers,
+    check_networks,
     check_parent,
-    check_plugin_networks,
-    check_timm_networks,
     choose_parent_seed,
     new_head_note,
     resolve_torchvision_weights,
@@ -368,8 +367,8 @@ class _Planner:
 
     def _check_data(self, recipe: Recipe) -> None:
         self._datasets.identity(recipe.data.name)
-        check_timm_networks(recipe)
-        check_plugin_networks(recipe)
+        self._datasets.check_images(recipe.data)
+        check_networks(recipe)
 
     def _collect_provenance(self, source: LoadedRecipe, recipe: Recipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged, UsageError
+from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
@@ -22,7 +22,7 @@ from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import DataPipeline
-from lsqctl.training.evaluation import ModelEma, batchnorms
+from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext, check_stop
 from lsqctl.training.train_state import TrainState
@@ -243,8 +243,8 @@ def build_session(
 ) -> TrainingSession:
     """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
-    if train.bn_reestimate_images and not batchnorms(model):
-        raise UsageError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
+    if train.bn_reestimate_images:
+        check_reestimation(model, recipe.model.name)
     quantized = recipe.quant.to_spec().quantized
     model_forward, teacher_forward = _forwards(model, teacher, recipe, pipeline, train_state)
     use_ema = train.ema_decay is not None and train.epochs > 0

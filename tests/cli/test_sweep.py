@@ -19,7 +19,7 @@ from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.store.tables import runs
 from tests.conftest import TINY, CommandLine
-from tests.services.test_submit import make_images
+from tests.services.test_submit import make_images, one_pixel
 
 SWEEP = TINY.replace("epochs: 2", "epochs: 1") + "sweep: {grid: {train.lr: [0.1, 0.2, 0.3]}}\n"
 LADDER = ("fp", "w4", "w3", "w2")
@@ -99,7 +99,7 @@ def test_weights_and_images_replaced_after_submit_fail_their_runs_in_one_line(cl
     cli.write("images.yaml", TINY.replace("digits", "imagefolder"))
     cli("submit", "mine.yaml", "images.yaml", "--data-dir", "data")
     weights.write_text("second")
-    (cli.folder / "data" / "imagefolder" / "val" / "dog" / "a.png").write_bytes(b"b")
+    (cli.folder / "data" / "imagefolder" / "val" / "dog" / "a.png").write_bytes(one_pixel("b"))
     cli("worker", "--until-empty")
     runs = by_name(cli)
     for name, what in (("mine", "w.pth has"), ("images", f"imagefolder in {cli.folder}/data has")):

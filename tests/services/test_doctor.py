@@ -16,7 +16,7 @@ from lsqctl.services import doctor_machine
 from lsqctl.services.doctor import Finding, diagnose
 from lsqctl.settings import load_settings
 from lsqctl.store import Store, engine, open_store
-from tests.services.test_submit import make_images, save_resnet8
+from tests.services.test_submit import make_images, one_pixel, save_resnet8
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import checkpoint, identity, new, submit, take
 
@@ -125,7 +125,7 @@ def test_a_run_that_waits_for_what_a_worker_would_refuse_is_named_with_the_reaso
     (only,) = problems(here)
     assert re.search(r"^run \w+ \(iw, seed \d\) and 1 more would fail: ", only)
     assert "trained for 10 classes, and the data have 2" in only
-    file("data/imagefolder/val/dog/a.png").write_bytes(b"b")
+    file("data/imagefolder/val/dog/a.png").write_bytes(one_pixel("b"))
     file("w.pt").write_bytes(b"others")
     said = "\n".join(problems(here))
     assert re.search(r"\(i, seed 0\) would fail: data.name: imagefolder in .* has changed", said)
