@@ -176,7 +176,7 @@ END_REASONS: Mapping[str, ErrorCode] = {
     EndReason.DATA: ErrorCode(
         "the data or the weights are not as they must be",
         "A dataset or a weights file is missing, damaged, does not fit the network, or is not what "
-        "the run was submitted with. The message names the file. Put it back and retry; what has "
+        "the run was submitted with. The message names the file. Restore it and retry; what has "
         "changed on purpose is submitted anew.",
         "lsqctl runs retry RUN",
     ),

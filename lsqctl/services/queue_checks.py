@@ -46,10 +46,10 @@ class _Checker:
         submitted = [provenance.get(key) for key in ("inputs", "data", "data_dir")]
         key = repr((recipe, submitted, detail.parents, detail.run.state))
         if key not in self._checked:
-            self._checked[key] = self._look(detail)
+            self._checked[key] = self._refusal(detail)
         return self._checked[key]
 
-    def _look(self, detail: RunDetail) -> str:
+    def _refusal(self, detail: RunDetail) -> str:
         from lsqctl.recipe import load_stored
 
         try:

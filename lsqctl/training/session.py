@@ -167,7 +167,7 @@ class TrainingSession:
             raise DataError(
                 f"{self.recipe.data.name} in {self.context.data_dir} has changed since the run "
                 f"began: its digest is {self.pipeline.dataset.digest}, it was "
-                f"{checkpoint.state['data']}; put it back, or submit it again"
+                f"{checkpoint.state['data']}; restore it, or submit it again"
             )
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))

@@ -57,7 +57,7 @@ def check_data_unchanged(detail: RunDetail, identity: str, data_dir: Path) -> No
     if identity != submitted:
         raise DataError(
             f"data.name: {detail.recipe['data']['name']} in {data_dir} has changed since the run "
-            f"was submitted ({_shortened(submitted)} → {_shortened(identity)}); put it back, or "
+            f"was submitted ({_shortened(submitted)} → {_shortened(identity)}); restore it, or "
             "submit it again"
         )
 
