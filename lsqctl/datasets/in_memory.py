@@ -45,8 +45,8 @@ class InMemoryDataset(ABC):
         hasher = hashlib.sha256()
         for pixels, labels in splits[:2]:
             hasher.update(f"{pixels.shape}".encode())
-            hasher.update(np.ascontiguousarray(pixels))
-            hasher.update(np.ascontiguousarray(labels))
+            hasher.update(np.ascontiguousarray(pixels).data)
+            hasher.update(np.ascontiguousarray(labels).data)
         return f"sha256:{hasher.hexdigest()}"
 
     def download(self, folder: Path) -> None:
