@@ -65,11 +65,11 @@ class _Checker:
 
         data_dir = self._settings.data_dir_of(detail.provenance.get("data_dir"))
         datasets = self._datasets.setdefault(data_dir, DatasetFiles(data_dir))
-        check_data_unchanged(detail, datasets.identity(recipe.data.name), data_dir)
+        check_data_unchanged(detail, datasets.identity(recipe.data), data_dir)
         datasets.check_images(recipe.data)
         for key, path in resolve_files(detail, data_dir).items():
             if isinstance(path, Path):
-                check_weights_fit(key, path, recipe, datasets.classes(recipe.data.name))
+                check_weights_fit(key, path, recipe, datasets.classes(recipe.data))
         if detail.run.state is RunState.QUEUED:  # else its parents have not ended
             for run_id in detail.parents.values():
                 parent_checkpoint(self._store, run_id, self._settings.run_dir(run_id))

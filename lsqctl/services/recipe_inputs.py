@@ -200,30 +200,30 @@ class DatasetFiles:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._classes: dict[str, int | None] = {}
+        self._classes: dict[str, int] = {}
         self._identities: dict[str, str] = {}
         self._checked_images: set[tuple[str, int, str]] = set()
 
-    def classes(self, dataset_name: str) -> int | None:
+    def classes(self, data: DataSection) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
         from lsqctl.datasets.image_folders import FolderDataset
         from lsqctl.datasets.presence import is_dataset_present
 
-        known = DATASETS[dataset_name].classes
-        if known is not None or not is_dataset_present(dataset_name, self._data_dir):
+        name, known = data.name, DATASETS[data.name].classes
+        if known is not None or not is_dataset_present(name, self._data_dir):
             return known
-        if dataset_name not in self._classes:
-            train, _ = FolderDataset(dataset_name).list_splits(self._data_dir)
-            self._classes[dataset_name] = len(train.classes)
-        return self._classes[dataset_name]
+        if name not in self._classes:
+            train, _ = FolderDataset(name).list_splits(self._data_dir)
+            self._classes[name] = len(train.classes)
+        return self._classes[name]
 
-    def identity(self, dataset_name: str) -> str:
+    def identity(self, data: DataSection) -> str:
         """Return what names the content; raises DataError for what a worker would refuse."""
         from lsqctl.datasets.identity import dataset_identity
 
-        if dataset_name not in self._identities:
-            self._identities[dataset_name] = dataset_identity(dataset_name, self._data_dir)
-        return self._identities[dataset_name]
+        if data.name not in self._identities:
+            self._identities[data.name] = dataset_identity(data.name, self._data_dir)
+        return self._identities[data.name]
 
     def check_images(self, data: DataSection) -> None:
         """Raise DataError for a file that a worker could not open, or not resize as ``data`` says.
@@ -264,7 +264,7 @@ class WeightFiles:
             self._digests[path] = file_sha256(path)
         use = (path, recipe.network_of(key), recipe.data, replaces_head(key, recipe))
         if use not in self._checked_uses:
-            classes = self._datasets.classes(recipe.data.name)
+            classes = self._datasets.classes(recipe.data)
             if new_head := check_weights_fit(key, path, recipe, classes):
                 self.notes[f"{recipe.name}: {new_head} as in {weights_name}"] = None
             self._checked_uses.append(use)

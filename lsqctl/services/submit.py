@@ -305,10 +305,9 @@ class _Planner:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
                 self._head_notes.append(new_head_note(key, TORCHVISION_CLASSES, recipe))
                 identities[key] = f"torchvision:{input_ref}"
-        name = recipe.data.name
-        if self.options.check_data and DATASETS[name].is_image_folder:
-            # other images are another run
-            identities["data.name"] = f"{name}@{self._datasets.identity(name)}"
+        if self.options.check_data and DATASETS[recipe.data.name].is_image_folder:
+            images = self._datasets.identity(recipe.data)
+            identities["data.name"] = f"{recipe.data.name}@{images}"  # others are another run
         return identities, entries, parents
 
     def _resolve_parent(
@@ -366,7 +365,7 @@ class _Planner:
         return run.recipe_sha256, run.run_sha256
 
     def _check_data(self, recipe: Recipe) -> None:
-        self._datasets.identity(recipe.data.name)
+        self._datasets.identity(recipe.data)
         self._datasets.check_images(recipe.data)
         check_networks(recipe)
 
@@ -384,4 +383,4 @@ class _Planner:
 
     def _data_identity(self, recipe: Recipe) -> str:
         """Return what a worker will compare the data with; nothing where they are not looked at."""
-        return self._datasets.identity(recipe.data.name) if self.options.check_data else ""
+        return self._datasets.identity(recipe.data) if self.options.check_data else ""
