@@ -170,7 +170,7 @@ class CifarDataset(InMemoryDataset):
             name = wanted.get(member.name.removeprefix("./"))
             if member.size > max(map(self._file_bytes, self._file_names)):
                 raise tarfile.ReadError(f"{member.name} is too large")
-            if name and (file := tar.extractfile(member)):
+            if name and member.isreg() and (file := tar.extractfile(member)):
                 found[name] = file.read()
             if len(found) == len(wanted):
                 return {name: found[name] for name in self._file_names}

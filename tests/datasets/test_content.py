@@ -138,6 +138,20 @@ def cifar_contents(monkeypatch) -> dict[str, bytes]:
     return contents
 
 
+def test_a_link_in_an_archive_stands_for_no_file(tmp_path, cifar_contents):
+    archive = write_archive(tmp_path / "cifar-10-binary.tar.gz", cifar_contents)
+    with tarfile.open(tmp_path / "linked.tar.gz", "w:gz") as linked, tarfile.open(archive) as tar:
+        for member in tar:
+            renamed = member.replace(name=member.name.replace("test_batch", "other"))
+            linked.addfile(renamed, tar.extractfile(member))
+        link = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        link.type, link.linkname = tarfile.SYMTYPE, "other.bin"
+        linked.addfile(link)
+    (tmp_path / "linked.tar.gz").rename(archive)
+    with pytest.raises(DataError, match="is damaged or partial: md5"):
+        dataset_identity("cifar10", tmp_path)
+
+
 def write_archive(path: Path, contents: dict[str, bytes], *, prefix: str = "") -> Path:
     with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as tar:
         for name, data in [("readme.html", b"CIFAR"), *reversed(contents.items())]:
