@@ -274,7 +274,8 @@ def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | C
         freeze_bn(session.model)
     start_oscillations(session)
     window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
-    for images, labels in pipeline.train_batches(train_state.epoch, start=train_state.batch):
+    batches = pipeline.train_batches(train_state.epoch, start=train_state.batch)
+    for images, labels in session.decoded(batches):
         session.check_stop()
         started = time.monotonic()
         train_step(session, images, labels)
@@ -331,7 +332,9 @@ def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
             models["bn"] = reestimate_bn(session.model, _with_stop_check(sample, session))
             session.bn_statistics = bn_statistics(models["bn"])
         return {
-            variant: evaluate(model, pipeline.eval_batches(), before_batch=session.check_stop)
+            variant: evaluate(
+                model, session.decoded(pipeline.eval_batches()), before_batch=session.check_stop
+            )
             for variant, model in models.items()
         }
 

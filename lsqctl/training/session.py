@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,8 +21,9 @@ from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
-from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.data_pipeline import Batch, DataPipeline
 from lsqctl.training.evaluation import ModelEma, check_reestimation
+from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext, check_stop
 from lsqctl.training.train_state import TrainState
@@ -77,6 +78,17 @@ class TrainingSession:
     def check_stop(self) -> None:
         """Raise Preempted when the attempt is asked to stop."""
         check_stop(self.context)
+
+    def decoded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches; raise Preempted where what decodes them got the signal to stop, too.
+
+        The signal goes to the attempt's whole group of processes.
+        """
+        try:
+            yield from batches
+        except DecoderEnded:
+            self.check_stop()
+            raise
 
     def flush_losses(self) -> None:
         """Add the pending losses to the training state; raises Diverged when one is not finite."""
