@@ -50,6 +50,7 @@ class EndReason(StrEnum):
     INFRA = "infra"  # disk, database, driver, a worker of the data loader
     OOM = "oom"
     DIVERGED = "diverged"
+    DATA = "data"  # a dataset or weights file: missing, damaged, changed, does not fit
     RECIPE = "recipe"
     CODE = "code"
     PARENT = "parent"
@@ -66,6 +67,7 @@ MAX_CONSECUTIVE_FAILURES = 3
 # What a trainer's exit code means to its worker; anything else is EndReason.CODE.
 EXIT_REASONS: Mapping[int, EndReason] = {
     0: EndReason.COMPLETED,
+    65: EndReason.DATA,
     74: EndReason.INFRA,
     75: EndReason.PREEMPTED,
     76: EndReason.OOM,

@@ -165,7 +165,8 @@ def closest_name(
     """Return the candidate that ``word`` most likely meant, or None; names not ``taken`` first.
 
     The nearest by edits, where they are few; else the one that shares most letters in order; else
-    the only one of which it is a part, as ``lost`` of ``worker_lost``.
+    the only one of which it is the last part, as ``fp32`` of ``paper/fp32``, or any part, as
+    ``lost`` of ``worker_lost``.
     """
     names = sorted(set(candidates))
     folded = _fold(word)
@@ -176,8 +177,9 @@ def closest_name(
     close = difflib.get_close_matches(folded, list(by_folded), n=1)
     if close:
         return by_folded[close[0]]
+    ending_so = [name for name in names if name.lower().rpartition("/")[2] == word.lower()]
     having_it = [name for name in names if word.lower() in re.split(r"[-_/.]", name.lower())]
-    return having_it[0] if len(having_it) == 1 else None
+    return next((found[0] for found in (ending_so, having_it) if len(found) == 1), None)
 
 
 def three_closest_names(word: str, candidates: Collection[str]) -> list[str]:

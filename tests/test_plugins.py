@@ -320,6 +320,13 @@ def test_a_dataset_that_is_not_as_declared_or_varies_is_one_line(desk, tmp_path,
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
 
+def test_a_dataset_that_is_not_as_declared_is_refused_at_submit_as_a_worker_would(desk):
+    desk.write(DATA.replace(".astype(np.uint8)", ".astype(np.float32)"))
+    recipe = "model: {name: resnet8}\ndata: {name: flowers/dots}\n"
+    assert "must have pixels of uint8" in desk.here("submit", desk.recipe(recipe), code=1).stderr
+    assert "no workspace" in desk.here("runs", "ls", code=3).stderr
+
+
 def test_a_format_of_a_plugin_writes_the_board_and_an_ill_one_is_one_line(desk):
     desk.write(FORMAT)
     told = desk.here("leaderboard", "--format", "flowers/names")

@@ -127,6 +127,8 @@ class TopLevel(CommandGroup):
         """Return what was probably meant, as the end of a sentence."""
         if name in INSTEAD:
             return f"; did you mean `lsqctl {INSTEAD[name]}`?"
+        if "=" in name:
+            return f"; a key is changed by `lsqctl submit RECIPE --set {name}`"
         return did_you_mean(name, self.commands) or "; --help lists them"
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:

@@ -1,4 +1,4 @@
-"""What a dataset that a plugin reads must be: the arrays that it declares, the same each time."""
+"""What a dataset must be that nobody published: the arrays that it declares, the same each time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_plugin_dataset(dataset: object, data_dir: Path) -> None:
     pairs = {"training": (splits[0], again[0]), "test": (splits[1], again[1])}
     for split, (arrays, arrays_again) in pairs.items():
         label = f"the plugin dataset {dataset.name}: the {split} split"
-        if problem := _split_problem(arrays, dataset.info):
+        if problem := split_problem(arrays, dataset.info):
             raise PluginError(f"{label} {problem}")
         if not _is_same(arrays, arrays_again):
             raise PluginError(
@@ -42,7 +42,7 @@ def _is_same(arrays: Arrays, again: Arrays) -> bool:
     return np.array_equal(arrays[0], again[0]) and np.array_equal(arrays[1], again[1])
 
 
-def _split_problem(arrays: object, info: DatasetInfo) -> str:
+def split_problem(arrays: object, info: DatasetInfo) -> str:
     """Return what is wrong with a split; nothing where it is as declared."""
     if not (isinstance(arrays, tuple) and len(arrays) == 2):
         return "must be a pair of arrays: pixels and labels"

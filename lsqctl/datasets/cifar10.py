@@ -1,5 +1,7 @@
 """CIFAR-10: 32x32 photographs of ten things (Krizhevsky 2009), 50,000 and 10,000 of them."""
 
+from typing import ClassVar
+
 from lsqctl.datasets import dataset
 from lsqctl.datasets.cifar_files import CifarDataset
 
@@ -28,3 +30,11 @@ class Cifar10(CifarDataset):
     label_bytes = 1
     records_per_file = 10_000
     torchvision_class = "CIFAR10"
+    content_md5s: ClassVar = {
+        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+        "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+    }

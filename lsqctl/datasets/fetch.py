@@ -36,8 +36,9 @@ def fetch_dataset(name: str, data_dir: Path) -> Path | None:
     try:
         return _download(DATASETS.load(name)(name), data_dir)
     except (URLError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())  # torchvision's has a line for each address
         raise DataError(
-            f"{name} could not be fetched: {error}; fetch it where there is a network and copy "
+            f"{name} could not be fetched: {reason}; fetch it where there is a network and copy "
             f"it into {data_dir}"
         ) from None
 

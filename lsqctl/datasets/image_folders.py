@@ -1,19 +1,26 @@
-"""Folders of images, one a class: listed in torchvision's order, checked without opening a file.
+"""Folders of images, one a class: listed in torchvision's order, and each file opened safely.
 
 No torch and no numpy: a recipe is refused for a missing folder before it is queued.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS, DatasetInfo
 from lsqctl.errors import DataError
 from lsqctl.text import pluralize
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # Each ending with the decoder of Pillow that its files may reach, and no other: Pillow would try
 # all it has, and an EPS file called x.png starts Ghostscript, which runs what the file says.
@@ -26,6 +33,13 @@ IMAGE_DECODERS: Mapping[str, str] = {
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     ".webp": "WEBP",
 }
+_FORMATS = tuple(dict.fromkeys(IMAGE_DECODERS.values()))
+# What Pillow raises for bytes that are damaged, or were made to harm.
+_IMAGE_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError),
+    *(OSError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
+)
+MAX_IMAGE_PIXELS = 178_956_970  # above which Pillow opens none: half a gigabyte of RGB
 SPLITS = ("train", "val")
 MAX_HASHED_BYTES = 256_000_000  # about a second
 
@@ -76,14 +90,63 @@ def images_digest(root: Path, splits: Iterable[FolderSplit]) -> str:
 
     Of more than MAX_HASHED_BYTES their sizes stand for the bytes: reading ImageNet takes minutes.
     """
-    sizes = [(path, os.stat(path).st_size) for split in splits for path, _ in split.files]
-    hashes_bytes = sum(size for _, size in sizes) <= MAX_HASHED_BYTES
+    sizes = _file_sizes(splits)
+    hashes_bytes = sum(sizes.values()) <= MAX_HASHED_BYTES
     hasher = hashlib.sha256()
-    for path, size in sizes:
+    for path, size in sizes.items():
         hasher.update(f"{os.path.relpath(path, root)}\0{size}\n".encode(errors="surrogateescape"))
         if hashes_bytes:
             hasher.update(Path(path).read_bytes())
     return f"{'images' if hashes_bytes else 'listing'}-sha256:{hasher.hexdigest()}"
+
+
+def small_splits(splits: Iterable[FolderSplit]) -> list[str]:
+    """Return the files of splits that are small enough for each to be opened at submit, or none."""
+    sizes = _file_sizes(splits)
+    return list(sizes) if sum(sizes.values()) <= MAX_HASHED_BYTES else []
+
+
+def _file_sizes(splits: Iterable[FolderSplit]) -> dict[str, int]:
+    return {path: os.stat(path).st_size for split in splits for path, _ in split.files}
+
+
+@contextlib.contextmanager
+def open_image(path: str) -> Iterator[Image.Image]:
+    """Open an image of one of the wanted formats; whatever Pillow raises is a DataError."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_FORMATS) as opened:
+            yield opened
+    except (*_IMAGE_ERRORS, Image.DecompressionBombError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{path} does not open as an image ({', '.join(_FORMATS)}): {reason}"
+        ) from None
+
+
+def check_image(path: str, *, resize: int, mode: str) -> None:
+    """Raise DataError for a file that is no image, or becomes too large when it is resized.
+
+    Its pixels are not decoded.
+    """
+    with open_image(path) as opened:
+        size = opened.size
+    check_resized(path, size, resize=resize, mode=mode)
+
+
+def check_resized(path: str, size: tuple[int, int], *, resize: int, mode: str) -> None:
+    """Raise DataError for an image of ``size`` that has too many pixels once it is resized.
+
+    An image of 1 x 30,000 has few; with its shorter side at 256 it has two thousand million.
+    """
+    short, long = sorted(size)
+    pixels = resize * resize if mode == "square" else resize * (resize * long // short)
+    if pixels > MAX_IMAGE_PIXELS:
+        raise DataError(
+            f"{path} is {size[0]}x{size[1]}, and would have {pixels:,} pixels once resized to "
+            f"{resize}: remove it, or say data.resize_mode: square"
+        )
 
 
 def is_image_name(name: str) -> bool:

@@ -24,3 +24,9 @@ class Kmnist(IdxDataset):
     """The files as torchvision has them."""
 
     torchvision_class = "KMNIST"
+    md5s = (
+        "bdb82020997e1d708af4cf47b453dcf7",
+        "e144d726b3acfaa3e44228e80efcd344",
+        "5c965bf0a639b31b8f53240b1b52f4d7",
+        "7320c461ea6c1c855c0b718fb2a4b134",
+    )

@@ -26,10 +26,12 @@ class ModelInfo:
 
     ``input_channels`` is None where it takes images of any number of channels; ``depthwise`` says
     that it has convolutions with one channel a group (a test holds it to what is built).
+    ``any_size`` is false for one that refuses images of some sizes when it is built.
     """
 
     input_channels: int | None = None
     depthwise: bool = False
+    any_size: bool = True
 
 
 MODELS = Registry(__name__, "model", ModelInfo, noun="model", group="lsqctl.models")

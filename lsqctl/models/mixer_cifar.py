@@ -65,7 +65,7 @@ class Mixer(nn.Module):
         return logits
 
 
-@model("mixer_cifar")
+@model("mixer_cifar", any_size=False)
 def mixer_cifar(*, num_classes: int, in_channels: int, image_size: int) -> Mixer:
     """Return the network for images of this size; raises ValueError where no patches fit."""
     if image_size % _PATCH:

@@ -173,6 +173,13 @@ END_REASONS: Mapping[str, ErrorCode] = {
         "A lower learning rate is the first thing to try.",
         "lsqctl submit recipe.yaml --set train.lr=0.001",
     ),
+    EndReason.DATA: ErrorCode(
+        "the data or the weights are not as they must be",
+        "A dataset or a weights file is missing, damaged, does not fit the network, or is not what "
+        "the run was submitted with. The message names the file. Restore it and retry; what has "
+        "changed on purpose is submitted anew.",
+        "lsqctl runs retry RUN",
+    ),
     EndReason.RECIPE: ErrorCode(
         "the recipe cannot be trained",
         "What only the worker could see contradicts the recipe; the message says what and where.",

@@ -200,7 +200,10 @@ def machine_sections(settings: Settings, sources: Mapping[str, str]) -> Sections
         "machine.json": _or_unavailable(_machine_section),
         "settings.json": _or_unavailable(lambda: _settings_section(settings, sources)),
         "doctor.json": _or_unavailable(
-            lambda: {"schema_version": JSON_SCHEMA_VERSION, "findings": diagnose(settings)}
+            lambda: {
+                "schema_version": JSON_SCHEMA_VERSION,
+                "findings": diagnose(settings, opens_data=False),
+            }
         ),
     }
 

@@ -27,23 +27,26 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "diagnose"]
 
 
-def diagnose(settings: Settings) -> list[Finding]:
-    """Return findings on Python, libraries, devices, disk, data, the database and the queue."""
+def diagnose(settings: Settings, *, opens_data: bool = True) -> list[Finding]:
+    """Return findings on Python, libraries, devices, disk, data, the database and the queue.
+
+    ``opens_data``: whether the data and weights of the runs in the queue are read for it.
+    """
     return [
         *check_machine(settings),
         *_check_variables(),
         *_check_plugins(),
         *_check_data_folder(settings),
-        *_check_workspace(settings),
+        *_check_workspace(settings, opens_data=opens_data),
     ]
 
 
-def _check_workspace(settings: Settings) -> Iterator[Finding]:
+def _check_workspace(settings: Settings, *, opens_data: bool) -> Iterator[Finding]:
     if not workspace_exists(settings):
         yield from check_disks(settings)
         yield Finding("ok", f"no workspace yet; the first `lsqctl submit` makes {settings.home}")
         return
-    database_findings = list(check_database(settings))
+    database_findings = list(check_database(settings, opens_data=opens_data))
     yield from check_disks(settings)
     yield from database_findings
 
@@ -80,11 +83,13 @@ LONG_QUEUE_WAIT = timedelta(days=1)
 MAX_CLOCK_SKEW = timedelta(seconds=2)
 
 
-def check_database(settings: Settings) -> Iterator[Finding]:
-    """Yield findings on the database and what is in it."""
+def check_database(settings: Settings, *, opens_data: bool = True) -> Iterator[Finding]:
+    """Yield findings on the database and what is in it; ``opens_data`` as for ``diagnose``."""
     try:
         with open_workspace(settings, migrate=False) as store:
             yield from _check_store(store, settings)
+            if opens_data:
+                yield from _check_pending(store, settings)
     except OlderSchema as error:
         message = str(error).partition(";")[0]
         yield Finding("warning", message, "lsqctl db upgrade (every other command does it, too)")
@@ -196,6 +201,19 @@ def _check_queue_wait(state: QueueHealth) -> Iterator[Finding]:
             "warning",
             f"run {state.oldest_run} has waited in the queue for {state.oldest_hours:.0f} h",
             f"more workers; or lsqctl runs priority {state.oldest_run} 10 lets it go first",
+        )
+
+
+def _check_pending(store: Store, settings: Settings) -> Iterator[Finding]:
+    """Find the runs that wait for what a worker would refuse."""
+    from lsqctl.services.queue_checks import pending_problems
+
+    for problem, runs in pending_problems(store, settings):
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        yield Finding(
+            "warning",
+            f"run {runs[0].id} ({runs[0].name}, seed {runs[0].seed}){more} would fail: {problem}",
+            f"put right what it names, or lsqctl runs cancel {runs[0].id}",
         )
 
 

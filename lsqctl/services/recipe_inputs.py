@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import is_plugin_name
 from lsqctl.errors import DataError, Diagnostic, LsqctlError, UsageError
-from lsqctl.models import TIMM_PREFIX, input_channels
+from lsqctl.models import MODELS, TIMM_PREFIX, input_channels
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import DataSection, Recipe
 from lsqctl.recipe_file import Cell, LoadedRecipe, layer_diagnostics
@@ -123,6 +123,31 @@ def check_timm_networks(recipe: Recipe) -> None:
             check_timm_name(name)
 
 
+def check_networks(recipe: Recipe) -> None:
+    """Check what a worker will of the recipe's networks before it trains.
+
+    Only those that may refuse are built, mostly without memory for their weights. Raises DataError
+    for images of a size that one cannot take, UsageError where one lacks what a key is about,
+    PluginError and NotFound for what a plugin or timm does not have.
+    """
+    check_timm_networks(recipe)
+    check_plugin_networks(recipe)
+    teacher = recipe.distill.teacher_model if recipe.distill else None
+    if teacher is not None and not _takes_any_size(teacher):
+        build_meta_network(teacher, recipe)
+    reestimates = recipe.train.bn_reestimate_images > 0
+    if reestimates or not _takes_any_size(recipe.model.name):
+        model = build_meta_network(recipe.model.name, recipe)
+        if reestimates:
+            from lsqctl.training.evaluation import check_reestimation
+
+            check_reestimation(model, recipe.model.name)
+
+
+def _takes_any_size(network: str) -> bool:
+    return not network.startswith(TIMM_PREFIX) and MODELS.find(network).any_size
+
+
 def check_plugin_networks(recipe: Recipe) -> None:
     """Build what plugins declare and try it on one image, as a worker will.
 
@@ -170,45 +195,57 @@ def download_dataset(
     return fetch_dataset(name, settings.data_dir)
 
 
-class ImageFolders:
-    """What lies in the folders of images that recipes name, each listed once."""
+class DatasetFiles:
+    """What lies in the data folder of the datasets that recipes name, each looked at once."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._known: dict[str, tuple[int, str]] = {}
+        self._classes: dict[str, int] = {}
+        self._identities: dict[str, str] = {}
+        self._checked_images: set[tuple[str, int, str]] = set()
 
-    def classes(self, dataset_name: str) -> int | None:
+    def classes(self, data: DataSection) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
-        known = DATASETS[dataset_name].classes
-        return known if known is not None else (self._list(dataset_name) or (None,))[0]
-
-    def identity(self, dataset_name: str) -> str | None:
-        """Return a dataset's name with the digest of its images; None where it has no folder.
-
-        Raises DataError for a folder that a worker would refuse.
-        """
-        listed = self._list(dataset_name)
-        return listed and f"{dataset_name}@{listed[1]}"
-
-    def _list(self, name: str) -> tuple[int, str] | None:
-        from lsqctl.datasets.image_folders import FolderDataset, images_digest
+        from lsqctl.datasets.image_folders import FolderDataset
         from lsqctl.datasets.presence import is_dataset_present
 
-        if not DATASETS[name].is_image_folder or not is_dataset_present(name, self._data_dir):
-            return None
-        if name not in self._known:
-            train, evaluation = FolderDataset(name).list_splits(self._data_dir)
-            digest = images_digest(self._data_dir / name, (train, evaluation))
-            self._known[name] = len(train.classes), digest
-        return self._known[name]
+        name, known = data.name, DATASETS[data.name].classes
+        if known is not None or not is_dataset_present(name, self._data_dir):
+            return known
+        if name not in self._classes:
+            train, _ = FolderDataset(name).list_splits(self._data_dir)
+            self._classes[name] = len(train.classes)
+        return self._classes[name]
+
+    def identity(self, data: DataSection) -> str:
+        """Return what names the content; raises DataError for what a worker would refuse."""
+        from lsqctl.datasets.identity import dataset_identity
+
+        if data.name not in self._identities:
+            self._identities[data.name] = dataset_identity(data.name, self._data_dir)
+        return self._identities[data.name]
+
+    def check_images(self, data: DataSection) -> None:
+        """Raise DataError for a file that a worker could not open, or not resize as ``data`` says.
+
+        Only of sets that are small enough: opening ImageNet's files takes minutes.
+        """
+        from lsqctl.datasets.image_folders import FolderDataset, check_image, small_splits
+
+        use = (data.name, data.resize, data.resize_mode)
+        if not DATASETS[data.name].is_image_folder or use in self._checked_images:
+            return
+        for path in small_splits(FolderDataset(data.name).list_splits(self._data_dir)):
+            check_image(path, resize=data.resize, mode=data.resize_mode)
+        self._checked_images.add(use)
 
 
 class WeightFiles:
     """Searches beside the recipe, in the current folder and in ``data_dir``."""
 
-    def __init__(self, data_dir: Path, images: ImageFolders) -> None:
+    def __init__(self, data_dir: Path, datasets: DatasetFiles) -> None:
         self._data_dir = data_dir
-        self._images = images
+        self._datasets = datasets
         self._digests: dict[Path, str] = {}
         self._checked_uses: list[tuple[Path, str, DataSection, bool]] = []
         self.notes: dict[str, None] = {}  # what is to be said of them in the plan, in order
@@ -227,8 +264,8 @@ class WeightFiles:
             self._digests[path] = file_sha256(path)
         use = (path, recipe.network_of(key), recipe.data, replaces_head(key, recipe))
         if use not in self._checked_uses:
-            classes = self._images.classes(recipe.data.name)
-            if new_head := _check_fit(key, path, recipe, classes):
+            classes = self._datasets.classes(recipe.data)
+            if new_head := check_weights_fit(key, path, recipe, classes):
                 self.notes[f"{recipe.name}: {new_head} as in {weights_name}"] = None
             self._checked_uses.append(use)
         return {"name": weights_name, "path": str(path), "sha256": self._digests[path]}
@@ -247,10 +284,10 @@ class WeightFiles:
         return path
 
 
-def _check_fit(key: str, path: Path, recipe: Recipe, num_classes: int | None) -> str:
-    """Compare names and shapes, and return which classifier will be replaced.
+def check_weights_fit(key: str, path: Path, recipe: Recipe, num_classes: int | None) -> str:
+    """Compare a file's names and shapes with the network's; return which classifier is replaced.
 
-    Where no folder says how many classes, only the worker can.
+    Where no folder says how many classes, only the worker can. Raises DataError.
     """
     from lsqctl.training.weights import check_weights
 

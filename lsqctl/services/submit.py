@@ -20,12 +20,11 @@ from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState,
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     TORCHVISION_CLASSES,
-    ImageFolders,
+    DatasetFiles,
     WeightFiles,
     check_layers,
+    check_networks,
     check_parent,
-    check_plugin_networks,
-    check_timm_networks,
     choose_parent_seed,
     new_head_note,
     resolve_torchvision_weights,
@@ -228,13 +227,13 @@ class _Planner:
     _chain: list[str] = field(default_factory=list)
     _provenance: JsonObject = field(default_factory=dict)
     _resolved: dict[tuple[Path, str], _Inputs] = field(default_factory=dict)
-    _images: ImageFolders = field(init=False)
+    _datasets: DatasetFiles = field(init=False)
     _files: WeightFiles = field(init=False)
     _head_notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._images = ImageFolders(self.settings.data_dir)
-        self._files = WeightFiles(self.settings.data_dir, self._images)
+        self._datasets = DatasetFiles(self.settings.data_dir)
+        self._files = WeightFiles(self.settings.data_dir, self._datasets)
 
     @property
     def notes(self) -> list[str]:
@@ -315,8 +314,9 @@ class _Planner:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
                 self._head_notes.append(new_head_note(key, TORCHVISION_CLASSES, recipe))
                 identities[key] = f"torchvision:{input_ref}"
-        if self.options.check_data and (images := self._images.identity(recipe.data.name)):
-            identities["data.name"] = images  # other images are another run
+        if self.options.check_data and DATASETS[recipe.data.name].is_image_folder:
+            images = self._datasets.identity(recipe.data)
+            identities["data.name"] = f"{recipe.data.name}@{images}"  # others are another run
         return identities, entries, parents
 
     def _resolve_parent(
@@ -374,11 +374,9 @@ class _Planner:
         return run.recipe_sha256, run.run_sha256
 
     def _check_data(self, recipe: Recipe) -> None:
-        from lsqctl.datasets.presence import check_dataset_present
-
-        check_dataset_present(recipe.data.name, self.settings.data_dir)
-        check_timm_networks(recipe)
-        check_plugin_networks(recipe)
+        self._datasets.identity(recipe.data)
+        self._datasets.check_images(recipe.data)
+        check_networks(recipe)
 
     def _collect_provenance(self, source: LoadedRecipe, recipe: Recipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""
@@ -388,5 +386,10 @@ class _Planner:
             "data_dir": str(self.settings.data_dir),
             "recipe_path": str(source.path),
             "overrides": list(self.options.overrides),
+            **({"data": data} if (data := self._data_identity(recipe)) else {}),
             **({"plugins": plugins} if (plugins := plugin_provenance(recipe)) else {}),
         }
+
+    def _data_identity(self, recipe: Recipe) -> str:
+        """Return what a worker will compare the data with; nothing where they are not looked at."""
+        return self._datasets.identity(recipe.data) if self.options.check_data else ""

@@ -12,13 +12,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import CannotCompile, DataError, StoreError
+from lsqctl.errors import CannotCompile, StoreError, UsageError
 from lsqctl.quant import integer, model_cost
 from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
-from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.runtime import ExecutionContext, check_stop
 from lsqctl.training.train_state import TrainState
 
 Forward = Callable[[Tensor], Tensor]
@@ -71,14 +71,14 @@ def resume_compile(train_state: TrainState, context: ExecutionContext) -> tuple[
 def decide_kernel(recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline) -> Kernel:
     """Return what the run's quantized layers compute with, for all of its attempts.
 
-    Raises DataError when the recipe demands integers and this attempt has none.
+    Raises UsageError when the recipe demands integers and this attempt has none.
     """
     quant = recipe.quant
     if not quant.to_spec().quantized or quant.kernel == "float":
         return "float"
     reason = _no_integers_reason(context)
     if quant.kernel == "integer" and reason:
-        raise DataError(
+        raise UsageError(
             f"quant.kernel: integer: {reason}; train on a CPU that has one, or say auto or float"
         )
     large = pipeline.input_shape[-1] >= _INTEGER_MIN_SIZE
@@ -152,6 +152,8 @@ def _available(requested: bool, context: ExecutionContext) -> tuple[bool, list[s
             raise
         return False, [f"{error}; training goes on without"]
     reason = _unavailable_reason(torch.device(context.device))
+    if reason:  # the compiler may have got the signal that ends the attempt
+        check_stop(context)
     if reason and context.compile == "on":
         raise CannotCompile(f"{reason}; {_COMPILER_HINT}")
     return not reason, [f"{reason}; training goes on without"] if reason else []

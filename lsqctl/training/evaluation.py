@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lsqctl.errors import UsageError
 from lsqctl.failpoint import failpoint
 
 
@@ -114,6 +115,12 @@ def _parameters_and_buffers(model: nn.Module) -> chain[Tensor]:
 
 
 _BN_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def check_reestimation(model: nn.Module, model_name: str) -> None:
+    """Raise UsageError where statistics of batch norm are to be estimated, and there is none."""
+    if not batchnorms(model):
+        raise UsageError(f"train.bn_reestimate_images: {model_name} has no batch norm")
 
 
 def batchnorms(model: nn.Module) -> dict[str, _BatchNorm]:

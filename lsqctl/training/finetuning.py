@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Preempted
+from lsqctl.errors import DataError, Preempted, UsageError
 from lsqctl.events import (
     Checkpoint,
     Compiled,
@@ -59,6 +59,7 @@ from lsqctl.training.run_result import build_result, chance_level_warnings, stop
 from lsqctl.training.runtime import (
     ExecutionContext,
     autocast,
+    check_stop,
     determinism_level,
     execution_environment,
     setup_torch,
@@ -66,7 +67,6 @@ from lsqctl.training.runtime import (
 from lsqctl.training.session import (
     TrainingSession,
     build_session,
-    check_stop,
     recipe_hash,
     restore_state,
 )
@@ -225,7 +225,7 @@ def quantize_model(model: nn.Module, recipe: Recipe, kernel: Kernel | None = Non
     try:
         return prepare(model, spec)
     except ValueError as error:
-        raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
 
 
 def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:
@@ -252,7 +252,7 @@ def initial_step_sizes(
     try:
         calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
     except ValueError as error:
-        raise DataError(f"{recipe.model.name} cannot be quantized: {error}") from None
+        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
     return notes
 
 
@@ -283,7 +283,8 @@ def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | C
         freeze_bn(session.model)
     start_oscillations(session)
     window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
-    for images, labels in pipeline.train_batches(train_state.epoch, start=train_state.batch):
+    batches = pipeline.train_batches(train_state.epoch, start=train_state.batch)
+    for images, labels in session.decoded(batches):
         session.check_stop()
         started = time.monotonic()
         train_step(session, images, labels)
@@ -352,7 +353,9 @@ def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
             models["bn"] = reestimate_bn(session.model, _with_stop_check(sample, session))
             session.bn_statistics = bn_statistics(models["bn"])
         return {
-            variant: evaluate(model, pipeline.eval_batches(), before_batch=session.check_stop)
+            variant: evaluate(
+                model, session.decoded(pipeline.eval_batches()), before_batch=session.check_stop
+            )
             for variant, model in models.items()
         }
 

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lsqctl.datasets.image_folders import IMAGE_DECODERS
+from lsqctl.datasets.image_folders import check_resized, open_image
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
 from lsqctl.text import format_bytes
 from lsqctl.training.counter_rng import Stream, bits, randint, uniform
 from lsqctl.training.data_pipeline import Batch, Indices
 
-_FORMATS = tuple(dict.fromkeys(IMAGE_DECODERS.values()))
 _EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
 _CROP_ATTEMPTS = 10
 _DATA_ERROR = f"{DataError.__module__}.{DataError.__name__}: "
@@ -43,21 +42,23 @@ class _DecodedImages(Dataset[tuple[Tensor, int]]):
         return len(self.files)
 
     def __getitem__(self, item: SampleKey) -> tuple[Tensor, int]:
-        from PIL import Image, UnidentifiedImageError
         from torchvision.transforms.v2 import functional as tv
 
         _, epoch, index = item
         path, label = self.files[index]
-        try:
-            with Image.open(path, formats=_FORMATS) as opened:
-                image = tv.pil_to_tensor(opened.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(
-                f"{path} does not open as an image ({', '.join(_FORMATS)}): {error}"
-            ) from None
+        with open_image(path) as opened:
+            image = tv.pil_to_tensor(opened.convert("RGB"))
+        if epoch == _EVAL_EPOCH or self.data.train_crop == "random":
+            height, width = image.shape[-2:]
+            size, mode = (width, height), self.data.resize_mode
+            check_resized(path, size, resize=self.data.resize, mode=mode)
         if epoch == _EVAL_EPOCH:
             return tv.center_crop(resize(image, self.data), [self.data.crop] * 2), label
         return crop_and_mirror(image, self.data, item), label
+
+
+class DecoderEnded(OSError):
+    """A process that decodes images ended, or hangs."""
 
 
 class FolderImages:
@@ -125,7 +126,7 @@ def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
             f"that each has fewer processes ({last})"
         )
     if "DataLoader" in text:
-        return OSError(f"a process that decodes images ended or hangs: {last}")
+        return DecoderEnded(f"a process that decodes images ended or hangs: {last}")
     return error
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from lsqctl.bundled import code_sha256
+from lsqctl.errors import Preempted
 from lsqctl.recipe import Recipe, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.settings import CompileMode, recorded_variables
@@ -47,6 +48,12 @@ class ExecutionContext:
     recorded_checkpoints: Collection[str] | None = None
     with_lease: Callable[[Callable[[], None]], None] = without_lease
     pause_epoch: int | None = None
+
+
+def check_stop(context: ExecutionContext) -> None:
+    """Raise Preempted when the attempt is asked to stop."""
+    if context.stop():
+        raise Preempted("asked to stop; the state is saved and the run goes on from it")
 
 
 def setup_torch(context: ExecutionContext, seed: int) -> torch.device:

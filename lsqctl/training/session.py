@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
@@ -21,10 +21,11 @@ from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
-from lsqctl.training.data_pipeline import DataPipeline
-from lsqctl.training.evaluation import ModelEma, batchnorms
+from lsqctl.training.data_pipeline import Batch, DataPipeline
+from lsqctl.training.evaluation import ModelEma, check_reestimation
+from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
-from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.runtime import ExecutionContext, check_stop
 from lsqctl.training.train_state import TrainState
 
 
@@ -90,6 +91,17 @@ class TrainingSession:
     def check_stop(self) -> None:
         """Raise Preempted when the attempt is asked to stop."""
         check_stop(self.context)
+
+    def decoded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield batches; raise Preempted where what decodes them got the signal to stop, too.
+
+        The signal goes to the attempt's whole group of processes.
+        """
+        try:
+            yield from batches
+        except DecoderEnded:
+            self.check_stop()
+            raise
 
     def flush_losses(self) -> None:
         """Add the pending losses to the training state; raises Diverged when one is not finite."""
@@ -172,7 +184,16 @@ class TrainingSession:
         }
 
     def restore(self, checkpoint: CheckpointContent) -> None:
-        """Load a checkpoint's tensors and RNG states; ``restore_state`` has loaded the rest."""
+        """Load a checkpoint's tensors and RNG states; ``restore_state`` has loaded the rest.
+
+        Raises DataError where the dataset is not the one that the run began with.
+        """
+        if checkpoint.state["data"] != self.pipeline.dataset.digest:
+            raise DataError(
+                f"{self.recipe.data.name} in {self.context.data_dir} has changed since the run "
+                f"began: its digest is {self.pipeline.dataset.digest}, it was "
+                f"{checkpoint.state['data']}; restore it, or submit it again"
+            )
         self.model.load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
         self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))
@@ -191,12 +212,6 @@ class TrainingSession:
             "the last checkpoint "
             "is finite: lower train.lr, or set train.warmup_epochs"
         )
-
-
-def check_stop(context: ExecutionContext) -> None:
-    """Raise Preempted when the attempt is asked to stop."""
-    if context.stop():
-        raise Preempted("asked to stop; the state is saved and the run goes on from it")
 
 
 def first_non_finite(model: nn.Module) -> str | None:
@@ -253,8 +268,8 @@ def build_session(
 ) -> TrainingSession:
     """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
-    if train.bn_reestimate_images and not batchnorms(model):
-        raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
+    if train.bn_reestimate_images:
+        check_reestimation(model, recipe.model.name)
     quantized = recipe.quant.to_spec().quantized
     model_forward, teacher_forward = _forwards(model, teacher, recipe, pipeline, train_state)
     use_ema = train.ema_decay is not None and train.epochs > 0

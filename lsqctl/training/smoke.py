@@ -57,7 +57,8 @@ def smoke(recipe: Recipe, data_dir: Path) -> SmokeResult:
 
     Image folders are tried on the files of ``data_dir/NAME``, ``imagefolder`` or
     ``imagenet-sample`` where there are any. Raises DataError where the network cannot take the
-    images or be quantized so, Diverged where the loss is not finite, NotFound for an unknown name.
+    images, UsageError where it cannot be quantized so, Diverged where the loss is not finite,
+    NotFound for an unknown name.
     """
     gc.collect()  # networks hold themselves in circles: ten of VGG's would fill the memory
     started = time.monotonic()

@@ -89,7 +89,7 @@ def run_attempt(spec: AttemptSpec, stop: StopFlag) -> ExitReport:
     try:
         reason = _train_and_record(spec, stop)
     except Exception as error:  # the one place: a run may fail in any way that torch can
-        reason = end_reason_of(error)
+        reason = end_reason_of(error, stopped=stop())
         if reason is EndReason.CODE:
             traceback.print_exc()
         message = error_message(error, reason)

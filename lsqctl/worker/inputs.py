@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.bundled import file_sha256
+from lsqctl.datasets.identity import dataset_identity
 from lsqctl.errors import DataError
 from lsqctl.events import StoredCheckpoint
 from lsqctl.run import JsonObject, RunDetail
@@ -22,19 +23,43 @@ def resolve_inputs(
 ) -> dict[str, str | Path]:
     """Return, by recipe key, a checkpoint folder, a weights file, or ``torchvision:NAME``.
 
-    ``runs_dir`` holds the folders of all runs. Raises DataError where a file is gone or no longer
-    holds the bytes that were submitted.
+    ``runs_dir`` holds the folders of all runs. Raises DataError where a file is gone, or a file or
+    the dataset is not what was submitted.
     """
-    resolved: dict[str, str | Path] = {
+    parents = {
         role: parent_checkpoint(store, run_id, runs_dir / run_id)
         for role, run_id in detail.parents.items()
     }
+    files = resolve_files(detail, data_dir)
+    if "data" in detail.provenance:
+        identity = dataset_identity(detail.recipe["data"]["name"], data_dir)
+        check_data_unchanged(detail, identity, data_dir)
+    return {**parents, **files}
+
+
+def resolve_files(detail: RunDetail, data_dir: Path) -> dict[str, str | Path]:
+    """Return what ``resolve_inputs`` does, but for parents."""
+    resolved: dict[str, str | Path] = {}
     for key, entry in _recorded_inputs(detail.provenance).items():
         if "torchvision" in entry:
             resolved[key] = f"torchvision:{entry['torchvision']}"
         else:
             resolved[key] = _weights_file(key, entry, data_dir)
     return resolved
+
+
+def check_data_unchanged(detail: RunDetail, identity: str, data_dir: Path) -> None:
+    """Raise DataError unless a dataset is, by its identity, what the run was submitted with.
+
+    Not where the submission did not look at it.
+    """
+    submitted = detail.provenance.get("data", identity)
+    if identity != submitted:
+        raise DataError(
+            f"data.name: {detail.recipe['data']['name']} in {data_dir} has changed since the run "
+            f"was submitted ({_shortened(submitted)} → {_shortened(identity)}); restore it, or "
+            "submit it again"
+        )
 
 
 def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
@@ -100,3 +125,9 @@ def _weights_file(key: str, entry: Mapping[str, str], data_dir: Path) -> Path:
 
 def _at_step(checkpoints: Sequence[StoredCheckpoint], step: int) -> StoredCheckpoint | None:
     return next((checkpoint for checkpoint in checkpoints if checkpoint.step == step), None)
+
+
+def _shortened(identity: str) -> str:
+    """Return what names a dataset's content, its digest cut to 12 digits."""
+    kind, colon, digest = identity.partition(":")
+    return f"{kind}{colon}{digest[:12]}"

@@ -16,6 +16,7 @@ from lsqctl.errors import (
     RecipeError,
     StoreError,
     UnusableDatabase,
+    UsageError,
 )
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
@@ -28,15 +29,25 @@ _PROC = Path("/proc")
 _OOM_PHRASES = ("DefaultCPUAllocator", "not enough memory", "out of memory")
 
 
-def end_reason_of(error: Exception) -> EndReason:
-    """Return the end reason that an error means; the first row that fits decides."""
+def end_reason_of(error: Exception, *, stopped: bool = False) -> EndReason:
+    """Return the end reason that an error means; the first row that fits decides.
+
+    ``stopped`` says that the attempt was asked to stop. A signal to a whole group of processes ends
+    compilers and decoders, too: what fails for want of them then is the stop.
+    """
     import torch
+
+    from lsqctl.training.image_folder import DecoderEnded
+
+    if stopped and isinstance(error, CannotCompile | DecoderEnded):
+        return EndReason.PREEMPTED
 
     table: tuple[tuple[EndReason, tuple[type[Exception], ...]], ...] = (
         (EndReason.PREEMPTED, (LeaseLost, Preempted, UnusableDatabase)),
         (EndReason.DIVERGED, (Diverged,)),
         (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
-        (EndReason.RECIPE, (DataError, RecipeError)),
+        (EndReason.DATA, (DataError,)),
+        (EndReason.RECIPE, (RecipeError, UsageError)),
         (EndReason.INFRA, (StoreError, CannotCompile, OSError, torch.AcceleratorError)),
     )
     if isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OOM_PHRASES):
@@ -54,6 +65,8 @@ def error_message(error: Exception, reason: EndReason) -> str:
             return f"{details}; raise train.accumulate, or make data.batch_size smaller"
         case EndReason.CODE:
             return f"{type(error).__name__}: {first}"
+        case EndReason.PREEMPTED if isinstance(error, CannotCompile | OSError):
+            return "asked to stop; the run goes on from its last checkpoint"
     return first or type(error).__name__
 
 

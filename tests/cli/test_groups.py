@@ -36,6 +36,11 @@ def test_a_word_of_other_tools_gets_a_command_that_exists(here, word):
     )
 
 
+def test_a_key_at_the_top_level_gets_the_option_that_sets_it(here):
+    error = here("train.epochs=3", code=2).stderr
+    assert error.endswith("a key is changed by `lsqctl submit RECIPE --set train.epochs=3`\n")
+
+
 GROUPS = {name: found for name, found in COMMANDS.items() if hasattr(found, "commands")}
 
 

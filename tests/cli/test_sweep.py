@@ -19,6 +19,7 @@ from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.store.tables import runs
 from tests.conftest import TINY, CommandLine
+from tests.services.test_submit import make_images, one_pixel
 
 SWEEP = TINY.replace("epochs: 2", "epochs: 1") + "sweep: {grid: {train.lr: [0.1, 0.2, 0.3]}}\n"
 LADDER = ("fp", "w4", "w3", "w2")
@@ -90,17 +91,22 @@ def test_a_chain_is_queued_by_its_last_recipe_falls_and_rises_as_one_and_hands_w
     assert [one["outcome"] for one in done["runs"]] == ["queued"], "finished parents are reused"
 
 
-def test_a_weights_file_replaced_after_submit_fails_the_run_in_one_line(cli):
+def test_weights_and_images_replaced_after_submit_fail_their_runs_in_one_line(cli):
     weights = cli.folder / "w.pth"
     torch.save(build_model("resnet8", num_classes=10, in_channels=1).state_dict(), weights)
+    make_images(cli.folder / "data", "cat", "dog")
     cli.write("mine.yaml", TINY.replace("resnet8", "resnet8, weights: w.pth"))
-    cli("submit", "mine.yaml")
+    cli.write("images.yaml", TINY.replace("digits", "imagefolder"))
+    cli("submit", "mine.yaml", "images.yaml", "--data-dir", "data")
     weights.write_text("second")
+    (cli.folder / "data" / "imagefolder" / "val" / "dog" / "a.png").write_bytes(one_pixel("b"))
     cli("worker", "--until-empty")
-    run = by_name(cli)["mine"]
-    assert (run.state, run.reason) == (RunState.FAILED, EndReason.RECIPE)
-    assert "w.pth has changed since the run was submitted; submit it again" in run.message
-    assert "\n" not in run.message
+    runs = by_name(cli)
+    for name, what in (("mine", "w.pth has"), ("images", f"imagefolder in {cli.folder}/data has")):
+        run = runs[name]
+        assert (run.state, run.reason) == (RunState.FAILED, EndReason.DATA)
+        assert f"{what} changed since the run was submitted" in run.message
+        assert "\n" not in run.message
 
 
 def test_a_sweep_that_fails_fast_is_told_resumed_and_begins_from_scratch_when_asked(cli):

@@ -7,13 +7,14 @@ import hashlib
 
 import numpy as np
 import pytest
-from torchvision.datasets import KMNIST
 
+from lsqctl.datasets.idx_files import _FILES
+from lsqctl.datasets.kmnist import Kmnist
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
 from lsqctl.training.dataset_loader import open_dataset
 
-PUBLISHED = [md5 for _, md5 in KMNIST.resources]
+PUBLISHED = Kmnist.md5s
 
 
 def idx_file(array):
@@ -27,13 +28,13 @@ def folder(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     raw = tmp_path / "KMNIST" / "raw"
     raw.mkdir(parents=True)
-    resources = []
-    for (name, _), count in zip(KMNIST.resources, (20, 20, 10, 10), strict=True):
+    md5s = []
+    for name, count in zip(_FILES, (20, 20, 10, 10), strict=True):
         pixels = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         data = idx_file(pixels if "images" in name else np.arange(count, dtype=np.uint8) % 10)
-        (raw / name).write_bytes(data)
-        resources.append((name, hashlib.md5(data).hexdigest()))
-    monkeypatch.setattr(KMNIST, "resources", resources)
+        (raw / f"{name}.gz").write_bytes(data)
+        md5s.append(hashlib.md5(data).hexdigest())
+    monkeypatch.setattr(Kmnist, "md5s", tuple(md5s))
     return tmp_path
 
 
@@ -47,7 +48,8 @@ def test_it_is_read_normalized_and_called_verified(folder):
 
 
 def test_other_bytes_than_the_published_ones_are_refused(folder, monkeypatch):
-    names = [name for name, _ in KMNIST.resources]
-    monkeypatch.setattr(KMNIST, "resources", list(zip(names, PUBLISHED, strict=True)))
-    with pytest.raises(DataError, match=rf"{names[0]} is damaged or partial: .*{PUBLISHED[0]}"):
+    monkeypatch.setattr(Kmnist, "md5s", PUBLISHED)
+    with pytest.raises(
+        DataError, match=rf"{_FILES[0]}\.gz is damaged or partial: .*{PUBLISHED[0]}"
+    ):
         open_dataset(DataSection(name="kmnist"), folder)

@@ -10,6 +10,7 @@ from lsqctl.datasets.digits import read_digits
 from lsqctl.datasets.fetch import fetch_dataset
 from lsqctl.datasets.idx_files import parse_idx
 from lsqctl.datasets.image_folders import IMAGE_DECODERS
+from lsqctl.datasets.mnist import Mnist
 from lsqctl.errors import DataError, NotFound
 
 
@@ -53,3 +54,14 @@ def test_fetching_knows_what_needs_no_fetching_and_what_cannot_be(tmp_path):
         fetch_dataset("cifar-10", tmp_path)
     with pytest.raises(DataError, match="cannot be downloaded"):
         fetch_dataset("imagenet", tmp_path)
+
+
+def test_a_download_that_fails_at_every_address_is_said_in_one_line(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Error downloading x.gz:\nTried one, got:\nnothing\n")
+
+    monkeypatch.setattr(Mnist, "download", fail)
+    with pytest.raises(DataError, match=r"x\.gz: Tried one, got: nothing; fetch it where") as error:
+        fetch_dataset("mnist", tmp_path)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []

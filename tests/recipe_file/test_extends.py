@@ -91,6 +91,12 @@ def test_weights_may_be_reset_to_random_by_null(folder):
     assert folder.load(text).cells[0].recipe.model.weights is None
 
 
+def test_a_base_that_is_named_by_its_last_part_is_proposed_whole(folder):
+    with pytest.raises(RecipeError) as error:
+        folder.load("extends: fp32\n" + MINIMAL)
+    assert error.value.diagnostics[0].hints[0] == "did you mean `paper/fp32`?"
+
+
 def test_what_a_base_is_called_is_not_taken_over(folder):
     folder.write("name: b\ndescription: of b\n" + MINIMAL, "b.yaml")
     loaded = folder.load("extends: b\n")

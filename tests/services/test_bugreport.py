@@ -221,7 +221,7 @@ def test_an_older_database_stays_as_it_is(report, here):
 
 
 def test_a_part_that_breaks_leaves_the_others_whole(report, here, monkeypatch):
-    def break_down(_: object) -> None:
+    def break_down(_: object, **__: object) -> None:
         raise ValueError(f"'odd' is no state, token={CANARY}")
 
     fill(here.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing
@@ -15,6 +16,7 @@ from lsqctl.services import doctor_machine
 from lsqctl.services.doctor import Finding, diagnose
 from lsqctl.settings import load_settings
 from lsqctl.store import Store, engine, open_store
+from tests.services.test_submit import make_images, one_pixel, save_resnet8
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import checkpoint, identity, new, submit, take
 
@@ -104,6 +106,37 @@ def test_failed_runs(home, store):
     submit(store, new("a"))
     store.queue.fail(take(store).lease, EndReason.OOM, "")
     assert "lsqctl runs ls --state failed" in {one.fix for one in findings(home)}
+
+
+def test_a_run_that_waits_for_what_a_worker_would_refuse_is_named_with_the_reason(here):
+    """The images, the weights and their classes change after the submit, or were not looked at."""
+    file = here.folder.joinpath
+    save_resnet8(file("w.pt"))
+    save_resnet8(file("w3.pt"), in_channels=3)
+    file("w.yaml").write_text("model: {name: resnet8, weights: w.pt}\ndata: {name: digits}\n")
+    file("i.yaml").write_text("model: {name: resnet8}\ndata: {name: imagefolder}\n")
+    file("iw.yaml").write_text(
+        "model: {name: resnet8, weights: w3.pt}\ndata: {name: imagefolder}\n"
+    )
+    seeds = ["--seed", "1", "--seed", "2"]
+    here("submit", "iw.yaml", "--data-dir", "data", *seeds, "--skip-data-check")
+    make_images(file("data"), "cat", "dog")
+    here("submit", "w.yaml", "i.yaml", "--data-dir", "data")
+    (only,) = problems(here)
+    assert re.search(r"^run \w+ \(iw, seed \d\) and 1 more would fail: ", only)
+    assert "trained for 10 classes, and the data have 2" in only
+    file("data/imagefolder/val/dog/a.png").write_bytes(one_pixel("b"))
+    file("w.pt").write_bytes(b"others")
+    said = "\n".join(problems(here))
+    assert re.search(r"\(i, seed 0\) would fail: data.name: imagefolder in .* has changed", said)
+    assert re.search(r"\(w, seed 0\) would fail: model.weights: .*w\.pt has changed since", said)
+    file("data/imagefolder").rename(file("elsewhere"))
+    assert any(" and 2 more would fail: no imagefolder data in" in one for one in problems(here))
+
+
+def problems(here) -> list[str]:
+    done = json.loads(here("doctor", "--json").stdout)["findings"]
+    return [one["message"] for one in done if "would fail" in one["message"]]
 
 
 def test_checkpoints_whose_files_are_gone_and_leftovers_that_may_go(home, store):

@@ -168,7 +168,12 @@ def make_images(root, *classes):
     for split in ("train", "val"):
         for name in classes:
             (root / "imagefolder" / split / name).mkdir(parents=True)
-            (root / "imagefolder" / split / name / "a.png").write_bytes(b"a")
+            (root / "imagefolder" / split / name / "a.png").write_bytes(one_pixel("a"))
+
+
+def one_pixel(value):
+    """Return an image of one pixel."""
+    return b"P5 1 1 255\n" + value.encode()
 
 
 def test_weights_are_compared_with_the_classes_of_a_folder_of_images(here):
@@ -202,13 +207,58 @@ def test_changed_images_are_another_run_and_the_same_ones_are_not(here, store, t
 
     first = hashes()
     image = here.data_dir / "imagefolder" / "val" / "dog" / "a.png"
-    image.write_bytes(b"b")  # as long as it was
+    image.write_bytes(one_pixel("b"))  # as long as it was
     second = hashes()
     assert len(set(first + second)) == 4, "a child of it is another run, too"
-    image.write_bytes(b"a")
+    image.write_bytes(one_pixel("a"))
     here.data_dir.rename(tmp_path / "elsewhere")
     moved = replace(here, data_dir=tmp_path / "elsewhere")
     assert [run.recipe_sha256 for run in planned(moved, "of-i.yaml", store=store)] == first
+
+
+def test_an_image_that_a_worker_would_stumble_over_is_refused_by_name(here):
+    Path("i.yaml").write_text(BASE.replace("digits", "imagefolder"))
+    make_images(here.data_dir, "cat", "dog")
+    image = here.data_dir / "imagefolder" / "val" / "dog" / "a.png"
+    image.write_bytes(b"P5 1 30000 255\n" + bytes(30_000))
+    with pytest.raises(DataError, match=r"dog/a\.png is 1x30000, and would have 1,966,080,000 pix"):
+        planned(here, "i.yaml")
+    assert planned(here, "i.yaml", sets=("data.resize_mode=square",))
+    image.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"dog/a\.png does not open as an image \(JPEG, PNG"):
+        planned(here, "i.yaml")
+
+
+@pytest.mark.parametrize(
+    ("network", "sets", "said"),
+    [
+        ("vit_b_32", (), "vit_b_32 cannot take images of 8 pixels"),
+        ("squeezenet1_1", ("train.bn_reestimate_images=100",), "squeezenet1_1 has no batch norm"),
+    ],
+)
+def test_a_network_that_a_worker_would_refuse_is_refused_before_anything_is_queued(
+    here, network, sets, said
+):
+    Path("n.yaml").write_text(BASE.replace("resnet8", network))
+    with pytest.raises((DataError, UsageError), match=said):
+        planned(here, "n.yaml", sets=sets)
+
+
+def test_a_damaged_dataset_is_refused_before_anything_is_queued(here):
+    Path("c.yaml").write_text(BASE.replace("digits", "cifar10"))
+    here.data_dir.mkdir()
+    (here.data_dir / "cifar-10-binary.tar.gz").write_bytes(b"half a download")
+    assert planned(here, "c.yaml", check_data=False)
+    with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz is damaged or partial: md5"):
+        planned(here, "c.yaml")
+
+
+def test_what_the_data_held_is_recorded_unless_they_are_not_looked_at(here):
+    Path("i.yaml").write_text(BASE.replace("digits", "imagefolder"))
+    make_images(here.data_dir, "cat", "dog")
+    assert planned(here, "i.yaml")[0].provenance["data"].startswith("images-sha256:")
+    assert planned(here, "base.yaml")[0].provenance["data"] == "as published"
+    assert "data" not in planned(here, "i.yaml", check_data=False)[0].provenance
 
 
 def test_recipes_that_wait_for_each_other_are_refused(here):
@@ -358,7 +408,7 @@ def test_a_class_without_an_image_is_named_before_anything_is_queued(here):
     for split in ("train", "val"):
         for name in ("cat", "dog"):
             (root / split / name).mkdir(parents=True)
-            (root / split / name / "1.JPEG").touch()
+            (root / split / name / "1.JPEG").write_bytes(one_pixel("a"))
     (here.home.parent / "x.yaml").write_text(BASE.replace("digits", "imagefolder"))
     assert planned(here, "x.yaml")
     (root / "val" / "dog" / "1.JPEG").rename(root / "val" / "dog" / "1.txt")

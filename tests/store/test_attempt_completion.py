@@ -56,7 +56,8 @@ def test_an_attempt_that_moved_the_checkpoint_forward_does_not_count(store: Stor
 
 
 @pytest.mark.parametrize(
-    "reason", [EndReason.OOM, EndReason.DIVERGED, EndReason.RECIPE, EndReason.CODE]
+    "reason",
+    [EndReason.OOM, EndReason.DIVERGED, EndReason.DATA, EndReason.RECIPE, EndReason.CODE],
 )
 def test_a_fault_of_the_recipe_is_not_tried_again(store: Store, reason: EndReason) -> None:
     submit(store, new("a"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lsqctl.errors import DataError
+from lsqctl.errors import UsageError
 from lsqctl.events import Checkpoint
 from lsqctl.training.checkpoint import load_model_state
 from lsqctl.training.evaluation import batchnorms, freeze_bn, reestimate_bn
@@ -79,7 +79,7 @@ def test_estimating_again_needs_a_net_with_batch_norm(job):
         quant=dict.fromkeys(tiny().quant.model_fields_set, 32),
         train={"bn_reestimate_images": 100},
     )
-    with pytest.raises(DataError, match="squeezenet1_1 has no batch norm"):
+    with pytest.raises(UsageError, match="squeezenet1_1 has no batch norm"):
         session_of(recipe, job())
 
 

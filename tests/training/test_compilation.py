@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lsqctl.errors import CannotCompile
+from lsqctl.errors import CannotCompile, Preempted
 from lsqctl.events import Compiled, LogMessage
 from lsqctl.quant import lsq_codes, lsq_fake_quantize
 from lsqctl.settings import child_environment
@@ -48,7 +48,7 @@ def test_a_short_run_is_not_worth_compiling_nor_one_that_was_told_off(job):
 WITHOUT_A_COMPILER = """
 import json, sys
 from pathlib import Path
-from lsqctl.errors import CannotCompile
+from lsqctl.errors import CannotCompile, Preempted
 from lsqctl.training import ExecutionContext
 from tests.training.attempts import run
 from tests.training.conftest import tiny
@@ -82,6 +82,22 @@ def test_without_a_compiler_auto_trains_eagerly_and_on_is_an_error_before_traini
     assert error.endswith("; install a C++ compiler (g++), or train with --compile off")
     assert "\n" not in error
     assert checkpoints == 0
+
+
+def test_a_signal_that_ends_the_compiler_is_a_stop_and_decides_nothing(job, tmp_path):
+    """The compiler's stand-in says that the signal came, and ends by it as a compiler does."""
+    from torch._inductor import config
+
+    asked, compiler = tmp_path / "asked", tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\ntouch {asked}\nkill -TERM $$\n")
+    compiler.chmod(0o755)
+    with config.patch({"cpp.cxx": (str(compiler),)}):
+        for mode in ("auto", "on"):
+            torch._dynamo.reset()
+            asked.unlink(missing_ok=True)
+            with pytest.raises(Preempted):
+                decided(job(compile=mode, stop=asked.exists), 30_000)
+            assert asked.exists()
 
 
 def _with_compile(value):

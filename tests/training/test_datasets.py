@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.datasets import DATASETS
+from lsqctl.datasets import DATASETS, image_folders
 from lsqctl.datasets.digits import read_digits
 from lsqctl.datasets.image_folders import list_images
 from lsqctl.errors import DataError
@@ -231,6 +231,30 @@ def test_an_image_of_a_format_that_was_not_asked_for_reaches_no_decoder(tmp_path
     with pytest.raises(DataError, match=r"dog/0\.png does not open as an image \(JPEG, PNG"):
         list(open_dataset(data, tmp_path).evaluation.eval_batches([np.array([2])]))
     assert not called.exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda png: b"P5 60000 60000 255\n", "could be decompression bomb"),
+        (lambda png: png[: len(png) // 2], "does not open as an image"),
+        (lambda png: png.replace(b"IDAT", b"IDAU"), "does not open as an image"),
+        (lambda png: b"P5 1 30000 255\n" + bytes(30_000), "is 1x30000, and would have 17,280,000"),
+    ],
+)
+def test_whatever_is_wrong_with_an_image_its_file_is_named(
+    tmp_path, monkeypatch, workers, damage, said
+):
+    monkeypatch.setattr(image_folders, "MAX_IMAGE_PIXELS", 10_000_000)
+    image_folder(tmp_path)
+    path = tmp_path / "imagefolder" / "val" / "dog" / "0.png"
+    path.write_bytes(damage(path.read_bytes()))
+    data = DataSection(name="imagefolder", resize=24, crop=16)
+    found = open_dataset(data, tmp_path, num_workers=workers)
+    with pytest.raises(DataError, match=rf"dog/0\.png .*{said}") as error:
+        list(found.evaluation.eval_batches([np.array([2])]))
+    assert "\n" not in str(error.value)
 
 
 def test_splits_of_different_classes_are_refused(tmp_path):

@@ -26,6 +26,7 @@ from lsqctl.training import finetune, image_folder
 from lsqctl.training.checkpoint import resume_point
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.optimizer_step import build_optimizer
+from tests.training.attempts import run
 from tests.training.conftest import tiny
 from tests.training.test_datasets import image_folder as make_image_folder
 
@@ -137,6 +138,30 @@ def test_a_loader_process_that_is_killed_is_a_fault_of_the_machine_that_names_it
     loader.kill()
     with pytest.raises(OSError, match=rf"decodes images ended or hangs: .*{loader.pid}"):
         list(iterator)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_to_stop_that_ends_the_loader_process_too_saves_the_run(
+    job, tmp_path, monkeypatch
+):
+    make_image_folder(tmp_path / "data")
+    asked = tmp_path / "asked"
+    read = image_folder._DecodedImages.__getitem__
+
+    def until_asked(self, item):
+        if item[1] == 1:  # the second epoch: signals reach the trainer and its loader
+            asked.touch()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return read(self, item)
+
+    monkeypatch.setattr(image_folder._DecodedImages, "__getitem__", until_asked)
+    data = {"name": "imagefolder", "batch_size": 3, "eval_batch_size": 4, "resize": 24, "crop": 16}
+    data |= {"pad": 0}
+    recipe, context = tiny(data=data, quant=FLOAT), job(threads=2, stop=asked.exists)
+    facts = run(recipe, context)
+    assert isinstance(facts[-1], Checkpoint)
+    assert resume_point(context.run_dir)[0].step == 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lsqctl.errors import DataError
+from lsqctl.errors import UsageError
 from lsqctl.events import KernelUse, LogMessage
 from lsqctl.quant import integer, quantized_layers
 from lsqctl.recipe import fingerprint
@@ -43,10 +43,10 @@ def test_auto_takes_integers_for_images_large_enough_on_a_cpu(job, monkeypatch):
 def test_integers_that_cannot_be_had_are_refused_with_the_reason_and_what_to_do(job, monkeypatch):
     recipe = tiny(quant=INTEGERS)
     pipeline = open_pipeline(recipe, job(), torch.device("cpu"))
-    with pytest.raises(DataError, match="no integer kernel for cuda:0; train on a CPU"):
+    with pytest.raises(UsageError, match="no integer kernel for cuda:0; train on a CPU"):
         compilation.decide_kernel(recipe, replace(job(), device="cuda:0"), pipeline)
     monkeypatch.setattr(integer, "is_available", lambda: False)
-    with pytest.raises(DataError, match="torch has no integer kernel for this processor; train"):
+    with pytest.raises(UsageError, match="torch has no integer kernel for this processor; train"):
         compilation.decide_kernel(recipe, job(), pipeline)
 
 

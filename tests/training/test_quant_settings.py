@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, UsageError
 from lsqctl.events import Result
 from lsqctl.quant import model_cost, quantized_layers, quantizers
 from lsqctl.training.checkpoint import load_model_state, resume_point
@@ -220,7 +220,7 @@ def test_a_parent_of_an_earlier_version_which_says_no_bits_is_calibrated_anew(jo
 
 def test_a_glob_that_matches_nothing_ends_a_run_with_one_line(job):
     recipe = tiny(quant={"overrides": {"stem": {"weight_bits": 8}}})
-    with pytest.raises(DataError, match=r"resnet8 cannot be quantized: the override `stem` match"):
+    with pytest.raises(UsageError, match=r"resnet8 cannot be quantized: the override `stem` match"):
         run(recipe, job())
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from lsqctl.errors import DataError
 from lsqctl.events import Checkpoint, LogMessage, Measurement, Result, Resumed
 from lsqctl.training import ExecutionContext, checkpoint, finetuning
 from lsqctl.training.checkpoint import resume_point
@@ -195,6 +197,18 @@ def test_decoding_processes_and_cuts_change_nothing_for_a_folder_of_images(
     assert rows(found) == rows(uninterrupted)
     assert plain(found[-1]) == plain(uninterrupted[-1])
     assert_same_state(job("whole").run_dir, job("cut").run_dir)
+
+
+def test_an_attempt_on_other_data_than_the_first_ones_is_refused(job, monkeypatch):
+    recipe = small()
+    run(recipe, job(), stop_after=2)
+
+    def others(data, data_dir, **_):
+        return replace(open_dataset(data, data_dir), digest="sha256:others")
+
+    monkeypatch.setattr(finetuning, "open_dataset", others)
+    with pytest.raises(DataError, match=r" in .*data has changed since the run began: its"):
+        run(recipe, job())
 
 
 def _cursor(**changes):

@@ -6,9 +6,17 @@ import signal
 
 import pytest
 
+from lsqctl.errors import CannotCompile, DataError
 from lsqctl.run import EndReason
+from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.worker import reasons
-from lsqctl.worker.reasons import MemoryMonitor, oom_kills, report_from_exit_code
+from lsqctl.worker.reasons import (
+    MemoryMonitor,
+    end_reason_of,
+    error_message,
+    oom_kills,
+    report_from_exit_code,
+)
 
 V2 = "0::/user/job\n", "user/job/memory.events", "low 0\nhigh 3\noom 2\noom_kill {}\n"
 V1 = "4:cpu,memory:/job\n0::/\n", "memory/job/memory.oom_control", "under_oom 0\noom_kill {}\n"
@@ -57,3 +65,16 @@ def test_an_exit_code_or_a_signal_is_named_with_the_log_to_look_at(tmp_path):
     assert report_from_exit_code(3, tmp_path, watch).reason is EndReason.CODE
     assert report_from_exit_code(76, tmp_path, watch).reason is EndReason.OOM
     assert str(tmp_path) in report_from_exit_code(3, tmp_path, watch).message
+
+
+@pytest.mark.parametrize("error", [CannotCompile("CppCompileError"), DecoderEnded("worker 7")])
+def test_what_a_signal_to_the_whole_group_ends_is_the_stop_and_not_a_fault(error):
+    assert end_reason_of(error) is EndReason.INFRA
+    reason = end_reason_of(error, stopped=True)
+    assert reason is EndReason.PREEMPTED
+    assert error_message(error, reason).startswith("asked to stop; the run goes on")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DataError("no file")])
+def test_a_stop_hides_no_other_fault(error):
+    assert end_reason_of(error, stopped=True) is end_reason_of(error) is not EndReason.PREEMPTED

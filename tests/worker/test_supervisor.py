@@ -213,7 +213,7 @@ def test_a_dataset_that_is_gone_when_the_run_starts_is_said_in_one_line(cli):
     cli("worker", "--until-empty")
     with store_of(cli) as store:
         run = store.runs.detail(run_id).run
-    assert run.reason is EndReason.RECIPE
+    assert run.reason is EndReason.DATA
     assert "data fetch cifar10" in run.message
 
 

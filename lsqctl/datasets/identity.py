@@ -1,0 +1,33 @@
+"""What names the content of a dataset: looked at and checked alike by submit, doctor and worker."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from lsqctl.datasets import DATASETS
+from lsqctl.datasets.image_folders import FolderDataset, images_digest
+from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
+from lsqctl.discovery import plugin_faults
+
+
+def dataset_identity(name: str, data_dir: Path) -> str:
+    """Return what names a dataset's content, the same wherever it lies and however it is packed.
+
+    Raises DataError where it is missing, partial or damaged, PluginError where a plugin's is not as
+    it declares.
+    """
+    check_dataset_present(name, data_dir)
+    plugin = DATASETS.plugin_of(name)
+    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+        dataset = DATASETS.load(name)(name)
+        if isinstance(dataset, FolderDataset):
+            return images_digest(data_dir / name, dataset.list_splits(data_dir))
+        if plugin:
+            from lsqctl.datasets.array_checks import check_plugin_dataset
+
+            check_plugin_dataset(dataset, data_dir)
+        identity: str | None = dataset.identify(data_dir)
+    if identity is None:
+        raise missing_dataset_error(name, data_dir)
+    return identity
