@@ -84,6 +84,10 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
         conflicts.append(
             KeyConflict("distill.hard_weight", "both losses weigh 0", "give one of them a weight")
         )
+    if recipe.distill and recipe.distill.cache and not recipe.data.views:
+        message = "every epoch sees images of its own, so no output of the teacher is used twice"
+        hint = "set data.views, 8 for example, or leave `cache` out"
+        conflicts.append(KeyConflict("distill.cache", message, hint, "data.views"))
     return conflicts + _per_channel_conflicts(recipe.quant)
 
 

@@ -147,6 +147,9 @@ class InMemoryImages:
         return self.pixels[selection], self.labels[selection]
 
 
+_SEED_OF_VIEWS = 0  # not the run's: what is computed of a view serves the runs of all seeds
+
+
 class DataPipeline:
     """The training and evaluation batches of one run: (images (B, C, H, W) fp32, labels (B)).
 
@@ -160,6 +163,7 @@ class DataPipeline:
         self.dataset = dataset
         self.channels = channels
         self.seed = recipe.seed
+        self.views = recipe.data.views
         self.batch_size = recipe.data.batch_size
         self.eval_batch_size = recipe.data.eval_batch_size
         self.device = device
@@ -184,11 +188,27 @@ class DataPipeline:
             "image_size": self.dataset.image_size,
         }
 
+    def view_of(self, epoch: int) -> int:
+        """Return which view of its images an epoch sees; without ``data.views``, its own."""
+        return epoch % self.views if self.views else epoch
+
+    def batch_indices(self, epoch: int, *, start: int = 0) -> list[Indices]:
+        """Return which images make the batches of an epoch, from batch ``start`` on."""
+        permutation = counter_rng.permutation(self.seed, epoch, len(self._train))
+        return _split_batches(permutation, self.batch_size)[start : self.steps_per_epoch]
+
     def train_batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training batches of an epoch from batch ``start`` on."""
-        permutation = counter_rng.permutation(self.seed, epoch, len(self._train))
-        batches = _split_batches(permutation, self.batch_size)[start : self.steps_per_epoch]
-        for pixels, labels in self._train.train_batches(batches, seed=self.seed, epoch=epoch):
+        return self._augmented(self.batch_indices(epoch, start=start), self.view_of(epoch))
+
+    def view_batches(self, view: int, batches: Iterable[Indices]) -> Iterator[Tensor]:
+        """Yield some training images as the epochs of a view see them."""
+        return (images for images, _ in self._augmented(batches, view))
+
+    def _augmented(self, batches: Iterable[Indices], view: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches as a view shows them: the same to every seed, where views are counted."""
+        seed = _SEED_OF_VIEWS if self.views else self.seed
+        for pixels, labels in self._train.train_batches(batches, seed=seed, epoch=view):
             yield self._normalize(pixels, labels)
 
     def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -69,6 +69,7 @@ from lsqctl.training.session import (
     recipe_hash,
     restore_state,
 )
+from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from lsqctl.training.train_state import EvalRecord, TrainState
 from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
 
@@ -264,7 +265,9 @@ def load_teacher(
 _METRICS_PER_EPOCH = 10  # train metrics in an epoch
 
 
-def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | Checkpoint]:
+def train_epoch(
+    session: TrainingSession,
+) -> Iterator[Measurement | Progress | Checkpoint | LogMessage]:
     """Train what is left of the current epoch; nothing when its evaluation is pending."""
     train_state, pipeline = session.train_state, session.pipeline
     if train_state.evaluation_pending:
@@ -273,11 +276,16 @@ def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | C
     if train_state.epoch >= session.recipe.train.epochs - session.recipe.train.bn_freeze_epochs:
         freeze_bn(session.model)
     start_oscillations(session)
+    yield from map(LogMessage, load_teacher_view(session))
     window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
-    for images, labels in pipeline.train_batches(train_state.epoch, start=train_state.batch):
+    epoch, start = train_state.epoch, train_state.batch
+    batches = pipeline.train_batches(epoch, start=start)
+    for indices, (images, labels) in zip(
+        pipeline.batch_indices(epoch, start=start), batches, strict=True
+    ):
         session.check_stop()
         started = time.monotonic()
-        train_step(session, images, labels)
+        train_step(session, images, labels, cached_logits(session, indices))
         failpoint("train.step")
         update_oscillations(session)
         epoch_ended = train_state.batch == pipeline.steps_per_epoch

@@ -25,6 +25,7 @@ from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import ModelEma, batchnorms
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext
+from lsqctl.training.teacher_logits import TeacherLogits, View
 from lsqctl.training.train_state import TrainState
 
 
@@ -36,7 +37,8 @@ class TrainingSession:
     norm, estimated again at the end. ``pending_losses`` holds what may still be on the device,
     (step, loss, n_correct, images), and ``clamps_counted`` the clamps that ``train_state`` has
     counted, by quantizer. ``model_forward`` and ``teacher_forward`` are what a step calls for the
-    model and the teacher.
+    model and the teacher. With ``distill.cache``, ``teacher_logits`` is their store,
+    ``teacher_view`` the view of this epoch, and the teacher computes what is missing only.
     """
 
     recipe: Recipe
@@ -56,6 +58,8 @@ class TrainingSession:
     clamps_counted: dict[str, int] = field(default_factory=dict)
     oscillations: OscillationTracker | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    teacher_logits: TeacherLogits | None = None
+    teacher_view: View | None = None
 
     @property
     def done(self) -> bool:
@@ -259,7 +263,31 @@ def build_session(
         stepper=OptimizerStepper(optimizer, train, pipeline.device),
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
         oscillations=OscillationTracker(model) if quantized else None,
+        teacher_logits=_logit_store(recipe, context, pipeline, train_state),
     )
+
+
+def _logit_store(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState
+) -> TeacherLogits | None:
+    """Return the store of the teacher's logits, where the recipe keeps them."""
+    if recipe.distill is None or not recipe.distill.cache:
+        return None
+    dataset, data = pipeline.dataset, recipe.data
+    about = {
+        "teacher": train_state.input_digests["distill.teacher"],
+        "network": recipe.network_of("distill.teacher"),
+        "dataset": data.name,
+        "images": dataset.digest,
+        "channels": pipeline.channels,
+        "augmentation": data.model_dump(
+            exclude={"name", "batch_size", "eval_batch_size", "views"}, exclude_defaults=True
+        ),
+        "mean": dataset.mean,
+        "std": dataset.std,
+    }
+    shape = (len(dataset.train), dataset.num_classes)
+    return TeacherLogits(context.data_dir, about, shape)
 
 
 def _forwards(
