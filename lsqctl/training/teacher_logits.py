@@ -1,6 +1,6 @@
 """A teacher's logits for views of each training image: computed once, used by every run.
 
-A store is a folder ``teachers/KEY`` of the data folder. Its key is the sha256 of what the logits
+A store is a folder ``teachers/KEY`` in the data folder. Its key is the sha256 of what the logits
 depend on: the teacher's bytes and network, the images' digest, and how they are augmented. A view
 is one file: a sha256 for each chunk of images, then fp16 logits (images, classes), in the order of
 the dataset. A chunk counts where its hash fits; all others are computed, so that a file that was
