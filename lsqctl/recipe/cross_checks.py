@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lsqctl.datasets import DATASETS
+from lsqctl.quant.methods import FREEZABLE_BITS, OFF
+from lsqctl.quant.methods import conflicts as method_conflicts
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.recipe import Recipe
@@ -88,7 +90,45 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
         message = "every epoch sees images of its own, so no output of the teacher is used twice"
         hint = "set data.views, 8 for example, or leave `cache` out"
         conflicts.append(KeyConflict("distill.cache", message, hint, "data.views"))
+    if recipe.data.flip_order == "alternating" and not recipe.data.flip:
+        hint = "set data.flip, or leave `flip_order` out"
+        conflicts.append(KeyConflict("data.flip_order", "no image is mirrored", hint, "data.flip"))
+    conflicts += _method_conflicts(recipe.quant)
     return conflicts + _per_channel_conflicts(recipe.quant)
+
+
+def _method_conflicts(quant: QuantSection) -> list[KeyConflict]:
+    """Say which training methods exclude each other, or have nothing to act on."""
+    values = quant.method_values()
+    found = [
+        KeyConflict(f"quant.{key}", message, hint, f"quant.{other_key}")
+        for key, other_key, message, hint in method_conflicts(values)
+    ]
+    on = [key for key, value in values.items() if value != OFF[key]]
+    weight_bits = quant.to_spec().bits_of("weight")
+    for key in on:
+        limit = FREEZABLE_BITS if key == "freezing" else FLOAT_BITS - 1
+        act_too = key == "step_optimizer" and quant.to_spec().quantized
+        if min(weight_bits) > limit and not act_too:
+            message = (
+                f"no weight has {FREEZABLE_BITS} bits or fewer"
+                if key == "freezing"
+                else ("nothing is quantized that it could act on")
+            )
+            found.append(
+                KeyConflict(f"quant.{key}", message, f"leave `{key}` out", "quant.weight_bits")
+            )
+    act_bits = quant.to_spec().bits_of("act")
+    if {"step_optimizer", "weight_steps"} <= {*on} and act_bits == {FLOAT_BITS}:
+        message = "no step size is left that adam could train"
+        hint = "leave `step_optimizer` out"
+        found.append(KeyConflict("quant.weight_steps", message, hint, "quant.step_optimizer"))
+    first, last = quant.freezing_start, quant.freezing
+    if first is not None and (last is None or first < last):
+        message = "nothing is frozen" if last is None else f"is below the {last:g} at the end"
+        hint = "set quant.freezing, or leave it out" if last is None else "make it the larger one"
+        found.append(KeyConflict("quant.freezing_start", message, hint, "quant.freezing"))
+    return found
 
 
 def _per_channel_conflicts(quant: QuantSection) -> list[KeyConflict]:

@@ -145,6 +145,11 @@ class DataSection(Section):
         json_schema_extra=unit_schema("pixels"),
     )
     flip: bool = Field(False, description="mirror every second training image, at random")
+    flip_order: Literal["random", "alternating"] = Field(
+        "random",
+        description="alternating mirrors in each epoch what it did not in the one before "
+        "(2404.00498); random draws anew",
+    )
     views: int = Field(
         0,
         ge=0,

@@ -21,8 +21,27 @@ from lsqctl.training import counter_rng
 from lsqctl.training.counter_rng import Stream, bits, randint
 
 
+def mirrored(
+    indices: NDArray[np.int64], *, seed: int, epoch: int, alternating: bool
+) -> NDArray[np.bool_]:
+    """Return which images are mirrored: half of them, at random.
+
+    ``alternating`` draws once, and mirrors in each epoch what it did not in the one before: the
+    parity of hash(seed, index) + epoch (Jordan 2024, arXiv 2404.00498, section 3.5).
+    """
+    drawn = randint(2, bits(seed, 0 if alternating else epoch, Stream.FLIP, indices))
+    return (drawn + epoch if alternating else drawn) % 2 == 1
+
+
 def crop_and_flip(
-    pixels: Tensor, indices: NDArray[np.int64], *, seed: int, epoch: int, pad: int, flip: bool
+    pixels: Tensor,
+    indices: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    pad: int,
+    flip: bool,
+    alternating: bool = False,
 ) -> Tensor:
     """Return the batch ``(B, C, H, W)`` cropped at random offsets and mirrored, same shape.
 
@@ -37,8 +56,8 @@ def crop_and_flip(
     rows = top[:, None] + np.arange(height)
     columns = left[:, None] + np.arange(width)
     if flip:
-        mirrored = randint(2, bits(seed, epoch, Stream.FLIP, indices)) == 1
-        columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
+        which = mirrored(indices, seed=seed, epoch=epoch, alternating=alternating)
+        columns = np.where(which[:, None], columns[:, ::-1], columns)
     return _gather(F.pad(pixels, (pad, pad, pad, pad)), rows, columns)
 
 
@@ -124,6 +143,7 @@ class InMemoryImages:
                     epoch=epoch,
                     pad=self.data.pad,
                     flip=self.data.flip,
+                    alternating=self.data.flip_order == "alternating",
                 ),
                 labels,
             )

@@ -377,6 +377,8 @@ def _epoch_metrics(session: TrainingSession) -> Iterator[Metric]:
     session.update_step_counts()
     if session.step_clamp is not None:
         yield Metric("clamped_steps", "train", step, sum(train_state.clamped.values()))
+    for name, value in session.methods.metrics().items():
+        yield Metric(name, "train", step, value)
     if session.recipe.train.clip_norm is not None:
         yield Metric("clipped_gradients", "train", step, train_state.clipped)
     if session.recipe.train.precision == "fp16":

@@ -181,7 +181,9 @@ def train_step(
     where reading it would make it wait, at the next train metric or checkpoint.
     """
     train, train_state, optimizer = session.recipe.train, session.train_state, session.optimizer
-    set_lr(optimizer, lr_factor(train, train_state.step, session.pipeline.steps_per_epoch))
+    steps_per_epoch = session.pipeline.steps_per_epoch
+    set_lr(optimizer, lr_factor(train, train_state.step, steps_per_epoch))
+    session.methods.set_progress(train_state.step / max(1, train.epochs * steps_per_epoch))
     optimizer.zero_grad(set_to_none=True)
     losses, correct = [], []
     taught = _microbatches_of(teacher_logits, len(labels), train.accumulate)

@@ -16,6 +16,7 @@ from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
+from lsqctl.quant.methods import Methods, build_methods
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
@@ -48,6 +49,7 @@ class TrainingSession:
     teacher: nn.Module | None
     optimizer: torch.optim.Optimizer
     step_clamp: StepSizeClamp | None
+    methods: Methods
     train_state: TrainState
     model_forward: compilation.Forward
     teacher_forward: compilation.Forward | None
@@ -154,6 +156,7 @@ class TrainingSession:
             "scaler": self.stepper.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "bn": self.bn_statistics,
+            "methods": self.methods.state_dict(),
         }
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -169,6 +172,7 @@ class TrainingSession:
         self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))
         if self.ema is not None:
             self.ema.model.load_state_dict(checkpoint.training["ema"])
+        self.methods.load_state_dict(checkpoint.training.get("methods", {}))
         self.bn_statistics = checkpoint.training.get("bn")
         if self.oscillations is not None:
             self.oscillations.load_state_dict(checkpoint.training.get("oscillations", {}))
@@ -244,11 +248,14 @@ def build_session(
 ) -> TrainingSession:
     """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
+    methods = _build_methods(model, optimizer, recipe)
     if train.bn_reestimate_images and not batchnorms(model):
         raise DataError(f"train.bn_reestimate_images: {recipe.model.name} has no batch norm")
     quantized = recipe.quant.to_spec().quantized
     model_forward, teacher_forward = _forwards(model, teacher, recipe, pipeline, train_state)
     use_ema = train.ema_decay is not None and train.epochs > 0
+    step_clamp = clamp_step_sizes(optimizer, model) if quantized else None
+    methods.attach(optimizer)
     return TrainingSession(
         recipe=recipe,
         context=context,
@@ -256,7 +263,8 @@ def build_session(
         model=model,
         teacher=teacher,
         optimizer=optimizer,
-        step_clamp=clamp_step_sizes(optimizer, model) if quantized else None,
+        step_clamp=step_clamp,
+        methods=methods,
         train_state=train_state,
         model_forward=model_forward,
         teacher_forward=teacher_forward,
@@ -265,6 +273,13 @@ def build_session(
         oscillations=OscillationTracker(model) if quantized else None,
         teacher_logits=_logit_store(recipe, context, pipeline, train_state),
     )
+
+
+def _build_methods(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Methods:
+    try:
+        return build_methods(model, optimizer, recipe.quant.method_values())
+    except ValueError as error:
+        raise DataError(f"{recipe.model.name} cannot be trained so: {error}") from None
 
 
 def _logit_store(

@@ -88,8 +88,8 @@ class TeacherLogits:
             file = _ViewFile(descriptor, f"{self.key} {view}", self.shape)
             missing, images_damaged = file.missing()
             chunks = [file.indices(chunk) for chunk in missing]
-            for chunk, logits in zip(missing, compute(chunks) if chunks else (), strict=True):
-                file.write(chunk, _halved(logits))
+            for chunk, computed in zip(missing, compute(chunks) if chunks else (), strict=True):
+                file.write(chunk, _halved(computed))
                 check_stop()
             if missing:
                 os.fsync(descriptor)
