@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
 from lsqctl.errors import StoreError
 from lsqctl.text import format_bytes, pluralize, sanitize
+
+if TYPE_CHECKING:
+    from lsqctl.training.logit_stores import StoredLogits
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -164,7 +168,7 @@ def list_datasets(ctx: typer.Context, json: Json = False) -> None:
     """
     from lsqctl.datasets import DATASETS
     from lsqctl.datasets.presence import is_dataset_present
-    from lsqctl.training.teacher_logits import stored_logits
+    from lsqctl.training.logit_stores import stored_logits
 
     data_dir = get_settings(ctx).data_dir
     present = {name: is_dataset_present(name, data_dir) for name in DATASETS}
@@ -185,20 +189,24 @@ def list_datasets(ctx: typer.Context, json: Json = False) -> None:
     ]
     print_table(("dataset", "title", "classes", "image", "here"), rows)
     if stores:
-        print_table(
-            ("teacher's logits", "network", "dataset", "views", "size"),
-            [
-                (
-                    store.path.name,
-                    sanitize(str(store.about.get("network"))),
-                    sanitize(str(store.about.get("dataset"))),
-                    str(store.views),
-                    format_bytes(store.size_bytes),
-                )
-                for store in stores
-            ],
-            right_aligned=("views", "size"),
-        )
+        _print_stores(stores)
+
+
+def _print_stores(stores: Sequence[StoredLogits]) -> None:
+    print_table(
+        ("teacher's logits", "network", "dataset", "views", "size"),
+        [
+            (
+                store.path.name,
+                sanitize(str(store.about.get("network"))),
+                sanitize(str(store.about.get("dataset"))),
+                str(store.views),
+                format_bytes(store.size_bytes),
+            )
+            for store in stores
+        ],
+        right_aligned=("views", "size"),
+    )
 
 
 @data_app.command(epilog="Example: lsqctl data fetch cifar10")

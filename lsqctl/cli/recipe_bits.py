@@ -15,7 +15,7 @@ from lsqctl.errors import UsageError
 from lsqctl.text import format_bops, format_bytes
 
 if TYPE_CHECKING:
-    from lsqctl.services.bits import CostKind
+    from lsqctl.services.bits import BitPlan, CostKind
 
 
 def bits(
@@ -64,15 +64,7 @@ def bits(
         values = {field.name: getattr(plan, field.name) for field in fields(plan)}
         print_json({"file": str(path), **values, "recipe": named.model_dump(mode="json")})
         return
-    form = format_bytes if kind == "size" else format_bops
-    print_table(
-        ("layer", "weight bits", "act bits", kind),
-        [
-            (option.layer, str(option.weight_bits), str(option.act_bits), form(option.cost))
-            for option in plan.layers
-        ],
-        right_aligned=("weight bits", "act bits", kind),
-    )
+    _print_layers(plan)
     say(f"{describe(plan)}; wrote {path}; next: lsqctl submit {path}")
 
 
@@ -83,3 +75,15 @@ def _check_path(path: Path, *, force: bool) -> None:
     if path.suffix not in {".yaml", ".yml"}:
         raise UsageError(f"{path}: a recipe's file ends in .yaml")
     check_overwrite(path, force=force)
+
+
+def _print_layers(plan: BitPlan) -> None:
+    form = format_bytes if plan.kind == "size" else format_bops
+    print_table(
+        ("layer", "weight bits", "act bits", plan.kind),
+        [
+            (option.layer, str(option.weight_bits), str(option.act_bits), form(option.cost))
+            for option in plan.layers
+        ],
+        right_aligned=("weight bits", "act bits", plan.kind),
+    )

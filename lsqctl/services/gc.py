@@ -19,6 +19,7 @@ from lsqctl.services.removal import remove_tree, tree_size
 from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings
 from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
+from lsqctl.training.logit_stores import stored_logits
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -98,8 +99,6 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
 
 
 def _unused_logits(data_dir: Path, cutoff: datetime) -> Iterator[Garbage]:
-    from lsqctl.training.teacher_logits import stored_logits  # NumPy
-
     for store in stored_logits(data_dir):
         if store.used_at <= cutoff:
             yield Garbage("", store.path, "teacher logits", tree_size(store.path))

@@ -30,7 +30,8 @@ def mirrored(
     parity of hash(seed, index) + epoch (Jordan 2024, arXiv 2404.00498, section 3.5).
     """
     drawn = randint(2, bits(seed, 0 if alternating else epoch, Stream.FLIP, indices))
-    return (drawn + epoch if alternating else drawn) % 2 == 1
+    odd: NDArray[np.bool_] = (drawn + epoch if alternating else drawn) % 2 == 1
+    return odd
 
 
 def crop_and_flip(

@@ -18,36 +18,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsqctl.errors import DataError
-from lsqctl.ownership import make_private_dir, open_regular, read_regular
+from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import JsonObject
+from lsqctl.training.logit_stores import ABOUT, FOLDER
 
 CHUNK_IMAGES = 250
 Logits = NDArray[np.float16]  # (images, classes)
 Compute = Callable[[Sequence[NDArray[np.int64]]], Iterable[NDArray[np.float32]]]
 
-_FOLDER = "teachers"
-_ABOUT = "about.json"
 _HASH_BYTES = 32
 _LOCK_POLL_SECONDS = 0.2
 _LOGIT = np.dtype("<f2")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLogits:
-    """One store of a data folder: of what teacher and images, and how many views it holds."""
-
-    path: Path
-    about: JsonObject
-    views: int
-    size_bytes: int
-    used_at: datetime  # when a run read or made one of its views
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +58,7 @@ class TeacherLogits:
     def __init__(self, data_dir: Path, about: JsonObject, shape: tuple[int, int]) -> None:
         text = json.dumps([about, shape, CHUNK_IMAGES], sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        self.folder = data_dir / _FOLDER / self.key[:32]
+        self.folder = data_dir / FOLDER / self.key[:32]
         self.about = about
         self.shape = shape
 
@@ -101,10 +88,10 @@ class TeacherLogits:
     def _make_folder(self) -> None:
         try:
             make_private_dir(self.folder)
-            if not (self.folder / _ABOUT).exists():
-                temporary = self.folder / f"{_ABOUT}.{os.getpid()}"
+            if not (self.folder / ABOUT).exists():
+                temporary = self.folder / f"{ABOUT}.{os.getpid()}"
                 temporary.write_text(json.dumps(self.about, indent=2, sort_keys=True) + "\n")
-                temporary.replace(self.folder / _ABOUT)
+                temporary.replace(self.folder / ABOUT)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 
@@ -221,19 +208,3 @@ def _unwritable(path: Path, error: OSError) -> Exception:
         f"{path}: {reason}: the teacher's logits are kept in the data folder; make it writable, or "
         "leave distill.cache out"
     )
-
-
-def stored_logits(data_dir: Path) -> list[StoredLogits]:
-    """Return the stores of a data folder; folders that hold no store's description are none."""
-    found = []
-    for path in sorted((data_dir / _FOLDER).glob("*")):
-        try:
-            about = json.loads(read_regular(path / _ABOUT))
-        except (OSError, ValueError):
-            continue
-        files = [file.stat() for file in path.glob("view-*")]
-        used_at = max((status.st_mtime for status in files), default=path.stat().st_mtime)
-        size = sum(status.st_size for status in files)
-        used = datetime.fromtimestamp(used_at, UTC)
-        found.append(StoredLogits(path, about, len(files), size, used))
-    return found

@@ -49,8 +49,9 @@ def test_methods_that_exclude_each_other_or_have_nothing_to_act_on_are_refused_a
     assert (key, hint) == ("quant.freezing_start", "set quant.freezing, or leave it out")
     ((_, message, _),) = conflict_of(quant={"freezing_start": 0.1, "freezing": 0.2})
     assert message == "is below the 0.2 at the end"
-    ((key, *_),) = conflict_of(quant=floats | ADAM | {"weight_steps": "fixed"})
-    assert key == "quant.weight_steps"
+    acts = {name.replace("weight", "act"): 32 for name in floats}
+    ((key, message, _),) = conflict_of(quant=acts | ADAM | {"weight_steps": "fixed"})
+    assert (key, message) == ("quant.step_optimizer", "no step size is left that adam could train")
     assert conflict_of(quant=floats | ADAM) == []
     ((key, message, _),) = conflict_of(data={"flip_order": "alternating", "flip": False})
     assert (key, message) == ("data.flip_order", "no image is mirrored")

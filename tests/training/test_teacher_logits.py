@@ -13,8 +13,9 @@ from lsqctl.errors import DataError, Preempted
 from lsqctl.events import LogMessage
 from lsqctl.models.factory import build_model
 from lsqctl.recipe import cross_check, fingerprint
+from lsqctl.training.logit_stores import stored_logits
 from lsqctl.training.optimizer_step import train_step
-from lsqctl.training.teacher_logits import CHUNK_IMAGES, TeacherLogits, stored_logits
+from lsqctl.training.teacher_logits import CHUNK_IMAGES, TeacherLogits
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from tests.training.attempts import assert_same_state, plain, rows, run
 from tests.training.conftest import session_of, tiny

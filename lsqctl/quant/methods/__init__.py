@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-MethodState = dict[str, Any]  # tensors and plain values, as torch.save takes them
+    from lsqctl.quant.optim import ParamGroup
+
+MethodState = dict[str, object]  # tensors and plain values, as torch.save takes them
 
 
 class Method:
@@ -29,7 +31,7 @@ class Method:
 
     progress = 0.0
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, value: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         """Take what is needed of the model, and change the optimizer's groups where that is it."""
 
     def before_step(self) -> None:
@@ -113,7 +115,7 @@ def conflicts(values: Mapping[str, object]) -> Iterator[MethodConflict]:
         )
 
 
-def find_group(optimizer: Optimizer, name: str) -> dict[str, Any]:
+def find_group(optimizer: Optimizer, name: str) -> ParamGroup:
     """Return the group of that name; to be asked anew, for loading a state replaces the groups.
 
     Raises:
@@ -121,7 +123,7 @@ def find_group(optimizer: Optimizer, name: str) -> dict[str, Any]:
     """
     for group in optimizer.param_groups:
         if group.get("name") == name:
-            found: dict[str, Any] = group
+            found: ParamGroup = group
             return found
     raise ValueError(f"the optimizer has no group {name}: make it from param_groups(model, ...)")
 
@@ -156,7 +158,7 @@ class Methods:
     def load_state_dict(self, state: MethodState) -> None:
         """Take what ``state_dict`` returned."""
         for key, method in self._by_key.items():
-            method.load_state_dict(state[key])
+            method.load_state_dict(cast("MethodState", state[key]))
 
     def _act(self, moment: str) -> None:
         for method in self._by_key.values():
@@ -174,7 +176,7 @@ def build_methods(model: nn.Module, optimizer: Optimizer, values: Mapping[str, o
     """
     if unknown := values.keys() - METHODS.keys():
         raise ValueError(f"unknown method {min(unknown)}; known are {', '.join(METHODS)}")
-    for key, other_key, message, hint in conflicts(OFF | dict(values)):
+    for key, other_key, message, hint in conflicts({**OFF, **values}):
         raise ValueError(f"{key} and {other_key}: {message}; {hint}")
     by_key = {}
     for key, path in METHODS.items():

@@ -6,7 +6,7 @@ Training", ICML 2022 (arXiv 2203.11086), section 4.1.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,10 @@ class Dampening(Method):
     is added after clipping, and the loss that is reported does not hold this term.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, value: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         super().__init__(model, optimizer, value)
         self._weights = WeightCodes(model)
-        self._strength = float(value)
+        self._strength = cast("float", value)
 
     @torch.no_grad()
     def before_step(self) -> None:

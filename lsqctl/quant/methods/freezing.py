@@ -6,7 +6,7 @@ Training", ICML 2022 (arXiv 2203.11086), sections 2.3 and 4.2, algorithm 1.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,10 +69,10 @@ class Freezing(Method):
     size that still learns.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, value: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         super().__init__(model, optimizer, value)
         self._weights = WeightCodes(model, max_bits=FREEZABLE_BITS)
-        self._first, self._last = value
+        self._first, self._last = cast("tuple[float, float]", value)
         self._known: Oscillations | None = None
 
     def before_step(self) -> None:
@@ -105,5 +105,7 @@ class Freezing(Method):
     def load_state_dict(self, state: MethodState) -> None:
         """Take what ``state_dict`` returned."""
         device = self._weights.pairs[0][1].device
-        known = {name: tensor.to(device) for name, tensor in state.items()}
+        known = {
+            name: tensor.to(device) for name, tensor in cast("dict[str, Tensor]", state).items()
+        }
         self._known = Oscillations(**known) if known else None

@@ -6,8 +6,6 @@ and Efficient Fixed-Point Inference", MLSys 2020 (arXiv 1903.08066), section 5.2
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -28,7 +26,7 @@ class AdamSteps(Method):
         ValueError: the optimizer has no group ``step_sizes`` (``param_groups``).
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, value: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         super().__init__(model, optimizer, value)
         self._optimizer = optimizer
         group = find_group(optimizer, "step_sizes")

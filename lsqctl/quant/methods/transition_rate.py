@@ -6,7 +6,7 @@ Lee, Kim, Jeon, Ham, "Scheduling Weight Transitions for Quantization-Aware Train
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lsqctl.quant.methods import Method, MethodState, find_group
 from lsqctl.quant.methods.weight_codes import WeightCodes
+from lsqctl.quant.optim import ParamGroup
 
 MOMENTUM = 0.99
 """Of the running rate K."""
@@ -42,12 +43,12 @@ class TransitionRate(Method):
         ValueError: the optimizer has no group ``weights`` with these weights (``param_groups``).
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, value: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         super().__init__(model, optimizer, value)
         self._weights = WeightCodes(model)
         self._optimizer = optimizer
         group = _own_group(optimizer, self._weights)
-        self._first_target = self._rate = float(value)
+        self._first_target = self._rate = cast("float", value)
         self._lr = self._gain = float(group["lr"])
         self._codes: Tensor | None = None
 
@@ -83,11 +84,12 @@ class TransitionRate(Method):
     def load_state_dict(self, state: MethodState) -> None:
         """Take what ``state_dict`` returned."""
         if state:
-            self._codes = state["codes"].to(self._weights.pairs[0][1].device)
-            self._lr, self._rate = state["scalars"].tolist()
+            tensors = cast("dict[str, Tensor]", state)
+            self._codes = tensors["codes"].to(self._weights.pairs[0][1].device)
+            self._lr, self._rate = tensors["scalars"].tolist()
 
 
-def _own_group(optimizer: Optimizer, weights: WeightCodes) -> dict[str, Any]:
+def _own_group(optimizer: Optimizer, weights: WeightCodes) -> ParamGroup:
     """Move the quantized weights into a group of their own, the last one, and return it."""
     moved = {id(weight) for _, weight in weights.pairs}
     source = find_group(optimizer, "weights")

@@ -7,7 +7,7 @@ not.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class WeightSteps(Method):
     every step. No gradient passes through the statistic.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, value: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         super().__init__(model, optimizer, value)
         self._weights = WeightCodes(model)
         self._follows = value == "statistic"
@@ -40,7 +40,7 @@ class WeightSteps(Method):
         steps = [quantizer.step_size for quantizer, _ in self._weights.pairs]
         _drop(optimizer, steps)
         for step in steps:
-            step.requires_grad_(requires_grad=False)
+            step.requires_grad_(False)
 
     def before_step(self) -> None:
         """Take k from the first step sizes."""
@@ -64,7 +64,7 @@ class WeightSteps(Method):
     def load_state_dict(self, state: MethodState) -> None:
         """Take what ``state_dict`` returned."""
         device = self._weights.pairs[0][1].device
-        self._ratios = [state[str(index)].to(device) for index in range(len(state))]
+        self._ratios = [ratio.to(device) for ratio in cast("dict[str, Tensor]", state).values()]
 
 
 def _drop(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
