@@ -110,6 +110,22 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")
 _MAX_SECONDS = 3650 * 86_400.0
 
 
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)(k|m|g|t)?")
+_PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+
+
+def parse_amount(text: str, unit: str, example: str) -> float:
+    """Return a positive number with a decimal prefix: ``120kB`` of unit ``B``, ``0.5G``.
+
+    Raises ValueError, in one plain sentence that shows ``example``, for what is none.
+    """
+    compact = text.strip().lower().replace(" ", "").removesuffix(unit.lower())
+    match = _AMOUNT.fullmatch(compact)
+    if not match or not float(match[1]):
+        raise ValueError(f"must be an amount such as {example}, got `{text}`")
+    return float(match[1]) * _PREFIXES[match[2] or ""]
+
+
 def parse_duration(text: str) -> float:
     """Return seconds; a number without a unit is seconds already.
 

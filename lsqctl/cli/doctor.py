@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,10 @@ from lsqctl.cli.console import print_json, print_table, say
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
 from lsqctl.errors import StoreError
-from lsqctl.text import pluralize
+from lsqctl.text import format_bytes, pluralize, sanitize
+
+if TYPE_CHECKING:
+    from lsqctl.training.logit_stores import StoredLogits
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -158,15 +162,20 @@ def data_group() -> None:
 
 @data_app.command("ls", epilog="Example: lsqctl data ls")
 def list_datasets(ctx: typer.Context, json: Json = False) -> None:
-    """List the datasets that a recipe may name, and whether each is in the data folder."""
+    """List the datasets that a recipe may name, and what the data folder holds.
+
+    After them come the teachers' logits that runs with distill.cache keep there.
+    """
     from lsqctl.datasets import DATASETS
     from lsqctl.datasets.presence import is_dataset_present
+    from lsqctl.training.logit_stores import stored_logits
 
     data_dir = get_settings(ctx).data_dir
     present = {name: is_dataset_present(name, data_dir) for name in DATASETS}
+    stores = stored_logits(data_dir)
     if json:
         datasets = [{"name": n, "present": present[n], "info": i} for n, i in DATASETS.items()]
-        print_json({"datasets": datasets})
+        print_json({"datasets": datasets, "teacher_logits": stores})
         return
     rows = [
         (
@@ -179,6 +188,25 @@ def list_datasets(ctx: typer.Context, json: Json = False) -> None:
         for name, info in DATASETS.items()
     ]
     print_table(("dataset", "title", "classes", "image", "here"), rows)
+    if stores:
+        _print_stores(stores)
+
+
+def _print_stores(stores: Sequence[StoredLogits]) -> None:
+    print_table(
+        ("teacher's logits", "network", "dataset", "views", "size"),
+        [
+            (
+                store.path.name,
+                sanitize(str(store.about.get("network"))),
+                sanitize(str(store.about.get("dataset"))),
+                str(store.views),
+                format_bytes(store.size_bytes),
+            )
+            for store in stores
+        ],
+        right_aligned=("views", "size"),
+    )
 
 
 @data_app.command(epilog="Example: lsqctl data fetch cifar10")

@@ -16,7 +16,7 @@ from lsqctl.failpoint import armed_failpoints
 from lsqctl.run import IfExists
 from lsqctl.settings import CompileMode, Settings, load_settings
 from lsqctl.settings import sources as settings_origins
-from lsqctl.text import did_you_mean, parse_duration
+from lsqctl.text import did_you_mean, parse_amount, parse_duration
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -159,6 +159,23 @@ def duration_seconds(text: str | float) -> float:
     """Parse an option's time span, in plain words when it is none."""
     try:
         return parse_duration(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def amount_of_bytes(text: str | float) -> float:
+    """Parse an option's size."""
+    return _amount(str(text), "B", "120kB or 1.5MB")
+
+
+def amount_of_bops(text: str | float) -> float:
+    """Parse an option's bit operations."""
+    return _amount(str(text), "BOPs", "0.5G or 800M")
+
+
+def _amount(text: str, unit: str, example: str) -> float:
+    try:
+        return parse_amount(text, unit, example)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

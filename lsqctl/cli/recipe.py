@@ -22,6 +22,7 @@ from lsqctl.cli.console import (
 )
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
+from lsqctl.cli.recipe_bits import bits
 from lsqctl.errors import Diagnostic, LsqctlError, RecipeError, UsageError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
@@ -132,6 +133,11 @@ app = typer.Typer(
 )
 
 app.command("diff", epilog="Example: lsqctl recipe diff cifar10/resnet20-w4a4 paper/w4a4")(diff)
+
+app.command(
+    "bits",
+    epilog="Example: lsqctl recipe bits cifar10/resnet20-lsq-w4a4 --size 120kB",
+)(bits)
 
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable.")

@@ -213,7 +213,7 @@ def collect_garbage(
     """Find checkpoints and folders that nothing needs; remove them with --apply.
 
     What unfinished runs have stays, and of finished ones the newest checkpoint, the best, and
-    those that a result names.
+    those that a result names. A teacher's cached logits go when no run read them for 30 days.
     """
     from lsqctl.services.gc import find_garbage, remove_garbage
 

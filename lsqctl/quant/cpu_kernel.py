@@ -57,18 +57,23 @@ def fake_quantize(x: Tensor, step_size: Tensor, bounds: tuple[int, int]) -> Tens
     return out
 
 
-def codes(x: Tensor, step_size: Tensor, bounds: tuple[int, int], shift: int) -> Tensor:
-    """Return the codes of a dense ``x`` minus ``shift``, in its memory order (eq. 1).
+def codes(
+    x: Tensor, step_size: Tensor, bounds: tuple[int, int], shift: int
+) -> tuple[Tensor, Tensor]:
+    """Return the codes of a dense ``x`` minus ``shift``, in its memory order (eq. 1), and a mark.
 
     int8 where the highest fits, else uint8: torch converts to the former twice as fast (measured).
+    The mark () is 0, or NaN where a value is, which no code can tell.
     """
     fits = bounds[1] - shift <= torch.iinfo(torch.int8).max
     out = torch.empty_like(x, dtype=torch.int8 if fits else torch.uint8)
     step = step_size.reshape(())
+    sums = []
     for block, result in zip(_split_blocks(x), _split_blocks(out), strict=True):
         found = _float_codes(block.float(), step, bounds)
+        sums.append(found.sum())
         result.copy_(found.sub_(shift) if shift else found)
-    return out
+    return out, torch.stack(sums).sum().mul_(0)
 
 
 def gradients(

@@ -74,13 +74,13 @@ class _IntegerProduct(torch.autograd.Function):
         ctx.product = how = Product(*product)
         if how.geometry is not None:
             x = x.contiguous(memory_format=torch.channels_last)
-        x, codes, input_on_kernel = _codes(x, input_step, how.input_bounds, first=0)
-        weight, weight_codes, weight_on_kernel = _codes(
+        x, codes, mark, input_on_kernel = _codes(x, input_step, how.input_bounds, first=0)
+        weight, weight_codes, weight_mark, weight_on_kernel = _codes(
             weight, weight_step, how.weight_bounds, first=how.weight_bounds[0]
         )
         ctx.on_cpu_kernel = input_on_kernel, weight_on_kernel
         ctx.save_for_backward(x, input_step, codes, weight, weight_step, weight_codes)
-        scale = (input_step * weight_step).reshape(-1)
+        scale = (input_step * weight_step).reshape(-1) + (mark + weight_mark)
         return _multiply(codes, weight_codes, scale, bias, how)
 
     @staticmethod
@@ -112,17 +112,22 @@ class _IntegerProduct(torch.autograd.Function):
         return (*grads, *weight_grads, grad_bias, *(None for _ in how))
 
 
-def _codes(x: Tensor, step: Tensor, bounds: Bounds, *, first: int) -> tuple[Tensor, Tensor, bool]:
-    """Return dense ``x``, its codes, counted from ``first``, and whether the CPU kernel made them.
+def _codes(
+    x: Tensor, step: Tensor, bounds: Bounds, *, first: int
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Return dense ``x``, its codes, a mark, and whether the CPU kernel made them.
 
-    They are uint8 where they are counted from 0, else int8.
+    Codes are counted from ``first``: uint8 where that is 0, else int8. The mark () is 0, or NaN
+    where a value is: added to the scale it reaches the loss, as NaN does in floats.
     """
     shift = bounds[0] - first
     kind = torch.uint8 if first == 0 else torch.int8
     if cpu_kernel.is_supported(x, step):
         x = cpu_kernel.dense(x)
-        return x, cpu_kernel.codes(x, step, bounds, shift).view(kind), True
-    return x, (lsq_codes(x, step, *bounds) - shift).to(kind), False
+        codes, mark = cpu_kernel.codes(x, step, bounds, shift)
+        return x, codes.view(kind), mark, True
+    mark = torch.where(x.isnan().any(), torch.nan, 0.0)
+    return x, (lsq_codes(x, step, *bounds) - shift).to(kind), mark, False
 
 
 def _values(codes: Tensor, step: Tensor, zero_code: int) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lsqctl.datasets import DATASETS
+from lsqctl.quant.methods import FREEZABLE_BITS, OFF
+from lsqctl.quant.methods import conflicts as method_conflicts
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.recipe import Recipe
@@ -80,11 +82,59 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
         hint = "set model.weights, or leave `head` out"
         message = "there are no weights whose classifier could be replaced"
         conflicts.append(KeyConflict("model.head", message, hint))
+    conflicts += _distill_conflicts(recipe) + _method_conflicts(recipe.quant)
+    return conflicts + _per_channel_conflicts(recipe.quant)
+
+
+def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
+    conflicts = []
     if recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight == 0:
         conflicts.append(
             KeyConflict("distill.hard_weight", "both losses weigh 0", "give one of them a weight")
         )
-    return conflicts + _per_channel_conflicts(recipe.quant)
+    if recipe.distill and recipe.distill.cache and not recipe.data.views:
+        message = "every epoch sees images of its own, so no output of the teacher is used twice"
+        hint = "set data.views, 8 for example, or leave `cache` out"
+        conflicts.append(KeyConflict("distill.cache", message, hint, "data.views"))
+    if recipe.data.flip_order == "alternating" and not recipe.data.flip:
+        hint = "set data.flip, or leave `flip_order` out"
+        conflicts.append(KeyConflict("data.flip_order", "no image is mirrored", hint, "data.flip"))
+    return conflicts
+
+
+def _method_conflicts(quant: QuantSection) -> list[KeyConflict]:
+    """Say which training methods exclude each other, or have nothing to act on."""
+    values, spec = quant.method_values(), quant.to_spec()
+    found = [
+        KeyConflict(f"quant.{key}", message, hint, f"quant.{other_key}")
+        for key, other_key, message, hint in method_conflicts(values)
+    ]
+    on = [key for key, value in values.items() if value != OFF[key]]
+    fewest_bits = min(spec.bits_of("weight"))
+    for key in on:
+        hint = f"leave `{key}` out"
+        if key == "freezing" and fewest_bits > FREEZABLE_BITS:
+            message = f"no weight has {FREEZABLE_BITS} bits or fewer"
+        elif key == "step_optimizer" and spec.quantized:
+            weights_only = spec.bits_of("act") == {FLOAT_BITS}
+            if not (weights_only and "weight_steps" in on):
+                continue
+            message = "no step size is left that adam could train"
+        elif fewest_bits == FLOAT_BITS:
+            message = "nothing is quantized that it could act on"
+        else:
+            continue
+        found.append(KeyConflict(f"quant.{key}", message, hint, "quant.weight_bits"))
+    return found + _freezing_conflicts(quant)
+
+
+def _freezing_conflicts(quant: QuantSection) -> list[KeyConflict]:
+    first, last = quant.freezing_start, quant.freezing
+    if first is None or (last is not None and first >= last):
+        return []
+    message = "nothing is frozen" if last is None else f"is below the {last:g} at the end"
+    hint = "set quant.freezing, or leave it out" if last is None else "make it the larger one"
+    return [KeyConflict("quant.freezing_start", message, hint, "quant.freezing")]
 
 
 def _per_channel_conflicts(quant: QuantSection) -> list[KeyConflict]:

@@ -15,6 +15,7 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    Literal,
     TypeVar,
     Union,
     get_args,
@@ -32,6 +33,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from lsqctl.quant.methods import METHODS
 from lsqctl.quant.spec import (
     BIT_WIDTHS,
     FLOAT_BITS,
@@ -142,12 +144,59 @@ class QuantSection(_ModelKeys):
         description="learning rate of the step sizes over train.lr",
         json_schema_extra=unit_schema("ratio"),
     )
+    weight_steps: Literal["learned", "statistic", "fixed"] = Field(
+        "learned",
+        description="step sizes of weights: learned (LSQ), in proportion to the mean |w| at every "
+        "step (2302.02210), or kept at their first value",
+    )
+    step_optimizer: Literal["sgd", "adam"] = Field(
+        "sgd",
+        description="optimizer of the step sizes; adam moves each by about the learning rate a "
+        "step, so set quant.step_lr_scale to 0.01 or less",
+    )
+    dampening: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="pull of weights to the middle of their code at the end of training, from 0 at "
+        "its start (2203.11086); null does not",
+        json_schema_extra=unit_schema("1"),
+    )
+    freezing: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="how often a weight of at most 4 bits may oscillate at the end of training "
+        "before its code is frozen (2203.11086); null freezes none",
+        json_schema_extra=unit_schema("changes a step"),
+    )
+    freezing_start: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="the same at the start of training; null is quant.freezing",
+        json_schema_extra=unit_schema("changes a step"),
+    )
+    transition_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of weights whose code is to change at a step, falling to 0 by half a "
+        "cosine, in place of their learning rate (2404.19248); null has a learning rate",
+        json_schema_extra=unit_schema("share"),
+    )
     overrides: Overrides = Field(
         {},
         description="other settings for layers by a glob on their names (`*` spans dots), the "
         "first and last layer included; of two that match a layer, the later one wins: "
         '{"layer1.*": {weight_bits: 8}}',
     )
+
+    def method_values(self) -> dict[str, object]:
+        """Return the values of ``lsqctl.quant.methods``, by key."""
+        start = self.freezing if self.freezing_start is None else self.freezing_start
+        values = {key: getattr(self, key) for key in METHODS}
+        return values | {"freezing": None if self.freezing is None else (start, self.freezing)}
 
     def to_spec(self) -> QuantSpec:
         """Return the same settings as the quantization library takes them."""

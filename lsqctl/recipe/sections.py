@@ -145,6 +145,19 @@ class DataSection(Section):
         json_schema_extra=unit_schema("pixels"),
     )
     flip: bool = Field(False, description="mirror every second training image, at random")
+    flip_order: Literal["random", "alternating"] = Field(
+        "random",
+        description="alternating mirrors in each epoch what it did not in the one before "
+        "(2404.00498); random draws anew",
+    )
+    views: int = Field(
+        0,
+        ge=0,
+        le=9999,
+        description="so many augmented views of each image, the same for every seed: epoch e sees "
+        "view e mod views; 0 gives every epoch one of its own, drawn by the seed",
+        json_schema_extra=unit_schema("views"),
+    )
     resize: int = Field(
         256,
         ge=1,
@@ -205,4 +218,9 @@ class DistillSection(Section):
         le=1000,
         description="divides both nets' outputs",
         json_schema_extra=unit_schema("1"),
+    )
+    cache: bool = Field(
+        False,
+        description="compute the teacher's outputs once for each of data.views and keep them, in "
+        "fp16, in the data folder, for every run with the same teacher and images",
     )

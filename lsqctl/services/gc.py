@@ -1,7 +1,9 @@
-"""Find and remove what nothing needs: old checkpoints, half-written ones, folders without a run.
+"""Find and remove what nothing needs: old checkpoints, leftovers, a teacher's logits long unused.
 
 Kept are: everything of unfinished runs, the newest checkpoints of finished ones, the best, and
-those that a result names.  Files of people are never touched: only names that lsqctl gives.
+those that a result names.  Logits of a teacher that nobody read for a month go, for other
+workspaces may share the data folder: a run that wants them computes them again.  Files of people
+are never touched: only names that lsqctl gives.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ from lsqctl.services.removal import remove_tree, tree_size
 from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings
 from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
+from lsqctl.training.logit_stores import stored_logits
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.store.checkpoints import RunRetention
 
-GarbageKind = Literal["checkpoint", "half-written", "no run"]
+GarbageKind = Literal["checkpoint", "half-written", "no run", "teacher logits"]
+_LOGITS_UNUSED = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """One folder that may go, of which run, and why."""
+    """One folder that may go, of which run (none: a teacher's logits), and why."""
 
     run_id: str
     path: Path
@@ -69,6 +73,7 @@ def find_garbage(
             continue  # on its way into the trash, or out of it
         elif retentions and _untouched_since(folder, cutoff):
             garbage.append(Garbage(folder.name, folder, "no run", tree_size(folder)))
+    garbage += _unused_logits(settings.data_dir, min(cutoff, datetime.now(UTC) - _LOGITS_UNUSED))
     return GarbageReport(tuple(garbage), unknown_dirs=0 if retentions else len(folders))
 
 
@@ -91,6 +96,12 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
         remove_tree(item.path)
         removed.append(item)
     return removed
+
+
+def _unused_logits(data_dir: Path, cutoff: datetime) -> Iterator[Garbage]:
+    for store in stored_logits(data_dir):
+        if store.used_at <= cutoff:
+            yield Garbage("", store.path, "teacher logits", tree_size(store.path))
 
 
 def _half_written(

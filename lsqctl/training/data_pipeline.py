@@ -21,8 +21,28 @@ from lsqctl.training import counter_rng
 from lsqctl.training.counter_rng import Stream, bits, randint
 
 
+def mirrored(
+    indices: NDArray[np.int64], *, seed: int, epoch: int, alternating: bool
+) -> NDArray[np.bool_]:
+    """Return which images are mirrored: half of them, at random.
+
+    ``alternating`` draws once, and mirrors in each epoch what it did not in the one before: the
+    parity of hash(seed, index) + epoch (Jordan 2024, arXiv 2404.00498, section 3.5).
+    """
+    drawn = randint(2, bits(seed, 0 if alternating else epoch, Stream.FLIP, indices))
+    odd: NDArray[np.bool_] = (drawn + epoch if alternating else drawn) % 2 == 1
+    return odd
+
+
 def crop_and_flip(
-    pixels: Tensor, indices: NDArray[np.int64], *, seed: int, epoch: int, pad: int, flip: bool
+    pixels: Tensor,
+    indices: NDArray[np.int64],
+    *,
+    seed: int,
+    epoch: int,
+    pad: int,
+    flip: bool,
+    alternating: bool = False,
 ) -> Tensor:
     """Return the batch ``(B, C, H, W)`` cropped at random offsets and mirrored, same shape.
 
@@ -37,8 +57,8 @@ def crop_and_flip(
     rows = top[:, None] + np.arange(height)
     columns = left[:, None] + np.arange(width)
     if flip:
-        mirrored = randint(2, bits(seed, epoch, Stream.FLIP, indices)) == 1
-        columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
+        which = mirrored(indices, seed=seed, epoch=epoch, alternating=alternating)
+        columns = np.where(which[:, None], columns[:, ::-1], columns)
     return _gather(F.pad(pixels, (pad, pad, pad, pad)), rows, columns)
 
 
@@ -124,6 +144,7 @@ class InMemoryImages:
                     epoch=epoch,
                     pad=self.data.pad,
                     flip=self.data.flip,
+                    alternating=self.data.flip_order == "alternating",
                 ),
                 labels,
             )
@@ -147,6 +168,9 @@ class InMemoryImages:
         return self.pixels[selection], self.labels[selection]
 
 
+_SEED_OF_VIEWS = 0  # not the run's: what is computed of a view serves the runs of all seeds
+
+
 class DataPipeline:
     """The training and evaluation batches of one run: (images (B, C, H, W) fp32, labels (B)).
 
@@ -160,6 +184,7 @@ class DataPipeline:
         self.dataset = dataset
         self.channels = channels
         self.seed = recipe.seed
+        self.views = recipe.data.views
         self.batch_size = recipe.data.batch_size
         self.eval_batch_size = recipe.data.eval_batch_size
         self.device = device
@@ -184,11 +209,27 @@ class DataPipeline:
             "image_size": self.dataset.image_size,
         }
 
+    def view_of(self, epoch: int) -> int:
+        """Return which view of its images an epoch sees; without ``data.views``, its own."""
+        return epoch % self.views if self.views else epoch
+
+    def batch_indices(self, epoch: int, *, start: int = 0) -> list[Indices]:
+        """Return which images make the batches of an epoch, from batch ``start`` on."""
+        permutation = counter_rng.permutation(self.seed, epoch, len(self._train))
+        return _split_batches(permutation, self.batch_size)[start : self.steps_per_epoch]
+
     def train_batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the training batches of an epoch from batch ``start`` on."""
-        permutation = counter_rng.permutation(self.seed, epoch, len(self._train))
-        batches = _split_batches(permutation, self.batch_size)[start : self.steps_per_epoch]
-        for pixels, labels in self._train.train_batches(batches, seed=self.seed, epoch=epoch):
+        return self._augmented(self.batch_indices(epoch, start=start), self.view_of(epoch))
+
+    def view_batches(self, view: int, batches: Iterable[Indices]) -> Iterator[Tensor]:
+        """Yield some training images as the epochs of a view see them."""
+        return (images for images, _ in self._augmented(batches, view))
+
+    def _augmented(self, batches: Iterable[Indices], view: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches as a view shows them: the same to every seed, where views are counted."""
+        seed = _SEED_OF_VIEWS if self.views else self.seed
+        for pixels, labels in self._train.train_batches(batches, seed=seed, epoch=view):
             yield self._normalize(pixels, labels)
 
     def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:

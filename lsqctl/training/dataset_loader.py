@@ -52,7 +52,7 @@ def _open_in_memory(dataset: InMemoryDataset, data: DataSection, data_dir: Path)
         std=std,
         digest=f"sha256:{train.digest()[:32]}{test.digest()[:32]}",
         preprocessing=f"as it is, {size}x{size}; {_normalization_text(mean, std)}; "
-        f"training: pad {data.pad} and crop, mirror {'yes' if data.flip else 'no'}",
+        f"training: pad {data.pad} and crop, {_mirror_text(data)}",
         notes=(f"{data.name}: {splits[2]}",),
     )
 
@@ -83,8 +83,7 @@ def _open_folder(
         digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
         preprocessing=f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
         f"centre crop {data.crop}; {_normalization_text(mean, std)}; "
-        f"training: {data.train_crop} crop, "
-        f"mirror {'yes' if data.flip else 'no'}",
+        f"training: {data.train_crop} crop, {_mirror_text(data)}",
         notes=(
             f"{data.name}: {len(train)} and {len(evaluation)} files, bytes not verified",
             *train_split.notes,
@@ -99,6 +98,12 @@ def normalization(data: DataSection) -> tuple[tuple[float, ...], tuple[float, ..
     if data.normalize == "none":
         return (0.0,) * info.channels, (1.0,) * info.channels
     return info.mean, info.std
+
+
+def _mirror_text(data: DataSection) -> str:
+    alternating = ", alternating" if data.flip_order == "alternating" else ""
+    views = f", {data.views} views" if data.views else ""
+    return f"mirror {'yes' if data.flip else 'no'}{alternating}{views}"
 
 
 def _normalization_text(mean: Iterable[float], std: Iterable[float]) -> str:

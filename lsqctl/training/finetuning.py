@@ -70,6 +70,7 @@ from lsqctl.training.session import (
     recipe_hash,
     restore_state,
 )
+from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from lsqctl.training.train_state import EvalRecord, TrainState
 from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
 
@@ -273,7 +274,9 @@ def load_teacher(
 _METRICS_PER_EPOCH = 10  # train metrics in an epoch
 
 
-def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | Checkpoint]:
+def train_epoch(
+    session: TrainingSession,
+) -> Iterator[Measurement | Progress | Checkpoint | LogMessage]:
     """Train what is left of the current epoch; nothing when its evaluation is pending."""
     train_state, pipeline = session.train_state, session.pipeline
     if train_state.evaluation_pending:
@@ -282,12 +285,16 @@ def train_epoch(session: TrainingSession) -> Iterator[Measurement | Progress | C
     if train_state.epoch >= session.recipe.train.epochs - session.recipe.train.bn_freeze_epochs:
         freeze_bn(session.model)
     start_oscillations(session)
+    yield from map(LogMessage, load_teacher_view(session))
     window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
-    batches = pipeline.train_batches(train_state.epoch, start=train_state.batch)
-    for images, labels in session.decoded(batches):
+    epoch, start = train_state.epoch, train_state.batch
+    batches = session.decoded(pipeline.train_batches(epoch, start=start))
+    for indices, (images, labels) in zip(
+        pipeline.batch_indices(epoch, start=start), batches, strict=True
+    ):
         session.check_stop()
         started = time.monotonic()
-        train_step(session, images, labels)
+        train_step(session, images, labels, cached_logits(session, indices))
         failpoint("train.step")
         update_oscillations(session)
         epoch_ended = train_state.batch == pipeline.steps_per_epoch
@@ -393,6 +400,8 @@ def _epoch_metrics(session: TrainingSession) -> Iterator[Metric]:
     session.update_step_counts()
     if session.step_clamp is not None:
         yield Metric("clamped_steps", "train", step, sum(train_state.clamped.values()))
+    for name, value in session.methods.metrics().items():
+        yield Metric(name, "train", step, value)
     if session.recipe.train.clip_norm is not None:
         yield Metric("clipped_gradients", "train", step, train_state.clipped)
     if session.recipe.train.precision == "fp16":

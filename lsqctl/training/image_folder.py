@@ -21,7 +21,7 @@ from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
 from lsqctl.text import format_bytes
 from lsqctl.training.counter_rng import Stream, bits, randint, uniform
-from lsqctl.training.data_pipeline import Batch, Indices
+from lsqctl.training.data_pipeline import Batch, Indices, mirrored
 
 _EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
 _CROP_ATTEMPTS = 10
@@ -154,7 +154,12 @@ def crop_and_mirror(image: Tensor, data: DataSection, key: SampleKey) -> Tensor:
         top = _randint(image.shape[-2] - data.crop + 1, Stream.CROP_Y, key)
         left = _randint(image.shape[-1] - data.crop + 1, Stream.CROP_X, key)
         image = image[:, top : top + data.crop, left : left + data.crop]
-    if data.flip and _randint(2, Stream.FLIP, key):
+    seed, epoch, index = key
+    alternating = data.flip_order == "alternating"
+    if (
+        data.flip
+        and mirrored(np.array([index]), seed=seed, epoch=epoch, alternating=alternating).any()
+    ):
         image = tv.horizontal_flip(image)
     return image.contiguous()
 

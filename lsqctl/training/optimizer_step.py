@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -166,18 +167,28 @@ class OptimizerStepper:
         self._steps_taken += 1
 
 
-def train_step(session: TrainingSession, images: Tensor, labels: Tensor) -> None:
+def train_step(
+    session: TrainingSession,
+    images: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None = None,
+) -> None:
     """Take one optimizer step and advance the training state past its batch.
+
+    ``teacher_logits`` (B, K) are cached ones; without, a teacher is asked.
 
     On a CPU a loss that is not finite raises Diverged before it reaches the weights; on a GPU,
     where reading it would make it wait, at the next train metric or checkpoint.
     """
     train, train_state, optimizer = session.recipe.train, session.train_state, session.optimizer
-    set_lr(optimizer, lr_factor(train, train_state.step, session.pipeline.steps_per_epoch))
+    steps_per_epoch = session.pipeline.steps_per_epoch
+    set_lr(optimizer, lr_factor(train, train_state.step, steps_per_epoch))
+    session.methods.set_progress(train_state.step / max(1, train.epochs * steps_per_epoch))
     optimizer.zero_grad(set_to_none=True)
     losses, correct = [], []
+    taught = _microbatches_of(teacher_logits, len(labels), train.accumulate)
     for micro_images, micro_labels in microbatches(images, labels, train.accumulate):
-        loss, n_correct = _forward(session, micro_images, micro_labels)
+        loss, n_correct = _forward(session, micro_images, micro_labels, next(taught))
         if len(micro_labels) < len(labels):
             loss = loss * (len(micro_labels) / len(labels))
         session.stepper.backward(loss)
@@ -202,6 +213,14 @@ def microbatches(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[T
     yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
 
 
+def _microbatches_of(
+    teacher_logits: Tensor | None, images: int, count: int
+) -> Iterator[Tensor | None]:
+    if teacher_logits is None:
+        return repeat(None)
+    return iter(torch.split(teacher_logits, microbatch_sizes(images, count)))
+
+
 def microbatch_sizes(images: int, count: int) -> list[int]:
     """Return the sizes of a batch's microbatches, the larger first: they differ by one at most.
 
@@ -212,12 +231,15 @@ def microbatch_sizes(images: int, count: int) -> list[int]:
     return [size + 1] * larger + [size] * (count - larger)
 
 
-def _forward(session: TrainingSession, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(
+    session: TrainingSession, images: Tensor, labels: Tensor, teacher_logits: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return the mean loss over some images, and how many of them are right."""
     train = session.recipe.train
     with autocast(train.precision, images.device):
         logits = session.model_forward(images)
-        teacher_logits = _teacher_logits(session, images)
+        if teacher_logits is None:
+            teacher_logits = _teacher_logits(session, images)
     loss = total_loss(
         logits,
         labels,

@@ -16,6 +16,7 @@ from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
+from lsqctl.quant.methods import Methods, build_methods
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
@@ -26,6 +27,7 @@ from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext, check_stop
+from lsqctl.training.teacher_logits import TeacherLogits, View
 from lsqctl.training.train_state import TrainState
 
 
@@ -37,7 +39,8 @@ class TrainingSession:
     norm, estimated again at the end. ``pending_losses`` holds what may still be on the device,
     (step, loss, n_correct, images), and ``clamps_counted`` the clamps that ``train_state`` has
     counted, by quantizer. ``model_forward`` and ``teacher_forward`` are what a step calls for the
-    model and the teacher.
+    model and the teacher. With ``distill.cache``, ``teacher_logits`` is their store,
+    ``teacher_view`` the view of this epoch, and the teacher computes what is missing only.
     """
 
     recipe: Recipe
@@ -47,6 +50,7 @@ class TrainingSession:
     teacher: nn.Module | None
     optimizer: torch.optim.Optimizer
     step_clamp: StepSizeClamp | None
+    methods: Methods
     train_state: TrainState
     model_forward: compilation.Forward
     teacher_forward: compilation.Forward | None
@@ -57,6 +61,8 @@ class TrainingSession:
     clamps_counted: dict[str, int] = field(default_factory=dict)
     oscillations: OscillationTracker | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    teacher_logits: TeacherLogits | None = None
+    teacher_view: View | None = None
 
     @property
     def done(self) -> bool:
@@ -175,6 +181,7 @@ class TrainingSession:
             "scaler": self.stepper.state_dict(),
             "ema": self.ema.model.state_dict() if self.ema else None,
             "bn": self.bn_statistics,
+            "methods": self.methods.state_dict(),
         }
         return {
             "optimizer": self.optimizer.state_dict(),
@@ -199,6 +206,7 @@ class TrainingSession:
         self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))
         if self.ema is not None:
             self.ema.model.load_state_dict(checkpoint.training["ema"])
+        self.methods.load_state_dict(checkpoint.training.get("methods", {}))
         self.bn_statistics = checkpoint.training.get("bn")
         if self.oscillations is not None:
             self.oscillations.load_state_dict(checkpoint.training.get("oscillations", {}))
@@ -268,11 +276,14 @@ def build_session(
 ) -> TrainingSession:
     """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
+    methods = _build_methods(model, optimizer, recipe)
     if train.bn_reestimate_images:
         check_reestimation(model, recipe.model.name)
     quantized = recipe.quant.to_spec().quantized
     model_forward, teacher_forward = _forwards(model, teacher, recipe, pipeline, train_state)
     use_ema = train.ema_decay is not None and train.epochs > 0
+    step_clamp = clamp_step_sizes(optimizer, model) if quantized else None
+    methods.attach(optimizer)
     return TrainingSession(
         recipe=recipe,
         context=context,
@@ -280,14 +291,46 @@ def build_session(
         model=model,
         teacher=teacher,
         optimizer=optimizer,
-        step_clamp=clamp_step_sizes(optimizer, model) if quantized else None,
+        step_clamp=step_clamp,
+        methods=methods,
         train_state=train_state,
         model_forward=model_forward,
         teacher_forward=teacher_forward,
         stepper=OptimizerStepper(optimizer, train, pipeline.device),
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
         oscillations=OscillationTracker(model) if quantized else None,
+        teacher_logits=_logit_store(recipe, context, pipeline, train_state),
     )
+
+
+def _build_methods(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Methods:
+    try:
+        return build_methods(model, optimizer, recipe.quant.method_values())
+    except ValueError as error:
+        raise DataError(f"{recipe.model.name} cannot be trained so: {error}") from None
+
+
+def _logit_store(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState
+) -> TeacherLogits | None:
+    """Return the store of the teacher's logits, where the recipe keeps them."""
+    if recipe.distill is None or not recipe.distill.cache:
+        return None
+    dataset, data = pipeline.dataset, recipe.data
+    about = {
+        "teacher": train_state.input_digests["distill.teacher"],
+        "network": recipe.network_of("distill.teacher"),
+        "dataset": data.name,
+        "images": dataset.digest,
+        "channels": pipeline.channels,
+        "augmentation": data.model_dump(
+            exclude={"name", "batch_size", "eval_batch_size", "views"}, exclude_defaults=True
+        ),
+        "mean": dataset.mean,
+        "std": dataset.std,
+    }
+    shape = (len(dataset.train), dataset.num_classes)
+    return TeacherLogits(context.data_dir, about, shape)
 
 
 def _forwards(

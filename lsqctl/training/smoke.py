@@ -125,6 +125,7 @@ def _shrink_recipe(recipe: Recipe) -> Recipe:
             "model": recipe.model.model_copy(update={"weights": None}),
             "data": recipe.data.model_copy(update=data),
             "quant": recipe.quant.model_copy(update={"calibration_images": _BATCH_SIZE}),
+            "distill": recipe.distill and recipe.distill.model_copy(update={"cache": False}),
             "train": recipe.train.model_copy(update={"epochs": 1, "warmup_epochs": 0.0}),
         }
     )

@@ -46,7 +46,8 @@ class TrainState:
     epoch was trained and not yet evaluated. ``window`` holds (loss, correct, images) of the steps
     since the last train metric, ``sums`` of the epoch before them. ``input_digests`` names the
     bytes of the first weights and the teacher; ``environment`` is the last attempt's.
-    ``new_head`` says which classifier of the first weights was replaced.
+    ``new_head`` says which classifier of the first weights was replaced. ``teacher_views`` holds
+    the digests of the teacher's cached logits, by view.
     ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
     ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
     as they say. ``stop_best`` is the best value so far of what ``train.stop`` watches, and
@@ -78,6 +79,7 @@ class TrainState:
     new_head: str = ""
     stop_best: float | None = None
     stale_epochs: int = 0
+    teacher_views: dict[str, str] = field(default_factory=dict)
 
     def record_eval(self, records: Mapping[str, EvalRecord], *, selected_by: str) -> None:
         """Record the evaluations of an epoch, by variant; the best epoch is the first of equals.

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import time
+
+import numpy as np
 
 from lsqctl.datasets import DATASETS
+from lsqctl.settings import sqlite_url
+from lsqctl.store import open_store
+from lsqctl.training.teacher_logits import TeacherLogits
 
 
 def test_every_dataset_is_listed_and_it_says_which_are_here(cli):
@@ -16,3 +23,33 @@ def test_every_dataset_is_listed_and_it_says_which_are_here(cli):
     listed = json.loads(cli("data", "ls", "--json", **environment).stdout)["datasets"]
     assert {row["name"] for row in listed if row["present"]} == {"digits", "kmnist"}
     assert all(row["info"]["classes"] == DATASETS[row["name"]].classes for row in listed)
+
+
+def test_logits_of_teachers_are_listed_and_those_unused_for_a_month_are_garbage(here):
+    data_dir = here.folder / ".lsqctl" / "data"
+    data_dir.mkdir(parents=True)
+    with open_store(sqlite_url(here.folder / ".lsqctl" / "lsqctl.db")):
+        pass
+
+    def zeros(chunks):
+        return (np.zeros((len(indices), 4), np.float32) for indices in chunks)
+
+    used, unused = (
+        TeacherLogits(data_dir, {"network": name, "dataset": "digits"}, (10, 4)).load(
+            0, zeros, lambda: None
+        )
+        for name in ("resnet8", "cifar_resnet20")
+    )
+    long_ago = time.time() - 31 * 24 * 3600
+    os.utime(unused.path, (long_ago, long_ago))
+    rows = [line.split("\t") for line in here("data", "ls").stdout.splitlines()]
+    assert {tuple(row[:4]) for row in rows[-2:]} == {
+        (used.path.parent.name, "resnet8", "digits", "1"),
+        (unused.path.parent.name, "cifar_resnet20", "digits", "1"),
+    }
+    listed = json.loads(here("data", "ls", "--json").stdout)["teacher_logits"]
+    assert {row["about"]["network"] for row in listed} == {"resnet8", "cifar_resnet20"}
+    (garbage,) = json.loads(here("runs", "gc", "--apply", "--json").stdout)["garbage"]
+    assert (garbage["kind"], garbage["path"]) == ("teacher logits", str(unused.path.parent))
+    assert used.path.exists()
+    assert not unused.path.exists()

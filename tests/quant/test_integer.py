@@ -275,7 +275,35 @@ def test_an_exported_model_has_no_operator_of_ours(small_net, images):
     model = prepare(small_net, QuantSpec(kernel="integer"))
     calibrate(model, images)
     program = torch.export.export(model.eval(), (images,))
-    assert not [node for node in program.graph.nodes if "lsqctl" in str(node.target)]
+    assert "lsqctl" not in program.graph_module.print_readable(print_output=False)
+
+
+def test_a_program_of_torch_export_has_no_operator_of_ours_and_gives_what_floats_give():
+    x = torch.randn(2, 8, 6, 6)
+    layer = layer_of(convolution({"padding": 1}), x)
+    program = torch.export.export(layer, (x,))
+    graphs = [part.graph for part in program.graph_module.modules() if hasattr(part, "graph")]
+    operators = {str(node.target) for graph in graphs for node in graph.nodes}
+    assert any("conv2d" in name for name in operators)
+    assert not [name for name in operators if name.startswith(("lsqctl", "onednn"))]
+    layer.kernel = "float"
+    torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("where", ["input", "weight"])
+def test_nan_reaches_what_a_layer_returns_as_it_does_in_floats(where, per_channel):
+    """Per-channel weights take another path to their codes than one step a tensor."""
+    for module, shape in ((convolution({}), (2, 8, 5, 5)), (nn.Linear(6, 4), (3, 6))):
+        x = torch.randn(shape)
+        layer = layer_of(module, x, per_channel=per_channel)
+        infinite = torch.where(x > 1, torch.inf, x)  # which the clip ends
+        assert layer(infinite).isfinite().all()
+        tensor = x if where == "input" else layer.weight.data
+        tensor.flatten()[0] = torch.nan
+        for kernel in ("integer", "float"):
+            layer.kernel = kernel
+            assert layer(x).sum().isnan(), kernel
 
 
 def test_the_statistics_of_quantizers_see_what_enters_integer_layers(small_net, images):

@@ -73,6 +73,17 @@ def test_later_attempts_keep_the_kernel_of_the_first_one_to_the_bit(job, monkeyp
     assert second[-1].deterministic == "bitwise"
 
 
+def test_an_attempt_elsewhere_keeps_the_kernel_and_so_does_the_one_after_it(job, monkeypatch):
+    recipe = tiny(train={"epochs": 1})
+    monkeypatch.setattr(compilation, "_INTEGER_MIN_SIZE", 8)
+    run(recipe, job(), stop_after=2)
+    monkeypatch.undo()
+    for stop_after in (1, None):
+        facts = run(recipe, job(threads=2), stop_after)
+        assert KernelUse("integer", {}) in facts
+    assert facts[-1].deterministic == "statistical"
+
+
 def test_a_checkpoint_from_before_kernels_goes_on_in_floats_to_the_bit(job, monkeypatch):
     recipe = tiny(train={"epochs": 1})
     run(recipe, job(), stop_after=2)

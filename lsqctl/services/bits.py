@@ -1,0 +1,233 @@
+"""Bits for each layer within a budget of bytes or bit operations, from the learned step sizes.
+
+Tang, Ouyang, Wang, Zhu, Ji, Wang, Zhu, "Mixed-Precision Neural Network Quantization via Learned
+Layer-wise Importance" (LIMPQ), ECCV 2022 (arXiv 2203.08368): the step size that a layer learns at
+some bits says how much it loses there, and an integer program picks, for each layer, one of
+
+    min sum over layers of s_act(bits) + s_weight(bits),  so that  the cost is within the budget.
+
+They learn the steps of all bits in one joint training. Here they are those of runs that are there
+already, as of a ladder or a sweep over bits; all else is theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Literal
+
+from lsqctl.errors import NotFound, UsageError
+from lsqctl.events import QuantizerStats
+from lsqctl.recipe import OverrideSection, Recipe
+from lsqctl.recipe_file import find_parent
+from lsqctl.run import RunState
+from lsqctl.services.cost import recipe_cost
+from lsqctl.services.layer_findings import last_epoch_stats
+from lsqctl.services.submit import load_in_workspace
+from lsqctl.services.workspace import open_workspace
+from lsqctl.settings import Settings
+from lsqctl.text import format_bops, format_bytes, pluralize
+
+if TYPE_CHECKING:
+    from lsqctl.quant import ModelCost
+    from lsqctl.store import Store
+
+_MAX_RUNS = 500  # the newest succeeded ones that are looked at
+CostKind = Literal["size", "bops"]
+StepSizes = Mapping[tuple[str, str, int], float]  # by layer, kind (weight, input) and bits
+
+
+@dataclass(frozen=True, slots=True)
+class LayerBits:
+    """One choice for one layer: its bits, what it costs, and the step sizes it would have."""
+
+    layer: str
+    weight_bits: int
+    act_bits: int
+    cost: int
+    importance: float
+
+
+@dataclass(frozen=True, slots=True)
+class BitPlan:
+    """A recipe with bits for each layer, their cost, and how it came about.
+
+    ``smallest`` and ``largest`` are the costs of the fewest and the most bits; ``run_ids`` are the
+    runs whose step sizes were taken.
+    """
+
+    recipe: Recipe
+    kind: CostKind
+    layers: tuple[LayerBits, ...]
+    cost: int
+    smallest: int
+    largest: int
+    run_ids: tuple[str, ...]
+
+
+def plan_bits(ref: str, kind: CostKind, budget: float, settings: Settings) -> BitPlan:
+    """Return the bits of least importance lost that cost at most ``budget`` bytes or BOPs.
+
+    With ``size``, activations keep the recipe's bits. A layer keeps its own where runs are there
+    with one number of bits alone, as of the first and the last layer.
+
+    Raises UsageError, saying the smallest possible, for a budget that no bits meet, and for a
+    recipe of several networks; NotFound where no two runs tell steps of different bits.
+    """
+    recipe = _one_recipe(ref, settings)
+    with open_workspace(settings) as store:
+        steps, run_ids = learned_steps(recipe, store)
+    fixed, choices = _choices(recipe, steps, kind, settings)
+    smallest, largest = (
+        fixed + sum(end(option.cost for option in options) for options in choices)
+        for end in (min, max)
+    )
+    if budget < smallest:
+        form = format_bytes if kind == "size" else format_bops
+        raise UsageError(
+            f"--{kind} {form(budget)}: no bits that the runs here were trained with meet it; the "
+            f"smallest possible is {form(smallest)}"
+        )
+    picked = pick(choices, budget - fixed)
+    cost = fixed + sum(option.cost for option in picked)
+    planned = _with_bits(recipe, picked)
+    return BitPlan(planned, kind, tuple(picked), cost, smallest, largest, run_ids)
+
+
+def pick(choices: Sequence[Sequence[LayerBits]], budget: float) -> list[LayerBits]:
+    """Return one option for each layer: least sum of importances, costs within the budget.
+
+    Exact, by SciPy's branch and bound (HiGHS). The budget must be within reach.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    options = [option for layer in choices for option in layer]
+    owner = np.repeat(np.arange(len(choices)), [len(layer) for layer in choices])
+    one_each = (owner == np.arange(len(choices))[:, None]).astype(float)
+    costs = np.array([option.cost for option in options], dtype=float)
+    unit = max(1.0, costs.max())  # so that tolerances mean the same for bytes and operations
+    found = milp(
+        [option.importance for option in options],
+        integrality=1,
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(costs / unit, ub=budget / unit),
+        ],
+    )
+    return [option for option, taken in zip(options, found.x, strict=True) if taken > 0.5]
+
+
+def learned_steps(recipe: Recipe, store: Store) -> tuple[StepSizes, tuple[str, ...]]:
+    """Return the last step sizes of runs of the recipe's network and dataset, and those runs.
+
+    The newest run that has a layer at some bits tells it.
+    """
+    steps: dict[tuple[str, str, int], float] = {}
+    run_ids: list[str] = []
+    for run in store.runs.list(states=[RunState.SUCCEEDED], limit=_MAX_RUNS):
+        stored = store.runs.detail(run.id).recipe
+        if (stored["model"]["name"], stored["data"]["name"]) != (
+            recipe.model.name,
+            recipe.data.name,
+        ):
+            continue
+        stats = last_epoch_stats(store.metrics.quantizer_stats(run.id))
+        new = {key: s.step_size for s in stats if (key := _step_key(s)) not in steps}
+        if new:
+            steps |= new
+            run_ids.append(run.id)
+    return steps, tuple(run_ids)
+
+
+def _step_key(stats: QuantizerStats) -> tuple[str, str, int]:
+    return stats.layer, stats.kind, stats.bits
+
+
+def _one_recipe(ref: str, settings: Settings) -> Recipe:
+    """Return the recipe of a file, a name, a cell or a run, where they differ in seeds at most."""
+    try:
+        cells = load_in_workspace(ref, settings).cells
+    except NotFound:
+        cells = tuple(find_parent(ref)[1])
+    names = list(dict.fromkeys(cell.recipe.name for cell in cells))
+    if len(names) > 1:
+        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+        raise UsageError(f"`{ref}` is {len(names)} recipes: name one of its cells: {shown}")
+    return cells[0].recipe
+
+
+def _choices(
+    recipe: Recipe, steps: StepSizes, kind: CostKind, settings: Settings
+) -> tuple[int, list[list[LayerBits]]]:
+    """Return the cost of all that keeps its bits, and the options of each layer that does not."""
+    own = recipe_cost(recipe, settings).cost
+    weight_bits = sorted({bits for _, tensor, bits in steps if tensor == "weight"})
+    costs = {bits: _uniform_cost(recipe, bits, settings) for bits in weight_bits}
+    fixed, choices = own.size_bytes if kind == "size" else own.bops, []
+    for index, layer in enumerate(own.layers):
+        options = [
+            LayerBits(layer.name, bits, act, _cost(costs[bits], index, act, kind), importance)
+            for bits, act, importance in _options(layer.name, layer.act_bits, steps, kind)
+        ]
+        if len(options) > 1:
+            fixed -= layer.size_bytes if kind == "size" else layer.bops
+            choices.append(options)
+    if not choices:
+        raise NotFound(
+            f"no layer of {recipe.model.name} on {recipe.data.name} has learned step sizes at two "
+            "numbers of bits here: run the recipe at several first, as with `lsqctl submit RECIPE "
+            "--grid quant.weight_bits=2,3,4`"
+        )
+    return fixed, choices
+
+
+def _options(
+    layer: str, act_bits: int, steps: StepSizes, kind: CostKind
+) -> Iterable[tuple[int, int, float]]:
+    """Yield (weight bits, activation bits, importance) of a layer that runs tell of."""
+    known = {
+        tensor: [bits for name, of, bits in steps if (name, of) == (layer, tensor)]
+        for tensor in ("weight", "input")
+    }
+    for bits, act in product(known["weight"], known["input"] if kind == "bops" else [act_bits]):
+        importance = steps[layer, "weight", bits] + steps.get((layer, "input", act), 0.0)
+        yield bits, act, importance
+
+
+def _uniform_cost(recipe: Recipe, bits: int, settings: Settings) -> ModelCost:
+    return recipe_cost(_override(recipe, {"*": {"weight_bits": bits}}), settings).cost
+
+
+def _cost(cost: ModelCost, index: int, act_bits: int, kind: CostKind) -> int:
+    layer = cost.layers[index]
+    return layer.size_bytes if kind == "size" else layer.macs * layer.weight_bits * act_bits
+
+
+def _with_bits(recipe: Recipe, picked: Iterable[LayerBits]) -> Recipe:
+    return _override(
+        recipe,
+        {
+            option.layer: {"weight_bits": option.weight_bits, "act_bits": option.act_bits}
+            for option in picked
+        },
+    )
+
+
+def _override(recipe: Recipe, bits: Mapping[str, Mapping[str, int]]) -> Recipe:
+    """Return the recipe with overrides after its own, which they win over."""
+    added = {glob: OverrideSection(**keys) for glob, keys in bits.items()}
+    overrides = {k: v for k, v in recipe.quant.overrides.items() if k not in added} | added
+    quant = recipe.quant.model_copy(update={"overrides": overrides})
+    return recipe.model_copy(update={"quant": quant})
+
+
+def describe(plan: BitPlan) -> str:
+    """Return one sentence on a plan's cost and source."""
+    form = format_bytes if plan.kind == "size" else format_bops
+    return (
+        f"{form(plan.cost)}, between {form(plan.smallest)} and {form(plan.largest)}; step sizes of "
+        f"{pluralize(len(plan.run_ids), 'run')}: {', '.join(plan.run_ids[:8])}"
+    )

@@ -1,0 +1,41 @@
+"""Which teachers' logits a data folder holds: listed without reading them, so without NumPy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lsqctl.ownership import read_regular
+from lsqctl.run import JsonObject
+
+FOLDER = "teachers"  # of the data folder
+ABOUT = "about.json"  # of a store: what its logits depend on
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLogits:
+    """One store of a data folder: of what teacher and images, and how many views it holds."""
+
+    path: Path
+    about: JsonObject
+    views: int
+    size_bytes: int
+    used_at: datetime  # when a run read or made one of its views
+
+
+def stored_logits(data_dir: Path) -> list[StoredLogits]:
+    """Return the stores of a data folder; folders that hold no store's description are none."""
+    found = []
+    for path in sorted((data_dir / FOLDER).glob("*")):
+        try:
+            about = json.loads(read_regular(path / ABOUT))
+        except (OSError, ValueError):
+            continue
+        files = [file.stat() for file in path.glob("view-*")]
+        used_at = max((status.st_mtime for status in files), default=path.stat().st_mtime)
+        size = sum(status.st_size for status in files)
+        used = datetime.fromtimestamp(used_at, UTC)
+        found.append(StoredLogits(path, about, len(files), size, used))
+    return found

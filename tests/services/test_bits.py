@@ -1,0 +1,141 @@
+"""`recipe bits`: the best bits within a budget, by step sizes that runs have learned."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import replace
+
+import pytest
+
+from lsqctl.events import QuantizerStats
+from lsqctl.recipe_file import load
+from lsqctl.services.bits import LayerBits, pick
+from lsqctl.settings import sqlite_url
+from lsqctl.store import open_store
+from tests.store.samples import identity, new, result, submit, take
+
+LAYERS = ("layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1")
+STEPS = {2: 0.4, 3: 0.2, 4: 0.1}
+
+
+def stats(layer, kind, bits, step_size):
+    counts = {"clip_fraction": 0.0, "codes_used": 4, "n_codes": 4, "n_values": 9}
+    sizes = dict.fromkeys(("step_size", "step_size_min", "step_size_max"), step_size)
+    return QuantizerStats(
+        f"{layer}.{kind}_quantizer", kind, 1, 10, bits, signed=True, **sizes, **counts
+    )
+
+
+def test_the_choice_is_the_best_of_all_that_fit():
+    random.seed(3)
+    for _ in range(20):
+        choices = [
+            [
+                LayerBits(str(layer), bits, 4, random.randint(1, 40), random.random())
+                for bits in (2, 3, 4)
+            ]
+            for layer in range(5)
+        ]
+        budget = sum(sorted(option.cost for option in layer)[1] for layer in choices)
+        fitting = [
+            choice
+            for choice in itertools.product(*choices)
+            if sum(option.cost for option in choice) <= budget
+        ]
+        best = min(sum(option.importance for option in choice) for choice in fitting)
+        picked = pick(choices, budget)
+        assert sum(option.importance for option in picked) == pytest.approx(best)
+        assert sum(option.cost for option in picked) <= budget
+
+
+@pytest.fixture
+def ladder(here):
+    """Three runs at 2, 3 and 4 bits, of which the second layer loses the most."""
+    (here.folder / "mine.yaml").write_text(
+        "model: {name: resnet8}\ndata: {name: digits}\nquant: {weight_bits: 4, act_bits: 4}\n"
+    )
+    (cell,) = load(here.folder / "mine.yaml").cells
+    home = here.folder / ".lsqctl"
+    home.mkdir(mode=0o700)
+    with open_store(sqlite_url(home / "lsqctl.db")) as store:
+        store.workers.register(identity("w1"))
+        for bits, step_size in STEPS.items():
+            run = replace(new(f"w{bits}"), recipe=cell.recipe.model_dump(mode="json"))
+            submit(store, run)
+            lease = take(store).lease
+            factors = zip(LAYERS, (1, 5, 1), strict=True)
+            rows = [
+                stats(layer, kind, bits, factor * step_size)
+                for layer, factor in factors
+                for kind in ("weight", "input")
+            ]
+            store.metrics.log(lease, [*rows, stats("conv1", "weight", 8, 0.1)])
+            store.queue.finish(lease, result())
+    return here
+
+
+def bits_of(path):
+    return {
+        layer: (override.weight_bits, override.act_bits)
+        for layer, override in load(path).cells[0].recipe.quant.overrides.items()
+    }
+
+
+def test_the_layer_that_loses_most_keeps_its_bits_and_the_file_is_a_recipe(ladder):
+    plan = json.loads(ladder("recipe", "bits", "mine.yaml", "--size", "1MB", "--json").stdout)
+    largest, smallest = plan["largest"], plan["smallest"]
+    path = ladder.folder / "mine-bits.yaml"
+    assert plan["cost"] == largest
+    assert bits_of(path) == dict.fromkeys(LAYERS, (4, 4))
+    half = (largest + smallest) // 2
+    out = ladder("recipe", "bits", "mine.yaml", "--size", f"{half}B", "-o", "half.yaml").stdout
+    chosen = bits_of(ladder.folder / "half.yaml")
+    assert chosen["layer1.0.conv2"] == (4, 4)
+    assert min(bits for bits, _ in chosen.values()) < 4
+    assert len(out.splitlines()) == len(LAYERS)
+    shown = json.loads(ladder("recipe", "show", "half.yaml", "--json").stdout)
+    assert smallest <= shown["cells"][0]["cost"]["size_bytes"] <= half
+
+
+def test_bit_operations_choose_activations_too(ladder):
+    plan = json.loads(ladder("recipe", "bits", "mine.yaml", "--bops", "1T", "--json").stdout)
+    budget = (plan["largest"] + plan["smallest"]) / 2
+    ladder("recipe", "bits", "mine.yaml", "--bops", f"{budget / 1e6}M", "-o", "half.yaml")
+    chosen = bits_of(ladder.folder / "half.yaml")
+    assert {act for _, act in chosen.values()} != {4}
+    shown = json.loads(ladder("recipe", "show", "half.yaml", "--json").stdout)
+    assert shown["cells"][0]["cost"]["bops"] <= budget
+
+
+def test_a_budget_that_no_bits_meet_says_the_smallest_possible_and_writes_nothing(ladder):
+    told = ladder("recipe", "bits", "mine.yaml", "--size", "1kB", code=2).stderr
+    assert "--size 1.00 kB: no bits that the runs here were trained with meet it" in told
+    assert "the smallest possible is" in told
+    assert len(told.splitlines()) == 1
+    assert not (ladder.folder / "mine-bits.yaml").exists()
+
+
+REFUSED = {
+    "name one budget: --size 120kB, or --bops 0.5G": (),
+    "name one budget": ("--size", "1MB", "--bops", "1G"),
+    "must be an amount such as 120kB or 1.5MB, got `much`": ("--size", "much"),
+    "must be an amount such as 0.5G or 800M, got `0G`": ("--bops", "0G"),
+    "x.txt: a recipe's file ends in .yaml": ("--size", "1MB", "-o", "x.txt"),
+    "mine.yaml exists; --force overwrites it": ("--size", "1MB", "-o", "mine.yaml"),
+}
+
+
+def test_what_cannot_be_meant_is_refused_in_one_line(ladder):
+    for said, words in REFUSED.items():
+        assert said in ladder("recipe", "bits", "mine.yaml", *words, code=2).stderr
+
+
+def test_without_runs_at_several_bits_it_says_what_to_run(ladder):
+    (ladder.folder / "other.yaml").write_text(
+        "model: {name: cifar_resnet20}\ndata: {name: digits}\nquant: {weight_bits: 4}\n"
+    )
+    told = ladder("recipe", "bits", "other.yaml", "--size", "1MB", code=3).stderr
+    assert "no layer of cifar_resnet20 on digits has learned step sizes" in told
+    assert "--grid quant.weight_bits=2,3,4" in told

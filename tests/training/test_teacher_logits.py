@@ -1,0 +1,230 @@
+"""Teachers that are asked once: a store of logits, shared by runs, cut, resumed, and exact."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from lsqctl.errors import DataError, Preempted
+from lsqctl.events import LogMessage
+from lsqctl.models.factory import build_model
+from lsqctl.recipe import cross_check, fingerprint
+from lsqctl.training.logit_stores import stored_logits
+from lsqctl.training.optimizer_step import train_step
+from lsqctl.training.teacher_logits import CHUNK_IMAGES, TeacherLogits
+from lsqctl.training.teacher_view import cached_logits, load_teacher_view
+from tests.training.attempts import assert_same_state, plain, rows, run
+from tests.training.conftest import session_of, tiny
+
+VIEWS = {"pad": 1, "views": 2}
+CACHED = {"teacher": "teacher.pt", "cache": True}
+IMAGES, CLASSES = 2 * CHUNK_IMAGES + 7, 3
+
+
+def cached(*, epochs=1, data=None, train=None, seed=0):
+    data, train = VIEWS | (data or {}), train or {"epochs": epochs}
+    return tiny(distill=CACHED, data=data, train=train, seed=seed)
+
+
+@pytest.fixture
+def taught(job, tmp_path):
+    """Return a maker of jobs whose teacher is a file."""
+    torch.manual_seed(7)
+    teacher = build_model("resnet8", num_classes=10, in_channels=1)
+    torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
+    inputs = {"distill.teacher": tmp_path / "teacher.pt"}
+    return lambda name="run", **changes: job(name, inputs=inputs, **changes)
+
+
+def texts(facts):
+    return [one.text for one in facts if isinstance(one, LogMessage) and "logits" in one.text]
+
+
+class Computes:
+    """Gives logits that tell their image, and counts how many it was asked for."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, chunks):
+        for indices in chunks:
+            self.asked += len(indices)
+            yield np.repeat(indices[:, None], CLASSES, 1).astype(np.float32)
+
+
+def never():
+    """Do not stop."""
+
+
+def store_in(folder, **about):
+    return TeacherLogits(folder, {"teacher": "abc"} | about, (IMAGES, CLASSES))
+
+
+def test_a_view_is_computed_once_and_read_by_whoever_names_the_same_teacher_and_images(tmp_path):
+    first, second, other = Computes(), Computes(), Computes()
+    made = store_in(tmp_path).load(3, first, never)
+    found = store_in(tmp_path).load(3, second, never)
+    store_in(tmp_path, images="others").load(3, other, never)
+    assert (first.asked, second.asked, other.asked) == (IMAGES, 0, IMAGES)
+    assert (found.digest, found.images_computed) == (made.digest, 0)
+    assert (found.logits == np.arange(IMAGES, dtype=np.float16)[:, None]).all()
+    stores = stored_logits(tmp_path)
+    assert sorted((one.about.get("images", ""), one.views) for one in stores) == [
+        ("", 1),
+        ("others", 1),
+    ]
+
+
+@pytest.mark.parametrize("kept", [0, 40, 1000, 2400])
+def test_a_view_that_was_cut_is_completed_and_is_what_it_was(tmp_path, kept):
+    whole = store_in(tmp_path).load(0, Computes(), never)
+    data = whole.path.read_bytes()
+    with whole.path.open("r+b") as file:
+        file.truncate(kept)
+    again = Computes()
+    view = store_in(tmp_path).load(0, again, never)
+    assert whole.path.read_bytes() == data
+    assert (view.logits == whole.logits).all()
+    assert view.digest == whole.digest
+    assert view.images_damaged == (again.asked if kept else 0)
+    assert 0 < again.asked <= IMAGES
+    assert again.asked < IMAGES or kept < 2000
+
+
+def test_a_flipped_bit_costs_its_chunk_and_a_view_of_another_store_counts_for_nothing(tmp_path):
+    whole = store_in(tmp_path).load(0, Computes(), never)
+    data = bytearray(whole.path.read_bytes())
+    data[-1] ^= 1
+    whole.path.write_bytes(data)
+    again = Computes()
+    assert store_in(tmp_path).load(0, again, never).images_damaged == again.asked == 7
+    for store, view in ((store_in(tmp_path), 1), (store_in(tmp_path, images="others"), 0)):
+        store.folder.mkdir(exist_ok=True)
+        shutil.copy(whole.path, store.folder / f"view-{view:04d}")
+        assert store.load(view, again, never).images_damaged == IMAGES
+
+
+def test_what_was_computed_before_a_stop_is_not_computed_again(tmp_path):
+    def stop():
+        raise Preempted("stop")
+
+    first, second = Computes(), Computes()
+    with pytest.raises(Preempted):
+        store_in(tmp_path).load(0, first, stop)
+    view = store_in(tmp_path).load(0, second, never)
+    assert (first.asked, second.asked) == (CHUNK_IMAGES, IMAGES - CHUNK_IMAGES)
+    assert view.images_damaged == 0
+
+
+def test_a_view_that_another_run_computes_is_waited_for(tmp_path):
+    path = store_in(tmp_path).load(0, Computes(), never).path
+    with path.open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def asked_while_waiting():
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        assert store_in(tmp_path).load(0, Computes(), asked_while_waiting).waited
+
+
+def test_a_logit_too_large_for_fp16_is_refused_and_not_kept(tmp_path):
+    def large(chunks):
+        return (np.full((len(one), CLASSES), 1e5, np.float32) for one in chunks)
+
+    with pytest.raises(DataError, match=r"100000, which fp16 does not hold: leave distill\.cache"):
+        store_in(tmp_path).load(0, large, never)
+    fine = Computes()
+    store_in(tmp_path).load(0, fine, never)
+    assert fine.asked == IMAGES
+
+
+def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path):
+    (tmp_path / "else").write_text("")
+    store = store_in(tmp_path)
+    store.folder.mkdir(parents=True)
+    (store.folder / "view-0000").symlink_to(tmp_path / "else")
+    with pytest.raises(DataError, match=r"view-0000: is a link.*leave distill\.cache out"):
+        store.load(0, Computes(), never)
+
+
+def test_with_views_an_epoch_sees_what_the_same_view_showed_whatever_the_seed(job):
+    def view(seed, epoch):
+        pipeline = session_of(tiny(data=VIEWS, seed=seed), job()).pipeline
+        indices = np.concatenate(pipeline.batch_indices(epoch))
+        images = torch.cat([images for images, _ in pipeline.train_batches(epoch)])
+        return indices.tolist(), images[torch.from_numpy(indices.argsort())]
+
+    order, images = view(0, 1)
+    for seed, epoch in ((0, 3), (5, 1)):
+        other_order, other_images = view(seed, epoch)
+        assert torch.equal(images, other_images)
+        assert order != other_order
+    assert not torch.equal(images, view(0, 2)[1])
+
+
+def test_cached_logits_are_the_teachers_of_the_very_images_in_half_precision(taught):
+    session = session_of(cached(), taught())
+    load_teacher_view(session)
+    batch = zip(session.pipeline.batch_indices(0), session.pipeline.train_batches(0), strict=True)
+    for indices, (images, _) in batch:
+        with torch.no_grad():
+            expected = session.teacher(images).half()
+        torch.testing.assert_close(cached_logits(session, indices), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_a_run_with_a_cache_is_resumed_to_the_bit_also_where_its_store_was_lost(taught):
+    recipe, context = cached(epochs=2, data={"views": 1}), taught("cut")
+    whole = run(recipe, taught("whole"))
+    (text,) = texts(whole)  # of the first epoch alone
+    assert text.startswith("the teacher's logits of view 0: 1,257 images in")
+    assert load_teacher_view(session_of(cached(seed=4, data={"views": 1}), taught("other"))) == []
+    first = run(recipe, context, stop_after=9)  # within the second epoch
+    shutil.rmtree(context.data_dir / "teachers")
+    second = run(recipe, context)
+    assert (len(texts(first)), len(texts(second))) == (0, 1)
+    assert rows(first) + rows(second) == rows(whole)
+    assert plain(second[-1]) == plain(whole[-1])
+    assert second[-1].deterministic == "bitwise"
+    assert_same_state(taught("whole").run_dir, context.run_dir)
+
+
+def test_a_run_that_meets_other_logits_of_a_view_says_so_and_is_no_longer_exact(taught):
+    session = session_of(cached(data={"views": 1}), taught())
+    assert len(load_teacher_view(session)) == 1
+    session.teacher_view.path.unlink()
+    session.teacher_logits.load(
+        0, lambda chunks: (np.zeros((len(one), 10), np.float32) for one in chunks), never
+    )
+    (text,) = load_teacher_view(session)
+    assert "are other ones than in earlier epochs" in text
+    assert session.train_state.deterministic == "statistical"
+    assert load_teacher_view(session) == []
+
+
+def test_pieces_of_a_batch_are_taught_by_their_own_images(taught):
+    losses = []
+    for cache in (True, False):
+        recipe = cached(train={"epochs": 1, "accumulate": 3})
+        session = session_of(recipe, taught())
+        images, labels = next(session.pipeline.train_batches(0))
+        logits = session.teacher(images) if cache else None
+        session.model.train()
+        train_step(session, images, labels, logits)
+        losses.append(session.train_state.window[0][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_cache_without_views_is_refused_and_older_recipes_keep_their_hash():
+    recipe = tiny(distill=CACHED)
+    (conflict,) = cross_check(recipe)
+    assert (conflict.key, conflict.other_key) == ("distill.cache", "data.views")
+    assert cross_check(cached()) == []
+    inputs = {"distill.teacher": "file:abc"}
+    plain_recipe = tiny(distill={"teacher": "teacher.pt"})
+    named = tiny(distill={"teacher": "teacher.pt", "cache": False}, data={"views": 0})
+    digests = {fingerprint(one, inputs, with_seed=True) for one in (plain_recipe, named, cached())}
+    assert len(digests) == 2
