@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
+from lsqctl.deploy.certificate import AVX2_PAIR, certify, pair_bounds, proofs
 from lsqctl.deploy.checking import CheckCounts, Checker, differing_bits
-from lsqctl.deploy.exact import ExactForm, pair_bound
+from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.onnx_graph import export, write_onnx
@@ -31,7 +32,6 @@ from lsqctl.run import JsonObject
 EXACT_FILE = "model.onnxruntime.onnx"
 ARITHMETIC = "lsq-integer-1"  # docs/arithmetic.md
 EXPECTED_IMAGES = 64
-AVX2_PAIR = 32767  # what the sum of two products may reach without VNNI
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
@@ -87,9 +87,9 @@ def convert(
     if first is None:
         raise UsageError("a deployment is checked on images, and there are none")
     network = trace(model, tuple(first[0].shape[1:]), pixels)
-    proto, taps = write_onnx(
-        export(network), ExactForm(network, options.plain), options.card.metadata()
-    )
+    certificates = certify(network)
+    form = ExactForm(network, options.plain, proofs(certificates))
+    proto, taps = write_onnx(export(network), form, options.card.metadata())
     file = proto.SerializeToString(deterministic=True)
     expected = _Expected()
     checker = Checker(network, file, taps, threads=options.threads)
@@ -149,7 +149,7 @@ def _report(
             "codes": taps.get(name, ""),
             "weight_bits": layer.weight_bits,
             "accumulator_bound": layer.accumulator_bound,
-            "avx2_safe": pair_bound(layer) <= AVX2_PAIR,
+            "avx2_safe": int(pair_bounds(layer).max()) <= AVX2_PAIR,
         }
         for name, layer in network.layers.items()
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +17,31 @@ from lsqctl.quant.arithmetic import Grid, IntegerLayer
 LAYER, QUANTIZER = "Layer", "Quantizer"  # the symbolic nodes, of the domain lsq
 
 Observer = Callable[[str, Tensor], None]
+
+# Operations that act on each number alone and never decrease: a code stays a staircase behind them.
+_MONOTONE = {"relu", "relu_", "relu6", "clamp", "clamp_", "clamp_min", "hardtanh", "hardtanh_"}
+_SAME = {"dropout", "dropout_", "clone", "contiguous"}  # in evaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A quantized tensor and where it comes from.
+
+    Its codes are a function of one integer where a convolution or linear layer, the ``source``,
+    gives it through monotone operations (``between``), and nothing else reads that layer.
+    Elsewhere ``source`` is None and ``reason`` says what stands between.
+    """
+
+    name: str
+    source: str | None = None
+    between: tuple[Node, ...] = ()
+    reason: str = ""
+
+    def through(self, outputs: Tensor) -> Tensor:
+        """Return what the source's outputs have become when they are quantized."""
+        for node in self.between:
+            outputs = cast("Callable[..., Tensor]", node.target)(outputs, *node.args[1:])
+        return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +64,12 @@ class Network:
         """The names of all quantized tensors, in the order of the graph."""
         names = (node_name(node) for node in self.program.graph.nodes)
         return [name for name in names if name is not None]
+
+    def traced_edges(self) -> list[Edge]:
+        """Return each quantized tensor with its source, in the order of the graph."""
+        nodes = [node for node in self.program.graph.nodes if node_name(node) is not None]
+        calls = Counter(map(node_name, nodes))
+        return [_traced_edge(node, calls) for node in nodes]
 
     def grid(self, edge: str) -> Grid:
         """Return the grid of a quantized tensor."""
@@ -87,3 +120,37 @@ def layer_node_name(node: object) -> str | None:
     """Return the name of the layer that a symbolic node stands for, None for other nodes."""
     name = node_name(node)
     return name if name and isinstance(node, Node) and node.args[1] == LAYER else None
+
+
+def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
+    """Walk back from what a symbolic node quantizes to the layer that gives it."""
+    name = cast("str", node_name(consumer))
+    node = cast("list[Node]", consumer.args[0])[0]
+    between: list[Node] = []
+    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _SAME:
+        between.append(node)
+        node = cast("Node", node.args[0])
+    source = layer_node_name(node)
+    if source is None:
+        return Edge(name, reason=_obstacle(node))
+    if calls[source] > 1 or calls[name] > 1:
+        return Edge(name, reason="a layer is called more than once")
+    if any(len(one.users) > 1 for one in (node, *between)):
+        return Edge(name, reason=f"others read {source}, too")
+    if node.meta["val"].dim() == 3:
+        return Edge(name, reason=f"{source} gives three dimensions")
+    between = [one for one in between if _operation(one) in _MONOTONE]
+    return Edge(name, source, tuple(reversed(between)))
+
+
+def _operation(node: Node) -> str:
+    parts = str(node.target).split(".")
+    return parts[1] if parts[0] == "aten" else ""
+
+
+def _obstacle(node: Node) -> str:
+    if node.op == "placeholder":
+        return "it is the input"
+    if node_name(node) is not None:
+        return "a quantizer gives it"
+    return f"{_operation(node) or node.name} stands between"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsqctl.deploy.certificate import certify, proofs
 from lsqctl.deploy.checking import CheckCounts, Checker
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.network import Network
@@ -92,7 +93,7 @@ def compared(
     network: Network, pixels: Tensor, *, plain: bool = False, threads: int = 1
 ) -> CheckCounts:
     """Write the exact form and compare it with the reference."""
-    model, taps = write_onnx(exported(network), ExactForm(network, plain), {})
+    model, taps = write_onnx(exported(network), ExactForm(network, plain, proofs(certify(network))), {})
     checker = Checker(network, model.SerializeToString(), taps, threads=threads)
     checker.add(pixels)
     return checker.counts
