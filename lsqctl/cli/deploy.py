@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.console import print_error, print_json, say
+from lsqctl.cli.console import print_error, print_json, print_table, say
 from lsqctl.cli.groups import WORDS_IN_GROUPS, CommandGroup
 from lsqctl.cli.options import Json, RunArgument, get_settings, open_store, positive_int
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typer._click import Context
 
     from lsqctl.deploy.folder import FolderVerdict
+    from lsqctl.run import JsonObject
     from lsqctl.services.deploy import Deployment
 
 
@@ -38,6 +40,9 @@ app = typer.Typer(
 Threads = Annotated[
     int, typer.Option(parser=positive_int, metavar="N", help="Threads of the check.")
 ]
+
+
+_SHOWN = ("forms", "edges")  # of a folder's report, in JSON
 
 
 def image_count(text: str | int | None) -> int | None:
@@ -82,7 +87,7 @@ def _as_json(deployment: Deployment) -> dict[str, object]:
         "run_id": deployment.run_id,
         "directory": str(directory),
         "bytes": dict(deployment.conversion.file_bytes),
-        **{key: value for key, value in read_report(directory).items() if key == "forms"},
+        **{key: value for key, value in read_report(directory).items() if key in _SHOWN},
     }
 
 
@@ -95,11 +100,36 @@ def _print_deployment(deployment: Deployment) -> None:
         f"run {deployment.run_id} ({deployment.name}): {headline.variant} weights, "
         f"{headline.selection} epoch, {headline.n_correct} of {headline.n_total} right on the board"
     )
-    for line in check_lines(read_report(conversion.directory)):
+    report = read_report(conversion.directory)
+    _print_edges(report["edges"])
+    for line in check_lines(report):
         if line:
             say(line)
     for name, size in conversion.file_bytes.items():
         say(f"{conversion.directory / name}  {size:,} bytes")
+
+
+def _print_edges(edges: Sequence[JsonObject]) -> None:
+    """Print a line for each quantized tensor: what gives its codes, and what is proved of it."""
+    rows = [
+        (
+            edge["codes"],
+            edge["source"] or "",
+            f"{edge['accumulators']:,}" if edge["source"] else "",
+            f"{edge['thresholds']:,}" if edge["source"] else "",
+            "" if edge["margin"] is None else f"{edge['margin']:.2g}",
+            _proof(edge),
+        )
+        for edge in edges
+    ]
+    headings = ("codes", "given by", "accumulators", "thresholds", "margin", "for every input")
+    print_table(headings, rows, right_aligned=headings[2:5], hide_first=headings[1:4])
+
+
+def _proof(edge: JsonObject) -> str:
+    if edge["proved"]:
+        return "proved"
+    return edge["reason"] or f"{edge['channels_fitted']} of {edge['channels']} channels"
 
 
 @app.command(epilog="Example: lsqctl deploy check DIR")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lsqctl.deploy.network import Edge, Network
 from lsqctl.quant.arithmetic import EXACT_INT32, Grid, IntegerLayer
+from lsqctl.run import JsonObject
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -123,7 +124,7 @@ def _reach(layer: IntegerLayer, direction: Integers) -> tuple[Integers, Integers
 def _bisect(
     codes: Callable[[Integers], Integers], wanted: Integers, low: Integers, high: Integers
 ) -> Integers:
-    """Return the first u of low..high whose code is at least ``wanted``; high where none below is."""
+    """Return the first u of low..high whose code is at least ``wanted``; high where none is."""
     while (low < high).any():
         middle = (low + high) // 2
         reached = codes(np.minimum(middle, high - 1)) >= wanted
@@ -201,20 +202,39 @@ def proofs(certificates: Iterable[Certificate]) -> dict[str, tuple[str, Requanti
     }
 
 
+def certificates_json(certificates: Iterable[Certificate]) -> list[JsonObject]:
+    """Return certificates as plain values; ``margin`` in steps, None without a threshold."""
+    return [
+        {
+            "codes": one.edge.name,
+            "source": one.edge.source,
+            "reason": one.edge.reason,
+            "proved": one.proved,
+            "channels": one.n_channels,
+            "channels_fitted": one.n_fitted,
+            "accumulators": one.n_accumulators,
+            "thresholds": one.n_thresholds,
+            "margin": one.margin if np.isfinite(one.margin) else None,
+            "margin_channel": one.margin_channel,
+        }
+        for one in certificates
+    ]
+
+
 def _certificate(network: Network, edge: Edge) -> Certificate:
     if edge.source is None:
         return Certificate(edge)
     stairs = staircase(edge, network.layers[edge.source], network.grid(edge.name))
-    distance = np.minimum(*stairs.distances())
-    channel, threshold = np.unravel_index(distance.argmin(), distance.shape)
+    margins = np.minimum(*stairs.distances()).min(1, initial=np.inf)
+    channel = int(margins.argmin())
     fitted, requantization = fit(stairs)
     return Certificate(
         edge,
         len(fitted),
         stairs.n_accumulators,
         int(stairs.inside.sum()),
-        float(distance[channel, threshold]),
-        int(channel),
+        float(margins[channel]),
+        channel,
         int(fitted.sum()),
         requantization if fitted.all() else None,
     )

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
-from lsqctl.deploy.certificate import AVX2_PAIR, certify, pair_bounds, proofs
+from lsqctl.deploy.certificate import (
+    AVX2_PAIR,
+    Certificate,
+    certificates_json,
+    certify,
+    pair_bounds,
+    proofs,
+)
 from lsqctl.deploy.checking import CheckCounts, Checker, differing_bits
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
@@ -38,13 +45,14 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of it: the folder, the counts of the check, and bytes on the disk by file."""
+    """What came of it: the folder, counts of the check, bytes on the disk by file, and proofs."""
 
     directory: Path
     counts: CheckCounts
     n_integer_layers: int
     float_layers: Mapping[str, str]
     file_bytes: Mapping[str, int]
+    certificates: tuple[Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +105,15 @@ def convert(
         expected.add(images, *checker.add(images, labels))
     files = {EXACT_FILE: file, EXPECTED: expected.npz(), "config.json": b""}
     report = _report(network, checker.counts, taps, expected.n_differing, options.plain)
+    report["edges"] = certificates_json(certificates)
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
-    return Conversion(directory, checker.counts, len(network.layers), network.float_layers, sizes)
+    n_layers, floats = len(network.layers), network.float_layers
+    return Conversion(directory, checker.counts, n_layers, floats, sizes, tuple(certificates))
 
 
 def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:

@@ -229,4 +229,3 @@ def _slice(
     axes = graph.constant([1, 2], np.int64)
     bounds = (graph.constant(values, np.int64) for values in (starts, ends))
     return graph.add("Slice", x, *bounds, axes, graph.constant(list(window.stride), np.int64))
-

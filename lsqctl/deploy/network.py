@@ -21,6 +21,7 @@ Observer = Callable[[str, Tensor], None]
 # Operations that act on each number alone and never decrease: a code stays a staircase behind them.
 _MONOTONE = {"relu", "relu_", "relu6", "clamp", "clamp_", "clamp_min", "hardtanh", "hardtanh_"}
 _SAME = {"dropout", "dropout_", "clone", "contiguous"}  # in evaluation
+_RESHAPING = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +134,12 @@ def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
     source = layer_node_name(node)
     if source is None:
         return Edge(name, reason=_obstacle(node))
+    if node.meta["val"].dim() == 3:
+        return Edge(name, reason=f"{source} gives three dimensions")
     if calls[source] > 1 or calls[name] > 1:
         return Edge(name, reason="a layer is called more than once")
     if any(len(one.users) > 1 for one in (node, *between)):
         return Edge(name, reason=f"others read {source}, too")
-    if node.meta["val"].dim() == 3:
-        return Edge(name, reason=f"{source} gives three dimensions")
     between = [one for one in between if _operation(one) in _MONOTONE]
     return Edge(name, source, tuple(reversed(between)))
 
@@ -153,4 +154,8 @@ def _obstacle(node: Node) -> str:
         return "it is the input"
     if node_name(node) is not None:
         return "a quantizer gives it"
-    return f"{_operation(node) or node.name} stands between"
+    first = node
+    while _operation(node) in _RESHAPING | _MONOTONE | _SAME and isinstance(node.args[0], Node):
+        node = node.args[0]  # what moves numbers is the reason where nothing else is
+    last = first if layer_node_name(node) is not None else node
+    return f"{_operation(last) or last.name} stands between"

@@ -51,6 +51,32 @@ class Everything(nn.Module):
         return self.linear(out)
 
 
+class Chain(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): layers one behind another, so that one accumulator decides codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 8, 3, stride=2, padding=1, padding_mode="circular")
+        self.linear1 = nn.Linear(128, 16)
+        self.linear2 = nn.Linear(16, 5)
+        for norm in (self.norm1, self.norm2):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias, std=0.3)
+            norm.running_mean.normal_(std=0.2)
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = F.relu6(self.norm2(self.conv2(out)))
+        out = F.relu(self.conv3(out)).flatten(1)
+        return self.linear2(F.relu(self.linear1(out)))
+
+
 def images(count: int = 4, size: int = 8, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
@@ -93,7 +119,8 @@ def compared(
     network: Network, pixels: Tensor, *, plain: bool = False, threads: int = 1
 ) -> CheckCounts:
     """Write the exact form and compare it with the reference."""
-    model, taps = write_onnx(exported(network), ExactForm(network, plain, proofs(certify(network))), {})
+    form = ExactForm(network, plain, proofs(certify(network)))
+    model, taps = write_onnx(exported(network), form, {})
     checker = Checker(network, model.SerializeToString(), taps, threads=threads)
     checker.add(pixels)
     return checker.counts
