@@ -42,7 +42,7 @@ Threads = Annotated[
 ]
 
 
-_SHOWN = ("forms", "edges")  # of a folder's report, in JSON
+_SHOWN = ("forms", "edges", "settled")  # of a folder's report, in JSON
 
 
 def image_count(text: str | int | None) -> int | None:
@@ -62,6 +62,9 @@ def run(
         bool,
         typer.Option("--plain", help="Standard ONNX operators only, none of onnxruntime's own."),
     ] = False,
+    settle: Annotated[
+        bool, typer.Option("--settle", help="Move biases off the ties between codes.")
+    ] = False,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -71,7 +74,14 @@ def run(
     count = image_count(check)
     with open_store(ctx) as store:
         deployment = deploy_run(
-            store, get_settings(ctx), run_ref, output, check=count, plain=plain, threads=threads
+            store,
+            get_settings(ctx),
+            run_ref,
+            output,
+            check=count,
+            plain=plain,
+            settle=settle,
+            threads=threads,
         )
     if json:
         print_json(_as_json(deployment))
@@ -115,8 +125,8 @@ def _print_edges(edges: Sequence[JsonObject]) -> None:
         (
             edge["codes"],
             edge["source"] or "",
-            f"{edge['accumulators']:,}" if edge["source"] else "",
-            f"{edge['thresholds']:,}" if edge["source"] else "",
+            f"{edge['accumulators']:,}" if edge["finite"] else "",
+            f"{edge['thresholds']:,}" if edge["finite"] else "",
             "" if edge["margin"] is None else f"{edge['margin']:.2g}",
             _proof(edge),
         )

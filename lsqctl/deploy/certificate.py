@@ -89,6 +89,14 @@ class Staircase:
             np.where(above <= self.highest[:, None], to_above, np.inf),
         )
 
+    def margins(self) -> Floats:
+        """Return the least distance to a tie by channel (O), in steps; infinite without one."""
+        margins: Floats = np.minimum(*self.distances()).min(1, initial=np.inf)
+        if self.edge.channels is not None:
+            others = np.setdiff1d(np.arange(len(margins)), self.edge.channels)
+            margins[others] = np.inf
+        return margins
+
 
 def staircase(edge: Edge, layer: IntegerLayer, grid: Grid) -> Staircase:
     """Return the staircase of an edge that ``layer`` gives and ``grid`` quantizes.
@@ -178,11 +186,6 @@ class Certificate:
     requantization: Requantization | None = None
 
     @property
-    def finite(self) -> bool:
-        """Whether the codes are a function of one integer."""
-        return self.edge.source is not None
-
-    @property
     def proved(self) -> bool:
         """Whether the file computes the edge by integers that are right for every input."""
         return self.requantization is not None
@@ -208,6 +211,7 @@ def certificates_json(certificates: Iterable[Certificate]) -> list[JsonObject]:
         {
             "codes": one.edge.name,
             "source": one.edge.source,
+            "finite": one.edge.finite,
             "reason": one.edge.reason,
             "proved": one.proved,
             "channels": one.n_channels,
@@ -225,18 +229,20 @@ def _certificate(network: Network, edge: Edge) -> Certificate:
     if edge.source is None:
         return Certificate(edge)
     stairs = staircase(edge, network.layers[edge.source], network.grid(edge.name))
-    margins = np.minimum(*stairs.distances()).min(1, initial=np.inf)
-    channel = int(margins.argmin())
+    margins = stairs.margins()
+    certificate = Certificate(
+        edge, margin=float(margins.min()), margin_channel=int(margins.argmin())
+    )
+    if not edge.finite:
+        return certificate
     fitted, requantization = fit(stairs)
-    return Certificate(
-        edge,
-        len(fitted),
-        stairs.n_accumulators,
-        int(stairs.inside.sum()),
-        float(margins[channel]),
-        channel,
-        int(fitted.sum()),
-        requantization if fitted.all() else None,
+    return replace(
+        certificate,
+        n_channels=len(fitted),
+        n_accumulators=stairs.n_accumulators,
+        n_thresholds=int(stairs.inside.sum()),
+        n_fitted=int(fitted.sum()),
+        requantization=requantization if fitted.all() else None,
     )
 
 

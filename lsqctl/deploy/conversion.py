@@ -32,6 +32,7 @@ from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.onnx_graph import export, write_onnx
 from lsqctl.deploy.runtime import PACKAGES, Array, require
+from lsqctl.deploy.settle import moves_json, settle
 from lsqctl.deploy.tracing import Pixels, trace
 from lsqctl.errors import UsageError
 from lsqctl.run import JsonObject
@@ -59,11 +60,13 @@ class Conversion:
 class Options:
     """How to convert.
 
-    ``plain`` keeps to ONNX's standard operators; ``threads`` are those of the check; ``card`` is
-    what the folder says of the model's origin.
+    ``plain`` keeps to ONNX's standard operators; ``settle`` moves biases off the ties between
+    codes; ``threads`` are those of the check; ``card`` is what the folder says of the model's
+    origin.
     """
 
     plain: bool = False
+    settle: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
 
@@ -95,6 +98,7 @@ def convert(
     if first is None:
         raise UsageError("a deployment is checked on images, and there are none")
     network = trace(model, tuple(first[0].shape[1:]), pixels)
+    network, moves = settle(network) if options.settle else (network, [])
     certificates = certify(network)
     form = ExactForm(network, options.plain, proofs(certificates))
     proto, taps = write_onnx(export(network), form, options.card.metadata())
@@ -105,7 +109,7 @@ def convert(
         expected.add(images, *checker.add(images, labels))
     files = {EXACT_FILE: file, EXPECTED: expected.npz(), "config.json": b""}
     report = _report(network, checker.counts, taps, expected.n_differing, options.plain)
-    report["edges"] = certificates_json(certificates)
+    report |= {"edges": certificates_json(certificates), "settled": moves_json(moves)}
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )

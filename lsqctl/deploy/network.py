@@ -28,15 +28,22 @@ _RESHAPING = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "
 class Edge:
     """A quantized tensor and where it comes from.
 
-    Its codes are a function of one integer where a convolution or linear layer, the ``source``,
-    gives it through monotone operations (``between``), and nothing else reads that layer.
-    Elsewhere ``source`` is None and ``reason`` says what stands between.
+    Its codes are a function of one integer where one layer, the ``source``, decides them through
+    monotone operations (``between``): in all channels, or in those of ``channels`` where the other
+    summand of an addition is padding. ``reason`` says why that layer cannot give the codes by
+    itself; empty where it can.
     """
 
     name: str
     source: str | None = None
     between: tuple[Node, ...] = ()
     reason: str = ""
+    channels: tuple[int, ...] | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether the source may give the codes by itself."""
+        return not self.reason
 
     def through(self, outputs: Tensor) -> Tensor:
         """Return what the source's outputs have become when they are quantized."""
@@ -124,24 +131,48 @@ def layer_node_name(node: object) -> str | None:
 
 
 def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
-    """Walk back from what a symbolic node quantizes to the layer that gives it."""
+    """Walk back from what a symbolic node quantizes to the layer that decides it."""
     name = cast("str", node_name(consumer))
-    node = cast("list[Node]", consumer.args[0])[0]
-    between: list[Node] = []
-    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _SAME:
-        between.append(node)
-        node = cast("Node", node.args[0])
-    source = layer_node_name(node)
+    path: list[Node] = []
+    node = _walk_back(cast("list[Node]", consumer.args[0])[0], path)
+    between = tuple(one for one in reversed(path) if _operation(one) in _MONOTONE)
+    source, reason = layer_node_name(node), ""
+    channels: tuple[int, ...] | None = None
     if source is None:
-        return Edge(name, reason=_obstacle(node))
-    if node.meta["val"].dim() == 3:
-        return Edge(name, reason=f"{source} gives three dimensions")
+        reason = _obstacle(node)
+        source, channels = _padded_sum(node)
+    if source is None:
+        return Edge(name, reason=reason)
     if calls[source] > 1 or calls[name] > 1:
         return Edge(name, reason="a layer is called more than once")
-    if any(len(one.users) > 1 for one in (node, *between)):
-        return Edge(name, reason=f"others read {source}, too")
-    between = [one for one in between if _operation(one) in _MONOTONE]
-    return Edge(name, source, tuple(reversed(between)))
+    if not reason and node.meta["val"].dim() == 3:
+        reason = f"{source} gives three dimensions"
+    if not reason and any(len(one.users) > 1 for one in (node, *path)):
+        reason = f"others read {source}, too"
+    return Edge(name, source, between, reason, channels)
+
+
+def _walk_back(node: Node, path: list[Node]) -> Node:
+    """Return what stands before monotone operations, which are added to ``path``."""
+    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _SAME:
+        path.append(node)
+        node = cast("Node", node.args[0])
+    return node
+
+
+def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:
+    """Return the layer of a sum, and the channels in which the other summand is padded zeros."""
+    if _operation(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
+        return None, None
+    for one, other in (node.args, node.args[::-1]):
+        source = layer_node_name(one)
+        if source is not None and isinstance(other, Node) and _operation(other) == "pad":
+            amounts = cast("list[int]", other.args[1])
+            if len(other.args) == 2 and len(amounts) == 6 and not any(amounts[:4]):
+                n_channels = int(other.meta["val"].shape[1])
+                before, after = amounts[4:]
+                return source, (*range(before), *range(n_channels - after, n_channels))
+    return None, None
 
 
 def _operation(node: Node) -> str:

@@ -40,6 +40,7 @@ def deploy_run(
     *,
     check: int | None = None,
     plain: bool = False,
+    settle: bool = False,
     threads: int = 1,
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
@@ -71,7 +72,7 @@ def deploy_run(
         directory,
         _batches(pipeline, check),
         pixels=_pixels(pipeline),
-        options=Options(plain=plain, threads=threads, card=card),
+        options=Options(plain=plain, settle=settle, threads=threads, card=card),
     )
     return Deployment(detail.run.id, detail.run.name, headline, conversion)
 

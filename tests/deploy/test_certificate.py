@@ -10,12 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn import functional as F
 
 from lsqctl.deploy.certificate import certify, fit, proofs, staircase
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.network import Edge
 from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.runtime import open_session, run_session
+from lsqctl.deploy.settle import settle
 from lsqctl.quant.arithmetic import Grid, IntegerLayer
 from tests.deploy.networks import Chain, compared, exported, images, prepared, traced
 
@@ -142,14 +145,19 @@ KINDS = {
 }
 
 
+def chain_of(**spec):
+    torch.manual_seed(0)
+    return traced(prepared(Chain(), **spec))
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def chain(request):
-    return traced(prepared(Chain(), **KINDS[request.param]))
+    return chain_of(**KINDS[request.param])
 
 
 def test_of_layers_one_behind_another_every_edge_is_proved_and_equal(chain):
     certificates = {one.edge.name: one for one in certify(chain)}
-    finite = {name: one.edge.source for name, one in certificates.items() if one.finite}
+    finite = {name: one.edge.source for name, one in certificates.items() if one.edge.finite}
     assert finite == {"conv2": "conv1", "conv3": "conv2", "linear2": "linear1"}
     assert all(certificates[name].proved for name in finite)
     assert certificates["conv1"].edge.reason == "div stands between"
@@ -175,7 +183,48 @@ def test_with_residual_bits_both_summands_are_proved_and_where_integers_do_not_f
     proved = {one.edge.name for one in certify(network) if one.proved}
     assert proved == {"residual_quantizers.branch", "residual_quantizers.shortcut"}
     assert compared(network, images(8)).equal
-    wide = traced(prepared(Chain(), weight_bits=8, act_bits=8))
-    partly = next(one for one in certify(wide) if one.finite and not one.proved)
+    wide = chain_of(weight_bits=8, act_bits=8)
+    partly = next(one for one in certify(wide) if one.edge.finite and not one.proved)
     assert 0 < partly.n_fitted < partly.n_channels
     assert compared(wide, images(8)).equal
+
+
+def test_a_bias_on_a_tie_is_moved_off_it_and_the_reference_s_codes_stay():
+    network = chain_of()
+    layer, edge = network.layers["conv2"], network.traced_edges()[2]
+    grid = network.grid(edge.name)
+    _, above = staircase(edge, layer, grid).distances()
+    channel = int(above.min(1).argmin())
+    shift = layer.shift.double()
+    shift[channel] -= (above[channel].min() - 1e-7) * float(grid.step)
+    tied = replace(layer, shift=shift.float())
+    network = replace(network, layers={**network.layers, "conv2": tied})
+    settled, moves = settle(network)
+    (move,) = [one for one in moves if one.layer == "conv2"]
+    assert (move.channel, move.edge) == (channel, "conv3")
+    assert move.margin_before < 1e-6 < 1e-5 < move.margin_after
+    assert all(abs(one.by) <= 2e-5 for one in moves)
+    before, after = (staircase(edge, one.layers["conv2"], grid) for one in (network, settled))
+    assert (before.thresholds == after.thresholds).all()
+    others = np.arange(8) != channel
+    assert torch.equal(settled.layers["conv2"].shift[others], tied.shift[others])
+
+
+def test_where_the_shortcut_is_padding_one_layer_decides_a_channel_of_a_sum():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
+            self.head = nn.Linear(8, 5)
+            self.conv3 = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            x = self.conv1(x)
+            x = self.conv2(x) + F.pad(x, (0, 0, 0, 0, 1, 3))
+            return self.head(self.conv3(x.relu()).mean((2, 3)))
+
+    edges = {edge.name: edge for edge in traced(prepared(Block())).traced_edges()}
+    assert (edges["conv3"].source, edges["conv3"].channels) == ("conv2", (0, 5, 6, 7))
+    assert edges["conv3"].reason == "add stands between"
+    assert edges["conv2"].source == "conv1"
+    assert edges["conv2"].reason == "others read conv1, too"
