@@ -115,6 +115,14 @@ def _print_deployment(deployment: Deployment) -> None:
     for line in check_lines(report):
         if line:
             say(line)
+    if deployed := deployment.deployed:
+        counted = deployed.evaluation
+        say(
+            f"on the board as variant {counted.variant}: {counted.n_correct} of "
+            f"{counted.n_total} right, {deployed.exactness}, {deployed.file_bytes:,} bytes"
+        )
+    else:
+        say("not on the board: a variant `deployed` needs every image (`--check all`) and codes")
     for name, size in conversion.file_bytes.items():
         say(f"{conversion.directory / name}  {size:,} bytes")
 
