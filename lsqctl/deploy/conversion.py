@@ -54,15 +54,6 @@ class Conversion:
     float_layers: Mapping[str, str]
     file_bytes: Mapping[str, int]
     certificates: tuple[Certificate, ...]
-    n_settled: int
-
-    @property
-    def exactness(self) -> str:
-        """How near the file is to the reference: exact, settled, or a rate of differing codes."""
-        if self.counts.n_codes_differing or not self.counts.n_codes:
-            rate = 1e6 * self.counts.n_codes_differing / max(self.counts.n_codes, 1)
-            return f"{rate:.2g} in 10^6" if self.counts.n_codes else ""
-        return "settled" if self.n_settled else "exact"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +117,7 @@ def convert(
     write_folder(directory, files, report)
     sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
     n_layers, floats = len(network.layers), network.float_layers
-    return Conversion(
-        directory, checker.counts, n_layers, floats, sizes, tuple(certificates), len(moves)
-    )
+    return Conversion(directory, checker.counts, n_layers, floats, sizes, tuple(certificates))
 
 
 def exact_file(network: Network, *, settled: bool = False) -> bytes:

@@ -81,21 +81,27 @@ def deploy_run(
         pixels=_pixels(pipeline),
         options=Options(plain=plain, settle=settle, threads=threads, card=card),
     )
-    deployed = None
-    if conversion.counts.n_images == len(pipeline.dataset.evaluation) and conversion.exactness:
-        deployed = _measure(conversion, headline, pipeline, threads)
+    deployed = _measure(directory, headline, pipeline, threads)
+    if deployed is not None:
         store.results.put_deployed(detail.run.id, deployed)
     return Deployment(detail.run.id, detail.run.name, headline, conversion, deployed)
 
 
 def _measure(
-    conversion: Conversion, headline: Evaluation, pipeline: DataPipeline, threads: int
-) -> DeployedResult:
-    """Count what the file on the disk answers by itself over the evaluation split."""
-    from lsqctl.deploy.conversion import EXACT_FILE
+    directory: Path, headline: Evaluation, pipeline: DataPipeline, threads: int
+) -> DeployedResult | None:
+    """Count what the exact form's file on the disk answers by itself over the evaluation split.
+
+    None unless it was compared on the whole of it.
+    """
+    from lsqctl.deploy.folder import exact_entry, exactness, read_report
     from lsqctl.events import DEPLOYED, DeployedResult
 
-    file = (conversion.directory / EXACT_FILE).read_bytes()
+    report = read_report(directory)
+    entry = exact_entry(report, len(pipeline.dataset.evaluation))
+    if entry is None:
+        return None
+    file = (directory / entry["file"]).read_bytes()
     counts = _count(file, pipeline, threads)
     evaluation = replace(
         headline,
@@ -107,7 +113,7 @@ def _measure(
         hits=counts.hits,
         loss=counts.loss,
     )
-    return DeployedResult(evaluation, conversion.exactness, len(file))
+    return DeployedResult(evaluation, exactness(report), len(file))
 
 
 def _count(file: bytes, pipeline: DataPipeline, threads: int) -> EvalCounts:
