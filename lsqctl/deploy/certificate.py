@@ -49,7 +49,7 @@ class Staircase:
     @property
     def ties(self) -> Floats:
         """The borders (T) between codes, in steps."""
-        return self.first_code + np.arange(self.thresholds.shape[1]) + 0.5
+        return np.arange(self.thresholds.shape[1], dtype=np.float64) + (self.first_code + 0.5)
 
     @property
     def n_accumulators(self) -> int:
@@ -163,8 +163,8 @@ class Requantization:
             array.reshape(shape) for array in (self.factors, self.biases, self.multipliers)
         )
         scaled = (factors * accumulators + biases).astype(np.float32) * multipliers
-        clipped = np.rint(scaled.clip(self.first_code, self.last_code))
-        return clipped.astype(np.int64)
+        codes: Integers = np.rint(scaled.clip(self.first_code, self.last_code)).astype(np.int64)
+        return codes
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +277,13 @@ def _finest_factors(layer: IntegerLayer) -> Integers:
     """Return by what (O) weights may be multiplied: they stay int8, and no pair saturates."""
     weight = layer.weight_codes.flatten(1).numpy().astype(np.int64)
     room = np.minimum(127 // weight.max(1).clip(1), 128 // (-weight.min(1)).clip(1))
-    return np.minimum(room, AVX2_PAIR // pair_bounds(layer).clip(1)).clip(1)
+    finest: Integers = np.minimum(room, AVX2_PAIR // pair_bounds(layer).clip(1)).clip(1)
+    return finest
 
 
 def _fit_constant(stairs: Staircase, found: Requantization) -> Flags:
     """Fit channels that have one code whatever comes in: no weights, and the code as the bias."""
-    constant: Flags = ~stairs.inside.any(1)
+    constant: Flags = np.logical_not(stairs.inside.any(axis=1, keepdims=True))[:, 0]
     code = stairs.first_code + (stairs.thresholds <= stairs.lowest[:, None]).sum(1)
     found.factors[constant], found.biases[constant] = 0, code[constant]
     return constant
@@ -358,4 +359,5 @@ def pair_bounds(layer: IntegerLayer) -> Integers:
     pairs = flat.reshape(len(flat), -1, 2)
     sums = [np.clip(pairs, low, high).sum(-1) for low, high in ((0, None), (None, 0))]
     highest_byte = layer.grid.quant_max - layer.grid.quant_min
-    return np.maximum(*(abs(one).max(1) for one in sums)) * highest_byte
+    bounds: Integers = np.maximum(*(abs(one).max(1) for one in sums)) * highest_byte
+    return bounds

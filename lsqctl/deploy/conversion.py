@@ -124,7 +124,8 @@ def exact_file(network: Network, *, settled: bool = False) -> bytes:
     """Return the file that ``convert`` writes for a network, but what it says of its origin."""
     network = settle(network)[0] if settled else network
     form = ExactForm(network, proofs=proofs(certify(network)))
-    return write_onnx(export(network), form, {})[0].SerializeToString(deterministic=True)
+    data: bytes = write_onnx(export(network), form, {})[0].SerializeToString(deterministic=True)
+    return data
 
 
 def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:

@@ -19,6 +19,7 @@ from lsqctl.deploy.runtime import Array
 if TYPE_CHECKING:
     import onnx
 
+Integers = npt.NDArray[np.int64]
 OPSET = 21  # the first with 4-bit integers
 PRODUCER = "lsqctl"
 
@@ -72,13 +73,14 @@ class GraphWriter:
             self.initializers[name] = numpy_helper.from_array(array, name)
         return self._constants[key]
 
-    def weight_codes(self, codes: Array, bits: int, factors: Array | None = None) -> str:
+    def weight_codes(self, codes: Array, bits: int, factors: Integers | None = None) -> str:
         """Return the name of int8 weight codes, stored in 4 bits where they fit.
 
         They are multiplied by ``factors``, which broadcast; a runtime does that once, on loading.
         """
         if bits > 4:
-            return self.constant(codes if factors is None else codes * factors, np.int8)
+            whole = codes.astype(np.int64) * (1 if factors is None else factors)
+            return self.constant(whole, np.int8)
         import ml_dtypes
         from onnx import TensorProto
 

@@ -98,7 +98,8 @@ def _to_center(stairs: Staircase) -> Floats:
     largest = np.full_like(below, LARGEST_MOVE)
     with np.errstate(invalid="ignore"):
         center = np.nan_to_num((below - above) / 2)
-    return center.clip(-largest, largest)
+    by: Floats = center.clip(-largest, largest)
+    return by
 
 
 def moves_json(moves: list[Move]) -> list[JsonObject]:
