@@ -3,10 +3,10 @@
     python bench/deploy.py [--nets cifar_resnet20 resnet18] [--batches 1 32] [--rounds N]
 
 Networks are calibrated, not trained: their speed does not depend on what the weights are.
-``exact`` is what ``lsqctl deploy`` writes; ``exact, nothing proved`` has no QLinearConv; ``fp32`` is
-the same network without quantizers. In each round every file answers once, in an order that turns;
-a ratio is full precision's processor time of the same round over the file's, on one thread, and the
-median of the rounds is printed: above 1 is faster.
+``exact`` is what ``lsqctl deploy`` writes; ``exact, nothing proved`` has no QLinearConv; ``fp32``
+is the same network without quantizers. In each round every file answers once, in an order that
+turns; a ratio is full precision's processor time of the same round over the file's, on one
+thread, and the median of the rounds is printed: above 1 is faster.
 """
 
 from __future__ import annotations
