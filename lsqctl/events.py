@@ -127,9 +127,9 @@ class Checkpoint:
 class Evaluation:
     """One counted evaluation: a row of the results, keyed (variant, selection).
 
-    ``variant`` is raw, ema or bn; ``selection`` is last or best epoch (the latter selected on the
-    test set). ``hits`` holds one bit an image in dataset order, most significant bit first;
-    ``loss`` is the mean cross entropy, in nats, None where an older version counted.
+    ``variant`` is raw, ema, bn or deployed; ``selection`` is last or best epoch (the latter
+    selected on the test set). ``hits`` holds one bit an image in dataset order, most significant
+    bit first; ``loss`` is the mean cross entropy, in nats, None where an older version counted.
     """
 
     variant: str
@@ -211,6 +211,23 @@ TrainingEvent = (
 )
 
 
+DEPLOYED = "deployed"
+"""The variant that a file of integers gave, run by itself; never a headline."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedResult:
+    """What a deployed file answers over the evaluation split, and how near it is to its reference.
+
+    ``exactness`` is exact, settled (biases were moved off ties, and then it is exact) or the rate
+    of differing codes; ``file_bytes`` is the file's own size.
+    """
+
+    evaluation: Evaluation
+    exactness: str
+    file_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class StoredCheckpoint:
     """A checkpoint as the store knows it; its bytes may be gone or damaged."""
@@ -273,6 +290,9 @@ class BoardRow(ResultValues, RunIdentity):
     checkpoint_path: str = ""
     n_correct_last: int | None = None
     n_correct_best: int | None = None
+    n_correct_deployed: int | None = None
+    exactness: str | None = None
+    file_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

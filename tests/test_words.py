@@ -24,8 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # As a name, or a part of one between underscores or capitals: of a module, class, function,
 # parameter, attribute or variable.
 RETIRED_NAMES = {
-    "settle": "record_environment, finalize_attempt, open_attempt, …: say what is done",
-    "settled": "say what was done",
     "settlement": "finalize",
     "places": "slots, paths, indices, offsets, positions",
     "standing": "status, state",
@@ -65,7 +63,7 @@ RETIRED_NAMES = {
 # In docstrings, comments, messages, docs and help: only what has no plain meaning beside the
 # retired one. A pattern is matched without regard to case.
 RETIRED_PROSE = {
-    r"settle[sd]?|settling|settlement": "say what is done: record, finalize, open",
+    r"settle(?:s|d)? (?:an?|the) attempt|settlement": "say what is done: record, finalize, open",
     r"snapshots?": "provenance; the content of a checkpoint",
     r"circumstances?": "environment",
     r"obituar(?:y|ies)": "exit cause",
@@ -211,7 +209,7 @@ def test_what_may_say_a_retired_word_says_one():
 @pytest.mark.parametrize(
     "planted",
     [
-        "def settle_attempt(): ...",
+        "def settlement(): ...",
         "class Places: ...",
         "def f(*, snapshot): ...",
         "run.circumstances = {}",

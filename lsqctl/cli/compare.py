@@ -13,7 +13,10 @@ from lsqctl.text import format_signed, sanitize
 if TYPE_CHECKING:
     from lsqctl.leaderboard.comparison import Comparison
 
-_HELP = "A run (id, prefix, @last), a recipe's name (all its seeds), or a sweep."
+_HELP = (
+    "A run (id, prefix, @last), a recipe's name (all its seeds), or a sweep; with :deployed, "
+    "their files."
+)
 First = Annotated[str, typer.Argument(metavar="A", help=_HELP)]
 Second = Annotated[str, typer.Argument(metavar="B", help="The same.")]
 

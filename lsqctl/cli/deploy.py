@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.console import print_error, print_json, say
+from lsqctl.cli.console import print_error, print_json, print_table, say
 from lsqctl.cli.groups import WORDS_IN_GROUPS, CommandGroup
 from lsqctl.cli.options import Json, RunArgument, get_settings, open_store, positive_int
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from typer._click import Context
 
     from lsqctl.deploy.folder import FolderVerdict
+    from lsqctl.run import JsonObject
     from lsqctl.services.deploy import Deployment
 
 
@@ -40,6 +42,9 @@ Threads = Annotated[
 ]
 
 
+_SHOWN = ("forms", "edges", "settled")  # of a folder's report, in JSON
+
+
 def image_count(text: str | int | None) -> int | None:
     """Parse how many images are compared; ``all`` is None."""
     return None if text in (None, "all") else positive_int(str(text))
@@ -57,6 +62,9 @@ def run(
         bool,
         typer.Option("--plain", help="Standard ONNX operators only, none of onnxruntime's own."),
     ] = False,
+    settle: Annotated[
+        bool, typer.Option("--settle", help="Move biases off the ties between codes.")
+    ] = False,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -66,7 +74,14 @@ def run(
     count = image_count(check)
     with open_store(ctx) as store:
         deployment = deploy_run(
-            store, get_settings(ctx), run_ref, output, check=count, plain=plain, threads=threads
+            store,
+            get_settings(ctx),
+            run_ref,
+            output,
+            check=count,
+            plain=plain,
+            settle=settle,
+            threads=threads,
         )
     if json:
         print_json(_as_json(deployment))
@@ -82,7 +97,7 @@ def _as_json(deployment: Deployment) -> dict[str, object]:
         "run_id": deployment.run_id,
         "directory": str(directory),
         "bytes": dict(deployment.conversion.file_bytes),
-        **{key: value for key, value in read_report(directory).items() if key == "forms"},
+        **{key: value for key, value in read_report(directory).items() if key in _SHOWN},
     }
 
 
@@ -95,11 +110,44 @@ def _print_deployment(deployment: Deployment) -> None:
         f"run {deployment.run_id} ({deployment.name}): {headline.variant} weights, "
         f"{headline.selection} epoch, {headline.n_correct} of {headline.n_total} right on the board"
     )
-    for line in check_lines(read_report(conversion.directory)):
+    report = read_report(conversion.directory)
+    _print_edges(report["edges"])
+    for line in check_lines(report):
         if line:
             say(line)
+    if deployed := deployment.deployed:
+        counted = deployed.evaluation
+        say(
+            f"on the board as variant {counted.variant}: {counted.n_correct} of "
+            f"{counted.n_total} right, {deployed.exactness}, {deployed.file_bytes:,} bytes"
+        )
+    else:
+        say("not on the board: a variant `deployed` needs every image (`--check all`) and codes")
     for name, size in conversion.file_bytes.items():
         say(f"{conversion.directory / name}  {size:,} bytes")
+
+
+def _print_edges(edges: Sequence[JsonObject]) -> None:
+    """Print a line for each quantized tensor: what gives its codes, and what is proved of it."""
+    rows = [
+        (
+            edge["codes"],
+            edge["source"] or "",
+            f"{edge['accumulators']:,}" if edge["finite"] else "",
+            f"{edge['thresholds']:,}" if edge["finite"] else "",
+            "" if edge["margin"] is None else f"{edge['margin']:.2g}",
+            _proof(edge),
+        )
+        for edge in edges
+    ]
+    headings = ("codes", "given by", "accumulators", "thresholds", "margin", "for every input")
+    print_table(headings, rows, right_aligned=headings[2:5], hide_first=headings[1:4])
+
+
+def _proof(edge: JsonObject) -> str:
+    if edge["proved"]:
+        return "proved"
+    return edge["reason"] or f"{edge['channels_fitted']} of {edge['channels']} channels"
 
 
 @app.command(epilog="Example: lsqctl deploy check DIR")

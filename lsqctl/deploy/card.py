@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from lsqctl.run import JsonObject
@@ -98,8 +99,35 @@ def check_lines(report: JsonObject) -> list[str]:
     if not n_integer:
         lines = ["No layer is quantized: everything is FP32."]
     lines += [f"In float: `{name}`, {reason}." for name, reason in floats.items()]
+    lines += ["", *_edge_lines(report["edges"])]
+    lines += [
+        f"Settled: bias {move['channel']} of `{move['layer']}` moved by {move['by']:.1g} of a "
+        f"step; its margin to a tie was {move['margin_before']:.1g}, is {move['margin_after']:.1g}."
+        for move in report["settled"]
+    ]
     for name, form in report["forms"].items():
         lines += ["", *_form_lines(name, form)]
+    return lines
+
+
+def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
+    """Return how many edges are proved for every input, and how close the closest one is."""
+    finite = [edge for edge in edges if edge["finite"]]
+    proved = [edge for edge in finite if edge["proved"]]
+    if not finite:
+        return ["No layer alone gives the codes of another: nothing is proved for every input."]
+    n_accumulators = sum(edge["accumulators"] for edge in proved)
+    lines = [
+        f"Of {pluralize(len(edges), 'edge')} {len(finite)} are given by one layer alone; "
+        f"{len(proved)} of these are proved for every input ({n_accumulators:,} accumulators)."
+    ]
+    known = [edge for edge in edges if edge["margin"] is not None]
+    if known:
+        least = min(known, key=itemgetter("margin"))
+        lines.append(
+            f"The smallest margin to a tie is {least['margin']:.2g} of a step: "
+            f"`{least['codes']}`, channel {least['margin_channel']}."
+        )
     return lines
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.runtime import Array, open_session, run_session
@@ -114,6 +114,18 @@ class Checker:
         if labels is not None:
             counts.reference_hits.append(predictions[0] == labels.numpy())
             counts.hits.append(predictions[1] == labels.numpy())
+
+
+class DeployedModel(nn.Module):
+    """A file as a module: images as it takes them to logits, for whoever evaluates modules."""
+
+    def __init__(self, file: bytes, *, threads: int = 1) -> None:
+        super().__init__()
+        self._session = open_session(file, threads=threads)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the file's logits (B, classes)."""
+        return torch.from_numpy(run_session(self._session, images.numpy())["logits"])
 
 
 def differing_bits(expected: Array, found: Array) -> Flags:

@@ -18,12 +18,21 @@ from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
+from lsqctl.deploy.certificate import (
+    AVX2_PAIR,
+    Certificate,
+    certificates_json,
+    certify,
+    pair_bounds,
+    proofs,
+)
 from lsqctl.deploy.checking import CheckCounts, Checker, differing_bits
-from lsqctl.deploy.exact import ExactForm, pair_bound
+from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.onnx_graph import export, write_onnx
 from lsqctl.deploy.runtime import PACKAGES, Array, require
+from lsqctl.deploy.settle import moves_json, settle
 from lsqctl.deploy.tracing import Pixels, trace
 from lsqctl.errors import UsageError
 from lsqctl.run import JsonObject
@@ -31,31 +40,33 @@ from lsqctl.run import JsonObject
 EXACT_FILE = "model.onnxruntime.onnx"
 ARITHMETIC = "lsq-integer-1"  # docs/arithmetic.md
 EXPECTED_IMAGES = 64
-AVX2_PAIR = 32767  # what the sum of two products may reach without VNNI
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of it: the folder, the counts of the check, and bytes on the disk by file."""
+    """What came of it: the folder, counts of the check, bytes on the disk by file, and proofs."""
 
     directory: Path
     counts: CheckCounts
     n_integer_layers: int
     float_layers: Mapping[str, str]
     file_bytes: Mapping[str, int]
+    certificates: tuple[Certificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to convert.
 
-    ``plain`` keeps to ONNX's standard operators; ``threads`` are those of the check; ``card`` is
-    what the folder says of the model's origin.
+    ``plain`` keeps to ONNX's standard operators; ``settle`` moves biases off the ties between
+    codes; ``threads`` are those of the check; ``card`` is what the folder says of the model's
+    origin.
     """
 
     plain: bool = False
+    settle: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
 
@@ -87,9 +98,10 @@ def convert(
     if first is None:
         raise UsageError("a deployment is checked on images, and there are none")
     network = trace(model, tuple(first[0].shape[1:]), pixels)
-    proto, taps = write_onnx(
-        export(network), ExactForm(network, options.plain), options.card.metadata()
-    )
+    network, moves = settle(network) if options.settle else (network, [])
+    certificates = certify(network)
+    form = ExactForm(network, options.plain, proofs(certificates))
+    proto, taps = write_onnx(export(network), form, options.card.metadata())
     file = proto.SerializeToString(deterministic=True)
     expected = _Expected()
     checker = Checker(network, file, taps, threads=options.threads)
@@ -97,13 +109,23 @@ def convert(
         expected.add(images, *checker.add(images, labels))
     files = {EXACT_FILE: file, EXPECTED: expected.npz(), "config.json": b""}
     report = _report(network, checker.counts, taps, expected.n_differing, options.plain)
+    report |= {"edges": certificates_json(certificates), "settled": moves_json(moves)}
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
-    return Conversion(directory, checker.counts, len(network.layers), network.float_layers, sizes)
+    n_layers, floats = len(network.layers), network.float_layers
+    return Conversion(directory, checker.counts, n_layers, floats, sizes, tuple(certificates))
+
+
+def exact_file(network: Network, *, settled: bool = False) -> bytes:
+    """Return the file that ``convert`` writes for a network, but what it says of its origin."""
+    network = settle(network)[0] if settled else network
+    form = ExactForm(network, proofs=proofs(certify(network)))
+    data: bytes = write_onnx(export(network), form, {})[0].SerializeToString(deterministic=True)
+    return data
 
 
 def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:
@@ -149,7 +171,7 @@ def _report(
             "codes": taps.get(name, ""),
             "weight_bits": layer.weight_bits,
             "accumulator_bound": layer.accumulator_bound,
-            "avx2_safe": pair_bound(layer) <= AVX2_PAIR,
+            "avx2_safe": int(pair_bounds(layer).max()) <= AVX2_PAIR,
         }
         for name, layer in network.layers.items()
     ]

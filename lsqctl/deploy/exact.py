@@ -2,17 +2,19 @@
 
 A convolution is written as slices of its input, side by side, times a matrix, for onnxruntime's
 ``ConvInteger`` is slow; grouped ones keep it. The accumulator becomes fp32 and is scaled and
-shifted by two operations, as the reference says.
+shifted by two operations, as the reference says. Where a certificate proves integers that do the
+same for every input, ``QLinearConv`` gives the next layer's codes at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
 
+from lsqctl.deploy.certificate import Requantization
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.onnx_graph import GraphWriter
 from lsqctl.deploy.runtime import Array
@@ -20,6 +22,7 @@ from lsqctl.quant.arithmetic import Grid, IntegerLayer, Window
 
 _ONNX_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 MICROSOFT = "com.microsoft"
+POINTWISE = Window((1,), ((0, 0),), (1,), 1, "constant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,12 @@ class ExactForm:
     """Integer matrix products; ``plain`` uses standard operators only.
 
     Otherwise onnxruntime's ``MatMulIntegerToFloat`` does product, scale and shift at once.
+    ``proofs`` has, by layer, the edge that it gives and the integers that are proved for it.
     """
 
     network: Network
     plain: bool = False
+    proofs: Mapping[str, tuple[str, Requantization]] = field(default_factory=dict)
 
     @property
     def opset_imports(self) -> Mapping[str, int]:
@@ -40,7 +45,7 @@ class ExactForm:
     def quantizer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add codes and what they stand for."""
         grid = self.network.grid(edge)
-        codes = graph.tap(edge, add_codes(graph, grid, x))
+        codes = _codes(graph, edge, grid, x)
         values = graph.add(
             "DequantizeLinear", codes, graph.constant(grid.step.numpy()), _zero_point(graph, grid)
         )
@@ -51,7 +56,12 @@ class ExactForm:
     def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add codes, accumulators, scale and shift."""
         layer = self.network.layers[edge]
-        codes = graph.tap(edge, add_codes(graph, layer.grid, x))
+        codes = _codes(graph, edge, layer.grid, x)
+        if edge in self.proofs:
+            target, proof = self.proofs[edge]
+            given = _requantized(graph, layer, codes, (self.network.grid(target), proof))
+            graph.given_codes[target] = given
+            return given
         if layer.window is None:
             return self._product(graph, layer, codes, layer.weight_codes.numpy().T)
         if layer.window.groups > 1 or len(layer.window.stride) != 2:
@@ -83,16 +93,68 @@ class ExactForm:
         )
 
 
+def _codes(graph: GraphWriter, edge: str, grid: Grid, x: str) -> str:
+    """Add the codes of an edge, unless the layer before has given them."""
+    given = graph.given_codes.get(edge)
+    return graph.tap(edge, add_codes(graph, grid, x) if given is None else given)
+
+
+def _requantized(
+    graph: GraphWriter, layer: IntegerLayer, codes: str, target: tuple[Grid, Requantization]
+) -> str:
+    """Add a layer that gives the codes of the next one; a linear one as a convolution of 1."""
+    grid, proof = target
+    weight, window = layer.weight_codes.numpy(), layer.window or POINTWISE
+    if layer.window is None:
+        axes = graph.constant([2], np.int64)
+        codes, weight = graph.add("Unsqueeze", codes, axes), weight[..., None]
+    pads, codes = _pads(graph, layer, codes)
+    factors = proof.factors.reshape(-1, *(1,) * (weight.ndim - 1))
+    one, zero_point = graph.constant(1.0), _zero_point(graph, grid)
+    out = graph.add(
+        "QLinearConv",
+        codes,
+        one,
+        _zero_point(graph, layer.grid),
+        graph.weight_codes(weight, layer.weight_bits, factors),
+        graph.constant(proof.multipliers),
+        graph.constant(0, np.int8),
+        one,
+        zero_point,
+        graph.constant(proof.biases, np.int32),
+        strides=list(window.stride),
+        dilations=list(window.dilation),
+        group=window.groups,
+        pads=pads,
+    )
+    if layer.window is None:
+        out = graph.add("Squeeze", out, axes)
+    return _clipped(graph, out, proof.first_code - grid.quant_min, proof.last_code - grid.quant_min)
+
+
+def _pads(graph: GraphWriter, layer: IntegerLayer, codes: str) -> tuple[list[int], str]:
+    """Return the padding of ``QLinearConv``, which pads codes of 0, and what it reads."""
+    if layer.window is None:
+        return [0, 0], codes
+    if layer.window.pad_mode != "constant" or layer.grid.zero_code:
+        padded = _padded(graph, layer, codes, channels_last=False)
+        return [0] * 2 * len(layer.window.padding), padded
+    return [pair[side] for side in (0, 1) for pair in layer.window.padding], codes
+
+
 def add_codes(graph: GraphWriter, grid: Grid, x: str) -> str:
     """Add the codes of ``x`` as bytes, code - quant_min; the lower clip is the byte's own."""
     if grid.offset is not None:
         x = graph.add("Sub", x, graph.constant(grid.offset.numpy()))
     step = graph.constant(grid.step.numpy())
     codes = graph.add("QuantizeLinear", x, step, _zero_point(graph, grid))
-    highest = grid.quant_max - grid.quant_min
-    if highest == 255:
+    return _clipped(graph, codes, 0, grid.quant_max - grid.quant_min)
+
+
+def _clipped(graph: GraphWriter, codes: str, lowest: int, highest: int) -> str:
+    if (lowest, highest) == (0, 255):
         return codes
-    limits = (graph.constant(limit, np.uint8) for limit in (0, highest))
+    limits = (graph.constant(limit, np.uint8) for limit in (lowest, highest))
     return graph.add("Clip", codes, *limits)
 
 
@@ -167,20 +229,3 @@ def _slice(
     axes = graph.constant([1, 2], np.int64)
     bounds = (graph.constant(values, np.int64) for values in (starts, ends))
     return graph.add("Slice", x, *bounds, axes, graph.constant(list(window.stride), np.int64))
-
-
-def pair_bound(layer: IntegerLayer) -> int:
-    """Return what two neighbouring products of bytes may add up to, in magnitude.
-
-    Processors with AVX2 and no VNNI add such pairs in 16 bits: above 32,767 they saturate, and the
-    accumulator is wrong there.
-    """
-    codes = layer.weight_codes.numpy().astype(np.int64)
-    if codes.ndim > 2:
-        codes = np.moveaxis(codes, 1, -1)
-    flat = codes.reshape(len(codes), -1)
-    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
-    pairs = flat.reshape(len(flat), -1, 2)
-    sums = [np.clip(pairs, low, high).sum(-1) for low, high in ((0, None), (None, 0))]
-    highest_byte = layer.grid.quant_max - layer.grid.quant_min
-    return int(max(abs(one).max() for one in sums)) * highest_byte

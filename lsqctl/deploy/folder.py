@@ -103,6 +103,21 @@ def read_report(directory: Path) -> JsonObject:
     return report
 
 
+def exact_entry(report: JsonObject, n_images: int) -> JsonObject | None:
+    """Return what a report has of the exact form, if its codes were compared on so many images."""
+    entry: JsonObject | None = report["forms"].get("exact")
+    complete = entry is not None and entry.get("images") == n_images and entry["codes"]
+    return entry if complete else None
+
+
+def exactness(report: JsonObject) -> str:
+    """Return how near the exact form is to its reference: exact, settled, or differing codes."""
+    entry = report["forms"]["exact"]
+    if entry["codes_differing"]:
+        return f"{1e6 * entry['codes_differing'] / entry['codes']:.2g} in 10^6"
+    return "settled" if report["settled"] else "exact"
+
+
 def check_folder(directory: Path, *, threads: int = 1) -> FolderVerdict:
     """Hash every file, run each model on the expected images, and compare every bit.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,6 +17,39 @@ from lsqctl.quant.arithmetic import Grid, IntegerLayer
 LAYER, QUANTIZER = "Layer", "Quantizer"  # the symbolic nodes, of the domain lsq
 
 Observer = Callable[[str, Tensor], None]
+
+# Operations that act on each number alone and never decrease: a code stays a staircase behind them.
+_MONOTONE = {"relu", "relu_", "relu6", "clamp", "clamp_", "clamp_min", "hardtanh", "hardtanh_"}
+_SAME = {"dropout", "dropout_", "clone", "contiguous"}  # in evaluation
+_RESHAPING = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose"}
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A quantized tensor and where it comes from.
+
+    Its codes are a function of one integer where one layer, the ``source``, decides them through
+    monotone operations (``between``): in all channels, or in those of ``channels`` where the other
+    summand of an addition is padding. ``reason`` says why that layer cannot give the codes by
+    itself; empty where it can.
+    """
+
+    name: str
+    source: str | None = None
+    between: tuple[Node, ...] = ()
+    reason: str = ""
+    channels: tuple[int, ...] | None = None
+
+    @property
+    def finite(self) -> bool:
+        """Whether the source may give the codes by itself."""
+        return not self.reason
+
+    def through(self, outputs: Tensor) -> Tensor:
+        """Return what the source's outputs have become when they are quantized."""
+        for node in self.between:
+            outputs = cast("Callable[..., Tensor]", node.target)(outputs, *node.args[1:])
+        return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +72,12 @@ class Network:
         """The names of all quantized tensors, in the order of the graph."""
         names = (node_name(node) for node in self.program.graph.nodes)
         return [name for name in names if name is not None]
+
+    def traced_edges(self) -> list[Edge]:
+        """Return each quantized tensor with its source, in the order of the graph."""
+        nodes = [node for node in self.program.graph.nodes if node_name(node) is not None]
+        calls = Counter(map(node_name, nodes))
+        return [_traced_edge(node, calls) for node in nodes]
 
     def grid(self, edge: str) -> Grid:
         """Return the grid of a quantized tensor."""
@@ -87,3 +128,65 @@ def layer_node_name(node: object) -> str | None:
     """Return the name of the layer that a symbolic node stands for, None for other nodes."""
     name = node_name(node)
     return name if name and isinstance(node, Node) and node.args[1] == LAYER else None
+
+
+def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
+    """Walk back from what a symbolic node quantizes to the layer that decides it."""
+    name = cast("str", node_name(consumer))
+    path: list[Node] = []
+    node = _walk_back(cast("list[Node]", consumer.args[0])[0], path)
+    between = tuple(one for one in reversed(path) if _operation(one) in _MONOTONE)
+    source, reason = layer_node_name(node), ""
+    channels: tuple[int, ...] | None = None
+    if source is None:
+        reason = _obstacle(node)
+        source, channels = _padded_sum(node)
+    if source is None:
+        return Edge(name, reason=reason)
+    if calls[source] > 1 or calls[name] > 1:
+        return Edge(name, reason="a layer is called more than once")
+    if not reason and node.meta["val"].dim() == 3:
+        reason = f"{source} gives three dimensions"
+    if not reason and any(len(one.users) > 1 for one in (node, *path)):
+        reason = f"others read {source}, too"
+    return Edge(name, source, between, reason, channels)
+
+
+def _walk_back(node: Node, path: list[Node]) -> Node:
+    """Return what stands before monotone operations, which are added to ``path``."""
+    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _SAME:
+        path.append(node)
+        node = cast("Node", node.args[0])
+    return node
+
+
+def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:
+    """Return the layer of a sum, and the channels in which the other summand is padded zeros."""
+    if _operation(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
+        return None, None
+    for one, other in (node.args, node.args[::-1]):
+        source = layer_node_name(one)
+        if source is not None and isinstance(other, Node) and _operation(other) == "pad":
+            amounts = cast("list[int]", other.args[1])
+            if len(other.args) == 2 and len(amounts) == 6 and not any(amounts[:4]):
+                n_channels = int(other.meta["val"].shape[1])
+                before, after = amounts[4:]
+                return source, (*range(before), *range(n_channels - after, n_channels))
+    return None, None
+
+
+def _operation(node: Node) -> str:
+    parts = str(node.target).split(".")
+    return parts[1] if parts[0] == "aten" else ""
+
+
+def _obstacle(node: Node) -> str:
+    if node.op == "placeholder":
+        return "it is the input"
+    if node_name(node) is not None:
+        return "a quantizer gives it"
+    first = node
+    while _operation(node) in _RESHAPING | _MONOTONE | _SAME and isinstance(node.args[0], Node):
+        node = node.args[0]  # what moves numbers is the reason where nothing else is
+    last = first if layer_node_name(node) is not None else node
+    return f"{_operation(last) or last.name} stands between"

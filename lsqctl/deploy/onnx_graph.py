@@ -19,6 +19,7 @@ from lsqctl.deploy.runtime import Array
 if TYPE_CHECKING:
     import onnx
 
+Integers = npt.NDArray[np.int64]
 OPSET = 21  # the first with 4-bit integers
 PRODUCER = "lsqctl"
 
@@ -38,12 +39,16 @@ class Form(Protocol):
 
 
 class GraphWriter:
-    """Nodes and constants of one graph, in their order; ``taps`` names the codes of each edge."""
+    """Nodes and constants of one graph, in their order; ``taps`` names the codes of each edge.
+
+    ``given_codes`` are those that the layer before an edge gives by itself.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.taps: dict[str, str] = {}
+        self.given_codes: dict[str, str] = {}
         self._constants: dict[tuple[object, ...], str] = {}
         self._count = 0
 
@@ -68,14 +73,21 @@ class GraphWriter:
             self.initializers[name] = numpy_helper.from_array(array, name)
         return self._constants[key]
 
-    def weight_codes(self, codes: Array, bits: int) -> str:
-        """Return the name of int8 weight codes, stored in 4 bits where they fit."""
+    def weight_codes(self, codes: Array, bits: int, factors: Integers | None = None) -> str:
+        """Return the name of int8 weight codes, stored in 4 bits where they fit.
+
+        They are multiplied by ``factors``, which broadcast; a runtime does that once, on loading.
+        """
         if bits > 4:
-            return self.constant(codes, np.int8)
+            whole = codes.astype(np.int64) * (1 if factors is None else factors)
+            return self.constant(whole, np.int8)
         import ml_dtypes
         from onnx import TensorProto
 
         packed = self.constant(codes.astype(ml_dtypes.int4), ml_dtypes.int4)
+        if factors is not None:
+            as_float = self.add("Cast", packed, to=TensorProto.FLOAT)
+            packed = self.add("Mul", as_float, self.constant(factors))
         return self.add("Cast", packed, to=TensorProto.INT8)
 
     def tap(self, edge: str, value: str) -> str:
@@ -111,6 +123,7 @@ def write_onnx(
             node.input.extend(inputs)
             graph.nodes.append(node)
     outputs = [renamed.get(value.name, value.name) for value in exported.graph.output]
+    graph.nodes = _read_nodes(graph.nodes, outputs)
     names = _short_names(graph, exported.graph.input[0].name, outputs)
     model = _assemble(graph, exported, names, outputs, form.opset_imports)
     helper.set_model_props(model, dict(sorted(metadata.items())))
@@ -129,6 +142,16 @@ def export(network: Network) -> onnx.ModelProto:
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _read_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that something reads: what lay between proved codes is left out."""
+    read, kept = set(outputs), []
+    for node in reversed(nodes):
+        if read.intersection(node.output):
+            read.update(node.input)
+            kept.append(node)
+    return kept[::-1]
 
 
 def _short_names(graph: GraphWriter, source: str, outputs: Sequence[str]) -> dict[str, str]:

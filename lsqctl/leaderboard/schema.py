@@ -259,6 +259,15 @@ class Entry:
     eval_loss: Annotated[float | None, ColumnSpec(
         "mean cross entropy of an evaluation, in nats, mean over the same runs",
         source=mean_of("loss"))]
+    top1_deployed: Annotated[float | None, ColumnSpec(
+        "Top-1 of the deployed file, run by itself, mean over the same runs", "%",
+        mean_percent("n_correct_deployed"))]
+    exactness: Annotated[str | None, ColumnSpec(
+        "of the deployed file: exact, settled (exact once biases were moved off ties), or how many codes differ from the integer reference",
+        source=distinct("exactness"))]
+    file_bytes: Annotated[int | None, ColumnSpec(
+        "the deployed file's own bytes, beside the computed `size_bytes`", "bytes",
+        first_known("file_bytes"))]
     # fmt: on
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound
+from lsqctl.events import DEPLOYED
 from lsqctl.leaderboard import comparison
 from lsqctl.leaderboard.comparison import Comparison, ComparisonSide
 from lsqctl.run import Run, RunState
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 def compare(store: Store, first: str, second: str) -> Comparison:
     """Compare what two names stand for: an id or its beginning, ``@last``, a name, or a sweep.
 
-    A name stands for all seeds of the newest recipe of that name that has a result. Raises
+    A name stands for all seeds of the newest recipe of that name that has a result. With
+    ``:deployed`` at its end, what the runs' deployed files answered is compared. Raises
     NotFound for what is not there or has no result yet, UsageError for sides that were not
     evaluated on the same images.
     """
@@ -31,6 +33,27 @@ def compare(store: Store, first: str, second: str) -> Comparison:
 
 
 def _resolve_side(store: Store, ref: str) -> ComparisonSide:
+    ref_of_runs, _, variant = ref.partition(":")
+    if variant not in ("", DEPLOYED):
+        raise NotFound(f"{ref}: after `:` only `{DEPLOYED}` can stand")
+    side = _side(store, ref_of_runs)
+    return _deployed_side(store, side, ref) if variant else side
+
+
+def _deployed_side(store: Store, side: ComparisonSide, ref: str) -> ComparisonSide:
+    """Return what the deployed files of a side's runs answered; each must have one."""
+    cells = {run.run_id: run.cell for run in side.runs}
+    found = store.results.per_image_results(cells, DEPLOYED)
+    if missing := sorted(cells.keys() - {run.run_id for run in found}):
+        raise NotFound(
+            f"{ref}: run {missing[0]} has no deployed file on the board; "
+            f"`lsqctl deploy {missing[0]} -o DIR` counts one"
+        )
+    runs = tuple(replace(run, cell=cells[run.run_id]) for run in found)
+    return replace(side, label=f"{side.label}:{DEPLOYED}", runs=runs)
+
+
+def _side(store: Store, ref: str) -> ComparisonSide:
     if runs_of_name := store.runs.list(name=ref):
         return _recipe_side(store, ref, runs_of_name)
     if ref in (sweeps := store.sweeps.names()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,27 @@ if TYPE_CHECKING:
 
     from lsqctl.deploy import Conversion, Pixels
     from lsqctl.deploy.card import Card
-    from lsqctl.events import Evaluation, Result
+    from lsqctl.events import DeployedResult, Evaluation, Result
     from lsqctl.recipe import Recipe
     from lsqctl.store import Store
     from lsqctl.training.data_pipeline import DataPipeline
+    from lsqctl.training.evaluation import EvalCounts
+    from lsqctl.training.runtime import ExecutionContext
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What came of it: the run, its headline evaluation, and the conversion with its counts."""
+    """What came of it: the run, its headline evaluation, and the conversion with its counts.
+
+    ``deployed`` is what the board has of the file; None where only a part of the images was
+    compared.
+    """
 
     run_id: str
     name: str
     headline: Evaluation
     conversion: Conversion
+    deployed: DeployedResult | None
 
 
 def deploy_run(
@@ -40,6 +47,7 @@ def deploy_run(
     *,
     check: int | None = None,
     plain: bool = False,
+    settle: bool = False,
     threads: int = 1,
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
@@ -64,16 +72,78 @@ def deploy_run(
     key = headline.variant, headline.selection
     verify_recorded_checkpoint(checkpoint, store.results.manifest_sha256(detail.run.id, key))
     pipeline = _pipeline(recipe, detail, settings, threads)
-    _check_dataset(pipeline, recipe, result)
+    _check_dataset(pipeline, recipe, result.data_digest)
     card = _card(recipe, detail, result, headline)
     conversion = convert(
         restore_model(recipe, checkpoint, None),
         directory,
         _batches(pipeline, check),
         pixels=_pixels(pipeline),
-        options=Options(plain=plain, threads=threads, card=card),
+        options=Options(plain=plain, settle=settle, threads=threads, card=card),
     )
-    return Deployment(detail.run.id, detail.run.name, headline, conversion)
+    deployed = _measure(directory, headline, pipeline, threads)
+    if deployed is not None:
+        store.results.put_deployed(detail.run.id, deployed)
+    return Deployment(detail.run.id, detail.run.name, headline, conversion, deployed)
+
+
+def _measure(
+    directory: Path, headline: Evaluation, pipeline: DataPipeline, threads: int
+) -> DeployedResult | None:
+    """Count what the exact form's file on the disk answers by itself over the evaluation split.
+
+    None unless it was compared on the whole of it.
+    """
+    from lsqctl.deploy.folder import exact_entry, exactness, read_report
+    from lsqctl.events import DEPLOYED, DeployedResult
+
+    report = read_report(directory)
+    entry = exact_entry(report, len(pipeline.dataset.evaluation))
+    if entry is None:
+        return None
+    file = (directory / entry["file"]).read_bytes()
+    counts = _count(file, pipeline, threads)
+    evaluation = replace(
+        headline,
+        variant=DEPLOYED,
+        headline=False,
+        n_correct=counts.n_correct,
+        n_correct_top5=counts.n_correct_top5,
+        n_total=counts.n_total,
+        hits=counts.hits,
+        loss=counts.loss,
+    )
+    return DeployedResult(evaluation, exactness(report), len(file))
+
+
+def _count(file: bytes, pipeline: DataPipeline, threads: int) -> EvalCounts:
+    from lsqctl.deploy.checking import DeployedModel
+    from lsqctl.training.evaluation import evaluate
+
+    return evaluate(DeployedModel(file, threads=threads), pipeline.eval_pixels())
+
+
+def remeasure_deployed(
+    recipe: Recipe, directory: Path, context: ExecutionContext, data_digest: str, *, settled: bool
+) -> EvalCounts:
+    """Deploy a checkpoint's headline network once more, and count what the file answers.
+
+    Raises DataError for another dataset, UsageError where a package is missing.
+    """
+    from lsqctl.deploy.conversion import exact_file
+    from lsqctl.deploy.runtime import PACKAGES, require
+    from lsqctl.deploy.tracing import trace
+    from lsqctl.training.finetuning import open_pipeline
+    from lsqctl.training.restore import restore_model
+    from lsqctl.training.runtime import setup_torch
+
+    require(*PACKAGES)
+    context = replace(context, device="cpu")
+    pipeline = open_pipeline(recipe, context, setup_torch(context, recipe.seed))
+    _check_dataset(pipeline, recipe, data_digest)
+    shape = tuple(next(pipeline.eval_pixels())[0].shape[1:])
+    network = trace(restore_model(recipe, directory, None), shape, _pixels(pipeline))
+    return _count(exact_file(network, settled=settled), pipeline, context.threads)
 
 
 def _headline(store: Store, detail: RunDetail) -> tuple[Result, Evaluation]:
@@ -98,11 +168,11 @@ def _pipeline(recipe: Recipe, detail: RunDetail, settings: Settings, threads: in
     return open_pipeline(recipe, context, setup_torch(context, recipe.seed))
 
 
-def _check_dataset(pipeline: DataPipeline, recipe: Recipe, result: Result) -> None:
-    if (digest := pipeline.dataset.digest) != result.data_digest:
+def _check_dataset(pipeline: DataPipeline, recipe: Recipe, expected: str) -> None:
+    if (digest := pipeline.dataset.digest) != expected:
         raise DataError(
             f"{recipe.data.name} here is not the dataset of the training: its digest is {digest}, "
-            f"the database says {result.data_digest}"
+            f"the database says {expected}"
         )
 
 

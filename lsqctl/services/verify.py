@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import DataError, NotFound
-from lsqctl.events import Evaluation
+from lsqctl.errors import DataError, NotFound, UsageError
+from lsqctl.events import DEPLOYED, Evaluation
 from lsqctl.run import Run, RunDetail, RunState
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
@@ -87,8 +87,12 @@ def verify_run(
     if result is None:
         raise NotFound(f"run {run_id} ({detail.run.name}) has no result to verify")
     recipe = load_stored(detail.recipe)
+    deployed = store.results.deployed(run_id)
     reevaluator = _Reevaluator(
-        recipe, _execution_context(detail, settings, threads, device), result.data_digest
+        recipe,
+        _execution_context(detail, settings, threads, device),
+        result.data_digest,
+        settled=deployed is not None and deployed.exactness == "settled",
     )
     for stored in result.evaluations:
         sha256 = store.results.manifest_sha256(run_id, (stored.variant, stored.selection))
@@ -103,8 +107,11 @@ def verify_run(
 class _Reevaluator:
     """Measures the checkpoints of one run, each variant once."""
 
-    def __init__(self, recipe: Recipe, context: ExecutionContext, data_digest: str) -> None:
+    def __init__(
+        self, recipe: Recipe, context: ExecutionContext, data_digest: str, *, settled: bool
+    ) -> None:
         self._recipe, self._context, self._data_digest = recipe, context, data_digest
+        self._settled = settled
         self._cache: dict[tuple[str, str], EvalCounts] = {}
 
     def __call__(self, directory: Path, sha256: str, variant: str) -> EvalCounts:
@@ -113,21 +120,26 @@ class _Reevaluator:
         Raises DataError when its bytes are not the stored, and CannotVerify when they are, but
         cannot be measured here.
         """
-        from lsqctl.training.restore import reevaluate, verify_recorded_checkpoint
+        from lsqctl.training.restore import verify_recorded_checkpoint
 
         verify_recorded_checkpoint(directory, sha256)
         key = sha256, variant
         if key not in self._cache:
-            _check_device(self._context.device)
-            digest = self._data_digest
             try:
-                counts = reevaluate(
-                    self._recipe, directory, self._context, data_digest=digest, variant=variant
-                )
-            except DataError as error:
+                self._cache[key] = self._measure(directory, variant)
+            except (DataError, UsageError) as error:
                 raise CannotVerify(str(error)) from None
-            self._cache[key] = counts
         return self._cache[key]
+
+    def _measure(self, directory: Path, variant: str) -> EvalCounts:
+        from lsqctl.services.deploy import remeasure_deployed
+        from lsqctl.training.restore import reevaluate
+
+        recipe, context, digest = self._recipe, self._context, self._data_digest
+        if variant == DEPLOYED:
+            return remeasure_deployed(recipe, directory, context, digest, settled=self._settled)
+        _check_device(context.device)
+        return reevaluate(recipe, directory, context, data_digest=digest, variant=variant)
 
 
 def _verdict(

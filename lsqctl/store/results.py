@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 
-from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from lsqctl.errors import NotFound
-from lsqctl.events import BoardRow, Evaluation, PerImageResult, Result, ResultValues, RunIdentity
+from lsqctl.events import (
+    DEPLOYED,
+    BoardRow,
+    DeployedResult,
+    Evaluation,
+    PerImageResult,
+    Result,
+    ResultValues,
+    RunIdentity,
+)
 from lsqctl.run import JsonObject, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
@@ -26,6 +44,7 @@ _RUN_FIELDS = (
 _SELECT_CHECKPOINT_SHA256 = select(checkpoints.c.sha256).where(
     checkpoints.c.run_id == bindparam("run"), checkpoints.c.directory == bindparam("path")
 )
+_IS_DEPLOYED = results.c.variant == DEPLOYED
 _INSERT_RESULT = insert(results).values(created_at=now())
 
 
@@ -39,7 +58,8 @@ class Results(StorePart):
         rows = db.execute(query.order_by(results.c.variant, results.c.selection)).all()
         if not rows or not is_live(db, run_id):
             return None
-        shared = {name: getattr(rows[0], name) for name in _RESULT_FIELDS}
+        described = next((row for row in rows if row.headline), rows[0])
+        shared = {name: getattr(described, name) for name in _RESULT_FIELDS}
         return Result(**shared, evaluations=tuple(map(_to_evaluation, rows)))
 
     def evaluations(self, run_id: str) -> list[Evaluation]:
@@ -72,9 +92,41 @@ class Results(StorePart):
         if db.execute(change).rowcount == 0:
             raise NotFound(f"run {run_id} has no result ({', '.join(key)})")
 
+    @write_tx
+    def put_deployed(self, db: Connection, run_id: str, deployed: DeployedResult) -> None:
+        """Store what a run's deployed file answers, instead of what an earlier one did.
+
+        The row describes the file: its size, and as precision its exactness. Raises NotFound.
+        """
+        row = db.execute(
+            select(results).where(results.c.run_id == run_id, results.c.headline.is_(True))
+        ).one_or_none()
+        if row is None or not is_live(db, run_id):
+            raise NotFound(f"run {run_id} has no result")
+        evaluation = deployed.evaluation
+        values = row._asdict() | {name: getattr(evaluation, name) for name in _EVALUATION_FIELDS}
+        values |= {"hits": evaluation.hits, "verified": None, "created_at": now()}
+        values |= {"precision": deployed.exactness, "size_bytes": deployed.file_bytes}
+        db.execute(delete(results).where(results.c.run_id == run_id, _IS_DEPLOYED))
+        db.execute(insert(results).values(values))
+
     @read_tx
-    def per_image_results(self, db: Connection, run_ids: Iterable[str]) -> list[PerImageResult]:
-        """Return the headline results of these runs, hits included, oldest run first."""
+    def deployed(self, db: Connection, run_id: str) -> DeployedResult | None:
+        """Return what a run's deployed file answered, or None where there is none."""
+        query = select(results).where(results.c.run_id == run_id, _IS_DEPLOYED)
+        row = db.execute(query).one_or_none()
+        if row is None or not is_live(db, run_id):
+            return None
+        return DeployedResult(_to_evaluation(row), row.precision, row.size_bytes)
+
+    @read_tx
+    def per_image_results(
+        self, db: Connection, run_ids: Iterable[str], variant: str = ""
+    ) -> list[PerImageResult]:
+        """Return the headline results of these runs, hits included, oldest run first.
+
+        Those of a ``variant`` instead, of the runs that have it.
+        """
         names = [f.name for f in fields(PerImageResult) if f.name != "cell"]
         columns = [live_runs.c[name] if name in _RUN_FIELDS else results.c[name] for name in names]
         query = (
@@ -82,7 +134,8 @@ class Results(StorePart):
             .join(live_runs, live_runs.c.id == results.c.run_id)
             .order_by(live_runs.c.seq)
         )
-        query = query.where(results.c.headline.is_(True), live_runs.c.state == RunState.SUCCEEDED)
+        chosen = results.c.variant == variant if variant else results.c.headline.is_(True)
+        query = query.where(chosen, live_runs.c.state == RunState.SUCCEEDED)
         return [
             PerImageResult(*row)
             for batch in batches(sorted(set(run_ids)))
@@ -130,7 +183,14 @@ def _to_evaluation(row: AnyRow) -> Evaluation:
 def _headline_rows(db: Connection) -> list[BoardRow]:
     names = [f.name for f in fields(BoardRow)]
     last, best = results.alias("last"), results.alias("best")
-    aliased_columns = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
+    deployed = results.alias("deployed")
+    aliased_columns = {
+        "n_correct_last": last.c.n_correct,
+        "n_correct_best": best.c.n_correct,
+        "n_correct_deployed": deployed.c.n_correct,
+        "exactness": deployed.c.precision,
+        "file_bytes": deployed.c.size_bytes,
+    }
     columns = [
         aliased_columns[name]
         if name in aliased_columns
@@ -142,6 +202,10 @@ def _headline_rows(db: Connection) -> list[BoardRow]:
         .join(live_runs, live_runs.c.id == results.c.run_id)
         .outerjoin(last, _same_variant(last, "last"))
         .outerjoin(best, _same_variant(best, "best"))
+        .outerjoin(
+            deployed,
+            (deployed.c.run_id == results.c.run_id) & (deployed.c.variant == DEPLOYED),
+        )
         .where(results.c.headline.is_(True), live_runs.c.state == RunState.SUCCEEDED)
         .order_by(live_runs.c.seq)
     )

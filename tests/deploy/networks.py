@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lsqctl.deploy.certificate import certify, proofs
 from lsqctl.deploy.checking import CheckCounts, Checker
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.network import Network
@@ -48,6 +49,32 @@ class Everything(nn.Module):
         out = F.relu(self.norm3(out))
         out = F.avg_pool2d(F.relu(self.conv3(out)), 4).flatten(1)
         return self.linear(out)
+
+
+class Chain(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): layers one behind another, so that one accumulator decides codes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.conv3 = nn.Conv2d(8, 8, 3, stride=2, padding=1, padding_mode="circular")
+        self.linear1 = nn.Linear(128, 16)
+        self.linear2 = nn.Linear(16, 5)
+        for norm in (self.norm1, self.norm2):
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias, std=0.3)
+            norm.running_mean.normal_(std=0.2)
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        out = F.relu(self.norm1(self.conv1(x)))
+        out = F.relu6(self.norm2(self.conv2(out)))
+        out = F.relu(self.conv3(out)).flatten(1)
+        return self.linear2(F.relu(self.linear1(out)))
 
 
 def images(count: int = 4, size: int = 8, seed: int = 0) -> Tensor:
@@ -92,7 +119,8 @@ def compared(
     network: Network, pixels: Tensor, *, plain: bool = False, threads: int = 1
 ) -> CheckCounts:
     """Write the exact form and compare it with the reference."""
-    model, taps = write_onnx(exported(network), ExactForm(network, plain), {})
+    form = ExactForm(network, plain, proofs(certify(network)))
+    model, taps = write_onnx(exported(network), form, {})
     checker = Checker(network, model.SerializeToString(), taps, threads=threads)
     checker.add(pixels)
     return checker.counts

@@ -10,8 +10,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
+from lsqctl.deploy.certificate import certify, pair_bounds, proofs
 from lsqctl.deploy.checking import Checker
-from lsqctl.deploy.exact import ExactForm, pair_bound
+from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.tracing import trace
 from lsqctl.errors import DataError
@@ -120,7 +121,8 @@ def test_threads_and_batches_change_nothing():
 def test_no_integer_layer_computes_in_float():
     network = base()
     for plain in (False, True):
-        model, _ = write_onnx(exported(network), ExactForm(network, plain), {})
+        form = ExactForm(network, plain, proofs(certify(network)))
+        model, _ = write_onnx(exported(network), form, {})
         operators = {node.op_type for node in model.graph.node}
         assert not operators & {"Conv", "MatMul", "Gemm", "BatchNormalization"}
         domains = {node.domain for node in model.graph.node}
@@ -236,14 +238,14 @@ def test_what_has_no_integer_form_or_no_step_size_is_refused_by_name():
 
 def test_neighbouring_products_that_could_saturate_without_vnni_are_told():
     network = base()
-    assert all(pair_bound(network.layers[name]) <= 255 * 254 for name in network.layers)
-    assert pair_bound(network.layers["conv3"]) <= 15 * 16  # 4 bits cannot
+    assert all(pair_bounds(layer).max() <= 255 * 254 for layer in network.layers.values())
+    assert pair_bounds(network.layers["conv3"]).max() <= 15 * 16  # 4 bits cannot
     layer = network.layers["linear"]
     pairs = layer.weight_codes.numpy().astype(int).reshape(5, -1, 2)
     expected = max(
         abs(np.clip(pairs, 0, None).sum(-1)).max(), abs(np.clip(pairs, None, 0).sum(-1)).max()
     )
-    assert pair_bound(layer) == expected * (layer.grid.quant_max - layer.grid.quant_min)
+    assert pair_bounds(layer).max() == expected * (layer.grid.quant_max - layer.grid.quant_min)
 
 
 FAMILIES = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -66,10 +68,31 @@ def test_it_says_which_network_it_took_and_that_every_code_is_equal(deployed):
     assert re.search(r"raw weights, last epoch, \d+ of 540 right on the board", printed)
     assert "8 layers computed in integers (lsq-integer-1)" in printed
     assert "540 images, 2,419,200 codes: equal to the integer reference in every code" in printed
+    assert re.search(r"conv1\t.*\tproved\n", printed)
+    assert "3 of these are proved for every input" in printed
     assert "5 files as they were written" in printed
     form = read_report(line.folder / "shipped")["forms"]["exact"]
     assert (form["codes_differing"], form["logits_differing"]) == (0, 0)
     assert form["right"] == form["reference_right"] > 0
+
+
+def test_the_board_counts_the_file_and_compare_and_verify_hold_for_it(deployed):
+    line, printed = deployed
+    run = run_id(printed)
+    size = (line.folder / "shipped" / MODEL).stat().st_size
+    right = read_report(line.folder / "shipped")["forms"]["exact"]["right"]
+    assert f"variant deployed: {right} of 540 right, exact, {size:,} bytes" in printed
+    columns = "top1_deployed,exactness,file_bytes,size_bytes"
+    table = line("leaderboard", "--columns", columns, "--format", "csv", "--published", "none")
+    row = next(csv.DictReader(io.StringIO(table.stdout)))
+    assert float(row["top1_deployed"]) == pytest.approx(100 * right / 540)
+    assert (row["exactness"], int(row["file_bytes"])) == ("exact", size)
+    assert 0 < int(row["size_bytes"]) < size
+    compared = json.loads(line("compare", run, f"{run}:deployed", "--json").stdout)
+    assert [row["second_top1"] for row in compared["rows"]] == [pytest.approx(100 * right / 540)]
+    verdicts = json.loads(line("verify", run, "--json").stdout)["results"]
+    assert {one["variant"]: one["verified"] for one in verdicts} == {"raw": True, "deployed": True}
+    assert "after `:` only `deployed` can stand" in line("compare", run, f"{run}:x", code=3).stderr
 
 
 def test_deployed_again_it_has_the_same_bytes(deployed):

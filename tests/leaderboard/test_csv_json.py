@@ -30,7 +30,8 @@ CONTRACT = (
     "pareto_optimal, epochs, train_gpu_h, peak_mem_bytes, device, torch, precision, "
     "deterministic, state, n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256,"
     " code_commit, code_dirty, created_at, notes, origin, source_kind, source_url, "
-    "selected_on_test, top1_last_epoch, top1_best_epoch, suspect, eval_loss"
+    "selected_on_test, top1_last_epoch, top1_best_epoch, suspect, eval_loss, "
+    "top1_deployed, exactness, file_bytes"
 )
 
 

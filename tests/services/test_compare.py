@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from lsqctl.errors import NotFound, UsageError
+from lsqctl.events import DEPLOYED, DeployedResult
 from lsqctl.run import EndReason
 from lsqctl.services.compare import compare
 from lsqctl.store import open_store
@@ -101,3 +102,41 @@ def test_what_has_no_result_is_said(store):
     ):
         with pytest.raises(NotFound, match=message):
             compare(store, "a", reference)
+
+
+def deployed(store, run_id, right, exactness="exact"):
+    """Put on the board that a run's file got so many of 10 images right."""
+    hits = ((1 << right) - 1 << (16 - right)).to_bytes(2, "big")
+    (headline,) = [one for one in store.results.evaluations(run_id) if one.headline]
+    counted = replace(headline, variant=DEPLOYED, headline=False, n_correct=right, hits=hits)
+    store.results.put_deployed(run_id, DeployedResult(counted, exactness, 1000 + right))
+
+
+def test_a_deployed_file_is_compared_as_a_side_of_its_own_and_the_newest_one_counts(store):
+    run_id = done(store, "a", 9)
+    with pytest.raises(NotFound, match=f"{run_id} has no deployed file on the board"):
+        compare(store, "a", "a:deployed")
+    deployed(store, run_id, 6, "settled")
+    deployed(store, run_id, 7)
+    found = compare(store, "a", "a:deployed")
+    assert found.difference == pytest.approx(20)
+    assert found.second.label == "a:deployed"
+    assert (found.rows[0].only_first, found.rows[0].only_second) == (2, 0)
+    kept = store.results.deployed(run_id)
+    assert (kept.exactness, kept.file_bytes, kept.evaluation.n_correct) == ("exact", 1007, 7)
+    with pytest.raises(NotFound, match="after `:` only `deployed` can stand"):
+        compare(store, "a", "a:other")
+
+
+def test_the_board_shows_a_deployed_file_beside_the_headline_which_stays_as_it_was(store):
+    run_id = done(store, "a", 9)
+    before = store.results.get(run_id)
+    deployed(store, run_id, 7)
+    (row,) = store.results.board_rows()
+    assert (row.n_correct, row.n_correct_deployed, row.exactness) == (9, 7, "exact")
+    assert (row.file_bytes, row.size_bytes) == (1007, before.size_bytes)
+    after = store.results.get(run_id)
+    assert replace(after, evaluations=before.evaluations) == before
+    assert [one.variant for one in after.evaluations] == [DEPLOYED, "raw"]
+    with pytest.raises(NotFound, match="has no result"):
+        store.results.put_deployed("nosuch", store.results.deployed(run_id))
