@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lsqctl.deploy.forms import FORMS
 from lsqctl.run import JsonObject
 from lsqctl.text import pluralize
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from lsqctl.deploy.tracing import Pixels
 
 _MEANINGS = {
-    ".onnx": "integers in ONNX: every quantized layer is a product of codes",
+    **{info.file: info.description for info in FORMS.values()},
     ".npz": "images (bytes, or fp32 where the model takes those) and the reference's logits",
     "config.json": "architecture and preprocessing, in timm's layout",
 }
@@ -100,20 +101,23 @@ def check_lines(report: JsonObject) -> list[str]:
     lines += [f"In float: `{name}`, {reason}." for name, reason in floats.items()]
     for name, form in report["forms"].items():
         lines += ["", *_form_lines(name, form)]
+    for name, reason in report["left_out"].items():
+        lines += ["", f"{name} was left out: {reason}."]
     return lines
 
 
 def _form_lines(name: str, form: JsonObject) -> list[str]:
-    images, codes = pluralize(form["images"], "image"), f"{form['codes']:,} codes"
+    sizes = _size_lines(form)
+    if "not_run" in form:
+        return [f"{name} ({form['runtime']}) was not run: {form['not_run']}.", *sizes]
+    images = pluralize(form["images"], "image")
+    codes = f", {form['codes']:,} codes" if form["codes"] else ""
     if not form["codes_differing"] and not form["logits_differing"]:
-        found = "equal to the integer reference in every code and every bit of the logits"
+        every_code = "every code and " if form["codes"] else ""
+        found = f"equal to the integer reference in {every_code}every bit of the logits"
     else:
-        found = (
-            f"{form['codes_differing']:,} codes differ from the integer reference, in "
-            f"{pluralize(form['images_differing'], 'image')}; "
-            f"{pluralize(form['predictions_differing'], 'prediction')} differ"
-        )
-    lines = [f"{name} ({form['runtime']}), {images}, {codes}: {found}."]
+        found = _difference(form)
+    lines = [f"{name} ({form['runtime']}), {images}{codes}: {found}."]
     if form["labelled"]:
         lines.append(f"Right: {form['right']} of {form['labelled']}.")
     lines += [
@@ -121,21 +125,29 @@ def _form_lines(name: str, form: JsonObject) -> list[str]:
         f"expected code {one['expected']}, found {one['found']}."
         for one in form["first_differences"]
     ]
-    return lines
+    return [*lines, *sizes]
+
+
+def _difference(form: JsonObject) -> str:
+    n_predictions = pluralize(form["predictions_differing"], "prediction")
+    if not form["codes"]:
+        n_logits = pluralize(form["logits_differing"], "logit")
+        return f"{n_logits} differ from the integer reference in a bit; {n_predictions} differ"
+    return (
+        f"{form['codes_differing']:,} codes differ from the integer reference, in "
+        f"{pluralize(form['images_differing'], 'image')}; {n_predictions} differ"
+    )
+
+
+def _size_lines(form: JsonObject) -> list[str]:
+    if "flash_bytes" not in form:
+        return []
+    return [f"Flash {form['flash_bytes']:,} bytes, RAM {form['ram_bytes']:,} bytes (-Os)."]
 
 
 def _snippet(report: JsonObject) -> list[str]:
-    file = report["forms"]["exact"]["file"]
-    return [
-        "With onnxruntime and numpy alone:",
-        "",
-        "```python",
-        "import numpy as np",
-        "import onnxruntime",
-        "",
-        'expected = np.load("expected.npz")',
-        f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-        'logits = session.run(["logits"], {"images": expected["images"]})[0]',
-        'print((logits == expected["logits"]).all(), logits.argmax(1))',
-        "```",
-    ]
+    lines: list[str] = []
+    for name in dict.fromkeys(entry["form"] for entry in report["forms"].values()):
+        info = FORMS[name]
+        lines += [f"{name}:", "", "```python", *info.usage.format(file=info.file).splitlines(), "```", ""]
+    return lines[:-1]

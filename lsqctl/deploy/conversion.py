@@ -7,30 +7,33 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
-from lsqctl.deploy.checking import CheckCounts, Checker, differing_bits
-from lsqctl.deploy.exact import ExactForm, pair_bound
-from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
+from lsqctl.deploy.checking import CheckCounts, Comparison, reference_answers
+from lsqctl.deploy.exact import pair_bound
+from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, unlike_images, write_folder
+from lsqctl.deploy.forms import FORMS, Answers, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.onnx_graph import export, write_onnx
-from lsqctl.deploy.runtime import PACKAGES, Array, require
+from lsqctl.deploy.runtime import Array, missing_packages
+from lsqctl.deploy.source import FormSource
 from lsqctl.deploy.tracing import Pixels, trace
-from lsqctl.errors import UsageError
+from lsqctl.errors import DataError, UsageError
 from lsqctl.run import JsonObject
 
-EXACT_FILE = "model.onnxruntime.onnx"
 ARITHMETIC = "lsq-integer-1"  # docs/arithmetic.md
 EXPECTED_IMAGES = 64
+EVERY_FORM = "all"
+_VERSIONED = "torch onnx onnxruntime numpy openvino qonnx safetensors".split()
 AVX2_PAIR = 32767  # what the sum of two products may reach without VNNI
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
@@ -38,23 +41,29 @@ Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of it: the folder, the counts of the check, and bytes on the disk by file."""
+    """What came of it: the folder, counts by form, and bytes on the disk by file.
+
+    ``counts`` are of the first form, ``left_out`` has the reason for each that was not possible.
+    """
 
     directory: Path
     counts: CheckCounts
     n_integer_layers: int
     float_layers: Mapping[str, str]
     file_bytes: Mapping[str, int]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to convert.
 
-    ``plain`` keeps to ONNX's standard operators; ``threads`` are those of the check; ``card`` is
-    what the folder says of the model's origin.
+    ``forms`` are those to write, ``all`` as many as are possible. ``plain`` keeps to ONNX's
+    standard operators; ``threads`` are those of the check; ``card`` is what the folder says of the
+    model's origin.
     """
 
+    forms: tuple[str, ...] = ("exact",)
     plain: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
@@ -81,29 +90,117 @@ def convert(
     """
     directory, options = Path(directory), options or Options()
     check_free(directory)
-    require(*PACKAGES)
+    check_forms(options.forms)
     stream = iter(batches)
     first = next(stream, None)
     if first is None:
         raise UsageError("a deployment is checked on images, and there are none")
     network = trace(model, tuple(first[0].shape[1:]), pixels)
-    proto, taps = write_onnx(
-        export(network), ExactForm(network, options.plain), options.card.metadata()
-    )
-    file = proto.SerializeToString(deterministic=True)
+    source = FormSource(network, options.card.metadata(), plain=options.plain)
+    written, left_out = _write(source, options.forms)
+    checks = [_Check(network, *one) for one in _opened(written, options.threads)]
     expected = _Expected()
-    checker = Checker(network, file, taps, threads=options.threads)
     for images, labels in _chained(first, stream):
-        expected.add(images, *checker.add(images, labels))
-    files = {EXACT_FILE: file, EXPECTED: expected.npz(), "config.json": b""}
-    report = _report(network, checker.counts, taps, expected.n_differing, options.plain)
+        reference = reference_answers(network, images)
+        expected.add(images, reference)
+        for check in checks:
+            check.add(images, reference, labels)
+    report = _report(network, written, checks) | {"left_out": left_out}
+    files = {FORMS[name].file: one.data for name, one in written.items()}
+    files |= {EXPECTED: expected.npz(), "config.json": b""}
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
-    return Conversion(directory, checker.counts, len(network.layers), network.float_layers, sizes)
+    n_layers, floats = len(network.layers), network.float_layers
+    return Conversion(directory, checks[0].counts, n_layers, floats, sizes, left_out)
+
+
+def check_forms(names: Iterable[str]) -> None:
+    """Raise NotFound for a form that nobody knows, UsageError where its packages are missing."""
+    for name in names:
+        if name != EVERY_FORM and (missing := _missing(name)):
+            raise UsageError(f"the form {name}: {missing}")
+
+
+def _missing(name: str) -> str:
+    info = FORMS.find(name)
+    return missing_packages(*info.packages.split(), extra=info.extra)
+
+
+def _write(
+    source: FormSource, names: tuple[str, ...]
+) -> tuple[dict[str, WrittenForm], dict[str, str]]:
+    """Return the files by form, and why others are not among them: with ``all``, that is no error."""
+    written, left_out = {}, {}
+    for name in FORMS if EVERY_FORM in names else dict.fromkeys(names):
+        if EVERY_FORM in names and (missing := _missing(name)):
+            left_out[name] = missing
+            continue
+        form: Form = FORMS.load(name)()
+        try:
+            written[name] = form.write(source)
+        except DataError as error:
+            if EVERY_FORM not in names:
+                raise
+            left_out[name] = str(error)
+    return written, left_out
+
+
+def _opened(
+    written: Mapping[str, WrittenForm], threads: int
+) -> Iterator[tuple[str, Runner | Unavailable]]:
+    """Yield each form in each of its runtimes; we wrote its code, so it may run."""
+    for name, one in written.items():
+        form: Form = FORMS.load(name)()
+        for runner in form.runners(one, name=FORMS[name].file, threads=threads, trusted=True):
+            yield name, runner
+
+
+class _Check:
+    """One form in one runtime: its comparison with the reference, or why there is none."""
+
+    def __init__(self, network: Network, form: str, runner: Runner | Unavailable) -> None:
+        self.form, self.runner = form, runner
+        self._comparison = Comparison(network)
+        self.n_expected_differing = 0
+
+    @property
+    def counts(self) -> CheckCounts:
+        return self._comparison.counts
+
+    def add(self, images: Tensor, reference: Answers, labels: Tensor | None) -> None:
+        """Compare as many of a batch as the runtime is asked for."""
+        runner, n_before = self.runner, self.counts.n_images
+        if isinstance(runner, Unavailable):
+            return
+        limit = len(images) if runner.max_images is None else max(0, runner.max_images - n_before)
+        if limit == 0:
+            return
+        found = runner.answer(images[:limit].numpy())
+        part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
+        self._comparison.compare(part, found, None if labels is None else labels[:limit])
+        wanted = slice(max(0, EXPECTED_IMAGES - n_before))
+        unlike = unlike_images(
+            part.logits[wanted], found.logits[wanted], bits=runner.promises_bits
+        )
+        self.n_expected_differing += int(unlike.sum())
+
+    def as_json(self, written: WrittenForm) -> JsonObject:
+        """Return what the report says of it."""
+        entry = {
+            "form": self.form,
+            "file": FORMS[self.form].file,
+            "bytes": len(written.data),
+            "runtime": self.runner.runtime,
+            **written.details,
+        }
+        if isinstance(self.runner, Unavailable):
+            return {**entry, "not_run": self.runner.reason, "expected_differing": 0}
+        counts = counts_json(self.counts)
+        return {**entry, "expected_differing": self.n_expected_differing, **counts}
 
 
 def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:
@@ -112,19 +209,17 @@ def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:
 
 
 class _Expected:
-    """The first images and their reference logits, and how many the file answers otherwise."""
+    """The first images and their reference logits."""
 
     def __init__(self) -> None:
         self._images: list[Array] = []
         self._logits: list[Array] = []
-        self.n_differing = 0
 
-    def add(self, images: Tensor, reference: Array, logits: Array) -> None:
+    def add(self, images: Tensor, reference: Answers) -> None:
         """Keep of a batch what is still wanted."""
         wanted = slice(max(0, EXPECTED_IMAGES - sum(map(len, self._images))))
-        self.n_differing += int(differing_bits(reference[wanted], logits[wanted]).any(1).sum())
         self._images.append(images[wanted].numpy())
-        self._logits.append(reference[wanted])
+        self._logits.append(reference.logits[wanted])
 
     @property
     def n_classes(self) -> int:
@@ -136,13 +231,10 @@ class _Expected:
 
 
 def _report(
-    network: Network,
-    counts: CheckCounts,
-    taps: Mapping[str, str],
-    expected_differing: int,
-    plain: bool,
+    network: Network, written: Mapping[str, WrittenForm], checks: Sequence[_Check]
 ) -> JsonObject:
     """Return what ``check.json`` says beside the digests."""
+    taps = written["exact"].taps if "exact" in written else {}
     layers = [
         {
             "name": name,
@@ -153,17 +245,17 @@ def _report(
         }
         for name, layer in network.layers.items()
     ]
-    exact = {
-        "file": EXACT_FILE,
-        "runtime": "onnxruntime",
-        "operators": "standard" if plain else "standard and com.microsoft",
-        "expected_differing": expected_differing,
-        **counts_json(counts),
+    first_runtimes = {check.form: check.runner.runtime for check in reversed(checks)}
+    entries = {
+        check.form
+        if first_runtimes[check.form] == check.runner.runtime
+        else f"{check.form}, {check.runner.runtime}": check.as_json(written[check.form])
+        for check in checks
     }
     return {
         "schema_version": 1,
         "arithmetic": ARITHMETIC,
-        "forms": {"exact": exact},
+        "forms": entries,
         "integer_layers": layers,
         "float_layers": dict(network.float_layers),
         "versions": _versions(),
@@ -189,13 +281,9 @@ def counts_json(counts: CheckCounts) -> JsonObject:
 
 
 def _versions() -> dict[str, str]:
-    import onnx
-    import onnxruntime
-
-    return {
-        "lsqctl": lsqctl.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-    }
+    """Return the versions of what writes and runs the files, as far as it is installed."""
+    versions = {"lsqctl": lsqctl.__version__}
+    for package in _VERSIONED:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

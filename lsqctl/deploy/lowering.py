@@ -68,7 +68,7 @@ class _Lowering:
             self._take_quantized(node, name, shape)
             return
         kind = str(node.target).removeprefix("aten.").partition(".")[0]
-        if kind in _SAME:
+        if kind in _SAME or (kind == "slice" and _is_whole(node)):
             self._numbers[node.name] = self._number(node.args[0])
         elif kind in _RESHAPED:
             self._add(node, "reshape", shape)
@@ -242,6 +242,12 @@ def _mean_of_all(node: Node, shape: Shape) -> Taken:
     kernel = list(source[1:])
     settings = {"kernel": kernel, "stride": kernel, "padding": [0, 0], "dilation": [1, 1]}
     return "mean_pool", (shape[0], 1, 1), settings
+
+
+def _is_whole(node: Node) -> bool:
+    """Return whether a slice takes everything, as those of the batch do."""
+    (source, *_), step = node.all_input_nodes, [*node.args, *(0, 0, 0, 1)[len(node.args) - 1 :]][4]
+    return step == 1 and _image_shape(node) == _image_shape(source)
 
 
 def _slice(node: Node, shape: Shape) -> Taken:

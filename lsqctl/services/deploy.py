@@ -38,25 +38,26 @@ def deploy_run(
     run_ref: str,
     directory: Path,
     *,
+    forms: tuple[str, ...] = ("exact",),
     check: int | None = None,
     plain: bool = False,
     threads: int = 1,
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
 
-    ``check`` is how many images of the evaluation split are compared, None all. Raises NotFound
+    ``forms`` are those to write. ``check`` is how many images of the evaluation split are compared, None all. Raises NotFound
     for a run without a result, DataError for a damaged checkpoint, a missing dataset or a layer
     that has no integer form, UsageError where the folder exists; nothing is written then.
     """
     from lsqctl.deploy import Options, convert
+    from lsqctl.deploy.conversion import check_forms
     from lsqctl.deploy.folder import check_free
-    from lsqctl.deploy.runtime import PACKAGES, require
     from lsqctl.recipe import load_stored
     from lsqctl.training.restore import restore_model, verify_recorded_checkpoint
     from lsqctl.worker.inputs import current_location
 
     check_free(directory)
-    require(*PACKAGES)
+    check_forms(forms)
     detail = store.runs.detail(store.runs.resolve(run_ref).id)
     result, headline = _headline(store, detail)
     recipe = load_stored(detail.recipe)
@@ -71,7 +72,7 @@ def deploy_run(
         directory,
         _batches(pipeline, check),
         pixels=_pixels(pipeline),
-        options=Options(plain=plain, threads=threads, card=card),
+        options=Options(forms, plain, threads=threads, card=card),
     )
     return Deployment(detail.run.id, detail.run.name, headline, conversion)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMPILER = "cc"
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
+SMALL = ("-Os", "-fno-asynchronous-unwind-tables")  # as firmware is compiled
 _IN_PLACE = ("layer", "quantize", "clamp", "add", "sub", "mul", "div", "reshape")
 _SHORT = 32767
 
@@ -108,7 +109,7 @@ def compile_c(data: bytes, folder: Path, *flags: str, name: str = "model.c") -> 
 def section_sizes(data: bytes) -> JsonObject:
     """Return flash and RAM in bytes (code and constants; variables) of the object at -Os."""
     with tempfile.TemporaryDirectory(prefix="lsqctl-c-") as folder:
-        compiled = compile_c(data, Path(folder), "-Os", "-c")
+        compiled = compile_c(data, Path(folder), *SMALL, "-c")
         found = subprocess.run(["size", str(compiled)], capture_output=True, text=True, check=False)
     numbers = re.findall(r"^\s*(\d+)\s+(\d+)\s+(\d+)", found.stdout, re.MULTILINE)
     if not numbers:
@@ -120,30 +121,26 @@ def section_sizes(data: bytes) -> JsonObject:
 def c_text(program: Program, title: str) -> str:
     """Return a network as C: tables, the functions that it needs, and one call an operation."""
     arena = _Arena(program)
-    kinds = {one.kind for one in program.operations}
-    template = files("lsqctl.deploy.forms").joinpath("runtime.c").read_text("utf-8")
-    functions = [
-        text
-        for kind, text in re.findall(r"^/\* kind: (\w+) \*/\n(.*?)(?=^/\* kind|\Z)", template, re.M | re.S)
-        if kind in kinds or kind in {_FAMILIES.get(one) for one in kinds}
-    ]
     layers = [one for one in program.operations if one.kind == "layer"]
+    predict = _predict(program, arena, layers)
     parts = [
         _head(program, title, layers),
         f"static float lsq_values[{arena.size}];\n",
         *(_buffers(program, layers) if layers else ()),
-        *functions,
+        *_functions(predict),
         *_tables(program, layers),
-        _predict(program, arena, layers),
+        predict,
     ]
     return "\n".join(parts)
 
 
-_FAMILIES = {
-    **dict.fromkeys(("add", "sub", "mul", "div"), "binary"),
-    **dict.fromkeys(("max_pool", "mean_pool"), "pool"),
-    **dict.fromkeys(("layer", "quantize"), "code"),
-}
+def _functions(calls: str) -> Iterator[str]:
+    """Yield the functions that are called, in the order of their file; the first serves others."""
+    template = files("lsqctl.deploy.forms").joinpath("runtime.c").read_text("utf-8")
+    for number, text in enumerate(template.split("/* next */\n")):
+        (*_, name) = re.findall(r"^static \w+ (\w+)\(", text, re.MULTILINE)
+        if f"{name}(" in calls or (number == 0 and re.search(r"lsq_(layer_run|quantize)\(", calls)):
+            yield text
 
 
 def _head(program: Program, title: str, layers: Sequence[Operation]) -> str:
@@ -191,6 +188,10 @@ class _Arena:
         self._place(0, int(np.prod(program.input_shape)))
         for index, operation in enumerate(program.operations):
             dying = [n for n in set(operation.inputs) if last_use[n] == index]
+            if operation.kind == "reshape" and dying:
+                self.offsets[index + 1] = self.offsets[dying[0]]
+                self._live[index + 1] = self._live.pop(dying[0])
+                continue
             before = dying if operation.kind in _IN_PLACE else []
             for number in before:
                 self._live.pop(number, None)
@@ -221,7 +222,8 @@ def _tables(program: Program, layers: Sequence[Operation]) -> Iterator[str]:
         yield _wrapped(f"static const unsigned char w{number}[{len(packed)}] = {{", map(str, packed))
         for key in ("scale", "shift"):
             values = program.tensors[f"{one.name}.{key}"]
-            yield f"static const float {key}{number}[{values.size}] = {{{_floats(values)}}};"
+            words = map(_float, values.reshape(-1).tolist())
+            yield _wrapped(f"static const float {key}{number}[{values.size}] = {{", words)
     if layers:
         rows = ",\n".join(_layer_row(program, n, one) for n, one in enumerate(layers))
         yield f"static const lsq_layer lsq_layers[{len(layers)}] = {{\n{rows}\n}};\n"
@@ -259,18 +261,25 @@ def _floats(values: Array) -> str:
 
 def _float(value: object) -> str:
     """Return an fp32 number in hexadecimal, which C reads without rounding."""
-    return f"{float(value).hex()}f"  # type: ignore[arg-type]
+    return re.sub(r"\.?0*p", "p", float(value).hex()) + "f"  # type: ignore[arg-type]
 
 
 def _predict(program: Program, arena: _Arena, layers: Sequence[Operation]) -> str:
-    lines = []
+    lines: list[str] = []
+    tables: list[str] = []
     for number, one in enumerate(program.operations, 1):
+        y = _at(arena, number)
+        if one.kind == "reshape" and y == _at(arena, one.inputs[0]):
+            continue
+        table = _parameters(program, one)
+        if table:
+            tables.append(f"static const short p{number}[] = {{{', '.join(map(str, table))}}};\n")
         call = _call(program, one, arena, layers)
-        if call:
-            lines.append(f"    {call.replace('@', _at(arena, number))}")
+        lines.append(f"    {call.replace('@', y).replace('#', f'p{number}')}")
     size = int(np.prod(program.input_shape))
     n_logits, last = program.operations[-1].size, _at(arena, len(program.operations))
     return (
+        "".join(tables) + "\n"
         "void lsq_predict(const lsq_pixel *image, float *logits)\n{\n    int i;\n"
         f"    for (i = 0; i < {size}; i++)\n        {_at(arena, 0)}[i] = (float)image[i];\n"
         + "\n".join(lines)
@@ -285,8 +294,6 @@ def _at(arena: _Arena, number: int) -> str:
 def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Operation]) -> str:
     """Return the statement of one operation; @ stands for where its output goes."""
     x, *others = (_at(arena, number) for number in one.inputs)
-    channels, height, width = one.shape
-    source = program.shape(one.inputs[0])
     if one.kind == "layer":
         return f"lsq_layer_run(lsq_layers + {layers.index(one)}, {x}, @);"
     if one.kind in ("add", "sub", "mul", "div"):
@@ -305,11 +312,21 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
         ends_text = f"{one.number('low')}, {one.number('high')}"
         return f"lsq_quantize({x}, @, {one.size}, {step}, {offset}, {ends_text});"
     if one.kind == "reshape":
-        return "" if x == "@" else f"lsq_copy({x}, @, {one.size});"
-    if one.kind in ("max_pool", "mean_pool"):
-        numbers = [int(one.kind == "mean_pool"), channels, *source[1:], height, width]
-        numbers += [n for key in ("kernel", "stride", "padding", "dilation") for n in one.numbers(key)]
-        return f"lsq_pool({x}, @, (const short[]){{{', '.join(map(str, numbers))}}});"
-    keys = ("start", "step") if one.kind == "slice" else ("before",)
-    numbers = [*source, *one.shape, *(n for key in keys for n in one.numbers(key))]
-    return f"lsq_{one.kind}({x}, @, (const short[]){{{', '.join(map(str, numbers))}}});"
+        return f"lsq_copy({x}, @, {one.size});"
+    family = "pool" if one.kind.endswith("pool") else one.kind
+    return f"lsq_{family}({x}, @, #);"
+
+
+def _parameters(program: Program, one: Operation) -> list[int]:
+    """Return the whole numbers that an operation reads from a table; none for most kinds."""
+    source = program.shape(one.inputs[0])
+    keys = {
+        "max_pool": ("kernel", "stride", "padding", "dilation"),
+        "mean_pool": ("kernel", "stride", "padding", "dilation"),
+        "slice": ("start", "step"),
+        "pad": ("before",),
+    }.get(one.kind, ())
+    settings = [number for key in keys for number in one.numbers(key)]
+    if one.kind.endswith("pool"):
+        return [int(one.kind == "mean_pool"), *source, *one.shape[1:], *settings]
+    return [*source, *one.shape, *settings] if settings else []

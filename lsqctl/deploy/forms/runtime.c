@@ -1,4 +1,3 @@
-/* kind: code */
 static int lsq_code(float x, float step, float offset, int low, int high)
 {
     volatile float moved = x - offset; /* volatile: no two operations are fused into one */
@@ -12,7 +11,7 @@ static int lsq_code(float x, float step, float offset, int low, int high)
     return (int)(shifted - 12582912.0f);
 }
 
-/* kind: quantize */
+/* next */
 static void lsq_quantize(const float *x, float *y, int n, float step, float offset, int low, int high)
 {
     int i;
@@ -22,7 +21,7 @@ static void lsq_quantize(const float *x, float *y, int n, float step, float offs
     }
 }
 
-/* kind: layer */
+/* next */
 typedef struct {
     const unsigned char *weights; /* codes of `bits` bits, the lowest bit first */
     const float *scale, *shift;
@@ -76,7 +75,7 @@ static void lsq_layer_run(const lsq_layer *l, const float *x, float *y)
     }
 }
 
-/* kind: binary */
+/* next */
 static void lsq_binary(char kind, const float *x, const float *other, float *y, int n, int area, int m)
 {
     int i;
@@ -86,7 +85,7 @@ static void lsq_binary(char kind, const float *x, const float *other, float *y, 
     }
 }
 
-/* kind: clamp */
+/* next */
 static void lsq_clamp(const float *x, float *y, int n, float low, float high)
 {
     int i;
@@ -94,7 +93,7 @@ static void lsq_clamp(const float *x, float *y, int n, float low, float high)
         y[i] = x[i] < low ? low : x[i] > high ? high : x[i];
 }
 
-/* kind: pool */
+/* next */
 static void lsq_pool(const float *x, float *y, const short *p)
 {
     const short is_mean = p[0], channels = p[1], in_height = p[2], in_width = p[3];
@@ -117,7 +116,7 @@ static void lsq_pool(const float *x, float *y, const short *p)
             }
 }
 
-/* kind: slice */
+/* next */
 static void lsq_slice(const float *x, float *y, const short *p)
 {
     int o, r, c;
@@ -127,7 +126,7 @@ static void lsq_slice(const float *x, float *y, const short *p)
                 *y++ = x[((p[6] + o * p[9]) * p[1] + p[7] + r * p[10]) * p[2] + p[8] + c * p[11]];
 }
 
-/* kind: pad */
+/* next */
 static void lsq_pad(const float *x, float *y, const short *p)
 {
     int o, r, c;
@@ -139,7 +138,7 @@ static void lsq_pad(const float *x, float *y, const short *p)
             }
 }
 
-/* kind: reshape */
+/* next */
 static void lsq_copy(const float *x, float *y, int n)
 {
     int i;
