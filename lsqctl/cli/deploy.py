@@ -131,7 +131,9 @@ def check(
 
     verdict = check_folder(directory, threads=threads, trusted=compile_)
     if json:
-        print_json({"directory": str(directory), "problems": verdict.problems, "not_run": verdict.not_run})
+        print_json(
+            {"directory": str(directory), "problems": verdict.problems, "not_run": verdict.not_run}
+        )
     else:
         _print_verdict(verdict)
     if verdict.problems:

@@ -149,5 +149,12 @@ def _snippet(report: JsonObject) -> list[str]:
     lines: list[str] = []
     for name in dict.fromkeys(entry["form"] for entry in report["forms"].values()):
         info = FORMS[name]
-        lines += [f"{name}:", "", "```python", *info.usage.format(file=info.file).splitlines(), "```", ""]
+        lines += [
+            f"{name}:",
+            "",
+            "```python",
+            *info.usage.format(file=info.file).splitlines(),
+            "```",
+            "",
+        ]
     return lines[:-1]

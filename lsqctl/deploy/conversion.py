@@ -133,7 +133,7 @@ def _missing(name: str) -> str:
 def _write(
     source: FormSource, names: tuple[str, ...]
 ) -> tuple[dict[str, WrittenForm], dict[str, str]]:
-    """Return the files by form, and why others are not among them: with ``all``, that is no error."""
+    """Return the files by form, and why others are left out, which ``all`` allows."""
     written, left_out = {}, {}
     for name in FORMS if EVERY_FORM in names else dict.fromkeys(names):
         if EVERY_FORM in names and (missing := _missing(name)):
@@ -183,9 +183,7 @@ class _Check:
         part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
         self._comparison.compare(part, found, None if labels is None else labels[:limit])
         wanted = slice(max(0, EXPECTED_IMAGES - n_before))
-        unlike = unlike_images(
-            part.logits[wanted], found.logits[wanted], bits=runner.promises_bits
-        )
+        unlike = unlike_images(part.logits[wanted], found.logits[wanted], bits=runner.promises_bits)
         self.n_expected_differing += int(unlike.sum())
 
     def as_json(self, written: WrittenForm) -> JsonObject:

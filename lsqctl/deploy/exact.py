@@ -108,6 +108,7 @@ def _scaled(graph: GraphWriter, accumulators: str, scale: str, shift: str) -> st
 
 
 def add_padding(graph: GraphWriter, layer: IntegerLayer, codes: str, *, channels_last: bool) -> str:
+    """Add the padding of a convolution: codes of zero, or of the image itself."""
     assert layer.window is not None
     window = layer.window
     if not any(amount for pair in window.padding for amount in pair):

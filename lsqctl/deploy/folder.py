@@ -117,8 +117,8 @@ def check_folder(directory: Path, *, threads: int = 1, trusted: bool = False) ->
     readable report.
     """
     report = read_report(directory)
-    problems = list(_changed_files(directory, report["sha256"]))
-    images, logits = _read_expected(directory)
+    problems = list(changed_files(directory, report["sha256"]))
+    images, logits = read_expected(directory)
     models, not_run = [], []
     for entry in report["forms"].values():
         path = directory / entry["file"]
@@ -139,9 +139,7 @@ def check_folder(directory: Path, *, threads: int = 1, trusted: bool = False) ->
     )
 
 
-def _runner(
-    path: Path, entry: JsonObject, *, threads: int, trusted: bool
-) -> Runner | Unavailable:
+def _runner(path: Path, entry: JsonObject, *, threads: int, trusted: bool) -> Runner | Unavailable:
     """Return a file in the runtime in which it was checked when it was written."""
     written = WrittenForm(path.read_bytes())
     a_form: Form = FORMS.load(entry["form"])()
@@ -151,7 +149,8 @@ def _runner(
     return Unavailable(entry["runtime"], "this version knows no such runtime")
 
 
-def _changed_files(directory: Path, digests: Mapping[str, str]) -> Iterator[str]:
+def changed_files(directory: Path, digests: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with each file that is not as it was written."""
     for name, digest in digests.items():
         path = directory / name
         if not path.is_file():
@@ -160,7 +159,8 @@ def _changed_files(directory: Path, digests: Mapping[str, str]) -> Iterator[str]
             yield f"{path} has changed: its sha256 is {found}, {CHECK} says {digest}"
 
 
-def _read_expected(directory: Path) -> tuple[Array, Array]:
+def read_expected(directory: Path) -> tuple[Array, Array]:
+    """Return the expected images and logits.  Raises DataError."""
     path = directory / EXPECTED
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -186,7 +186,9 @@ def _compare(
     unequal = unlike_images(wanted, logits, bits=runner.promises_bits)
     allowed = int(entry["expected_differing"])
     n_unequal = int(unequal.sum())
-    if n_unequal == allowed or (not runner.promises_bits and n_unequal <= allowed + len(wanted) // 4):
+    if n_unequal == allowed or (
+        not runner.promises_bits and n_unequal <= allowed + len(wanted) // 4
+    ):
         return
     first = int(np.flatnonzero(unequal)[0]) if n_unequal else 0
     yield (

@@ -65,8 +65,8 @@ class Operation:
 class Program:
     """All operations of a network in their order; the last one's output is the logits.
 
-    ``tensors`` are by name: of a layer NAME ``NAME.codes`` (uint8, packed: ``pack``), ``NAME.scale``
-    and ``NAME.shift`` (O) in fp32; constants (C) or (1). ``takes_bytes`` says what an image is.
+    ``tensors`` are by name: of a layer NAME ``NAME.codes`` (uint8: ``pack``), ``NAME.scale`` and
+    ``NAME.shift`` (O) in fp32; constants (C) or (1). ``takes_bytes`` says what an image is.
     """
 
     input_shape: tuple[int, int, int]
@@ -121,7 +121,9 @@ def unpack(packed: Array, bits: int, count: int) -> NDArray[np.int16]:
     """Return the first ``count`` codes of what ``pack`` gave."""
     rows = np.unpackbits(packed.astype(np.uint8), count=bits * count, bitorder="little")
     codes = rows.reshape(count, bits) @ (1 << np.arange(bits))
-    signed: NDArray[np.int16] = np.where(codes >> (bits - 1), codes - (1 << bits), codes).astype("i2")
+    signed: NDArray[np.int16] = np.where(codes >> (bits - 1), codes - (1 << bits), codes).astype(
+        "i2"
+    )
     return signed
 
 

@@ -45,9 +45,10 @@ def deploy_run(
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
 
-    ``forms`` are those to write. ``check`` is how many images of the evaluation split are compared, None all. Raises NotFound
-    for a run without a result, DataError for a damaged checkpoint, a missing dataset or a layer
-    that has no integer form, UsageError where the folder exists; nothing is written then.
+    ``forms`` are those to write; ``check`` is how many images of the evaluation split are compared,
+    None all. Raises NotFound for a run without a result, DataError for a damaged checkpoint, a
+    missing dataset or a layer that has no integer form, UsageError where the folder exists; nothing
+    is written then.
     """
     from lsqctl.deploy import Options, convert
     from lsqctl.deploy.conversion import check_forms

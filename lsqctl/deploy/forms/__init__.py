@@ -54,7 +54,7 @@ class FormInfo:
 
 @dataclass(frozen=True, slots=True)
 class WrittenForm:
-    """A file as bytes; ``taps`` names, by edge, what holds its codes; ``details`` go to the report."""
+    """A file; ``taps`` names, by edge, what holds its codes; ``details`` go to the report."""
 
     data: bytes
     taps: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class WrittenForm:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a network says of a batch: logits (B, classes), and codes by edge where they are seen."""
+    """What a network says of a batch: logits (B, classes), and by edge the codes that it shows."""
 
     logits: Array
     codes: Mapping[str, Codes] = field(default_factory=dict)

@@ -41,7 +41,8 @@ import ctypes
 import subprocess
 import numpy as np
 
-subprocess.run(["cc", "-std=c99", "-O2", "-shared", "-fPIC", "{file}", "-o", "model.so"], check=True)
+command = ["cc", "-std=c99", "-O2", "-shared", "-fPIC", "{file}", "-o", "model.so"]
+subprocess.run(command, check=True)
 predict = ctypes.CDLL("./model.so").lsq_predict
 expected = np.load("expected.npz")
 logits = np.zeros_like(expected["logits"])
@@ -149,14 +150,14 @@ def _head(program: Program, title: str, layers: Sequence[Operation]) -> str:
     return (
         f"/* {_comment(title)}\n"
         " *\n"
-        f" * lsq_predict takes an image of {channels} x {height} x {width} ({kind}, channels first)\n"
-        f" * and gives {program.operations[-1].size} logits. {len(layers)} layers are sums of integers;"
-        " every float\n"
-        " * operation rounds once to fp32, so the logits are the same on every machine with IEEE 754\n"
-        " * floats. One call at a time: the buffers are static.\n"
+        f" * lsq_predict takes {channels} x {height} x {width} of {kind}, channels first,\n"
+        f" * and gives {program.operations[-1].size} logits. {len(layers)} layers are sums of"
+        " integers; every float operation\n"
+        " * rounds once to fp32, so the logits are the same on every machine with IEEE 754 floats.\n"
+        " * One call at a time: the buffers are static.\n"
         " */\n"
         "#include <float.h>\n#include <stdint.h>\n\n"
-        '#if defined(__FAST_MATH__) || FLT_EVAL_METHOD == 2\n'
+        "#if defined(__FAST_MATH__) || FLT_EVAL_METHOD == 2\n"
         '#error "this file needs fp32 operations that round once each: no -ffast-math, no x87"\n'
         "#endif\n\n"
         f"typedef {kind} lsq_pixel;\n"
@@ -203,7 +204,9 @@ class _Arena:
     def _place(self, number: int, size: int) -> None:
         """Take the lowest gap; an element-wise operation may write where it has read."""
         offset = 0
-        for begin, end in sorted((self.offsets[n], self.offsets[n] + s) for n, s in self._live.items()):
+        for begin, end in sorted(
+            (self.offsets[n], self.offsets[n] + s) for n, s in self._live.items()
+        ):
             if offset + size <= begin:
                 break
             offset = max(offset, end)
@@ -217,9 +220,14 @@ def _tables(program: Program, layers: Sequence[Operation]) -> Iterator[str]:
         if name not in own:
             yield f"static const float {name}[{values.size}] = {{{_floats(values)}}};\n"
     for number, one in enumerate(layers):
-        packed = [*program.tensors[f"{one.name}.codes"].tolist(), 0]  # one more, that is read with the last
+        packed = [
+            *program.tensors[f"{one.name}.codes"].tolist(),
+            0,
+        ]  # one more, that is read with the last
         yield f"/* {_comment(one.name)} */"
-        yield _wrapped(f"static const unsigned char w{number}[{len(packed)}] = {{", map(str, packed))
+        yield _wrapped(
+            f"static const unsigned char w{number}[{len(packed)}] = {{", map(str, packed)
+        )
         for key in ("scale", "shift"):
             values = program.tensors[f"{one.name}.{key}"]
             words = map(_float, values.reshape(-1).tolist())
@@ -235,14 +243,25 @@ def _layer_row(program: Program, number: int, one: Operation) -> str:
     _, per_group, kernel_height, kernel_width = one.numbers("weight")
     top, _, left, _ = one.numbers("padding")
     sizes = [
-        *(per_group, in_height, in_width, channels, height, width, channels // one.number("groups")),
+        *(
+            per_group,
+            in_height,
+            in_width,
+            channels,
+            height,
+            width,
+            channels // one.number("groups"),
+        ),
         *(kernel_height, kernel_width, *one.numbers("stride"), top, left, *one.numbers("dilation")),
         *(one.number(key) for key in ("low", "high", "zero_code", "bits")),
     ]
     if max(sizes) > _SHORT:
-        raise DataError(f"the layer {one.name} has a size above {_SHORT}, which the form c cannot hold")
+        raise DataError(
+            f"the layer {one.name} has a size above {_SHORT}, which the form c cannot hold"
+        )
     step, offset = (_float(one.settings[key] or 0.0) for key in ("step", "offset"))
-    return f"{{w{number}, scale{number}, shift{number}, {step}, {offset}, {', '.join(map(str, sizes))}}}"
+    words = [f"w{number}", f"scale{number}", f"shift{number}", step, offset, *map(str, sizes)]
+    return f"{{{', '.join(words)}}}"
 
 
 def _wrapped(head: str, words: Iterator[str]) -> str:
@@ -297,15 +316,16 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
     if one.kind == "layer":
         return f"lsq_layer_run(lsq_layers + {layers.index(one)}, {x}, @);"
     if one.kind in ("add", "sub", "mul", "div"):
-        if others:
-            return f"lsq_binary('{one.kind[0]}', {x}, {others[0]}, @, {one.size}, 1, {one.size});"
-        name = str(one.settings["constant"])
-        n_constants = program.tensors[name].size
-        area = one.size // n_constants
-        return f"lsq_binary('{one.kind[0]}', {x}, {name}, @, {one.size}, {area}, {n_constants});"
+        other = others[0] if others else str(one.settings["constant"])
+        count = one.size if others else program.tensors[other].size
+        ends_text = f"{one.size}, {one.size // count}, {count}"
+        return f"lsq_binary('{one.kind[0]}', {x}, {other}, @, {ends_text});"
     if one.kind == "clamp":
         ends = [one.settings[key] for key in ("low", "high")]
-        low, high = (s if v is None else _float(v) for s, v in zip(("-FLT_MAX", "FLT_MAX"), ends, strict=True))
+        low, high = (
+            s if v is None else _float(v)
+            for s, v in zip(("-FLT_MAX", "FLT_MAX"), ends, strict=True)
+        )
         return f"lsq_clamp({x}, @, {one.size}, {low}, {high});"
     if one.kind == "quantize":
         step, offset = (_float(one.settings[key] or 0.0) for key in ("step", "offset"))

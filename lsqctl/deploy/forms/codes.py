@@ -21,7 +21,6 @@ PROGRAM = "lsqctl.program"
     file="model.safetensors",
     description="weight codes in as many bits as they have, with steps, scales and shifts in "
     "fp32; the operations between them stand in its metadata",
-    packages="safetensors",
     extra="",
     usage="""\
 import json

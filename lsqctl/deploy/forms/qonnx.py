@@ -89,7 +89,9 @@ class _Quant:
         if window is not None and window.pad_mode != "constant":
             raise DataError(f"the form qonnx has no {window.pad_mode} padding (layer {edge})")
         if window is None:
-            matrix = _quant(graph, graph.constant(np.ascontiguousarray(weight.T)), layer.weight_bits)
+            matrix = _quant(
+                graph, graph.constant(np.ascontiguousarray(weight.T)), layer.weight_bits
+            )
             out, shape = graph.add("MatMul", codes, matrix), (-1,)
         else:
             pads = [pair[side] for side in (0, 1) for pair in window.padding]
@@ -109,7 +111,9 @@ class _Quant:
                 group=window.groups,
             )
             shape = (1, -1, *(1,) * len(window.stride))
-        scale, shift = (graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift))
+        scale, shift = (
+            graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift)
+        )
         return graph.add("Add", graph.add("Mul", out, scale), shift)
 
 

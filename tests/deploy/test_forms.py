@@ -1,0 +1,313 @@
+"""Each form of a network gives the reference's logits in the runtimes that it is for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lsqctl.deploy import Options, convert
+from lsqctl.deploy.checking import Comparison, reference_answers
+from lsqctl.deploy.folder import check_folder, read_report, write_folder
+from lsqctl.deploy.forms import FORMS, Unavailable, WrittenForm, forms_markdown
+from lsqctl.deploy.forms.c import FLAGS
+from lsqctl.deploy.forms.codes import read_program
+from lsqctl.deploy.program import pack, unpack
+from lsqctl.deploy.source import FormSource
+from lsqctl.deploy.tracing import Pixels, trace
+from lsqctl.errors import DataError, NotFound, UsageError
+from lsqctl.models.factory import build_model
+from lsqctl.quant import LayerOverride, QuantSpec, calibrate, prepare
+from tests.deploy.networks import PIXELS, Everything, images, prepared, traced
+
+HERE = Path(__file__).parent
+PAGE = (HERE.parents[1] / "docs" / "deploy.md").read_text()
+COMPILER = shutil.which("cc")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+GRAY = Pixels((0.3,), (0.4,), 1)
+KINDS = {
+    "w4a4, residual 8": {"residual_bits": 8},
+    "w3a2 a step a channel, narrow signed, offset": {
+        "weight_bits": 3,
+        "act_bits": 2,
+        "per_channel": True,
+        "act_offset": "learned",
+        "act_signed": "unsigned",
+        "residual_bits": 4,
+    },
+    "w8a7 narrow signed, one float": {
+        "weight_bits": 8,
+        "act_bits": 7,
+        "narrow_range": True,
+        "act_signed": "signed",
+        "overrides": {"conv2": LayerOverride(weight_bits=5, act_bits=5)},
+    },
+}
+
+
+class Plain(Everything):
+    """The network of the other tests, all of its padding zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv3 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=str)
+def network(request):
+    return traced(prepared(Plain(), **KINDS[request.param]))
+
+
+@pytest.fixture(scope="module")
+def resnet8():
+    """The network of the digits recipes at W4A4, calibrated with made-up images."""
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=10, in_channels=1, image_size=8)
+    model = prepare(model, QuantSpec())
+    calibrate(model, [torch.randn(8, 1, 8, 8)])
+    return model.eval()
+
+
+def source(network):
+    return FormSource(network, {"title": "a network */ of tests"}, plain=False)
+
+
+def compared(network, form: str, pixels, runtime: str):
+    """What a form answers in a runtime, held against the reference."""
+    written = FORMS.load(form)().write(source(network))
+    runners = FORMS.load(form)().runners(written, name="it", threads=1, trusted=True)
+    (runner,) = (one for one in runners if one.runtime == runtime)
+    assert not isinstance(runner, Unavailable), runner
+    comparison = Comparison(network)
+    comparison.compare(reference_answers(network, pixels), runner.answer(pixels.numpy()))
+    return comparison.counts
+
+
+@given(st.integers(2, 8), st.data())
+def test_codes_of_any_bits_are_packed_without_loss(bits, data):
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    codes = np.array(data.draw(st.lists(st.integers(low, high), min_size=1)), np.int8)
+    packed = pack(codes, bits)
+    assert packed.size == -(-len(codes) * bits // 8)
+    assert (unpack(packed, bits, len(codes)) == codes).all()
+
+
+def test_packed_codes_give_the_reference_s_logits_in_numpy(network):
+    assert compared(network, "codes", images(5), "numpy").equal
+
+
+@needs_compiler
+def test_c_gives_the_reference_s_logits(network):
+    assert compared(network, "c", images(5), "cc").equal
+
+
+MAIN = """
+#include <stdio.h>
+#include "model.c"
+int main(void)
+{
+    static lsq_pixel image[SIZE];
+    static float logits[64];
+    while (fread(image, sizeof *image, SIZE, stdin) == SIZE) {
+        lsq_predict(image, logits);
+        fwrite(logits, sizeof *logits, (size_t)lsq_classes, stdout);
+    }
+    return 0;
+}
+"""
+SANITIZED = ["-fsanitize=undefined,address", "-fno-sanitize-recover=all", "-g"]
+FUSING = ["-O3", "-march=native", "-ffp-contract=fast"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("flags", [SANITIZED, FUSING], ids=["ubsan", "fused operations"])
+def test_c_has_no_undefined_behaviour_and_no_operation_is_fused(flags, network, tmp_path):
+    written = FORMS.load("c")().write(source(network))
+    (tmp_path / "model.c").write_bytes(written.data)
+    (tmp_path / "main.c").write_text(MAIN.replace("SIZE", "192"))
+    subprocess.run(["cc", *FLAGS, *flags, "main.c", "-o", "main"], cwd=tmp_path, check=True)
+    pixels = images(5)
+    done = subprocess.run(
+        [tmp_path / "main"], input=pixels.numpy().tobytes(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = np.frombuffer(done.stdout, np.float32).reshape(5, 5)
+    assert (found == network(pixels).numpy()).all()
+
+
+@needs_compiler
+def test_fast_math_is_refused_by_the_file_itself(network, tmp_path):
+    (tmp_path / "model.c").write_bytes(FORMS.load("c")().write(source(network)).data)
+    done = subprocess.run(
+        ["cc", "-ffast-math", "-c", "model.c"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode
+    assert "round once each" in done.stderr
+
+
+@needs_compiler
+def test_the_digits_network_takes_43_kB_of_flash_and_11_of_ram(resnet8):
+    network = trace(resnet8, (1, 8, 8), GRAY)
+    details = FORMS.load("c")().write(source(network)).details
+    assert 39_000 < details["flash_bytes"] <= 43_000  # 39.7 kB are its weights and scales
+    assert details["ram_bytes"] <= 11_000
+
+
+def test_portable_has_standard_operators_of_opset_21_and_near_the_reference_s_logits(network):
+    written = FORMS.load("portable")().write(source(network))
+    model = onnx.load_from_string(written.data)
+    onnx.checker.check_model(model)
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", 21)]
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    counts = compared(network, "portable", images(16), "onnxruntime")
+    assert counts.n_codes > 16 * 100
+    assert counts.n_codes_differing <= counts.n_codes / 1e3
+
+
+def test_portable_runs_in_openvino_with_int8_kernels(network):
+    openvino = pytest.importorskip("openvino", reason="NO OPENVINO: pip install openvino")
+    counts = compared(network, "portable", images(16), "openvino")
+    assert counts.n_codes_differing <= counts.n_codes / 1e3
+    written = FORMS.load("portable")().write(source(network))
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(written.data), "CPU")
+    infos = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [(str(i["layerType"].value), str(i["runtimePrecision"].value)) for i in infos]
+    precisions = {precision for kind, precision in kinds if kind == "Convolution"}
+    assert precisions <= {"i8", "u8"}, kinds
+
+
+def test_qonnx_of_any_bits_gives_the_reference_s_logits(network):
+    pytest.importorskip("qonnx", reason="NO QONNX: pip install qonnx")
+    assert compared(network, "qonnx", images(2), "qonnx").equal
+
+
+def test_what_is_no_plain_operation_is_refused_by_name():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return self.head(torch.cat([x, x], 1).mean((2, 3)))
+
+    joined = source(traced(prepared(Joined())))
+    for name in ("c", "codes"):
+        with pytest.raises(DataError, match="no place for the operation cat, which this network"):
+            FORMS.load(name)().write(joined)
+    circular = source(traced(prepared()))
+    with pytest.raises(DataError, match="no place for the padding of the layer conv3"):
+        FORMS.load("codes")().write(circular)
+    with pytest.raises(DataError, match="no circular padding"):
+        FORMS.load("qonnx")().write(circular)
+
+
+@pytest.fixture(scope="module")
+def every(resnet8, tmp_path_factory) -> Path:
+    """A folder with every form of the digits network."""
+    folder = tmp_path_factory.mktemp("forms") / "every"
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    convert(resnet8, folder, [(pixels, None)], pixels=GRAY, options=Options(("all",)))
+    return folder
+
+
+def test_a_folder_has_every_form_and_says_what_could_not_run(every, monkeypatch):
+    report = read_report(every)
+    assert {entry["form"] for entry in report["forms"].values()} == set(FORMS)
+    assert report["left_out"] == {}
+    for entry in report["forms"].values():
+        assert entry["bytes"] == (every / entry["file"]).stat().st_size
+    verdict = check_folder(every)
+    assert verdict.problems == ()
+    assert any("model.c was not run in cc: --compile compiles" in one for one in verdict.not_run)
+    assert "model.safetensors in numpy" in verdict.models
+    if COMPILER:
+        assert "model.c in cc" in check_folder(every, trusted=True).models
+
+
+def test_w4a4_files_are_about_as_small_as_the_board_says(every):
+    sizes = {name: (every / info.file).stat().st_size for name, info in FORMS.items()}
+    assert sizes["codes"] < 48_000  # the board: 39.7 kB
+    assert sizes["exact"] < 67_000
+    assert sizes["portable"] < 67_000
+
+
+def test_another_network_with_honest_hashes_is_found_in_each_form(every, tmp_path):
+    """The last scale is doubled: in the ONNX file, in the codes and in the text of C."""
+    report = read_report(every)
+    files = {path.name: path.read_bytes() for path in every.iterdir() if path.name != "check.json"}
+    model = onnx.load_from_string(files["model.onnx"])
+    (subtraction,) = [node for node in model.graph.node if node.op_type == "Sub"]
+    (mean,) = [one for one in model.graph.initializer if one.name == subtraction.input[1]]
+    mean.CopyFrom(onnx.numpy_helper.from_array(np.full((1, 1, 1), 0.5, np.float32), mean.name))
+    files["model.onnx"] = model.SerializeToString()
+    program = read_program(files["model.safetensors"], "it")
+    at = files["model.safetensors"].rindex(program.tensors["linear.scale"].tobytes())
+    files["model.safetensors"] = _zeroed(files["model.safetensors"], at, 4)
+    files["model.c"] = files["model.c"].replace(b"(float)image[i]", b"(float)image[0]")
+    del report["sha256"], report["sha256_of_the_rest"]
+    write_folder(tmp_path / "forged", files, report)
+    problems = "\n".join(check_folder(tmp_path / "forged", trusted=True).problems)
+    for name in ("model.onnx", "model.safetensors", *(["model.c"] if COMPILER else [])):
+        assert f"{name}: the logits of " in problems
+
+
+def _zeroed(data: bytes, at: int, count: int) -> bytes:
+    return data[:at] + bytes(count) + data[at + count :]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.onnx"])
+def test_a_file_that_is_cut_short_ends_in_one_line(every, tmp_path, name):
+    folder = Path(shutil.copytree(every, tmp_path / "cut"))
+    (folder / name).write_bytes((folder / name).read_bytes()[:5000])
+    problems = check_folder(folder).problems
+    assert any(f"{name} has changed" in one for one in problems)
+    assert all("\n" not in one for one in problems)
+
+
+def test_an_unknown_form_and_a_missing_package_end_in_one_line(resnet8, tmp_path, monkeypatch):
+    batch = [(torch.zeros((1, 1, 8, 8), dtype=torch.uint8), None)]
+    with pytest.raises(NotFound, match="no form is named `exat`; did you mean `exact`"):
+        convert(resnet8, tmp_path / "x", batch, pixels=GRAY, options=Options(("exat",)))
+    monkeypatch.setattr("lsqctl.deploy.runtime.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"the form qonnx: this needs onnx, .*lsqctl\[deploy\]"):
+        convert(resnet8, tmp_path / "x", batch, pixels=GRAY, options=Options(("qonnx",)))
+    runners = FORMS.load("portable")().runners(WrittenForm(b""), name="x", threads=1, trusted=True)
+    assert [type(one) for one in runners] == [Unavailable, Unavailable]
+    assert not (tmp_path / "x").exists()
+
+
+def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
+    model = prepared()  # its circular padding has no form in C
+    options = Options(("all",))
+    conversion = convert(
+        model, tmp_path / "some", [(images(2), None)], pixels=PIXELS, options=options
+    )
+    assert set(conversion.left_out) == {"c", "codes", "qonnx"}
+    assert "padding of the layer conv3" in conversion.left_out["c"]
+    assert not (tmp_path / "some" / "model.c").exists()
+    assert "c was left out: " in (tmp_path / "some" / "README.md").read_text()
+    with pytest.raises(DataError, match="padding of the layer conv3"):
+        convert(
+            model, tmp_path / "none", [(images(2), None)], pixels=PIXELS, options=Options(("c",))
+        )
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_page_lists_the_forms():
+    assert forms_markdown() in PAGE
