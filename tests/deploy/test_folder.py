@@ -67,6 +67,8 @@ def test_it_says_which_network_it_took_and_that_every_code_is_equal(deployed):
     assert "8 layers computed in integers (lsq-integer-1)" in printed
     assert "540 images, 2,419,200 codes: equal to the integer reference in every code" in printed
     assert "5 files as they were written" in printed
+    assert "9 files as they were written" in printed
+    assert re.search(r"c \(cc\), 540 images: equal to the integer reference in every bit", printed)
     form = read_report(line.folder / "shipped")["forms"]["exact"]
     assert (form["codes_differing"], form["logits_differing"]) == (0, 0)
     assert form["right"] == form["reference_right"] > 0
@@ -224,8 +226,33 @@ def test_a_missing_package_ends_in_the_command_that_helps():
         require("onnx", "no_such_package")
 
 
+def test_the_page_s_loader_reads_the_codes_with_numpy_and_safetensors_alone(deployed):
+    line, _ = deployed
+    loader, _ = blocks("python")
+    assert len(loader.partition("\nfor name")[0].splitlines()) <= 26
+    proof = """
+import onnx.numpy_helper
+model = onnx.load("every/model.qonnx.onnx")
+floats = [onnx.numpy_helper.to_array(one) for one in model.graph.initializer]
+for codes, step, scale, shift in load("every/model.safetensors").values():
+    same = [f for f in floats if f.size == codes.size and f.ndim > 1]
+    assert any((f.T if f.ndim == 2 else f).ravel().tolist() == codes.ravel().tolist() for f in same)
+"""
+    hidden = HIDE.replace(', "onnx", "onnxscript", "ml_dtypes"', "")
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + loader + proof],
+        cwd=line.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 8
+
+
 def test_the_code_of_the_page_runs(tmp_path):
-    (code,) = blocks("python")
+    loader, code = blocks("python")
+    assert loader.startswith("import json")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

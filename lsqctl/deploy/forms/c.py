@@ -153,7 +153,7 @@ def _head(program: Program, title: str, layers: Sequence[Operation]) -> str:
         f" * lsq_predict takes {channels} x {height} x {width} of {kind}, channels first,\n"
         f" * and gives {program.operations[-1].size} logits. {len(layers)} layers are sums of"
         " integers; every float operation\n"
-        " * rounds once to fp32, so the logits are the same on every machine with IEEE 754 floats.\n"
+        " * rounds once to fp32: the logits are the same on every machine with IEEE 754 floats.\n"
         " * One call at a time: the buffers are static.\n"
         " */\n"
         "#include <float.h>\n#include <stdint.h>\n\n"
