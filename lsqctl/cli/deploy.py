@@ -61,6 +61,9 @@ def run(
         bool,
         typer.Option("--plain", help="Standard ONNX operators only, none of onnxruntime's own."),
     ] = False,
+    hub: Annotated[
+        bool, typer.Option("--hf", help="Lay the folder out as Hugging Face's readers want it.")
+    ] = False,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
@@ -77,6 +80,7 @@ def run(
             forms=tuple(form or ["exact"]),
             check=count,
             plain=plain,
+            hub=hub,
             threads=threads,
         )
     if json:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lsqctl.datasets import DATASETS
 from lsqctl.deploy.forms import FORMS
 from lsqctl.run import JsonObject
 from lsqctl.text import pluralize
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lsqctl.deploy.tracing import Pixels
 
 _MEANINGS = {
-    **{info.file: info.description for info in FORMS.values()},
+    **{info.file_in(hub=hub): info.description for info in FORMS.values() for hub in (True, False)},
     ".npz": "images (bytes, or fp32 where the model takes those) and the reference's logits",
     "config.json": "architecture and preprocessing, in timm's layout",
 }
@@ -31,6 +32,7 @@ class Card:
 
     title: str = "A quantized network"
     architecture: str = ""
+    dataset: str = ""
     details: Mapping[str, str] | None = None
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
@@ -65,6 +67,8 @@ def config_json(
 def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
     """Return README.md: what it is, what was checked, and the lines that run it."""
     head = {"library_name": "onnx", "pipeline_tag": "image-classification"}
+    if index := _model_index(card, report):
+        head["model-index"] = json.dumps([index], ensure_ascii=False)  # which is YAML, too
     parts = [
         "---",
         *(f"{key}: {value}" for key, value in head.items()),
@@ -86,6 +90,26 @@ def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
         *_snippet(report),
     ]
     return ("\n".join(parts) + "\n").encode()
+
+
+def _model_index(card: Card, report: JsonObject) -> JsonObject:
+    """Return what the Hub shows of a model: the first form's own right answers; {} without any."""
+    measured = [entry for entry in report["forms"].values() if entry.get("labelled")]
+    if not (measured and card.dataset):
+        return {}
+    info = DATASETS.get(card.dataset)
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": (info and info.hub_id) or card.dataset, "name": card.dataset},
+        "metrics": [
+            {
+                "type": "accuracy",
+                "name": f"Top-1 accuracy of {measured[0]['file']}",
+                "value": round(measured[0]["right"] / measured[0]["labelled"], 12),
+            }
+        ],
+    }
+    return {"name": card.title, "results": [result]}
 
 
 def _meaning(name: str) -> str:
@@ -146,15 +170,9 @@ def _size_lines(form: JsonObject) -> list[str]:
 
 
 def _snippet(report: JsonObject) -> list[str]:
+    files = {entry["form"]: entry["file"] for entry in report["forms"].values()}
     lines: list[str] = []
-    for name in dict.fromkeys(entry["form"] for entry in report["forms"].values()):
-        info = FORMS[name]
-        lines += [
-            f"{name}:",
-            "",
-            "```python",
-            *info.usage.format(file=info.file).splitlines(),
-            "```",
-            "",
-        ]
+    for name, file in files.items():
+        code = FORMS[name].usage.format(file=file).splitlines()
+        lines += [f"{name}:", "", "```python", *code, "```", ""]
     return lines[:-1]

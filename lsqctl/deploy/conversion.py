@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,7 @@ import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
 from lsqctl.deploy.checking import CheckCounts, Comparison, reference_answers
 from lsqctl.deploy.exact import pair_bound
-from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, unlike_images, write_folder
+from lsqctl.deploy.folder import CHECK, EXPECTED, check_free, npz_bytes, unlike_images, write_folder
 from lsqctl.deploy.forms import FORMS, Answers, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.runtime import Array, missing_packages
@@ -33,6 +33,7 @@ from lsqctl.run import JsonObject
 ARITHMETIC = "lsq-integer-1"  # docs/arithmetic.md
 EXPECTED_IMAGES = 64
 EVERY_FORM = "all"
+SECOND_RUNTIMES = ("openvino",)  # of a form that another runtime has run already
 _VERSIONED = "torch onnx onnxruntime numpy openvino qonnx safetensors".split()
 AVX2_PAIR = 32767  # what the sum of two products may reach without VNNI
 
@@ -59,12 +60,13 @@ class Options:
     """How to convert.
 
     ``forms`` are those to write, ``all`` as many as are possible. ``plain`` keeps to ONNX's
-    standard operators; ``threads`` are those of the check; ``card`` is what the folder says of the
-    model's origin.
+    standard operators; ``hub`` puts files where Hugging Face's readers look. ``threads`` are those
+    of the check; ``card`` is what the folder says of the model's origin.
     """
 
     forms: tuple[str, ...] = ("exact",)
     plain: bool = False
+    hub: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
 
@@ -98,22 +100,24 @@ def convert(
     network = trace(model, tuple(first[0].shape[1:]), pixels)
     source = FormSource(network, options.card.metadata(), plain=options.plain)
     written, left_out = _write(source, options.forms)
-    checks = [_Check(network, *one) for one in _opened(written, options.threads)]
+    names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
+    checks = [_Check(network, names, one) for one in _opened(written, options.threads)]
     expected = _Expected()
     for images, labels in _chained(first, stream):
         reference = reference_answers(network, images)
         expected.add(images, reference)
         for check in checks:
             check.add(images, reference, labels)
-    report = _report(network, written, checks) | {"left_out": left_out}
-    files = {FORMS[name].file: one.data for name, one in written.items()}
+    entries = {check.key: check.as_json(written[check.form]) for check in checks}
+    report = _report(network, written) | {"forms": entries, "left_out": left_out}
+    files = {names[form]: one.data for form, one in written.items()}
     files |= {EXPECTED: expected.npz(), "config.json": b""}
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
-    sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    sizes = {name: (directory / name).stat().st_size for name in sorted({*files, CHECK})}
     n_layers, floats = len(network.layers), network.float_layers
     return Conversion(directory, checks[0].counts, n_layers, floats, sizes, left_out)
 
@@ -160,12 +164,23 @@ def _opened(
 
 
 class _Check:
-    """One form in one runtime: its comparison with the reference, or why there is none."""
+    """One form in one runtime: its comparison with the reference, or why there is none.
 
-    def __init__(self, network: Network, form: str, runner: Runner | Unavailable) -> None:
-        self.form, self.runner = form, runner
+    ``key`` names it in the report: the form, and the runtime where it is a second one.
+    """
+
+    def __init__(
+        self, network: Network, names: Mapping[str, str], opened: tuple[str, Runner | Unavailable]
+    ) -> None:
+        self.form, self.runner = opened
+        self._file = names[self.form]
         self._comparison = Comparison(network)
         self.n_expected_differing = 0
+
+    @property
+    def key(self) -> str:
+        is_second = self.runner.runtime in SECOND_RUNTIMES
+        return f"{self.form}, {self.runner.runtime}" if is_second else self.form
 
     @property
     def counts(self) -> CheckCounts:
@@ -190,7 +205,7 @@ class _Check:
         """Return what the report says of it."""
         entry = {
             "form": self.form,
-            "file": FORMS[self.form].file,
+            "file": self._file,
             "bytes": len(written.data),
             "runtime": self.runner.runtime,
             **written.details,
@@ -228,9 +243,7 @@ class _Expected:
         return npz_bytes(images=images, logits=logits)
 
 
-def _report(
-    network: Network, written: Mapping[str, WrittenForm], checks: Sequence[_Check]
-) -> JsonObject:
+def _report(network: Network, written: Mapping[str, WrittenForm]) -> JsonObject:
     """Return what ``check.json`` says beside the digests."""
     taps = written["exact"].taps if "exact" in written else {}
     layers = [
@@ -243,17 +256,9 @@ def _report(
         }
         for name, layer in network.layers.items()
     ]
-    first_runtimes = {check.form: check.runner.runtime for check in reversed(checks)}
-    entries = {
-        check.form
-        if first_runtimes[check.form] == check.runner.runtime
-        else f"{check.form}, {check.runner.runtime}": check.as_json(written[check.form])
-        for check in checks
-    }
     return {
         "schema_version": 1,
         "arithmetic": ARITHMETIC,
-        "forms": entries,
         "integer_layers": layers,
         "float_layers": dict(network.float_layers),
         "versions": _versions(),

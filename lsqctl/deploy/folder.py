@@ -64,6 +64,7 @@ def write_folder(directory: Path, files: Mapping[str, bytes], report: JsonObject
     try:
         temporary.mkdir()
         for name, data in everything.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             with (temporary / name).open("wb") as file:
                 file.write(data)
                 file.flush()

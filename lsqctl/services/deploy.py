@@ -41,6 +41,7 @@ def deploy_run(
     forms: tuple[str, ...] = ("exact",),
     check: int | None = None,
     plain: bool = False,
+    hub: bool = False,
     threads: int = 1,
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
@@ -73,7 +74,7 @@ def deploy_run(
         directory,
         _batches(pipeline, check),
         pixels=_pixels(pipeline),
-        options=Options(forms, plain, threads=threads, card=card),
+        options=Options(forms, plain, hub, threads=threads, card=card),
     )
     return Deployment(detail.run.id, detail.run.name, headline, conversion)
 
@@ -143,6 +144,7 @@ def _card(recipe: Recipe, detail: RunDetail, result: Result, headline: Evaluatio
     data = recipe.data
     return Card(
         title=recipe.name,
+        dataset=result.dataset,
         architecture=recipe.model.name.removeprefix("timm/"),
         details=details,
         interpolation=data.interpolation,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lsqctl.deploy import Options, convert
+from lsqctl.deploy.card import Card
 from lsqctl.deploy.checking import Comparison, reference_answers
 from lsqctl.deploy.folder import check_folder, read_report, write_folder
 from lsqctl.deploy.forms import FORMS, Unavailable, WrittenForm, forms_markdown
@@ -311,3 +312,25 @@ def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
 
 def test_the_page_lists_the_forms():
     assert forms_markdown() in PAGE
+
+
+def test_the_layout_of_hugging_face_is_read_by_its_own_readers(resnet8, tmp_path):
+    repocard = pytest.importorskip("huggingface_hub.repocard")
+    hub = pytest.importorskip("timm.models._hub")
+    pixels, labels = torch.zeros((4, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 3])
+    card = Card("a 'title': with \"quotes\"", "resnet8", "digits", {"run": "none"})
+    options = Options(("exact", "portable", "codes"), hub=True, card=card)
+    folder = tmp_path / "hub"
+    convert(resnet8, folder, [(pixels, labels)], pixels=GRAY, options=options)
+    assert check_folder(folder).problems == ()
+    for name in ("onnx/model.onnx", "onnx/model_quantized.onnx", "model.safetensors"):
+        assert (folder / name).is_file()
+    read = repocard.ModelCard.load(folder / "README.md")
+    assert read.data.pipeline_tag == "image-classification"
+    (result,) = read.data.eval_results
+    report = read_report(folder)["forms"]["exact"]
+    assert (result.metric_type, result.dataset_name) == ("accuracy", "digits")
+    assert result.metric_value == report["right"] / 4
+    settings, name, _ = hub.load_model_config_from_path(folder)
+    assert (name, settings["num_classes"], settings["input_size"]) == ("resnet8", 10, [1, 8, 8])
+    assert settings["mean"] == [0.3]

@@ -42,6 +42,7 @@ class FormInfo:
 
     ``file`` is its name in the folder. ``description`` stands in docs/deploy.md and on the card,
     which shows ``usage``: Python that prints whether the expected logits come out.
+    ``hub_file`` is its name where Hugging Face's readers look for it, if that is another one.
     ``packages``, between blanks, are what writing it needs, and ``extra`` brings them.
     """
 
@@ -50,6 +51,11 @@ class FormInfo:
     usage: str
     packages: str = ""
     extra: str = "deploy"
+    hub_file: str = ""
+
+    def file_in(self, *, hub: bool) -> str:
+        """Return the name of its file in a folder, or in one in Hugging Face's layout."""
+        return (hub and self.hub_file) or self.file
 
 
 @dataclass(frozen=True, slots=True)

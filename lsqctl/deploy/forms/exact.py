@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     file="model.onnxruntime.onnx",
     description="each quantized layer is a product of integers in onnxruntime, every code the "
     "reference's",
+    hub_file="onnx/model_quantized.onnx",
     packages="onnx onnxscript onnxruntime",
     usage="""\
 import numpy as np

@@ -25,6 +25,7 @@ OPENVINO = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}  # its default 
     file="model.onnx",
     description="standard operators of opset 21 for any ONNX runtime; OpenVINO makes int8 kernels "
     "of them, others compute in float: near the reference, not bound to it",
+    hub_file="onnx/model.onnx",
     packages="onnx onnxscript onnxruntime",
     usage="""\
 import numpy as np
