@@ -150,6 +150,8 @@ def _write(
             if EVERY_FORM not in names:
                 raise
             left_out[name] = str(error)
+    if not written:
+        raise UsageError(f"no form can be written: {'; '.join(left_out.values())}")
     return written, left_out
 
 

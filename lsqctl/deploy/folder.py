@@ -107,6 +107,9 @@ def read_report(directory: Path) -> JsonObject:
         raise DataError(f"{path} is damaged: {error}") from None
     if _manifest(rest) != data:
         raise DataError(f"{path} has changed since it was written: deploy the run again")
+    for name in report["sha256"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise DataError(f"{path} names a file outside of the folder: {name!r}")
     return report
 
 
@@ -123,11 +126,14 @@ def check_folder(directory: Path, *, threads: int = 1, trusted: bool = False) ->
     models, not_run = [], []
     for entry in report["forms"].values():
         path = directory / entry["file"]
-        if not path.is_file():
+        if entry["file"] not in report["sha256"] or not path.is_file():
             continue
         try:
             runner = _runner(path, entry, threads=threads, trusted=trusted)
             if isinstance(runner, Unavailable):
+                if runner.refused and "not_run" not in entry:
+                    problems.append(runner.reason)
+                    continue
                 not_run.append(f"{path} was not run in {runner.runtime}: {runner.reason}")
                 continue
             problems += _compare(path, entry, images, logits, runner)

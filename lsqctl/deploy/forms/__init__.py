@@ -91,10 +91,14 @@ class Runner:
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """Why a file cannot be run in a runtime here, with what to do about it."""
+    """Why a file cannot be run in a runtime here, with what to do about it.
+
+    ``refused``: the runtime is here and does not take the file.
+    """
 
     runtime: str
     reason: str
+    refused: bool = False
 
 
 class Form(Protocol):

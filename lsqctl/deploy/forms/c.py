@@ -75,12 +75,12 @@ class CSource:
 
 
 class _Compiled:
-    """The file as a shared library of this process, for as long as this object lives."""
+    """The file as a shared library of this process, which stays loaded."""
 
     def __init__(self, data: bytes, name: str) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="lsqctl-c-")
-        library = compile_c(data, Path(self._folder.name), "-O2", "-shared", "-fPIC", name=name)
-        loaded = ctypes.CDLL(str(library))
+        with tempfile.TemporaryDirectory(prefix="lsqctl-c-") as folder:
+            library = compile_c(data, Path(folder), "-O2", "-shared", "-fPIC", name=name)
+            loaded = ctypes.CDLL(str(library))
         self._predict = loaded.lsq_predict
         self._n_classes = ctypes.c_int.in_dll(loaded, "lsq_classes").value
 

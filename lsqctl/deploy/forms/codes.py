@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from lsqctl.deploy.forms import Answers, Runner, Unavailable, WrittenForm, form
 from lsqctl.deploy.program import Program
+from lsqctl.deploy.runtime import Array
 from lsqctl.errors import DataError
 
 if TYPE_CHECKING:
     from lsqctl.deploy.source import FormSource
 
 PROGRAM = "lsqctl.program"
+MAX_IMAGES = 64  # numpy is slow
 
 
 @form(
@@ -57,9 +59,17 @@ class PackedCodes:
     def runners(
         self, written: WrittenForm, *, name: str, threads: int, trusted: bool
     ) -> Iterator[Runner | Unavailable]:
-        """Yield numpy, which is slow, so that it answers a part of the images."""
+        """Yield numpy, which needs nothing."""
         program = read_program(written.data, name)
-        yield Runner("numpy", lambda images: Answers(program(images)), max_images=64)
+
+        def answer(images: Array) -> Answers:
+            try:
+                return Answers(program(images))
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                reason = " ".join(str(error).split())
+                raise DataError(f"{name} cannot be run: {reason}") from None
+
+        yield Runner("numpy", answer, max_images=MAX_IMAGES)
 
 
 def _sorted(metadata: dict[str, str]) -> dict[str, str]:

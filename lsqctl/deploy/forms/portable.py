@@ -60,8 +60,16 @@ class Portable:
         if missing := missing_packages("openvino", extra="openvino"):
             yield Unavailable("openvino", missing)
         else:
-            answer = openvino_answers(written.data, written.taps, threads=threads, name=name)
-            yield Runner("openvino", answer, promises_bits=False)
+            yield _in_openvino(written, name=name, threads=threads)
+
+
+def _in_openvino(written: WrittenForm, *, name: str, threads: int) -> Runner | Unavailable:
+    """Return the file in OpenVINO, which has no kernel for some operators of opset 21."""
+    try:
+        answer = openvino_answers(written.data, written.taps, threads=threads, name=name)
+    except DataError as error:
+        return Unavailable("openvino", str(error), refused=True)
+    return Runner("openvino", answer, promises_bits=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +131,7 @@ def openvino_answers(
         with_taps.add_outputs(names)
         tapped = core.compile_model(with_taps, "CPU", config) if names else None
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[-300:]  # it ends with what the matter is
         raise DataError(f"openvino refuses {name}: {reason}") from None
 
     def answer(images: Array) -> Answers:

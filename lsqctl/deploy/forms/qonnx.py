@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lsqctl.quant.arithmetic import Grid
 
 DOMAIN = "qonnx.custom_op.general"
-MAX_IMAGES = 16  # its executor runs node by node
+MAX_IMAGES = 8  # its executor runs node by node
 
 
 @form(
