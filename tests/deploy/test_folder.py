@@ -201,6 +201,9 @@ def test_nothing_is_overwritten_and_nothing_half_written(deployed):
     done = line("deploy", run, "-o", "shipped", code=2)
     assert "shipped exists; name another folder, or remove it first" in done.stderr
     assert "there is no folder" in line("deploy", run, "-o", "no/such", code=2).stderr
+    unknown = line("deploy", run, "-o", "x", "--form", "exat", code=3)
+    assert "no form is named `exat`; did you mean `exact`" in unknown.stderr
+    assert "add --html FILE" in line("leaderboard", "--classify", "every", code=2).stderr
     assert "no run" in line("deploy", "nosuch", "-o", "x", code=3).stderr
     assert (
         "must be a whole number" in line("deploy", run, "-o", "x", "--check", "many", code=2).stderr
