@@ -22,6 +22,7 @@ from lsqctl.deploy.folder import check_folder, read_report, write_folder
 from lsqctl.deploy.forms import FORMS, Unavailable, WrittenForm, forms_markdown
 from lsqctl.deploy.forms.c import FLAGS
 from lsqctl.deploy.forms.codes import read_program
+from lsqctl.deploy.forms.portable import Portable, in_openvino
 from lsqctl.deploy.program import pack, unpack
 from lsqctl.deploy.source import FormSource
 from lsqctl.deploy.tracing import Pixels, trace
@@ -37,8 +38,7 @@ COMPILER = shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 GRAY = Pixels((0.3,), (0.4,), 1)
 KINDS = {
-    "w4a4, residual 8": {"residual_bits": 8},
-    "w3a2 a step a channel, narrow signed, offset": {
+    "w3a2 a step a channel, offset, residual 4": {
         "weight_bits": 3,
         "act_bits": 2,
         "per_channel": True,
@@ -48,12 +48,15 @@ KINDS = {
     },
 }
 if FULL:
-    KINDS["w8a7 narrow signed, mixed"] = {
-        "weight_bits": 8,
-        "act_bits": 7,
-        "narrow_range": True,
-        "act_signed": "signed",
-        "overrides": {"conv2": LayerOverride(weight_bits=5, act_bits=5)},
+    KINDS |= {
+        "w4a4, residual 8": {"residual_bits": 8},
+        "w8a7 narrow signed, mixed": {
+            "weight_bits": 8,
+            "act_bits": 7,
+            "narrow_range": True,
+            "act_signed": "signed",
+            "overrides": {"conv2": LayerOverride(weight_bits=5, act_bits=5)},
+        },
     }
 
 
@@ -63,6 +66,19 @@ class Plain(Everything):
     def __init__(self) -> None:
         super().__init__()
         self.conv3 = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+
+
+class Joined(nn.Module):
+    """A network with a concatenation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head(torch.cat([x, x], 1).mean((2, 3)))
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
@@ -208,16 +224,6 @@ def test_qonnx_of_any_bits_gives_the_reference_s_logits(network):
 
 
 def test_what_is_no_plain_operation_is_refused_by_name():
-    class Joined(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-            self.head = nn.Linear(8, 5)
-
-        def forward(self, x):
-            x = self.conv(x)
-            return self.head(torch.cat([x, x], 1).mean((2, 3)))
-
     joined = Sourced(traced(prepared(Joined())))
     for name in ("c", "codes"):
         with pytest.raises(DataError, match="no place for the operation cat, which this network"):
@@ -227,6 +233,16 @@ def test_what_is_no_plain_operation_is_refused_by_name():
         FORMS.load("codes")().write(circular)
     with pytest.raises(DataError, match="no circular padding"):
         FORMS.load("qonnx")().write(circular)
+
+
+def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():
+    pytest.importorskip("openvino", reason="NO OPENVINO: pip install openvino")
+    written = WrittenForm(b"no ONNX at all")
+    with pytest.raises(DataError, match=r"onnxruntime refuses model\.onnx"):
+        list(Portable().runners(written, name="model.onnx", threads=1, trusted=False))
+    refused = in_openvino(written, name="model.onnx", threads=1)
+    assert refused.refused
+    assert refused.reason.startswith("openvino refuses model.onnx: ")
 
 
 @pytest.fixture(scope="module")
@@ -329,25 +345,15 @@ def test_an_unknown_form_and_a_missing_package_end_in_one_line(resnet8, tmp_path
 
 
 def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
-    model = prepared()  # its circular padding has no form in C
+    model, batch = prepared(Joined()), [(images(2), None)]
     options = Options(("all",))
-    conversion = convert(
-        model, tmp_path / "some", [(images(2), None)], pixels=PIXELS, options=options
-    )
-    assert set(conversion.left_out) == {"c", "codes", "qonnx"}
-    not_run = [
-        one["not_run"]
-        for one in read_report(tmp_path / "some")["forms"].values()
-        if "not_run" in one
-    ]
-    assert all("openvino" in reason and "wrap" in reason for reason in not_run)
-    assert "padding of the layer conv3" in conversion.left_out["c"]
+    conversion = convert(model, tmp_path / "some", batch, pixels=PIXELS, options=options)
+    assert set(conversion.left_out) == {"c", "codes"}
+    assert "the operation cat" in conversion.left_out["c"]
     assert not (tmp_path / "some" / "model.c").exists()
     assert "c was left out: " in (tmp_path / "some" / "README.md").read_text()
-    with pytest.raises(DataError, match="padding of the layer conv3"):
-        convert(
-            model, tmp_path / "none", [(images(2), None)], pixels=PIXELS, options=Options(("c",))
-        )
+    with pytest.raises(DataError, match="the operation cat"):
+        convert(model, tmp_path / "none", batch, pixels=PIXELS, options=Options(("c",)))
     assert not (tmp_path / "none").exists()
 
 

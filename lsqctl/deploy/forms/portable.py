@@ -60,10 +60,10 @@ class Portable:
         if missing := missing_packages("openvino", extra="openvino"):
             yield Unavailable("openvino", missing)
         else:
-            yield _in_openvino(written, name=name, threads=threads)
+            yield in_openvino(written, name=name, threads=threads)
 
 
-def _in_openvino(written: WrittenForm, *, name: str, threads: int) -> Runner | Unavailable:
+def in_openvino(written: WrittenForm, *, name: str, threads: int) -> Runner | Unavailable:
     """Return the file in OpenVINO, which has no kernel for some operators of opset 21."""
     try:
         answer = openvino_answers(written.data, written.taps, threads=threads, name=name)
