@@ -211,7 +211,11 @@ def unlike_images(expected: Array, found: Array, *, bits: bool) -> NDArray[np.bo
     logits move; so it is held to most images, and by a distance that a wrong mean passes in all.
     """
     if bits:
-        found_bits = np.ascontiguousarray(found).view(np.uint32)
-        return (found_bits != np.ascontiguousarray(expected).view(np.uint32)).any(1)  # type: ignore[no-any-return]
-    distance = np.abs(expected.astype(np.float64) - found.astype(np.float64)).max(1)
-    return distance > NEAR * np.ptp(expected)  # type: ignore[no-any-return]
+        both = (np.ascontiguousarray(logits).view(np.uint32) for logits in (found, expected))
+        unlike: NDArray[np.bool_] = np.not_equal(*both).any(1)
+        return unlike
+    wanted = expected.astype(np.float64)
+    far: NDArray[np.bool_] = np.abs(wanted - found.astype(np.float64)).max(1) > NEAR * np.ptp(
+        wanted
+    )
+    return far

@@ -99,6 +99,8 @@ class _Lowering:
         self._numbers[node.name] = len(self.operations)
 
     def _take_binary(self, node: Node, kind: str, shape: Shape) -> None:
+        if node.kwargs:
+            raise _refusal(f"{kind} with {', '.join(node.kwargs)}")
         left, right = node.args
         if isinstance(left, Node) and left.name in self._constants:
             if kind not in ("add", "mul"):
@@ -235,7 +237,7 @@ def _mean_pool(node: Node, shape: Shape) -> Taken:
 
 def _mean_of_all(node: Node, shape: Shape) -> Taken:
     source = _image_shape(cast("Node", node.args[0]))
-    dims = {int(cast("int", d)) % 4 for d in cast("Sequence[int]", node.args[1])}
+    dims = {dim % 4 for dim in cast("Sequence[int]", node.args[1])}
     is_mean = "mean" in str(node.target)
     if (is_mean and dims != {2, 3}) or (not is_mean and list(shape[1:]) != [1, 1]):
         raise _refusal("a mean that is not over the whole image")
@@ -247,11 +249,12 @@ def _mean_of_all(node: Node, shape: Shape) -> Taken:
 def _is_whole(node: Node) -> bool:
     """Return whether a slice takes everything, as those of the batch do."""
     (source, *_), step = node.all_input_nodes, [*node.args, *(0, 0, 0, 1)[len(node.args) - 1 :]][4]
-    return step == 1 and _image_shape(node) == _image_shape(source)
+    return bool(step == 1) and _image_shape(node) == _image_shape(source)
 
 
 def _slice(node: Node, shape: Shape) -> Taken:
-    _, dim, start, _, step = (*node.args, *(None, 0, 0, None, 1)[len(node.args) :])
+    defaults: tuple[object, ...] = (None, 0, 0, None, 1)
+    _, dim, start, _, step = (*node.args, *defaults[len(node.args) :])
     starts, steps = [0, 0, 0], [1, 1, 1]
     if dim != 0:
         index = int(cast("int", dim)) - 1
@@ -262,7 +265,7 @@ def _slice(node: Node, shape: Shape) -> Taken:
 
 
 def _pad(node: Node, shape: Shape) -> Taken:
-    amounts = [int(cast("int", n)) for n in cast("Sequence[int]", node.args[1])]
+    amounts = list(cast("Sequence[int]", node.args[1]))
     if any(node.args[2:]) or min(amounts) < 0:
         raise _refusal("padding with other values than zero")
     before = [*amounts[::2], 0, 0, 0][:3]

@@ -146,7 +146,9 @@ def _codes(operation: Operation, x: Values) -> Values:
     if offset is not None:
         x = x - np.float32(cast("float", offset))
     low, high = operation.number("low"), operation.number("high")
-    return np.rint(np.clip(x / np.float32(cast("float", step)), low, high)).astype(np.float32)
+    ratio: Values = x / np.float32(cast("float", step))
+    codes: Values = np.rint(np.clip(ratio, low, high)).astype(np.float32)
+    return codes
 
 
 def _quantize(operation: Operation, inputs: Sequence[Values], _: Mapping[str, Array]) -> Values:
@@ -170,10 +172,12 @@ def _layer(operation: Operation, inputs: Sequence[Values], tensors: Mapping[str,
     columns = columns.reshape(batch, groups, -1, height * width)
     matrix = weight.reshape(groups, shape[0] // groups, -1).astype(np.float64)
     acc = (matrix @ columns.astype(np.float64)).reshape(batch, shape[0], height, width)
-    scale, shift = (tensors[f"{operation.name}.{key}"] for key in ("scale", "shift"))
-    scaled = acc.astype(np.float32) * scale.reshape(-1, 1, 1)
-    result: Values = scaled + shift.reshape(-1, 1, 1)
-    return result
+    scale, shift = (
+        tensors[f"{operation.name}.{key}"].astype(np.float32).reshape(-1, 1, 1)
+        for key in ("scale", "shift")
+    )
+    scaled: Values = acc.astype(np.float32) * scale
+    return scaled + shift
 
 
 def _windows(operation: Operation, x: Values, kernel: Sequence[int]) -> list[Values]:
@@ -192,7 +196,7 @@ def _windows(operation: Operation, x: Values, kernel: Sequence[int]) -> list[Val
     ]
 
 
-def _pool(operation: Operation, inputs: Sequence[Values], _: Mapping[str, Array]) -> Values:
+def _pool(operation: Operation, inputs: Sequence[Values], __: Mapping[str, Array]) -> Values:
     kernel = operation.numbers("kernel")
     is_mean = operation.kind == "mean_pool"
     (_, height, width), stride = operation.shape, operation.numbers("stride")

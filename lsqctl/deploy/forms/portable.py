@@ -93,22 +93,27 @@ class _Standard:
         one = graph.constant(1.0)
         window, weight = layer.window, layer.weight_codes.numpy()
         zero_point = graph.constant(-layer.grid.quant_min, np.uint8)
-        attributes: dict[str, object] = {}
+        pads: list[int] = []
         if window is not None:
-            pads_with_zero = layer.grid.zero_code == 0 and window.pad_mode == "constant"
-            if not pads_with_zero:
+            pads = [pair[side] for side in (0, 1) for pair in window.padding]
+            if layer.grid.zero_code or window.pad_mode != "constant":
                 codes = add_padding(graph, layer, codes, channels_last=False)
-            amounts = [pair[side] for side in (0, 1) for pair in window.padding]
-            attributes = {
-                "pads": amounts if pads_with_zero else [0] * len(amounts),
-                "strides": list(window.stride),
-                "dilations": list(window.dilation),
-                "group": window.groups,
-            }
+                pads = [0] * len(pads)
         values = graph.add("DequantizeLinear", codes, one, zero_point)
         stored = weight if window is not None else np.ascontiguousarray(weight.T)
         matrix = graph.add("DequantizeLinear", graph.weight_codes(stored, layer.weight_bits), one)
-        out = graph.add("MatMul" if window is None else "Conv", values, matrix, **attributes)
+        if window is None:
+            out = graph.add("MatMul", values, matrix)
+        else:
+            out = graph.add(
+                "Conv",
+                values,
+                matrix,
+                pads=pads,
+                strides=list(window.stride),
+                dilations=list(window.dilation),
+                group=window.groups,
+            )
         shape = (-1,) if window is None else (-1, *(1,) * len(window.stride))
         scale, shift = (
             graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift)

@@ -84,6 +84,7 @@ class _Quant:
     def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add codes, their convolution or product, scale and shift."""
         layer = self.network.layers[edge]
+        shape: tuple[int, ...] = (-1,)
         window, weight = layer.window, layer.weight_codes.numpy().astype(np.float32)
         codes = _codes(graph, layer.grid, x)
         if window is not None and window.pad_mode != "constant":
@@ -92,7 +93,7 @@ class _Quant:
             matrix = _quant(
                 graph, graph.constant(np.ascontiguousarray(weight.T)), layer.weight_bits
             )
-            out, shape = graph.add("MatMul", codes, matrix), (-1,)
+            out = graph.add("MatMul", codes, matrix)
         else:
             pads = [pair[side] for side in (0, 1) for pair in window.padding]
             if layer.grid.zero_code:
