@@ -200,7 +200,10 @@ class _Check:
         part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
         self._comparison.compare(part, found, None if labels is None else labels[:limit])
         wanted = slice(max(0, EXPECTED_IMAGES - n_before))
-        unlike = unlike_images(part.logits[wanted], found.logits[wanted], bits=runner.promises_bits)
+        expected, answered = part.logits[wanted], found.logits[wanted]
+        if len(expected) == 0:
+            return
+        unlike = unlike_images(expected, answered, bits=runner.promises_bits)
         self.n_expected_differing += int(unlike.sum())
 
     def as_json(self, written: WrittenForm) -> JsonObject:

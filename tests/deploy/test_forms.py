@@ -253,7 +253,8 @@ def every(resnet8, tmp_path_factory) -> Path:
     pixels = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8, generator=generator)
     card = Card("a 'title': with \"quotes\"", "resnet8", "digits", {"run": "none"})
     options = Options(("all",), hub=True, card=card)
-    convert(resnet8, folder, [(pixels, torch.arange(70) % 10)], pixels=GRAY, options=options)
+    batches = [(pixels[a:b], torch.arange(a, b) % 10) for a, b in ((0, 66), (66, 70))]
+    convert(resnet8, folder, batches, pixels=GRAY, options=options)
     return folder
 
 
