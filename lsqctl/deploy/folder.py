@@ -212,8 +212,7 @@ def unlike_images(expected: Array, found: Array, *, bits: bool) -> NDArray[np.bo
     """
     if bits:
         both = (np.ascontiguousarray(logits).view(np.uint32) for logits in (found, expected))
-        unlike: NDArray[np.bool_] = np.not_equal(*both).any(1)
-        return unlike
+        return np.asarray(np.not_equal(*both).any(1), np.bool_)
     wanted = expected.astype(np.float64)
     far: NDArray[np.bool_] = np.abs(wanted - found.astype(np.float64)).max(1) > NEAR * np.ptp(
         wanted

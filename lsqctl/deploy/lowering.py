@@ -254,7 +254,8 @@ def _is_whole(node: Node) -> bool:
 
 def _slice(node: Node, shape: Shape) -> Taken:
     defaults: tuple[object, ...] = (None, 0, 0, None, 1)
-    _, dim, start, _, step = (*node.args, *defaults[len(node.args) :])
+    arguments: list[object] = [*node.args, *defaults[len(node.args) :]]
+    dim, start, step = (arguments[position] for position in (1, 2, 4))
     starts, steps = [0, 0, 0], [1, 1, 1]
     if dim != 0:
         index = int(cast("int", dim)) - 1
