@@ -231,8 +231,9 @@ def test_what_is_no_plain_operation_is_refused_by_name():
     circular = Sourced(traced(prepared()))
     with pytest.raises(DataError, match="no place for the padding of the layer conv3"):
         FORMS.load("codes")().write(circular)
-    with pytest.raises(DataError, match="no circular padding"):
-        FORMS.load("qonnx")().write(circular)
+    if FULL:  # to write ONNX takes seconds
+        with pytest.raises(DataError, match="no circular padding"):
+            FORMS.load("qonnx")().write(circular)
 
 
 def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():
