@@ -1,4 +1,5 @@
-# make demo             set up, work the digits recipes through the queue, print the leaderboard
+# make demo             set up, work the digits recipes through the queue, print the leaderboard,
+#                       deploy the W4A4 network and print its check
 # make demo SEEDS="0 1 2"   the same over three seeds
 # make test             set up and pass every check
 # make test-full        the same, with each slow test in its full form (LSQCTL_TEST_FULL)
@@ -19,6 +20,8 @@ demo: .venv/.ready
 	$(BIN)/lsqctl worker --until-empty --slots 2
 	$(BIN)/lsqctl leaderboard
 	$(BIN)/lsqctl export $(BOARD)
+	$(BIN)/lsqctl deploy digits/resnet8-lsq-w4a4 -o $(DEMO)/deployed
+	$(BIN)/lsqctl deploy check $(DEMO)/deployed
 
 test: lint tests
 
@@ -40,7 +43,7 @@ tests: .venv/.ready-dev
 	$(PYTHON) -m venv .venv
 
 .venv/.ready: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) --editable .
+	$(PIP) --editable '.[deploy]'
 	touch $@
 
 .venv/.ready-dev: pyproject.toml constraints.txt | .venv/bin/python

@@ -18,7 +18,7 @@ from lsqctl.cli.options import (
     open_store_if_any,
     positive_int,
 )
-from lsqctl.cli.serve import Force, HtmlFile, write_html_page
+from lsqctl.cli.serve import ClassifyFolder, Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
 from lsqctl.text import pluralize
 
@@ -174,6 +174,7 @@ def leaderboard(
     raw: Raw = False,
     json: Json = False,
     html: HtmlFile = None,
+    classify: ClassifyFolder = None,
 ) -> None:
     """Rank results: mean over seeds, interval, difference to full precision, size, source."""
     from lsqctl.leaderboard.output import format_board
@@ -198,6 +199,8 @@ def leaderboard(
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
         _print_pwc_view(ctx, chosen_format or "table", **board_args)
         return
+    if classify and not html:
+        raise UsageError("--classify is for the page: add --html FILE")
     opened = open_store(ctx) if html else open_store_if_any(ctx)
     with opened as store:
         ranked = build_board(
@@ -212,7 +215,7 @@ def leaderboard(
 
             ranked = with_deviations(ranked, store)
         if html is not None and store:
-            write_html_page(store, ranked, html, force=force)
+            write_html_page(store, ranked, html, force=force, classify=classify)
             return
     if output is not None:
         _write_board(ranked, output, chosen_format, options, force=force)

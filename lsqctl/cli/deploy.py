@@ -55,6 +55,10 @@ def run(
     ctx: typer.Context,
     run_ref: RunArgument,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The new folder.")],
+    form: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|all", help="A form to write (exact); may be repeated."),
+    ] = None,
     check: Annotated[
         str, typer.Option(metavar="N|all", help="Images of the evaluation split to compare.")
     ] = "all",
@@ -64,6 +68,9 @@ def run(
     ] = False,
     settle: Annotated[
         bool, typer.Option("--settle", help="Move biases off the ties between codes.")
+    ] = False,
+    hub: Annotated[
+        bool, typer.Option("--hf", help="Lay the folder out as Hugging Face's readers want it.")
     ] = False,
     threads: Threads = 1,
     json: Json = False,
@@ -78,9 +85,11 @@ def run(
             get_settings(ctx),
             run_ref,
             output,
+            forms=tuple(form or ["exact"]),
             check=count,
             plain=plain,
             settle=settle,
+            hub=hub,
             threads=threads,
         )
     if json:
@@ -153,18 +162,24 @@ def _proof(edge: JsonObject) -> str:
 @app.command(epilog="Example: lsqctl deploy check DIR")
 def check(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="What `deploy` wrote.")],
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile and run model.c too: trusts who made the folder."),
+    ] = False,
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
     """Hash a deployed folder's files and run them on its expected images; exit 1 if any differs.
 
-    Needs onnxruntime and numpy, no run and no torch.
+    Needs numpy and the runtimes of its forms, no run and no torch; says what it could not run.
     """
     from lsqctl.deploy.folder import check_folder
 
-    verdict = check_folder(directory, threads=threads)
+    verdict = check_folder(directory, threads=threads, trusted=compile_)
     if json:
-        print_json({"directory": str(directory), "problems": verdict.problems})
+        print_json(
+            {"directory": str(directory), "problems": verdict.problems, "not_run": verdict.not_run}
+        )
     else:
         _print_verdict(verdict)
     if verdict.problems:
@@ -174,9 +189,11 @@ def check(
 def _print_verdict(verdict: FolderVerdict) -> None:
     for problem in verdict.problems:
         print_error(problem)
+    for line in verdict.not_run:
+        say(line)
     if not verdict.problems:
+        ran = f"; {', '.join(verdict.models)} on {verdict.n_images} images: the expected logits"
         say(
-            f"{verdict.directory}: {verdict.n_files} files as they were written; "
-            f"{', '.join(verdict.models)} on {verdict.n_images} images: the expected logits, "
-            "bit for bit"
+            f"{verdict.directory}: {verdict.n_files} files as they were written"
+            f"{ran if verdict.models else ''}"
         )

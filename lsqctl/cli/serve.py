@@ -21,6 +21,10 @@ HtmlFile = Annotated[
     typer.Option(metavar="FILE", help="Write a page with charts, in one file, instead."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the file.")]
+ClassifyFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="A deployed folder whose network the page runs."),
+]
 INTERRUPTED_EXIT_CODE = 130
 
 
@@ -29,13 +33,16 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: lsqctl serve --port 8000")(serve)
 
 
-def write_html_page(store: Store, board: Board, path: Path, *, force: bool) -> None:
+def write_html_page(
+    store: Store, board: Board, path: Path, *, force: bool, classify: Path | None = None
+) -> None:
     """Write the page and say where it is."""
     from lsqctl.services.atomic_write import check_overwrite
-    from lsqctl.services.html_page import write_page
+    from lsqctl.services.html_page import read_classifier, write_page
 
     check_overwrite(path, force=force)
-    size = write_page(store, board, path, force=force)
+    classifier = read_classifier(classify) if classify else None
+    size = write_page(store, board, path, force=force, classifier=classifier)
     row_count = pluralize(len(board.entries), "row")
     say(f"{path}: {row_count}, {size} bytes; open {path.absolute().as_uri()}")
 
@@ -60,12 +67,13 @@ def serve(
             help="Published results: of local datasets and the paper's page, all, or none.",
         ),
     ] = "auto",
+    classify: ClassifyFolder = None,
 ) -> None:
     """Show the live board in a browser, read-only, until Ctrl-C.
 
     The page refreshes itself when the database has changed.
     """
-    from lsqctl.services.html_page import BoardSelection, BoardServer, make_server
+    from lsqctl.services.html_page import BoardSelection, BoardServer, make_server, read_classifier
     from lsqctl.services.workspace import open_workspace
 
     settings = get_settings(ctx)
@@ -73,7 +81,8 @@ def serve(
     note(f"store: {store.url}, read-only")
     server: BoardServer | None = None
     try:
-        selection = BoardSelection(dataset, show_published, settings)
+        classifier = read_classifier(classify) if classify else None
+        selection = BoardSelection(dataset, show_published, settings, classifier)
         server = make_server(store, selection, host=host, port=port, token=token)
         print(server.address, flush=True)
         say("serving this address until Ctrl-C")

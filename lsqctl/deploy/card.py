@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from lsqctl.datasets import DATASETS
+from lsqctl.deploy.forms import FORMS
 from lsqctl.run import JsonObject
 from lsqctl.text import pluralize
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from lsqctl.deploy.tracing import Pixels
 
 _MEANINGS = {
-    ".onnx": "integers in ONNX: every quantized layer is a product of codes",
+    **{info.file_in(hub=hub): info.description for info in FORMS.values() for hub in (True, False)},
     ".npz": "images (bytes, or fp32 where the model takes those) and the reference's logits",
     "config.json": "architecture and preprocessing, in timm's layout",
 }
@@ -31,6 +33,7 @@ class Card:
 
     title: str = "A quantized network"
     architecture: str = ""
+    dataset: str = ""
     details: Mapping[str, str] | None = None
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
@@ -65,6 +68,8 @@ def config_json(
 def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
     """Return README.md: what it is, what was checked, and the lines that run it."""
     head = {"library_name": "onnx", "pipeline_tag": "image-classification"}
+    if index := _model_index(card, report):
+        head["model-index"] = json.dumps([index], ensure_ascii=False)  # which is YAML, too
     parts = [
         "---",
         *(f"{key}: {value}" for key, value in head.items()),
@@ -88,6 +93,26 @@ def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
     return ("\n".join(parts) + "\n").encode()
 
 
+def _model_index(card: Card, report: JsonObject) -> JsonObject:
+    """Return what the Hub shows of a model: the first form's own right answers; {} without any."""
+    measured = [entry for entry in report["forms"].values() if entry.get("labelled")]
+    if not (measured and card.dataset):
+        return {}
+    info = DATASETS.get(card.dataset)
+    result = {
+        "task": {"type": "image-classification"},
+        "dataset": {"type": (info and info.hub_id) or card.dataset, "name": card.dataset},
+        "metrics": [
+            {
+                "type": "accuracy",
+                "name": f"Top-1 accuracy of {measured[0]['file']}",
+                "value": round(measured[0]["right"] / measured[0]["labelled"], 12),
+            }
+        ],
+    }
+    return {"name": card.title, "results": [result]}
+
+
 def _meaning(name: str) -> str:
     return next((text for end, text in _MEANINGS.items() if name.endswith(end)), "")
 
@@ -107,6 +132,8 @@ def check_lines(report: JsonObject) -> list[str]:
     ]
     for name, form in report["forms"].items():
         lines += ["", *_form_lines(name, form)]
+    for name, reason in report["left_out"].items():
+        lines += ["", f"{name} was left out: {reason}."]
     return lines
 
 
@@ -132,16 +159,17 @@ def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
 
 
 def _form_lines(name: str, form: JsonObject) -> list[str]:
-    images, codes = pluralize(form["images"], "image"), f"{form['codes']:,} codes"
+    sizes = _size_lines(form)
+    if "not_run" in form:
+        return [f"{name} ({form['runtime']}) was not run: {form['not_run']}.", *sizes]
+    images = pluralize(form["images"], "image")
+    codes = f", {form['codes']:,} codes" if form["codes"] else ""
     if not form["codes_differing"] and not form["logits_differing"]:
-        found = "equal to the integer reference in every code and every bit of the logits"
+        every_code = "every code and " if form["codes"] else ""
+        found = f"equal to the integer reference in {every_code}every bit of the logits"
     else:
-        found = (
-            f"{form['codes_differing']:,} codes differ from the integer reference, in "
-            f"{pluralize(form['images_differing'], 'image')}; "
-            f"{pluralize(form['predictions_differing'], 'prediction')} differ"
-        )
-    lines = [f"{name} ({form['runtime']}), {images}, {codes}: {found}."]
+        found = _difference(form)
+    lines = [f"{name} ({form['runtime']}), {images}{codes}: {found}."]
     if form["labelled"]:
         lines.append(f"Right: {form['right']} of {form['labelled']}.")
     lines += [
@@ -149,21 +177,30 @@ def _form_lines(name: str, form: JsonObject) -> list[str]:
         f"expected code {one['expected']}, found {one['found']}."
         for one in form["first_differences"]
     ]
-    return lines
+    return [*lines, *sizes]
+
+
+def _difference(form: JsonObject) -> str:
+    n_predictions = pluralize(form["predictions_differing"], "prediction")
+    if not form["codes"]:
+        n_logits = pluralize(form["logits_differing"], "logit")
+        return f"{n_logits} differ from the integer reference in a bit; {n_predictions} differ"
+    return (
+        f"{form['codes_differing']:,} codes differ from the integer reference, in "
+        f"{pluralize(form['images_differing'], 'image')}; {n_predictions} differ"
+    )
+
+
+def _size_lines(form: JsonObject) -> list[str]:
+    if "flash_bytes" not in form:
+        return []
+    return [f"Flash {form['flash_bytes']:,} bytes, RAM {form['ram_bytes']:,} bytes (-Os)."]
 
 
 def _snippet(report: JsonObject) -> list[str]:
-    file = report["forms"]["exact"]["file"]
-    return [
-        "With onnxruntime and numpy alone:",
-        "",
-        "```python",
-        "import numpy as np",
-        "import onnxruntime",
-        "",
-        'expected = np.load("expected.npz")',
-        f'session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-        'logits = session.run(["logits"], {"images": expected["images"]})[0]',
-        'print((logits == expected["logits"]).all(), logits.argmax(1))',
-        "```",
-    ]
+    files = {entry["form"]: entry["file"] for entry in report["forms"].values()}
+    lines: list[str] = []
+    for name, file in files.items():
+        code = FORMS[name].usage.format(file=file).splitlines()
+        lines += [f"{name}:", "", "```python", *code, "```", ""]
+    return lines[:-1]

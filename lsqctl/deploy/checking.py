@@ -1,4 +1,4 @@
-"""Run a deployed file in onnxruntime and hold each code of it against the integer reference."""
+"""Hold what a deployed file answers against the integer reference: each code, each bit."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lsqctl.deploy.forms import Answers, Codes
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.runtime import Array, open_session, run_session
+from lsqctl.deploy.runtime import Array, onnx_answers, open_session, run_session
 
 MAX_FIRST_DIFFERENCES = 5
-Codes = NDArray[np.int16]
 Flags = NDArray[np.bool_]
 
 
@@ -49,40 +49,30 @@ class CheckCounts:
         return not self.n_codes_differing and not self.n_logits_differing
 
 
-class Checker:
-    """Compares one file with the reference, batch by batch; ``counts`` is what it has found.
+def reference_answers(network: Network, images: Tensor) -> Answers:
+    """Return what the integer reference says of a batch, every code of it."""
+    codes: dict[str, Codes] = {}
+    logits = network(images, lambda edge, values: _keep(codes, edge, values))
+    return Answers(logits.numpy(), codes)
 
-    The file runs twice: as it is, for its logits, and with its codes as further outputs.
-    """
 
-    def __init__(
-        self, network: Network, file: bytes, tap_names: Mapping[str, str], *, threads: int = 1
-    ) -> None:
+class Comparison:
+    """Compares answers with the reference's, batch by batch; ``counts`` is what it has found."""
+
+    def __init__(self, network: Network) -> None:
         self.network = network
         self.counts = CheckCounts()
-        self._tap_names = dict(tap_names)
-        self._plain = open_session(file, threads=threads)
-        self._tapped = open_session(file, threads=threads, taps=tap_names.values())
 
-    def add(self, images: Tensor, labels: Tensor | None = None) -> tuple[Array, Array]:
-        """Compare one batch of images, as the network takes them; return both's logits.
-
-        The reference's come first.
-        """
-        expected: dict[str, Codes] = {}
-        reference = self.network(images, lambda edge, codes: _keep(expected, edge, codes))
-        logits = run_session(self._plain, images.numpy())["logits"]
-        names = list(dict.fromkeys(self._tap_names.values()))
-        tapped = run_session(self._tapped, images.numpy(), names)
-        differing = np.zeros(len(images), bool)
-        for edge, codes in expected.items():
-            lowest = self.network.grid(edge.partition("#")[0]).quant_min
-            found = tapped[self._tap_names[edge]].astype(np.int16) + lowest
-            self._compare_codes(edge, codes, found, differing)
-        self._compare_logits(reference.numpy(), logits, labels)
+    def compare(self, reference: Answers, found: Answers, labels: Tensor | None = None) -> None:
+        """Compare one batch; codes that the file does not show are not counted."""
+        differing = np.zeros(len(reference.logits), bool)
+        for edge, codes in reference.codes.items():
+            if edge in found.codes:
+                lowest = self.network.grid(edge.partition("#")[0]).quant_min
+                self._compare_codes(edge, codes, found.codes[edge] + lowest, differing)
+        self._compare_logits(reference.logits, found.logits, labels)
         self.counts.n_images_differing += int(differing.sum())
-        self.counts.n_images += len(images)
-        return reference.numpy(), logits
+        self.counts.n_images += len(reference.logits)
 
     def _compare_codes(self, edge: str, expected: Codes, found: Codes, differing: Flags) -> None:
         counts = self.counts
@@ -126,6 +116,28 @@ class DeployedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the file's logits (B, classes)."""
         return torch.from_numpy(run_session(self._session, images.numpy())["logits"])
+
+
+class Checker(Comparison):
+    """Compares one ONNX file, run by onnxruntime, with the reference.
+
+    The file runs twice: as it is, for its logits, and with its codes as further outputs.
+    """
+
+    def __init__(
+        self, network: Network, file: bytes, tap_names: Mapping[str, str], *, threads: int = 1
+    ) -> None:
+        super().__init__(network)
+        self._answer = onnx_answers(file, tap_names, threads=threads)
+
+    def add(self, images: Tensor, labels: Tensor | None = None) -> tuple[Array, Array]:
+        """Compare one batch of images, as the network takes them; return both's logits.
+
+        The reference's come first.
+        """
+        reference, found = reference_answers(self.network, images), self._answer(images.numpy())
+        self.compare(reference, found, labels)
+        return reference.logits, found.logits
 
 
 def differing_bits(expected: Array, found: Array) -> Flags:

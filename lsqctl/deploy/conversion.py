@@ -7,46 +7,45 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
-from lsqctl.deploy.certificate import (
-    AVX2_PAIR,
-    Certificate,
-    certificates_json,
-    certify,
-    pair_bounds,
-    proofs,
-)
-from lsqctl.deploy.checking import CheckCounts, Checker, differing_bits
-from lsqctl.deploy.exact import ExactForm
-from lsqctl.deploy.folder import EXPECTED, check_free, npz_bytes, write_folder
+from lsqctl.deploy.certificate import AVX2_PAIR, Certificate, certificates_json, pair_bounds
+from lsqctl.deploy.checking import CheckCounts, Comparison, reference_answers
+from lsqctl.deploy.folder import CHECK, EXPECTED, check_free, npz_bytes, unlike_images, write_folder
+from lsqctl.deploy.forms import FORMS, Answers, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.onnx_graph import export, write_onnx
-from lsqctl.deploy.runtime import PACKAGES, Array, require
+from lsqctl.deploy.runtime import Array, missing_packages
 from lsqctl.deploy.settle import moves_json, settle
+from lsqctl.deploy.source import FormSource
 from lsqctl.deploy.tracing import Pixels, trace
-from lsqctl.errors import UsageError
+from lsqctl.errors import DataError, UsageError
 from lsqctl.run import JsonObject
 
-EXACT_FILE = "model.onnxruntime.onnx"
 ARITHMETIC = "lsq-integer-1"  # docs/arithmetic.md
 EXPECTED_IMAGES = 64
+EVERY_FORM = "all"
+SECOND_RUNTIMES = ("openvino",)  # of a form that another runtime has run already
+_VERSIONED = "torch onnx onnxruntime numpy openvino qonnx safetensors".split()
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of it: the folder, counts of the check, bytes on the disk by file, and proofs."""
+    """What came of it: the folder, counts by form, bytes on the disk by file, and proofs.
+
+    ``counts`` are of the first form, ``left_out`` has the reason for each that was not possible.
+    """
 
     directory: Path
     counts: CheckCounts
@@ -54,19 +53,23 @@ class Conversion:
     float_layers: Mapping[str, str]
     file_bytes: Mapping[str, int]
     certificates: tuple[Certificate, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to convert.
 
-    ``plain`` keeps to ONNX's standard operators; ``settle`` moves biases off the ties between
-    codes; ``threads`` are those of the check; ``card`` is what the folder says of the model's
-    origin.
+    ``forms`` are those to write, ``all`` as many as are possible. ``plain`` keeps to ONNX's
+    standard operators; ``settle`` moves biases off the ties between codes; ``hub`` puts files
+    where Hugging Face's readers look. ``threads`` are those of the check; ``card`` is what the
+    folder says of the model's origin.
     """
 
+    forms: tuple[str, ...] = ("exact",)
     plain: bool = False
     settle: bool = False
+    hub: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
 
@@ -92,40 +95,143 @@ def convert(
     """
     directory, options = Path(directory), options or Options()
     check_free(directory)
-    require(*PACKAGES)
+    check_forms(options.forms)
     stream = iter(batches)
     first = next(stream, None)
     if first is None:
         raise UsageError("a deployment is checked on images, and there are none")
     network = trace(model, tuple(first[0].shape[1:]), pixels)
     network, moves = settle(network) if options.settle else (network, [])
-    certificates = certify(network)
-    form = ExactForm(network, options.plain, proofs(certificates))
-    proto, taps = write_onnx(export(network), form, options.card.metadata())
-    file = proto.SerializeToString(deterministic=True)
+    source = FormSource(network, options.card.metadata(), plain=options.plain)
+    written, left_out = _write(source, options.forms)
+    names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
+    checks = [_Check(network, names, one) for one in _opened(written, options.threads)]
     expected = _Expected()
-    checker = Checker(network, file, taps, threads=options.threads)
     for images, labels in _chained(first, stream):
-        expected.add(images, *checker.add(images, labels))
-    files = {EXACT_FILE: file, EXPECTED: expected.npz(), "config.json": b""}
-    report = _report(network, checker.counts, taps, expected.n_differing, options.plain)
-    report |= {"edges": certificates_json(certificates), "settled": moves_json(moves)}
+        reference = reference_answers(network, images)
+        expected.add(images, reference)
+        for check in checks:
+            check.add(images, reference, labels)
+    entries = {check.key: check.as_json(written[check.form]) for check in checks}
+    report = _report(network, written) | {"forms": entries, "left_out": left_out}
+    report |= {"edges": certificates_json(source.certificates), "settled": moves_json(moves)}
+    files = {names[form]: one.data for form, one in written.items()}
+    files |= {EXPECTED: expected.npz(), "config.json": b""}
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
-    sizes = {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
+    sizes = {name: (directory / name).stat().st_size for name in sorted({*files, CHECK})}
     n_layers, floats = len(network.layers), network.float_layers
-    return Conversion(directory, checker.counts, n_layers, floats, sizes, tuple(certificates))
+    proved = tuple(source.certificates)
+    return Conversion(directory, checks[0].counts, n_layers, floats, sizes, proved, left_out)
 
 
 def exact_file(network: Network, *, settled: bool = False) -> bytes:
     """Return the file that ``convert`` writes for a network, but what it says of its origin."""
     network = settle(network)[0] if settled else network
-    form = ExactForm(network, proofs=proofs(certify(network)))
-    data: bytes = write_onnx(export(network), form, {})[0].SerializeToString(deterministic=True)
-    return data
+    exact: Form = FORMS.load("exact")()
+    return exact.write(FormSource(network, {}, plain=False)).data
+
+
+def check_forms(names: Iterable[str]) -> None:
+    """Raise NotFound for a form that nobody knows, UsageError where its packages are missing."""
+    for name in names:
+        if name != EVERY_FORM and (missing := _missing(name)):
+            raise UsageError(f"the form {name}: {missing}")
+
+
+def _missing(name: str) -> str:
+    info = FORMS.find(name)
+    return missing_packages(*info.packages.split(), extra=info.extra)
+
+
+def _write(
+    source: FormSource, names: tuple[str, ...]
+) -> tuple[dict[str, WrittenForm], dict[str, str]]:
+    """Return the files by form, and why others are left out, which ``all`` allows."""
+    written, left_out = {}, {}
+    for name in FORMS if EVERY_FORM in names else dict.fromkeys(names):
+        if EVERY_FORM in names and (missing := _missing(name)):
+            left_out[name] = missing
+            continue
+        form: Form = FORMS.load(name)()
+        try:
+            written[name] = form.write(source)
+        except DataError as error:
+            if EVERY_FORM not in names:
+                raise
+            left_out[name] = str(error)
+    if not written:
+        raise UsageError(f"no form can be written: {'; '.join(left_out.values())}")
+    return written, left_out
+
+
+def _opened(
+    written: Mapping[str, WrittenForm], threads: int
+) -> Iterator[tuple[str, Runner | Unavailable]]:
+    """Yield each form in each of its runtimes; we wrote its code, so it may run."""
+    for name, one in written.items():
+        form: Form = FORMS.load(name)()
+        for runner in form.runners(one, name=FORMS[name].file, threads=threads, trusted=True):
+            yield name, runner
+
+
+class _Check:
+    """One form in one runtime: its comparison with the reference, or why there is none.
+
+    ``key`` names it in the report: the form, and the runtime where it is a second one.
+    """
+
+    def __init__(
+        self, network: Network, names: Mapping[str, str], opened: tuple[str, Runner | Unavailable]
+    ) -> None:
+        self.form, self.runner = opened
+        self._file = names[self.form]
+        self._comparison = Comparison(network)
+        self.n_expected_differing = 0
+
+    @property
+    def key(self) -> str:
+        is_second = self.runner.runtime in SECOND_RUNTIMES
+        return f"{self.form}, {self.runner.runtime}" if is_second else self.form
+
+    @property
+    def counts(self) -> CheckCounts:
+        return self._comparison.counts
+
+    def add(self, images: Tensor, reference: Answers, labels: Tensor | None) -> None:
+        """Compare as many of a batch as the runtime is asked for."""
+        runner, n_before = self.runner, self.counts.n_images
+        if isinstance(runner, Unavailable):
+            return
+        limit = len(images) if runner.max_images is None else max(0, runner.max_images - n_before)
+        if limit == 0:
+            return
+        found = runner.answer(images[:limit].numpy())
+        part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
+        self._comparison.compare(part, found, None if labels is None else labels[:limit])
+        wanted = slice(max(0, EXPECTED_IMAGES - n_before))
+        expected, answered = part.logits[wanted], found.logits[wanted]
+        if len(expected) == 0:
+            return
+        unlike = unlike_images(expected, answered, bits=runner.promises_bits)
+        self.n_expected_differing += int(unlike.sum())
+
+    def as_json(self, written: WrittenForm) -> JsonObject:
+        """Return what the report says of it."""
+        entry = {
+            "form": self.form,
+            "file": self._file,
+            "bytes": len(written.data),
+            "runtime": self.runner.runtime,
+            **written.details,
+        }
+        if isinstance(self.runner, Unavailable):
+            return {**entry, "not_run": self.runner.reason, "expected_differing": 0}
+        counts = counts_json(self.counts)
+        return {**entry, "expected_differing": self.n_expected_differing, **counts}
 
 
 def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:
@@ -134,19 +240,17 @@ def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:
 
 
 class _Expected:
-    """The first images and their reference logits, and how many the file answers otherwise."""
+    """The first images and their reference logits."""
 
     def __init__(self) -> None:
         self._images: list[Array] = []
         self._logits: list[Array] = []
-        self.n_differing = 0
 
-    def add(self, images: Tensor, reference: Array, logits: Array) -> None:
+    def add(self, images: Tensor, reference: Answers) -> None:
         """Keep of a batch what is still wanted."""
         wanted = slice(max(0, EXPECTED_IMAGES - sum(map(len, self._images))))
-        self.n_differing += int(differing_bits(reference[wanted], logits[wanted]).any(1).sum())
         self._images.append(images[wanted].numpy())
-        self._logits.append(reference[wanted])
+        self._logits.append(reference.logits[wanted])
 
     @property
     def n_classes(self) -> int:
@@ -157,14 +261,9 @@ class _Expected:
         return npz_bytes(images=images, logits=logits)
 
 
-def _report(
-    network: Network,
-    counts: CheckCounts,
-    taps: Mapping[str, str],
-    expected_differing: int,
-    plain: bool,
-) -> JsonObject:
+def _report(network: Network, written: Mapping[str, WrittenForm]) -> JsonObject:
     """Return what ``check.json`` says beside the digests."""
+    taps = written["exact"].taps if "exact" in written else {}
     layers = [
         {
             "name": name,
@@ -175,17 +274,9 @@ def _report(
         }
         for name, layer in network.layers.items()
     ]
-    exact = {
-        "file": EXACT_FILE,
-        "runtime": "onnxruntime",
-        "operators": "standard" if plain else "standard and com.microsoft",
-        "expected_differing": expected_differing,
-        **counts_json(counts),
-    }
     return {
         "schema_version": 1,
         "arithmetic": ARITHMETIC,
-        "forms": {"exact": exact},
         "integer_layers": layers,
         "float_layers": dict(network.float_layers),
         "versions": _versions(),
@@ -211,13 +302,9 @@ def counts_json(counts: CheckCounts) -> JsonObject:
 
 
 def _versions() -> dict[str, str]:
-    import onnx
-    import onnxruntime
-
-    return {
-        "lsqctl": lsqctl.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-    }
+    """Return the versions of what writes and runs the files, as far as it is installed."""
+    versions = {"lsqctl": lsqctl.__version__}
+    for package in _VERSIONED:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

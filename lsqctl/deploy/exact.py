@@ -137,7 +137,7 @@ def _pads(graph: GraphWriter, layer: IntegerLayer, codes: str) -> tuple[list[int
     if layer.window is None:
         return [0, 0], codes
     if layer.window.pad_mode != "constant" or layer.grid.zero_code:
-        padded = _padded(graph, layer, codes, channels_last=False)
+        padded = add_padding(graph, layer, codes, channels_last=False)
         return [0] * 2 * len(layer.window.padding), padded
     return [pair[side] for side in (0, 1) for pair in layer.window.padding], codes
 
@@ -169,7 +169,8 @@ def _scaled(graph: GraphWriter, accumulators: str, scale: str, shift: str) -> st
     return graph.add("Add", graph.add("Mul", as_float, scale), shift)
 
 
-def _padded(graph: GraphWriter, layer: IntegerLayer, codes: str, *, channels_last: bool) -> str:
+def add_padding(graph: GraphWriter, layer: IntegerLayer, codes: str, *, channels_last: bool) -> str:
+    """Add the padding of a convolution: codes of zero, or of the image itself."""
     assert layer.window is not None
     window = layer.window
     if not any(amount for pair in window.padding for amount in pair):
@@ -189,7 +190,7 @@ def _grouped(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
     """Add a convolution of groups, or of one dimension, by ``ConvInteger``."""
     assert layer.window is not None
     window = layer.window
-    x = _padded(graph, layer, codes, channels_last=False)
+    x = add_padding(graph, layer, codes, channels_last=False)
     weight = graph.weight_codes(layer.weight_codes.numpy(), layer.weight_bits)
     accumulators = graph.add(
         "ConvInteger",
@@ -209,7 +210,7 @@ def add_columns(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
     """Add what each output pixel reads, side by side: (B, C, H, W) to (B, H', W', kh kw C)."""
     assert layer.window is not None
     x = graph.add("Transpose", codes, perm=[0, 2, 3, 1])
-    x = _padded(graph, layer, x, channels_last=True)
+    x = add_padding(graph, layer, x, channels_last=True)
     taps = list(product(*(range(size) for size in layer.weight_codes.shape[2:])))
     if len(taps) == 1 and set(layer.window.stride) == {1}:
         return x

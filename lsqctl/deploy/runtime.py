@@ -5,7 +5,7 @@ Apart because the check of a folder runs files too, and must load without torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -17,15 +17,22 @@ from lsqctl.errors import DataError, UsageError
 if TYPE_CHECKING:
     import onnxruntime
 
+    from lsqctl.deploy.forms import Answers
+
 Array = NDArray[np.generic]
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def require(*packages: str) -> None:
     """Raise UsageError, with the command that helps, unless all of these can be imported."""
+    if missing := missing_packages(*packages):
+        raise UsageError(missing)
+
+
+def missing_packages(*packages: str, extra: str = "deploy") -> str:
+    """Return the line that says which of these cannot be imported, and the command that helps."""
     missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise UsageError(f"this needs {', '.join(missing)}: pip install 'lsqctl[deploy]'")
+    return f"this needs {', '.join(missing)}: pip install 'lsqctl[{extra}]'" if missing else ""
 
 
 def open_session(
@@ -77,3 +84,25 @@ def run_session(
     """Return the outputs by name, all unless named, of one batch of images."""
     names = outputs or [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"images": images}), strict=True))
+
+
+def onnx_answers(
+    file: bytes, taps: Mapping[str, str], *, threads: int = 1, name: str = "the file"
+) -> Callable[[Array], Answers]:
+    """Return a function that runs a file in onnxruntime: logits, and codes by edge for ``taps``.
+
+    The file runs as it is, for its logits, and once more where its codes are asked for. Codes are
+    bytes, code - quant_min. Raises DataError for what onnxruntime does not take.
+    """
+    from lsqctl.deploy.forms import Answers
+
+    plain = open_session(file, threads=threads, name=name)
+    tapped = open_session(file, threads=threads, taps=taps.values(), name=name) if taps else None
+    names = list(dict.fromkeys(taps.values()))
+
+    def answer(images: Array) -> Answers:
+        logits = run_session(plain, images)["logits"]
+        found = run_session(tapped, images, names) if tapped else {}
+        return Answers(logits, {edge: found[one].astype(np.int16) for edge, one in taps.items()})
+
+    return answer

@@ -45,26 +45,29 @@ def deploy_run(
     run_ref: str,
     directory: Path,
     *,
+    forms: tuple[str, ...] = ("exact",),
     check: int | None = None,
     plain: bool = False,
     settle: bool = False,
+    hub: bool = False,
     threads: int = 1,
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
 
-    ``check`` is how many images of the evaluation split are compared, None all. Raises NotFound
-    for a run without a result, DataError for a damaged checkpoint, a missing dataset or a layer
-    that has no integer form, UsageError where the folder exists; nothing is written then.
+    ``forms`` are those to write; ``check`` is how many images of the evaluation split are compared,
+    None all. Raises NotFound for a run without a result, DataError for a damaged checkpoint, a
+    missing dataset or a layer that has no integer form, UsageError where the folder exists; nothing
+    is written then.
     """
     from lsqctl.deploy import Options, convert
+    from lsqctl.deploy.conversion import check_forms
     from lsqctl.deploy.folder import check_free
-    from lsqctl.deploy.runtime import PACKAGES, require
     from lsqctl.recipe import load_stored
     from lsqctl.training.restore import restore_model, verify_recorded_checkpoint
     from lsqctl.worker.inputs import current_location
 
     check_free(directory)
-    require(*PACKAGES)
+    check_forms(forms)
     detail = store.runs.detail(store.runs.resolve(run_ref).id)
     result, headline = _headline(store, detail)
     recipe = load_stored(detail.recipe)
@@ -79,7 +82,7 @@ def deploy_run(
         directory,
         _batches(pipeline, check),
         pixels=_pixels(pipeline),
-        options=Options(plain=plain, settle=settle, threads=threads, card=card),
+        options=Options(forms, plain=plain, settle=settle, hub=hub, threads=threads, card=card),
     )
     deployed = _measure(directory, headline, pipeline, threads)
     if deployed is not None:
@@ -130,14 +133,13 @@ def remeasure_deployed(
 
     Raises DataError for another dataset, UsageError where a package is missing.
     """
-    from lsqctl.deploy.conversion import exact_file
-    from lsqctl.deploy.runtime import PACKAGES, require
+    from lsqctl.deploy.conversion import check_forms, exact_file
     from lsqctl.deploy.tracing import trace
     from lsqctl.training.finetuning import open_pipeline
     from lsqctl.training.restore import restore_model
     from lsqctl.training.runtime import setup_torch
 
-    require(*PACKAGES)
+    check_forms(["exact"])
     context = replace(context, device="cpu")
     pipeline = open_pipeline(recipe, context, setup_torch(context, recipe.seed))
     _check_dataset(pipeline, recipe, data_digest)
@@ -211,6 +213,7 @@ def _card(recipe: Recipe, detail: RunDetail, result: Result, headline: Evaluatio
     data = recipe.data
     return Card(
         title=recipe.name,
+        dataset=result.dataset,
         architecture=recipe.model.name.removeprefix("timm/"),
         details=details,
         interpolation=data.interpolation,

@@ -16,7 +16,7 @@ from pathlib import Path
 from socketserver import BaseRequestHandler
 from typing import TYPE_CHECKING, Literal
 
-from lsqctl.errors import UsageError
+from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
 from lsqctl.leaderboard.formats.csv_text import to_csv
@@ -29,21 +29,61 @@ from lsqctl.services.http_handler import MIN_TOKEN_LENGTH, BoardRequestHandler, 
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
+    from lsqctl.leaderboard.page.classifier import Classifier
     from lsqctl.store import Store
 
 MAX_HISTORIES = 24
 
 
-def render_page(store: Store, board: Board, *, live: LiveStatus | None = None) -> str:
+def render_page(
+    store: Store,
+    board: Board,
+    *,
+    live: LiveStatus | None = None,
+    classifier: Classifier | None = None,
+) -> str:
     """Return the page of a board; the same database and board always give the same text."""
-    return render(board, run_histories(store, board), live=live)
+    return render(board, run_histories(store, board), live=live, classifier=classifier)
 
 
-def write_page(store: Store, board: Board, path: Path, *, force: bool = False) -> int:
+def write_page(
+    store: Store,
+    board: Board,
+    path: Path,
+    *,
+    force: bool = False,
+    classifier: Classifier | None = None,
+) -> int:
     """Write the page to a file and return the number of bytes.  Raises UsageError."""
-    data = render_page(store, board).encode()
+    data = render_page(store, board, classifier=classifier).encode()
     write_atomic(path, data, force=force)
     return len(data)
+
+
+def read_classifier(directory: Path) -> Classifier:
+    """Return a deployed folder as a page runs it: its packed codes and its expected images.
+
+    Raises NotFound for a folder without them, DataError for one that has changed.
+    """
+    from lsqctl.deploy.folder import changed_files, read_expected, read_report
+    from lsqctl.deploy.forms.codes import read_program
+    from lsqctl.leaderboard.page.classifier import Classifier
+
+    report = read_report(directory)
+    entry = report["forms"].get("codes")
+    if entry is None:
+        raise NotFound(
+            f"{directory} has no packed codes for the page: `lsqctl deploy RUN -o DIR --form codes`"
+        )
+    for problem in changed_files(directory, report["sha256"]):
+        raise DataError(problem)
+    path = directory / entry["file"]
+    program = read_program(path.read_bytes(), str(path))
+    images, logits = read_expected(directory)
+    if not program.takes_bytes:
+        raise UsageError(f"{directory} takes normalized images; the page classifies bytes")
+    tensors = dict(program.tensors)
+    return Classifier(directory.resolve().name, program.as_json(), tensors, images, logits)  # type: ignore[arg-type]
 
 
 def run_histories(store: Store, board: Board) -> Iterator[RunHistory]:
@@ -75,11 +115,15 @@ DATABASE_POLL_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class BoardSelection:
-    """Which part of the board is served; ``settings`` name the workspace's added rows."""
+    """Which part of the board is served; ``settings`` name the workspace's added rows.
+
+    ``classifier`` is a deployed network that the page runs.
+    """
 
     dataset: str | None = None
     show_published: Literal["auto", "all", "none"] = "auto"
     settings: Settings | None = None
+    classifier: Classifier | None = None
 
 
 class ResponseCache:
@@ -116,7 +160,9 @@ class ResponseCache:
         etag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
         live = LiveStatus(queue_text=_queue_text(counts), etag=etag, poll_seconds=PAGE_POLL_SECONDS)
         self._bodies = {
-            "/": render_page(self._store, ranked, live=live).encode(),
+            "/": render_page(
+                self._store, ranked, live=live, classifier=selection.classifier
+            ).encode(),
             "/board.json": to_json(ranked).encode(),
             "/board.csv": to_csv(ranked).encode(),
         }

@@ -71,6 +71,8 @@ def test_it_says_which_network_it_took_and_that_every_code_is_equal(deployed):
     assert re.search(r"conv1\t.*\tproved\n", printed)
     assert "3 of these are proved for every input" in printed
     assert "5 files as they were written" in printed
+    assert "9 files as they were written" in printed
+    assert re.search(r"c \(cc\), 540 images: equal to the integer reference in every bit", printed)
     form = read_report(line.folder / "shipped")["forms"]["exact"]
     assert (form["codes_differing"], form["logits_differing"]) == (0, 0)
     assert form["right"] == form["reference_right"] > 0
@@ -222,6 +224,9 @@ def test_nothing_is_overwritten_and_nothing_half_written(deployed):
     done = line("deploy", run, "-o", "shipped", code=2)
     assert "shipped exists; name another folder, or remove it first" in done.stderr
     assert "there is no folder" in line("deploy", run, "-o", "no/such", code=2).stderr
+    unknown = line("deploy", run, "-o", "x", "--form", "exat", code=3)
+    assert "no form is named `exat`; did you mean `exact`" in unknown.stderr
+    assert "add --html FILE" in line("leaderboard", "--classify", "every", code=2).stderr
     assert "no run" in line("deploy", "nosuch", "-o", "x", code=3).stderr
     assert (
         "must be a whole number" in line("deploy", run, "-o", "x", "--check", "many", code=2).stderr
@@ -247,8 +252,33 @@ def test_a_missing_package_ends_in_the_command_that_helps():
         require("onnx", "no_such_package")
 
 
+def test_the_page_s_loader_reads_the_codes_with_numpy_and_safetensors_alone(deployed):
+    line, _ = deployed
+    loader, _ = blocks("python")
+    assert len(loader.partition("\nfor name")[0].splitlines()) <= 26
+    proof = """
+import onnx.numpy_helper
+model = onnx.load("every/model.qonnx.onnx")
+floats = [onnx.numpy_helper.to_array(one) for one in model.graph.initializer]
+for codes, step, scale, shift in load("every/model.safetensors").values():
+    same = [f for f in floats if f.size == codes.size and f.ndim > 1]
+    assert any((f.T if f.ndim == 2 else f).ravel().tolist() == codes.ravel().tolist() for f in same)
+"""
+    hidden = HIDE.replace(', "onnx", "onnxscript", "ml_dtypes"', "")
+    done = subprocess.run(
+        [sys.executable, "-c", hidden + loader + proof],
+        cwd=line.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 8
+
+
 def test_the_code_of_the_page_runs(tmp_path):
-    (code,) = blocks("python")
+    loader, code = blocks("python")
+    assert loader.startswith("import json")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
+    from lsqctl.leaderboard.page.classifier import Classifier
+
 ROW_CSS_CLASSES = {"local": "o", "published": "p", "full": "f"}
 _DELTA_CSS_CLASSES: Mapping[Highlight, str] = {"good": "g", "bad": "w", "": ""}
 
@@ -268,14 +270,19 @@ class LiveStatus:
 
 
 def render(
-    board: Board, histories: Iterable[RunHistory] = (), *, live: LiveStatus | None = None
+    board: Board,
+    histories: Iterable[RunHistory] = (),
+    *,
+    live: LiveStatus | None = None,
+    classifier: Classifier | None = None,
 ) -> str:
     """Return the page of a board; the same arguments always give the same text.
 
-    ``histories`` are shown in their order for as long as the page stays within ``MAX_PAGE_BYTES``.
+    ``histories`` are shown in their order for as long as the page stays within ``MAX_PAGE_BYTES``,
+    besides a deployed network that the page runs.
     """
     page_sections = build_sections(board)
-    bare_page = _render_page(page_sections, [], live)
+    bare_page = _render_page(page_sections, [], live, None)
     bytes_left = MAX_PAGE_BYTES - len(bare_page.encode())
     kept_histories: list[RunHistoryView] = []
     template = _environment().get_template("history.html")
@@ -287,18 +294,21 @@ def render(
         if bytes_left < 0:
             break
         kept_histories.append(history)
-    return _render_page(page_sections, kept_histories, live) if kept_histories else bare_page
+    if not kept_histories and classifier is None:
+        return bare_page
+    return _render_page(page_sections, kept_histories, live, classifier)
 
 
 _HISTORY_ENTRY_BYTES = 120  # bytes of a history's entry in the list of runs
 
 
-def content_security_policy(*, live: bool = False) -> str:
+def content_security_policy(*, live: bool = False, classifies: bool = False) -> str:
     """Return the Content-Security-Policy of the page; a served one may ask its own server."""
+    scripts = ["page.js", "classifier.js"] if classifies else ["page.js"]
     parts = [
         "default-src 'none'",
         f"style-src '{_digest(_style())}'",
-        f"script-src '{_digest(_asset('page.js'))}'",
+        " ".join(["script-src", *(f"'{_digest(_asset(name))}'" for name in scripts)]),
         "img-src data:",
         "base-uri 'none'",
         "form-action 'none'",
@@ -309,7 +319,10 @@ def content_security_policy(*, live: bool = False) -> str:
 
 
 def _render_page(
-    page_sections: Sequence[Section], histories: Sequence[RunHistoryView], live: LiveStatus | None
+    page_sections: Sequence[Section],
+    histories: Sequence[RunHistoryView],
+    live: LiveStatus | None,
+    classifier: Classifier | None,
 ) -> str:
     from markupsafe import Markup
 
@@ -320,9 +333,11 @@ def _render_page(
         histories=histories,
         shown_run_ids={history.run_id for history in histories},
         live=live,
-        policy=content_security_policy(live=live is not None),
+        classifier=classifier,
+        policy=content_security_policy(live=live is not None, classifies=classifier is not None),
         style=Markup(_style()),  # noqa: S704  our own file, no word of another's
         script=Markup(_asset("page.js")),  # noqa: S704
+        classifier_script=Markup(_asset("classifier.js")),  # noqa: S704
         data=_script_data(page_sections, live),
     )
 

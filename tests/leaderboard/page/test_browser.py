@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 
+from lsqctl.deploy.folder import read_report, write_folder
+from lsqctl.errors import DataError, NotFound
 from lsqctl.leaderboard.page.rendering import render
+from lsqctl.services.html_page import read_classifier
 from lsqctl.text import sanitize
 from tests.leaderboard.page.boards import history, hostile_board, large_board, plain_board
 
@@ -29,7 +34,26 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def deployed(tmp_path_factory):
+    """A folder of packed codes of the digits' network, read as the page reads it."""
+    torch = pytest.importorskip("torch")
+    from lsqctl.deploy import Options, Pixels, convert
+    from lsqctl.models.factory import build_model
+    from lsqctl.quant import QuantSpec, calibrate, prepare
+
+    torch.manual_seed(0)
+    model = build_model("resnet8", num_classes=10, in_channels=1, image_size=8)
+    model = prepare(model, QuantSpec(residual_bits=8))
+    calibrate(model, [torch.randn(8, 1, 8, 8)])
+    images = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    pixels = Pixels((0.3,), (0.4,), 1)
+    folder = tmp_path_factory.mktemp("deployed") / "digits"
+    convert(model.eval(), folder, [(images, None)], pixels=pixels, options=Options(("codes",)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, deployed):
     """The pages, written once."""
     place = tmp_path_factory.mktemp("pages")
     runs = [history("r1", "digits/net-w8a8"), history("r2", "second </summary>")]
@@ -37,6 +61,8 @@ def folder(tmp_path_factory):
         "plain": render(plain_board(), runs),
         "hostile": render(hostile_board(), [history("r1", "</select><script>alert(1)</script>")]),
         "large": render(large_board()),
+        "classifier": render(plain_board(), classifier=read_classifier(deployed)),
+        "other": render(plain_board(), classifier=other_logits(read_classifier(deployed))),
     }.items():
         (place / f"{name}.html").write_text(text)
     return place
@@ -262,3 +288,62 @@ def test_a_served_page_refreshes_itself_and_keeps_the_filter(browser, tmp_path, 
         assert page.text_content("#queue") == "Live: nothing is queued or running."
         assert said == []
         page.close()
+
+
+def other_logits(classifier):
+    """One logit moved by its last bit."""
+    logits = classifier.logits.copy()
+    logits[3, 2] = np.nextafter(logits[3, 2], np.float32(9))
+    return dataclasses.replace(classifier, logits=logits)
+
+
+def test_the_page_classifies_each_test_image_to_the_last_bit_of_its_logits(opened, deployed):
+    expected = read_classifier(deployed).logits
+    with opened("classifier") as page:
+        assert (
+            page.text_content("#classified") == "20 of 20 images: the expected logits, bit for bit"
+        )
+        answers = []
+        for _ in range(3):
+            answers.append(page.text_content("#answer"))
+            page.click("#after")
+        best = expected.argmax(1)
+        assert answers == [f"image {i + 1} of 20: class {best[i]}" for i in range(3)]
+        shown = page.eval_on_selector_all("#logits li", "items => items.map(i => i.textContent)")
+        assert [float(text) for text in shown] == [round(float(x), 3) for x in expected[3]]
+        page.click("#before")
+        assert page.text_content("#answer").startswith("image 3 of 20")
+        page.click("#clear")
+        blank = page.text_content("#logits")
+        page.click("#pixels")
+        assert page.text_content("#answer").startswith("painted: class ")
+        assert page.text_content("#logits") != blank
+
+
+def test_a_logit_that_differs_in_its_last_bit_is_told(opened):
+    with opened("other") as page:
+        assert page.text_content("#classified").startswith("19 of 20 images")
+
+
+def test_without_a_script_the_page_says_that_nothing_is_computed(opened):
+    with opened("classifier", script=False) as page:
+        assert "Without JavaScript" in page.text_content("#classified")
+        assert not page.is_visible("#classify")
+
+
+def test_a_folder_without_codes_or_with_a_changed_byte_is_no_classifier(deployed, tmp_path):
+    report = read_report(deployed)
+    files = {path.name: path.read_bytes() for path in deployed.iterdir()}
+    del files["check.json"], report["sha256"], report["sha256_of_the_rest"]
+    write_folder(tmp_path / "none", files, report | {"forms": {}})
+    with pytest.raises(
+        NotFound, match=r"no packed codes .*`lsqctl deploy RUN -o DIR --form codes`"
+    ):
+        read_classifier(tmp_path / "none")
+    changed = tmp_path / "changed"
+    shutil.copytree(deployed, changed)
+    data = bytearray((changed / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (changed / "model.safetensors").write_bytes(data)
+    with pytest.raises(DataError, match=r"model\.safetensors has changed"):
+        read_classifier(changed)

@@ -1,0 +1,166 @@
+"""The form *qonnx*: Quant nodes of any bits, for the compilers of FPGAs that read QONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lsqctl.deploy.forms import Answers, Runner, Unavailable, WrittenForm, form
+from lsqctl.deploy.runtime import Array, missing_packages
+from lsqctl.errors import DataError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from lsqctl.deploy.network import Network
+    from lsqctl.deploy.onnx_graph import GraphWriter
+    from lsqctl.deploy.source import FormSource
+    from lsqctl.quant.arithmetic import Grid
+
+DOMAIN = "qonnx.custom_op.general"
+MAX_IMAGES = 8  # its executor runs node by node
+
+
+@form(
+    "qonnx",
+    file="model.qonnx.onnx",
+    description="Quant nodes of any bits in QONNX, one image at a time",
+    packages="onnx onnxscript onnxruntime",
+    usage="""\
+import numpy as np
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.core.onnx_exec import execute_onnx
+
+expected = np.load("expected.npz")
+model = ModelWrapper("{file}")
+logits = execute_onnx(model, {{"images": expected["images"][:1]}})["logits"]
+print((logits == expected["logits"][:1]).all(), logits.argmax(1))
+""",
+)
+class Qonnx:
+    """Written with onnx alone; executed by the package qonnx."""
+
+    def write(self, source: FormSource) -> WrittenForm:
+        """Return the file, whose batch is 1 as the readers of QONNX want it."""
+        from lsqctl.deploy.onnx_graph import write_onnx
+
+        model, _ = write_onnx(source.exported, _Quant(source.network), source.metadata)
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+        return WrittenForm(model.SerializeToString(deterministic=True))
+
+    def runners(
+        self, written: WrittenForm, *, name: str, threads: int, trusted: bool
+    ) -> Iterator[Runner | Unavailable]:
+        """Yield qonnx's own executor."""
+        if missing := missing_packages("qonnx", extra="qonnx"):
+            yield Unavailable("qonnx", missing)
+        else:
+            yield Runner("qonnx", qonnx_answers(written.data, name), max_images=MAX_IMAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Quant:
+    """x / step becomes codes by a Quant of scale 1; a convolution of codes, then scale and shift.
+
+    QONNX has no order of rounding for a scale inside Quant that would be the reference's; outside
+    it each operation is one of fp32.
+    """
+
+    network: Network
+    opset_imports: Mapping[str, int] = field(default_factory=lambda: {DOMAIN: 1})
+
+    def quantizer(self, graph: GraphWriter, edge: str, x: str) -> str:
+        """Add codes and what they stand for."""
+        grid = self.network.grid(edge)
+        values = graph.add("Mul", _codes(graph, grid, x), graph.constant(grid.step.numpy()))
+        if grid.offset is None:
+            return values
+        return graph.add("Add", values, graph.constant(grid.offset.numpy()))
+
+    def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
+        """Add codes, their convolution or product, scale and shift."""
+        layer = self.network.layers[edge]
+        shape: tuple[int, ...] = (-1,)
+        window, weight = layer.window, layer.weight_codes.numpy().astype(np.float32)
+        codes = _codes(graph, layer.grid, x)
+        if window is not None and window.pad_mode != "constant":
+            raise DataError(f"the form qonnx has no {window.pad_mode} padding (layer {edge})")
+        if window is None:
+            matrix = _quant(
+                graph, graph.constant(np.ascontiguousarray(weight.T)), layer.weight_bits
+            )
+            out = graph.add("MatMul", codes, matrix)
+        else:
+            pads = [pair[side] for side in (0, 1) for pair in window.padding]
+            if layer.grid.zero_code:
+                ends = [0, 0, *pads[: len(pads) // 2], 0, 0, *pads[len(pads) // 2 :]]
+                zero = graph.constant(layer.grid.zero_code)
+                codes = graph.add("Pad", codes, graph.constant(ends, np.int64), zero)
+                pads = [0] * len(pads)
+            out = graph.add(
+                "Conv",
+                codes,
+                _quant(graph, graph.constant(weight), layer.weight_bits),
+                kernel_shape=list(weight.shape[2:]),
+                pads=pads,
+                strides=list(window.stride),
+                dilations=list(window.dilation),
+                group=window.groups,
+            )
+            shape = (1, -1, *(1,) * len(window.stride))
+        scale, shift = (
+            graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift)
+        )
+        return graph.add("Add", graph.add("Mul", out, scale), shift)
+
+
+def _codes(graph: GraphWriter, grid: Grid, x: str) -> str:
+    if grid.offset is not None:
+        x = graph.add("Sub", x, graph.constant(grid.offset.numpy()))
+    ratio = graph.add("Div", x, graph.constant(grid.step.numpy()))
+    n_codes = grid.quant_max - grid.quant_min + 1
+    is_narrow = n_codes % 2 == 1
+    bits = (n_codes + is_narrow).bit_length() - 1
+    return _quant(graph, ratio, bits, signed=grid.quant_min < 0, narrow=is_narrow)
+
+
+def _quant(
+    graph: GraphWriter, x: str, bits: int, *, signed: bool = True, narrow: bool = False
+) -> str:
+    one, zero, width = (graph.constant(float(value)) for value in (1, 0, bits))
+    return graph.add(
+        "Quant",
+        x,
+        one,
+        zero,
+        width,
+        domain=DOMAIN,
+        signed=int(signed),
+        narrow=int(narrow),
+        rounding_mode="ROUND",
+    )
+
+
+def qonnx_answers(file: bytes, name: str) -> Callable[[Array], Answers]:
+    """Return a function that executes a file by qonnx, image by image."""
+    import onnx
+    from google.protobuf.message import DecodeError
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.infer_shapes import InferShapes
+
+    try:
+        proto: onnx.ModelProto = onnx.load_from_string(file)
+    except DecodeError as error:
+        raise DataError(f"{name} is no ONNX file: {error}") from None
+    model = ModelWrapper(proto).transform(InferShapes())
+
+    def answer(images: Array) -> Answers:
+        logits = [execute_onnx(model, {"images": one[None]})["logits"] for one in images]
+        return Answers(np.concatenate(logits))
+
+    return answer
