@@ -109,7 +109,8 @@ def test_a_filter_may_name_every_column_of_the_contract_and_of_a_run():
 
 @pytest.mark.parametrize("name", RUN_SOURCES)
 def test_every_column_of_a_run_filters_what_is_ranked_by_the_run_s_own_value(name):
-    full = row("a", macs=2 * 10**9, bops=3 * 10**9, epochs=5, params=7, size_bytes=8, **TEXTS)
+    costs = {"macs": 2 * 10**9, "bops": 3 * 10**9, "size_bytes": 8, "file_bytes": 9}
+    full = row("a", epochs=5, params=7, exactness="exact", **costs, **TEXTS)
     value = RUN_SOURCES[name].of_run(full)
     assert value is not None
     literal = {"text": f"'{value}'", "time": f"'{value}'"}.get(WHERE_COLUMNS[name], str(value))
