@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from lsqctl.run import RunState
+from lsqctl.run import LOCAL, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ class BoardRow(ResultValues, RunIdentity):
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
     ``n_correct_last`` and ``n_correct_best`` are the counts of the same variant at the last and
-    at the best epoch.
+    at the best epoch. ``origin`` and ``user`` are those of the run.
     """
 
     code_commit: str = ""
@@ -258,6 +258,8 @@ class BoardRow(ResultValues, RunIdentity):
     checkpoint_path: str = ""
     n_correct_last: int | None = None
     n_correct_best: int | None = None
+    origin: str = LOCAL
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)

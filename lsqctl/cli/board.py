@@ -12,6 +12,7 @@ from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
 from lsqctl.cli.options import (
     Json,
+    Mine,
     format_name,
     get_settings,
     open_store,
@@ -20,6 +21,7 @@ from lsqctl.cli.options import (
 )
 from lsqctl.cli.serve import Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
+from lsqctl.settings import current_user
 from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class _QueryArgs(TypedDict):
     """Which rows of the board are shown, and how."""
 
     where: str | None
+    user: str | None
     group_by: tuple[str, ...]
     sort: tuple[str, ...]
     limit: int | None
@@ -146,6 +149,7 @@ def leaderboard(
     ctx: typer.Context,
     dataset: Dataset = None,
     where: BoardWhere = None,
+    mine: Mine = False,
     columns: Columns = "",
     sort: Sort = "",
     group_by: GroupBy = "",
@@ -189,6 +193,7 @@ def leaderboard(
     }
     query_args: _QueryArgs = {
         "where": where,
+        "user": current_user() if mine else None,
         "group_by": split_commas(group_by),
         "sort": split_commas(sort),
         "limit": limit,
@@ -217,7 +222,7 @@ def leaderboard(
     if output is not None:
         _write_board(ranked, output, chosen_format, options, force=force)
     elif chosen_format in (None, "table"):
-        _print_board(ranked, options, is_filtered=bool(where))
+        _print_board(ranked, options, is_filtered=bool(where) or mine)
     else:
         _warn_raw(options)
         sys.stdout.write(format_board(ranked, str(chosen_format), options))
@@ -228,6 +233,7 @@ def export(
     path: Annotated[Path, typer.Argument(help="A file: .csv, .json, .md, .html or .tex.")],
     dataset: Dataset = None,
     where: BoardWhere = None,
+    mine: Mine = False,
     columns: Columns = "",
     sort: Sort = "",
     pivot: PivotSpec = "",
@@ -262,6 +268,7 @@ def export(
             pareto=_cost_column(pareto),
             settings=get_settings(ctx),
             where=where,
+            user=current_user() if mine else None,
             sort=split_commas(sort),
         )
     _write_board(ranked, path, output_format, options, force=force)

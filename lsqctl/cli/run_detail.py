@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.run import RunDetail
+from lsqctl.run import RECORDED, RunDetail
 from lsqctl.settings import Settings
 from lsqctl.text import ago, format_bops, format_bytes, format_duration
 
@@ -38,6 +38,8 @@ def print_run(
         "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
         "tags": " ".join(tags),
         "note": run.note,
+        "user": run.user,
+        "origin": "recorded of a loop that lsqctl did not run" if run.origin == RECORDED else "",
         "created": ago(run.created_at),
         "recipe": run.recipe_sha256[:16],
         "commit": _commit_text(detail.provenance),

@@ -28,7 +28,7 @@ from lsqctl.leaderboard.run_group import (
     select_best_run,
 )
 from lsqctl.leaderboard.schema import Entry
-from lsqctl.run import RunState
+from lsqctl.run import RECORDED, RunState
 from lsqctl.text import did_you_mean
 
 Cost = Literal["gbops", "size_bytes"]
@@ -102,7 +102,7 @@ def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]
     What was counted on different images cannot be ranked together. The images of most runs come
     first. A run without a result stands where its recipe has its newest one, else there.
     """
-    counted = sorted((row for row in rows if row.n_total), key=recency_key)
+    counted = sorted((row for row in rows if _names_images(row)), key=recency_key)
     digests = Counter(evaluation_digest(row.data_digest) for row in counted)
     if len(digests) < 2:
         return [((), rows)]
@@ -111,8 +111,13 @@ def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]
     by_digest: dict[str, list[BoardRow]] = defaultdict(list)
     for row in rows:
         home = homes.get(row.recipe_sha256, first)
-        by_digest[evaluation_digest(row.data_digest) if row.n_total else home].append(row)
+        by_digest[evaluation_digest(row.data_digest) if _names_images(row) else home].append(row)
     return [((("images", digest[:8]),), by_digest[digest]) for digest in (first, *others)]
+
+
+def _names_images(row: BoardRow) -> bool:
+    """Return whether it is known which images were evaluated; a recorded run may only say so."""
+    return bool(row.n_total and (row.data_digest or row.origin != RECORDED))
 
 
 def _group_runs(rows: Iterable[BoardRow], *, per_run: bool) -> list[list[BoardRow]]:

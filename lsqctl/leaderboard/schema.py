@@ -31,6 +31,7 @@ from lsqctl.leaderboard.run_group import (
     to_utc,
 )
 from lsqctl.leaderboard.statistics import sample_std, wilson_interval
+from lsqctl.run import RECORDED
 from lsqctl.text import did_you_mean
 
 SCHEMA_VERSION = 2
@@ -237,8 +238,8 @@ class Entry:
         "remarks",
         source=of_group(lambda group: join_distinct([f"best of {group.best_of} seeds" if group.best_of > 1 else "", *(run.notes for run in group.runs)])), published=published("notes"))]
     origin: Annotated[str, ColumnSpec(
-        "local or published",
-        source=of_group(lambda _: "local"), published=lambda _: "published", heading="source", priority=5)]
+        "local, recorded (by a loop that lsqctl did not run) or published",
+        source=newest("origin"), published=lambda _: "published", heading="source", priority=5)]
     source_kind: Annotated[str | None, ColumnSpec(
         "paper, readme or page; empty for local rows",
         published=published("source_kind"))]
@@ -259,12 +260,20 @@ class Entry:
     eval_loss: Annotated[float | None, ColumnSpec(
         "mean cross entropy of an evaluation, in nats, mean over the same runs",
         source=mean_of("loss"))]
+    user: Annotated[str | None, ColumnSpec(
+        "who submitted the runs; several are parted by `; `",
+        source=distinct("user", at_submit=True))]
     # fmt: on
 
     @property
     def is_local(self) -> bool:
         """Whether this was measured here, rather than published."""
-        return self.origin == "local"
+        return self.origin != "published"
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a loop of somebody's own measured it, and lsqctl did not."""
+        return self.origin == RECORDED
 
     @property
     def is_full_precision(self) -> bool:

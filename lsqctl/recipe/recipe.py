@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import Plugin, is_plugin_name
-from lsqctl.errors import PluginError
+from lsqctl.errors import PluginError, UsageError
 from lsqctl.models import MODELS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
@@ -83,8 +83,14 @@ class Recipe(Section):
 def load_stored(data: Mapping[str, object]) -> Recipe:
     """Return the recipe that a run was stored with.
 
-    Raises PluginError where it names what a plugin declares, and that cannot be used here.
+    Raises PluginError where it names what a plugin declares, and that cannot be used here, and
+    UsageError for a run that was recorded: it has none.
     """
+    if "recorded" in data:
+        raise UsageError(
+            f"`{data.get('name')}` was recorded of a loop of its own: lsqctl has neither its "
+            "network nor its data, and cannot do that with it"
+        )
     try:
         return Recipe.model_validate(dict(data))
     except ValidationError as error:

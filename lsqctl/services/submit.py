@@ -31,7 +31,7 @@ from lsqctl.services.recipe_inputs import (
     resolve_torchvision_weights,
 )
 from lsqctl.services.workspace import open_workspace, workspace_exists
-from lsqctl.settings import Settings
+from lsqctl.settings import Settings, current_user
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -255,6 +255,7 @@ class _Planner:
             held=self.options.held,
             explicit=submitted,
             tags=self.options.tags if submitted else (),
+            user=current_user(),
             gpus=self.options.gpus,
             time_limit_seconds=self.options.time_limit_seconds,
         )

@@ -20,7 +20,7 @@ _STORED_APART = ("hits", "checkpoint")  # under other names, or not where rows a
 _EVALUATION_FIELDS = tuple(f.name for f in fields(Evaluation) if f.name not in _STORED_APART)
 _RUN_FIELDS = (
     *(f.name for f in fields(RunIdentity) if f.name != "run_id"),
-    *("code_commit", "code_dirty"),
+    *("code_commit", "code_dirty", "origin", "user"),
 )
 
 _SELECT_CHECKPOINT_SHA256 = select(checkpoints.c.sha256).where(

@@ -142,6 +142,8 @@ runs = Table(
     Column("time_limit_seconds", Double),  # of one attempt
     Column("note", Text, nullable=False, server_default=""),
     Column("removed_at", UtcDateTime),  # in the trash since then; NULL: live
+    Column("origin", Text, nullable=False, server_default="local"),  # or recorded
+    Column("user", Text, nullable=False, server_default=""),  # who submitted it
     CheckConstraint(
         "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
         name="ck_runs_state",  # revision 0001 gave it the prefix twice
