@@ -241,7 +241,8 @@ class BoardRow(ResultValues, RunIdentity):
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
     ``n_correct_last`` and ``n_correct_best`` are the counts of the same variant at the last and
-    at the best epoch. ``origin`` and ``user`` are those of the run.
+    at the best epoch. ``origin``, ``user`` and ``partial`` are the
+    run's; ``chain`` has the runs that it goes on from, the first one first.
     """
 
     code_commit: str = ""
@@ -260,6 +261,8 @@ class BoardRow(ResultValues, RunIdentity):
     n_correct_best: int | None = None
     origin: str = LOCAL
     user: str = ""
+    partial: bool = False
+    chain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

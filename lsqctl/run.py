@@ -73,6 +73,8 @@ EXIT_REASONS: Mapping[int, EndReason] = {
 }
 
 
+EXTENSION_ROLE = "extension.run"  # of the run that another one goes on from
+
 # Who trained a run: a worker of ours, or a loop of somebody's own (``lsqctl.record``).
 LOCAL, RECORDED = "local", "recorded"
 
@@ -162,6 +164,7 @@ class NewRun:
     ``time_limit_seconds`` ends an attempt that runs longer. ``explicit`` is false for a parent that
     is only needed: it is reused where it is there, whatever ``if_exists`` says of the others.
     ``tags`` are given to the run, also to one that is there already. ``user`` is who submits it.
+    ``partial`` says that its recipe takes a part of the images.
     """
 
     name: str
@@ -182,6 +185,7 @@ class NewRun:
     tags: tuple[str, ...] = ()
     user: str = ""
     origin: str = LOCAL
+    partial: bool = False
 
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")

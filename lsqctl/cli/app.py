@@ -25,6 +25,7 @@ from lsqctl.cli import (
     published,
     recipe,
     runs,
+    runs_extend,
     runs_rm,
     runs_update,
     serve,
@@ -58,6 +59,7 @@ worker.register(app)
 watch.register(app)
 wait.register(app)
 runs_update.register(runs.app)
+runs_extend.register(runs.app)
 runs_rm.register_gc_and_labels(runs.app)
 runs_rm.register(runs.app)
 published.register_rm(published.app)

@@ -79,10 +79,11 @@ def rank(
         )
         for name in sorted(datasets, key=lambda name: (name not in local_datasets, name))
         for n, (group, image_set_rows) in enumerate(
-            _image_sets([row for row in ended_rows if row.dataset == name])
+            _comparable_sets([row for row in ended_rows if row.dataset == name])
         )
     )
-    return Board(tables, best_seed=best_seed, per_run=per_run)
+    shown = tuple(table for table in tables if table.rows or table.counts.runs)
+    return Board(shown, best_seed=best_seed, per_run=per_run)
 
 
 def _check_dataset(dataset: str, datasets: set[str]) -> None:
@@ -94,6 +95,14 @@ def _check_dataset(dataset: str, datasets: set[str]) -> None:
 
 
 _Group = tuple[tuple[str, str], ...]
+
+
+def _comparable_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]:
+    """Return the rows of a dataset that may be ranked together, runs on parts of it at the end."""
+    yield from _image_sets([row for row in rows if not row.partial])
+    if partial_rows := [row for row in rows if row.partial]:
+        for group, image_set_rows in _image_sets(partial_rows):
+            yield (("part", "of the images"), *group), image_set_rows
 
 
 def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]:

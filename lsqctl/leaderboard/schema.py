@@ -263,6 +263,12 @@ class Entry:
     user: Annotated[str | None, ColumnSpec(
         "who submitted the runs; several are parted by `; `",
         source=distinct("user", at_submit=True))]
+    chain: Annotated[str | None, ColumnSpec(
+        "ids of the runs that these go on from (`runs extend`), the first one first; several are parted by `; `",
+        source=distinct("chain"))]
+    partial: Annotated[bool | None, ColumnSpec(
+        "trained or evaluated on a part of the images (data.limit_train, data.limit_eval): ranked with none of the whole",
+        source=Source(lambda group: any(run.partial for run in group.runs), lambda run: run.partial, at_submit=True))]
     # fmt: on
 
     @property

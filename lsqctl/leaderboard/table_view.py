@@ -298,6 +298,10 @@ def _source_cell(entry: Entry) -> Cell:
         parts.append("selected on test")
     if entry.suspect:
         parts.append("suspect")
+    if entry.partial:
+        parts.append("on a part of the images")
+    if entry.chain:
+        parts.append(f"goes on from {sanitize(entry.chain)}")
     is_bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
     return Cell(", ".join(parts), highlight="bad" if is_bad else "")
 

@@ -18,11 +18,13 @@ from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
+    ExtensionSection,
     ModelSection,
     RunRef,
     Section,
 )
 from lsqctl.recipe.train_section import TrainSection
+from lsqctl.run import EXTENSION_ROLE
 
 MAX_NAME_PART = 64  # letters between two `/`
 NAME_PART = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_PART - 1}}}")
@@ -60,6 +62,9 @@ class Recipe(Section):
     quant: QuantSection = QuantSection()
     train: TrainSection = TrainSection()
     distill: DistillSection | None = Field(None, description="left out: no teacher")
+    extension: ExtensionSection | None = Field(
+        None, description="left out: the run begins with its first epoch"
+    )
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="decides data order, augmentation and first weights"
     )
@@ -67,7 +72,9 @@ class Recipe(Section):
     def input_refs(self) -> dict[str, str | RunRef]:
         """Return what must exist before the run starts, by key: files, names or other runs."""
         refs: dict[str, str | RunRef] = {}
-        if self.model.weights is not None:
+        if self.extension is not None:
+            refs[EXTENSION_ROLE] = RunRef(run=self.extension.run)
+        elif self.model.weights is not None:
             refs["model.weights"] = self.model.weights
         if self.distill is not None:
             refs["distill.teacher"] = self.distill.teacher

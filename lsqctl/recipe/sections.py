@@ -176,6 +176,17 @@ class DataSection(Section):
         return self.crop if dataset.is_image_folder else dataset.image_size
 
 
+class ExtensionSection(Section):
+    """The finished run that this one goes on from, with its weights, optimizer and averages."""
+
+    run: str = Field(
+        min_length=1,
+        max_length=64,
+        description="id of the finished run: its epochs are the first ones of train.epochs, and "
+        "the schedule begins anew after them (`lsqctl runs extend` writes this)",
+    )
+
+
 class DistillSection(Section):
     """A teacher whose softened outputs join the loss."""
 

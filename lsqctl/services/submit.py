@@ -16,7 +16,17 @@ from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageE
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load, load_run
-from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState, check_tag
+from lsqctl.run import (
+    EXTENSION_ROLE,
+    EnqueuedRun,
+    IfExists,
+    JsonObject,
+    NewRun,
+    Run,
+    RunState,
+    check_tag,
+)
+from lsqctl.services.extension import extended_run
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     TORCHVISION_CLASSES,
@@ -89,6 +99,17 @@ def plan_submit(
     ``store`` is None where there is no workspace yet.
     """
     loaded = load_recipes(recipe_refs, options, store)
+    return plan_loaded(loaded, settings=settings, store=store, options=options)
+
+
+def plan_loaded(
+    loaded: Sequence[LoadedRecipe],
+    *,
+    settings: Settings,
+    store: Store | None,
+    options: SubmitOptions = SubmitOptions(),
+) -> SubmitPlan:
+    """Check what recipes need, as ``plan_submit`` does once it has loaded them."""
     if options.max_failures is not None and not any(source.is_sweep for source in loaded):
         raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
     planner = _Planner(settings, store, options, loaded)
@@ -293,7 +314,11 @@ class _Planner:
     def _resolve_new_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
         identities, entries, parents = {}, {}, {}
         for key, input_ref in recipe.input_refs().items():
-            if isinstance(input_ref, RunRef):
+            if key == EXTENSION_ROLE:
+                extended = extended_run(self.store, self.settings, recipe)
+                identities[key] = f"run:{extended.recipe_sha256}"
+                parents[key] = extended.run_sha256
+            elif isinstance(input_ref, RunRef):
                 recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"
                 self._head_notes.append(new_head_note(key, None, recipe))

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, insert, select, update
 
 from lsqctl.errors import NotFound
 from lsqctl.events import BoardRow, Evaluation, PerImageResult, Result, ResultValues, RunIdentity
-from lsqctl.run import JsonObject, RunState
+from lsqctl.run import EXTENSION_ROLE, JsonObject, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
 from lsqctl.store.rows import batches, is_live
-from lsqctl.store.tables import AnyRow, checkpoints, live_runs, results
+from lsqctl.store.tables import AnyRow, checkpoints, live_runs, results, run_parents
 
 _RESULT_FIELDS = tuple(f.name for f in fields(ResultValues))
 _STORED_APART = ("hits", "checkpoint")  # under other names, or not where rows are listed
 _EVALUATION_FIELDS = tuple(f.name for f in fields(Evaluation) if f.name not in _STORED_APART)
 _RUN_FIELDS = (
     *(f.name for f in fields(RunIdentity) if f.name != "run_id"),
-    *("code_commit", "code_dirty", "origin", "user"),
+    *("code_commit", "code_dirty", "origin", "user", "partial"),
 )
 
 _SELECT_CHECKPOINT_SHA256 = select(checkpoints.c.sha256).where(
@@ -95,7 +95,10 @@ class Results(StorePart):
 
         Oldest first; the hits are not loaded and metric points not touched.
         """
-        return [*_headline_rows(db), *_failed_rows(db)]
+        rows, chains = [*_headline_rows(db), *_failed_rows(db)], _chains(db)
+        if not chains:
+            return rows
+        return [replace(row, chain=chains.get(row.run_id, "")) for row in rows]
 
 
 def insert_result(db: Connection, run_id: str, result: Result) -> None:
@@ -128,7 +131,7 @@ def _to_evaluation(row: AnyRow) -> Evaluation:
 
 
 def _headline_rows(db: Connection) -> list[BoardRow]:
-    names = [f.name for f in fields(BoardRow)]
+    names = [f.name for f in fields(BoardRow) if f.name != "chain"]  # added to few rows
     last, best = results.alias("last"), results.alias("best")
     aliased_columns = {"n_correct_last": last.c.n_correct, "n_correct_best": best.c.n_correct}
     columns = [
@@ -152,6 +155,22 @@ def _headline_rows(db: Connection) -> list[BoardRow]:
         values[state_index] = RunState(values[state_index])
         board_rows.append(BoardRow(*values))
     return board_rows
+
+
+def _chains(db: Connection) -> dict[str, str]:
+    """Return, for each run that goes on from others, their ids, the first one first."""
+    links = select(run_parents.c.run_id, run_parents.c.parent_id)
+    before = {
+        row.run_id: row.parent_id
+        for row in db.execute(links.where(run_parents.c.role == EXTENSION_ROLE))
+    }
+    chains = {}
+    for run_id in before:
+        ids = [run_id]
+        while ids[0] in before:
+            ids.insert(0, before[ids[0]])
+        chains[run_id] = " → ".join(ids[:-1])
+    return chains
 
 
 def _same_variant(other: FromClause, selection: str) -> ColumnElement[bool]:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    false,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -144,6 +145,7 @@ runs = Table(
     Column("removed_at", UtcDateTime),  # in the trash since then; NULL: live
     Column("origin", Text, nullable=False, server_default="local"),  # or recorded
     Column("user", Text, nullable=False, server_default=""),  # who submitted it
+    Column("partial", Boolean, nullable=False, server_default=false()),  # of the images
     CheckConstraint(
         "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
         name="ck_runs_state",  # revision 0001 gave it the prefix twice

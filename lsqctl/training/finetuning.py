@@ -66,6 +66,7 @@ from lsqctl.training.session import (
     TrainingSession,
     build_session,
     check_stop,
+    extended_start,
     recipe_hash,
     restore_state,
 )
@@ -74,7 +75,8 @@ from lsqctl.training.weights import load_step_sizes, load_weights, weights_diges
 
 
 def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEvent]:
-    """Train as the recipe says, from the newest good checkpoint in ``context.run_dir``.
+    """Train as the recipe says, from the newest good checkpoint in ``context.run_dir``, or from
+    the last one of the run that it extends.
 
     The first event is Resumed, the last one Result. Stopped and resumed anywhere, a run yields the
     same metrics (but ``seconds``) and tensors as in one go, to the bit on a CPU.
@@ -91,28 +93,30 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         context.run_dir, context.recorded_checkpoints, context.with_lease
     )
     yield Resumed(checkpoint.step if checkpoint else None)
+    start = checkpoint or extended_start(recipe, context)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
     train_state, environment_notes = _open_train_state(
-        checkpoint, recipe, context, pipeline=pipeline, model=model
+        start, recipe, context, pipeline=pipeline, model=model
     )
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
-    if not checkpoint:
+    if not start:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     notes = (*resume_notes, *environment_notes, *pipeline.dataset.notes, train_state.new_head)
     yield from map(LogMessage, filter(None, notes))
     model = quantize_model(model, recipe, train_state.environment["kernel"])
-    if not checkpoint:
+    if not start:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
-    if checkpoint:
-        session.restore(checkpoint)
+    if start:
+        session.restore(start, own=start is checkpoint)
     yield kernel_use(model, train_state)
-    if not checkpoint:  # right after calibration
+    if not start:  # right after calibration
         yield from initial_stats(session)
+    if not checkpoint:
         yield from session.save()
         failpoint("train.calibrated")
     try:
@@ -128,16 +132,23 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
 
 
 def _open_train_state(
-    checkpoint: CheckpointContent | None,
+    start: CheckpointContent | None,
     recipe: Recipe,
     context: ExecutionContext,
     *,
     pipeline: DataPipeline,
     model: nn.Module,
 ) -> tuple[TrainState, Sequence[str]]:
-    """Return where the run goes on, or begins, and what to say of the environment."""
-    if checkpoint:
-        return restore_state(checkpoint, recipe, context)
+    """Return where the run goes on, or begins, and what to say of the environment.
+
+    Raises DataError where the run that it extends was trained on other images.
+    """
+    if start:
+        if recipe.extension and start.state["data"] != pipeline.dataset.digest:
+            raise DataError(
+                f"run {recipe.extension.run} was trained on other images of {recipe.data.name}"
+            )
+        return restore_state(start, recipe, context)
     train_state = initial_train_state(recipe, context)
     train_state.environment["kernel"] = decide_kernel(recipe, context, pipeline)
     notes = decide_compile(

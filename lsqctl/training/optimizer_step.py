@@ -38,14 +38,17 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
 
 
-def lr_factor(train: TrainSection, step: int, steps_per_epoch: int) -> float:
+def lr_factor(
+    train: TrainSection, step: int, steps_per_epoch: int, *, start_epoch: int = 0
+) -> float:
     """Return the learning rate of a step over its first value.
 
     A linear warm-up, then half a cosine that is 1 at its first step and 0 after the last one
-    (Loshchilov and Hutter 2017, without restarts), or constant.
+    (Loshchilov and Hutter 2017, without restarts), or constant. ``step`` counts from the end of
+    ``start_epoch``, to which another run had trained.
     """
     warmup = train.warmup_epochs * steps_per_epoch
-    total = train.epochs * steps_per_epoch
+    total = (train.epochs - start_epoch) * steps_per_epoch
     if step < warmup:
         return min(1.0, (step + 1) / warmup)
     if train.schedule == "constant":
@@ -173,7 +176,13 @@ def train_step(session: TrainingSession, images: Tensor, labels: Tensor) -> None
     where reading it would make it wait, at the next train metric or checkpoint.
     """
     train, train_state, optimizer = session.recipe.train, session.train_state, session.optimizer
-    set_lr(optimizer, lr_factor(train, train_state.step, session.pipeline.steps_per_epoch))
+    factor = lr_factor(
+        train,
+        train_state.step - train_state.start_step,
+        session.pipeline.steps_per_epoch,
+        start_epoch=train_state.start_epoch,
+    )
+    set_lr(optimizer, factor)
     optimizer.zero_grad(set_to_none=True)
     losses, correct = [], []
     for micro_images, micro_labels in microbatches(images, labels, train.accumulate):

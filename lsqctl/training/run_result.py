@@ -119,6 +119,11 @@ def result_notes(session: TrainingSession) -> list[str]:
     lines = list(session.pipeline.dataset.notes)
     if session.train_state.new_head:
         lines.append(session.train_state.new_head)
+    if session.recipe.extension is not None:
+        lines.append(
+            f"goes on from run {session.recipe.extension.run} after "
+            f"epoch {session.train_state.start_epoch}"
+        )
     if session.recipe.train.headline == "best" and session.recipe.train.epochs:
         lines.append("the epoch was selected on the evaluation split")
     if session.recipe.train.headline_variant == "ema":

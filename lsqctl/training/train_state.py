@@ -45,7 +45,8 @@ class TrainState:
     epoch was trained and not yet evaluated. ``window`` holds (loss, correct, images) of the steps
     since the last train metric, ``sums`` of the epoch before them. ``input_digests`` names the
     bytes of the first weights and the teacher; ``environment`` is the last attempt's.
-    ``new_head`` says which classifier of the first weights was replaced.
+    ``new_head`` says which classifier of the first weights was replaced. ``start_epoch`` and
+    ``start_step`` are those that the run which this one extends had reached.
     ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
     ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
     as they say.
@@ -74,6 +75,8 @@ class TrainState:
     environment: JsonObject = field(default_factory=dict)
     deterministic: str = "bitwise"
     new_head: str = ""
+    start_epoch: int = 0
+    start_step: int = 0
 
     def record_eval(self, records: Mapping[str, EvalRecord], *, selected_by: str) -> None:
         """Record the evaluations of an epoch, by variant; the best epoch is the first of equals.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError
 from lsqctl.events import StoredCheckpoint
-from lsqctl.run import JsonObject, RunDetail
+from lsqctl.run import EXTENSION_ROLE, JsonObject, RunDetail
 from lsqctl.settings import expand_home
 from lsqctl.training.checkpoint_files import manifest_sha256
 
@@ -26,7 +26,7 @@ def resolve_inputs(
     holds the bytes that were submitted.
     """
     resolved: dict[str, str | Path] = {
-        role: parent_checkpoint(store, run_id, runs_dir / run_id)
+        role: parent_checkpoint(store, run_id, runs_dir / run_id, last=role == EXTENSION_ROLE)
         for role, run_id in detail.parents.items()
     }
     for key, entry in _recorded_inputs(detail.provenance).items():
@@ -37,13 +37,16 @@ def resolve_inputs(
     return resolved
 
 
-def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
-    """Return the folder of the checkpoint that a finished run stands for: its headline's."""
-    last = max(store.checkpoints.list(run_id), key=lambda row: row.step, default=None)
+def parent_checkpoint(store: Store, run_id: str, run_dir: Path, *, last: bool = False) -> Path:
+    """Return the folder of the checkpoint that a finished run stands for: its headline's.
+
+    With ``last`` that of the last epoch, from which its training goes on. Raises DataError.
+    """
+    newest = max(store.checkpoints.list(run_id), key=lambda row: row.step, default=None)
     headline = next((row for row in store.results.evaluations(run_id) if row.headline), None)
-    chosen = last
-    if headline is not None and headline.selection == "best":
-        chosen = _at_step(store.checkpoints.list(run_id), headline.step) or last
+    chosen = newest
+    if headline is not None and headline.selection == "best" and not last:
+        chosen = _at_step(store.checkpoints.list(run_id), headline.step) or newest
     if chosen is None:
         raise DataError(
             f"the parent run {run_id} has no checkpoint any more; submit its recipe again with "

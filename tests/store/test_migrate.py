@@ -260,7 +260,8 @@ def to_0005(rows: Rows) -> Rows:
 
 def to_0006(rows: Rows) -> Rows:
     """All that was submitted before is local, and nobody knows by whom."""
-    return rows | {"runs": [run | {"origin": "local", "user": ""} for run in rows["runs"]]}
+    new = {"origin": "local", "user": "", "partial": 0}
+    return rows | {"runs": [run | new for run in rows["runs"]]}
 
 
 UPGRADES: Mapping[str, Callable[[Rows], Rows]] = {
