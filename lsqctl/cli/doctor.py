@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +13,10 @@ from lsqctl.cli.console import print_json, print_table, say
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
 from lsqctl.errors import StoreError
-from lsqctl.text import pluralize
+from lsqctl.text import format_bytes, pluralize
+
+if TYPE_CHECKING:
+    from lsqctl.services.data_folder import ImageFolder, RecipeData, WeightsFile
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -156,17 +160,34 @@ def data_group() -> None:
     """Datasets."""
 
 
-@data_app.command("ls", epilog="Example: lsqctl data ls")
-def list_datasets(ctx: typer.Context, json: Json = False) -> None:
-    """List the datasets that a recipe may name, and whether each is in the data folder."""
+@data_app.command("ls", epilog="Example: lsqctl data ls digits/resnet8-w4a4")
+def list_datasets(
+    ctx: typer.Context,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE", help="What these recipes would use, instead."),
+    ] = None,
+    of_all_recipes: Annotated[
+        bool, typer.Option("--recipes", help="What each recipe, here and bundled, would use.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List the datasets that a recipe may name, and what lies in the data folder."""
     from lsqctl.datasets import DATASETS
     from lsqctl.datasets.presence import is_dataset_present
+    from lsqctl.services import data_folder
 
-    data_dir = get_settings(ctx).data_dir
-    present = {name: is_dataset_present(name, data_dir) for name in DATASETS}
+    settings = get_settings(ctx)
+    if recipes or of_all_recipes:
+        names = (*(recipes or ()), *(data_folder.all_recipes() if of_all_recipes else ()))
+        _print_recipes_data([*data_folder.data_of_recipes(names, settings)], json=json)
+        return
+    present = {name: is_dataset_present(name, settings.data_dir) for name in DATASETS}
+    folders = data_folder.find_image_folders(settings)
+    weights = data_folder.find_weights_files(settings)
     if json:
         datasets = [{"name": n, "present": present[n], "info": i} for n, i in DATASETS.items()]
-        print_json({"datasets": datasets})
+        print_json({"datasets": datasets, "image_folders": folders, "weights_files": weights})
         return
     rows = [
         (
@@ -179,6 +200,54 @@ def list_datasets(ctx: typer.Context, json: Json = False) -> None:
         for name, info in DATASETS.items()
     ]
     print_table(("dataset", "title", "classes", "image", "here"), rows)
+    _print_data_folder(folders, weights, settings.data_dir)
+
+
+def _print_data_folder(
+    folders: Sequence[ImageFolder], weights: Sequence[WeightsFile], data_dir: Path
+) -> None:
+    """Print what lies there beside the datasets, and how a recipe names it."""
+    if folders:
+        print()
+        print_table(
+            ("image folder", "classes", "train", "val", "a recipe says"),
+            [
+                (
+                    folder.path,
+                    f"{folder.classes:,}",
+                    f"{folder.train:,}",
+                    f"{folder.val:,}",
+                    f"data: {{name: imagefolder, path: {folder.path}}}",
+                )
+                for folder in folders
+            ],
+            right_aligned=("classes", "train", "val"),
+        )
+    if weights:
+        print()
+        rows = [(file.path, format_bytes(file.size_bytes)) for file in weights]
+        print_table(("weights file", "size"), rows, right_aligned=("size",))
+    say(f"data folder: {data_dir}")
+
+
+def _print_recipes_data(found: Sequence[RecipeData], *, json: bool) -> None:
+    if json:
+        print_json({"recipes": found})
+        return
+    print_table(
+        ("recipe", "dataset", "here", "train", "eval", "where"),
+        [
+            (
+                data.recipe,
+                data.dataset,
+                "yes" if data.present else "no",
+                *("all" if limit is None else f"{limit:,}" for limit in data.limits),
+                data.location,
+            )
+            for data in found
+        ],
+        right_aligned=("train", "eval"),
+    )
 
 
 @data_app.command(epilog="Example: lsqctl data fetch cifar10")

@@ -34,7 +34,7 @@ def print_run(
         "seed": str(run.seed),
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
-        "cost": cost_line(result) if result else "",
+        "cost": cost_line(result) if result and result.size_bytes is not None else "",
         "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
         "tags": " ".join(tags),
         "note": run.note,

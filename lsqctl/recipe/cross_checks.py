@@ -67,6 +67,15 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
                 "data.resize",
             )
         )
+    if recipe.data.path is not None and not DATASETS[recipe.data.name].is_image_folder:
+        conflicts.append(
+            KeyConflict(
+                "data.path",
+                f"`{recipe.data.name}` is no folder of images and lies where its name says",
+                "use `name: imagefolder`, or leave `path` out",
+                "data.name",
+            )
+        )
     if DATASETS[recipe.data.name].channels == 1 and recipe.data.normalize == "imagenet":
         conflicts.append(
             KeyConflict(

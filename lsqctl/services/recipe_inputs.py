@@ -175,32 +175,35 @@ class ImageFolders:
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._known: dict[str, tuple[int, str]] = {}
+        self._known: dict[Path, tuple[int, str]] = {}
 
-    def classes(self, dataset_name: str) -> int | None:
+    def classes(self, data: DataSection) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
-        known = DATASETS[dataset_name].classes
-        return known if known is not None else (self._list(dataset_name) or (None,))[0]
+        known = DATASETS[data.name].classes
+        return known if known is not None else (self._list(data) or (None,))[0]
 
-    def identity(self, dataset_name: str) -> str | None:
+    def identity(self, data: DataSection) -> str | None:
         """Return a dataset's name with the digest of its images; None where it has no folder.
 
         Raises DataError for a folder that a worker would refuse.
         """
-        listed = self._list(dataset_name)
-        return listed and f"{dataset_name}@{listed[1]}"
+        listed = self._list(data)
+        return listed and f"{data.name}@{listed[1]}"
 
-    def _list(self, name: str) -> tuple[int, str] | None:
+    def _list(self, data: DataSection) -> tuple[int, str] | None:
         from lsqctl.datasets.image_folders import FolderDataset, images_digest
         from lsqctl.datasets.presence import is_dataset_present
 
-        if not DATASETS[name].is_image_folder or not is_dataset_present(name, self._data_dir):
+        name, root = data.name, self._data_dir / (data.path or data.name)
+        is_present = is_dataset_present(name, self._data_dir, data.path)
+        if not DATASETS[name].is_image_folder or not is_present:
             return None
-        if name not in self._known:
-            train, evaluation = FolderDataset(name).list_splits(self._data_dir)
-            digest = images_digest(self._data_dir / name, (train, evaluation))
-            self._known[name] = len(train.classes), digest
-        return self._known[name]
+        if root not in self._known:
+            dataset = FolderDataset(name)
+            dataset.folder = str(root)
+            train, evaluation = dataset.list_splits(self._data_dir)
+            self._known[root] = len(train.classes), images_digest(root, (train, evaluation))
+        return self._known[root]
 
 
 class WeightFiles:
@@ -227,7 +230,7 @@ class WeightFiles:
             self._digests[path] = file_sha256(path)
         use = (path, recipe.network_of(key), recipe.data, replaces_head(key, recipe))
         if use not in self._checked_uses:
-            classes = self._images.classes(recipe.data.name)
+            classes = self._images.classes(recipe.data)
             if new_head := _check_fit(key, path, recipe, classes):
                 self.notes[f"{recipe.name}: {new_head} as in {weights_name}"] = None
             self._checked_uses.append(use)

@@ -277,6 +277,7 @@ class _Planner:
             explicit=submitted,
             tags=self.options.tags if submitted else (),
             user=current_user(),
+            partial=recipe.data.partial,
             gpus=self.options.gpus,
             time_limit_seconds=self.options.time_limit_seconds,
         )
@@ -332,7 +333,7 @@ class _Planner:
                 entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
                 self._head_notes.append(new_head_note(key, TORCHVISION_CLASSES, recipe))
                 identities[key] = f"torchvision:{input_ref}"
-        if self.options.check_data and (images := self._images.identity(recipe.data.name)):
+        if self.options.check_data and (images := self._images.identity(recipe.data)):
             identities["data.name"] = images  # other images are another run
         return identities, entries, parents
 
@@ -393,7 +394,7 @@ class _Planner:
     def _check_data(self, recipe: Recipe) -> None:
         from lsqctl.datasets.presence import check_dataset_present
 
-        check_dataset_present(recipe.data.name, self.settings.data_dir)
+        check_dataset_present(recipe.data.name, self.settings.data_dir, recipe.data.path)
         check_timm_networks(recipe)
         check_plugin_networks(recipe)
 

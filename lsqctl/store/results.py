@@ -197,13 +197,19 @@ def _to_failed_row(row: AnyRow) -> BoardRow:
     return _to_board_row(
         values
         | {
-            "dataset": recipe.get("data", {}).get("name", ""),
+            "dataset": _dataset_label(recipe.get("data", {})),
             "arch": recipe.get("model", {}).get("name", ""),
             "weight_bits": quant.get("weight_bits", 32),
             "act_bits": quant.get("act_bits", 32),
             "notes": message,
         }
     )
+
+
+def _dataset_label(data: JsonObject) -> str:
+    """Return what a result of these images would say: the folder, or the dataset's name."""
+    folder = str(data.get("path") or "").rstrip("/").rpartition("/")[2]
+    return folder or str(data.get("name", ""))
 
 
 def _to_board_row(values: JsonObject) -> BoardRow:

@@ -56,9 +56,7 @@ def _required_columns(column_type: type[AnyType], names: str) -> list[Column[str
 
 
 # What every result has, though a row of a failed run has none of it.
-_REQUIRED = frozenset(
-    "params size_bytes naive_bytes macs bops epochs train_seconds peak_mem_bytes".split()
-)
+_REQUIRED = frozenset("epochs train_seconds peak_mem_bytes".split())
 # Numbers that stay small; all others may be large.
 _SMALL = frozenset({"weight_bits", "act_bits", "epochs"})
 _COLUMN_TYPES: Mapping[type, type[AnyType]] = {

@@ -24,7 +24,7 @@ def build_result(session: TrainingSession) -> Result:
     cost = model_cost(session.model, pipeline.input_shape)
     return Result(
         evaluations=build_evaluations(recipe, session.context.run_dir, train_state),
-        dataset=recipe.data.name,
+        dataset=recipe.data.label,
         split=pipeline.dataset.eval_split,
         arch=recipe.model.name,
         method=method_name(recipe),

@@ -151,7 +151,7 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
 
 
 def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
-    real_files = _real_images(data_dir, data.name)
+    real_files = _real_images(data_dir, data.path or data.name)
     files = [(str(path), label) for label, path in enumerate(real_files or _noise_images(scratch))]
     return (
         FolderImages(files[:_BATCH_SIZE], data),
