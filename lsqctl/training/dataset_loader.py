@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.array_checks import check_plugin_dataset
+from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.image_folders import FolderDataset
-from lsqctl.datasets.in_memory import Arrays, InMemoryDataset
+from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
 from lsqctl.recipe import DataSection
@@ -33,15 +33,20 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
         if isinstance(dataset, FolderDataset):
             dataset.folder = data.path or data.name
             return _open_folder(dataset, data, data_dir, num_workers)
-        if plugin:
-            check_plugin_dataset(dataset, data_dir)
-        return _open_in_memory(dataset, data, data_dir)
+        splits = (read_plugin_dataset if plugin else _read)(dataset, data_dir)
+        return _open_in_memory(dataset, splits, data)
 
 
-def _open_in_memory(dataset: InMemoryDataset, data: DataSection, data_dir: Path) -> DatasetSplits:
+def _read(dataset: InMemoryDataset, data_dir: Path) -> ArraySplits:
     splits = dataset.read(data_dir)
     if splits is None:
-        raise missing_dataset_error(data.name, data_dir)
+        raise missing_dataset_error(dataset.name, data_dir)
+    return splits
+
+
+def _open_in_memory(
+    dataset: InMemoryDataset, splits: ArraySplits, data: DataSection
+) -> DatasetSplits:
     info, size = dataset.info, dataset.info.image_size
     whole = [_in_memory(arrays, data) for arrays in splits[:2]]
     train, test = (

@@ -141,12 +141,13 @@ def _open_train_state(
 ) -> tuple[TrainState, Sequence[str]]:
     """Return where the run goes on, or begins, and what to say of the environment.
 
-    Raises DataError where the run that it extends was trained on other images.
+    Raises DataError where what it goes on from was trained on other images.
     """
     if start:
-        if recipe.extension and start.state["data"] != pipeline.dataset.digest:
+        if start.state["data"] != (digest := pipeline.dataset.digest):
             raise DataError(
-                f"run {recipe.extension.run} was trained on other images of {recipe.data.name}"
+                f"the images of {recipe.data.label} are not those of step {start.step}: their "
+                f"digest is {digest}, it was {start.state['data']}; put them back"
             )
         return restore_state(start, recipe, context)
     train_state = initial_train_state(recipe, context)
