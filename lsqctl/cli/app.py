@@ -26,6 +26,7 @@ from lsqctl.cli import (
     recipe,
     runs,
     runs_extend,
+    runs_metrics,
     runs_rm,
     runs_update,
     serve,
@@ -60,6 +61,7 @@ watch.register(app)
 wait.register(app)
 runs_update.register(runs.app)
 runs_extend.register(runs.app)
+runs_metrics.register(runs.app)
 runs_rm.register_gc_and_labels(runs.app)
 runs_rm.register(runs.app)
 published.register_rm(published.app)

@@ -10,7 +10,7 @@ from lsqctl.cli.console import note, print_json, print_table, say, stdout_consol
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
 from lsqctl.run import RECORDED, RunDetail
 from lsqctl.settings import Settings
-from lsqctl.text import ago, format_bops, format_bytes, format_duration
+from lsqctl.text import format_bops, format_bytes, format_duration, when_text
 
 if TYPE_CHECKING:
     from lsqctl.services.cost import RecipeCost
@@ -40,7 +40,9 @@ def print_run(
         "note": run.note,
         "user": run.user,
         "origin": "recorded of a loop that lsqctl did not run" if run.origin == RECORDED else "",
-        "created": ago(run.created_at),
+        "created": when_text(run.created_at),
+        "started": when_text(run.started_at),
+        "finished": when_text(run.finished_at),
         "recipe": run.recipe_sha256[:16],
         "commit": _commit_text(detail.provenance),
         "code": _changed_code(detail),

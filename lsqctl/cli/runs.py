@@ -74,7 +74,7 @@ def list_runs(
         )
         counts = store.runs.counts()
         shown, has_more = runs[:limit], len(runs) > limit
-        tags = store.runs.tags([run.id for run in shown]) if json else {}
+        tags = {} if quiet else store.runs.tags([run.id for run in shown])
     if json:
         print_json({"runs": [to_json_types(run) | {"tags": tags.get(run.id, ())} for run in shown]})
     elif quiet:
@@ -85,11 +85,21 @@ def list_runs(
     elif not shown:
         say("no runs yet; try `lsqctl recipe ls`, then `lsqctl submit RECIPE`")
     else:
+        several_users = len({run.user for run in shown}) > 1
+        labels = ("user", "tags", "note")
         print_table(
-            ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason", "user"),
-            [_run_row(run, show_user=len({run.user for run in shown}) > 1) for run in shown],
+            ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason", *labels),
+            [
+                (
+                    *_run_row(run),
+                    run.user if several_users else "",
+                    " ".join(tags.get(run.id, ())),
+                    run.note,
+                )
+                for run in shown
+            ],
             right_aligned=("seed", "epoch", "Top-1 %"),
-            hide_first=("created", "user", "seed", "epoch"),
+            hide_first=("created", "note", "user", "tags", "seed", "epoch"),
         )
         counts_text = join_counts(counts)
         note(
@@ -238,7 +248,7 @@ def diff(
     )
 
 
-def _run_row(run: Run, *, show_user: bool) -> tuple[str, ...]:
+def _run_row(run: Run) -> tuple[str, ...]:
     state = "lease expired" if run.lease_expired else run.state.value
     held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
     return (
@@ -250,7 +260,6 @@ def _run_row(run: Run, *, show_user: bool) -> tuple[str, ...]:
         "" if run.top1 is None else f"{run.top1:.2f}",
         ago(run.created_at),
         f"{run.reason}: {run.message}" if run.state is RunState.FAILED else "",
-        run.user if show_user else "",
     )
 
 

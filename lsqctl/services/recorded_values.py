@@ -58,19 +58,21 @@ def checked_metric(name: str, value: object, step: int) -> float:
 def _to_float(name: str, value: object) -> float:
     """Return the float of a number, or of an array or tensor that holds a single one."""
     if not isinstance(value, bool | str | bytes | None):
+        plain = value.detach() if hasattr(value, "detach") else value  # a loss with gradients
         try:
-            return float(value)  # type: ignore[arg-type]  # or it raises
+            return float(plain)  # type: ignore[arg-type]  # or it raises
         except (TypeError, ValueError, RuntimeError):
             pass
     raise UsageError(f"metric `{name}` must be one number, got {str(value)[:40]!r}")
 
 
-def checked_step(name: str, value: int | None, *, default: int) -> int:
+def checked_step(name: str, value: object, *, default: int) -> int:
     """Return a count of steps or epochs; raises UsageError for what is no whole number from 0."""
     number = default if value is None else value
-    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < 0:
+    is_whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    if not is_whole or int(str(number)) < 0:
         raise UsageError(f"{name} must be a whole number of at least 0, got {number!r}")
-    return int(number)
+    return int(str(number))
 
 
 def check_counts(n_correct: int, n_total: int, n_correct_top5: int | None) -> None:
@@ -154,9 +156,10 @@ def model_facts(model: nn.Module | None, input_shape: tuple[int, ...] | None) ->
         for layer in layers[1:-1] or layers
     )
     weight_bits, act_bits = bits.most_common(1)[0][0] if bits else (FLOAT_BITS, FLOAT_BITS)
-    facts = {"arch": type(model).__name__, "device": device}
+    facts = _costs(model, input_shape)
+    facts |= {"arch": type(model).__name__, "device": device}
     facts |= {"weight_bits": weight_bits, "act_bits": act_bits}
-    return ModelFacts(**facts, **_costs(model, input_shape))  # type: ignore[arg-type]
+    return ModelFacts(**facts)  # type: ignore[arg-type]  # as the fields are typed
 
 
 def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, int | str]:

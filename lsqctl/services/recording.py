@@ -25,7 +25,15 @@ from typing import TYPE_CHECKING, Self
 from lsqctl.bundled import file_sha256
 from lsqctl.errors import LeaseLost, LsqctlError, StoreError, UsageError
 from lsqctl.events import Metric, Progress, Result
-from lsqctl.run import RECORDED, EndReason, IfExists, JsonObject, Lease, NewRun
+from lsqctl.run import (
+    RECORDED,
+    EndReason,
+    IfExists,
+    JsonObject,
+    Lease,
+    NewRun,
+    check_tag,
+)
 from lsqctl.services.recorded_values import (
     ModelFacts,
     check_counts,
@@ -190,13 +198,17 @@ class Recording:
                 loss=loss,
             )
             seconds = time.monotonic() - self._started if train_seconds is None else train_seconds
-            facts = {"split": split, "notes": notes, "train_seconds": float(seconds)}
-            facts |= {"epochs": max(self._epoch, self._loop.epochs)}
-            self._finish(
-                recorded_result(
-                    self._loop, self._model, evaluation, self._settings.data_dir, **facts
-                )
+            result = recorded_result(
+                self._loop,
+                self._model,
+                evaluation,
+                self._settings.data_dir,
+                split=split,
+                notes=notes,
+                epochs=max(self._epoch, self._loop.epochs),
+                train_seconds=float(seconds),
             )
+            self._finish(result)
 
     def fail(self, message: str = "", reason: EndReason = EndReason.CODE) -> None:
         """End the run without a result; nothing where it has ended already."""
@@ -340,6 +352,8 @@ def begin(
     from lsqctl.services.workspace import open_workspace
     from lsqctl.worker.identity import is_dead, this_worker
 
+    for tag in tags:
+        check_tag(tag)
     store = open_workspace(settings, create=True)
     try:
         worker = this_worker("record", 1, model.device)

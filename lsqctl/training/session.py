@@ -258,7 +258,11 @@ def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointConte
         recipe_hash=recipe_hash(recipe),
         start_epoch=before.epoch,
         start_step=before.step,
-        **dict.fromkeys(("last", "best", "ema_last", "ema_best", "bn_last")),
+        last=None,
+        best=None,
+        ema_last=None,
+        ema_best=None,
+        bn_last=None,
     )
     return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 

@@ -15,7 +15,7 @@ def trained(tmp_path_factory):
     """A workspace with a run of one epoch, extended by one, and that by one more."""
     line = CommandLine(tmp_path_factory.mktemp("extended"))
     line.write("net.yaml", TINY.replace("epochs: 2", "epochs: 1"))
-    line("run", "net.yaml", "-q")
+    line("run", "net.yaml")
     line("runs", "extend", "net", "--epochs", "1", "-q")
     line("worker", "--until-empty")
     line("runs", "extend", "net-e2", "--epochs", "1", "--schedule", "constant", "--lr", "0.01")
