@@ -123,7 +123,9 @@ def split_commas(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-def output_options(columns: str, pivot: str, *, raw: bool) -> OutputOptions:
+def output_options(
+    columns: str, pivot: str, *, raw: bool, excel: Literal["", ",", ";"] = ""
+) -> OutputOptions:
     """Return how the board is written.  Raises UsageError."""
     from lsqctl.errors import UsageError
     from lsqctl.leaderboard.output import OutputOptions
@@ -133,7 +135,7 @@ def output_options(columns: str, pivot: str, *, raw: bool) -> OutputOptions:
     if pivot and len(pivot_columns) not in (2, 3):
         raise UsageError(f"--pivot takes ROW,COLUMN or ROW,COLUMN,VALUE, got `{pivot}`")
     return OutputOptions(
-        split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw
+        split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw, excel
     )
 
 
@@ -252,12 +254,16 @@ def export(
     best_seed: BestSeed = False,
     pareto: Pareto = "top1,-gbops",
     raw: Raw = False,
+    excel: Annotated[
+        bool,
+        typer.Option("--excel", help="CSV that Excel opens: marked as UTF-8, the locale's commas."),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
     from lsqctl.services.board import build_board
 
-    options = output_options(columns, pivot, raw=raw)
+    options = output_options(columns, pivot, raw=raw, excel=_locale_separator() if excel else "")
     with open_store_if_any(ctx) as store:
         ranked = build_board(
             store,
@@ -272,6 +278,20 @@ def export(
             sort=split_commas(sort),
         )
     _write_board(ranked, path, output_format, options, force=force)
+
+
+def _locale_separator() -> Literal[",", ";"]:
+    """Return what parts fields where the user is: a semicolon where a comma parts the digits."""
+    import locale
+
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        locale.setlocale(locale.LC_NUMERIC, "")
+        return ";" if locale.localeconv()["decimal_point"] == "," else ","
+    except locale.Error:  # of a locale that this machine does not have
+        return ","
+    finally:
+        locale.setlocale(locale.LC_NUMERIC, before)
 
 
 def _write_board(

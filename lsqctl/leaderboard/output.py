@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal
 
 from lsqctl.discovery import all_plugins, plugin_faults
 from lsqctl.errors import LsqctlError, PluginError, UsageError
@@ -20,12 +21,14 @@ from lsqctl.text import did_you_mean
 class OutputOptions:
     """How a board is written: these columns (none: those that fit the format), or as a pivot.
 
-    ``raw`` leaves texts of a CSV unguarded. Raises UsageError for what does not fit together.
+    ``raw`` leaves texts of a CSV unguarded. ``excel`` is what parts the fields of a CSV for Excel,
+    empty for the contract's. Raises UsageError for what does not fit together.
     """
 
     columns: tuple[str, ...] = ()
     pivot: Pivot | None = None
     raw: bool = False
+    excel: Literal["", ",", ";"] = ""
 
     def __post_init__(self) -> None:
         check_column_names(self.columns, "--columns")
@@ -51,6 +54,8 @@ def format_board(board: Board, output_format: str, options: OutputOptions = DEFA
         _reject_deviations(board)
     if options.raw and not info.raw:
         raise UsageError("--raw is for CSV: no other format guards formulas")
+    if options.excel and output_format != "csv":
+        raise UsageError("--excel is for CSV; give the file the ending .csv")
     if (options.columns or options.pivot) and not info.columns:
         raise UsageError(f"{output_format} has its own columns; leave out --columns and --pivot")
     write = FORMATS.load(output_format)
