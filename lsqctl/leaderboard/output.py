@@ -48,7 +48,31 @@ def board_tables(board: Board, options: OutputOptions = DEFAULT_OPTIONS) -> tupl
 
 
 def format_board(board: Board, output_format: str, options: OutputOptions = DEFAULT_OPTIONS) -> str:
-    """Return the board as text in one of FORMATS; the same board always gives the same text."""
+    """Return the board as text in one of FORMATS; the same board always gives the same text.
+
+    Raises UsageError for a format that is no text.
+    """
+    if FORMATS.find(output_format).binary:
+        raise UsageError(f"{output_format} is no text: write it to a file")
+    text = _written(board, output_format, options)
+    if not isinstance(text, str):
+        raise PluginError(f"the format {output_format} wrote a {type(text).__name__}, no text")
+    return text
+
+
+def board_bytes(board: Board, output_format: str, options: OutputOptions) -> bytes:
+    """Return the board as the bytes of a file, in any of FORMATS."""
+    if not FORMATS.find(output_format).binary:
+        text = format_board(board, output_format, options)
+        return text.encode("utf-8", "backslashreplace")
+    data = _written(board, output_format, options)
+    if not isinstance(data, bytes):
+        raise PluginError(f"the format {output_format} wrote a {type(data).__name__}, no bytes")
+    return data
+
+
+def _written(board: Board, output_format: str, options: OutputOptions) -> object:
+    """Return what a format makes of a board."""
     info = FORMATS.find(output_format)
     if options.pivot or not info.deviations:
         _reject_deviations(board)
@@ -61,10 +85,8 @@ def format_board(board: Board, output_format: str, options: OutputOptions = DEFA
     write = FORMATS.load(output_format)
     plugin = FORMATS.plugin_of(output_format)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
-        text: object = write(board, options)
-    if not isinstance(text, str):
-        raise PluginError(f"the format {output_format} wrote a {type(text).__name__}, no text")
-    return text
+        written: object = write(board, options)
+    return written
 
 
 def _reject_deviations(board: Board) -> None:

@@ -15,7 +15,7 @@ from lsqctl.leaderboard.board_query import (
     filter_published,
     filter_runs,
 )
-from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, format_board, resolve_format
+from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, board_bytes, resolve_format
 from lsqctl.leaderboard.published_results import PWC_PAGE, PublishedResult
 from lsqctl.leaderboard.pwc_view import PwcLine, pwc_csv, pwc_json, pwc_lines, pwc_markdown
 from lsqctl.leaderboard.rank import Cost, rank
@@ -129,6 +129,6 @@ def export_board(
     """
     output_format = resolve_format(path, output_format)
     check_overwrite(path, force=force)
-    data = format_board(board, output_format, options).encode("utf-8", "backslashreplace")
+    data = board_bytes(board, output_format, options)
     write_atomic(path, data, force=force)
     return len(data)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lsqctl.leaderboard.board import Board, Counts, Table, to_frame
 from lsqctl.leaderboard.formats.csv_text import guard_formula, to_csv
 from lsqctl.leaderboard.formats.json_text import to_json
 from lsqctl.leaderboard.formats.markdown import escape_markdown
-from lsqctl.leaderboard.output import OutputOptions, format_board
+from lsqctl.leaderboard.output import OutputOptions, board_bytes, format_board
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, Entry, columns_markdown
 from lsqctl.text import sanitize
@@ -222,3 +223,24 @@ def test_tsv_has_the_columns_of_the_csv_parted_by_tabs():
         for name, delimiter in (("csv", ","), ("tsv", "\t"))
     )
     assert tab == comma
+
+
+def test_a_spreadsheet_has_numbers_as_numbers_no_formula_and_the_same_bytes_again():
+    pytest.importorskip("xlsxwriter")
+    openpyxl = pytest.importorskip("openpyxl")
+    board = rank([row(name="=1+1", n_correct=500), row(recipe="s", n_correct=400)])
+    columns = ("model", "top1_mean", "n_seeds", "fp32_top1", "suspect")
+    data = board_bytes(board, "xlsx", OutputOptions(columns=columns))
+    assert data == board_bytes(board, "xlsx", OutputOptions(columns=columns))
+    header, *rows = openpyxl.load_workbook(io.BytesIO(data)).active.iter_rows()
+    assert tuple(cell.value for cell in header) == columns
+    assert [(rows[0][0].value, rows[0][0].data_type)] == [("=1+1", "s")]
+    assert [cell.value for cell in rows[1]] == ["s", pytest.approx(100 * 400 / 540), 1, None, False]
+    with pytest.raises(UsageError, match="is no text: write it to a file"):
+        format_board(board, "xlsx")
+
+
+def test_a_spreadsheet_without_its_library_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
+    with pytest.raises(UsageError, match=r"xlsx needs XlsxWriter: pip install 'lsqctl\[xlsx\]'"):
+        board_bytes(rank([row()]), "xlsx", OutputOptions())
