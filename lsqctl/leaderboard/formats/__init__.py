@@ -1,7 +1,8 @@
 """The formats of the board, one module each: ``@board_format(NAME, …)`` declares what writes it.
 
-What is declared is a function of a board and ``OutputOptions`` that returns text, or bytes where it is
-``binary``, the same for the same board. ``FORMATS`` knows names, endings and what each takes without importing it.
+What is declared is a function of a board and ``OutputOptions`` that returns text, or bytes where it
+is ``binary``, the same for the same board. ``FORMATS`` knows names, endings and what each takes
+without importing it.
 """
 
 from __future__ import annotations
