@@ -7,18 +7,18 @@ import shutil
 
 import pytest
 
+from lsqctl.store import open_store
 from tests.conftest import TINY, CommandLine
+from tests.store.samples import identity, result, take
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A workspace with a run of one epoch, extended by one, and that by one more."""
+    """A workspace with a run of one epoch, extended by one."""
     line = CommandLine(tmp_path_factory.mktemp("extended"))
     line.write("net.yaml", TINY.replace("epochs: 2", "epochs: 1"))
     line("run", "net.yaml")
     line("runs", "extend", "net", "--epochs", "1", "-q")
-    line("worker", "--until-empty")
-    line("runs", "extend", "net-e2", "--epochs", "1", "--schedule", "constant", "--lr", "0.01")
     line("worker", "--until-empty")
     return line
 
@@ -40,19 +40,24 @@ def listed(here):
 
 
 def test_the_board_shows_the_chain_and_the_epochs_of_all_of_it(extended):
+    words = ("--epochs", "1", "--schedule", "constant", "--lr", "0.01")
+    extended("runs", "extend", "net-e2", *words)
+    with open_store(f"sqlite:///{extended.folder}/.lsqctl/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        store.queue.finish(take(store).lease, result())
     ids = {name: run["id"] for name, run in listed(extended).items()}
     found = rows(extended)
-    assert [found[name]["epochs"] for name in ("net", "net-e2", "net-e3")] == [1, 2, 3]
+    assert [found[name]["epochs"] for name in ("net", "net-e2")] == [1, 2]
+    assert [run["epochs"] for run in listed(extended).values()] == [3, 2, 1]
     assert found["net"]["chain"] is None
+    assert found["net-e2"]["chain"] == ids["net"]
     assert found["net-e3"]["chain"] == f"{ids['net']} → {ids['net-e2']}"
     assert f"goes on from {ids['net']}" in extended("leaderboard").stdout
     shown = json.loads(extended("runs", "show", "net-e3", "--json").stdout)
     assert shown["parents"] == {"extension.run": ids["net-e2"]}
     assert shown["recipe"]["extension"] == {"run": ids["net-e2"]}
-    assert (shown["recipe"]["train"]["schedule"], shown["recipe"]["train"]["lr"]) == (
-        "constant",
-        0.01,
-    )
+    train = shown["recipe"]["train"]
+    assert (train["epochs"], train["schedule"], train["lr"]) == (3, "constant", 0.01)
 
 
 def test_the_same_extension_is_not_queued_twice(extended):
@@ -78,15 +83,20 @@ def test_a_run_that_has_not_succeeded_is_not_extended(extended):
     extended("runs", "extend", "net", "--epochs", "0", code=2)
 
 
-def test_a_checkpoint_that_is_gone_or_damaged_is_refused_at_the_command(extended):
-    before = len(listed(extended))
-    run = listed(extended)["net"]["id"]
-    folders = sorted((extended.folder / ".lsqctl" / "runs" / run).glob("ckpt-*"))
-    (folders[-1] / "model.pt").write_bytes(b"damaged")
-    told = extended("runs", "extend", run, "--epochs", "3", code=1).stderr
-    assert "model.pt" in told
+def test_a_checkpoint_that_is_gone_or_damaged_is_refused_at_the_command(trained, here):
+    here.enter(trained.folder)  # of a copy, the checkpoints would still be found here
+    before = len(listed(here))
+    run = listed(here)["net"]["id"]
+    folders = sorted((here.folder / ".lsqctl" / "runs" / run).glob("ckpt-*"))
+    model = folders[-1] / "model.pt"
+    kept = model.read_bytes()
+    model.write_bytes(kept[:-1] + b"x")
+    assert str(model) in here("runs", "extend", run, "--epochs", "3", code=1).stderr
+    model.write_bytes(kept)
     for folder in folders:
-        shutil.rmtree(folder)
-    told = extended("runs", "extend", run, "--epochs", "3", code=1).stderr
+        folder.rename(folder.with_name(f"kept-{folder.name}"))
+    told = here("runs", "extend", run, "--epochs", "3", code=1).stderr
+    for folder in folders:
+        folder.with_name(f"kept-{folder.name}").rename(folder)
     assert f"run {run} (net) cannot be extended: its last checkpoint is gone" in told
-    assert len(listed(extended)) == before
+    assert len(listed(here)) == before
