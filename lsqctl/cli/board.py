@@ -12,7 +12,7 @@ from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
 from lsqctl.cli.options import (
     Json,
-    Mine,
+    OnlyOwn,
     format_name,
     get_settings,
     open_store,
@@ -151,7 +151,7 @@ def leaderboard(
     ctx: typer.Context,
     dataset: Dataset = None,
     where: BoardWhere = None,
-    mine: Mine = False,
+    only_own: OnlyOwn = False,
     columns: Columns = "",
     sort: Sort = "",
     group_by: GroupBy = "",
@@ -195,7 +195,7 @@ def leaderboard(
     }
     query_args: _QueryArgs = {
         "where": where,
-        "user": current_user() if mine else None,
+        "user": current_user() if only_own else None,
         "group_by": split_commas(group_by),
         "sort": split_commas(sort),
         "limit": limit,
@@ -224,7 +224,7 @@ def leaderboard(
     if output is not None:
         _write_board(ranked, output, chosen_format, options, force=force)
     elif chosen_format in (None, "table"):
-        _print_board(ranked, options, is_filtered=bool(where) or mine)
+        _print_board(ranked, options, is_filtered=bool(where) or only_own)
     else:
         _warn_raw(options)
         sys.stdout.write(format_board(ranked, str(chosen_format), options))
@@ -235,7 +235,7 @@ def export(
     path: Annotated[Path, typer.Argument(help="A file: .csv, .json, .md, .html or .tex.")],
     dataset: Dataset = None,
     where: BoardWhere = None,
-    mine: Mine = False,
+    only_own: OnlyOwn = False,
     columns: Columns = "",
     sort: Sort = "",
     pivot: PivotSpec = "",
@@ -274,7 +274,7 @@ def export(
             pareto=_cost_column(pareto),
             settings=get_settings(ctx),
             where=where,
-            user=current_user() if mine else None,
+            user=current_user() if only_own else None,
             sort=split_commas(sort),
         )
     _write_board(ranked, path, output_format, options, force=force)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -189,6 +189,13 @@ def list_datasets(
         datasets = [{"name": n, "present": present[n], "info": i} for n, i in DATASETS.items()]
         print_json({"datasets": datasets, "image_folders": folders, "weights_files": weights})
         return
+    _print_datasets(present)
+    _print_data_folder(folders, weights, settings.data_dir)
+
+
+def _print_datasets(present: Mapping[str, bool]) -> None:
+    from lsqctl.datasets import DATASETS
+
     rows = [
         (
             name,
@@ -200,7 +207,6 @@ def list_datasets(
         for name, info in DATASETS.items()
     ]
     print_table(("dataset", "title", "classes", "image", "here"), rows)
-    _print_data_folder(folders, weights, settings.data_dir)
 
 
 def _print_data_folder(

@@ -22,7 +22,7 @@ from lsqctl.cli.console import (
 )
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
-from lsqctl.errors import Diagnostic, LsqctlError, RecipeError, UsageError
+from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
 
@@ -181,11 +181,25 @@ def show(
 ) -> None:
     """Print a recipe complete, each value with its source, and what its network costs."""
     from lsqctl.cli.recipe_show import print_cells, print_cells_json
-    from lsqctl.services.submit import load_in_workspace
 
     settings = get_settings(ctx)
-    loaded = load_in_workspace(recipe, settings, tuple(overrides or ()))
+    loaded = _load_recipe_or_run(recipe, settings, tuple(overrides or ()))
     (print_cells_json if json else print_cells)(loaded, settings)
+
+
+def _load_recipe_or_run(ref: str, settings: Settings, overrides: tuple[str, ...]) -> LoadedRecipe:
+    """Return a recipe, for which no database is opened, or what a run was submitted with."""
+    from lsqctl.services.submit import SubmitOptions, load_recipe_or_run
+    from lsqctl.services.workspace import open_workspace, workspace_exists
+
+    options = SubmitOptions(overrides=overrides)
+    try:
+        return load_recipe_or_run(ref, options, None)
+    except NotFound:
+        if not workspace_exists(settings):
+            raise
+    with open_workspace(settings) as store:
+        return load_recipe_or_run(ref, options, store)
 
 
 @app.command(epilog="Example: lsqctl recipe check my.yaml")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lsqctl.services.layer_findings import LayerFinding
 
 
+_RECORDED_TEXT = "recorded of a loop that lsqctl did not run"
+_MOMENTS = ("created", "started", "finished")
+
+
 def print_run(
     detail: RunDetail, folder: str, tags: Sequence[str] = (), result: Result | None = None
 ) -> None:
@@ -39,10 +43,8 @@ def print_run(
         "tags": " ".join(tags),
         "note": run.note,
         "user": run.user,
-        "origin": "recorded of a loop that lsqctl did not run" if run.origin == RECORDED else "",
-        "created": when_text(run.created_at),
-        "started": when_text(run.started_at),
-        "finished": when_text(run.finished_at),
+        "origin": _RECORDED_TEXT if run.origin == RECORDED else "",
+        **{moment: when_text(getattr(run, f"{moment}_at")) for moment in _MOMENTS},
         "recipe": run.recipe_sha256[:16],
         "commit": _commit_text(detail.provenance),
         "code": _changed_code(detail),

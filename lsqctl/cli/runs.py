@@ -11,7 +11,7 @@ from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import (
     Json,
-    Mine,
+    OnlyOwn,
     Quiet,
     RunArgument,
     RunArguments,
@@ -51,7 +51,7 @@ def list_runs(
     sweep: Annotated[str | None, typer.Option(help="Only cells of this sweep.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     where: Where = None,
-    mine: Mine = False,
+    only_own: OnlyOwn = False,
     limit: Annotated[
         int, typer.Option(parser=positive_int, metavar="N", help="At most so many, newest first.")
     ] = 50,
@@ -65,7 +65,7 @@ def list_runs(
     from lsqctl.services.run_control import resolve_sweep
 
     expression = None if where is None else parse(where, RUN_COLUMN_KINDS)
-    if mine:
+    if only_own:
         expression = narrowed(expression, Comparison("user", "=", (current_user(),)))
     with open_store(ctx) as store:
         sweep = resolve_sweep(store, sweep) if sweep is not None else None

@@ -1,5 +1,4 @@
-"""What ``import lsqctl`` offers in Python, notebooks included: submit, wait, runs, board, models,
-and recording a loop of one's own.
+"""What ``import lsqctl`` offers in Python: submit, record, wait, runs, board, models.
 
 Each function opens the workspace that ``lsqctl`` would use in the current folder, and closes it;
 ``settings`` (of ``lsqctl.settings.load_settings``) names another. What is wrong is raised as one of
@@ -186,19 +185,20 @@ def record(
     """
     from lsqctl.services import recording
 
-    facts = recording.model_facts(model, input_shape)
+    known = recording.summarize_model(model, input_shape)
     loop = recording.Loop(
         name=name,
         dataset=dataset,
         seed=seed,
-        arch=arch or facts.arch,
-        weight_bits=facts.weight_bits if weight_bits is None else weight_bits,
-        act_bits=facts.act_bits if act_bits is None else act_bits,
+        arch=arch or known.arch,
+        weight_bits=known.weight_bits if weight_bits is None else weight_bits,
+        act_bits=known.act_bits if act_bits is None else act_bits,
         method=method,
         epochs=epochs,
         recipe=dict(recipe or {}),
     )
-    return recording.begin(loop, facts, _in_use(settings), tags=tuple(tags), if_exists=if_exists)
+    labels = tuple(tags)
+    return recording.begin(loop, known, _in_use(settings), tags=labels, if_exists=if_exists)
 
 
 def load_board(

@@ -2,29 +2,76 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import numbers
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import DataError, Diverged, LsqctlError, UsageError
 from lsqctl.events import Evaluation, Result
 from lsqctl.quant.spec import BIT_WIDTHS, FLOAT_BITS
+from lsqctl.run import RECORDED, JsonObject
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lsqctl.services.recording import Loop
 
 _METRIC_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,63}")
 _PERCENT = re.compile(r"top[15]")
 
 
-def check_loop(name: str, dataset: str, seed: int, weight_bits: int, act_bits: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What is said of a loop before it begins: it names the run and, without the seed, the row.
+
+    ``recipe`` is what the loop was told, in plain values; ``epochs`` how many are planned, 0 where
+    nobody knows. Raises UsageError for what could not stand on a board.
+    """
+
+    name: str
+    dataset: str
+    seed: int = 0
+    arch: str = ""
+    weight_bits: int = 32
+    act_bits: int = 32
+    method: str = ""
+    epochs: int = 0
+    recipe: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_loop(self.name, self.dataset, self.seed, self.weight_bits, self.act_bits)
+        try:
+            json.dumps(dict(self.recipe), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"recipe of `{self.name}` must be plain values: {error}") from None
+
+    def stored(self) -> JsonObject:
+        """Return what stands in the place of a recipe; no recipe has the key ``recorded``."""
+        return {
+            "recorded": dict(self.recipe),
+            "name": self.name,
+            "model": {"name": self.arch},
+            "data": {"name": self.dataset},
+            "quant": {"weight_bits": self.weight_bits, "act_bits": self.act_bits},
+            "method": self.method,
+            "seed": self.seed,
+        }
+
+    def sha256(self, *, with_seed: bool) -> str:
+        """Return what names the run, or the group of its seeds; it is never a recipe's."""
+        values = self.stored()
+        if not with_seed:
+            del values["seed"]
+        return hashlib.sha256(json.dumps([RECORDED, values], sort_keys=True).encode()).hexdigest()
+
+
+def _check_loop(name: str, dataset: str, seed: int, weight_bits: int, act_bits: int) -> None:
     """Raise UsageError for what cannot name or describe a run."""
     from lsqctl.recipe.recipe import is_valid_name
 
@@ -119,7 +166,7 @@ def check_tensors(checkpoint: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelSummary:
     """What is known of a loop's network: its bits where its layers say them, and what it costs."""
 
     arch: str = ""
@@ -135,7 +182,7 @@ class ModelFacts:
     granularity: str = ""
 
 
-def model_facts(model: nn.Module | None, input_shape: tuple[int, ...] | None) -> ModelFacts:
+def summarize_model(model: nn.Module | None, input_shape: tuple[int, ...] | None) -> ModelSummary:
     """Return what a network tells; its cost only where every bit of it is known here.
 
     That is a network that ``lsqctl.quant.prepare`` made, or one in full precision, for which
@@ -143,7 +190,7 @@ def model_facts(model: nn.Module | None, input_shape: tuple[int, ...] | None) ->
     the network does not take.
     """
     if model is None:
-        return ModelFacts()
+        return ModelSummary()
     from lsqctl.quant import quantized_layers
 
     layers = [*quantized_layers(model).values()]  # the first and the last have bits of their own
@@ -156,10 +203,10 @@ def model_facts(model: nn.Module | None, input_shape: tuple[int, ...] | None) ->
         for layer in layers[1:-1] or layers
     )
     weight_bits, act_bits = bits.most_common(1)[0][0] if bits else (FLOAT_BITS, FLOAT_BITS)
-    facts = _costs(model, input_shape)
-    facts |= {"arch": type(model).__name__, "device": device}
-    facts |= {"weight_bits": weight_bits, "act_bits": act_bits}
-    return ModelFacts(**facts)  # type: ignore[arg-type]  # as the fields are typed
+    values = _costs(model, input_shape)
+    values |= {"arch": type(model).__name__, "device": device}
+    values |= {"weight_bits": weight_bits, "act_bits": act_bits}
+    return ModelSummary(**values)  # type: ignore[arg-type]  # as the fields are typed
 
 
 def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, int | str]:
@@ -170,53 +217,48 @@ def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, i
         return {"params": sum(parameter.numel() for parameter in model.parameters())}
     try:
         cost = model_cost(model, input_shape)
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError) as error:
         shape = tuple(input_shape)
         reason = str(error).splitlines()[0]
         raise UsageError(f"the model does not take an input of {shape}: {reason}") from None
     return {
-        **{name: getattr(cost, name) for name in ("params", "size_bytes", "naive_bytes")},
-        **{name: getattr(cost, name) for name in ("macs", "bops")},
+        **{name: getattr(cost, name) for name in _COSTS},
         "first_last_bits": first_last_bits(cost),
         "granularity": weight_granularity(model),
     }
 
 
-def recorded_evaluation(
+def counted_evaluation(
     counts: tuple[int, int | None, int],
-    hits: bytes,
     *,
-    selection: str,
-    step: int,
-    checkpoint: str,
+    hits: Iterable[object] | None,
     loss: float | None,
+    step: int,
 ) -> Evaluation:
-    """Return the one evaluation of a loop; ``counts`` are right, right within five, and all."""
+    """Return the one evaluation of a loop; ``counts`` are right, right within five, and all.
+
+    Raises UsageError for counts and hits that do not fit each other.
+    """
     n_correct, n_correct_top5, n_total = counts
+    check_counts(n_correct, n_total, n_correct_top5)
     return Evaluation(
         variant="raw",
-        selection=selection,
+        selection="last",
         headline=True,
         n_correct=int(n_correct),
         n_correct_top5=None if n_correct_top5 is None else int(n_correct_top5),
         n_total=int(n_total),
-        hits=hits,
+        hits=packed_hits(hits, n_correct, n_total),
         step=step,
-        checkpoint=checkpoint,
-        loss=loss,
+        loss=None if loss is None else checked_metric("loss", loss, step),
     )
 
 
+_COSTS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
+
+
 def recorded_result(
-    loop: Loop,
-    model: ModelFacts,
-    evaluation: Evaluation,
-    data_dir: Path,
-    *,
-    split: str,
-    notes: str,
-    epochs: int,
-    train_seconds: float,
+    loop: Loop, model: ModelSummary, evaluation: Evaluation, data_dir: Path
 ) -> Result:
     """Return the result of a loop, with the digest of its images where its hits follow them."""
     import torch
@@ -228,23 +270,16 @@ def recorded_result(
         arch=loop.arch,
         weight_bits=loop.weight_bits,
         act_bits=loop.act_bits,
-        split=split,
         method=loop.method,
         first_last_bits=model.first_last_bits,
         granularity=model.granularity,
-        params=model.params,
-        size_bytes=model.size_bytes,
-        naive_bytes=model.naive_bytes,
-        macs=model.macs,
-        bops=model.bops,
-        epochs=epochs,
-        train_seconds=train_seconds,
         peak_mem_bytes=peak_memory_bytes(torch.device(model.device)),
         device=model.device,
         torch=torch.__version__,
         data_digest=_images_digest(loop.dataset, evaluation, data_dir),
-        notes="; ".join(filter(None, (notes, "recorded: as its own loop counted"))),
+        notes="recorded: as its own loop counted",
         evaluations=(evaluation,),
+        **{name: getattr(model, name) for name in _COSTS},
     )
 
 

@@ -8,21 +8,17 @@ second of them and ends as ``worker_lost``.
 from __future__ import annotations
 
 import atexit
-import hashlib
-import json
 import os
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lsqctl.bundled import file_sha256
 from lsqctl.errors import LeaseLost, LsqctlError, StoreError, UsageError
 from lsqctl.events import Metric, Progress, Result
 from lsqctl.run import (
@@ -35,16 +31,14 @@ from lsqctl.run import (
     check_tag,
 )
 from lsqctl.services.recorded_values import (
-    ModelFacts,
-    check_counts,
-    check_loop,
+    Loop,
+    ModelSummary,
     check_tensors,
     checked_metric,
     checked_step,
-    model_facts,
-    packed_hits,
-    recorded_evaluation,
+    counted_evaluation,
     recorded_result,
+    summarize_model,
 )
 from lsqctl.settings import Settings, current_user
 
@@ -53,54 +47,9 @@ if TYPE_CHECKING:
 
     from lsqctl.store import Store
 
-__all__ = ["Loop", "Recording", "begin", "model_facts"]
+__all__ = ["Loop", "Recording", "begin", "summarize_model"]
 
 FLUSH_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """What is said of a loop before it begins: it names the run and, without the seed, the row.
-
-    ``recipe`` is what the loop was told, in plain values; ``epochs`` how many are planned, 0 where
-    nobody knows. Raises UsageError for what could not stand on a board.
-    """
-
-    name: str
-    dataset: str
-    seed: int = 0
-    arch: str = ""
-    weight_bits: int = 32
-    act_bits: int = 32
-    method: str = ""
-    epochs: int = 0
-    recipe: Mapping[str, object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_loop(self.name, self.dataset, self.seed, self.weight_bits, self.act_bits)
-        try:
-            json.dumps(dict(self.recipe), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"recipe of `{self.name}` must be plain values: {error}") from None
-
-    def stored(self) -> JsonObject:
-        """Return what stands in the place of a recipe; no recipe has the key ``recorded``."""
-        return {
-            "recorded": dict(self.recipe),
-            "name": self.name,
-            "model": {"name": self.arch},
-            "data": {"name": self.dataset},
-            "quant": {"weight_bits": self.weight_bits, "act_bits": self.act_bits},
-            "method": self.method,
-            "seed": self.seed,
-        }
-
-    def sha256(self, *, with_seed: bool) -> str:
-        """Return what names the run, or the group of its seeds; it is never a recipe's."""
-        values = self.stored()
-        if not with_seed:
-            del values["seed"]
-        return hashlib.sha256(json.dumps([RECORDED, values], sort_keys=True).encode()).hexdigest()
 
 
 class Recording:
@@ -114,7 +63,7 @@ class Recording:
         store: Store,
         lease: Lease,
         worker_id: str,
-        described: tuple[Loop, ModelFacts],
+        described: tuple[Loop, ModelSummary],
         settings: Settings,
     ) -> None:
         self._loop, self._model = described
@@ -184,31 +133,19 @@ class Recording:
         """
         with self._lock:
             self._check_open()
-            check_counts(n_correct, n_total, n_correct_top5)
-            bits = packed_hits(hits, n_correct, n_total)
-            if loss is not None:
-                loss = checked_metric("loss", loss, self._step)
-            directory = self._save(check_tensors(checkpoint)) if checkpoint is not None else ""
-            evaluation = recorded_evaluation(
-                (n_correct, n_correct_top5, n_total),
-                bits,
-                selection="best" if selected_on_test else "last",
-                step=self._step,
-                checkpoint=directory,
-                loss=loss,
+            evaluation = counted_evaluation(
+                (n_correct, n_correct_top5, n_total), hits=hits, loss=loss, step=self._step
             )
-            seconds = time.monotonic() - self._started if train_seconds is None else train_seconds
-            result = recorded_result(
-                self._loop,
-                self._model,
-                evaluation,
-                self._settings.data_dir,
-                split=split,
-                notes=notes,
-                epochs=max(self._epoch, self._loop.epochs),
-                train_seconds=float(seconds),
-            )
-            self._finish(result)
+            evaluation = replace(evaluation, selection="best" if selected_on_test else "last")
+            result = recorded_result(self._loop, self._model, evaluation, self._settings.data_dir)
+            if checkpoint is not None:
+                evaluation = replace(evaluation, checkpoint=self._save(check_tensors(checkpoint)))
+            if train_seconds is None:
+                train_seconds = time.monotonic() - self._started
+            notes = "; ".join(filter(None, (notes, result.notes)))
+            result = replace(result, evaluations=(evaluation,), split=split, notes=notes)
+            epochs = max(self._epoch, self._loop.epochs)
+            self._finish(replace(result, epochs=epochs, train_seconds=float(train_seconds)))
 
     def fail(self, message: str = "", reason: EndReason = EndReason.CODE) -> None:
         """End the run without a result; nothing where it has ended already."""
@@ -342,7 +279,7 @@ class Recording:
 
 def begin(
     loop: Loop,
-    model: ModelFacts,
+    model: ModelSummary,
     settings: Settings,
     *,
     tags: tuple[str, ...] = (),
@@ -350,33 +287,38 @@ def begin(
 ) -> Recording:
     """Begin the run of a loop; raises UsageError where its name and seed are recorded already."""
     from lsqctl.services.workspace import open_workspace
-    from lsqctl.worker.identity import is_dead, this_worker
 
     for tag in tags:
         check_tag(tag)
     store = open_workspace(settings, create=True)
     try:
-        worker = this_worker("record", 1, model.device)
-        store.workers.register(worker)
-        try:
-            lease = store.queue.begin_recording(
-                _new_run(loop, tags),
-                worker.id,
-                _environment(model),
-                if_exists=if_exists,
-                is_dead=is_dead,
-            )
-        except LsqctlError:
-            store.workers.deregister(worker.id)
-            raise
-        return Recording(store, lease, worker.id, (loop, model), settings)
+        worker_id, lease = _begin_run(store, _new_run(loop, tags), model, if_exists)
     except LsqctlError:
         store.close()
         raise
+    return Recording(store, lease, worker_id, (loop, model), settings)
+
+
+def _begin_run(
+    store: Store, new: NewRun, model: ModelSummary, if_exists: IfExists
+) -> tuple[str, Lease]:
+    """Return the worker that this process is now, and its lease of the run that was added."""
+    from lsqctl.worker.identity import is_dead, this_worker
+
+    worker = this_worker("record", 1, model.device)
+    store.workers.register(worker)
+    try:
+        lease = store.queue.begin_recording(
+            new, worker.id, _environment(model), if_exists=if_exists, is_dead=is_dead
+        )
+    except LsqctlError:
+        store.workers.deregister(worker.id)
+        raise
+    return worker.id, lease
 
 
 def _new_run(loop: Loop, tags: tuple[str, ...]) -> NewRun:
-    from lsqctl.services.provenance import collect_provenance
+    from lsqctl.services.provenance import collect_provenance, script_provenance
 
     return NewRun(
         name=loop.name,
@@ -384,7 +326,7 @@ def _new_run(loop: Loop, tags: tuple[str, ...]) -> NewRun:
         recipe_sha256=loop.sha256(with_seed=False),
         run_sha256=loop.sha256(with_seed=True),
         seed=loop.seed,
-        provenance=collect_provenance(Path.cwd()) | _script(),
+        provenance=collect_provenance(Path.cwd()) | script_provenance(),
         epochs=loop.epochs,
         tags=tags,
         user=current_user(),
@@ -392,15 +334,7 @@ def _new_run(loop: Loop, tags: tuple[str, ...]) -> NewRun:
     )
 
 
-def _script() -> JsonObject:
-    """Return the script that records, by path and sha256; nothing in a notebook, which has none."""
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    if path is None or not Path(path).is_file():
-        return {}
-    return {"script": {"path": str(Path(path).absolute()), "sha256": file_sha256(Path(path))}}
-
-
-def _environment(model: ModelFacts) -> JsonObject:
+def _environment(model: ModelSummary) -> JsonObject:
     import platform
 
     import torch

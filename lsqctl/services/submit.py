@@ -207,23 +207,6 @@ def load_recipe_or_run(ref: str, options: SubmitOptions, store: Store | None) ->
     return load_run(load_stored(detail.recipe), run_id, path, **changes)
 
 
-def load_in_workspace(
-    ref: str, settings: Settings, overrides: tuple[str, ...] = ()
-) -> LoadedRecipe:
-    """Return a recipe, or what a run of the workspace was submitted with; as above.
-
-    No database is opened for a recipe.
-    """
-    options = SubmitOptions(overrides=overrides)
-    try:
-        return load_recipe_or_run(ref, options, None)
-    except NotFound:
-        if not workspace_exists(settings):
-            raise
-    with open_workspace(settings) as store:
-        return load_recipe_or_run(ref, options, store)
-
-
 class _Changes(TypedDict):
     sets: Sequence[str]
     seeds: Sequence[int]

@@ -53,18 +53,10 @@ class Recordings(AttemptCompletion):
             raise _recorded_already(new, existing)
         run_id, _ = Submission(db, "rerun", set()).add(new)
         lease = Lease(run_id, 1, secrets.token_hex(16))
-        db.execute(
-            update(runs)
-            .where(runs.c.id == run_id)
-            .values(
-                state=RunState.RUNNING,
-                attempt=lease.attempt,
-                fence=lease.fence,
-                worker_id=worker_id,
-                lease_until=now(self.lease_seconds),
-                started_at=now(),
-            )
-        )
+        owned = {"attempt": lease.attempt, "fence": lease.fence, "worker_id": worker_id}
+        owned |= {"lease_until": now(self.lease_seconds), "started_at": now()}
+        started = update(runs).where(runs.c.id == run_id)
+        db.execute(started.values(state=RunState.RUNNING, **owned))
         _insert_attempt(db, lease, worker_id, environment)
         return lease
 

@@ -82,14 +82,11 @@ def _open_folder(
 
     train_split, eval_split = dataset.list_splits(data_dir)
     whole = [train_split.files, eval_split.files]
-    train, evaluation = (
-        FolderImages(
-            files if kept is None else [files[index] for index in kept],
-            data,
-            num_workers=num_workers,
-        )
+    taken = (
+        files if kept is None else [files[index] for index in kept]
         for files, kept in zip(whole, _kept_images(whole, data), strict=True)
     )
+    train, evaluation = (FolderImages(files, data, num_workers=num_workers) for files in taken)
     mean, std = normalization(data)
     return DatasetSplits(
         train,
@@ -101,16 +98,21 @@ def _open_folder(
         mean=mean,
         std=std,
         digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
-        preprocessing=f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
-        f"centre crop {data.crop}; {_normalization_text(mean, std)}; "
-        f"training: {data.train_crop} crop, "
-        f"mirror {'yes' if data.flip else 'no'}",
+        preprocessing=_folder_preprocessing(data),
         notes=(
             f"{data.label}: {len(train)} and {len(evaluation)} files, bytes not verified",
             *_partial_note((train, evaluation), whole),
             *train_split.notes,
             *eval_split.notes,
         ),
+    )
+
+
+def _folder_preprocessing(data: DataSection) -> str:
+    return (
+        f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
+        f"centre crop {data.crop}; {_normalization_text(*normalization(data))}; "
+        f"training: {data.train_crop} crop, mirror {'yes' if data.flip else 'no'}"
     )
 
 

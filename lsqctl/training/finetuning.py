@@ -111,14 +111,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
-    if start:
-        session.restore(start, own=start is checkpoint)
-    yield kernel_use(model, train_state)
-    if not start:  # right after calibration
-        yield from initial_stats(session)
-    if not checkpoint:
-        yield from session.save()
-        failpoint("train.calibrated")
+    yield from _begin(session, checkpoint, start)
     try:
         while not session.done:
             yield from train_epoch(session)
@@ -129,6 +122,22 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         raise
     yield from map(LogMessage, chance_level_warnings(session))
     yield build_result(session)
+
+
+def _begin(
+    session: TrainingSession,
+    checkpoint: CheckpointContent | None,
+    start: CheckpointContent | None,
+) -> Iterator[KernelUse | Measurement | Checkpoint]:
+    """Take over what the run goes on from; of a run that begins, save that first."""
+    if start:
+        session.restore(start, own=start is checkpoint)
+    yield kernel_use(session.model, session.train_state)
+    if not start:  # right after calibration
+        yield from initial_stats(session)
+    if not checkpoint:
+        yield from session.save()
+        failpoint("train.calibrated")
 
 
 def _open_train_state(
@@ -147,7 +156,7 @@ def _open_train_state(
         if start.state["data"] != (digest := pipeline.dataset.digest):
             raise DataError(
                 f"the images of {recipe.data.label} are not those of step {start.step}: their "
-                f"digest is {digest}, it was {start.state['data']}; put them back"
+                f"digest is {digest}, it was {start.state['data']}; restore them"
             )
         return restore_state(start, recipe, context)
     train_state = initial_train_state(recipe, context)
