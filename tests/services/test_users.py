@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from zipfile import ZipFile
 
 import pytest
 
@@ -63,3 +64,13 @@ def test_without_the_variable_it_is_the_login_name_and_never_an_error(monkeypatc
 
     monkeypatch.setattr("getpass.getuser", nobody)
     assert current_user() == ""
+
+
+def test_a_bug_report_names_no_user(lab):
+    lab.monkeypatch.setenv("LSQCTL_USER", "anabel-smith")
+    lsqctl.submit(NAME, seeds=[5])
+    lab("bugreport", "-o", "r.zip", "--run", "@last")
+    with ZipFile(lab.folder / "r.zip") as file:
+        texts = [file.read(name).decode() for name in file.namelist()]
+    assert any('"user": "<user>"' in text for text in texts)
+    assert not any("anabel" in text for text in texts)
