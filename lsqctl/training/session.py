@@ -253,16 +253,13 @@ def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointConte
             f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
             f"{recipe.train.epochs} epochs in all would extend"
         )
-    start = replace(
-        before,
+    kept = ("epoch", "step", "train_seconds", "skipped_before", "fp32", "input_digests")
+    kept = (*kept, "environment", "deterministic", "new_head")
+    start = TrainState(
         recipe_hash=recipe_hash(recipe),
         start_epoch=before.epoch,
         start_step=before.step,
-        last=None,
-        best=None,
-        ema_last=None,
-        ema_best=None,
-        bn_last=None,
+        **{name: getattr(before, name) for name in kept},
     )
     return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
