@@ -236,6 +236,12 @@ def restore_state(
     return train_state, [*notes, note]
 
 
+_KEPT_BY_EXTENSION: tuple[str, ...] = (
+    *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
+    *("input_digests", "environment", "deterministic", "new_head"),
+)
+
+
 def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointContent | None:
     """Return the last checkpoint of the run that a recipe extends, as this run's own beginning.
 
@@ -253,13 +259,11 @@ def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointConte
             f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
             f"{recipe.train.epochs} epochs in all would extend"
         )
-    kept = ("epoch", "step", "train_seconds", "skipped_before", "fp32", "input_digests")
-    kept = (*kept, "environment", "deterministic", "new_head")
     start = TrainState(
         recipe_hash=recipe_hash(recipe),
         start_epoch=before.epoch,
         start_step=before.step,
-        **{name: getattr(before, name) for name in kept},
+        **{name: getattr(before, name) for name in _KEPT_BY_EXTENSION},
     )
     return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
