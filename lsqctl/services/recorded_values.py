@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _METRIC_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,63}")
-_PERCENT = re.compile(r"top[15]")
+_PERCENT = re.compile(r"(?:^|[_./-])top[15](?:$|[_./-])")
 
 
 @dataclass(frozen=True, slots=True)
