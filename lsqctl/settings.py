@@ -253,6 +253,19 @@ def child_environment(changes: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return what lets a child's libraries use ``threads`` threads that do not wait busily.
+
+    OpenMP's wait by spinning: beside other work each step waits for a thread that has no core. On
+    two busy cores a step of ResNet-20 took 6.9 s so and 1.9 s with the count that libgomp itself
+    takes where threads outnumber cores. Who has set how to wait is left alone.
+    """
+    variables = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    if os.environ.keys().isdisjoint({"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}):
+        variables["GOMP_SPINCOUNT"] = "1000"
+    return variables
+
+
 def _is_recorded(name: str) -> bool:
     if name in RECORDED_VARIABLES:
         return True

@@ -40,12 +40,19 @@ if os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 8 * 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
     tempfile.tempdir = str(_MEMORY)
 
-# Each process of pytest-xdist and all that it starts keep to one core: a worker's two threads that
-# wait for each other beside another test's took five times as long.
-if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-    _cores = sorted(os.sched_getaffinity(0))
-    _number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-    os.sched_setaffinity(0, {_cores[_number % len(_cores)]})
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep each process that runs tests, and all that it starts, to one core.
+
+    A worker's two threads that wait for each other beside another test's took five times as long.
+    """
+    workers_run_them = not hasattr(config, "workerinput") and config.getoption("numprocesses", 0)
+    if workers_run_them or not hasattr(os, "sched_setaffinity"):
+        return
+    name = os.environ.get("PYTEST_XDIST_WORKER", f"gw{os.getpid()}")
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(name.removeprefix("gw")) % len(cores)]})
+
 
 # what is started in the background of a shell ignores Ctrl-C, and so would all that tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)

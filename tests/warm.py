@@ -120,10 +120,13 @@ class WarmProcess:
 
 
 class WarmStarter:
-    """Starts the process that forks, when it is first needed, and asks it."""
+    """Starts the processes that fork, when they are first needed, and asks them.
+
+    There are two, for to fork one that has imported torch takes five times as long.
+    """
 
     def __init__(self) -> None:
-        self._channel: socket.socket | None = None
+        self._servers: dict[bool, tuple[socket.socket, subprocess.Popen[bytes]]] = {}
         self._environment = dict(os.environ)
 
     def can_start(self, environment: Mapping[str, str]) -> bool:
@@ -159,30 +162,33 @@ class WarmStarter:
         status, status_end = os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
         request |= {"injected": dict(injected), "script": script, "controls": controls}
-        socket.send_fds(self._connected(), [json.dumps(request).encode()], [*ends, status_end])
+        with_torch = not _COMMANDS_WITH_TORCH.isdisjoint(words)
+        channel, data = self._connected(with_torch), json.dumps(request).encode()
+        socket.send_fds(channel, [data], [*ends, status_end])
         for end in {status_end} | (set(ends) if streams is None else set()):
             os.close(end)
         return WarmProcess(status, *pipes)
 
-    def _connected(self) -> socket.socket:
-        if self._channel is None:
-            self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+    def _connected(self, with_torch: bool) -> socket.socket:
+        if with_torch not in self._servers:
+            channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
             with theirs:
-                self._process = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
                     cwd=Path(__file__).parent.parent,
                     env=self._own | {"OPENBLAS_NUM_THREADS": "1"},  # else threads on import
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                 )
-        return self._channel
+            self._servers[with_torch] = channel, process
+        return self._servers[with_torch][0]
 
     def close(self) -> None:
-        """End it, and with it what it has forked."""
-        if self._channel is not None:
-            self._channel.close()
-            self._process.wait()
+        """End them, and with them what they have forked."""
+        for channel, process in self._servers.values():
+            channel.close()
+            process.wait()
 
 
 def _pipes(*, merge: bool, writes: bool) -> tuple[list[int], list[int | None]]:

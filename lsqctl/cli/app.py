@@ -8,10 +8,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from copy import copy
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.main import get_command, get_command_name
 
 from lsqctl.cli import (
     board,
@@ -40,6 +43,10 @@ from lsqctl.cli import (
 from lsqctl.cli.groups import TopLevel
 from lsqctl.cli.options import GlobalOptions, use_plugins_of
 from lsqctl.errors import FilterError, LsqctlError, RecipeError
+
+if TYPE_CHECKING:
+    from typer._click import Command  # its own since 0.29
+    from typer.models import CommandInfo
 
 EPILOG = "Global options may stand anywhere: --home, --db, --data-dir, --debug. See README.md."
 _GLOBAL_OPTIONS = ("--home", "--db", "--data-dir")
@@ -131,11 +138,45 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
             rest += [word, *remaining]
         elif word in _GLOBAL_OPTIONS:
             front += [word, *([value] if (value := next(remaining, None)) is not None else [])]
-        elif word == "--debug" or word.startswith(tuple(f"{name}=" for name in _GLOBAL_OPTIONS)):
+        elif _is_global_word(word):
             front.append(word)
         else:
             rest.append(word)
     return front + rest
+
+
+def _is_global_word(word: str) -> bool:
+    return word == "--debug" or word.startswith(tuple(f"{name}=" for name in _GLOBAL_OPTIONS))
+
+
+def first_word(arguments: Sequence[str]) -> str:
+    """Return the word after the global options, where a command is named; "" without one."""
+    remaining = iter(arguments)
+    for word in remaining:
+        if word in _GLOBAL_OPTIONS:
+            next(remaining, None)
+        elif not _is_global_word(word):
+            return word
+    return ""
+
+
+@cache
+def build_command(name: str) -> Command:
+    """Return the command line with the command that is named, or with all where none is.
+
+    To read the options of every command off its function takes most of a short command's time.
+    """
+    needed = copy(app)
+    needed.registered_commands = [
+        info for info in app.registered_commands if _command_name(info) == name
+    ]
+    needed.registered_groups = [info for info in app.registered_groups if info.name == name]
+    has_it = needed.registered_commands or needed.registered_groups
+    return get_command(needed if has_it else app)
+
+
+def _command_name(info: CommandInfo) -> str:
+    return info.name or get_command_name(getattr(info.callback, "__name__", ""))
 
 
 def main() -> None:
@@ -149,7 +190,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=arguments, prog_name="lsqctl")
+        build_command(first_word(arguments))(args=arguments, prog_name="lsqctl")
     except LsqctlError as error:
         if "--debug" in arguments:
             raise

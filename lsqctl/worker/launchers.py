@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from lsqctl.settings import child_environment
+from lsqctl.settings import child_environment, thread_variables
 
 # SIGUSR1 is what `sbatch --signal=USR1@60` sends before the time is up
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -327,9 +327,7 @@ class _ForkServerHandle:
 
 def _fork_server_variables(threads: int) -> dict[str, str]:
     """What a server's libraries read when they are loaded; a child sets the rest for itself."""
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
+    return thread_variables(threads) | {
         "OPENBLAS_NUM_THREADS": "1",  # else NumPy's starts threads on import: no safe fork
         "PYTHONUNBUFFERED": "1",
     }

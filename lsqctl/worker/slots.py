@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import UsageError
-from lsqctl.settings import allocated_cores
+from lsqctl.settings import allocated_cores, thread_variables
 from lsqctl.worker.gpus import GpuHealth, is_gpu_error
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Allocation:
     @property
     def env(self) -> dict[str, str]:
         """What the child's environment needs for it, set before a library reads it."""
-        threads = str(self.threads)
-        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        variables = thread_variables(self.threads)
         if self.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus)
             variables["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"

@@ -14,16 +14,17 @@ from lsqctl.training.restore import reevaluate, restore_model
 from lsqctl.training.weights import load_weights
 
 from .attempts import assert_same_state, plain, rewritten, rows, run
-from .conftest import tiny
+from .conftest import small
+from .small_world import EVAL_IMAGES
 
 EVERYTHING = {
     "epochs": 3,
-    "lr": 0.05,
+    "lr": 0.5,
     "accumulate": 3,
-    "clip_norm": 0.5,
+    "clip_norm": 0.1,
     "ema_decay": 0.9,
     "bn_freeze_epochs": 1,
-    "bn_reestimate_images": 500,
+    "bn_reestimate_images": 120,
     "precision": "fp16",
     "headline_variant": "ema",
 }
@@ -39,7 +40,7 @@ CUTS = {
 
 
 def recipe(**train):
-    return tiny(train=EVERYTHING | train)
+    return small(train=EVERYTHING | train)
 
 
 def whole_run(recipe, folder):
@@ -102,7 +103,7 @@ def test_both_numbers_are_kept_and_exactly_the_declared_one_counts(whole):
     for variant, prefix in (("raw", ""), ("ema", "ema_"), ("bn", "bn_")):
         values = [one.value for one in counted if one.name == f"{prefix}top1"]
         assert len(values) == (1 if variant == "bn" else 3)
-        assert values[-1] == 100 * found[variant, "last"].n_correct / 540
+        assert values[-1] == 100 * found[variant, "last"].n_correct / EVAL_IMAGES
 
 
 def test_each_variant_is_counted_again_from_its_checkpoint_to_the_image(whole, job):
@@ -124,14 +125,14 @@ def test_a_checkpoint_stands_for_the_headline_of_its_run(whole):
     for name in ("raw", "bn"):
         assert not _equal(held["ema"]["bn1.running_mean"], held[name]["bn1.running_mean"])
     assert _equal(held["raw"]["conv1.weight"], held["bn"]["conv1.weight"])
-    child = build_model("resnet8", num_classes=10, in_channels=1)
-    load_weights(child, saved, model_name="resnet8")
+    child = build_model("small_resnet", num_classes=10, in_channels=1)
+    load_weights(child, saved, model_name="small_resnet")
     for model in (child, restore_model(recipe(), saved)):
         assert _equal(model.state_dict()["bn1.running_mean"], held["ema"]["bn1.running_mean"])
 
 
 def test_a_variant_that_a_checkpoint_does_not_hold_is_said(job):
-    facts = run(tiny(train={"epochs": 0}), job())
+    facts = run(small(train={"epochs": 0}), job())
     with pytest.raises(DataError, match="holds no ema variant"):
         load_model_state(facts[-2].directory, "ema")
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.errors import UsageError
+from lsqctl.settings import thread_variables
 from lsqctl.worker.slots import Allocation, Pool, cpu_cores, make_slots
 
 GPUS = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
@@ -98,3 +99,20 @@ def test_a_job_of_slurm_uses_no_more_cores_than_it_has(monkeypatch):
     assert [slot.threads for slot in make_slots((), 2)] == [1, 1]
     monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2(x3)")
     assert cpu_cores() == 8
+
+
+@pytest.mark.parametrize(
+    ("own", "added"),
+    [
+        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({"GOMP_SPINCOUNT": "7"}, {}),
+        ({"OMP_WAIT_POLICY": "active"}, {}),
+    ],
+)
+def test_threads_do_not_wait_busily_unless_their_owner_says_how_they_wait(monkeypatch, own, added):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    counts = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    assert thread_variables(2) == counts | added
