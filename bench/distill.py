@@ -26,12 +26,13 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from lsqctl.quant import calibrate  # noqa: E402
 from lsqctl.recipe import Recipe  # noqa: E402
+from lsqctl.training.beginning import build_on_device  # noqa: E402
 from lsqctl.training.data_pipeline import (  # noqa: E402
     DataPipeline,
     DatasetSplits,
     InMemoryImages,
 )
-from lsqctl.training.finetuning import build_on_device, quantize_model  # noqa: E402
+from lsqctl.training.finetuning import quantize_model  # noqa: E402
 from lsqctl.training.optimizer_step import freeze_teacher, train_step  # noqa: E402
 from lsqctl.training.runtime import ExecutionContext, setup_torch  # noqa: E402
 from lsqctl.training.session import TrainingSession, build_session  # noqa: E402

@@ -14,10 +14,18 @@ __version__ = "0.2.0"
 
 JSON_SCHEMA_VERSION = 2  # of what commands print with --json
 
-__all__ = ["compare", "load_board", "load_model", "runs", "submit", "wait"]
+__all__ = ["compare", "load_board", "load_model", "record", "runs", "submit", "wait"]
 
 if TYPE_CHECKING:
-    from lsqctl.services.python_api import compare, load_board, load_model, runs, submit, wait
+    from lsqctl.services.python_api import (
+        compare,
+        load_board,
+        load_model,
+        record,
+        runs,
+        submit,
+        wait,
+    )
 else:
 
     def __getattr__(name: str) -> object:

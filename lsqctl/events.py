@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from lsqctl.run import RunState
+from lsqctl.run import LOCAL, RunState
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +273,8 @@ class BoardRow(ResultValues, RunIdentity):
     """One result of one run for the leaderboard; without counts for a run that ended without one.
 
     ``n_correct_last`` and ``n_correct_best`` are the counts of the same variant at the last and
-    at the best epoch.
+    at the best epoch. ``origin``, ``user`` and ``partial`` are the
+    run's; ``chain`` has the runs that it goes on from, the first one first.
     """
 
     code_commit: str = ""
@@ -293,6 +294,10 @@ class BoardRow(ResultValues, RunIdentity):
     n_correct_deployed: int | None = None
     exactness: str | None = None
     file_bytes: int | None = None
+    origin: str = LOCAL
+    user: str = ""
+    partial: bool = False
+    chain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

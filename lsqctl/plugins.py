@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lsqctl.datasets import dataset
     from lsqctl.datasets.image_folders import FolderDataset, FolderSplit
-    from lsqctl.datasets.in_memory import ArraySplits, InMemoryDataset
+    from lsqctl.datasets.in_memory import ArraySplits, InMemoryDataset, MapDataset, MapStyle
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.formats import board_format
     from lsqctl.leaderboard.output import OutputOptions, board_tables
@@ -24,6 +24,8 @@ __all__ = [
     "FolderDataset",
     "FolderSplit",
     "InMemoryDataset",
+    "MapDataset",
+    "MapStyle",
     "Number",
     "OutputOptions",
     "TrackedRun",
@@ -40,6 +42,8 @@ _HOME = {
     "FolderDataset": "datasets.image_folders",
     "FolderSplit": "datasets.image_folders",
     "InMemoryDataset": "datasets.in_memory",
+    "MapDataset": "datasets.in_memory",
+    "MapStyle": "datasets.in_memory",
     "Number": "trackers",
     "OutputOptions": "leaderboard.output",
     "TrackedRun": "trackers",

@@ -77,6 +77,12 @@ EXIT_REASONS: Mapping[int, EndReason] = {
 }
 
 
+EXTENSION_ROLE = "extension.run"  # of the run that another one goes on from
+
+# Who trained a run: a worker of ours, or a loop of somebody's own (``lsqctl.record``).
+LOCAL, RECORDED = "local", "recorded"
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right of one attempt to write to a run; ``fence`` proves it."""
@@ -91,7 +97,8 @@ class Run:
     """One recipe being executed to one result, as lists show it.
 
     ``lease_expired`` says that its worker has not renewed in time, though nobody has reaped it.
-    ``top1`` is the latest on the evaluation split, in percent.
+    ``top1`` is the latest on the evaluation split, in percent. ``origin`` is ``recorded`` for what
+    a loop of somebody's own trained, ``user`` is who submitted it, empty where nobody knows.
     """
 
     id: str
@@ -120,6 +127,8 @@ class Run:
     gpus: int = 1
     time_limit_seconds: float | None = None
     note: str = ""
+    origin: str = LOCAL
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +179,8 @@ class NewRun:
     ``cell`` is its name within a sweep. ``gpus`` above 1 reserves so many whole GPUs of one worker;
     ``time_limit_seconds`` ends an attempt that runs longer. ``explicit`` is false for a parent that
     is only needed: it is reused where it is there, whatever ``if_exists`` says of the others.
-    ``tags`` are given to the run, also to one that is there already.
+    ``tags`` are given to the run, also to one that is there already. ``user`` is who submits it.
+    ``partial`` says that its recipe takes a part of the images.
     """
 
     name: str
@@ -189,6 +199,9 @@ class NewRun:
     held: bool = False
     explicit: bool = True
     tags: tuple[str, ...] = ()
+    user: str = ""
+    origin: str = LOCAL
+    partial: bool = False
 
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,63}")

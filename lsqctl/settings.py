@@ -9,11 +9,13 @@ The only reader of ``os.environ``. Order: a flag, then a variable, then what is 
 * ``LSQCTL_FAILPOINT``, ``LSQCTL_FAILPOINT_ONCE``  faults for tests, see ``lsqctl.failpoint``
 * ``LSQCTL_COMPILE``  auto (default), on or off: whether networks are compiled (``--compile``)
 * ``LSQCTL_PLUGINS``  0: no plugin is found or imported (``lsqctl.discovery``)
+* ``LSQCTL_USER``   who submits runs (default: the name that this user is logged in by)
 * ``LSQCTL_WARM``   0: a worker starts a new Python for each attempt instead of using a fork server
 """
 
 from __future__ import annotations
 
+import getpass
 import os
 import re
 import sys
@@ -189,6 +191,14 @@ def unknown_variables() -> list[str]:
 def plugins_enabled() -> bool:
     """Return whether plugins may be found; LSQCTL_PLUGINS=0 switches all of them off."""
     return os.environ.get("LSQCTL_PLUGINS") != "0"
+
+
+def current_user() -> str:
+    """Return who submits: LSQCTL_USER, else the login name, empty where the system tells none."""
+    try:
+        return os.environ.get("LSQCTL_USER") or getpass.getuser()
+    except (OSError, KeyError):  # a container's number without a name; KeyError before 3.13
+        return ""
 
 
 def config_dir() -> Path:

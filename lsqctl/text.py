@@ -104,6 +104,15 @@ def ago(when: datetime | None, now: datetime | None = None) -> str:
     return f"{number} {unit} ago"
 
 
+def when_text(when: datetime | None, now: datetime | None = None) -> str:
+    """Return a moment in UTC and how long ago it was; empty for None.
+
+    >>> when_text(datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 1, 3, tzinfo=UTC))
+    '2026-01-02 00:00:00 UTC (1 d ago)'
+    """
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC ({ago(when, now)})" if when else ""
+
+
 _UNIT_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)")
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+|\d+(?:\.\d+)?")

@@ -12,7 +12,7 @@ import pytest
 from lsqctl import discovery
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import NAME_PATTERN
-from lsqctl.errors import NotFound, PluginError, StoreError
+from lsqctl.errors import DataError, NotFound, PluginError, StoreError
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
 from lsqctl.models.factory import build_model, build_on_meta
@@ -24,6 +24,8 @@ from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.runtime import ExecutionContext, execution_environment
 from lsqctl.worker.execute import code_change_messages
 from tests.inside import Here
+from tests.training.attempts import run
+from tests.training.conftest import tiny
 
 NET = """
 from torch import nn
@@ -301,20 +303,14 @@ def test_a_dataset_of_a_plugin_is_opened_as_a_built_in_one(desk, tmp_path):
         ("dtype=np.int64)", "dtype=np.int32)", "must have labels of int64, has int32"),
         ("return (pixels, labels),", "return (pixels, labels[:7]),", "must have one label an"),
         ("return (pixels, labels),", "return pixels,", "must be a pair of arrays"),
-        ("        return", "        pixels[0] = np.random.bytes(1)[0]\n        return", "varies"),
         ("(InMemoryDataset)", "", "is a Dots, and no subclass of InMemoryDataset"),
         ("        return", "        1 / 0\n        return", r"raised ZeroDivisionError.*line 11"),
     ],
 )
-def test_a_dataset_that_is_not_as_declared_or_varies_is_one_line(desk, tmp_path, old, new, said):
+def test_a_dataset_that_is_not_as_declared_is_one_line(desk, tmp_path, old, new, said):
     source = DATA.replace(old, new)
     if old == "(InMemoryDataset)":
         source = source.replace("def read", "def __init__(self, name): pass\n    def read")
-    if said == "varies":
-        source = source.replace("np.random.bytes(1)[0]", "next(COUNTER)")
-        source = source.replace(
-            "import numpy", "import itertools\nCOUNTER = itertools.count()\nimport numpy"
-        )
     desk.write(source)
     with pytest.raises(PluginError, match=said):
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
@@ -325,6 +321,84 @@ def test_a_dataset_that_is_not_as_declared_is_refused_at_submit_as_a_worker_woul
     recipe = "model: {name: resnet8}\ndata: {name: flowers/dots}\n"
     assert "must have pixels of uint8" in desk.here("submit", desk.recipe(recipe), code=1).stderr
     assert "no workspace" in desk.here("runs", "ls", code=3).stderr
+
+
+COUNTED = DATA.replace(
+    "import numpy", "import itertools\nCOUNTER = itertools.count()\nimport numpy"
+)
+
+
+def test_a_dataset_is_read_once_and_one_that_varies_fails_the_law_and_no_resume(desk, tmp_path):
+    desk.write(
+        COUNTED.replace("        return", "        pixels[0] = next(COUNTER)\n        return")
+    )
+    data = DataSection(name="flowers/dots")
+    first = [open_dataset(data, tmp_path).train.pixels[0].max().item() for _ in range(2)]
+    assert first == [0, 1]
+    law = next(law for law in dataset_laws("flowers/dots", tmp_path) if "twice" in law.sentence)
+    with pytest.raises(PluginError, match="two readings have different digests"):
+        law()
+    recipe = tiny(model={"name": "resnet8"}, data={"name": "flowers/dots", "pad": 0})
+    context = ExecutionContext(run_dir=tmp_path / "run", data_dir=tmp_path)
+    run(recipe, context, stop_after=0)
+    with pytest.raises(DataError, match=r"is not what step \d+ was trained on: its digest"):
+        run(recipe, context)
+
+
+MAP_STYLE = """
+import numpy as np
+import torch
+from PIL import Image
+from lsqctl.plugins import MapDataset, dataset
+
+class Items(torch.utils.data.Dataset):
+    def __init__(self, count):
+        self.count, self.asked = count, 0
+    def __len__(self):
+        return self.count
+    def __getitem__(self, index):
+        self.asked += 1
+        image = ITEM
+        return image, torch.tensor(index % 2)
+
+@dataset("dots", title="Dots", classes=2, channels=1, image_size=4, mean=(0.5,), std=(0.5,),
+         pad=0, flip=False)
+class Dots(MapDataset):
+    def splits(self, data_dir):
+        Dots.made = Items(40), Items(4)
+        return *Dots.made, "one by one"
+"""
+GREY = "np.full((4, 4), index, dtype=np.uint8)"
+
+
+@pytest.mark.parametrize(
+    "item", [f"{GREY}[None]", f"torch.from_numpy({GREY}[None])", f"Image.fromarray({GREY})"]
+)
+def test_a_map_style_dataset_is_taken_and_each_item_read_once_but_for_a_sample(
+    desk, tmp_path, item
+):
+    desk.write(MAP_STYLE.replace("ITEM", item))
+    splits = open_dataset(DataSection(name="flowers/dots"), tmp_path)
+    assert splits.train.pixels[:, 0, 0, 0].tolist() == list(range(40))
+    assert splits.train.labels.tolist() == [0, 1] * 20
+    assert splits.notes == ("flowers/dots: one by one",)
+    train, evaluation = DATASETS.load("flowers/dots").made
+    assert (train.asked, evaluation.asked) == (40 + 20, 4 + 4)
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("np.full((1, 4, 4), self.asked, dtype=np.uint8)", "item 0 of the training split varies"),
+        ("np.zeros((1, 4, 4))", r"item 0 .* must be an image uint8 \(1, 4, 4\), is float64"),
+        ("np.zeros((1, 4, 4 + index // 30), np.uint8)", r"item 30 .* is uint8 \(1, 4, 5\)"),
+        ("np.zeros((3, 4, 4), np.uint8)", r"item 0 .* is uint8 \(3, 4, 4\)"),
+    ],
+)
+def test_an_item_that_is_none_or_varies_is_one_line(desk, tmp_path, item, said):
+    desk.write(MAP_STYLE.replace("ITEM", item))
+    with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
 
 def test_a_format_of_a_plugin_writes_the_board_and_an_ill_one_is_one_line(desk):

@@ -58,6 +58,8 @@ def another_value(key: str) -> Any:
         return recipe * 0.75 if recipe else 0.25
     if recipe is None and FIELDS[key].annotation == float | None:
         return 0.25
+    if recipe is None and FIELDS[key].annotation == int | None:
+        return 7
     return "something else"
 
 
@@ -72,13 +74,28 @@ def test_what_a_recipe_is_called_does_not_change_its_fingerprint(key):
     )
 
 
-UNSEEN = ("name", "description", "seed", "model.weights", "distill.teacher")
+UNSEEN = ("name", "description", "seed", "model.weights", "distill.teacher", "extension.run")
 
 
 @pytest.mark.parametrize("key", [key for key in FIELDS if key not in UNSEEN])
 def test_every_value_that_means_something_changes_the_fingerprint(key):
     other = changed(key, another_value(key))
     assert identity(other) != identity(Recipe.model_validate(BASE))
+
+
+def test_an_extension_is_known_by_the_recipe_of_the_run_and_needs_no_first_weights():
+    first, second = (changed("extension.run", run_id) for run_id in ("7kq2bbbb", "9xy1bbbb"))
+    inputs = {"extension.run": "run:abc", "distill.teacher": "file:22"}
+    assert set(first.input_refs()) == set(inputs)
+    assert identity(first, inputs=inputs) == identity(second, inputs=inputs)
+    other = inputs | {"extension.run": "run:abd"}
+    assert identity(first, inputs=inputs) != identity(first, inputs=other)
+
+
+def test_where_images_lie_is_no_part_of_what_they_are():
+    one, other = changed("data.path", "a"), changed("data.path", "b")
+    inputs = INPUTS | {"data.name": "imagefolder@sha"}
+    assert identity(one, inputs=inputs) == identity(other, inputs=inputs)
 
 
 def test_the_seed_changes_only_the_fingerprint_of_the_run():
@@ -209,7 +226,7 @@ def test_every_choice_of_a_model_is_accepted():
 
 def test_every_key_has_a_meaning():
     assert all(field.description for field in FIELDS.values())
-    assert set(SECTIONS) == {"model", "data", "quant", "train", "distill"}
+    assert set(SECTIONS) == {"model", "data", "quant", "train", "distill", "extension"}
 
 
 def test_a_fault_of_a_file_names_its_line(tmp_path):

@@ -15,7 +15,7 @@ COMMANDS = re.findall(r"^\$ lsqctl (.*)$", PAGE, re.MULTILINE)
 
 def test_every_command_of_the_page_runs_and_finds_something(here):
     fill(here.folder)
-    assert len(COMMANDS) == 17
+    assert len(COMMANDS) == 20
     for command in COMMANDS:
         told = here(*shlex.split(command))
         assert told.stdout or "bytes" in told.stderr, command

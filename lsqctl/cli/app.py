@@ -28,6 +28,8 @@ from lsqctl.cli import (
     published,
     recipe,
     runs,
+    runs_extend,
+    runs_metrics,
     runs_rm,
     runs_update,
     search,
@@ -67,6 +69,8 @@ worker.register(app)
 watch.register(app)
 wait.register(app)
 runs_update.register(runs.app)
+runs_extend.register(runs.app)
+runs_metrics.register(runs.app)
 runs_rm.register_gc_and_labels(runs.app)
 runs_rm.register(runs.app)
 published.register_rm(published.app)

@@ -12,6 +12,7 @@ from lsqctl.cli import completion
 from lsqctl.cli.console import say, warn
 from lsqctl.cli.options import (
     Json,
+    OnlyOwn,
     format_name,
     get_settings,
     open_store,
@@ -20,6 +21,7 @@ from lsqctl.cli.options import (
 )
 from lsqctl.cli.serve import ClassifyFolder, Force, HtmlFile, write_html_page
 from lsqctl.errors import UsageError
+from lsqctl.settings import current_user
 from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class _QueryArgs(TypedDict):
     """Which rows of the board are shown, and how."""
 
     where: str | None
+    user: str | None
     group_by: tuple[str, ...]
     sort: tuple[str, ...]
     limit: int | None
@@ -120,7 +123,9 @@ def split_commas(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
-def output_options(columns: str, pivot: str, *, raw: bool) -> OutputOptions:
+def output_options(
+    columns: str, pivot: str, *, raw: bool, excel: Literal["", ",", ";"] = ""
+) -> OutputOptions:
     """Return how the board is written.  Raises UsageError."""
     from lsqctl.errors import UsageError
     from lsqctl.leaderboard.output import OutputOptions
@@ -130,7 +135,7 @@ def output_options(columns: str, pivot: str, *, raw: bool) -> OutputOptions:
     if pivot and len(pivot_columns) not in (2, 3):
         raise UsageError(f"--pivot takes ROW,COLUMN or ROW,COLUMN,VALUE, got `{pivot}`")
     return OutputOptions(
-        split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw
+        split_commas(columns), Pivot(*pivot_columns) if pivot_columns else None, raw, excel
     )
 
 
@@ -146,6 +151,7 @@ def leaderboard(
     ctx: typer.Context,
     dataset: Dataset = None,
     where: BoardWhere = None,
+    only_own: OnlyOwn = False,
     columns: Columns = "",
     sort: Sort = "",
     group_by: GroupBy = "",
@@ -190,6 +196,7 @@ def leaderboard(
     }
     query_args: _QueryArgs = {
         "where": where,
+        "user": current_user() if only_own else None,
         "group_by": split_commas(group_by),
         "sort": split_commas(sort),
         "limit": limit,
@@ -220,7 +227,7 @@ def leaderboard(
     if output is not None:
         _write_board(ranked, output, chosen_format, options, force=force)
     elif chosen_format in (None, "table"):
-        _print_board(ranked, options, is_filtered=bool(where))
+        _print_board(ranked, options, is_filtered=bool(where) or only_own)
     else:
         _warn_raw(options)
         sys.stdout.write(format_board(ranked, str(chosen_format), options))
@@ -231,6 +238,7 @@ def export(
     path: Annotated[Path, typer.Argument(help="A file: .csv, .json, .md, .html or .tex.")],
     dataset: Dataset = None,
     where: BoardWhere = None,
+    only_own: OnlyOwn = False,
     columns: Columns = "",
     sort: Sort = "",
     pivot: PivotSpec = "",
@@ -249,12 +257,16 @@ def export(
     best_seed: BestSeed = False,
     pareto: Pareto = "top1,-gbops",
     raw: Raw = False,
+    excel: Annotated[
+        bool,
+        typer.Option("--excel", help="CSV that Excel opens: marked as UTF-8, the locale's commas."),
+    ] = False,
     force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
     from lsqctl.services.board import build_board
 
-    options = output_options(columns, pivot, raw=raw)
+    options = output_options(columns, pivot, raw=raw, excel=_locale_separator() if excel else "")
     with open_store_if_any(ctx) as store:
         ranked = build_board(
             store,
@@ -265,9 +277,24 @@ def export(
             pareto=_cost_column(pareto),
             settings=get_settings(ctx),
             where=where,
+            user=current_user() if only_own else None,
             sort=split_commas(sort),
         )
     _write_board(ranked, path, output_format, options, force=force)
+
+
+def _locale_separator() -> Literal[",", ";"]:
+    """Return what parts fields where the user is: a semicolon where a comma parts the digits."""
+    import locale
+
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        locale.setlocale(locale.LC_NUMERIC, "")
+        return ";" if locale.localeconv()["decimal_point"] == "," else ","
+    except locale.Error:  # of a locale that this machine does not have
+        return ","
+    finally:
+        locale.setlocale(locale.LC_NUMERIC, before)
 
 
 def _write_board(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,7 @@ from lsqctl.errors import StoreError
 from lsqctl.text import format_bytes, pluralize, sanitize
 
 if TYPE_CHECKING:
+    from lsqctl.services.data_folder import ImageFolder, RecipeData, WeightsFile
     from lsqctl.training.logit_stores import StoredLogits
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -160,23 +161,50 @@ def data_group() -> None:
     """Datasets."""
 
 
-@data_app.command("ls", epilog="Example: lsqctl data ls")
-def list_datasets(ctx: typer.Context, json: Json = False) -> None:
-    """List the datasets that a recipe may name, and what the data folder holds.
+@data_app.command("ls", epilog="Example: lsqctl data ls digits/resnet8-w4a4")
+def list_datasets(
+    ctx: typer.Context,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE", help="What these recipes would use, instead."),
+    ] = None,
+    of_all_recipes: Annotated[
+        bool, typer.Option("--recipes", help="What each recipe, here and bundled, would use.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """List the datasets that a recipe may name, and what lies in the data folder.
 
     After them come the teachers' logits that runs with distill.cache keep there.
     """
     from lsqctl.datasets import DATASETS
     from lsqctl.datasets.presence import is_dataset_present
+    from lsqctl.services import data_folder
     from lsqctl.training.logit_stores import stored_logits
 
-    data_dir = get_settings(ctx).data_dir
-    present = {name: is_dataset_present(name, data_dir) for name in DATASETS}
-    stores = stored_logits(data_dir)
+    settings = get_settings(ctx)
+    if recipes or of_all_recipes:
+        names = (*(recipes or ()), *(data_folder.all_recipes() if of_all_recipes else ()))
+        _print_recipes_data([*data_folder.data_of_recipes(names, settings)], json=json)
+        return
+    present = {name: is_dataset_present(name, settings.data_dir) for name in DATASETS}
+    folders = data_folder.find_image_folders(settings)
+    weights = data_folder.find_weights_files(settings)
+    stores = stored_logits(settings.data_dir)
     if json:
         datasets = [{"name": n, "present": present[n], "info": i} for n, i in DATASETS.items()]
-        print_json({"datasets": datasets, "teacher_logits": stores})
+        found = {"datasets": datasets, "image_folders": folders, "weights_files": weights}
+        print_json(found | {"teacher_logits": stores})
         return
+    _print_datasets(present)
+    if stores:
+        _print_stores(stores)
+    _print_data_folder(folders, weights, settings.data_dir)
+
+
+def _print_datasets(present: Mapping[str, bool]) -> None:
+    from lsqctl.datasets import DATASETS
+
     rows = [
         (
             name,
@@ -188,8 +216,6 @@ def list_datasets(ctx: typer.Context, json: Json = False) -> None:
         for name, info in DATASETS.items()
     ]
     print_table(("dataset", "title", "classes", "image", "here"), rows)
-    if stores:
-        _print_stores(stores)
 
 
 def _print_stores(stores: Sequence[StoredLogits]) -> None:
@@ -206,6 +232,53 @@ def _print_stores(stores: Sequence[StoredLogits]) -> None:
             for store in stores
         ],
         right_aligned=("views", "size"),
+    )
+
+
+def _print_data_folder(
+    folders: Sequence[ImageFolder], weights: Sequence[WeightsFile], data_dir: Path
+) -> None:
+    """Print what lies there beside the datasets, and how a recipe names it."""
+    if folders:
+        print()
+        print_table(
+            ("image folder", "classes", "train", "val", "a recipe says"),
+            [
+                (
+                    folder.path,
+                    f"{folder.classes:,}",
+                    f"{folder.train:,}",
+                    f"{folder.val:,}",
+                    f"data: {{name: imagefolder, path: {folder.path}}}",
+                )
+                for folder in folders
+            ],
+            right_aligned=("classes", "train", "val"),
+        )
+    if weights:
+        print()
+        rows = [(file.path, format_bytes(file.size_bytes)) for file in weights]
+        print_table(("weights file", "size"), rows, right_aligned=("size",))
+    say(f"data folder: {data_dir}")
+
+
+def _print_recipes_data(found: Sequence[RecipeData], *, json: bool) -> None:
+    if json:
+        print_json({"recipes": found})
+        return
+    print_table(
+        ("recipe", "dataset", "here", "train", "eval", "where"),
+        [
+            (
+                data.recipe,
+                data.dataset,
+                "yes" if data.present else "no",
+                *("all" if limit is None else f"{limit:,}" for limit in data.limits),
+                data.location,
+            )
+            for data in found
+        ],
+        right_aligned=("train", "eval"),
     )
 
 

@@ -28,6 +28,9 @@ Where = Annotated[
     str | None,
     typer.Option(metavar="FILTER", help='Only rows like this: "weight_bits <= 4 and seed = 0".'),
 ]
+OnlyOwn = Annotated[
+    bool, typer.Option("--mine", help="Only runs that you submitted (column `user`).")
+]
 RunArgument = Annotated[
     str,
     typer.Argument(

@@ -187,10 +187,10 @@ def show(
 ) -> None:
     """Print a recipe complete, each value with its source, and what its network costs."""
     from lsqctl.cli.recipe_show import print_cells, print_cells_json
-    from lsqctl.services.submit import load_in_workspace
+    from lsqctl.services.loading import load_in_workspace
 
     settings = get_settings(ctx)
-    loaded = load_in_workspace(recipe, settings, tuple(overrides or ()))
+    loaded = load_in_workspace(recipe, settings, overrides or ())
     (print_cells_json if json else print_cells)(loaded, settings)
 
 

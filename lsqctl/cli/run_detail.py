@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.run import RunDetail
+from lsqctl.run import RECORDED, RunDetail
 from lsqctl.settings import Settings
-from lsqctl.text import ago, format_bops, format_bytes, format_duration
+from lsqctl.text import format_bops, format_bytes, format_duration, when_text
 
 if TYPE_CHECKING:
     from lsqctl.services.cost import RecipeCost
     from lsqctl.services.layer_findings import LayerFinding
+
+
+_RECORDED_TEXT = "recorded of a loop that lsqctl did not run"
+_MOMENTS = ("created", "started", "finished")
 
 
 def print_run(
@@ -34,11 +38,13 @@ def print_run(
         "seed": str(run.seed),
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
-        "cost": cost_line(result) if result else "",
+        "cost": cost_line(result) if result and result.size_bytes is not None else "",
         "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
         "tags": " ".join(tags),
         "note": run.note,
-        "created": ago(run.created_at),
+        "user": run.user,
+        "origin": _RECORDED_TEXT if run.origin == RECORDED else "",
+        **{moment: when_text(getattr(run, f"{moment}_at")) for moment in _MOMENTS},
         "recipe": run.recipe_sha256[:16],
         "commit": _commit_text(detail.provenance),
         "code": _changed_code(detail),

@@ -11,6 +11,7 @@ from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import (
     Json,
+    OnlyOwn,
     Quiet,
     RunArgument,
     RunArguments,
@@ -26,7 +27,8 @@ from lsqctl.cli.run_detail import (
     print_quantizers,
     print_run,
 )
-from lsqctl.run import ACTIVE_STATES, Run, RunState
+from lsqctl.run import ACTIVE_STATES, RECORDED, Run, RunState
+from lsqctl.settings import current_user
 from lsqctl.text import ago, join_counts
 
 app = typer.Typer(
@@ -49,6 +51,7 @@ def list_runs(
     sweep: Annotated[str | None, typer.Option(help="Only cells of this sweep.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
     where: Where = None,
+    only_own: OnlyOwn = False,
     limit: Annotated[
         int, typer.Option(parser=positive_int, metavar="N", help="At most so many, newest first.")
     ] = 50,
@@ -56,11 +59,14 @@ def list_runs(
     quiet: Quiet = False,
 ) -> None:
     """List runs, newest first."""
+    from lsqctl.filters.expression import Comparison, narrowed
     from lsqctl.filters.parser import parse
     from lsqctl.filters.run_columns import RUN_COLUMN_KINDS
     from lsqctl.services.run_control import resolve_sweep
 
     expression = None if where is None else parse(where, RUN_COLUMN_KINDS)
+    if only_own:
+        expression = narrowed(expression, Comparison("user", "=", (current_user(),)))
     with open_store(ctx) as store:
         sweep = resolve_sweep(store, sweep) if sweep is not None else None
         runs = store.runs.list(
@@ -68,7 +74,7 @@ def list_runs(
         )
         counts = store.runs.counts()
         shown, has_more = runs[:limit], len(runs) > limit
-        tags = store.runs.tags([run.id for run in shown]) if json else {}
+        tags = {} if quiet else store.runs.tags([run.id for run in shown])
     if json:
         print_json({"runs": [to_json_types(run) | {"tags": tags.get(run.id, ())} for run in shown]})
     elif quiet:
@@ -79,11 +85,21 @@ def list_runs(
     elif not shown:
         say("no runs yet; try `lsqctl recipe ls`, then `lsqctl submit RECIPE`")
     else:
+        several_users = len({run.user for run in shown}) > 1
+        labels = ("user", "tags", "note")
         print_table(
-            ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason"),
-            [_run_row(run) for run in shown],
+            ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason", *labels),
+            [
+                (
+                    *_run_row(run),
+                    run.user if several_users else "",
+                    " ".join(tags.get(run.id, ())),
+                    run.note,
+                )
+                for run in shown
+            ],
             right_aligned=("seed", "epoch", "Top-1 %"),
-            hide_first=("created", "seed", "epoch"),
+            hide_first=("created", "note", "user", "tags", "seed", "epoch"),
         )
         counts_text = join_counts(counts)
         note(
@@ -239,7 +255,7 @@ def _run_row(run: Run) -> tuple[str, ...]:
         run.id,
         run.name,
         str(run.seed),
-        state + held,
+        state + held + (" (recorded)" if run.origin == RECORDED else ""),
         f"{run.epoch}/{run.epochs}",
         "" if run.top1 is None else f"{run.top1:.2f}",
         ago(run.created_at),

@@ -11,23 +11,24 @@ from lsqctl.datasets.presence import check_dataset_present, missing_dataset_erro
 from lsqctl.discovery import plugin_faults
 
 
-def dataset_identity(name: str, data_dir: Path) -> str:
+def dataset_identity(name: str, data_dir: Path, folder: str | None = None) -> str:
     """Return what names a dataset's content, the same wherever it lies and however it is packed.
 
-    Raises DataError where it is missing, partial or damaged, PluginError where a plugin's is not as
-    it declares.
+    ``folder`` is a recipe's ``data.path``. Raises DataError where it is missing, partial or
+    damaged, PluginError where a plugin's is not as it declares.
     """
-    check_dataset_present(name, data_dir)
+    check_dataset_present(name, data_dir, folder)
     plugin = DATASETS.plugin_of(name)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
         dataset = DATASETS.load(name)(name)
         if isinstance(dataset, FolderDataset):
-            return images_digest(data_dir / name, dataset.list_splits(data_dir))
+            dataset.folder = folder or name
+            return images_digest(data_dir / dataset.folder, dataset.list_splits(data_dir))
         if plugin:
-            from lsqctl.datasets.array_checks import check_plugin_dataset
+            from lsqctl.datasets.array_checks import read_plugin_dataset
 
-            check_plugin_dataset(dataset, data_dir)
+            read_plugin_dataset(dataset, data_dir)
         identity: str | None = dataset.identify(data_dir)
     if identity is None:
-        raise missing_dataset_error(name, data_dir)
+        raise missing_dataset_error(name, data_dir, folder)
     return identity

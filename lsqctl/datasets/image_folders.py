@@ -54,15 +54,18 @@ class FolderSplit:
 
 
 class FolderDataset:
-    """A folder ``NAME`` in the data folder: ``train`` and ``val``, one folder a class in each."""
+    """A folder in the data folder: ``train`` and ``val``, one folder a class in each.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    It bears the dataset's name unless ``folder``, which may be an absolute path, is given.
+    """
+
+    def __init__(self, name: str, folder: str | None = None) -> None:
+        self.name, self.folder = name, folder or name
         self.info: DatasetInfo = DATASETS.find(name)
 
     def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
         """Return training and evaluation split; raises DataError where they do not fit."""
-        root = data_dir / self.name
+        root = data_dir / self.folder
         train, evaluation = (self._list_split(root / split) for split in SPLITS)
         expected = self.info.classes
         if train.classes != evaluation.classes or (expected and len(train.classes) != expected):

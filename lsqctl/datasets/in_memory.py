@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lsqctl.datasets import DATASETS, DatasetInfo
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, PluginError
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]  # pixels (N, C, H, W), labels (N)
 ArraySplits = tuple[Arrays, Arrays, str]  # training, test, a note on the source
@@ -59,6 +60,73 @@ class InMemoryDataset(ABC):
     def is_complete(self, data_dir: Path) -> bool:
         """Return whether what ``download`` makes is there already; raises DataError if damaged."""
         return self.read(data_dir) is not None
+
+
+class MapStyle(Protocol):
+    """A split whose items are asked for one by one, as ``torch.utils.data.Dataset``'s are.
+
+    An item is an image, uint8 (C, H, W) as a tensor or an array, or one of Pillow's, and its label.
+    """
+
+    def __len__(self) -> int:
+        """Return the number of items."""
+
+    def __getitem__(self, index: int, /) -> tuple[object, object]:
+        """Return image and label of one item, the same each time."""
+
+
+class MapDataset(InMemoryDataset):
+    """A dataset of two map-style splits, each item of which is read once, when it is opened."""
+
+    @abstractmethod
+    def splits(self, data_dir: Path) -> tuple[MapStyle, MapStyle, str] | None:
+        """Return training and evaluation split, not augmented, and a note on the source.
+
+        None when nothing of the set lies in ``data_dir``.
+        """
+
+    def read(self, data_dir: Path) -> ArraySplits | None:
+        """Return both splits as arrays; raises PluginError for an item that is none or varies."""
+        found = self.splits(data_dir)
+        if found is None:
+            return None
+        train, evaluation, note = found
+        return (self._stack("training", train), self._stack("test", evaluation), note)
+
+    def _stack(self, split: str, items: MapStyle) -> Arrays:
+        """Return the items of a split as two arrays; some are asked for twice."""
+        pixels: list[NDArray[np.uint8]] = []
+        labels: list[int] = []
+        for index in range(len(items)):
+            image, label = self._item(split, items, index)
+            pixels.append(image)
+            labels.append(label)
+        for index in range(0, len(labels), max(1, len(labels) // _ASKED_TWICE)):
+            image, label = self._item(split, items, index)
+            if label != labels[index] or not np.array_equal(image, pixels[index]):
+                raise self._item_error(split, index, "varies: asked for twice, it is not the same")
+        shape = (0, self.info.channels, self.info.image_size, self.info.image_size)
+        stacked = np.stack(pixels) if pixels else np.empty(shape, np.uint8)
+        return stacked, np.array(labels, dtype=np.int64)
+
+    def _item(self, split: str, items: MapStyle, index: int) -> tuple[NDArray[np.uint8], int]:
+        item = items[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise self._item_error(split, index, "must be a pair: image and label")
+        image = np.asarray(item[0])
+        if not hasattr(item[0], "dtype"):  # Pillow's: (H, W) or (H, W, C)
+            image = image[None] if image.ndim == 2 else np.moveaxis(image, -1, 0)
+        shape = (self.info.channels, self.info.image_size, self.info.image_size)
+        if image.dtype != np.uint8 or image.shape != shape:
+            found = f"{image.dtype} {image.shape}"
+            raise self._item_error(split, index, f"must be an image uint8 {shape}, is {found}")
+        return image, int(np.asarray(item[1]).item())
+
+    def _item_error(self, split: str, index: int, problem: str) -> PluginError:
+        return PluginError(f"the dataset {self.name}: item {index} of the {split} split {problem}")
+
+
+_ASKED_TWICE = 16  # items of a split
 
 
 def check_md5(path: Path, md5: str) -> None:

@@ -7,29 +7,48 @@ from pathlib import Path
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.image_folders import SPLITS, check_class_folders
 from lsqctl.errors import DataError
+from lsqctl.text import did_you_mean
 
 
-def check_dataset_present(name: str, data_dir: Path) -> None:
-    """Raise DataError, naming the paths tried, when nothing of the dataset is there."""
-    if not is_dataset_present(name, data_dir):
-        raise missing_dataset_error(name, data_dir)
+def check_dataset_present(name: str, data_dir: Path, folder: str | None = None) -> None:
+    """Raise DataError, naming the paths tried, when nothing of the dataset is there.
+
+    ``folder`` is a recipe's ``data.path``.
+    """
+    if not is_dataset_present(name, data_dir, folder):
+        raise missing_dataset_error(name, data_dir, folder)
     for split in SPLITS if DATASETS[name].is_image_folder else ():
-        check_class_folders(data_dir / name / split)
+        check_class_folders(data_dir / (folder or name) / split)
 
 
-def is_dataset_present(name: str, data_dir: Path) -> bool:
-    """Return whether one of the dataset's paths is there, or it needs none."""
-    paths = DATASETS.find(name).paths
+def is_dataset_present(name: str, data_dir: Path, folder: str | None = None) -> bool:
+    """Return whether one of the dataset's paths, or the ``folder``, is there, or it needs none."""
+    paths = DATASETS.find(name).paths if folder is None else (f"{folder}/{SPLITS[0]}",)
     return not paths or any((data_dir / path).exists() for path in paths)
 
 
-def missing_dataset_error(name: str, data_dir: Path) -> DataError:
+def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) -> DataError:
     """Return the error of a dataset that is not there."""
     info = DATASETS.find(name)
+    if folder is not None:
+        near = did_you_mean(folder, image_folders(data_dir))
+        return DataError(
+            f"data.path: there is no folder {data_dir / folder} with a folder train{near}; put a "
+            "folder of images for each class into its train and val"
+        )
     remedy = f"`lsqctl data fetch {name}` downloads it"
     if info.is_image_folder:
         remedy = f"put a folder of images for each class into {name}/train and {name}/val"
     return DataError(
         f"no {name} data in {data_dir}: searched {', '.join(info.paths)}; {remedy}, "
         "--data-dir or LSQCTL_DATA says where it lies"
+    )
+
+
+def image_folders(data_dir: Path) -> list[str]:
+    """Return the folders in the data folder that ``data.path`` may name, sorted."""
+    if not data_dir.is_dir():
+        return []
+    return sorted(
+        path.name for path in data_dir.iterdir() if all((path / split).is_dir() for split in SPLITS)
     )

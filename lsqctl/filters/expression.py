@@ -121,6 +121,14 @@ def split_conjunction(
     return conjunction_of(pushed_down), conjunction_of(rest)
 
 
+def narrowed(expression: Expression | None, condition: Expression) -> Expression:
+    """Return what passes both a filter, if there is one, and a condition."""
+    if expression is None:
+        return condition
+    parts = expression.parts if isinstance(expression, And) else (expression,)
+    return And((*parts, condition))
+
+
 def conjunction_of(parts: Iterable[Expression]) -> Expression | None:
     """Return the filter that all of these make together; None for none."""
     conjuncts = tuple(parts)

@@ -16,6 +16,8 @@ RUN_COLUMN_KINDS: Mapping[str, ColumnKind] = {
     "reason": "text",
     "message": "text",
     "note": "text",
+    "user": "text",
+    "origin": "text",
     "seed": "number",
     "attempt": "number",
     "priority": "number",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Literal
 
 from lsqctl.discovery import all_plugins, plugin_faults
 from lsqctl.errors import LsqctlError, PluginError, UsageError
@@ -20,12 +21,14 @@ from lsqctl.text import did_you_mean
 class OutputOptions:
     """How a board is written: these columns (none: those that fit the format), or as a pivot.
 
-    ``raw`` leaves texts of a CSV unguarded. Raises UsageError for what does not fit together.
+    ``raw`` leaves texts of a CSV unguarded. ``excel`` is what parts the fields of a CSV for Excel,
+    empty for the contract's. Raises UsageError for what does not fit together.
     """
 
     columns: tuple[str, ...] = ()
     pivot: Pivot | None = None
     raw: bool = False
+    excel: Literal["", ",", ";"] = ""
 
     def __post_init__(self) -> None:
         check_column_names(self.columns, "--columns")
@@ -45,21 +48,45 @@ def board_tables(board: Board, options: OutputOptions = DEFAULT_OPTIONS) -> tupl
 
 
 def format_board(board: Board, output_format: str, options: OutputOptions = DEFAULT_OPTIONS) -> str:
-    """Return the board as text in one of FORMATS; the same board always gives the same text."""
+    """Return the board as text in one of FORMATS; the same board always gives the same text.
+
+    Raises UsageError for a format that is no text.
+    """
+    if FORMATS.find(output_format).binary:
+        raise UsageError(f"{output_format} is no text: write it to a file")
+    text = _written(board, output_format, options)
+    if not isinstance(text, str):
+        raise PluginError(f"the format {output_format} wrote a {type(text).__name__}, no text")
+    return text
+
+
+def board_bytes(board: Board, output_format: str, options: OutputOptions) -> bytes:
+    """Return the board as the bytes of a file, in any of FORMATS."""
+    if not FORMATS.find(output_format).binary:
+        text = format_board(board, output_format, options)
+        return text.encode("utf-8", "backslashreplace")
+    data = _written(board, output_format, options)
+    if not isinstance(data, bytes):
+        raise PluginError(f"the format {output_format} wrote a {type(data).__name__}, no bytes")
+    return data
+
+
+def _written(board: Board, output_format: str, options: OutputOptions) -> object:
+    """Return what a format makes of a board."""
     info = FORMATS.find(output_format)
     if options.pivot or not info.deviations:
         _reject_deviations(board)
     if options.raw and not info.raw:
         raise UsageError("--raw is for CSV: no other format guards formulas")
+    if options.excel and output_format != "csv":
+        raise UsageError("--excel is for CSV; give the file the ending .csv")
     if (options.columns or options.pivot) and not info.columns:
         raise UsageError(f"{output_format} has its own columns; leave out --columns and --pivot")
     write = FORMATS.load(output_format)
     plugin = FORMATS.plugin_of(output_format)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
-        text: object = write(board, options)
-    if not isinstance(text, str):
-        raise PluginError(f"the format {output_format} wrote a {type(text).__name__}, no text")
-    return text
+        written: object = write(board, options)
+    return written
 
 
 def _reject_deviations(board: Board) -> None:

@@ -28,7 +28,7 @@ from lsqctl.leaderboard.run_group import (
     select_best_run,
 )
 from lsqctl.leaderboard.schema import Entry
-from lsqctl.run import RunState
+from lsqctl.run import RECORDED, RunState
 from lsqctl.text import did_you_mean
 
 Cost = Literal["gbops", "size_bytes"]
@@ -79,10 +79,11 @@ def rank(
         )
         for name in sorted(datasets, key=lambda name: (name not in local_datasets, name))
         for n, (group, image_set_rows) in enumerate(
-            _image_sets([row for row in ended_rows if row.dataset == name])
+            _comparable_sets([row for row in ended_rows if row.dataset == name])
         )
     )
-    return Board(tables, best_seed=best_seed, per_run=per_run)
+    shown = tuple(table for table in tables if table.rows or table.counts.runs)
+    return Board(shown, best_seed=best_seed, per_run=per_run)
 
 
 def _check_dataset(dataset: str, datasets: set[str]) -> None:
@@ -96,13 +97,21 @@ def _check_dataset(dataset: str, datasets: set[str]) -> None:
 _Group = tuple[tuple[str, str], ...]
 
 
+def _comparable_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]:
+    """Return the rows of a dataset that may be ranked together, runs on parts of it at the end."""
+    yield from _image_sets([row for row in rows if not row.partial])
+    if partial_rows := [row for row in rows if row.partial]:
+        for group, image_set_rows in _image_sets(partial_rows):
+            yield (("part", "of the images"), *group), image_set_rows
+
+
 def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]:
     """Return the rows of a dataset that were evaluated on the same images, and how these are told.
 
     What was counted on different images cannot be ranked together. The images of most runs come
     first. A run without a result stands where its recipe has its newest one, else there.
     """
-    counted = sorted((row for row in rows if row.n_total), key=recency_key)
+    counted = sorted((row for row in rows if _names_images(row)), key=recency_key)
     digests = Counter(evaluation_digest(row.data_digest) for row in counted)
     if len(digests) < 2:
         return [((), rows)]
@@ -111,8 +120,13 @@ def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]
     by_digest: dict[str, list[BoardRow]] = defaultdict(list)
     for row in rows:
         home = homes.get(row.recipe_sha256, first)
-        by_digest[evaluation_digest(row.data_digest) if row.n_total else home].append(row)
+        by_digest[evaluation_digest(row.data_digest) if _names_images(row) else home].append(row)
     return [((("images", digest[:8]),), by_digest[digest]) for digest in (first, *others)]
+
+
+def _names_images(row: BoardRow) -> bool:
+    """Return whether it is known which images were evaluated; a recorded run may only say so."""
+    return bool(row.n_total and (row.data_digest or row.origin != RECORDED))
 
 
 def _group_runs(rows: Iterable[BoardRow], *, per_run: bool) -> list[list[BoardRow]]:

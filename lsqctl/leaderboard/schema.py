@@ -31,6 +31,7 @@ from lsqctl.leaderboard.run_group import (
     to_utc,
 )
 from lsqctl.leaderboard.statistics import sample_std, wilson_interval
+from lsqctl.run import RECORDED
 from lsqctl.text import did_you_mean
 
 SCHEMA_VERSION = 2
@@ -237,8 +238,8 @@ class Entry:
         "remarks",
         source=of_group(lambda group: join_distinct([f"best of {group.best_of} seeds" if group.best_of > 1 else "", *(run.notes for run in group.runs)])), published=published("notes"))]
     origin: Annotated[str, ColumnSpec(
-        "local or published",
-        source=of_group(lambda _: "local"), published=lambda _: "published", heading="source", priority=5)]
+        "local, recorded (by a loop that lsqctl did not run) or published",
+        source=newest("origin"), published=lambda _: "published", heading="source", priority=5)]
     source_kind: Annotated[str | None, ColumnSpec(
         "paper, readme or page; empty for local rows",
         published=published("source_kind"))]
@@ -268,12 +269,26 @@ class Entry:
     file_bytes: Annotated[int | None, ColumnSpec(
         "the deployed file's own bytes, beside the computed `size_bytes`", "bytes",
         first_known("file_bytes"))]
+    user: Annotated[str | None, ColumnSpec(
+        "who submitted the runs; several are parted by `; `",
+        source=distinct("user", at_submit=True))]
+    chain: Annotated[str | None, ColumnSpec(
+        "ids of the runs that these go on from (`runs extend`), the first one first; several are parted by `; `",
+        source=distinct("chain"))]
+    partial: Annotated[bool | None, ColumnSpec(
+        "trained or evaluated on a part of the images (data.limit_train, data.limit_eval): ranked with none of the whole",
+        source=Source(lambda group: any(run.partial for run in group.runs), lambda run: run.partial, at_submit=True))]
     # fmt: on
 
     @property
     def is_local(self) -> bool:
         """Whether this was measured here, rather than published."""
-        return self.origin == "local"
+        return self.origin != "published"
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether a loop of somebody's own measured it, and lsqctl did not."""
+        return self.origin == RECORDED
 
     @property
     def is_full_precision(self) -> bool:

@@ -77,7 +77,7 @@ def table_footer(table: Table) -> str:
     return " · ".join([*parts, "a rank counts the rows that lie wholly above"])
 
 
-LOCAL_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER = "●", "○", "◌"
+LOCAL_MARKER, RECORDED_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER = "●", "◐", "○", "◌"
 MISSING = "–"
 
 Align = Literal["left", "right"]
@@ -275,7 +275,9 @@ def half_width_text(entry: Entry) -> str:
 def model_text(entry: Entry) -> str:
     """Return the model's name behind the sign of its origin, which colour alone never tells."""
     origin = LOCAL_MARKER if entry.is_local else PUBLISHED_MARKER
-    return f"{FULL_PRECISION_MARKER if entry.is_full_precision else origin} {sanitize(entry.model)}"
+    if entry.is_full_precision:
+        origin = FULL_PRECISION_MARKER
+    return f"{RECORDED_MARKER if entry.is_recorded else origin} {sanitize(entry.model)}"
 
 
 def _source_cell(entry: Entry) -> Cell:
@@ -285,7 +287,7 @@ def _source_cell(entry: Entry) -> Cell:
         return Cell(
             sanitize(entry.source_kind or "published"), dim=True, link=url if is_web else ""
         )
-    parts = ["local"]
+    parts = ["recorded, not run by lsqctl"] if entry.is_recorded else ["local"]
     if entry.verified:
         parts.append("verified")
     if entry.verified is False:
@@ -296,6 +298,10 @@ def _source_cell(entry: Entry) -> Cell:
         parts.append("selected on test")
     if entry.suspect:
         parts.append("suspect")
+    if entry.partial:
+        parts.append("on a part of the images")
+    if entry.chain:
+        parts.append(f"goes on from {sanitize(entry.chain)}")
     is_bad = bool(entry.n_failed or entry.suspect) or entry.verified is False
     return Cell(", ".join(parts), highlight="bad" if is_bad else "")
 

@@ -19,6 +19,7 @@ from lsqctl.recipe.recipe import (
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
+    ExtensionSection,
     ModelSection,
     RunRef,
     Section,
@@ -29,6 +30,7 @@ __all__ = [
     "MAX_NAME_PART",
     "DataSection",
     "DistillSection",
+    "ExtensionSection",
     "KeyConflict",
     "ModelSection",
     "OverrideSection",

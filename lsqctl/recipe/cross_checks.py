@@ -11,6 +11,7 @@ from lsqctl.quant.methods import conflicts as method_conflicts
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.recipe import Recipe
+from lsqctl.recipe.sections import DataSection
 from lsqctl.recipe.train_section import TrainSection
 
 
@@ -50,6 +51,7 @@ def derived_defaults(raw: Mapping[str, object]) -> dict[str, tuple[object, str]]
 def cross_check(recipe: Recipe) -> list[KeyConflict]:
     """Return what is wrong between keys that are each valid."""
     conflicts = _schedule_conflicts(recipe.train) + _headline_conflicts(recipe.train)
+    conflicts += _data_conflicts(recipe.data)
     if 2 * recipe.train.accumulate > max(2, recipe.data.batch_size):
         conflicts.append(
             KeyConflict(
@@ -58,24 +60,6 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
                 "needs two images in each",
                 "make it at most half of data.batch_size",
                 "data.batch_size",
-            )
-        )
-    if DATASETS[recipe.data.name].is_image_folder and recipe.data.crop > recipe.data.resize:
-        conflicts.append(
-            KeyConflict(
-                "data.crop",
-                f"a crop of {recipe.data.crop} pixels does not fit into {recipe.data.resize}",
-                "make it at most data.resize",
-                "data.resize",
-            )
-        )
-    if DATASETS[recipe.data.name].channels == 1 and recipe.data.normalize == "imagenet":
-        conflicts.append(
-            KeyConflict(
-                "data.normalize",
-                f"`{recipe.data.name}` is grey; ImageNet's mean and deviation are for colour",
-                "use `dataset`",
-                "data.name",
             )
         )
     if recipe.model.head == "new" and recipe.model.weights is None:
@@ -135,6 +119,38 @@ def _freezing_conflicts(quant: QuantSection) -> list[KeyConflict]:
     message = "nothing is frozen" if last is None else f"is below the {last:g} at the end"
     hint = "set quant.freezing, or leave it out" if last is None else "make it the larger one"
     return [KeyConflict("quant.freezing_start", message, hint, "quant.freezing")]
+
+
+def _data_conflicts(data: DataSection) -> list[KeyConflict]:
+    info, conflicts = DATASETS[data.name], []
+    if info.is_image_folder and data.crop > data.resize:
+        conflicts.append(
+            KeyConflict(
+                "data.crop",
+                f"a crop of {data.crop} pixels does not fit into {data.resize}",
+                "make it at most data.resize",
+                "data.resize",
+            )
+        )
+    if data.path is not None and not info.is_image_folder:
+        conflicts.append(
+            KeyConflict(
+                "data.path",
+                f"`{data.name}` is no folder of images and lies where its name says",
+                "use `name: imagefolder`, or leave `path` out",
+                "data.name",
+            )
+        )
+    if info.channels == 1 and data.normalize == "imagenet":
+        conflicts.append(
+            KeyConflict(
+                "data.normalize",
+                f"`{data.name}` is grey; ImageNet's mean and deviation are for colour",
+                "use `dataset`",
+                "data.name",
+            )
+        )
+    return conflicts
 
 
 def _per_channel_conflicts(quant: QuantSection) -> list[KeyConflict]:

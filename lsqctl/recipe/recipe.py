@@ -12,17 +12,19 @@ from pydantic import BeforeValidator, Field, ValidationError
 
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import Plugin, is_plugin_name
-from lsqctl.errors import PluginError
+from lsqctl.errors import PluginError, UsageError
 from lsqctl.models import MODELS
 from lsqctl.recipe.quant_section import QuantSection
 from lsqctl.recipe.sections import (
     DataSection,
     DistillSection,
+    ExtensionSection,
     ModelSection,
     RunRef,
     Section,
 )
 from lsqctl.recipe.train_section import TrainSection
+from lsqctl.run import EXTENSION_ROLE
 
 MAX_NAME_PART = 64  # letters between two `/`
 NAME_PART = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_PART - 1}}}")
@@ -60,6 +62,9 @@ class Recipe(Section):
     quant: QuantSection = QuantSection()
     train: TrainSection = TrainSection()
     distill: DistillSection | None = Field(None, description="left out: no teacher")
+    extension: ExtensionSection | None = Field(
+        None, description="left out: the run begins with its first epoch"
+    )
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="decides data order, augmentation and first weights"
     )
@@ -67,7 +72,9 @@ class Recipe(Section):
     def input_refs(self) -> dict[str, str | RunRef]:
         """Return what must exist before the run starts, by key: files, names or other runs."""
         refs: dict[str, str | RunRef] = {}
-        if self.model.weights is not None:
+        if self.extension is not None:
+            refs[EXTENSION_ROLE] = RunRef(run=self.extension.run)
+        elif self.model.weights is not None:
             refs["model.weights"] = self.model.weights
         if self.distill is not None:
             refs["distill.teacher"] = self.distill.teacher
@@ -83,8 +90,14 @@ class Recipe(Section):
 def load_stored(data: Mapping[str, object]) -> Recipe:
     """Return the recipe that a run was stored with.
 
-    Raises PluginError where it names what a plugin declares, and that cannot be used here.
+    Raises PluginError where it names what a plugin declares, and that cannot be used here, and
+    UsageError for a run that was recorded: it has none.
     """
+    if "recorded" in data:
+        raise UsageError(
+            f"`{data.get('name')}` was recorded of a loop of its own: lsqctl has neither its "
+            "network nor its data, and cannot do that with it"
+        )
     try:
         return Recipe.model_validate(dict(data))
     except ValidationError as error:
@@ -128,6 +141,8 @@ def fingerprint(recipe: Recipe, inputs: Mapping[str, str], *, with_seed: bool) -
     for key, identity in inputs.items():
         section, field = key.split(".")
         data[section][field] = identity
+    if "data.name" in inputs:
+        data["data"].pop("path", None)  # where the images lie says nothing of what they are
     missing = recipe.input_refs().keys() - inputs.keys()
     if missing:
         raise ValueError(f"the bytes behind {', '.join(sorted(missing))} are not known")

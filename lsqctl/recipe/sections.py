@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -118,6 +119,28 @@ class DataSection(Section):
             "registry": DATASETS.noun,
         },
     )
+    path: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1024,
+        description="folder of the images, with `train` and `val`: in the data folder, or an "
+        "absolute path; null is the folder that bears the dataset's name (image folders)",
+    )
+    limit_train: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="train on so many images, drawn once and for all seeds alike: a quick look, "
+        "which the board marks as partial; null takes all",
+        json_schema_extra=unit_schema("images"),
+    )
+    limit_eval: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000_000,
+        description="evaluate so many images, as above",
+        json_schema_extra=unit_schema("images"),
+    )
     batch_size: int = Field(
         128,
         ge=1,
@@ -183,10 +206,32 @@ class DataSection(Section):
     )
 
     @property
+    def label(self) -> str:
+        """What the board calls the images: the dataset, or the folder that ``path`` names."""
+        folder = PurePath(self.path or "").name
+        return f"{self.name}-{folder}" if folder in DATASETS else folder or self.name
+
+    @property
+    def partial(self) -> bool:
+        """Whether a part of the images is trained on or evaluated."""
+        return self.limit_train is not None or self.limit_eval is not None
+
+    @property
     def image_size(self) -> int:
         """Pixels a side of what the network is given."""
         dataset = DATASETS[self.name]
         return self.crop if dataset.is_image_folder else dataset.image_size
+
+
+class ExtensionSection(Section):
+    """The finished run that this one goes on from, with its weights, optimizer and averages."""
+
+    run: str = Field(
+        min_length=1,
+        max_length=64,
+        description="id of the finished run: its epochs are the first ones of train.epochs, and "
+        "the schedule begins anew after them (`lsqctl runs extend` writes this)",
+    )
 
 
 class DistillSection(Section):

@@ -60,7 +60,8 @@ def _escape_character(char: str) -> str:
 
 
 # Stand in for what a base leaves open, so that all else can be filled in and checked.
-_PLACEHOLDERS = {"model.name": "resnet18", "data.name": "imagenet", "distill.teacher": "open"}
+_PLACEHOLDERS = {"model.name": "resnet18", "data.name": "imagenet"}
+_PLACEHOLDERS |= {"distill.teacher": "open", "extension.run": "open"}
 
 
 def flatten_recipe(recipe: Recipe | Mapping[str, object]) -> JsonObject:
@@ -98,7 +99,8 @@ def flatten_base(base: LoadedRecipe) -> tuple[JsonObject, frozenset[str]]:
 
 
 def _is_required(key: str, tree: Mapping[str, object]) -> bool:
-    return not key.startswith("distill.") or "distill" in tree
+    section = key.partition(".")[0]
+    return section not in ("distill", "extension") or section in tree
 
 
 def _unflatten(leaves: Mapping[str, object]) -> JsonObject:

@@ -24,7 +24,7 @@ from lsqctl.recipe_file import find_parent
 from lsqctl.run import RunState
 from lsqctl.services.cost import recipe_cost
 from lsqctl.services.layer_findings import last_epoch_stats
-from lsqctl.services.submit import load_in_workspace
+from lsqctl.services.loading import load_in_workspace
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, pluralize

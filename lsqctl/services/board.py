@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lsqctl.filters.expression import split_conjunction
+from lsqctl.filters.expression import Comparison, narrowed, split_conjunction
 from lsqctl.filters.parser import parse
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.board_query import (
@@ -15,7 +15,7 @@ from lsqctl.leaderboard.board_query import (
     filter_published,
     filter_runs,
 )
-from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, format_board, resolve_format
+from lsqctl.leaderboard.output import DEFAULT_OPTIONS, OutputOptions, board_bytes, resolve_format
 from lsqctl.leaderboard.published_results import PWC_PAGE, PublishedResult
 from lsqctl.leaderboard.pwc_view import PwcLine, pwc_csv, pwc_json, pwc_lines, pwc_markdown
 from lsqctl.leaderboard.rank import Cost, rank
@@ -42,6 +42,7 @@ def build_board(
     pareto: Cost = "gbops",
     settings: Settings | None = None,
     where: str | None = None,
+    user: str | None = None,
     group_by: Sequence[str] = (),
     sort: Sequence[str] = (),
     limit: int | None = None,
@@ -55,9 +56,12 @@ def build_board(
     stand beside local runs of their dataset; of one without any, ``auto`` shows those of the LSQ
     paper's page, unless that dataset is asked for. Conditions of ``where`` on what a run
     has choose what is ranked; those on what only ranking makes (``rank``, ``top1_mean``,
-    ``pareto_optimal``, …) choose what is shown of it. Raises FilterError, UsageError, NotFound.
+    ``pareto_optimal``, …) choose what is shown of it; ``user`` keeps the runs that this one
+    submitted. Raises FilterError, UsageError, NotFound.
     """
     tree = None if where is None else parse(where, WHERE_COLUMNS)
+    if user is not None:
+        tree = narrowed(tree, Comparison("user", "=", (user,)))
     run_filter, row_filter = split_conjunction(tree, RUN_SOURCES)
     query = BoardQuery(row_filter, tuple(group_by), tuple(sort), limit)
     rows = filter_runs(store.results.board_rows() if store else [], run_filter)
@@ -125,6 +129,6 @@ def export_board(
     """
     output_format = resolve_format(path, output_format)
     check_overwrite(path, force=force)
-    data = format_board(board, output_format, options).encode("utf-8", "backslashreplace")
+    data = board_bytes(board, output_format, options)
     write_atomic(path, data, force=force)
     return len(data)

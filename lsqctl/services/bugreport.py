@@ -106,7 +106,8 @@ def collect_known_secrets(settings: Settings, sections: object) -> KnownSecrets:
     return KnownSecrets(
         secrets=secret_values() | passwords,
         homes=_home_folders(),
-        users=_user_names() | strings_under(sections, "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT"),
+        users=_user_names()
+        | strings_under(sections, "user", "SLURM_JOB_USER", "SLURM_JOB_ACCOUNT"),
         host=platform.node(),
         hosts=strings_under(sections, "host", "hostname") | server,
     )

@@ -57,7 +57,8 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     dataset_info = DATASETS[recipe.data.name]
     channels = input_channels(recipe.model.name, dataset_info.channels)
     size = recipe.data.image_size
-    classes, classes_source = _num_classes(recipe.data.name, dataset_info.classes, settings)
+    folder = recipe.data.path or recipe.data.name
+    classes, classes_source = _num_classes(folder, dataset_info.classes, settings)
     model_arguments = {"num_classes": classes, "in_channels": channels, "image_size": size}
     model = build_on_meta(recipe.model.name, **model_arguments)
     spec = recipe.quant.to_spec()
@@ -81,15 +82,16 @@ class CostCache:
     def get(self, recipe: Recipe) -> RecipeCost:
         """Return what ``recipe_cost`` does."""
         data: Mapping[str, object] = recipe.model_dump(mode="json")
-        key = repr((recipe.model.name, recipe.data.name, recipe.data.crop, data["quant"]))
+        images = recipe.data.name, recipe.data.path, recipe.data.crop
+        key = repr((recipe.model.name, images, data["quant"]))
         if key not in self._cache:
             self._cache[key] = recipe_cost(recipe, self._settings)
         return self._cache[key]
 
 
-def _num_classes(dataset: str, declared: int | None, settings: Settings) -> tuple[int, str]:
+def _num_classes(images: str, declared: int | None, settings: Settings) -> tuple[int, str]:
     if declared is not None:
         return declared, "dataset"
-    folder = settings.data_dir / dataset / "train"
+    folder = settings.data_dir / images / "train"
     n_folders = sum(path.is_dir() for path in folder.iterdir()) if folder.is_dir() else 0
     return (n_folders, "folder") if n_folders else (_ASSUMED_CLASSES, "assumed")

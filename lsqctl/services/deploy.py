@@ -135,7 +135,7 @@ def remeasure_deployed(
     """
     from lsqctl.deploy.conversion import check_forms, exact_file
     from lsqctl.deploy.tracing import trace
-    from lsqctl.training.finetuning import open_pipeline
+    from lsqctl.training.beginning import open_pipeline
     from lsqctl.training.restore import restore_model
     from lsqctl.training.runtime import setup_torch
 
@@ -162,7 +162,7 @@ def _headline(store: Store, detail: RunDetail) -> tuple[Result, Evaluation]:
 
 
 def _pipeline(recipe: Recipe, detail: RunDetail, settings: Settings, threads: int) -> DataPipeline:
-    from lsqctl.training.finetuning import open_pipeline
+    from lsqctl.training.beginning import open_pipeline
     from lsqctl.training.runtime import ExecutionContext, setup_torch
 
     data_dir = settings.data_dir_of(detail.provenance.get("data_dir"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
 from lsqctl import __version__
-from lsqctl.bundled import bundled, code_sha256, package_root
+from lsqctl.bundled import bundled, code_sha256, file_sha256, package_root
 from lsqctl.recipe import Recipe, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.settings import recorded_variables
@@ -49,6 +50,16 @@ def plugin_provenance(recipe: Recipe) -> JsonObject:
         }
         for name, plugin in plugins_of(recipe).items()
     }
+
+
+def script_provenance() -> JsonObject:
+    """Return the script that Python runs, by path and sha256; of a notebook, which has none,
+    nothing.
+    """
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    if path is None or not Path(path).is_file():
+        return {}
+    return {"script": {"path": str(Path(path).absolute()), "sha256": file_sha256(Path(path))}}
 
 
 def git_state(folder: Path) -> JsonObject:

@@ -1,4 +1,4 @@
-"""What ``import lsqctl`` offers in Python, notebooks included: submit, wait, runs, board, models.
+"""What ``import lsqctl`` offers in Python: submit, record, wait, runs, board, models.
 
 Each function opens the workspace that ``lsqctl`` would use in the current folder, and closes it;
 ``settings`` (of ``lsqctl.settings.load_settings``) names another. What is wrong is raised as one of
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from lsqctl.leaderboard.board import DataFrame
     from lsqctl.leaderboard.comparison import Comparison
+    from lsqctl.services.recording import Recording
     from lsqctl.services.wait import WaitResult
 
 
@@ -151,6 +152,53 @@ def compare(left: str | Run, right: str | Run, *, settings: Settings | None = No
     left_ref, right_ref = (side.id if isinstance(side, Run) else side for side in (left, right))
     with open_workspace(_in_use(settings)) as store:
         return compare_in_store(store, left_ref, right_ref)
+
+
+def record(
+    name: str,
+    *,
+    dataset: str,
+    seed: int = 0,
+    model: nn.Module | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    weight_bits: int | None = None,
+    act_bits: int | None = None,
+    arch: str = "",
+    method: str = "",
+    epochs: int = 0,
+    recipe: Mapping[str, object] | None = None,
+    tags: Iterable[str] = (),
+    if_exists: IfExists = "error",
+    settings: Settings | None = None,
+) -> Recording:
+    """Begin a run of your own training loop, and return what it logs to and finishes with.
+
+    It stands on the board beside lsqctl's own, marked as recorded: runs of one name that differ in
+    nothing but the seed are one row. ``model`` tells its bits (where ``lsqctl.quant.prepare`` made
+    it) and, with ``input_shape`` (C, H, W), what it costs; ``recipe`` is what your loop was told,
+    in plain values. Raises UsageError for what cannot stand on a board, and where this name and
+    seed are recorded already, unless ``if_exists`` is ``"rerun"``.
+
+    >>> with record("mine/net-w4a4", dataset="cifar10", model=net) as run:  # doctest: +SKIP
+    ...     run.log(epoch=1, loss=0.5, top1=80.0)
+    ...     run.finish(n_correct=8000, n_total=10000, checkpoint=net.state_dict())
+    """
+    from lsqctl.services import recording
+
+    known = recording.summarize_model(model, input_shape)
+    loop = recording.Loop(
+        name=name,
+        dataset=dataset,
+        seed=seed,
+        arch=arch or known.arch,
+        weight_bits=known.weight_bits if weight_bits is None else weight_bits,
+        act_bits=known.act_bits if act_bits is None else act_bits,
+        method=method,
+        epochs=epochs,
+        recipe=dict(recipe or {}),
+    )
+    labels = tuple(tags)
+    return recording.begin(loop, known, _in_use(settings), tags=labels, if_exists=if_exists)
 
 
 def load_board(

@@ -19,6 +19,8 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from torch import nn
 
+    from lsqctl.datasets.image_folders import FolderSplit
+
 
 _ANY_CLASSES = 7  # where a folder decides how many: a network must take any number
 TORCHVISION_CLASSES = 1000  # of every classifier's weights
@@ -195,49 +197,57 @@ def download_dataset(
     return fetch_dataset(name, settings.data_dir)
 
 
+_Place = tuple[str, str | None]  # a dataset's name, and its data.path
+
+
 class DatasetFiles:
     """What lies in the data folder of the datasets that recipes name, each looked at once."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
-        self._classes: dict[str, int] = {}
-        self._identities: dict[str, str] = {}
-        self._checked_images: set[tuple[str, int, str]] = set()
+        self._classes: dict[_Place, int] = {}
+        self._identities: dict[_Place, str] = {}
+        self._checked_images: set[tuple[_Place, int, str]] = set()
 
     def classes(self, data: DataSection) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
-        from lsqctl.datasets.image_folders import FolderDataset
         from lsqctl.datasets.presence import is_dataset_present
 
-        name, known = data.name, DATASETS[data.name].classes
-        if known is not None or not is_dataset_present(name, self._data_dir):
+        place, known = (data.name, data.path), DATASETS[data.name].classes
+        if known is not None or not is_dataset_present(data.name, self._data_dir, data.path):
             return known
-        if name not in self._classes:
-            train, _ = FolderDataset(name).list_splits(self._data_dir)
-            self._classes[name] = len(train.classes)
-        return self._classes[name]
+        if place not in self._classes:
+            train, _ = self._splits(data)
+            self._classes[place] = len(train.classes)
+        return self._classes[place]
 
     def identity(self, data: DataSection) -> str:
         """Return what names the content; raises DataError for what a worker would refuse."""
         from lsqctl.datasets.identity import dataset_identity
 
-        if data.name not in self._identities:
-            self._identities[data.name] = dataset_identity(data.name, self._data_dir)
-        return self._identities[data.name]
+        place = data.name, data.path
+        if place not in self._identities:
+            self._identities[place] = dataset_identity(data.name, self._data_dir, data.path)
+        return self._identities[place]
 
     def check_images(self, data: DataSection) -> None:
         """Raise DataError for a file that a worker could not open, or not resize as ``data`` says.
 
         Only of sets that are small enough: opening ImageNet's files takes minutes.
         """
-        from lsqctl.datasets.image_folders import FolderDataset, check_image, small_splits
+        from lsqctl.datasets.image_folders import check_image, small_splits
 
-        use = (data.name, data.resize, data.resize_mode)
+        use = (data.name, data.path), data.resize, data.resize_mode
         if not DATASETS[data.name].is_image_folder or use in self._checked_images:
             return
-        for path in small_splits(FolderDataset(data.name).list_splits(self._data_dir)):
+        for path in small_splits(self._splits(data)):
             check_image(path, resize=data.resize, mode=data.resize_mode)
         self._checked_images.add(use)
+
+    def _splits(self, data: DataSection) -> tuple[FolderSplit, FolderSplit]:
+        from lsqctl.datasets.image_folders import FolderDataset
+
+        return FolderDataset(data.name, data.path).list_splits(self._data_dir)
 
 
 class WeightFiles:

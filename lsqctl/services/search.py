@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.recipe_file import Distribution, LoadedRecipe
 from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, Run, RunState
-from lsqctl.services.submit import SubmitOptions, load_in_workspace, plan_submit, submit
+from lsqctl.services.loading import load_in_workspace
+from lsqctl.services.submit import SubmitOptions, plan_submit, submit
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
 

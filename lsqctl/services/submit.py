@@ -9,14 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
 from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint, load_stored
-from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent, load, load_run
-from lsqctl.run import EnqueuedRun, IfExists, JsonObject, NewRun, Run, RunState, check_tag
+from lsqctl.recipe import Recipe, RunRef, fingerprint
+from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent
+from lsqctl.run import (
+    EXTENSION_ROLE,
+    EnqueuedRun,
+    IfExists,
+    JsonObject,
+    NewRun,
+    Run,
+    RunState,
+    check_tag,
+)
+from lsqctl.services.extension import extended_run
+from lsqctl.services.loading import load_recipe_or_run
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     TORCHVISION_CLASSES,
@@ -30,7 +41,7 @@ from lsqctl.services.recipe_inputs import (
     resolve_torchvision_weights,
 )
 from lsqctl.services.workspace import open_workspace, workspace_exists
-from lsqctl.settings import Settings
+from lsqctl.settings import Settings, current_user
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -88,6 +99,17 @@ def plan_submit(
     ``store`` is None where there is no workspace yet.
     """
     loaded = load_recipes(recipe_refs, options, store)
+    return plan_loaded(loaded, settings=settings, store=store, options=options)
+
+
+def plan_loaded(
+    loaded: Sequence[LoadedRecipe],
+    *,
+    settings: Settings,
+    store: Store | None,
+    options: SubmitOptions = SubmitOptions(),
+) -> SubmitPlan:
+    """Check what recipes need, as ``plan_submit`` does once it has loaded them."""
     if options.max_failures is not None and not any(source.is_sweep for source in loaded):
         raise UsageError("--max-failures and --fail-fast are for a sweep; no recipe here is one")
     planner = _Planner(settings, store, options, loaded)
@@ -146,66 +168,20 @@ def load_recipes(
     diagnostics: list[Diagnostic] = []
     for recipe_ref in recipe_refs:
         try:
-            loaded.append(load_recipe_or_run(recipe_ref, options, store))
+            source = load_recipe_or_run(
+                recipe_ref,
+                store,
+                overrides=options.overrides,
+                seeds=options.seeds,
+                grids=options.grids,
+            )
+            loaded.append(source)
         except RecipeError as error:
             diagnostics += error.diagnostics
     diagnostics += check_layers(loaded)
     if diagnostics:
         raise RecipeError(list(dict.fromkeys(diagnostics)))
     return loaded
-
-
-def load_recipe_or_run(ref: str, options: SubmitOptions, store: Store | None) -> LoadedRecipe:
-    """Return a recipe by its path or name, or what a run was submitted with: an id, ``@last``.
-
-    A recipe comes before a run of the same name. Raises NotFound, RecipeError, and PluginError
-    where a run names what a plugin declares that is gone.
-    """
-    changes: _Changes = {
-        "sets": options.overrides,
-        "seeds": options.seeds,
-        "grids": options.grids,
-    }
-    if not ref.startswith("@"):
-        try:
-            return load(ref, **changes)
-        except NotFound as not_found:
-            if store is None:
-                raise
-            try:
-                run_id = store.runs.resolve(ref).id
-            except NotFound:
-                raise not_found from None
-    elif store is None:
-        raise NotFound(f"`{ref}` is a run, and there is no workspace here with any")
-    else:
-        run_id = store.runs.resolve(ref).id
-    detail = store.runs.detail(run_id)
-    path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
-    return load_run(load_stored(detail.recipe), run_id, path, **changes)
-
-
-def load_in_workspace(
-    ref: str, settings: Settings, overrides: tuple[str, ...] = ()
-) -> LoadedRecipe:
-    """Return a recipe, or what a run of the workspace was submitted with; as above.
-
-    No database is opened for a recipe.
-    """
-    options = SubmitOptions(overrides=overrides)
-    try:
-        return load_recipe_or_run(ref, options, None)
-    except NotFound:
-        if not workspace_exists(settings):
-            raise
-    with open_workspace(settings) as store:
-        return load_recipe_or_run(ref, options, store)
-
-
-class _Changes(TypedDict):
-    sets: Sequence[str]
-    seeds: Sequence[int]
-    grids: Sequence[str]
 
 
 def halving_plan(source: LoadedRecipe) -> JsonObject:
@@ -263,6 +239,8 @@ class _Planner:
             held=self.options.held,
             explicit=submitted,
             tags=self.options.tags if submitted else (),
+            user=current_user(),
+            partial=recipe.data.partial,
             gpus=self.options.gpus,
             time_limit_seconds=self.options.time_limit_seconds,
         )
@@ -300,7 +278,11 @@ class _Planner:
     def _resolve_new_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
         identities, entries, parents = {}, {}, {}
         for key, input_ref in recipe.input_refs().items():
-            if isinstance(input_ref, RunRef):
+            if key == EXTENSION_ROLE:
+                extended = extended_run(self.store, self.settings, recipe)
+                identities[key] = f"run:{extended.recipe_sha256}"
+                parents[key] = extended.run_sha256
+            elif isinstance(input_ref, RunRef):
                 recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
                 identities[key] = f"run:{recipe_sha256}"
                 self._head_notes.append(new_head_note(key, None, recipe))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.events import DEPLOYED, Evaluation
-from lsqctl.run import Run, RunDetail, RunState
+from lsqctl.run import RECORDED, Run, RunDetail, RunState
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
 
@@ -78,7 +78,8 @@ def verify_run(
 
     ``threads`` and ``device`` are those of the training unless given: another device may round
     differently. A checkpoint that is gone, damaged or replaced, and other counts, mark the result
-    as not verified.
+    as not verified. Of a recorded run only the checkpoint's bytes can be checked, which verifies
+    nothing that was counted.
     """
     from lsqctl.recipe import load_stored
 
@@ -86,6 +87,9 @@ def verify_run(
     result = store.results.get(run_id)
     if result is None:
         raise NotFound(f"run {run_id} ({detail.run.name}) has no result to verify")
+    if detail.run.origin == RECORDED:
+        yield _recorded_verdict(store, detail.run, result.evaluations[0], settings)
+        return
     recipe = load_stored(detail.recipe)
     deployed = store.results.deployed(run_id)
     reevaluator = _Reevaluator(
@@ -172,6 +176,30 @@ def _verdict(
         checkpoint=str(directory),
         message=message,
     )
+
+
+def _recorded_verdict(store: Store, run: Run, stored: Evaluation, settings: Settings) -> Verdict:
+    from lsqctl.training.restore import verify_recorded_checkpoint
+
+    key = stored.variant, stored.selection
+    sha256 = store.results.manifest_sha256(run.id, key)
+
+    def check_bytes(directory: Path) -> EvalCounts:
+        if stored.checkpoint:
+            verify_recorded_checkpoint(directory, sha256)
+        kept = (
+            "the checkpoint holds the bytes that were recorded"
+            if stored.checkpoint
+            else ("no checkpoint was recorded")
+        )
+        raise CannotVerify(
+            f"recorded of a loop that lsqctl did not run, which it cannot measure again; {kept}"
+        )
+
+    verdict = _verdict(run, stored, check_bytes, settings)
+    if verdict.verified is False:
+        store.results.mark_verified(run.id, key, verified=False)
+    return verdict
 
 
 def _mismatch(stored: Evaluation, counts: EvalCounts) -> str:

@@ -12,6 +12,7 @@ from lsqctl.events import Result
 from lsqctl.failpoint import failpoint
 from lsqctl.run import (
     MAX_CONSECUTIVE_FAILURES,
+    RECORDED,
     RETRYABLE_REASONS,
     EndReason,
     Lease,
@@ -90,8 +91,9 @@ class AttemptCompletion(StorePart):
         row = select_for_update(db, lease.run_id)
         end_attempt(db, lease, reason, message)
         failures = self._count_failures(db, lease, reason, row.consecutive_failures)
-        requeues = reason is EndReason.PREEMPTED or (
-            reason in RETRYABLE_REASONS and failures < MAX_CONSECUTIVE_FAILURES
+        requeues = row.origin != RECORDED and (
+            reason is EndReason.PREEMPTED
+            or (reason in RETRYABLE_REASONS and failures < MAX_CONSECUTIVE_FAILURES)
         )
         if reason is EndReason.CANCELLED or (requeues and row.cancel_requested):
             # a sweep that stops leaves its own words with the run

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, case, delete, func, select, update
 
-from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, RunState
+from lsqctl.run import ACTIVE_STATES, RECORDED, EndReason, JsonObject, RunState
 from lsqctl.store.dialects import now
 from lsqctl.store.rows import batches
 from lsqctl.store.tables import (
@@ -245,9 +245,14 @@ def raise_parent_priority(db: Connection, run_id: str, priority: int) -> None:
 
 
 def remaining(db: Connection) -> Remaining:
-    """Count the unfinished runs, those apart that a person must let go first."""
+    """Count the unfinished runs, those apart that a person must let go first.
+
+    What a loop of somebody's own trains is nothing to wait for.
+    """
     unfinished = db.execute(
-        select(live_runs.c.id, live_runs.c.state, live_runs.c.held).where(_UNFINISHED)
+        select(live_runs.c.id, live_runs.c.state, live_runs.c.held).where(
+            _UNFINISHED, live_runs.c.origin != RECORDED
+        )
     ).all()
     held = {row.id for row in unfinished if row.held and row.state in NOT_STARTED}
     blocked: set[str] = set()

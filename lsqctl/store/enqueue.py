@@ -47,7 +47,7 @@ ID_LENGTH = 8
 # What a cell keeps of its NewRun beside its own columns, to be enqueued again from.
 RESUBMIT_FIELDS = (
     *("name", "recipe", "recipe_sha256", "provenance", "parents", "epochs"),
-    *("priority", "gpus", "time_limit_seconds"),
+    *("priority", "gpus", "time_limit_seconds", "user", "partial"),
 )
 
 _SELECT_IDENTITY = select(live_runs.c.id, live_runs.c.name, live_runs.c.state)
@@ -283,6 +283,9 @@ def _initial_values(new: NewRun) -> dict[str, object]:
         "epochs": new.epochs,
         "gpus": new.gpus,
         "time_limit_seconds": new.time_limit_seconds,
+        "origin": new.origin,
+        "user": new.user,
+        "partial": new.partial,
         "recipe": to_json(new.recipe),
         "provenance": to_json(new.provenance),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from sqlalchemy import (
     ColumnElement,
@@ -27,18 +27,18 @@ from lsqctl.events import (
     ResultValues,
     RunIdentity,
 )
-from lsqctl.run import JsonObject, RunState
+from lsqctl.run import EXTENSION_ROLE, JsonObject, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
 from lsqctl.store.rows import batches, is_live
-from lsqctl.store.tables import AnyRow, checkpoints, live_runs, results
+from lsqctl.store.tables import AnyRow, checkpoints, live_runs, results, run_parents
 
 _RESULT_FIELDS = tuple(f.name for f in fields(ResultValues))
 _STORED_APART = ("hits", "checkpoint")  # under other names, or not where rows are listed
 _EVALUATION_FIELDS = tuple(f.name for f in fields(Evaluation) if f.name not in _STORED_APART)
 _RUN_FIELDS = (
     *(f.name for f in fields(RunIdentity) if f.name != "run_id"),
-    *("code_commit", "code_dirty"),
+    *("code_commit", "code_dirty", "origin", "user", "partial"),
 )
 
 _SELECT_CHECKPOINT_SHA256 = select(checkpoints.c.sha256).where(
@@ -148,7 +148,10 @@ class Results(StorePart):
 
         Oldest first; the hits are not loaded and metric points not touched.
         """
-        return [*_headline_rows(db), *_failed_rows(db)]
+        rows, chains = [*_headline_rows(db), *_failed_rows(db)], _chains(db)
+        if not chains:
+            return rows
+        return [replace(row, chain=chains.get(row.run_id, "")) for row in rows]
 
 
 def insert_result(db: Connection, run_id: str, result: Result) -> None:
@@ -181,7 +184,7 @@ def _to_evaluation(row: AnyRow) -> Evaluation:
 
 
 def _headline_rows(db: Connection) -> list[BoardRow]:
-    names = [f.name for f in fields(BoardRow)]
+    names = [f.name for f in fields(BoardRow) if f.name != "chain"]  # added to few rows
     last, best = results.alias("last"), results.alias("best")
     deployed = results.alias("deployed")
     aliased_columns = {
@@ -218,6 +221,22 @@ def _headline_rows(db: Connection) -> list[BoardRow]:
     return board_rows
 
 
+def _chains(db: Connection) -> dict[str, str]:
+    """Return, for each run that goes on from others, their ids, the first one first."""
+    links = select(run_parents.c.run_id, run_parents.c.parent_id)
+    before = {
+        row.run_id: row.parent_id
+        for row in db.execute(links.where(run_parents.c.role == EXTENSION_ROLE))
+    }
+    chains = {}
+    for run_id in before:
+        ids = [run_id]
+        while ids[0] in before:
+            ids.insert(0, before[ids[0]])
+        chains[run_id] = " → ".join(ids[:-1])
+    return chains
+
+
 def _same_variant(other: FromClause, selection: str) -> ColumnElement[bool]:
     same: ColumnElement[bool] = (other.c.run_id == results.c.run_id) & (
         other.c.variant == results.c.variant
@@ -242,13 +261,19 @@ def _to_failed_row(row: AnyRow) -> BoardRow:
     return _to_board_row(
         values
         | {
-            "dataset": recipe.get("data", {}).get("name", ""),
+            "dataset": _dataset_label(recipe.get("data", {})),
             "arch": recipe.get("model", {}).get("name", ""),
             "weight_bits": quant.get("weight_bits", 32),
             "act_bits": quant.get("act_bits", 32),
             "notes": message,
         }
     )
+
+
+def _dataset_label(data: JsonObject) -> str:
+    """Return what a result of these images would say: the folder, or the dataset's name."""
+    folder = str(data.get("path") or "").rstrip("/").rpartition("/")[2]
+    return folder or str(data.get("name", ""))
 
 
 def _to_board_row(values: JsonObject) -> BoardRow:

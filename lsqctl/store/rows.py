@@ -113,6 +113,8 @@ def to_run(row: AnyRow) -> Run:
         gpus=row.gpus,
         time_limit_seconds=row.time_limit_seconds,
         note=row.note,
+        origin=row.origin,
+        user=row.user,
     )
 
 

@@ -15,6 +15,7 @@ from lsqctl.filters.evaluate import matches
 from lsqctl.filters.expression import Expression, columns_of
 from lsqctl.run import (
     ACTIVE_STATES,
+    RECORDED,
     Attempt,
     EndReason,
     Run,
@@ -228,7 +229,12 @@ class Runs(StorePart):
         its id, before anyone can claim it, and drops its files. Raises NotFound, and
         IllegalTransition for a run in any other state.
         """
-        state = RunState(select_for_update(db, run_id).state)
+        row = select_for_update(db, run_id)
+        state = RunState(row.state)
+        if row.origin == RECORDED:
+            raise IllegalTransition(
+                f"run {run_id} was recorded: start the loop of `{row.name}` again; lsqctl has none"
+            )
         if state not in RETRYABLE:
             is_or_has = f"is {state}" if state in ACTIVE_STATES else f"has {_ended(state)}"
             raise IllegalTransition(

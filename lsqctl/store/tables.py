@@ -22,6 +22,7 @@ from sqlalchemy import (
     Select,
     Table,
     Text,
+    false,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -55,9 +56,7 @@ def _required_columns(column_type: type[AnyType], names: str) -> list[Column[str
 
 
 # What every result has, though a row of a failed run has none of it.
-_REQUIRED = frozenset(
-    "params size_bytes naive_bytes macs bops epochs train_seconds peak_mem_bytes".split()
-)
+_REQUIRED = frozenset("epochs train_seconds peak_mem_bytes".split())
 # Numbers that stay small; all others may be large.
 _SMALL = frozenset({"weight_bits", "act_bits", "epochs"})
 _COLUMN_TYPES: Mapping[type, type[AnyType]] = {
@@ -142,6 +141,9 @@ runs = Table(
     Column("time_limit_seconds", Double),  # of one attempt
     Column("note", Text, nullable=False, server_default=""),
     Column("removed_at", UtcDateTime),  # in the trash since then; NULL: live
+    Column("origin", Text, nullable=False, server_default="local"),  # or recorded
+    Column("user", Text, nullable=False, server_default=""),  # who submitted it
+    Column("partial", Boolean, nullable=False, server_default=false()),  # of the images
     CheckConstraint(
         "state IN ('waiting', 'queued', 'running', 'succeeded', 'failed', 'cancelled')",
         name="ck_runs_state",  # revision 0001 gave it the prefix twice

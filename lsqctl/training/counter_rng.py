@@ -26,6 +26,7 @@ class Stream(IntEnum):
     SCALE = 6
     RATIO = 7
     REESTIMATION = 8
+    LIMIT = 9
 
 
 def bits(seed: int, epoch: int, stream: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -157,6 +157,10 @@ class InMemoryImages:
         """Return the set on the device."""
         return InMemoryImages(self.pixels.to(device), self.labels.to(device), self.data)
 
+    def subset(self, indices: Indices) -> InMemoryImages:
+        """Return the set of these images alone."""
+        return InMemoryImages(*self._select(indices), self.data)
+
     def digest(self) -> str:
         """Return the sha256 of pixels and labels."""
         hasher = hashlib.sha256(self.pixels.numpy().data)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.array_checks import check_plugin_dataset
+from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.image_folders import FolderDataset
-from lsqctl.datasets.in_memory import Arrays, InMemoryDataset
+from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
 from lsqctl.recipe import DataSection
-from lsqctl.training.data_pipeline import DatasetSplits, InMemoryImages
+from lsqctl.training import counter_rng
+from lsqctl.training.counter_rng import Stream
+from lsqctl.training.data_pipeline import DatasetSplits, Indices, InMemoryImages
 
 
 def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> DatasetSplits:
@@ -23,23 +26,33 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
 
     ``num_workers`` processes decode image files; sets in memory need none.
     """
-    check_dataset_present(data.name, data_dir)
+    check_dataset_present(data.name, data_dir, data.path)
     plugin = DATASETS.plugin_of(data.name)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
         dataset: InMemoryDataset | FolderDataset = DATASETS.load(data.name)(data.name)
         if isinstance(dataset, FolderDataset):
+            dataset.folder = data.path or data.name
             return _open_folder(dataset, data, data_dir, num_workers)
-        if plugin:
-            check_plugin_dataset(dataset, data_dir)
-        return _open_in_memory(dataset, data, data_dir)
+        splits = (read_plugin_dataset if plugin else _read)(dataset, data_dir)
+        return _open_in_memory(dataset, splits, data)
 
 
-def _open_in_memory(dataset: InMemoryDataset, data: DataSection, data_dir: Path) -> DatasetSplits:
+def _read(dataset: InMemoryDataset, data_dir: Path) -> ArraySplits:
     splits = dataset.read(data_dir)
     if splits is None:
-        raise missing_dataset_error(data.name, data_dir)
+        raise missing_dataset_error(dataset.name, data_dir)
+    return splits
+
+
+def _open_in_memory(
+    dataset: InMemoryDataset, splits: ArraySplits, data: DataSection
+) -> DatasetSplits:
     info, size = dataset.info, dataset.info.image_size
-    train, test = (_in_memory(arrays, data) for arrays in splits[:2])
+    whole = [_in_memory(arrays, data) for arrays in splits[:2]]
+    train, test = (
+        images if kept is None else images.subset(kept)
+        for images, kept in zip(whole, _kept_images(whole, data), strict=True)
+    )
     mean, std = normalization(data)
     return DatasetSplits(
         train,
@@ -53,7 +66,7 @@ def _open_in_memory(dataset: InMemoryDataset, data: DataSection, data_dir: Path)
         digest=f"sha256:{train.digest()[:32]}{test.digest()[:32]}",
         preprocessing=f"as it is, {size}x{size}; {_normalization_text(mean, std)}; "
         f"training: pad {data.pad} and crop, {_mirror_text(data)}",
-        notes=(f"{data.name}: {splits[2]}",),
+        notes=(f"{data.name}: {splits[2]}", *_partial_note((train, test), whole)),
     )
 
 
@@ -68,8 +81,12 @@ def _open_folder(
     from lsqctl.training.image_folder import FolderImages
 
     train_split, eval_split = dataset.list_splits(data_dir)
-    train = FolderImages(train_split.files, data, num_workers=num_workers)
-    evaluation = FolderImages(eval_split.files, data, num_workers=num_workers)
+    whole = [train_split.files, eval_split.files]
+    taken = (
+        files if kept is None else [files[index] for index in kept]
+        for files, kept in zip(whole, _kept_images(whole, data), strict=True)
+    )
+    train, evaluation = (FolderImages(files, data, num_workers=num_workers) for files in taken)
     mean, std = normalization(data)
     return DatasetSplits(
         train,
@@ -81,14 +98,45 @@ def _open_folder(
         mean=mean,
         std=std,
         digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
-        preprocessing=f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
-        f"centre crop {data.crop}; {_normalization_text(mean, std)}; "
-        f"training: {data.train_crop} crop, {_mirror_text(data)}",
+        preprocessing=_folder_preprocessing(data),
         notes=(
-            f"{data.name}: {len(train)} and {len(evaluation)} files, bytes not verified",
+            f"{data.label}: {len(train)} and {len(evaluation)} files, bytes not verified",
+            *_partial_note((train, evaluation), whole),
             *train_split.notes,
             *eval_split.notes,
         ),
+    )
+
+
+def _folder_preprocessing(data: DataSection) -> str:
+    return (
+        f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
+        f"centre crop {data.crop}; {_normalization_text(*normalization(data))}; "
+        f"training: {data.train_crop} crop, mirror {'yes' if data.flip else 'no'}"
+    )
+
+
+def _kept_images(splits: Iterable[Sized], data: DataSection) -> list[Indices | None]:
+    """Return which images of the training and the evaluation split are taken; None is all.
+
+    They are drawn once, whatever the seed, and stay in the order of the dataset.
+    """
+    return [
+        None
+        if limit is None or limit >= len(split)
+        else np.sort(counter_rng.permutation(0, 0, len(split), stream=Stream.LIMIT)[:limit])
+        for split, limit in zip(splits, (data.limit_train, data.limit_eval), strict=True)
+    ]
+
+
+def _partial_note(taken: Iterable[Sized], whole: Iterable[Sized]) -> tuple[str, ...]:
+    counts = [(len(part), len(split)) for part, split in zip(taken, whole, strict=True)]
+    if all(part == split for part, split in counts):
+        return ()
+    (train, all_train), (evaluation, all_evaluation) = counts
+    return (
+        f"partial: {train} of {all_train} training images, {evaluation} of {all_evaluation} "
+        "evaluated",
     )
 
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Preempted, UsageError
+from lsqctl.errors import DataError, Preempted
 from lsqctl.events import (
     Checkpoint,
     Compiled,
@@ -28,16 +25,20 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
-from lsqctl.models import input_channels
-from lsqctl.models.factory import build_model
-from lsqctl.models.heads import classifier_name
-from lsqctl.quant import calibrate, prepare, quantized_layers
-from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import CheckpointContent, read_state, resume_point
+from lsqctl.training.beginning import (
+    build_on_device,
+    initial_step_sizes,
+    initial_train_state,
+    kernel_use,
+    load_initial_weights,
+    load_teacher,
+    open_pipeline,
+    quantize_model,
+)
+from lsqctl.training.checkpoint import CheckpointContent, resume_point
 from lsqctl.training.compilation import decide_compile, decide_kernel
 from lsqctl.training.data_pipeline import DataPipeline
-from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.evaluation import (
     EvalCounts,
     bn_statistics,
@@ -46,7 +47,6 @@ from lsqctl.training.evaluation import (
     reestimate_bn,
 )
 from lsqctl.training.optimizer_step import (
-    freeze_teacher,
     train_step,
 )
 from lsqctl.training.quantizer_stats import (
@@ -59,24 +59,21 @@ from lsqctl.training.run_result import build_result, chance_level_warnings, stop
 from lsqctl.training.runtime import (
     ExecutionContext,
     autocast,
-    check_stop,
-    determinism_level,
-    execution_environment,
     setup_torch,
 )
 from lsqctl.training.session import (
     TrainingSession,
     build_session,
-    recipe_hash,
+    extended_start,
     restore_state,
 )
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from lsqctl.training.train_state import EvalRecord, TrainState
-from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
 
 
 def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEvent]:
-    """Train as the recipe says, from the newest good checkpoint in ``context.run_dir``.
+    """Train as the recipe says, from the newest good checkpoint in ``context.run_dir``, or from
+    the last one of the run that it extends.
 
     The first event is Resumed, the last one Result, or Paused. Stopped and resumed anywhere, a run
     yields the same metrics (but ``seconds``) and tensors as in one go, to the bit on a CPU.
@@ -93,30 +90,25 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         context.run_dir, context.recorded_checkpoints, context.with_lease
     )
     yield Resumed(checkpoint.step if checkpoint else None)
+    start = checkpoint or extended_start(recipe, context)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
     train_state, environment_notes = _open_train_state(
-        checkpoint, recipe, context, pipeline=pipeline, model=model
+        start, recipe, context, pipeline=pipeline, model=model
     )
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
-    if not checkpoint:
+    if not start:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     notes = (*resume_notes, *environment_notes, *pipeline.dataset.notes, train_state.new_head)
     yield from map(LogMessage, filter(None, notes))
     model = quantize_model(model, recipe, train_state.environment["kernel"])
-    if not checkpoint:
+    if not start:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
-    if checkpoint:
-        session.restore(checkpoint)
-    yield kernel_use(model, train_state)
-    if not checkpoint:  # right after calibration
-        yield from initial_stats(session)
-        yield from session.save()
-        failpoint("train.calibrated")
+    yield from _begin(session, checkpoint, start)
     yield from train_epochs(session)
     if session.paused:
         yield Paused(session.train_state.epoch)
@@ -137,138 +129,48 @@ def train_epochs(session: TrainingSession) -> Iterator[TrainingEvent]:
         raise
 
 
-def _open_train_state(
+def _begin(
+    session: TrainingSession,
     checkpoint: CheckpointContent | None,
+    start: CheckpointContent | None,
+) -> Iterator[KernelUse | Measurement | Checkpoint]:
+    """Take over what the run goes on from; of a run that begins, save that first."""
+    if start:
+        session.restore(start, own=start is checkpoint)
+    yield kernel_use(session.model, session.train_state)
+    if not start:  # right after calibration
+        yield from initial_stats(session)
+    if not checkpoint:
+        yield from session.save()
+        failpoint("train.calibrated")
+
+
+def _open_train_state(
+    start: CheckpointContent | None,
     recipe: Recipe,
     context: ExecutionContext,
     *,
     pipeline: DataPipeline,
     model: nn.Module,
 ) -> tuple[TrainState, Sequence[str]]:
-    """Return where the run goes on, or begins, and what to say of the environment."""
-    if checkpoint:
-        return restore_state(checkpoint, recipe, context)
+    """Return where the run goes on, or begins, and what to say of the environment.
+
+    Raises DataError where what it goes on from was trained on other images.
+    """
+    if start:
+        if start.state["data"] != (digest := pipeline.dataset.digest):
+            raise DataError(
+                f"{recipe.data.label} in {context.data_dir} is not what step {start.step} was "
+                f"trained on: its digest is {digest}, it was {start.state['data']}; restore it, or "
+                "submit it again"
+            )
+        return restore_state(start, recipe, context)
     train_state = initial_train_state(recipe, context)
     train_state.environment["kernel"] = decide_kernel(recipe, context, pipeline)
     notes = decide_compile(
         train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
     )
     return train_state, notes
-
-
-def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.device) -> DataPipeline:
-    """Return the batches of the recipe's dataset, with the channels that its network takes."""
-    dataset = open_dataset(recipe.data, context.data_dir, num_workers=context.threads - 1)
-    channels = input_channels(recipe.model.name, dataset.channels)
-    return DataPipeline(dataset, recipe, device, channels=channels)
-
-
-def build_on_device(name: str, pipeline: DataPipeline) -> nn.Module:
-    """Return the network with random weights, on the device."""
-    return build_model(name, **pipeline.model_args).to(pipeline.device)
-
-
-def initial_train_state(recipe: Recipe, context: ExecutionContext) -> TrainState:
-    """Return the state of a run that begins; without epochs, only an evaluation is to come."""
-    return TrainState(
-        recipe_hash=recipe_hash(recipe),
-        evaluation_pending=recipe.train.epochs == 0,
-        input_digests={key: weights_digest(source) for key, source in context.inputs.items()},
-        environment=dict(execution_environment(context, recipe)),
-        deterministic=determinism_level(context),
-    )
-
-
-def load_initial_weights(
-    model: nn.Module,
-    recipe: Recipe,
-    context: ExecutionContext,
-    pipeline: DataPipeline,
-    train_state: TrainState,
-) -> Mapping[str, Tensor]:
-    """Load the first weights and, before they are quantized, count what they get right.
-
-    The weights of a quantized parent are no full-precision network any more: what its own start
-    got right is taken over, so that a chain is compared with where it began. Returned are the
-    step sizes that it learned.
-    """
-    if recipe.model.weights is None:
-        return {}
-    source = context.inputs["model.weights"]
-    head = classifier_name(model, pipeline.input_shape) if recipe.model.head == "new" else ""
-    parent_steps, new_head = load_weights(model, source, model_name=recipe.model.name, head=head)
-    train_state.new_head = new_head
-    if new_head:  # which has learned nothing: what it gets right is no full precision to compare
-        return parent_steps
-    if recipe.quant.to_spec().quantized:
-        train_state.fp32 = parent_fp32_eval(source, pipeline)
-    if recipe.quant.to_spec().quantized and train_state.fp32 is None:
-        counts = evaluate(model, pipeline.eval_batches(), before_batch=lambda: check_stop(context))
-        train_state.fp32 = EvalRecord.from_counts(counts, 0)
-    return parent_steps
-
-
-def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord | None:
-    """Return what a parent's full-precision start got right, if that was on the same images."""
-    if not isinstance(source, Path) or not source.is_dir():
-        return None
-    state = read_state(source)
-    same_images = state.get("data") == pipeline.dataset.digest
-    return TrainState.from_state(state["cursor"]).fp32 if same_images else None
-
-
-def quantize_model(model: nn.Module, recipe: Recipe, kernel: Kernel | None = None) -> nn.Module:
-    """Swap the layers, for ``kernel`` or the recipe's; their step sizes have no value yet."""
-    spec = recipe.quant.to_spec()
-    spec = replace(spec, kernel=kernel or spec.kernel)
-    if not spec.quantized:
-        return model
-    try:
-        return prepare(model, spec)
-    except ValueError as error:
-        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
-
-
-def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:
-    """Return what the layers of a calibrated model compute with, and why some do otherwise."""
-    kernel = train_state.environment["kernel"]
-    layers = quantized_layers(model) if kernel == "integer" else {}
-    reasons = {name: layer.float_reason() for name, layer in layers.items()}
-    return KernelUse(kernel, {name: reason for name, reason in reasons.items() if reason})
-
-
-def initial_step_sizes(
-    model: nn.Module,
-    recipe: Recipe,
-    pipeline: DataPipeline,
-    parent_steps: Mapping[str, Tensor],
-) -> list[str]:
-    """Keep the step sizes of a quantized parent where they fit, and calibrate the others.
-
-    Returns a note on a parent's step sizes.
-    """
-    if not recipe.quant.to_spec().quantized:
-        return []
-    notes = load_step_sizes(model, parent_steps)
-    try:
-        calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
-    except ValueError as error:
-        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
-    return notes
-
-
-def load_teacher(
-    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState
-) -> nn.Module:
-    """Return the frozen teacher; raises DataError when its bytes are not those of the start."""
-    assert recipe.distill is not None
-    source = context.inputs["distill.teacher"]
-    if weights_digest(source) != train_state.input_digests["distill.teacher"]:
-        raise DataError(f"the teacher {source} has changed since the run began")
-    name = recipe.network_of("distill.teacher")
-    teacher = build_on_device(name, pipeline)
-    load_weights(teacher, source, model_name=name, key="distill.teacher")
-    return freeze_teacher(teacher)
 
 
 _METRICS_PER_EPOCH = 10  # train metrics in an epoch

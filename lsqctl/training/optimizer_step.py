@@ -39,14 +39,17 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, nesterov=train.nesterov)
 
 
-def lr_factor(train: TrainSection, step: int, steps_per_epoch: int) -> float:
+def lr_factor(
+    train: TrainSection, step: int, steps_per_epoch: int, *, start_epoch: int = 0
+) -> float:
     """Return the learning rate of a step over its first value.
 
     A linear warm-up, then half a cosine that is 1 at its first step and 0 after the last one
-    (Loshchilov and Hutter 2017, without restarts), or constant.
+    (Loshchilov and Hutter 2017, without restarts), or constant. ``step`` counts from the end of
+    ``start_epoch``, to which another run had trained.
     """
     warmup = train.warmup_epochs * steps_per_epoch
-    total = train.epochs * steps_per_epoch
+    total = (train.epochs - start_epoch) * steps_per_epoch
     if step < warmup:
         return min(1.0, (step + 1) / warmup)
     if train.schedule == "constant":
@@ -182,8 +185,11 @@ def train_step(
     """
     train, train_state, optimizer = session.recipe.train, session.train_state, session.optimizer
     steps_per_epoch = session.pipeline.steps_per_epoch
-    set_lr(optimizer, lr_factor(train, train_state.step, steps_per_epoch))
-    session.methods.set_progress(train_state.step / max(1, train.epochs * steps_per_epoch))
+    steps_done = train_state.step - train_state.start_step
+    factor = lr_factor(train, steps_done, steps_per_epoch, start_epoch=train_state.start_epoch)
+    set_lr(optimizer, factor)
+    n_epochs = train.epochs - train_state.start_epoch
+    session.methods.set_progress(steps_done / max(1, n_epochs * steps_per_epoch))
     optimizer.zero_grad(set_to_none=True)
     losses, correct = [], []
     taught = _microbatches_of(teacher_logits, len(labels), train.accumulate)

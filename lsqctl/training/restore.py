@@ -11,9 +11,9 @@ from lsqctl.errors import DataError
 from lsqctl.models.factory import build_model
 from lsqctl.quant import prepare
 from lsqctl.recipe import Recipe
+from lsqctl.training.beginning import open_pipeline
 from lsqctl.training.checkpoint import load_model_state, read_state, verify_checkpoint
 from lsqctl.training.evaluation import EvalCounts, evaluate, reestimate_bn
-from lsqctl.training.finetuning import open_pipeline
 from lsqctl.training.runtime import ExecutionContext, autocast, setup_torch
 from lsqctl.training.train_state import TrainState
 

@@ -24,7 +24,7 @@ def build_result(session: TrainingSession) -> Result:
     cost = model_cost(session.model, pipeline.input_shape)
     return Result(
         evaluations=build_evaluations(recipe, session.context.run_dir, train_state),
-        dataset=recipe.data.name,
+        dataset=recipe.data.label,
         split=pipeline.dataset.eval_split,
         arch=recipe.model.name,
         method=method_name(recipe),
@@ -120,6 +120,11 @@ def result_notes(session: TrainingSession) -> list[str]:
     if session.train_state.new_head:
         lines.append(session.train_state.new_head)
     lines += stop_notes(session)
+    if session.recipe.extension is not None:
+        lines.append(
+            f"goes on from run {session.recipe.extension.run} after "
+            f"epoch {session.train_state.start_epoch}"
+        )
     if session.recipe.train.headline == "best" and session.recipe.train.epochs:
         lines.append("the epoch was selected on the evaluation split")
     if session.recipe.train.headline_variant == "ema":

@@ -6,8 +6,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +19,9 @@ from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.quant.methods import Methods, build_methods
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.run import JsonObject
+from lsqctl.run import EXTENSION_ROLE, JsonObject
 from lsqctl.training import compilation, runtime
-from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
+from lsqctl.training.checkpoint import CheckpointContent, read_checkpoint, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import Batch, DataPipeline
 from lsqctl.training.evaluation import ModelEma, check_reestimation
@@ -190,19 +191,16 @@ class TrainingSession:
             **{name: state for name, state in optional.items() if state},
         }
 
-    def restore(self, checkpoint: CheckpointContent) -> None:
+    def restore(self, checkpoint: CheckpointContent, *, own: bool = True) -> None:
         """Load a checkpoint's tensors and RNG states; ``restore_state`` has loaded the rest.
 
-        Raises DataError where the dataset is not the one that the run began with.
+        Of a checkpoint that is not this run's ``own`` the learning rate and its like stay here.
         """
-        if checkpoint.state["data"] != self.pipeline.dataset.digest:
-            raise DataError(
-                f"{self.recipe.data.name} in {self.context.data_dir} has changed since the run "
-                f"began: its digest is {self.pipeline.dataset.digest}, it was "
-                f"{checkpoint.state['data']}; restore it, or submit it again"
-            )
         self.model.load_state_dict(checkpoint.model)
-        self.optimizer.load_state_dict(dict(checkpoint.training["optimizer"]))
+        optimizer = dict(checkpoint.training["optimizer"])
+        if not own:
+            optimizer |= {"param_groups": self.optimizer.state_dict()["param_groups"]}
+        self.optimizer.load_state_dict(optimizer)
         self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))
         if self.ema is not None:
             self.ema.model.load_state_dict(checkpoint.training["ema"])
@@ -263,6 +261,38 @@ def restore_state(
     train_state.environment = dict(current)  # the next attempt is compared with this one
     note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
     return train_state, [*notes, note]
+
+
+_KEPT_BY_EXTENSION: tuple[str, ...] = (
+    *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
+    *("input_digests", "environment", "deterministic", "new_head"),
+)
+
+
+def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointContent | None:
+    """Return the last checkpoint of the run that a recipe extends, as this run's own beginning.
+
+    Steps, optimizer, averages, random states and what was counted before quantization are kept; of
+    results there are none yet. None for a recipe that extends no run. Raises DataError where the
+    checkpoint is damaged, or is not the end of a training.
+    """
+    if recipe.extension is None:
+        return None
+    folder = Path(context.inputs[EXTENSION_ROLE])
+    content = read_checkpoint(folder)
+    before = TrainState.from_state(content.state["cursor"])
+    if before.batch or before.evaluation_pending or before.epoch >= recipe.train.epochs:
+        raise DataError(
+            f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
+            f"{recipe.train.epochs} epochs in all would extend"
+        )
+    start = TrainState(
+        recipe_hash=recipe_hash(recipe),
+        start_epoch=before.epoch,
+        start_step=before.step,
+        **{name: getattr(before, name) for name in _KEPT_BY_EXTENSION},
+    )
+    return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
 
 def build_session(

@@ -23,15 +23,10 @@ from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
 from lsqctl.models import input_channels
 from lsqctl.recipe import DataSection, Recipe
+from lsqctl.training.beginning import build_on_device, initial_step_sizes, quantize_model
 from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, ImageSet, InMemoryImages
 from lsqctl.training.dataset_loader import normalization, open_dataset
-from lsqctl.training.finetuning import (
-    build_on_device,
-    evaluate_epoch,
-    initial_step_sizes,
-    quantize_model,
-    train_epoch,
-)
+from lsqctl.training.finetuning import evaluate_epoch, train_epoch
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.optimizer_step import freeze_teacher
 from lsqctl.training.runtime import ExecutionContext
@@ -153,7 +148,7 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
 
 
 def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
-    real_files = _real_images(data_dir, data.name)
+    real_files = _real_images(data_dir, data.path or data.name)
     files = [(str(path), label) for label, path in enumerate(real_files or _noise_images(scratch))]
     return (
         FolderImages(files[:_BATCH_SIZE], data),

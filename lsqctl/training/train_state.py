@@ -47,7 +47,8 @@ class TrainState:
     since the last train metric, ``sums`` of the epoch before them. ``input_digests`` names the
     bytes of the first weights and the teacher; ``environment`` is the last attempt's.
     ``new_head`` says which classifier of the first weights was replaced. ``teacher_views`` holds
-    the digests of the teacher's cached logits, by view.
+    the digests of the teacher's cached logits, by view. ``start_epoch`` and ``start_step`` are
+    those that the run which this one extends had reached.
     ``clamped`` (by quantizer), ``clipped`` and ``skipped`` count within the epoch,
     ``skipped_before`` in those before it. ``last`` and ``best`` are of the raw weights, the others
     as they say. ``stop_best`` is the best value so far of what ``train.stop`` watches, and
@@ -80,6 +81,8 @@ class TrainState:
     stop_best: float | None = None
     stale_epochs: int = 0
     teacher_views: dict[str, str] = field(default_factory=dict)
+    start_epoch: int = 0
+    start_step: int = 0
 
     def record_eval(self, records: Mapping[str, EvalRecord], *, selected_by: str) -> None:
         """Record the evaluations of an epoch, by variant; the best epoch is the first of equals.

@@ -10,7 +10,7 @@ from lsqctl.bundled import file_sha256
 from lsqctl.datasets.identity import dataset_identity
 from lsqctl.errors import DataError
 from lsqctl.events import StoredCheckpoint
-from lsqctl.run import JsonObject, RunDetail
+from lsqctl.run import EXTENSION_ROLE, JsonObject, RunDetail
 from lsqctl.settings import expand_home
 from lsqctl.training.checkpoint_files import manifest_sha256
 
@@ -27,12 +27,13 @@ def resolve_inputs(
     the dataset is not what was submitted.
     """
     parents = {
-        role: parent_checkpoint(store, run_id, runs_dir / run_id)
+        role: parent_checkpoint(store, run_id, runs_dir / run_id, last=role == EXTENSION_ROLE)
         for role, run_id in detail.parents.items()
     }
     files = resolve_files(detail, data_dir)
     if "data" in detail.provenance:
-        identity = dataset_identity(detail.recipe["data"]["name"], data_dir)
+        data = detail.recipe["data"]
+        identity = dataset_identity(data["name"], data_dir, data.get("path"))
         check_data_unchanged(detail, identity, data_dir)
     return {**parents, **files}
 
@@ -62,13 +63,16 @@ def check_data_unchanged(detail: RunDetail, identity: str, data_dir: Path) -> No
         )
 
 
-def parent_checkpoint(store: Store, run_id: str, run_dir: Path) -> Path:
-    """Return the folder of the checkpoint that a finished run stands for: its headline's."""
-    last = max(store.checkpoints.list(run_id), key=lambda row: row.step, default=None)
+def parent_checkpoint(store: Store, run_id: str, run_dir: Path, *, last: bool = False) -> Path:
+    """Return the folder of the checkpoint that a finished run stands for: its headline's.
+
+    With ``last`` that of the last epoch, from which its training goes on. Raises DataError.
+    """
+    newest = max(store.checkpoints.list(run_id), key=lambda row: row.step, default=None)
     headline = next((row for row in store.results.evaluations(run_id) if row.headline), None)
-    chosen = last
-    if headline is not None and headline.selection == "best":
-        chosen = _at_step(store.checkpoints.list(run_id), headline.step) or last
+    chosen = newest
+    if headline is not None and headline.selection == "best" and not last:
+        chosen = _at_step(store.checkpoints.list(run_id), headline.step) or newest
     if chosen is None:
         raise DataError(
             f"the parent run {run_id} has no checkpoint any more; submit its recipe again with "

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsqctl.errors import UsageError
 from lsqctl.leaderboard.board import Board, Counts, Table, to_frame
 from lsqctl.leaderboard.formats.csv_text import guard_formula, to_csv
 from lsqctl.leaderboard.formats.json_text import to_json
 from lsqctl.leaderboard.formats.markdown import escape_markdown
-from lsqctl.leaderboard.output import format_board
+from lsqctl.leaderboard.output import OutputOptions, board_bytes, format_board
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, Entry, columns_markdown
 from lsqctl.text import sanitize
@@ -31,7 +33,7 @@ CONTRACT = (
     "deterministic, state, n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256,"
     " code_commit, code_dirty, created_at, notes, origin, source_kind, source_url, "
     "selected_on_test, top1_last_epoch, top1_best_epoch, suspect, eval_loss, "
-    "top1_deployed, exactness, file_bytes"
+    "top1_deployed, exactness, file_bytes, user, chain, partial"
 )
 
 
@@ -201,3 +203,44 @@ def test_markdown_links_a_published_row_to_its_source():
 def test_an_empty_board_is_a_header_in_csv_and_nothing_in_markdown():
     assert to_csv(rank([])) == ",".join(COLUMN_NAMES) + "\n"
     assert markdown(rank([])) == ""
+
+
+def test_for_excel_it_begins_with_a_mark_and_commas_part_what_the_locale_says():
+    board = rank([row(n_correct=501)])
+    plain = format_board(board, "csv")
+    english = format_board(board, "csv", OutputOptions(excel=","))
+    assert english == "\ufeff" + plain
+    german = format_board(board, "csv", OutputOptions(columns=("model", "top1_mean"), excel=";"))
+    assert german == "\ufeffmodel;top1_mean\nr;92,77777777777777\n"
+    with pytest.raises(UsageError, match="--excel is for CSV"):
+        format_board(board, "json", OutputOptions(excel=","))
+
+
+def test_tsv_has_the_columns_of_the_csv_parted_by_tabs():
+    board = rank([row(name="a\tb")])
+    comma, tab = (
+        [*csv.reader(io.StringIO(format_board(board, name)), delimiter=delimiter)]
+        for name, delimiter in (("csv", ","), ("tsv", "\t"))
+    )
+    assert tab == comma
+
+
+def test_a_spreadsheet_has_numbers_as_numbers_no_formula_and_the_same_bytes_again():
+    pytest.importorskip("xlsxwriter")
+    openpyxl = pytest.importorskip("openpyxl")
+    board = rank([row(name="=1+1", n_correct=500), row(recipe="s", n_correct=400)])
+    columns = ("model", "top1_mean", "n_seeds", "fp32_top1", "suspect")
+    data = board_bytes(board, "xlsx", OutputOptions(columns=columns))
+    assert data == board_bytes(board, "xlsx", OutputOptions(columns=columns))
+    header, *rows = openpyxl.load_workbook(io.BytesIO(data)).active.iter_rows()
+    assert tuple(cell.value for cell in header) == columns
+    assert [(rows[0][0].value, rows[0][0].data_type)] == [("=1+1", "s")]
+    assert [cell.value for cell in rows[1]] == ["s", pytest.approx(100 * 400 / 540), 1, None, False]
+    with pytest.raises(UsageError, match="is no text: write it to a file"):
+        format_board(board, "xlsx")
+
+
+def test_a_spreadsheet_without_its_library_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "xlsxwriter", None)
+    with pytest.raises(UsageError, match=r"xlsx needs XlsxWriter: pip install 'lsqctl\[xlsx\]'"):
+        board_bytes(rank([row()]), "xlsx", OutputOptions())

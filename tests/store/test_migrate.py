@@ -258,11 +258,18 @@ def to_0005(rows: Rows) -> Rows:
     return rows
 
 
+def to_0006(rows: Rows) -> Rows:
+    """All that was submitted before is local, and nobody knows by whom."""
+    new = {"origin": "local", "user": "", "partial": 0}
+    return rows | {"runs": [run | new for run in rows["runs"]]}
+
+
 UPGRADES: Mapping[str, Callable[[Rows], Rows]] = {
     "0002": to_0002,
     "0003": to_0003,
     "0004": to_0004,
     "0005": to_0005,
+    "0006": to_0006,
 }
 
 

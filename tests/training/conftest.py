@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lsqctl.recipe import Recipe
-from lsqctl.training.finetuning import (
+from lsqctl.training.beginning import (
     build_on_device,
     initial_step_sizes,
     initial_train_state,

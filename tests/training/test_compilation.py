@@ -16,7 +16,7 @@ from lsqctl.events import Compiled, LogMessage
 from lsqctl.quant import lsq_codes, lsq_fake_quantize
 from lsqctl.settings import child_environment
 from lsqctl.training import compilation
-from lsqctl.training.finetuning import build_on_device, initial_train_state, open_pipeline
+from lsqctl.training.beginning import build_on_device, initial_train_state, open_pipeline
 from lsqctl.training.runtime import setup_torch
 from tests.training.attempts import assert_same_state, plain, rewritten, rows, run
 from tests.training.conftest import tiny

@@ -12,7 +12,7 @@ from lsqctl.events import KernelUse, LogMessage
 from lsqctl.quant import integer, quantized_layers
 from lsqctl.recipe import fingerprint
 from lsqctl.training import compilation
-from lsqctl.training.finetuning import open_pipeline
+from lsqctl.training.beginning import open_pipeline
 from lsqctl.training.restore import reevaluate, restore_model
 from lsqctl.training.runtime import setup_torch
 from tests.training.attempts import plain, rewritten, rows, run

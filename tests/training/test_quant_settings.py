@@ -10,13 +10,13 @@ import torch
 from lsqctl.errors import DataError, UsageError
 from lsqctl.events import Result
 from lsqctl.quant import model_cost, quantized_layers, quantizers
-from lsqctl.training.checkpoint import load_model_state, resume_point
-from lsqctl.training.finetuning import (
+from lsqctl.training.beginning import (
     build_on_device,
     initial_step_sizes,
     open_pipeline,
     quantize_model,
 )
+from lsqctl.training.checkpoint import load_model_state, resume_point
 from lsqctl.training.restore import restore_model
 from lsqctl.training.runtime import setup_torch
 from lsqctl.training.weights import load_step_sizes, load_weights

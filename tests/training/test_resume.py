@@ -14,7 +14,7 @@ import torch
 
 from lsqctl.errors import DataError
 from lsqctl.events import Checkpoint, LogMessage, Measurement, Result, Resumed
-from lsqctl.training import ExecutionContext, checkpoint, finetuning
+from lsqctl.training import ExecutionContext, beginning, checkpoint
 from lsqctl.training.checkpoint import resume_point
 from lsqctl.training.checkpoint_files import fsync_dir
 from lsqctl.training.dataset_loader import open_dataset
@@ -185,7 +185,7 @@ def test_decoding_processes_and_cuts_change_nothing_for_a_folder_of_images(
         def opened(data, data_dir, **_):
             return open_dataset(data, data_dir, num_workers=workers)
 
-        monkeypatch.setattr(finetuning, "open_dataset", opened)
+        monkeypatch.setattr(beginning, "open_dataset", opened)
 
     decode_with(0)
     uninterrupted = run(recipe, job("whole"))
@@ -206,8 +206,8 @@ def test_an_attempt_on_other_data_than_the_first_ones_is_refused(job, monkeypatc
     def others(data, data_dir, **_):
         return replace(open_dataset(data, data_dir), digest="sha256:others")
 
-    monkeypatch.setattr(finetuning, "open_dataset", others)
-    with pytest.raises(DataError, match=r" in .*data has changed since the run began: its"):
+    monkeypatch.setattr(beginning, "open_dataset", others)
+    with pytest.raises(DataError, match=r" in .*data is not what step \d+ was trained on"):
         run(recipe, job())
 
 

@@ -1,7 +1,8 @@
 """The formats of the board, one module each: ``@board_format(NAME, …)`` declares what writes it.
 
-What is declared is a function of a board and ``OutputOptions`` that returns text, the same for the
-same board. ``FORMATS`` knows names, endings and what each takes without importing it.
+What is declared is a function of a board and ``OutputOptions`` that returns text, or bytes where it
+is ``binary``, the same for the same board. ``FORMATS`` knows names, endings and what each takes
+without importing it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ class FormatInfo:
 
     Files with ``ending`` are written in it; without one it has to be named. ``columns`` says that
     it takes other columns and pivots, ``deviations`` that it has room for those of a row, ``raw``
-    that it guards formulas unless told not to. ``description`` stands in docs/views.md.
+    that it guards formulas unless told not to, ``binary`` that it is bytes, for a file only.
+    ``description`` stands in docs/views.md.
     """
 
     description: str
@@ -27,6 +29,7 @@ class FormatInfo:
     columns: bool = True
     deviations: bool = True
     raw: bool = False
+    binary: bool = False
 
 
 FORMATS = Registry(__name__, "board_format", FormatInfo, noun="format", group="lsqctl.exporters")

@@ -27,29 +27,48 @@ _FORMULA_START = re.compile(r"\s*[=+\-@\t\r\0＝＋－＠]")
     description="every column of [the contract](csv.md)",
 )
 def write(board: Board, options: OutputOptions) -> str:
-    """Return the board's columns, or its pivot."""
+    """Return the board's columns, or its pivot; for Excel with a byte order mark."""
+    separator = options.excel or ","
     if options.pivot:
-        return pivot_csv(board, options.pivot)
-    return to_csv(board, columns=options.columns or COLUMN_NAMES, raw=options.raw)
+        text = pivot_csv(board, options.pivot, separator=separator)
+    else:
+        columns = options.columns or COLUMN_NAMES
+        text = to_csv(board, columns=columns, raw=options.raw, separator=separator)
+    return f"\ufeff{text}" if options.excel else text
 
 
-def to_csv(board: Board, *, columns: Sequence[str] = COLUMN_NAMES, raw: bool = False) -> str:
+def to_csv(
+    board: Board,
+    *,
+    columns: Sequence[str] = COLUMN_NAMES,
+    raw: bool = False,
+    separator: str = ",",
+) -> str:
     """Return the board in the CSV contract: one header, then the rows of all tables.
 
     LF, RFC 4180, empty for missing, shortest floats that read back the same. In texts, what could
     move a cursor is written out (``\\x1b``), and what a spreadsheet could take for a formula
-    gets a leading ``'``; ``raw`` leaves them as they are.
+    gets a leading ``'``; ``raw`` leaves them as they are. Another ``separator`` than a comma is no
+    part of the contract.
     """
     rows = [[getattr(entry, name) for name in columns] for entry in board.entries]
-    return csv_text([columns, *rows], raw=raw)
+    return csv_text([columns, *rows], raw=raw, separator=separator)
 
 
-def csv_text(rows: Iterable[Sequence[Value]], *, raw: bool = False) -> str:
-    """Return rows as CSV, each ended by LF; texts as ``to_csv`` says."""
+def csv_text(rows: Iterable[Sequence[Value]], *, raw: bool = False, separator: str = ",") -> str:
+    """Return rows as CSV, each ended by LF; texts as ``to_csv`` says.
+
+    Where a semicolon parts the fields, a comma parts the digits, as Excel reads it there.
+    """
     lines: list[str] = []
     # the writer quotes a letter of its line's end: of CR LF, which no reader may take for one
-    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
-    writer.writerows([_csv_cell(value, raw=raw) for value in row] for row in rows)
+    writer = csv.writer(
+        SimpleNamespace(write=lines.append), lineterminator="\r\n", delimiter=separator
+    )
+    cells = ([_csv_cell(value, raw=raw) for value in row] for row in rows)
+    if separator == ";":
+        cells = ([_decimal_comma(cell) for cell in row] for row in cells)
+    writer.writerows(cells)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
@@ -57,6 +76,10 @@ def _csv_cell(value: Value, *, raw: bool) -> Value:
     if isinstance(value, bool):
         return "true" if value else "false"
     return guard_formula(sanitize(value)) if isinstance(value, str) and not raw else value
+
+
+def _decimal_comma(value: Value) -> Value:
+    return repr(value).replace(".", ",") if isinstance(value, float) else value
 
 
 def guard_formula(text: str) -> str:
@@ -68,7 +91,7 @@ def guard_formula(text: str) -> str:
     return f"'{text}" if _FORMULA_START.match(text) else text
 
 
-def pivot_csv(board: Board, pivot: Pivot) -> str:
+def pivot_csv(board: Board, pivot: Pivot, *, separator: str = ",") -> str:
     """Return one line a dataset and row; a column for each key, as ``weight_bits=4``."""
     pivot_tables = build_pivot(board, pivot)
     keys = list(dict.fromkeys(key for pivot_table in pivot_tables for key in pivot_table.columns))
@@ -79,4 +102,4 @@ def pivot_csv(board: Board, pivot: Pivot) -> str:
             entries = (pivot_table.cells.get((row, key)) for key in keys)
             values = (None if entry is None else getattr(entry, pivot.value) for entry in entries)
             lines.append([pivot_table.table.dataset, key_text(row), *values])
-    return csv_text(lines)
+    return csv_text(lines, separator=separator)

@@ -1,0 +1,63 @@
+"""What a command line names: a recipe by its path or name, or what a run was submitted with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import NotFound
+from lsqctl.recipe import load_stored
+from lsqctl.recipe_file import LoadedRecipe, load, load_run
+from lsqctl.services.workspace import open_workspace, workspace_exists
+from lsqctl.settings import Settings
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
+
+
+def load_in_workspace(ref: str, settings: Settings, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Return a recipe, or what a run of the workspace was submitted with; raises as below.
+
+    No database is opened for a recipe.
+    """
+    try:
+        return load_recipe_or_run(ref, None, overrides=overrides)
+    except NotFound:
+        if not workspace_exists(settings):
+            raise
+    with open_workspace(settings) as store:
+        return load_recipe_or_run(ref, store, overrides=overrides)
+
+
+def load_recipe_or_run(
+    ref: str,
+    store: Store | None,
+    *,
+    overrides: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    grids: Sequence[str] = (),
+) -> LoadedRecipe:
+    """Return a recipe by its path or name, or what a run was submitted with: an id, ``@last``.
+
+    A recipe comes before a run of the same name. Raises NotFound, RecipeError, and PluginError
+    where a run names what a plugin declares that is gone.
+    """
+    if not ref.startswith("@"):
+        try:
+            return load(ref, sets=overrides, seeds=seeds, grids=grids)
+        except NotFound as not_found:
+            if store is None:
+                raise
+            try:
+                run_id = store.runs.resolve(ref).id
+            except NotFound:
+                raise not_found from None
+    elif store is None:
+        raise NotFound(f"`{ref}` is a run, and there is no workspace here with any")
+    else:
+        run_id = store.runs.resolve(ref).id
+    detail = store.runs.detail(run_id)
+    path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
+    recipe = load_stored(detail.recipe)
+    return load_run(recipe, run_id, path, sets=overrides, seeds=seeds, grids=grids)

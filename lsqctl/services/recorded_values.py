@@ -1,0 +1,307 @@
+"""What a loop of somebody's own says of itself, checked: names, metrics, counts, hits, a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import numbers
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsqctl.errors import DataError, Diverged, LsqctlError, UsageError
+from lsqctl.events import Evaluation, Result
+from lsqctl.quant.spec import BIT_WIDTHS, FLOAT_BITS
+from lsqctl.run import RECORDED, JsonObject
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+_METRIC_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,63}")
+_PERCENT = re.compile(r"(?:^|[_./-])top[15](?:$|[_./-])")
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What is said of a loop before it begins: it names the run and, without the seed, the row.
+
+    ``recipe`` is what the loop was told, in plain values; ``epochs`` how many are planned, 0 where
+    nobody knows. Raises UsageError for what could not stand on a board.
+    """
+
+    name: str
+    dataset: str
+    seed: int = 0
+    arch: str = ""
+    weight_bits: int = 32
+    act_bits: int = 32
+    method: str = ""
+    epochs: int = 0
+    recipe: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_loop(self.name, self.dataset, self.seed, self.weight_bits, self.act_bits)
+        try:
+            json.dumps(dict(self.recipe), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"recipe of `{self.name}` must be plain values: {error}") from None
+
+    def stored(self) -> JsonObject:
+        """Return what stands in the place of a recipe; no recipe has the key ``recorded``."""
+        return {
+            "recorded": dict(self.recipe),
+            "name": self.name,
+            "model": {"name": self.arch},
+            "data": {"name": self.dataset},
+            "quant": {"weight_bits": self.weight_bits, "act_bits": self.act_bits},
+            "method": self.method,
+            "seed": self.seed,
+        }
+
+    def sha256(self, *, with_seed: bool) -> str:
+        """Return what names the run, or the group of its seeds; it is never a recipe's."""
+        values = self.stored()
+        if not with_seed:
+            del values["seed"]
+        return hashlib.sha256(json.dumps([RECORDED, values], sort_keys=True).encode()).hexdigest()
+
+
+def _check_loop(name: str, dataset: str, seed: int, weight_bits: int, act_bits: int) -> None:
+    """Raise UsageError for what cannot name or describe a run."""
+    from lsqctl.recipe.recipe import is_valid_name
+
+    for what, text in (("name", name), ("dataset", dataset)):
+        if not isinstance(text, str) or not is_valid_name(text):
+            raise UsageError(
+                f"{what}={text!r}: one to four parts joined by `/`, each of letters, digits, `.`, "
+                "`_` and `-`"
+            )
+    if type(seed) is not int or not 0 <= seed < 2**31:
+        raise UsageError(f"seed={seed!r}: a whole number from 0 to {2**31 - 1}")
+    for what, bits in (("weight_bits", weight_bits), ("act_bits", act_bits)):
+        if type(bits) is not int or bits not in BIT_WIDTHS:
+            raise UsageError(f"{what}={bits!r}: 2 to 8, or 32 for not quantized")
+
+
+def checked_metric(name: str, value: object, step: int) -> float:
+    """Return a metric's value; raises UsageError for what is none, Diverged for NaN, infinity."""
+    if not _METRIC_NAME.fullmatch(name):
+        raise UsageError(f"`{name}` cannot name a metric: letters, digits and _ . / -")
+    number = _to_float(name, value)
+    if not math.isfinite(number):
+        raise Diverged(
+            f"metric `{name}` is {number} at step {step}; nothing of this call was stored"
+        )
+    if _PERCENT.search(name) and not 0 <= number <= 100:
+        raise UsageError(f"metric `{name}` is in percent, 0 to 100; got {number:g}")
+    return number
+
+
+def _to_float(name: str, value: object) -> float:
+    """Return the float of a number, or of an array or tensor that holds a single one."""
+    if not isinstance(value, bool | str | bytes | None):
+        plain = value.detach() if hasattr(value, "detach") else value  # a loss with gradients
+        try:
+            return float(plain)  # type: ignore[arg-type]  # or it raises
+        except (TypeError, ValueError, RuntimeError):
+            pass
+    raise UsageError(f"metric `{name}` must be one number, got {str(value)[:40]!r}")
+
+
+def checked_step(name: str, value: object, *, default: int) -> int:
+    """Return a count of steps or epochs; raises UsageError for what is no whole number from 0."""
+    number = default if value is None else value
+    is_whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    if not is_whole or int(str(number)) < 0:
+        raise UsageError(f"{name} must be a whole number of at least 0, got {number!r}")
+    return int(str(number))
+
+
+def check_counts(n_correct: int, n_total: int, n_correct_top5: int | None) -> None:
+    """Raise UsageError unless 0 <= n_correct <= n_correct_top5 <= n_total, which is at least 1."""
+    counts = {"n_correct": n_correct, "n_total": n_total, "n_correct_top5": n_correct_top5}
+    for name, count in counts.items():
+        if count is not None:
+            checked_step(name, count, default=0)
+    top5 = n_total if n_correct_top5 is None else n_correct_top5
+    if not n_correct <= top5 <= n_total or n_total < 1:
+        said = ", ".join(f"{name} {count}" for name, count in counts.items() if count is not None)
+        raise UsageError(f"these counts cannot be ({said}): no more is right than was evaluated")
+
+
+def packed_hits(hits: Iterable[object] | None, n_correct: int, n_total: int) -> bytes:
+    """Return one bit an image, most significant first; empty where ``hits`` is None.
+
+    Raises UsageError where they are not ``n_total``, or do not add up to ``n_correct``.
+    """
+    import numpy as np
+
+    if hits is None:
+        return b""
+    right = np.asarray([bool(hit) for hit in hits], dtype=bool)
+    if len(right) != n_total or right.sum() != n_correct:
+        raise UsageError(
+            f"hits say {int(right.sum())} of {len(right)} images, the counts {n_correct} of "
+            f"{n_total}: one truth value an image, in the order of the dataset"
+        )
+    return np.packbits(right).tobytes()
+
+
+def check_tensors(checkpoint: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return a state dict whose values are tensors; raises UsageError for another one."""
+    import torch
+
+    others = [name for name, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
+    if others or not checkpoint:
+        raise UsageError(
+            "checkpoint must be a state dict of tensors"
+            + (f"; `{others[0]}` is none" if others else ", and this one is empty")
+        )
+    return checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """What is known of a loop's network: its bits where its layers say them, and what it costs."""
+
+    arch: str = ""
+    device: str = "cpu"
+    weight_bits: int = FLOAT_BITS
+    act_bits: int = FLOAT_BITS
+    params: int | None = None
+    size_bytes: int | None = None
+    naive_bytes: int | None = None
+    macs: int | None = None
+    bops: int | None = None
+    first_last_bits: str = ""
+    granularity: str = ""
+
+
+def summarize_model(model: nn.Module | None, input_shape: tuple[int, ...] | None) -> ModelSummary:
+    """Return what a network tells; its cost only where every bit of it is known here.
+
+    That is a network that ``lsqctl.quant.prepare`` made, or one in full precision, for which
+    MACs are counted for one input of ``input_shape`` (C, H, W). Raises UsageError for a shape that
+    the network does not take.
+    """
+    if model is None:
+        return ModelSummary()
+    from lsqctl.quant import quantized_layers
+
+    layers = [*quantized_layers(model).values()]  # the first and the last have bits of their own
+    device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
+    bits = Counter(
+        tuple(
+            FLOAT_BITS if quantizer is None else quantizer.spec.bits
+            for quantizer in (layer.weight_quantizer, layer.input_quantizer)
+        )
+        for layer in layers[1:-1] or layers
+    )
+    weight_bits, act_bits = bits.most_common(1)[0][0] if bits else (FLOAT_BITS, FLOAT_BITS)
+    values = _costs(model, input_shape)
+    values |= {"arch": type(model).__name__, "device": device}
+    values |= {"weight_bits": weight_bits, "act_bits": act_bits}
+    return ModelSummary(**values)  # type: ignore[arg-type]  # as the fields are typed
+
+
+def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, int | str]:
+    from lsqctl.quant import model_cost
+    from lsqctl.training.run_result import first_last_bits, weight_granularity
+
+    if input_shape is None:
+        return {"params": sum(parameter.numel() for parameter in model.parameters())}
+    try:
+        cost = model_cost(model, input_shape)
+    except (RuntimeError, ValueError) as error:
+        shape = tuple(input_shape)
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"the model does not take an input of {shape}: {reason}") from None
+    return {
+        **{name: getattr(cost, name) for name in _COSTS},
+        "first_last_bits": first_last_bits(cost),
+        "granularity": weight_granularity(model),
+    }
+
+
+def counted_evaluation(
+    counts: tuple[int, int | None, int],
+    *,
+    hits: Iterable[object] | None,
+    loss: float | None,
+    step: int,
+) -> Evaluation:
+    """Return the one evaluation of a loop; ``counts`` are right, right within five, and all.
+
+    Raises UsageError for counts and hits that do not fit each other.
+    """
+    n_correct, n_correct_top5, n_total = counts
+    check_counts(n_correct, n_total, n_correct_top5)
+    return Evaluation(
+        variant="raw",
+        selection="last",
+        headline=True,
+        n_correct=int(n_correct),
+        n_correct_top5=None if n_correct_top5 is None else int(n_correct_top5),
+        n_total=int(n_total),
+        hits=packed_hits(hits, n_correct, n_total),
+        step=step,
+        loss=None if loss is None else checked_metric("loss", loss, step),
+    )
+
+
+_COSTS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
+
+
+def recorded_result(
+    loop: Loop, model: ModelSummary, evaluation: Evaluation, data_dir: Path
+) -> Result:
+    """Return the result of a loop, with the digest of its images where its hits follow them."""
+    import torch
+
+    from lsqctl.training.runtime import peak_memory_bytes
+
+    return Result(
+        dataset=loop.dataset,
+        arch=loop.arch,
+        weight_bits=loop.weight_bits,
+        act_bits=loop.act_bits,
+        method=loop.method,
+        first_last_bits=model.first_last_bits,
+        granularity=model.granularity,
+        peak_mem_bytes=peak_memory_bytes(torch.device(model.device)),
+        device=model.device,
+        torch=torch.__version__,
+        data_digest=_images_digest(loop.dataset, evaluation, data_dir),
+        notes="recorded: as its own loop counted",
+        evaluations=(evaluation,),
+        **{name: getattr(model, name) for name in _COSTS},
+    )
+
+
+def _images_digest(dataset: str, evaluation: Evaluation, data_dir: Path) -> str:
+    """Return the digest of a dataset that lsqctl has, empty without hits in its order.
+
+    Raises UsageError where there is another number of images in it than the loop evaluated.
+    """
+    from lsqctl.datasets import DATASETS
+    from lsqctl.recipe import DataSection
+    from lsqctl.training.dataset_loader import open_dataset
+
+    info = DATASETS.get(dataset)
+    if not evaluation.hits or info is None or info.is_image_folder:
+        return ""
+    try:
+        splits = open_dataset(DataSection(name=dataset), data_dir)
+    except (DataError, LsqctlError):
+        return ""  # it lies elsewhere; what cannot be checked is not claimed
+    if len(splits.evaluation) != evaluation.n_total:
+        raise UsageError(
+            f"{dataset} has {len(splits.evaluation)} images to evaluate, hits were given for "
+            f"{evaluation.n_total}"
+        )
+    return splits.digest

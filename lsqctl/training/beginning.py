@@ -1,0 +1,156 @@
+"""What a run begins with: data, network, first weights, step sizes, teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lsqctl.errors import DataError, UsageError
+from lsqctl.events import (
+    KernelUse,
+)
+from lsqctl.models import input_channels
+from lsqctl.models.factory import build_model
+from lsqctl.models.heads import classifier_name
+from lsqctl.quant import calibrate, prepare, quantized_layers
+from lsqctl.quant.spec import Kernel
+from lsqctl.recipe import Recipe
+from lsqctl.training.checkpoint import read_state
+from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.training.evaluation import (
+    evaluate,
+)
+from lsqctl.training.optimizer_step import (
+    freeze_teacher,
+)
+from lsqctl.training.runtime import (
+    ExecutionContext,
+    check_stop,
+    determinism_level,
+    execution_environment,
+)
+from lsqctl.training.session import (
+    recipe_hash,
+)
+from lsqctl.training.train_state import EvalRecord, TrainState
+from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
+
+
+def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.device) -> DataPipeline:
+    """Return the batches of the recipe's dataset, with the channels that its network takes."""
+    dataset = open_dataset(recipe.data, context.data_dir, num_workers=context.threads - 1)
+    channels = input_channels(recipe.model.name, dataset.channels)
+    return DataPipeline(dataset, recipe, device, channels=channels)
+
+
+def build_on_device(name: str, pipeline: DataPipeline) -> nn.Module:
+    """Return the network with random weights, on the device."""
+    return build_model(name, **pipeline.model_args).to(pipeline.device)
+
+
+def initial_train_state(recipe: Recipe, context: ExecutionContext) -> TrainState:
+    """Return the state of a run that begins; without epochs, only an evaluation is to come."""
+    return TrainState(
+        recipe_hash=recipe_hash(recipe),
+        evaluation_pending=recipe.train.epochs == 0,
+        input_digests={key: weights_digest(source) for key, source in context.inputs.items()},
+        environment=dict(execution_environment(context, recipe)),
+        deterministic=determinism_level(context),
+    )
+
+
+def load_initial_weights(
+    model: nn.Module,
+    recipe: Recipe,
+    context: ExecutionContext,
+    pipeline: DataPipeline,
+    train_state: TrainState,
+) -> Mapping[str, Tensor]:
+    """Load the first weights and, before they are quantized, count what they get right.
+
+    The weights of a quantized parent are no full-precision network any more: what its own start
+    got right is taken over, so that a chain is compared with where it began. Returned are the
+    step sizes that it learned.
+    """
+    if recipe.model.weights is None:
+        return {}
+    source = context.inputs["model.weights"]
+    head = classifier_name(model, pipeline.input_shape) if recipe.model.head == "new" else ""
+    parent_steps, new_head = load_weights(model, source, model_name=recipe.model.name, head=head)
+    train_state.new_head = new_head
+    if new_head:  # which has learned nothing: what it gets right is no full precision to compare
+        return parent_steps
+    if recipe.quant.to_spec().quantized:
+        train_state.fp32 = parent_fp32_eval(source, pipeline)
+    if recipe.quant.to_spec().quantized and train_state.fp32 is None:
+        counts = evaluate(model, pipeline.eval_batches(), before_batch=lambda: check_stop(context))
+        train_state.fp32 = EvalRecord.from_counts(counts, 0)
+    return parent_steps
+
+
+def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord | None:
+    """Return what a parent's full-precision start got right, if that was on the same images."""
+    if not isinstance(source, Path) or not source.is_dir():
+        return None
+    state = read_state(source)
+    same_images = state.get("data") == pipeline.dataset.digest
+    return TrainState.from_state(state["cursor"]).fp32 if same_images else None
+
+
+def quantize_model(model: nn.Module, recipe: Recipe, kernel: Kernel | None = None) -> nn.Module:
+    """Swap the layers, for ``kernel`` or the recipe's; their step sizes have no value yet."""
+    spec = recipe.quant.to_spec()
+    spec = replace(spec, kernel=kernel or spec.kernel)
+    if not spec.quantized:
+        return model
+    try:
+        return prepare(model, spec)
+    except ValueError as error:
+        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
+
+
+def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:
+    """Return what the layers of a calibrated model compute with, and why some do otherwise."""
+    kernel = train_state.environment["kernel"]
+    layers = quantized_layers(model) if kernel == "integer" else {}
+    reasons = {name: layer.float_reason() for name, layer in layers.items()}
+    return KernelUse(kernel, {name: reason for name, reason in reasons.items() if reason})
+
+
+def initial_step_sizes(
+    model: nn.Module,
+    recipe: Recipe,
+    pipeline: DataPipeline,
+    parent_steps: Mapping[str, Tensor],
+) -> list[str]:
+    """Keep the step sizes of a quantized parent where they fit, and calibrate the others.
+
+    Returns a note on a parent's step sizes.
+    """
+    if not recipe.quant.to_spec().quantized:
+        return []
+    notes = load_step_sizes(model, parent_steps)
+    try:
+        calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
+    except ValueError as error:
+        raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
+    return notes
+
+
+def load_teacher(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState
+) -> nn.Module:
+    """Return the frozen teacher; raises DataError when its bytes are not those of the start."""
+    assert recipe.distill is not None
+    source = context.inputs["distill.teacher"]
+    if weights_digest(source) != train_state.input_digests["distill.teacher"]:
+        raise DataError(f"the teacher {source} has changed since the run began")
+    name = recipe.network_of("distill.teacher")
+    teacher = build_on_device(name, pipeline)
+    load_weights(teacher, source, model_name=name, key="distill.teacher")
+    return freeze_teacher(teacher)
