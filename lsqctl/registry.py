@@ -95,7 +95,7 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
     def declare(
         self, names: str, *args: InfoArgs.args, **kwargs: InfoArgs.kwargs
     ) -> Callable[[Declared], Declared]:
-        """Decorate what ``names`` stand for: one name, or several between blanks (a family).
+        """Decorate what ``names`` stand for: one name, or several (a family), between blanks.
 
         Arguments are literals, or the registry could not read them; it says so.
         """
@@ -180,10 +180,12 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
             (declared,) = ast.parse(f"{match[0]}(): ...").body  # its head alone: parsing is slow
             assert isinstance(declared, ast.FunctionDef | ast.ClassDef)
             line = source.count("\n", 0, match.start()) + 1
-            for call in _calls(declared.decorator_list, self._decorator):
-                names, info = self._evaluate(f"{module}, line {line}", call)
+            calls = _calls(declared.decorator_list, self._decorator)
+            found = [self._evaluate(f"{module}, line {line}", call) for call in calls]
+            is_family = sum(len(names) for names, _ in found) > 1
+            for names, info in found:
                 for name in names:
-                    yield name, _Declaration(info, module, declared.name, len(names) > 1, plugin)
+                    yield name, _Declaration(info, module, declared.name, is_family, plugin)
 
     def _evaluate(self, where: str, call: ast.Call) -> tuple[list[str], Info]:
         """Return the names and the info of a declaration; raises ValueError where it is wrong."""

@@ -65,7 +65,7 @@ ONE_FILE_EACH = (
     "lsqctl/trackers",
     "lsqctl/deploy/forms",
 )
-MAX_MODULES, MAX_ANY = 220, 29
+MAX_MODULES, MAX_ANY = 250, 29
 SMALL, REASON = 60, "Apart because"
 
 

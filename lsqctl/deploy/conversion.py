@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -96,27 +96,17 @@ def convert(
     directory, options = Path(directory), options or Options()
     check_free(directory)
     check_forms(options.forms)
-    stream = iter(batches)
-    first = next(stream, None)
-    if first is None:
-        raise UsageError("a deployment is checked on images, and there are none")
-    network = trace(model, tuple(first[0].shape[1:]), pixels)
+    shape, stream = _shape_of(batches)
+    network = trace(model, shape, pixels)
     network, moves = settle(network) if options.settle else (network, [])
     source = FormSource(network, options.card.metadata(), plain=options.plain)
     written, left_out = _write(source, options.forms)
     names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
     checks = [_Check(network, names, one) for one in _opened(written, options.threads)]
-    expected = _Expected()
-    for images, labels in _chained(first, stream):
-        reference = reference_answers(network, images)
-        expected.add(images, reference)
-        for check in checks:
-            check.add(images, reference, labels)
-    entries = {check.key: check.as_json(written[check.form]) for check in checks}
-    report = _report(network, written) | {"forms": entries, "left_out": left_out}
-    report |= {"edges": certificates_json(source.certificates), "settled": moves_json(moves)}
-    files = {names[form]: one.data for form, one in written.items()}
-    files |= {EXPECTED: expected.npz(), "config.json": b""}
+    expected = _compare(network, checks, stream)
+    report = _report(source, written, checks)
+    report |= {"left_out": left_out, "settled": moves_json(moves)}
+    files = {names[form]: one.data for form, one in written.items()} | {EXPECTED: expected.npz()}
     files["config.json"] = config_json(
         options.card, network.input_shape, expected.n_classes, pixels
     )
@@ -126,6 +116,26 @@ def convert(
     n_layers, floats = len(network.layers), network.float_layers
     proved = tuple(source.certificates)
     return Conversion(directory, checks[0].counts, n_layers, floats, sizes, proved, left_out)
+
+
+def _shape_of(batches: Batches) -> tuple[tuple[int, ...], Batches]:
+    """Return an image's shape, and all the batches; raises UsageError where there are none."""
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        raise UsageError("a deployment is checked on images, and there are none")
+    return tuple(first[0].shape[1:]), chain([first], stream)
+
+
+def _compare(network: Network, checks: Sequence[_Check], batches: Batches) -> _Expected:
+    """Let each check compare the images with their reference, and return the first of both."""
+    expected = _Expected()
+    for images, labels in batches:
+        reference = reference_answers(network, images)
+        expected.add(images, reference)
+        for check in checks:
+            check.add(images, reference, labels)
+    return expected
 
 
 def exact_file(network: Network, *, settled: bool = False) -> bytes:
@@ -234,11 +244,6 @@ class _Check:
         return {**entry, "expected_differing": self.n_expected_differing, **counts}
 
 
-def _chained(first: tuple[Tensor, Tensor | None], rest: Batches) -> Batches:
-    yield first
-    yield from rest
-
-
 class _Expected:
     """The first images and their reference logits."""
 
@@ -261,8 +266,11 @@ class _Expected:
         return npz_bytes(images=images, logits=logits)
 
 
-def _report(network: Network, written: Mapping[str, WrittenForm]) -> JsonObject:
+def _report(
+    source: FormSource, written: Mapping[str, WrittenForm], checks: Iterable[_Check]
+) -> JsonObject:
     """Return what ``check.json`` says beside the digests."""
+    network = source.network
     taps = written["exact"].taps if "exact" in written else {}
     layers = [
         {
@@ -277,6 +285,8 @@ def _report(network: Network, written: Mapping[str, WrittenForm]) -> JsonObject:
     return {
         "schema_version": 1,
         "arithmetic": ARITHMETIC,
+        "forms": {check.key: check.as_json(written[check.form]) for check in checks},
+        "edges": certificates_json(source.certificates),
         "integer_layers": layers,
         "float_layers": dict(network.float_layers),
         "versions": _versions(),

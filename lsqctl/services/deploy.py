@@ -12,7 +12,7 @@ from lsqctl.run import RunDetail, RunState
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lsqctl.deploy import Conversion, Pixels
     from lsqctl.deploy.card import Card
@@ -63,22 +63,18 @@ def deploy_run(
     from lsqctl.deploy.conversion import check_forms
     from lsqctl.deploy.folder import check_free
     from lsqctl.recipe import load_stored
-    from lsqctl.training.restore import restore_model, verify_recorded_checkpoint
-    from lsqctl.worker.inputs import current_location
 
     check_free(directory)
     check_forms(forms)
     detail = store.runs.detail(store.runs.resolve(run_ref).id)
     result, headline = _headline(store, detail)
     recipe = load_stored(detail.recipe)
-    checkpoint = current_location(settings.run_dir(detail.run.id), headline.checkpoint)
-    key = headline.variant, headline.selection
-    verify_recorded_checkpoint(checkpoint, store.results.manifest_sha256(detail.run.id, key))
+    model = _restore(store, settings, detail, recipe, headline)
     pipeline = _pipeline(recipe, detail, settings, threads)
     _check_dataset(pipeline, recipe, result.data_digest)
     card = _card(recipe, detail, result, headline)
     conversion = convert(
-        restore_model(recipe, checkpoint, None),
+        model,
         directory,
         _batches(pipeline, check),
         pixels=_pixels(pipeline),
@@ -88,6 +84,19 @@ def deploy_run(
     if deployed is not None:
         store.results.put_deployed(detail.run.id, deployed)
     return Deployment(detail.run.id, detail.run.name, headline, conversion, deployed)
+
+
+def _restore(
+    store: Store, settings: Settings, detail: RunDetail, recipe: Recipe, headline: Evaluation
+) -> nn.Module:
+    """Return the network that the headline counted; raises DataError for a damaged checkpoint."""
+    from lsqctl.training.restore import restore_model, verify_recorded_checkpoint
+    from lsqctl.worker.inputs import current_location
+
+    checkpoint = current_location(settings.run_dir(detail.run.id), headline.checkpoint)
+    key = headline.variant, headline.selection
+    verify_recorded_checkpoint(checkpoint, store.results.manifest_sha256(detail.run.id, key))
+    return restore_model(recipe, checkpoint, None)
 
 
 def _measure(
