@@ -171,24 +171,14 @@ def _per_channel_conflicts(quant: QuantSection) -> list[KeyConflict]:
 
 def _schedule_conflicts(train: TrainSection) -> list[KeyConflict]:
     conflicts = []
-    if train.warmup_epochs > train.epochs:
-        conflicts.append(
-            KeyConflict(
-                "train.warmup_epochs",
-                f"warm-up of {train.warmup_epochs:g} epochs is longer than the training",
-                "make it at most train.epochs",
-                "train.epochs",
-            )
-        )
-    if train.bn_freeze_epochs > train.epochs:
-        conflicts.append(
-            KeyConflict(
-                "train.bn_freeze_epochs",
-                f"the last {train.bn_freeze_epochs} epochs are more than there are",
-                "make it at most train.epochs",
-                "train.epochs",
-            )
-        )
+    too_long = {
+        "warmup_epochs": f"warm-up of {train.warmup_epochs:g} epochs is longer than the training",
+        "bn_freeze_epochs": f"the last {train.bn_freeze_epochs} epochs are more than there are",
+    }
+    for key, message in too_long.items():
+        if getattr(train, key) > train.epochs:
+            advice = "make it at most train.epochs"
+            conflicts.append(KeyConflict(f"train.{key}", message, advice, "train.epochs"))
     for key in ("bn_freeze_epochs", "bn_reestimate_images") if train.stop else ():
         if getattr(train, key):
             message = "the last epoch, which that needs, is not known beforehand"

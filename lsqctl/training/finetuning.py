@@ -21,6 +21,7 @@ from lsqctl.events import (
     Metric,
     Paused,
     Progress,
+    Result,
     Resumed,
     TrainingEvent,
 )
@@ -110,6 +111,10 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     )
     yield from _begin(session, checkpoint, start)
     yield from train_epochs(session)
+    yield from _end(session)
+
+
+def _end(session: TrainingSession) -> Iterator[LogMessage | Paused | Result]:
     if session.paused:
         yield Paused(session.train_state.epoch)
         return
