@@ -20,7 +20,13 @@ TABLE_1 = {
     "SqueezeNext-23-2x": ("squeezenext23_2x", "imagenet/squeezenext23-2x"),
 }
 DISTILLED = ("ResNet-18", "ResNet-34", "ResNet-50")
-SAME_TEACHER = {"hard_weight": 1.0, "soft_weight": 1.0, "temperature": 1.0, "teacher_model": None}
+SAME_TEACHER = {
+    "hard_weight": 1.0,
+    "soft_weight": 1.0,
+    "temperature": 1.0,
+    "teacher_model": None,
+    "cache": False,
+}
 
 
 def cell(name):

@@ -141,7 +141,7 @@ def test_quiet_prints_ids_only_and_any_unique_prefix_finds_the_run(worked):
 def test_a_pipe_gets_tab_separated_lines_without_colour_or_cut(worked):
     done = worked("runs", "ls")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
-    assert {len(row) for row in rows} == {8}
+    assert {len(row) for row in rows} == {11}
     assert "\x1b" not in done.stdout + done.stderr
 
 

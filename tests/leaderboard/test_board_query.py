@@ -23,6 +23,7 @@ KINDS = {column.name: column.kind for column in COLUMNS}
 TEXTS = {
     **{name: name for name in ("method", "first_last_bits", "granularity", "device", "torch")},
     **{name: name for name in ("precision", "deterministic", "code_commit")},
+    **{name: name for name in ("user", "chain")},
     "code_dirty": True,
     "seed": 1,
     "run_id": "a-0",

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,6 +46,9 @@ EVIL = {
 }
 
 
+TEXTS = [name for name in FORMATS if name != "hf-eval-results" and not FORMATS[name].binary]
+
+
 def hostile_board(name):
     own = row(name, name=name, arch=name, device=name, notes=name, method=name)
     return rank(
@@ -70,17 +74,20 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("name", EVIL.values(), ids=EVIL)
-@pytest.mark.parametrize("style", [one for one in FORMATS if one != "hf-eval-results"])
+@pytest.mark.parametrize(
+    "style", [one for one, info in FORMATS.items() if one != "hf-eval-results" and not info.binary]
+)
 def test_a_hostile_name_breaks_no_format(style, name):
     board = hostile_board(name)
     text = format_board(board, style)
     assert format_board(board, style) == text
     check = {"csv": check_csv, "md": check_markdown, "html": check_html, "latex": check_latex}
+    check["tsv"] = partial(check_csv, separator="\t")
     check.get(style, check_json)(text, name)
 
 
-def check_csv(text, name):
-    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+def check_csv(text, name, separator=","):
+    lines = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
     assert len(lines) == 2
     for line in lines:
         for cell in (line["model"], line["arch"], line["notes"]):

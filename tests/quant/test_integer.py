@@ -275,7 +275,7 @@ def test_an_exported_model_has_no_operator_of_ours(small_net, images):
     model = prepare(small_net, QuantSpec(kernel="integer"))
     calibrate(model, images)
     program = torch.export.export(model.eval(), (images,))
-    assert "lsqctl" not in program.graph_module.print_readable(print_output=False)
+    assert "ops.lsqctl" not in program.graph_module.print_readable(print_output=False)
 
 
 def test_a_program_of_torch_export_has_no_operator_of_ours_and_gives_what_floats_give():

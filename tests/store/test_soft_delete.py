@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import select
 
 from lsqctl.errors import IllegalTransition, NotFound, StoreError, UsageError
-from lsqctl.events import Metric, QuantizerStats
+from lsqctl.events import DEPLOYED, DeployedResult, Metric, QuantizerStats
 from lsqctl.run import EndReason, RunState
 from lsqctl.services.removal import list_trash, move_to_trash, plan_removal, restore_runs
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.store.database import StorePart
 from lsqctl.store.tables import metadata
-from tests.store.samples import checkpoint, new, result, submit, take
+from tests.store.samples import checkpoint, evaluation, new, result, submit, take
 
 
 @pytest.fixture
@@ -234,6 +234,7 @@ READS: dict[str, Callable[[Store, str], Any]] = {
     "checkpoints.list": lambda s, run_id: s.checkpoints.list(run_id),
     "checkpoints.directories": lambda s, _: s.checkpoints.directories(),
     "results.get": lambda s, run_id: s.results.get(run_id),
+    "results.deployed": lambda s, run_id: s.results.deployed(run_id),
     "results.evaluations": lambda s, run_id: s.results.evaluations(run_id),
     "results.manifest_sha256": lambda s, run_id: s.results.manifest_sha256(run_id, ("raw", "last")),
     "results.per_image_results": lambda s, run_id: s.results.per_image_results([run_id]),
@@ -286,6 +287,7 @@ def test_no_read_shows_what_is_in_the_trash(store: Store, name: str) -> None:
     stats = QuantizerStats("q", "weight", 1, 10, 4, True, *[0.5] * 4, *[15] * 3)
     store.checkpoints.record(claim.lease, checkpoint(10), [Metric("top1", "val", 10, 1.0), stats])
     store.queue.finish(claim.lease, result())
+    store.results.put_deployed(done, DeployedResult(evaluation(variant=DEPLOYED), "exact", 9))
     store.runs.update_tags(done, ["x"])
     held, queued = submit(store, new("h", sweep="s"), new("q", sweep="s"))
     store.runs.hold(held)

@@ -103,8 +103,9 @@ def test_a_run_that_completed_into_the_file_that_has_gone_is_given_back_in_the_n
         "def _train_and_record(spec, stop, train=_train_and_record):\n"
         f"    with sqlite3.connect({str(path)!r}) as db, sqlite3.connect({str(copy)!r}) as copy:\n"
         "        db.backup(copy)\n"
-        "    train(spec, stop)\n"
-        f"    os.replace({str(copy)!r}, {str(path)!r})\n",
+        "    ended = train(spec, stop)\n"
+        f"    os.replace({str(copy)!r}, {str(path)!r})\n"
+        "    return ended\n",
     )
     run_id = submitted(cli, TINY)
     assert "was replaced" in cli("worker", "--until-empty", "--slots", "2", code=ENDED).stderr
