@@ -23,7 +23,6 @@ from lsqctl.store.database import read_tx, write_tx
 from lsqctl.store.dependencies import Remaining, remaining
 from lsqctl.store.dialects import from_json, now, to_json
 from lsqctl.store.enqueue import Enqueues
-from lsqctl.store.halving import Rungs
 from lsqctl.store.queue_overview import QueueOverviews
 from lsqctl.store.recordings import Recordings
 from lsqctl.store.rows import load_runs
@@ -88,7 +87,7 @@ _RENEW = (
 _INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", moved_checkpoint=False)
 
 
-class Queue(Enqueues, Recordings, Reaper, Rungs, QueueOverviews):
+class Queue(Enqueues, Recordings, Reaper, QueueOverviews):
     """Runs on their way: enqueued, claimed, kept by a lease, ended; and how all of them stand."""
 
     _last_claim_succeeded = True  # a busy worker need not peek before it claims

@@ -10,6 +10,7 @@ from typing import Self
 from lsqctl.store.checkpoints import Checkpoints
 from lsqctl.store.database import Database
 from lsqctl.store.engine import masked, parse_url
+from lsqctl.store.halving import Rungs
 from lsqctl.store.maintenance import Maintenance
 from lsqctl.store.metrics import Metrics
 from lsqctl.store.migrate import ensure_schema
@@ -42,6 +43,7 @@ class Store:
         self.metrics = Metrics(database, lease_seconds, clock)
         self.checkpoints = Checkpoints(database, lease_seconds, clock)
         self.results = Results(database, lease_seconds, clock)
+        self.rungs = Rungs(database, lease_seconds, clock)
         self.sweeps = Sweeps(database, lease_seconds, clock)
         self.workers = Workers(database, lease_seconds, clock)
         self.trash = Trash(database, lease_seconds, clock)

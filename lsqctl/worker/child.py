@@ -183,6 +183,6 @@ def _store_end(store: Store, child: Child, exit_report: ExitReport) -> None:
         store.queue.release(lease)
     elif exit_report.reason is EndReason.RUNG:
         failpoint("rung.before-pause")
-        store.queue.pause(lease)
+        store.rungs.pause(lease)
     else:
         store.queue.fail(lease, exit_report.reason, exit_report.message)

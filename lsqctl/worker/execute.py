@@ -190,7 +190,7 @@ def _execution_context(
             checkpoint.sha256 for checkpoint in store.checkpoints.list(spec.run_id)
         },
         with_lease=with_lease,
-        pause_epoch=store.queue.next_rung(spec.run_id),
+        pause_epoch=store.rungs.next_rung(spec.run_id),
     )
 
 

@@ -227,7 +227,7 @@ class Supervisor:
         """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
         for run in self._store.queue.reap(is_dead=is_dead):
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
-        self._store.queue.decide_due()
+        self._store.rungs.decide_due()
 
     def _finalize_ended(self) -> None:
         """Finalize the attempts whose child has ended; one that cannot be is tried again.

@@ -43,10 +43,10 @@ def measure(store: Store, claim: Claim, epochs: int, top1: float | None = None) 
 
 def come(store: Store, claim: Claim, top1: float | None = None) -> RunState:
     """Train up to the next rung, and pause there."""
-    epoch = store.queue.next_rung(claim.run.id)
+    epoch = store.rungs.next_rung(claim.run.id)
     assert epoch is not None
     measure(store, claim, epoch, top1)
-    return store.queue.pause(claim.lease)
+    return store.rungs.pause(claim.lease)
 
 
 def states(store: Store) -> dict[str, str]:
@@ -58,7 +58,7 @@ def test_cells_wait_for_each_other_then_the_best_go_on_and_the_others_say_where_
 ) -> None:
     ids = submit_cells(store)
     for claim in claimed(store, 4):
-        assert store.queue.next_rung(claim.run.id) == 1
+        assert store.rungs.next_rung(claim.run.id) == 1
         come(store, claim)
     # two of four, rounded up; of the equals the first by name
     assert states(store) == {"a": "stopped", "b": "queued", "c": "stopped", "d": "queued"}
@@ -72,7 +72,7 @@ def test_cells_wait_for_each_other_then_the_best_go_on_and_the_others_say_where_
     assert states(store)["b"] == "queued"
     assert states(store)["d"] == "stopped"
     (last,) = claimed(store, 1)
-    assert store.queue.next_rung(last.run.id) is None
+    assert store.rungs.next_rung(last.run.id) is None
     measure(store, last, 9)
     store.queue.finish(last.lease, result())
     assert store.maintenance.check() == []
@@ -104,7 +104,7 @@ def test_a_worker_lost_at_a_rung_holds_the_others_up_until_its_cell_has_come_aga
     measure(store, third, 1)
     lapse(store, third.run.id)
     store.queue.reap(is_dead=lambda _: True)
-    store.queue.decide_due()
+    store.rungs.decide_due()
     assert states(store) == {"a": "waiting", "b": "waiting", "c": "queued"}
     clock.seconds += 1_000
     no_back_off(store)
@@ -126,7 +126,7 @@ def test_a_cell_that_never_comes_is_not_waited_for(store: Store, end: str) -> No
         store.runs.cancel(ids["c"])
         if end == "remove":
             store.trash.remove([ids["c"]])
-        store.queue.decide_due()
+        store.rungs.decide_due()
     found = states(store)
     assert (found["a"], found["b"]) == ("stopped", "queued")
 
@@ -135,7 +135,7 @@ def test_a_small_loss_is_better_and_nan_comes_last(store: Store) -> None:
     submit_cells(store, "abc", metric="loss")
     for claim, loss in zip(claimed(store, 3), (float("nan"), 0.5, 0.7), strict=True):
         store.metrics.log(claim.lease, [Metric("loss", "test", 10, loss)])
-        store.queue.pause(claim.lease)
+        store.rungs.pause(claim.lease)
     assert states(store) == {"a": "stopped", "b": "queued", "c": "stopped"}
 
 
@@ -149,8 +149,8 @@ def test_what_fell_out_is_left_alone_unless_a_person_retries_it_and_is_then_trai
     assert set(again.values()) == {EnqueueOutcome.EXISTS}
     assert store.sweeps.resume("s", ResumeOptions()) == []
     store.runs.retry(ids["a"])
-    assert store.queue.next_rung(ids["a"]) is None
-    assert store.queue.next_rung(ids["b"]) == 3
+    assert store.rungs.next_rung(ids["a"]) is None
+    assert store.rungs.next_rung(ids["b"]) == 3
 
 
 def test_a_held_cell_keeps_the_others_at_their_rung_and_no_worker_waits_for_them(
@@ -186,7 +186,7 @@ def test_a_sweep_that_is_submitted_again_and_halved_otherwise_keeps_nobody_waiti
     submit_cells(store, "cd", rungs=[2], factor=2)
     come(store, second)
     while claims := claimed(store, 1):
-        if store.queue.next_rung(claims[0].run.id) is None:
+        if store.rungs.next_rung(claims[0].run.id) is None:
             measure(store, claims[0], 9)
             store.queue.finish(claims[0].lease, result())
         else:

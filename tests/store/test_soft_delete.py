@@ -250,7 +250,7 @@ NOT_OF_RUNS = {
     "checkpoints.largest_bytes",  # one in the trash took as long to save
     "checkpoints.retention",  # a folder on its way to the trash is that of a run
     "maintenance.clock_skew",
-    "queue.next_rung",  # asked of a run at work
+    "rungs.next_rung",  # asked of a run at work
     "transfer.compare",  # one in the trash is there already
     "transfer.rows_of",  # asked of those that `transfer.finished` names
     "maintenance.schema_version",
