@@ -287,7 +287,9 @@ def test_no_read_shows_what_is_in_the_trash(store: Store, name: str) -> None:
     stats = QuantizerStats("q", "weight", 1, 10, 4, True, *[0.5] * 4, *[15] * 3)
     store.checkpoints.record(claim.lease, checkpoint(10), [Metric("top1", "val", 10, 1.0), stats])
     store.queue.finish(claim.lease, result())
-    store.results.put_deployed(done, DeployedResult(evaluation(variant=DEPLOYED), "exact", 9))
+    store.results.put_deployed(
+        done, DeployedResult(evaluation(variant=DEPLOYED, headline=False), "exact", 9)
+    )
     store.runs.update_tags(done, ["x"])
     held, queued = submit(store, new("h", sweep="s"), new("q", sweep="s"))
     store.runs.hold(held)
