@@ -58,6 +58,7 @@ _COMMANDS_WITH_TORCH = {"run", "worker", "submit", "sweep", "verify", "conforman
 _READ_LATE = (
     *("LSQCTL_", "PYTEST_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PATH", "HOME"),
     "TORCHINDUCTOR_CACHE_DIR",  # torch sets it when it is imported
+    *("AWS_", "GIT_", "HF_TOKEN", "MY_PASSWORD", "NCCL_", "SLURM_", "WANDB_"),
 )
 
 
