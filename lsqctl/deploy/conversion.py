@@ -107,7 +107,8 @@ def convert(
     report = _report(source, written, checks)
     report |= {"left_out": left_out, "settled": moves_json(moves)}
     files = {names[form]: one.data for form, one in written.items()} | {EXPECTED: expected.npz()}
-    files["config.json"] = config_json(options.card, shape, expected.n_classes, pixels)
+    batch_shape = network.input_shape
+    files["config.json"] = config_json(options.card, batch_shape, expected.n_classes, pixels)
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {name: (directory / name).stat().st_size for name in sorted({*files, CHECK})}
