@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.image_folders import FolderDataset, images_digest
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
+
+if TYPE_CHECKING:
+    from lsqctl.datasets.in_memory import InMemoryDataset
 
 
 def dataset_identity(name: str, data_dir: Path, folder: str | None = None) -> str:
@@ -20,9 +24,8 @@ def dataset_identity(name: str, data_dir: Path, folder: str | None = None) -> st
     check_dataset_present(name, data_dir, folder)
     plugin = DATASETS.plugin_of(name)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
-        dataset = DATASETS.load(name)(name)
+        dataset = load_dataset(name, folder)
         if isinstance(dataset, FolderDataset):
-            dataset.folder = folder or name
             return images_digest(data_dir / dataset.folder, dataset.list_splits(data_dir))
         if plugin:
             from lsqctl.datasets.array_checks import read_plugin_dataset
@@ -32,3 +35,11 @@ def dataset_identity(name: str, data_dir: Path, folder: str | None = None) -> st
     if identity is None:
         raise missing_dataset_error(name, data_dir, folder)
     return identity
+
+
+def load_dataset(name: str, folder: str | None) -> InMemoryDataset | FolderDataset:
+    """Return what reads a dataset; a folder of images lies in ``folder``, or in its name's."""
+    dataset: InMemoryDataset | FolderDataset = DATASETS.load(name)(name)
+    if isinstance(dataset, FolderDataset):
+        dataset.folder = folder or name
+    return dataset

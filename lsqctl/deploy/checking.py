@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lsqctl.deploy.forms import Answers, Codes
 from lsqctl.deploy.network import Network
-from lsqctl.deploy.runtime import Array, onnx_answers, open_session, run_session
+from lsqctl.deploy.runtime import Array, open_session, run_session
 
 MAX_FIRST_DIFFERENCES = 5
 Flags = NDArray[np.bool_]
@@ -116,28 +115,6 @@ class DeployedModel(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the file's logits (B, classes)."""
         return torch.from_numpy(run_session(self._session, images.numpy())["logits"])
-
-
-class Checker(Comparison):
-    """Compares one ONNX file, run by onnxruntime, with the reference.
-
-    The file runs twice: as it is, for its logits, and with its codes as further outputs.
-    """
-
-    def __init__(
-        self, network: Network, file: bytes, tap_names: Mapping[str, str], *, threads: int = 1
-    ) -> None:
-        super().__init__(network)
-        self._answer = onnx_answers(file, tap_names, threads=threads)
-
-    def add(self, images: Tensor, labels: Tensor | None = None) -> tuple[Array, Array]:
-        """Compare one batch of images, as the network takes them; return both's logits.
-
-        The reference's come first.
-        """
-        reference, found = reference_answers(self.network, images), self._answer(images.numpy())
-        self.compare(reference, found, labels)
-        return reference.logits, found.logits
 
 
 def differing_bits(expected: Array, found: Array) -> Flags:

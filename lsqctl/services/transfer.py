@@ -12,11 +12,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl import __version__
+from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
@@ -96,7 +96,7 @@ def export_runs(
         with ExportWriter(path, head) as writer:
             for run_id in ids:
                 _export_run(writer, store, settings, run_id, checkpoints=checkpoints)
-        digest, size = _sha256(path), path.stat().st_size
+        digest, size = file_sha256(path), path.stat().st_size
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from None
     named = tuple(run.id for run in runs)
@@ -133,14 +133,6 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
         elif path.is_dir():
             inner = [one for one in sorted(path.iterdir()) if one.is_file()]
             yield from ((one, f"{path.name}/{one.name}") for one in inner if not one.is_symlink())
-
-
-def _sha256(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def import_runs(store: Store, settings: Settings, path: Path) -> TransferReport:

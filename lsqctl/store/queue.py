@@ -9,7 +9,6 @@ from sqlalchemy import (
     Connection,
     Double,
     bindparam,
-    insert,
     or_,
     select,
     update,
@@ -29,6 +28,7 @@ from lsqctl.store.rows import load_runs
 from lsqctl.store.tables import AnyRow, attempts, runs, workers
 from lsqctl.store.transitions import (
     LEASE_HELD,
+    begin_attempt,
     lease_lost_error,
     lease_values,
     record_event,
@@ -84,7 +84,6 @@ _RENEW = (
     .values(lease_until=now(bindparam("lease_seconds", type_=Double)), renewals=runs.c.renewals + 1)
     .returning(runs.c.cancel_requested)
 )
-_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", moved_checkpoint=False)
 
 
 class Queue(Enqueues, Recordings, Reaper, QueueOverviews):
@@ -139,7 +138,7 @@ class Queue(Enqueues, Recordings, Reaper, QueueOverviews):
         if row is None:
             return None
         lease = Lease(row.id, row.attempt, row.fence)
-        _insert_attempt(db, lease, worker_id, device)
+        begin_attempt(db, lease, worker_id, "claimed", {"device": device})
         failpoint("claim.before-commit")
         return _to_claim(db, row, lease)
 
@@ -200,24 +199,4 @@ def _to_claim(db: Connection, row: AnyRow, lease: Lease) -> Claim:
         lease=lease,
         provenance=from_json(row.provenance),
         pinned_environment=from_json(row.pinned_environment),
-    )
-
-
-def _insert_attempt(db: Connection, lease: Lease, worker_id: str, device: str) -> None:
-    attempt_values = {
-        "run_id": lease.run_id,
-        "number": lease.attempt,
-        "fence": lease.fence,
-        "worker_id": worker_id,
-        "environment": to_json({"device": device}),
-    }
-    db.execute(_INSERT_ATTEMPT, attempt_values)
-    record_event(
-        db,
-        lease.run_id,
-        "claimed",
-        from_state=RunState.QUEUED,
-        to_state=RunState.RUNNING,
-        detail=worker_id,
-        lease=lease,
     )

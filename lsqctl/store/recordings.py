@@ -5,18 +5,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from lsqctl.errors import UsageError
 from lsqctl.run import EndReason, IfExists, Lease, NewRun, RunState, WorkerIdentity
 from lsqctl.store.attempt_completion import AttemptCompletion
 from lsqctl.store.database import exclusive_tx
 from lsqctl.store.dependencies import RETRYABLE
-from lsqctl.store.dialects import now, to_json
+from lsqctl.store.dialects import now
 from lsqctl.store.enqueue import Submission, canonical_run
 from lsqctl.store.rows import to_lease
-from lsqctl.store.tables import AnyRow, attempts, runs, workers
-from lsqctl.store.transitions import record_event
+from lsqctl.store.tables import AnyRow, runs, workers
+from lsqctl.store.transitions import begin_attempt
 from lsqctl.store.workers import to_identity
 
 _OWNER = (
@@ -57,7 +57,7 @@ class Recordings(AttemptCompletion):
         owned |= {"lease_until": now(self.lease_seconds), "started_at": now()}
         started = update(runs).where(runs.c.id == run_id)
         db.execute(started.values(state=RunState.RUNNING, **owned))
-        _insert_attempt(db, lease, worker_id, environment)
+        begin_attempt(db, lease, worker_id, "recording", environment)
         return lease
 
     def _end_if_dead(
@@ -67,31 +67,6 @@ class Recordings(AttemptCompletion):
         if is_dead(to_identity(row)):
             message = f"process {row.worker_pid} on {row.worker_host}, its loop, is no more"
             self._end_attempt(db, to_lease(row), EndReason.WORKER_LOST, message)
-
-
-def _insert_attempt(
-    db: Connection, lease: Lease, worker_id: str, environment: Mapping[str, object]
-) -> None:
-    values = {
-        "run_id": lease.run_id,
-        "number": lease.attempt,
-        "fence": lease.fence,
-        "worker_id": worker_id,
-        "started_at": now(),
-        "message": "",
-        "moved_checkpoint": False,
-        "environment": to_json(environment),
-    }
-    db.execute(insert(attempts).values(values))
-    record_event(
-        db,
-        lease.run_id,
-        "recording",
-        from_state=RunState.QUEUED,
-        to_state=RunState.RUNNING,
-        detail=worker_id,
-        lease=lease,
-    )
 
 
 def _recorded_already(new: NewRun, existing: AnyRow) -> UsageError:

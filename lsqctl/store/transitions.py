@@ -12,7 +12,7 @@ from sqlalchemy import ClauseElement, ColumnElement, Connection, bindparam, inse
 
 from lsqctl.errors import IllegalTransition, LeaseLost, NotFound
 from lsqctl.run import TRANSITIONS, EndReason, Lease, RunState
-from lsqctl.store.dialects import now
+from lsqctl.store.dialects import now, to_json
 from lsqctl.store.tables import AnyRow, attempts, events, runs
 
 # The columns of a run that nobody owns.
@@ -31,6 +31,7 @@ _TRANSITION = update(runs).where(
     runs.c.id == bindparam("run"), runs.c.state == bindparam("from_state")
 )
 _INSERT_EVENT = insert(events).values(at=now())
+_INSERT_ATTEMPT = insert(attempts).values(started_at=now(), message="", moved_checkpoint=False)
 _SELECT_FOR_UPDATE = (
     select(runs)
     .where(runs.c.id == bindparam("run"), runs.c.removed_at.is_(None))
@@ -135,6 +136,29 @@ def record_event(
         "detail": detail,
     }
     db.execute(_INSERT_EVENT, values)
+
+
+def begin_attempt(
+    db: Connection, lease: Lease, worker_id: str, kind: str, environment: Mapping[str, object]
+) -> None:
+    """Add the attempt of a new lease, and the event ``kind`` with which its run began to run."""
+    values = {
+        "run_id": lease.run_id,
+        "number": lease.attempt,
+        "fence": lease.fence,
+        "worker_id": worker_id,
+        "environment": to_json(environment),
+    }
+    db.execute(_INSERT_ATTEMPT, values)
+    record_event(
+        db,
+        lease.run_id,
+        kind,
+        from_state=RunState.QUEUED,
+        to_state=RunState.RUNNING,
+        detail=worker_id,
+        lease=lease,
+    )
 
 
 def lease_values(lease: Lease) -> dict[str, object]:

@@ -11,6 +11,7 @@ import torch
 
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
+from lsqctl.datasets.identity import load_dataset
 from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
@@ -29,9 +30,8 @@ def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> 
     check_dataset_present(data.name, data_dir, data.path)
     plugin = DATASETS.plugin_of(data.name)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
-        dataset: InMemoryDataset | FolderDataset = DATASETS.load(data.name)(data.name)
+        dataset = load_dataset(data.name, data.path)
         if isinstance(dataset, FolderDataset):
-            dataset.folder = data.path or data.name
             return _open_folder(dataset, data, data_dir, num_workers)
         splits = (read_plugin_dataset if plugin else _read)(dataset, data_dir)
         return _open_in_memory(dataset, splits, data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import onnx
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lsqctl.deploy.certificate import certify, proofs
-from lsqctl.deploy.checking import CheckCounts, Checker
+from lsqctl.deploy.checking import CheckCounts, Comparison, reference_answers
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.onnx_graph import export, write_onnx
+from lsqctl.deploy.runtime import Array, onnx_answers
 from lsqctl.deploy.tracing import Pixels, trace
 from lsqctl.quant import QuantSpec, calibrate, prepare
 
@@ -113,6 +115,28 @@ def exported(network: Network) -> onnx.ModelProto:
 def base() -> Network:
     """The network that most tests look at."""
     return traced(prepared())
+
+
+class Checker(Comparison):
+    """Compares one ONNX file, run by onnxruntime, with the reference.
+
+    The file runs twice: as it is, for its logits, and with its codes as further outputs.
+    """
+
+    def __init__(
+        self, network: Network, file: bytes, tap_names: Mapping[str, str], *, threads: int = 1
+    ) -> None:
+        super().__init__(network)
+        self._answer = onnx_answers(file, tap_names, threads=threads)
+
+    def add(self, images: Tensor, labels: Tensor | None = None) -> tuple[Array, Array]:
+        """Compare one batch of images, as the network takes them; return both's logits.
+
+        The reference's come first.
+        """
+        reference, found = reference_answers(self.network, images), self._answer(images.numpy())
+        self.compare(reference, found, labels)
+        return reference.logits, found.logits
 
 
 def compared(

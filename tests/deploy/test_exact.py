@@ -11,7 +11,6 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from lsqctl.deploy.certificate import certify, pair_bounds, proofs
-from lsqctl.deploy.checking import Checker
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.tracing import trace
@@ -21,6 +20,7 @@ from lsqctl.quant import LayerOverride, QuantSpec, prepare, quantized_layers
 from lsqctl.quant.arithmetic import pad_codes
 from tests.conftest import FULL
 from tests.deploy.networks import (
+    Checker,
     Everything,
     base,
     compared,

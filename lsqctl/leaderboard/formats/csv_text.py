@@ -28,13 +28,16 @@ _FORMULA_START = re.compile(r"\s*[=+\-@\t\r\0＝＋－＠]")
 )
 def write(board: Board, options: OutputOptions) -> str:
     """Return the board's columns, or its pivot; for Excel with a byte order mark."""
-    separator = options.excel or ","
-    if options.pivot:
-        text = pivot_csv(board, options.pivot, separator=separator)
-    else:
-        columns = options.columns or COLUMN_NAMES
-        text = to_csv(board, columns=columns, raw=options.raw, separator=separator)
+    text = separated(board, options, options.excel or ",")
     return f"\ufeff{text}" if options.excel else text
+
+
+def separated(board: Board, options: OutputOptions, separator: str) -> str:
+    """Return the board's columns, or its pivot, parted by ``separator``."""
+    if options.pivot:
+        return pivot_csv(board, options.pivot, separator=separator)
+    columns = options.columns or COLUMN_NAMES
+    return to_csv(board, columns=columns, raw=options.raw, separator=separator)
 
 
 def to_csv(
