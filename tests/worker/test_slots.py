@@ -104,7 +104,7 @@ def test_a_job_of_slurm_uses_no_more_cores_than_it_has(monkeypatch):
 @pytest.mark.parametrize(
     ("own", "added"),
     [
-        ({}, {"GOMP_SPINCOUNT": "1000"}),
+        ({}, {"GOMP_SPINCOUNT": "30000"}),
         ({"GOMP_SPINCOUNT": "7"}, {}),
         ({"OMP_WAIT_POLICY": "active"}, {}),
     ],
