@@ -75,4 +75,6 @@ def inject(cli: CommandLine, **faults: str) -> None:
 def heal(cli: CommandLine) -> None:
     """Let the commands that start from now on be without faults."""
     cli.injected = {}
+    del cli.environment["PYTHONPATH"]
+    cli.environment |= {name: os.environ[name] for name in ["PYTHONPATH"] if name in os.environ}
     (cli.folder / "injected" / "sitecustomize.py").unlink()
