@@ -191,7 +191,7 @@ def test_nothing_is_left_unfinished():
         (["runs", "ls"], {"torch", "pandas", "alembic", "numpy", "yaml"}),
         (["recipe", "ls"], {"torch", "pandas", "sqlalchemy", "numpy"}),
         (["submit", "digits/resnet8-lsq"], {"torch", "pandas"}),
-        (["leaderboard"], {"torch", "torchvision"}),
+        (["leaderboard"], {"torch", "torchvision", "scipy"}),
         (["bugreport", "--run", "@last"], {"torch", "torchvision", "pandas", "numpy"}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
