@@ -11,7 +11,7 @@ import pytest
 
 from lsqctl.events import QuantizerStats
 from lsqctl.recipe_file import load
-from lsqctl.services.bits import LayerBits, pick
+from lsqctl.services.bits import LayerBits, _options, pick
 from lsqctl.settings import sqlite_url
 from lsqctl.store import open_store
 from tests.store.samples import identity, new, result, submit, take
@@ -97,6 +97,16 @@ def test_the_layer_that_loses_most_keeps_its_bits_and_the_file_is_a_recipe(ladde
     assert len(out.splitlines()) == len(LAYERS)
     shown = json.loads(ladder("recipe", "show", "half.yaml", "--json").stdout)
     assert smallest <= shown["cells"][0]["cost"]["size_bytes"] <= half
+
+
+def test_weights_count_twice_and_fewer_bits_with_a_smaller_step_are_the_last_choice():
+    steps = {("one", "weight", 2): 0.1, ("one", "weight", 3): 0.3, ("one", "weight", 4): 0.2}
+    steps |= {("one", "input", 2): 0.5, ("one", "input", 4): 0.25}
+    found = {(bits, act): value for bits, act, value in _options("one", 4, steps, "bops")}
+    assert found[4, 4] == pytest.approx(2 * 0.2 + 0.25)
+    assert found[3, 2] == pytest.approx(2 * 0.3 + 0.5)
+    assert min(found[2, 2], found[2, 4]) > 1e4
+    assert {act for _, act, _ in _options("one", 4, steps, "size")} == {4}
 
 
 def test_bit_operations_choose_activations_too(ladder):
