@@ -119,6 +119,20 @@ def test_bit_operations_choose_activations_too(ladder):
     assert shown["cells"][0]["cost"]["bops"] <= budget
 
 
+def test_a_network_with_bits_by_layer_is_told_on_the_board(ladder):
+    largest = json.loads(ladder("recipe", "bits", "mine.yaml", "--size", "1MB", "--json").stdout)
+    recipe = load(ladder.folder / "mine-bits.yaml").cells[0].recipe
+    per_channel = json.loads(json.dumps(largest["recipe"]))
+    per_channel["quant"]["overrides"] = [["layer1.*", {"per_channel": True}]]
+    with open_store(sqlite_url(ladder.folder / ".lsqctl" / "lsqctl.db")) as store:
+        stored = {"mixed": recipe.model_dump(mode="json"), "channels": per_channel}
+        for name, values in stored.items():
+            submit(store, replace(new(name), recipe=values))
+            store.queue.finish(take(store).lease, result())
+        rows = {row.name: row.mixed for row in store.results.board_rows()}
+    assert rows == {"w2": False, "w3": False, "w4": False, "mixed": True, "channels": False}
+
+
 def test_a_budget_that_no_bits_meet_says_the_smallest_possible_and_writes_nothing(ladder):
     told = ladder("recipe", "bits", "mine.yaml", "--size", "1kB", code=2).stderr
     assert "--size 1.00 kB: no bits that the runs here were trained with meet it" in told
