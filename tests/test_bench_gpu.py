@@ -72,6 +72,7 @@ def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_said(bench,
 @pytest.mark.parametrize("name", ["tests", "resume", "compile", "steps", "cifar10"])
 def test_each_part_works_on_the_cpu(bench, tmp_path, name, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr(bench, "COMPILE", "off")
     monkeypatch.setattr(bench, "LIMITS", {"limit_train": 512, "limit_eval": 100})
     started = time.monotonic()
     lines = list(bench.PARTS[name].lines(bench.Given("cpu", 20.0, tmp_path)))

@@ -93,8 +93,11 @@ class FolderDataset:
         files, notes = list_images(folder)
         return FolderSplit(files, classes, notes)
 
-    def check_packed_size(self, data_dir: Path, resize: int) -> None:
-        """Raise DataError for packed images that are smaller than a recipe wants them."""
+    def check_use(self, data_dir: Path, *, resize: int, decoder: str) -> None:
+        """Raise DataError for packed images that are smaller than a recipe wants them, and where
+        what is to decode them is not installed.
+        """
+        check_decoder(decoder)
         root = data_dir / self.folder
         if root.is_file() and read_pack(root).resize < resize:
             raise DataError(
