@@ -172,14 +172,21 @@ def compiled(given: Given) -> Iterator[str]:
 
 
 def steps(given: Given) -> Iterator[str]:
-    """Print the step table of ResNet-50 in bf16."""
+    """Print the step table of ResNet-50 in bf16: eager beside every peer, compiled by itself."""
+    yield from step_table(given, "eager", [])
+    if COMPILE == "on":  # a minute each
+        yield from step_table(given, "compiled", ["--peers", "full precision", "lsqctl"])
+
+
+def step_table(given: Given, mode: str, peers: list[str]) -> Iterator[str]:
+    """Yield what bench/train_step.py prints of one mode."""
     net = "resnet50" if given.device != "cpu" else "digits"
     words = (
-        f"--nets {net} --precisions bf16 --modes eager compiled --layouts channels-last "
+        f"--nets {net} --precisions bf16 --modes {mode} --layouts channels-last "
         f"--rounds 10 --threads 1 --device {given.device}"
     )
     with subprocess.Popen(
-        [sys.executable, "-u", "bench/train_step.py", *words.split()],
+        [sys.executable, "-u", "bench/train_step.py", *words.split(), *peers],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -209,11 +216,18 @@ def cifar10(given: Given) -> Iterator[str]:
             tried, context_of(place, Path(name) / "trial", inputs=inputs, compile=COMPILE)
         )
         left = given.seconds - (time.monotonic() - started)
-        epochs = max(1, int(0.8 * left / trial["train seconds"][-1] * 0.9))
-        recipe = recipe_of(model | {"train": {"epochs": min(epochs, 300), "lr": lr}})
-        found = train(recipe, context_of(place, Path(name) / "run", inputs=inputs, compile=COMPILE))
+        epochs = min(300, max(1, int(0.7 * left / trial["train seconds"][-1])))
+        recipe = recipe_of(model | {"train": {"epochs": epochs, "lr": lr}})
+        context = context_of(
+            place,
+            Path(name) / "run",
+            inputs=inputs,
+            compile=COMPILE,
+            stop=lambda: time.monotonic() - started > given.seconds - 5,
+        )
+        found = train(recipe, context)
     top1, seconds = found["test top1"], found["train seconds"]
-    yield f"{len(seconds)} epochs at learning rate {lr}, bf16, compiled, one seed"
+    yield f"{len(seconds)} of {epochs} epochs at learning rate {lr}, bf16, compiled, one seed"
     yield f"Top-1 after the last epoch {top1[-1]:.2f}, best {max(top1):.2f}"
     yield f"seconds an epoch: first {seconds[0]:.2f}, last {seconds[-1]:.2f}"
 
@@ -234,8 +248,8 @@ def write_noise(data_dir: Path) -> None:
 PARTS = {
     "tests": Part("Tests with the marker gpu", 110, tests),
     "resume": Part("Resume", 60, resume),
-    "compile": Part("Compiled and eager", 100, compiled),
-    "steps": Part("A step of ResNet-50 in bf16", 140, steps),
+    "compile": Part("Compiled and eager", 110, compiled),
+    "steps": Part("A step of ResNet-50 in bf16", 190, steps),
     "cifar10": Part("W3A3 ResNet-20 on CIFAR-10", 600, cifar10),
 }
 _TO_END_SECONDS = 15.0  # kept for writing, and for processes that end

@@ -57,7 +57,7 @@ def test_a_page_has_what_every_part_said(bench, tmp_path):
 def test_all_parts_but_the_last_leave_it_time_within_ten_minutes(bench):
     *first, last = bench.PARTS.values()
     assert last.lines is bench.cifar10
-    assert sum(part.seconds for part in first) <= 420
+    assert sum(part.seconds for part in first) <= 470
 
 
 def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_said(bench, tmp_path):

@@ -147,6 +147,15 @@ def file_size(file: ImageFile) -> int:
     return file.size if isinstance(file, PackedImage) else os.stat(file).st_size
 
 
+def _source(file: ImageFile, data: bytes | None) -> str | io.BytesIO:
+    if data is None and isinstance(file, PackedImage):
+        data = file.read()
+    if data is None:
+        assert isinstance(file, str)
+        return file
+    return io.BytesIO(data)
+
+
 @contextlib.contextmanager
 def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image of one of the wanted formats; whatever Pillow raises is a DataError.
@@ -155,8 +164,7 @@ def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Ima
     """
     from PIL import Image
 
-    read = file.read() if isinstance(file, PackedImage) and data is None else data
-    source = file if read is None else io.BytesIO(read)
+    source = _source(file, data)
     try:
         with Image.open(source, formats=_FORMATS) as opened:
             yield opened
