@@ -84,11 +84,11 @@ def tests(given: Given) -> Iterator[str]:
 
 
 def recipe_of(changes: dict[str, dict[str, Any]]) -> Any:
-    """Return a recipe of ResNet-20 on CIFAR-10, changed by section."""
+    """Return a W3A3 recipe on CIFAR-10, changed by section."""
     from lsqctl.recipe import Recipe
 
     sections: dict[str, dict[str, Any]] = {
-        "model": {"name": "cifar_resnet20"},
+        "model": {"name": NETWORK},
         "data": {
             "name": "cifar10",
             "batch_size": 128,
@@ -129,7 +129,7 @@ def train(recipe: Any, context: Any) -> dict[str, list[float]]:
 
 
 LIMITS = {"limit_train": 2560, "limit_eval": 1000}  # twenty steps an epoch
-COMPILE = "on"  # tests on a CPU, where it takes minutes, say off
+NETWORK, COMPILE = "cifar_resnet20", "on"  # tests on a CPU take a smaller one, and compile nothing
 
 
 def small(**train_keys: Any) -> Any:

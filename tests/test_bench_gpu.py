@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,12 +59,10 @@ def test_all_parts_but_the_last_leave_it_time_within_ten_minutes(bench):
     assert sum(part.seconds for part in first) <= 470
 
 
-def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_said(bench, tmp_path):
+def test_a_part_that_takes_too_long_is_stopped_and_that_is_said(bench, tmp_path):
     given = bench.Given("cpu", 10.0, tmp_path)
     told = bench.run_part("steps", given, 0.5)
     assert "stopped: it took more than 0 s" in told
-    told = bench.run_part("tests", replace(given, device="nowhere"), 60.0)
-    assert "(" in told
 
 
 @pytest.mark.slow
@@ -73,7 +70,9 @@ def test_a_part_that_takes_too_long_is_stopped_and_one_that_fails_is_said(bench,
 def test_each_part_works_on_the_cpu(bench, tmp_path, name, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setattr(bench, "COMPILE", "off")
-    monkeypatch.setattr(bench, "LIMITS", {"limit_train": 512, "limit_eval": 100})
+    monkeypatch.setattr(bench, "NETWORK", "resnet8")
+    limits = {"limit_train": 96, "limit_eval": 50, "batch_size": 16}
+    monkeypatch.setattr(bench, "LIMITS", limits)
     started = time.monotonic()
     lines = list(bench.PARTS[name].lines(bench.Given("cpu", 20.0, tmp_path)))
     expected = {
