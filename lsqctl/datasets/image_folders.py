@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
+import io
 import os
 import struct
 import zlib
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS, DatasetInfo
+from lsqctl.datasets.image_pack import SPLITS, PackedImage, check_packed_images, read_pack
 from lsqctl.errors import DataError
 from lsqctl.text import pluralize
 
@@ -40,21 +43,23 @@ _IMAGE_ERRORS = (
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
 )
 MAX_IMAGE_PIXELS = 178_956_970  # above which Pillow opens none: half a gigabyte of RGB
-SPLITS = ("train", "val")
 MAX_HASHED_BYTES = 256_000_000  # about a second
+
+ImageFile = str | PackedImage  # the path of a file of its own, or a part of a packed one
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSplit:
     """The images of a split with their labels, the classes in order, and what was passed over."""
 
-    files: list[tuple[str, int]]
+    files: list[tuple[ImageFile, int]]
     classes: list[str]
     notes: tuple[str, ...]
 
 
 class FolderDataset:
-    """A folder in the data folder: ``train`` and ``val``, one folder a class in each.
+    """A folder in the data folder: ``train`` and ``val``, one folder a class in each, or a file
+    that `lsqctl data pack` made of one.
 
     It bears the dataset's name unless ``folder``, which may be an absolute path, is given.
     """
@@ -66,7 +71,8 @@ class FolderDataset:
     def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
         """Return training and evaluation split; raises DataError where they do not fit."""
         root = data_dir / self.folder
-        train, evaluation = (self._list_split(root / split) for split in SPLITS)
+        list_split = self._list_packed if root.is_file() else self._list_split
+        train, evaluation = (list_split(root / split) for split in SPLITS)
         expected = self.info.classes
         if train.classes != evaluation.classes or (expected and len(train.classes) != expected):
             raise DataError(
@@ -87,48 +93,78 @@ class FolderDataset:
         files, notes = list_images(folder)
         return FolderSplit(files, classes, notes)
 
+    def check_packed_size(self, data_dir: Path, resize: int) -> None:
+        """Raise DataError for packed images that are smaller than a recipe wants them."""
+        root = data_dir / self.folder
+        if root.is_file() and read_pack(root).resize < resize:
+            raise DataError(
+                f"data.resize: {root} was packed with {read_pack(root).resize} pixels, which would "
+                f"be enlarged to {resize}; pack the folder again with --resize {resize}"
+            )
+
+    def _list_packed(self, split: Path) -> FolderSplit:
+        pack = read_pack(split.parent)
+        return FolderSplit([*pack.files[split.name]], pack.classes, ())
+
 
 def images_digest(root: Path, splits: Iterable[FolderSplit]) -> str:
     """Return what names the images of a dataset: their paths below ``root``, and their bytes.
 
     Of more than MAX_HASHED_BYTES their sizes stand for the bytes: reading ImageNet takes minutes.
+    A packed file is named by its index, which has the hash of each image; of up to
+    MAX_HASHED_BYTES they are checked. Raises DataError where one is damaged.
     """
     sizes = _file_sizes(splits)
     hashes_bytes = sum(sizes.values()) <= MAX_HASHED_BYTES
+    if root.is_file():
+        if hashes_bytes:
+            check_packed_images(root)
+        return f"pack-sha256:{read_pack(root).digest}"
     hasher = hashlib.sha256()
     for path, size in sizes.items():
+        assert isinstance(path, str)  # a folder's
         hasher.update(f"{os.path.relpath(path, root)}\0{size}\n".encode(errors="surrogateescape"))
         if hashes_bytes:
             hasher.update(Path(path).read_bytes())
     return f"{'images' if hashes_bytes else 'listing'}-sha256:{hasher.hexdigest()}"
 
 
-def small_splits(splits: Iterable[FolderSplit]) -> list[str]:
+def small_splits(splits: Iterable[FolderSplit]) -> list[ImageFile]:
     """Return the files of splits that are small enough for each to be opened at submit, or none."""
     sizes = _file_sizes(splits)
     return list(sizes) if sum(sizes.values()) <= MAX_HASHED_BYTES else []
 
 
-def _file_sizes(splits: Iterable[FolderSplit]) -> dict[str, int]:
-    return {path: os.stat(path).st_size for split in splits for path, _ in split.files}
+def _file_sizes(splits: Iterable[FolderSplit]) -> dict[ImageFile, int]:
+    return {path: file_size(path) for split in splits for path, _ in split.files}
+
+
+def file_size(file: ImageFile) -> int:
+    """Return the bytes of an image."""
+    return file.size if isinstance(file, PackedImage) else os.stat(file).st_size
 
 
 @contextlib.contextmanager
-def open_image(path: str) -> Iterator[Image.Image]:
-    """Open an image of one of the wanted formats; whatever Pillow raises is a DataError."""
+def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Image]:
+    """Open an image of one of the wanted formats; whatever Pillow raises is a DataError.
+
+    ``data`` are its bytes, where they were read already.
+    """
     from PIL import Image
 
+    read = file.read() if isinstance(file, PackedImage) and data is None else data
+    source = file if read is None else io.BytesIO(read)
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
+        with Image.open(source, formats=_FORMATS) as opened:
             yield opened
     except (*_IMAGE_ERRORS, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} does not open as an image ({', '.join(_FORMATS)}): {reason}"
+            f"{file} does not open as an image ({', '.join(_FORMATS)}): {reason}"
         ) from None
 
 
-def check_image(path: str, *, resize: int, mode: str) -> None:
+def check_image(path: ImageFile, *, resize: int, mode: str) -> None:
     """Raise DataError for a file that is no image, or becomes too large when it is resized.
 
     Its pixels are not decoded.
@@ -138,7 +174,7 @@ def check_image(path: str, *, resize: int, mode: str) -> None:
     check_resized(path, size, resize=resize, mode=mode)
 
 
-def check_resized(path: str, size: tuple[int, int], *, resize: int, mode: str) -> None:
+def check_resized(path: ImageFile, size: tuple[int, int], *, resize: int, mode: str) -> None:
     """Raise DataError for an image of ``size`` that has too many pixels once it is resized.
 
     An image of 1 x 30,000 has few; with its shorter side at 256 it has two thousand million.
@@ -149,6 +185,15 @@ def check_resized(path: str, size: tuple[int, int], *, resize: int, mode: str) -
         raise DataError(
             f"{path} is {size[0]}x{size[1]}, and would have {pixels:,} pixels once resized to "
             f"{resize}: remove it, or say data.resize_mode: square"
+        )
+
+
+def check_decoder(decoder: str) -> None:
+    """Raise DataError where what ``data.decoder`` names is not installed."""
+    if decoder == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
+        raise DataError(
+            "data.decoder: torchcodec is not installed: pip install 'lsqctl[torchcodec]', or say "
+            "`decoder: pil`"
         )
 
 
@@ -176,7 +221,7 @@ def class_names(split: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-def list_images(split: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+def list_images(split: Path) -> tuple[list[tuple[ImageFile, int]], tuple[str, ...]]:
     """Return path and label of each image of a split, in torchvision's order, and notes.
 
     The notes say what was passed over: what is no regular file (reading a pipe would wait for
@@ -184,7 +229,7 @@ def list_images(split: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     """
     classes = class_names(split)
     walk = ImageWalk.of_classes(split, classes)
-    files = [
+    files: list[tuple[ImageFile, int]] = [
         (os.path.join(*image), label)
         for label, name in enumerate(classes)
         for image in sorted(walk.images(split / name))

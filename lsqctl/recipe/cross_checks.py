@@ -141,6 +141,15 @@ def _data_conflicts(data: DataSection) -> list[KeyConflict]:
                 "data.name",
             )
         )
+    if data.decoder != "pil" and not info.is_image_folder:
+        conflicts.append(
+            KeyConflict(
+                "data.decoder",
+                f"`{data.name}` is no folder of images: nothing is decoded",
+                "leave `decoder` out",
+                "data.name",
+            )
+        )
     if info.channels == 1 and data.normalize == "imagenet":
         conflicts.append(
             KeyConflict(

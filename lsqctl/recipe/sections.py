@@ -123,8 +123,9 @@ class DataSection(Section):
         None,
         min_length=1,
         max_length=1024,
-        description="folder of the images, with `train` and `val`: in the data folder, or an "
-        "absolute path; null is the folder that bears the dataset's name (image folders)",
+        description="folder of the images, with `train` and `val`, or the file that `lsqctl data "
+        "pack` made of it: in the data folder, or an absolute path; null is the folder that bears "
+        "the dataset's name (image folders)",
     )
     limit_train: int | None = Field(
         None,
@@ -203,6 +204,11 @@ class DataSection(Section):
     )
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
         "bilinear", description="how images are resized (with antialiasing)"
+    )
+    decoder: Literal["pil", "torchcodec"] = Field(
+        "pil",
+        description="what decodes image files: Pillow, or the faster torchcodec, an extra, whose "
+        "pixels differ (image folders)",
     )
 
     @property

@@ -207,7 +207,7 @@ class DatasetFiles:
         self._data_dir = data_dir
         self._classes: dict[_Place, int] = {}
         self._identities: dict[_Place, str] = {}
-        self._checked_images: set[tuple[_Place, int, str]] = set()
+        self._checked_images: set[tuple[_Place, int, str, str]] = set()
 
     def classes(self, data: DataSection) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
@@ -235,11 +235,18 @@ class DatasetFiles:
 
         Only of sets that are small enough: opening ImageNet's files takes minutes.
         """
-        from lsqctl.datasets.image_folders import check_image, small_splits
+        from lsqctl.datasets.image_folders import (
+            FolderDataset,
+            check_decoder,
+            check_image,
+            small_splits,
+        )
 
-        use = (data.name, data.path), data.resize, data.resize_mode
+        use = (data.name, data.path), data.resize, data.resize_mode, data.decoder
         if not DATASETS[data.name].is_image_folder or use in self._checked_images:
             return
+        check_decoder(data.decoder)
+        FolderDataset(data.name, data.path).check_packed_size(self._data_dir, data.resize)
         for path in small_splits(self._splits(data)):
             check_image(path, resize=data.resize, mode=data.resize_mode)
         self._checked_images.add(use)

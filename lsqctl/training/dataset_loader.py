@@ -12,7 +12,7 @@ import torch
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.identity import load_dataset
-from lsqctl.datasets.image_folders import FolderDataset
+from lsqctl.datasets.image_folders import FolderDataset, check_decoder
 from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
@@ -80,7 +80,10 @@ def _open_folder(
 ) -> DatasetSplits:
     from lsqctl.training.image_folder import FolderImages
 
+    check_decoder(data.decoder)
+    dataset.check_packed_size(data_dir, data.resize)
     train_split, eval_split = dataset.list_splits(data_dir)
+    packed = (data_dir / dataset.folder).is_file()
     whole = [train_split.files, eval_split.files]
     taken = (
         files if kept is None else [files[index] for index in kept]
@@ -100,7 +103,8 @@ def _open_folder(
         digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
         preprocessing=_folder_preprocessing(data),
         notes=(
-            f"{data.label}: {len(train)} and {len(evaluation)} files, bytes not verified",
+            f"{data.label}: {len(train)} and {len(evaluation)} "
+            + ("packed images, each checked" if packed else "files, bytes not verified"),
             *_partial_note((train, evaluation), whole),
             *train_split.notes,
             *eval_split.notes,
@@ -113,6 +117,7 @@ def _folder_preprocessing(data: DataSection) -> str:
         f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
         f"centre crop {data.crop}; {_normalization_text(*normalization(data))}; "
         f"training: {data.train_crop} crop, mirror {'yes' if data.flip else 'no'}"
+        + ("; decoded by torchcodec" if data.decoder == "torchcodec" else "")
     )
 
 
