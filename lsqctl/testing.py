@@ -1,4 +1,6 @@
-"""The laws that models, datasets, formats and trackers keep, to be asked in a plugin's tests.
+"""The laws that what plugins declare keeps: models, datasets, formats, trackers and launchers.
+
+They are to be asked in a plugin's tests:
 
     @pytest.mark.parametrize("law", model_laws("flowers/tinynet"), ids=str)
     def test_tinynet_keeps(law):
@@ -10,6 +12,10 @@ keeps the same laws, by the same names.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,7 +38,14 @@ if TYPE_CHECKING:
     from lsqctl.trackers import Tracker
     from lsqctl.training.data_pipeline import DatasetSplits
 
-__all__ = ["Law", "board_format_laws", "dataset_laws", "model_laws", "tracker_laws"]
+__all__ = [
+    "Law",
+    "board_format_laws",
+    "dataset_laws",
+    "launcher_laws",
+    "model_laws",
+    "tracker_laws",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,3 +358,44 @@ def _takes_numbers(name: str) -> None:
 
 def _follows_one_cut_off(name: str) -> None:
     _try_tracker(name, 2)
+
+
+def launcher_laws(name: str) -> tuple[Law, ...]:
+    """Return the laws of a launcher, tried on a Python that answers in an attempt's place."""
+    laws = {
+        "what it starts reads its input, writes to its pipe, and gives its exit code": _passes_on,
+        "a signal to the group of what it starts ends it": _is_signalled,
+    }
+    return tuple(Law(sentence, partial(check, name)) for sentence, check in laws.items())
+
+
+def _try_launcher(name: str, code: str) -> tuple[int, bytes]:
+    """Return how a Python with this code ended that a launcher started, and what its pipe got."""
+    from lsqctl.launchers import launched_words
+
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as pipe:
+        words = launched_words(name, (sys.executable, "-c", code, str(writing)), {})
+        try:
+            started = subprocess.Popen(
+                words, stdin=subprocess.PIPE, pass_fds=(writing,), start_new_session=True
+            )
+        except OSError as error:
+            raise PluginError(f"what the launcher {name} made does not start: {error}") from None
+        finally:
+            os.close(writing)
+        started.communicate(b"asked")
+        return started.returncode, pipe.read()
+
+
+def _passes_on(name: str) -> None:
+    code = "import os, sys; os.write(int(sys.argv[1]), sys.stdin.buffer.read()); sys.exit(75)"
+    found = _try_launcher(name, code)
+    if found != (75, b"asked"):
+        raise PluginError(f"the launcher {name}: exit code 75 and b'asked' became {found}")
+
+
+def _is_signalled(name: str) -> None:
+    code = "import os, signal; os.killpg(os.getpgrp(), signal.SIGTERM); signal.pause()"
+    if (ended := _try_launcher(name, code)[0]) != -signal.SIGTERM:
+        raise PluginError(f"the launcher {name}: SIGTERM ended it with exit code {ended}")

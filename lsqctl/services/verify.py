@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ class Verdict:
     verified: bool | None
     checkpoint: str
     message: str = ""
+    recorded: bool = False  # of a loop of its own, which nothing here can measure again
 
 
 class CannotVerify(DataError):
@@ -196,7 +197,7 @@ def _recorded_verdict(store: Store, run: Run, stored: Evaluation, settings: Sett
             f"recorded of a loop that lsqctl did not run, which it cannot measure again; {kept}"
         )
 
-    verdict = _verdict(run, stored, check_bytes, settings)
+    verdict = replace(_verdict(run, stored, check_bytes, settings), recorded=True)
     if verdict.verified is False:
         store.results.mark_verified(run.id, key, verified=False)
     return verdict
