@@ -32,6 +32,10 @@ def queues(command: str) -> bool:
 def test_every_command_of_the_page_runs(here):
     fill(here.folder)
     here("runs", "rm", "@last", "--yes")  # a failed one
+    for run_id in here("runs", "ls", "-q").stdout.split():
+        folder = here.folder / ".lsqctl" / "runs" / run_id
+        folder.mkdir(parents=True)
+        (folder / "attempt-1.log").write_text("epoch 1/1\n")
     (here.folder / "mine.yaml").write_text(TINY)
     (here.folder / "sweep.yaml").write_text(TINY + SWEEP)
     assert len(COMMANDS) > 40

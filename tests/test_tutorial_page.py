@@ -75,7 +75,7 @@ def test_every_command_runs_in_order(tmp_path):
     assert "part of the images" in board
     assert "shapes-fp32" in told["compare shapes-w4a4 shapes-fp32"].stdout
     assert (tmp_path / "shipped" / "model.onnxruntime.onnx").is_file()
-    for name in ("size.svg", "board.html"):
+    for name in ("curves.svg", "board.html"):
         assert (tmp_path / name).stat().st_size > 1000
 
 
