@@ -38,7 +38,7 @@ def is_list(path: Path) -> bool:
     return path.suffix in {FILE_LIST, FOLDER_LIST} and path.is_file()
 
 
-def looks_like_list(path: Path) -> bool:
+def begins_as_list(path: Path) -> bool:
     """Return whether a file begins as a list does: with the columns, or with a folder of images."""
     try:
         first = next(_lines(path), (0, ""))[1]

@@ -128,16 +128,16 @@ def merge_published_results(
 
     Raises DataError for a file of either that does not read.
     """
-    theirs, bundled = load_workspace_results(other), load_bundled_results()
-    if theirs == WorkspaceResults():
+    others, bundled = load_workspace_results(other), load_bundled_results()
+    if others == WorkspaceResults():
         return MergedResults(0, {})
     with _locked(settings, dry_run=dry_run):
         ours = load_workspace_results(settings)
         here = {(row.dataset, row.model): row for row in (*ours.published, *bundled)}
-        unknown = [row for row in theirs.published if row not in here.values()]
+        unknown = [row for row in others.published if row not in here.values()]
         clashing = [row for row in unknown if (row.dataset, row.model) in here]
         new = tuple(row for row in unknown if row not in clashing)
-        new_pwc = tuple(row for row in theirs.pwc_rows if row not in {*ours.pwc_rows})
+        new_pwc = tuple(row for row in others.pwc_rows if row not in {*ours.pwc_rows})
         if (new or new_pwc) and not dry_run:
             published, pwc = (*ours.published, *new), (*ours.pwc_rows, *new_pwc)
             _write_results(settings, replace(ours, published=published, pwc_rows=pwc))
