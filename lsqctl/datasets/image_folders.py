@@ -103,8 +103,11 @@ class FolderDataset:
         files, notes = list_images(folder)
         return FolderSplit(files, classes, notes)
 
-    def check_packed_size(self, data_dir: Path, resize: int) -> None:
-        """Raise DataError for packed images that are smaller than a recipe wants them."""
+    def check_use(self, data_dir: Path, *, resize: int, decoder: str) -> None:
+        """Raise DataError for packed images that are smaller than a recipe wants them, and where
+        what is to decode them is not installed.
+        """
+        check_decoder(decoder)
         root = data_dir / self.folder
         entries = read_folder_list(root) if is_list(root) and root.suffix == FOLDER_LIST else [root]
         for pack in entries:
@@ -210,6 +213,15 @@ def file_size(file: ImageFile) -> int:
     return file.size if isinstance(file, PackedImage) else os.stat(file).st_size
 
 
+def _source(file: ImageFile, data: bytes | None) -> str | io.BytesIO:
+    if data is None and isinstance(file, PackedImage):
+        data = file.read()
+    if data is None:
+        assert isinstance(file, str)
+        return file
+    return io.BytesIO(data)
+
+
 @contextlib.contextmanager
 def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image of one of the wanted formats; whatever Pillow raises is a DataError.
@@ -218,8 +230,7 @@ def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Ima
     """
     from PIL import Image
 
-    read = file.read() if isinstance(file, PackedImage) and data is None else data
-    source = file if read is None else io.BytesIO(read)
+    source = _source(file, data)
     try:
         with Image.open(source, formats=_FORMATS) as opened:
             yield opened

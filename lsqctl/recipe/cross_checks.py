@@ -72,7 +72,8 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
 
 def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
     conflicts = []
-    if recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight == 0:
+    weights = recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight
+    if weights == 0 and not (recipe.distill and recipe.distill.features):
         conflicts.append(
             KeyConflict("distill.hard_weight", "both losses weigh 0", "give one of them a weight")
         )
@@ -80,6 +81,11 @@ def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
         message = "every epoch sees images of its own, so no output of the teacher is used twice"
         hint = "set data.views, 8 for example, or leave `cache` out"
         conflicts.append(KeyConflict("distill.cache", message, hint, "data.views"))
+    if recipe.distill and recipe.distill.features and recipe.distill.cache:
+        message = "the teacher's features are not kept: it is asked in every step all the same"
+        conflicts.append(
+            KeyConflict("distill.features", message, "leave one of them out", "distill.cache")
+        )
     if recipe.data.flip_order == "alternating" and not recipe.data.flip:
         hint = "set data.flip, or leave `flip_order` out"
         conflicts.append(KeyConflict("data.flip_order", "no image is mirrored", hint, "data.flip"))

@@ -271,6 +271,14 @@ class DistillSection(Section):
         description="divides both nets' outputs",
         json_schema_extra=unit_schema("1"),
     )
+    features: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="weight of the mean squared difference to the teacher of what enters the last "
+        "layer, both on the student's grid (2307.10638, which takes 0.5); null leaves it out",
+        json_schema_extra=unit_schema("1"),
+    )
     cache: bool = Field(
         False,
         description="compute the teacher's outputs once for each of data.views and keep them, in "

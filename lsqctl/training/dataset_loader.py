@@ -12,7 +12,7 @@ import torch
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.identity import load_dataset
-from lsqctl.datasets.image_folders import FolderDataset, check_decoder
+from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
@@ -81,8 +81,7 @@ def _open_folder(
 ) -> DatasetSplits:
     from lsqctl.training.image_folder import FolderImages
 
-    check_decoder(data.decoder)
-    dataset.check_packed_size(data_dir, data.resize)
+    dataset.check_use(data_dir, resize=data.resize, decoder=data.decoder)
     train_split, eval_split = dataset.list_splits(data_dir)
     whole = [train_split.files, eval_split.files]
     packed = all(isinstance(file, PackedImage) for files in whole for file, _ in files)

@@ -38,7 +38,7 @@ from lsqctl.training.beginning import (
     quantize_model,
 )
 from lsqctl.training.checkpoint import CheckpointContent, resume_point
-from lsqctl.training.compilation import decide_compile, decide_kernel
+from lsqctl.training.compilation import decide_compile, decide_kernel, eager_where_needed
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
     EvalCounts,
@@ -84,8 +84,10 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
             calibration there is nothing to save yet).
         Diverged: a loss, weight or step size is NaN or infinite; the last checkpoint is finite.
         DataError: data or weights are missing, damaged or do not fit.
+        CannotCompile: the context demands it, and it does not work here or for this recipe.
         OSError: a checkpoint could not be written; the one before it is intact.
     """
+    context = eager_where_needed(recipe, context)
     device = setup_torch(context, recipe.seed)
     checkpoint, resume_notes = resume_point(
         context.run_dir, context.recorded_checkpoints, context.with_lease

@@ -25,6 +25,7 @@ from lsqctl.training.checkpoint import CheckpointContent, read_checkpoint, write
 from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import Batch, DataPipeline
 from lsqctl.training.evaluation import ModelEma, check_reestimation
+from lsqctl.training.feature_distillation import FeatureDistillation, feature_layers
 from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext, check_stop
@@ -64,6 +65,7 @@ class TrainingSession:
     saved_at: float = field(default_factory=time.monotonic)
     teacher_logits: TeacherLogits | None = None
     teacher_view: View | None = None
+    features: FeatureDistillation | None = None
 
     @property
     def done(self) -> bool:
@@ -330,7 +332,19 @@ def build_session(
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
         oscillations=OscillationTracker(model) if quantized else None,
         teacher_logits=_logit_store(recipe, context, pipeline, train_state),
+        features=_feature_distillation(model, teacher, recipe, pipeline),
     )
+
+
+def _feature_distillation(
+    model: nn.Module, teacher: nn.Module | None, recipe: Recipe, pipeline: DataPipeline
+) -> FeatureDistillation | None:
+    """Return what compares features, where the recipe wants it."""
+    if teacher is None or recipe.distill is None or recipe.distill.features is None:
+        return None
+    dataset = pipeline.dataset
+    layers = feature_layers(recipe, dataset.channels, dataset.num_classes)
+    return FeatureDistillation(model, teacher, layers)
 
 
 def _build_methods(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Methods:

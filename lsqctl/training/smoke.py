@@ -209,6 +209,7 @@ def _noise_images(folder: Path) -> list[ImageFile]:
     paths: list[ImageFile] = []
     for index in range(2 * _BATCH_SIZE):
         pixels = torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy()
-        paths.append(str(folder / f"{index}.png"))
-        Image.fromarray(pixels).save(paths[-1])
+        path = str(folder / f"{index}.png")
+        Image.fromarray(pixels).save(path)
+        paths.append(path)
     return paths

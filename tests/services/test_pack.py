@@ -90,7 +90,12 @@ def read_as_the_page_says(path):
     return names["read_pack"](path)
 
 
-def test_the_reader_of_the_page_reads_it(here, data):
+def test_the_commands_of_the_page_run_and_its_reader_reads_what_they_wrote(here, data):
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    (block,) = re.findall(r"^```console\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines():
+        assert here(*line.removeprefix("$ lsqctl ").split())
+    assert (here.folder / "flowers.pack").is_file()
     pack(here)
     found = read_as_the_page_says(data / "flowers.pack")
     packed = read_pack(data / "flowers.pack")

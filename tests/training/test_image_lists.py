@@ -73,7 +73,7 @@ def test_packed_files_and_lists_of_files_may_stand_in_a_list_of_folders(data):
     assert (len(train.files), train.classes) == (12, ["class0", "class1", "class2"])
     assert dataset_identity("imagefolder", data, "mixed.txt").startswith("images-sha256:")
     with pytest.raises(DataError, match="packed with 36 pixels"):
-        FolderDataset("imagefolder", "mixed.txt").check_packed_size(data, 40)
+        FolderDataset("imagefolder", "mixed.txt").check_use(data, resize=40, decoder="pil")
 
 
 def change_a_label(text):
