@@ -360,23 +360,31 @@ def _follows_one_cut_off(name: str) -> None:
     _try_tracker(name, 2)
 
 
+_ANSWER_SECONDS = 60.0
+_ANSWERS = "import os, sys; os.write(int(sys.argv[1]), sys.stdin.buffer.read()); sys.exit(75)"
+_ENDS_ITSELF = "import os, signal; os.killpg(os.getpgrp(), signal.SIGTERM); signal.pause()"
+
+
 def launcher_laws(name: str) -> tuple[Law, ...]:
     """Return the laws of a launcher, tried on a Python that answers in an attempt's place."""
     laws = {
-        "what it starts reads its input, writes to its pipe, and gives its exit code": _passes_on,
-        "a signal to the group of what it starts ends it": _is_signalled,
+        "what it starts reads its input, writes to its pipe, and gives its exit code": (
+            partial(_try_launcher, name, _ANSWERS, (75, b"asked"))
+        ),
+        "a signal to the group of what it starts ends it": (
+            partial(_try_launcher, name, _ENDS_ITSELF, (-signal.SIGTERM, b""))
+        ),
     }
-    return tuple(Law(sentence, partial(check, name)) for sentence, check in laws.items())
+    return tuple(Law(sentence, check) for sentence, check in laws.items())
 
 
-def _try_launcher(name: str, code: str) -> tuple[int, bytes]:
-    """Return how a Python with this code ended that a launcher started, and what its pipe got."""
+def _try_launcher(name: str, code: str, wanted: tuple[int, bytes]) -> None:
     from lsqctl.launchers import launched_words
 
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as pipe:
-        words = launched_words(name, (sys.executable, "-c", code, str(writing)), {})
         try:
+            words = launched_words(name, (sys.executable, "-c", code, str(writing)), {})
             started = subprocess.Popen(
                 words, stdin=subprocess.PIPE, pass_fds=(writing,), start_new_session=True
             )
@@ -384,18 +392,9 @@ def _try_launcher(name: str, code: str) -> tuple[int, bytes]:
             raise PluginError(f"what the launcher {name} made does not start: {error}") from None
         finally:
             os.close(writing)
-        started.communicate(b"asked")
-        return started.returncode, pipe.read()
-
-
-def _passes_on(name: str) -> None:
-    code = "import os, sys; os.write(int(sys.argv[1]), sys.stdin.buffer.read()); sys.exit(75)"
-    found = _try_launcher(name, code)
-    if found != (75, b"asked"):
-        raise PluginError(f"the launcher {name}: exit code 75 and b'asked' became {found}")
-
-
-def _is_signalled(name: str) -> None:
-    code = "import os, signal; os.killpg(os.getpgrp(), signal.SIGTERM); signal.pause()"
-    if (ended := _try_launcher(name, code)[0]) != -signal.SIGTERM:
-        raise PluginError(f"the launcher {name}: SIGTERM ended it with exit code {ended}")
+        try:
+            started.communicate(b"asked", timeout=_ANSWER_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+        if (found := (started.wait(), pipe.read())) != wanted:
+            raise PluginError(f"the launcher {name}: exit code and answer {wanted} became {found}")
