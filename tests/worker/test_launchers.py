@@ -73,6 +73,7 @@ def test_the_table_of_the_page_has_each_that_is_built_in():
 
 def test_a_name_that_is_none_is_refused_with_the_nearest_before_any_run_is_taken(here):
     assert "did you mean `nice`?" in here("worker", "--launcher", "nise", code=3).stderr
+    (here.folder / ".lsqctl").mkdir(mode=0o700, exist_ok=True)
     (here.folder / ".lsqctl" / "workspace.toml").write_text('launcher = "pyhton"\n')
     assert "did you mean `python`?" in here("worker", "--until-empty", code=3).stderr
     (here.folder / ".lsqctl" / "workspace.toml").write_text("launcher = 3\n")
