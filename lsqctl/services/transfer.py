@@ -235,16 +235,14 @@ def merge_workspace(
         # before anything is written: a damaged file of theirs raises
         merge_published_results(settings, other_settings, dry_run=True)
         report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)
-    published = merge_published_results(
-        settings, other_settings, dry_run=dry_run or bool(report.clashes)
-    )
-    left_out = {
-        **{f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished},
-        **published.left_out,
-        **_unshared_plugins(settings, other_settings),
-    }
+    reads_only = dry_run or bool(report.clashes)
+    published = merge_published_results(settings, other_settings, dry_run=reads_only)
+    runs = {f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished}
     return replace(
-        report, unfinished=len(unfinished), published=published.n_added, left_out=left_out
+        report,
+        unfinished=len(unfinished),
+        published=published.n_added,
+        left_out=runs | dict(published.left_out) | _unshared_plugins(settings, other_settings),
     )
 
 

@@ -82,8 +82,6 @@ def verify_run(
     as not verified. Of a recorded run only the checkpoint's bytes can be checked, which verifies
     nothing that was counted.
     """
-    from lsqctl.recipe import load_stored
-
     detail = store.runs.detail(run_id)
     result = store.results.get(run_id)
     if result is None:
@@ -91,20 +89,14 @@ def verify_run(
     if detail.run.origin == RECORDED:
         yield _recorded_verdict(store, detail.run, result.evaluations[0], settings)
         return
-    recipe = load_stored(detail.recipe)
-    deployed = store.results.deployed(run_id)
-    reevaluator = _Reevaluator(
-        recipe,
-        _execution_context(detail, settings, threads, device),
-        result.data_digest,
-        settled=deployed is not None and deployed.exactness == "settled",
-    )
+    context = _execution_context(detail, settings, threads, device)
+    reevaluator = _reevaluator(store, detail, context, result.data_digest)
     for stored in result.evaluations:
-        sha256 = store.results.manifest_sha256(run_id, (stored.variant, stored.selection))
+        key = stored.variant, stored.selection
+        sha256 = store.results.manifest_sha256(run_id, key)
         remeasure = partial(reevaluator, sha256=sha256, variant=stored.variant)
         verdict = _verdict(detail.run, stored, remeasure, settings)
         if verdict.verified is not None:
-            key = (stored.variant, stored.selection)
             store.results.mark_verified(run_id, key, verified=verdict.verified)
         yield verdict
 
@@ -145,6 +137,16 @@ class _Reevaluator:
             return remeasure_deployed(recipe, directory, context, digest, settled=self._settled)
         _check_device(context.device)
         return reevaluate(recipe, directory, context, data_digest=digest, variant=variant)
+
+
+def _reevaluator(
+    store: Store, detail: RunDetail, context: ExecutionContext, data_digest: str
+) -> _Reevaluator:
+    from lsqctl.recipe import load_stored
+
+    deployed = store.results.deployed(detail.run.id)
+    settled = deployed is not None and deployed.exactness == "settled"
+    return _Reevaluator(load_stored(detail.recipe), context, data_digest, settled=settled)
 
 
 def _verdict(
