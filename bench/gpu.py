@@ -96,7 +96,7 @@ def recipe_of(changes: dict[str, dict[str, Any]]) -> Any:
             "flip": True,
             "normalize": "imagenet",
         },
-        "quant": {"weight_bits": 3, "act_bits": 3},
+        "quant": {"weight_bits": 3, "act_bits": 3} | dict.fromkeys(FIRST_AND_LAST, 8),
         "train": {"epochs": 2, "lr": 0.02, "precision": "bf16"},
     }
     for section, keys in changes.items():
@@ -129,6 +129,7 @@ def train(recipe: Any, context: Any) -> dict[str, list[float]]:
 
 
 LIMITS = {"limit_train": 2560, "limit_eval": 1000}  # twenty steps an epoch
+FIRST_AND_LAST = [f"{end}_{kind}_bits" for end in ("first", "last") for kind in ("weight", "act")]
 NETWORK, COMPILE = "cifar_resnet20", "on"  # tests on a CPU take a smaller one, and compile nothing
 
 

@@ -43,12 +43,9 @@ def pack(
 
     options = PackOptions(resize=resize, quality=quality, threads=threads, force=force)
     packed = pack_folder(folder, output, options, get_settings(ctx), notify=say)
-    for note in packed.notes:
-        say(note)
     if json:
         print_json({"packed": packed})
         return
-    images = pluralize(packed.train + packed.val, "image")
-    size = format_bytes(packed.size_bytes)
+    images, size = pluralize(packed.train + packed.val, "image"), format_bytes(packed.size_bytes)
     say(f"{packed.file}: {images}, classes: {packed.classes:,}, {size}")
     say(f"a recipe says: data: {{name: imagefolder, path: {packed.file}}}")

@@ -138,7 +138,24 @@ def _data_conflicts(data: DataSection) -> list[KeyConflict]:
                 "data.resize",
             )
         )
-    if data.path is not None and not info.is_image_folder:
+    if not info.is_image_folder:
+        conflicts += _folder_key_conflicts(data)
+    if info.channels == 1 and data.normalize == "imagenet":
+        conflicts.append(
+            KeyConflict(
+                "data.normalize",
+                f"`{data.name}` is grey; ImageNet's mean and deviation are for colour",
+                "use `dataset`",
+                "data.name",
+            )
+        )
+    return conflicts
+
+
+def _folder_key_conflicts(data: DataSection) -> list[KeyConflict]:
+    """Say which keys of image folders are set for a dataset that is none."""
+    conflicts = []
+    if data.path is not None:
         conflicts.append(
             KeyConflict(
                 "data.path",
@@ -147,21 +164,12 @@ def _data_conflicts(data: DataSection) -> list[KeyConflict]:
                 "data.name",
             )
         )
-    if data.decoder != "pil" and not info.is_image_folder:
+    if data.decoder != "pil":
         conflicts.append(
             KeyConflict(
                 "data.decoder",
                 f"`{data.name}` is no folder of images: nothing is decoded",
                 "leave `decoder` out",
-                "data.name",
-            )
-        )
-    if info.channels == 1 and data.normalize == "imagenet":
-        conflicts.append(
-            KeyConflict(
-                "data.normalize",
-                f"`{data.name}` is grey; ImageNet's mean and deviation are for colour",
-                "use `dataset`",
                 "data.name",
             )
         )

@@ -81,6 +81,8 @@ def pack_folder(
         )
     train, val = (len(split.files) for split in splits)
     notes = splits[0].notes + splits[1].notes
+    for note in notes:
+        notify(note)
     return Packed(file, len(splits[0].classes), train, val, file.stat().st_size, notes)
 
 

@@ -115,12 +115,12 @@ def test_a_frozen_weight_keeps_the_rounded_average_of_its_codes_for_good():
 
 def test_a_falling_threshold_freezes_nothing_in_the_first_quarter_of_the_training():
     model, optimizer, methods = prepared({"freezing": (1e-9, 1e-10)}, momentum=0.9)
-    steps(model, optimizer, methods, 5, of=20)
+    steps(model, optimizer, methods, 10, of=40)
     known = methods.state_dict()["freezing"]
     assert known["frequency"].any()
     assert not known["frozen"].any()
     assert torch.equal(known["average"], known["codes"].float())
-    steps(model, optimizer, methods, 1, first=5, of=20)
+    steps(model, optimizer, methods, 1, first=10, of=40)
     frozen = methods.state_dict()["freezing"]["frozen"]
     assert torch.equal(frozen, methods.state_dict()["freezing"]["frequency"] > 1e-9)
     assert frozen.any()
