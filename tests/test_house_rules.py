@@ -83,6 +83,7 @@ ONE_FILE_EACH = (
     "lsqctl/leaderboard/formats",
     "lsqctl/cluster/schedulers",
     "lsqctl/trackers",
+    "lsqctl/launchers",
     "lsqctl/deploy/forms",
 )
 MAX_MODULES, MAX_ANY = 250, 29

@@ -264,7 +264,8 @@ def _print_data_folder(
 
 def _recipe_words(folder: ImageFolder) -> str:
     if folder.damaged:
-        return "damaged: pack it again"
+        packed = folder.path.endswith(".pack")
+        return "damaged: pack it again" if packed else "does not read: `submit --dry-run` says why"
     return f"data: {{name: imagefolder, path: {folder.path}}}"
 
 

@@ -12,12 +12,13 @@ import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS, DatasetInfo
+from lsqctl.datasets.image_lists import FOLDER_LIST, is_list, read_file_list, read_folder_list
 from lsqctl.datasets.image_pack import SPLITS, PackedImage, check_packed_images, read_pack
 from lsqctl.errors import DataError
 from lsqctl.text import pluralize
@@ -58,8 +59,8 @@ class FolderSplit:
 
 
 class FolderDataset:
-    """A folder in the data folder: ``train`` and ``val``, one folder a class in each, or a file
-    that `lsqctl data pack` made of one.
+    """A folder in the data folder: ``train`` and ``val``, one folder a class in each, a file
+    that `lsqctl data pack` made of one, or a list (``image_lists``).
 
     It bears the dataset's name unless ``folder``, which may be an absolute path, is given.
     """
@@ -71,14 +72,23 @@ class FolderDataset:
     def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
         """Return training and evaluation split; raises DataError where they do not fit."""
         root = data_dir / self.folder
-        list_split = self._list_packed if root.is_file() else self._list_split
-        train, evaluation = (list_split(root / split) for split in SPLITS)
+        train, evaluation = self._list_root(root)
         expected = self.info.classes
         if train.classes != evaluation.classes or (expected and len(train.classes) != expected):
             raise DataError(
                 f"{root}: {len(train.classes)} classes in train, {len(evaluation.classes)} in val"
                 + (f", there should be {expected}" if expected else ", they should be the same")
+                + _first_difference(train.classes, evaluation.classes)
             )
+        return train, evaluation
+
+    def _list_root(self, root: Path) -> tuple[FolderSplit, FolderSplit]:
+        if is_list(root):
+            if root.suffix == FOLDER_LIST:
+                return _together([self._list_root(entry) for entry in read_folder_list(root)])
+            return _list_files(root)
+        list_split = self._list_packed if root.is_file() else self._list_split
+        train, evaluation = (list_split(root / split) for split in SPLITS)
         return train, evaluation
 
     def _list_split(self, folder: Path) -> FolderSplit:
@@ -99,26 +109,68 @@ class FolderDataset:
         """
         check_decoder(decoder)
         root = data_dir / self.folder
-        if root.is_file() and read_pack(root).resize < resize:
-            raise DataError(
-                f"data.resize: {root} was packed with {read_pack(root).resize} pixels, which would "
-                f"be enlarged to {resize}; pack the folder again with --resize {resize}"
-            )
+        entries = read_folder_list(root) if is_list(root) and root.suffix == FOLDER_LIST else [root]
+        for pack in entries:
+            if pack.is_file() and not is_list(pack) and read_pack(pack).resize < resize:
+                raise DataError(
+                    f"data.resize: {pack} was packed with {read_pack(pack).resize} pixels, which "
+                    f"would be enlarged to {resize}; pack the folder again with --resize {resize}"
+                )
 
     def _list_packed(self, split: Path) -> FolderSplit:
         pack = read_pack(split.parent)
         return FolderSplit([*pack.files[split.name]], pack.classes, ())
 
 
+def _first_difference(train: list[str], evaluation: list[str]) -> str:
+    """Name a class that one split has and the other lacks."""
+    for split, only in (("train", {*train} - {*evaluation}), ("val", {*evaluation} - {*train})):
+        if only:
+            return f" (only in {split}: {min(only)})"
+    return ""
+
+
+def _list_files(path: Path) -> tuple[FolderSplit, FolderSplit]:
+    """Return the splits of a list of files; raises DataError for what is no list."""
+    listed = read_file_list(path)
+    train, evaluation = (
+        _labelled([(image.path, image.label) for image in listed[split]], ()) for split in SPLITS
+    )
+    return train, evaluation
+
+
+def _together(parts: Sequence[tuple[FolderSplit, FolderSplit]]) -> tuple[FolderSplit, FolderSplit]:
+    """Return folders as one: a class that some of them have is a class of all."""
+    train, evaluation = (
+        _labelled(
+            [(file, part.classes[label]) for part in splits for file, label in part.files],
+            tuple(note for part in splits for note in part.notes),
+        )
+        for splits in zip(*parts, strict=True)
+    )
+    return train, evaluation
+
+
+def _labelled(files: Sequence[tuple[ImageFile, str]], notes: tuple[str, ...]) -> FolderSplit:
+    """Return a split of images and the names of their classes: labels are in order of names."""
+    classes = sorted({name for _, name in files})
+    labels = {name: label for label, name in enumerate(classes)}
+    return FolderSplit([(file, labels[name]) for file, name in files], classes, notes)
+
+
 def images_digest(root: Path, splits: Iterable[FolderSplit]) -> str:
     """Return what names the images of a dataset: their paths below ``root``, and their bytes.
 
+    Of a list they are the paths from its folder, and each has its class and split beside.
     Of more than MAX_HASHED_BYTES their sizes stand for the bytes: reading ImageNet takes minutes.
     A packed file is named by its index, which has the hash of each image; of up to
     MAX_HASHED_BYTES they are checked. Raises DataError where one is damaged.
     """
+    splits = tuple(splits)
     sizes = _file_sizes(splits)
     hashes_bytes = sum(sizes.values()) <= MAX_HASHED_BYTES
+    if is_list(root):
+        return _list_digest(root, splits, hashes_bytes=hashes_bytes)
     if root.is_file():
         if hashes_bytes:
             check_packed_images(root)
@@ -129,6 +181,20 @@ def images_digest(root: Path, splits: Iterable[FolderSplit]) -> str:
         hasher.update(f"{os.path.relpath(path, root)}\0{size}\n".encode(errors="surrogateescape"))
         if hashes_bytes:
             hasher.update(Path(path).read_bytes())
+    return f"{'images' if hashes_bytes else 'listing'}-sha256:{hasher.hexdigest()}"
+
+
+def _list_digest(root: Path, splits: Iterable[FolderSplit], *, hashes_bytes: bool) -> str:
+    hasher = hashlib.sha256()
+    for name, split in zip(SPLITS, splits, strict=True):
+        for file, label in split.files:
+            path, part = (file.pack, file.sha256) if isinstance(file, PackedImage) else (file, "")
+            where = os.path.relpath(path, root.parent)
+            line = f"{where}\0{part}\0{split.classes[label]}\0{name}\0{file_size(file)}\n"
+            hasher.update(line.encode(errors="surrogateescape"))
+            if hashes_bytes:
+                data = file.read() if isinstance(file, PackedImage) else Path(file).read_bytes()
+                hasher.update(data)
     return f"{'images' if hashes_bytes else 'listing'}-sha256:{hasher.hexdigest()}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.image_folders import check_class_folders
+from lsqctl.datasets.image_lists import FILE_LIST, FOLDER_LIST, begins_as_list
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX
 from lsqctl.errors import DataError
 from lsqctl.text import did_you_mean
@@ -39,7 +40,7 @@ def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) 
         return DataError(
             f"data.path: there is no folder {data_dir / folder} with a folder train{near}; put a "
             "folder of images for each class into its train and val, or name what `lsqctl data "
-            "pack` wrote"
+            "pack` wrote, or a list (docs/data-layouts.md)"
         )
     remedy = f"`lsqctl data fetch {name}` downloads it"
     if info.is_image_folder:
@@ -51,7 +52,7 @@ def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) 
 
 
 def image_folders(data_dir: Path) -> list[str]:
-    """Return what in the data folder ``data.path`` may name, folders and packed ones, sorted."""
+    """Return what `data.path` may name in the data folder: folders, packed ones, lists; sorted."""
     if not data_dir.is_dir():
         return []
     return sorted(
@@ -59,4 +60,5 @@ def image_folders(data_dir: Path) -> list[str]:
         for path in data_dir.iterdir()
         if all((path / split).is_dir() for split in SPLITS)
         or (path.suffix == SUFFIX and path.is_file())
+        or (path.suffix in {FILE_LIST, FOLDER_LIST} and path.is_file() and begins_as_list(path))
     )

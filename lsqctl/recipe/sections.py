@@ -124,8 +124,9 @@ class DataSection(Section):
         min_length=1,
         max_length=1024,
         description="folder of the images, with `train` and `val`, or the file that `lsqctl data "
-        "pack` made of it: in the data folder, or an absolute path; null is the folder that bears "
-        "the dataset's name (image folders)",
+        "pack` made of it, or a list of files or folders (docs/data-layouts.md): in the data "
+        "folder, or an absolute path; null is the folder that bears the dataset's name (image "
+        "folders)",
     )
     limit_train: int | None = Field(
         None,

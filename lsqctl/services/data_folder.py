@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import ImageWalk, class_names
+from lsqctl.datasets.image_folders import FolderDataset, ImageWalk, class_names
+from lsqctl.datasets.image_lists import is_list
 from lsqctl.datasets.image_pack import SPLITS, read_pack
 from lsqctl.datasets.presence import image_folders, is_dataset_present
 from lsqctl.errors import DataError, LsqctlError
@@ -22,7 +23,8 @@ _WEIGHTS = (".safetensors", ".pth", ".pt", ".th")
 class ImageFolder:
     """A folder that ``data.path`` may name; of more than MAX_COUNTED images so many are counted.
 
-    ``resize`` is that of a packed one, None of a folder; one whose index is ``damaged`` counts 0.
+    ``resize`` is that of a packed one, else None. Of a list whatever it names is counted; one that
+    does not read, and a packed one whose index is damaged, is ``damaged`` and counts 0.
     """
 
     path: str
@@ -56,16 +58,25 @@ class RecipeData:
 
 
 def find_image_folders(settings: Settings) -> list[ImageFolder]:
-    """Return the folders of images in the data folder, and the packed ones."""
-    return [
-        (_count_packed if (settings.data_dir / name).is_file() else _count)(settings.data_dir, name)
-        for name in image_folders(settings.data_dir)
-    ]
+    """Return the folders of images in the data folder, packed ones and lists."""
+    return [_count(settings.data_dir, name) for name in image_folders(settings.data_dir)]
 
 
 def _count(data_dir: Path, name: str) -> ImageFolder:
+    if is_list(data_dir / name):
+        return _count_listed(data_dir, name)
+    if (data_dir / name).is_file():
+        return _count_packed(data_dir, name)
     train, val = (_count_images(data_dir / name / split) for split in SPLITS)
     return ImageFolder(name, len(class_names(data_dir / name / SPLITS[0])), train, val)
+
+
+def _count_listed(data_dir: Path, name: str) -> ImageFolder:
+    try:
+        train, val = FolderDataset("imagefolder", name).list_splits(data_dir)
+    except DataError:
+        return ImageFolder(name, 0, 0, 0, damaged=True)
+    return ImageFolder(name, len(train.classes), len(train.files), len(val.files))
 
 
 def _count_packed(data_dir: Path, name: str) -> ImageFolder:

@@ -13,6 +13,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.identity import load_dataset
 from lsqctl.datasets.image_folders import FolderDataset
+from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
@@ -82,8 +83,8 @@ def _open_folder(
 
     dataset.check_use(data_dir, resize=data.resize, decoder=data.decoder)
     train_split, eval_split = dataset.list_splits(data_dir)
-    packed = (data_dir / dataset.folder).is_file()
     whole = [train_split.files, eval_split.files]
+    packed = all(isinstance(file, PackedImage) for files in whole for file, _ in files)
     taken = (
         files if kept is None else [files[index] for index in kept]
         for files, kept in zip(whole, _kept_images(whole, data), strict=True)

@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import ImageFile, is_image_name
-from lsqctl.datasets.image_pack import read_pack
+from lsqctl.datasets.image_folders import FolderDataset, ImageFile, is_image_name
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
 from lsqctl.models import input_channels
@@ -176,8 +175,8 @@ def _memory_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Sp
 def _real_images(data_dir: Path, name: str) -> list[ImageFile]:
     """Return real images to try with, two to train on and two to evaluate; or none."""
     if (data_dir / name).is_file():
-        files = read_pack(data_dir / name).files.values()
-        images = [image for split in files for image, _ in split]
+        splits = FolderDataset("imagefolder", name).list_splits(data_dir)
+        images = [image for split in splits for image, _ in split.files]
         return [*images[: 2 * _BATCH_SIZE]] if len(images) >= 2 * _BATCH_SIZE else []
     for folder_name in (name, "imagefolder", "imagenet-sample"):
         for split in ("train", "val"):
