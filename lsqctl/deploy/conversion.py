@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +15,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import lsqctl
@@ -38,6 +39,7 @@ SECOND_RUNTIMES = ("openvino",)  # of a form that another runtime has run alread
 _VERSIONED = "torch onnx onnxruntime numpy openvino qonnx safetensors".split()
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
+Listeners = Mapping[str, Callable[[Tensor, Tensor], None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,8 @@ class Options:
     ``forms`` are those to write, ``all`` as many as are possible. ``plain`` keeps to ONNX's
     standard operators; ``settle`` moves biases off the ties between codes; ``hub`` puts files
     where Hugging Face's readers look. ``threads`` are those of the check; ``card`` is what the
-    folder says of the model's origin.
+    folder says of the model's origin. ``listeners`` hear, by form, the logits that its file gave of
+    each labelled batch that was compared, and the labels.
     """
 
     forms: tuple[str, ...] = ("exact",)
@@ -72,6 +75,7 @@ class Options:
     hub: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
+    listeners: Listeners = field(default_factory=dict)
 
 
 def convert(
@@ -102,7 +106,8 @@ def convert(
     source = FormSource(network, options.card.metadata(), plain=options.plain)
     written, left_out = _write(source, options.forms)
     names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
-    checks = [_Check(network, names, one) for one in _opened(written, options.threads)]
+    opened = _opened(written, options.threads)
+    checks = [_Check(network, names, one, options.listeners) for one in opened]
     expected = _compare(network, checks, stream)
     report = _report(source, written, checks)
     report |= {"left_out": left_out, "settled": moves_json(moves)}
@@ -194,9 +199,14 @@ class _Check:
     """
 
     def __init__(
-        self, network: Network, names: Mapping[str, str], opened: tuple[str, Runner | Unavailable]
+        self,
+        network: Network,
+        names: Mapping[str, str],
+        opened: tuple[str, Runner | Unavailable],
+        listeners: Listeners,
     ) -> None:
         self.form, self.runner = opened
+        self._listener = listeners.get(self.key)
         self._file = names[self.form]
         self._comparison = Comparison(network)
         self.n_expected_differing = 0
@@ -221,6 +231,8 @@ class _Check:
         found = runner.answer(images[:limit].numpy())
         part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
         self._comparison.compare(part, found, None if labels is None else labels[:limit])
+        if self._listener is not None and labels is not None:
+            self._listener(torch.from_numpy(found.logits), labels[:limit])
         wanted = slice(max(0, EXPECTED_IMAGES - n_before))
         expected, answered = part.logits[wanted], found.logits[wanted]
         if len(expected) == 0:
