@@ -21,7 +21,13 @@ from torch import Tensor, nn
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
 from lsqctl.deploy.certificate import AVX2_PAIR, Certificate, certificates_json, pair_bounds
-from lsqctl.deploy.checking import CheckCounts, Comparison, reference_answers
+from lsqctl.deploy.checking import (
+    CheckCounts,
+    Comparison,
+    FakeQuantized,
+    FloatComparison,
+    reference_answers,
+)
 from lsqctl.deploy.folder import CHECK, EXPECTED, check_free, npz_bytes, unlike_images, write_folder
 from lsqctl.deploy.forms import FORMS, Answers, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.network import Network
@@ -108,9 +114,11 @@ def convert(
     names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
     opened = _opened(written, options.threads)
     checks = [_Check(network, names, one, options.listeners) for one in opened]
-    expected = _compare(network, checks, stream)
+    trained = FloatComparison(FakeQuantized(model, network, pixels), network)
+    expected = _compare(network, [*checks, trained], stream)
     report = _report(source, written, checks)
     report |= {"left_out": left_out, "settled": moves_json(moves)}
+    report |= {"fake_quantized": fake_quantized_json(trained.counts)}
     files = {names[form]: one.data for form, one in written.items()} | {EXPECTED: expected.npz()}
     batch_shape = network.input_shape
     files["config.json"] = config_json(options.card, batch_shape, expected.n_classes, pixels)
@@ -131,7 +139,9 @@ def _shape_of(batches: Batches) -> tuple[tuple[int, ...], Batches]:
     return tuple(first[0].shape[1:]), chain([first], stream)
 
 
-def _compare(network: Network, checks: Sequence[_Check], batches: Batches) -> _Expected:
+def _compare(
+    network: Network, checks: Sequence[_Check | FloatComparison], batches: Batches
+) -> _Expected:
     """Let each check compare the images with their reference, and return the first of both."""
     expected = _Expected()
     for images, labels in batches:
@@ -320,6 +330,12 @@ def counts_json(counts: CheckCounts) -> JsonObject:
         "reference_right": reference,
         "first_differences": [asdict(one) for one in islice(counts.first_differences, 5)],
     }
+
+
+def fake_quantized_json(counts: CheckCounts) -> JsonObject:
+    """Return what the trained network in fp32 does otherwise than the reference, and where from."""
+    beginnings = {"beginnings": counts.n_beginnings, "furthest_from_tie": counts.furthest_from_tie}
+    return {**counts_json(counts), **beginnings}
 
 
 def _versions() -> dict[str, str]:

@@ -74,6 +74,7 @@ def deploy_run(
     pipeline = _pipeline(recipe, detail, settings, threads)
     _check_dataset(pipeline, recipe, result.data_digest)
     card, tally = _card(recipe, detail, result, headline), Tally()
+    card = replace(card, labels=pipeline.dataset.labels)
     options = Options(
         forms,
         plain=plain,
@@ -101,7 +102,7 @@ def _restore(
     checkpoint = current_location(settings.run_dir(detail.run.id), headline.checkpoint)
     key = headline.variant, headline.selection
     verify_recorded_checkpoint(checkpoint, store.results.manifest_sha256(detail.run.id, key))
-    return restore_model(recipe, checkpoint, None)
+    return restore_model(recipe, checkpoint, headline.variant)
 
 
 def _deployed_result(

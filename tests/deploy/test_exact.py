@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from lsqctl.deploy.certificate import certify, pair_bounds, proofs
+from lsqctl.deploy.checking import FakeQuantized, FloatComparison, reference_answers
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.tracing import trace
@@ -20,6 +21,7 @@ from lsqctl.quant import LayerOverride, QuantSpec, prepare, quantized_layers
 from lsqctl.quant.arithmetic import pad_codes
 from tests.conftest import FULL
 from tests.deploy.networks import (
+    PIXELS,
     Checker,
     Everything,
     base,
@@ -107,6 +109,25 @@ def _watch(found, name):
         found[name] = quantizer.codes(inputs[0]).float()
 
     return hook
+
+
+@pytest.mark.parametrize("spec", [{}, KINDS["w8a8 offset"]], ids=["w4a4", "offset"])
+def test_what_the_trained_network_does_otherwise_begins_at_ties_and_what_another_does_not(
+    spec,
+):
+    model = prepared(**spec)
+    network = base() if not spec else traced(model)
+    reference = reference_answers(network, images(32))
+    trained = FloatComparison(FakeQuantized(model, network, PIXELS), network)
+    trained.add(images(32), reference, None)
+    assert trained.counts.n_codes == sum(codes.size for codes in reference.codes.values())
+    assert (trained.counts.furthest_from_tie or 0) < 1e-4
+    with torch.no_grad():
+        model.norm1.bias += 0.05
+    other = FloatComparison(FakeQuantized(model, network, PIXELS), network)
+    other.add(images(32), reference, None)
+    assert other.counts.n_beginnings > 100
+    assert other.counts.furthest_from_tie > 0.01
 
 
 def test_threads_and_batches_change_nothing():
