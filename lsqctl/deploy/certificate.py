@@ -196,10 +196,10 @@ def certify(network: Network) -> list[Certificate]:
     return [_certificate(network, edge) for edge in network.traced_edges()]
 
 
-def proofs(certificates: Iterable[Certificate]) -> dict[str, tuple[str, Requantization]]:
+def proofs(certificates: Iterable[Certificate]) -> dict[str, tuple[Edge, Requantization]]:
     """Return, by layer, the edge that it gives and the integers that are proved for it."""
     return {
-        one.edge.source: (one.edge.name, one.requantization)
+        one.edge.source: (one.edge, one.requantization)
         for one in certificates
         if one.edge.source is not None and one.requantization is not None
     }

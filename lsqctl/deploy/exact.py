@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch.fx import Node
 
 from lsqctl.deploy.certificate import Requantization
-from lsqctl.deploy.network import Network
+from lsqctl.deploy.lowering import pair
+from lsqctl.deploy.network import Edge, Network
 from lsqctl.deploy.onnx_graph import GraphWriter
 from lsqctl.deploy.runtime import Array
 from lsqctl.quant.arithmetic import Grid, IntegerLayer, Window
@@ -34,7 +36,7 @@ class ExactForm:
 
     network: Network
     plain: bool = False
-    proofs: Mapping[str, tuple[str, Requantization]] = field(default_factory=dict)
+    proofs: Mapping[str, tuple[Edge, Requantization]] = field(default_factory=dict)
 
     @property
     def opset_imports(self) -> Mapping[str, int]:
@@ -58,8 +60,10 @@ class ExactForm:
         codes = _codes(graph, edge, layer.grid, x)
         if edge in self.proofs:
             target, proof = self.proofs[edge]
-            given = _requantized(graph, layer, codes, (self.network.grid(target), proof))
-            graph.given_codes[target] = given
+            given = _requantized(graph, layer, codes, (self.network.grid(target.name), proof))
+            for pool in target.pools:
+                given = _pooled(graph, pool, given)
+            graph.given_codes[target.name] = given
             return given
         if layer.window is None:
             return self._product(graph, layer, codes, layer.weight_codes.numpy().T)
@@ -129,6 +133,21 @@ def _requantized(
     if layer.window is None:
         out = graph.add("Squeeze", out, axes)
     return _clipped(graph, out, proof.first_code - grid.quant_min, proof.last_code - grid.quant_min)
+
+
+def _pooled(graph: GraphWriter, pool: Node, codes: str) -> str:
+    """Add a maximum over windows of codes, as torch takes it of values; padding is never one."""
+    _, kernel, *given = pool.args
+    stride, padding, dilation, ceil_mode = (*given, *([], 0, 1, False)[len(given) :])
+    return graph.add(
+        "MaxPool",
+        codes,
+        kernel_shape=pair(kernel),
+        strides=pair(stride or kernel),
+        pads=pair(padding) * 2,
+        dilations=pair(dilation),
+        ceil_mode=int(bool(ceil_mode)),
+    )
 
 
 def _pads(graph: GraphWriter, layer: IntegerLayer, codes: str) -> tuple[list[int], str]:

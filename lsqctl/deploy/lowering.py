@@ -28,7 +28,7 @@ Shape = tuple[int, int, int]
 def lower(network: Network) -> Program:
     """Return the network as a program.  Raises DataError for an operation that has no place there.
 
-    Such are LayerNorm, softmax, concatenations, and whatever works on more than (C, H, W).
+    Such are LayerNorm, softmax, swish, and whatever works on more than (C, H, W).
     """
     return _Lowering(network).run()
 
@@ -74,6 +74,8 @@ class _Lowering:
             self._add(node, "reshape", shape)
         elif kind in _BINARY:
             self._take_binary(node, _BINARY[kind], shape)
+        elif kind == "cat":
+            self._take_concatenation(node, shape)
         elif kind in _TAKERS:
             self._add(node, *_TAKERS[kind](node, shape))
         else:
@@ -118,6 +120,15 @@ class _Lowering:
         name = f"constant{len(self.tensors)}"
         self.tensors[name] = values.reshape(-1)
         self._add(node, kind, shape, {"constant": name})
+
+    def _take_concatenation(self, node: Node, shape: Shape) -> None:
+        parts, dim = cast("Sequence[Node]", node.args[0]), (*node.args[1:], 0)[0]
+        if dim not in (1, -len(node.meta["val"].shape) + 1):
+            raise _refusal("a concatenation that is not of channels")
+        if any(part.name in self._constants for part in parts):
+            raise _refusal("a concatenation with a constant")
+        self.operations.append(Operation("concat", tuple(map(self._number, parts)), shape))
+        self._numbers[node.name] = len(self.operations)
 
     def _take_quantized(self, node: Node, name: str, shape: Shape) -> None:
         grid = self.network.grid(name)
@@ -211,7 +222,8 @@ def _clamp(node: Node, shape: Shape) -> Taken:
     return "clamp", shape, {"low": low, "high": high}
 
 
-def _pair(value: object) -> list[int]:
+def pair(value: object) -> list[int]:
+    """Return a setting of both spatial dimensions, as torch writes it, as two numbers."""
     values = list(cast("Sequence[int]", value)) if isinstance(value, Sequence) else [value]
     return [int(cast("int", one)) for one in (values * 2)[:2]]
 
@@ -222,17 +234,17 @@ def _max_pool(node: Node, shape: Shape) -> Taken:
     if not stride:
         stride = kernel
     settings = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
-    return "max_pool", shape, {key: _pair(value) for key, value in settings.items()}
+    return "max_pool", shape, {key: pair(value) for key, value in settings.items()}
 
 
 def _mean_pool(node: Node, shape: Shape) -> Taken:
     """Take a mean over windows without padding, each of them full."""
     _, kernel, *rest = node.args
     stride = rest[0] if rest and rest[0] else kernel
-    if any(any(_pair(one)) for one in rest[1:2]) or any(rest[2:3]):
+    if any(any(pair(one)) for one in rest[1:2]) or any(rest[2:3]):
         raise _refusal("a mean over windows that reach beyond the image")
     settings = {"kernel": kernel, "stride": stride, "padding": 0, "dilation": 1}
-    return "mean_pool", shape, {key: _pair(value) for key, value in settings.items()}
+    return "mean_pool", shape, {key: pair(value) for key, value in settings.items()}
 
 
 def _mean_of_all(node: Node, shape: Shape) -> Taken:

@@ -34,6 +34,7 @@ class Operation:
     * ``max_pool`` and ``mean_pool``: ``kernel``, ``stride``, ``padding``, ``dilation``
     * ``slice``: ``start`` and ``step`` for C, H and W
     * ``pad``: zeros ``before`` C, H and W; the shape says how many follow
+    * ``concat`` of two values or more: their channels one behind another
     * ``reshape``: the same numbers in their order
     """
 
@@ -230,6 +231,10 @@ def _pad(operation: Operation, inputs: Sequence[Values], _: Mapping[str, Array])
     return np.pad(inputs[0], ((0, 0), *zip(before, after, strict=True)))
 
 
+def _concat(_: Operation, inputs: Sequence[Values], __: Mapping[str, Array]) -> Values:
+    return np.concatenate(inputs, 1)
+
+
 def _reshape(_: Operation, inputs: Sequence[Values], __: Mapping[str, Array]) -> Values:
     return inputs[0]
 
@@ -243,5 +248,6 @@ _RUN = {
     "mean_pool": _pool,
     "slice": _slice,
     "pad": _pad,
+    "concat": _concat,
     "reshape": _reshape,
 }

@@ -172,6 +172,34 @@ def test_of_layers_one_behind_another_edges_are_proved_and_every_code_is_equal(c
     assert counts.equal, counts.first_differences
 
 
+class Pooled(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): maxima over windows on both sides of a ReLU, one beyond the edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.conv3 = nn.Conv2d(6, 5, 2)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 3, 2, 1)
+        x = F.relu(F.max_pool2d(self.conv2(x), 3, 2, ceil_mode=True))
+        return self.conv3(x).flatten(1)
+
+
+def test_maxima_over_windows_are_taken_of_codes_and_leave_the_edge_to_its_layer():
+    network = traced(prepared(Pooled(), last_act_bits=4))
+    certificates = certify(network)
+    assert [one.edge.source for one in certificates] == [None, "conv1", "conv2"]
+    assert [one.proved for one in certificates] == [False, True, True]
+    form = ExactForm(network, proofs=proofs(certificates))
+    nodes = write_onnx(exported(network), form, {})[0].graph.node
+    operators = [node.op_type for node in nodes]
+    assert (operators.count("MaxPool"), operators.count("QLinearConv")) == (2, 2)
+    assert operators.count("QuantizeLinear") == 1  # of the image: all else is bytes
+    assert compared(network, images(16)).equal
+
+
 def test_an_edge_that_others_read_or_that_is_a_sum_says_so():
     reasons = {one.edge.name: one.edge.reason for one in certify(traced(prepared()))}
     assert reasons["conv2"] == reasons["shortcut"] == "others read conv1, too"

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -331,10 +332,17 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
         step, offset = (_float(one.settings[key] or 0.0) for key in ("step", "offset"))
         ends_text = f"{one.number('low')}, {one.number('high')}"
         return f"lsq_quantize({x}, @, {one.size}, {step}, {offset}, {ends_text});"
-    if one.kind == "reshape":
-        return f"lsq_copy({x}, @, {one.size});"
+    if one.kind in ("reshape", "concat"):
+        return _copies([x, *others], [int(np.prod(program.shape(n))) for n in one.inputs])
     family = "pool" if one.kind.endswith("pool") else one.kind
     return f"lsq_{family}({x}, @, #);"
+
+
+def _copies(parts: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return the statements that lay values of so many numbers one behind another."""
+    places = zip(parts, accumulate(sizes, initial=0), sizes, strict=False)
+    calls = [f"lsq_copy({part}, @ + {at}, {size});" for part, at, size in places]
+    return " ".join(calls).replace("@ + 0,", "@,")
 
 
 def _parameters(program: Program, one: Operation) -> list[int]:

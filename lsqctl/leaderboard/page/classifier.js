@@ -74,6 +74,9 @@ const logitsOf = (image) => {
       const constant = one.settings.constant, other = constant ? tensors[constant] : values[one.inputs[1]];
       const area = constant ? y.length / other.length : 1;
       x.forEach((v, i) => { y[i] = binary[one.kind](v, other[Math.floor(i / area)]); });
+    } else if (one.kind === "concat") {
+      let at = 0;
+      one.inputs.forEach((n) => { y.set(values[n], at); at += values[n].length; });
     } else run[one.kind](one, x, shapes[one.inputs[0]], y);
     values.push(y);
     shapes.push(one.shape);
