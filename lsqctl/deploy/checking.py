@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from lsqctl.deploy.forms import Answers, Codes
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.runtime import Array, open_session, run_session
 from lsqctl.deploy.tracing import FromPixels, Pixels
+from lsqctl.quant import quantized_layers, quantizers
 from lsqctl.quant.arithmetic import Window
 
 MAX_FIRST_DIFFERENCES = 5
@@ -130,13 +132,11 @@ class FakeQuantized:
         self._whole = FromPixels(self._model, pixels) if pixels is not None else self._model
         self._network = network
         self.values: dict[str, Tensor] = {}
-        for edge in {*network.edges}:
-            module = self._model.get_submodule(edge)
-            quantizer = module.input_quantizer if edge in network.layers else module
-            assert isinstance(quantizer, nn.Module)
-            quantizer.register_forward_pre_hook(
-                lambda _, inputs, edge=edge: self._hear(edge, inputs)
-            )
+        layers, own = quantized_layers(self._model), quantizers(self._model)
+        for edge in dict.fromkeys(network.edges):
+            quantizer = layers[edge].input_quantizer if edge in network.layers else own[edge]
+            assert quantizer is not None
+            quantizer.register_forward_pre_hook(partial(self._hear, edge))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Answers:
@@ -149,7 +149,7 @@ class FakeQuantized:
             codes[edge] = (grid.codes(values) - grid.quant_min).to(torch.int16).numpy()
         return Answers(logits.numpy(), codes)
 
-    def _hear(self, edge: str, inputs: tuple[Tensor, ...]) -> None:
+    def _hear(self, edge: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         values = inputs[0].detach()
         layer = self._network.layers.get(edge)
         if layer is not None and layer.window is not None and layer.grid.offset is not None:

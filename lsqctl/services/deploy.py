@@ -73,17 +73,9 @@ def deploy_run(
     model = _restore(store, settings, detail, recipe, headline)
     pipeline = _pipeline(recipe, detail, settings, threads)
     _check_dataset(pipeline, recipe, result.data_digest)
-    card, tally = _card(recipe, detail, result, headline), Tally()
-    card = replace(card, labels=pipeline.dataset.labels)
-    options = Options(
-        forms,
-        plain=plain,
-        settle=settle,
-        hub=hub,
-        threads=threads,
-        card=card,
-        listeners={"exact": tally.add},
-    )
+    card = replace(_card(recipe, detail, result, headline), labels=pipeline.dataset.labels)
+    tally = Tally()
+    options = Options(forms, plain, settle, hub, threads, card, {"exact": tally.add})
     batches = _batches(pipeline, check)
     conversion = convert(model, directory, batches, pixels=_pixels(pipeline), options=options)
     deployed = _deployed_result(directory, headline, tally, len(pipeline.dataset.evaluation))
