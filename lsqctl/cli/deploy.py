@@ -141,8 +141,8 @@ def _print_edges(edges: Sequence[JsonObject]) -> None:
     rows = [
         (
             edge["codes"],
-            edge["source"] or "",
-            f"{edge['accumulators']:,}" if edge["finite"] else "",
+            edge["source"] or " + ".join(edge["summands"]),
+            f"{edge['accumulators']:,}" if edge["accumulators"] else "",
             f"{edge['thresholds']:,}" if edge["finite"] else "",
             "" if edge["margin"] is None else f"{edge['margin']:.2g}",
             _proof(edge),

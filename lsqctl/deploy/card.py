@@ -144,15 +144,23 @@ def check_lines(report: JsonObject) -> list[str]:
 
 def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
     """Return how many edges are proved for every input, and how close the closest one is."""
+    sums = [edge for edge in edges if edge["summands"]]
     finite = [edge for edge in edges if edge["finite"]]
     proved = [edge for edge in finite if edge["proved"]]
-    if not finite:
+    if not finite and not sums:
         return ["No layer alone gives the codes of another: nothing is proved for every input."]
     n_accumulators = sum(edge["accumulators"] for edge in proved)
     lines = [
         f"Of {pluralize(len(edges), 'edge')} {len(finite)} are given by one layer alone; "
         f"{len(proved)} of these are proved for every input ({n_accumulators:,} accumulators)."
     ]
+    if sums:
+        n_proved = sum(edge["proved"] for edge in sums)
+        n_pairs = sum(edge["accumulators"] for edge in sums)
+        are_sums = "is a sum" if len(sums) == 1 else "are sums"
+        lines.append(
+            f"{pluralize(len(sums), 'edge')} more {are_sums} of two codes; {n_proved} of these are proved for every pair ({n_pairs:,} pairs)."
+        )
     known = [edge for edge in edges if edge["margin"] is not None]
     if known:
         least = min(known, key=itemgetter("margin"))

@@ -32,7 +32,8 @@ class Edge:
     Its codes are a function of one integer where one layer, the ``source``, decides them through
     monotone operations (``between``): in all channels, or in those of ``channels`` where the other
     summand of an addition is padding. ``pools`` are maxima over windows on the way, which may as
-    well be taken of the codes. ``reason`` says why that layer cannot give the codes by
+    well be taken of the codes. ``summands`` are the two quantizers whose values, added, become the
+    codes: a function of two codes. ``reason`` says why that layer cannot give the codes by
     itself; empty where it can.
     """
 
@@ -42,6 +43,7 @@ class Edge:
     reason: str = ""
     channels: tuple[int, ...] | None = None
     pools: tuple[Node, ...] = ()
+    summands: tuple[str, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -146,7 +148,7 @@ def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
         reason = _obstacle(node)
         source, channels = _padded_sum(node)
     if source is None:
-        return Edge(name, reason=reason)
+        return Edge(name, None, between, reason, summands=_summands(node))
     if calls[source] > 1 or calls[name] > 1:
         return Edge(name, reason="a layer is called more than once")
     if not reason and node.meta["val"].dim() == 3:
@@ -177,6 +179,15 @@ def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:
                 before, after = amounts[4:]
                 return source, (*range(before), *range(n_channels - after, n_channels))
     return None, None
+
+
+def _summands(node: Node) -> tuple[str, ...]:
+    """Return the two quantizers whose values a node adds; () for any other node."""
+    if _operation(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
+        return ()
+    quantized = [one for one in node.args if layer_node_name(one) is None]
+    names = [name for name in map(node_name, quantized) if name is not None]
+    return tuple(names) if len(names) == 2 else ()
 
 
 def _operation(node: Node) -> str:

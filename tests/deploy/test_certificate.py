@@ -218,6 +218,46 @@ def test_with_residual_bits_both_summands_are_proved_and_where_integers_do_not_f
     assert compared(wide, images(8)).equal
 
 
+class Summed(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): one residual addition, both of whose inputs may be quantized."""
+
+    residual_inputs = ("conv2", "shortcut")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        self.shortcut, self.conv3 = nn.Identity(), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x):
+        x = F.relu(self.conv1(x))
+        return self.conv3(F.relu(self.conv2(x) + self.shortcut(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("spec", [{}, {"act_offset": "learned"}], ids=["no offset", "offset"])
+def test_integers_give_a_sum_of_codes_its_code_for_every_pair(spec):
+    network = traced(prepared(Summed(), residual_bits=8, last_act_bits=4, **spec))
+    (certificate,) = [one for one in certify(network) if one.edge.summands]
+    assert (certificate.edge.name, certificate.proved) == ("conv3", True)
+    grids = [network.grid(name) for name in (*certificate.edge.summands, "conv3")]
+    codes = [np.arange(one.quant_min, one.quant_max + 1) for one in grids[:2]]
+    assert certificate.n_accumulators == len(codes[0]) * len(codes[1]) == 65_536
+    step, offset = ([np.float32(one.step) for one in grids], [one.offset for one in grids])
+    first, second = (
+        c.astype("f4") * s + np.float32(0 if o is None else o)
+        for c, s, o in zip(codes, step, offset, strict=False)
+    )
+    values = np.maximum(first[:, None] + second, np.float32(0))
+    values = values - np.float32(0 if offset[2] is None else offset[2])
+    expected = np.rint((values / step[2]).clip(grids[2].quant_min, grids[2].quant_max))
+    integers = certificate.sum_of_codes
+    m1, m2 = integers.multipliers
+    total = (m1 * codes[0][:, None] + m2 * codes[1] + integers.bias) >> integers.shift
+    found = total.clip(integers.first_code, integers.last_code)
+    assert (found == expected).all()
+    assert len(np.unique(found)) > 4
+    assert 0 < certificate.margin < 0.01
+
+
 def test_a_bias_on_a_tie_is_moved_off_it_and_the_reference_s_codes_stay():
     network = chain_of()
     layer, edge = network.layers["conv2"], network.traced_edges()[2]
