@@ -159,7 +159,8 @@ def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
         n_pairs = sum(edge["accumulators"] for edge in sums)
         are_sums = "is a sum" if len(sums) == 1 else "are sums"
         lines.append(
-            f"{pluralize(len(sums), 'edge')} more {are_sums} of two codes; {n_proved} of these are proved for every pair ({n_pairs:,} pairs)."
+            f"{pluralize(len(sums), 'edge')} more {are_sums} of two codes; {n_proved} of these are "
+            f"proved for every pair ({n_pairs:,} pairs)."
         )
     known = [edge for edge in edges if edge["margin"] is not None]
     if known:
