@@ -291,6 +291,27 @@ def test_of_each_family_every_quantized_layer_is_integer(name):
     assert counts.n_codes_differing <= counts.n_codes / 1e4
 
 
+ONE_EACH = (  # the smallest of each family of torchvision
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
+    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 "
+    "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vit_b_16 "
+    "wide_resnet50_2"
+).split()
+SIZE_OF = {"inception_v3": 96, "maxvit_t": 224, "googlenet": 64, "alexnet": 64, "squeezenet1_1": 64}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_of_torchvision_s_classifiers_every_quantized_layer_is_integer(name):
+    size = SIZE_OF.get(name, 32)
+    model = build_model(name, num_classes=10, in_channels=3, image_size=size)
+    model = prepared(model, size=size)
+    network = traced(model, size)
+    assert {*network.layers} == {*quantized_layers(model)}
+    counts = compared(network, images(1, size))
+    assert counts.n_codes > 1000
+
+
 def test_images_that_are_normalized_already_may_come_in():
     model = prepared()
     network = trace(model, (3, 8, 8))
