@@ -26,7 +26,8 @@ class Operation:
 
     ``shape`` (C, H, W) is that of its output, and ``settings`` what the kind needs beside it:
 
-    * ``add`` of two values, or of one and the tensor ``constant``; ``sub``, ``mul``, ``div`` too
+    * ``add`` of two values, or of one and the tensor ``constant``; ``sub``, ``mul``, ``div`` too;
+      the second may have one number a channel
     * ``clamp`` to ``low``..``high``, either of them None
     * ``quantize``: step, offset, low, high of a grid
     * ``layer``: ``name``, its grid as above, ``zero_code``, ``bits``, ``weight`` (O, I/groups, kh,

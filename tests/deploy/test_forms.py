@@ -226,9 +226,31 @@ def test_qonnx_of_any_bits_gives_the_reference_s_logits(network):
     assert compared(network, "qonnx", images(2), "qonnx").equal
 
 
+class Hard(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): a block of MobileNetV3, whose channels are weighed, and a square."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.squeeze = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+        self.head = nn.Conv2d(8, 5, 6)
+
+    def forward(self, x):
+        x = F.hardswish(self.conv(x))
+        x = F.hardsigmoid(self.squeeze(F.avg_pool2d(x, 6))) * x
+        return self.head(x * x).flatten(1)
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("codes", "numpy"), ("c", "cc")])
+def test_hard_swish_and_products_are_those_of_torch_in_codes_and_c(form, runtime):
+    if runtime == "cc" and COMPILER is None:
+        pytest.skip("NO C COMPILER: install gcc or clang")
+    source = Sourced(traced(prepared(Hard(), act_signed="signed")))
+    assert compared(source, form, images(9), runtime).equal
+
+
 @pytest.mark.parametrize(("form", "runtime"), [("codes", "numpy"), ("c", "cc")])
 def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
-    if runtime == "cc" and shutil.which("cc") is None:
+    if runtime == "cc" and COMPILER is None:
         pytest.skip("NO C COMPILER: install gcc or clang")
     source = Sourced(traced(prepared(Joined())))
     assert [one.kind for one in source.program.operations].count("concat") == 2

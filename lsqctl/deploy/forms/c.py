@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 COMPILER = "cc"
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 SMALL = ("-Os", "-fno-asynchronous-unwind-tables")  # as firmware is compiled
-_IN_PLACE = ("layer", "quantize", "clamp", "add", "sub", "mul", "div", "reshape")
+_BINARY = ("add", "sub", "mul", "div")
+_IN_PLACE = ("layer", "quantize", "clamp", "reshape", *_BINARY)
 _SHORT = 32767
 
 
@@ -195,6 +196,8 @@ class _Arena:
                 self._live[index + 1] = self._live.pop(dying[0])
                 continue
             before = dying if operation.kind in _IN_PLACE else []
+            if operation.kind in _BINARY:  # a number a channel is read after the first is written
+                before = [n for n in dying if np.prod(program.shape(n)) == operation.size]
             for number in before:
                 self._live.pop(number, None)
             self._place(index + 1, operation.size)
@@ -316,9 +319,10 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
     x, *others = (_at(arena, number) for number in one.inputs)
     if one.kind == "layer":
         return f"lsq_layer_run(lsq_layers + {layers.index(one)}, {x}, @);"
-    if one.kind in ("add", "sub", "mul", "div"):
+    if one.kind in _BINARY:
         other = others[0] if others else str(one.settings["constant"])
-        count = one.size if others else program.tensors[other].size
+        second = program.shape(one.inputs[-1]) if others else program.tensors[other].shape
+        count = int(np.prod(second))
         ends_text = f"{one.size}, {one.size // count}, {count}"
         return f"lsq_binary('{one.kind[0]}', {x}, {other}, @, {ends_text});"
     if one.kind == "clamp":
