@@ -112,22 +112,20 @@ def convert(
     source = FormSource(network, options.card.metadata(), plain=options.plain)
     written, left_out = _write(source, options.forms)
     names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
-    opened = _opened(written, options.threads)
-    checks = [_Check(network, names, one, options.listeners) for one in opened]
+    checks = [_Check(network, names, one, options) for one in _opened(written, options.threads)]
     trained = FloatComparison(FakeQuantized(model, network, pixels), network)
     expected = _compare(network, [*checks, trained], stream)
     report = _report(source, written, checks)
     report |= {"left_out": left_out, "settled": moves_json(moves)}
-    report |= {"fake_quantized": fake_quantized_json(trained.counts)}
+    report["fake_quantized"] = fake_quantized_json(trained.counts)
     files = {names[form]: one.data for form, one in written.items()} | {EXPECTED: expected.npz()}
-    batch_shape = network.input_shape
-    files["config.json"] = config_json(options.card, batch_shape, expected.n_classes, pixels)
+    shape = network.input_shape
+    files["config.json"] = config_json(options.card, shape, expected.n_classes, pixels)
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {name: (directory / name).stat().st_size for name in sorted({*files, CHECK})}
-    n_layers, floats = len(network.layers), network.float_layers
-    proved = tuple(source.certificates)
-    return Conversion(directory, checks[0].counts, n_layers, floats, sizes, proved, left_out)
+    rest = len(network.layers), network.float_layers, sizes, tuple(source.certificates), left_out
+    return Conversion(directory, checks[0].counts, *rest)
 
 
 def _shape_of(batches: Batches) -> tuple[tuple[int, ...], Batches]:
@@ -213,10 +211,10 @@ class _Check:
         network: Network,
         names: Mapping[str, str],
         opened: tuple[str, Runner | Unavailable],
-        listeners: Listeners,
+        options: Options,
     ) -> None:
         self.form, self.runner = opened
-        self._listener = listeners.get(self.key)
+        self._listener = options.listeners.get(self.key)
         self._file = names[self.form]
         self._comparison = Comparison(network)
         self.n_expected_differing = 0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lsqctl.recipe import Recipe
     from lsqctl.store import Store
     from lsqctl.training.data_pipeline import DataPipeline
-    from lsqctl.training.evaluation import EvalCounts, Tally
+    from lsqctl.training.evaluation import EvalCounts, RunningCounts
     from lsqctl.training.runtime import ExecutionContext
 
 
@@ -63,7 +63,7 @@ def deploy_run(
     from lsqctl.deploy.conversion import check_forms
     from lsqctl.deploy.folder import check_free
     from lsqctl.recipe import load_stored
-    from lsqctl.training.evaluation import Tally
+    from lsqctl.training.evaluation import RunningCounts
 
     check_free(directory)
     check_forms(forms)
@@ -74,11 +74,11 @@ def deploy_run(
     pipeline = _pipeline(recipe, detail, settings, threads)
     _check_dataset(pipeline, recipe, result.data_digest)
     card = replace(_card(recipe, detail, result, headline), labels=pipeline.dataset.labels)
-    tally = Tally()
-    options = Options(forms, plain, settle, hub, threads, card, {"exact": tally.add})
+    running = RunningCounts()
+    options = Options(forms, plain, settle, hub, threads, card, {"exact": running.add})
     batches = _batches(pipeline, check)
     conversion = convert(model, directory, batches, pixels=_pixels(pipeline), options=options)
-    deployed = _deployed_result(directory, headline, tally, len(pipeline.dataset.evaluation))
+    deployed = _deployed_result(directory, headline, running, len(pipeline.dataset.evaluation))
     if deployed is not None:
         store.results.put_deployed(detail.run.id, deployed)
     return Deployment(detail.run.id, detail.run.name, headline, conversion, deployed)
@@ -98,7 +98,7 @@ def _restore(
 
 
 def _deployed_result(
-    directory: Path, headline: Evaluation, tally: Tally, n_images: int
+    directory: Path, headline: Evaluation, running: RunningCounts, n_images: int
 ) -> DeployedResult | None:
     """Return what the exact form's file answered by itself over the evaluation split.
 
@@ -111,7 +111,7 @@ def _deployed_result(
     entry = exact_entry(report, n_images)
     if entry is None:
         return None
-    counts = tally.counts()
+    counts = running.counts()
     evaluation = replace(
         headline,
         variant=DEPLOYED,

@@ -56,18 +56,18 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    tally = Tally()
+    running = RunningCounts()
     try:
         for images, labels in batches:
             before_batch()
             failpoint("evaluate.batch")
-            tally.add(model(images).float(), labels)
+            running.add(model(images).float(), labels)
     finally:
         model.train(was_training)
-    return tally.counts()
+    return running.counts()
 
 
-class Tally:
+class RunningCounts:
     """Counts the right answers of one network, batch by batch, whoever computed them."""
 
     def __init__(self) -> None:

@@ -344,8 +344,8 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
 
 def _copies(parts: Sequence[str], sizes: Sequence[int]) -> str:
     """Return the statements that lay values of so many numbers one behind another."""
-    places = zip(parts, accumulate(sizes, initial=0), sizes, strict=False)
-    calls = [f"lsq_copy({part}, @ + {at}, {size});" for part, at, size in places]
+    positions = zip(parts, accumulate(sizes, initial=0), sizes, strict=False)
+    calls = [f"lsq_copy({part}, @ + {at}, {size});" for part, at, size in positions]
     return " ".join(calls).replace("@ + 0,", "@,")
 
 
