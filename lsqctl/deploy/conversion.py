@@ -115,9 +115,8 @@ def convert(
     checks = [_Check(network, names, one, options) for one in _opened(written, options.threads)]
     trained = FloatComparison(FakeQuantized(model, network, pixels), network)
     expected = _compare(network, [*checks, trained], stream)
-    report = _report(source, written, checks)
-    report |= {"left_out": left_out, "settled": moves_json(moves)}
-    report["fake_quantized"] = fake_quantized_json(trained.counts)
+    report = _report(source, written, checks) | {"left_out": left_out}
+    report |= {"settled": moves_json(moves), "fake_quantized": fake_quantized_json(trained.counts)}
     files = {names[form]: one.data for form, one in written.items()} | {EXPECTED: expected.npz()}
     shape = network.input_shape
     files["config.json"] = config_json(options.card, shape, expected.n_classes, pixels)
