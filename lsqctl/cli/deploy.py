@@ -42,7 +42,7 @@ Threads = Annotated[
 ]
 
 
-_SHOWN = ("forms", "edges", "settled")  # of a folder's report, in JSON
+_SHOWN = ("forms", "edges", "settled", "fake_quantized")  # of a folder's report, in JSON
 
 
 def image_count(text: str | int | None) -> int | None:
