@@ -138,7 +138,9 @@ def _requantized(
 def _pooled(graph: GraphWriter, pool: Node, codes: str) -> str:
     """Add a maximum over windows of codes, as torch takes it of values; padding is never one."""
     _, kernel, *given = pool.args
-    stride, padding, dilation, ceil_mode = (*given, *([], 0, 1, False)[len(given) :])
+    defaults: tuple[object, ...] = ([], 0, 1, False)
+    settings: tuple[object, ...] = (*given, *defaults[len(given) :])
+    stride, padding, dilation, ceil_mode = settings
     return graph.add(
         "MaxPool",
         codes,

@@ -120,7 +120,7 @@ class _Lowering:
     def _take_hard(self, node: Node, kind: str, shape: Shape) -> None:
         """Take x * clip(x + 3, 0, 6) / 6, or that without the factor, in the order of torch."""
         x = self._number(node.args[0])
-        three, six = (self._constant(np.float32([value])) for value in (3, 6))
+        three, six = (self._constant(np.array([value], np.float32)) for value in (3, 6))
         ramp = self._append("add", (x,), shape, three)
         ramp = self._append("clamp", (ramp,), shape, {"low": 0, "high": 6})
         if kind.startswith("hardswish"):
