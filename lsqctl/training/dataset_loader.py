@@ -68,6 +68,7 @@ def _open_in_memory(
         preprocessing=f"as it is, {size}x{size}; {_normalization_text(mean, std)}; "
         f"training: pad {data.pad} and crop, {_mirror_text(data)}",
         notes=(f"{data.name}: {splits[2]}", *_partial_note((train, test), whole)),
+        labels=info.label_names,
     )
 
 
@@ -109,6 +110,7 @@ def _open_folder(
             *train_split.notes,
             *eval_split.notes,
         ),
+        labels=tuple(train_split.classes),
     )
 
 

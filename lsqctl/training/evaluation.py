@@ -56,26 +56,43 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    correct, correct_top5, losses, has_top5 = [], [], [], False
+    running = RunningCounts()
     try:
         for images, labels in batches:
             before_batch()
             failpoint("evaluate.batch")
-            logits = model(images).float()
-            correct.append(logits.argmax(1) == labels)
-            has_top5 = logits.shape[1] >= 6
-            correct_top5.append(_in_top5(logits, labels) if has_top5 else correct[-1])
-            losses.append(F.cross_entropy(logits, labels, reduction="none").double())
+            running.add(model(images).float(), labels)
     finally:
         model.train(was_training)
-    hits = torch.cat(correct).cpu().numpy()
-    return EvalCounts(
-        n_correct=int(hits.sum()),
-        n_correct_top5=int(torch.cat(correct_top5).sum()) if has_top5 else None,
-        n_total=len(hits),
-        hits=np.packbits(hits).tobytes(),
-        loss=float(torch.cat(losses).mean()),
-    )
+    return running.counts()
+
+
+class RunningCounts:
+    """Counts the right answers of one network, batch by batch, whoever computed them."""
+
+    def __init__(self) -> None:
+        self._correct: list[Tensor] = []
+        self._correct_top5: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch: logits (B, classes) in fp32, labels (B)."""
+        self._correct.append(logits.argmax(1) == labels)
+        if logits.shape[1] >= 6:
+            self._correct_top5.append(_in_top5(logits, labels))
+        self._losses.append(F.cross_entropy(logits, labels, reduction="none").double())
+
+    def counts(self) -> EvalCounts:
+        """Return what was counted, of one batch at least."""
+        hits = torch.cat(self._correct).cpu().numpy()
+        top5 = self._correct_top5
+        return EvalCounts(
+            n_correct=int(hits.sum()),
+            n_correct_top5=int(torch.cat(top5).sum()) if top5 else None,
+            n_total=len(hits),
+            hits=np.packbits(hits).tobytes(),
+            loss=float(torch.cat(self._losses).mean()),
+        )
 
 
 def _in_top5(logits: Tensor, labels: Tensor) -> Tensor:
