@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -18,14 +19,25 @@ from tests.worker.long_run import at_work, final_hashes, submitted
 pytestmark = pytest.mark.slow
 # long enough for a fault to find it at work, and for the next pilot to have something to do
 LONG = TINY.replace("epochs: 2", "epochs: 14").replace("batch_size: 256", "batch_size: 64")
+LONGER = LONG.replace("epochs: 14", "epochs: 60")  # Slurm looks at times every half minute
 WORK = ("cluster", "work", "cpu", "--until-empty", "--poll", "1s")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> str:
     """The hash of LONG's weights, trained in one go on this machine."""
-    line = CommandLine(tmp_path_factory.mktemp("whole"))
-    run_id = submitted(line, LONG)
+    return undisturbed_weights(tmp_path_factory.mktemp("whole"), LONG)
+
+
+@pytest.fixture(scope="module")
+def longer_weights(tmp_path_factory) -> str:
+    """The hash of LONGER's weights."""
+    return undisturbed_weights(tmp_path_factory.mktemp("longer"), LONGER)
+
+
+def undisturbed_weights(folder: Path, recipe: str) -> str:
+    line = CommandLine(folder)
+    run_id = submitted(line, recipe)
     line("worker", "--until-empty", "--slots", "2")
     return final_hashes(line, run_id)["model.pt"]
 
@@ -59,7 +71,7 @@ def pilot_of(line: ClusterLine, run_id: str) -> tuple[str, str]:
 def assert_same_end(line: ClusterLine, run_id: str, weights: str, dispatcher=None) -> None:
     """Wait for the dispatcher and compare what the run came to."""
     if dispatcher is not None:
-        said, _ = dispatcher.communicate(timeout=240)
+        said, _ = dispatcher.communicate(timeout=280)
         assert dispatcher.returncode == 0, said
         print(said)
     with line.store() as store:
@@ -103,14 +115,26 @@ def test_a_pilot_that_a_person_cancels_saves_and_another_goes_on(
     assert attempts(on_slurm, run_id) == ["preempted", "completed"]
 
 
+def test_a_pilot_that_slurm_preempts_saves_and_another_goes_on(on_slurm, slurm, longer_weights):
+    """After GraceTime, at its next look at times, Slurm sends SIGTERM; KillWait then bounds it."""
+    run_id = submitted(on_slurm, LONGER)
+    dispatcher = on_slurm.start(*WORK)
+    wait_until_at_work(on_slurm, run_id)
+    job_id, node = pilot_of(on_slurm, run_id)
+    words = ("--partition=urgent", f"--nodelist={node}", "--cpus-per-task=2", "--output=/dev/null")
+    slurm.call("sbatch", *words, text="#!/bin/sh\nsleep 2\n")
+    wait_for(lambda: "PREEMPTED" in slurm.call("scontrol", "show", "job", job_id), 120)
+    assert_same_end(on_slurm, run_id, longer_weights, dispatcher)
+    assert attempts(on_slurm, run_id) == ["preempted", "completed"]
+    assert "DUE TO PREEMPTION" in on_slurm.logs()
+
+
 def test_a_pilot_near_its_time_limit_saves_ends_with_0_and_another_goes_on(
-    on_slurm, slurm, weights
+    on_slurm, slurm, longer_weights
 ):
     on_slurm.profile(PROFILE.replace('lead = "20s"', 'lead = "45s"\nminutes = 1'))
-    run_id = submitted(on_slurm, LONG.replace("epochs: 14", "epochs: 60"))
-    dispatcher = on_slurm.start(*WORK)
-    said, _ = dispatcher.communicate(timeout=280)
-    assert dispatcher.returncode == 0, said
+    run_id = submitted(on_slurm, LONGER)
+    assert_same_end(on_slurm, run_id, longer_weights, on_slurm.start(*WORK))
     ended = attempts(on_slurm, run_id)
     assert ended[-1] == "completed"
     assert set(ended[:-1]) == {"preempted"}
