@@ -95,7 +95,7 @@ class Cost:
 
 @cache
 def _store(url: str) -> Store:
-    return open_store(url)
+    return open_store(url, lease_seconds=3600)  # a busy machine takes long to call for 1,000
 
 
 _steps = iter(range(10**9))

@@ -131,6 +131,12 @@ class Line:
         return self.home / "runs" / run_id
 
 
+def nodes_at_work(store: Store) -> list[str]:
+    """Return the nodes whose pilots own a run."""
+    hosts = {one.identity.id: one.identity.host for one in store.workers.list()}
+    return sorted({hosts[run.worker] for run in store.runs.list(states={RunState.RUNNING})})
+
+
 class Nemesis:
     """What is done to the cluster; ``draw`` fixes every choice, not its moment."""
 
@@ -142,9 +148,10 @@ class Nemesis:
     def another(self, **variables: str) -> subprocess.Popen[bytes]:
         return self.line.start("cluster", "work", "cpu", "--poll", "1s", **variables)
 
-    def strike(self) -> None:
+    def strike(self, store: Store) -> None:
+        """Do one thing; what is done to a node is done to one that trains, where there is one."""
         (kind,) = self.draw.choices(list(FAULTS), weights=list(FAULTS.values()))
-        node = self.draw.choice(self.slurm.names)
+        node = self.draw.choice(nodes_at_work(store) or self.slurm.names)
         self.done[kind] += 1
         match kind:
             case "power cut":
@@ -264,7 +271,7 @@ def soak(options: argparse.Namespace, folder: Path, url: str) -> tuple[Nemesis, 
             while time.monotonic() < end and store.queue.remaining().runnable:
                 time.sleep(nemesis.draw.uniform(1.0, options.pause))
                 if nemesis.done.total() < options.faults:
-                    nemesis.strike()
+                    nemesis.strike(store)
         nemesis.dispatcher.kill()
         nemesis.dispatcher.wait()
         retried = finish(line)
