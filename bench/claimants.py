@@ -36,6 +36,7 @@ from lsqctl.events import Metric, Progress
 from lsqctl.run import Lease, RunState
 from lsqctl.settings import Settings
 from lsqctl.store import Store, open_store
+from lsqctl.worker.recorder import FLUSH_SECONDS
 from tests.store.samples import identity, new, result
 
 POINTS = 10  # in a batch of metrics
@@ -44,12 +45,25 @@ SETTINGS = Settings(Path(), "", Path())  # the defaults: a lease of 30 s
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Of one call: milliseconds on the wall, and of the server's CPU."""
+
+    calls: int
+    median: float
+    p99: float
+    server: float
+
+
+@dataclass(frozen=True)
 class Kind:
     """A kind of call: what it does with a worker's lease, and how often each worker makes it."""
 
     call: Callable[[Store, Lease, int], object]
-    again: bool  # whether it can be made as often as one likes
-    a_second: float  # 0: as often as runs begin and end
+    seconds: Callable[[int], float] | None  # between two, among so many workers; None: once a run
+
+    def cores(self, workers: int, cost: Cost) -> float:
+        """Return how many cores of the server the calls of all workers keep busy."""
+        return workers / self.seconds(workers) * cost.server / 1e3 if self.seconds else 0.0
 
 
 def renew(store: Store, lease: Lease, index: int) -> None:
@@ -75,22 +89,12 @@ def finish(store: Store, lease: Lease, index: int) -> None:
 
 
 KINDS = {
-    "renew a lease": Kind(renew, True, 1 / SETTINGS.heartbeat_seconds),
-    "heartbeat": Kind(heartbeat, True, 1 / SETTINGS.heartbeat_seconds),
-    "look for dead workers": Kind(reap, True, 1 / SETTINGS.reap_seconds),
-    f"log {POINTS} points": Kind(log, True, 1.0),
-    "finish": Kind(finish, False, 0.0),
+    "renew a lease": Kind(renew, lambda _: SETTINGS.heartbeat_seconds),
+    "heartbeat": Kind(heartbeat, lambda _: SETTINGS.heartbeat_seconds),
+    "look for dead workers": Kind(reap, SETTINGS.reap_seconds),
+    f"log {POINTS} points": Kind(log, lambda _: FLUSH_SECONDS),
+    "finish": Kind(finish, None),
 }
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one call: milliseconds on the wall, and of the server's CPU."""
-
-    calls: int
-    median: float
-    p99: float
-    server: float
 
 
 @cache
@@ -191,7 +195,7 @@ def simulate(workers: int, count: int) -> tuple[dict[str, Cost], float, float]:
         costs = {"claim": measured(server, claim)}
         leases = [part for part, _ in claimed]
         for name, kind in KINDS.items():
-            times = max(1, CALLS // workers) if kind.again else 1
+            times = max(1, CALLS // workers) if kind.seconds else 1
             calls = partial(call_all, url, name, times)
             costs[name] = measured(server, lambda calls=calls: list(pool.map(calls, leases)))
             if name.startswith("log"):
@@ -211,8 +215,7 @@ def _point_bytes(store: Store) -> float:
 
 def cores(costs: dict[str, Cost], workers: int) -> float:
     """Return how many cores of the server that many workers at work keep busy."""
-    steady = (kind.a_second * costs[name].server / 1e3 for name, kind in KINDS.items())
-    return workers * sum(steady)
+    return sum(kind.cores(workers, costs[name]) for name, kind in KINDS.items())
 
 
 def main() -> None:
@@ -227,7 +230,7 @@ def main() -> None:
         costs, megabytes, point_bytes = simulate(workers, given.clients)
         print(f"{workers} workers: {cores(costs, workers):.2f} cores of the server")
         for name, cost in costs.items():
-            part = workers * KINDS[name].a_second * cost.server / 1e3 if name in KINDS else 0.0
+            part = KINDS[name].cores(workers, cost) if name in KINDS else 0.0
             print(
                 f"  {name:22} {cost.server:7.2f} ({cost.median:6.1f} {cost.p99:7.1f}), "
                 f"{cost.calls:5} calls" + (f", {part:.3f} cores" if part else "")
