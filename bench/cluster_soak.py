@@ -310,7 +310,7 @@ def report(options: argparse.Namespace, nemesis: Nemesis, retried: int, wrong: l
         "# A soak of pilots under a real Slurm",
         "",
         f"Printed by `python bench/cluster_soak.py --seed {options.seed} --runs {options.runs} "
-        f"--faults {options.faults}`.",
+        f"--faults {options.faults} --pause {options.pause:g}`.",
         "",
         f"- {version}, three nodes on one machine ({os.cpu_count()} cores, "
         f"Python {platform.python_version()}), lease {LEASE:g} s",
