@@ -90,7 +90,7 @@ def test_a_backup_of_a_server_is_restored_by_the_commands_of_the_page(workspace,
         store.workers.register(identity("w1"))
         submit(store, new("digits/a"), new("digits/b"))
         take(store)
-    (workspace.home / "runs").mkdir()
+    (workspace.home / "runs").mkdir(exist_ok=True)
     _, listed = back_up_and_restore(workspace, restored)
     assert listed.count("digits/") == 2
     with open_store(restored) as store:
