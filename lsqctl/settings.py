@@ -30,6 +30,7 @@ from lsqctl.ownership import check_found_workspace, check_not_public, make_priva
 
 WORKSPACE = ".lsqctl"
 _SQLITE = "sqlite:///"
+_REAPED_AT_FULL_PACE = 30  # runs at work; with more of them, each worker looks the less often
 CompileMode = Literal["auto", "on", "off"]
 VARIABLES: tuple[str, ...] = tuple(re.findall(r"``(LSQCTL_[A-Z_]+)``", __doc__ or ""))
 
@@ -63,10 +64,17 @@ class Settings:
         """Seconds between two renewals of a lease."""
         return self.lease_seconds / 6
 
-    @property
-    def reap_seconds(self) -> float:
-        """Seconds between two reaps: a dead worker is found within a lease and two of them."""
-        return self.lease_seconds / 30
+    def reap_seconds(self, running_runs: int) -> float:
+        """Return the seconds between two reaps: a dead worker is found within a lease and two.
+
+        Each reads every running run, so that among many each worker looks the less often.
+
+        >>> settings = Settings(Path(), "", Path(), lease_seconds=30)
+        >>> [settings.reap_seconds(runs) for runs in (0, 30, 60, 1000)]
+        [1.0, 1.0, 2.0, 10.0]
+        """
+        crowd = running_runs / _REAPED_AT_FULL_PACE
+        return min(self.lease_seconds / 30 * max(1.0, crowd), self.lease_seconds / 3)
 
     @property
     def runs_dir(self) -> Path:

@@ -33,7 +33,7 @@ from lsqctl.worker.identity import is_dead
 
 NEEDS_POSTGRESQL = (
     "pilots on other machines need PostgreSQL (SQLite on a shared disk loses runs): one small "
-    "server that every node reaches, as docs/cluster.md sets up in three commands; then "
+    "server that every node reaches, as docs/cluster.md sets up in five commands; then "
     "--db postgresql+psycopg://USER@HOST/NAME or LSQCTL_DB"
 )
 

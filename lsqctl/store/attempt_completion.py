@@ -179,36 +179,52 @@ class Reaper(AttemptCompletion):
         boot id compared), which spares the second wait. A dead attempt is found within a lease and
         two calls after its last renewal.
         """
-        running = self._running()
-        before, self._unchanged_since = self._unchanged_since, {}
-        dead = []
-        for row in running:
-            unchanged_seconds = self._seconds_unchanged(row, before.get(row.id))
-            if not row.lease_expired:
-                continue
-            if unchanged_seconds >= self.lease_seconds or (
-                is_dead is not None and is_dead(to_identity(row))
-            ):
-                dead.append(row)
+        marks, any_expired = self._running()
+        since = self._clock()
+        unchanged = {
+            run_id: seen
+            for run_id, seen in self._unchanged_since.items()
+            if marks.get(run_id) == seen[0]
+        }
+        self._unchanged_since = {i: (mark, since) for i, mark in marks.items()} | unchanged
+        if not any_expired:
+            return []
+        dead = [
+            row
+            for row in self._expired()
+            if self._unchanged_seconds(row) >= self.lease_seconds
+            or (is_dead is not None and is_dead(to_identity(row)))
+        ]
         return [run for row in dead if (run := self._expire(row)) is not None]
 
-    def _seconds_unchanged(self, row: AnyRow, before: tuple[_LeaseMark, float] | None) -> float:
-        mark, clock_now = (row.fence, row.renewals), self._clock()
-        since = before[1] if before and before[0] == mark else clock_now
-        self._unchanged_since[row.id] = mark, since
-        return clock_now - since
+    @property
+    def running_when_reaped(self) -> int:
+        """How many runs were at work at the last reap."""
+        return len(self._unchanged_since)
+
+    def _unchanged_seconds(self, row: AnyRow) -> float:
+        mark, since = self._unchanged_since.get(row.id, (None, 0.0))
+        return self._clock() - since if mark == (row.fence, row.renewals) else 0.0
 
     @read_tx
-    def _running(self, db: Connection) -> list[AnyRow]:
-        lease_expired = case((runs.c.lease_until < now(), 1), else_=0).label("lease_expired")
+    def _running(self, db: Connection) -> tuple[dict[str, _LeaseMark], bool]:
+        """Return the marks of all leases, and whether one is over: among many, all that is read."""
+        expired = case((runs.c.lease_until < now(), 1), else_=0)
+        rows = db.execute(
+            select(runs.c.id, runs.c.fence, runs.c.renewals, expired).where(
+                runs.c.state == RunState.RUNNING, runs.c.worker_id.is_not(None)
+            )
+        ).all()
+        return {row[0]: (row[1], row[2]) for row in rows}, any(row[3] for row in rows)
+
+    @read_tx
+    def _expired(self, db: Connection) -> list[AnyRow]:
         worker = [c.label(f"worker_{c.name}") for c in workers.c]
         return list(
             db.execute(
-                select(
-                    runs.c.id, runs.c.attempt, runs.c.fence, runs.c.renewals, lease_expired, *worker
-                )
+                select(runs.c.id, runs.c.attempt, runs.c.fence, runs.c.renewals, *worker)
                 .join(workers, workers.c.id == runs.c.worker_id)
-                .where(runs.c.state == RunState.RUNNING)
+                .where(runs.c.state == RunState.RUNNING, runs.c.lease_until < now())
             )
         )
 

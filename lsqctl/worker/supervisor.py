@@ -153,7 +153,8 @@ class Supervisor:
         self._enforce_time_limits()
         if self._ticker.due("renew", self._settings.heartbeat_seconds):
             self._renew()
-        if self._ticker.due("reap", self._settings.reap_seconds):
+        reap_seconds = self._settings.reap_seconds(self._store.queue.running_when_reaped)
+        if self._ticker.due("reap", reap_seconds):
             self._log_errors(self._reap)
         can_claim = self._slots.pool.has_room and self._exit_code is None
         if can_claim and self._ticker.due("claim", self._options.poll_seconds):

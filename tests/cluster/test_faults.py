@@ -59,7 +59,7 @@ def pilot_of(line: ClusterLine, run_id: str) -> tuple[str, str]:
 def assert_same_end(line: ClusterLine, run_id: str, weights: str, dispatcher=None) -> None:
     """Wait for the dispatcher and compare what the run came to."""
     if dispatcher is not None:
-        said, _ = dispatcher.communicate(timeout=240)
+        said, _ = dispatcher.communicate(timeout=280)
         assert dispatcher.returncode == 0, said
         print(said)
     with line.store() as store:
@@ -103,14 +103,34 @@ def test_a_pilot_that_a_person_cancels_saves_and_another_goes_on(
     assert attempts(on_slurm, run_id) == ["preempted", "completed"]
 
 
-def test_a_pilot_near_its_time_limit_saves_ends_with_0_and_another_goes_on(
-    on_slurm, slurm, weights
-):
-    on_slurm.profile(PROFILE.replace('lead = "20s"', 'lead = "45s"\nminutes = 1'))
-    run_id = submitted(on_slurm, LONG.replace("epochs: 14", "epochs: 60"))
+def unhurried(line: ClusterLine, *keys: str) -> None:
+    """Let the run pause twice, for Slurm looks at its clock but twice a minute."""
+    pauses = "export LSQCTL_FAILPOINT=train.step:sleep:20:100,evaluate.batch:sleep:20:60"
+    (line.folder / "once").mkdir()
+    setup = [pauses, f"export LSQCTL_FAILPOINT_ONCE={line.folder / 'once'}"]
+    line.profile("\n".join([PROFILE, *keys, f"setup = {json.dumps(setup)}"]))
+
+
+def test_a_pilot_that_slurm_preempts_saves_and_another_goes_on(on_slurm, slurm, run_id, weights):
+    """Slurm ends it when it looks at its clock after GraceTime; KillWait bounds the saving."""
+    unhurried(on_slurm)
     dispatcher = on_slurm.start(*WORK)
-    said, _ = dispatcher.communicate(timeout=280)
-    assert dispatcher.returncode == 0, said
+    wait_until_at_work(on_slurm, run_id)
+    job_id, node = pilot_of(on_slurm, run_id)
+    words = ("--partition=urgent", f"--nodelist={node}", "--cpus-per-task=2", "--output=/dev/null")
+    slurm.call("sbatch", *words, text="#!/bin/sh\nsleep 2\n")
+    assert_same_end(on_slurm, run_id, weights, dispatcher)
+    assert "PREEMPTED" in slurm.call("scontrol", "show", "job", job_id)
+    assert attempts(on_slurm, run_id) == ["preempted", "completed"]
+
+
+def test_a_pilot_near_its_time_limit_saves_ends_with_0_and_another_goes_on(
+    on_slurm, slurm, run_id, weights
+):
+    unhurried(on_slurm, "minutes = 1")
+    path = on_slurm.home / "cluster.toml"
+    path.write_text(path.read_text().replace('lead = "20s"', 'lead = "45s"'))
+    assert_same_end(on_slurm, run_id, weights, on_slurm.start(*WORK))
     ended = attempts(on_slurm, run_id)
     assert ended[-1] == "completed"
     assert set(ended[:-1]) == {"preempted"}

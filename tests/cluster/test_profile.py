@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from lsqctl.cluster.profile import Profile, profile_names, read_profile
 from lsqctl.cluster.schedulers import SCHEDULERS
 from lsqctl.errors import NotFound, UsageError
 
-PAGE = (Path(__file__).resolve().parent.parent.parent / "docs" / "cluster.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = (ROOT / "docs" / "cluster.md").read_text()
 
 
 def mistake(folder: Path, text: str, error: type[Exception] = UsageError) -> str:
@@ -71,6 +73,16 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path):
     with pytest.raises(NotFound, match=r"there is no .*cluster\.toml; docs/cluster\.md"):
         read_profile(tmp_path, "gpu")
     assert "did you mean `gpus`?" in mistake(tmp_path, "[gpus]\n", NotFound)
+
+
+def test_every_fault_of_the_page_names_a_test_that_exists():
+    table = PAGE.partition("| fault |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) == 13
+    for row in table:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for path, name in named:
+            assert f"def {name}(" in (ROOT / path).read_text("utf-8"), f"{path} has no {name}"
 
 
 def test_the_page_lists_every_key_with_its_meaning_and_every_scheduler():

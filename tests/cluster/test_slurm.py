@@ -2,15 +2,76 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+
+from lsqctl.errors import StoreError
 from lsqctl.run import RunState
+from lsqctl.store import open_store
 from tests.cluster.conftest import ROOT
+from tests.cluster.private_slurm import free_ports
 from tests.conftest import TINY, wait_for
+from tests.store.conftest import _server_programs
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 ONE = TINY.replace("epochs: 2", "epochs: 1")
+
+
+@pytest.fixture
+def own_server() -> Iterator[dict[str, str]]:
+    """Where the page's server may lie, and its port; stopped and removed afterwards."""
+    programs = _server_programs()
+    if programs is None:
+        pytest.skip("NOT TESTED ON POSTGRESQL: no initdb here (Debian: apt install postgresql)")
+    home = Path(tempfile.mkdtemp(prefix="lsqctl-own-"))
+    if os.getuid() == 0:
+        shutil.chown(home, "postgres")
+    environment = os.environ | {"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"}
+    yield environment
+    as_server(environment, "pg_ctl -D ~/lsqctl-pg -m immediate stop")
+    shutil.rmtree(home)
+
+
+def as_server(environment: dict[str, str], words: str) -> str:
+    """Run a line of the page as the user whose server it is; root may not have one."""
+    user = {"user": "postgres"} if os.getuid() == 0 else {}
+    with tempfile.TemporaryFile("w+") as said:  # a server that stays would keep a pipe open
+        done = subprocess.run(
+            ["bash", "-c", words],
+            **user,
+            env=environment,
+            cwd=environment["HOME"],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            check=False,
+        )
+        said.seek(0)
+        text = said.read()
+    assert done.returncode == 0, (words, text)
+    return text
+
+
+def test_a_server_of_ones_own_is_five_commands_and_wants_its_password(own_server):
+    (port,) = free_ports(1)
+    words = re.findall(r"^\$ ((?!lsqctl ).+)$", PAGE, re.MULTILINE)
+    *makes, exports = [line.replace("5433", str(port)) for line in words]
+    assert len(makes) == 5
+    for line in makes:
+        as_server(own_server, line)
+    url = as_server(own_server, f'{exports}; printf %s "$LSQCTL_DB"').replace("login1", "localhost")
+    with open_store(url) as store:
+        assert store.runs.list() == []
+    with pytest.raises(StoreError, match="password authentication failed"):
+        open_store(re.sub(r"lsqctl:\w+@", "lsqctl:wrong@", url))
 
 
 def test_the_page_leads_from_a_login_node_to_a_board(on_slurm):
