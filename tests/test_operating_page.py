@@ -86,7 +86,7 @@ def back_up_and_restore(workspace: ClusterLine, restored: str) -> list[str]:
 
 
 def test_a_backup_of_a_server_is_restored_by_the_commands_of_the_page(workspace, restored):
-    with workspace.store() as store:
+    with open_store(workspace.url, lease_seconds=600) as store:
         store.workers.register(identity("w1"))
         submit(store, new("digits/a"), new("digits/b"))
         take(store)
