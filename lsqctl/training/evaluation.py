@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsqctl.errors import UsageError
 from lsqctl.failpoint import failpoint
+from lsqctl.training.ranks import World, any_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,47 @@ class EvalCounts:
         return None if self.n_correct_top5 is None else 100 * self.n_correct_top5 / self.n_total
 
 
+class EvalShare:
+    """The batches of an evaluation that one rank counts: every ``size``-th, whole, from its rank.
+
+    A batch normalizes by running statistics, so that it does not matter who counts it.
+    """
+
+    def __init__(self, batches: Sequence[NDArray[np.int64]], world: World) -> None:
+        self.batches = batches[world.rank :: world.size]
+        self.extra_rounds = -(-len(batches) // world.size) - len(self.batches)  # without a batch
+        self._n_images = sum(map(len, batches))
+        self._world = world
+
+    def gather(self, hits: Tensor, top5: Tensor, losses: Tensor) -> tuple[Tensor, ...]:
+        """Return what all ranks have counted, a value an image, in dataset order."""
+        if self._world.size == 1:
+            return hits, top5, losses
+        values = torch.zeros((3, self._n_images), dtype=torch.int64)
+        positions = torch.from_numpy(np.concatenate([*self.batches, np.arange(0)]))
+        bits = losses.view(torch.int64)  # a sum of floats would lose the sign of a zero
+        values[:, positions] = torch.stack([hits.long(), top5.long(), bits]).cpu()
+        self._world.sum(values)
+        found = values.to(losses.device)
+        return found[0].bool(), found[1].bool(), found[2].view(torch.float64)
+
+    def any_has_top5(self, has_top5: bool) -> bool:
+        """Return whether a rank that had a batch has counted Top-5."""
+        return any_rank(self._world, has_top5)[0]
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     before_batch: Callable[[], None] = lambda: None,
+    share: EvalShare | None = None,
 ) -> EvalCounts:
     """Return the counts of ``model`` in evaluation mode over (images, labels) batches.
 
     ``before_batch`` is called before each batch and may raise to end the evaluation. The model's
-    training mode is restored.
+    training mode is restored. With ``share``, ``batches`` are this rank's, and the counts of all.
     """
     was_training = model.training
     model.eval()
@@ -66,16 +98,27 @@ def evaluate(
             has_top5 = logits.shape[1] >= 6
             correct_top5.append(_in_top5(logits, labels) if has_top5 else correct[-1])
             losses.append(F.cross_entropy(logits, labels, reduction="none").double())
+        for _ in range(share.extra_rounds if share else 0):
+            before_batch()
     finally:
         model.train(was_training)
-    hits = torch.cat(correct).cpu().numpy()
+    counted = (_joined(correct), _joined(correct_top5), _joined(losses))
+    if share is not None:
+        counted, has_top5 = share.gather(*counted), share.any_has_top5(has_top5)
+    all_hits, all_top5, all_losses = counted
+    hits = all_hits.cpu().numpy()
     return EvalCounts(
         n_correct=int(hits.sum()),
-        n_correct_top5=int(torch.cat(correct_top5).sum()) if has_top5 else None,
+        n_correct_top5=int(all_top5.sum()) if has_top5 else None,
         n_total=len(hits),
         hits=np.packbits(hits).tobytes(),
-        loss=float(torch.cat(losses).mean()),
+        loss=float(all_losses.mean()),
     )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return the values of all batches; a rank may have had none."""
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
 def _in_top5(logits: Tensor, labels: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged
+from lsqctl.errors import DataError, Diverged, Preempted, RankFailed
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
@@ -23,11 +24,13 @@ from lsqctl.run import EXTENSION_ROLE, JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, read_checkpoint, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
-from lsqctl.training.data_pipeline import Batch, DataPipeline
+from lsqctl.training.data_pipeline import Batch, DataPipeline, Indices
 from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.image_folder import DecoderEnded
-from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
-from lsqctl.training.runtime import ExecutionContext, check_stop
+from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
+from lsqctl.training.pieces import Share, deal, microbatch_sizes
+from lsqctl.training.ranks import STOPPED, any_rank, ranks_that_differ
+from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.teacher_logits import TeacherLogits, View
 from lsqctl.training.train_state import TrainState
 
@@ -42,6 +45,7 @@ class TrainingSession:
     counted, by quantizer. ``model_forward`` and ``teacher_forward`` are what a step calls for the
     model and the teacher. With ``distill.cache``, ``teacher_logits`` is their store,
     ``teacher_view`` the view of this epoch, and the teacher computes what is missing only.
+    ``save_due`` says that a checkpoint is due after the step that has begun.
     """
 
     recipe: Recipe
@@ -62,6 +66,7 @@ class TrainingSession:
     clamps_counted: dict[str, int] = field(default_factory=dict)
     oscillations: OscillationTracker | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    save_due: bool = False
     teacher_logits: TeacherLogits | None = None
     teacher_view: View | None = None
 
@@ -96,8 +101,23 @@ class TrainingSession:
         return Progress(self.train_state.step, steps, self.train_state.epoch, epochs)
 
     def check_stop(self) -> None:
-        """Raise Preempted when the attempt is asked to stop."""
-        check_stop(self.context)
+        """Raise Preempted, at all ranks at once, when one is asked to stop; see what is due.
+
+        Whether a checkpoint is due is for the clock of rank 0 to say.
+        """
+        world, age = self.context.world, time.monotonic() - self.saved_at
+        due = world.rank == 0 and age >= self.context.checkpoint_seconds
+        stop, self.save_due = any_rank(world, self.context.stop(), due)
+        if stop:
+            raise Preempted(STOPPED)
+
+    def share_of(self, images: int) -> Share:
+        """Return what this rank computes of a batch of so many images."""
+        return deal(images, self.recipe.train.accumulate, self.context.world)
+
+    def own_part(self, indices: Indices) -> Indices:
+        """Return the images of a batch that this rank computes."""
+        return indices[self.share_of(len(indices)).images]
 
     def decoded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches; raise Preempted where what decodes them got the signal to stop, too.
@@ -137,8 +157,9 @@ class TrainingSession:
     def save(self) -> Iterator[Checkpoint]:
         """Write and yield a checkpoint of this moment; once it is taken, remove what it replaces.
 
-        Raises Diverged rather than save NaN or infinity, and OSError when it cannot be written or
-        the run's folder has vanished.
+        Raises Diverged rather than save NaN or infinity, OSError when it cannot be written or
+        the run's folder has vanished, and RankFailed when another rank holds other bits. Rank 0
+        alone writes.
         """
         failpoint("checkpoint.begin")
         self.flush_losses()
@@ -149,6 +170,9 @@ class TrainingSession:
             )
         if (name := first_non_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.train_state.step)
+        self._check_replicas()
+        if self.context.world.rank > 0:
+            return
         train_state = self.train_state
         content = CheckpointContent(
             train_state.step,
@@ -175,6 +199,23 @@ class TrainingSession:
         failpoint("checkpoint.recorded")
         if checkpoint.replaces:
             self.context.with_lease(lambda: remove_checkpoints(checkpoint.replaces))
+
+    def _check_replicas(self) -> None:
+        """Raise RankFailed, at every rank, unless all hold the same bits."""
+        world = self.context.world
+        if world.size == 1:
+            return
+        averages = self.ema.model.state_dict() if self.ema else {}
+        state = (self.model.state_dict(), self.optimizer.state_dict()["state"], averages)
+        hasher = hashlib.sha256()
+        for tensor in _tensors_in(state):
+            hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        if differ := ranks_that_differ(world, hasher.digest()):
+            raise RankFailed(
+                f"rank {differ[0]} of {world.size} computes other bits than rank 0, seen at step "
+                f"{self.train_state.step}: a fault of memory, or a network whose buffers one rank "
+                "moves alone; the last checkpoint is from before"
+            )
 
     def _training_state(self) -> JsonObject:
         """Return the tensors beside the model; of what is off, nothing."""
@@ -218,6 +259,17 @@ class TrainingSession:
             "the last checkpoint "
             "is finite: lower train.lr, or set train.warmup_epochs"
         )
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """Yield the tensors of a nested state, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors_in(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors_in(part)
 
 
 def first_non_finite(model: nn.Module) -> str | None:
