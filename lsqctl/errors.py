@@ -86,7 +86,14 @@ class PilotRefused(LsqctlError):
 
 
 class RankFailed(LsqctlError):
-    """A process of a run on several has gone, or computes other bits than the first one."""
+    """A process of a run on several has gone, or computes other bits than the first one.
+
+    ``is_lost``: it does not answer, which does not say why.
+    """
+
+    def __init__(self, message: str, *, is_lost: bool = False) -> None:
+        self.is_lost = is_lost
+        super().__init__(message)
 
 
 class IllegalTransition(LsqctlError):

@@ -39,7 +39,6 @@ FAILPOINTS: Mapping[str, str] = {
     "resume.before-commit": "what lies after the checkpoint is deleted, not yet committed",
     "train.calibrated": "the checkpoint right after calibration is recorded",
     "train.step": "an optimizer step is done",
-    "rank.step": "an optimizer step is done, at a rank other than the first",
     "evaluate.batch": "a batch of the evaluation is about to be counted",
     "metrics.before-commit": "a batch of metrics is written, not yet committed",
     "checkpoint.begin": "a checkpoint is due, nothing of it is written",

@@ -210,8 +210,6 @@ def train_epoch(
         logits = cached_logits(session, session.own_part(indices))
         train_step(session, images, labels, logits, session.share_of(len(indices)))
         failpoint("train.step")
-        if session.context.world.rank > 0:
-            failpoint("rank.step")
         update_oscillations(session)
         epoch_ended = train_state.batch == pipeline.steps_per_epoch
         if train_state.batch % window == 0 or epoch_ended:

@@ -118,7 +118,7 @@ class PieceStatistics:
 
     def _factors(self, batches_more: int) -> Tensor:
         """Return by how much each statistic moves (S); a norm without momentum takes the mean."""
-        sizes = torch.tensor([2 * norm.num_features for norm in self._norms])
+        sizes = torch.tensor([2 * norm.num_features for norm in self._norms], dtype=torch.int64)
         factors = torch.tensor(
             [
                 1 / (_count(norm) + batches_more) if momentum is None else momentum

@@ -71,7 +71,8 @@ class Ranks:
             )
             self._pairs = [self._own_pair(1 << level) for level in range(size.bit_length() - 1)]
         except RuntimeError as error:
-            raise RankFailed(f"the {size} ranks did not meet: {_first_line(error)}") from error
+            text = f"the {size} ranks did not meet: {_first_line(error)}"
+            raise RankFailed(text, is_lost=True) from error
 
     def sum(self, values: Tensor) -> None:
         """Replace ``values`` by the sum over all ranks; raises RankFailed when one is gone."""
@@ -79,7 +80,8 @@ class Ranks:
             for pair in self._pairs:
                 dist.all_reduce(values, group=pair)
         except RuntimeError as error:
-            raise RankFailed(f"a rank does not answer: {_first_line(error)}") from error
+            text = f"a rank does not answer: {_first_line(error)}"
+            raise RankFailed(text, is_lost=True) from error
 
     def _own_pair(self, distance: int) -> dist.ProcessGroup | None:
         """Return the pair of ranks so far apart that this one is in; of two, all."""
