@@ -21,6 +21,7 @@ from lsqctl.models.heads import classifier_name
 from lsqctl.quant import calibrate, prepare, quantized_layers
 from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
+from lsqctl.run import EXTENSION_ROLE
 from lsqctl.training.checkpoint import (
     CheckpointContent,
     read_checkpoint,
@@ -72,6 +73,38 @@ def check_same_environment(train_state: TrainState, context: ExecutionContext) -
     digest = hashlib.sha256(text.encode()).digest()
     if differ := ranks_that_differ(context.world, digest):
         raise RankFailed(f"rank {differ[0]} would not compute as rank 0 does ({text})")
+
+
+_KEPT_BY_EXTENSION: tuple[str, ...] = (
+    *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
+    *("input_digests", "environment", "deterministic", "new_head"),
+)
+
+
+def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointContent | None:
+    """Return the last checkpoint of the run that a recipe extends, as this run's own beginning.
+
+    Steps, optimizer, averages, random states and what was counted before quantization are kept; of
+    results there are none yet. None for a recipe that extends no run. Raises DataError where the
+    checkpoint is damaged, or is not the end of a training.
+    """
+    if recipe.extension is None:
+        return None
+    folder = Path(context.inputs[EXTENSION_ROLE])
+    content = read_checkpoint(folder)
+    before = TrainState.from_state(content.state["cursor"])
+    if before.batch or before.evaluation_pending or before.epoch >= recipe.train.epochs:
+        raise DataError(
+            f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
+            f"{recipe.train.epochs} epochs in all would extend"
+        )
+    start = TrainState(
+        recipe_hash=recipe_hash(recipe),
+        start_epoch=before.epoch,
+        start_step=before.step,
+        **{name: getattr(before, name) for name in _KEPT_BY_EXTENSION},
+    )
+    return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
 
 def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.device) -> DataPipeline:

@@ -30,6 +30,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import (
     build_on_device,
     check_same_environment,
+    extended_start,
     initial_step_sizes,
     initial_train_state,
     kernel_use,
@@ -69,7 +70,6 @@ from lsqctl.training.runtime import (
 from lsqctl.training.session import (
     TrainingSession,
     build_session,
-    extended_start,
     restore_state,
 )
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view

@@ -7,8 +7,9 @@ rank (a + b is b + a) and is the upper part of the binary tree that one process 
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -124,6 +125,32 @@ def ranks_that_differ(world: World, digest: bytes) -> list[int]:
     world.sum(digests)
     values = digests.tolist()
     return [rank for rank, value in enumerate(values) if value != values[0]]
+
+
+def check_replicas(world: World, state: object, *, step: int) -> None:
+    """Raise RankFailed, at every rank, unless the tensors of a nested state are alike at all."""
+    if world.size == 1:
+        return
+    hasher = hashlib.sha256()
+    for tensor in _tensors_in(state):
+        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    if differ := ranks_that_differ(world, hasher.digest()):
+        raise RankFailed(
+            f"rank {differ[0]} of {world.size} computes other bits than rank 0, seen at step "
+            f"{step}: a fault of memory, or a network with buffers that one rank moves alone; "
+            "the last checkpoint is from before"
+        )
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """Yield the tensors of a nested state, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors_in(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors_in(part)
 
 
 def first_then_others(world: World, work: Callable[[], None]) -> None:

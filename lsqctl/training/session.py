@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged, Preempted, RankFailed
+from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.quant.methods import Methods, build_methods
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.run import EXTENSION_ROLE, JsonObject
+from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
-from lsqctl.training.checkpoint import CheckpointContent, read_checkpoint, write_checkpoint
+from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import Batch, DataPipeline, Indices
 from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
 from lsqctl.training.pieces import Share, deal, microbatch_sizes
-from lsqctl.training.ranks import STOPPED, any_rank, ranks_that_differ
+from lsqctl.training.ranks import STOPPED, any_rank, check_replicas
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.teacher_logits import TeacherLogits, View
 from lsqctl.training.train_state import TrainState
@@ -201,21 +199,9 @@ class TrainingSession:
             self.context.with_lease(lambda: remove_checkpoints(checkpoint.replaces))
 
     def _check_replicas(self) -> None:
-        """Raise RankFailed, at every rank, unless all hold the same bits."""
-        world = self.context.world
-        if world.size == 1:
-            return
         averages = self.ema.model.state_dict() if self.ema else {}
         state = (self.model.state_dict(), self.optimizer.state_dict()["state"], averages)
-        hasher = hashlib.sha256()
-        for tensor in _tensors_in(state):
-            hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        if differ := ranks_that_differ(world, hasher.digest()):
-            raise RankFailed(
-                f"rank {differ[0]} of {world.size} computes other bits than rank 0, seen at step "
-                f"{self.train_state.step}: a fault of memory, or a network whose buffers one rank "
-                "moves alone; the last checkpoint is from before"
-            )
+        check_replicas(self.context.world, state, step=self.train_state.step)
 
     def _training_state(self) -> JsonObject:
         """Return the tensors beside the model; of what is off, nothing."""
@@ -261,17 +247,6 @@ class TrainingSession:
         )
 
 
-def _tensors_in(value: object) -> Iterator[Tensor]:
-    """Yield the tensors of a nested state, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors_in(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors_in(part)
-
-
 def first_non_finite(model: nn.Module) -> str | None:
     """Return the name of the first parameter, step size or buffer with NaN or infinity."""
     tensors = {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
@@ -313,38 +288,6 @@ def restore_state(
     train_state.environment = dict(current)  # the next attempt is compared with this one
     note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
     return train_state, [*notes, note]
-
-
-_KEPT_BY_EXTENSION: tuple[str, ...] = (
-    *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
-    *("input_digests", "environment", "deterministic", "new_head"),
-)
-
-
-def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointContent | None:
-    """Return the last checkpoint of the run that a recipe extends, as this run's own beginning.
-
-    Steps, optimizer, averages, random states and what was counted before quantization are kept; of
-    results there are none yet. None for a recipe that extends no run. Raises DataError where the
-    checkpoint is damaged, or is not the end of a training.
-    """
-    if recipe.extension is None:
-        return None
-    folder = Path(context.inputs[EXTENSION_ROLE])
-    content = read_checkpoint(folder)
-    before = TrainState.from_state(content.state["cursor"])
-    if before.batch or before.evaluation_pending or before.epoch >= recipe.train.epochs:
-        raise DataError(
-            f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
-            f"{recipe.train.epochs} epochs in all would extend"
-        )
-    start = TrainState(
-        recipe_hash=recipe_hash(recipe),
-        start_epoch=before.epoch,
-        start_step=before.step,
-        **{name: getattr(before, name) for name in _KEPT_BY_EXTENSION},
-    )
-    return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
 
 def build_session(
