@@ -145,7 +145,7 @@ class _Sibling:
     memory: MemoryMonitor = field(default_factory=MemoryMonitor)
     end: ExitReport | None = None
 
-    def look(self, log: Path) -> bool:
+    def poll(self, log: Path) -> bool:
         """Return whether it has ended by now."""
         self.memory.sample(self.pid)
         ended, status = os.waitpid(self.pid, os.WNOHANG)
@@ -215,18 +215,18 @@ class Siblings:
 
     def _living(self) -> list[_Sibling]:
         log = log_path(Path(self._spec.run_dir), self._spec.attempt)
-        return [one for one in self._others if one.end is None and not one.look(log)]
+        return [one for one in self._others if one.end is None and not one.poll(log)]
 
     def _watch(self, report_fd: int) -> None:
         while not self._closing.wait(TICK_SECONDS):
             self._pulse.beat(0)
-            self._look_after()
+            self._poll()
             late = self.failure and time.monotonic() - self._failed_at > _HARD_END_SECONDS
             if self.failure and late:  # this rank waits for one that is gone, in a GPU's kernel
                 os.write(report_fd, self.failure.to_line().encode())
                 os.killpg(0, signal.SIGKILL)
 
-    def _look_after(self) -> None:
+    def _poll(self) -> None:
         limit = silence_limit_seconds(self._spec.lease_seconds)
         living = self._living()
         for sibling in self._others:
@@ -260,16 +260,16 @@ def fork_ranks(spec: AttemptSpec) -> Siblings | OtherRank:
     pulse, first_pid = Pulse(spec.ranks), os.getpid()
     others: list[_Sibling] = []
     for rank in range(1, spec.ranks):
-        ours, theirs = socket.socketpair()
+        own_end, other_end = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             set_parent_death_signal(first_pid)
-            for channel in (ours, *(other.channel for other in others)):
+            for channel in (own_end, *(other.channel for other in others)):
                 channel.close()
             _close_stdin()
-            return OtherRank(rank, theirs, pulse, first_pid)
-        theirs.close()
-        others.append(_Sibling(rank, pid, ours))
+            return OtherRank(rank, other_end, pulse, first_pid)
+        other_end.close()
+        others.append(_Sibling(rank, pid, own_end))
     return Siblings(spec, others, pulse)
 
 

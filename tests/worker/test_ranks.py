@@ -146,7 +146,7 @@ def test_all_ranks_end_when_the_lease_is_lost(cli):
 def test_a_number_of_processes_that_cannot_share_the_run_is_refused_with_those_that_can(
     here, ranks, said
 ):
-    here.write("mine.yaml", SHARED)
+    (here.folder / "mine.yaml").write_text(SHARED)
     refused = here("submit", "mine.yaml", "--gpus", str(ranks), code=2)
     assert said in refused.stderr
     assert f"`mine` on {ranks} processes (--gpus)" in refused.stderr
