@@ -33,7 +33,7 @@ from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code
 EXIT_CODES = {reason: code for code, reason in EXIT_REASONS.items()}
 TICK_SECONDS = 0.2
 _EXPLAIN_SECONDS = 10.0  # how long a broken connection waits for its cause to be found
-_CLOSE_SECONDS = 5.0  # how long the others may take to end after rank 0 is done
+_CLOSE_SECONDS = 3.0  # how long the others may take to end after rank 0 is done
 _HARD_END_SECONDS = 30.0  # how long rank 0 may take to end once another has failed
 _PR_SET_PDEATHSIG = 1
 _COUNTER = struct.Struct("Q")
