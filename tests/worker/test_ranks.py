@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 
@@ -109,6 +110,7 @@ def test_no_rank_outlives_the_supervisor_and_the_run_goes_on_on_another_number_o
         assert len(ranks) == 2
         os.kill(worker.pid, signal.SIGKILL)
         wait_for(lambda: not any(map(lives, ranks)), 10)
+    cli("runs", "gpus", run_id, "1")
     cli("worker", "--until-empty", "--slots", "2")
     assert end_of(cli, run_id) == alone
 
@@ -133,6 +135,15 @@ def test_all_ranks_end_when_the_lease_is_lost(cli):
         other.wait(120)
         assert store.runs.detail(run_id).run.state is RunState.SUCCEEDED
         assert store.runs.detail(run_id).attempts[0].reason is EndReason.WORKER_LOST
+
+
+def test_an_unfinished_run_is_given_another_number_of_processes_if_it_can_have_it(here):
+    (here.folder / "mine.yaml").write_text(SHARED)
+    run_id = here("submit", "mine.yaml", "-q").stdout.strip()
+    here("runs", "gpus", run_id, "2")
+    assert json.loads(here("runs", "show", run_id, "--json").stdout)["run"]["gpus"] == 2
+    assert "1 or 2 would do" in here("runs", "gpus", run_id, "3", code=2).stderr
+    assert "how many?" in here("runs", "gpus", run_id, code=2).stderr
 
 
 @pytest.mark.parametrize(
