@@ -15,6 +15,13 @@ from lsqctl.leaderboard.statistics import (
 )
 
 
+def test_the_quantiles_of_up_to_twenty_seeds_are_those_of_scipy():
+    from scipy import special
+
+    expected = [special.stdtrit(freedom, 0.975) for freedom in range(1, 25)]
+    assert [t_quantile(freedom) for freedom in range(1, 25)] == expected
+
+
 @pytest.mark.parametrize(
     ("freedom", "quantile", "beyond"),
     [  # scipy.stats.t: ppf(0.975), and 2 * sf(2.5)
