@@ -56,7 +56,8 @@ def shared_resume_point(
     context: ExecutionContext,
 ) -> tuple[CheckpointContent | None, list[str]]:
     """Return what ``resume_point`` returns to rank 0; the others read the same checkpoint."""
-    world, content, notes = context.world, None, list[str]()
+    world, notes = context.world, list[str]()
+    content: CheckpointContent | None = None
     if world.rank == 0:
         content, notes = resume_point(
             context.run_dir, context.recorded_checkpoints, context.with_lease

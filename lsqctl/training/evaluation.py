@@ -56,7 +56,7 @@ class EvalShare:
         self._n_images = sum(map(len, batches))
         self._world = world
 
-    def gather(self, hits: Tensor, top5: Tensor, losses: Tensor) -> tuple[Tensor, ...]:
+    def gather(self, hits: Tensor, top5: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what all ranks have counted, a value an image, in dataset order."""
         if self._world.size == 1:
             return hits, top5, losses
