@@ -24,7 +24,7 @@ from lsqctl.settings import update_environment
 MEETING_SECONDS = 60.0  # until all ranks must have begun
 # A sum may wait for a checkpoint or a teacher's logits. That a rank is dead or stopped is noticed
 # otherwise (lsqctl.worker.siblings); this is for two that wait for each other.
-_SUM_SECONDS = 6 * 3600.0
+_SUM_LIMIT = timedelta(hours=6)
 STOPPED = "asked to stop; the state is saved and the run goes on from it"
 
 
@@ -68,7 +68,7 @@ class Ranks:
                 store=store,
                 rank=rank,
                 world_size=size,
-                timeout=timedelta(seconds=_SUM_SECONDS),
+                timeout=_SUM_LIMIT,
             )
             self._pairs = [self._own_pair(1 << level) for level in range(size.bit_length() - 1)]
         except RuntimeError as error:
@@ -89,8 +89,10 @@ class Ranks:
         if self.size == 2:
             return None
         lower = [rank for rank in range(self.size) if not rank & distance]
-        groups = {rank: dist.new_group([rank, rank + distance]) for rank in lower}  # all make all
-        own: dist.ProcessGroup = groups[self.rank & ~distance]
+        pairs = ([rank, rank + distance] for rank in lower)
+        groups = [dist.new_group(pair, timeout=_SUM_LIMIT) for pair in pairs]  # all ranks make all
+        own = groups[lower.index(self.rank & ~distance)]
+        assert isinstance(own, dist.ProcessGroup)
         return own
 
 
