@@ -34,7 +34,8 @@ def submitted(cli: CommandLine, name: str, ranks: int = 2) -> str:
 def end_of(cli: CommandLine, run_id: str) -> tuple[object, ...]:
     with store_of(cli) as store:
         assert store.runs.detail(run_id).run.state is RunState.SUCCEEDED
-        return final_hashes(cli, run_id), reproducible(store, run_id)
+        hashes = final_hashes(cli, run_id)
+        return hashes["model.pt"], hashes["training.pt"], reproducible(store, run_id)
 
 
 def reasons(cli: CommandLine, run_id: str) -> list[tuple[EndReason | None, str]]:
