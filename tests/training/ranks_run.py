@@ -7,11 +7,13 @@ computes anything; an attempt goes on where the one before it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,12 @@ import torch
 import torch._dynamo
 import torch._inductor.config
 
-from lsqctl.training import ExecutionContext
+from lsqctl.errors import Preempted
+from lsqctl.training import ExecutionContext, finetune
 from lsqctl.training.checkpoint import resume_point
 from lsqctl.training.ranks import SOLO, Ranks
 
-from .attempts import rows, run, tensors
+from .attempts import StopAfter, rows, tensors
 from .conftest import small
 from .small_world import declared
 
@@ -33,10 +36,15 @@ def train(changes: dict[str, Any], folder: Path, rank: int, size: int, stop: int
     meeting = folder / f"meeting-{os.getppid()}-{size}"
     world = Ranks(rank, size, meeting) if size > 1 else SOLO
     job = ExecutionContext(run_dir=folder, data_dir=folder / "data", world=world)
-    found = rows(run(small(**changes), job, stop_after=stop if rank == 0 else None))
+    if stop is not None and rank == 0:
+        job = replace(job, stop=StopAfter(stop))
+    found = []
+    with contextlib.suppress(Preempted):
+        for event in finetune(small(**changes), job):
+            found.append(event)
     if rank == 0:
         with (folder / "rows").open("a") as file:
-            file.writelines(f"{row}\n" for row in found)
+            file.writelines(f"{row}\n" for row in rows(found))
 
 
 def on_ranks(changes: dict[str, Any], folder: Path, size: int, stop: int | None) -> None:

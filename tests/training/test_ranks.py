@@ -131,7 +131,7 @@ def test_the_same_for_as_many_pieces_as_ranks_and_a_resume_on_other_numbers(tmp_
     pairs = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]
     cases = [case(f"{p} on {w}", plain, p, (w, None)) for p, w in pairs]
     cases.append(case("resumed", plain, 4, (1, 3), (4, 4), (2, None)))
-    cases.append(case("stopped in evaluation", plain, 4, (2, 7), (4, 0), (1, None)))
+    cases.append(case("stopped in evaluation", plain, 4, (2, 6), (4, 0), (1, None)))
     found = digests(tmp_path, cases)
     assert found["2 on 2"] == found["2 on 1"]
     assert found["4 on 2"] == found["4 on 4"] == found["4 on 1"]
