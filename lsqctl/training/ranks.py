@@ -61,7 +61,7 @@ class Ranks:
         self.rank, self.size = rank, size
         update_environment({"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0"})
         try:
-            store = dist.FileStore(str(meeting), size)
+            store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
             store.set_timeout(timedelta(seconds=MEETING_SECONDS))
             dist.init_process_group(
                 "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl",
@@ -135,7 +135,7 @@ def check_replicas(world: World, state: object, *, step: int) -> None:
         return
     hasher = hashlib.sha256()
     for tensor in _tensors_in(state):
-        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     if differ := ranks_that_differ(world, hasher.digest()):
         raise RankFailed(
             f"rank {differ[0]} of {world.size} computes other bits than rank 0, seen at step "
