@@ -28,10 +28,9 @@ def test_ddp_averages_the_gradients_of_step_sizes_and_waits_for_no_unused_offset
 
 
 @pytest.mark.slow
-def test_fsdp_takes_no_step_sizes_and_adds_up_no_gradient_of_those_it_ignores():
-    found = said("fsdp")
-    refusals = [one for one in found if isinstance(one, str)]
-    first, second = (one for one in found if isinstance(one, list))
-    assert len(refusals) == 2
-    assert "scalar parameters" in refusals[0]
-    assert first != second, "FSDP adds them up now: docs/processes.md need not warn any more"
+def test_fsdp_takes_no_step_sizes_and_a_calibrated_layer_refuses_to_be_sharded_without_them():
+    first, second = said("fsdp")
+    assert first == second
+    of_fsdp, of_layer = first
+    assert "doesn't support scalar parameters" in of_fsdp
+    assert "the weight's step size was calibrated for the weight that is here" in of_layer

@@ -1,7 +1,7 @@
 """Two processes with a quantized network each, wrapped: ``python -m tests.quant.wrapped_run HOW``.
 
-HOW is ``ddp`` or ``fsdp``. Each process prints the gradients of the step sizes, of its own images,
-as one line of JSON.
+HOW is ``ddp``: each process prints the gradients of the step sizes, of its own images, as one line
+of JSON; or ``fsdp``: what refuses to shard it.
 """
 
 from __future__ import annotations
@@ -28,30 +28,34 @@ def model() -> nn.Module:
     return prepared
 
 
-def wrapped(how: str, plain: nn.Module) -> nn.Module:
-    """Wrap it as a user would."""
-    if how == "ddp":
-        return nn.parallel.DistributedDataParallel(plain)
+def gradients(plain: nn.Module, rank: int) -> list[float]:
+    """Return the step sizes' gradients in DDP, after images of this process's own."""
+    module = nn.parallel.DistributedDataParallel(plain)
+    torch.manual_seed(1 + rank)
+    module(torch.randn(16, 6)).square().mean().backward()
+    return [float(one.step_size.grad) for one in quantizers(plain).values()]
+
+
+def refusals(plain: nn.Module) -> list[str]:
+    """Return what is said when FSDP2 is to shard the network, with step sizes and without."""
     from torch.distributed.fsdp import fully_shard
 
-    try:
-        fully_shard(model())
-    except ValueError as error:
-        print(json.dumps(str(error)), flush=True)
     steps = {p for one in quantizers(plain).values() for p in one.parameters()}
-    return fully_shard(plain, ignored_params=steps)
+    said = []
+    for ignored in (None, steps):
+        try:
+            fully_shard(plain, ignored_params=ignored)
+        except ValueError as error:
+            said.append(str(error))
+    return said
 
 
 def work(how: str, rank: int, meeting: Path) -> None:
-    """Go forward and backward with images of this process's own."""
+    """Be one of the two processes."""
     torch.set_num_threads(1)
     Ranks(rank, 2, meeting)
-    plain = model()
-    module = wrapped(how, plain)
-    torch.manual_seed(1 + rank)
-    module(torch.randn(16, 6)).square().mean().backward()
-    gradients = [float(one.step_size.grad) for one in quantizers(plain).values()]
-    os.write(1, (json.dumps(gradients) + "\n").encode())
+    found = gradients(model(), rank) if how == "ddp" else refusals(model())
+    os.write(1, (json.dumps(found) + "\n").encode())
     os._exit(0)
 
 
