@@ -3,6 +3,8 @@
 # make demo SEEDS="0 1 2"   the same over three seeds
 # make test             set up and pass every check
 # make test-full        the same, with each slow test in its full form (LSQCTL_TEST_FULL)
+# make gpu              where a GPU is at hand: its tests, resume, compiler, speed, a CIFAR-10 run, within
+#                       ten minutes and without a network; writes docs/gpu.md
 PYTHON ?= python3
 SEEDS ?= 0
 DEMO ?= .demo
@@ -11,7 +13,7 @@ BIN := .venv/bin
 export PIP_CONSTRAINT := constraints.txt
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-full lint tests clean
+.PHONY: demo test test-full lint tests gpu clean
 
 demo: export LSQCTL_HOME := $(DEMO)
 demo: .venv/.ready
@@ -36,6 +38,9 @@ lint: .venv/.ready-dev
 
 tests: .venv/.ready-dev
 	$(BIN)/python -m pytest -n 2 -q
+
+gpu:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) bench/gpu.py --write docs/gpu.md
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -34,6 +34,7 @@ GROUPS: Mapping[str, str] = {
     "lsqctl.datasets": "dataset",
     "lsqctl.exporters": "format",
     "lsqctl.trackers": "tracker",
+    "lsqctl.launchers": "launcher",
 }
 """The groups of entry points, and what their plugins declare."""
 

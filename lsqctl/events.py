@@ -274,7 +274,8 @@ class BoardRow(ResultValues, RunIdentity):
 
     ``n_correct_last`` and ``n_correct_best`` are the counts of the same variant at the last and
     at the best epoch. ``origin``, ``user`` and ``partial`` are the
-    run's; ``chain`` has the runs that it goes on from, the first one first.
+    run's; ``chain`` has the runs that it goes on from, the first one first; ``mixed`` says whether
+    its overrides give layers bits of their own.
     """
 
     code_commit: str = ""
@@ -298,6 +299,7 @@ class BoardRow(ResultValues, RunIdentity):
     user: str = ""
     partial: bool = False
     chain: str = ""
+    mixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

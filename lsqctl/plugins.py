@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lsqctl.datasets import dataset
     from lsqctl.datasets.image_folders import FolderDataset, FolderSplit
     from lsqctl.datasets.in_memory import ArraySplits, InMemoryDataset, MapDataset, MapStyle
+    from lsqctl.launchers import launcher
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.formats import board_format
     from lsqctl.leaderboard.output import OutputOptions, board_tables
@@ -32,6 +33,7 @@ __all__ = [
     "board_format",
     "board_tables",
     "dataset",
+    "launcher",
     "model",
     "tracker",
 ]
@@ -50,6 +52,7 @@ _HOME = {
     "board_format": "leaderboard.formats",
     "board_tables": "leaderboard.output",
     "dataset": "datasets",
+    "launcher": "launchers",
     "model": "models",
     "tracker": "trackers",
 }

@@ -1,4 +1,4 @@
-"""The laws that models, datasets, formats and trackers keep, to be asked in a plugin's tests.
+"""The laws that what a plugin declares must keep, to be asked in the plugin's tests:
 
     @pytest.mark.parametrize("law", model_laws("flowers/tinynet"), ids=str)
     def test_tinynet_keeps(law):
@@ -10,6 +10,10 @@ keeps the same laws, by the same names.
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -32,7 +36,14 @@ if TYPE_CHECKING:
     from lsqctl.trackers import Tracker
     from lsqctl.training.data_pipeline import DatasetSplits
 
-__all__ = ["Law", "board_format_laws", "dataset_laws", "model_laws", "tracker_laws"]
+__all__ = [
+    "Law",
+    "board_format_laws",
+    "dataset_laws",
+    "launcher_laws",
+    "model_laws",
+    "tracker_laws",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,10 +320,12 @@ def _writes_safe_text(name: str) -> None:
 def tracker_laws(name: str) -> tuple[Law, ...]:
     """Return the laws of a tracker, tried in a folder that is then removed."""
     laws = {
-        "it takes numbers, NaN and infinity among them, and ends": _takes_numbers,
-        "an attempt that goes on may follow one that was cut off": _follows_one_cut_off,
+        "it takes numbers, NaN and infinity among them, and ends": 1,
+        "an attempt that goes on may follow one that was cut off": 2,
     }
-    return tuple(Law(sentence, partial(check, name)) for sentence, check in laws.items())
+    return tuple(
+        Law(sentence, partial(_try_tracker, name, attempts)) for sentence, attempts in laws.items()
+    )
 
 
 def _logged(name: str, folder: Path, attempt: int) -> Tracker:
@@ -339,9 +352,47 @@ def _try_tracker(name: str, attempts: int) -> None:
             one.close()
 
 
-def _takes_numbers(name: str) -> None:
-    _try_tracker(name, 1)
+_ANSWER_SECONDS = 60.0
+_ANSWERS = "import os, sys; os.write(int(sys.argv[1]), sys.stdin.buffer.read()); sys.exit(75)"
+_ENDS_ITSELF = "import os, signal; os.killpg(os.getpgrp(), signal.SIGTERM); signal.pause()"
 
 
-def _follows_one_cut_off(name: str) -> None:
-    _try_tracker(name, 2)
+def launcher_laws(name: str) -> tuple[Law, ...]:
+    """Return the laws of a launcher, tried on a Python that answers in an attempt's place."""
+    laws = {
+        "what it starts reads its input, writes to its pipe, and gives its exit code": (
+            partial(_try_launcher, name, _ANSWERS, (75, b"asked"))
+        ),
+        "a signal to the group of what it starts ends it": (
+            partial(_try_launcher, name, _ENDS_ITSELF, (-signal.SIGTERM, b""))
+        ),
+    }
+    return tuple(Law(sentence, check) for sentence, check in laws.items())
+
+
+def _try_launcher(name: str, code: str, wanted: tuple[int, bytes]) -> None:
+    from lsqctl.launchers import launched_words
+
+    (reading, writing), (asking, asked) = os.pipe(), os.pipe()
+    os.write(asked, b"asked")  # now: one that does not read it would end this process by SIGPIPE
+    os.close(asked)
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(asking, "rb") as question:
+        try:
+            words = launched_words(name, (sys.executable, "-c", code, str(writing)), {})
+            started = subprocess.Popen(
+                words,
+                stdin=question,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise PluginError(f"what the launcher {name} made does not start: {error}") from None
+        finally:
+            os.close(writing)
+        try:
+            started.wait(_ANSWER_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+        if (found := (started.wait(), pipe.read())) != wanted:
+            raise PluginError(f"the launcher {name}: exit code and answer {wanted} became {found}")

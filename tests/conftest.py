@@ -9,11 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -58,6 +58,15 @@ def pytest_configure(config: pytest.Config) -> None:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FULL = bool(os.environ.get("LSQCTL_TEST_FULL"))
+
+Case = TypeVar("Case")
+
+
+def fewer(cases: Iterable[Case], count: int) -> list[Case]:
+    """Return ``count`` of the cases, evenly apart; LSQCTL_TEST_FULL has them all."""
+    every = list(cases)
+    return every if FULL else [every[i * len(every) // count] for i in range(count)]
+
 
 # torch's first call takes most of a second; a time limit would only make tests flaky
 settings.register_profile(
@@ -210,6 +219,20 @@ class CommandLine:
             text=True,
             stdin=subprocess.DEVNULL,
         )
+
+
+def run_python(code: str, folder: Path, environment: Mapping[str, str]) -> None:
+    """Execute the code of a page as ``python -W error`` does; it must end well."""
+    if FULL or not WARM.can_start(environment):
+        command = [sys.executable, "-W", "error", "-c", code]
+        subprocess.run(command, cwd=folder, env=environment, check=True)
+        return
+    strict = "import warnings; warnings.simplefilter('error')\n"
+    process = WARM.start([], folder, environment, script=strict + code, torch=True)
+    assert process.stdin is not None
+    process.stdin.close()
+    told = process.communicate(timeout=200)
+    assert process.returncode == 0, told
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from lsqctl import discovery
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import NAME_PATTERN
 from lsqctl.errors import DataError, NotFound, PluginError, StoreError
+from lsqctl.launchers import LAUNCHERS
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
 from lsqctl.models.factory import build_model, build_on_meta
@@ -539,5 +540,6 @@ def test_check_asks_every_law_and_ends_with_1_where_one_is_broken(desk):
 
 
 def test_every_kind_has_a_registry_that_plugins_may_join():
-    groups = {registry.group: registry.noun for registry in (MODELS, DATASETS, FORMATS, TRACKERS)}
+    registries = (MODELS, DATASETS, FORMATS, TRACKERS, LAUNCHERS)
+    groups = {registry.group: registry.noun for registry in registries}
     assert groups == dict(discovery.GROUPS)

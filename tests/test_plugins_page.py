@@ -58,7 +58,8 @@ def test_a_file_of_the_page_is_trained_and_ranked(walked):
 def test_its_table_names_each_kind_and_its_group():
     rows = dict(re.findall(r"^\| `(\w+)\(.*?\| `(lsqctl\.\w+)` \|", PAGE, re.MULTILINE))
     assert rows == {"model": "lsqctl.models", "dataset": "lsqctl.datasets",
-                    "board_format": "lsqctl.exporters", "tracker": "lsqctl.trackers"}  # fmt: skip
+                    "board_format": "lsqctl.exporters", "tracker": "lsqctl.trackers",
+                    "launcher": "lsqctl.launchers"}  # fmt: skip
     assert set(rows.values()) == set(discovery.GROUPS)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from lsqctl.recipe import OverrideSection, QuantSection
 from lsqctl.recipe_file import load
 from lsqctl.services.recipe_inputs import check_layers
+from tests.conftest import run_python
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "quantization.md").read_text()
 HEAD = "model: {name: resnet18}\ndata: {name: imagenet}\n"
@@ -29,9 +28,9 @@ def test_every_recipe_fits_a_network(tmp_path, text):
     assert loaded.warnings == ()
 
 
-def test_the_code_runs():
+def test_the_code_runs(cli):
     (code,) = blocks("python")
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    run_python(code, cli.folder, cli.environment)
 
 
 def test_every_command_runs(cli):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CommandLine
+from tests.conftest import CommandLine, run_python
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,15 +51,7 @@ def test_every_python_block_runs(walked):
     package, library = blocks("python")
     proven = "\nassert not model.training and len(board) and answer and len(waiting) >= 2"
     for code in (package + proven, library):
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            cwd=walked.folder,
-            env=walked.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        run_python(code, walked.folder, walked.environment)
 
 
 def test_every_path_it_points_to_exists():

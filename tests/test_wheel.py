@@ -50,6 +50,7 @@ def test_an_installed_copy_makes_its_database_and_queues_a_bundled_recipe(unpack
     assert len(done.stdout.split()) == 2
 
 
+@pytest.mark.slow
 def test_an_installed_copy_is_typed_for_a_checker_of_somebody_elses_code(unpacked, tmp_path):
     assert (unpacked / "lsqctl" / "py.typed").exists()
     (tmp_path / "mine.py").write_text(

@@ -34,6 +34,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from lsqctl.worker.fork_server import PRELOADED_MODULES
+
 _LIBRARIES = (
     *(
         "alembic.command",
@@ -150,11 +152,13 @@ class WarmStarter:
         controls: bool = False,
         injected: Mapping[str, str] = MappingProxyType({}),
         script: str | None = None,
+        torch: bool = False,
     ) -> WarmProcess:
         """Start ``lsqctl`` with its output in pipes, or with standard streams of the caller's.
 
         ``merge`` puts stderr into stdout. Let ``controls`` be true where stdin is a terminal that
-        controls it. A ``script`` is executed instead, with a pipe as stdin.
+        controls it. A ``script`` is executed instead, with a pipe as stdin; say whether it needs
+        ``torch``.
         """
         pipes: list[int | None] = [None, None, None]
         ends = list(streams or ())
@@ -163,7 +167,8 @@ class WarmStarter:
         status, status_end = os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
         request |= {"injected": dict(injected), "script": script, "controls": controls}
-        with_torch = not _COMMANDS_WITH_TORCH.isdisjoint(words)
+        with_torch = torch or not _COMMANDS_WITH_TORCH.isdisjoint(words)
+        request["torch"] = with_torch
         channel, data = self._connected(with_torch), json.dumps(request).encode()
         socket.send_fds(channel, [data], [*ends, status_end])
         for end in {status_end} | (set(ends) if streams is None else set()):
@@ -220,7 +225,8 @@ def _serve(channel: socket.socket) -> None:
                 os.kill(pid, signal.SIGKILL)
             return
         request = json.loads(data)
-        _import_what_is_needed(request["words"])
+        if request["torch"] and "torch" not in sys.modules:
+            _import(PRELOADED_MODULES)
         if (pid := os.fork()) == 0:
             _become(request["env"], fds[:3], [])
             if request["controls"]:
@@ -242,13 +248,6 @@ def _report_ends(status_fds: dict[int, int]) -> None:
         with contextlib.suppress(BrokenPipeError):
             os.write(fd, f"exit {os.waitstatus_to_exitcode(status)}\n".encode())
         os.close(fd)
-
-
-def _import_what_is_needed(words: Sequence[str]) -> None:
-    if not _COMMANDS_WITH_TORCH.isdisjoint(words) and "torch" not in sys.modules:
-        from lsqctl.worker.fork_server import PRELOADED_MODULES
-
-        _import(PRELOADED_MODULES)
 
 
 def _import(modules: Collection[str]) -> None:

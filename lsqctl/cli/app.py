@@ -20,6 +20,7 @@ from lsqctl.cli import (
     board,
     cluster,
     compare,
+    data_pack,
     deploy,
     diagnostics,
     doctor,
@@ -88,6 +89,7 @@ app.add_typer(sweep.app, name="sweep")
 app.add_typer(published.app, name="published")
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(cluster.app, name="cluster")
+doctor.data_app.command(epilog="Example: lsqctl data pack flowers -o flowers.pack")(data_pack.pack)
 app.add_typer(doctor.data_app, name="data")
 app.add_typer(doctor.db_app, name="db")
 doctor.register(app)

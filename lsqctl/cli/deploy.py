@@ -42,7 +42,7 @@ Threads = Annotated[
 ]
 
 
-_SHOWN = ("forms", "edges", "settled")  # of a folder's report, in JSON
+_SHOWN = ("forms", "edges", "settled", "fake_quantized")  # of a folder's report, in JSON
 
 
 def image_count(text: str | int | None) -> int | None:
@@ -141,8 +141,8 @@ def _print_edges(edges: Sequence[JsonObject]) -> None:
     rows = [
         (
             edge["codes"],
-            edge["source"] or "",
-            f"{edge['accumulators']:,}" if edge["finite"] else "",
+            edge["source"] or " + ".join(edge["summands"]),
+            f"{edge['accumulators']:,}" if edge["accumulators"] else "",
             f"{edge['thresholds']:,}" if edge["finite"] else "",
             "" if edge["margin"] is None else f"{edge['margin']:.2g}",
             _proof(edge),

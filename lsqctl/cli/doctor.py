@@ -249,7 +249,7 @@ def _print_data_folder(
                     f"{folder.classes:,}",
                     f"{folder.train:,}",
                     f"{folder.val:,}",
-                    f"data: {{name: imagefolder, path: {folder.path}}}",
+                    _recipe_words(folder),
                 )
                 for folder in folders
             ],
@@ -260,6 +260,13 @@ def _print_data_folder(
         rows = [(file.path, format_bytes(file.size_bytes)) for file in weights]
         print_table(("weights file", "size"), rows, right_aligned=("size",))
     say(f"data folder: {data_dir}")
+
+
+def _recipe_words(folder: ImageFolder) -> str:
+    if folder.damaged:
+        packed = folder.path.endswith(".pack")
+        return "damaged: pack it again" if packed else "does not read: `submit --dry-run` says why"
+    return f"data: {{name: imagefolder, path: {folder.path}}}"
 
 
 def _print_recipes_data(found: Sequence[RecipeData], *, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from lsqctl.text import format_bytes, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.services.transfer import TransferReport
+
+_MAX_SHOWN = 20  # of what is left out
 
 
 def register(runs_app: typer.Typer, db_app: typer.Typer) -> None:
@@ -82,9 +85,10 @@ def merge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     json: Json = False,
 ) -> None:
-    """Take in every finished run of another workspace, all or none; that one is only read.
+    """Take in what another workspace has: finished runs, all or none, and published rows.
 
-    Runs that clash are listed first, and then nothing is taken in.
+    Runs that clash are listed first, and then nothing is taken in. What is left out is listed with
+    the reason. That workspace is only read.
     """
     from lsqctl.services.transfer import merge_workspace
 
@@ -118,7 +122,10 @@ def _print_report(report: TransferReport, *, json: bool, dry_run: bool = False) 
     for run_id in report.imported:
         print(run_id)
     verb = "would be taken in" if dry_run else "taken in"
-    left_out = f", {report.unfinished} left out that are unfinished there"
-    rest = left_out if report.unfinished else ""
+    published = f" and {pluralize(report.published, 'published row')}" if report.published else ""
     taken_in = pluralize(len(report.imported), "run")
-    say(f"{taken_in} {verb}, {len(report.existing)} here already{rest}")
+    say(f"{taken_in}{published} {verb}, {len(report.existing)} here already")
+    for name, reason in islice(report.left_out.items(), _MAX_SHOWN):
+        say(f"left out: {name} {reason}")
+    if len(report.left_out) > _MAX_SHOWN:
+        say(f"left out: {len(report.left_out) - _MAX_SHOWN:,} more; --json lists all")

@@ -10,6 +10,7 @@ from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_error, print_json, print_table, say
 from lsqctl.cli.options import Json, get_settings, open_store, positive_int
 from lsqctl.errors import UsageError
+from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.services.conformance import ConformanceMatrix
@@ -49,7 +50,8 @@ def verify(
 ) -> None:
     """Evaluate results again from their hash-checked checkpoints; exit 1 unless all are equal.
 
-    The board then says `verified`, or that the verification failed.
+    The board then says `verified`, or that the verification failed. Of a recorded run the bytes of
+    its checkpoint are checked: that is no verification, and fails only where the run is named.
     """
     from lsqctl.services import verify as api
 
@@ -71,7 +73,11 @@ def verify(
         print_json({"results": verdicts})
     else:
         _print_verdicts(verdicts)
-    if any(not result.verified for result in verdicts):
+    named = not (all_succeeded or sweep)
+    if any(
+        verdict.verified is False or (verdict.verified is None and (named or not verdict.recorded))
+        for verdict in verdicts
+    ):
         raise typer.Exit(1)
 
 
@@ -96,7 +102,10 @@ def _print_verdicts(verdicts: list[Verdict]) -> None:
         styles={"verified": "green", "NOT verified": "red", "not tried": "yellow"},
     )
     n_verified = sum(verdict.verified is True for verdict in verdicts)
-    say(f"{n_verified} of {len(verdicts)} results verified")
+    recorded = [v for v in verdicts if v.recorded and v.verified is None]
+    tried = len(verdicts) - len(recorded)
+    apart = f"; {pluralize(len(recorded), 'recorded run')} cannot be" if recorded else ""
+    say(f"{n_verified} of {tried} results verified{apart}")
 
 
 def _result_label(verdict: Verdict) -> str:

@@ -97,6 +97,10 @@ def worker(
     gpus: WorkerGpus = "auto",
     compile: CompileOption = None,
     tensorboard: TensorBoard = False,
+    launcher: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What starts each attempt: python, nice, a plugin's."),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="What lists call this worker; no other may be called so.")
     ] = None,
@@ -134,7 +138,7 @@ def worker(
         exclusive_name=name is not None,
         idle_limit_seconds=idle_limit,
         only_gpus=only_gpus,
-        **_beside_runs(settings, tensorboard=tensorboard),
+        **_beside_runs(settings, tensorboard=tensorboard, launcher=launcher),
     )
     with open_store(ctx, create=True) as store:
         code = _work_queue(
@@ -145,16 +149,26 @@ def worker(
 
 class _BesideRuns(TypedDict):
     trackers: tuple[str, ...]
+    launcher: str
     on_end: OnEnd
 
 
-def _beside_runs(settings: Settings, *, tensorboard: bool) -> _BesideRuns:
-    """Return the trackers and hooks of the workspace's file; the flag adds a tracker."""
+def _beside_runs(
+    settings: Settings, *, tensorboard: bool, launcher: str | None = None
+) -> _BesideRuns:
+    """Return what the workspace's file says; a flag adds a tracker, or names another launcher."""
+    from lsqctl.launchers import LAUNCHERS
     from lsqctl.worker.workspace_file import read_workspace_file
 
+    if launcher:
+        LAUNCHERS.find(launcher)
     wanted = read_workspace_file(settings.home)
     trackers = (*wanted.trackers, *(("tensorboard",) if tensorboard else ()))
-    return {"trackers": tuple(dict.fromkeys(trackers)), "on_end": wanted.on_end}
+    return {
+        "trackers": tuple(dict.fromkeys(trackers)),
+        "launcher": launcher or wanted.launcher,
+        "on_end": wanted.on_end,
+    }
 
 
 def _settings_with_compile(ctx: typer.Context, compile: CompileMode | None) -> Settings:

@@ -23,7 +23,8 @@ class DatasetInfo:
     ``pad`` (pixels) and ``flip`` fill these keys of ``data`` where a recipe leaves them out.
     ``eval_images`` counts the usual test set, ``hub_id`` is the name on the Hugging Face Hub.
     ``paths`` lie in the data folder, any one of them will do, and the first is what a download
-    makes; a dataset that is installed with a library has none.
+    makes; a dataset that is installed with a library has none. ``labels`` name the classes in their
+    order, between commas, where they have names.
     """
 
     title: str
@@ -38,10 +39,18 @@ class DatasetInfo:
     eval_images: int | None = None
     hub_id: str = ""
     is_image_folder: bool = False
+    labels: str = ""
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need {self.channels} numbers, one a channel")
+        if self.labels and len(self.label_names) != self.classes:
+            raise ValueError(f"{len(self.label_names)} labels, {self.classes} classes")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the classes; () where they have none here."""
+        return tuple(self.labels.split(", ")) if self.labels else ()
 
 
 DATASETS = Registry(__name__, "dataset", DatasetInfo, noun="dataset", group="lsqctl.datasets")

@@ -19,6 +19,7 @@ from lsqctl.datasets.cifar_files import CifarDataset
     paths=("cifar-10-binary.tar.gz", "cifar-10-batches-bin", "cifar-10-python.tar.gz"),
     eval_images=10_000,
     hub_id="uoft-cs/cifar10",
+    labels="airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
 )
 class Cifar10(CifarDataset):
     """Five training files; a record begins with its label."""

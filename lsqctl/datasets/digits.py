@@ -32,6 +32,7 @@ _TEST_IMAGES = 540
     pad=1,
     flip=False,
     eval_images=540,
+    labels="0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
 )
 class Digits(InMemoryDataset):
     """Installed with scikit-learn: nothing to fetch, no path in the data folder."""

@@ -16,6 +16,7 @@ from lsqctl.datasets.idx_files import IdxDataset
     flip=True,
     paths=("FashionMNIST/raw",),
     eval_images=10_000,
+    labels="T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
 )
 class FashionMnist(IdxDataset):
     """The files as torchvision has them."""

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
+import io
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS, DatasetInfo
+from lsqctl.datasets.image_lists import FOLDER_LIST, is_list, read_file_list, read_folder_list
+from lsqctl.datasets.image_pack import SPLITS, PackedImage, check_packed_images, read_pack
 from lsqctl.errors import DataError
 from lsqctl.text import pluralize
 
@@ -40,21 +44,23 @@ _IMAGE_ERRORS = (
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
 )
 MAX_IMAGE_PIXELS = 178_956_970  # above which Pillow opens none: half a gigabyte of RGB
-SPLITS = ("train", "val")
 MAX_HASHED_BYTES = 256_000_000  # about a second
+
+ImageFile = str | PackedImage  # the path of a file of its own, or a part of a packed one
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSplit:
     """The images of a split with their labels, the classes in order, and what was passed over."""
 
-    files: list[tuple[str, int]]
+    files: list[tuple[ImageFile, int]]
     classes: list[str]
     notes: tuple[str, ...]
 
 
 class FolderDataset:
-    """A folder in the data folder: ``train`` and ``val``, one folder a class in each.
+    """A folder in the data folder: ``train`` and ``val``, one folder a class in each, a file
+    that `lsqctl data pack` made of one, or a list (``image_lists``).
 
     It bears the dataset's name unless ``folder``, which may be an absolute path, is given.
     """
@@ -66,13 +72,23 @@ class FolderDataset:
     def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
         """Return training and evaluation split; raises DataError where they do not fit."""
         root = data_dir / self.folder
-        train, evaluation = (self._list_split(root / split) for split in SPLITS)
+        train, evaluation = self._list_root(root)
         expected = self.info.classes
         if train.classes != evaluation.classes or (expected and len(train.classes) != expected):
             raise DataError(
                 f"{root}: {len(train.classes)} classes in train, {len(evaluation.classes)} in val"
                 + (f", there should be {expected}" if expected else ", they should be the same")
+                + _first_difference(train.classes, evaluation.classes)
             )
+        return train, evaluation
+
+    def _list_root(self, root: Path) -> tuple[FolderSplit, FolderSplit]:
+        if is_list(root):
+            if root.suffix == FOLDER_LIST:
+                return _together([self._list_root(entry) for entry in read_folder_list(root)])
+            return _list_files(root)
+        list_split = self._list_packed if root.is_file() else self._list_split
+        train, evaluation = (list_split(root / split) for split in SPLITS)
         return train, evaluation
 
     def _list_split(self, folder: Path) -> FolderSplit:
@@ -87,48 +103,145 @@ class FolderDataset:
         files, notes = list_images(folder)
         return FolderSplit(files, classes, notes)
 
+    def check_use(self, data_dir: Path, *, resize: int, decoder: str) -> None:
+        """Raise DataError for packed images that are smaller than a recipe wants them, and where
+        what is to decode them is not installed.
+        """
+        check_decoder(decoder)
+        root = data_dir / self.folder
+        entries = read_folder_list(root) if is_list(root) and root.suffix == FOLDER_LIST else [root]
+        for pack in entries:
+            if pack.is_file() and not is_list(pack) and read_pack(pack).resize < resize:
+                raise DataError(
+                    f"data.resize: {pack} was packed with {read_pack(pack).resize} pixels, which "
+                    f"would be enlarged to {resize}; pack the folder again with --resize {resize}"
+                )
+
+    def _list_packed(self, split: Path) -> FolderSplit:
+        pack = read_pack(split.parent)
+        return FolderSplit([*pack.files[split.name]], pack.classes, ())
+
+
+def _first_difference(train: list[str], evaluation: list[str]) -> str:
+    """Name a class that one split has and the other lacks."""
+    for split, only in (("train", {*train} - {*evaluation}), ("val", {*evaluation} - {*train})):
+        if only:
+            return f" (only in {split}: {min(only)})"
+    return ""
+
+
+def _list_files(path: Path) -> tuple[FolderSplit, FolderSplit]:
+    """Return the splits of a list of files; raises DataError for what is no list."""
+    listed = read_file_list(path)
+    train, evaluation = (
+        _labelled([(image.path, image.label) for image in listed[split]], ()) for split in SPLITS
+    )
+    return train, evaluation
+
+
+def _together(parts: Sequence[tuple[FolderSplit, FolderSplit]]) -> tuple[FolderSplit, FolderSplit]:
+    """Return folders as one: a class that some of them have is a class of all."""
+    train, evaluation = (
+        _labelled(
+            [(file, part.classes[label]) for part in splits for file, label in part.files],
+            tuple(note for part in splits for note in part.notes),
+        )
+        for splits in zip(*parts, strict=True)
+    )
+    return train, evaluation
+
+
+def _labelled(files: Sequence[tuple[ImageFile, str]], notes: tuple[str, ...]) -> FolderSplit:
+    """Return a split of images and the names of their classes: labels are in order of names."""
+    classes = sorted({name for _, name in files})
+    labels = {name: label for label, name in enumerate(classes)}
+    return FolderSplit([(file, labels[name]) for file, name in files], classes, notes)
+
 
 def images_digest(root: Path, splits: Iterable[FolderSplit]) -> str:
     """Return what names the images of a dataset: their paths below ``root``, and their bytes.
 
+    Of a list they are the paths from its folder, and each has its class and split beside.
     Of more than MAX_HASHED_BYTES their sizes stand for the bytes: reading ImageNet takes minutes.
+    A packed file is named by its index, which has the hash of each image; of up to
+    MAX_HASHED_BYTES they are checked. Raises DataError where one is damaged.
     """
+    splits = tuple(splits)
     sizes = _file_sizes(splits)
     hashes_bytes = sum(sizes.values()) <= MAX_HASHED_BYTES
+    if is_list(root):
+        return _list_digest(root, splits, hashes_bytes=hashes_bytes)
+    if root.is_file():
+        if hashes_bytes:
+            check_packed_images(root)
+        return f"pack-sha256:{read_pack(root).digest}"
     hasher = hashlib.sha256()
     for path, size in sizes.items():
+        assert isinstance(path, str)  # a folder's
         hasher.update(f"{os.path.relpath(path, root)}\0{size}\n".encode(errors="surrogateescape"))
         if hashes_bytes:
             hasher.update(Path(path).read_bytes())
     return f"{'images' if hashes_bytes else 'listing'}-sha256:{hasher.hexdigest()}"
 
 
-def small_splits(splits: Iterable[FolderSplit]) -> list[str]:
+def _list_digest(root: Path, splits: Iterable[FolderSplit], *, hashes_bytes: bool) -> str:
+    hasher = hashlib.sha256()
+    for name, split in zip(SPLITS, splits, strict=True):
+        for file, label in split.files:
+            path, part = (file.pack, file.sha256) if isinstance(file, PackedImage) else (file, "")
+            where = os.path.relpath(path, root.parent)
+            line = f"{where}\0{part}\0{split.classes[label]}\0{name}\0{file_size(file)}\n"
+            hasher.update(line.encode(errors="surrogateescape"))
+            if hashes_bytes:
+                data = file.read() if isinstance(file, PackedImage) else Path(file).read_bytes()
+                hasher.update(data)
+    return f"{'images' if hashes_bytes else 'listing'}-sha256:{hasher.hexdigest()}"
+
+
+def small_splits(splits: Iterable[FolderSplit]) -> list[ImageFile]:
     """Return the files of splits that are small enough for each to be opened at submit, or none."""
     sizes = _file_sizes(splits)
     return list(sizes) if sum(sizes.values()) <= MAX_HASHED_BYTES else []
 
 
-def _file_sizes(splits: Iterable[FolderSplit]) -> dict[str, int]:
-    return {path: os.stat(path).st_size for split in splits for path, _ in split.files}
+def _file_sizes(splits: Iterable[FolderSplit]) -> dict[ImageFile, int]:
+    return {path: file_size(path) for split in splits for path, _ in split.files}
+
+
+def file_size(file: ImageFile) -> int:
+    """Return the bytes of an image."""
+    return file.size if isinstance(file, PackedImage) else os.stat(file).st_size
+
+
+def _source(file: ImageFile, data: bytes | None) -> str | io.BytesIO:
+    if data is None and isinstance(file, PackedImage):
+        data = file.read()
+    if data is None:
+        assert isinstance(file, str)
+        return file
+    return io.BytesIO(data)
 
 
 @contextlib.contextmanager
-def open_image(path: str) -> Iterator[Image.Image]:
-    """Open an image of one of the wanted formats; whatever Pillow raises is a DataError."""
+def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Image]:
+    """Open an image of one of the wanted formats; whatever Pillow raises is a DataError.
+
+    ``data`` are its bytes, where they were read already.
+    """
     from PIL import Image
 
+    source = _source(file, data)
     try:
-        with Image.open(path, formats=_FORMATS) as opened:
+        with Image.open(source, formats=_FORMATS) as opened:
             yield opened
     except (*_IMAGE_ERRORS, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"{path} does not open as an image ({', '.join(_FORMATS)}): {reason}"
+            f"{file} does not open as an image ({', '.join(_FORMATS)}): {reason}"
         ) from None
 
 
-def check_image(path: str, *, resize: int, mode: str) -> None:
+def check_image(path: ImageFile, *, resize: int, mode: str) -> None:
     """Raise DataError for a file that is no image, or becomes too large when it is resized.
 
     Its pixels are not decoded.
@@ -138,7 +251,7 @@ def check_image(path: str, *, resize: int, mode: str) -> None:
     check_resized(path, size, resize=resize, mode=mode)
 
 
-def check_resized(path: str, size: tuple[int, int], *, resize: int, mode: str) -> None:
+def check_resized(path: ImageFile, size: tuple[int, int], *, resize: int, mode: str) -> None:
     """Raise DataError for an image of ``size`` that has too many pixels once it is resized.
 
     An image of 1 x 30,000 has few; with its shorter side at 256 it has two thousand million.
@@ -149,6 +262,15 @@ def check_resized(path: str, size: tuple[int, int], *, resize: int, mode: str) -
         raise DataError(
             f"{path} is {size[0]}x{size[1]}, and would have {pixels:,} pixels once resized to "
             f"{resize}: remove it, or say data.resize_mode: square"
+        )
+
+
+def check_decoder(decoder: str) -> None:
+    """Raise DataError where what ``data.decoder`` names is not installed."""
+    if decoder == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
+        raise DataError(
+            "data.decoder: torchcodec is not installed: pip install 'lsqctl[torchcodec]', or say "
+            "`decoder: pil`"
         )
 
 
@@ -176,7 +298,7 @@ def class_names(split: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir())
 
 
-def list_images(split: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+def list_images(split: Path) -> tuple[list[tuple[ImageFile, int]], tuple[str, ...]]:
     """Return path and label of each image of a split, in torchvision's order, and notes.
 
     The notes say what was passed over: what is no regular file (reading a pipe would wait for
@@ -184,7 +306,7 @@ def list_images(split: Path) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
     """
     classes = class_names(split)
     walk = ImageWalk.of_classes(split, classes)
-    files = [
+    files: list[tuple[ImageFile, int]] = [
         (os.path.join(*image), label)
         for label, name in enumerate(classes)
         for image in sorted(walk.images(split / name))

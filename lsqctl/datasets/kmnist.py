@@ -19,6 +19,7 @@ from lsqctl.datasets.idx_files import IdxDataset
     flip=False,
     paths=("KMNIST/raw",),
     eval_images=10_000,
+    labels="o, ki, su, tsu, na, ha, ma, ya, re, wo",
 )
 class Kmnist(IdxDataset):
     """The files as torchvision has them."""

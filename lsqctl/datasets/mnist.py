@@ -16,6 +16,7 @@ from lsqctl.datasets.idx_files import IdxDataset
     flip=False,
     paths=("MNIST/raw",),
     eval_images=10_000,
+    labels="0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
 )
 class Mnist(IdxDataset):
     """The files as torchvision has them."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import SPLITS, check_class_folders
+from lsqctl.datasets.image_folders import check_class_folders
+from lsqctl.datasets.image_lists import FILE_LIST, FOLDER_LIST, begins_as_list
+from lsqctl.datasets.image_pack import SPLITS, SUFFIX
 from lsqctl.errors import DataError
 from lsqctl.text import did_you_mean
 
@@ -17,13 +19,16 @@ def check_dataset_present(name: str, data_dir: Path, folder: str | None = None) 
     """
     if not is_dataset_present(name, data_dir, folder):
         raise missing_dataset_error(name, data_dir, folder)
-    for split in SPLITS if DATASETS[name].is_image_folder else ():
-        check_class_folders(data_dir / (folder or name) / split)
+    root = data_dir / (folder or name)
+    for split in SPLITS if DATASETS[name].is_image_folder and not root.is_file() else ():
+        check_class_folders(root / split)
 
 
 def is_dataset_present(name: str, data_dir: Path, folder: str | None = None) -> bool:
     """Return whether one of the dataset's paths, or the ``folder``, is there, or it needs none."""
-    paths = DATASETS.find(name).paths if folder is None else (f"{folder}/{SPLITS[0]}",)
+    paths = DATASETS.find(name).paths
+    if folder is not None:
+        return (data_dir / folder).is_file() or (data_dir / folder / SPLITS[0]).exists()
     return not paths or any((data_dir / path).exists() for path in paths)
 
 
@@ -34,7 +39,8 @@ def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) 
         near = did_you_mean(folder, image_folders(data_dir))
         return DataError(
             f"data.path: there is no folder {data_dir / folder} with a folder train{near}; put a "
-            "folder of images for each class into its train and val"
+            "folder of images for each class into its train and val, or name what `lsqctl data "
+            "pack` wrote, or a list (docs/data-layouts.md)"
         )
     remedy = f"`lsqctl data fetch {name}` downloads it"
     if info.is_image_folder:
@@ -46,9 +52,13 @@ def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) 
 
 
 def image_folders(data_dir: Path) -> list[str]:
-    """Return the folders in the data folder that ``data.path`` may name, sorted."""
+    """Return what `data.path` may name in the data folder: folders, packed ones, lists; sorted."""
     if not data_dir.is_dir():
         return []
     return sorted(
-        path.name for path in data_dir.iterdir() if all((path / split).is_dir() for split in SPLITS)
+        path.name
+        for path in data_dir.iterdir()
+        if all((path / split).is_dir() for split in SPLITS)
+        or (path.suffix == SUFFIX and path.is_file())
+        or (path.suffix in {FILE_LIST, FOLDER_LIST} and path.is_file() and begins_as_list(path))
     )

@@ -28,7 +28,7 @@ class Card:
     """Where a model comes from; what is not known stays empty.
 
     ``details`` are lines of the card (board row, recipe, …); they go into the ONNX file's metadata.
-    ``interpolation`` and ``crop_pct`` are of the evaluation's resize.
+    ``interpolation`` and ``crop_pct`` are of the evaluation's resize; ``labels`` name the classes.
     """
 
     title: str = "A quantized network"
@@ -37,6 +37,7 @@ class Card:
     details: Mapping[str, str] | None = None
     interpolation: str = "bilinear"
     crop_pct: float = 1.0
+    labels: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, str]:
         """Return the ``metadata_props`` of the ONNX file."""
@@ -62,7 +63,9 @@ def config_json(
             **normalization,
         },
     }
-    return (json.dumps(config, indent=2) + "\n").encode()
+    if len(card.labels) == n_classes:
+        config["label_names"] = list(card.labels)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
@@ -132,6 +135,8 @@ def check_lines(report: JsonObject) -> list[str]:
     ]
     for name, form in report["forms"].items():
         lines += ["", *_form_lines(name, form)]
+    if n_integer:
+        lines += ["", _fake_quantized_line(report["fake_quantized"])]
     for name, reason in report["left_out"].items():
         lines += ["", f"{name} was left out: {reason}."]
     return lines
@@ -139,15 +144,24 @@ def check_lines(report: JsonObject) -> list[str]:
 
 def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
     """Return how many edges are proved for every input, and how close the closest one is."""
+    sums = [edge for edge in edges if edge["summands"]]
     finite = [edge for edge in edges if edge["finite"]]
     proved = [edge for edge in finite if edge["proved"]]
-    if not finite:
+    if not finite and not sums:
         return ["No layer alone gives the codes of another: nothing is proved for every input."]
     n_accumulators = sum(edge["accumulators"] for edge in proved)
     lines = [
         f"Of {pluralize(len(edges), 'edge')} {len(finite)} are given by one layer alone; "
         f"{len(proved)} of these are proved for every input ({n_accumulators:,} accumulators)."
     ]
+    if sums:
+        n_proved = sum(edge["proved"] for edge in sums)
+        n_pairs = sum(edge["accumulators"] for edge in sums)
+        are_sums = "is a sum" if len(sums) == 1 else "are sums"
+        lines.append(
+            f"{pluralize(len(sums), 'edge')} more {are_sums} of two codes; {n_proved} of these are "
+            f"proved for every pair ({n_pairs:,} pairs)."
+        )
     known = [edge for edge in edges if edge["margin"] is not None]
     if known:
         least = min(known, key=itemgetter("margin"))
@@ -188,6 +202,21 @@ def _difference(form: JsonObject) -> str:
     return (
         f"{form['codes_differing']:,} codes differ from the integer reference, in "
         f"{pluralize(form['images_differing'], 'image')}; {n_predictions} differ"
+    )
+
+
+def _fake_quantized_line(trained: JsonObject) -> str:
+    """Return how far the network that was trained, whose fp32 sums round, is from the reference."""
+    counted = f"{pluralize(trained['images'], 'image')}, {trained['codes']:,} codes"
+    start = f"The network as it was trained (fake-quantized in fp32), {counted}:"
+    if not trained["codes_differing"]:
+        return f"{start} no code differs from the integer reference."
+    furthest = f"{trained['furthest_from_tie']:.1g}"
+    return (
+        f"{start} {_difference(trained)}. "
+        f"They begin at {pluralize(trained['beginnings'], 'value')} that lay within {furthest} of "
+        "a step of a tie between two codes, where sums in another order round to either; "
+        "the others follow."
     )
 
 

@@ -8,7 +8,7 @@ what is said here of a staircase is said of all inputs, not of those that were t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsqctl.deploy.network import Edge, Network
+from lsqctl.deploy.sums import SumOfCodes, pair_table
 from lsqctl.quant.arithmetic import EXACT_INT32, Grid, IntegerLayer
 from lsqctl.run import JsonObject
 
@@ -173,7 +174,8 @@ class Certificate:
 
     ``margin`` is the smallest distance of a reachable value to a tie, in steps (negative where the
     reference's fp32 rounds to another code than exact arithmetic), found in ``margin_channel``.
-    The edge is proved where integers reproduce every threshold of every channel.
+    The edge is proved where integers reproduce every threshold of every channel, or each of the
+    ``n_accumulators`` pairs of codes where it is a sum of two (``sum_of_codes``).
     """
 
     edge: Edge
@@ -184,11 +186,12 @@ class Certificate:
     margin_channel: int = 0
     n_fitted: int = 0
     requantization: Requantization | None = None
+    sum_of_codes: SumOfCodes | None = None
 
     @property
     def proved(self) -> bool:
-        """Whether the file computes the edge by integers that are right for every input."""
-        return self.requantization is not None
+        """Whether integers give the edge's codes for every input."""
+        return self.requantization is not None or self.sum_of_codes is not None
 
 
 def certify(network: Network) -> list[Certificate]:
@@ -196,10 +199,10 @@ def certify(network: Network) -> list[Certificate]:
     return [_certificate(network, edge) for edge in network.traced_edges()]
 
 
-def proofs(certificates: Iterable[Certificate]) -> dict[str, tuple[str, Requantization]]:
+def proofs(certificates: Iterable[Certificate]) -> dict[str, tuple[Edge, Requantization]]:
     """Return, by layer, the edge that it gives and the integers that are proved for it."""
     return {
-        one.edge.source: (one.edge.name, one.requantization)
+        one.edge.source: (one.edge, one.requantization)
         for one in certificates
         if one.edge.source is not None and one.requantization is not None
     }
@@ -211,6 +214,8 @@ def certificates_json(certificates: Iterable[Certificate]) -> list[JsonObject]:
         {
             "codes": one.edge.name,
             "source": one.edge.source,
+            "summands": list(one.edge.summands),
+            "sum": asdict(one.sum_of_codes) if one.sum_of_codes else None,
             "finite": one.edge.finite,
             "reason": one.edge.reason,
             "proved": one.proved,
@@ -226,6 +231,14 @@ def certificates_json(certificates: Iterable[Certificate]) -> list[JsonObject]:
 
 
 def _certificate(network: Network, edge: Edge) -> Certificate:
+    if edge.summands:
+        table = pair_table(network, edge)
+        return Certificate(
+            edge,
+            n_accumulators=table.n_pairs,
+            margin=table.margin,
+            sum_of_codes=table.integers,
+        )
     if edge.source is None:
         return Certificate(edge)
     stairs = staircase(edge, network.layers[edge.source], network.grid(edge.name))

@@ -1,8 +1,11 @@
-"""Hold what a deployed file answers against the integer reference: each code, each bit."""
+"""Hold what a file, or the trained network, answers against the integer reference: each code."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from torch import Tensor, nn
 from lsqctl.deploy.forms import Answers, Codes
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.runtime import Array, open_session, run_session
+from lsqctl.deploy.tracing import FromPixels, Pixels
+from lsqctl.quant import quantized_layers, quantizers
+from lsqctl.quant.arithmetic import Window
 
 MAX_FIRST_DIFFERENCES = 5
 Flags = NDArray[np.bool_]
@@ -30,7 +36,12 @@ class FirstDifference:
 
 @dataclass(slots=True)
 class CheckCounts:
-    """What a comparison with the reference has counted so far."""
+    """What a comparison with the reference has counted so far.
+
+    Differences of an image begin at ``n_beginnings`` codes: they differ in the first edge that has
+    any. The values that were rounded there lay at most ``furthest_from_tie`` steps from the tie
+    between both codes, where values are known; what differs behind them follows.
+    """
 
     n_images: int = 0
     n_codes: int = 0
@@ -38,6 +49,8 @@ class CheckCounts:
     n_images_differing: int = 0
     n_predictions_differing: int = 0
     n_logits_differing: int = 0
+    n_beginnings: int = 0
+    furthest_from_tie: float | None = None
     first_differences: list[FirstDifference] = field(default_factory=list)
     hits: list[Flags] = field(default_factory=list)
     reference_hits: list[Flags] = field(default_factory=list)
@@ -81,6 +94,9 @@ class Comparison:
             return
         counts.n_codes_differing += int(unequal.sum())
         images = unequal.reshape(len(unequal), -1).any(1)
+        begins = unequal & (images & ~differing).reshape(-1, *(1,) * (unequal.ndim - 1))
+        counts.n_beginnings += int(begins.sum())
+        self._note_ties(edge, expected, found, begins)
         for image in np.flatnonzero(images & ~differing):
             if len(counts.first_differences) < MAX_FIRST_DIFFERENCES:
                 index = (int(image), *map(int, np.argwhere(unequal[image])[0]))
@@ -95,6 +111,9 @@ class Comparison:
                 )
         differing |= images
 
+    def _note_ties(self, edge: str, expected: Codes, found: Codes, begins: Flags) -> None:
+        """Note how far from ties the values lay that became codes where differences begin."""
+
     def _compare_logits(self, expected: Array, found: Array, labels: Tensor | None) -> None:
         counts = self.counts
         predictions = expected.argmax(1), found.argmax(1)
@@ -103,6 +122,70 @@ class Comparison:
         if labels is not None:
             counts.reference_hits.append(predictions[0] == labels.numpy())
             counts.hits.append(predictions[1] == labels.numpy())
+
+
+class FakeQuantized:
+    """A network as it was trained, in fp32: its quantized values are codes, its sums round."""
+
+    def __init__(self, model: nn.Module, network: Network, pixels: Pixels | None) -> None:
+        self._model = copy.deepcopy(model).eval().float().cpu()
+        self._whole = FromPixels(self._model, pixels) if pixels is not None else self._model
+        self._network = network
+        self.values: dict[str, Tensor] = {}
+        layers, own = quantized_layers(self._model), quantizers(self._model)
+        for edge in dict.fromkeys(network.edges):
+            quantizer = layers[edge].input_quantizer if edge in network.layers else own[edge]
+            assert quantizer is not None
+            quantizer.register_forward_pre_hook(partial(self._hear, edge))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Answers:
+        """Return logits and codes of a batch; ``values`` holds what became the codes, by edge."""
+        self.values.clear()
+        logits = self._whole(images)
+        codes: dict[str, Codes] = {}
+        for edge, values in self.values.items():
+            grid = self._network.grid(edge.partition("#")[0])
+            codes[edge] = (grid.codes(values) - grid.quant_min).to(torch.int16).numpy()
+        return Answers(logits.numpy(), codes)
+
+    def _hear(self, edge: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        values = inputs[0].detach()
+        layer = self._network.layers.get(edge)
+        if layer is not None and layer.window is not None and layer.grid.offset is not None:
+            values = _inner(values, layer.window)
+        self.values[_numbered(self.values, edge)] = values
+
+
+def _inner(values: Tensor, window: Window) -> Tensor:
+    """Return values without the zeros that a layer with an offset pads before it quantizes."""
+    if window.pad_mode != "constant":
+        return values
+    for dimension, (before, after) in enumerate(window.padding, start=2):
+        values = values.narrow(dimension, before, values.shape[dimension] - before - after)
+    return values
+
+
+class FloatComparison(Comparison):
+    """Compares the fake-quantized network with the reference, and tells how near ties it began."""
+
+    def __init__(self, model: FakeQuantized, network: Network) -> None:
+        super().__init__(network)
+        self._model = model
+
+    def add(self, images: Tensor, reference: Answers, labels: Tensor | None) -> None:
+        """Compare one batch."""
+        self.compare(reference, self._model(images), labels)
+
+    def _note_ties(self, edge: str, expected: Codes, found: Codes, begins: Flags) -> None:
+        grid = self.network.grid(edge.partition("#")[0])
+        values = self._model.values[edge].double()
+        if grid.offset is not None:
+            values = values - grid.offset.double()
+        steps = (values / grid.step.double()).numpy()[begins]
+        ties = (expected[begins] + found[begins]) / 2
+        furthest = float(np.abs(steps - ties).max(initial=0.0))
+        self.counts.furthest_from_tie = max(self.counts.furthest_from_tie or 0.0, furthest)
 
 
 class DeployedModel(nn.Module):
@@ -125,5 +208,10 @@ def differing_bits(expected: Array, found: Array) -> Flags:
 
 
 def _keep(kept: dict[str, Codes], edge: str, codes: Tensor) -> None:
+    kept[_numbered(kept, edge)] = codes.to(torch.int16).numpy()
+
+
+def _numbered(kept: Collection[str], edge: str) -> str:
+    """Return an edge's name, with a number where its layer is called again."""
     calls = sum(name.partition("#")[0] == edge for name in kept)
-    kept[f"{edge}#{calls + 1}" if calls else edge] = codes.to(torch.int16).numpy()
+    return f"{edge}#{calls + 1}" if calls else edge

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -15,12 +15,19 @@ from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
 from lsqctl.deploy.certificate import AVX2_PAIR, Certificate, certificates_json, pair_bounds
-from lsqctl.deploy.checking import CheckCounts, Comparison, reference_answers
+from lsqctl.deploy.checking import (
+    CheckCounts,
+    Comparison,
+    FakeQuantized,
+    FloatComparison,
+    reference_answers,
+)
 from lsqctl.deploy.folder import CHECK, EXPECTED, check_free, npz_bytes, unlike_images, write_folder
 from lsqctl.deploy.forms import FORMS, Answers, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.network import Network
@@ -38,6 +45,7 @@ SECOND_RUNTIMES = ("openvino",)  # of a form that another runtime has run alread
 _VERSIONED = "torch onnx onnxruntime numpy openvino qonnx safetensors".split()
 
 Batches = Iterable[tuple[Tensor, Tensor | None]]
+Listeners = Mapping[str, Callable[[Tensor, Tensor], None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +71,8 @@ class Options:
     ``forms`` are those to write, ``all`` as many as are possible. ``plain`` keeps to ONNX's
     standard operators; ``settle`` moves biases off the ties between codes; ``hub`` puts files
     where Hugging Face's readers look. ``threads`` are those of the check; ``card`` is what the
-    folder says of the model's origin.
+    folder says of the model's origin. ``listeners`` hear, by form, the logits that its file gave of
+    each labelled batch that was compared, and the labels.
     """
 
     forms: tuple[str, ...] = ("exact",)
@@ -72,6 +81,7 @@ class Options:
     hub: bool = False
     threads: int = 1
     card: Card = field(default_factory=Card)
+    listeners: Listeners = field(default_factory=dict)
 
 
 def convert(
@@ -102,19 +112,19 @@ def convert(
     source = FormSource(network, options.card.metadata(), plain=options.plain)
     written, left_out = _write(source, options.forms)
     names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
-    checks = [_Check(network, names, one) for one in _opened(written, options.threads)]
-    expected = _compare(network, checks, stream)
-    report = _report(source, written, checks)
-    report |= {"left_out": left_out, "settled": moves_json(moves)}
+    checks = [_Check(network, names, one, options) for one in _opened(written, options.threads)]
+    trained = FloatComparison(FakeQuantized(model, network, pixels), network)
+    expected = _compare(network, [*checks, trained], stream)
+    report = _report(source, written, checks) | {"left_out": left_out}
+    report |= {"settled": moves_json(moves), "fake_quantized": fake_quantized_json(trained.counts)}
     files = {names[form]: one.data for form, one in written.items()} | {EXPECTED: expected.npz()}
-    batch_shape = network.input_shape
-    files["config.json"] = config_json(options.card, batch_shape, expected.n_classes, pixels)
+    shape = network.input_shape
+    files["config.json"] = config_json(options.card, shape, expected.n_classes, pixels)
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {name: (directory / name).stat().st_size for name in sorted({*files, CHECK})}
-    n_layers, floats = len(network.layers), network.float_layers
-    proved = tuple(source.certificates)
-    return Conversion(directory, checks[0].counts, n_layers, floats, sizes, proved, left_out)
+    rest = len(network.layers), network.float_layers, sizes, tuple(source.certificates), left_out
+    return Conversion(directory, checks[0].counts, *rest)
 
 
 def _shape_of(batches: Batches) -> tuple[tuple[int, ...], Batches]:
@@ -126,7 +136,9 @@ def _shape_of(batches: Batches) -> tuple[tuple[int, ...], Batches]:
     return tuple(first[0].shape[1:]), chain([first], stream)
 
 
-def _compare(network: Network, checks: Sequence[_Check], batches: Batches) -> _Expected:
+def _compare(
+    network: Network, checks: Sequence[_Check | FloatComparison], batches: Batches
+) -> _Expected:
     """Let each check compare the images with their reference, and return the first of both."""
     expected = _Expected()
     for images, labels in batches:
@@ -194,9 +206,14 @@ class _Check:
     """
 
     def __init__(
-        self, network: Network, names: Mapping[str, str], opened: tuple[str, Runner | Unavailable]
+        self,
+        network: Network,
+        names: Mapping[str, str],
+        opened: tuple[str, Runner | Unavailable],
+        options: Options,
     ) -> None:
         self.form, self.runner = opened
+        self._listener = options.listeners.get(self.key)
         self._file = names[self.form]
         self._comparison = Comparison(network)
         self.n_expected_differing = 0
@@ -221,6 +238,8 @@ class _Check:
         found = runner.answer(images[:limit].numpy())
         part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
         self._comparison.compare(part, found, None if labels is None else labels[:limit])
+        if self._listener is not None and labels is not None:
+            self._listener(torch.from_numpy(found.logits), labels[:limit])
         wanted = slice(max(0, EXPECTED_IMAGES - n_before))
         expected, answered = part.logits[wanted], found.logits[wanted]
         if len(expected) == 0:
@@ -308,6 +327,12 @@ def counts_json(counts: CheckCounts) -> JsonObject:
         "reference_right": reference,
         "first_differences": [asdict(one) for one in islice(counts.first_differences, 5)],
     }
+
+
+def fake_quantized_json(counts: CheckCounts) -> JsonObject:
+    """Return what the trained network in fp32 does otherwise than the reference, and where from."""
+    beginnings = {"beginnings": counts.n_beginnings, "furthest_from_tie": counts.furthest_from_tie}
+    return {**counts_json(counts), **beginnings}
 
 
 def _versions() -> dict[str, str]:

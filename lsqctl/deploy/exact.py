@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
 
 import numpy as np
+from torch.fx import Node
 
 from lsqctl.deploy.certificate import Requantization
-from lsqctl.deploy.network import Network
+from lsqctl.deploy.lowering import pair
+from lsqctl.deploy.network import Edge, Network
 from lsqctl.deploy.onnx_graph import GraphWriter
 from lsqctl.deploy.runtime import Array
 from lsqctl.quant.arithmetic import Grid, IntegerLayer, Window
@@ -35,7 +36,7 @@ class ExactForm:
 
     network: Network
     plain: bool = False
-    proofs: Mapping[str, tuple[str, Requantization]] = field(default_factory=dict)
+    proofs: Mapping[str, tuple[Edge, Requantization]] = field(default_factory=dict)
 
     @property
     def opset_imports(self) -> Mapping[str, int]:
@@ -59,15 +60,17 @@ class ExactForm:
         codes = _codes(graph, edge, layer.grid, x)
         if edge in self.proofs:
             target, proof = self.proofs[edge]
-            given = _requantized(graph, layer, codes, (self.network.grid(target), proof))
-            graph.given_codes[target] = given
+            given = _requantized(graph, layer, codes, (self.network.grid(target.name), proof))
+            for pool in target.pools:
+                given = _pooled(graph, pool, given)
+            graph.given_codes[target.name] = given
             return given
         if layer.window is None:
             return self._product(graph, layer, codes, layer.weight_codes.numpy().T)
         if layer.window.groups > 1 or len(layer.window.stride) != 2:
             return _grouped(graph, layer, codes)
         columns = add_columns(graph, layer, codes)
-        kernel = layer.weight_codes.numpy().transpose(2, 3, 1, 0)  # (kh, kw, I, O)
+        kernel = layer.weight_codes.numpy().transpose(3, 2, 1, 0)  # (kw, kh, I, O)
         out = self._product(graph, layer, columns, kernel.reshape(-1, kernel.shape[-1]))
         return graph.add("Transpose", out, perm=[0, 3, 1, 2])
 
@@ -130,6 +133,23 @@ def _requantized(
     if layer.window is None:
         out = graph.add("Squeeze", out, axes)
     return _clipped(graph, out, proof.first_code - grid.quant_min, proof.last_code - grid.quant_min)
+
+
+def _pooled(graph: GraphWriter, pool: Node, codes: str) -> str:
+    """Add a maximum over windows of codes, as torch takes it of values; padding is never one."""
+    _, kernel, *given = pool.args
+    defaults: tuple[object, ...] = ([], 0, 1, False)
+    settings: tuple[object, ...] = (*given, *defaults[len(given) :])
+    stride, padding, dilation, ceil_mode = settings
+    return graph.add(
+        "MaxPool",
+        codes,
+        kernel_shape=pair(kernel),
+        strides=pair(stride or kernel),
+        pads=pair(padding) * 2,
+        dilations=pair(dilation),
+        ceil_mode=int(bool(ceil_mode)),
+    )
 
 
 def _pads(graph: GraphWriter, layer: IntegerLayer, codes: str) -> tuple[list[int], str]:
@@ -207,26 +227,30 @@ def _grouped(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
 
 
 def add_columns(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
-    """Add what each output pixel reads, side by side: (B, C, H, W) to (B, H', W', kh kw C)."""
+    """Add what each output pixel reads, side by side: (B, C, H, W) to (B, H', W', kw kh C).
+
+    Rows first, then columns of what was laid together: 6 slices for 3x3 where each weight's pixels
+    by themselves are 9, and longer runs of bytes.
+    """
     assert layer.window is not None
     x = graph.add("Transpose", codes, perm=[0, 2, 3, 1])
     x = add_padding(graph, layer, x, channels_last=True)
-    taps = list(product(*(range(size) for size in layer.weight_codes.shape[2:])))
-    if len(taps) == 1 and set(layer.window.stride) == {1}:
+    for dimension, size in enumerate(layer.weight_codes.shape[2:]):
+        x = _side_by_side(graph, layer.window, x, dimension, size)
+    return x
+
+
+def _side_by_side(graph: GraphWriter, window: Window, x: str, dimension: int, size: int) -> str:
+    """Add what the weights along one spatial dimension meet, as channels."""
+    stride, dilation = window.stride[dimension], window.dilation[dimension]
+    if size == stride == 1:
         return x
-    slices = [_slice(graph, layer.window, x, tap, layer.weight_codes.shape[2:]) for tap in taps]
-    return slices[0] if len(slices) == 1 else graph.add("Concat", *slices, axis=3)
-
-
-def _slice(
-    graph: GraphWriter, window: Window, x: str, tap: tuple[int, ...], kernel: tuple[int, ...]
-) -> str:
-    """Add every pixel that one weight of the kernel meets; ends count from the far side."""
-    starts, ends = [], []
-    for position, size, dilation in zip(tap, kernel, window.dilation, strict=True):
-        starts.append(position * dilation)
+    axis, step = (graph.constant([value], np.int64) for value in (dimension + 1, stride))
+    slices = []
+    for position in range(size):
         rest = (size - 1 - position) * dilation
-        ends.append(-rest if rest else np.iinfo(np.int64).max)
-    axes = graph.constant([1, 2], np.int64)
-    bounds = (graph.constant(values, np.int64) for values in (starts, ends))
-    return graph.add("Slice", x, *bounds, axes, graph.constant(list(window.stride), np.int64))
+        # the end is counted from the far side
+        bounds = position * dilation, -rest if rest else np.iinfo(np.int64).max
+        ends = (graph.constant([value], np.int64) for value in bounds)
+        slices.append(graph.add("Slice", x, *ends, axis, step))
+    return slices[0] if size == 1 else graph.add("Concat", *slices, axis=3)

@@ -20,6 +20,7 @@ from lsqctl.quant.arithmetic import Grid, IntegerLayer
 
 _BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "add_": "add", "mul_": "mul"}
 _SAME = ("to", "dropout", "dropout_", "contiguous", "clone", "detach")
+_HARD = ("hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_")
 _RESHAPED = ("flatten", "view", "reshape", "squeeze", "unsqueeze")
 _CLAMPED = {"relu": (0, None), "relu_": (0, None), "relu6": (0, 6), "relu6_": (0, 6)}
 Shape = tuple[int, int, int]
@@ -28,7 +29,7 @@ Shape = tuple[int, int, int]
 def lower(network: Network) -> Program:
     """Return the network as a program.  Raises DataError for an operation that has no place there.
 
-    Such are LayerNorm, softmax, concatenations, and whatever works on more than (C, H, W).
+    Such are LayerNorm, softmax, swish, and whatever works on more than (C, H, W).
     """
     return _Lowering(network).run()
 
@@ -74,6 +75,10 @@ class _Lowering:
             self._add(node, "reshape", shape)
         elif kind in _BINARY:
             self._take_binary(node, _BINARY[kind], shape)
+        elif kind in _HARD:
+            self._take_hard(node, kind, shape)
+        elif kind == "cat":
+            self._take_concatenation(node, shape)
         elif kind in _TAKERS:
             self._add(node, *_TAKERS[kind](node, shape))
         else:
@@ -93,10 +98,34 @@ class _Lowering:
     ) -> None:
         inputs = [a for a in node.all_input_nodes if a.name not in self._constants]
         numbers = tuple(self._number(one) for one in inputs)
-        if kind == "add" and len(numbers) == 1 and not settings:
-            numbers *= 2  # x + x
+        self._numbers[node.name] = self._append(kind, numbers, shape, settings)
+
+    def _append(
+        self,
+        kind: str,
+        numbers: tuple[int, ...],
+        shape: Shape,
+        settings: Mapping[str, object] | None = None,
+    ) -> int:
+        """Add an operation; return the number of its output."""
         self.operations.append(Operation(kind, numbers, shape, settings or {}))
-        self._numbers[node.name] = len(self.operations)
+        return len(self.operations)
+
+    def _constant(self, values: Array) -> dict[str, object]:
+        """Return the settings of an operation with a constant, which becomes a tensor."""
+        name = f"constant{len(self.tensors)}"
+        self.tensors[name] = values.reshape(-1)
+        return {"constant": name}
+
+    def _take_hard(self, node: Node, kind: str, shape: Shape) -> None:
+        """Take x * clip(x + 3, 0, 6) / 6, or that without the factor, in the order of torch."""
+        x = self._number(node.args[0])
+        three, six = (self._constant(np.array([value], np.float32)) for value in (3, 6))
+        ramp = self._append("add", (x,), shape, three)
+        ramp = self._append("clamp", (ramp,), shape, {"low": 0, "high": 6})
+        if kind.startswith("hardswish"):
+            ramp = self._append("mul", (x, ramp), shape)
+        self._numbers[node.name] = self._append("div", (ramp,), shape, six)
 
     def _take_binary(self, node: Node, kind: str, shape: Shape) -> None:
         if node.kwargs:
@@ -108,16 +137,32 @@ class _Lowering:
             left, right = right, left
         constant = self._constants.get(right.name) if isinstance(right, Node) else right
         if constant is None:
-            if any(_image_shape(one) != shape for one in node.all_input_nodes):
-                raise _refusal(f"{kind} of values of two shapes")
-            self._add(node, kind, shape)
+            self._take_both(node, kind, shape)
             return
         values = np.asarray(constant, np.float32)
         if values.size not in (1, shape[0]) or values.shape[-2:] not in ((), (1, 1)):
             raise _refusal(f"{kind} with a constant of shape {values.shape}")
-        name = f"constant{len(self.tensors)}"
-        self.tensors[name] = values.reshape(-1)
-        self._add(node, kind, shape, {"constant": name})
+        self._add(node, kind, shape, self._constant(values))
+
+    def _take_both(self, node: Node, kind: str, shape: Shape) -> None:
+        """Take an operation of two values, the second of which may have one number a channel."""
+        values = sorted(cast("Sequence[Node]", node.args), key=_is_by_channel)
+        if kind not in ("add", "mul"):
+            values = list(cast("Sequence[Node]", node.args))
+        first, second = map(_image_shape, values)
+        if first != shape or second not in (shape, (shape[0], 1, 1)):
+            raise _refusal(f"{kind} of values of two shapes")
+        left, right = map(self._number, values)
+        self._numbers[node.name] = self._append(kind, (left, right), shape)
+
+    def _take_concatenation(self, node: Node, shape: Shape) -> None:
+        parts, dim = cast("Sequence[Node]", node.args[0]), (*node.args[1:], 0)[0]
+        if dim not in (1, -len(node.meta["val"].shape) + 1):
+            raise _refusal("a concatenation that is not of channels")
+        if any(part.name in self._constants for part in parts):
+            raise _refusal("a concatenation with a constant")
+        numbers = tuple(map(self._number, parts))
+        self._numbers[node.name] = self._append("concat", numbers, shape)
 
     def _take_quantized(self, node: Node, name: str, shape: Shape) -> None:
         grid = self.network.grid(name)
@@ -136,8 +181,7 @@ class _Lowering:
 
     def _quantized(self, node: Node, kind: str, shape: Shape, settings: dict[str, object]) -> None:
         (source,) = cast("Sequence[Node]", node.args[0])
-        self.operations.append(Operation(kind, (self._number(source),), shape, settings))
-        self._numbers[node.name] = len(self.operations)
+        self._numbers[node.name] = self._append(kind, (self._number(source),), shape, settings)
 
 
 def _refusal(what: str) -> DataError:
@@ -167,6 +211,10 @@ def _image_shape(node: Node) -> Shape:
     assert value is not None
     _, *sizes = value.shape
     return _sizes([operator.index(size) for size in sizes])
+
+
+def _is_by_channel(node: Node) -> bool:
+    return _image_shape(node)[1:] == (1, 1)
 
 
 def _sizes(sizes: Sequence[int]) -> Shape:
@@ -211,7 +259,8 @@ def _clamp(node: Node, shape: Shape) -> Taken:
     return "clamp", shape, {"low": low, "high": high}
 
 
-def _pair(value: object) -> list[int]:
+def pair(value: object) -> list[int]:
+    """Return a setting of both spatial dimensions, as torch writes it, as two numbers."""
     values = list(cast("Sequence[int]", value)) if isinstance(value, Sequence) else [value]
     return [int(cast("int", one)) for one in (values * 2)[:2]]
 
@@ -222,17 +271,17 @@ def _max_pool(node: Node, shape: Shape) -> Taken:
     if not stride:
         stride = kernel
     settings = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
-    return "max_pool", shape, {key: _pair(value) for key, value in settings.items()}
+    return "max_pool", shape, {key: pair(value) for key, value in settings.items()}
 
 
 def _mean_pool(node: Node, shape: Shape) -> Taken:
     """Take a mean over windows without padding, each of them full."""
     _, kernel, *rest = node.args
     stride = rest[0] if rest and rest[0] else kernel
-    if any(any(_pair(one)) for one in rest[1:2]) or any(rest[2:3]):
+    if any(any(pair(one)) for one in rest[1:2]) or any(rest[2:3]):
         raise _refusal("a mean over windows that reach beyond the image")
     settings = {"kernel": kernel, "stride": stride, "padding": 0, "dilation": 1}
-    return "mean_pool", shape, {key: _pair(value) for key, value in settings.items()}
+    return "mean_pool", shape, {key: pair(value) for key, value in settings.items()}
 
 
 def _mean_of_all(node: Node, shape: Shape) -> Taken:

@@ -20,6 +20,7 @@ Observer = Callable[[str, Tensor], None]
 
 # Operations that act on each number alone and never decrease: a code stays a staircase behind them.
 _MONOTONE = {"relu", "relu_", "relu6", "clamp", "clamp_", "clamp_min", "hardtanh", "hardtanh_"}
+_POOLS = {"max_pool2d"}  # the largest of codes is the code of the largest
 _SAME = {"dropout", "dropout_", "clone", "contiguous"}  # in evaluation
 _RESHAPING = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose"}
 
@@ -30,7 +31,9 @@ class Edge:
 
     Its codes are a function of one integer where one layer, the ``source``, decides them through
     monotone operations (``between``): in all channels, or in those of ``channels`` where the other
-    summand of an addition is padding. ``reason`` says why that layer cannot give the codes by
+    summand of an addition is padding. ``pools`` are maxima over windows on the way, which may as
+    well be taken of the codes. ``summands`` are the two quantizers whose values, added, become the
+    codes: a function of two codes. ``reason`` says why that layer cannot give the codes by
     itself; empty where it can.
     """
 
@@ -39,6 +42,8 @@ class Edge:
     between: tuple[Node, ...] = ()
     reason: str = ""
     channels: tuple[int, ...] | None = None
+    pools: tuple[Node, ...] = ()
+    summands: tuple[str, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -136,25 +141,26 @@ def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
     path: list[Node] = []
     node = _walk_back(cast("list[Node]", consumer.args[0])[0], path)
     between = tuple(one for one in reversed(path) if _operation(one) in _MONOTONE)
+    pools = tuple(one for one in reversed(path) if _operation(one) in _POOLS)
     source, reason = layer_node_name(node), ""
     channels: tuple[int, ...] | None = None
     if source is None:
         reason = _obstacle(node)
         source, channels = _padded_sum(node)
     if source is None:
-        return Edge(name, reason=reason)
+        return Edge(name, None, between, reason, summands=_summands(node))
     if calls[source] > 1 or calls[name] > 1:
         return Edge(name, reason="a layer is called more than once")
     if not reason and node.meta["val"].dim() == 3:
         reason = f"{source} gives three dimensions"
     if not reason and any(len(one.users) > 1 for one in (node, *path)):
         reason = f"others read {source}, too"
-    return Edge(name, source, between, reason, channels)
+    return Edge(name, source, between, reason, channels, pools)
 
 
 def _walk_back(node: Node, path: list[Node]) -> Node:
-    """Return what stands before monotone operations, which are added to ``path``."""
-    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _SAME:
+    """Return what stands before operations that keep the order of values, added to ``path``."""
+    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _POOLS | _SAME:
         path.append(node)
         node = cast("Node", node.args[0])
     return node
@@ -173,6 +179,15 @@ def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:
                 before, after = amounts[4:]
                 return source, (*range(before), *range(n_channels - after, n_channels))
     return None, None
+
+
+def _summands(node: Node) -> tuple[str, ...]:
+    """Return the two quantizers whose values a node adds; () for any other node."""
+    if _operation(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
+        return ()
+    quantized = [one for one in node.args if layer_node_name(one) is None]
+    names = [name for name in map(node_name, quantized) if name is not None]
+    return tuple(names) if len(names) == 2 else ()
 
 
 def _operation(node: Node) -> str:

@@ -26,7 +26,8 @@ class Operation:
 
     ``shape`` (C, H, W) is that of its output, and ``settings`` what the kind needs beside it:
 
-    * ``add`` of two values, or of one and the tensor ``constant``; ``sub``, ``mul``, ``div`` too
+    * ``add`` of two values, or of one and the tensor ``constant``; ``sub``, ``mul``, ``div`` too;
+      the second may have one number a channel
     * ``clamp`` to ``low``..``high``, either of them None
     * ``quantize``: step, offset, low, high of a grid
     * ``layer``: ``name``, its grid as above, ``zero_code``, ``bits``, ``weight`` (O, I/groups, kh,
@@ -34,6 +35,7 @@ class Operation:
     * ``max_pool`` and ``mean_pool``: ``kernel``, ``stride``, ``padding``, ``dilation``
     * ``slice``: ``start`` and ``step`` for C, H and W
     * ``pad``: zeros ``before`` C, H and W; the shape says how many follow
+    * ``concat`` of two values or more: their channels one behind another
     * ``reshape``: the same numbers in their order
     """
 
@@ -230,6 +232,10 @@ def _pad(operation: Operation, inputs: Sequence[Values], _: Mapping[str, Array])
     return np.pad(inputs[0], ((0, 0), *zip(before, after, strict=True)))
 
 
+def _concat(_: Operation, inputs: Sequence[Values], __: Mapping[str, Array]) -> Values:
+    return np.concatenate(inputs, 1)
+
+
 def _reshape(_: Operation, inputs: Sequence[Values], __: Mapping[str, Array]) -> Values:
     return inputs[0]
 
@@ -243,5 +249,6 @@ _RUN = {
     "mean_pool": _pool,
     "slice": _slice,
     "pad": _pad,
+    "concat": _concat,
     "reshape": _reshape,
 }

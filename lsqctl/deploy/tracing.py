@@ -52,7 +52,7 @@ def trace(model: nn.Module, image_shape: tuple[int, ...], pixels: Pixels | None 
     """
     copied = copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
     _check_calibrated(copied)
-    whole = _FromPixels(copied, pixels) if pixels is not None else copied
+    whole = FromPixels(copied, pixels) if pixels is not None else copied
     dtype = torch.uint8 if pixels is not None else torch.float32
     sample = torch.zeros((BATCH, *image_shape), dtype=dtype)
     layers = {
@@ -92,7 +92,7 @@ def _float_layers(model: nn.Module) -> dict[str, str]:
     }
 
 
-class _FromPixels(nn.Module):
+class FromPixels(nn.Module):
     """A network that takes bytes (B, C, H, W), and normalizes as training does, to the bit."""
 
     mean: Tensor
@@ -106,6 +106,7 @@ class _FromPixels(nn.Module):
         self.register_buffer("std", torch.tensor(pixels.std)[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits (B, classes) of bytes."""
         images = (pixels.float() / 255 - self.mean) / self.std
         if images.shape[1] == 1 < self.channels:
             images = images.expand(-1, self.channels, -1, -1)

@@ -278,6 +278,9 @@ class Entry:
     partial: Annotated[bool | None, ColumnSpec(
         "trained or evaluated on a part of the images (data.limit_train, data.limit_eval): ranked with none of the whole",
         source=Source(lambda group: any(run.partial for run in group.runs), lambda run: run.partial, at_submit=True))]
+    mixed: Annotated[bool | None, ColumnSpec(
+        "whether quant.overrides give some layers bits of their own, so that `weight_bits` and `act_bits` are those of the others",
+        source=Source(lambda group: group.newest.mixed, lambda run: run.mixed))]
     # fmt: on
 
     @property

@@ -14,7 +14,9 @@ _T_QUANTILES = """
     2.200985160091639 2.1788128296672284 2.1603686564627913 2.144786687917804 2.131449545559776
     2.1199052992212546 2.1098155778333156 2.1009220402410382 2.0930240544083087
 """
-_T_QUANTILE_BY_FREEDOM = dict(enumerate(map(float, _T_QUANTILES.split()), start=1))
+_T_QUANTILE_BY_FREEDOM: dict[float, float] = dict(
+    enumerate(map(float, _T_QUANTILES.split()), start=1)
+)
 
 
 def t_two_sided(t: float, degrees_of_freedom: float) -> float:

@@ -9,15 +9,22 @@ from torch import Tensor, nn
 
 
 def classifier_name(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
-    """Return the name of the last linear or convolutional layer that sees an image's features.
+    """Return the name of the layer that ``classifier_of`` finds."""
+    return classifier_of(model, input_shape)[0]
 
-    ``input_shape`` is (C, H, W). The network may lie on the meta device; it stays as it is. Empty
-    for a network without such a layer.
+
+def classifier_of(
+    model: nn.Module, input_shape: tuple[int, int, int]
+) -> tuple[str, tuple[int, ...]]:
+    """Return the last linear or convolutional layer that sees an image's features, and their shape.
+
+    ``input_shape`` is (C, H, W). The network may lie on the meta device; it stays as it is. The
+    name is empty for a network without such a layer.
     """
-    executed: list[str] = [""]
+    executed: list[tuple[str, tuple[int, ...]]] = [("", ())]
 
     def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
-        return lambda module, inputs, output: executed.append(name)
+        return lambda module, inputs, output: executed.append((name, tuple(inputs[0].shape[1:])))
 
     hooks = [
         module.register_forward_hook(remember(name))

@@ -72,7 +72,8 @@ def cross_check(recipe: Recipe) -> list[KeyConflict]:
 
 def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
     conflicts = []
-    if recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight == 0:
+    weights = recipe.distill and recipe.distill.hard_weight + recipe.distill.soft_weight
+    if weights == 0 and not (recipe.distill and recipe.distill.features):
         conflicts.append(
             KeyConflict("distill.hard_weight", "both losses weigh 0", "give one of them a weight")
         )
@@ -80,6 +81,11 @@ def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
         message = "every epoch sees images of its own, so no output of the teacher is used twice"
         hint = "set data.views, 8 for example, or leave `cache` out"
         conflicts.append(KeyConflict("distill.cache", message, hint, "data.views"))
+    if recipe.distill and recipe.distill.features and recipe.distill.cache:
+        message = "the teacher's features are not kept: it is asked in every step all the same"
+        conflicts.append(
+            KeyConflict("distill.features", message, "leave one of them out", "distill.cache")
+        )
     if recipe.data.flip_order == "alternating" and not recipe.data.flip:
         hint = "set data.flip, or leave `flip_order` out"
         conflicts.append(KeyConflict("data.flip_order", "no image is mirrored", hint, "data.flip"))
@@ -132,7 +138,24 @@ def _data_conflicts(data: DataSection) -> list[KeyConflict]:
                 "data.resize",
             )
         )
-    if data.path is not None and not info.is_image_folder:
+    if not info.is_image_folder:
+        conflicts += _folder_key_conflicts(data)
+    if info.channels == 1 and data.normalize == "imagenet":
+        conflicts.append(
+            KeyConflict(
+                "data.normalize",
+                f"`{data.name}` is grey; ImageNet's mean and deviation are for colour",
+                "use `dataset`",
+                "data.name",
+            )
+        )
+    return conflicts
+
+
+def _folder_key_conflicts(data: DataSection) -> list[KeyConflict]:
+    """Say which keys of image folders are set for a dataset that is none."""
+    conflicts = []
+    if data.path is not None:
         conflicts.append(
             KeyConflict(
                 "data.path",
@@ -141,12 +164,12 @@ def _data_conflicts(data: DataSection) -> list[KeyConflict]:
                 "data.name",
             )
         )
-    if info.channels == 1 and data.normalize == "imagenet":
+    if data.decoder != "pil":
         conflicts.append(
             KeyConflict(
-                "data.normalize",
-                f"`{data.name}` is grey; ImageNet's mean and deviation are for colour",
-                "use `dataset`",
+                "data.decoder",
+                f"`{data.name}` is no folder of images: nothing is decoded",
+                "leave `decoder` out",
                 "data.name",
             )
         )

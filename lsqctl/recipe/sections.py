@@ -123,8 +123,10 @@ class DataSection(Section):
         None,
         min_length=1,
         max_length=1024,
-        description="folder of the images, with `train` and `val`: in the data folder, or an "
-        "absolute path; null is the folder that bears the dataset's name (image folders)",
+        description="folder of the images, with `train` and `val`, or the file that `lsqctl data "
+        "pack` made of it, or a list of files or folders (docs/data-layouts.md): in the data "
+        "folder, or an absolute path; null is the folder that bears the dataset's name (image "
+        "folders)",
     )
     limit_train: int | None = Field(
         None,
@@ -204,6 +206,11 @@ class DataSection(Section):
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
         "bilinear", description="how images are resized (with antialiasing)"
     )
+    decoder: Literal["pil", "torchcodec"] = Field(
+        "pil",
+        description="what decodes image files: Pillow, or the faster torchcodec, an extra, whose "
+        "pixels differ (image folders)",
+    )
 
     @property
     def label(self) -> str:
@@ -262,6 +269,14 @@ class DistillSection(Section):
         gt=0,
         le=1000,
         description="divides both nets' outputs",
+        json_schema_extra=unit_schema("1"),
+    )
+    features: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="weight of the mean squared difference to the teacher of what enters the last "
+        "layer, both on the student's grid (2307.10638, which takes 0.5); null leaves it out",
         json_schema_extra=unit_schema("1"),
     )
     cache: bool = Field(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from lsqctl.errors import UsageError
 
@@ -24,16 +26,27 @@ def write_atomic(path: Path, data: bytes, *, force: bool = False, mode: int = 0o
 
     Raises UsageError, in one line, where it cannot.
     """
+    with atomic_file(path, force=force, mode=mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path, *, force: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Yield a file that becomes ``path`` at the end, and is removed where the block fails.
+
+    Raises UsageError as ``write_atomic`` does.
+    """
     check_overwrite(path, force=force)
     temporary = path.with_name(f".lsqctl.{os.getpid()}.tmp")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never through a link that lies in wait
         with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None

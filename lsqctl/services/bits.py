@@ -2,19 +2,21 @@
 
 Tang, Ouyang, Wang, Zhu, Ji, Wang, Zhu, "Mixed-Precision Neural Network Quantization via Learned
 Layer-wise Importance" (LIMPQ), ECCV 2022 (arXiv 2203.08368): the step size that a layer learns at
-some bits says how much it loses there, and an integer program picks, for each layer, one of
+some bits says how much it loses there, and an integer program picks bits for each layer:
 
-    min sum over layers of s_act(bits) + s_weight(bits),  so that  the cost is within the budget.
+    min sum over layers of s_act(bits) + 2 s_weight(bits),  so that  the cost is within the budget.
 
-They learn the steps of all bits in one joint training. Here they are those of runs that are there
-already, as of a ladder or a sweep over bits; all else is theirs.
+The 2 is the default of the authors' code (1hunters/LIMPQ). There, too, bits whose step size is
+smaller than that of more bits count as an outlier and are taken where nothing else fits. They learn
+the steps of all bits in one joint training; here they are those of runs that are there already, as
+of a ladder or a sweep over bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import NotFound, UsageError
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from lsqctl.quant import ModelCost
     from lsqctl.store import Store
 
+_WEIGHT_FACTOR = 2.0  # of the steps of weights beside those of activations
+_OUTLIER = 1e4  # added to the importance of an outlier: far above any sum of step sizes
 _MAX_RUNS = 500  # the newest succeeded ones that are looked at
 CostKind = Literal["size", "bops"]
 StepSizes = Mapping[tuple[str, str, int], float]  # by layer, kind (weight, input) and bits
@@ -112,6 +116,7 @@ def pick(choices: Sequence[Sequence[LayerBits]], budget: float) -> list[LayerBit
         [option.importance for option in options],
         integrality=1,
         bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0.0},
         constraints=[
             LinearConstraint(one_each, 1, 1),
             LinearConstraint(costs / unit, ub=budget / unit),
@@ -192,9 +197,21 @@ def _options(
         tensor: [bits for name, of, bits in steps if (name, of) == (layer, tensor)]
         for tensor in ("weight", "input")
     }
+    sizes = {
+        tensor: _outliers_last({bits: steps[layer, tensor, bits] for bits in sorted(known[tensor])})
+        for tensor in ("weight", "input")
+    }
     for bits, act in product(known["weight"], known["input"] if kind == "bops" else [act_bits]):
-        importance = steps[layer, "weight", bits] + steps.get((layer, "input", act), 0.0)
-        yield bits, act, importance
+        yield bits, act, _WEIGHT_FACTOR * sizes["weight"][bits] + sizes["input"].get(act, 0.0)
+
+
+def _outliers_last(sizes: Mapping[int, float]) -> dict[int, float]:
+    """Return step sizes by bits, ascending, with what makes outliers the last choice."""
+    following = dict(pairwise(sizes))
+    return {
+        bits: size + (_OUTLIER if bits in following and size < sizes[following[bits]] else 0.0)
+        for bits, size in sizes.items()
+    }
 
 
 def _uniform_cost(recipe: Recipe, bits: int, settings: Settings) -> ModelCost:

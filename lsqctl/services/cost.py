@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
+from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.errors import DataError
 from lsqctl.models import input_channels
-from lsqctl.recipe import Recipe
+from lsqctl.recipe import DataSection, Recipe
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ _ASSUMED_CLASSES = 1000
 class RecipeCost:
     """The cost of a recipe's network for one image of ``input_shape`` (C, H, W).
 
-    ``classes_source`` says where their number is from: ``dataset``, ``folder`` (its class folders
-    were counted), or ``assumed`` where the data is not at hand.
+    ``classes_source`` says where their number is from: ``dataset``, ``folder`` (its classes were
+    counted), or ``assumed`` where the data is not at hand.
     """
 
     cost: ModelCost
@@ -57,8 +58,7 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     dataset_info = DATASETS[recipe.data.name]
     channels = input_channels(recipe.model.name, dataset_info.channels)
     size = recipe.data.image_size
-    folder = recipe.data.path or recipe.data.name
-    classes, classes_source = _num_classes(folder, dataset_info.classes, settings)
+    classes, classes_source = _num_classes(recipe.data, dataset_info.classes, settings)
     model_arguments = {"num_classes": classes, "in_channels": channels, "image_size": size}
     model = build_on_meta(recipe.model.name, **model_arguments)
     spec = recipe.quant.to_spec()
@@ -89,9 +89,13 @@ class CostCache:
         return self._cache[key]
 
 
-def _num_classes(images: str, declared: int | None, settings: Settings) -> tuple[int, str]:
+def _num_classes(data: DataSection, declared: int | None, settings: Settings) -> tuple[int, str]:
     if declared is not None:
         return declared, "dataset"
-    folder = settings.data_dir / images / "train"
+    root = settings.data_dir / (data.path or data.name)
+    if root.is_file():
+        train, _ = FolderDataset(data.name, data.path).list_splits(settings.data_dir)
+        return len(train.classes), "folder"
+    folder = root / "train"
     n_folders = sum(path.is_dir() for path in folder.iterdir()) if folder.is_dir() else 0
     return (n_folders, "folder") if n_folders else (_ASSUMED_CLASSES, "assumed")

@@ -8,9 +8,11 @@ from itertools import islice
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import SPLITS, ImageWalk, class_names
+from lsqctl.datasets.image_folders import FolderDataset, ImageWalk, class_names
+from lsqctl.datasets.image_lists import is_list
+from lsqctl.datasets.image_pack import SPLITS, read_pack
 from lsqctl.datasets.presence import image_folders, is_dataset_present
-from lsqctl.errors import LsqctlError
+from lsqctl.errors import DataError, LsqctlError
 from lsqctl.settings import Settings
 
 MAX_COUNTED = 100_000  # images of a split; counting ImageNet's takes seconds
@@ -19,12 +21,18 @@ _WEIGHTS = (".safetensors", ".pth", ".pt", ".th")
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """A folder that ``data.path`` may name; of more than MAX_COUNTED images so many are counted."""
+    """A folder that ``data.path`` may name; of more than MAX_COUNTED images so many are counted.
+
+    ``resize`` is that of a packed one, else None. Of a list whatever it names is counted; one that
+    does not read, and a packed one whose index is damaged, is ``damaged`` and counts 0.
+    """
 
     path: str
     classes: int
     train: int
     val: int
+    resize: int | None = None
+    damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +58,34 @@ class RecipeData:
 
 
 def find_image_folders(settings: Settings) -> list[ImageFolder]:
-    """Return the folders of images in the data folder."""
+    """Return the folders of images in the data folder, packed ones and lists."""
     return [_count(settings.data_dir, name) for name in image_folders(settings.data_dir)]
 
 
 def _count(data_dir: Path, name: str) -> ImageFolder:
+    if is_list(data_dir / name):
+        return _count_listed(data_dir, name)
+    if (data_dir / name).is_file():
+        return _count_packed(data_dir, name)
     train, val = (_count_images(data_dir / name / split) for split in SPLITS)
     return ImageFolder(name, len(class_names(data_dir / name / SPLITS[0])), train, val)
+
+
+def _count_listed(data_dir: Path, name: str) -> ImageFolder:
+    try:
+        train, val = FolderDataset("imagefolder", name).list_splits(data_dir)
+    except DataError:
+        return ImageFolder(name, 0, 0, 0, damaged=True)
+    return ImageFolder(name, len(train.classes), len(train.files), len(val.files))
+
+
+def _count_packed(data_dir: Path, name: str) -> ImageFolder:
+    try:
+        pack = read_pack(data_dir / name)
+    except DataError:
+        return ImageFolder(name, 0, 0, 0, damaged=True)
+    train, val = (len(pack.files[split]) for split in SPLITS)
+    return ImageFolder(name, len(pack.classes), train, val, resize=pack.resize)
 
 
 def _count_images(split: Path) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lsqctl.recipe import Recipe
     from lsqctl.store import Store
     from lsqctl.training.data_pipeline import DataPipeline
-    from lsqctl.training.evaluation import EvalCounts
+    from lsqctl.training.evaluation import EvalCounts, RunningCounts
     from lsqctl.training.runtime import ExecutionContext
 
 
@@ -63,6 +63,7 @@ def deploy_run(
     from lsqctl.deploy.conversion import check_forms
     from lsqctl.deploy.folder import check_free
     from lsqctl.recipe import load_stored
+    from lsqctl.training.evaluation import RunningCounts
 
     check_free(directory)
     check_forms(forms)
@@ -72,15 +73,12 @@ def deploy_run(
     model = _restore(store, settings, detail, recipe, headline)
     pipeline = _pipeline(recipe, detail, settings, threads)
     _check_dataset(pipeline, recipe, result.data_digest)
-    card = _card(recipe, detail, result, headline)
-    conversion = convert(
-        model,
-        directory,
-        _batches(pipeline, check),
-        pixels=_pixels(pipeline),
-        options=Options(forms, plain=plain, settle=settle, hub=hub, threads=threads, card=card),
-    )
-    deployed = _measure(directory, headline, pipeline, threads)
+    card = replace(_card(recipe, detail, result, headline), labels=pipeline.dataset.labels)
+    running = RunningCounts()
+    options = Options(forms, plain, settle, hub, threads, card, {"exact": running.add})
+    batches = _batches(pipeline, check)
+    conversion = convert(model, directory, batches, pixels=_pixels(pipeline), options=options)
+    deployed = _deployed_result(directory, headline, running, len(pipeline.dataset.evaluation))
     if deployed is not None:
         store.results.put_deployed(detail.run.id, deployed)
     return Deployment(detail.run.id, detail.run.name, headline, conversion, deployed)
@@ -96,25 +94,24 @@ def _restore(
     checkpoint = current_location(settings.run_dir(detail.run.id), headline.checkpoint)
     key = headline.variant, headline.selection
     verify_recorded_checkpoint(checkpoint, store.results.manifest_sha256(detail.run.id, key))
-    return restore_model(recipe, checkpoint, None)
+    return restore_model(recipe, checkpoint, headline.variant)
 
 
-def _measure(
-    directory: Path, headline: Evaluation, pipeline: DataPipeline, threads: int
+def _deployed_result(
+    directory: Path, headline: Evaluation, running: RunningCounts, n_images: int
 ) -> DeployedResult | None:
-    """Count what the exact form's file on the disk answers by itself over the evaluation split.
+    """Return what the exact form's file answered by itself over the evaluation split.
 
-    None unless it was compared on the whole of it.
+    That is what the check heard of it; None unless it was compared on the whole split.
     """
     from lsqctl.deploy.folder import exact_entry, exactness, read_report
     from lsqctl.events import DEPLOYED, DeployedResult
 
     report = read_report(directory)
-    entry = exact_entry(report, len(pipeline.dataset.evaluation))
+    entry = exact_entry(report, n_images)
     if entry is None:
         return None
-    file = (directory / entry["file"]).read_bytes()
-    counts = _count(file, pipeline, threads)
+    counts = running.counts()
     evaluation = replace(
         headline,
         variant=DEPLOYED,
@@ -125,7 +122,7 @@ def _measure(
         hits=counts.hits,
         loss=counts.loss,
     )
-    return DeployedResult(evaluation, exactness(report), len(file))
+    return DeployedResult(evaluation, exactness(report), entry["bytes"])
 
 
 def _count(file: bytes, pipeline: DataPipeline, threads: int) -> EvalCounts:

@@ -19,11 +19,19 @@ from lsqctl.discovery import (
     workspace_plugins_dir,
 )
 from lsqctl.errors import LsqctlError, NotFound, UsageError
+from lsqctl.launchers import LAUNCHERS
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
 from lsqctl.services.doctor_machine import Finding
 from lsqctl.settings import Settings, plugins_enabled
-from lsqctl.testing import Law, board_format_laws, dataset_laws, model_laws, tracker_laws
+from lsqctl.testing import (
+    Law,
+    board_format_laws,
+    dataset_laws,
+    launcher_laws,
+    model_laws,
+    tracker_laws,
+)
 from lsqctl.text import did_you_mean, pluralize
 from lsqctl.trackers import TRACKERS
 from lsqctl.trust import trust
@@ -34,6 +42,7 @@ _INFOS: Mapping[str, tuple[str, _InfosOf]] = {
     DATASETS.group: (DATASETS.noun, DATASETS.plugin_infos),
     FORMATS.group: (FORMATS.noun, FORMATS.plugin_infos),
     TRACKERS.group: (TRACKERS.noun, TRACKERS.plugin_infos),
+    LAUNCHERS.group: (LAUNCHERS.noun, LAUNCHERS.plugin_infos),
 }
 
 
@@ -146,7 +155,7 @@ def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
 
 
 def _kind_of(name: str) -> str:
-    for registry in (DATASETS, FORMATS, TRACKERS):
+    for registry in (DATASETS, FORMATS, TRACKERS, LAUNCHERS):
         if name in registry:
             return registry.noun
     MODELS.find(name)
@@ -159,6 +168,7 @@ def _check(name: str, kind: str, settings: Settings) -> Iterator[CheckedLaw]:
         DATASETS.noun: partial(dataset_laws, name, settings.data_dir),
         FORMATS.noun: partial(board_format_laws, name),
         TRACKERS.noun: partial(tracker_laws, name),
+        LAUNCHERS.noun: partial(launcher_laws, name),
     }
     for law in laws[kind]():
         try:

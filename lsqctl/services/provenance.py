@@ -16,7 +16,15 @@ from lsqctl.recipe import Recipe, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.settings import recorded_variables
 
-_RECORDED_PACKAGES = ("torch", "torchvision", "numpy", "sqlalchemy", "scikit-learn")
+_RECORDED_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "sqlalchemy",
+    "scikit-learn",
+    "pillow",
+    "torchcodec",
+)
 
 
 def collect_provenance(folder: Path) -> JsonObject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,6 +111,39 @@ def add_published_result(
         if not dry_run:
             _write_results(settings, replace(results, published=(*kept, published)))
         return "replaced" if existed else "added"
+
+
+@dataclass(frozen=True, slots=True)
+class MergedResults:
+    """Rows of another workspace: how many are new here, and by name why one was left out."""
+
+    n_added: int
+    left_out: Mapping[str, str]
+
+
+def merge_published_results(
+    settings: Settings, other: Settings, *, dry_run: bool = False
+) -> MergedResults:
+    """Add what another workspace has added and imported; what is here already stays as it is.
+
+    Raises DataError for a file of either that does not read.
+    """
+    others, bundled = load_workspace_results(other), load_bundled_results()
+    if others == WorkspaceResults():
+        return MergedResults(0, {})
+    with _locked(settings, dry_run=dry_run):
+        ours = load_workspace_results(settings)
+        here = {(row.dataset, row.model): row for row in (*ours.published, *bundled)}
+        unknown = [row for row in others.published if row not in here.values()]
+        clashing = [row for row in unknown if (row.dataset, row.model) in here]
+        new = tuple(row for row in unknown if row not in clashing)
+        new_pwc = tuple(row for row in others.pwc_rows if row not in {*ours.pwc_rows})
+        if (new or new_pwc) and not dry_run:
+            published, pwc = (*ours.published, *new), (*ours.pwc_rows, *new_pwc)
+            _write_results(settings, replace(ours, published=published, pwc_rows=pwc))
+    reason = "is here with other values; `published add --replace` would change it"
+    left_out = {f"published row {row.model} of {row.dataset}": reason for row in clashing}
+    return MergedResults(len(new) + len(new_pwc), left_out)
 
 
 def remove_published_results(

@@ -238,8 +238,9 @@ def load_model(run: str | Run, *, settings: Settings | None = None) -> nn.Module
     """Return the model of a run in evaluation mode, on the CPU, with its trained weights.
 
     ``run`` is a run, an id, a unique prefix, a name or ``@last``. The weights are those of the
-    headline result, read from hash-checked bytes. Raises NotFound for a run without a checkpoint,
-    DataError for one whose bytes are damaged or gone.
+    headline result, read from hash-checked bytes; the model's attribute ``headline`` says which
+    (an ``Evaluation``: variant, selection, counts; None before the run has a result). Raises
+    NotFound for a run without a checkpoint, DataError for one whose bytes are damaged or gone.
 
     >>> load_model("digits/resnet8-w4a4").training  # doctest: +SKIP
     False
@@ -255,4 +256,9 @@ def load_model(run: str | Run, *, settings: Settings | None = None) -> nn.Module
         if not store.checkpoints.list(detail.run.id):
             raise NotFound(f"run {detail.run.id} ({detail.run.state}) has no checkpoint yet")
         checkpoint_dir = parent_checkpoint(store, detail.run.id, resolved.run_dir(detail.run.id))
-    return restore_model(load_stored(detail.recipe), checkpoint_dir)
+        evaluations = store.results.evaluations(detail.run.id)
+    headline = next((one for one in evaluations if one.headline), None)
+    variant = headline.variant if headline else None
+    model = restore_model(load_stored(detail.recipe), checkpoint_dir, variant)
+    object.__setattr__(model, "headline", headline)  # no module and no tensor
+    return model

@@ -19,8 +19,6 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from torch import nn
 
-    from lsqctl.datasets.image_folders import FolderSplit
-
 
 _ANY_CLASSES = 7  # where a folder decides how many: a network must take any number
 TORCHVISION_CLASSES = 1000  # of every classifier's weights
@@ -134,6 +132,10 @@ def check_networks(recipe: Recipe) -> None:
     """
     check_timm_networks(recipe)
     check_plugin_networks(recipe)
+    if recipe.distill is not None and recipe.distill.features is not None:
+        from lsqctl.training.feature_distillation import check_features
+
+        check_features(recipe)
     teacher = recipe.distill.teacher_model if recipe.distill else None
     if teacher is not None and not _takes_any_size(teacher):
         build_meta_network(teacher, recipe)
@@ -207,17 +209,18 @@ class DatasetFiles:
         self._data_dir = data_dir
         self._classes: dict[_Place, int] = {}
         self._identities: dict[_Place, str] = {}
-        self._checked_images: set[tuple[_Place, int, str]] = set()
+        self._checked_images: set[tuple[_Place, int, str, str]] = set()
 
     def classes(self, data: DataSection) -> int | None:
         """Return how many classes a dataset has; None where no folder is there to say it."""
+        from lsqctl.datasets.image_folders import FolderDataset
         from lsqctl.datasets.presence import is_dataset_present
 
         place, known = (data.name, data.path), DATASETS[data.name].classes
         if known is not None or not is_dataset_present(data.name, self._data_dir, data.path):
             return known
         if place not in self._classes:
-            train, _ = self._splits(data)
+            train, _ = FolderDataset(data.name, data.path).list_splits(self._data_dir)
             self._classes[place] = len(train.classes)
         return self._classes[place]
 
@@ -235,19 +238,16 @@ class DatasetFiles:
 
         Only of sets that are small enough: opening ImageNet's files takes minutes.
         """
-        from lsqctl.datasets.image_folders import check_image, small_splits
+        from lsqctl.datasets.image_folders import FolderDataset, check_image, small_splits
 
-        use = (data.name, data.path), data.resize, data.resize_mode
+        use = (data.name, data.path), data.resize, data.resize_mode, data.decoder
         if not DATASETS[data.name].is_image_folder or use in self._checked_images:
             return
-        for path in small_splits(self._splits(data)):
+        dataset = FolderDataset(data.name, data.path)
+        dataset.check_use(self._data_dir, resize=data.resize, decoder=data.decoder)
+        for path in small_splits(dataset.list_splits(self._data_dir)):
             check_image(path, resize=data.resize, mode=data.resize_mode)
         self._checked_images.add(use)
-
-    def _splits(self, data: DataSection) -> tuple[FolderSplit, FolderSplit]:
-        from lsqctl.datasets.image_folders import FolderDataset
-
-        return FolderDataset(data.name, data.path).list_splits(self._data_dir)
 
 
 class WeightFiles:

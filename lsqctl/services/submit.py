@@ -296,7 +296,7 @@ class _Planner:
                 parents[key] = run_sha256
             elif input_ref.endswith(_WEIGHT_EXTENSIONS) or "/" in input_ref:
                 entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
-                if DATASETS[recipe.data.name].classes is None:
+                if self._datasets.classes(recipe.data) is None:
                     self._head_notes.append(new_head_note(key, None, recipe))
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:

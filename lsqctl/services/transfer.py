@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, Us
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
 from lsqctl.run import ACTIVE_STATES, JsonObject
+from lsqctl.services.published_results import merge_published_results
 from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
 from lsqctl.services.transfer_file import ExportReader, ExportWriter, open_export
 from lsqctl.settings import Settings, sqlite_url
@@ -50,12 +51,15 @@ class TransferReport:
     """What was taken in, what was there already, and, of a workspace, what is unfinished there.
 
     ``clashes`` says by id why a run cannot be taken in; where there are any, nothing was.
+    ``published`` counts published rows that came along; ``left_out`` says what did not, and why.
     """
 
     imported: tuple[str, ...]
     existing: tuple[str, ...]
     unfinished: int = 0
     clashes: Mapping[str, str] | None = None
+    published: int = 0
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +209,10 @@ def _json_object(text: str) -> Mapping[str, object] | None:
 def merge_workspace(
     store: Store, settings: Settings, other: Path, *, dry_run: bool = False
 ) -> TransferReport:
-    """Take in every finished run of another workspace, with its files; it is only read.
+    """Take in every finished run of another workspace, with its files, and its published rows.
+
+    It is only read. What stays there is in the report: unfinished runs, published rows that are
+    other ones here, and its plugins, which are code that nobody here has read.
 
     Where runs clash, the report says which, and nothing is taken in. Raises NotFound where there is
     no workspace, UsageError for this one itself.
@@ -222,11 +229,33 @@ def merge_workspace(
     )
     with open_store(other_settings.db_url, read_only=True) as source:
         ids = source.transfer.finished()
-        total = sum(source.runs.counts().values())
+        unfinished = source.runs.list(states=ACTIVE_STATES)
         bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
         _check_room(settings, tree_size(other_settings.runs_dir))
+        # before anything is written: a damaged file of theirs raises
+        merge_published_results(settings, other_settings, dry_run=True)
         report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)
-    return replace(report, unfinished=total - len(ids))
+    reads_only = dry_run or bool(report.clashes)
+    published = merge_published_results(settings, other_settings, dry_run=reads_only)
+    runs = {f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished}
+    return replace(
+        report,
+        unfinished=len(unfinished),
+        published=published.n_added,
+        left_out=runs | dict(published.left_out) | _unshared_plugins(settings, other_settings),
+    )
+
+
+def _unshared_plugins(settings: Settings, other_settings: Settings) -> dict[str, str]:
+    """Return the files of plugins that are there and not here, and what to do about each."""
+    left_out = {}
+    for path in sorted(other_settings.plugins_dir.glob("*.py")):
+        own = settings.plugins_dir / path.name
+        if path.is_file() and not (own.is_file() and file_sha256(own) == file_sha256(path)):
+            what = "is another one here" if own.is_file() else "is code"
+            advice = f"read it, copy it to {own.parent}, and `lsqctl plugins trust {path.name}`"
+            left_out[f"plugin {path.name}"] = f"{what}: {advice}"
+    return left_out
 
 
 def _stored_bundle(source: Store, other_settings: Settings, run_id: str) -> _Bundle:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ class Verdict:
     verified: bool | None
     checkpoint: str
     message: str = ""
+    recorded: bool = False  # of a loop of its own, which nothing here can measure again
 
 
 class CannotVerify(DataError):
@@ -81,8 +82,6 @@ def verify_run(
     as not verified. Of a recorded run only the checkpoint's bytes can be checked, which verifies
     nothing that was counted.
     """
-    from lsqctl.recipe import load_stored
-
     detail = store.runs.detail(run_id)
     result = store.results.get(run_id)
     if result is None:
@@ -90,20 +89,14 @@ def verify_run(
     if detail.run.origin == RECORDED:
         yield _recorded_verdict(store, detail.run, result.evaluations[0], settings)
         return
-    recipe = load_stored(detail.recipe)
-    deployed = store.results.deployed(run_id)
-    reevaluator = _Reevaluator(
-        recipe,
-        _execution_context(detail, settings, threads, device),
-        result.data_digest,
-        settled=deployed is not None and deployed.exactness == "settled",
-    )
+    context = _execution_context(detail, settings, threads, device)
+    reevaluator = _reevaluator(store, detail, context, result.data_digest)
     for stored in result.evaluations:
-        sha256 = store.results.manifest_sha256(run_id, (stored.variant, stored.selection))
+        key = stored.variant, stored.selection
+        sha256 = store.results.manifest_sha256(run_id, key)
         remeasure = partial(reevaluator, sha256=sha256, variant=stored.variant)
         verdict = _verdict(detail.run, stored, remeasure, settings)
         if verdict.verified is not None:
-            key = (stored.variant, stored.selection)
             store.results.mark_verified(run_id, key, verified=verdict.verified)
         yield verdict
 
@@ -144,6 +137,16 @@ class _Reevaluator:
             return remeasure_deployed(recipe, directory, context, digest, settled=self._settled)
         _check_device(context.device)
         return reevaluate(recipe, directory, context, data_digest=digest, variant=variant)
+
+
+def _reevaluator(
+    store: Store, detail: RunDetail, context: ExecutionContext, data_digest: str
+) -> _Reevaluator:
+    from lsqctl.recipe import load_stored
+
+    deployed = store.results.deployed(detail.run.id)
+    settled = deployed is not None and deployed.exactness == "settled"
+    return _Reevaluator(load_stored(detail.recipe), context, data_digest, settled=settled)
 
 
 def _verdict(
@@ -196,7 +199,7 @@ def _recorded_verdict(store: Store, run: Run, stored: Evaluation, settings: Sett
             f"recorded of a loop that lsqctl did not run, which it cannot measure again; {kept}"
         )
 
-    verdict = _verdict(run, stored, check_bytes, settings)
+    verdict = replace(_verdict(run, stored, check_bytes, settings), recorded=True)
     if verdict.verified is False:
         store.results.mark_verified(run.id, key, verified=False)
     return verdict

@@ -148,10 +148,13 @@ class Results(StorePart):
 
         Oldest first; the hits are not loaded and metric points not touched.
         """
-        rows, chains = [*_headline_rows(db), *_failed_rows(db)], _chains(db)
-        if not chains:
+        rows, chains, mixed = [*_headline_rows(db), *_failed_rows(db)], _chains(db), _mixed(db)
+        if not chains and not mixed:
             return rows
-        return [replace(row, chain=chains.get(row.run_id, "")) for row in rows]
+        return [
+            replace(row, chain=chains.get(row.run_id, ""), mixed=row.run_id in mixed)
+            for row in rows
+        ]
 
 
 def insert_result(db: Connection, run_id: str, result: Result) -> None:
@@ -184,7 +187,8 @@ def _to_evaluation(row: AnyRow) -> Evaluation:
 
 
 def _headline_rows(db: Connection) -> list[BoardRow]:
-    names = [f.name for f in fields(BoardRow) if f.name != "chain"]  # added to few rows
+    added_to_few = {"chain", "mixed"}
+    names = [f.name for f in fields(BoardRow) if f.name not in added_to_few]
     last, best = results.alias("last"), results.alias("best")
     deployed = results.alias("deployed")
     aliased_columns = {
@@ -235,6 +239,25 @@ def _chains(db: Connection) -> dict[str, str]:
             ids.insert(0, before[ids[0]])
         chains[run_id] = " → ".join(ids[:-1])
     return chains
+
+
+_NO_OVERRIDES = '%"overrides":[]%'  # as ``to_json`` writes a recipe
+
+
+def _mixed(db: Connection) -> set[str]:
+    """Return the runs whose overrides give some layers bits of their own."""
+    query = select(live_runs.c.id, live_runs.c.recipe).where(
+        live_runs.c.recipe.like('%"overrides":[%'), live_runs.c.recipe.not_like(_NO_OVERRIDES)
+    )
+    return {
+        row.id
+        for row in db.execute(query)
+        if any(
+            override.get(key) is not None
+            for _, override in from_json(row.recipe)["quant"]["overrides"]
+            for key in ("weight_bits", "act_bits")
+        )
+    }
 
 
 def _same_variant(other: FromClause, selection: str) -> ColumnElement[bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,21 @@ def decide_compile(
     large = pipeline.input_shape[-1] >= _CHANNELS_LAST_MIN_SIZE
     train_state.environment["channels_last"] = large and not enabled and context.device == "cpu"
     return [reason, *notes] if enabled and reason else notes
+
+
+def eager_where_needed(recipe: Recipe, context: ExecutionContext) -> ExecutionContext:
+    """Return the context, with ``compile`` off where a recipe's features must be heard.
+
+    Raises CannotCompile where it demands both.
+    """
+    if recipe.distill is None or recipe.distill.features is None:
+        return context
+    if context.compile == "on":
+        raise CannotCompile(
+            "distill.features hears what enters the last layer, which a compiled network does not "
+            "tell: train with --compile auto or off"
+        )
+    return replace(context, compile="off")
 
 
 def resume_compile(train_state: TrainState, context: ExecutionContext) -> tuple[bool, list[str]]:

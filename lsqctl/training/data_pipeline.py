@@ -104,6 +104,7 @@ class DatasetSplits:
 
     ``eval_split`` names the evaluation split; ``digest`` its and the training images' bytes;
     ``image_size`` is the side of what the network sees; ``mean`` and ``std`` are of pixels in 0..1.
+    ``labels`` name the classes in their order, where they have names.
     """
 
     train: ImageSet
@@ -117,6 +118,7 @@ class DatasetSplits:
     digest: str
     preprocessing: str
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.identity import load_dataset
 from lsqctl.datasets.image_folders import FolderDataset
+from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
@@ -67,6 +68,7 @@ def _open_in_memory(
         preprocessing=f"as it is, {size}x{size}; {_normalization_text(mean, std)}; "
         f"training: pad {data.pad} and crop, {_mirror_text(data)}",
         notes=(f"{data.name}: {splits[2]}", *_partial_note((train, test), whole)),
+        labels=info.label_names,
     )
 
 
@@ -80,8 +82,10 @@ def _open_folder(
 ) -> DatasetSplits:
     from lsqctl.training.image_folder import FolderImages
 
+    dataset.check_use(data_dir, resize=data.resize, decoder=data.decoder)
     train_split, eval_split = dataset.list_splits(data_dir)
     whole = [train_split.files, eval_split.files]
+    packed = all(isinstance(file, PackedImage) for files in whole for file, _ in files)
     taken = (
         files if kept is None else [files[index] for index in kept]
         for files, kept in zip(whole, _kept_images(whole, data), strict=True)
@@ -100,11 +104,13 @@ def _open_folder(
         digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
         preprocessing=_folder_preprocessing(data),
         notes=(
-            f"{data.label}: {len(train)} and {len(evaluation)} files, bytes not verified",
+            f"{data.label}: {len(train)} and {len(evaluation)} "
+            + ("packed images, each checked" if packed else "files, bytes not verified"),
             *_partial_note((train, evaluation), whole),
             *train_split.notes,
             *eval_split.notes,
         ),
+        labels=tuple(train_split.classes),
     )
 
 
@@ -113,6 +119,7 @@ def _folder_preprocessing(data: DataSection) -> str:
         f"resize {data.resize_mode} {data.resize} {data.interpolation} antialias, "
         f"centre crop {data.crop}; {_normalization_text(*normalization(data))}; "
         f"training: {data.train_crop} crop, mirror {'yes' if data.flip else 'no'}"
+        + ("; decoded by torchcodec" if data.decoder == "torchcodec" else "")
     )
 
 

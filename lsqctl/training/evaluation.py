@@ -88,32 +88,51 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    correct, correct_top5, losses, has_top5 = [], [], [], False
+    running = RunningCounts()
     try:
         for images, labels in batches:
             before_batch()
             failpoint("evaluate.batch")
-            logits = model(images).float()
-            correct.append(logits.argmax(1) == labels)
-            has_top5 = logits.shape[1] >= 6
-            correct_top5.append(_in_top5(logits, labels) if has_top5 else correct[-1])
-            losses.append(F.cross_entropy(logits, labels, reduction="none").double())
+            running.add(model(images).float(), labels)
         for _ in range(share.extra_rounds if share else 0):
             before_batch()
     finally:
         model.train(was_training)
-    counted = (_joined(correct), _joined(correct_top5), _joined(losses))
-    if share is not None:
-        counted, has_top5 = share.gather(*counted), share.any_has_top5(has_top5)
-    all_hits, all_top5, all_losses = counted
-    hits = all_hits.cpu().numpy()
-    return EvalCounts(
-        n_correct=int(hits.sum()),
-        n_correct_top5=int(all_top5.sum()) if has_top5 else None,
-        n_total=len(hits),
-        hits=np.packbits(hits).tobytes(),
-        loss=float(all_losses.mean()),
-    )
+    return running.counts(share)
+
+
+class RunningCounts:
+    """Counts the right answers of one network, batch by batch, whoever computed them."""
+
+    def __init__(self) -> None:
+        self._correct: list[Tensor] = []
+        self._correct_top5: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._has_top5 = False
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one batch: logits (B, classes) in fp32, labels (B)."""
+        self._correct.append(logits.argmax(1) == labels)
+        self._has_top5 = logits.shape[1] >= 6
+        in_top5 = _in_top5(logits, labels) if self._has_top5 else self._correct[-1]
+        self._correct_top5.append(in_top5)
+        self._losses.append(F.cross_entropy(logits, labels, reduction="none").double())
+
+    def counts(self, share: EvalShare | None = None) -> EvalCounts:
+        """Return what was counted, of one batch at least; with ``share``, by all ranks."""
+        counted = (_joined(self._correct), _joined(self._correct_top5), _joined(self._losses))
+        has_top5 = self._has_top5
+        if share is not None:
+            counted, has_top5 = share.gather(*counted), share.any_has_top5(has_top5)
+        all_hits, all_top5, losses = counted
+        hits = all_hits.cpu().numpy()
+        return EvalCounts(
+            n_correct=int(hits.sum()),
+            n_correct_top5=int(all_top5.sum()) if has_top5 else None,
+            n_total=len(hits),
+            hits=np.packbits(hits).tobytes(),
+            loss=float(losses.mean()),
+        )
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -41,7 +41,7 @@ from lsqctl.training.beginning import (
     shared_resume_point,
 )
 from lsqctl.training.checkpoint import CheckpointContent
-from lsqctl.training.compilation import decide_compile, decide_kernel
+from lsqctl.training.compilation import decide_compile, decide_kernel, eager_where_needed
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
     EvalCounts,
@@ -88,11 +88,13 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
             calibration there is nothing to save yet).
         Diverged: a loss, weight or step size is NaN or infinite; the last checkpoint is finite.
         DataError: data or weights are missing, damaged or do not fit.
+        CannotCompile: the context demands it, and it does not work here or for this recipe.
         OSError: a checkpoint could not be written; the one before it is intact.
         RankFailed: of several ranks one has gone, or computes other bits.
 
     Of several ranks each calls this; the events of rank 0 are those of the run.
     """
+    context = eager_where_needed(recipe, context)
     device = setup_torch(context, recipe.seed)
     checkpoint, resume_notes = shared_resume_point(context)
     yield Resumed(checkpoint.step if checkpoint else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lsqctl.datasets.image_folders import check_resized, open_image
+from lsqctl.datasets.image_folders import ImageFile, check_resized, file_size, open_image
+from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
 from lsqctl.text import format_bytes
@@ -35,7 +36,7 @@ SampleKey = tuple[int, int, int]  # seed, epoch or _EVAL_EPOCH, index
 class _DecodedImages(Dataset[tuple[Tensor, int]]):
     """Opens, resizes and crops one image: (C, crop, crop) uint8, and its label."""
 
-    def __init__(self, files: list[tuple[str, int]], data: DataSection) -> None:
+    def __init__(self, files: Sequence[tuple[ImageFile, int]], data: DataSection) -> None:
         self.files, self.data = files, data
 
     def __len__(self) -> int:
@@ -46,8 +47,7 @@ class _DecodedImages(Dataset[tuple[Tensor, int]]):
 
         _, epoch, index = item
         path, label = self.files[index]
-        with open_image(path) as opened:
-            image = tv.pil_to_tensor(opened.convert("RGB"))
+        image = decode(path, self.data.decoder)
         if epoch == _EVAL_EPOCH or self.data.train_crop == "random":
             height, width = image.shape[-2:]
             size, mode = (width, height), self.data.resize_mode
@@ -65,7 +65,7 @@ class FolderImages:
     """The images of one split; ``num_workers`` processes decode (0: this one)."""
 
     def __init__(
-        self, files: list[tuple[str, int]], data: DataSection, *, num_workers: int = 0
+        self, files: Sequence[tuple[ImageFile, int]], data: DataSection, *, num_workers: int = 0
     ) -> None:
         self.files, self.data, self.num_workers = files, data, num_workers
 
@@ -89,13 +89,13 @@ class FolderImages:
         return self
 
     def digest(self) -> str:
-        """Return the sha256 of the names and sizes of the files, not of their bytes."""
+        """Return the sha256 of the names and sizes of the files; of packed ones, of all bytes."""
         hasher = hashlib.sha256()
-        for path, label in self.files:
-            file = Path(path)
-            hasher.update(
-                f"{file.parent.name}/{file.name} {file.stat().st_size} {label}\n".encode()
-            )
+        for file, label in self.files:
+            path = Path(file.name if isinstance(file, PackedImage) else file)
+            bytes_sha256 = f" {file.sha256}" if isinstance(file, PackedImage) else ""
+            name = f"{path.parent.name}/{path.name}"
+            hasher.update(f"{name} {file_size(file)} {label}{bytes_sha256}\n".encode())
         return hasher.hexdigest()
 
     def _load_batches(self, items: list[list[SampleKey]]) -> Iterator[Batch]:
@@ -132,6 +132,36 @@ def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:
 
 def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[-1]
+
+
+_TORCHCODEC_FORMATS = ("JPEG", "PNG", "WEBP")  # of those that lsqctl takes; the rest is Pillow's
+
+
+def decode(file: ImageFile, decoder: str) -> Tensor:
+    """Return an image (3, H, W), uint8; raises DataError where it does not open.
+
+    Pillow reads the header, and so bounds the size, also where torchcodec decodes.
+    """
+    from torchvision.transforms.v2 import functional as tv
+
+    data = None
+    if decoder == "torchcodec":
+        data = file.read() if isinstance(file, PackedImage) else Path(file).read_bytes()
+    with open_image(file, data) as opened:
+        if data is not None and opened.format in _TORCHCODEC_FORMATS:
+            return _torchcodec_decode(file, data)
+        image: Tensor = tv.pil_to_tensor(opened.convert("RGB"))
+    return image
+
+
+def _torchcodec_decode(file: ImageFile, data: bytes) -> Tensor:
+    from torchcodec.decoders import decode_image
+
+    try:
+        image: Tensor = decode_image(data, mode="RGB")
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{file} does not decode: {str(error).splitlines()[0]}") from None
+    return image if image.ndim == 3 else image[0]  # the first of a moving one, as Pillow's
 
 
 def resize(image: Tensor, data: DataSection) -> Tensor:

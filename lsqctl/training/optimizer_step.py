@@ -249,6 +249,9 @@ def _forward(
         distill=session.recipe.distill,
         teacher_logits=teacher_logits,
     )
+    distill = session.recipe.distill
+    if session.features is not None and distill is not None and distill.features is not None:
+        loss = loss + distill.features * session.features.loss()
     return loss, (logits.detach().argmax(1) == labels).sum()
 
 

@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,7 @@ def determinism_level(context: ExecutionContext) -> str:
 def execution_environment(context: ExecutionContext, recipe: Recipe) -> dict[str, str | int]:
     """Return what must be the same for a resumed attempt to compute the same bits.
 
-    The source of plugins that the recipe uses is part of it.
+    The source of plugins that the recipe uses is part of it, and so is torchcodec.
     """
     name = "cpu" if context.device == "cpu" else torch.cuda.get_device_name(context.device)
     return {
@@ -114,6 +115,7 @@ def execution_environment(context: ExecutionContext, recipe: Recipe) -> dict[str
         "numpy": np.__version__,
         "code": code_sha256()[:16],
         **{f"plugin {name}": p.sha256()[:16] for name, p in plugins_of(recipe).items()},
+        **({"torchcodec": version("torchcodec")} if recipe.data.decoder == "torchcodec" else {}),
     }
 
 

@@ -24,6 +24,7 @@ from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
 from lsqctl.training.data_pipeline import Batch, DataPipeline, Indices
 from lsqctl.training.evaluation import ModelEma, check_reestimation
+from lsqctl.training.feature_distillation import FeatureDistillation, feature_layers
 from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
 from lsqctl.training.pieces import Share, deal, microbatch_sizes
@@ -67,6 +68,7 @@ class TrainingSession:
     save_due: bool = False
     teacher_logits: TeacherLogits | None = None
     teacher_view: View | None = None
+    features: FeatureDistillation | None = None
 
     @property
     def done(self) -> bool:
@@ -325,7 +327,19 @@ def build_session(
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
         oscillations=OscillationTracker(model) if quantized else None,
         teacher_logits=_logit_store(recipe, context, pipeline, train_state),
+        features=_feature_distillation(model, teacher, recipe, pipeline),
     )
+
+
+def _feature_distillation(
+    model: nn.Module, teacher: nn.Module | None, recipe: Recipe, pipeline: DataPipeline
+) -> FeatureDistillation | None:
+    """Return what compares features, where the recipe wants it."""
+    if teacher is None or recipe.distill is None or recipe.distill.features is None:
+        return None
+    dataset = pipeline.dataset
+    layers = feature_layers(recipe, dataset.channels, dataset.num_classes)
+    return FeatureDistillation(model, teacher, layers)
 
 
 def _build_methods(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Methods:

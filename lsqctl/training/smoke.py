@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import is_image_name
+from lsqctl.datasets.image_folders import FolderDataset, ImageFile, is_image_name
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
 from lsqctl.models import input_channels
@@ -149,7 +149,7 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
 
 def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
     real_files = _real_images(data_dir, data.path or data.name)
-    files = [(str(path), label) for label, path in enumerate(real_files or _noise_images(scratch))]
+    files = [(path, label) for label, path in enumerate(real_files or _noise_images(scratch))]
     return (
         FolderImages(files[:_BATCH_SIZE], data),
         FolderImages(files[-_BATCH_SIZE:], data),
@@ -172,8 +172,12 @@ def _memory_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Sp
     return (train, evaluation), True
 
 
-def _real_images(data_dir: Path, name: str) -> list[Path]:
-    """Return real image files to try with, two to train on and two to evaluate; or none."""
+def _real_images(data_dir: Path, name: str) -> list[ImageFile]:
+    """Return real images to try with, two to train on and two to evaluate; or none."""
+    if (data_dir / name).is_file():
+        splits = FolderDataset("imagefolder", name).list_splits(data_dir)
+        images = [image for split in splits for image, _ in split.files]
+        return [*images[: 2 * _BATCH_SIZE]] if len(images) >= 2 * _BATCH_SIZE else []
     for folder_name in (name, "imagefolder", "imagenet-sample"):
         for split in ("train", "val"):
             paths = _take(_one_image_per_class(data_dir / folder_name / split), 2 * _BATCH_SIZE)
@@ -182,7 +186,7 @@ def _real_images(data_dir: Path, name: str) -> list[Path]:
     return []
 
 
-def _one_image_per_class(folder: Path) -> Iterator[Path]:
+def _one_image_per_class(folder: Path) -> Iterator[str]:
     """Yield the first image of each class folder."""
     for class_folder in sorted(folder.iterdir()) if folder.is_dir() else ():
         if class_folder.is_dir():
@@ -191,20 +195,21 @@ def _one_image_per_class(folder: Path) -> Iterator[Path]:
                 for path in class_folder.iterdir()
                 if is_image_name(path.name) and path.is_file()
             )
-            yield from images[:1]
+            yield from map(str, images[:1])
 
 
-def _take(paths: Iterator[Path], count: int) -> list[Path]:
+def _take(paths: Iterator[str], count: int) -> list[ImageFile]:
     return [path for path, _ in zip(paths, range(count), strict=False)]
 
 
-def _noise_images(folder: Path) -> list[Path]:
+def _noise_images(folder: Path) -> list[ImageFile]:
     """Write images of noise, wider than high, as a camera's."""
     from PIL import Image
 
-    paths = []
+    paths: list[ImageFile] = []
     for index in range(2 * _BATCH_SIZE):
         pixels = torch.randint(256, (300, 400, 3), dtype=torch.uint8).numpy()
-        paths.append(folder / f"{index}.png")
-        Image.fromarray(pixels).save(paths[-1])
+        path = str(folder / f"{index}.png")
+        Image.fromarray(pixels).save(path)
+        paths.append(path)
     return paths

@@ -15,13 +15,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from lsqctl.errors import LsqctlError
+from lsqctl.launchers import launched_words
 from lsqctl.settings import child_environment, thread_variables
 
 # SIGUSR1 is what `sbatch --signal=USR1@60` sends before the time is up
@@ -98,9 +100,9 @@ class SubprocessHandle:
 
     exit_cause = ""
 
-    def __init__(self, pipes: Pipes, env: Mapping[str, str]) -> None:
+    def __init__(self, pipes: Pipes, env: Mapping[str, str], words: Sequence[str]) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "lsqctl.worker.execute", str(pipes.report)],
+            words,
             stdin=pipes.stdin,
             stdout=pipes.log,
             stderr=pipes.log,
@@ -129,14 +131,22 @@ class SubprocessHandle:
 
 
 class SubprocessLauncher:
-    """Starts a Python for each attempt: where there is no fork server."""
+    """Starts a command for each attempt, by a launcher: where there is no fork server."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
 
     def start(self) -> None:
         """Nothing can be made ready."""
 
     def launch(self, pipes: Pipes, env: Mapping[str, str]) -> SubprocessHandle:
-        """Start a child; raises OSError."""
-        return SubprocessHandle(pipes, env)
+        """Start a child; raises OSError, also for a launcher that makes no command."""
+        command = (sys.executable, "-m", "lsqctl.worker.execute", str(pipes.report))
+        try:
+            words = launched_words(self._name, command, env)
+        except LsqctlError as error:
+            raise OSError(str(error)) from None
+        return SubprocessHandle(pipes, env, words)
 
     def close(self) -> None:
         """Nothing was made ready."""
@@ -333,11 +343,14 @@ def _fork_server_variables(threads: int) -> dict[str, str]:
     }
 
 
-def make_launcher(use_fork_server: bool, threads: int) -> Launcher:
-    """Return how children are started here; ``threads`` is what most of them will use."""
+def make_launcher(use_fork_server: bool, threads: int, name: str = "") -> Launcher:
+    """Return how children are started here; ``threads`` is what most of them will use.
+
+    ``name`` is that of a launcher; without one they are forked where they can be.
+    """
     # the chain "supervisor dies, server dies, child dies" needs Linux's PR_SET_PDEATHSIG
     return (
         ForkServerLauncher(threads)
-        if use_fork_server and sys.platform == "linux"
-        else SubprocessLauncher()
+        if use_fork_server and not name and sys.platform == "linux"
+        else SubprocessLauncher(name or "python")
     )

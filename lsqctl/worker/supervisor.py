@@ -79,6 +79,7 @@ class WorkerOptions:
     idle_limit_seconds: float | None = None  # end in order after so long without a run
     only_gpus: int | None = None  # take runs alone that reserve so many
     trackers: tuple[str, ...] = ()  # what hears of each run's numbers
+    launcher: str = ""  # what attempts are started by; empty: the fork server
     on_end: OnEnd = field(default_factory=OnEnd)  # what is done at the end of each run
 
 
@@ -109,7 +110,7 @@ class Supervisor:
         self._slots = slots
         self._observer = observer
         self._options = options
-        self._launcher = make_launcher(settings.warm, slots.threads_per_slot)
+        self._launcher = make_launcher(settings.warm, slots.threads_per_slot, options.launcher)
         self._children: list[Child] = []
         self._exit_code: int | None = None  # the exit code, once it is time to end
         self._force = False

@@ -1,4 +1,4 @@
-"""``workspace.toml``: what a workspace wants beside its runs: trackers, and hooks at their end."""
+"""``workspace.toml``: what a workspace wants beside its runs: trackers, a launcher, hooks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lsqctl.errors import UsageError
+from lsqctl.launchers import LAUNCHERS
 from lsqctl.ownership import read_regular
 from lsqctl.text import did_you_mean, parse_duration
 from lsqctl.trackers import check_trackers
 
 WORKSPACE_FILE = "workspace.toml"
-_KEYS = ("trackers", "on_end")
+_KEYS = ("trackers", "launcher", "on_end")
 _ON_END_KEYS = ("command", "webhook", "timeout")
 DEFAULT_TIMEOUT_SECONDS = 30.0
 
@@ -35,12 +36,13 @@ class WorkspaceFile:
     """The file's content; that of a workspace without one is empty."""
 
     trackers: tuple[str, ...] = ()
+    launcher: str = ""
     on_end: OnEnd = field(default_factory=OnEnd)
 
 
 def read_workspace_file(home: Path) -> WorkspaceFile:
     """Return what a workspace's file says.  Raises UsageError, naming file and key, and NotFound
-    or PluginError for a tracker that cannot be used.
+    or PluginError for a tracker or a launcher that cannot be used.
     """
     path = home / WORKSPACE_FILE
     try:
@@ -56,7 +58,12 @@ def read_workspace_file(home: Path) -> WorkspaceFile:
     _check_keys(path, on_end, _ON_END_KEYS, "on_end.")
     trackers = _words(path, "trackers", data.get("trackers", []))
     check_trackers(trackers)
-    return WorkspaceFile(trackers, _on_end(path, on_end))
+    launcher = data.get("launcher", "")
+    if not isinstance(launcher, str):
+        raise UsageError(f'{path}: `launcher` must be a name, as "nice"')
+    if launcher:
+        LAUNCHERS.find(launcher)
+    return WorkspaceFile(trackers, launcher, _on_end(path, on_end))
 
 
 def _check_keys(

@@ -172,6 +172,34 @@ def test_of_layers_one_behind_another_edges_are_proved_and_every_code_is_equal(c
     assert counts.equal, counts.first_differences
 
 
+class Pooled(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): maxima over windows on both sides of a ReLU, one beyond the edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, padding=1)
+        self.conv2 = nn.Conv2d(6, 6, 3, padding=1)
+        self.conv3 = nn.Conv2d(6, 5, 2)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 3, 2, 1)
+        x = F.relu(F.max_pool2d(self.conv2(x), 3, 2, ceil_mode=True))
+        return self.conv3(x).flatten(1)
+
+
+def test_maxima_over_windows_are_taken_of_codes_and_leave_the_edge_to_its_layer():
+    network = traced(prepared(Pooled(), last_act_bits=4))
+    certificates = certify(network)
+    assert [one.edge.source for one in certificates] == [None, "conv1", "conv2"]
+    assert [one.proved for one in certificates] == [False, True, True]
+    form = ExactForm(network, proofs=proofs(certificates))
+    nodes = write_onnx(exported(network), form, {})[0].graph.node
+    operators = [node.op_type for node in nodes]
+    assert (operators.count("MaxPool"), operators.count("QLinearConv")) == (2, 2)
+    assert operators.count("QuantizeLinear") == 1  # of the image: all else is bytes
+    assert compared(network, images(16)).equal
+
+
 def test_an_edge_that_others_read_or_that_is_a_sum_says_so():
     reasons = {one.edge.name: one.edge.reason for one in certify(traced(prepared()))}
     assert reasons["conv2"] == reasons["shortcut"] == "others read conv1, too"
@@ -188,6 +216,46 @@ def test_with_residual_bits_both_summands_are_proved_and_where_integers_do_not_f
     partly = next(one for one in certify(wide) if one.edge.finite and not one.proved)
     assert 0 < partly.n_fitted < partly.n_channels
     assert compared(wide, images(8)).equal
+
+
+class Summed(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): one residual addition, both of whose inputs may be quantized."""
+
+    residual_inputs = ("conv2", "shortcut")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1)
+        self.shortcut, self.conv3 = nn.Identity(), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x):
+        x = F.relu(self.conv1(x))
+        return self.conv3(F.relu(self.conv2(x) + self.shortcut(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize("spec", [{}, {"act_offset": "learned"}], ids=["no offset", "offset"])
+def test_integers_give_a_sum_of_codes_its_code_for_every_pair(spec):
+    network = traced(prepared(Summed(), residual_bits=8, last_act_bits=4, **spec))
+    (certificate,) = [one for one in certify(network) if one.edge.summands]
+    assert (certificate.edge.name, certificate.proved) == ("conv3", True)
+    grids = [network.grid(name) for name in (*certificate.edge.summands, "conv3")]
+    codes = [np.arange(one.quant_min, one.quant_max + 1) for one in grids[:2]]
+    assert certificate.n_accumulators == len(codes[0]) * len(codes[1]) == 65_536
+    step, offset = ([np.float32(one.step) for one in grids], [one.offset for one in grids])
+    first, second = (
+        c.astype("f4") * s + np.float32(0 if o is None else o)
+        for c, s, o in zip(codes, step, offset, strict=False)
+    )
+    values = np.maximum(first[:, None] + second, np.float32(0))
+    values = values - np.float32(0 if offset[2] is None else offset[2])
+    expected = np.rint((values / step[2]).clip(grids[2].quant_min, grids[2].quant_max))
+    integers = certificate.sum_of_codes
+    m1, m2 = integers.multipliers
+    total = (m1 * codes[0][:, None] + m2 * codes[1] + integers.bias) >> integers.shift
+    found = total.clip(integers.first_code, integers.last_code)
+    assert (found == expected).all()
+    assert len(np.unique(found)) > 4
+    assert 0 < certificate.margin < 0.01
 
 
 def test_a_bias_on_a_tie_is_moved_off_it_and_the_reference_s_codes_stay():

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 
 from lsqctl.deploy.certificate import certify, pair_bounds, proofs
+from lsqctl.deploy.checking import FakeQuantized, FloatComparison, reference_answers
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.tracing import trace
@@ -20,6 +21,7 @@ from lsqctl.quant import LayerOverride, QuantSpec, prepare, quantized_layers
 from lsqctl.quant.arithmetic import pad_codes
 from tests.conftest import FULL
 from tests.deploy.networks import (
+    PIXELS,
     Checker,
     Everything,
     base,
@@ -107,6 +109,25 @@ def _watch(found, name):
         found[name] = quantizer.codes(inputs[0]).float()
 
     return hook
+
+
+@pytest.mark.parametrize("spec", [{}, KINDS["w8a8 offset"]], ids=["w4a4", "offset"])
+def test_what_the_trained_network_does_otherwise_begins_at_ties_and_what_another_does_not(
+    spec,
+):
+    model = prepared(**spec)
+    network = base() if not spec else traced(model)
+    reference = reference_answers(network, images(32))
+    trained = FloatComparison(FakeQuantized(model, network, PIXELS), network)
+    trained.add(images(32), reference, None)
+    assert trained.counts.n_codes == sum(codes.size for codes in reference.codes.values())
+    assert (trained.counts.furthest_from_tie or 0) < 1e-4
+    with torch.no_grad():
+        model.norm1.bias += 0.05
+    other = FloatComparison(FakeQuantized(model, network, PIXELS), network)
+    other.add(images(32), reference, None)
+    assert other.counts.n_beginnings > 100
+    assert other.counts.furthest_from_tie > 0.01
 
 
 def test_threads_and_batches_change_nothing():
@@ -268,6 +289,27 @@ def test_of_each_family_every_quantized_layer_is_integer(name):
     assert {*network.layers} == {*quantized_layers(model)}
     counts = compared(network, images(3, size))
     assert counts.n_codes_differing <= counts.n_codes / 1e4
+
+
+ONE_EACH = (  # the smallest of each family of torchvision
+    "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
+    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 "
+    "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_1 swin_t swin_v2_t vgg11 vit_b_16 "
+    "wide_resnet50_2"
+).split()
+SIZE_OF = {"inception_v3": 96, "maxvit_t": 224, "googlenet": 64, "alexnet": 64, "squeezenet1_1": 64}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONE_EACH)
+def test_of_torchvision_s_classifiers_every_quantized_layer_is_integer(name):
+    size = SIZE_OF.get(name, 32)
+    model = build_model(name, num_classes=10, in_channels=3, image_size=size)
+    model = prepared(model, size=size)
+    network = traced(model, size)
+    assert {*network.layers} == {*quantized_layers(model)}
+    counts = compared(network, images(1, size))
+    assert counts.n_codes > 1000
 
 
 def test_images_that_are_normalized_already_may_come_in():

@@ -68,6 +68,9 @@ def test_it_says_which_network_it_took_and_that_every_code_is_equal(deployed):
     assert re.search(r"raw weights, last epoch, \d+ of 540 right on the board", printed)
     assert "8 layers computed in integers (lsq-integer-1)" in printed
     assert "540 images, 2,419,200 codes: equal to the integer reference in every code" in printed
+    assert "as it was trained (fake-quantized in fp32), 540 images, 2,419,200 codes" in printed
+    config = json.loads((line.folder / "shipped" / "config.json").read_text())
+    assert config["label_names"] == list("0123456789")
     assert re.search(r"conv1\t.*\tproved\n", printed)
     assert "3 of these are proved for every input" in printed
     assert "5 files as they were written" in printed

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from lsqctl.deploy import Options, convert
 from lsqctl.deploy.card import Card
@@ -69,16 +70,18 @@ class Plain(Everything):
 
 
 class Joined(nn.Module):
-    """A network with a concatenation."""
+    """A network with concatenations, of values that live on and of one twice."""
 
-    def __init__(self):
+    def __init__(self, between=F.relu):
         super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3)
-        self.head = nn.Linear(8, 5)
+        self.between = between
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(8, 2, 1)
+        self.head = nn.Linear(14, 5)
 
     def forward(self, x):
-        x = self.conv(x)
-        return self.head(torch.cat([x, x], 1).mean((2, 3)))
+        x = self.between(self.conv1(x))
+        twice = torch.cat([x, x], 1)
+        return self.head(torch.cat([self.conv2(twice), x, twice], -3).mean((2, 3)))
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=str)
@@ -223,11 +226,42 @@ def test_qonnx_of_any_bits_gives_the_reference_s_logits(network):
     assert compared(network, "qonnx", images(2), "qonnx").equal
 
 
+class Hard(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): a block of MobileNetV3, whose channels are weighed, and a square."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.squeeze = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1)
+        self.head = nn.Conv2d(8, 5, 6)
+
+    def forward(self, x):
+        x = F.hardswish(self.conv(x))
+        x = F.hardsigmoid(self.squeeze(F.avg_pool2d(x, 6))) * x
+        return self.head(x * x).flatten(1)
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("codes", "numpy"), ("c", "cc")])
+def test_hard_swish_and_products_are_those_of_torch_in_codes_and_c(form, runtime):
+    if runtime == "cc" and COMPILER is None:
+        pytest.skip("NO C COMPILER: install gcc or clang")
+    source = Sourced(traced(prepared(Hard(), act_signed="signed")))
+    assert compared(source, form, images(9), runtime).equal
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("codes", "numpy"), ("c", "cc")])
+def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
+    if runtime == "cc" and COMPILER is None:
+        pytest.skip("NO C COMPILER: install gcc or clang")
+    source = Sourced(traced(prepared(Joined())))
+    assert [one.kind for one in source.program.operations].count("concat") == 2
+    assert compared(source, form, images(5), runtime).equal
+
+
 def test_what_is_no_plain_operation_is_refused_by_name():
-    joined = Sourced(traced(prepared(Joined())))
+    swish = Sourced(traced(prepared(Joined(F.silu))))
     for name in ("c", "codes"):
-        with pytest.raises(DataError, match="no place for the operation cat, which this network"):
-            FORMS.load(name)().write(joined)
+        with pytest.raises(DataError, match="no place for the operation silu, which this network"):
+            FORMS.load(name)().write(swish)
     circular = Sourced(traced(prepared()))
     with pytest.raises(DataError, match="no place for the padding of the layer conv3"):
         FORMS.load("codes")().write(circular)
@@ -347,14 +381,14 @@ def test_an_unknown_form_and_a_missing_package_end_in_one_line(resnet8, tmp_path
 
 
 def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
-    model, batch = prepared(Joined()), [(images(2), None)]
+    model, batch = prepared(Joined(F.silu)), [(images(2), None)]
     options = Options(("all",))
     conversion = convert(model, tmp_path / "some", batch, pixels=PIXELS, options=options)
     assert set(conversion.left_out) == {"c", "codes"}
-    assert "the operation cat" in conversion.left_out["c"]
+    assert "the operation silu" in conversion.left_out["c"]
     assert not (tmp_path / "some" / "model.c").exists()
     assert "c was left out: " in (tmp_path / "some" / "README.md").read_text()
-    with pytest.raises(DataError, match="the operation cat"):
+    with pytest.raises(DataError, match="the operation silu"):
         convert(model, tmp_path / "none", batch, pixels=PIXELS, options=Options(("c",)))
     assert not (tmp_path / "none").exists()
 

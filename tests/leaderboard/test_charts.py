@@ -102,6 +102,24 @@ def test_accuracy_against_size_shows_own_published_and_full_precision_apart():
     assert [table().rows[n].model for n in looks["local"].rows] == list(looks["local"].labels)
 
 
+def test_networks_with_bits_by_layer_stand_apart_and_on_the_front_where_they_are_optimal():
+    rows = [
+        row("w4", 0, 500, size_bytes=30_000, bops=3 * 10**9),
+        row("w2", 0, 400, size_bytes=15_000, bops=10**9, weight_bits=2, act_bits=2),
+        row("budget", 0, 520, size_bytes=22_000, bops=2 * 10**9, mixed=True),
+    ]
+    (found,) = rank(rows).tables
+    chart = accuracy_by_cost(found, "size_bytes")
+    front, local, mixed = chart.series
+    assert (local.style, mixed.style) == ("local", "mixed")
+    assert (mixed.labels, mixed.short_labels) == (("budget",), ("mixed",))
+    assert mixed.points[0] in front.points
+    assert local.points[local.labels.index("w4")] not in front.points
+    (by_bits,) = accuracy_by_bits(found)
+    assert "budget" not in [label for series in by_bits.series for label in series.labels]
+    assert "■" in "".join(draw_lines(chart))
+
+
 def test_accuracy_against_bits_has_a_line_a_method_and_the_full_precision_level():
     (chart,) = accuracy_by_bits(table(fp32_n_correct=530, fp32_n_total=540))
     assert [one.style for one in chart.series] == ["rule", "local", "published"]

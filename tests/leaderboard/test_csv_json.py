@@ -33,7 +33,7 @@ CONTRACT = (
     "deterministic, state, n_failed, verified, checkpoint_sha256, checkpoint_path, recipe_sha256,"
     " code_commit, code_dirty, created_at, notes, origin, source_kind, source_url, "
     "selected_on_test, top1_last_epoch, top1_best_epoch, suspect, eval_loss, "
-    "top1_deployed, exactness, file_bytes, user, chain, partial"
+    "top1_deployed, exactness, file_bytes, user, chain, partial, mixed"
 )
 
 

@@ -12,6 +12,7 @@ from lsqctl.models.factory import build_model
 from lsqctl.quant import QuantSpec, calibrate, prepare, quantized_layers, unquantized_layers
 from lsqctl.recipe import Recipe
 from lsqctl.training import ExecutionContext, finetune
+from tests.training.small_world import declared
 
 
 def test_it_has_the_size_that_its_docstring_says():
@@ -50,16 +51,17 @@ def test_images_that_no_patches_cover_are_refused():
 
 
 def test_it_trains_quantized(tmp_path):
-    recipe = Recipe.model_validate(
-        {
-            "name": "x",
-            "model": {"name": "mixer_cifar"},
-            "data": {"name": "digits", "batch_size": 64, "pad": 0},
-            "quant": {"weight_bits": 4, "act_bits": 4},
-            "train": {"epochs": 2, "lr": 0.05},
-        }
-    )
-    events = list(finetune(recipe, ExecutionContext(tmp_path, tmp_path)))
+    with declared():
+        recipe = Recipe.model_validate(
+            {
+                "name": "x",
+                "model": {"name": "mixer_cifar"},
+                "data": {"name": "few_digits", "batch_size": 16, "pad": 0},
+                "quant": {"weight_bits": 4, "act_bits": 4},
+                "train": {"epochs": 3, "lr": 0.05},
+            }
+        )
+        events = list(finetune(recipe, ExecutionContext(tmp_path, tmp_path)))
     losses = [event.value for event in events if isinstance(event, Metric) and event.name == "loss"]
     result = events[-1].evaluations[0]
     assert losses[-1] < losses[0]

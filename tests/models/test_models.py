@@ -12,6 +12,7 @@ from lsqctl.models import MODELS
 from lsqctl.models.factory import build_model
 from lsqctl.quant import QuantSpec, calibrate, prepare, quantized_layers, unquantized_layers
 from lsqctl.quant.cost import model_cost
+from tests.conftest import fewer
 
 
 def test_the_registry_holds_every_torchvision_classifier():
@@ -30,7 +31,7 @@ class _EmptyOnMeta(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", fewer(sorted(MODELS), 16))
 @pytest.mark.filterwarnings("default")  # torchvision's own, about initializing on meta
 def test_every_model_builds_with_the_classes_asked_for(name):
     with _EmptyOnMeta():
@@ -66,6 +67,7 @@ def test_a_model_that_cannot_take_the_images_says_so():
         build_model("vit_b_16", num_classes=10, image_size=8)
 
 
+@pytest.mark.slow
 def test_training_the_digits_never_imports_torchvision_or_sklearn():
     probe = """
 import sys, tempfile

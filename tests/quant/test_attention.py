@@ -18,6 +18,7 @@ from lsqctl.quant import (
     quantizers,
     unquantized_layers,
 )
+from tests.conftest import fewer
 
 W4A4 = QuantSpec(weight_bits=4, act_bits=4)
 MASKS = {
@@ -102,7 +103,7 @@ def test_but_for_the_grid_swin_computes_what_torchvisions_does(name):
         torch.testing.assert_close(without_quantizers(model)(x), model(x))
 
 
-@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "swin_v2_t"])
+@pytest.mark.parametrize("name", fewer(["vit_b_16", "swin_t", "swin_v2_t"], 1))
 def test_every_weight_of_a_transformer_gets_a_gradient_and_every_step_too(name):
     torch.manual_seed(0)
     shape = {"image_size": 32} if name.startswith("vit") else {}
@@ -131,7 +132,10 @@ ADDED = ("pos_embedding", "class_token", "relative_position_bias_table", "layer_
 SCALES = ("logit_scale",)
 
 
-@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
+
+
+@pytest.mark.parametrize("name", fewer(CLASSIFIERS, 10))
 @pytest.mark.filterwarnings("default")
 def test_every_weight_of_every_classifier_is_quantized_or_named_as_left(name):
     auxiliary = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}

@@ -64,9 +64,9 @@ def test_dampening_is_the_gradient_of_its_loss():
     torch.testing.assert_close(found, weight.grad)
 
 
-def test_dampening_grows_from_nothing_by_half_a_cosine():
+def test_dampening_grows_by_half_a_cosine_after_a_quarter_of_the_training():
     plain, damped = prepared({}), prepared({"dampening": 0.5})
-    for progress, share in ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0)):
+    for progress, share in ((0.0, 0.0), (0.25, 0.0), (0.5, 0.25), (0.625, 0.5), (1.0, 1.0)):
         grads = []
         for model, optimizer, methods in (plain, damped):
             steps(model, optimizer, methods, 0)
@@ -111,6 +111,29 @@ def test_a_frozen_weight_keeps_the_rounded_average_of_its_codes_for_good():
     for code in (0, 0, 0, 0):
         state = follow(state, torch.tensor([code, 3], dtype=torch.int8), threshold=1.0)
     assert (state.frozen.tolist(), state.frozen_codes[0].item()) == ([True, False], 1)
+
+
+def test_a_falling_threshold_freezes_nothing_in_the_first_quarter_of_the_training():
+    model, optimizer, methods = prepared({"freezing": (1e-9, 1e-10)}, momentum=0.9)
+    steps(model, optimizer, methods, 10, of=40)
+    known = methods.state_dict()["freezing"]
+    assert known["frequency"].any()
+    assert not known["frozen"].any()
+    assert torch.equal(known["average"], known["codes"].float())
+    steps(model, optimizer, methods, 1, first=10, of=40)
+    frozen = methods.state_dict()["freezing"]["frozen"]
+    assert torch.equal(frozen, methods.state_dict()["freezing"]["frequency"] > 1e-9)
+    assert frozen.any()
+
+
+def test_a_code_is_frozen_at_the_average_of_those_before_it():
+    known = Oscillations.start(torch.tensor([0], dtype=torch.int8))
+    known = known._replace(
+        direction=torch.tensor([-1], dtype=torch.int8), average=torch.tensor([0.4999])
+    )
+    after = follow(known, torch.tensor([1], dtype=torch.int8), threshold=0.5 * MOMENTUM)
+    assert after.average.item() > 0.5
+    assert (after.frozen.item(), after.frozen_codes.item()) == (True, 0)
 
 
 def test_frozen_weights_keep_their_codes_while_their_step_size_learns():

@@ -11,7 +11,7 @@ import pytest
 
 from lsqctl.events import QuantizerStats
 from lsqctl.recipe_file import load
-from lsqctl.services.bits import LayerBits, pick
+from lsqctl.services.bits import LayerBits, _options, pick
 from lsqctl.settings import sqlite_url
 from lsqctl.store import open_store
 from tests.store.samples import identity, new, result, submit, take
@@ -99,6 +99,16 @@ def test_the_layer_that_loses_most_keeps_its_bits_and_the_file_is_a_recipe(ladde
     assert smallest <= shown["cells"][0]["cost"]["size_bytes"] <= half
 
 
+def test_weights_count_twice_and_fewer_bits_with_a_smaller_step_are_the_last_choice():
+    steps = {("one", "weight", 2): 0.1, ("one", "weight", 3): 0.3, ("one", "weight", 4): 0.2}
+    steps |= {("one", "input", 2): 0.5, ("one", "input", 4): 0.25}
+    found = {(bits, act): value for bits, act, value in _options("one", 4, steps, "bops")}
+    assert found[4, 4] == pytest.approx(2 * 0.2 + 0.25)
+    assert found[3, 2] == pytest.approx(2 * 0.3 + 0.5)
+    assert min(found[2, 2], found[2, 4]) > 1e4
+    assert {act for _, act, _ in _options("one", 4, steps, "size")} == {4}
+
+
 def test_bit_operations_choose_activations_too(ladder):
     plan = json.loads(ladder("recipe", "bits", "mine.yaml", "--bops", "1T", "--json").stdout)
     budget = (plan["largest"] + plan["smallest"]) / 2
@@ -107,6 +117,20 @@ def test_bit_operations_choose_activations_too(ladder):
     assert {act for _, act in chosen.values()} != {4}
     shown = json.loads(ladder("recipe", "show", "half.yaml", "--json").stdout)
     assert shown["cells"][0]["cost"]["bops"] <= budget
+
+
+def test_a_network_with_bits_by_layer_is_told_on_the_board(ladder):
+    largest = json.loads(ladder("recipe", "bits", "mine.yaml", "--size", "1MB", "--json").stdout)
+    recipe = load(ladder.folder / "mine-bits.yaml").cells[0].recipe
+    per_channel = json.loads(json.dumps(largest["recipe"]))
+    per_channel["quant"]["overrides"] = [["layer1.*", {"per_channel": True}]]
+    with open_store(sqlite_url(ladder.folder / ".lsqctl" / "lsqctl.db")) as store:
+        stored = {"mixed": recipe.model_dump(mode="json"), "channels": per_channel}
+        for name, values in stored.items():
+            submit(store, replace(new(name), recipe=values))
+            store.queue.finish(take(store).lease, result())
+        rows = {row.name: row.mixed for row in store.results.board_rows()}
+    assert rows == {"w2": False, "w3": False, "w4": False, "mixed": True, "channels": False}
 
 
 def test_a_budget_that_no_bits_meet_says_the_smallest_possible_and_writes_nothing(ladder):

@@ -330,3 +330,20 @@ def test_the_page_tells_the_truth(here):
     (row,) = board_rows(here)
     assert (row["model"], row["weight_bits"], row["top1_mean"]) == ("mine/linear-w8a8", 8, 80.0)
     assert "mine/linear-w8a8" in here("runs", "ls", "--where", "origin = 'recorded'").stdout
+
+
+def test_verifying_all_passes_by_what_was_recorded_and_fails_only_where_its_bytes_are_gone(here):
+    with begin(seed=0) as kept:
+        finish(kept, checkpoint=network().state_dict())
+    with begin(seed=1) as bare:
+        finish(bare)
+    told = here("verify", "--all").stderr
+    assert "0 of 0 results verified; 2 recorded runs cannot be" in told
+    assert "the checkpoint holds the bytes" in told
+    assert "no checkpoint was recorded" in told
+    (folder,) = (here.folder / ".lsqctl" / "runs" / kept.id).glob("ckpt-*")
+    (folder / "model.pt").write_bytes(b"other")
+    results = json.loads(here("verify", "--all", "--json", code=1).stdout)["results"]
+    assert {(one["run_id"], one["verified"], one["recorded"]) for one in results} == {
+        (kept.id, False, True), (bare.id, None, True)
+    }  # fmt: skip

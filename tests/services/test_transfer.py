@@ -14,12 +14,15 @@ import pytest
 
 from lsqctl.errors import DataError, IllegalTransition, NotFound, UsageError
 from lsqctl.events import Checkpoint, Metric
+from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.run import RunState
+from lsqctl.services.published_results import add_published_result, load_workspace_results
 from lsqctl.services.transfer import export_runs, import_runs, merge_workspace
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings, sqlite_url
 from lsqctl.store import Store
 from tests.conftest import FULL, TINY, CommandLine
+from tests.inside import Here
 from tests.store.samples import evaluation, identity, new, result, submit, take
 
 CHILD = TINY.replace("epochs: 2", "epochs: 1").replace("resnet8", "resnet8, weights: {run: p}")
@@ -297,3 +300,56 @@ def test_a_workspace_is_merged_and_what_clashes_is_listed_and_stops_it(
     refused = cli("--home", str(ours.home), "db", "merge", str(others.home), code=None)
     assert refused.returncode != 0
     assert f"{child}: it is in the trash" in refused.stderr
+
+
+def published(model: str, top1: float) -> PublishedResult:
+    return PublishedResult(
+        dataset="cifar10", model=model, arch="", method="", weight_bits=4, act_bits=4, top1=top1,
+        source_kind="page", source_url="https://example.org", quote="W4A4",
+    )  # fmt: skip
+
+
+def test_published_rows_come_along_and_what_is_left_out_is_listed_with_its_reason(
+    here: Here, tmp_path: Path
+) -> None:
+    theirs, ours = workspace(tmp_path / "theirs"), workspace(tmp_path / ".lsqctl")
+    for settings, rows in ((theirs, {"new": 1.0, "same": 2.0, "other": 3.0}),
+                           (ours, {"same": 2.0, "other": 4.0})):  # fmt: skip
+        with open_workspace(settings, create=True) as store:
+            submit(store, new(f"of {settings.home.name.strip('.')}"))
+        for model, top1 in rows.items():
+            add_published_result(settings, published(model, top1))
+        settings.plugins_dir.mkdir()
+        (settings.plugins_dir / "shared.py").write_text("'''The same.'''\n")
+        (settings.plugins_dir / "nets.py").write_text(f"'''{settings.home.name}'''\n")
+    (theirs.plugins_dir / "data.py").write_text("'''Not here.'''\n")
+    planned = json.loads(here("db", "merge", str(theirs.home), "--dry-run", "--json").stdout)
+    assert len(load_workspace_results(ours).published) == 2
+    told = here("db", "merge", str(theirs.home)).stderr
+    assert "0 runs and 1 published row taken in" in told
+    left_out = [line for line in told.splitlines() if line.startswith("left out: ")]
+    assert [line.split(" ")[2:4] for line in left_out] == [
+        ["run", left_out[0].split(" ")[3]], ["published", "row"],
+        ["plugin", "data.py"], ["plugin", "nets.py"],
+    ]  # fmt: skip
+    assert len(planned["transfer"]["left_out"]) == 4
+    assert "(of theirs) is queued there" in left_out[0]
+    assert "other of cifar10 is here with other values" in left_out[1]
+    assert "data.py is code: read it" in left_out[2]
+    assert "nets.py is another one here" in left_out[3]
+    here_now = {row.model: row.top1 for row in load_workspace_results(ours).published}
+    assert here_now == {"same": 2.0, "other": 4.0, "new": 1.0}
+    assert "published row" not in here("db", "merge", str(theirs.home)).stderr.splitlines()[-5]
+
+
+def test_a_workspace_whose_published_rows_do_not_read_gives_nothing(
+    others: Settings, ours: Settings
+) -> None:
+    others.published_results_file.write_text("{\n")
+    try:
+        with open_workspace(ours) as store:
+            with pytest.raises(DataError, match=f"{others.published_results_file}:1"):
+                merge_workspace(store, ours, others.home)
+            assert store.runs.list() == []
+    finally:
+        others.published_results_file.unlink()

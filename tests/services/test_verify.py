@@ -178,9 +178,11 @@ def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on
         settings = Settings(home, f"sqlite:///{home / 'lsqctl.db'}", home / "data")
         with open_store(settings.db_url) as store:
             parent = succeeded(store)
-            old = store.results.evaluations(parent.id)[0].checkpoint
-        assert not Path(old).exists()
-        assert not lsqctl.load_model(parent.id, settings=settings).training
+            evaluations = store.results.evaluations(parent.id)
+        assert not Path(evaluations[0].checkpoint).exists()
+        model = lsqctl.load_model(parent.id, settings=settings)
+        assert not model.training
+        assert [model.headline] == [one for one in evaluations if one.headline]
         done = elsewhere("verify", parent.id)
         assert "5 of 5 results verified" in done.stderr
         child = STEEP.replace("resnet8}", "resnet8, weights: {run: tiny}}")

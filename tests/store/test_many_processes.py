@@ -59,9 +59,10 @@ def outputs(processes: list[WarmProcess], *, timeout: float = 200) -> list[list[
         for each in processes:
             assert each.stdin is not None
             each.stdin.close()
-        found = [each.communicate(timeout=timeout)[0].split() for each in processes]
+        told = [each.communicate(timeout=timeout) for each in processes]
+        assert [error for _, error in told if error] == []
         assert [each.returncode for each in processes] == [0] * len(processes)
-        return found
+        return [(out or "").split() for out, _ in told]
     finally:
         for each in processes:
             each.kill()

@@ -16,7 +16,8 @@ from lsqctl.training.evaluation import freeze_bn
 from lsqctl.training.optimizer_step import OptimizerStepper, train_step
 from lsqctl.training.pieces import deal
 
-from .conftest import session_of, tiny
+from .conftest import session_of, small, tiny
+from .small_world import EVAL_IMAGES
 
 FLOAT = dict.fromkeys(tiny().quant.model_fields_set, 32)
 
@@ -144,7 +145,7 @@ def test_a_loss_scale_that_no_longer_helps_ends_the_run_as_diverged(job, monkeyp
 
 
 def test_fp16_trains_on_a_cpu(job):
-    recipe = tiny(train={"epochs": 4, "lr": 0.1, "precision": "fp16"}, data={"batch_size": 64})
+    recipe = small(train={"epochs": 4, "lr": 0.2, "precision": "fp16"}, data={"batch_size": 16})
     facts = list(finetune(recipe, job()))
-    assert facts[-1].evaluations[0].n_correct > 0.9 * 540
+    assert facts[-1].evaluations[0].n_correct > 0.3 * EVAL_IMAGES  # by chance a tenth
     assert facts[-1].precision == "fp16"

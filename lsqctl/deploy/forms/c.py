@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 COMPILER = "cc"
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 SMALL = ("-Os", "-fno-asynchronous-unwind-tables")  # as firmware is compiled
-_IN_PLACE = ("layer", "quantize", "clamp", "add", "sub", "mul", "div", "reshape")
+_BINARY = ("add", "sub", "mul", "div")
+_IN_PLACE = ("layer", "quantize", "clamp", "reshape", *_BINARY)
 _SHORT = 32767
 
 
@@ -194,6 +196,8 @@ class _Arena:
                 self._live[index + 1] = self._live.pop(dying[0])
                 continue
             before = dying if operation.kind in _IN_PLACE else []
+            if operation.kind in _BINARY:  # a number a channel is read after the first is written
+                before = [n for n in dying if np.prod(program.shape(n)) == operation.size]
             for number in before:
                 self._live.pop(number, None)
             self._place(index + 1, operation.size)
@@ -315,9 +319,10 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
     x, *others = (_at(arena, number) for number in one.inputs)
     if one.kind == "layer":
         return f"lsq_layer_run(lsq_layers + {layers.index(one)}, {x}, @);"
-    if one.kind in ("add", "sub", "mul", "div"):
+    if one.kind in _BINARY:
         other = others[0] if others else str(one.settings["constant"])
-        count = one.size if others else program.tensors[other].size
+        second = program.shape(one.inputs[-1]) if others else program.tensors[other].shape
+        count = int(np.prod(second))
         ends_text = f"{one.size}, {one.size // count}, {count}"
         return f"lsq_binary('{one.kind[0]}', {x}, {other}, @, {ends_text});"
     if one.kind == "clamp":
@@ -331,10 +336,17 @@ def _call(program: Program, one: Operation, arena: _Arena, layers: Sequence[Oper
         step, offset = (_float(one.settings[key] or 0.0) for key in ("step", "offset"))
         ends_text = f"{one.number('low')}, {one.number('high')}"
         return f"lsq_quantize({x}, @, {one.size}, {step}, {offset}, {ends_text});"
-    if one.kind == "reshape":
-        return f"lsq_copy({x}, @, {one.size});"
+    if one.kind in ("reshape", "concat"):
+        return _copies([x, *others], [int(np.prod(program.shape(n))) for n in one.inputs])
     family = "pool" if one.kind.endswith("pool") else one.kind
     return f"lsq_{family}({x}, @, #);"
+
+
+def _copies(parts: Sequence[str], sizes: Sequence[int]) -> str:
+    """Return the statements that lay values of so many numbers one behind another."""
+    positions = zip(parts, accumulate(sizes, initial=0), sizes, strict=False)
+    calls = [f"lsq_copy({part}, @ + {at}, {size});" for part, at, size in positions]
+    return " ".join(calls).replace("@ + 0,", "@,")
 
 
 def _parameters(program: Program, one: Operation) -> list[int]:

@@ -16,6 +16,7 @@ Cost = Literal["size_bytes", "gbops"]
 TOP1_AXIS = Axis("Top-1 %")
 _STYLE_LABELS: dict[SeriesStyle, str] = {
     "local": "local runs",
+    "mixed": "local runs, bits by layer",
     "published": "published rows",
     "full": "full precision",
 }
@@ -30,7 +31,9 @@ def series_style(entry: Entry) -> SeriesStyle:
     """Return how the point of a row looks."""
     if entry.is_full_precision:
         return "full"
-    return "local" if entry.is_local else "published"
+    if not entry.is_local:
+        return "published"
+    return "mixed" if entry.mixed else "local"
 
 
 def cost_unit(table: Table, cost: Cost) -> tuple[float, str]:
@@ -44,8 +47,9 @@ def cost_unit(table: Table, cost: Cost) -> tuple[float, str]:
 def accuracy_by_cost(table: Table, cost: Cost) -> Chart:
     """Return Top-1 against a cost: local runs, published rows, and the Pareto front of this cost.
 
-    On the front are the rows that are Pareto-optimal by the rule of the board's column. Rows in
-    full precision stand aside from it, as they have no rank.
+    Local runs whose layers have bits of their own, as `recipe bits` gives them, look otherwise. On
+    the front are the rows that are Pareto-optimal by the rule of the board's column. Rows in full
+    precision stand aside from it, as they have no rank.
     """
     unit, name = cost_unit(table, cost)
     rows = [(number, item) for number, item in enumerate(table.rows) if getattr(item, cost)]
@@ -86,7 +90,10 @@ def _point_series(
         tuple((getattr(row, cost) / unit, row.top1_mean) for _, row in numbered_rows),
         style,
         labels=tuple(sanitize(row.model) for _, row in numbered_rows),
-        short_labels=tuple(f"W{row.weight_bits}A{row.act_bits}" for _, row in numbered_rows),
+        short_labels=tuple(
+            "mixed" if row.mixed else f"W{row.weight_bits}A{row.act_bits}"
+            for _, row in numbered_rows
+        ),
         rows=tuple(number for number, _ in numbered_rows),
         intervals=tuple(map(ci95, (row for _, row in numbered_rows))),
     )
@@ -108,7 +115,8 @@ def accuracy_by_bits(table: Table, *, max_charts: int = 12) -> list[Chart]:
     """Return one chart a network: Top-1 against bits, a line a method, a level for full precision.
 
     Lines join rows with equal bits for weights and activations; others stand by themselves at
-    their weight bits. The networks with the most rows come first, ``max_charts`` of them.
+    their weight bits, and those with bits by layer, which are no one number, are left out. The
+    networks with the most rows come first, ``max_charts`` of them.
     """
     networks: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
     for number, row in enumerate(table.rows):
@@ -117,7 +125,7 @@ def accuracy_by_bits(table: Table, *, max_charts: int = 12) -> list[Chart]:
     quantized = {
         arch: rows
         for arch, rows in networks.items()
-        if any(not row.is_full_precision for _, row in rows)
+        if any(not row.is_full_precision and not row.mixed for _, row in rows)
     }
     ordered = sorted(quantized, key=lambda arch: (-len(quantized[arch]), arch))[:max_charts]
     colors = _method_colors(table)
@@ -136,7 +144,7 @@ def _network_chart(
 ) -> Chart:
     methods: dict[tuple[bool, str], list[tuple[int, Entry]]] = defaultdict(list)
     for number, row in rows:
-        if not row.is_full_precision:
+        if not row.is_full_precision and not row.mixed:
             methods[not row.is_local, row.method or ""].append((number, row))
     series = [
         line
@@ -236,6 +244,8 @@ def _network_series(arch: str, rows: Sequence[Entry], cost: Cost, unit: float) -
 def _bits_text(row: Entry) -> str:
     if row.is_full_precision:
         return "FP"
+    if row.mixed:
+        return "mixed"
     return (
         str(row.weight_bits)
         if row.weight_bits == row.act_bits

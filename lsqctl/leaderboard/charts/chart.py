@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Point = tuple[float, float]
-SeriesStyle = Literal["local", "published", "full", "front", "rule", "curve"]
-"""Points of local runs, of published rows, of full precision; a staircase, a level, a line."""
+SeriesStyle = Literal["local", "mixed", "published", "full", "front", "rule", "curve"]
+"""Points of local runs, of those with bits by layer, of published rows, of full precision; a
+staircase, a level, a line."""
 
-POINT_STYLES: tuple[SeriesStyle, ...] = ("local", "published", "full")
+POINT_STYLES: tuple[SeriesStyle, ...] = ("local", "mixed", "published", "full")
 
 
 @dataclass(frozen=True, slots=True)

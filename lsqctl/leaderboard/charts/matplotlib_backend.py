@@ -143,7 +143,7 @@ def _draw_series(
         plot_args |= _line_style(series, label_number, crowded=crowded)
         axes.plot(xs, ys, **plot_args)
         return
-    plot_args |= {"markerfacecolor": "white"} if series.style != "local" else {}
+    plot_args |= {"markerfacecolor": "white"} if series.style not in ("local", "mixed") else {}
     if series.joined:
         axes.plot(*zip(*series.line_points, strict=True), color=color)
     if series.intervals:

@@ -17,7 +17,14 @@ from lsqctl.leaderboard.charts.chart import (
     ticks,
 )
 
-STYLE_MARKERS = {"local": "●", "published": "○", "full": "□", "front": "┈", "rule": "╌"}
+STYLE_MARKERS = {
+    "local": "●",
+    "mixed": "■",
+    "published": "○",
+    "full": "□",
+    "front": "┈",
+    "rule": "╌",
+}
 MIN_WIDTH, MIN_HEIGHT = 24, 6
 _LINE_SAMPLES = ("━", "╍", "┉")
 _GAPS = (1, 2, 4)  # a second and third line have every second, every fourth dot

@@ -72,8 +72,11 @@ const logitsOf = (image) => {
     const y = new Float32Array(size(one.shape)), x = values[one.inputs[0]];
     if (one.kind in binary) {
       const constant = one.settings.constant, other = constant ? tensors[constant] : values[one.inputs[1]];
-      const area = constant ? y.length / other.length : 1;
+      const area = y.length / other.length;
       x.forEach((v, i) => { y[i] = binary[one.kind](v, other[Math.floor(i / area)]); });
+    } else if (one.kind === "concat") {
+      let at = 0;
+      one.inputs.forEach((n) => { y.set(values[n], at); at += values[n].length; });
     } else run[one.kind](one, x, shapes[one.inputs[0]], y);
     values.push(y);
     shapes.push(one.shape);

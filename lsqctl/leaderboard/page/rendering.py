@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
     from lsqctl.leaderboard.page.classifier import Classifier
 
-ROW_CSS_CLASSES = {"local": "o", "published": "p", "full": "f"}
+ROW_CSS_CLASSES = {"local": "o", "mixed": "o", "published": "p", "full": "f"}
 _DELTA_CSS_CLASSES: Mapping[Highlight, str] = {"good": "g", "bad": "w", "": ""}
 
 

@@ -56,6 +56,15 @@ class Method:
         """1 at the start of training, 0 at its end, as the learning rate of the paper."""
         return 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
 
+    @property
+    def annealed(self) -> float:
+        """0 for the first quarter of training, then by half a cosine to 1 at its end.
+
+        As in the code of Nagel et al. (2022), where an annealing starts at 0.25.
+        """
+        late = max(0.0, self.progress - ANNEAL_START) / (1 - ANNEAL_START)
+        return 0.5 * (1 - math.cos(math.pi * min(1.0, late)))
+
 
 METHODS: Mapping[str, str] = {
     "weight_steps": "weight_steps.WeightSteps",
@@ -75,6 +84,8 @@ OFF: Mapping[str, object] = {
 }
 """The value of each key with which its method does nothing: plain LSQ."""
 
+
+ANNEAL_START = 0.25  # of the training
 
 FREEZABLE_BITS = 4
 """Layers of more bits are never frozen, as in the authors' code: their codes are close together."""

@@ -1,7 +1,7 @@
 """Oscillation dampening: a pull of each weight to the middle of its code.
 
 Nagel, Fournarakis, Bondarenko, Blankevoort, "Overcoming Oscillations in Quantization-Aware
-Training", ICML 2022 (arXiv 2203.11086), section 4.1.
+Training", ICML 2022 (arXiv 2203.11086), and their code (Qualcomm-AI-research/oscillations-qat).
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ def dampening_gradient(weight: Tensor, step: Tensor, bounds: tuple[int, int]) ->
 class Dampening(Method):
     """Adds lambda(t) dL/dw to the gradient of every quantized weight, before each step.
 
-    lambda grows with half a cosine from 0 to the key's value at the end of training. The gradient
-    is added after clipping, and the loss that is reported does not hold this term.
+    lambda is 0 for a quarter of the training and grows by half a cosine to the key's value at its
+    end, as in the authors' code. The norm is the paper's, a sum over all weights; their code
+    (kernel_mean) divides it by the weights of an output channel, so that its 0.1 is 0.1 / (C k k)
+    here. The gradient is added after clipping, and the reported loss does not hold this term.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
@@ -42,7 +44,7 @@ class Dampening(Method):
     @torch.no_grad()
     def before_step(self) -> None:
         """Add the gradient; weights without one are left alone."""
-        strength = self._strength * (1 - self.half_cosine)
+        strength = self._strength * self.annealed
         for quantizer, weight in self._weights.pairs:
             if weight.grad is not None:
                 pull = dampening_gradient(weight, quantizer.step_size, quantizer.bounds)

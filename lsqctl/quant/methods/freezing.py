@@ -1,22 +1,25 @@
 """Iterative weight freezing: a weight that oscillates too often keeps its code for good.
 
 Nagel, Fournarakis, Bondarenko, Blankevoort, "Overcoming Oscillations in Quantization-Aware
-Training", ICML 2022 (arXiv 2203.11086), sections 2.3 and 4.2, algorithm 1.
+Training", ICML 2022 (arXiv 2203.11086), algorithm 1, and their code
+(Qualcomm-AI-research/oscillations-qat).
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lsqctl.quant.methods import FREEZABLE_BITS, Method, MethodState
+from lsqctl.quant.methods import ANNEAL_START, FREEZABLE_BITS, Method, MethodState
 from lsqctl.quant.methods.weight_codes import WeightCodes
 
-MOMENTUM = 0.01
-"""m of both moving averages, as in the authors' code."""
+MOMENTUM = 0.001
+"""m of both moving averages: that of the authors' published commands. They advise a threshold of
+two or three times as much at least, and take 0.1 at the start and 0.01 at the end."""
 
 
 class Oscillations(NamedTuple):
@@ -43,8 +46,8 @@ def follow(known: Oscillations, codes: Tensor, threshold: float) -> Oscillations
     """Return what is known after a step that left the weights at ``codes``.
 
     o = 1 where the code changed, and not in the direction of its last change (0 at the first one);
-    f <- m o + (1 - m) f; average <- m code + (1 - m) average. Frozen from now on: f > threshold, at
-    the rounded average.
+    f <- m o + (1 - m) f. Frozen from now on: f > threshold, at the rounded average of the codes
+    before this one; average <- m code + (1 - m) average.
     """
     change = (codes > known.codes).to(torch.int8) - (codes < known.codes).to(torch.int8)
     oscillates = (change * known.direction < 0).float()
@@ -57,16 +60,17 @@ def follow(known: Oscillations, codes: Tensor, threshold: float) -> Oscillations
         frequency,
         average,
         known.frozen | frozen_now,
-        torch.where(frozen_now, average.round().to(torch.int8), known.frozen_codes),
+        torch.where(frozen_now, known.average.round().to(torch.int8), known.frozen_codes),
     )
 
 
 class Freezing(Method):
     """Freezes, after each step, the weights whose frequency exceeds the threshold.
 
-    The key's value is (threshold at the start, at the end), with half a cosine between them. A
-    frozen weight is set to its code times the step size after each step, so that it follows a step
-    size that still learns.
+    The key's value is (threshold at the start, at the end). Where they differ, nothing is frozen in
+    the first quarter of the training, at whose end the averages of codes begin, and the threshold
+    falls by half a cosine from then on, as in the authors' code. A frozen weight is set to its code
+    times the step size after each step, so that it follows a step size that still learns.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
@@ -84,8 +88,11 @@ class Freezing(Method):
     def after_step(self) -> None:
         """Freeze what oscillates, and set what is frozen."""
         assert self._known is not None
-        threshold = self._last + (self._first - self._last) * self.half_cosine
-        known = follow(self._known, self._weights.codes(), threshold)
+        threshold = self._first + (self._last - self._first) * self.annealed
+        warming = self._first != self._last and self.progress < ANNEAL_START
+        known = follow(self._known, self._weights.codes(), math.inf if warming else threshold)
+        if warming:
+            known = known._replace(average=known.codes.float())
         where, at = (self._weights.split(row) for row in (known.frozen, known.frozen_codes))
         for (quantizer, weight), frozen, code in zip(self._weights.pairs, where, at, strict=True):
             weight.copy_(torch.where(frozen, code * quantizer.step_size, weight))

@@ -17,17 +17,17 @@ from lsqctl.quant.methods.weight_codes import WeightCodes
 from lsqctl.quant.optim import ParamGroup
 
 MOMENTUM = 0.99
-"""Of the running rate K."""
+"""m of equation 10."""
 _GROUP = "quantized_weights"
 
 
 def adapted_lr(lr: float, target: float, rate: float, gain: float) -> float:
-    """Return the next transition-adaptive learning rate: U <- max(0, U + gain (R - K))."""
+    """Return the next transition-adaptive learning rate: U <- max(0, U + gain (R - K)) (eq. 11)."""
     return max(0.0, lr + gain * (target - rate))
 
 
 def transition_rate(before: Tensor, after: Tensor) -> float:
-    """Return k, the share of codes (N,) that differ from those of the step before."""
+    """Return k, the share of codes (N,) that differ from those of the step before (eq. 5)."""
     return (before != after).float().mean().item()
 
 
@@ -35,9 +35,13 @@ class TransitionRate(Method):
     """Gives the quantized weights a learning rate U of their own.
 
     The key's value is R_0, the share of codes that are to change at a step in the beginning; the
-    target R_t falls with half a cosine to 0. After each step K <- m K + (1 - m) k, and U follows
-    ``adapted_lr``; w <- w - U times the optimizer's direction. Where the paper leaves it to its
-    settings: U begins at the group's first learning rate, which is also the gain; K begins at R_0.
+    target R_t falls with half a cosine to 0 (the paper takes any usual schedule). After each step
+    K <- m K + (1 - m) k (eq. 10), and U follows ``adapted_lr``; w <- w - U times the optimizer's
+    direction (eq. 12). Step sizes of weights are not trained, as in the paper's footnote 2.
+
+    Not to be had was its supplement. By summaries of it m is 0.99, the gain is the first U, and R_0
+    is in proportion to the root of the weights' bits. That U begins at the group's first learning
+    rate, and K at R_0, is ours.
 
     Raises:
         ValueError: the optimizer has no group ``weights`` with these weights (``param_groups``).
