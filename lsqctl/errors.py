@@ -13,6 +13,7 @@
   * CannotCompile              1   torch.compile was asked for and does not work on this machine
   * SchedulerAway              1   a scheduler cannot be asked now, which proves nothing
   * PilotRefused               1   a scheduler says that a pilot can never start
+  * RankFailed                 1   a process of a run on several has gone, or computes other bits
   * IllegalTransition          1   e.g. cancelling a run that has finished
   * RunFailed                  5   a run that was waited for failed
   * WaitTimeout                6   runs that were waited for had not ended in time
@@ -82,6 +83,17 @@ class SchedulerAway(LsqctlError):
 
 class PilotRefused(LsqctlError):
     """A scheduler says that a pilot can never start as it was asked for."""
+
+
+class RankFailed(LsqctlError):
+    """A process of a run on several has gone, or computes other bits than the first one.
+
+    ``is_lost``: it does not answer, which does not say why.
+    """
+
+    def __init__(self, message: str, *, is_lost: bool = False) -> None:
+        self.is_lost = is_lost
+        super().__init__(message)
 
 
 class IllegalTransition(LsqctlError):

@@ -254,7 +254,10 @@ WorkerGpus = Annotated[
 ReservedGpus = Annotated[
     int,
     typer.Option(
-        "--gpus", parser=positive_int, metavar="N", help="Reserve N whole GPUs for each run."
+        "--gpus",
+        parser=positive_int,
+        metavar="N",
+        help="Train each run on N GPUs (N slots of a CPU worker), with the bits of one.",
     ),
 ]
 CompileOption = Annotated[

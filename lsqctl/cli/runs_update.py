@@ -1,4 +1,4 @@
-"""`runs hold|release|priority`: change what runs next, by run or for a whole sweep."""
+"""`runs hold|release|priority|gpus`: change what runs next, by run or for a whole sweep."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
         epilog="Example: lsqctl runs priority @last 5",
         context_settings={"ignore_unknown_options": True},  # or -5 is taken for an option
     )(priority)
+    app.command(epilog="Example: lsqctl runs gpus @last 2")(gpus)
 
 
 def hold(
@@ -90,6 +91,28 @@ def priority(
     with open_store(ctx) as store:
         prioritize = partial(store.runs.prioritize, priority=level)
         _update_runs(store, words, sweep, prioritize, json=json, quiet=quiet)
+
+
+def gpus(
+    ctx: typer.Context,
+    run_refs: OptionalRuns = None,
+    number: Annotated[
+        str, typer.Argument(metavar="N", help="GPUs, or slots of a CPU worker.")
+    ] = "",
+    sweep: SweepOption = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train runs on another number of GPUs from their next attempt on, to the same bits."""
+    from lsqctl.services.run_control import set_gpus
+
+    words = [*(run_refs or ()), number]
+    if not words[-1].isdigit() or int(words[-1]) == 0:
+        raise UsageError("how many? lsqctl runs gpus RUN... N")
+    wanted = int(words.pop())
+    with open_store(ctx) as store:
+        change = partial(set_gpus, store, gpus=wanted)
+        _update_runs(store, words, sweep, change, json=json, quiet=quiet)
 
 
 def _update_runs(

@@ -209,10 +209,10 @@ def _work_queue(
             "a GPU that others use cannot be told from an idle one "
             f"({gpu_probe.unavailable_reason})"
         )
-    if options.only_gpus is not None and options.only_gpus > max(1, len(gpus)):
-        raise UsageError(
-            f"--only-gpus {options.only_gpus}: this worker has {pluralize(len(gpus), 'GPU')}"
-        )
+    ranks = slot_allocator.pool.most_ranks
+    if options.only_gpus is not None and options.only_gpus > ranks:
+        room = pluralize(ranks, "GPU" if gpus else "slot")
+        raise UsageError(f"--only-gpus {options.only_gpus}: this worker has {room}")
     identity = this_worker(name, len(slot_allocator.pool.slots), "cuda" if gpus else "cpu")
     with ignore_broken_pipes(), observe_worker(store) as observer:
         supervisor = Supervisor(

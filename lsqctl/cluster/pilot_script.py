@@ -62,7 +62,8 @@ def pilot_script(request: PilotRequest, *, header: Sequence[str], job_id: str) -
     nonce = "$(od -An -N3 -tx1 /dev/urandom | tr -d ' \\n')"
     gpus = request.gpus if profile.gres else 0
     join = f"--gpus {gpus} --token {request.token} --expect {quote(request.version)}"
-    work = f"--idle-limit {profile.idle:g} --only-gpus {request.gpus} --slots 1"
+    slots = 1 if profile.gres else request.gpus  # a CPU's slots are what its ranks run in
+    work = f"--idle-limit {profile.idle:g} --only-gpus {request.gpus} --slots {slots}"
     lines = [
         "#!/bin/bash",
         *header,

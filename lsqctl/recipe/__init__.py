@@ -8,6 +8,7 @@ in ``sections`` or ``train_section`` once and is printed by ``lsqctl recipe sche
 
 from lsqctl.recipe.cross_checks import KeyConflict, cross_check, derived_defaults
 from lsqctl.recipe.quant_section import OverrideSection, QuantSection
+from lsqctl.recipe.ranks import check_ranks, possible_ranks
 from lsqctl.recipe.recipe import (
     MAX_NAME_PART,
     Recipe,
@@ -40,10 +41,12 @@ __all__ = [
     "Section",
     "StopSection",
     "TrainSection",
+    "check_ranks",
     "cross_check",
     "derived_defaults",
     "fingerprint",
     "is_valid_name",
     "load_stored",
     "plugins_of",
+    "possible_ranks",
 ]

@@ -180,18 +180,16 @@ def _check_held(state: QueueHealth) -> Iterator[Finding]:
 
 
 def _check_unschedulable(state: QueueHealth, status: QueueStatus) -> Iterator[Finding]:
-    """Find runs that reserve more GPUs than any live worker has: nobody will ever take them."""
+    """Find runs that want more GPUs, or slots, than any live worker has: nobody will take them."""
     identities = [entry.worker.identity for entry in status.overview.workers if not entry.stale]
-    most_slots = max(
-        (entry.slots for entry in identities if entry.device.startswith("cuda")), default=0
-    )
+    most_slots = max((entry.slots for entry in identities), default=0)
     if identities and state.max_gpus > max(1, most_slots):
         yield Finding(
             "warning",
             f"run {state.largest_run} reserves {state.max_gpus} GPUs, and the largest worker at "
             f"work has {most_slots}",
-            f"start a worker on a machine with {state.max_gpus} GPUs, or lsqctl runs cancel "
-            f"{state.largest_run}",
+            f"start a worker on a machine with {state.max_gpus} GPUs, or with `--slots "
+            f"{state.max_gpus}` on a CPU, or lsqctl runs gpus {state.largest_run} 1",
         )
 
 

@@ -63,6 +63,18 @@ def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> lis
     return runs
 
 
+def set_gpus(store: Store, *run_ids: str, gpus: int) -> None:
+    """Let the next attempts of runs be shared by so many processes: all or none.
+
+    Raises UsageError, as submit does, where so many cannot share one of the runs.
+    """
+    from lsqctl.recipe import check_ranks, load_stored
+
+    for run_id in run_ids:
+        check_ranks(load_stored(store.runs.detail(run_id).recipe), gpus)
+    store.runs.set_gpus(*run_ids, gpus=gpus)
+
+
 def retry_run(
     store: Store, settings: Settings, run_id: str, *, from_scratch: bool = False
 ) -> RunState:

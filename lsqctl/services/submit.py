@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lsqctl.datasets import DATASETS
 from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, fingerprint
+from lsqctl.recipe import Recipe, RunRef, check_ranks, fingerprint, possible_ranks
 from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent
 from lsqctl.run import (
     EXTENSION_ROLE,
@@ -68,7 +68,7 @@ class SubmitOptions:
 
     ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
     (0 lifts an earlier limit, None leaves it). ``grids`` make a sweep of each recipe; ``tags`` are
-    given to the runs that are named, parents not among them.
+    given to the runs that are named, parents not among them. ``gpus`` processes share each run.
     """
 
     overrides: tuple[str, ...] = ()
@@ -241,7 +241,7 @@ class _Planner:
             tags=self.options.tags if submitted else (),
             user=current_user(),
             partial=recipe.data.partial,
-            gpus=self.options.gpus,
+            gpus=self._ranks(recipe, submitted=submitted),
             time_limit_seconds=self.options.time_limit_seconds,
         )
         planned = self.planned.get(new.run_sha256)
@@ -254,6 +254,13 @@ class _Planner:
         elif new.sweep not in {None, planned.sweep}:
             self.extra_cells.append(new)
         return new
+
+    def _ranks(self, recipe: Recipe, *, submitted: bool) -> int:
+        """Return how many processes share the run; a parent that was not named takes fewer."""
+        if submitted:
+            check_ranks(recipe, self.options.gpus)
+            return self.options.gpus
+        return possible_ranks(recipe, self.options.gpus)[-1]
 
     def _resolve_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
         """Return identities for the hash, entries for the provenance, parents by run_sha256.

@@ -274,6 +274,19 @@ class Runs(StorePart):
                 record_event(db, run_id, "priority", detail=str(priority))
             raise_parent_priority(db, run_id, priority)
 
+    @exclusive_tx
+    def set_gpus(self, db: Connection, *run_ids: str, gpus: int) -> None:
+        """Let the next attempts of unfinished runs be shared by so many processes: all, or none.
+
+        Raises NotFound, and IllegalTransition for a finished run.
+        """
+        for run_id in run_ids:
+            row = select_for_update(db, run_id)
+            _check_unfinished(run_id, RunState(row.state), "given other GPUs")
+            if row.gpus != gpus:
+                db.execute(update(runs).where(runs.c.id == run_id).values(gpus=gpus))
+                record_event(db, run_id, "gpus", detail=str(gpus))
+
     @read_tx
     def tags(self, db: Connection, ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return the tags of each of these runs, sorted; runs without one are left out."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, UsageError
+from lsqctl.errors import DataError, RankFailed, UsageError
 from lsqctl.events import (
     KernelUse,
 )
@@ -19,15 +21,24 @@ from lsqctl.models.heads import classifier_name
 from lsqctl.quant import calibrate, prepare, quantized_layers
 from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
-from lsqctl.training.checkpoint import read_state
+from lsqctl.run import EXTENSION_ROLE
+from lsqctl.training.checkpoint import (
+    CheckpointContent,
+    read_checkpoint,
+    read_state,
+    resume_point,
+)
+from lsqctl.training.checkpoint_files import checkpoint_dir
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.evaluation import (
+    EvalShare,
     evaluate,
 )
 from lsqctl.training.optimizer_step import (
     freeze_teacher,
 )
+from lsqctl.training.ranks import from_first, ranks_that_differ
 from lsqctl.training.runtime import (
     ExecutionContext,
     check_stop,
@@ -39,6 +50,62 @@ from lsqctl.training.session import (
 )
 from lsqctl.training.train_state import EvalRecord, TrainState
 from lsqctl.training.weights import load_step_sizes, load_weights, weights_digest
+
+
+def shared_resume_point(
+    context: ExecutionContext,
+) -> tuple[CheckpointContent | None, list[str]]:
+    """Return what ``resume_point`` returns to rank 0; the others read the same checkpoint."""
+    world, notes = context.world, list[str]()
+    content: CheckpointContent | None = None
+    if world.rank == 0:
+        content, notes = resume_point(
+            context.run_dir, context.recorded_checkpoints, context.with_lease
+        )
+    step = from_first(world, str(content.step) if content else "")
+    if world.rank > 0 and step:
+        content = read_checkpoint(checkpoint_dir(context.run_dir, int(step)))
+    return content, notes
+
+
+def check_same_environment(train_state: TrainState, context: ExecutionContext) -> None:
+    """Raise RankFailed where ranks would not compute alike: one compiles, another cannot."""
+    text = json.dumps(train_state.environment, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).digest()
+    if differ := ranks_that_differ(context.world, digest):
+        raise RankFailed(f"rank {differ[0]} would not compute as rank 0 does ({text})")
+
+
+_KEPT_BY_EXTENSION: tuple[str, ...] = (
+    *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
+    *("input_digests", "environment", "deterministic", "new_head"),
+)
+
+
+def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointContent | None:
+    """Return the last checkpoint of the run that a recipe extends, as this run's own beginning.
+
+    Steps, optimizer, averages, random states and what was counted before quantization are kept; of
+    results there are none yet. None for a recipe that extends no run. Raises DataError where the
+    checkpoint is damaged, or is not the end of a training.
+    """
+    if recipe.extension is None:
+        return None
+    folder = Path(context.inputs[EXTENSION_ROLE])
+    content = read_checkpoint(folder)
+    before = TrainState.from_state(content.state["cursor"])
+    if before.batch or before.evaluation_pending or before.epoch >= recipe.train.epochs:
+        raise DataError(
+            f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
+            f"{recipe.train.epochs} epochs in all would extend"
+        )
+    start = TrainState(
+        recipe_hash=recipe_hash(recipe),
+        start_epoch=before.epoch,
+        start_step=before.step,
+        **{name: getattr(before, name) for name in _KEPT_BY_EXTENSION},
+    )
+    return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
 
 def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.device) -> DataPipeline:
@@ -88,7 +155,13 @@ def load_initial_weights(
     if recipe.quant.to_spec().quantized:
         train_state.fp32 = parent_fp32_eval(source, pipeline)
     if recipe.quant.to_spec().quantized and train_state.fp32 is None:
-        counts = evaluate(model, pipeline.eval_batches(), before_batch=lambda: check_stop(context))
+        share = EvalShare(pipeline.eval_indices(), context.world)
+        counts = evaluate(
+            model,
+            pipeline.eval_batches(share.batches),
+            before_batch=lambda: check_stop(context),
+            share=share,
+        )
         train_state.fp32 = EvalRecord.from_counts(counts, 0)
     return parent_steps
 

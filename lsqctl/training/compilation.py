@@ -19,7 +19,7 @@ from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
-from lsqctl.training.runtime import ExecutionContext, check_stop
+from lsqctl.training.runtime import ExecutionContext, check_own_stop
 from lsqctl.training.train_state import TrainState
 
 Forward = Callable[[Tensor], Tensor]
@@ -169,7 +169,7 @@ def _available(requested: bool, context: ExecutionContext) -> tuple[bool, list[s
         return False, [f"{error}; training goes on without"]
     reason = _unavailable_reason(torch.device(context.device))
     if reason:  # the compiler may have got the signal that ends the attempt
-        check_stop(context)
+        check_own_stop(context)
     if reason and context.compile == "on":
         raise CannotCompile(f"{reason}; {_COMPILER_HINT}")
     return not reason, [f"{reason}; training goes on without"] if reason else []

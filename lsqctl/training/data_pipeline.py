@@ -6,7 +6,7 @@ The order is a pure function of (seed, epoch): a resumed run begins at any batch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -224,9 +224,12 @@ class DataPipeline:
         permutation = counter_rng.permutation(self.seed, epoch, len(self._train))
         return _split_batches(permutation, self.batch_size)[start : self.steps_per_epoch]
 
-    def train_batches(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the training batches of an epoch from batch ``start`` on."""
-        return self._augmented(self.batch_indices(epoch, start=start), self.view_of(epoch))
+    def train_batches(
+        self, epoch: int, *, start: int = 0, part: Callable[[Indices], Indices] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the training batches of an epoch from batch ``start`` on, or a part of each."""
+        indices = self.batch_indices(epoch, start=start)
+        return self._augmented(map(part, indices) if part else indices, self.view_of(epoch))
 
     def view_batches(self, view: int, batches: Iterable[Indices]) -> Iterator[Tensor]:
         """Yield some training images as the epochs of a view see them."""
@@ -238,19 +241,19 @@ class DataPipeline:
         for pixels, labels in self._train.train_batches(batches, seed=seed, epoch=view):
             yield self._normalize(pixels, labels)
 
-    def eval_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the evaluation batches in dataset order."""
-        indices = np.arange(len(self._eval))
-        for pixels, labels in self._eval.eval_batches(
-            _split_batches(indices, self.eval_batch_size)
-        ):
+    def eval_indices(self) -> list[Indices]:
+        """Return which images make the evaluation batches, in dataset order."""
+        return _split_batches(np.arange(len(self._eval)), self.eval_batch_size)
+
+    def eval_batches(self, batches: Sequence[Indices] | None = None) -> Iterator[Batch]:
+        """Yield the evaluation batches in dataset order, or some of ``eval_indices``."""
+        chosen = self.eval_indices() if batches is None else batches
+        for pixels, labels in self._eval.eval_batches(chosen):
             yield self._normalize(pixels, labels)
 
     def eval_pixels(self) -> Iterator[Batch]:
         """Yield the same batches as bytes (B, C, H, W), before they are normalized."""
-        return self._eval.eval_batches(
-            _split_batches(np.arange(len(self._eval)), self.eval_batch_size)
-        )
+        return self._eval.eval_batches(self.eval_indices())
 
     def calibration_batches(self, images: int) -> Iterator[Tensor]:
         """Yield ``images`` shuffled training images, as evaluation would see them.

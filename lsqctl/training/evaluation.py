@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsqctl.errors import UsageError
 from lsqctl.failpoint import failpoint
+from lsqctl.training.ranks import World, any_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,47 @@ class EvalCounts:
         return None if self.n_correct_top5 is None else 100 * self.n_correct_top5 / self.n_total
 
 
+class EvalShare:
+    """The batches of an evaluation that one rank counts: every ``size``-th, whole, from its rank.
+
+    A batch normalizes by running statistics, so that it does not matter who counts it.
+    """
+
+    def __init__(self, batches: Sequence[NDArray[np.int64]], world: World) -> None:
+        self.batches = batches[world.rank :: world.size]
+        self.extra_rounds = -(-len(batches) // world.size) - len(self.batches)  # without a batch
+        self._n_images = sum(map(len, batches))
+        self._world = world
+
+    def gather(self, hits: Tensor, top5: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what all ranks have counted, a value an image, in dataset order."""
+        if self._world.size == 1:
+            return hits, top5, losses
+        values = torch.zeros((3, self._n_images), dtype=torch.int64)
+        positions = torch.from_numpy(np.concatenate([*self.batches, np.arange(0)]))
+        bits = losses.view(torch.int64)  # a sum of floats would lose the sign of a zero
+        values[:, positions] = torch.stack([hits.long(), top5.long(), bits]).cpu()
+        self._world.sum(values)
+        found = values.to(losses.device)
+        return found[0].bool(), found[1].bool(), found[2].view(torch.float64)
+
+    def any_has_top5(self, has_top5: bool) -> bool:
+        """Return whether a rank that had a batch has counted Top-5."""
+        return any_rank(self._world, has_top5)[0]
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     *,
     before_batch: Callable[[], None] = lambda: None,
+    share: EvalShare | None = None,
 ) -> EvalCounts:
     """Return the counts of ``model`` in evaluation mode over (images, labels) batches.
 
     ``before_batch`` is called before each batch and may raise to end the evaluation. The model's
-    training mode is restored.
+    training mode is restored. With ``share``, ``batches`` are this rank's, and the counts of all.
     """
     was_training = model.training
     model.eval()
@@ -62,9 +94,11 @@ def evaluate(
             before_batch()
             failpoint("evaluate.batch")
             running.add(model(images).float(), labels)
+        for _ in range(share.extra_rounds if share else 0):
+            before_batch()
     finally:
         model.train(was_training)
-    return running.counts()
+    return running.counts(share)
 
 
 class RunningCounts:
@@ -74,25 +108,36 @@ class RunningCounts:
         self._correct: list[Tensor] = []
         self._correct_top5: list[Tensor] = []
         self._losses: list[Tensor] = []
+        self._has_top5 = False
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count one batch: logits (B, classes) in fp32, labels (B)."""
         self._correct.append(logits.argmax(1) == labels)
-        if logits.shape[1] >= 6:
-            self._correct_top5.append(_in_top5(logits, labels))
+        self._has_top5 = logits.shape[1] >= 6
+        in_top5 = _in_top5(logits, labels) if self._has_top5 else self._correct[-1]
+        self._correct_top5.append(in_top5)
         self._losses.append(F.cross_entropy(logits, labels, reduction="none").double())
 
-    def counts(self) -> EvalCounts:
-        """Return what was counted, of one batch at least."""
-        hits = torch.cat(self._correct).cpu().numpy()
-        top5 = self._correct_top5
+    def counts(self, share: EvalShare | None = None) -> EvalCounts:
+        """Return what was counted, of one batch at least; with ``share``, by all ranks."""
+        counted = (_joined(self._correct), _joined(self._correct_top5), _joined(self._losses))
+        has_top5 = self._has_top5
+        if share is not None:
+            counted, has_top5 = share.gather(*counted), share.any_has_top5(has_top5)
+        all_hits, all_top5, losses = counted
+        hits = all_hits.cpu().numpy()
         return EvalCounts(
             n_correct=int(hits.sum()),
-            n_correct_top5=int(torch.cat(top5).sum()) if top5 else None,
+            n_correct_top5=int(all_top5.sum()) if has_top5 else None,
             n_total=len(hits),
             hits=np.packbits(hits).tobytes(),
-            loss=float(torch.cat(self._losses).mean()),
+            loss=float(losses.mean()),
         )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return the values of all batches; a rank may have had none."""
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
 def _in_top5(logits: Tensor, labels: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import (
     build_on_device,
+    check_same_environment,
+    extended_start,
     initial_step_sizes,
     initial_train_state,
     kernel_use,
@@ -36,12 +38,14 @@ from lsqctl.training.beginning import (
     load_teacher,
     open_pipeline,
     quantize_model,
+    shared_resume_point,
 )
-from lsqctl.training.checkpoint import CheckpointContent, resume_point
+from lsqctl.training.checkpoint import CheckpointContent
 from lsqctl.training.compilation import decide_compile, decide_kernel, eager_where_needed
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
     EvalCounts,
+    EvalShare,
     bn_statistics,
     evaluate,
     freeze_bn,
@@ -53,6 +57,7 @@ from lsqctl.training.optimizer_step import (
 from lsqctl.training.quantizer_stats import (
     epoch_stats,
     initial_stats,
+    sample_size,
     start_oscillations,
     update_oscillations,
 )
@@ -65,7 +70,6 @@ from lsqctl.training.runtime import (
 from lsqctl.training.session import (
     TrainingSession,
     build_session,
-    extended_start,
     restore_state,
 )
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
@@ -86,12 +90,13 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         DataError: data or weights are missing, damaged or do not fit.
         CannotCompile: the context demands it, and it does not work here or for this recipe.
         OSError: a checkpoint could not be written; the one before it is intact.
+        RankFailed: of several ranks one has gone, or computes other bits.
+
+    Of several ranks each calls this; the events of rank 0 are those of the run.
     """
     context = eager_where_needed(recipe, context)
     device = setup_torch(context, recipe.seed)
-    checkpoint, resume_notes = resume_point(
-        context.run_dir, context.recorded_checkpoints, context.with_lease
-    )
+    checkpoint, resume_notes = shared_resume_point(context)
     yield Resumed(checkpoint.step if checkpoint else None)
     start = checkpoint or extended_start(recipe, context)
     pipeline = open_pipeline(recipe, context, device)
@@ -99,6 +104,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     train_state, environment_notes = _open_train_state(
         start, recipe, context, pipeline=pipeline, model=model
     )
+    check_same_environment(train_state, context)
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
     if not start:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
@@ -197,23 +203,26 @@ def train_epoch(
     yield from map(LogMessage, load_teacher_view(session))
     window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
     epoch, start = train_state.epoch, train_state.batch
-    batches = session.decoded(pipeline.train_batches(epoch, start=start))
+    batches = session.decoded(pipeline.train_batches(epoch, start=start, part=session.own_part))
     for indices, (images, labels) in zip(
         pipeline.batch_indices(epoch, start=start), batches, strict=True
     ):
         session.check_stop()
         started = time.monotonic()
-        train_step(session, images, labels, cached_logits(session, indices))
+        logits = cached_logits(session, session.own_part(indices))
+        train_step(session, images, labels, logits, session.share_of(len(indices)))
         failpoint("train.step")
         update_oscillations(session)
         epoch_ended = train_state.batch == pipeline.steps_per_epoch
         if train_state.batch % window == 0 or epoch_ended:
             yield from _window_metrics(session)
         train_state.epoch_seconds += time.monotonic() - started
-        checkpoint_due = time.monotonic() - session.saved_at >= session.context.checkpoint_seconds
-        if checkpoint_due and not epoch_ended:
+        if session.save_due and not epoch_ended:
             yield from session.save()
     yield from _epoch_metrics(session)
+    if session.context.world.size > 1:  # another rank may have computed some of what is measured
+        sample = indices[: sample_size(pipeline.input_shape)]
+        (images,) = pipeline.view_batches(pipeline.view_of(epoch), [sample])
     yield from epoch_stats(session, images)
     train_state.clamped = {}
     train_state.epoch += 1
@@ -260,6 +269,7 @@ def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
     over training images besides, once the training is over.
     """
     pipeline, train = session.pipeline, session.recipe.train
+    share = EvalShare(pipeline.eval_indices(), session.context.world)
     models = {"raw": session.model}
     if session.ema is not None:
         models["ema"] = session.ema.model
@@ -270,7 +280,10 @@ def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
             session.bn_statistics = bn_statistics(models["bn"])
         return {
             variant: evaluate(
-                model, session.decoded(pipeline.eval_batches()), before_batch=session.check_stop
+                model,
+                session.decoded(pipeline.eval_batches(share.batches)),
+                before_batch=session.check_stop,
+                share=share,
             )
             for variant, model in models.items()
         }

@@ -1,6 +1,6 @@
-"""One optimizer step: learning rate, loss with a teacher, microbatches, clipping, loss scale.
+"""One optimizer step: learning rate, loss with a teacher, pieces, clipping, loss scale.
 
-``data.batch_size`` images make a step, in however many microbatches: the gradient is
+``data.batch_size`` images make a step, in however many pieces: the gradient is
 that of the mean loss of the whole batch. Loss scaling is that of mixed precision training
 (Micikevicius et al., ICLR 2018), by torch's own GradScaler.
 """
@@ -8,8 +8,6 @@ that of the mean loss of the whole batch. Loss scaling is that of mixed precisio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +16,8 @@ from torch.nn import functional as F
 
 from lsqctl.quant import param_groups
 from lsqctl.recipe import DistillSection, Recipe, TrainSection
+from lsqctl.training.pieces import Share
+from lsqctl.training.reduction import sum_pieces
 from lsqctl.training.runtime import autocast
 
 if TYPE_CHECKING:
@@ -175,9 +175,11 @@ def train_step(
     images: Tensor,
     labels: Tensor,
     teacher_logits: Tensor | None = None,
+    share: Share | None = None,
 ) -> None:
     """Take one optimizer step and advance the training state past its batch.
 
+    ``images`` are those of this rank's ``share`` of the batch, by default all of it.
     ``teacher_logits`` (B, K) are cached ones; without, a teacher is asked.
 
     On a CPU a loss that is not finite raises Diverged before it reaches the weights; on a GPU,
@@ -191,20 +193,11 @@ def train_step(
     n_epochs = train.epochs - train_state.start_epoch
     session.methods.set_progress(steps_done / max(1, n_epochs * steps_per_epoch))
     optimizer.zero_grad(set_to_none=True)
-    losses, correct = [], []
-    taught = _microbatches_of(teacher_logits, len(labels), train.accumulate)
-    for micro_images, micro_labels in microbatches(images, labels, train.accumulate):
-        loss, n_correct = _forward(session, micro_images, micro_labels, next(taught))
-        if len(micro_labels) < len(labels):
-            loss = loss * (len(micro_labels) / len(labels))
-        session.stepper.backward(loss)
-        losses.append(loss.detach())
-        correct.append(n_correct)
+    share = share or session.share_of(len(labels))
+    loss, n_correct = _add_gradients(session, images, labels, teacher_logits, share)
     train_state.step += 1
     train_state.batch += 1
-    session.pending_losses.append(
-        (train_state.step, _sum_parts(losses), _sum_parts(correct), len(labels))
-    )
+    session.pending_losses.append((train_state.step, loss, n_correct, share.n_images))
     if images.device.type == "cpu":
         session.flush_losses()
     if not session.stepper.step():
@@ -213,32 +206,35 @@ def train_step(
         session.ema.update(train_state.step)
 
 
-def microbatches(images: Tensor, labels: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a batch in ``count`` microbatches, of ``microbatch_sizes``."""
-    sizes = microbatch_sizes(len(labels), count)
-    yield from zip(torch.split(images, sizes), torch.split(labels, sizes), strict=True)
+def _add_gradients(
+    session: TrainingSession,
+    images: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None,
+    share: Share,
+) -> tuple[Tensor, Tensor]:
+    """Give the parameters the gradient of the batch's mean loss; return that, and the right ones.
 
-
-def _microbatches_of(
-    teacher_logits: Tensor | None, images: int, count: int
-) -> Iterator[Tensor | None]:
-    if teacher_logits is None:
-        return repeat(None)
-    return iter(torch.split(teacher_logits, microbatch_sizes(images, count)))
-
-
-def microbatch_sizes(images: int, count: int) -> list[int]:
-    """Return the sizes of a batch's microbatches, the larger first: they differ by one at most.
-
-    Fewer where one would be a single image, for batch norm needs two.
+    Each piece passes through the network by itself, and weighs by its images.
     """
-    count = max(1, min(count, images // 2))
-    size, larger = divmod(images, count)
-    return [size + 1] * larger + [size] * (count - larger)
+    columns = (images, labels, *([] if teacher_logits is None else [teacher_logits]))
+    split = [torch.split(column, share.own_sizes) for column in columns]
+    pieces = dict(zip(share.own, zip(*split, strict=True), strict=True))
+
+    def compute(piece: int) -> tuple[Tensor, Tensor]:
+        piece_images, piece_labels, *taught = pieces[piece]
+        loss, n_correct = _forward(session, piece_images, piece_labels, *taught)
+        if len(piece_labels) < share.n_images:
+            loss = loss * (len(piece_labels) / share.n_images)
+        session.stepper.backward(loss)
+        return loss.detach(), n_correct
+
+    losses, correct = sum_pieces(session.model, share, session.context.world, compute)
+    return losses.sum(), correct.sum()
 
 
 def _forward(
-    session: TrainingSession, images: Tensor, labels: Tensor, teacher_logits: Tensor | None
+    session: TrainingSession, images: Tensor, labels: Tensor, teacher_logits: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the mean loss over some images, and how many of them are right."""
     train = session.recipe.train
@@ -262,7 +258,3 @@ def _forward(
 @torch.no_grad()
 def _teacher_logits(session: TrainingSession, images: Tensor) -> Tensor | None:
     return None if session.teacher_forward is None else session.teacher_forward(images)
-
-
-def _sum_parts(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()

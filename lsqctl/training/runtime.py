@@ -21,6 +21,7 @@ from lsqctl.recipe import Recipe, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.settings import CompileMode, recorded_variables
 from lsqctl.training.checkpoint_files import without_lease
+from lsqctl.training.ranks import SOLO, STOPPED, World, any_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class ExecutionContext:
     network: ``auto`` does what the first attempt did, or decides. ``run_dir`` holds the
     checkpoints; ``recorded_checkpoints`` says which count, by manifest's sha256 (None: all), and
     ``with_lease`` changes the folder while nobody else can become the run's owner. After
-    ``pause_epoch`` epochs the attempt ends with Paused.
+    ``pause_epoch`` epochs the attempt ends with Paused. ``world`` are the ranks that share the run.
     """
 
     run_dir: Path
@@ -49,12 +50,19 @@ class ExecutionContext:
     recorded_checkpoints: Collection[str] | None = None
     with_lease: Callable[[Callable[[], None]], None] = without_lease
     pause_epoch: int | None = None
+    world: World = SOLO
 
 
 def check_stop(context: ExecutionContext) -> None:
-    """Raise Preempted when the attempt is asked to stop."""
+    """Raise Preempted, at all ranks at once, when one of them is asked to stop."""
+    if any_rank(context.world, context.stop())[0]:
+        raise Preempted(STOPPED)
+
+
+def check_own_stop(context: ExecutionContext) -> None:
+    """Raise Preempted when this rank is asked to stop, where the others cannot be asked."""
     if context.stop():
-        raise Preempted("asked to stop; the state is saved and the run goes on from it")
+        raise Preempted(STOPPED)
 
 
 def setup_torch(context: ExecutionContext, seed: int) -> torch.device:

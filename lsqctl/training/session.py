@@ -6,29 +6,30 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged
+from lsqctl.errors import DataError, Diverged, Preempted
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.quant.methods import Methods, build_methods
 from lsqctl.recipe import Recipe, fingerprint
-from lsqctl.run import EXTENSION_ROLE, JsonObject
+from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
-from lsqctl.training.checkpoint import CheckpointContent, read_checkpoint, write_checkpoint
+from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
-from lsqctl.training.data_pipeline import Batch, DataPipeline
+from lsqctl.training.data_pipeline import Batch, DataPipeline, Indices
 from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.feature_distillation import FeatureDistillation, feature_layers
 from lsqctl.training.image_folder import DecoderEnded
-from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer, microbatch_sizes
-from lsqctl.training.runtime import ExecutionContext, check_stop
+from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
+from lsqctl.training.pieces import Share, deal, microbatch_sizes
+from lsqctl.training.ranks import STOPPED, any_rank, check_replicas
+from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.teacher_logits import TeacherLogits, View
 from lsqctl.training.train_state import TrainState
 
@@ -43,6 +44,7 @@ class TrainingSession:
     counted, by quantizer. ``model_forward`` and ``teacher_forward`` are what a step calls for the
     model and the teacher. With ``distill.cache``, ``teacher_logits`` is their store,
     ``teacher_view`` the view of this epoch, and the teacher computes what is missing only.
+    ``save_due`` says that a checkpoint is due after the step that has begun.
     """
 
     recipe: Recipe
@@ -63,6 +65,7 @@ class TrainingSession:
     clamps_counted: dict[str, int] = field(default_factory=dict)
     oscillations: OscillationTracker | None = None
     saved_at: float = field(default_factory=time.monotonic)
+    save_due: bool = False
     teacher_logits: TeacherLogits | None = None
     teacher_view: View | None = None
     features: FeatureDistillation | None = None
@@ -98,8 +101,23 @@ class TrainingSession:
         return Progress(self.train_state.step, steps, self.train_state.epoch, epochs)
 
     def check_stop(self) -> None:
-        """Raise Preempted when the attempt is asked to stop."""
-        check_stop(self.context)
+        """Raise Preempted, at all ranks at once, when one is asked to stop; see what is due.
+
+        Whether a checkpoint is due is for the clock of rank 0 to say.
+        """
+        world, age = self.context.world, time.monotonic() - self.saved_at
+        due = world.rank == 0 and age >= self.context.checkpoint_seconds
+        stop, self.save_due = any_rank(world, self.context.stop(), due)
+        if stop:
+            raise Preempted(STOPPED)
+
+    def share_of(self, images: int) -> Share:
+        """Return what this rank computes of a batch of so many images."""
+        return deal(images, self.recipe.train.accumulate, self.context.world)
+
+    def own_part(self, indices: Indices) -> Indices:
+        """Return the images of a batch that this rank computes."""
+        return indices[self.share_of(len(indices)).images]
 
     def decoded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield batches; raise Preempted where what decodes them got the signal to stop, too.
@@ -139,8 +157,9 @@ class TrainingSession:
     def save(self) -> Iterator[Checkpoint]:
         """Write and yield a checkpoint of this moment; once it is taken, remove what it replaces.
 
-        Raises Diverged rather than save NaN or infinity, and OSError when it cannot be written or
-        the run's folder has vanished.
+        Raises Diverged rather than save NaN or infinity, OSError when it cannot be written or
+        the run's folder has vanished, and RankFailed when another rank holds other bits. Rank 0
+        alone writes.
         """
         failpoint("checkpoint.begin")
         self.flush_losses()
@@ -151,6 +170,9 @@ class TrainingSession:
             )
         if (name := first_non_finite(self.model)) is not None:
             raise self._diverged(f"{name} holds NaN or infinity", self.train_state.step)
+        self._check_replicas()
+        if self.context.world.rank > 0:
+            return
         train_state = self.train_state
         content = CheckpointContent(
             train_state.step,
@@ -177,6 +199,11 @@ class TrainingSession:
         failpoint("checkpoint.recorded")
         if checkpoint.replaces:
             self.context.with_lease(lambda: remove_checkpoints(checkpoint.replaces))
+
+    def _check_replicas(self) -> None:
+        averages = self.ema.model.state_dict() if self.ema else {}
+        state = (self.model.state_dict(), self.optimizer.state_dict()["state"], averages)
+        check_replicas(self.context.world, state, step=self.train_state.step)
 
     def _training_state(self) -> JsonObject:
         """Return the tensors beside the model; of what is off, nothing."""
@@ -263,38 +290,6 @@ def restore_state(
     train_state.environment = dict(current)  # the next attempt is compared with this one
     note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
     return train_state, [*notes, note]
-
-
-_KEPT_BY_EXTENSION: tuple[str, ...] = (
-    *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
-    *("input_digests", "environment", "deterministic", "new_head"),
-)
-
-
-def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointContent | None:
-    """Return the last checkpoint of the run that a recipe extends, as this run's own beginning.
-
-    Steps, optimizer, averages, random states and what was counted before quantization are kept; of
-    results there are none yet. None for a recipe that extends no run. Raises DataError where the
-    checkpoint is damaged, or is not the end of a training.
-    """
-    if recipe.extension is None:
-        return None
-    folder = Path(context.inputs[EXTENSION_ROLE])
-    content = read_checkpoint(folder)
-    before = TrainState.from_state(content.state["cursor"])
-    if before.batch or before.evaluation_pending or before.epoch >= recipe.train.epochs:
-        raise DataError(
-            f"{folder} is at epoch {before.epoch}, batch {before.batch}: no end of a training that "
-            f"{recipe.train.epochs} epochs in all would extend"
-        )
-    start = TrainState(
-        recipe_hash=recipe_hash(recipe),
-        start_epoch=before.epoch,
-        start_step=before.step,
-        **{name: getattr(before, name) for name in _KEPT_BY_EXTENSION},
-    )
-    return replace(content, state=content.state | {"cursor": start.to_state()}, best_step=None)
 
 
 def build_session(

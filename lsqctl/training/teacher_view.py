@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lsqctl.training.data_pipeline import Indices
+from lsqctl.training.ranks import first_then_others
+from lsqctl.training.runtime import check_own_stop
 from lsqctl.training.session import TrainingSession
 from lsqctl.training.teacher_logits import View
 
@@ -27,8 +29,15 @@ def load_teacher_view(session: TrainingSession) -> list[str]:
     if store is None:
         return []
     index, started = session.pipeline.view_of(train_state.epoch), time.monotonic()
-    view = store.load(index, partial(_teacher_logits, session, index), session.check_stop)
-    session.teacher_view = view
+
+    def load() -> None:
+        compute = partial(_teacher_logits, session, index)
+        stop = partial(check_own_stop, session.context)
+        session.teacher_view = store.load(index, compute, stop)
+
+    first_then_others(session.context.world, load)
+    view = session.teacher_view
+    assert view is not None
     seconds = time.monotonic() - started
     train_state.epoch_seconds += seconds
     notes = _notes(view, index, seconds)

@@ -128,7 +128,7 @@ class Child:
     def _read_exit_report(self) -> ExitReport:
         text = self._drain_report_pipe()
         if text.endswith("\n"):
-            return ExitReport.from_line(text)
+            return ExitReport.from_line(text.splitlines()[0])  # several ranks may have said it
         if self._process.exit_cause:
             return ExitReport(EndReason.INFRA, self._process.exit_cause)
         log = log_path(Path(self.spec.run_dir), self.spec.attempt)

@@ -8,7 +8,8 @@ becomes of the run when it fails: it says why (exit report, exit code) and the s
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -16,28 +17,37 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from lsqctl.discovery import use_workspace
-from lsqctl.errors import LsqctlError, UnusableDatabase
+from lsqctl.errors import LsqctlError, RankFailed, UnusableDatabase
 from lsqctl.events import LogMessage, Paused
 from lsqctl.failpoint import failpoint
-from lsqctl.run import EXIT_REASONS, EndReason, JsonObject, RunDetail
+from lsqctl.run import EndReason, JsonObject, RunDetail
 from lsqctl.worker.messages import AttemptSpec, ExitReport
+from lsqctl.worker.ranks import (
+    EXIT_CODES,
+    Orders,
+    OtherRank,
+    Siblings,
+    fork_ranks,
+    meeting_file,
+    set_parent_death_signal,
+)
 from lsqctl.worker.reasons import annotate_oom, end_reason_of, error_message
 
 if TYPE_CHECKING:
     from lsqctl.recipe import Recipe
     from lsqctl.store import Store
+    from lsqctl.training.ranks import World
     from lsqctl.training.runtime import ExecutionContext
 
-_PR_SET_PDEATHSIG = 1
 _ORPHAN_GRACE_SECONDS = 20.0
 _STDIN = 0
-EXIT_CODES = {reason: code for code, reason in EXIT_REASONS.items()}
 
 
 class StopFlag:
@@ -76,19 +86,57 @@ def execute(report_fd: int, parent_pid: int | None) -> int:
     for ignored in (signal.SIGINT, signal.SIGUSR1):  # a terminal's, Slurm's: the supervisor's part
         signal.signal(ignored, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # blocked until here by the fork server
+    ranks = fork_ranks(spec) if spec.ranks > 1 else None
+    if isinstance(ranks, OtherRank):
+        return _execute_other_rank(spec, stop, ranks, report_fd)
     threading.Thread(target=_watch_parent_death_pipe, args=(stop,), daemon=True).start()
-    exit_report = run_attempt(spec, stop)
+    if ranks is None:
+        exit_report = run_attempt(lambda: _train_and_record(spec, stop), stop)
+    else:
+        exit_report = _execute_first_rank(spec, stop, ranks, report_fd)
     if exit_report.message:
         print(f"lsqctl: {exit_report.reason}: {exit_report.message}", flush=True)
     _send_report(exit_report, report_fd)
     return EXIT_CODES.get(exit_report.reason, 1)
 
 
-def run_attempt(spec: AttemptSpec, stop: StopFlag) -> ExitReport:
+def _execute_first_rank(
+    spec: AttemptSpec, stop: StopFlag, siblings: Siblings, report_fd: int
+) -> ExitReport:
+    """Execute an attempt with its other ranks, and leave none of them behind."""
+
+    def train() -> EndReason:
+        importlib.import_module("lsqctl.training.finetuning")  # which may hold the GIL for long
+        siblings.watch(report_fd)
+        return _train_and_record(spec, stop, siblings)
+
+    exit_report: ExitReport | None = None
+    try:
+        exit_report = run_attempt(train, stop, siblings)
+        return exit_report
+    finally:
+        siblings.close(in_order=exit_report is not None and exit_report.is_in_order)
+
+
+def _execute_other_rank(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: int) -> int:
+    """Train along with rank 0, tell it how that ended, and return the exit code."""
+    exit_report = run_attempt(lambda: _train_along(spec, stop, own, report_fd), stop)
+    if exit_report.message:
+        print(f"lsqctl: rank {own.rank}: {exit_report.reason}: {exit_report.message}", flush=True)
+    with contextlib.suppress(OSError):
+        own.channel.sendall(exit_report.to_line().encode())
+    return EXIT_CODES.get(exit_report.reason, 1)
+
+
+def run_attempt(
+    train: Callable[[], EndReason], stop: StopFlag, siblings: Siblings | None = None
+) -> ExitReport:
     """Execute one attempt and return how it ended; nothing that torch raises gets past here."""
     try:
-        reason = _train_and_record(spec, stop)
+        reason = train()
     except Exception as error:  # the one place: a run may fail in any way that torch can
+        if isinstance(error, RankFailed) and error.is_lost and siblings is not None:
+            return siblings.explain(error)
         reason = end_reason_of(error, stopped=stop())
         if reason is EndReason.CODE:
             traceback.print_exc()
@@ -97,21 +145,64 @@ def run_attempt(spec: AttemptSpec, stop: StopFlag) -> ExitReport:
     return ExitReport(reason, "")
 
 
-def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> EndReason:
-    """Run the training, write each event that it yields, and return how it ended."""
+def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: int) -> EndReason:
+    """Run the training as one rank more, which records nothing; return how it ended."""
     from lsqctl.recipe import load_stored
+    from lsqctl.training import ExecutionContext, finetune
+    from lsqctl.training.ranks import Ranks
+
+    own.watch(spec, report_fd)
+    orders = own.read_orders()
+    if orders is None:
+        return EndReason.PREEMPTED
+    use_workspace(Path(spec.run_dir).parent.parent)
+    recipe, device = load_stored(orders.recipe), _device_of_rank(spec, own.rank)
+    reason = EndReason.COMPLETED
+    try:
+        with annotate_oom(recipe, device):
+            context = ExecutionContext(
+                run_dir=Path(spec.run_dir),
+                data_dir=Path(spec.data_dir),
+                device=device,
+                threads=spec.threads,
+                fence=spec.fence,
+                inputs=orders.inputs,
+                stop=stop,
+                compile=spec.compile,
+                pause_epoch=orders.pause_epoch,
+                world=Ranks(own.rank, spec.ranks, meeting_file(spec), device),
+            )
+            for event in finetune(recipe, context):
+                if isinstance(event, Paused):
+                    reason = EndReason.RUNG
+    except RankFailed:  # another rank has failed, and rank 0 finds out why
+        return EndReason.INFRA
+    return reason
+
+
+def _device_of_rank(spec: AttemptSpec, rank: int) -> str:
+    return spec.device if spec.device == "cpu" else f"cuda:{rank}"
+
+
+def _train_and_record(
+    spec: AttemptSpec, stop: StopFlag, siblings: Siblings | None = None
+) -> EndReason:
+    """Run the training, write each event that it yields, and return how it ended."""
+    from lsqctl.recipe import check_ranks, load_stored
     from lsqctl.training import finetune
     from lsqctl.worker.recorder import Recorder
     from lsqctl.worker.tracking import Tracking
 
-    if spec.gpus > 1:
-        print(f"lsqctl: {spec.gpus} GPUs are reserved; this version trains on one", flush=True)
     failpoint("child.started")
     use_workspace(Path(spec.run_dir).parent.parent)
     store, detail, inputs = _open_attempt(spec, stop)
     try:
         context = _execution_context(spec, stop, inputs, store)
         recipe = load_stored(detail.recipe)
+        check_ranks(recipe, spec.ranks)
+        if siblings is not None:
+            siblings.order(Orders(detail.recipe, inputs, context.pause_epoch))
+            context = replace(context, world=_meet(spec))
         with (
             annotate_oom(recipe, spec.device),
             Recorder(store, spec.lease, run_dir=context.run_dir, stop=stop) as recorder,
@@ -128,6 +219,12 @@ def _train_and_record(spec: AttemptSpec, stop: StopFlag) -> EndReason:
             return reason
     finally:
         store.close()
+
+
+def _meet(spec: AttemptSpec) -> World:
+    from lsqctl.training.ranks import Ranks
+
+    return Ranks(0, spec.ranks, meeting_file(spec), spec.device)
 
 
 def _open_attempt(
@@ -194,15 +291,6 @@ def _execution_context(
     )
 
 
-def set_parent_death_signal(parent_pid: int) -> None:
-    """Be killed by the kernel when the parent dies, however it dies (Linux only)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the call above took hold
-        os._exit(EXIT_CODES[EndReason.PREEMPTED])
-
-
 def _watch_parent_death_pipe(stop: StopFlag) -> None:
     """Stop when the supervisor closes the pipe; end by force when that takes too long.
 
@@ -243,6 +331,7 @@ def attempt_environment(spec: AttemptSpec) -> dict[str, object]:
     return {
         "device": spec.device.partition(":")[0],
         "threads": spec.threads,
+        "ranks": spec.ranks,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "host": platform.node(),

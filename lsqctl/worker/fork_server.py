@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 
 from lsqctl.bundled import code_sha256
 from lsqctl.settings import update_environment
-from lsqctl.worker.execute import execute, set_parent_death_signal
+from lsqctl.worker.execute import execute
+from lsqctl.worker.ranks import set_parent_death_signal
 
 # Measured: all that a digits run imports between its start and its first step (bench/first_step).
 PRELOADED_MODULES = (

@@ -31,7 +31,7 @@ class AttemptSpec:
     device: str
     threads: int
     supervisor_pid: int
-    gpus: int = 1  # how many are reserved, and visible
+    ranks: int = 1  # how many processes share the run, each on a GPU, or in a slot of a CPU
     compile: CompileMode = "auto"
     trackers: tuple[str, ...] = ()
 
@@ -62,6 +62,11 @@ class ExitReport:
     message: str
     ends_worker: bool = False
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether nothing went wrong: it has finished, paused, or saved its state."""
+        return self.reason in (EndReason.COMPLETED, EndReason.RUNG, EndReason.PREEMPTED)
+
     def to_line(self) -> str:
         """Return the report as one line of JSON, at most a pipe's buffer long."""
         return json.dumps(asdict(self) | {"message": self.message[:4000]}) + "\n"
@@ -88,9 +93,9 @@ def attempt_spec(
         run_dir=str(settings.run_dir(run.id)),
         data_dir=str(data_dir),
         device=allocation.device,
-        threads=int(claim.pinned_environment.get("threads", allocation.threads)),
+        threads=int(claim.pinned_environment.get("threads", allocation.threads // run.gpus)),
         supervisor_pid=os.getpid(),
-        gpus=max(1, len(allocation.gpus)),
+        ranks=run.gpus,
         compile=settings.compile,
         trackers=trackers,
     )

@@ -13,6 +13,7 @@ from lsqctl.errors import (
     Diverged,
     LeaseLost,
     Preempted,
+    RankFailed,
     RecipeError,
     StoreError,
     UnusableDatabase,
@@ -48,7 +49,7 @@ def end_reason_of(error: Exception, *, stopped: bool = False) -> EndReason:
         (EndReason.OOM, (torch.OutOfMemoryError, MemoryError)),
         (EndReason.DATA, (DataError,)),
         (EndReason.RECIPE, (RecipeError, UsageError)),
-        (EndReason.INFRA, (StoreError, CannotCompile, OSError, torch.AcceleratorError)),
+        (EndReason.INFRA, (RankFailed, StoreError, CannotCompile, OSError, torch.AcceleratorError)),
     )
     if isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _OOM_PHRASES):
         return EndReason.OOM

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Room for one attempt; ``gpu`` names what it sees, None on a CPU."""
+    """Room for one attempt, or one rank of it; ``gpu`` names what it sees, None on a CPU."""
 
     index: int
     threads: int
@@ -31,7 +31,10 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The slots that one attempt holds: one, or all slots of the GPUs that it reserves."""
+    """The slots that one attempt holds.
+
+    One, or where several ranks share the run all slots of so many GPUs, or so many slots of a CPU.
+    """
 
     slots: tuple[Slot, ...]
 
@@ -81,11 +84,15 @@ class Pool:
         return len(self.taken) < len(self.slots)
 
     @property
-    def usable_gpus(self) -> int:
-        """How many GPUs may be used, taken ones included."""
-        return len(
-            {slot.gpu for slot in self.slots if slot.gpu is not None and self._is_usable(slot)}
-        )
+    def most_ranks(self) -> int:
+        """How many ranks an attempt may have: GPUs that may be used, or slots of a CPU."""
+        usable = [slot for slot in self.slots if self._is_usable(slot)]
+        return len({slot.index if slot.gpu is None else slot.gpu for slot in usable})
+
+    @property
+    def free_ranks(self) -> int:
+        """How many ranks there is room for now."""
+        return len(self.free_gpus) + sum(slot.gpu is None for slot in self.free)
 
     @property
     def free_gpus(self) -> tuple[str, ...]:
@@ -101,17 +108,18 @@ class Pool:
         """The GPUs of which no slot is taken, those that are excluded too."""
         return replace(self, excluded=frozenset()).free_gpus
 
-    def allocate(self, gpus: int = 1) -> tuple[Allocation, Pool]:
+    def allocate(self, ranks: int = 1) -> tuple[Allocation, Pool]:
         """Return the slots of one attempt, and the pool without them.
 
-        One slot, where the fewest are taken; or with ``gpus`` above 1 all slots of so many whole
-        GPUs.  Raises ValueError when there is no room.
+        One slot, where the fewest are taken; or with several ``ranks`` all slots of so many whole
+        GPUs, or so many slots of a CPU.  Raises ValueError when there is no room.
         """
-        if gpus > 1:
-            chosen = self.free_gpus[:gpus]
-            if len(chosen) < gpus:
-                raise ValueError(f"{gpus} GPUs are wanted, {len(chosen)} are free")
-            allocation = Allocation(tuple(slot for slot in self.slots if slot.gpu in chosen))
+        if ranks > 1:
+            if self.free_ranks < ranks:
+                raise ValueError(f"room for {ranks} ranks is wanted, {self.free_ranks} are free")
+            chosen = self.free_gpus[:ranks]
+            of_gpus = tuple(slot for slot in self.slots if slot.gpu in chosen)
+            allocation = Allocation(of_gpus or self.free[:ranks])
         else:
             if not self.free:
                 raise ValueError("no slot is free")
@@ -183,9 +191,9 @@ class SlotAllocator:
             self.notice = notice
             on_change(notice)
 
-    def allocate(self, gpus: int) -> Allocation:
+    def allocate(self, ranks: int) -> Allocation:
         """Take the slots for an attempt.  Raises ValueError when there is no room."""
-        allocation, self.pool = self.pool.allocate(gpus)
+        allocation, self.pool = self.pool.allocate(ranks)
         return allocation
 
     def release(self, allocation: Allocation, exit_report: ExitReport) -> None:

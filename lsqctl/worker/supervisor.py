@@ -168,8 +168,8 @@ class Supervisor:
             claim = self._store.queue.claim(
                 self._identity.id,
                 device=self._identity.device,
-                gpus=pool.usable_gpus,
-                free_gpus=len(pool.free_gpus),
+                gpus=pool.most_ranks,
+                free_gpus=pool.free_ranks,
                 only_gpus=self._options.only_gpus,
             )
             if claim is None:

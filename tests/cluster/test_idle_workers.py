@@ -19,4 +19,4 @@ def test_a_worker_without_a_run_ends_in_order_after_its_idle_limit(cli):
 
 def test_a_worker_cannot_promise_gpus_that_it_has_not(cli):
     said = cli("worker", "--gpus", "none", "--only-gpus", "2", code=2).stderr
-    assert "--only-gpus 2: this worker has 0 GPUs" in said
+    assert "--only-gpus 2: this worker has 1 slot" in said

@@ -34,7 +34,7 @@ def test_the_script_asks_for_what_the_profile_says_times_the_gpus():
         "--exclude=n3,n7",
     } < asked
     assert "worker --idle-limit 300 --only-gpus 2 --slots 1 --gpus all" in text
-    assert "--gpus none" in slurm_script(request(gres=""))
+    assert "--only-gpus 2 --slots 2 --gpus none" in slurm_script(request(2, gres=""))
 
 
 @given(st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=20))

@@ -83,7 +83,7 @@ def test_a_lost_worker_and_what_it_had(home, store):
 def test_a_run_that_reserves_more_gpus_than_any_worker_has(home, store):
     (run,) = submit(store, new("a", gpus=4))
     store.workers.register(WorkerIdentity("g", "g", "h", 1, 1.0, "", 2, "cuda"))
-    assert f"lsqctl runs cancel {run}" in found(home, f"run {run} reserves 4 GPUs").fix
+    assert f"lsqctl runs gpus {run} 1" in found(home, f"run {run} reserves 4 GPUs").fix
     store.workers.register(WorkerIdentity("h", "h", "h", 1, 1.0, "", 4, "cuda"))
     assert not [one for one in findings(home) if "reserves 4" in one.message]
 

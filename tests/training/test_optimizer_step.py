@@ -13,7 +13,8 @@ from lsqctl.events import Metric
 from lsqctl.models.factory import build_model
 from lsqctl.training import finetune, optimizer_step
 from lsqctl.training.evaluation import freeze_bn
-from lsqctl.training.optimizer_step import OptimizerStepper, microbatches, train_step
+from lsqctl.training.optimizer_step import OptimizerStepper, train_step
+from lsqctl.training.pieces import deal
 
 from .conftest import session_of, small, tiny
 from .small_world import EVAL_IMAGES
@@ -23,10 +24,9 @@ FLOAT = dict.fromkeys(tiny().quant.model_fields_set, 32)
 
 @given(st.integers(1, 40), st.integers(1, 50))
 def test_pieces_are_the_batch_in_order_alike_in_size_and_never_a_single_image(images, count):
-    labels = torch.arange(images)
-    found = [part for _, part in microbatches(labels.float(), labels, count)]
-    sizes = [len(part) for part in found]
-    assert torch.equal(torch.cat(found), labels)
+    share = deal(images, count)
+    sizes, found = share.sizes, share.own
+    assert (share.n_images, share.images) == (images, slice(0, images))
     assert max(sizes) - min(sizes) <= 1
     assert min(sizes) >= min(2, images)
     assert len(found) == max(1, min(count, images // 2))

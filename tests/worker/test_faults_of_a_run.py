@@ -34,7 +34,7 @@ def _first_time(session):
     return True
 
 
-def train_step(session, images, labels, teacher_logits=None):
+def train_step(session, images, labels, *others):
     name = session.recipe.name
     if session.train_state.step == 7:
         if name == "oom":
@@ -48,7 +48,7 @@ def train_step(session, images, labels, teacher_logits=None):
             os.kill(os.getpid(), signal.SIGKILL)
         if name == "vanished" and _first_time(session):
             shutil.rmtree(session.context.run_dir)
-    _step(session, images, labels)
+    _step(session, images, labels, *others)
 """
 NAMES = ("oom", "gil", "bug", "killed", "vanished", "readonly", "full", "good")
 

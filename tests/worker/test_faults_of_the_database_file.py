@@ -100,10 +100,10 @@ def test_a_run_that_completed_into_the_file_that_has_gone_is_given_back_in_the_n
         cli,
         worker_supervisor="_DATABASE_CHECK_SECONDS = 1000",
         worker_execute="import os, sqlite3\n"
-        "def _train_and_record(spec, stop, train=_train_and_record):\n"
+        "def _train_and_record(*given, train=_train_and_record):\n"
         f"    with sqlite3.connect({str(path)!r}) as db, sqlite3.connect({str(copy)!r}) as copy:\n"
         "        db.backup(copy)\n"
-        "    ended = train(spec, stop)\n"
+        "    ended = train(*given)\n"
         f"    os.replace({str(copy)!r}, {str(path)!r})\n"
         "    return ended\n",
     )

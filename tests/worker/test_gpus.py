@@ -114,7 +114,7 @@ def test_a_gpu_that_failed_an_attempt_is_quarantined_and_the_others_go_on(nvml):
     assert "quarantined for 5 min after: CUDA error" in here.notice
     clock.seconds += 299
     here.refresh()
-    assert here.pool.usable_gpus == 2
+    assert here.pool.most_ranks == 2
     clock.seconds += 2
     here.refresh()
     assert here.pool.free_gpus == nvml.uuids
@@ -133,7 +133,7 @@ def test_a_gpu_is_not_quarantined_for_what_is_not_its_fault(nvml, words):
     here = allocator(nvml, Clock())
     here.release(here.allocate(1), words)
     here.refresh()
-    assert here.pool.usable_gpus == 3
+    assert here.pool.most_ranks == 3
 
 
 def test_a_gpu_that_nvml_has_lost_is_left_alone(nvml):
@@ -190,7 +190,7 @@ def store(tmp_path):
 def claimed(store: Store, here: SlotAllocator) -> Any:
     """Claim as the supervisor does."""
     pool = here.pool
-    return store.queue.claim("w1", gpus=pool.usable_gpus, free_gpus=len(pool.free_gpus))
+    return store.queue.claim("w1", gpus=pool.most_ranks, free_gpus=pool.free_ranks)
 
 
 def test_a_run_that_reserves_gpus_is_not_starved_by_smaller_ones(nvml, store):
