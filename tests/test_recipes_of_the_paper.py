@@ -26,6 +26,7 @@ SAME_TEACHER = {
     "temperature": 1.0,
     "teacher_model": None,
     "cache": False,
+    "features": None,
 }
 
 

@@ -101,6 +101,6 @@ def test_what_is_no_end_of_a_training_or_of_other_images_is_refused(extends, par
         run(extension(epochs=1), extends())
     content = read_checkpoint(parent)
     other = replace(content, state={**content.state, "data": "sha256:other"})
-    monkeypatch.setattr("lsqctl.training.session.read_checkpoint", lambda folder: other)
+    monkeypatch.setattr("lsqctl.training.beginning.read_checkpoint", lambda folder: other)
     with pytest.raises(DataError, match="is not what step 6 was trained on: its digest"):
         run(extension(), extends())
