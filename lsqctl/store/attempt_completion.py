@@ -165,9 +165,13 @@ _LeaseMark = tuple[str, int]  # fence and renewal counter
 
 @dataclass
 class Reaper(AttemptCompletion):
-    """Reaping. ``_unchanged_since``: since when, by this clock, a lease was not renewed."""
+    """Reaping. ``running_when_reaped``: how many runs were at work at the last reap.
+
+    ``_unchanged_since``: since when, by this clock, a lease was not renewed.
+    """
 
     def __post_init__(self) -> None:
+        self.running_when_reaped = 0
         self._unchanged_since: dict[str, tuple[_LeaseMark, float]] = {}
 
     def reap(self, *, is_dead: Callable[[WorkerIdentity], bool] | None = None) -> list[Run]:
@@ -180,6 +184,7 @@ class Reaper(AttemptCompletion):
         two calls after its last renewal.
         """
         marks, any_expired = self._running()
+        self.running_when_reaped = len(marks)
         since = self._clock()
         unchanged = {
             run_id: seen
@@ -196,11 +201,6 @@ class Reaper(AttemptCompletion):
             or (is_dead is not None and is_dead(to_identity(row)))
         ]
         return [run for row in dead if (run := self._expire(row)) is not None]
-
-    @property
-    def running_when_reaped(self) -> int:
-        """How many runs were at work at the last reap."""
-        return len(self._unchanged_since)
 
     def _unchanged_seconds(self, row: AnyRow) -> float:
         mark, since = self._unchanged_since.get(row.id, (None, 0.0))
