@@ -265,7 +265,7 @@ def test_an_unknown_run_is_not_found_and_a_prefix_of_several_is_refused(many, pa
 
 @pytest.mark.parametrize("words", WITH_SWEEP, ids=" ".join)
 def test_an_unknown_sweep_is_not_found_and_the_nearest_is_named(many, words):
-    needed = {"priority": "1", "gpus": "1", "ablation": "seed"}  # by command: what else it must be given
+    needed = {"priority": "1", "gpus": "1", "ablation": "seed"}  # what else a command must have
     more = [needed[one] for one in words if one in needed]
     error = refused(many, *words, "tinny", *more)
     assert isinstance(error, NotFound)
