@@ -303,13 +303,18 @@ def violations(space: Workspace, acknowledged: set[str], expected: dict[str, End
                 wrong.append(f"{run.id} is {run.state}, with {rows[run.id]} rows on the board")
                 continue
             wrong += files_wrong(space, store, run)
-            found, wanted = end_of(space, store, run), expected[run.name]
-            wrong += [
-                f"{run.id} ({run.name}): its {name} are not those of an undisturbed run"
-                for name in ("weights", "metrics", "results")
-                if getattr(found, name) != getattr(wanted, name)
-            ]
+            found = end_of(space, store, run)
+            wrong += differences(f"{run.id} ({run.name})", found, expected[run.name])
     return wrong + processes_left(space)
+
+
+def differences(run: str, found: End, wanted: End) -> list[str]:
+    """Say what a run left that is not as an undisturbed one leaves it."""
+    return [
+        f"{run}: its {name} are not those of an undisturbed run"
+        for name in ("weights", "metrics", "results")
+        if getattr(found, name) != getattr(wanted, name)
+    ]
 
 
 def files_wrong(space: Workspace, store: Store, run: Run) -> list[str]:

@@ -36,7 +36,7 @@ from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from bench.chaos import RETRIABLE, End, end_of, files_wrong
+from bench.chaos import RETRIABLE, End, differences, end_of, files_wrong
 from tests.cluster.private_slurm import PrivateSlurm, free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,12 +235,7 @@ def violations(line: Line, expected: dict[int, End]) -> list[str]:
                 wrong.append(f"{run.id} is {run.state} ({run.message}), with {results} results")
                 continue
             wrong += files_wrong(line, store, run)
-            found, wanted = end_of(line, store, run), expected[run.seed]
-            wrong += [
-                f"{run.id}: its {name} are not those of an undisturbed run"
-                for name in ("weights", "metrics", "results")
-                if getattr(found, name) != getattr(wanted, name)
-            ]
+            wrong += differences(run.id, end_of(line, store, run), expected[run.seed])
     return wrong
 
 

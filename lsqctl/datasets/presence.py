@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.image_folders import check_class_folders
-from lsqctl.datasets.image_lists import FILE_LIST, FOLDER_LIST, begins_as_list
+from lsqctl.datasets.image_lists import begins_as_list, is_list
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX
 from lsqctl.errors import DataError
 from lsqctl.text import did_you_mean
@@ -60,5 +60,5 @@ def image_folders(data_dir: Path) -> list[str]:
         for path in data_dir.iterdir()
         if all((path / split).is_dir() for split in SPLITS)
         or (path.suffix == SUFFIX and path.is_file())
-        or (path.suffix in {FILE_LIST, FOLDER_LIST} and path.is_file() and begins_as_list(path))
+        or (is_list(path) and begins_as_list(path))
     )

@@ -23,7 +23,7 @@ from lsqctl.settings import update_environment
 
 MEETING_SECONDS = 60.0  # until all ranks must have begun
 # A sum may wait for a checkpoint or a teacher's logits. That a rank is dead or stopped is noticed
-# otherwise (lsqctl.worker.siblings); this is for two that wait for each other.
+# otherwise (lsqctl.worker.ranks); this is for two that wait for each other.
 _SUM_LIMIT = timedelta(hours=6)
 STOPPED = "asked to stop; the state is saved and the run goes on from it"
 

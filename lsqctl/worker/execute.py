@@ -149,7 +149,6 @@ def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: i
     """Run the training as one rank more, which records nothing; return how it ended."""
     from lsqctl.recipe import load_stored
     from lsqctl.training import ExecutionContext, finetune
-    from lsqctl.training.ranks import Ranks
 
     own.watch(spec, report_fd)
     orders = own.read_orders()
@@ -170,7 +169,7 @@ def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: i
                 stop=stop,
                 compile=spec.compile,
                 pause_epoch=orders.pause_epoch,
-                world=Ranks(own.rank, spec.ranks, meeting_file(spec), device),
+                world=_meet(spec, own.rank),
             )
             for event in finetune(recipe, context):
                 if isinstance(event, Paused):
@@ -202,7 +201,7 @@ def _train_and_record(
         check_ranks(recipe, spec.ranks)
         if siblings is not None:
             siblings.order(Orders(detail.recipe, inputs, context.pause_epoch))
-            context = replace(context, world=_meet(spec))
+            context = replace(context, world=_meet(spec, rank=0))
         with (
             annotate_oom(recipe, spec.device),
             Recorder(store, spec.lease, run_dir=context.run_dir, stop=stop) as recorder,
@@ -221,10 +220,10 @@ def _train_and_record(
         store.close()
 
 
-def _meet(spec: AttemptSpec) -> World:
+def _meet(spec: AttemptSpec, rank: int) -> World:
     from lsqctl.training.ranks import Ranks
 
-    return Ranks(0, spec.ranks, meeting_file(spec), spec.device)
+    return Ranks(rank, spec.ranks, meeting_file(spec), spec.device)
 
 
 def _open_attempt(

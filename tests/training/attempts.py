@@ -72,6 +72,19 @@ def assert_same_state(a: Path, b: Path) -> None:
                 ), key
 
 
+def run_whole_and_cut(
+    recipe: Recipe, job: Callable[[str], ExecutionContext], stop_after: int
+) -> list[TrainingEvent]:
+    """Return a whole run's events; one that was cut and resumed left the same, to the bit."""
+    whole = run(recipe, job("whole"))
+    first = run(recipe, job("cut"), stop_after=stop_after)
+    second = run(recipe, job("cut"))
+    assert rows(first) + rows(second) == rows(whole)
+    assert plain(second[-1]) == plain(whole[-1])
+    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+    return whole
+
+
 def plain(result: TrainingEvent) -> Result:
     """Return a result without what may differ: time, memory, and the folder it was made in."""
     assert isinstance(result, Result)

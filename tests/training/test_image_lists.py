@@ -14,7 +14,7 @@ from lsqctl.errors import DataError
 from lsqctl.services.pack import PackOptions, pack_folder
 from lsqctl.settings import load_settings
 from tests.services.test_data_folder import make_folder, planned, write
-from tests.training.attempts import assert_same_state, plain, rows, run
+from tests.training.attempts import run_whole_and_cut
 from tests.training.conftest import tiny
 
 DATA = {"name": "imagefolder", "resize": 36, "crop": 32, "pad": 0, "batch_size": 3, "flip": True}
@@ -163,9 +163,4 @@ def test_lists_are_submitted_and_listed_and_a_bad_one_queues_nothing(data, here)
 @pytest.mark.slow
 def test_a_run_on_a_list_is_resumed_to_the_bit(job, data):
     recipe = tiny(data=DATA | {"path": "some.csv"}, train={"epochs": 1})
-    whole = run(recipe, job("whole"))
-    first = run(recipe, job("cut"), stop_after=2)
-    second = run(recipe, job("cut"))
-    assert rows(first) + rows(second) == rows(whole)
-    assert plain(second[-1]) == plain(whole[-1])
-    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+    run_whole_and_cut(recipe, job, stop_after=2)

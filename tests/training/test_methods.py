@@ -8,7 +8,7 @@ import torch
 
 from lsqctl.recipe import cross_check, fingerprint
 from lsqctl.training.data_pipeline import crop_and_flip, mirrored
-from tests.training.attempts import assert_same_state, plain, rows, run
+from tests.training.attempts import rows, run_whole_and_cut
 from tests.training.conftest import tiny
 
 TRANSITIONS = {"weight_steps": "statistic", "transition_rate": 0.02, "dampening": 0.01}
@@ -21,12 +21,7 @@ ADAM = {"step_optimizer": "adam", "step_lr_scale": 0.01}
 )
 def test_a_run_with_methods_is_resumed_to_the_bit_and_shows_what_they_did(job, quant, metric):
     recipe = tiny(quant=quant, train={"epochs": 1, "ema_decay": 0.9})
-    whole = run(recipe, job("whole"))
-    first = run(recipe, job("cut"), stop_after=4)
-    second = run(recipe, job("cut"))
-    assert rows(first) + rows(second) == rows(whole)
-    assert plain(second[-1]) == plain(whole[-1])
-    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+    whole = run_whole_and_cut(recipe, job, stop_after=4)
     (value,) = [row.value for row in rows(whole) if row.name == metric]
     assert 0 < value < 100
 

@@ -7,7 +7,7 @@ import pytest
 from lsqctl.services.pack import PackOptions, pack_folder
 from lsqctl.settings import load_settings
 from tests.services.test_data_folder import make_folder
-from tests.training.attempts import assert_same_state, plain, rows, run
+from tests.training.attempts import run_whole_and_cut
 from tests.training.conftest import tiny
 
 DATA = {"name": "imagefolder", "path": "flowers.pack", "resize": 36, "crop": 32, "pad": 0}
@@ -21,9 +21,4 @@ def test_a_run_on_packed_images_is_resumed_to_the_bit(job, tmp_path, decoder):
     pack_folder(folder, None, options, load_settings(), notify=print)
     data = DATA | {"decoder": decoder, "batch_size": 3, "flip": True}
     recipe = tiny(data=data, train={"epochs": 1})
-    whole = run(recipe, job("whole"))
-    first = run(recipe, job("cut"), stop_after=2)
-    second = run(recipe, job("cut"))
-    assert rows(first) + rows(second) == rows(whole)
-    assert plain(second[-1]) == plain(whole[-1])
-    assert_same_state(job("whole").run_dir, job("cut").run_dir)
+    run_whole_and_cut(recipe, job, stop_after=2)
