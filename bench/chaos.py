@@ -1,6 +1,6 @@
 """Disturb the queue at random and check that nothing is lost, doubled or altered.
 
-    python bench/chaos.py --seeds 200 --lease 1 [--report docs/chaos-report.md]
+    python bench/chaos.py --seeds 200 --lease 1 [--forked] [--report docs/chaos-report.md]
 
 For each seed, in a scratch workspace: submit a parent, its children and duplicates; let two workers
 work while a nemesis kills, stops and continues workers and trainers and arms failpoints; then let
@@ -28,13 +28,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lsqctl.errors import DataError, StoreError
 from lsqctl.failpoint import FAILPOINTS
@@ -42,6 +44,7 @@ from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.training.checkpoint import verify_checkpoint
 from lsqctl.training.checkpoint_files import read_manifest
+from tests.warm import WarmProcess, WarmStarter
 
 BASE = """\
 model: {name: resnet8}
@@ -53,6 +56,7 @@ CHILDREN = (
     + "sweep:\n  zip: {quant.weight_bits: [4, 2], quant.act_bits: [4, 2]}\n"
 )
 NAMES = ("base", "children-w4a4", "children-w2a2")
+Process = subprocess.Popen[str] | WarmProcess
 PATIENCE = 120.0  # seconds within which what must happen has happened
 # a worker takes seconds to begin: were it killed as often as its children, none would train
 STRIKES = {
@@ -101,6 +105,8 @@ class Report:
 class Workspace:
     """A folder with recipes, and the real command line in it."""
 
+    starter: ClassVar[WarmStarter | None] = None  # forks the commands, where they are to be forked
+
     def __init__(self, folder: Path, lease: float) -> None:
         self.folder, self.lease = folder, lease
         self.once = folder / "once"
@@ -117,24 +123,37 @@ class Workspace:
             "PYTHONWARNINGS": "ignore",
         }
 
-    def start(self, *words: str, failpoint: str = "") -> subprocess.Popen[str]:
+    def start(self, *words: str, failpoint: str = "") -> Process:
         """Start a command; its words go to ``output.log``, its data to a pipe."""
+        environment = self.environment | {"LSQCTL_FAILPOINT": failpoint}
         with (self.folder / "output.log").open("a") as log:
+            if self.starter:
+                return self.forked(self.starter, words, environment, log.fileno())
             return subprocess.Popen(
                 [sys.executable, "-m", "lsqctl", *words],
                 cwd=self.folder,
-                env=self.environment | {"LSQCTL_FAILPOINT": failpoint},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log if words[0] == "worker" else subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
 
+    def forked(
+        self, starter: WarmStarter, words: Sequence[str], environment: dict[str, str], log: int
+    ) -> WarmProcess:
+        """Start a command without the start of a Python, which is most of what a seed costs."""
+        if words[0] != "worker":
+            return starter.start(words, self.folder, environment)
+        with open(os.devnull) as nothing:
+            streams = (nothing.fileno(), log, log)
+            return starter.start(words, self.folder, environment, streams=streams)
+
     def __call__(self, *words: str, failpoint: str = "") -> tuple[int, list[str]]:
         """Run a command to its end and return its exit code and the words of its output."""
         process = self.start(*words, failpoint=failpoint)
         output, _ = process.communicate(timeout=PATIENCE)
-        return process.returncode, (output or "").split()
+        return process.wait(), (output or "").split()
 
     @contextlib.contextmanager
     def store(self) -> Iterator[Store]:
@@ -176,7 +195,7 @@ class Nemesis:
     def __init__(self, space: Workspace, report: Report) -> None:
         self.space, self.report = space, report
         self.draw = random.Random(report.seed)
-        self.workers: list[subprocess.Popen[str]] = []
+        self.workers: list[Process] = []
         self.asleep: list[tuple[float, psutil.Process]] = []
 
     def rage(self, seconds: float) -> None:
@@ -194,7 +213,7 @@ class Nemesis:
                     if not any(store.queue.remaining()):
                         return
 
-    def another(self) -> subprocess.Popen[str]:
+    def another(self) -> Process:
         """Start a worker, most of the time with failpoints armed."""
         names = [name for name in FAILPOINTS if not name.startswith(("submit", "cluster"))]
         specs = [self.spec(name) for name in self.draw.sample(names, self.draw.randint(0, 4))]
@@ -421,6 +440,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lease", type=float, default=1.0, help="seconds")
     parser.add_argument("--seconds", type=float, default=12.0, help="of disturbance for each seed")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time")
+    parser.add_argument("--forked", action="store_true", help="commands as the tests start them")
     parser.add_argument("--report", type=Path, help="write what is summed up as Markdown")
     return parser.parse_args(arguments)
 
@@ -428,6 +448,8 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run the seeds, sum up, and return 1 when anything was violated."""
     options = options_of(arguments)
+    if options.forked:
+        Workspace.starter = WarmStarter()
     expected = undisturbed(options.lease)
     reports: list[Report] = []
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -439,6 +461,7 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n".join(lines))
     if options.report:
         command = f"python bench/chaos.py --seeds {options.seeds} --lease {options.lease:g}"
+        command += " --forked" * options.forked
         head = ["# What chaos found", "", f"`{command}` printed this; see docs/chaos.md.", ""]
         options.report.write_text("\n".join([*head, *lines]) + "\n")
     return int(any(report.violations for report in reports))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import sys
 from dataclasses import replace
@@ -12,20 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import FULL, WARM
-from tests.warm import WarmProcess
 
 PATH = Path(__file__).resolve().parents[2] / "bench" / "chaos.py"
-
-
-def start_warm(space, *words: str, failpoint: str = "") -> WarmProcess:
-    """Start a command as Workspace.start does, without the start of a Python."""
-    told = {name: value for name, value in space.environment.items() if name.startswith("LSQCTL_")}
-    environment = os.environ | told | {"LSQCTL_FAILPOINT": failpoint, "PYTHONWARNINGS": "ignore"}
-    if words[0] != "worker":
-        return WARM.start(words, space.folder, environment)
-    with (space.folder / "output.log").open("a") as log, open(os.devnull) as nothing:
-        streams = (nothing.fileno(), log.fileno(), log.fileno())
-        return WARM.start(words, space.folder, environment, streams=streams)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +21,7 @@ def chaos():
     module = sys.modules["chaos"] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not FULL:
-        module.Workspace.start = start_warm
+        module.Workspace.starter = WARM
     yield module
     del sys.modules["chaos"]
 
