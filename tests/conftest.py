@@ -68,12 +68,17 @@ def fewer(cases: Iterable[Case], count: int) -> list[Case]:
     return every if FULL else [every[i * len(every) // count] for i in range(count)]
 
 
+def examples(count: int) -> int:
+    """Return how many examples a property is tried on; LSQCTL_TEST_FULL has ``count``."""
+    return count if FULL else count // 4
+
+
 # torch's first call takes most of a second; a time limit would only make tests flaky
 settings.register_profile(
     "lsqctl",
     deadline=None,
     derandomize=True,
-    max_examples=200 if FULL else 20,
+    max_examples=200 if FULL else 10,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("lsqctl")

@@ -129,6 +129,7 @@ def test_a_sparkline_goes_from_the_least_to_the_greatest():
     assert sparkline([5, 5]) == "▄▄"
 
 
+@pytest.mark.slow
 def test_a_followed_log_goes_on_into_the_attempt_after_a_kill_and_loses_no_line(cli):
     cli.write("mine.yaml", TINY.replace("epochs: 2", "epochs: 14").replace("256", "64"))
     run_id = cli("submit", "mine.yaml", "-q").stdout.split()[-1]

@@ -88,6 +88,7 @@ def test_the_page_leads_from_a_login_node_to_a_board(on_slurm):
     assert "digits/resnet8-fp32" in done["leaderboard"].stdout
 
 
+@pytest.mark.slow
 def test_a_pilot_that_never_starts_is_shown_with_the_reason_of_slurm(on_slurm):
     on_slurm.profile('[cpu]\ngres = ""\npartition = "closed"\nmost = 1\n')
     on_slurm.write("tiny.yaml", ONE + "sweep:\n  grid: {train.lr: [0.1]}\n")
@@ -126,6 +127,7 @@ def test_a_refused_pilot_is_said_in_one_line_and_not_sent_again_at_once(on_slurm
     assert said.count("a pilot with 1 GPU was refused: sbatch: invalid partition") == 1
 
 
+@pytest.mark.slow
 def test_no_script_holds_the_url_and_a_pilot_of_another_workspace_or_version_is_refused(line):
     line.environment["LSQCTL_DB"] = line.url.replace("lsqctl@", "lsqctl:hush@")
     script = line("cluster", "script", "cpu").stdout

@@ -98,6 +98,7 @@ def pilots(line: ClusterLine) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.slow
 def test_hosts_behind_ssh_work_the_queue_though_one_is_away_and_end_by_themselves(on_hosts):
     on_hosts.write("tiny.yaml", TINY.replace("epochs: 2", "epochs: 1"))
     on_hosts("submit", "tiny.yaml")

@@ -20,6 +20,7 @@ from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.runtime import open_session, run_session
 from lsqctl.deploy.settle import settle
 from lsqctl.quant.arithmetic import Grid, IntegerLayer
+from tests.conftest import fewer
 from tests.deploy.networks import Chain, compared, exported, images, prepared, traced
 
 
@@ -150,7 +151,7 @@ def chain_of(**spec):
     return traced(prepared(Chain(), **spec))
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=fewer(KINDS, 2))
 def chain(request):
     return chain_of(**KINDS[request.param])
 

@@ -19,7 +19,7 @@ from lsqctl.errors import DataError
 from lsqctl.models.factory import build_model
 from lsqctl.quant import LayerOverride, QuantSpec, prepare, quantized_layers
 from lsqctl.quant.arithmetic import pad_codes
-from tests.conftest import FULL
+from tests.conftest import FULL, fewer
 from tests.deploy.networks import (
     PIXELS,
     Checker,
@@ -68,7 +68,7 @@ if FULL:
     }
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=str)
+@pytest.fixture(scope="module", params=fewer(KINDS, 3), ids=str)
 def network(request):
     model = prepared(**KINDS[request.param])
     return model, traced(model)
@@ -206,6 +206,7 @@ def _round_shifts(model):
             )
 
 
+@pytest.mark.slow
 def test_a_norm_is_folded_only_where_it_alone_reads_a_layer_that_is_called_once():
     network = base()
     operators = [
@@ -312,6 +313,7 @@ def test_of_torchvision_s_classifiers_every_quantized_layer_is_integer(name):
     assert counts.n_codes > 1000
 
 
+@pytest.mark.slow
 def test_images_that_are_normalized_already_may_come_in():
     model = prepared()
     network = trace(model, (3, 8, 8))

@@ -100,6 +100,7 @@ def test_the_board_counts_the_file_and_compare_and_verify_hold_for_it(deployed):
     assert "after `:` only `deployed` can stand" in line("compare", run, f"{run}:x", code=3).stderr
 
 
+@pytest.mark.slow
 def test_deployed_again_it_has_the_same_bytes(deployed):
     line, printed = deployed
     line("deploy", "run", run_id(printed), "-o", "again", "--json")
@@ -242,6 +243,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(deployed):
     assert sorted((line.folder / "shipped").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_quantized_is_written_as_fp32_and_says_so(deployed):
     line, _ = deployed
     line("run", "digits/resnet8-fp32", "--set", "train.epochs=1")
@@ -279,6 +281,7 @@ for codes, step, scale, shift in load("every/model.safetensors").values():
     assert len(done.stdout.splitlines()) == 8
 
 
+@pytest.mark.slow
 def test_the_code_of_the_page_runs(tmp_path):
     loader, code = blocks("python")
     assert loader.startswith("import json")

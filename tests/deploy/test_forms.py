@@ -30,7 +30,7 @@ from lsqctl.deploy.tracing import Pixels, trace
 from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.quant import LayerOverride, QuantSpec, calibrate, prepare
-from tests.conftest import FULL
+from tests.conftest import FULL, fewer
 from tests.deploy.networks import PIXELS, Everything, images, prepared, traced
 
 HERE = Path(__file__).parent
@@ -84,7 +84,7 @@ class Joined(nn.Module):
         return self.head(torch.cat([self.conv2(twice), x, twice], -3).mean((2, 3)))
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=str)
+@pytest.fixture(scope="module", params=fewer(KINDS, 2), ids=str)
 def network(request):
     return Sourced(traced(prepared(Plain(), **KINDS[request.param])))
 
@@ -380,6 +380,7 @@ def test_an_unknown_form_and_a_missing_package_end_in_one_line(resnet8, tmp_path
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
     model, batch = prepared(Joined(F.silu)), [(images(2), None)]
     options = Options(("all",))

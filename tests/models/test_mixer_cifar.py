@@ -50,6 +50,7 @@ def test_images_that_no_patches_cover_are_refused():
         build_model("mixer_cifar", num_classes=10, image_size=30)
 
 
+@pytest.mark.slow
 def test_it_trains_quantized(tmp_path):
     with declared():
         recipe = Recipe.model_validate(

@@ -181,6 +181,7 @@ def _calibrate_on(rank, folder):
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_every_rank_of_a_process_group_gets_the_steps_and_signs_of_rank_0(tmp_path):
     multiprocessing.spawn(_calibrate_on, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))

@@ -133,6 +133,7 @@ def test_bf16_autocast_computes_the_layer_in_bf16_and_the_codes_in_fp32():
     assert quant.weight_quantizer.step_size.grad.dtype is torch.float32
 
 
+@pytest.mark.slow
 def test_a_layer_compiles_into_one_graph():
     x = torch.randn(2, 3, 8, 8)
     quant = ready(QuantConv2d.from_float(nn.Conv2d(3, 4, 3), W4, A4), x)

@@ -20,6 +20,7 @@ from lsqctl.recipe import (
 )
 from lsqctl.recipe_file import dump, load
 from lsqctl.recipe_file.keys import FIELDS, choices_of
+from tests.conftest import fewer
 
 from .conftest import MINIMAL
 
@@ -175,7 +176,7 @@ def test_the_networks_with_depthwise_convolutions_are_those_that_have_them():
 
     from lsqctl.models.factory import build_on_meta
 
-    for name in NETWORKS:
+    for name in fewer(NETWORKS, 4):
         model = build_on_meta(name, num_classes=2, in_channels=3, image_size=224)
         convs = [one for one in model.modules() if isinstance(one, nn.Conv2d)]
         found = any(conv.groups == conv.in_channels > 1 for conv in convs)

@@ -20,6 +20,7 @@ from lsqctl.store import Store, open_store
 from lsqctl.store.audit import History, MeasurementSpan, violations
 from lsqctl.store.maintenance import load_histories
 from lsqctl.store.tables import attempts, events, metric_points, results, runs
+from tests.conftest import examples
 from tests.store.samples import (
     checkpoint,
     identity,
@@ -149,7 +150,7 @@ MUTATIONS: list[Callable[[History, Any], History]] = [
 ]
 
 
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), suppress_health_check=list(HealthCheck))
 @given(story=again, last=st.sampled_from(LAST))
 def test_what_happened_passes(story, last):
     assert list(violations(happened(story, last))) == []

@@ -70,7 +70,7 @@ def outputs(processes: list[WarmProcess], *, timeout: float = 200) -> list[list[
 
 
 @pytest.mark.parametrize(
-    "count", [160, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "count", [64, pytest.param(5000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_sixteen_processes_do_every_run_once_parents_before_children(url: str, count: int) -> None:
     with open_store(url) as store:

@@ -16,6 +16,7 @@ from lsqctl.filters.run_columns import RUN_COLUMN_KINDS
 from lsqctl.run import Run
 from lsqctl.store import Store, open_store
 from lsqctl.store.tables import runs
+from tests.conftest import examples
 from tests.filters.expressions import comparisons, expressions
 from tests.store.samples import new, result, submit, take
 
@@ -58,7 +59,7 @@ def stored(
         yield store
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(tree=expressions(comparisons(COLUMNS, VALUES)), limit=st.none() | st.integers(1, 3))
 def test_a_filter_chooses_what_it_says_newest_first(
     stored: Store, tree: Expression, limit: int | None

@@ -289,7 +289,7 @@ def explore(url: str, *, examples: int, steps: int) -> None:
 
 
 def test_the_store_agrees_with_the_model(url: str) -> None:
-    explore(url, examples=5 if url.startswith("sqlite") else 3, steps=40)
+    explore(url, examples=3 if url.startswith("sqlite") else 2, steps=40)
 
 
 @pytest.mark.slow

@@ -65,6 +65,7 @@ except CannotCompile as error:
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_auto_trains_eagerly_and_on_is_an_error_before_training(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_A_COMPILER, str(tmp_path / "run")],
@@ -120,6 +121,7 @@ def test_a_later_attempt_told_otherwise_says_so_and_is_no_longer_bitwise(job):
     assert facts[-1].deterministic == "statistical"
 
 
+@pytest.mark.slow
 def test_channels_are_laid_out_last_for_large_images_from_the_first_attempt_on(job, monkeypatch):
     recipe = tiny(train={"epochs": 1})
     monkeypatch.setattr(compilation, "_CHANNELS_LAST_MIN_SIZE", 8)

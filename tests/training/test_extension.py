@@ -87,6 +87,7 @@ def test_steps_optimizer_averages_and_step_sizes_are_kept(extends, parent):
     assert before.training["ema"].keys() == after.training["ema"].keys()
 
 
+@pytest.mark.slow
 def test_the_schedule_begins_anew_and_the_learning_rate_is_the_new_recipes(extends):
     rates = [one.value for one in series(run(extension(), extends("restart")), "lr")]
     assert rates[0] == pytest.approx(0.05 * 0.5, rel=0.3)  # half way down the new cosine

@@ -90,6 +90,7 @@ def replace_step(quantizer):
     return copy
 
 
+@pytest.mark.slow
 def test_a_run_with_features_is_resumed_to_the_bit(job, tmp_path):
     recipe = tiny(distill=FEATURES | {"soft_weight": 0.0}, train={"epochs": 1, "accumulate": 2})
     inputs = teacher_file(tmp_path)

@@ -113,6 +113,7 @@ def test_gradients_are_scaled_back_before_they_are_clipped():
     assert found.pop_clipped() == 1
 
 
+@pytest.mark.slow
 def test_a_skipped_step_is_counted_reported_and_moves_neither_weights_nor_their_average(
     job, monkeypatch
 ):

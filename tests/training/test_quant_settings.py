@@ -157,6 +157,7 @@ def test_only_weights_or_only_activations_have_steps(job):
     assert all(one.batched for one in quantizers(model).values())
 
 
+@pytest.mark.slow
 def test_overrides_offsets_and_residual_additions_resume_to_the_bit(job):
     settings = {"act_offset": "learned", "act_signed": "signed", "residual_bits": 4}
     recipe = tiny(**SHORT, quant=settings | {"overrides": MIXED})

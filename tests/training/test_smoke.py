@@ -34,7 +34,7 @@ def images(folder, count=4):
         Image.new("RGB", (80, 90), (50 * number, 9, 9)).save(place / "a.jpeg")
 
 
-@pytest.mark.parametrize("name", ["imagenet/resnet18-w4a4", "digits/resnet8-fp32"])
+@pytest.mark.parametrize("name", fewer(["digits/resnet8-fp32", "imagenet/resnet18-w4a4"], 1))
 def test_a_bundled_recipe_takes_its_step(name, tmp_path):
     tried = smoke(load(name).cells[0].recipe, tmp_path)
     assert tried.image_source == ("real" if name.startswith("digits") else "generated")
@@ -50,6 +50,7 @@ def test_real_images_are_taken_where_there_are_any(tmp_path, place):
     assert smoke(recipe(), tmp_path).image_source == "real"
 
 
+@pytest.mark.slow
 def test_a_teacher_takes_part(tmp_path):
     teacher = {"teacher": "t.pt", "hard_weight": 0.0, "soft_weight": 1.0}
     quiet = smoke(recipe("resnet8", distill=teacher), tmp_path).loss
@@ -63,6 +64,7 @@ def test_a_network_that_cannot_take_the_images_is_an_error(tmp_path):
         smoke(recipe("vit_b_16", data={"name": "imagenet", "crop": 65}), tmp_path)
 
 
+@pytest.mark.slow
 def test_each_recipe_gets_one_line_and_a_failure_does_not_stop_the_rest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = "data: {name: imagenet, crop: 8}\nsweep: {grid: {seed: [0, 1]}}\n"

@@ -230,6 +230,7 @@ def hold_up(cli: CommandLine, uninterrupted, seconds: float) -> None:
         assert_finished_alike(cli, store, run_id, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_database_locked_for_longer_than_a_lease_and_all_retries_loses_nothing(
     cli, uninterrupted
 ):

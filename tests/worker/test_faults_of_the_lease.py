@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 
 import psutil
+import pytest
 
 from lsqctl.run import EndReason, RunState
 from lsqctl.worker.identity import boot_id, is_dead, this_worker
@@ -111,6 +112,7 @@ def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
     assert this_worker("w", 1, "cpu").id != me.id
 
 
+@pytest.mark.slow
 def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
     """As when the supervisor's process is gone but the kernel's signal did not come."""
     from lsqctl.worker.messages import AttemptSpec, ExitReport

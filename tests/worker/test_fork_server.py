@@ -55,6 +55,7 @@ def parent_of(launcher: ForkServerLauncher) -> psutil.Process:
     return psutil.Process(launcher._server._popen.pid)
 
 
+@pytest.mark.slow
 def test_a_signal_sent_before_the_child_lives_reaches_it_and_names_its_end(launcher, tmp_path):
     child = Started(launcher, tmp_path / "log")
     child.process.signal(signal.SIGKILL)
@@ -97,6 +98,7 @@ def test_a_fork_server_that_dies_ends_its_children_with_a_reason_and_is_started_
     launcher.close()
 
 
+@pytest.mark.slow
 def test_warming_starts_no_thread_and_touches_no_cuda():
     probe = """
 import importlib, os, torch
@@ -123,6 +125,7 @@ print(bool(seen), calls, torch.cuda.is_initialized(), len(os.listdir("/proc/self
     assert done.stdout.strip() == "True [] False 1"
 
 
+@pytest.mark.slow
 def test_a_forked_child_computes_the_same_bits_as_a_python_of_its_own(cli):
     """Two threads: a parent that had started its thread pool would show here."""
     ends, records = [], []

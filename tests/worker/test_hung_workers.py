@@ -91,6 +91,7 @@ def test_one_sigterm_ends_a_worker_that_cannot_reach_its_database(scene):  # noq
         assert scene.supervisor._is_finished()
 
 
+@pytest.mark.slow
 def test_a_child_that_ended_under_a_stopped_fork_server_is_known_to_wait_for_it(tmp_path):
     launcher = ForkServerLauncher(threads=1)
     child = Started(launcher, tmp_path / "log")

@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from lsqctl.run import EndReason, RunState
 from tests.conftest import TINY, wait_for
@@ -22,6 +23,7 @@ from tests.worker.long_run import (
 )
 
 
+@pytest.mark.slow
 def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
     cli.write("base.yaml", TINY)
     cli.write(
