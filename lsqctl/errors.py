@@ -6,6 +6,7 @@
   * RecipeError                2   one or more mistakes in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
   * StoreError                 4   the database is unreachable, locked or unsafe
+    * LockedDatabase           4   another process holds it; to wait may help
     * UnusableDatabase         4   it was removed, replaced or damaged, or has another schema
       * OlderSchema            4   it must be upgraded first, and this may not do it
   * DataError                  1   a dataset or a weights file is missing, damaged or does not fit
@@ -55,6 +56,10 @@ class StoreError(LsqctlError):
     """The database is unreachable, locked, or unsafe to use."""
 
     exit_code = 4
+
+
+class LockedDatabase(StoreError):
+    """Another process has held the database for longer than all tries: to wait may help."""
 
 
 class UnusableDatabase(StoreError):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.errors import NotFound
+from lsqctl.errors import LockedDatabase, NotFound
 from lsqctl.failpoint import armed_failpoints
+from lsqctl.retry import retry
 from lsqctl.run import IfExists
 from lsqctl.settings import CompileMode, Settings, load_settings
 from lsqctl.settings import sources as settings_origins
@@ -120,14 +122,26 @@ def setting_sources(ctx: typer.Context) -> dict[str, str]:
 
 @contextmanager
 def open_store(
-    ctx: typer.Context, *, create: bool = False, silent: bool = False
+    ctx: typer.Context, *, create: bool = False, silent: bool = False, wait: bool = False
 ) -> Iterator[Store]:
-    """Open the store, say on stderr which one it is, and close it at the end."""
+    """Open the store, say on stderr which one it is, and close it at the end.
+
+    ``wait`` for one that another process holds locked, however long that takes.
+    """
     from lsqctl.services.workspace import open_workspace
 
-    store = open_workspace(get_settings(ctx), create=create)
+    settings = get_settings(ctx)
+    open_once = partial(open_workspace, settings, create=create)
+    store = retry(open_once, LockedDatabase, _say_that_we_wait) if wait else open_once()
     with _using(store, silent=silent):
         yield store
+
+
+def _say_that_we_wait(error: LockedDatabase, _failures: int) -> float:
+    from lsqctl.cli.console import warn
+
+    warn(f"waiting for it: {error}")
+    return 0.0  # the database has waited for some seconds itself
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def worker(
         only_gpus=only_gpus,
         **_beside_runs(settings, tensorboard=tensorboard, launcher=launcher),
     )
-    with open_store(ctx, create=True) as store:
+    with open_store(ctx, create=True, wait=True) as store:
         code = _work_queue(
             settings, store, slots=slots, gpu_choice=gpus, name=name, options=options
         )

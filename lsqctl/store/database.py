@@ -15,10 +15,10 @@ from sqlalchemy import URL, Connection, Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from lsqctl.errors import StoreError, UnusableDatabase
+from lsqctl.errors import LockedDatabase, StoreError, UnusableDatabase
 from lsqctl.retry import jitter, retry
 from lsqctl.store.engine import NO_WAIT_OPTION, WRITE_OPTION, is_sqlite, make_engine, masked
-from lsqctl.store.file_checks import FileId, damage, file_id, list_backups
+from lsqctl.store.file_checks import FileId, damage, file_id, list_backups, lock_holders
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,8 +27,9 @@ MAX_TRIES = 3
 EXCLUSIVE_LOCK_KEY = 0x6C737163  # "lsqc": changes that touch several runs go one at a time
 _DROPPED = re.compile(r'(?:database|role) "[^"]*" does not exist')
 
+_LOCK_TIMEOUT = "55P03"
 # PostgreSQL: serialization failure, deadlock, lock not available, cannot connect now, shutdown
-_TRANSIENT = frozenset({"40001", "40P01", "55P03", "57P03"})
+_TRANSIENT = frozenset({"40001", "40P01", _LOCK_TIMEOUT, "57P03"})
 
 
 class Database:
@@ -168,7 +169,8 @@ class Database:
     def _to_store_error(self, error: DBAPIError | PoolTimeout) -> StoreError:
         if reason := self._unusable_reason(error):
             return UnusableDatabase(f"the database {masked(self.url)} {reason}")
-        return StoreError(self._explain(error))
+        is_locked = isinstance(error, DBAPIError) and _is_locked(error)
+        return (LockedDatabase if is_locked else StoreError)(self._explain(error))
 
     def _unusable_reason(self, error: DBAPIError | PoolTimeout) -> str:
         """Return why trying again cannot help; nothing where it can, or only the caller knows."""
@@ -188,6 +190,8 @@ class Database:
         cause = error.orig if isinstance(error, DBAPIError) else error
         message = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         advice = _advice(message)
+        if self.sqlite and _LOCKED in message:
+            advice = f"; {lock_holders(self._path) or advice[2:]}"
         if self.url.password:
             message = message.replace(str(self.url.password), "***")
         return f"database {masked(self.url)}: {message}{advice}"
@@ -203,8 +207,9 @@ def current_revision(db: Connection) -> str | None:
 
 TAKE_EXCLUSIVE_LOCK = text("SELECT pg_advisory_xact_lock(:key)")
 
+_LOCKED = "database is locked"  # in SQLite's words
 _ADVICE = {
-    "database is locked": "another process has held it for long; try again, or look for it",
+    _LOCKED: "another process has held it for long; try again, or look for it",
     "disk is full": "free some space; what was stored before is safe",
     "readonly": "the file or its folder cannot be written; check the permissions",
     "unable to open": "check that the folder exists and can be written",
@@ -224,8 +229,11 @@ def _is_transient(error: DBAPIError) -> bool:
     sqlstate = getattr(error.orig, "sqlstate", None)
     if sqlstate is not None:
         return sqlstate in _TRANSIENT
-    message = str(error.orig)
-    return "database is locked" in message or "Connection refused" in message
+    return _is_locked(error) or "Connection refused" in str(error.orig)
+
+
+def _is_locked(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) == _LOCK_TIMEOUT or _LOCKED in str(error.orig)
 
 
 class _HasDatabase(Protocol):

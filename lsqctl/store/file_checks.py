@@ -1,11 +1,14 @@
-"""A database's file on the disk: whether it is the same one, or damaged, and its backups.
+"""A database's file on the disk: whether it is the same one, damaged or locked, and its backups.
 
 What a path names may be moved away or copied over while it is open: device and inode tell.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 FileId = tuple[int, int]  # device and inode
@@ -40,3 +43,54 @@ def list_backups(path: Path) -> str:
         return "there is no backup beside it (`lsqctl db backup` makes one)"
     newest = sorted(copies, key=lambda copy: copy.stat().st_mtime, reverse=True)
     return f"restore a backup: {', '.join(map(str, newest[:_MAX_BACKUPS_SHOWN]))}"
+
+
+LOCKS = Path("/proc/locks")
+# the bytes that SQLite locks: in the file itself, and the writer's in the shared memory of a WAL
+_LOCK_BYTES = range(0x40000000, 0x40000200)
+_WAL_WRITE_BYTE = 120
+_LOCK_LINE = re.compile(r"\d+: \w+ +\w+ +(\w+) +(\d+) \S+:(\d+) (\d+) \d+")
+
+
+def lock_holders(path: Path) -> str:
+    """Return which other processes hold SQLite's lock now, and how they let go of it.
+
+    Nothing where Linux does not tell: elsewhere, in another container, or once it was released.
+    """
+    try:
+        lines = LOCKS.read_text().splitlines()
+    except OSError:
+        return ""
+    holders = sorted({pid for line in lines for pid in _lock_holder(line, path)} - {os.getpid()})
+    stopped = [pid for pid in holders if _is_stopped(pid)]
+    if stopped:
+        numbers = " ".join(map(str, stopped))
+        return (
+            f"process {numbers} holds it and is stopped: `kill -CONT {numbers}` lets it go on, "
+            f"`kill -KILL {numbers}` ends it"
+        )
+    return f"held by process {', '.join(map(str, holders))}; try again" if holders else ""
+
+
+def _lock_holder(line: str, path: Path) -> Iterator[int]:
+    """Yield the process of a line of /proc/locks that says that it keeps others from writing."""
+    found = _LOCK_LINE.fullmatch(line)
+    if found is None:
+        return
+    kind, pid, inode, first_byte = found[1], int(found[2]), int(found[3]), int(found[4])
+    shared_memory = file_id(path.with_name(f"{path.name}-shm"))
+    if shared_memory is not None:  # whoever has a WAL open holds the file itself, and harms nobody
+        blocks = (inode, first_byte, kind) == (shared_memory[1], _WAL_WRITE_BYTE, "WRITE")
+    else:
+        known = file_id(path)
+        blocks = known is not None and inode == known[1] and first_byte in _LOCK_BYTES
+    if blocks and pid > 0:
+        yield pid
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in ("T", "t")

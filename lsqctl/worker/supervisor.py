@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
 
-from lsqctl.errors import LeaseLost, NotFound, StoreError, UnusableDatabase
+from lsqctl.errors import LeaseLost, LockedDatabase, NotFound, StoreError, UnusableDatabase
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
@@ -127,9 +127,9 @@ class Supervisor:
         Raises UsageError when our name is taken, and UnusableDatabase, once the children have
         saved, when the database was removed, replaced, damaged or upgraded.
         """
-        dead_check = is_dead if self._options.exclusive_name else None
-        self._store.workers.register(self._identity, is_dead=dead_check)
         with signal_handler(self._on_signal):
+            if not self._register():
+                return self._exit_code or 0
             try:
                 self._launcher.start()
                 while not self._is_finished():
@@ -145,6 +145,18 @@ class Supervisor:
         if self._unusable is not None:
             raise self._unusable
         return self._exit_code or 0
+
+    def _register(self) -> bool:
+        """Become known once the database is not locked; False when it is time to end first."""
+        dead_check = is_dead if self._options.exclusive_name else None
+        while self._exit_code is None and not self._is_idle_too_long():
+            try:
+                self._store.workers.register(self._identity, is_dead=dead_check)
+                return True
+            except LockedDatabase as error:
+                self._observer.notify(f"waiting for it: {error}")
+                self._enforce_time_limits()
+        return False
 
     def tick(self) -> None:
         """Do once all that is due: finalize, renew, reap, claim."""

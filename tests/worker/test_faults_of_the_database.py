@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -49,18 +50,19 @@ def run_dir(tmp_path):
 class Held:
     """Another process's transaction that lets nobody in."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, begin: str = "BEGIN EXCLUSIVE") -> None:
         code = (
             "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None, "
-            "timeout=60); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True); "
-            "sys.stdin.read(); db.execute('ROLLBACK')"
+            "timeout=60); db.execute(sys.argv[2]); db.execute('SELECT * FROM runs').fetchall(); "
+            "print('held', flush=True); sys.stdin.read(); db.execute('ROLLBACK')"
         )
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen([sys.executable, "-c", code, path], **pipes)
-        assert self._process.stdout.readline() == "held\n"
+        self.process = subprocess.Popen([sys.executable, "-c", code, path, begin], **pipes)
+        assert self.process.stdout.readline() == "held\n"
 
     def release(self) -> None:
-        self._process.communicate(timeout=60)
+        self.process.send_signal(signal.SIGCONT)
+        self.process.communicate(timeout=60)
 
 
 ODD = [Metric("loss", "train", step, value) for step, value in enumerate((math.nan, math.inf, 0.1))]

@@ -53,16 +53,17 @@ def everything(cli: CommandLine, run_id: str) -> dict[str, object]:
 
 
 def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
-    """Stop processes; wake them again and return False where one holds the lock of SQLite.
+    """Stop processes; wake them again and return False where one holds a lock of SQLite.
 
-    Nobody else could write then, as long as it sleeps.
+    Nobody else could write then, as long as it sleeps: not even where it was only reading, for
+    without a WAL a commit waits for every reader.
     """
     for process in processes:
         process.suspend()
     path = cli.folder / ".lsqctl" / "lsqctl.db"
     with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as database:
         try:
-            database.execute("BEGIN IMMEDIATE")
+            database.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError:
             for process in processes:
                 process.resume()
