@@ -256,6 +256,20 @@ def failpoint_variables() -> tuple[str, Path | None]:
     return os.environ.get("LSQCTL_FAILPOINT", ""), _to_path(os.environ.get("LSQCTL_FAILPOINT_ONCE"))
 
 
+def module_command(module: str) -> tuple[str, ...]:
+    """Return the words that run a module of lsqctl as a process of its own.
+
+    Without ``-P`` Python would import what lies in the folder that a command was given in before
+    its own: a recipe's folder may hold a ``queue.py``. Only where lsqctl itself is found so, in a
+    checkout that is not installed, is that left.
+    """
+    try:
+        is_checkout = Path(__file__).parents[1] == Path.cwd()
+    except OSError:  # the folder is gone
+        is_checkout = False
+    return (sys.executable, *(() if is_checkout else ("-P",)), "-m", module)
+
+
 def child_environment(changes: dict[str, str]) -> dict[str, str]:
     """Return this process's environment with ``changes``, for a child process."""
     return {**os.environ, **changes}

@@ -279,7 +279,7 @@ class _WarmLaunches:
 
     @staticmethod
     def Popen(command: list[str], **options: Any) -> Any:
-        if command[1:3] == ["-m", "lsqctl.worker.fork_server"]:
+        if "lsqctl.worker.fork_server" in command:
             return _ForkedServer(command, **options)
         return subprocess.Popen(command, **options)
 
@@ -308,7 +308,7 @@ class _ForkedServer:
             out = stdout.fileno()
             _become(env, [os.open(os.devnull, os.O_RDONLY), out, out], pass_fds)
             atexit._clear()  # what the worker does at its own end
-            sys.argv = command[2:]
+            sys.argv = command[command.index("-m") + 1 :]
             from lsqctl.worker.fork_server import main
 
             _run_to_the_end(lambda: sys.exit(main()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -76,11 +77,16 @@ def git_state(folder: Path) -> JsonObject:
     Of files that git does not know, their names count, not what is in them.  The difference itself
     is not kept: it may hold what nobody meant to publish.  Empty where ``folder`` is in no git
     checkout, or git is not installed.
+
+    A checkout may come out of somebody's archive, with commands in its configuration that git would
+    run: none is.  Where its files go through filters of its own only the commit is told.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
-    diff = _git(folder, "diff", "HEAD", "--no-ext-diff", "--no-textconv") or b""
+    if _has_own_filters(folder):
+        return {"commit": commit.decode().strip()}
+    diff = _git(folder, "diff", "HEAD", *_DIFF_OPTIONS) or b""
     untracked = _git(folder, "ls-files", "--others", "--exclude-standard") or b""
     dirty = bool(diff or untracked)
     return {
@@ -90,10 +96,22 @@ def git_state(folder: Path) -> JsonObject:
     }
 
 
+# a submodule has a configuration of its own: its commit is compared, git does not look into it
+_DIFF_OPTIONS = ("--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty")
+_RUN_NOTHING = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}")
+
+
+def _has_own_filters(folder: Path) -> bool:
+    """Return whether the checkout itself, not its user or system, says what filters files."""
+    asked = ("--includes", "--show-scope", "--get-regexp", r"^filter\.")
+    lines = (_git(folder, "config", *asked) or b"").splitlines()
+    return any(not line.startswith((b"global", b"system")) for line in lines)
+
+
 def _git(folder: Path, *arguments: str) -> bytes | None:
     try:
         completed = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            ["git", "-C", str(folder), *_RUN_NOTHING, *arguments],
             capture_output=True,
             check=False,
             timeout=20,

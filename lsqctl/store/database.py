@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 MAX_TRIES = 3
 EXCLUSIVE_LOCK_KEY = 0x6C737163  # "lsqc": changes that touch several runs go one at a time
-_DROPPED = re.compile(r'(?:database|role) "[^"]*" does not exist')
+_DROPPED = re.compile(r'(?:database|role) "([^"]*)" does not exist')
 
 _LOCK_TIMEOUT = "55P03"
 # PostgreSQL: serialization failure, deadlock, lock not available, cannot connect now, shutdown
@@ -121,6 +121,12 @@ class Database:
         said = _DROPPED.search(str(error.orig))
         if self.sqlite or said is None:
             return ""
+        if self.schema is None:  # it was never opened: a name that is not so, or not yet
+            what = "createdb" if said[0].startswith("database") else "createuser"
+            return (
+                f"cannot be used: {said[0]} on the server; `{what} {said[1]}` there makes it, "
+                "--db names another"
+            )
         return f"cannot be used: {said[0]} on the server by now; {self._restore_advice()}"
 
     def _restore_advice(self) -> str:
@@ -214,6 +220,12 @@ _ADVICE = {
     "readonly": "the file or its folder cannot be written; check the permissions",
     "unable to open": "check that the folder exists and can be written",
     "Connection refused": "is the server running?",
+    "lock timeout": "another process has held it for long; try again, or look for it",
+    "no password supplied": "give it in ~/.pgpass, in PGPASSWORD, or in the URL",
+    "too many clients": "let it serve more (max_connections), or stop some workers",
+    "connection slots": "let it serve more (max_connections), or stop some workers",
+    "read-only transaction": "name a server that may be written (the primary of a standby)",
+    "permission denied": "`lsqctl db grants` prints what its owner may grant",
 }
 
 

@@ -24,7 +24,7 @@ from typing import Protocol
 
 from lsqctl.errors import LsqctlError
 from lsqctl.launchers import launched_words
-from lsqctl.settings import child_environment, thread_variables
+from lsqctl.settings import child_environment, module_command, thread_variables
 
 # SIGUSR1 is what `sbatch --signal=USR1@60` sends before the time is up
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -141,7 +141,7 @@ class SubprocessLauncher:
 
     def launch(self, pipes: Pipes, env: Mapping[str, str]) -> SubprocessHandle:
         """Start a child; raises OSError, also for a launcher that makes no command."""
-        command = (sys.executable, "-m", "lsqctl.worker.execute", str(pipes.report))
+        command = (*module_command("lsqctl.worker.execute"), str(pipes.report))
         try:
             words = launched_words(self._name, command, env)
         except LsqctlError as error:
@@ -280,7 +280,7 @@ class _ForkServerHandle:
         with server_end, signals_blocked():  # a job's signals are the supervisor's to act upon
             self._popen = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "lsqctl.worker.fork_server"),
+                    *module_command("lsqctl.worker.fork_server"),
                     *(str(server_end.fileno()), str(os.getpid())),
                 ],
                 stdin=subprocess.DEVNULL,

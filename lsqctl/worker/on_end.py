@@ -21,6 +21,7 @@ from pathlib import Path
 
 from lsqctl.ownership import open_regular
 from lsqctl.run import ACTIVE_STATES, Run
+from lsqctl.settings import module_command
 from lsqctl.worker.workspace_file import OnEnd
 
 _LOG = "on_end.log"
@@ -58,7 +59,7 @@ class EndHooks:
             words = [_filled(word, message) for word in self._on_end.command]
             self._start(f"on_end command of {run.id}", words, body, run_dir)
         if self._on_end.webhook:
-            words = [sys.executable, "-m", "lsqctl.worker.on_end"]
+            words = list(module_command("lsqctl.worker.on_end"))
             body = f"{self._on_end.webhook}\n".encode() + body  # a URL may hold a secret
             self._start(f"webhook of {run.id}", words, body, run_dir)
 

@@ -50,6 +50,28 @@ def test_a_new_file_makes_it_dirty(checkout):
     assert git_state(checkout)["dirty"] is True
 
 
+@pytest.mark.parametrize(
+    ("key", "dirty"), [("core.fsmonitor", True), ("core.hooksPath", True), ("filter.e.clean", None)]
+)
+def test_no_command_that_a_checkout_brings_with_it_is_run(checkout, key, dirty):
+    """As one that was unpacked from an archive may; git would run it for a mere `diff`."""
+    planted, ran = checkout / ".git" / "planted", checkout / ".git" / "ran"
+    planted.mkdir()
+    for path in (planted / "command", planted / "post-index-change"):
+        path.write_text(f"#!/bin/sh\ntouch '{ran}'\ncat\n")
+        path.chmod(0o755)
+    value = planted if key == "core.hooksPath" else planted / "command"
+    subprocess.run(["git", "config", key, str(value)], cwd=checkout, check=True)
+    (checkout / ".git" / "info" / "attributes").write_text("*.txt filter=e\n")
+    (checkout / "a.txt").write_text("two")
+    state = git_state(checkout)
+    assert not ran.exists()
+    assert state.get("dirty") is dirty
+    subprocess.run(["git", "diff", "HEAD"], cwd=checkout, check=True, capture_output=True)
+    subprocess.run(["git", "status"], cwd=checkout, check=True, capture_output=True)
+    assert ran.exists()  # git alone does
+
+
 def test_the_code_has_one_digest():
     assert len(code_sha256()) == 64
     assert code_sha256() == code_sha256()

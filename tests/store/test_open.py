@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL, make_url
 
 from lsqctl.errors import StoreError
 from lsqctl.store import engine, open_store
@@ -172,3 +173,39 @@ def test_importing_the_store_imports_neither_alembic_nor_pandas_nor_torch(tmp_pa
     argv = [sys.executable, "-c", probe, url]
     out = subprocess.run(argv, capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def refusal(url: URL, **options: float) -> str:
+    with pytest.raises(StoreError) as error, open_store(whole(url), **options) as store:
+        store.workers.heartbeat("nobody")
+    return str(error.value)
+
+
+def whole(url: URL) -> str:
+    return url.render_as_string(hide_password=False)
+
+
+def test_a_server_that_refuses_is_answered_with_what_to_do(postgresql_url: str) -> None:
+    import psycopg
+
+    url = make_url(postgresql_url)
+    with open_store(postgresql_url):
+        pass
+    absent = refusal(url.set(database="absent"))
+    assert 'database "absent" does not exist on the server; `createdb absent`' in absent
+    assert "restore" not in absent
+    nobody = refusal(url.set(username="nobody"))
+    assert 'role "nobody" does not exist on the server; `createuser nobody`' in nobody
+    server = whole(url.set(drivername="postgresql"))
+    with psycopg.connect(server, autocommit=True) as other:
+        with other.transaction():
+            other.execute("LOCK TABLE workers IN ACCESS EXCLUSIVE MODE")
+            assert "another process has held it for long" in refusal(url, busy_seconds=0.05)
+        other.execute(f"ALTER DATABASE {url.database} SET default_transaction_read_only = on")
+        assert "name a server that may be written" in refusal(url)
+        other.execute(f"ALTER DATABASE {url.database} RESET default_transaction_read_only")
+        other.execute("CREATE ROLE guest LOGIN")
+        try:
+            assert "`lsqctl db grants`" in refusal(url.set(username="guest"))
+        finally:
+            other.execute("DROP ROLE guest")

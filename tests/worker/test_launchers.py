@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lsqctl.errors import PluginError
 from lsqctl.launchers import LAUNCHERS, launched_words
+from lsqctl.settings import module_command
 from lsqctl.testing import launcher_laws
 from tests.conftest import TINY, CommandLine
 
@@ -112,3 +114,20 @@ def test_a_launcher_that_raises_or_names_no_program_is_an_error_of_its_start(own
                 SubprocessLauncher(f"mine/{name}").launch(Pipes(0, 1, 2), {})
     finally:
         use_workspace(None)
+
+
+@pytest.mark.parametrize("name", ["execute", "fork_server", "on_end"])
+def test_no_process_of_a_worker_imports_what_lies_in_the_folder_of_a_command(tmp_path, name):
+    """A recipe's folder, perhaps somebody else's, may hold files called as Python's own."""
+    for module in ("contextlib", "json", "torch"):
+        (tmp_path / f"{module}.py").write_text("open('imported', 'w')\n")
+    words = {"cwd": tmp_path, "stdin": subprocess.DEVNULL, "capture_output": True}
+    subprocess.run(module_command(f"lsqctl.worker.{name}"), check=False, **words)
+    assert not (tmp_path / "imported").exists()
+    subprocess.run([sys.executable, "-m", f"lsqctl.worker.{name}"], check=False, **words)
+    assert (tmp_path / "imported").exists()  # by Python alone
+
+
+def test_every_process_of_lsqctls_own_modules_is_started_so():
+    sources = (Path(__file__).parents[2] / "lsqctl").rglob("*.py")
+    assert [path.name for path in sources if '"-m", "lsqctl' in path.read_text("utf-8")] == []

@@ -235,6 +235,22 @@ def test_nothing_is_wider_than_the_window(opened, width):
             assert not page.evaluate(f"[...document.querySelectorAll('.scroll')].some({wider})")
 
 
+_TEXT_SIZES = """[...document.querySelectorAll('svg text')].map(one => {
+    const drawing = one.ownerSVGElement, scale = drawing.clientWidth / drawing.viewBox.baseVal.width
+    return scale * parseFloat(getComputedStyle(one).fontSize)
+}).filter(size => size > 0)"""
+
+
+@pytest.mark.parametrize("width", [400, 900, 1600])
+def test_the_words_of_every_chart_are_about_as_large_as_the_tables(opened, width):
+    for name in ("plain", "large"):
+        with opened(name, width=width) as page:
+            sizes = page.evaluate(_TEXT_SIZES)
+            assert sizes
+            assert 10 <= min(sizes)
+            assert max(sizes) <= 17
+
+
 def test_without_script_the_tables_and_charts_are_complete(opened):
     with opened("plain", script=False) as page:
         assert page.locator("#d0 tbody tr").count() == 4
