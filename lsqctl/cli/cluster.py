@@ -54,7 +54,7 @@ def work(
     from lsqctl.services.cluster import dispatch, open_cluster
 
     cluster = open_cluster(get_settings(ctx), profile)
-    with open_store(ctx, create=True) as store:
+    with open_store(ctx, create=True, wait=True) as store:
         try:
             dispatch(cluster, store, say, poll_seconds=poll, until_empty=until_empty)
         except KeyboardInterrupt:
