@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ def calibrate(
     times, whose step size is that of the values of all its uses: each quantizer sees what reaches
     its layer in the net as quantized so far, and BN statistics, training flags and random
     generators stay as they were. Quantizers that are calibrated already are left alone unless
-    ``force``. In a process group, every rank must call this and gets the values of rank 0.
+    ``force``. A warning says where another layer runs first or last than ``prepare`` took for it.
+    In a process group, every rank must call this and gets the values of rank 0.
 
     Raises:
         ValueError: the model is not prepared, a layer is never reached, or values are not finite.
@@ -47,7 +49,33 @@ def calibrate(
     calibration = _Calibration(targets, pending, keep_calibrated=not force)
     with eval_mode(model), torch.no_grad():
         calibration.run(lambda: model(*args, **kwargs))
+    if pending == set(targets):
+        _warn_of_order(quantized_layers(model), calibration.run_order)
     _broadcast_from_rank_0(list(quantizers(model).values()))
+
+
+def _warn_of_order(layers: Mapping[str, QuantLayer], run_order: Sequence[str]) -> None:
+    """Warn where the layer that runs first, or last, has other bits than the one registered so.
+
+    ``prepare`` sees no input, and gives the bits of a first and a last layer by registration.
+    """
+    names, ran = list(layers), [name for name in run_order if name in layers]
+    for end, which in ((0, "first"), (-1, "last")):
+        registered, actual = names[end], ran[end]
+        if _bits(layers[registered]) != _bits(layers[actual]):
+            warnings.warn(
+                f"layer {actual!r} runs {which}, but {registered!r} is registered {which} and has "
+                f"the bits of a {which} layer: register them in the order in which they run, or "
+                "give both their bits by overrides",
+                stacklevel=3,
+            )
+
+
+def _bits(layer: QuantLayer) -> list[int]:
+    return [
+        0 if quantizer is None else quantizer.spec.bits
+        for quantizer in (layer.weight_quantizer, layer.input_quantizer)
+    ]
 
 
 def _calibration_targets(model: nn.Module) -> dict[str, CalibrationTarget]:
@@ -131,6 +159,7 @@ class _Calibration:
             if keep_calibrated and quantizer.calibrated
         }
         self.uses: Counter[str] = Counter()
+        self.run_order: list[str] = []  # a name for each use
         self.inputs: dict[str, list[Tensor]] = {}
 
     def run(self, forward: Callable[[], object]) -> None:
@@ -153,7 +182,9 @@ class _Calibration:
             self._calibrate(name, torch.cat(self.inputs.pop(name)))
         self.uses.clear()
         others = [name for name in self.targets if name not in reused]
+        run_order = list(self.run_order)
         self._pass(forward, self._calibrate_first_use, others)
+        self.run_order = run_order  # of all layers
 
     def _pass(
         self, forward: Callable[[], object], hook: Callable[..., None], names: list[str]
@@ -169,6 +200,7 @@ class _Calibration:
 
     def _calibrate_first_use(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.uses[name] += 1
+        self.run_order.append(name)
         if self.uses[name] == 1:
             self._calibrate(name, inputs[0])
 

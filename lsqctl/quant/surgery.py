@@ -39,7 +39,8 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     Layers that share a weight share its quantizer. Works in place; when ``model`` is itself such a
     layer, the new one is returned. Parameters stay the same objects, so an optimizer made
     earlier still holds the weights, but not the new step sizes: make it afterwards, from
-    ``param_groups``. The first and the last layer are those of registration order. A layer with 32
+    ``param_groups``. The first and the last layer are those of registration order;
+    ``calibrate`` warns where others run first and last. A layer with 32
     bits for both tensors stays as it is. With ``residual_bits`` both inputs of the residual
     additions are quantized too. ``kernel: integer`` multiplies codes on a CPU, where a layer can
     (``QuantLayer.float_reason``); ``auto`` is decided by a run, and is float here.

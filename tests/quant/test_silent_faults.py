@@ -312,3 +312,46 @@ def test_a_data_parallel_model_trains_where_an_offset_is_not_in_use(signed):
             parallel(torch.rand(8, 4)).sum().backward()
     finally:
         torch.distributed.destroy_process_group()
+
+
+class Backwards(nn.Module):
+    """Registers its layers in another order than they run in."""
+
+    def __init__(self, *names):
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.Linear(4, 4))
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ("head", "body", "stem"),
+            ["'stem' runs first, but 'head'", "'head' runs last, but 'stem'"],
+        ),
+        (
+            ("head", "stem", "body"),
+            ["'stem' runs first, but 'head'", "'head' runs last, but 'body'"],
+        ),
+        (("stem", "head", "body"), ["'head' runs last, but 'body'"]),
+        (("stem", "body", "head"), []),
+    ],
+)
+def test_a_layer_that_runs_first_or_last_without_its_bits_is_named_in_a_warning(names, said):
+    spec = QuantSpec(weight_bits=2, act_bits=2, first_weight_bits=8, last_weight_bits=4)
+    model = prepare(Backwards(*names.split()), spec)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        calibrate(model, torch.randn(16, 4))
+    assert len(caught) == len(said)
+    assert all(words in str(one.message) for words, one in zip(said, caught, strict=True))
+
+
+def test_the_order_of_layers_of_equal_bits_is_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrate(prepare(Backwards("head", "body", "stem"), W8A8), torch.randn(16, 4))
