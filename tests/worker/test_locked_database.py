@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lsqctl.errors import LockedDatabase
 from lsqctl.settings import Settings
 from lsqctl.store import Store, open_store
 from lsqctl.store.engine import wal_is_safe
-from lsqctl.store.file_checks import LOCKS
+from lsqctl.store.file_checks import LOCKS, lock_holders
 from lsqctl.worker.slots import SlotAllocator, make_slots
 from lsqctl.worker.supervisor import Supervisor, WorkerOptions
 from tests.conftest import wait_for
@@ -55,6 +56,20 @@ def test_who_keeps_a_database_locked_is_named_and_what_lets_a_stopped_one_go_on(
         store.workers.heartbeat("w1")
     held.release()
     store.workers.heartbeat("w1")
+
+
+@pytest.mark.skipif(not LOCKS.exists(), reason="NOT TESTED: who holds a lock (needs /proc/locks)")
+def test_of_a_wal_the_writer_alone_is_named(tmp_path):
+    path = tmp_path / "wal.db"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("CREATE TABLE runs (id)")
+        database.commit()
+        reader, writer = Held(path, "BEGIN"), Held(path, "BEGIN IMMEDIATE")
+        assert lock_holders(path) == f"held by process {writer.process.pid}; try again"
+        reader.release()
+        writer.release()
+        assert lock_holders(path) == ""
 
 
 class Told(Silent):
