@@ -117,11 +117,14 @@ def test_a_launcher_that_raises_or_names_no_program_is_an_error_of_its_start(own
 
 
 @pytest.mark.parametrize("name", ["execute", "fork_server", "on_end"])
-def test_no_process_of_a_worker_imports_what_lies_in_the_folder_of_a_command(tmp_path, name):
+def test_no_process_of_a_worker_imports_what_lies_in_the_folder_of_a_command(
+    tmp_path, monkeypatch, name
+):
     """A recipe's folder, perhaps somebody else's, may hold files called as Python's own."""
     for module in ("contextlib", "json", "torch"):
         (tmp_path / f"{module}.py").write_text("open('imported', 'w')\n")
-    words = {"cwd": tmp_path, "stdin": subprocess.DEVNULL, "capture_output": True}
+    monkeypatch.chdir(tmp_path)
+    words = {"stdin": subprocess.DEVNULL, "capture_output": True}
     subprocess.run(module_command(f"lsqctl.worker.{name}"), check=False, **words)
     assert not (tmp_path / "imported").exists()
     subprocess.run([sys.executable, "-m", f"lsqctl.worker.{name}"], check=False, **words)
