@@ -205,8 +205,14 @@ def main() -> None:
     except OSError as error:  # a disk or pipe that fails in the middle
         if "--debug" in arguments:
             raise
-        _print_error(LsqctlError(f"{error}; nothing half done is stored, so try again"))
+        _print_error(LsqctlError(_explain(error)))
         sys.exit(LsqctlError.exit_code)
+
+
+def _explain(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # as os.getcwd says it
+        return "the folder that this shell is in was removed: `cd` to one that is there"
+    return f"{error}; nothing half done is stored, so try again"
 
 
 def _open_closed_streams() -> None:

@@ -59,9 +59,20 @@ def any_int(text: str | int) -> int:
         raise typer.BadParameter(f"must be a whole number, got `{text}`") from None
 
 
+_MAX_INT = 2**31 - 1  # what every column of both databases holds
+
+
+def stored_int(text: str | int) -> int:
+    """Parse a whole number that the database can hold."""
+    number = any_int(text)
+    if abs(number) > _MAX_INT:
+        raise typer.BadParameter(f"must be within ±{_MAX_INT:,}, got {number}")
+    return number
+
+
 def non_negative_int(text: str | int) -> int:
     """Parse a whole number of at least 0."""
-    number = any_int(text)
+    number = stored_int(text)
     if number < 0:
         raise typer.BadParameter(f"must be at least 0, got {number}")
     return number
@@ -69,7 +80,7 @@ def non_negative_int(text: str | int) -> int:
 
 def positive_int(text: str | int) -> int:
     """Parse a whole number of at least 1."""
-    number = any_int(text)
+    number = stored_int(text)
     if number < 1:
         raise typer.BadParameter(f"must be at least 1, got {number}")
     return number
@@ -238,7 +249,7 @@ Seeds = Annotated[
 IfExistsOption = Annotated[
     IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
 ]
-Priority = Annotated[int, typer.Option(parser=any_int, metavar="N", help="Higher runs first.")]
+Priority = Annotated[int, typer.Option(parser=stored_int, metavar="N", help="Higher runs first.")]
 Hold = Annotated[bool, typer.Option("--hold", help="Start none before `lsqctl runs release`.")]
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop the sweep at its first failed cell.")

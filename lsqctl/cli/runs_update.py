@@ -10,7 +10,7 @@ import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_json, print_table, say
-from lsqctl.cli.options import Json, Quiet, any_int, open_store
+from lsqctl.cli.options import Json, Quiet, open_store, stored_int
 from lsqctl.errors import UsageError
 from lsqctl.run import Run
 
@@ -87,7 +87,7 @@ def priority(
             raise UsageError(f"no such option: {word}; lsqctl runs priority --help")
     if not words[-1]:
         raise UsageError("which priority? lsqctl runs priority RUN... N")
-    level = any_int(words.pop())
+    level = stored_int(words.pop())
     with open_store(ctx) as store:
         prioritize = partial(store.runs.prioritize, priority=level)
         _update_runs(store, words, sweep, prioritize, json=json, quiet=quiet)

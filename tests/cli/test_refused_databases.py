@@ -134,6 +134,30 @@ def test_a_workspace_may_be_called_anything(here, tmp_path, name):
     assert (tmp_path / name / "copy.db").is_file()
 
 
+def test_a_folder_that_was_removed_under_a_shell_is_said(here, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for words in (["runs", "ls"], ["submit", "digits/resnet8-fp32"]):
+        said = here(*words, code=1).stderr
+        assert said.startswith("error: the folder that this shell is in was removed")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("runs", "ls", "--limit"),
+        ("leaderboard", "--limit"),
+        ("submit", "digits/resnet8-fp32", "--priority"),
+        ("runs", "priority", "@last"),
+    ],
+)
+def test_a_number_larger_than_a_database_holds_is_refused(here, words):
+    here("submit", "digits/resnet8-fp32")
+    for number in (2**31, 10**30):
+        assert "must be within ±2,147,483,647" in here(*words, str(number), code=2).stderr
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_leads_nowhere_and_never_into_the_database(cli, closed):
     cli("submit", "digits/resnet8-fp32")
