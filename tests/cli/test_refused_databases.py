@@ -156,6 +156,7 @@ def test_a_home_folder_of_nobody_is_refused_in_one_line(cli):
     assert "~nosuch/x.pth" in cli("submit", "r.yaml", code=None).stderr
 
 
+@pytest.mark.slow
 def test_a_postgresql_without_an_encoding_works_and_keeps_every_letter(cli, postgresql):  # noqa: F811
     import psycopg
 

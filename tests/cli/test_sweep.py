@@ -109,6 +109,7 @@ def test_weights_and_images_replaced_after_submit_fail_their_runs_in_one_line(cl
         assert "\n" not in run.message
 
 
+@pytest.mark.slow
 def test_a_sweep_that_fails_fast_is_told_resumed_and_begins_from_scratch_when_asked(cli):
     cli.write("s.yaml", SWEEP.replace("[0.1,", "[1000.0,").replace("epochs: 1", "epochs: 2"))
     cli("submit", "s.yaml", "--fail-fast")
@@ -151,6 +152,7 @@ def test_submitting_an_edited_grid_adds_only_what_is_new(cli):
     assert ids < {one["run"]["id"] for one in status["cells"]}
 
 
+@pytest.mark.slow
 def test_a_removed_cell_is_missing_until_it_is_resumed(cli):
     cli.write("s.yaml", SWEEP)
     cli("submit", "s.yaml", "--priority", "3")

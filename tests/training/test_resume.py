@@ -101,6 +101,7 @@ def test_clamps_before_a_cut_are_counted_after_it(job):
     assert_same_state(job("whole").run_dir, job("cut").run_dir)
 
 
+@pytest.mark.slow
 def test_a_stop_that_comes_while_a_checkpoint_is_written_changes_nothing(
     whole, inputs, job, monkeypatch
 ):
