@@ -10,9 +10,8 @@ import pytest
 import torch
 from sqlalchemy import delete
 from typer.main import get_command
-from typer.testing import CliRunner
 
-from lsqctl.cli.app import app
+from lsqctl.cli.app import app, build_command, named_command
 from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.run import EndReason, Run, RunState
@@ -235,10 +234,10 @@ def many(tmp_path_factory):
 def refused(many: CommandLine, *words: str) -> LsqctlError:
     """The error that a command ends in; what it is worth in exit codes is its class's."""
     home = str(many.folder / ".lsqctl")
-    done = CliRunner().invoke(app, ["--home", home, *words])
-    assert isinstance(done.exception, LsqctlError), (done.output, done.exception)
-    assert "\n" not in str(done.exception)
-    return done.exception
+    with pytest.raises(LsqctlError) as error:
+        build_command(*named_command(words))(args=["--home", home, *words])
+    assert "\n" not in str(error.value)
+    return error.value
 
 
 def with_run(path: tuple[str, ...], ref: str) -> list[str]:
