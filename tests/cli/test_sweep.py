@@ -254,7 +254,8 @@ def with_run(path: tuple[str, ...], ref: str) -> list[str]:
 @pytest.mark.parametrize("path", WITH_RUN, ids=" ".join)
 def test_an_unknown_run_is_not_found_and_a_prefix_of_several_is_refused(many, path):
     assert len(WITH_RUN) >= 8
-    ids = many("runs", "ls", "-q").stdout.split()
+    with store_of(many) as store:
+        ids = [run.id for run in store.runs.list()]
     shared = next(one[0] for one in ids if sum(other[0] == one[0] for other in ids) > 1)
     assert isinstance(refused(many, *with_run(path, "zzzzzzzz")), NotFound)
     assert isinstance(refused(many, *with_run(path, "@last~99")), NotFound)
