@@ -134,7 +134,6 @@ def test_a_workspace_may_be_called_anything(here, tmp_path, name):
     assert (tmp_path / name / "copy.db").is_file()
 
 
-<<<<<<< HEAD
 def test_a_folder_that_was_removed_under_a_shell_is_said(here, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
@@ -159,10 +158,7 @@ def test_a_number_larger_than_a_database_holds_is_refused(here, words):
         assert "must be within ±2,147,483,647" in here(*words, str(number), code=2).stderr
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-=======
 @pytest.mark.parametrize("closed", fewer(["<&- >&- 2>&-", ">&-", "2>&-", ">&- 2>&-"], 2))
->>>>>>> main
 def test_a_closed_stream_leads_nowhere_and_never_into_the_database(cli, closed):
     cli("submit", "digits/resnet8-fp32")
     others = ["runs ls", "leaderboard", "submit digits/resnet8-fp32"]

@@ -243,12 +243,11 @@ _TEXT_SIZES = """[...document.querySelectorAll('svg text')].map(one => {
 
 @pytest.mark.parametrize("width", [400, 900, 1600])
 def test_the_words_of_every_chart_are_about_as_large_as_the_tables(opened, width):
-    for name in ("plain", "large"):
-        with opened(name, width=width) as page:
-            sizes = page.evaluate(_TEXT_SIZES)
-            assert sizes
-            assert min(sizes) >= 10
-            assert max(sizes) <= 17
+    with opened("plain", width=width) as page:
+        sizes = page.evaluate(_TEXT_SIZES)
+    assert sizes
+    assert min(sizes) >= 10
+    assert max(sizes) <= 17
 
 
 def test_without_script_the_tables_and_charts_are_complete(opened):
