@@ -343,7 +343,7 @@ class Backwards(nn.Module):
 )
 def test_a_layer_that_runs_first_or_last_without_its_bits_is_named_in_a_warning(names, said):
     spec = QuantSpec(weight_bits=2, act_bits=2, first_weight_bits=8, last_weight_bits=4)
-    model = prepare(Backwards(*names.split()), spec)
+    model = prepare(Backwards(*names), spec)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         calibrate(model, torch.randn(16, 4))
