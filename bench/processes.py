@@ -1,7 +1,7 @@
 """One run on 1, 2 and 4 processes: are the bits the same, and how much faster is it?
 
     python bench/processes.py bits [--report FILE] [--kept FILE] [--only TEXT]     # hashes
-    python bench/processes.py speed [--turns N] [--steps N]             # steps a second: two idle cores
+    python bench/processes.py speed [--turns N] [--steps N]         # steps a second: two idle cores
 
 ``bits`` trains each case on each number of processes (one thread each) and prints the sha256 of
 weights, step sizes and statistics at the end; it ends with 1 where those of a case differ.
