@@ -171,7 +171,7 @@ def teacher(root: Path) -> Path:
 def several_of(kind: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a kind of run changes in the recipe, and in the context."""
     if kind == "features":
-        changes = {"distill": {"teacher": "teacher.pt", "features": 0.5}}
+        changes = {"distill": {"teacher": "teacher.pt", "features": 0.5}, "data": {"views": 2}}
         return changes, {"inputs": {"distill.teacher": str(teacher(root))}}
     changes = packed_images(root) if kind == "packed" else folder_of_images(root)
     return changes, {"data_dir": str(root / "data"), "threads": 2}  # one more process decodes
