@@ -137,20 +137,25 @@ class OtherRank:
 
 @dataclass(slots=True)
 class _Sibling:
-    """Another rank as rank 0 sees it; ``end`` is how it ended."""
+    """Another rank as rank 0 sees it: what it said of its end, and ``end`` once it has ended.
+
+    To leave Python takes seconds on a busy machine: what a rank said counts before that.
+    """
 
     rank: int
     pid: int
     channel: socket.socket
     memory: MemoryMonitor = field(default_factory=MemoryMonitor)
+    said: ExitReport | None = None
     end: ExitReport | None = None
 
     def poll(self, log: Path) -> bool:
         """Return whether it has ended by now."""
         self.memory.sample(self.pid)
         ended, status = os.waitpid(self.pid, os.WNOHANG)
+        self.said = self.said or self._report()
         if ended:
-            self.end = self._report() or report_from_exit_code(
+            self.end = self.said or report_from_exit_code(
                 os.waitstatus_to_exitcode(status), log, self.memory
             )
         return bool(ended)
@@ -194,8 +199,8 @@ class Siblings:
     def explain(self, error: RankFailed) -> ExitReport:
         """Return why a rank does not answer: what the failed one said, or how it was killed."""
         self._news.wait(_EXPLAIN_SECONDS)
-        ends = [sibling.end for sibling in self._others if sibling.end is not None]
-        in_order = (end for end in ends if end.reason is EndReason.PREEMPTED)
+        ends = [sibling.end or sibling.said for sibling in self._others]
+        in_order = (end for end in ends if end and end.reason is EndReason.PREEMPTED)
         return self.failure or next(in_order, ExitReport(EndReason.INFRA, str(error)))
 
     def close(self, *, in_order: bool) -> None:
@@ -230,14 +235,14 @@ class Siblings:
         limit = silence_limit_seconds(self._spec.lease_seconds)
         living = self._living()
         for sibling in self._others:
-            end = sibling.end
+            end = sibling.end or sibling.said
             if end and not end.is_in_order and end.message:
                 self._fail(end.reason, f"{self._name(sibling)}: {end.message}")
         for sibling in living:
-            if self._pulse.is_silent(sibling.rank, limit):
+            if self._pulse.is_silent(sibling.rank, limit) and sibling.said is None:
                 text = _silence_message(sibling.rank, self._spec.ranks, sibling.pid, limit)
                 self._fail(EndReason.INFRA, text)
-        if not living:
+        if all(sibling.said for sibling in living):
             self._news.set()
 
     def _fail(self, reason: EndReason, message: str) -> None:

@@ -36,15 +36,16 @@ def gradients(plain: nn.Module, rank: int) -> list[float]:
     return [float(one.step_size.grad) for one in quantizers(plain).values()]
 
 
-def refusals(plain: nn.Module) -> list[str]:
-    """Return what is said when FSDP2 is to shard the network, with step sizes and without."""
+def refusals() -> list[str]:
+    """Return what is said when FSDP2 is to shard a network, with its step sizes and without."""
     from torch.distributed.fsdp import fully_shard
 
-    steps = {p for one in quantizers(plain).values() for p in one.parameters()}
     said = []
-    for ignored in (None, steps):
+    for ignoring in (False, True):
+        plain = model()  # anew: of one that it has refused, FSDP2 says that it has it already
+        steps = {p for one in quantizers(plain).values() for p in one.parameters()}
         try:
-            fully_shard(plain, ignored_params=ignored)
+            fully_shard(plain, ignored_params=steps if ignoring else None)
         except ValueError as error:
             said.append(str(error))
     return said
@@ -54,7 +55,7 @@ def work(how: str, rank: int, meeting: Path) -> None:
     """Be one of the two processes."""
     torch.set_num_threads(1)
     Ranks(rank, 2, meeting)
-    found = gradients(model(), rank) if how == "ddp" else refusals(model())
+    found = gradients(model(), rank) if how == "ddp" else refusals()
     os.write(1, (json.dumps(found) + "\n").encode())
     os._exit(0)
 

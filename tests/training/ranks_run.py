@@ -1,8 +1,8 @@
 """Train cases on several ranks, and print what each came to.
 
-Standard input has JSON: a folder, and the cases: name, changes of the small recipe, and attempts,
-each (ranks, after how many questions rank 0 stops it or null). The ranks are forked before torch
-computes anything; an attempt goes on where the one before it stopped.
+Standard input has JSON: a folder, and the cases: name, changes of the small recipe, attempts, each
+(ranks, after how many questions rank 0 stops it or null), and changes of the context. The ranks are
+forked before torch computes anything; an attempt goes on where the one before it stopped.
 """
 
 from __future__ import annotations
@@ -31,11 +31,14 @@ from .conftest import small
 from .small_world import declared
 
 
-def train(changes: dict[str, Any], folder: Path, rank: int, size: int, stop: int | None) -> None:
+def train(
+    changes: dict[str, Any], job: ExecutionContext, rank: int, size: int, stop: int | None
+) -> None:
     """Train as one of the ranks; the first one leaves the rows of the attempt."""
+    folder = job.run_dir
     meeting = folder / f"meeting-{os.getppid()}-{size}"
     world = Ranks(rank, size, meeting) if size > 1 else SOLO
-    job = ExecutionContext(run_dir=folder, data_dir=folder / "data", world=world)
+    job = replace(job, world=world)
     if stop is not None and rank == 0:
         job = replace(job, stop=StopAfter(stop))
     found = []
@@ -47,14 +50,21 @@ def train(changes: dict[str, Any], folder: Path, rank: int, size: int, stop: int
             file.writelines(f"{row}\n" for row in rows(found))
 
 
-def on_ranks(changes: dict[str, Any], folder: Path, size: int, stop: int | None) -> None:
+def context_of(folder: Path, changes: dict[str, Any]) -> ExecutionContext:
+    """Return the context of a case; paths come as texts."""
+    inputs = {key: Path(path) for key, path in changes.pop("inputs", {}).items()}
+    data_dir = Path(changes.pop("data_dir", folder / "data"))
+    return ExecutionContext(run_dir=folder, data_dir=data_dir, inputs=inputs, **changes)
+
+
+def on_ranks(changes: dict[str, Any], job: ExecutionContext, size: int, stop: int | None) -> None:
     """Train in ``size`` processes at once; raise when one of them fails."""
     pids = []
     for rank in range(size):
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                train(changes, folder, rank, size, stop)
+                train(changes, job, rank, size, stop)
                 code = 0
             except BaseException:
                 traceback.print_exc()
@@ -82,10 +92,11 @@ def main() -> None:
     root, cases = json.load(sys.stdin)
     done = {}
     with declared():
-        for name, changes, attempts in cases:
+        for name, changes, attempts, of_context in cases:
             (folder := Path(root) / name).mkdir()
+            job = context_of(folder, of_context)
             for size, stop in attempts:
-                on_ranks(changes, folder, size, stop)
+                on_ranks(changes, job, size, stop)
             done[name] = folder
         torch.set_num_threads(1)
         print(json.dumps({name: digest(folder) for name, folder in done.items()}))

@@ -15,8 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lsqctl.models.factory import build_model
+from lsqctl.services.pack import PackOptions, pack_folder
+from lsqctl.settings import load_settings
 from lsqctl.training.pieces import deal, piece_statistics
 from lsqctl.training.reduction import take_gradients, tree_sum
+from tests.services.test_data_folder import make_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ranks_of = st.sampled_from([1, 2, 4, 8])
@@ -108,9 +112,11 @@ def digests(folder: Path, cases: list[Any]) -> dict[str, list[str]]:
     return found
 
 
-def case(name: str, changes: dict[str, Any], pieces: int, *attempts: Any) -> list[Any]:
+def case(
+    name: str, changes: dict[str, Any], pieces: int, *attempts: Any, **context: Any
+) -> list[Any]:
     train = {"epochs": 2, **changes.get("train", {}), "accumulate": pieces}
-    return [name, {**changes, "train": train}, list(attempts)]
+    return [name, {**changes, "train": train}, list(attempts), context]
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -138,3 +144,47 @@ def test_the_same_for_as_many_pieces_as_ranks_and_a_resume_on_other_numbers(tmp_
     assert found["resumed"][0] == found["4 on 1"][0]
     assert found["stopped in evaluation"][0] == found["4 on 1"][0]
     assert len({found[f"{p} on 1"][0] for p in (1, 2, 4)}) == 3, "pieces belong to the numbers"
+
+
+FOLDER = {"name": "imagefolder", "batch_size": 12, "resize": 36, "crop": 32, "pad": 0, "flip": True}
+
+
+def folder_of_images(root: Path) -> dict[str, Any]:
+    make_folder(root / "data", "flowers", images=13)
+    return {"data": FOLDER | {"path": "flowers", "eval_batch_size": 5}}
+
+
+def packed_images(root: Path) -> dict[str, Any]:
+    changes = folder_of_images(root)
+    folder, options = str(root / "data" / "flowers"), PackOptions(resize=36)
+    pack_folder(folder, None, options, load_settings(), notify=print)
+    return {"data": changes["data"] | {"path": "flowers.pack"}}
+
+
+def teacher(root: Path) -> Path:
+    torch.manual_seed(5)
+    network = build_model("small_resnet", num_classes=10, in_channels=1)
+    torch.save(network.state_dict(), root / "teacher.pt")
+    return root / "teacher.pt"
+
+
+def several_of(kind: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a kind of run changes in the recipe, and in the context."""
+    if kind == "features":
+        changes = {"distill": {"teacher": "teacher.pt", "features": 0.5}, "data": {"views": 2}}
+        return changes, {"inputs": {"distill.teacher": str(teacher(root))}}
+    changes = packed_images(root) if kind == "packed" else folder_of_images(root)
+    return changes, {"data_dir": str(root / "data"), "threads": 2}  # one more process decodes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["folder", "packed", "features"])
+def test_whatever_a_run_does_besides_two_ranks_do_it_as_one(tmp_path, kind):
+    changes, context = several_of(kind, tmp_path)
+    cases = [case(f"on {w}", changes, 4, (w, None), **context) for w in (1, 2)]
+    cases.append(case("resumed", changes, 4, (2, 3), (1, 4), (2, None), **context))
+    plain = case("plain", {}, 4, (1, None))
+    found = digests(tmp_path, [*cases, plain])
+    assert found["on 2"] == found["on 1"]
+    assert found["resumed"][0] == found["on 1"][0]
+    assert found["plain"][0] != found["on 1"][0], "nothing was done besides"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 
 import psutil
 import pytest
 
+from lsqctl.errors import RankFailed
 from lsqctl.run import EndReason, RunState
+from lsqctl.worker.messages import AttemptSpec, ExitReport
+from lsqctl.worker.ranks import Pulse, Siblings, _Sibling
 from tests.conftest import CommandLine, wait_for
 from tests.worker.injected import inject
 from tests.worker.long_run import final_hashes, lives, reproducible, store_of, trainers
@@ -81,6 +85,22 @@ def test_a_fault_of_one_rank_is_named_and_the_next_attempt_comes_to_the_same_end
     assert (reason, last) == (EndReason.INFRA, EndReason.COMPLETED)
     assert message.startswith(SAID[name].format(pid=pid))
     assert end_of(cli, run_id) == alone
+
+
+def test_what_a_rank_said_is_the_reason_before_its_process_has_ended(tmp_path):
+    """To leave Python takes seconds where the machine is busy."""
+    spec = AttemptSpec("r", 1, "f", "", 1.0, str(tmp_path), "", "cpu", 1, os.getpid(), ranks=2)
+    pid = os.posix_spawnp("sleep", ["sleep", "60"], os.environ)
+    ours, others = socket.socketpair()
+    with ours, others, open(os.devnull, "w") as nobody:
+        siblings = Siblings(spec, [_Sibling(1, pid, ours)], Pulse(2))
+        others.sendall(ExitReport(EndReason.DATA, "no image").to_line().encode())
+        siblings.watch(nobody.fileno())
+        try:
+            found = siblings.explain(RankFailed("a rank does not answer", is_lost=True))
+        finally:
+            siblings.close(in_order=False)
+    assert found == ExitReport(EndReason.DATA, f"rank 1 of 2 (process {pid}): no image")
 
 
 @pytest.mark.slow
