@@ -72,7 +72,9 @@ def import_(
 ) -> None:
     """Take in the runs of a file, all or none; what is here already is left as it is."""
     from lsqctl.services.transfer import import_runs
+    from lsqctl.services.transfer_file import open_export
 
+    open_export(file).close()  # no workspace is made for what is no such file
     with open_store(ctx, create=True) as store:
         report = import_runs(store, get_settings(ctx), file)
     _print_report(report, json=json)
@@ -91,8 +93,9 @@ def merge(
     What stays there is listed first, each with the reason: unfinished runs, its trash, settings and
     plugins. Where runs clash, they are listed and nothing is taken in. That workspace is only read.
     """
-    from lsqctl.services.transfer import merge_workspace
+    from lsqctl.services.transfer import merge_workspace, settings_of_other
 
+    settings_of_other(get_settings(ctx), other)  # no workspace is made for what is none
     with open_store(ctx, create=True) as store:
         tell = None if json else _print_left_out
         report = merge_workspace(store, get_settings(ctx), other, dry_run=dry_run, on_left_out=tell)

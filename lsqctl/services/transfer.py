@@ -21,6 +21,7 @@ from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, Us
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
 from lsqctl.run import ACTIVE_STATES, JsonObject
+from lsqctl.services.atomic_write import atomic_file, check_overwrite
 from lsqctl.services.published_results import merge_published_results
 from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
 from lsqctl.services.transfer_file import ExportReader, ExportWriter, open_export
@@ -86,26 +87,22 @@ def export_runs(
 ) -> ExportReport:
     """Write finished runs, and those that they started from, into one file.
 
-    Raises NotFound, IllegalTransition for an unfinished run, UsageError for a file that is there,
-    and StoreError where it cannot be written; then there is none.
+    Raises NotFound, IllegalTransition for an unfinished run, and UsageError for a file that is
+    there or cannot be written; then there is no new one.
     """
-    if path.exists() and not force:
-        raise UsageError(f"{path} is there already; --force overwrites it")
+    check_overwrite(path, force=force)
     runs = [store.runs.resolve(ref) for ref in run_refs]
     for run in runs:
         if run.state in ACTIVE_STATES:
             raise IllegalTransition(f"run {run.id} is {run.state}; only finished ones are exported")
     ids = store.transfer.finished_with_parents([run.id for run in runs])
     head = {"schema": store.maintenance.schema_version(), "lsqctl": __version__}
-    try:
-        with ExportWriter(path, head) as writer:
-            for run_id in ids:
-                _export_run(writer, store, settings, run_id, checkpoints=checkpoints)
-        digest, size = file_sha256(path), path.stat().st_size
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from None
+    with atomic_file(path, force=force) as file, ExportWriter(file, head) as writer:
+        for run_id in ids:
+            _export_run(writer, store, settings, run_id, checkpoints=checkpoints)
     named = tuple(run.id for run in runs)
-    return ExportReport(path, named, tuple(i for i in ids if i not in named), size, digest)
+    parents = tuple(run_id for run_id in ids if run_id not in named)
+    return ExportReport(path, named, parents, path.stat().st_size, file_sha256(path))
 
 
 def _export_run(
@@ -226,7 +223,7 @@ def merge_workspace(
     """
     from lsqctl.store import open_store
 
-    other_settings = _settings_of(settings, other)
+    other_settings = settings_of_other(settings, other)
     with open_store(other_settings.db_url, read_only=True) as source:
         unfinished = source.runs.list(states=ACTIVE_STATES)
         ids = source.transfer.finished()
@@ -247,8 +244,8 @@ def merge_workspace(
     )
 
 
-def _settings_of(settings: Settings, other: Path) -> Settings:
-    """Return the settings of another workspace; NotFound, and UsageError for this one itself."""
+def settings_of_other(settings: Settings, other: Path) -> Settings:
+    """Return those of another workspace.  Raises NotFound, and UsageError for this one itself."""
     database = other / "lsqctl.db"
     if not database.is_file():
         raise NotFound(f"{other} is no workspace: it holds no lsqctl.db")

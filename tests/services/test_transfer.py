@@ -138,6 +138,11 @@ def test_only_finished_runs_are_exported_and_no_file_is_overwritten_unasked(
             export_runs(store, others, [held.id], exported.with_name("held.lsq"))
         with pytest.raises(UsageError, match="--force overwrites it"):
             export_runs(store, others, ["c"], exported)
+        for way in (exported.parent, Path(".")):
+            with pytest.raises(UsageError, match="not a plain file"):
+                export_runs(store, others, ["c"], way, force=True)
+        with pytest.raises(UsageError, match="cannot write"):
+            export_runs(store, others, ["c"], exported.with_name("none") / "c.lsq")
     assert not exported.with_name("held.lsq").exists()
     assert list(exported.parent.glob(".*.tmp")) == []
 
@@ -302,6 +307,13 @@ def test_a_workspace_is_merged_and_what_clashes_is_listed_and_stops_it(
     assert f"{child}: it is in the trash" in refused.stderr
 
 
+def test_no_workspace_is_made_for_what_cannot_be_taken_in(here: Here) -> None:
+    (here.folder / "foreign.lsq").write_text("no zip")
+    assert "no file of `lsqctl runs export`" in here("runs", "import", "foreign.lsq", code=1).stderr
+    assert "is no workspace" in here("db", "merge", "elsewhere", code=3).stderr
+    assert not (here.folder / ".lsqctl" / "lsqctl.db").exists()
+
+
 def published(model: str, top1: float) -> PublishedResult:
     return PublishedResult(
         dataset="cifar10", model=model, arch="", method="", weight_bits=4, act_bits=4, top1=top1,
@@ -332,7 +344,7 @@ def test_published_rows_come_along_and_what_is_left_out_is_listed_with_its_reaso
         store.trash.remove(submit(store, new("removed")))
     planned = json.loads(here("db", "merge", str(theirs.home), "--dry-run", "--json").stdout)
     assert len(load_workspace_results(ours).published) == 2
-    told = here("db", "merge", str(theirs.home)).stderr.splitlines()
+    told = here("db", "merge", str(theirs.home)).stderr.splitlines()[1:]  # after the store
     assert "0 runs and 1 published row taken in" in told[-1]
     assert [line.partition(": ")[0] for line in told[:-1]] == ["left out"] * 7
     assert "secret" not in "".join(told)
