@@ -1,4 +1,4 @@
-"""The main job, as a newcomer starts it: `make demo`."""
+"""The main job, as a newcomer starts it: `make demo`. CI runs it apart from the others."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_the_demo_trains_the_sweep_and_writes_the_board(tmp_path):
     if not (ROOT / ".venv" / ".ready").exists():
         pytest.skip("needs the environment that `make` sets up")

@@ -55,7 +55,10 @@ _LIBRARIES = (
     ),
 )
 _PACKAGES = ("cli", "services", "store", "leaderboard", "recipe", "recipe_file", "filters")
-_COMMANDS_WITH_TORCH = {"run", "worker", "submit", "sweep", "verify", "conformance", "deploy"}
+_COMMANDS_WITH_TORCH = {
+    *("run", "worker", "submit", "sweep", "verify", "conformance", "deploy"),
+    "recipe show",  # the cost of its network
+}
 # What is read when it is asked for. A change of any other variable may need a Python of its own.
 _READ_LATE = (
     *("LSQCTL_", "PYTEST_", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM", "PATH", "HOME"),
@@ -167,7 +170,7 @@ class WarmStarter:
         status, status_end = os.pipe()
         request = {"words": list(words), "folder": str(folder), "env": dict(environment)}
         request |= {"injected": dict(injected), "script": script, "controls": controls}
-        with_torch = torch or not _COMMANDS_WITH_TORCH.isdisjoint(words)
+        with_torch = torch or not _COMMANDS_WITH_TORCH.isdisjoint([*words, " ".join(words[:2])])
         request["torch"] = with_torch
         channel, data = self._connected(with_torch), json.dumps(request).encode()
         socket.send_fds(channel, [data], [*ends, status_end])

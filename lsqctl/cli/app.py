@@ -156,18 +156,27 @@ def _is_global_word(word: str) -> bool:
 
 
 @cache
-def build_command(name: str) -> Command:
+def build_command(name: str = "", subcommand: str = "") -> Command:
     """Return the command line with the command that is named, or with all where none is.
 
     To read the options of every command off its function takes most of a short command's time.
     """
+    groups = [copy(info) for info in app.registered_groups if info.name == name]
+    for info in groups:
+        if whole := info.typer_instance:
+            info.typer_instance = copy(whole)
+            only = _named(whole, subcommand)
+            info.typer_instance.registered_commands = only or whole.registered_commands
+    commands = _named(app, name)
+    if not (groups or commands):
+        return get_command(app)
     needed = copy(app)
-    needed.registered_commands = [
-        info for info in app.registered_commands if _command_name(info) == name
-    ]
-    needed.registered_groups = [info for info in app.registered_groups if info.name == name]
-    has_it = needed.registered_commands or needed.registered_groups
-    return get_command(needed if has_it else app)
+    needed.registered_groups, needed.registered_commands = groups, commands
+    return get_command(needed)
+
+
+def _named(group: typer.Typer, name: str) -> list[CommandInfo]:
+    return [info for info in group.registered_commands if _command_name(info) == name]
 
 
 def _command_name(info: CommandInfo) -> str:
@@ -186,7 +195,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
             stream.reconfigure(errors="backslashreplace")
     try:
-        build_command(rest[0] if rest else "")(args=arguments, prog_name="lsqctl")
+        build_command(*rest[:2])(args=arguments, prog_name="lsqctl")
     except LsqctlError as error:
         if "--debug" in arguments:
             raise

@@ -232,6 +232,7 @@ def test_a_norm_is_folded_only_where_it_alone_reads_a_layer_that_is_called_once(
     torch.testing.assert_close(reference(images(4)), model(normalized(images(4))))
 
 
+@pytest.mark.slow
 def test_a_float_network_is_written_as_it_is():
     torch.manual_seed(0)
     model = Everything().eval()

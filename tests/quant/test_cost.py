@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lsqctl.quant import QuantSpec, calibrate, model_cost, prepare
+from tests.conftest import fewer
 
 IMAGE = (3, 224, 224)
 
@@ -48,12 +49,15 @@ def on_meta(make, spec=None):
 
 @pytest.mark.parametrize(
     ("make", "weight", "act", "gmac", "megabytes", "gbops"),
-    [
-        (torchvision.models.resnet18, 2, 2, 1.814, 3.353, 14.4),
-        (torchvision.models.resnet18, 4, 4, 1.814, 6.143, 34.7),
-        (torchvision.models.resnet50, 3, 4, 4.089, 11.066, None),
-        (torchvision.models.resnet50, 4, 4, 4.089, 13.997, 71.2),
-    ],
+    fewer(
+        [
+            (torchvision.models.resnet18, 2, 2, 1.814, 3.353, 14.4),
+            (torchvision.models.resnet18, 4, 4, 1.814, 6.143, 34.7),
+            (torchvision.models.resnet50, 3, 4, 4.089, 11.066, None),
+            (torchvision.models.resnet50, 4, 4, 4.089, 13.997, 71.2),
+        ],
+        2,
+    ),
 )
 def test_imagenet_nets_cost_what_was_worked_out(make, weight, act, gmac, megabytes, gbops):
     cost = model_cost(on_meta(make, QuantSpec(weight_bits=weight, act_bits=act)), IMAGE)
@@ -77,12 +81,15 @@ def test_cifar_resnet20_costs_what_was_worked_out():
 
 @pytest.mark.parametrize(
     "make",
-    [
-        lambda: torchvision.models.mobilenet_v2(width_mult=0.25),  # depthwise
-        torchvision.models.resnext50_32x4d,  # groups
-        torchvision.models.convnext_tiny,  # linear layers on NHWC
-    ],
-    ids=["mobilenet", "resnext", "convnext"],
+    fewer(
+        [
+            lambda: torchvision.models.mobilenet_v2(width_mult=0.25),  # depthwise
+            torchvision.models.resnext50_32x4d,  # groups
+            torchvision.models.convnext_tiny,  # linear layers on NHWC
+        ],
+        1,
+    ),
+    ids=fewer(["mobilenet", "resnext", "convnext"], 1),
 )
 def test_layers_add_up_to_what_torchs_counter_finds(make):
     model = on_meta(make).eval()

@@ -109,6 +109,7 @@ def test_weights_count_twice_and_fewer_bits_with_a_smaller_step_are_the_last_cho
     assert {act for _, act, _ in _options("one", 4, steps, "size")} == {4}
 
 
+@pytest.mark.slow
 def test_bit_operations_choose_activations_too(ladder):
     plan = json.loads(ladder("recipe", "bits", "mine.yaml", "--bops", "1T", "--json").stdout)
     budget = (plan["largest"] + plan["smallest"]) / 2

@@ -261,6 +261,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_killed_ends_as_lost_with_its_metrics_and_can_begin_again(here):
     script = here.folder / "loop.py"
     script.write_text(KILLED)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsqctl.services.redaction import KnownSecrets, Redactor
+from tests.conftest import fewer
 
 CANARY = "c4naryXq7"  # every secret below holds it; it looks like nothing by itself
 REDACTOR = Redactor(KnownSecrets())
@@ -147,7 +148,9 @@ def test_what_is_known_never_passes_whatever_is_around_it(around, word):
 
 @pytest.mark.parametrize(
     "piece",
-    ["token", "a", "aB1", "://a:", "://a", "password=", '"', "/home/", "key ", "-----BEGIN "],
+    fewer(
+        ["token", "a", "aB1", "://a:", "://a", "password=", '"', "/home/", "key ", "-----BEGIN "], 4
+    ),
 )
 def test_a_line_of_a_quarter_megabyte_takes_no_minute(piece):
     began = time.process_time()

@@ -471,6 +471,7 @@ def test_a_chain_of_recipes_is_read_once_and_planned_from_its_start(here, tmp_pa
     assert [run.name for run in runs] == [f"c{i}" for i in range(30)]
 
 
+@pytest.mark.slow
 def test_a_chain_of_recipes_that_is_too_long_is_refused_in_one_line(here, tmp_path):
     with pytest.raises(UsageError, match="chain of more than 100 recipes; submit `c1`"):
         planned(here, write_chain(tmp_path, 102))

@@ -169,6 +169,7 @@ def test_a_run_without_a_result_is_said_and_all_means_those_that_have_one(here):
     assert runs_to_verify(store, [succeeded(store).id], all_succeeded=True) == [succeeded(store)]
 
 
+@pytest.mark.slow
 def test_a_workspace_that_was_moved_gives_its_models_to_verify_load_and_train_on(trained, tmp_path):
     elsewhere = CommandLine(tmp_path)
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)

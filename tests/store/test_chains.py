@@ -62,6 +62,7 @@ def statements_of(store: Store) -> list[str]:
     return statements
 
 
+@pytest.mark.slow
 def test_a_chain_ends_and_is_tried_again_in_as_many_statements_however_long_it_is(
     store: Store,
 ) -> None:

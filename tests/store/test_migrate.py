@@ -81,6 +81,7 @@ def test_a_database_of_somebody_else_is_refused_and_left_as_it_was(url: str) -> 
     assert inspect(engine).get_table_names() == ["workers"]
 
 
+@pytest.mark.slow
 def test_two_first_starts_at_once_both_work(url: str) -> None:
     probe = (
         "import sys; from lsqctl.store import open_store; sys.stdin.read(); "

@@ -185,6 +185,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_checkpoint_that_verifies(tmp_path):
     draw = random.Random(1)
     first = 0

@@ -85,6 +85,7 @@ def test_without_a_compiler_auto_trains_eagerly_and_on_is_an_error_before_traini
     assert checkpoints == 0
 
 
+@pytest.mark.slow
 def test_a_signal_that_ends_the_compiler_is_a_stop_and_decides_nothing(job, tmp_path):
     """The compiler's stand-in says that the signal came, and ends by it as a compiler does."""
     from torch._inductor import config

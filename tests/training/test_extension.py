@@ -63,6 +63,7 @@ def test_extending_in_two_attempts_is_extending_in_one_to_the_bit(extends):
     assert_same_state(extends("whole").run_dir, extends("cut").run_dir)
 
 
+@pytest.mark.slow
 def test_steps_optimizer_averages_and_step_sizes_are_kept(extends, parent):
     job = extends()
     facts = run(extension(), job)

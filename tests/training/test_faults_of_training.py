@@ -26,7 +26,6 @@ from lsqctl.training import finetune, image_folder
 from lsqctl.training.checkpoint import resume_point
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.optimizer_step import build_optimizer
-from tests.conftest import fewer
 from tests.training.attempts import run
 from tests.training.conftest import tiny
 from tests.training.test_datasets import image_folder as make_image_folder
@@ -250,7 +249,8 @@ fetch_dataset(sys.argv[2], Path(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize("name", fewer(["mnist", "cifar10"], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cifar10", "mnist"])
 def test_a_download_that_is_killed_leaves_no_half_dataset(tmp_path, name):
     from lsqctl.datasets.fetch import _remove_stale_downloads
 

@@ -59,6 +59,7 @@ def test_a_recipe_that_names_no_kernel_has_the_hash_it_had_before_there_were_any
     assert digest(tiny(quant=INTEGERS)) != digest(tiny())
 
 
+@pytest.mark.slow
 def test_later_attempts_keep_the_kernel_of_the_first_one_to_the_bit(job, monkeypatch):
     recipe = tiny(train={"epochs": 1})
     monkeypatch.setattr(compilation, "_INTEGER_MIN_SIZE", 8)

@@ -124,6 +124,7 @@ def on_server(postgresql, statement):  # noqa: F811
         connection.execute(statement)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_postgresql_database_is_dropped_ends(cli, postgresql):  # noqa: F811
     on_server(postgresql, "CREATE DATABASE dropped")
     cli.environment["LSQCTL_DB"] = postgresql % "dropped"

@@ -97,6 +97,7 @@ def test_sigterm_saves_the_run_puts_it_back_and_spends_no_attempt(cli, uninterru
     assert_same_end(cli, run_id, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_trainer_that_is_killed_is_tried_again(cli, uninterrupted):
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
