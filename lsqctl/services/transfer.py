@@ -229,7 +229,7 @@ def merge_workspace(
         ids = source.transfer.finished()
         bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
         _check_room(settings, tree_size(other_settings.runs_dir))
-        # before anything is written: a damaged file of theirs raises
+        # before anything is written: a damaged file of the other side raises
         planned = merge_published_results(settings, other_settings, dry_run=True)
         left_out = _unshared_files(settings, other_settings) | dict(planned.left_out)
         left_out |= {f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished}
@@ -266,22 +266,22 @@ def _unshared_files(settings: Settings, other_settings: Settings) -> dict[str, s
     """Return the settings and plugins that are there and not here, and what to do about each."""
     left_out = {}
     for name, what in _SETTINGS_FILES.items():
-        own, theirs = settings.home / name, other_settings.home / name
-        if _differs(own, theirs):
+        own, other = settings.home / name, other_settings.home / name
+        if _differs(own, other):
             left_out[name] = f"has {what}: read it, and take over what you want into {own}"
-    for theirs in sorted(other_settings.plugins_dir.glob("*.py")):
-        own = settings.plugins_dir / theirs.name
-        if _differs(own, theirs):
+    for other in sorted(other_settings.plugins_dir.glob("*.py")):
+        own = settings.plugins_dir / other.name
+        if _differs(own, other):
             what = "is another one here" if own.is_file() else "is code"
-            advice = f"read it, copy it to {own.parent}, and `lsqctl plugins trust {theirs.name}`"
-            left_out[f"plugin {theirs.name}"] = f"{what}: {advice}"
+            advice = f"read it, copy it to {own.parent}, and `lsqctl plugins trust {other.name}`"
+            left_out[f"plugin {other.name}"] = f"{what}: {advice}"
     return left_out
 
 
-def _differs(own: Path, theirs: Path) -> bool:
-    if not theirs.is_file():
+def _differs(own: Path, other: Path) -> bool:
+    if not other.is_file():
         return False
-    return not (own.is_file() and file_sha256(own) == file_sha256(theirs))
+    return not (own.is_file() and file_sha256(own) == file_sha256(other))
 
 
 def _stored_bundle(source: Store, other_settings: Settings, run_id: str) -> _Bundle:
