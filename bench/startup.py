@@ -1,25 +1,32 @@
 """How long commands take to start, beside what Python and its libraries cost by themselves.
 
-    python bench/startup.py [--repeat N]
+    python bench/startup.py [--repeat N] [--plugins]
 
 Each command runs N times in turn with the others (so that a busy moment hits all alike), in a
 workspace of 1,000 runs; the median is printed in seconds, and as a ratio to a bare
 ``python -c pass``.
 Goals: ``lsqctl --help`` within 0.25 s, ``runs ls`` within 0.5 s.
+
+With ``--plugins``, what a plugin adds to both: none, examples/plugin installed beside lsqctl, and a
+trusted file in the workspace, in turn; the ratio is to none. Goal: within 1.03. On a machine with
+other work repeat it often: a single start varies by more than that.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 RUNS = 1000
+EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "plugin"
 
 
 def commands() -> dict[str, list[str]]:
@@ -46,23 +53,72 @@ def fill(folder: Path) -> None:
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
 
 
-def seconds(command: list[str], folder: Path) -> float:
+def seconds(command: list[str], folder: Path, **environment: str) -> float:
     """Return how long one start takes."""
+    env = os.environ | environment
     began = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
     return time.perf_counter() - began
+
+
+def plugin_settings(folder: Path) -> dict[str, dict[str, str]]:
+    """Lay plugins out below a folder and return, by name, what switches each of them on."""
+    site, trusting = folder / "site", folder / "trusting"
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=EXAMPLE, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    (folder / "nothing").mkdir()
+    shutil.copytree(folder / ".lsqctl", trusting)
+    (trusting / "plugins").mkdir(mode=0o700)
+    shutil.copy(EXAMPLE / "stripes" / "nets.py", trusting / "plugins" / "nets.py")
+    home = {"XDG_CONFIG_HOME": str(folder / "config")}
+    trust = [sys.executable, "-m", "lsqctl", "plugins", "trust", "nets.py"]
+    trusted = {"LSQCTL_HOME": str(trusting), **home}
+    seconds(trust, folder, **trusted)
+    path = os.environ.get("PYTHONPATH", "")
+    none = {"PYTHONPATH": os.pathsep.join([str(folder / "nothing"), path]), **home}
+    installed = {"PYTHONPATH": os.pathsep.join([str(site), path]), **home}
+    return {
+        "no plugin": none,
+        "installed": installed,
+        "trusted file": none | trusted,
+    }
+
+
+def measure_plugins(folder: Path, repeat: int) -> None:
+    """Measure what plugins add and print a table."""
+    found = plugin_settings(folder)
+    cases = [(what, name) for what in ("lsqctl --help", "lsqctl runs ls") for name in found]
+    times: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
+    for turn in range(repeat + 1):
+        for what, name in cases if turn % 2 else cases[::-1]:
+            taken = seconds(commands()[what], folder, **found[name])
+            if turn:  # the first start compiles
+                times[what, name].append(taken)
+    print(f"{repeat} starts each, median; {os.cpu_count()} cores, {RUNS} runs in the workspace")
+    for (what, name), taken_by_all in times.items():
+        median = statistics.median(taken_by_all)
+        ratio = median / statistics.median(times[what, "no plugin"])
+        print(f"{what:16} {name:14} {median:6.3f} s   {ratio:5.3f} x without")
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeat", type=int, default=11)
-    repeat = parser.parse_args().repeat
+    parser.add_argument("--plugins", action="store_true")
+    options = parser.parse_args()
+    repeat = options.repeat
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once
     times: dict[str, list[float]] = {name: [] for name in commands()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fill(folder)
+        if options.plugins:
+            measure_plugins(folder, repeat)
+            return
         for _ in range(repeat):
             for what, command in commands().items():
                 times[what].append(seconds(command, folder))

@@ -244,6 +244,23 @@ def test_an_installed_package_is_found_by_its_entry_point_and_imported_when_it_i
     assert MODELS.plugin_of("trees/tinynet").sha256() != before
 
 
+def test_a_short_command_imports_no_plugin_and_does_not_look_for_one(desk, installed):
+    ran = desk.plugins / "ran"
+    witness = f"import pathlib\npathlib.Path({str(ran)!r}).touch()\n{NET}"
+    desk.write(witness)
+    installed("twigs", {"lsqctl.models": "twigs = twigs.nets"}, nets=witness)
+    desk.here("submit", "digits/resnet8-fp32")
+    discovery._installed.cache_clear()
+    for words in (("--help",), ("runs", "ls")):
+        desk.here(*words)
+        assert discovery._installed.cache_info().misses == 0
+        assert not ran.exists()
+    for name in ("flowers", "twigs"):  # and each would have told
+        ran.unlink(missing_ok=True)
+        build_model(f"{name}/tinynet", num_classes=3)
+        assert ran.exists()
+
+
 def test_a_name_that_two_claim_is_nobodys(desk, installed):
     desk.write(NET)
     installed("leaves", {"lsqctl.models": "flowers = leaves.nets"}, nets=NET)

@@ -134,8 +134,8 @@ def global_options(
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
-def hoist_global_options(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with global options moved to the front, where Typer wants them."""
+def split_global_options(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the global options, wherever they stand, and all other words: first the command."""
     front: list[str] = []
     rest: list[str] = []
     remaining = iter(arguments)
@@ -148,31 +148,15 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
             front.append(word)
         else:
             rest.append(word)
-    return front + rest
+    return front, rest
 
 
 def _is_global_word(word: str) -> bool:
     return word == "--debug" or word.startswith(tuple(f"{name}=" for name in _GLOBAL_OPTIONS))
 
 
-def named_command(arguments: Sequence[str]) -> tuple[str, str]:
-    """Return the words that name a command and one of its group: ``("runs", "ls")``.
-
-    They are the first two that are no global option; "" for each that is not there.
-    """
-    words: list[str] = []
-    remaining = iter(arguments)
-    for word in remaining:
-        if word in _GLOBAL_OPTIONS:
-            next(remaining, None)
-        elif not _is_global_word(word):
-            words.append(word)
-    first, second, *_ = [*words, "", ""]
-    return first, second
-
-
 @cache
-def build_command(name: str, subcommand: str = "") -> Command:
+def build_command(name: str = "", subcommand: str = "") -> Command:
     """Return the command line with the command that is named, or with all where none is.
 
     To read the options of every command off its function takes most of a short command's time.
@@ -204,13 +188,14 @@ def main() -> None:
     if os.name != "posix":
         sys.exit("error: lsqctl runs on Linux and macOS; on Windows, use WSL")
     _open_closed_streams()
-    arguments = hoist_global_options(sys.argv[1:])
+    front, rest = split_global_options(sys.argv[1:])
+    arguments = [*front, *rest]  # Typer wants the global ones in front
     gc.set_threshold(100_000)  # collecting while libraries load is a tenth of a short command
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a locale without some letter is no reason to die
             stream.reconfigure(errors="backslashreplace")
     try:
-        build_command(*named_command(arguments))(args=arguments, prog_name="lsqctl")
+        build_command(*rest[:2])(args=arguments, prog_name="lsqctl")
     except LsqctlError as error:
         if "--debug" in arguments:
             raise

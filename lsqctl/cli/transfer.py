@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +72,9 @@ def import_(
 ) -> None:
     """Take in the runs of a file, all or none; what is here already is left as it is."""
     from lsqctl.services.transfer import import_runs
+    from lsqctl.services.transfer_file import open_export
 
+    open_export(file).close()  # no workspace is made for what is no such file
     with open_store(ctx, create=True) as store:
         report = import_runs(store, get_settings(ctx), file)
     _print_report(report, json=json)
@@ -87,13 +90,15 @@ def merge(
 ) -> None:
     """Take in what another workspace has: finished runs, all or none, and published rows.
 
-    Runs that clash are listed first, and then nothing is taken in. What is left out is listed with
-    the reason. That workspace is only read.
+    What stays there is listed first, each with the reason: unfinished runs, its trash, settings and
+    plugins. Where runs clash, they are listed and nothing is taken in. That workspace is only read.
     """
-    from lsqctl.services.transfer import merge_workspace
+    from lsqctl.services.transfer import merge_workspace, settings_of_other
 
+    settings_of_other(get_settings(ctx), other)  # no workspace is made for what is none
     with open_store(ctx, create=True) as store:
-        report = merge_workspace(store, get_settings(ctx), other, dry_run=dry_run)
+        tell = None if json else _print_left_out
+        report = merge_workspace(store, get_settings(ctx), other, dry_run=dry_run, on_left_out=tell)
     _print_report(report, json=json, dry_run=dry_run)
 
 
@@ -125,7 +130,11 @@ def _print_report(report: TransferReport, *, json: bool, dry_run: bool = False) 
     published = f" and {pluralize(report.published, 'published row')}" if report.published else ""
     taken_in = pluralize(len(report.imported), "run")
     say(f"{taken_in}{published} {verb}, {len(report.existing)} here already")
-    for name, reason in islice(report.left_out.items(), _MAX_SHOWN):
+
+
+def _print_left_out(left_out: Mapping[str, str]) -> None:
+    """List what stays in the other workspace, the first lines of it."""
+    for name, reason in islice(left_out.items(), _MAX_SHOWN):
         say(f"left out: {name} {reason}")
-    if len(report.left_out) > _MAX_SHOWN:
-        say(f"left out: {len(report.left_out) - _MAX_SHOWN:,} more; --json lists all")
+    if len(left_out) > _MAX_SHOWN:
+        say(f"left out: {len(left_out) - _MAX_SHOWN:,} more; --dry-run --json lists all")

@@ -21,6 +21,7 @@ from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, Us
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
 from lsqctl.run import ACTIVE_STATES, JsonObject
+from lsqctl.services.atomic_write import atomic_file, check_overwrite
 from lsqctl.services.published_results import merge_published_results
 from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
 from lsqctl.services.transfer_file import ExportReader, ExportWriter, open_export
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 _STAGING = ".import-"  # and the process's id
+_SETTINGS_FILES = {"workspace.toml": "trackers, launcher and hooks", "cluster.toml": "profiles"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +87,22 @@ def export_runs(
 ) -> ExportReport:
     """Write finished runs, and those that they started from, into one file.
 
-    Raises NotFound, IllegalTransition for an unfinished run, UsageError for a file that is there,
-    and StoreError where it cannot be written; then there is none.
+    Raises NotFound, IllegalTransition for an unfinished run, and UsageError for a file that is
+    there or cannot be written; then there is no new one.
     """
-    if path.exists() and not force:
-        raise UsageError(f"{path} is there already; --force overwrites it")
+    check_overwrite(path, force=force)
     runs = [store.runs.resolve(ref) for ref in run_refs]
     for run in runs:
         if run.state in ACTIVE_STATES:
             raise IllegalTransition(f"run {run.id} is {run.state}; only finished ones are exported")
     ids = store.transfer.finished_with_parents([run.id for run in runs])
     head = {"schema": store.maintenance.schema_version(), "lsqctl": __version__}
-    try:
-        with ExportWriter(path, head) as writer:
-            for run_id in ids:
-                _export_run(writer, store, settings, run_id, checkpoints=checkpoints)
-        digest, size = file_sha256(path), path.stat().st_size
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from None
+    with atomic_file(path, force=force) as file, ExportWriter(file, head) as writer:
+        for run_id in ids:
+            _export_run(writer, store, settings, run_id, checkpoints=checkpoints)
     named = tuple(run.id for run in runs)
-    return ExportReport(path, named, tuple(i for i in ids if i not in named), size, digest)
+    parents = tuple(run_id for run_id in ids if run_id not in named)
+    return ExportReport(path, named, parents, path.stat().st_size, file_sha256(path))
 
 
 def _export_run(
@@ -207,55 +205,83 @@ def _json_object(text: str) -> Mapping[str, object] | None:
 
 
 def merge_workspace(
-    store: Store, settings: Settings, other: Path, *, dry_run: bool = False
+    store: Store,
+    settings: Settings,
+    other: Path,
+    *,
+    dry_run: bool = False,
+    on_left_out: Callable[[Mapping[str, str]], None] | None = None,
 ) -> TransferReport:
     """Take in every finished run of another workspace, with its files, and its published rows.
 
-    It is only read. What stays there is in the report: unfinished runs, published rows that are
-    other ones here, and its plugins, which are code that nobody here has read.
+    It is only read. What stays there is in the report, and is told to ``on_left_out`` before
+    anything is taken in: unfinished runs, its trash, published rows that are other ones here,
+    its own settings, and its plugins, which are code that nobody here has read.
 
     Where runs clash, the report says which, and nothing is taken in. Raises NotFound where there is
     no workspace, UsageError for this one itself.
     """
     from lsqctl.store import open_store
 
+    other_settings = settings_of_other(settings, other)
+    with open_store(other_settings.db_url, read_only=True) as source:
+        unfinished = source.runs.list(states=ACTIVE_STATES)
+        ids = source.transfer.finished()
+        bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
+        _check_room(settings, tree_size(other_settings.runs_dir))
+        # before anything is written: a damaged file of the other side raises
+        planned = merge_published_results(settings, other_settings, dry_run=True)
+        left_out = _unshared_files(settings, other_settings) | dict(planned.left_out)
+        left_out |= {f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished}
+        left_out |= dict.fromkeys(_runs_in_trash(source, other_settings), "is in the trash there")
+        if on_left_out:
+            on_left_out(left_out)
+        report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)
+    reads_only = dry_run or bool(report.clashes)
+    published = merge_published_results(settings, other_settings, dry_run=reads_only)
+    return replace(
+        report, unfinished=len(unfinished), published=published.n_added, left_out=left_out
+    )
+
+
+def settings_of_other(settings: Settings, other: Path) -> Settings:
+    """Return those of another workspace.  Raises NotFound, and UsageError for this one itself."""
     database = other / "lsqctl.db"
     if not database.is_file():
         raise NotFound(f"{other} is no workspace: it holds no lsqctl.db")
     if settings.home.resolve() == other.resolve():
         raise UsageError(f"{other} is the workspace that it would be merged into")
-    other_settings = replace(
-        settings, home=other.absolute(), db_url=sqlite_url(database.absolute())
-    )
-    with open_store(other_settings.db_url, read_only=True) as source:
-        ids = source.transfer.finished()
-        unfinished = source.runs.list(states=ACTIVE_STATES)
-        bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
-        _check_room(settings, tree_size(other_settings.runs_dir))
-        # before anything is written: a damaged file of theirs raises
-        merge_published_results(settings, other_settings, dry_run=True)
-        report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)
-    reads_only = dry_run or bool(report.clashes)
-    published = merge_published_results(settings, other_settings, dry_run=reads_only)
-    runs = {f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished}
-    return replace(
-        report,
-        unfinished=len(unfinished),
-        published=published.n_added,
-        left_out=runs | dict(published.left_out) | _unshared_plugins(settings, other_settings),
-    )
+    return replace(settings, home=other.absolute(), db_url=sqlite_url(database.absolute()))
 
 
-def _unshared_plugins(settings: Settings, other_settings: Settings) -> dict[str, str]:
-    """Return the files of plugins that are there and not here, and what to do about each."""
+def _runs_in_trash(source: Store, other_settings: Settings) -> list[str]:
+    """Return the runs in a workspace's trash; of those that an old lsqctl put there, the ids."""
+    removed = {run.id: f"run {run.id} ({run.name})" for run in source.trash.list()}
+    for path in sorted(other_settings.trash_dir.glob("*/rows.jsonl")):
+        removed.setdefault(path.parent.name, f"run {path.parent.name}")
+    return list(removed.values())
+
+
+def _unshared_files(settings: Settings, other_settings: Settings) -> dict[str, str]:
+    """Return the settings and plugins that are there and not here, and what to do about each."""
     left_out = {}
-    for path in sorted(other_settings.plugins_dir.glob("*.py")):
-        own = settings.plugins_dir / path.name
-        if path.is_file() and not (own.is_file() and file_sha256(own) == file_sha256(path)):
+    for name, what in _SETTINGS_FILES.items():
+        own, other = settings.home / name, other_settings.home / name
+        if _differs(own, other):
+            left_out[name] = f"has {what}: read it, and take over what you want into {own}"
+    for other in sorted(other_settings.plugins_dir.glob("*.py")):
+        own = settings.plugins_dir / other.name
+        if _differs(own, other):
             what = "is another one here" if own.is_file() else "is code"
-            advice = f"read it, copy it to {own.parent}, and `lsqctl plugins trust {path.name}`"
-            left_out[f"plugin {path.name}"] = f"{what}: {advice}"
+            advice = f"read it, copy it to {own.parent}, and `lsqctl plugins trust {other.name}`"
+            left_out[f"plugin {other.name}"] = f"{what}: {advice}"
     return left_out
+
+
+def _differs(own: Path, other: Path) -> bool:
+    if not other.is_file():
+        return False
+    return not (own.is_file() and file_sha256(own) == file_sha256(other))
 
 
 def _stored_bundle(source: Store, other_settings: Settings, run_id: str) -> _Bundle:

@@ -40,13 +40,12 @@ _UNREADABLE = (
 
 
 class ExportWriter:
-    """Writes one file, under a temporary name until it is whole."""
+    """Writes the members of one file, and at the end its manifest."""
 
-    def __init__(self, path: Path, head: Mapping[str, object]) -> None:
-        self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
+    def __init__(self, file: IO[bytes], head: Mapping[str, object]) -> None:
         self._head = head
         self._members: dict[str, JsonObject] = {}
-        self._zip = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6)
 
     def __enter__(self) -> Self:
         return self
@@ -57,16 +56,13 @@ class ExportWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the file its name, or leave none where something failed."""
+        """Write the manifest, without which a file is none, unless something failed."""
         try:
             if kind is None:
                 manifest = {**self._head, "format": FORMAT, "files": self._members}
                 self._zip.writestr(_MANIFEST, json.dumps(manifest))
-            self._zip.close()
-            if kind is None:
-                self._temporary.replace(self._path)
         finally:
-            self._temporary.unlink(missing_ok=True)
+            self._zip.close()
 
     def add_rows(self, run_id: str, rows: Mapping[str, object]) -> None:
         """Add the rows of a run."""

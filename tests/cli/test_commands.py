@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from lsqctl.bundled import bundled
-from lsqctl.cli.app import app, hoist_global_options
+from lsqctl.cli.app import app, split_global_options
 from lsqctl.store.migrate import shipped_revisions
 from tests.conftest import TINY
 
@@ -161,20 +161,16 @@ def test_a_closed_pipe_ends_quietly(worked):
 
 
 def test_global_options_may_stand_anywhere(tmp_path):
-    assert hoist_global_options(["runs", "ls", "--home", "x", "-q"]) == [
-        "--home",
-        "x",
-        "runs",
-        "ls",
-        "-q",
-    ]
-    assert hoist_global_options(["submit", "a", "--db=sqlite:///x"]) == [
-        "--db=sqlite:///x",
-        "submit",
-        "a",
-    ]
-    assert hoist_global_options(["a", "--", "--home", "x"]) == ["a", "--", "--home", "x"]
-    assert hoist_global_options(["a", "--home"]) == ["--home", "a"]
+    assert split_global_options(["runs", "ls", "--home", "x", "-q"]) == (
+        ["--home", "x"],
+        ["runs", "ls", "-q"],
+    )
+    assert split_global_options(["submit", "a", "--db=sqlite:///x"]) == (
+        ["--db=sqlite:///x"],
+        ["submit", "a"],
+    )
+    assert split_global_options(["a", "--", "--home", "x"]) == ([], ["a", "--", "--home", "x"])
+    assert split_global_options(["a", "--home"]) == (["--home"], ["a"])
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,11 @@ def test_only_finished_runs_are_exported_and_no_file_is_overwritten_unasked(
             export_runs(store, others, [held.id], exported.with_name("held.lsq"))
         with pytest.raises(UsageError, match="--force overwrites it"):
             export_runs(store, others, ["c"], exported)
+        for way in (exported.parent, Path(".")):
+            with pytest.raises(UsageError, match="not a plain file"):
+                export_runs(store, others, ["c"], way, force=True)
+        with pytest.raises(UsageError, match="cannot write"):
+            export_runs(store, others, ["c"], exported.with_name("none") / "c.lsq")
     assert not exported.with_name("held.lsq").exists()
     assert list(exported.parent.glob(".*.tmp")) == []
 
@@ -302,6 +307,13 @@ def test_a_workspace_is_merged_and_what_clashes_is_listed_and_stops_it(
     assert f"{child}: it is in the trash" in refused.stderr
 
 
+def test_no_workspace_is_made_for_what_cannot_be_taken_in(here: Here) -> None:
+    (here.folder / "foreign.lsq").write_text("no zip")
+    assert "no file of `lsqctl runs export`" in here("runs", "import", "foreign.lsq", code=1).stderr
+    assert "is no workspace" in here("db", "merge", "elsewhere", code=3).stderr
+    assert not (here.folder / ".lsqctl" / "lsqctl.db").exists()
+
+
 def published(model: str, top1: float) -> PublishedResult:
     return PublishedResult(
         dataset="cifar10", model=model, arch="", method="", weight_bits=4, act_bits=4, top1=top1,
@@ -323,23 +335,43 @@ def test_published_rows_come_along_and_what_is_left_out_is_listed_with_its_reaso
         (settings.plugins_dir / "shared.py").write_text("'''The same.'''\n")
         (settings.plugins_dir / "nets.py").write_text(f"'''{settings.home.name}'''\n")
     (theirs.plugins_dir / "data.py").write_text("'''Not here.'''\n")
+    for settings in (theirs, ours):
+        (settings.home / "cluster.toml").write_text("# the same\n")
+    (theirs.home / "workspace.toml").write_text('[on_end]\nwebhook = "https://a.org/secret"\n')
+    (theirs.trash_dir / "0001").mkdir(parents=True)
+    (theirs.trash_dir / "0001" / "rows.jsonl").write_text("")
+    with open_workspace(theirs) as store:
+        store.trash.remove(submit(store, new("removed")))
     planned = json.loads(here("db", "merge", str(theirs.home), "--dry-run", "--json").stdout)
     assert len(load_workspace_results(ours).published) == 2
-    told = here("db", "merge", str(theirs.home)).stderr
-    assert "0 runs and 1 published row taken in" in told
-    left_out = [line for line in told.splitlines() if line.startswith("left out: ")]
-    assert [line.split(" ")[2:4] for line in left_out] == [
-        ["run", left_out[0].split(" ")[3]], ["published", "row"],
-        ["plugin", "data.py"], ["plugin", "nets.py"],
-    ]  # fmt: skip
-    assert len(planned["transfer"]["left_out"]) == 4
-    assert "(of theirs) is queued there" in left_out[0]
-    assert "other of cifar10 is here with other values" in left_out[1]
-    assert "data.py is code: read it" in left_out[2]
-    assert "nets.py is another one here" in left_out[3]
+    told = here("db", "merge", str(theirs.home)).stderr.splitlines()[1:]  # after the store
+    assert "0 runs and 1 published row taken in" in told[-1]
+    assert [line.partition(": ")[0] for line in told[:-1]] == ["left out"] * 7
+    assert "secret" not in "".join(told)
+    assert len(planned["transfer"]["left_out"]) == 7
+    expected = ("workspace.toml has trackers, launcher and hooks: read it",
+                "data.py is code: read it", "nets.py is another one here",
+                "other of cifar10 is here with other values", "(of theirs) is queued there",
+                "(removed) is in the trash there", "run 0001 is in the trash there")  # fmt: skip
+    for line, words in zip(told, expected, strict=False):
+        assert words in line
     here_now = {row.model: row.top1 for row in load_workspace_results(ours).published}
     assert here_now == {"same": 2.0, "other": 4.0, "new": 1.0}
-    assert "published row" not in here("db", "merge", str(theirs.home)).stderr.splitlines()[-5]
+    assert "published row" not in here("db", "merge", str(theirs.home)).stderr.splitlines()[-1]
+
+
+def test_what_stays_behind_is_told_before_anything_is_taken_in(
+    others: Settings, ours: Settings
+) -> None:
+    told = []
+    with open_workspace(ours) as store:
+        merge_workspace(
+            store, ours, others.home, on_left_out=lambda it: told.append((it, store.runs.list()))
+        )
+        ((left_out, taken_in),) = told
+        assert "is queued there" in "".join(left_out.values())
+        assert taken_in == []
+        assert len(store.runs.list()) == 2
 
 
 def test_a_workspace_whose_published_rows_do_not_read_gives_nothing(
