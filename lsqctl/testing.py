@@ -202,8 +202,8 @@ def _trains_quantized(trial: _ModelTrial) -> None:
 
     from lsqctl.quant import QuantSpec, calibrate, prepare, quantizers
 
-    model = prepare(trial.build(), QuantSpec(weight_bits=4, act_bits=4))
     images = trial.images(4)
+    model = prepare(trial.build(), QuantSpec(weight_bits=4, act_bits=4), images)
     calibrate(model, [images])
     _require(bool(quantizers(model)), "it has no convolution or linear layer to quantize")
     labels = images.new_tensor([0, 1, 2, 3]).long()

@@ -1,4 +1,4 @@
-"""The classifier of a network: the layer that it executes last, found by executing it."""
+"""The classifier of a network: the layer that it executes last, found by executing it on zeros."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ def classifier_of(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, *input_shape, device=device))
+            model.eval()(example_of(model, input_shape))
     finally:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
     return executed[-1]
+
+
+def example_of(model: nn.Module, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return an image of zeros for a network, (1, C, H, W), where its parameters lie."""
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    return torch.zeros(1, *input_shape, device=device)

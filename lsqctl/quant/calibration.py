@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, distributed, nn
 
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
-from lsqctl.quant.surgery import quantized_layers, quantizers
+from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
 
 Batch = Tensor | Sequence[object] | Mapping[str, object]
 CalibrationTarget = QuantLayer | LsqQuantizer
@@ -55,18 +54,18 @@ def calibrate(
 
 
 def _warn_of_order(layers: Mapping[str, QuantLayer], run_order: Sequence[str]) -> None:
-    """Warn where the layer that runs first, or last, has other bits than the one registered so.
+    """Warn where the layer that runs first, or last, has other bits than the one prepared so.
 
-    ``prepare`` sees no input, and gives the bits of a first and a last layer by registration.
+    ``prepare`` without an example gives the bits of a first and a last layer by registration.
     """
-    names, ran = list(layers), [name for name in run_order if name in layers]
-    for end, which in ((0, "first"), (-1, "last")):
-        registered, actual = names[end], ran[end]
-        if _bits(layers[registered]) != _bits(layers[actual]):
+    prepared = {layer.position: name for name, layer in layers.items()}
+    ran = [name for name in run_order if name in layers]
+    for position, actual in (("first", ran[0]), ("last", ran[-1])):
+        name = prepared.get(position, actual)
+        if _bits(layers[name]) != _bits(layers[actual]):
             warnings.warn(
-                f"layer {actual!r} runs {which}, but {registered!r} is registered {which} and has "
-                f"the bits of a {which} layer: register them in the order in which they run, or "
-                "give both their bits by overrides",
+                f"layer {actual!r} runs {position}, but {name!r} is registered {position} and has "
+                f"the bits of a {position} layer: give prepare a batch of inputs as its example",
                 stacklevel=3,
             )
 
@@ -131,18 +130,6 @@ def _named_inputs(batch: Batch) -> dict[int | str, Tensor]:
             f"{', '.join(sorted({type(v).__name__ for v in named.values()})) or 'nothing usable'}"
         )
     return tensors
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in eval mode for a while; each module gets its own training flag back."""
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags.items():
-            module.training = training
 
 
 class _Calibration:

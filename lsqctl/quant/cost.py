@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from lsqctl.quant.calibration import eval_mode
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import FLOAT_BITS
-from lsqctl.quant.surgery import quantizers
+from lsqctl.quant.surgery import eval_mode, quantizers
 
 OTHER_LAYER = "(other)"
 

@@ -31,6 +31,7 @@ class QuantLayer(nn.Module):
     channel_axis = -1
     weight_axis = 0
     kernel: Kernel = "float"
+    position = ""  # "first" or "last", where ``prepare`` gave it the bits of that
     no_integer_kernel = ""  # why there is none for this kind of layer
 
     @property

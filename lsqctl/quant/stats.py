@@ -15,9 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lsqctl.quant.calibration import eval_mode
 from lsqctl.quant.quantizer import LsqQuantizer
-from lsqctl.quant.surgery import quantized_layers, quantizers
+from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
 
 _INT8_MIN = -128  # of int8, which holds the codes of every bit width once they start there
 _REVERSED = 2

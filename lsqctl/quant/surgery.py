@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from difflib import get_close_matches
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -29,7 +31,7 @@ _CONSTANT = "what it computes is constant once trained"
 _NOT_PREPARED = "its weight and input have 32 bits, or the model is not prepared"
 
 
-def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
+def prepare(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) -> nn.Module:
     """Swap what ``model`` multiplies weights with for quantized layers; return it.
 
     That is every ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d`` and transposed convolution of one or
@@ -39,11 +41,12 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     Layers that share a weight share its quantizer. Works in place; when ``model`` is itself such a
     layer, the new one is returned. Parameters stay the same objects, so an optimizer made
     earlier still holds the weights, but not the new step sizes: make it afterwards, from
-    ``param_groups``. The first and the last layer are those of registration order;
-    ``calibrate`` warns where others run first and last. A layer with 32
-    bits for both tensors stays as it is. With ``residual_bits`` both inputs of the residual
-    additions are quantized too. ``kernel: integer`` multiplies codes on a CPU, where a layer can
-    (``QuantLayer.float_reason``); ``auto`` is decided by a run, and is float here.
+    ``param_groups``. The first and the last layer are those that run first and last on ``example``,
+    a batch of inputs (zeros will do), and without one those that are registered so; ``calibrate``
+    warns where that is not the same. A layer with 32 bits for both tensors stays as it is. With
+    ``residual_bits`` both inputs of the residual additions are quantized too. ``kernel: integer``
+    multiplies codes on a CPU, where a layer can (``QuantLayer.float_reason``); ``auto`` is decided
+    by a run, and is float here.
 
     Raises:
         ValueError: the model is prepared already, has no such layer, or has one with hooks or
@@ -56,7 +59,7 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
     by_name = dict(_quantizable_layers(model))
     if not by_name:
         raise ValueError(f"{type(model).__name__} has no nn.Conv2d or nn.Linear to quantize")
-    names = list(by_name)
+    names = layer_names(model, example)
     if unmatched := spec.unmatched_overrides(names):
         raise ValueError(unmatched_glob_message(unmatched[0], names))
     specs: dict[nn.Module, list[LayerSpecs]] = {}
@@ -79,6 +82,10 @@ def prepare(model: nn.Module, spec: QuantSpec) -> nn.Module:
         quantize_residuals(model, residual)
     prepared = replacements.get(model, model)
     _share_weight_quantizers(prepared)
+    prepared_layers = quantized_layers(prepared)
+    for name, position in ((names[-1], "last"), (names[0], "first")):
+        if name in prepared_layers:
+            prepared_layers[name].position = position
     if spec.kernel == "integer":
         for layer in quantized_layers(prepared).values():
             layer.kernel = "integer"
@@ -138,9 +145,47 @@ def _warn_of_float_weights(reasons: Mapping[str, str]) -> None:
         )
 
 
-def layer_names(model: nn.Module) -> list[str]:
-    """Return the names of the layers that ``prepare`` may quantize, the first and last in place."""
-    return [name for name, _ in _quantizable_layers(model)]
+def layer_names(model: nn.Module, example: Tensor | None = None) -> list[str]:
+    """Return the names of the layers that ``prepare`` may quantize, the first and last in place.
+
+    Those are the ones that run first and last on ``example``; without one, or where none of them
+    is called, all stand as they are registered.
+    """
+    by_name = dict(_quantizable_layers(model))
+    called = [] if example is None else _called(model, set(by_name.values()), example)
+    if len(by_name) < 2 or not called:
+        return list(by_name)
+    first = next(name for name, module in by_name.items() if module is called[0])
+    last = [name for name, module in by_name.items() if module is called[-1] and name != first]
+    between = [name for name in by_name if name not in {first, *last[-1:]}]
+    return [first, *between, *last[-1:]]
+
+
+def _called(model: nn.Module, layers: Set[nn.Module], example: Tensor) -> list[nn.Module]:
+    """Return ``layers`` in the order in which the model calls them."""
+    called: list[nn.Module] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, _: called.append(module)) for layer in layers
+    ]
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in eval mode for a while; each module gets its own training flag back."""
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
 
 
 def unmatched_glob_message(glob: str, names: Sequence[str]) -> str:

@@ -53,6 +53,7 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     Raises DataError where it cannot be built for these images or quantized so, or needs timm.
     """
     from lsqctl.models.factory import build_on_meta
+    from lsqctl.models.heads import example_of
     from lsqctl.quant import model_cost, prepare
 
     dataset_info = DATASETS[recipe.data.name]
@@ -64,7 +65,8 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     spec = recipe.quant.to_spec()
     try:
         if spec.quantized:
-            model = prepare(model, spec)
+            model = model.to("meta")  # its buffers, too
+            model = prepare(model, spec, example_of(model, (channels, size, size)))
         cost = model_cost(model, (channels, size, size))
     except (ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,7 +17,7 @@ from lsqctl.events import (
 )
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_model
-from lsqctl.models.heads import classifier_name
+from lsqctl.models.heads import classifier_name, example_of
 from lsqctl.quant import calibrate, prepare, quantized_layers
 from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
@@ -175,14 +175,22 @@ def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord |
     return TrainState.from_state(state["cursor"]).fp32 if same_images else None
 
 
-def quantize_model(model: nn.Module, recipe: Recipe, kernel: Kernel | None = None) -> nn.Module:
-    """Swap the layers, for ``kernel`` or the recipe's; their step sizes have no value yet."""
+def quantize_model(
+    model: nn.Module,
+    recipe: Recipe,
+    input_shape: tuple[int, int, int],
+    kernel: Kernel | None = None,
+) -> nn.Module:
+    """Swap the layers, for ``kernel`` or the recipe's; their step sizes have no value yet.
+
+    ``input_shape`` is (C, H, W) of an image: what runs first and last on one has its own bits.
+    """
     spec = recipe.quant.to_spec()
     spec = replace(spec, kernel=kernel or spec.kernel)
     if not spec.quantized:
         return model
     try:
-        return prepare(model, spec)
+        return prepare(model, spec, example_of(model, input_shape))
     except ValueError as error:
         raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
 

@@ -16,7 +16,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.errors import DataError
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_on_meta
-from lsqctl.models.heads import classifier_of
+from lsqctl.models.heads import classifier_of, example_of
 from lsqctl.quant import LsqQuantizer, prepare
 from lsqctl.recipe import Recipe
 
@@ -75,7 +75,10 @@ def feature_layers(recipe: Recipe, channels: int, num_classes: int) -> tuple[str
             f"distill.features: {student} has features {shape} before its last layer and {teacher} "
             f"{teacher_shape}: take a teacher of the same width, or leave `features` out"
         )
-    model = prepare(_on_meta(student, recipe, channels, num_classes), recipe.quant.to_spec())
+    model = _on_meta(student, recipe, channels, num_classes).to("meta")  # its buffers, too
+    size = recipe.data.image_size
+    example = example_of(model, (input_channels(student, channels), size, size))
+    model = prepare(model, recipe.quant.to_spec(), example)
     if getattr(model.get_submodule(name), "input_quantizer", None) is None:
         raise DataError(
             f"distill.features: the input of {name}, the last layer of {student}, has 32 bits, so "

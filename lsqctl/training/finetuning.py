@@ -111,7 +111,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
     notes = (*resume_notes, *environment_notes, *pipeline.dataset.notes, train_state.new_head)
     yield from map(LogMessage, filter(None, notes))
-    model = quantize_model(model, recipe, train_state.environment["kernel"])
+    model = quantize_model(model, recipe, pipeline.input_shape, train_state.environment["kernel"])
     if not start:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
     session = build_session(

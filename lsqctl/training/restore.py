@@ -9,6 +9,7 @@ from torch import nn
 
 from lsqctl.errors import DataError
 from lsqctl.models.factory import build_model
+from lsqctl.models.heads import example_of
 from lsqctl.quant import prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import open_pipeline
@@ -29,7 +30,9 @@ def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -
     model = build_model(recipe.model.name, **state["network"])
     if (spec := recipe.quant.to_spec()).quantized:
         environment = TrainState.from_state(state["cursor"]).environment
-        model = prepare(model, replace(spec, kernel=environment.get("kernel", "float")))
+        size = recipe.data.image_size
+        example = example_of(model, (state["network"]["in_channels"], size, size))
+        model = prepare(model, replace(spec, kernel=environment.get("kernel", "float")), example)
     model.load_state_dict(load_model_state(directory, variant))
     return model.eval()
 

@@ -70,7 +70,9 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
     channels = input_channels(recipe.model.name, dataset.channels)
     pipeline = DataPipeline(dataset, recipe, torch.device("cpu"), channels=channels)
     context = ExecutionContext(scratch, scratch, threads=torch.get_num_threads())
-    model = quantize_model(_warm_up_batchnorm(recipe.model.name, pipeline), recipe)
+    model = quantize_model(
+        _warm_up_batchnorm(recipe.model.name, pipeline), recipe, pipeline.input_shape
+    )
     initial_step_sizes(model, recipe, pipeline, {})
     teacher = None
     if recipe.distill:

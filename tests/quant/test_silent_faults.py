@@ -351,6 +351,20 @@ def test_a_layer_that_runs_first_or_last_without_its_bits_is_named_in_a_warning(
     assert all(words in str(one.message) for words, one in zip(said, caught, strict=True))
 
 
+@pytest.mark.parametrize("names", [("head", "body", "stem"), ("body", "head", "stem")])
+def test_with_an_example_the_first_and_last_bits_are_of_the_layers_that_run_so(names):
+    spec = QuantSpec(weight_bits=2, act_bits=2, first_weight_bits=8, last_weight_bits=4)
+    images = torch.randn(16, 4)
+    model = prepare(Backwards(*names), spec, images[:1])
+    bits = {
+        name: layer.weight_quantizer.spec.bits for name, layer in quantized_layers(model).items()
+    }
+    assert bits == {"stem": 8, "body": 2, "head": 4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        calibrate(model, images)
+
+
 def test_the_order_of_layers_of_equal_bits_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -89,6 +89,6 @@ def session_of(recipe: Recipe, job: ExecutionContext) -> TrainingSession:
     feed = open_pipeline(recipe, job, setup_torch(job, recipe.seed))
     cursor = initial_train_state(recipe, job)
     teacher = load_teacher(recipe, job, feed, cursor) if recipe.distill else None
-    model = quantize_model(build_on_device(recipe.model.name, feed), recipe)
+    model = quantize_model(build_on_device(recipe.model.name, feed), recipe, feed.input_shape)
     initial_step_sizes(model, recipe, feed, {})
     return build_session(model, teacher, recipe, job, pipeline=feed, train_state=cursor)

@@ -33,7 +33,7 @@ def first_values(job, **quant):
     recipe = tiny(quant={"calibration_images": 64} | quant)
     made = job("unused")
     feed = open_pipeline(recipe, made, setup_torch(made, recipe.seed))
-    model = quantize_model(build_on_device("resnet8", feed), recipe)
+    model = quantize_model(build_on_device("resnet8", feed), recipe, feed.input_shape)
     initial_step_sizes(model, recipe, feed, {})
     return model, feed
 
@@ -213,7 +213,7 @@ def test_a_parent_of_an_earlier_version_which_says_no_bits_is_calibrated_anew(jo
     torch.save(state, tmp_path / "old.pt")
     plain = build_on_device("resnet8", feed)
     parent_steps, _ = load_weights(plain, tmp_path / "old.pt", model_name="resnet8")
-    fresh = quantize_model(plain, tiny())
+    fresh = quantize_model(plain, tiny(), feed.input_shape)
     notes = load_step_sizes(fresh, parent_steps)
     assert notes[0].startswith("0 of ")
     assert not any(quantizer.calibrated for quantizer in quantizers(fresh).values())
