@@ -60,7 +60,7 @@ def _warn_of_order(layers: Mapping[str, QuantLayer], run_order: Sequence[str]) -
     """
     prepared = {layer.position: name for name, layer in layers.items()}
     ran = [name for name in run_order if name in layers]
-    for position, actual in (("first", ran[0]), ("last", ran[-1])):
+    for position, actual in zip(("first", "last"), (*ran[:1], *ran[-1:]), strict=False):
         name = prepared.get(position, actual)
         if _bits(layers[name]) != _bits(layers[actual]):
             warnings.warn(

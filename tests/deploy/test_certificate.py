@@ -286,8 +286,8 @@ def test_where_the_shortcut_is_padding_one_layer_decides_a_channel_of_a_sum():
         def __init__(self):
             super().__init__()
             self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 3, padding=1)
-            self.head = nn.Linear(8, 5)
             self.conv3 = nn.Conv2d(8, 8, 1)
+            self.head = nn.Linear(8, 5)
 
         def forward(self, x):
             x = self.conv1(x)
