@@ -101,6 +101,7 @@ def test_a_pilot_that_never_starts_is_shown_with_the_reason_of_slurm(on_slurm):
     dispatcher.terminate()
 
 
+@pytest.mark.slow
 def test_what_a_profile_cannot_have_is_said_by_check_and_nothing_is_queued(on_slurm, slurm):
     on_slurm("submit", "digits/resnet8-fp32")
     on_slurm.profile('[cpu]\ngres = ""\n[gpu]\n[none]\npartition = "nope"\n')

@@ -106,6 +106,7 @@ def test_each_step_of_an_addition_costs_four_bytes_and_no_work():
     assert (other.params, other.macs, other.bops) == (one.params, one.macs, one.bops)
 
 
+@pytest.mark.slow
 def test_a_block_compiles_into_one_graph():
     block = prepare(nn.Sequential(Block()), QuantSpec(residual_bits=4))
     x = torch.randn(4, 2, 5, 5)
