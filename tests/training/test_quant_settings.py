@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from lsqctl.errors import DataError, UsageError
 from lsqctl.events import Result
@@ -235,3 +236,21 @@ def test_a_teacher_of_another_number_of_classes_ends_a_run_before_its_first_step
     with pytest.raises(DataError, match=r"hundred\.pt into resnet8: trained for 100 classes, and"):
         run(recipe, made)
     assert resume_point(made.run_dir)[0] is None
+
+
+class Backwards(nn.Module):
+    """Registers its layers in another order than it calls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.body, self.stem = nn.Linear(4, 10), nn.Conv2d(4, 4, 1), nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+def test_a_run_finds_its_first_and_last_layer_by_executing_the_network():
+    bits = {"weight_bits": 2, "act_bits": 2, "first_weight_bits": 8, "last_weight_bits": 4}
+    layers = quantized_layers(quantize_model(Backwards(), tiny(quant=bits), (1, 8, 8)))
+    found = {name: layer.weight_quantizer.spec.bits for name, layer in layers.items()}
+    assert found == {"stem": 8, "body": 2, "head": 4}
