@@ -148,7 +148,9 @@ def session_of(recipe: Recipe, context: ExecutionContext, data: Path | None) -> 
         about = ("test", 10, 3, 32, (0.5,) * 3, (0.25,) * 3, "generated", "")
         pipeline = DataPipeline(DatasetSplits(images, images, *about), recipe, device, channels=3)
     kernel = decide_kernel(recipe, context, pipeline)
-    model = quantize_model(build_on_device("cifar_resnet20", pipeline), recipe, kernel)
+    model = quantize_model(
+        build_on_device("cifar_resnet20", pipeline), recipe, pipeline.input_shape, kernel
+    )
     if recipe.quant.to_spec().quantized:
         calibrate(model, pipeline.calibration_batches(BATCH))
     state = TrainState("", environment={"compile": False, "channels_last": True})
