@@ -71,7 +71,9 @@ def build(variant: str, precision: str, folder: Path) -> TrainingSession:
     mean = (0.5, 0.5, 0.5)
     splits = DatasetSplits(images, images, "test", 10, 3, 32, mean, mean, "-", "-")
     pipeline = DataPipeline(splits, recipe, device, channels=3)
-    model = quantize_model(build_on_device("cifar_resnet20", pipeline), recipe, pipeline.input_shape)
+    model = quantize_model(
+        build_on_device("cifar_resnet20", pipeline), recipe, pipeline.input_shape
+    )
     calibrate(model, pipeline.calibration_batches(BATCH))
     network = TEACHERS[variant]
     teacher = freeze_teacher(build_on_device(network, pipeline)) if network else None
