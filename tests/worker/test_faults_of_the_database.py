@@ -30,16 +30,9 @@ from tests.worker.long_run import LONG, at_work, final_hashes, reproducible, sub
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "home" / "lsqctl.db"
-
-
-@pytest.fixture
-def store(path):
-    with open_store(f"sqlite:///{path}", lease_seconds=2, busy_seconds=0.05) as opened:
-        opened.workers.register(identity("w1"))
-        submit(opened, new("a"))
-        yield opened
+def store(empty_store):
+    submit(empty_store, new("a"))
+    return empty_store
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from lsqctl.errors import LockedDatabase
 from lsqctl.settings import Settings
-from lsqctl.store import Store, open_store
+from lsqctl.store import Store
 from lsqctl.store.engine import wal_is_safe
 from lsqctl.store.file_checks import LOCKS, lock_holders
 from lsqctl.worker.slots import SlotAllocator, make_slots
@@ -26,36 +26,25 @@ from tests.store.samples import identity
 from tests.worker.test_dead_workers import Silent
 from tests.worker.test_faults_of_the_database import Held
 
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "home" / "lsqctl.db"
-
-
-@pytest.fixture
-def store(path):
-    with open_store(f"sqlite:///{path}", lease_seconds=2, busy_seconds=0.05) as opened:
-        opened.workers.register(identity("w1"))
-        yield opened
-
-
 # without a WAL a commit waits for readers; with one nobody waits for them
 HOLDS = ["BEGIN EXCLUSIVE", *([] if wal_is_safe(sqlite3.sqlite_version_info) else ["BEGIN"])]
 
 
 @pytest.mark.skipif(not LOCKS.exists(), reason="NOT TESTED: who holds a lock (needs /proc/locks)")
 @pytest.mark.parametrize("begin", HOLDS)
-def test_who_keeps_a_database_locked_is_named_and_what_lets_a_stopped_one_go_on(store, path, begin):
+def test_who_keeps_a_database_locked_is_named_and_what_lets_a_stopped_one_go_on(
+    empty_store, path, begin
+):
     held = Held(path, begin)
     pid = held.process.pid
     with pytest.raises(LockedDatabase, match=f"is locked; held by process {pid}; try again"):
-        store.workers.heartbeat("w1")
+        empty_store.workers.heartbeat("w1")
     held.process.send_signal(signal.SIGSTOP)
     wait_for(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
     with pytest.raises(LockedDatabase, match=f"{pid} holds it and is stopped: `kill -CONT {pid}`"):
-        store.workers.heartbeat("w1")
+        empty_store.workers.heartbeat("w1")
     held.release()
-    store.workers.heartbeat("w1")
+    empty_store.workers.heartbeat("w1")
 
 
 @pytest.mark.skipif(not LOCKS.exists(), reason="NOT TESTED: who holds a lock (needs /proc/locks)")
@@ -101,20 +90,22 @@ def known_workers(store: Store) -> list[str]:
     return sorted(one.identity.id for one in store.workers.list())
 
 
-def test_a_worker_that_starts_while_the_database_is_locked_waits_and_says_who_holds_it(store, path):
+def test_a_worker_that_starts_while_the_database_is_locked_waits_and_says_who_holds_it(
+    empty_store, path
+):
     held = Held(path, HOLDS[-1])
     told = Told(held.release)
-    assert starting(store, path, told).run() == 0
+    assert starting(empty_store, path, told).run() == 0
     assert told.words[0].startswith("waiting for it: database sqlite:///")
-    assert known_workers(store) == ["w1", "w2"]
+    assert known_workers(empty_store) == ["w1", "w2"]
 
 
-def test_one_signal_ends_a_worker_that_waits_for_a_locked_database(store, path):
+def test_one_signal_ends_a_worker_that_waits_for_a_locked_database(empty_store, path):
     held = Held(path)
     told = Told(lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert starting(store, path, told).run() == 128 + signal.SIGTERM
+    assert starting(empty_store, path, told).run() == 128 + signal.SIGTERM
     held.release()
-    assert known_workers(store) == ["w1"]
+    assert known_workers(empty_store) == ["w1"]
 
 
 @pytest.mark.slow
