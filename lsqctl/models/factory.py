@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from lsqctl.discovery import Plugin, is_plugin_name, plugin_faults
 from lsqctl.errors import DataError, PluginError
 from lsqctl.models import MODELS, TIMM_PREFIX
+from lsqctl.models.heads import example_of
 from lsqctl.models.timm_models import build_timm
 from lsqctl.quant import layer_names
 from lsqctl.quant.residual import residual_blocks
@@ -73,7 +74,7 @@ def _check_logits(
 
 
 def build_on_meta(name: str, *, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-    """Return the network as ``build_model`` does, its weights on the meta device.
+    """Return the network as ``build_model`` does, its parameters and buffers on the meta device.
 
     One of a plugin that cannot be built so has real weights.
     """
@@ -82,7 +83,8 @@ def build_on_meta(name: str, *, num_classes: int, in_channels: int, image_size: 
     try:
         with warnings.catch_warnings(), _EmptyOnMeta():
             warnings.simplefilter("ignore")  # initializing on meta does nothing, which is meant
-            return _build(name, plugin, **arguments) if plugin else build_model(name, **arguments)
+            built = _build(name, plugin, **arguments) if plugin else build_model(name, **arguments)
+            return built.to("meta")  # buffers that were computed, too
     except PluginError:
         return build_model(name, **arguments)
 
@@ -114,9 +116,9 @@ def network_layers(name: str, *, image_size: int) -> NetworkLayers:
 
     Raises NotFound for an unknown name, DataError where it cannot take images of this size.
     """
-    model = build_on_meta(name, num_classes=10, in_channels=3, image_size=image_size).to("meta")
+    model = build_on_meta(name, num_classes=10, in_channels=3, image_size=image_size)
     try:
-        names = layer_names(model, torch.zeros(1, 3, image_size, image_size, device="meta"))
+        names = layer_names(model, example_of(model, (3, image_size, image_size)))
     except (RuntimeError, ValueError):  # too small an image: refused where the cost is counted
         names = layer_names(model)
     return NetworkLayers(tuple(names), bool(residual_blocks(model)))

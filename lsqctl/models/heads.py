@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lsqctl.quant.surgery import eval_mode
+
 
 def classifier_name(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
     """Return the name of the layer that ``classifier_of`` finds."""
@@ -31,12 +33,10 @@ def classifier_of(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    was_training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(example_of(model, input_shape))
+        with eval_mode(model), torch.no_grad():
+            model(example_of(model, input_shape))
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
     return executed[-1]

@@ -87,7 +87,7 @@ def prepare(model: nn.Module, spec: QuantSpec, example: Tensor | None = None) ->
         if name in prepared_layers:
             prepared_layers[name].position = position
     if spec.kernel == "integer":
-        for layer in quantized_layers(prepared).values():
+        for layer in prepared_layers.values():
             layer.kernel = "integer"
     _warn_of_float_weights(left_float)
     return prepared

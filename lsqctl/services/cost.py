@@ -65,7 +65,6 @@ def recipe_cost(recipe: Recipe, settings: Settings) -> RecipeCost:
     spec = recipe.quant.to_spec()
     try:
         if spec.quantized:
-            model = model.to("meta")  # its buffers, too
             model = prepare(model, spec, example_of(model, (channels, size, size)))
         cost = model_cost(model, (channels, size, size))
     except (ValueError, RuntimeError) as error:

@@ -314,7 +314,7 @@ def _head_of(model: nn.Module, recipe: Recipe) -> str:
 
     size = recipe.data.image_size
     channels = input_channels(recipe.model.name, DATASETS[recipe.data.name].channels)
-    return classifier_name(model.to("meta"), (channels, size, size))  # its buffers, too
+    return classifier_name(model, (channels, size, size))
 
 
 def new_head_note(key: str, classes: int | None, recipe: Recipe) -> str:

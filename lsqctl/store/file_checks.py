@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 FileId = tuple[int, int]  # device and inode
@@ -61,7 +60,10 @@ def lock_holders(path: Path) -> str:
         lines = LOCKS.read_text().splitlines()
     except OSError:
         return ""
-    holders = sorted({pid for line in lines for pid in _lock_holder(line, path)} - {os.getpid()})
+    shared_memory = file_id(path.with_name(f"{path.name}-shm"))
+    known = file_id(path)
+    found = (_lock_holder(line, known, shared_memory) for line in lines)
+    holders = sorted(set(filter(None, found)) - {os.getpid()})
     stopped = [pid for pid in holders if _is_stopped(pid)]
     if stopped:
         numbers = " ".join(map(str, stopped))
@@ -72,20 +74,17 @@ def lock_holders(path: Path) -> str:
     return f"held by process {', '.join(map(str, holders))}; try again" if holders else ""
 
 
-def _lock_holder(line: str, path: Path) -> Iterator[int]:
-    """Yield the process of a line of /proc/locks that says that it keeps others from writing."""
+def _lock_holder(line: str, file: FileId | None, shared_memory: FileId | None) -> int | None:
+    """Return the process of a line of /proc/locks that says that it keeps others from writing."""
     found = _LOCK_LINE.fullmatch(line)
     if found is None:
-        return
+        return None
     kind, pid, inode, first_byte = found[1], int(found[2]), int(found[3]), int(found[4])
-    shared_memory = file_id(path.with_name(f"{path.name}-shm"))
     if shared_memory is not None:  # whoever has a WAL open holds the file itself, and harms nobody
         blocks = (inode, first_byte, kind) == (shared_memory[1], _WAL_WRITE_BYTE, "WRITE")
     else:
-        known = file_id(path)
-        blocks = known is not None and inode == known[1] and first_byte in _LOCK_BYTES
-    if blocks and pid > 0:
-        yield pid
+        blocks = file is not None and inode == file[1] and first_byte in _LOCK_BYTES
+    return pid if blocks and pid > 0 else None
 
 
 def _is_stopped(pid: int) -> bool:

@@ -75,7 +75,7 @@ def feature_layers(recipe: Recipe, channels: int, num_classes: int) -> tuple[str
             f"distill.features: {student} has features {shape} before its last layer and {teacher} "
             f"{teacher_shape}: take a teacher of the same width, or leave `features` out"
         )
-    model = _on_meta(student, recipe, channels, num_classes).to("meta")  # its buffers, too
+    model = _on_meta(student, recipe, channels, num_classes)
     size = recipe.data.image_size
     example = example_of(model, (input_channels(student, channels), size, size))
     model = prepare(model, recipe.quant.to_spec(), example)
@@ -100,7 +100,7 @@ _ANY_CLASSES = 7  # where a folder decides how many: features do not depend on i
 def _last_layer(
     network: str, recipe: Recipe, channels: int, num_classes: int
 ) -> tuple[str, tuple[int, ...]]:
-    model = _on_meta(network, recipe, channels, num_classes).to("meta")  # its buffers, too
+    model = _on_meta(network, recipe, channels, num_classes)
     size = recipe.data.image_size
     return classifier_of(model, (input_channels(network, channels), size, size))
 
