@@ -194,10 +194,15 @@ class WarmStarter:
         return self._servers[with_torch][0]
 
     def close(self) -> None:
-        """End them, and with them what they have forked."""
+        """End them, and with them what they have forked.
+
+        What this process has forked since may have the channel still: to close it is not enough.
+        """
         for channel, process in self._servers.values():
-            channel.close()
+            with channel, contextlib.suppress(OSError):  # it has ended
+                channel.shutdown(socket.SHUT_RDWR)
             process.wait()
+        self._servers.clear()
 
 
 def _pipes(*, merge: bool, writes: bool) -> tuple[list[int], list[int | None]]:
