@@ -48,6 +48,16 @@ def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
     assert runs["base"].epoch == runs["base"].epochs == 2
 
 
+def test_a_worker_without_a_run_says_that_it_waits_or_that_none_is_queued(cli):
+    assert "no run is queued; `lsqctl submit RECIPE`" in cli("worker", "--until-empty").stderr
+    worker = cli.start("worker")
+    assert worker.stdout is not None
+    words = iter(worker.stdout.readline, "")
+    assert any("waiting for runs; Ctrl-C ends the worker" in line for line in words)
+    worker.terminate()
+    worker.communicate(timeout=60)
+
+
 def test_a_worker_whose_workspace_is_removed_says_so_and_ends(cli):
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--slots", "2")
