@@ -24,7 +24,10 @@ app = typer.Typer(
 
 @app.command("ls", epilog="Example: lsqctl plugins ls")
 def list_plugins(ctx: typer.Context, json: Json = False) -> None:
-    """List what plugins declare, with package, version, file and digest; nothing is imported."""
+    """List what plugins declare, and where; nothing is imported.
+
+    With package, version, file and digest.
+    """
     from lsqctl.services import plugins as api
 
     get_settings(ctx)
@@ -52,7 +55,9 @@ def trust(
         list[Path], typer.Argument(metavar="FILE", help="Files in the workspace's plugins/.")
     ],
 ) -> None:
-    """Let a file of the workspace be imported as it is now; a changed one must be trusted anew.
+    """Let a file of the workspace be imported as it is now.
+
+    A changed one must be trusted anew.
 
     It is code, and will run as you: read it first.
     """
@@ -75,7 +80,10 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Ask whether what plugins declare keeps the laws of lsqctl.testing; exit 1 where not."""
+    """Ask whether what plugins declare keeps its laws.
+
+    Those of lsqctl.testing; exit 1 where not.
+    """
     from lsqctl.services import plugins as api
 
     checked = list(api.check_plugins(names or [], get_settings(ctx)))

@@ -194,7 +194,7 @@ def logs(
 
 @app.command(epilog="Example: lsqctl runs cancel @last")
 def cancel(ctx: typer.Context, run_refs: RunArguments, json: Json = False) -> None:
-    """Cancel runs: queued ones at once, running ones at their next step."""
+    """Cancel queued runs at once, running ones at the next step."""
     with open_store(ctx) as store:
         ids = [store.runs.resolve(ref).id for ref in run_refs]
         for run_id in ids:
@@ -212,7 +212,10 @@ def retry(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Put failed or cancelled runs back into the queue; they resume from their checkpoints."""
+    """Put failed or cancelled runs back into the queue.
+
+    They resume from their checkpoints.
+    """
     from lsqctl.services.run_control import retry_run
 
     with open_store(ctx) as store:
@@ -227,7 +230,10 @@ def retry(
 def diff(
     ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False
 ) -> None:
-    """Show only what differs between two runs: recipe, environment, results."""
+    """Show what differs between two runs.
+
+    In recipe, environment and results.
+    """
     from lsqctl.services.diff import diff_runs
 
     with open_store(ctx) as store:

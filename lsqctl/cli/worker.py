@@ -125,7 +125,7 @@ def worker(
         typer.Option(parser=positive_int, metavar="N", help="Take runs alone that reserve N GPUs."),
     ] = None,
 ) -> None:
-    """Take runs from the queue and execute each in a process of its own.
+    """Take runs from the queue, each in a process of its own.
 
     Ctrl-C, SIGTERM or SIGUSR1 once: save every run and requeue it.  Twice: stop at once.
     """
