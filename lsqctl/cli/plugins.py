@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.console import print_json, print_table, say
+from lsqctl.cli.console import print_json, print_table, say, warn
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
 from lsqctl.errors import PluginError
@@ -66,9 +66,13 @@ def trust(
     get_settings(ctx)
     for file in files:
         path, sha256 = api.trust_plugin(file)
-        declared = [row.name for row in api.list_plugins() if row.path.samefile(path)]
+        rows = [row for row in api.list_plugins() if row.path.samefile(path)]
         print(f"{sha256}\t{path}")
-        say(f"trusted: {path.name} declares {', '.join(declared)}")
+        declared = ", ".join(row.name for row in rows if not row.problem)
+        problems = "; ".join(row.problem for row in rows if row.problem)
+        say(f"trusted: {path.name} declares {declared or 'nothing that can be used'}")
+        if problems:
+            warn(problems)
 
 
 @app.command(epilog="Example: lsqctl plugins check flowers/tinynet")

@@ -167,6 +167,11 @@ def test_a_name_belongs_to_one_live_worker(cli):
     cli("worker", "--name", "night", "--until-empty")
 
 
+@pytest.mark.parametrize("name", ["", " ", "a\nb"])
+def test_a_name_that_no_list_could_show_is_refused(here, name):
+    assert "must have a letter" in here("worker", "--until-empty", "--name", name, code=2).stderr
+
+
 def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterrupted):
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
