@@ -27,6 +27,7 @@ Flags = NDArray[np.bool_]
 AVX2_PAIR = 32767
 """What the sum of two products may reach on processors with AVX2 and without VNNI."""
 MAX_TRIES = 12  # units of the bias, from the finest on
+_BLOCK = 128  # channels at a time: a linear layer has thousands, with 255 thresholds each
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,10 +280,11 @@ def fit(stairs: Staircase) -> tuple[Flags, Requantization]:
         channels = np.flatnonzero(~fitted & (factors > 0))
         if channels.size == 0:
             break
-        biases, multipliers = _best(stairs, channels, factors[channels])
-        found.factors[channels], found.biases[channels] = factors[channels], biases
-        found.multipliers[channels] = multipliers
-        fitted[channels] = _reproduces(stairs, found)[channels]
+        found.factors[channels] = factors[channels]
+        for block in np.split(channels, range(_BLOCK, len(channels), _BLOCK)):
+            best = _best(stairs, block, factors[block])
+            found.biases[block], found.multipliers[block] = best
+            fitted[block] = _reproduces(stairs, found, block)
     return fitted, found
 
 
@@ -344,15 +346,22 @@ def _intervals(
     return least.max(-1), most.min(-1)
 
 
-def _reproduces(stairs: Staircase, found: Requantization) -> Flags:
-    """Return for which channels (O) every reachable accumulator gets the reference's code.
+def _reproduces(stairs: Staircase, found: Requantization, channels: Integers) -> Flags:
+    """Return for which channels every reachable accumulator gets the reference's code.
 
     Both sides are staircases: equal on both sides of each threshold, they are equal everywhere.
     """
-    low, high = stairs.lowest[:, None], stairs.highest[:, None]
-    u = np.concatenate([low, high, stairs.thresholds - 1, stairs.thresholds], 1).clip(low, high)
-    expected = stairs.first_code + (u[:, :, None] >= stairs.thresholds[:, None]).sum(-1)
-    accumulators = u * stairs.direction[:, None]
+    low, high = stairs.lowest[channels, None], stairs.highest[channels, None]
+    thresholds, direction = stairs.thresholds[channels], stairs.direction[channels, None]
+    found = replace(
+        found,
+        factors=found.factors[channels],
+        biases=found.biases[channels],
+        multipliers=found.multipliers[channels],
+    )
+    u = np.concatenate([low, high, thresholds - 1, thresholds], 1).clip(low, high)
+    expected = stairs.first_code + (u[:, :, None] >= thresholds[:, None]).sum(-1)
+    accumulators = u * direction
     largest = np.abs(found.factors[:, None] * accumulators + found.biases[:, None]).max(1)
     equal: Flags = (found.codes(accumulators) == expected).all(1) & (largest < EXACT_INT32)
     return equal

@@ -284,17 +284,6 @@ def _mean_pool(node: Node, shape: Shape) -> Taken:
     return "mean_pool", shape, {key: pair(value) for key, value in settings.items()}
 
 
-def _mean_of_all(node: Node, shape: Shape) -> Taken:
-    source = _image_shape(cast("Node", node.args[0]))
-    dims = {dim % 4 for dim in cast("Sequence[int]", node.args[1])}
-    is_mean = "mean" in str(node.target)
-    if (is_mean and dims != {2, 3}) or (not is_mean and list(shape[1:]) != [1, 1]):
-        raise _refusal("a mean that is not over the whole image")
-    kernel = list(source[1:])
-    settings = {"kernel": kernel, "stride": kernel, "padding": [0, 0], "dilation": [1, 1]}
-    return "mean_pool", (shape[0], 1, 1), settings
-
-
 def _is_whole(node: Node) -> bool:
     """Return whether a slice takes everything, as those of the batch do."""
     (source, *_), step = node.all_input_nodes, [*node.args, *(0, 0, 0, 1)[len(node.args) - 1 :]][4]
@@ -326,8 +315,6 @@ _TAKERS: Mapping[str, Callable[[Node, Shape], Taken]] = {
     **dict.fromkeys((*_CLAMPED, "hardtanh", "hardtanh_", "clamp", "clamp_"), _clamp),
     "max_pool2d": _max_pool,
     "avg_pool2d": _mean_pool,
-    "adaptive_avg_pool2d": _mean_of_all,
-    "mean": _mean_of_all,
     "slice": _slice,
     "pad": _pad,
 }

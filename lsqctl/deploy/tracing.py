@@ -2,7 +2,8 @@
 
 A copy of the model gets stand-ins: a quantized layer becomes one symbolic node that bears its name,
 a batch norm that alone reads such a node is folded into the layer, every other one becomes a
-product and a sum. All other operations stay as torch exports them.
+product and a sum. A mean over an image becomes one over windows, whose order of summation is the
+same everywhere. All other operations stay as torch exports them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsqctl.deploy.network import LAYER, QUANTIZER, Network, layer_node_name
@@ -221,10 +222,55 @@ def _export(model: nn.Module, sample: Tensor) -> ExportedProgram:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
         try:
-            return torch.export.export(model, (sample,), dynamic_shapes=({0: batch},))
+            program = torch.export.export(model, (sample,), dynamic_shapes=({0: batch},))
         except (RuntimeError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             raise DataError(f"torch cannot export this network: {first_line}") from None
+    return _with_ordered_means(program)
+
+
+def _with_ordered_means(program: ExportedProgram) -> ExportedProgram:
+    """Return a program in which means over images are means over windows, row by row.
+
+    torch and onnxruntime sum a mean as their vectors are wide; the numbers of a window
+    (``avg_pool2d``, ``AveragePool``) both of them add one by one.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if (kernel := _window_of_mean(node)) is None:
+            continue
+        with graph.inserting_before(node):
+            mean = _call(graph, _AVERAGE, node.args[0], kernel)
+            if mean.meta["val"].dim() != node.meta["val"].dim():
+                mean = _call(graph, torch.ops.aten.flatten.using_ints, mean, 1)
+        node.replace_all_uses_with(mean)
+        graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+_AVERAGE = torch.ops.aten.avg_pool2d.default
+
+
+def _call(graph: Graph, operation: Callable[..., Tensor], source: object, *rest: object) -> Node:
+    """Add an operation on a node, with what torch knows of its value."""
+    node = graph.call_function(operation, (source, *rest))
+    node.meta["val"] = operation(cast("Node", source).meta["val"], *rest)
+    return node
+
+
+def _window_of_mean(node: Node) -> list[int] | None:
+    """Return the windows (height, width) of a mean over images (B, C, H, W), None for others."""
+    if node.target not in (torch.ops.aten.mean.dim, torch.ops.aten.adaptive_avg_pool2d.default):
+        return None
+    source = cast("Node", node.args[0]).meta["val"]
+    if source.dim() != 4:
+        return None
+    sizes, wanted = list(source.shape[2:]), cast("list[int]", node.args[1])
+    if node.target is torch.ops.aten.mean.dim:
+        return sizes if {dim % 4 for dim in wanted} == {2, 3} and not node.kwargs else None
+    whole = all(size % count == 0 for size, count in zip(sizes, wanted, strict=True))
+    return [size // count for size, count in zip(sizes, wanted, strict=True)] if whole else None
 
 
 def _foldable(program: ExportedProgram, prefix: str) -> dict[str, str]:

@@ -95,6 +95,20 @@ def test_no_reachable_value_is_closer_to_a_border_between_codes_than_the_margin(
     np.testing.assert_allclose(margins, distances, rtol=1e-6)
 
 
+def test_a_layer_of_many_channels_is_fitted_by_the_block_and_each_integer_is_its_channel_s():
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(-8, 8, (300, 20), generator=generator).to(torch.int8)
+    scale, shift = torch.randn(2, 300, generator=generator) * torch.tensor([[0.02], [1]])
+    grid = Grid(torch.tensor(0.5), None, 0, 15)
+    layer = IntegerLayer("layer", grid, codes, 4, scale, shift)
+    one = staircase(edge_through(RELU), layer, replace(grid, step=torch.tensor(0.37)))
+    u, reachable, codes = every_code(one)
+    fitted, integers = fit(one)
+    right = ((integers.codes(u * one.direction[:, None]) == codes) | ~reachable).all(1)
+    assert (right >= fitted).all()
+    assert fitted.sum() > 290
+
+
 def test_onnxruntime_rounds_as_the_proof_says():
     """Over 65,536 accumulators of eight channels, negative multipliers and ties among them."""
     generator = np.random.default_rng(0)

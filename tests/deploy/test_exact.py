@@ -9,6 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 from torch import nn
+from torch.nn import functional as F
 
 from lsqctl.deploy.certificate import certify, pair_bounds, proofs
 from lsqctl.deploy.checking import FakeQuantized, FloatComparison, reference_answers
@@ -128,6 +129,36 @@ def test_what_the_trained_network_does_otherwise_begins_at_ties_and_what_another
     other.add(images(32), reference, None)
     assert other.counts.n_beginnings > 100
     assert other.counts.furthest_from_tie > 0.01
+
+
+class Averaged(nn.Module):
+    """(B, 3, 8, 8) to (B, 60): means over the image and over its quarters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return torch.cat([x.mean((-1, 2)), F.adaptive_avg_pool2d(x, 2).flatten(1)], 1)
+
+
+def test_means_over_images_are_summed_row_by_row_in_the_file_as_in_the_reference():
+    network = traced(prepared(Averaged()))
+    values = network.layers["conv"](normalized(images(9))).numpy()
+    quarters = [values[:, :, i : i + 4, j : j + 4] for i in (0, 4) for j in (0, 4)]
+    whole, *parts = (_mean_by_hand(one) for one in (values, *quarters))
+    expected = np.concatenate([whole, np.stack(parts, 2).reshape(9, -1)], 1)
+    assert (network(images(9)).numpy() == expected).all()
+    assert compared(network, images(9)).equal
+
+
+def _mean_by_hand(window):
+    numbers = window.reshape(*window.shape[:2], -1)
+    total = numbers[..., 0]
+    for position in range(1, numbers.shape[-1]):
+        total = total + numbers[..., position]
+    return total / np.float32(numbers.shape[-1])
 
 
 def test_threads_and_batches_change_nothing():
