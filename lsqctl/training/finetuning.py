@@ -257,7 +257,7 @@ def watch_stop_metric(session: TrainingSession, counts: Mapping[str, EvalCounts]
     if stop is None:
         return
     value = counts[variant].top1 if stop.metric == "top1" else counts[variant].loss
-    session.train_state.watch(
+    session.train_state.record_for_stop(
         value, larger_is_better=stop.metric == "top1", min_delta=stop.min_delta
     )
 
