@@ -27,7 +27,7 @@ from lsqctl.cli.run_detail import (
     print_quantizers,
     print_run,
 )
-from lsqctl.run import ACTIVE_STATES, RECORDED, Run, RunState
+from lsqctl.run import ACTIVE_STATES, RECORDED, EndReason, Run, RunState
 from lsqctl.settings import current_user
 from lsqctl.text import ago, join_counts
 
@@ -265,8 +265,15 @@ def _run_row(run: Run) -> tuple[str, ...]:
         f"{run.epoch}/{run.epochs}",
         "" if run.top1 is None else f"{run.top1:.2f}",
         ago(run.created_at),
-        f"{run.reason}: {run.message}" if run.state is RunState.FAILED else "",
+        _end_text(run),
     )
+
+
+def _end_text(run: Run) -> str:
+    """Return why a run failed, or at which rung it was stopped."""
+    if run.state is RunState.FAILED:
+        return f"{run.reason}: {run.message}"
+    return run.message if run.reason is EndReason.STOPPED else ""
 
 
 def _print_changed(runs: list[Run], *, json: bool) -> None:

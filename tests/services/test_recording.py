@@ -204,7 +204,7 @@ def test_a_dataset_that_is_nearly_one_of_lsqctls_is_warned_of_and_recorded(here)
     with pytest.warns(UserWarning, match="called `digit`; did you mean `digits`") as warned:
         finish(lsqctl.record("mine/a", dataset="digit"))
     assert warned[0].filename == __file__
-    finish(lsqctl.record("mine/b", dataset="camera-trap"))  # somebody's own: not a word
+    finish(lsqctl.record("mine/b", dataset="my-cifar10"))  # somebody's own: not a word
 
 
 def test_one_name_and_seed_is_recorded_once_unless_asked(here):
