@@ -111,7 +111,7 @@ def test_where_the_files_of_a_run_are_not_here_it_is_said_which_machine_ran_it(t
     folder.rename(folder.with_name("elsewhere"))
     told = [
         here("runs", "show", run).stdout,
-        here("runs", "logs", run, code=1).stderr,
+        here("runs", "logs", run, code=3).stderr,
         here("runs", "extend", run, "--epochs", "3", code=1).stderr,
     ]
     folder.with_name("elsewhere").rename(folder)
