@@ -260,7 +260,7 @@ def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
 def test_what_is_no_plain_operation_is_refused_by_name():
     swish = Sourced(traced(prepared(Joined(F.silu))))
     for name in ("c", "codes"):
-        with pytest.raises(DataError, match="no place for the operation silu, which this network"):
+        with pytest.raises(DataError, match=r"no place for silu .* promise bits.*use --form exact"):
             FORMS.load(name)().write(swish)
     circular = Sourced(traced(prepared()))
     with pytest.raises(DataError, match="no place for the padding of the layer conv3"):
@@ -268,6 +268,20 @@ def test_what_is_no_plain_operation_is_refused_by_name():
     if FULL:  # to write ONNX takes seconds
         with pytest.raises(DataError, match="no circular padding"):
             FORMS.load("qonnx")().write(circular)
+
+
+def shuffled(x):
+    n, channels, height, width = x.shape
+    return x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(x.shape)
+
+
+def test_what_no_runtime_promises_the_bits_of_is_told_from_what_only_moves_values():
+    assert traced(prepared(Joined(F.silu))).float_operations == ["silu"]
+    assert traced(prepared()).float_operations == []
+    moves = traced(prepared(Joined(shuffled)))
+    assert moves.float_operations == []
+    with pytest.raises(DataError, match=r"no place for view to 4 dimensions .*are shuffled"):
+        FORMS.load("codes")().write(Sourced(moves))
 
 
 def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():
@@ -386,10 +400,15 @@ def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
     options = Options(("all",))
     conversion = convert(model, tmp_path / "some", batch, pixels=PIXELS, options=options)
     assert set(conversion.left_out) == {"c", "codes"}
-    assert "the operation silu" in conversion.left_out["c"]
+    assert "no place for silu" in conversion.left_out["c"]
     assert not (tmp_path / "some" / "model.c").exists()
-    assert "c was left out: " in (tmp_path / "some" / "README.md").read_text()
-    with pytest.raises(DataError, match="the operation silu"):
+    card = (tmp_path / "some" / "README.md").read_text()
+    assert "c was left out: " in card
+    assert "In fp32, as each runtime sees fit: silu. Every integer layer is exact for" in card
+    check = read_report(tmp_path / "some")
+    assert not any(form["promises_bits"] for form in check["forms"].values())
+    assert check_folder(tmp_path / "some").problems == ()
+    with pytest.raises(DataError, match="no place for silu"):
         convert(model, tmp_path / "none", batch, pixels=PIXELS, options=Options(("c",)))
     assert not (tmp_path / "none").exists()
 
