@@ -16,6 +16,7 @@ from lsqctl.text import pluralize
 if TYPE_CHECKING:
     from lsqctl.deploy.tracing import Pixels
 
+_REFERENCE = "the integer reference"
 _MEANINGS = {
     **{info.file_in(hub=hub): info.description for info in FORMS.values() for hub in (True, False)},
     ".npz": "images (bytes, or fp32 where the model takes those) and the reference's logits",
@@ -83,7 +84,10 @@ def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
         "",
         "| file | bytes | what |",
         "|---|---:|---|",
-        *(f"| `{name}` | {size} | {_meaning(name)} |" for name, size in sorted(sizes.items())),
+        *(
+            f"| `{name}` | {size} | {_meaning(name, report)} |"
+            for name, size in sorted(sizes.items())
+        ),
         "",
         "## Checked",
         "",
@@ -116,7 +120,9 @@ def _model_index(card: Card, report: JsonObject) -> JsonObject:
     return {"name": card.title, "results": [result]}
 
 
-def _meaning(name: str) -> str:
+def _meaning(name: str, report: JsonObject) -> str:
+    if not report["integer_layers"] and name.endswith(".onnx"):
+        return "the network in FP32: no layer of it is quantized"
     return next((text for end, text in _MEANINGS.items() if name.endswith(end)), "")
 
 
@@ -126,15 +132,21 @@ def check_lines(report: JsonObject) -> list[str]:
     lines = [f"{pluralize(n_integer, 'layer')} computed in integers ({report['arithmetic']})."]
     if not n_integer:
         lines = ["No layer is quantized: everything is FP32."]
+    elif report["float_operations"]:
+        lines.append(
+            f"In fp32, as each runtime sees fit: {', '.join(report['float_operations'])}. Every "
+            "integer layer is exact for the values that reach it; those may differ in last bits."
+        )
     lines += [f"In float: `{name}`, {reason}." for name, reason in floats.items()]
-    lines += ["", *_edge_lines(report["edges"])]
+    if n_integer:
+        lines += ["", *_edge_lines(report["edges"])]
     lines += [
         f"Settled: bias {move['channel']} of `{move['layer']}` moved by {move['by']:.1g} of a "
         f"step; its margin to a tie was {move['margin_before']:.1g}, is {move['margin_after']:.1g}."
         for move in report["settled"]
     ]
     for name, form in report["forms"].items():
-        lines += ["", *_form_lines(name, form)]
+        lines += ["", *_form_lines(name, form, _REFERENCE if n_integer else "the network in torch")]
     if n_integer:
         lines += ["", _fake_quantized_line(report["fake_quantized"])]
     for name, reason in report["left_out"].items():
@@ -172,7 +184,7 @@ def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
     return lines
 
 
-def _form_lines(name: str, form: JsonObject) -> list[str]:
+def _form_lines(name: str, form: JsonObject, reference: str) -> list[str]:
     sizes = _size_lines(form)
     if "not_run" in form:
         return [f"{name} ({form['runtime']}) was not run: {form['not_run']}.", *sizes]
@@ -180,9 +192,9 @@ def _form_lines(name: str, form: JsonObject) -> list[str]:
     codes = f", {form['codes']:,} codes" if form["codes"] else ""
     if not form["codes_differing"] and not form["logits_differing"]:
         every_code = "every code and " if form["codes"] else ""
-        found = f"equal to the integer reference in {every_code}every bit of the logits"
+        found = f"equal to {reference} in {every_code}every bit of the logits"
     else:
-        found = _difference(form)
+        found = _difference(form, reference)
     lines = [f"{name} ({form['runtime']}), {images}{codes}: {found}."]
     if form["labelled"]:
         lines.append(f"Right: {form['right']} of {form['labelled']}.")
@@ -194,13 +206,13 @@ def _form_lines(name: str, form: JsonObject) -> list[str]:
     return [*lines, *sizes]
 
 
-def _difference(form: JsonObject) -> str:
+def _difference(form: JsonObject, reference: str = _REFERENCE) -> str:
     n_predictions = pluralize(form["predictions_differing"], "prediction")
     if not form["codes"]:
         n_logits = pluralize(form["logits_differing"], "logit")
-        return f"{n_logits} differ from the integer reference in a bit; {n_predictions} differ"
+        return f"{n_logits} differ from {reference} in a bit; {n_predictions} differ"
     return (
-        f"{form['codes_differing']:,} codes differ from the integer reference, in "
+        f"{form['codes_differing']:,} codes differ from {reference}, in "
         f"{pluralize(form['images_differing'], 'image')}; {n_predictions} differ"
     )
 
@@ -227,9 +239,11 @@ def _size_lines(form: JsonObject) -> list[str]:
 
 
 def _snippet(report: JsonObject) -> list[str]:
-    files = {entry["form"]: entry["file"] for entry in report["forms"].values()}
+    entries = {entry["form"]: entry for entry in report["forms"].values()}
     lines: list[str] = []
-    for name, file in files.items():
-        code = FORMS[name].usage.format(file=file).splitlines()
+    for name, entry in entries.items():
+        in_float = name == "exact" and report["float_operations"]  # no bits are promised
+        usage = FORMS["portable" if in_float else name].usage
+        code = usage.format(file=entry["file"]).splitlines()
         lines += [f"{name}:", "", "```python", *code, "```", ""]
     return lines[:-1]

@@ -213,6 +213,9 @@ class _Check:
         options: Options,
     ) -> None:
         self.form, self.runner = opened
+        self.promises_bits = not isinstance(self.runner, Unavailable) and (
+            self.runner.promises_bits and not network.float_operations
+        )
         self._listener = options.listeners.get(self.key)
         self._file = names[self.form]
         self._comparison = Comparison(network)
@@ -244,7 +247,7 @@ class _Check:
         expected, answered = part.logits[wanted], found.logits[wanted]
         if len(expected) == 0:
             return
-        unlike = unlike_images(expected, answered, bits=runner.promises_bits)
+        unlike = unlike_images(expected, answered, bits=self.promises_bits)
         self.n_expected_differing += int(unlike.sum())
 
     def as_json(self, written: WrittenForm) -> JsonObject:
@@ -254,6 +257,7 @@ class _Check:
             "file": self._file,
             "bytes": len(written.data),
             "runtime": self.runner.runtime,
+            "promises_bits": self.promises_bits,
             **written.details,
         }
         if isinstance(self.runner, Unavailable):
@@ -307,6 +311,7 @@ def _report(
         "edges": certificates_json(source.certificates),
         "integer_layers": layers,
         "float_layers": dict(network.float_layers),
+        "float_operations": network.float_operations,
         "versions": _versions(),
         "machine": platform.machine(),
     }

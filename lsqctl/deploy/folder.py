@@ -205,12 +205,11 @@ def _compare(
         found, right = (f"{array.dtype} {array.shape}" for array in (logits, wanted))
         yield f"{path} gives {found}, expected {right}"
         return
-    unequal = unlike_images(wanted, logits, bits=runner.promises_bits)
+    bits = bool(entry.get("promises_bits", runner.promises_bits))
+    unequal = unlike_images(wanted, logits, bits=bits)
     allowed = int(entry["expected_differing"])
     n_unequal = int(unequal.sum())
-    if n_unequal == allowed or (
-        not runner.promises_bits and n_unequal <= allowed + len(wanted) // 4
-    ):
+    if n_unequal == allowed or (not bits and n_unequal <= allowed + len(wanted) // 4):
         return
     first = int(np.flatnonzero(unequal)[0]) if n_unequal else 0
     yield (

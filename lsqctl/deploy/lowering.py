@@ -31,6 +31,10 @@ def lower(network: Network) -> Program:
 
     Such are LayerNorm, softmax, swish, and whatever works on more than (C, H, W).
     """
+    if names := network.float_operations:
+        raise _refusal(
+            f"{', '.join(names)} (computed as each runtime sees fit, and these forms promise bits)"
+        )
     return _Lowering(network).run()
 
 
@@ -63,12 +67,12 @@ class _Lowering:
         if not any(arg.name not in self._constants for arg in node.all_input_nodes):
             self._fold(node)
             return
+        kind = _kind(node)
         shape = _image_shape(node)
         name = node_name(node)
         if name is not None:
             self._take_quantized(node, name, shape)
             return
-        kind = str(node.target).removeprefix("aten.").partition(".")[0]
         if kind in _SAME or (kind == "slice" and _is_whole(node)):
             self._numbers[node.name] = self._number(node.args[0])
         elif kind in _RESHAPED:
@@ -191,6 +195,13 @@ def _refusal(what: str) -> DataError:
     )
 
 
+def _kind(node: Node) -> str:
+    """Return the operation of a node; of one part of several values, what gave them."""
+    if node.target is operator.getitem:
+        node = cast("Node", node.args[0])
+    return str(node.target).removeprefix("aten.").partition(".")[0]
+
+
 def _value_of(node: Node) -> Tensor | None:
     """Return what torch knows of a node's value; None where it is no tensor."""
     value = node.meta.get("val")
@@ -210,6 +221,8 @@ def _image_shape(node: Node) -> Shape:
     value = _value_of(node)
     assert value is not None
     _, *sizes = value.shape
+    if len(sizes) not in (1, 3):
+        raise _refusal(f"{_kind(node)} to {len(sizes)} dimensions (as where channels are shuffled)")
     return _sizes([operator.index(size) for size in sizes])
 
 
@@ -219,7 +232,7 @@ def _is_by_channel(node: Node) -> bool:
 
 def _sizes(sizes: Sequence[int]) -> Shape:
     if len(sizes) not in (1, 3):
-        raise _refusal(f"a value of shape {tuple(sizes)}")
+        raise _refusal(f"images of shape {tuple(sizes)}")
     channels, height, width = (*sizes, 1, 1)[:3]
     return channels, height, width
 
@@ -254,8 +267,7 @@ Taken = tuple[str, Shape, Mapping[str, object]]
 
 
 def _clamp(node: Node, shape: Shape) -> Taken:
-    kind = str(node.target).removeprefix("aten.").partition(".")[0]
-    low, high = _CLAMPED.get(kind) or (*node.args[1:], -1, 1)[:2]
+    low, high = _CLAMPED.get(_kind(node)) or (*node.args[1:], -1, 1)[:2]
     return "clamp", shape, {"low": low, "high": high}
 
 

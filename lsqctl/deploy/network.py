@@ -23,6 +23,9 @@ _MONOTONE = {"relu", "relu_", "relu6", "clamp", "clamp_", "clamp_min", "hardtanh
 _POOLS = {"max_pool2d"}  # the largest of codes is the code of the largest
 _SAME = {"dropout", "dropout_", "clone", "contiguous"}  # in evaluation
 _RESHAPING = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose"}
+_MOVING = set("cat stack slice select split chunk pad expand roll to alias lift_fresh_copy".split())
+_ROUNDING_ONCE = set("avg_pool2d add sub mul div neg hardswish hardsigmoid".split())
+_SAME_BITS = _MONOTONE | _POOLS | _SAME | _RESHAPING | _MOVING | _ROUNDING_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,16 @@ class Network:
         """The names of all quantized tensors, in the order of the graph."""
         names = (node_name(node) for node in self.program.graph.nodes)
         return [name for name in names if name is not None]
+
+    @property
+    def float_operations(self) -> list[str]:
+        """What computes in fp32 as each runtime sees fit: its last bits are nobody's promise."""
+        names = {
+            _operation(node)
+            for node in self.program.graph.nodes
+            if isinstance(node.meta.get("val"), Tensor)
+        }
+        return sorted({name.removesuffix("_") for name in names} - _SAME_BITS - {""})
 
     def traced_edges(self) -> list[Edge]:
         """Return each quantized tensor with its source, in the order of the graph."""

@@ -240,7 +240,7 @@ def _with_ordered_means(program: ExportedProgram) -> ExportedProgram:
         if (kernel := _window_of_mean(node)) is None:
             continue
         with graph.inserting_before(node):
-            mean = _call(graph, _AVERAGE, node.args[0], kernel)
+            mean = _call(graph, _AVERAGE, cast("Node", node.args[0]), kernel)
             if mean.meta["val"].dim() != node.meta["val"].dim():
                 mean = _call(graph, torch.ops.aten.flatten.using_ints, mean, 1)
         node.replace_all_uses_with(mean)
@@ -252,10 +252,12 @@ def _with_ordered_means(program: ExportedProgram) -> ExportedProgram:
 _AVERAGE = torch.ops.aten.avg_pool2d.default
 
 
-def _call(graph: Graph, operation: Callable[..., Tensor], source: object, *rest: object) -> Node:
+def _call(
+    graph: Graph, operation: Callable[..., Tensor], source: Node, *rest: int | list[int]
+) -> Node:
     """Add an operation on a node, with what torch knows of its value."""
     node = graph.call_function(operation, (source, *rest))
-    node.meta["val"] = operation(cast("Node", source).meta["val"], *rest)
+    node.meta["val"] = operation(source.meta["val"], *rest)
     return node
 
 
