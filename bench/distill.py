@@ -41,6 +41,7 @@ from lsqctl.training.teacher_view import cached_logits, load_teacher_view  # noq
 from lsqctl.training.train_state import TrainState  # noqa: E402
 
 BATCH, BATCHES = 128, 4
+FIRST_AND_LAST = ("first_weight_bits", "first_act_bits", "last_weight_bits", "last_act_bits")
 TEACHERS = {"none": None, "cached": "cifar_resnet20", "same net": "cifar_resnet20"}
 TEACHERS["ResNet-56"] = "cifar_resnet56"
 
@@ -55,7 +56,8 @@ def recipe_of(variant: str, precision: str) -> Recipe:
             "name": "bench",
             "model": {"name": "cifar_resnet20"},
             "data": {"name": "cifar10", "batch_size": BATCH, "pad": 4, "flip": True, "views": 1},
-            "quant": {"weight_bits": 4, "act_bits": 4, "kernel": "integer"},
+            "quant": {"weight_bits": 4, "act_bits": 4, "kernel": "integer"}
+            | dict.fromkeys(FIRST_AND_LAST, 8),
             "train": {"epochs": 1000, "precision": precision},
             "distill": distill,
         }

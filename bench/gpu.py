@@ -227,6 +227,9 @@ def cifar10(given: Given) -> Iterator[str]:
             stop=lambda: time.monotonic() - started > given.seconds - 5,
         )
         found = train(recipe, context)
+    if "test top1" not in found:
+        yield f"no epoch ended within {given.seconds:.0f} s"
+        return
     top1, seconds = found["test top1"], found["train seconds"]
     yield f"{len(seconds)} of {epochs} epochs at learning rate {lr}, bf16, compiled, one seed"
     yield f"Top-1 after the last epoch {top1[-1]:.2f}, best {max(top1):.2f}"

@@ -152,6 +152,8 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
         key = plugin, sources  # the source alone may be that of a copy elsewhere
         if key not in self._read_plugins:
             try:
+                for _, source in sources:  # all of it: the pattern passes over what is no Python
+                    ast.parse(source, plugin.path.name)
                 self._read_plugins[key] = self._collect(sources, plugin)
             except (ValueError, SyntaxError) as error:
                 raise PluginError(f"the plugin `{plugin.name}`: {error}") from None

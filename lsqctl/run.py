@@ -169,6 +169,18 @@ class RunDetail:
     parents: Mapping[str, str]
     attempts: tuple[Attempt, ...]
 
+    def host_of(self, number: int | None = None) -> str:
+        """Return the machine of an attempt, by default the last: its files lie there.
+
+        Empty where it is not known.
+        """
+        hosts = [
+            str(one.environment.get("host", ""))
+            for one in self.attempts
+            if number in (None, one.number)
+        ]
+        return hosts[-1] if hosts else ""
+
 
 @dataclass(frozen=True, slots=True)
 class NewRun:

@@ -71,10 +71,11 @@ def test_each_part_works_on_the_cpu(bench, tmp_path, name, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     monkeypatch.setattr(bench, "COMPILE", "off")
     monkeypatch.setattr(bench, "NETWORK", "resnet8")
-    limits = {"limit_train": 96, "limit_eval": 50, "batch_size": 16}
+    images = 32 if name == "cifar10" else 96  # in bf16, which processors may have to imitate
+    limits = {"limit_train": images, "limit_eval": 50, "batch_size": 16}
     monkeypatch.setattr(bench, "LIMITS", limits)
     started = time.monotonic()
-    lines = list(bench.PARTS[name].lines(bench.Given("cpu", 20.0, tmp_path)))
+    lines = list(bench.PARTS[name].lines(bench.Given("cpu", 90.0, tmp_path)))
     expected = {
         "tests": " passed",
         "resume": "differ from the run in one go: none, to the last bit",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from lsqctl import discovery
+from lsqctl import discovery, trust
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import NAME_PATTERN
 from lsqctl.errors import DataError, NotFound, PluginError, StoreError
@@ -151,8 +152,11 @@ def test_trust_lies_outside_of_the_workspace_and_does_not_travel_with_a_copy(des
     other.mkdir(parents=True, mode=0o700)
     desk.plugins.rename(other / "plugins")
     desk.here.enter(tmp_path / "other")
-    with pytest.raises(PluginError, match="is not trusted"):
-        MODELS.find("flowers/tinynet")
+    for _ in ("without a record", "with that of another path"):
+        with pytest.raises(PluginError, match="is not trusted"):
+            MODELS.find("flowers/tinynet")
+        record.replace(trust._record_path(other / "plugins" / "flowers.py"))
+        record = trust._record_path(other / "plugins" / "flowers.py")
 
 
 @pytest.mark.parametrize("which", ["file", "folder", "records"])
@@ -191,7 +195,6 @@ def test_plugins_are_switched_off_by_a_variable(desk, monkeypatch):
         ("raise RuntimeError('no licence')\n", r"raised RuntimeError: no licence \(.*, line 1\)"),
         ("import nothing_like_this\n", "raised ModuleNotFoundError: No module named"),
         ("raise SystemExit(3)\n", "raised SystemExit: 3"),
-        ("def f(:\n", "raised SyntaxError: invalid syntax"),
     ],
 )
 def test_what_a_plugin_raises_when_it_is_imported_is_one_line_with_its_place(desk, source, said):
@@ -209,12 +212,17 @@ def test_what_a_plugin_raises_when_it_is_imported_is_one_line_with_its_place(des
         ('@model("tinynet")', "@model(NAME)", "line 5: @model takes literals"),
         ('@model("tinynet")', '@model("tinynet", deptwise=True)', "unexpected keyword"),
         ('@model("tinynet")', '@model("tinynet tinynet")', "`tinynet` is declared twice"),
+        ('@model("tinynet")', "def f(:", r"`flowers`: .*flowers.py, line 5\)"),
     ],
 )
 def test_a_declaration_that_cannot_be_read_is_one_line(desk, old, new, said):
     desk.write(NET.replace(old, new))
     with pytest.raises(PluginError, match=said):
         MODELS.find("flowers/tinynet")
+    assert re.search(said, desk.here("plugins", "ls").stdout)
+    trusted = desk.here("plugins", "trust", "flowers.py").stderr
+    assert "declares nothing that can be used" in trusted
+    assert re.search(said, trusted)
 
 
 def test_an_unknown_plugin_and_an_unknown_name_are_answered_with_the_nearest(desk):
@@ -266,7 +274,8 @@ def test_a_name_that_two_claim_is_nobodys(desk, installed):
     installed("leaves", {"lsqctl.models": "flowers = leaves.nets"}, nets=NET)
     with pytest.raises(PluginError, match=r"`flowers` is taken: leaves and .*flowers.py claim it"):
         MODELS.find("flowers/tinynet")
-    assert "is taken" in desk.here("plugins", "ls").stdout
+    assert desk.here("plugins", "ls").stdout.count("is taken") == 2
+    assert desk.here("doctor").stdout.count("is taken") == 1
 
 
 def test_the_names_of_timm_and_of_lsqctl_are_no_plugins(desk, installed):

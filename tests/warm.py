@@ -201,7 +201,11 @@ class WarmStarter:
         for channel, process in self._servers.values():
             with channel, contextlib.suppress(OSError):  # it has ended
                 channel.shutdown(socket.SHUT_RDWR)
-            process.wait()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._servers.clear()
 
 
@@ -401,6 +405,7 @@ def main() -> None:
     _import([*_LIBRARIES, *modules])
     with socket.socket(fileno=int(sys.argv[1])) as channel:
         _serve(channel)
+    os._exit(0)  # without taking apart what was imported
 
 
 if __name__ == "__main__":

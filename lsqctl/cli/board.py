@@ -182,7 +182,10 @@ def leaderboard(
     html: HtmlFile = None,
     classify: ClassifyFolder = None,
 ) -> None:
-    """Rank results: mean over seeds, interval, difference to full precision, size, source."""
+    """Rank results, with published ones, by Top-1.
+
+    Mean over seeds, interval, difference to full precision, size, source.
+    """
     from lsqctl.leaderboard.output import format_board
     from lsqctl.services.board import build_board
 

@@ -63,7 +63,10 @@ def work(
 
 @app.command(epilog="Example: lsqctl cluster status gpu")
 def status(ctx: typer.Context, profile: ProfileName, json: Json = False) -> None:
-    """Show the pilots: job id, node, state and reason as the scheduler gives them."""
+    """Show the pilots: job id, node, state and reason.
+
+    As the scheduler gives them.
+    """
     from lsqctl.services.cluster import open_cluster, pilot_row, read_status
 
     cluster = open_cluster(get_settings(ctx), profile)
@@ -91,7 +94,10 @@ def script(ctx: typer.Context, profile: ProfileName, gpus: PilotGpus = 1) -> Non
 def check(
     ctx: typer.Context, profile: ProfileName, gpus: PilotGpus = 1, json: Json = False
 ) -> None:
-    """Ask whether a pilot would start, and how long it may take to save; exit 1 on an error."""
+    """Ask whether a pilot would start.
+
+    And how long it may take to save; exit 1 on an error.
+    """
     from lsqctl.services import cluster as service
 
     opened = service.open_cluster(get_settings(ctx), profile, prepare=False)
@@ -115,7 +121,10 @@ def join(
         int, typer.Option(parser=non_negative_int, help="How many GPUs were asked for.")
     ] = 0,
 ) -> None:
-    """Check, in a pilot, that it may become a worker here; its script calls this."""
+    """Check, in a pilot, that it may become a worker here.
+
+    Its script calls this.
+    """
     from lsqctl.services.cluster import join as check_pilot
 
     check_pilot(get_settings(ctx), gpus=gpus, token=token, expect=expect)

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json = False) -> None:
-    """Say whether A is better than B: the difference in Top-1, its interval, the test and p.
+    """Say whether A is better than B.
+
+    The difference in Top-1, its interval, the test and p.
 
     Runs are paired by seed and image by image where they match (McNemar's test, a paired t-test),
     else compared by Welch's test. Of several tests the most cautious one decides.

@@ -34,7 +34,9 @@ def pack(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a folder of images as one indexed file, which `data.path` may name.
+    """Write a folder of images as one indexed file.
+
+    `data.path` may name it.
 
     Larger images are reduced, smaller ones kept byte for byte. Nothing is left of a file that
     could not be completed.

@@ -32,7 +32,7 @@ class DeployGroup(CommandGroup):
 
 app = typer.Typer(
     cls=DeployGroup,
-    help="Turn a run into files of integers that other runtimes execute, and check them.",
+    help="Turn a run into integers that other runtimes execute.",
     epilog="Example: lsqctl deploy @last -o DIR",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -75,7 +75,10 @@ def run(
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
-    """Write a run's headline network as integers, and compare every code; `run` may be left out."""
+    """Write a run's network as integers, and compare every code.
+
+    Of its headline variant; `run` may be left out.
+    """
     from lsqctl.services.deploy import deploy_run
 
     count = image_count(check)
@@ -169,7 +172,9 @@ def check(
     threads: Threads = 1,
     json: Json = False,
 ) -> None:
-    """Hash a deployed folder's files and run them on its expected images; exit 1 if any differs.
+    """Hash a deployed folder's files, and run them.
+
+    On its expected images; exit 1 if any differs.
 
     Needs numpy and the runtimes of its forms, no run and no torch; says what it could not run.
     """

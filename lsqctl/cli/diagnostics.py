@@ -34,7 +34,10 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(code: CodeArgument = None, json: Json = False) -> None:
-    """Say what the code of an error or the reason of an end means; without one, list them."""
+    """Say what an error's code or the reason of an end means.
+
+    Without one, list them.
+    """
     from lsqctl.recipe_file.error_codes import EXPLANATIONS
 
     by_spelling = {name.lower(): name for name in EXPLANATIONS}

@@ -28,7 +28,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(ctx: typer.Context, json: Json = False) -> None:
-    """Check Python, libraries, devices, disk, data and database; exit 1 on an error."""
+    """Check Python, libraries, devices, disk, data and database.
+
+    Exit 1 on an error.
+    """
     from lsqctl.services.doctor import diagnose
 
     findings = diagnose(get_settings(ctx))
@@ -68,7 +71,9 @@ def bugreport(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write versions, settings, findings and the queue's state to a zip file, without secrets.
+    """Write versions, settings and findings to a zip file.
+
+    And the queue's state; without secrets.
 
     Works without a workspace, with a broken database, and offline; nothing is sent.
     """
@@ -107,7 +112,10 @@ def upgrade(ctx: typer.Context) -> None:
 
 @db_app.command(epilog="Example: lsqctl db check")
 def check(ctx: typer.Context, json: Json = False) -> None:
-    """Check integrity, foreign keys and schema; exit 4 when something is wrong."""
+    """Check integrity, foreign keys and schema.
+
+    Exit 4 when something is wrong.
+    """
     from lsqctl.services.gc import unknown_run_dirs
 
     with open_store(ctx) as store:
@@ -136,7 +144,10 @@ def backup(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
 ) -> None:
-    """Copy the database while others use it, and check the copy (db/README.md: restoring)."""
+    """Copy the database while others use it, and check the copy.
+
+    db/README.md: restoring.
+    """
     from lsqctl.services.workspace import backup_database
 
     with open_store(ctx) as store:
@@ -173,7 +184,7 @@ def list_datasets(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List the datasets that a recipe may name, and what lies in the data folder.
+    """List the datasets, and what lies in the data folder.
 
     After them come the teachers' logits that runs with distill.cache keep there.
     """

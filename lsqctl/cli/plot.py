@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=CommandGroup,
-    help="Draw accuracy, curves and ablations, in the terminal or as SVG, PDF or PNG.",
+    help="Draw accuracy, curves and ablations, in a terminal or file.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -37,7 +37,10 @@ Output = Annotated[
 def size(
     ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
 ) -> None:
-    """Draw Top-1 against size, a line a network (the LSQ paper's Figure 3)."""
+    """Draw Top-1 against size, a line a network.
+
+    As the LSQ paper's Figure 3.
+    """
     from lsqctl.services.plots import plot_cost
 
     with open_store(ctx) as store:
@@ -61,7 +64,7 @@ def bops(
 def bits(
     ctx: typer.Context, dataset: Dataset = None, output: Output = None, force: Force = False
 ) -> None:
-    """Draw Top-1 against bits beside full precision, a chart a network."""
+    """Draw Top-1 against bits beside full precision, by network."""
     from lsqctl.services.plots import plot_bits
 
     with open_store(ctx) as store:
@@ -90,7 +93,10 @@ def curves(
 def steps(
     ctx: typer.Context, run_ref: RunArgument, output: Output = None, force: Force = False
 ) -> None:
-    """Draw how far each quantizer's step size has moved from its first value."""
+    """Draw how far each quantizer's step size has moved.
+
+    From its first value.
+    """
     from lsqctl.services.plots import plot_step_sizes
 
     with open_store(ctx) as store:
@@ -109,7 +115,10 @@ def ablation(
     output: Output = None,
     force: Force = False,
 ) -> None:
-    """Draw Top-1 by the value of a recipe's key, with 95 % intervals in a file."""
+    """Draw Top-1 by the value of a recipe's key.
+
+    With 95 % intervals in a file.
+    """
     from lsqctl.services.plots import plot_ablation
 
     with open_store(ctx) as store:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lsqctl.cli.console import print_json, print_table, say
+from lsqctl.cli.console import print_json, print_table, say, warn
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
 from lsqctl.errors import PluginError
@@ -24,7 +24,10 @@ app = typer.Typer(
 
 @app.command("ls", epilog="Example: lsqctl plugins ls")
 def list_plugins(ctx: typer.Context, json: Json = False) -> None:
-    """List what plugins declare, with package, version, file and digest; nothing is imported."""
+    """List what plugins declare, and where; nothing is imported.
+
+    With package, version, file and digest.
+    """
     from lsqctl.services import plugins as api
 
     get_settings(ctx)
@@ -52,7 +55,9 @@ def trust(
         list[Path], typer.Argument(metavar="FILE", help="Files in the workspace's plugins/.")
     ],
 ) -> None:
-    """Let a file of the workspace be imported as it is now; a changed one must be trusted anew.
+    """Let a file of the workspace be imported as it is now.
+
+    A changed one must be trusted anew.
 
     It is code, and will run as you: read it first.
     """
@@ -61,9 +66,13 @@ def trust(
     get_settings(ctx)
     for file in files:
         path, sha256 = api.trust_plugin(file)
-        declared = [row.name for row in api.list_plugins() if row.path.samefile(path)]
+        rows = [row for row in api.list_plugins() if row.path.samefile(path)]
         print(f"{sha256}\t{path}")
-        say(f"trusted: {path.name} declares {', '.join(declared)}")
+        declared = ", ".join(row.name for row in rows if not row.problem)
+        problems = "; ".join(row.problem for row in rows if row.problem)
+        say(f"trusted: {path.name} declares {declared or 'nothing that can be used'}")
+        if problems:
+            warn(problems)
 
 
 @app.command(epilog="Example: lsqctl plugins check flowers/tinynet")
@@ -75,7 +84,10 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Ask whether what plugins declare keeps the laws of lsqctl.testing; exit 1 where not."""
+    """Ask whether what plugins declare keeps its laws.
+
+    Those of lsqctl.testing; exit 1 where not.
+    """
     from lsqctl.services import plugins as api
 
     checked = list(api.check_plugins(names or [], get_settings(ctx)))

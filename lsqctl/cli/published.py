@@ -53,7 +53,7 @@ def list_published(
     page: Annotated[str | None, typer.Option(help="Only of this set of rows.")] = None,
     json: Json = False,
 ) -> None:
-    """List published results: those that ship with lsqctl and those added here."""
+    """List published results, shipped and added."""
     from lsqctl.leaderboard.published_results import load_bundled_results
     from lsqctl.services.published_results import load_published_results, load_workspace_results
 
@@ -172,7 +172,10 @@ def add(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Add a published result to this workspace, with its source; twice the same is once."""
+    """Add a published result to this workspace, with its source.
+
+    Twice the same is once.
+    """
     from lsqctl.datasets import DATASETS
     from lsqctl.leaderboard.published_results import PublishedResult
     from lsqctl.services.published_results import add_published_result
@@ -224,7 +227,9 @@ def pwc(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Import one table of the Papers With Code archive (CC-BY-SA 4.0, which each row keeps).
+    """Import one table of the Papers With Code archive.
+
+    CC-BY-SA 4.0, which each row keeps.
 
     Rows that the board cannot show (no Top-1, no bits) are kept as well: `leaderboard --view pwc`.
     """
@@ -287,7 +292,10 @@ def remove(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go.")] = False,
     json: Json = False,
 ) -> None:
-    """Take out rows that were added or imported here; those that ship with lsqctl stay."""
+    """Take out rows that were added or imported here.
+
+    Those that ship with lsqctl stay.
+    """
     from lsqctl.services.published_results import remove_published_results
 
     removed = remove_published_results(get_settings(ctx), model, dataset=dataset, dry_run=dry_run)

@@ -50,7 +50,10 @@ def diff(
     exit_code: ExitCode = False,
     json: Json = False,
 ) -> None:
-    """List every deviation of one recipe from another; of a sweep, for each cell."""
+    """List every deviation of one recipe from another.
+
+    Of a sweep, for each cell.
+    """
     from lsqctl.services.diff import diff_recipes
 
     diffs = diff_recipes(left, right, get_settings(ctx))
@@ -154,7 +157,10 @@ class DiagnosticFormat(StrEnum):
 
 @app.command("ls", epilog="Example: lsqctl recipe ls")
 def list_recipes(json: Json = False) -> None:
-    """List the recipes that ship with lsqctl; each can be submitted by its name."""
+    """List the recipes that ship with lsqctl.
+
+    Each can be submitted by its name.
+    """
     from lsqctl.recipe_file import recipe_summaries
 
     recipe_headers = recipe_summaries()
@@ -185,7 +191,10 @@ def show(
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Print a recipe complete, each value with its source, and what its network costs."""
+    """Print a recipe complete, each value with its source.
+
+    And what its network costs.
+    """
     from lsqctl.cli.recipe_show import print_cells, print_cells_json
     from lsqctl.services.loading import load_in_workspace
 
@@ -215,7 +224,10 @@ def check(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check recipes and queue nothing; exit 2 on an error, 1 when a smoke test fails."""
+    """Check recipes and queue nothing.
+
+    Exit 2 on an error, 1 when a smoke test fails.
+    """
     from lsqctl.recipe_file import load
     from lsqctl.services.recipe_inputs import check_layers, network_warnings
 
@@ -261,7 +273,10 @@ def _readiness_problem(
 
 @app.command(epilog="Example: lsqctl recipe schema > lsqctl.schema.json")
 def schema() -> None:
-    """Print the JSON Schema of recipe files, for editors that complete and underline."""
+    """Print the JSON Schema of recipe files, for editors.
+
+    They complete and underline by it.
+    """
     import json
 
     from lsqctl.recipe_file import json_schema

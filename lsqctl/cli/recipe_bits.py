@@ -42,7 +42,7 @@ def bits(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
 ) -> None:
-    """Find bits for each layer within a budget and write a recipe with them.
+    """Find bits for each layer within a budget, and write a recipe.
 
     From the step sizes that runs of the same network and dataset have learned at several bits:
     the smaller they stay, the less a layer loses (LIMPQ, arXiv 2203.08368).

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
 from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
-from lsqctl.run import RECORDED, RunDetail
+from lsqctl.run import RECORDED, RunDetail, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, format_duration, when_text
 
@@ -39,7 +39,9 @@ def print_run(
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
         "cost": cost_line(result) if result and result.size_bytes is not None else "",
-        "waits for": ", ".join(f"{role}: {parent}" for role, parent in detail.parents.items()),
+        "waits for" if run.state is RunState.WAITING else "parents": ", ".join(
+            f"{role}: {parent}" for role, parent in detail.parents.items()
+        ),
         "tags": " ".join(tags),
         "note": run.note,
         "user": run.user,

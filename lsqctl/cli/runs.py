@@ -27,7 +27,7 @@ from lsqctl.cli.run_detail import (
     print_quantizers,
     print_run,
 )
-from lsqctl.run import ACTIVE_STATES, RECORDED, Run, RunState
+from lsqctl.run import ACTIVE_STATES, RECORDED, EndReason, Run, RunState
 from lsqctl.settings import current_user
 from lsqctl.text import ago, join_counts
 
@@ -153,7 +153,10 @@ def show(
             }
         )
         return
-    print_run(detail, str(folder), tags, result)
+    host = "" if folder.is_dir() else detail.host_of()
+    print_run(
+        detail, f"{folder} (not here: it ran on {host})" if host else str(folder), tags, result
+    )
     print_metrics(summaries)
     print_attempts(detail)
     print_layer_costs(costs)
@@ -194,7 +197,7 @@ def logs(
 
 @app.command(epilog="Example: lsqctl runs cancel @last")
 def cancel(ctx: typer.Context, run_refs: RunArguments, json: Json = False) -> None:
-    """Cancel runs: queued ones at once, running ones at their next step."""
+    """Cancel queued runs at once, running ones at the next step."""
     with open_store(ctx) as store:
         ids = [store.runs.resolve(ref).id for ref in run_refs]
         for run_id in ids:
@@ -212,7 +215,10 @@ def retry(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Put failed or cancelled runs back into the queue; they resume from their checkpoints."""
+    """Put failed or cancelled runs back into the queue.
+
+    They resume from their checkpoints.
+    """
     from lsqctl.services.run_control import retry_run
 
     with open_store(ctx) as store:
@@ -227,7 +233,10 @@ def retry(
 def diff(
     ctx: typer.Context, left_ref: RunArgument, right_ref: RunArgument, json: Json = False
 ) -> None:
-    """Show only what differs between two runs: recipe, environment, results."""
+    """Show what differs between two runs.
+
+    In recipe, environment and results.
+    """
     from lsqctl.services.diff import diff_runs
 
     with open_store(ctx) as store:
@@ -259,8 +268,15 @@ def _run_row(run: Run) -> tuple[str, ...]:
         f"{run.epoch}/{run.epochs}",
         "" if run.top1 is None else f"{run.top1:.2f}",
         ago(run.created_at),
-        f"{run.reason}: {run.message}" if run.state is RunState.FAILED else "",
+        _end_text(run),
     )
+
+
+def _end_text(run: Run) -> str:
+    """Return why a run failed, or at which rung it was stopped."""
+    if run.state is RunState.FAILED:
+        return f"{run.reason}: {run.message}"
+    return run.message if run.reason is EndReason.STOPPED else ""
 
 
 def _print_changed(runs: list[Run], *, json: bool) -> None:

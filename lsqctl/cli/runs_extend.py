@@ -49,7 +49,10 @@ def extend(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Queue a new run that goes on where a finished one ended: weights, optimizer and averages."""
+    """Queue a new run that goes on where a finished one ended.
+
+    With its weights, optimizer and averages.
+    """
     from lsqctl.services import submit as api
     from lsqctl.services.extension import extended_recipe
 

@@ -34,7 +34,10 @@ def metrics(
     ] = None,
     force: Force = False,
 ) -> None:
-    """Write each measured number of runs, a row a point: run, name, seed, metric, split, step."""
+    """Write each measured number of runs, a row a point.
+
+    Run, name, seed, metric, split, step.
+    """
     from lsqctl.services.atomic_write import write_atomic
     from lsqctl.services.metric_series import metric_points, write_points
 

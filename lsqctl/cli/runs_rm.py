@@ -56,7 +56,10 @@ def remove(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Remove runs: rows, metrics, results, logs and checkpoints go to the workspace's trash."""
+    """Move runs to the workspace's trash.
+
+    Rows, metrics, results, logs and checkpoints.
+    """
     from lsqctl.services.removal import move_to_trash, plan_removal, remove_runs
 
     settings = get_settings(ctx)
@@ -101,7 +104,7 @@ def trash(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """List removed runs, newest first; with --empty remove them for good."""
+    """List removed runs, newest first; --empty removes for good."""
     from lsqctl.services import removal as api
 
     settings = get_settings(ctx)
@@ -210,7 +213,9 @@ def collect_garbage(
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only list.")] = False,
     json: Json = False,
 ) -> None:
-    """Find checkpoints and folders that nothing needs; remove them with --apply.
+    """Find checkpoints and folders that nothing needs.
+
+    Remove them with --apply.
 
     What unfinished runs have stays, and of finished ones the newest checkpoint, the best, and
     those that a result names. A teacher's cached logits go when no run read them for 30 days.
@@ -263,7 +268,10 @@ def tag(
     ],
     json: Json = False,
 ) -> None:
-    """Give runs tags (+paper) and take tags away (-draft); `runs ls --tag` finds them."""
+    """Give runs tags (+paper) and take tags away (-draft).
+
+    `runs ls --tag` finds them.
+    """
     added_tags = [word[1:] for word in words if word.startswith("+")]
     removed_tags = [word[1:] for word in words if word.startswith("-")]
     run_refs = [word for word in words if not word.startswith(("+", "-"))]

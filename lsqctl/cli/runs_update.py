@@ -48,7 +48,7 @@ def hold(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Keep queued and waiting runs from being started, until `runs release`.
+    """Keep queued and waiting runs from starting, until `release`.
 
     A running one goes on; it is held once it is requeued.
     """
@@ -80,7 +80,10 @@ def priority(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Give runs a priority; the parents they wait for get at least as much."""
+    """Give runs a priority.
+
+    The parents they wait for get at least as much.
+    """
     words = [*(run_refs or ()), number]
     for word in words:
         if word.startswith("-") and not word[1:].isdigit():
@@ -103,7 +106,10 @@ def gpus(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train runs on another number of GPUs from their next attempt on, to the same bits."""
+    """Train runs on another number of GPUs, to the same bits.
+
+    From their next attempt on.
+    """
     from lsqctl.services.run_control import set_gpus
 
     words = [*(run_refs or ()), number]

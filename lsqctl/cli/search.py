@@ -41,7 +41,9 @@ def search(
     ] = "top1",
     json: Json = False,
 ) -> None:
-    """Let a sampler choose the values that `random` would draw; workers train them meanwhile.
+    """Let a sampler choose the values that `random` would draw.
+
+    Workers train them meanwhile.
 
     Begun again, it goes on from what the sweep has. Ctrl-C leaves what is queued in the queue.
     """

@@ -59,7 +59,10 @@ def submit(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Check recipes, then queue a run for each (and for each parent that is missing)."""
+    """Check recipes, then queue a run for each.
+
+    A parent that is missing is queued along.
+    """
     from lsqctl.services import submit as api
 
     if fail_fast and max_failures not in {None, 1}:

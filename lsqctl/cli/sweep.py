@@ -135,7 +135,9 @@ def resume(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put failed, cancelled and removed cells of a sweep back into the queue: all or none.
+    """Put failed and cancelled cells of a sweep back into the queue.
+
+    Removed ones, too; all or none.
 
     Failed parents come along. A limit (submit --max-failures) counts anew what fails from now on.
     """

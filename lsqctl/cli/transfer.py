@@ -45,7 +45,10 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     json: Json = False,
 ) -> None:
-    """Write finished runs into one file: rows, metrics, logs, provenance; parents come along."""
+    """Write finished runs into one file.
+
+    Rows, metrics, logs, provenance; parents come along.
+    """
     from lsqctl.services.transfer import export_runs
 
     *run_refs, file = words
@@ -70,7 +73,10 @@ def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `runs export` wrote.")],
     json: Json = False,
 ) -> None:
-    """Take in the runs of a file, all or none; what is here already is left as it is."""
+    """Take in the runs of an exported file, all or none.
+
+    What is here already is left as it is.
+    """
     from lsqctl.services.transfer import import_runs
     from lsqctl.services.transfer_file import open_export
 
@@ -88,7 +94,9 @@ def merge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     json: Json = False,
 ) -> None:
-    """Take in what another workspace has: finished runs, all or none, and published rows.
+    """Take in what another workspace has.
+
+    Finished runs, all or none, and published rows.
 
     What stays there is listed first, each with the reason: unfinished runs, its trash, settings and
     plugins. Where runs clash, they are listed and nothing is taken in. That workspace is only read.
@@ -107,7 +115,10 @@ def grants(
         str, typer.Option(metavar="NAME", help="The schema that holds the tables.")
     ] = "public",
 ) -> None:
-    """Print the SQL that makes four roles on PostgreSQL: reader, submitter, worker, owner."""
+    """Print the SQL that makes four roles on PostgreSQL.
+
+    Reader, submitter, worker, owner.
+    """
     from lsqctl.store.grants import grants_sql
 
     print(grants_sql(schema), end="")

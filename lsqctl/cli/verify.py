@@ -48,7 +48,9 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Evaluate results again from their hash-checked checkpoints; exit 1 unless all are equal.
+    """Evaluate results again, from their hash-checked checkpoints.
+
+    Exit 1 unless all are equal.
 
     The board then says `verified`, or that the verification failed. Of a recorded run the bytes of
     its checkpoint are checked: that is no verification, and fails only where the run is named.
@@ -123,7 +125,9 @@ def register_conformance(app: typer.Typer) -> None:
 
 
 def conformance(json: Json = False) -> None:
-    """Compare lsqctl's quantizer, and others, with the LSQ paper's values; exit 1 if it is wrong.
+    """Compare quantizers with values of the LSQ paper.
+
+    lsqctl's own, and others; exit 1 if lsqctl's is wrong.
 
     docs/conformance.md says what each row asks.
     """

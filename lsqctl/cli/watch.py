@@ -59,7 +59,9 @@ def watch(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Show the queue, the workers and the running runs until Ctrl-C, which ends it with 0.
+    """Show the queue, the workers and the running runs.
+
+    Until Ctrl-C, which ends it with 0.
 
     Without a terminal, or with --once, it prints once; with --interval again and again.
     """

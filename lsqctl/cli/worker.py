@@ -40,6 +40,13 @@ if TYPE_CHECKING:
     from lsqctl.worker.workspace_file import OnEnd
 
 
+def _worker_name(text: str) -> str:
+    """Parse what lists can show as a name."""
+    if not text.strip() or not text.isprintable():
+        raise typer.BadParameter(f"must have a letter, and none that cannot be seen, got {text!r}")
+    return text
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the top level."""
     app.command(epilog="Example: lsqctl run digits/resnet8-fp32 --set train.epochs=3")(run)
@@ -102,7 +109,10 @@ def worker(
         typer.Option(metavar="NAME", help="What starts each attempt: python, nice, a plugin's."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="What lists call this worker; no other may be called so.")
+        str | None,
+        typer.Option(
+            parser=_worker_name, help="What lists call this worker; no other may be called so."
+        ),
     ] = None,
     time_limit: Annotated[
         float | None,
@@ -125,7 +135,7 @@ def worker(
         typer.Option(parser=positive_int, metavar="N", help="Take runs alone that reserve N GPUs."),
     ] = None,
 ) -> None:
-    """Take runs from the queue and execute each in a process of its own.
+    """Take runs from the queue, each in a process of its own.
 
     Ctrl-C, SIGTERM or SIGUSR1 once: save every run and requeue it.  Twice: stop at once.
     """

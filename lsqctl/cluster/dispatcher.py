@@ -65,7 +65,7 @@ class Dispatcher:
         self._refused: dict[int, tuple[float, float]] = {}  # by GPUs: not before, and the delay
         self._said: dict[str, str] = {}
 
-    def turn(self) -> list[PilotStatus] | None:
+    def tick(self) -> list[PilotStatus] | None:
         """Reap, read, send and recall once; return the pilots, None when nobody can tell.
 
         Raises StoreError.

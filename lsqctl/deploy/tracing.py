@@ -253,11 +253,11 @@ _AVERAGE = torch.ops.aten.avg_pool2d.default
 
 
 def _call(
-    graph: Graph, operation: Callable[..., Tensor], source: Node, *rest: int | list[int]
+    graph: Graph, operation: Callable[..., Tensor], source: Node, argument: int | list[int]
 ) -> Node:
     """Add an operation on a node, with what torch knows of its value."""
-    node = graph.call_function(operation, (source, *rest))
-    node.meta["val"] = operation(source.meta["val"], *rest)
+    node = graph.call_function(operation, (source, argument))
+    node.meta["val"] = operation(source.meta["val"], argument)
     return node
 
 

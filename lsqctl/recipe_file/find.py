@@ -98,6 +98,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def _display_path(path: Path) -> str:
     try:
         return path.absolute().relative_to(Path.cwd()).as_posix()
@@ -108,6 +115,8 @@ def _display_path(path: Path) -> str:
 def _not_found_message(text: str, path: Path) -> str:
     if len(text) < 256 and path.is_dir():
         return f"`{text}` is a folder; name one recipe in it"
+    if is_path_like(text) and _exists(path):
+        return f"`{text}` is no plain file; write the recipe into one"
     if _is_file(path):
         return f"no bundled recipe `{text}`; to read the file of that name, write `./{text}`"
     if _is_file(path.with_name(path.name + ".yaml")) if path.name else False:

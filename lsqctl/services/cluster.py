@@ -145,7 +145,7 @@ def dispatch(
     while True:
         store.ensure_usable()
         try:
-            if (statuses := dispatcher.turn()) is not None:
+            if (statuses := dispatcher.tick()) is not None:
                 with suppress(UsageError):  # a full disk: it is for show alone
                     write_pilots(cluster, statuses)
             if until_empty and store.queue.remaining().runnable == 0:

@@ -98,9 +98,10 @@ def _verified_epoch(store: Store, settings: Settings, run: Run) -> int:
     if stored is not None:
         stored_at = current_location(settings.run_dir(run.id), stored.directory)
     if stored is None or not stored_at.is_dir():
+        host = store.runs.detail(run.id).host_of() or "another machine"
         raise DataError(
-            f"run {run.id} ({run.name}) cannot be extended: its last checkpoint is gone; submit it "
-            "again with --if-exists rerun"
+            f"run {run.id} ({run.name}) cannot be extended: its last checkpoint is gone, or not on "
+            f"this machine: it ran on {host}; submit it again with --if-exists rerun"
         )
     folder = parent_checkpoint(store, run.id, settings.run_dir(run.id), last=True)
     manifest = read_manifest(folder)

@@ -44,8 +44,8 @@ def read_log(
     log = _LogReader(log_path(run_dir, number), tail_lines)
     if log.missing:
         raise NotFound(
-            f"run {run_id} has no log of attempt {number} here: no file {log.path}; it lies on the "
-            "machine whose worker ran it"
+            f"run {run_id} has no log of attempt {number} here: no file {log.path}; it ran on "
+            f"{store.runs.detail(run_id).host_of(number) or 'another machine'}"
         )
     while piece := log.read():
         yield piece

@@ -186,7 +186,6 @@ def check_plugin_files() -> Iterator[Finding]:
     if usable:
         names = ", ".join(sorted({row.name for row in usable}))
         yield Finding("ok", f"plugins declare {pluralize(len(usable), 'name')}: {names}")
-    for row in rows:
-        if row.problem:
-            message, _, fix = row.problem.partition("; ")
-            yield Finding("warning", message, fix or "lsqctl plugins ls; docs/plugins.md")
+    for problem in dict.fromkeys(row.problem for row in rows if row.problem):
+        message, _, fix = problem.partition("; ")
+        yield Finding("warning", message, fix or "lsqctl plugins ls; docs/plugins.md")

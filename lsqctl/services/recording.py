@@ -41,6 +41,7 @@ from lsqctl.services.recorded_values import (
     summarize_model,
 )
 from lsqctl.settings import Settings, current_user
+from lsqctl.text import closest_name, edit_distance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Loop", "Recording", "begin", "summarize_model"]
 
 FLUSH_SECONDS = 1.0
+_MISSPELLED = 2  # edits at most: a name further off is a dataset of somebody's own
 
 
 class Recording:
@@ -290,6 +292,7 @@ def begin(
 
     for tag in tags:
         check_tag(tag)
+    _warn_of_misspelled(loop.dataset)
     store = open_workspace(settings, create=True)
     try:
         worker_id, lease = _begin_run(store, _new_run(loop, tags), model, if_exists)
@@ -297,6 +300,16 @@ def begin(
         store.close()
         raise
     return Recording(store, lease, worker_id, (loop, model), settings)
+
+
+def _warn_of_misspelled(dataset: str) -> None:
+    """Warn of a dataset that nobody knows and that is called nearly as one of lsqctl's."""
+    from lsqctl.datasets import DATASETS
+
+    near = closest_name(dataset, DATASETS)
+    if near and dataset not in DATASETS and edit_distance(dataset, near) <= _MISSPELLED:
+        said = f"no dataset of lsqctl is called `{dataset}`; did you mean `{near}`?"
+        warnings.warn(f"lsqctl: {said} Its rows get a board of their own", stacklevel=4)
 
 
 def _begin_run(

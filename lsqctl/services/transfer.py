@@ -59,7 +59,7 @@ class TransferReport:
     imported: tuple[str, ...]
     existing: tuple[str, ...]
     unfinished: int = 0
-    clashes: Mapping[str, str] | None = None
+    clashes: Mapping[str, str] = field(default_factory=dict)
     published: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
 

@@ -159,6 +159,8 @@ def open_export(path: Path) -> ExportReader:
 
     Raises DataError for any other file, a newer format, and names that lead elsewhere.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path} is no file of `lsqctl runs export`: it is no plain file")
     try:
         opened = zipfile.ZipFile(path)
     except FileNotFoundError:

@@ -203,7 +203,7 @@ def train_epoch(
     yield from map(LogMessage, load_teacher_view(session))
     window = max(1, pipeline.steps_per_epoch // _METRICS_PER_EPOCH)
     epoch, start = train_state.epoch, train_state.batch
-    batches = session.decoded(pipeline.train_batches(epoch, start=start, part=session.own_part))
+    batches = pipeline.train_batches(epoch, start=start, part=session.own_part)
     for indices, (images, labels) in zip(
         pipeline.batch_indices(epoch, start=start), batches, strict=True
     ):
@@ -257,7 +257,7 @@ def watch_stop_metric(session: TrainingSession, counts: Mapping[str, EvalCounts]
     if stop is None:
         return
     value = counts[variant].top1 if stop.metric == "top1" else counts[variant].loss
-    session.train_state.watch(
+    session.train_state.record_for_stop(
         value, larger_is_better=stop.metric == "top1", min_delta=stop.min_delta
     )
 
@@ -281,7 +281,7 @@ def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
         return {
             variant: evaluate(
                 model,
-                session.decoded(pipeline.eval_batches(share.batches)),
+                pipeline.eval_batches(share.batches),
                 before_batch=session.check_stop,
                 share=share,
             )

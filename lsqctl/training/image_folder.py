@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -105,13 +109,42 @@ class FolderImages:
             num_workers=self.num_workers,
             timeout=_WORKER_TIMEOUT_SECONDS if self.num_workers else 0,
             generator=torch.Generator(),  # or the loader would draw from the global one
+            worker_init_fn=_end_by_the_parent_alone,
         )
         try:
-            yield from loader
+            with _sigterm_held_back():  # the processes that are started keep it so
+                batches = iter(loader)
+            yield from batches
         except DataError as error:  # from another process it comes with a whole traceback
             raise DataError(_last_line(error).removeprefix(_DATA_ERROR)) from None
         except RuntimeError as error:
             raise _explain_loader_error(error, self.num_workers) from None
+
+
+@contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_by_the_parent_alone(_: int) -> None:
+    """End a decoding process at SIGTERM only where its parent sends it.
+
+    A scheduler signals every process of an attempt, whose ranks go on until they have saved.
+    """
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        return
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _explain_loader_error(error: RuntimeError, num_workers: int) -> Exception:

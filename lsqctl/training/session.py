@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,10 +22,9 @@ from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
-from lsqctl.training.data_pipeline import Batch, DataPipeline, Indices
+from lsqctl.training.data_pipeline import DataPipeline, Indices
 from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.feature_distillation import FeatureDistillation, feature_layers
-from lsqctl.training.image_folder import DecoderEnded
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
 from lsqctl.training.pieces import Share, deal, microbatch_sizes
 from lsqctl.training.ranks import STOPPED, any_rank, check_replicas
@@ -118,17 +117,6 @@ class TrainingSession:
     def own_part(self, indices: Indices) -> Indices:
         """Return the images of a batch that this rank computes."""
         return indices[self.share_of(len(indices)).images]
-
-    def decoded(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield batches; raise Preempted where what decodes them got the signal to stop, too.
-
-        The signal goes to the attempt's whole group of processes.
-        """
-        try:
-            yield from batches
-        except DecoderEnded:
-            self.check_stop()
-            raise
 
     def flush_losses(self) -> None:
         """Add the pending losses to the training state; raises Diverged when one is not finite."""

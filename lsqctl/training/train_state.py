@@ -97,7 +97,7 @@ class TrainState:
         if latest and (best_so_far is None or latest.n_correct > best_so_far.n_correct):
             self.best, self.ema_best = self.last, self.ema_last
 
-    def watch(self, value: float, *, larger_is_better: bool, min_delta: float) -> None:
+    def record_for_stop(self, value: float, *, larger_is_better: bool, min_delta: float) -> None:
         """Count an evaluation for ``train.stop``; what is no number has not improved."""
         if self.stop_best is None:
             improved = not math.isnan(value)

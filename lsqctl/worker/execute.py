@@ -31,7 +31,7 @@ from lsqctl.run import EndReason, JsonObject, RunDetail
 from lsqctl.worker.messages import AttemptSpec, ExitReport
 from lsqctl.worker.ranks import (
     EXIT_CODES,
-    Orders,
+    AttemptInputs,
     OtherRank,
     Siblings,
     fork_ranks,
@@ -151,11 +151,11 @@ def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: i
     from lsqctl.training import ExecutionContext, finetune
 
     own.watch(spec, report_fd)
-    orders = own.read_orders()
-    if orders is None:
+    shared = own.read_inputs()
+    if shared is None:
         return EndReason.PREEMPTED
     use_workspace(Path(spec.run_dir).parent.parent)
-    recipe, device = load_stored(orders.recipe), _device_of_rank(spec, own.rank)
+    recipe, device = load_stored(shared.recipe), _device_of_rank(spec, own.rank)
     reason = EndReason.COMPLETED
     try:
         with annotate_oom(recipe, device):
@@ -165,10 +165,10 @@ def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: i
                 device=device,
                 threads=spec.threads,
                 fence=spec.fence,
-                inputs=orders.inputs,
+                inputs=shared.inputs,
                 stop=stop,
                 compile=spec.compile,
-                pause_epoch=orders.pause_epoch,
+                pause_epoch=shared.pause_epoch,
                 world=_meet(spec, own.rank),
             )
             for event in finetune(recipe, context):
@@ -200,7 +200,7 @@ def _train_and_record(
         recipe = load_stored(detail.recipe)
         check_ranks(recipe, spec.ranks)
         if siblings is not None:
-            siblings.order(Orders(detail.recipe, inputs, context.pause_epoch))
+            siblings.send(AttemptInputs(detail.recipe, inputs, context.pause_epoch))
             context = replace(context, world=_meet(spec, rank=0))
         with (
             annotate_oom(recipe, spec.device),

@@ -79,7 +79,7 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class AttemptInputs:
     """What rank 0 has read in the database and tells the others, once: a line of JSON."""
 
     recipe: JsonObject
@@ -94,7 +94,7 @@ class Orders:
         return json.dumps([self.recipe, inputs, self.pause_epoch]) + "\n"
 
     @classmethod
-    def from_line(cls, line: str) -> Orders:
+    def from_line(cls, line: str) -> AttemptInputs:
         """Read what ``to_line`` wrote."""
         recipe, inputs, pause_epoch = json.loads(line)
         sources = {key: Path(text) if is_path else text for key, (text, is_path) in inputs.items()}
@@ -115,11 +115,11 @@ class OtherRank:
     pulse: Pulse
     first_pid: int
 
-    def read_orders(self) -> Orders | None:
-        """Wait for rank 0's orders; None when it ends before."""
+    def read_inputs(self) -> AttemptInputs | None:
+        """Wait for rank 0's inputs; None when it ends before."""
         with self.channel.makefile() as lines:
             line = lines.readline()
-        return Orders.from_line(line) if line else None
+        return AttemptInputs.from_line(line) if line else None
 
     def watch(self, spec: AttemptSpec, report_fd: int) -> None:
         """Show signs of life, and end the attempt, with its reason, when rank 0 shows none."""
@@ -183,13 +183,13 @@ class Siblings:
         self._closing = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def order(self, orders: Orders) -> None:
+    def send(self, inputs: AttemptInputs) -> None:
         """Tell the others what to train."""
         for old in Path(self._spec.run_dir).glob("ranks-*"):  # of an attempt that was killed
             old.unlink(missing_ok=True)
         for sibling in self._others:
             with contextlib.suppress(OSError):  # it has gone, which the watcher will tell
-                sibling.channel.sendall(orders.to_line().encode())
+                sibling.channel.sendall(inputs.to_line().encode())
 
     def watch(self, report_fd: int) -> None:
         """Show signs of life, and look after the others, from now on."""
@@ -209,7 +209,7 @@ class Siblings:
         if self._watcher is not None:
             self._watcher.join()
         for sibling in self._others:
-            sibling.channel.shutdown(socket.SHUT_WR)  # whoever waits for orders gets none
+            sibling.channel.shutdown(socket.SHUT_WR)  # whoever waits for inputs gets none
         end_by = time.monotonic() + (_CLOSE_SECONDS if in_order else 0.0)
         while self._living() and time.monotonic() < end_by:
             time.sleep(0.02)

@@ -7,6 +7,7 @@ renewing the lease.  Everything that decides about a run is one fenced call of t
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -185,6 +186,9 @@ class Supervisor:
                 only_gpus=self._options.only_gpus,
             )
             if claim is None:
+                idle = not self._children and not self._options.until_empty
+                if idle and self._ticker.due("idle", math.inf):  # once
+                    self._observer.notify("waiting for runs; Ctrl-C ends the worker")
                 return
             self._launch(claim)
 
@@ -317,6 +321,8 @@ class Supervisor:
         if runnable == 0 and held:
             counts_text = f"{held} held" + (f", {blocked} waiting for them" if blocked else "")
             self._observer.notify(f"{counts_text}; `lsqctl runs release` lets them start")
+        elif runnable == 0 and self._busy_at == self._started_at:
+            self._observer.notify("no run is queued; `lsqctl submit RECIPE` queues one")
         return runnable == 0
 
     def _log_errors(self, action: Callable[[], object]) -> bool:

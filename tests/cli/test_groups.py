@@ -44,6 +44,14 @@ def test_a_key_at_the_top_level_gets_the_option_that_sets_it(here):
 GROUPS = {name: found for name, found in COMMANDS.items() if hasattr(found, "commands")}
 
 
+def test_what_a_command_does_fits_its_line_of_the_help():
+    for group in ({"commands": COMMANDS}, *map(vars, GROUPS.values())):
+        commands = group["commands"]
+        room = 78 - 6 - max(map(len, commands))
+        for command in commands.values():
+            assert command.get_short_help_str(room) == command.get_short_help_str(1000)
+
+
 @pytest.mark.parametrize("word", WORDS_IN_GROUPS)
 def test_a_word_of_other_tools_gets_the_first_of_its_meanings_that_a_group_has(here, word):
     groups = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 
 import pytest
@@ -100,3 +101,18 @@ def test_a_checkpoint_that_is_gone_or_damaged_is_refused_at_the_command(trained,
         folder.with_name(f"kept-{folder.name}").rename(folder)
     assert f"run {run} (net) cannot be extended: its last checkpoint is gone" in told
     assert len(listed(here)) == before
+
+
+def test_where_the_files_of_a_run_are_not_here_it_is_said_which_machine_ran_it(trained, here):
+    here.enter(trained.folder)
+    run = listed(here)["net"]["id"]
+    folder = here.folder / ".lsqctl" / "runs" / run
+    assert "(not here" not in here("runs", "show", run).stdout
+    folder.rename(folder.with_name("elsewhere"))
+    told = [
+        here("runs", "show", run).stdout,
+        here("runs", "logs", run, code=3).stderr,
+        here("runs", "extend", run, "--epochs", "3", code=1).stderr,
+    ]
+    folder.with_name("elsewhere").rename(folder)
+    assert all(f"it ran on {platform.node()}" in text for text in told), told

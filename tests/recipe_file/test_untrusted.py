@@ -1,6 +1,7 @@
 """Whatever bytes a recipe file holds: a recipe, or a RecipeError in bounded time."""
 
 import contextlib
+import os
 import time
 
 import pytest
@@ -127,3 +128,6 @@ def test_a_named_pipe_or_a_folder_is_no_recipe(folder):
     (folder.path / "d.yaml").mkdir()
     with pytest.raises(NotFound, match="is a folder"):
         load("d.yaml")
+    os.mkfifo(folder.path / "pipe.yaml")
+    with pytest.raises(NotFound, match=r"`pipe.yaml` is no plain file"):
+        load("pipe.yaml")

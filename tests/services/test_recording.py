@@ -200,6 +200,13 @@ def test_what_could_not_stand_on_a_board_is_refused_before_anything_is_made(here
     assert not (here.folder / ".lsqctl" / "lsqctl.db").exists()
 
 
+def test_a_dataset_that_is_nearly_one_of_lsqctls_is_warned_of_and_recorded(here):
+    with pytest.warns(UserWarning, match="called `digit`; did you mean `digits`") as warned:
+        finish(lsqctl.record("mine/a", dataset="digit"))
+    assert warned[0].filename == __file__
+    finish(lsqctl.record("mine/b", dataset="my-cifar10"))  # somebody's own: not a word
+
+
 def test_one_name_and_seed_is_recorded_once_unless_asked(here):
     first = begin()
     with pytest.raises(UsageError, match=f"recorded already as run {first.id} .running.*fail"):

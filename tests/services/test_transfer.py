@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sqlite3
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +15,14 @@ from typing import Any
 
 import pytest
 
-from lsqctl.errors import DataError, IllegalTransition, NotFound, UsageError
+from lsqctl.errors import (
+    DataError,
+    IllegalTransition,
+    LsqctlError,
+    NotFound,
+    StoreError,
+    UsageError,
+)
 from lsqctl.events import Checkpoint, Metric
 from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.run import RunState
@@ -213,6 +223,8 @@ BAD: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a newer schema": (with_manifest(lambda m: m.update(schema="9999")), "upgrade it"),
     "a path above": (planted("files/23456789/../../x"), "is no file of a run; refused"),
     "an absolute path": (planted("/etc/x"), "is no file of a run; refused"),
+    "two dots in a name": (planted("files/23456789/a..b"), "is no file of a run; refused"),
+    "files of nobody": (planted("files/23456789/x.log"), "files of a run that it has no rows of"),
     "a row of another run": (
         with_rows(lambda rows: rows["attempts"][0].update(run_id="23456789")),
         "a row of another run",
@@ -269,6 +281,48 @@ def test_a_file_that_is_no_zip_or_is_cut_off_is_refused(
         assert store.runs.list() == []
 
 
+def test_a_pipe_is_refused_and_not_waited_for(here: Here) -> None:
+    os.mkfifo(here.folder / "pipe.lsq")
+    assert "no plain file" in here("runs", "import", "pipe.lsq", code=1).stderr
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_it_is_unpacked(
+    exported: Path, ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = shutil.disk_usage(ours.home)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+    with open_workspace(ours) as store:
+        with pytest.raises(StoreError, match=r"do not fit on the disk.*100 B left"):
+            import_runs(store, ours, exported)
+        assert store.runs.list() == []
+    assert list(ours.runs_dir.iterdir()) == []
+
+
+def test_where_the_database_takes_no_row_no_folder_stays(exported: Path, ours: Settings) -> None:
+    refuse = "CREATE TRIGGER no BEFORE INSERT ON run_parents BEGIN SELECT RAISE(ABORT, 'no'); END"
+    with sqlite3.connect(ours.home / "lsqctl.db") as db:
+        db.execute(refuse)
+    db.close()
+    with open_workspace(ours) as store:
+        with pytest.raises(LsqctlError):
+            import_runs(store, ours, exported)
+        assert store.runs.list() == []
+    assert list(ours.runs_dir.iterdir()) == []
+
+
+def test_a_link_in_a_runs_folder_is_not_exported(others: Settings, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    with open_workspace(others) as store:
+        link = others.run_dir(store.runs.resolve("p").id) / "more.log"
+        link.symlink_to(tmp_path / "secret")
+        try:
+            export_runs(store, others, ["p"], tmp_path / "p.lsq", checkpoints=True)
+        finally:
+            link.unlink()
+    with zipfile.ZipFile(tmp_path / "p.lsq") as opened:
+        assert not [name for name in opened.namelist() if "more" in name]
+
+
 def test_an_import_that_is_killed_leaves_no_run_and_is_done_by_the_next(
     exported: Path, cli: CommandLine
 ) -> None:
@@ -295,7 +349,10 @@ def test_a_workspace_is_merged_and_what_clashes_is_listed_and_stops_it(
         assert merge_workspace(store, ours, others.home).existing == tuple(done.imported)
         child = store.runs.resolve("c").id
         store.trash.remove([child])
+        add_published_result(others, published("theirs", 1.0))
         clashing = merge_workspace(store, ours, others.home)
+        others.published_results_file.unlink()
+        assert load_workspace_results(ours).published == ()
         assert clashing.imported == ()
         assert clashing.clashes == {child: "it is in the trash; `lsqctl runs restore` first"}
         with pytest.raises(NotFound):

@@ -36,8 +36,7 @@ def train(
 ) -> None:
     """Train as one of the ranks; the first one leaves the rows of the attempt."""
     folder = job.run_dir
-    meeting = folder / f"meeting-{os.getppid()}-{size}"
-    world = Ranks(rank, size, meeting) if size > 1 else SOLO
+    world = Ranks(rank, size, folder / "meeting") if size > 1 else SOLO
     job = replace(job, world=world)
     if stop is not None and rank == 0:
         job = replace(job, stop=StopAfter(stop))
@@ -59,6 +58,7 @@ def context_of(folder: Path, changes: dict[str, Any]) -> ExecutionContext:
 
 def on_ranks(changes: dict[str, Any], job: ExecutionContext, size: int, stop: int | None) -> None:
     """Train in ``size`` processes at once; raise when one of them fails."""
+    (job.run_dir / "meeting").unlink(missing_ok=True)  # it has the addresses of those before
     pids = []
     for rank in range(size):
         if (pid := os.fork()) == 0:

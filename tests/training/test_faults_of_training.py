@@ -140,8 +140,7 @@ def test_a_loader_process_that_is_killed_is_a_fault_of_the_machine_that_names_it
         list(iterator)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_signal_to_stop_that_ends_the_loader_process_too_saves_the_run(
+def test_a_signal_to_stop_reaches_the_loader_process_too_and_the_run_is_saved(
     job, tmp_path, monkeypatch
 ):
     make_image_folder(tmp_path / "data")
@@ -151,8 +150,7 @@ def test_a_signal_to_stop_that_ends_the_loader_process_too_saves_the_run(
     def until_asked(self, item):
         if item[1] == 1:  # the second epoch: signals reach the trainer and its loader
             asked.touch()
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
+            subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
         return read(self, item)
 
     monkeypatch.setattr(image_folder._DecodedImages, "__getitem__", until_asked)
@@ -162,6 +160,23 @@ def test_a_signal_to_stop_that_ends_the_loader_process_too_saves_the_run(
     facts = run(recipe, context)
     assert isinstance(facts[-1], Checkpoint)
     assert resume_point(context.run_dir)[0].step == 2
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_loader_process_ends_when_its_parent_says_so_and_not_when_another_does(
+    tmp_path, monkeypatch
+):
+    make_image_folder(tmp_path)
+    slow_images(monkeypatch, 0.2)
+    before = set(psutil.Process().children())
+    iterator = batches(tmp_path, workers=1)
+    next(iterator)
+    (loader,) = set(psutil.Process().children()) - before
+    subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)
+    next(iterator)
+    assert loader.is_running()
+    loader.terminate()
+    loader.wait(30)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from lsqctl.errors import DataError
 from lsqctl.events import LogMessage, Result
 from lsqctl.models.factory import build_model, build_on_meta
 from lsqctl.models.heads import classifier_name
 from lsqctl.training import finetune
-from lsqctl.training.weights import load_weights
+from lsqctl.training.weights import load_weights, replaced_head
 from tests.training.conftest import tiny
 
 LAST = {
@@ -81,6 +82,12 @@ def test_weights_of_another_network_do_not_fit_whatever_the_classifier(seven):
     model = build_model("cifar_resnet20", num_classes=10, in_channels=1)
     with pytest.raises(DataError, match="the keys do not fit"):
         load_weights(model, seven, model_name="cifar_resnet20", head="linear")
+
+
+def test_a_classifier_of_other_features_is_not_replaced():
+    model = nn.Sequential(nn.Linear(4, 3))
+    assert "3 classes, not 5" in replaced_head(model, {"0.weight": torch.zeros(5, 4)}, "0")
+    assert replaced_head(model, {"0.weight": torch.zeros(5, 8)}, "0") == ""
 
 
 def test_a_run_says_that_its_classifier_is_new_and_claims_no_full_precision_start(job, seven):

@@ -170,15 +170,20 @@ def teacher(root: Path) -> Path:
 
 def several_of(kind: str, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what a kind of run changes in the recipe, and in the context."""
-    if kind == "features":
-        changes = {"distill": {"teacher": "teacher.pt", "features": 0.5}, "data": {"views": 2}}
+    if kind in ("features", "cache"):
+        option = {"features": 0.5} if kind == "features" else {"cache": True}
+        changes = {"distill": {"teacher": "teacher.pt", **option}, "data": {"views": 2}}
         return changes, {"inputs": {"distill.teacher": str(teacher(root))}}
+    if kind == "bf16":
+        return {"train": {"precision": "bf16"}}, {}
+    if kind == "compiled":
+        return {}, {"compile": "on"}
     changes = packed_images(root) if kind == "packed" else folder_of_images(root)
     return changes, {"data_dir": str(root / "data"), "threads": 2}  # one more process decodes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "packed", "features"])
+@pytest.mark.parametrize("kind", ["folder", "packed", "features", "cache", "bf16", "compiled"])
 def test_whatever_a_run_does_besides_two_ranks_do_it_as_one(tmp_path, kind):
     changes, context = several_of(kind, tmp_path)
     cases = [case(f"on {w}", changes, 4, (w, None), **context) for w in (1, 2)]

@@ -18,12 +18,12 @@ def test_the_best_value_restarts_the_patience_and_nan_never_does():
     state = TrainState("hash")
     stale = []
     for value in (10.0, 12.0, 12.5, math.nan, 12.9, 13.6):
-        state.watch(value, larger_is_better=True, min_delta=1.0)
+        state.record_for_stop(value, larger_is_better=True, min_delta=1.0)
         stale.append(state.stale_epochs)
     assert stale == [0, 0, 1, 2, 3, 0]
     state = TrainState("hash")
     for value in (math.nan, 2.0, 1.0, 1.5):
-        state.watch(value, larger_is_better=False, min_delta=0.0)
+        state.record_for_stop(value, larger_is_better=False, min_delta=0.0)
     assert (state.stop_best, state.stale_epochs) == (1.0, 1)
 
 

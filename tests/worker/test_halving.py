@@ -44,6 +44,7 @@ def test_a_sweep_is_halved_and_says_which_cells_stopped_at_which_rung(undisturbe
     assert found == {"": 3, "stopped at rung 1 of 1": 1}
     status = undisturbed("sweep", "status")
     assert "2 stopped" in status.stdout + status.stderr
+    assert undisturbed("runs", "ls").stdout.count("stopped at rung 1 of 1") == 2
     waited = undisturbed("wait", "--sweep", "s")
     assert "1 succeeded, 2 stopped at a rung" in waited.stdout + waited.stderr
     assert "rung" in undisturbed("explain", "stopped").stdout

@@ -48,6 +48,16 @@ def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
     assert runs["base"].epoch == runs["base"].epochs == 2
 
 
+def test_a_worker_without_a_run_says_that_it_waits_or_that_none_is_queued(cli):
+    assert "no run is queued; `lsqctl submit RECIPE`" in cli("worker", "--until-empty").stderr
+    worker = cli.start("worker")
+    assert worker.stdout is not None
+    words = iter(worker.stdout.readline, "")
+    assert any("waiting for runs; Ctrl-C ends the worker" in line for line in words)
+    worker.terminate()
+    worker.communicate(timeout=60)
+
+
 def test_a_worker_whose_workspace_is_removed_says_so_and_ends(cli):
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--slots", "2")
@@ -155,6 +165,11 @@ def test_a_name_belongs_to_one_live_worker(cli):
         first.send_signal(signal.SIGUSR1)  # Slurm's --signal=USR1@60
         assert first.wait(30) == 128 + signal.SIGTERM
     cli("worker", "--name", "night", "--until-empty")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb"])
+def test_a_name_that_no_list_could_show_is_refused(here, name):
+    assert "must have a letter" in here("worker", "--until-empty", "--name", name, code=2).stderr
 
 
 def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterrupted):
