@@ -33,7 +33,7 @@ def lower(network: Network) -> Program:
     """
     if names := network.float_operations:
         raise _refusal(
-            f"{', '.join(names)} (computed as each runtime sees fit, and these forms promise bits)"
+            f"{', '.join(names)} (which each runtime computes as it sees fit: these promise bits)"
         )
     return _Lowering(network).run()
 
@@ -267,7 +267,8 @@ Taken = tuple[str, Shape, Mapping[str, object]]
 
 
 def _clamp(node: Node, shape: Shape) -> Taken:
-    low, high = _CLAMPED.get(_kind(node)) or (*node.args[1:], -1, 1)[:2]
+    kind = str(node.target).removeprefix("aten.").partition(".")[0]
+    low, high = _CLAMPED.get(kind) or (*node.args[1:], -1, 1)[:2]
     return "clamp", shape, {"low": low, "high": high}
 
 

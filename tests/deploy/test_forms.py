@@ -257,6 +257,33 @@ def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
     assert compared(source, form, images(5), runtime).equal
 
 
+def test_what_is_no_plain_operation_is_refused_by_name():
+    swish = Sourced(traced(prepared(Joined(F.silu))))
+    for name in ("c", "codes"):
+        with pytest.raises(DataError, match=r"no place for silu .* promise bits.*use --form exact"):
+            FORMS.load(name)().write(swish)
+    circular = Sourced(traced(prepared()))
+    with pytest.raises(DataError, match="no place for the padding of the layer conv3"):
+        FORMS.load("codes")().write(circular)
+    if FULL:  # to write ONNX takes seconds
+        with pytest.raises(DataError, match="no circular padding"):
+            FORMS.load("qonnx")().write(circular)
+
+
+def shuffled(x):
+    n, channels, height, width = x.shape
+    return x.view(n, 2, channels // 2, height, width).transpose(1, 2).reshape(x.shape)
+
+
+def test_what_no_runtime_promises_the_bits_of_is_told_from_what_only_moves_values():
+    assert traced(prepared(Joined(F.silu))).float_operations == ["silu"]
+    assert traced(prepared()).float_operations == []
+    moves = traced(prepared(Joined(shuffled)))
+    assert moves.float_operations == []
+    with pytest.raises(DataError, match=r"no place for view to 4 dimensions .*are shuffled"):
+        FORMS.load("codes")().write(Sourced(moves))
+
+
 class Attention(nn.Module):
     """(B, 3, 8, 8) to (B, 5): one block of a transformer."""
 
@@ -271,19 +298,32 @@ class Attention(nn.Module):
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
-def shuffled(x):
-    parts = x.view(-1, 2, x.shape[1] // 2, *x.shape[2:])
-    return parts.transpose(1, 2).reshape(-1, *x.shape[1:])
-
-
 def halves_swapped(x):
     first, second = x.chunk(2, 1)
     return torch.cat([second, first], 1)
 
 
+class Halved(Joined):
+    """A network whose channels are split in two."""
+
+    def __init__(self):
+        super().__init__(halves_swapped)
+
+
+@pytest.mark.parametrize(
+    ("network", "place"),
+    [
+        (Attention, "layer_norm, mean, scaled_dot_product_attention "),
+        (Halved, "the operation chunk,"),
+    ],
+)
+def test_attention_and_split_channels_are_named_where_c_and_codes_have_no_place(network, place):
+    with pytest.raises(DataError, match=f"forms c and codes have no place for {place}"):
+        FORMS.load("codes")().write(Sourced(traced(prepared(network()))))
+
+
 def test_what_computes_in_float_is_told_and_promises_no_bits(tmp_path):
     torch.manual_seed(0)
-    assert traced(prepared(Joined())).float_operations == []
     network = Everything().eval()
     convert(network, tmp_path / "fp32", [(images(8), None)], pixels=PIXELS)
     report = read_report(tmp_path / "fp32")
@@ -302,25 +342,6 @@ def test_what_computes_in_float_is_told_and_promises_no_bits(tmp_path):
         rest = {k: v for k, v in report.items() if not k.startswith("sha256")}
         write_folder(tmp_path / str(factor), files, rest)
         assert len(check_folder(tmp_path / str(factor)).problems) == problems
-
-
-def test_what_is_no_plain_operation_is_refused_by_name():
-    for network, place in (
-        (Joined(F.silu), r"silu \(computed as each runtime sees fit, and these forms promise bits"),
-        (Attention(), "layer_norm, mean, scaled_dot_product_attention "),
-        (Joined(shuffled), r"view to 4 dimensions \(as where channels are shuffled\)"),
-        (Joined(halves_swapped), "the operation chunk, which this network contains: use --form"),
-    ):
-        refused = Sourced(traced(prepared(network)))
-        for name in ("c", "codes"):
-            with pytest.raises(DataError, match=f"forms c and codes have no place for {place}"):
-                FORMS.load(name)().write(refused)
-    circular = Sourced(traced(prepared()))
-    with pytest.raises(DataError, match="no place for the padding of the layer conv3"):
-        FORMS.load("codes")().write(circular)
-    if FULL:  # to write ONNX takes seconds
-        with pytest.raises(DataError, match="no circular padding"):
-            FORMS.load("qonnx")().write(circular)
 
 
 def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():
