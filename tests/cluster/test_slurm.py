@@ -74,6 +74,7 @@ def test_a_server_of_ones_own_is_five_commands_and_wants_its_password(own_server
         open_store(re.sub(r"lsqctl:\w+@", "lsqctl:wrong@", url))
 
 
+@pytest.mark.slow  # .ci/run runs it
 def test_the_page_leads_from_a_login_node_to_a_board(on_slurm):
     """Each command of docs/cluster.md, in order: a pilot comes, works, and ends by itself."""
     (profile,) = re.findall(r"^```toml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)

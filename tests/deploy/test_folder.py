@@ -249,6 +249,7 @@ def test_a_run_that_is_not_quantized_is_written_as_fp32_and_says_so(deployed):
     line("run", "digits/resnet8-fp32", "--set", "train.epochs=1")
     done = line("deploy", "@last", "-o", "float", "--check", "70")
     assert "No layer is quantized: everything is FP32." in done.stdout + done.stderr
+    assert "differ from the network in torch in a bit; 0 predictions differ" in done.stderr
     assert read_report(line.folder / "float")["forms"]["exact"]["images"] == 70
 
 

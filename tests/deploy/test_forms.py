@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lsqctl.deploy import Options, convert
 from lsqctl.deploy.card import Card
 from lsqctl.deploy.checking import Comparison, reference_answers
-from lsqctl.deploy.folder import check_folder, read_report, write_folder
+from lsqctl.deploy.folder import check_folder, npz_bytes, read_report, write_folder
 from lsqctl.deploy.forms import FORMS, Unavailable, WrittenForm, forms_markdown
 from lsqctl.deploy.forms.c import FLAGS
 from lsqctl.deploy.forms.codes import read_program
@@ -282,6 +282,66 @@ def test_what_no_runtime_promises_the_bits_of_is_told_from_what_only_moves_value
     assert moves.float_operations == []
     with pytest.raises(DataError, match=r"no place for view to 4 dimensions .*are shuffled"):
         FORMS.load("codes")().write(Sourced(moves))
+
+
+class Attention(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): one block of a transformer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).flatten(2).transpose(1, 2))
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def halves_swapped(x):
+    first, second = x.chunk(2, 1)
+    return torch.cat([second, first], 1)
+
+
+class Halved(Joined):
+    """A network whose channels are split in two."""
+
+    def __init__(self):
+        super().__init__(halves_swapped)
+
+
+@pytest.mark.parametrize(
+    ("network", "place"),
+    [
+        (Attention, "layer_norm, mean, scaled_dot_product_attention "),
+        (Halved, "the operation chunk,"),
+    ],
+)
+def test_attention_and_split_channels_are_named_where_c_and_codes_have_no_place(network, place):
+    with pytest.raises(DataError, match=f"forms c and codes have no place for {place}"):
+        FORMS.load("codes")().write(Sourced(traced(prepared(network()))))
+
+
+def test_what_computes_in_float_is_told_and_promises_no_bits(tmp_path):
+    torch.manual_seed(0)
+    network = Everything().eval()
+    convert(network, tmp_path / "fp32", [(images(8), None)], pixels=PIXELS)
+    report = read_report(tmp_path / "fp32")
+    assert report["float_operations"] == ["conv2d", "linear"]
+    assert report["forms"]["exact"]["promises_bits"] is False
+    card = (tmp_path / "fp32" / "README.md").read_text()
+    assert "No layer is quantized: everything is FP32." in card
+    assert "the network in FP32: no layer of it is quantized" in card
+    assert "integer reference" not in card
+    with np.load(tmp_path / "fp32" / "expected.npz") as arrays:
+        pixels, logits = arrays["images"], arrays["logits"]
+    for factor, problems in ((2e-6, 0), (0.1, 1)):
+        files = {p.name: p.read_bytes() for p in (tmp_path / "fp32").iterdir()}
+        files = {k: v for k, v in files.items() if k != "check.json"}
+        files["expected.npz"] = npz_bytes(images=pixels, logits=logits * np.float32(1 + factor))
+        rest = {k: v for k, v in report.items() if not k.startswith("sha256")}
+        write_folder(tmp_path / str(factor), files, rest)
+        assert len(check_folder(tmp_path / str(factor)).problems) == problems
 
 
 def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():

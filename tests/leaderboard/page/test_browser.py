@@ -226,7 +226,10 @@ def test_every_text_has_contrast(opened, scheme):
         assert page.evaluate(_CONTRAST) == {}
 
 
-@pytest.mark.parametrize("width", [400, 800, 1600])
+WIDER = [pytest.param(width, marks=pytest.mark.slow) for width in (800, 1600)]
+
+
+@pytest.mark.parametrize("width", [400, *WIDER])
 def test_nothing_is_wider_than_the_window(opened, width):
     for name in ("plain", "hostile", "large"):
         with opened(name, width=width) as page:
