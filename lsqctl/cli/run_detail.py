@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
-from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
 from lsqctl.run import RECORDED, RunDetail, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, format_duration, when_text
 
 if TYPE_CHECKING:
+    from lsqctl.events import Evaluation, MetricSummary, QuantizerStats, Result
     from lsqctl.services.cost import RecipeCost
     from lsqctl.services.layer_findings import LayerFinding
 
