@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from lsqctl.deploy.network import LAYER, Network, node_name
+from lsqctl.deploy.network import LAYER, Network, node_name, operation_of
 from lsqctl.deploy.program import Operation, Program, pack
 from lsqctl.deploy.runtime import Array
 from lsqctl.errors import DataError
@@ -199,7 +199,7 @@ def _kind(node: Node) -> str:
     """Return the operation of a node; of one part of several values, what gave them."""
     if node.target is operator.getitem:
         node = cast("Node", node.args[0])
-    return str(node.target).removeprefix("aten.").partition(".")[0]
+    return operation_of(node) or node.name
 
 
 def _value_of(node: Node) -> Tensor | None:
@@ -267,8 +267,7 @@ Taken = tuple[str, Shape, Mapping[str, object]]
 
 
 def _clamp(node: Node, shape: Shape) -> Taken:
-    kind = str(node.target).removeprefix("aten.").partition(".")[0]
-    low, high = _CLAMPED.get(kind) or (*node.args[1:], -1, 1)[:2]
+    low, high = _CLAMPED.get(operation_of(node)) or (*node.args[1:], -1, 1)[:2]
     return "clamp", shape, {"low": low, "high": high}
 
 

@@ -85,7 +85,7 @@ class Network:
     def float_operations(self) -> list[str]:
         """What computes in fp32 as each runtime sees fit: its last bits are nobody's promise."""
         names = {
-            _operation(node)
+            operation_of(node)
             for node in self.program.graph.nodes
             if isinstance(node.meta.get("val"), Tensor)
         }
@@ -153,8 +153,8 @@ def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
     name = cast("str", node_name(consumer))
     path: list[Node] = []
     node = _walk_back(cast("list[Node]", consumer.args[0])[0], path)
-    between = tuple(one for one in reversed(path) if _operation(one) in _MONOTONE)
-    pools = tuple(one for one in reversed(path) if _operation(one) in _POOLS)
+    between = tuple(one for one in reversed(path) if operation_of(one) in _MONOTONE)
+    pools = tuple(one for one in reversed(path) if operation_of(one) in _POOLS)
     source, reason = layer_node_name(node), ""
     channels: tuple[int, ...] | None = None
     if source is None:
@@ -173,7 +173,7 @@ def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
 
 def _walk_back(node: Node, path: list[Node]) -> Node:
     """Return what stands before operations that keep the order of values, added to ``path``."""
-    while layer_node_name(node) is None and _operation(node) in _MONOTONE | _POOLS | _SAME:
+    while layer_node_name(node) is None and operation_of(node) in _MONOTONE | _POOLS | _SAME:
         path.append(node)
         node = cast("Node", node.args[0])
     return node
@@ -181,11 +181,11 @@ def _walk_back(node: Node, path: list[Node]) -> Node:
 
 def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:
     """Return the layer of a sum, and the channels in which the other summand is padded zeros."""
-    if _operation(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
+    if operation_of(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
         return None, None
     for one, other in (node.args, node.args[::-1]):
         source = layer_node_name(one)
-        if source is not None and isinstance(other, Node) and _operation(other) == "pad":
+        if source is not None and isinstance(other, Node) and operation_of(other) == "pad":
             amounts = cast("list[int]", other.args[1])
             if len(other.args) == 2 and len(amounts) == 6 and not any(amounts[:4]):
                 n_channels = int(other.meta["val"].shape[1])
@@ -196,14 +196,15 @@ def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:
 
 def _summands(node: Node) -> tuple[str, ...]:
     """Return the two quantizers whose values a node adds; () for any other node."""
-    if _operation(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
+    if operation_of(node) not in {"add", "add_"} or len(node.args) != 2 or node.kwargs:
         return ()
     quantized = [one for one in node.args if layer_node_name(one) is None]
     names = [name for name in map(node_name, quantized) if name is not None]
     return tuple(names) if len(names) == 2 else ()
 
 
-def _operation(node: Node) -> str:
+def operation_of(node: Node) -> str:
+    """Return the name of an operation of torch, nothing for any other."""
     parts = str(node.target).split(".")
     return parts[1] if parts[0] == "aten" else ""
 
@@ -214,7 +215,7 @@ def _obstacle(node: Node) -> str:
     if node_name(node) is not None:
         return "a quantizer gives it"
     first = node
-    while _operation(node) in _RESHAPING | _MONOTONE | _SAME and isinstance(node.args[0], Node):
+    while operation_of(node) in _RESHAPING | _MONOTONE | _SAME and isinstance(node.args[0], Node):
         node = node.args[0]  # what moves numbers is the reason where nothing else is
     last = first if layer_node_name(node) is not None else node
-    return f"{_operation(last) or last.name} stands between"
+    return f"{operation_of(last) or last.name} stands between"

@@ -115,6 +115,16 @@ def batches(folder, *, workers):
     return found.train.eval_batches([[0, 1], [2, 3], [4, 5]])
 
 
+def loading(folder):
+    """Return batches of which the first was taken, and the process that decodes them."""
+    make_image_folder(folder)
+    before = set(psutil.Process().children())
+    iterator = batches(folder, workers=1)
+    next(iterator)
+    (loader,) = set(psutil.Process().children()) - before
+    return iterator, loader
+
+
 def slow_images(monkeypatch, seconds):
     read = image_folder._DecodedImages.__getitem__
 
@@ -129,12 +139,8 @@ def slow_images(monkeypatch, seconds):
 def test_a_loader_process_that_is_killed_is_a_fault_of_the_machine_that_names_its_pid(
     tmp_path, monkeypatch
 ):
-    make_image_folder(tmp_path)
     slow_images(monkeypatch, 0.5)
-    before = set(psutil.Process().children())
-    iterator = batches(tmp_path, workers=1)
-    next(iterator)
-    (loader,) = set(psutil.Process().children()) - before
+    iterator, loader = loading(tmp_path)
     loader.kill()
     with pytest.raises(OSError, match=rf"decodes images ended or hangs: .*{loader.pid}"):
         list(iterator)
@@ -166,12 +172,8 @@ def test_a_signal_to_stop_reaches_the_loader_process_too_and_the_run_is_saved(
 def test_a_loader_process_ends_when_its_parent_says_so_and_not_when_another_does(
     tmp_path, monkeypatch
 ):
-    make_image_folder(tmp_path)
     slow_images(monkeypatch, 0.2)
-    before = set(psutil.Process().children())
-    iterator = batches(tmp_path, workers=1)
-    next(iterator)
-    (loader,) = set(psutil.Process().children()) - before
+    iterator, loader = loading(tmp_path)
     subprocess.run(["kill", "-TERM", str(loader.pid)], check=True)
     next(iterator)
     assert loader.is_running()
