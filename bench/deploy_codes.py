@@ -66,21 +66,30 @@ def read_images(file: Path) -> tuple[Tensor, Tensor]:
     return pixels, torch.from_numpy(records[:, 0].astype(np.int64))
 
 
-def trained(case: str, data_dir: Path, images: Tensor, labels: Tensor) -> nn.Module:
+def public_network(data_dir: Path) -> nn.Module:
+    """Return the ResNet-20 with the public full-precision weights."""
+    saved = torch.load(data_dir / WEIGHTS, map_location="cpu", weights_only=True)
+    state = {key.removeprefix("module."): value for key, value in saved["state_dict"].items()}
+    model = build_model("cifar_resnet20", num_classes=10, in_channels=3, image_size=32)
+    model.load_state_dict(state)
+    return model
+
+
+def trained(
+    case: str, data_dir: Path, images: Tensor, labels: Tensor, steps: int = STEPS
+) -> nn.Module:
     """Return the network of a case, calibrated and trained for a few steps."""
     torch.manual_seed(0)
-    name = "mobilenet_v2" if case == "depthwise" else "cifar_resnet20"
-    model = build_model(name, num_classes=10, in_channels=3, image_size=32)
-    if case != "depthwise":
-        saved = torch.load(data_dir / WEIGHTS, map_location="cpu", weights_only=True)
-        state = {key.removeprefix("module."): value for key, value in saved["state_dict"].items()}
-        model.load_state_dict(state)
+    if case == "depthwise":
+        model = build_model("mobilenet_v2", num_classes=10, in_channels=3, image_size=32)
+    else:
+        model = public_network(data_dir)
     model = prepare(model, QuantSpec(**CASES[case]))
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
     inputs = (images.float() / 255 - mean) / std
     calibrate(model, [inputs[:512]])
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
-    for step in range(STEPS):
+    for step in range(steps):
         batch = slice(step * BATCH, (step + 1) * BATCH)
         optimizer.zero_grad()
         F.cross_entropy(model.train()(inputs[batch]), labels[batch]).backward()

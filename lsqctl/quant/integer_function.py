@@ -72,7 +72,7 @@ class _IntegerProduct(torch.autograd.Function):
         *product: Any,
     ) -> Tensor:
         ctx.product = how = Product(*product)
-        if how.geometry is not None:
+        if how.geometry is not None and not torch.compiler.is_compiling():
             x = x.contiguous(memory_format=torch.channels_last)
         x, codes, mark, input_on_kernel = _codes(x, input_step, how.input_bounds, first=0)
         weight, weight_codes, weight_mark, weight_on_kernel = _codes(
@@ -208,6 +208,7 @@ def _convolve_op(  # noqa: PLR0917 (the op's schema is read off it)
     dilation: list[int],
     groups: int,
 ) -> Tensor:
+    codes = codes.contiguous(memory_format=torch.channels_last)  # bytes: the least to lay out anew
     operands = Operands(codes, weight, scale, bias, zero_point, Limits(*limits), dtype)
     out = convolve(operands, Geometry(tuple(stride), tuple(padding), tuple(dilation), groups))
     return out.contiguous(memory_format=torch.channels_last)
