@@ -16,7 +16,8 @@ Networks are calibrated, not trained, for their speed does not depend on what th
 hits on the 10,000 test images of CIFAR-10 are printed. In each round every contender answers once,
 in an order that turns; a ratio is the time of ``onnxruntime fp32`` in the same round over the
 contender's, and the median of the rounds is printed: above 1 is faster. Processor time is
-disturbed less by neighbours; it needs one thread.
+disturbed less by neighbours; it needs one thread. With several threads there is a pause before each
+answer, for threads wait for more work awake, on the cores of the next contender.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -55,6 +56,7 @@ from lsqctl.settings import load_settings  # noqa: E402
 
 SIZES = {"cifar_resnet20": 32}
 CALIBRATION_IMAGES, WARM_UP, COUNTED_BATCH = 8, 3, 100
+PAUSE = 0.05  # seconds, until the threads of the contender before no longer wait for work awake
 FP32 = "onnxruntime fp32"
 
 Logits = Callable[[Array], Array]
@@ -266,14 +268,19 @@ def n_correct(contender: Contender) -> int:
 
 
 def measure(
-    contenders: Mapping[str, Contender], images: Array, rounds: int, clock: Callable[[], float]
+    contenders: Mapping[str, Contender],
+    images: Array,
+    rounds: int,
+    clock: Callable[[], float],
+    pause: float,
 ) -> dict[str, list[float]]:
-    """Return seconds by contender, one of each a round."""
+    """Return seconds by contender, one of each a round, a pause before each."""
     labels = list(contenders)
     seconds: dict[str, list[float]] = {label: [] for label in labels}
     for turn in range(WARM_UP + rounds):
         first = turn % len(labels)
         for label in labels[first:] + labels[:first]:
+            time.sleep(pause)
             start = clock()
             contenders[label].logits(images)
             if turn >= WARM_UP:
@@ -298,7 +305,7 @@ def opened(subject: Subject, names: list[str]) -> dict[str, Contender]:
     return found
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Print a row of a table for each network, batch and contender."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -310,11 +317,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=("cpu", "wall"))
     parser.add_argument("--cifar10-steps", type=int)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     kind = options.clock or ("cpu" if options.threads == 1 else "wall")
     if kind == "cpu" and options.threads != 1:
         parser.error("--clock cpu needs --threads 1: waiting threads count as busy")
     clock = {"cpu": time.process_time, "wall": time.perf_counter}[kind]
+    pause = PAUSE if options.threads > 1 else 0
     warnings.filterwarnings("ignore")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     torch.set_num_threads(options.threads)
@@ -331,7 +339,7 @@ def main() -> None:
         }
         for batch in options.batches:
             images = random_pixels(batch, SIZES.get(net, 224)).numpy()
-            seconds = measure(contenders, images, options.rounds, clock)
+            seconds = measure(contenders, images, options.rounds, clock, pause)
             for name, values in seconds.items():
                 pairs = zip(seconds[FP32], values, strict=True)
                 ratio = statistics.median(fp32 / own for fp32, own in pairs)
