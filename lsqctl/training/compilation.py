@@ -84,8 +84,12 @@ def resume_compile(train_state: TrainState, context: ExecutionContext) -> tuple[
     return _available({"auto": was_enabled, "on": True, "off": False}[context.compile], context)
 
 
-def decide_kernel(recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline) -> Kernel:
+def decide_kernel(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, *, compiled: bool
+) -> Kernel:
     """Return what the run's quantized layers compute with, for all of its attempts.
+
+    Compiled, in bf16, integers gain nothing where the processor multiplies bf16 itself.
 
     Raises UsageError when the recipe demands integers and this attempt has none.
     """
@@ -97,8 +101,16 @@ def decide_kernel(recipe: Recipe, context: ExecutionContext, pipeline: DataPipel
         raise UsageError(
             f"quant.kernel: integer: {reason}; train on a CPU that has one, or say auto or float"
         )
-    large = pipeline.input_shape[-1] >= _INTEGER_MIN_SIZE
-    return "integer" if quant.kernel == "integer" or (large and not reason) else "float"
+    if quant.kernel == "integer":
+        return "integer"
+    pays_off = pipeline.input_shape[-1] >= _INTEGER_MIN_SIZE and not (
+        compiled and recipe.train.precision == "bf16" and _multiplies_bf16()
+    )
+    return "integer" if pays_off and not reason else "float"
+
+
+def _multiplies_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _no_integers_reason(context: ExecutionContext) -> str:

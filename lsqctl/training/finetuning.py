@@ -179,10 +179,11 @@ def _open_train_state(
             )
         return restore_state(start, recipe, context)
     train_state = initial_train_state(recipe, context)
-    train_state.environment["kernel"] = decide_kernel(recipe, context, pipeline)
     notes = decide_compile(
         train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
     )
+    compiled = bool(train_state.environment["compile"])
+    train_state.environment["kernel"] = decide_kernel(recipe, context, pipeline, compiled=compiled)
     return train_state, notes
 
 

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(
 INTEGERS = {"kernel": "integer"}
 
 
-def decided(recipe, job):
+def decided(recipe, job, *, compiled=False):
     pipeline = open_pipeline(recipe, job, setup_torch(job, 0))
-    return compilation.decide_kernel(recipe, job, pipeline)
+    return compilation.decide_kernel(recipe, job, pipeline, compiled=compiled)
 
 
 def test_auto_takes_integers_for_images_large_enough_on_a_cpu(job, monkeypatch):
@@ -37,17 +37,38 @@ def test_auto_takes_integers_for_images_large_enough_on_a_cpu(job, monkeypatch):
     assert decided(tiny(quant={"kernel": "float"}), job()) == "float"
     pipeline = open_pipeline(tiny(), job(), torch.device("cpu"))
     on_gpu = replace(job(), device="cuda:0")
-    assert compilation.decide_kernel(tiny(), on_gpu, pipeline) == "float"
+    assert compilation.decide_kernel(tiny(), on_gpu, pipeline, compiled=False) == "float"
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "native", "expected"),
+    [
+        ("bf16", True, True, "float"),
+        ("bf16", True, False, "integer"),
+        ("bf16", False, True, "integer"),
+        ("fp32", True, True, "integer"),
+    ],
+)
+def test_auto_takes_floats_where_a_compiled_step_multiplies_bf16_itself(
+    job, monkeypatch, precision, compiled, native, expected
+):
+    monkeypatch.setattr(compilation, "_INTEGER_MIN_SIZE", 8)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    train = {"precision": precision}
+    assert decided(tiny(train=train), job(), compiled=compiled) == expected
+    told = decided(tiny(train=train, quant=INTEGERS), job(), compiled=compiled)
+    assert told == "integer"
 
 
 def test_integers_that_cannot_be_had_are_refused_with_the_reason_and_what_to_do(job, monkeypatch):
     recipe = tiny(quant=INTEGERS)
     pipeline = open_pipeline(recipe, job(), torch.device("cpu"))
+    on_gpu = replace(job(), device="cuda:0")
     with pytest.raises(UsageError, match="no integer kernel for cuda:0; train on a CPU"):
-        compilation.decide_kernel(recipe, replace(job(), device="cuda:0"), pipeline)
+        compilation.decide_kernel(recipe, on_gpu, pipeline, compiled=False)
     monkeypatch.setattr(integer, "is_available", lambda: False)
     with pytest.raises(UsageError, match="torch has no integer kernel for this processor; train"):
-        compilation.decide_kernel(recipe, job(), pipeline)
+        compilation.decide_kernel(recipe, job(), pipeline, compiled=False)
 
 
 def test_a_recipe_that_names_no_kernel_has_the_hash_it_had_before_there_were_any():
