@@ -103,8 +103,14 @@ def read_report(directory: Path) -> JsonObject:
         raise NotFound(
             f"{directory} has no {CHECK}; `lsqctl deploy RUN -o DIR` writes such a folder"
         ) from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise DataError(f"{path} is damaged: {error}") from None
+    except NotADirectoryError:
+        raise DataError(f"{directory} is no folder: name the one that holds {CHECK}") from None
+    except AttributeError:
+        raise DataError(f"{path} holds no JSON object: deploy the run again") from None
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; deploy the run again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if _manifest(rest) != data:
         raise DataError(f"{path} has changed since it was written: deploy the run again")
     for name in report["sha256"]:
@@ -187,6 +193,8 @@ def read_expected(directory: Path) -> tuple[Array, Array]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["images"], arrays["logits"]
+    except FileNotFoundError:
+        raise DataError(f"{path} is gone: deploy the run again") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; deploy the run again") from None
 

@@ -153,7 +153,17 @@ def test_a_changed_report_and_a_missing_file_are_found(shipped):
     with pytest.raises(DataError, match=r"check\.json has changed since it was written"):
         check_folder(shipped)
     (shipped / "check.json").write_text("[]")
-    with pytest.raises(DataError, match=r"check\.json is damaged"):
+    with pytest.raises(DataError, match=r"check\.json holds no JSON object: deploy the run again"):
+        check_folder(shipped)
+    (shipped / "check.json").write_text(report[:100])
+    with pytest.raises(DataError, match=r"check\.json is damaged: .*; deploy the run again"):
+        check_folder(shipped)
+    (shipped / "README_.md").touch()
+    with pytest.raises(DataError, match=r"README_\.md is no folder: name the one that holds check"):
+        check_folder(shipped / "README_.md")
+    (shipped / "check.json").write_text(report)
+    (shipped / "expected.npz").unlink()
+    with pytest.raises(DataError, match=r"expected\.npz is gone: deploy the run again"):
         check_folder(shipped)
     (shipped / "check.json").unlink()
     with pytest.raises(NotFound, match=r"has no check\.json; `lsqctl deploy RUN -o DIR` writes"):

@@ -454,6 +454,13 @@ def test_an_unknown_form_and_a_missing_package_end_in_one_line(resnet8, tmp_path
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("package", ["qonnx", "onnx", "onnxruntime"])
+def test_qonnx_says_which_of_the_packages_that_it_imports_is_missing(package, monkeypatch):
+    monkeypatch.setattr("lsqctl.deploy.runtime.find_spec", lambda name: name != package or None)
+    (runner,) = FORMS.load("qonnx")().runners(WrittenForm(b""), name="x", threads=1, trusted=True)
+    assert runner.reason == f"this needs {package}: pip install 'lsqctl[qonnx]'"
+
+
 @pytest.mark.slow
 def test_with_all_what_is_not_possible_is_left_out_with_its_reason(tmp_path):
     model, batch = prepared(Joined(F.silu)), [(images(2), None)]
