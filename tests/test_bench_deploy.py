@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.bench_scripts import imported
+
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 pytestmark = pytest.mark.slow  # it compiles, and quantizes by other tools
-PATH = Path(__file__).resolve().parents[1] / "bench" / "deploy.py"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("bench_deploy", PATH)
-    module = sys.modules["bench_deploy"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["bench_deploy"]
-    sys.path[:] = before
+    with imported("deploy") as module:
+        yield module
 
 
 @pytest.fixture(autouse=True)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.bench_scripts import imported
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def bench():
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("gpu_bench", ROOT / "bench" / "gpu.py")
-    module = sys.modules["gpu_bench"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    yield module
-    del sys.modules["gpu_bench"]
+    with imported("gpu") as module:
+        yield module
 
 
 @pytest.fixture(autouse=True)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.bench_scripts import imported
+
 pytestmark = pytest.mark.slow  # it compiles; the suite has minutes to keep to
-PATH = Path(__file__).resolve().parents[1] / "bench" / "train_step.py"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    before = list(sys.path)
-    spec = importlib.util.spec_from_file_location("train_step", PATH)
-    module = sys.modules["train_step"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["train_step"]
-    sys.path[:] = before
+    with imported("train_step") as module:
+        yield module
 
 
 @pytest.fixture(autouse=True)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.bench_scripts import imported
 from tests.conftest import FULL, WARM
-
-PATH = Path(__file__).resolve().parents[2] / "bench" / "chaos.py"
 
 
 @pytest.fixture(scope="module")
 def chaos():
-    spec = importlib.util.spec_from_file_location("chaos", PATH)
-    module = sys.modules["chaos"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not FULL:
-        module.Workspace.starter = WARM
-    yield module
-    del sys.modules["chaos"]
+    with imported("chaos") as module:
+        if not FULL:
+            module.Workspace.starter = WARM
+        yield module
 
 
 @pytest.fixture(scope="module")
