@@ -207,14 +207,17 @@ def _form_lines(name: str, form: JsonObject, reference: str) -> list[str]:
 
 
 def _difference(form: JsonObject, reference: str = _REFERENCE) -> str:
-    n_predictions = pluralize(form["predictions_differing"], "prediction")
+    predictions = _differing(form["predictions_differing"], "prediction")
     if not form["codes"]:
-        n_logits = pluralize(form["logits_differing"], "logit")
-        return f"{n_logits} differ from {reference} in a bit; {n_predictions} differ"
-    return (
-        f"{form['codes_differing']:,} codes differ from {reference}, in "
-        f"{pluralize(form['images_differing'], 'image')}; {n_predictions} differ"
-    )
+        logits = _differing(form["logits_differing"], "logit")
+        return f"{logits} from {reference} in a bit; {predictions}"
+    codes = _differing(form["codes_differing"], "code")
+    images = pluralize(form["images_differing"], "image")
+    return f"{codes} from {reference}, in {images}; {predictions}"
+
+
+def _differing(count: int, thing: str) -> str:
+    return f"{pluralize(count, thing)} {'differs' if count == 1 else 'differ'}"
 
 
 def _fake_quantized_line(trained: JsonObject) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lsqctl.deploy import Options, convert
-from lsqctl.deploy.card import Card
+from lsqctl.deploy.card import Card, _difference
 from lsqctl.deploy.checking import Comparison, reference_answers
 from lsqctl.deploy.folder import check_folder, npz_bytes, read_report, write_folder
 from lsqctl.deploy.forms import FORMS, Unavailable, WrittenForm, forms_markdown
@@ -459,6 +459,18 @@ def test_qonnx_says_which_of_the_packages_that_it_imports_is_missing(package, mo
     monkeypatch.setattr("lsqctl.deploy.runtime.find_spec", lambda name: name != package or None)
     (runner,) = FORMS.load("qonnx")().runners(WrittenForm(b""), name="x", threads=1, trusted=True)
     assert runner.reason == f"this needs {package}: pip install 'lsqctl[qonnx]'"
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ((1, 1, 1), "1 code differs from the integer reference, in 1 image; 1 prediction differs"),
+        ((2000, 3, 0), "2,000 codes differ from the integer reference, in 3 images; 0 predictions"),
+    ],
+)
+def test_what_differs_is_counted_in_the_singular_and_the_plural(counts, said):
+    names = ("codes_differing", "images_differing", "predictions_differing")
+    assert _difference({"codes": 5000, **dict(zip(names, counts, strict=True))}).startswith(said)
 
 
 @pytest.mark.slow
