@@ -7,6 +7,7 @@ among the recipes of the same call, then among recipe files, then among the runs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, check_ranks, fingerprint, possible_ranks
-from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, find_parent
+from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, bundled_recipes, find_parent
 from lsqctl.run import (
     EXTENSION_ROLE,
     EnqueuedRun,
@@ -42,6 +43,7 @@ from lsqctl.services.recipe_inputs import (
 )
 from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import Settings, current_user
+from lsqctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -351,7 +353,7 @@ class _Planner:
         runs = [run for run in runs_of_name if run.state in _REUSABLE_STATES]
         hashes = {run.recipe_sha256 for run in runs}
         if not runs or self.store is None:
-            raise NotFound(f"{{run: {name}}}: no recipe and no run has this name")
+            raise self._unknown_parent(name)
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
         seed = choose_parent_seed(name, {run.seed for run in runs}, child.seed)
@@ -361,6 +363,15 @@ class _Planner:
             key, name, parent_recipe["model"]["name"], parent_recipe["data"]["name"], child
         )
         return run.recipe_sha256, run.run_sha256
+
+    def _unknown_parent(self, name: str) -> NotFound:
+        said = f"{{run: {name}}}: no recipe and no run has this name"
+        names = set(bundled_recipes())
+        if self.store is not None:
+            with suppress(LsqctlError):
+                return NotFound(f"{said}, but an id: write `{self.store.runs.resolve(name).name}`")
+            names |= {run.name for run in self.store.runs.list()}
+        return NotFound(f"{said}{did_you_mean(name, names)}")
 
     def _check_data(self, recipe: Recipe) -> None:
         self._datasets.identity(recipe.data)

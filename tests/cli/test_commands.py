@@ -306,6 +306,20 @@ def test_recipe_check_says_what_a_submit_would_be_refused_for_and_makes_no_works
         assert not Path(".lsqctl").exists()
 
 
+def test_a_parent_that_nobody_knows_is_told_with_the_nearest_name_and_an_id_with_its_run(here):
+    Path("r.yaml").write_text(TINY)
+    run_id = here("submit", "r.yaml", "-q").stdout.split()[0]
+    name = json.loads(here("runs", "show", run_id, "--json").stdout)["run"]["name"]
+    child = TINY.replace("resnet8", "resnet8, weights: {run: PARENT}")
+    for parent, told in (
+        (name + "x", f"no run has this name; did you mean `{name}`?"),
+        ("digits/resnet8-fp23", "did you mean `digits/resnet8-fp32`?"),
+        (run_id, f"no recipe and no run has this name, but an id: write `{name}`"),
+    ):
+        Path("child.yaml").write_text(child.replace("PARENT", parent))
+        assert told in here("submit", "child.yaml", code=3).stderr
+
+
 def test_version_names_commit_and_schema(cli):
     assert f"schema {shipped_revisions(bundled('db'))[-1]}" in cli("--version").stdout
 
