@@ -56,7 +56,7 @@ class Qonnx:
         self, written: WrittenForm, *, name: str, threads: int, trusted: bool
     ) -> Iterator[Runner | Unavailable]:
         """Yield qonnx's own executor."""
-        if missing := missing_packages("qonnx", extra="qonnx"):
+        if missing := missing_packages("qonnx", "onnx", "onnxruntime", extra="qonnx"):
             yield Unavailable("qonnx", missing)
         else:
             yield Runner("qonnx", qonnx_answers(written.data, name), max_images=MAX_IMAGES)
