@@ -47,7 +47,12 @@ _SHOWN = ("forms", "edges", "settled", "fake_quantized")  # of a folder's report
 
 def image_count(text: str | int | None) -> int | None:
     """Parse how many images are compared; ``all`` is None."""
-    return None if text in (None, "all") else positive_int(str(text))
+    if text in (None, "all"):
+        return None
+    try:
+        return positive_int(str(text))
+    except typer.BadParameter as error:
+        raise typer.BadParameter(f"{error.message}; all images: all") from None
 
 
 @app.command(epilog="Example: lsqctl deploy run @last -o DIR --check 1000")
@@ -60,8 +65,13 @@ def run(
         typer.Option(metavar="NAME|all", help="A form to write (exact); may be repeated."),
     ] = None,
     check: Annotated[
-        str, typer.Option(metavar="N|all", help="Images of the evaluation split to compare.")
-    ] = "all",
+        int | None,
+        typer.Option(
+            parser=image_count,
+            metavar="N|all",
+            help="Images of the evaluation split to compare (all).",
+        ),
+    ] = None,
     plain: Annotated[
         bool,
         typer.Option("--plain", help="Standard ONNX operators only, none of onnxruntime's own."),
@@ -81,7 +91,6 @@ def run(
     """
     from lsqctl.services.deploy import deploy_run
 
-    count = image_count(check)
     with open_store(ctx) as store:
         deployment = deploy_run(
             store,
@@ -89,7 +98,7 @@ def run(
             run_ref,
             output,
             forms=tuple(form or ["exact"]),
-            check=count,
+            check=check,
             plain=plain,
             settle=settle,
             hub=hub,

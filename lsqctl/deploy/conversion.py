@@ -28,7 +28,15 @@ from lsqctl.deploy.checking import (
     FloatComparison,
     reference_answers,
 )
-from lsqctl.deploy.folder import CHECK, EXPECTED, check_free, npz_bytes, unlike_images, write_folder
+from lsqctl.deploy.folder import (
+    CHECK,
+    EXPECTED,
+    SCHEMA_VERSION,
+    check_free,
+    npz_bytes,
+    unlike_images,
+    write_folder,
+)
 from lsqctl.deploy.forms import FORMS, Answers, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.runtime import Array, missing_packages
@@ -305,7 +313,7 @@ def _report(
         for name, layer in network.layers.items()
     ]
     return {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "arithmetic": ARITHMETIC,
         "forms": {check.key: check.as_json(written[check.form]) for check in checks},
         "edges": certificates_json(source.certificates),

@@ -26,6 +26,7 @@ from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.run import JsonObject
 
 CHECK, EXPECTED = "check.json", "expected.npz"
+SCHEMA_VERSION = 1  # of check.json
 _OWN_DIGEST = "sha256_of_the_rest"
 
 
@@ -48,8 +49,11 @@ def check_free(directory: Path) -> None:
     """Raise UsageError where a folder or file stands already, or no folder could be made."""
     if directory.exists() or directory.is_symlink():
         raise UsageError(f"{directory} exists; name another folder, or remove it first")
-    if not directory.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {directory.absolute().parent} to write into")
+    parent = directory.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {parent} to write into")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{parent} cannot be written into; name a folder elsewhere")
 
 
 def write_folder(directory: Path, files: Mapping[str, bytes], report: JsonObject) -> None:
@@ -71,7 +75,10 @@ def write_folder(directory: Path, files: Mapping[str, bytes], report: JsonObject
                 os.fsync(file.fileno())
         temporary.rename(directory)
     except OSError as error:
-        raise UsageError(f"cannot write {directory}: {error.strerror}") from None
+        raise UsageError(
+            f"cannot write {directory}: {error.strerror}; nothing is left of it, so name a folder "
+            "elsewhere or make room"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -93,7 +100,13 @@ def _canonical(report: JsonObject) -> bytes:
 
 
 def read_report(directory: Path) -> JsonObject:
-    """Return what ``check.json`` says.  Raises NotFound without it, DataError for a damaged one."""
+    """Return what ``check.json`` says.
+
+    Raises NotFound without it, DataError for one that is damaged or of a newer version.
+    """
+    if not directory.is_dir():
+        what = "is a file" if directory.exists() else "is not there"
+        raise NotFound(f"{directory} {what}; `lsqctl deploy RUN -o DIR` writes a folder to check")
     path = directory / CHECK
     try:
         data = path.read_bytes()
@@ -103,20 +116,37 @@ def read_report(directory: Path) -> JsonObject:
         raise NotFound(
             f"{directory} has no {CHECK}; `lsqctl deploy RUN -o DIR` writes such a folder"
         ) from None
-    except NotADirectoryError:
-        raise DataError(f"{directory} is no folder: name the one that holds {CHECK}") from None
     except AttributeError:
         raise DataError(f"{path} holds no JSON object: deploy the run again") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: {error}; deploy the run again") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    version = report.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has version {version}, this lsqctl reads {SCHEMA_VERSION}: upgrade lsqctl"
+        )
     if _manifest(rest) != data:
         raise DataError(f"{path} has changed since it was written: deploy the run again")
+    if not _is_whole(report):
+        raise DataError(f"{path} is not what a deployment writes: deploy the run again")
     for name in report["sha256"]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{path} names a file outside of the folder: {name!r}")
     return report
+
+
+def _is_whole(report: JsonObject) -> bool:
+    """Return whether a report has what a check reads of it, in the types that it has there."""
+    digests, forms = report.get("sha256"), report.get("forms")
+    if not isinstance(digests, dict) or not isinstance(forms, dict):
+        return False
+    types = {"form": str, "file": str, "runtime": str, "expected_differing": int}
+    return all(isinstance(digest, str) for digest in digests.values()) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in types.items())
+        for entry in forms.values()
+    )
 
 
 def exact_entry(report: JsonObject, n_images: int) -> JsonObject | None:
@@ -169,6 +199,8 @@ def check_folder(directory: Path, *, threads: int = 1, trusted: bool = False) ->
 
 def _runner(path: Path, entry: JsonObject, *, threads: int, trusted: bool) -> Runner | Unavailable:
     """Return a file in the runtime in which it was checked when it was written."""
+    if entry["form"] not in FORMS:
+        raise DataError(f"{path} has the form {entry['form']}, which is not known: upgrade lsqctl")
     written = WrittenForm(path.read_bytes())
     a_form: Form = FORMS.load(entry["form"])()
     for runner in a_form.runners(written, name=str(path), threads=threads, trusted=trusted):
@@ -184,7 +216,8 @@ def changed_files(directory: Path, digests: Mapping[str, str]) -> Iterator[str]:
         if not path.is_file():
             yield f"{path} is gone: deploy the run again"
         elif (found := hashlib.sha256(path.read_bytes()).hexdigest()) != digest:
-            yield f"{path} has changed: its sha256 is {found}, {CHECK} says {digest}"
+            says = f"its sha256 is {found}, {CHECK} says {digest}"
+            yield f"{path} has changed: {says}; deploy the run again"
 
 
 def read_expected(directory: Path) -> tuple[Array, Array]:
@@ -192,11 +225,16 @@ def read_expected(directory: Path) -> tuple[Array, Array]:
     path = directory / EXPECTED
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["images"], arrays["logits"]
+            images, logits = arrays["images"], arrays["logits"]
     except FileNotFoundError:
         raise DataError(f"{path} is gone: deploy the run again") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}; deploy the run again") from None
+    shapes = images.ndim > 1 and logits.ndim == 2 and 0 < len(images) == len(logits)
+    if not shapes or images.dtype not in (np.uint8, np.float32) or logits.dtype != np.float32:
+        found = ", ".join(f"{array.dtype} {array.shape}" for array in (images, logits))
+        raise DataError(f"{path} holds no images and their logits ({found}): deploy the run again")
+    return images, logits
 
 
 NEAR = 1e-3

@@ -43,7 +43,6 @@ def open_session(
     Raises DataError for what onnxruntime does not take.
     """
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -52,16 +51,23 @@ def open_session(
         return onnxruntime.InferenceSession(
             _with_outputs(file, taps), options, providers=["CPUExecutionProvider"]
         )
-    except (
+    except _complaints() as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"onnxruntime refuses {name}: {reason}") from None
+
+
+def _complaints() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises; its errors have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    return (
         errors.Fail,
         errors.InvalidArgument,
         errors.InvalidGraph,
         errors.InvalidProtobuf,
         errors.NotImplemented,
         errors.RuntimeException,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"onnxruntime refuses {name}: {reason}") from None
+    )
 
 
 def _with_outputs(file: bytes, taps: Iterable[str]) -> bytes:
@@ -79,11 +85,22 @@ def _with_outputs(file: bytes, taps: Iterable[str]) -> bytes:
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, images: Array, outputs: list[str] | None = None
+    session: onnxruntime.InferenceSession,
+    images: Array,
+    outputs: list[str] | None = None,
+    *,
+    name: str = "the file",
 ) -> Mapping[str, Array]:
-    """Return the outputs by name, all unless named, of one batch of images."""
+    """Return the outputs by name, all unless named, of one batch of images.
+
+    Raises DataError for a file that does not take them.
+    """
     names = outputs or [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"images": images}), strict=True))
+    try:
+        return dict(zip(names, session.run(names, {"images": images}), strict=True))
+    except (*_complaints(), ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"onnxruntime cannot run {name}: {reason}") from None
 
 
 def onnx_answers(
@@ -101,8 +118,8 @@ def onnx_answers(
     names = list(dict.fromkeys(taps.values()))
 
     def answer(images: Array) -> Answers:
-        logits = run_session(plain, images)["logits"]
-        found = run_session(tapped, images, names) if tapped else {}
+        logits = run_session(plain, images, ["logits"], name=name)["logits"]
+        found = run_session(tapped, images, names, name=name) if tapped else {}
         return Answers(logits, {edge: found[one].astype(np.int16) for edge, one in taps.items()})
 
     return answer

@@ -13,7 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from lsqctl.deploy.certificate import certify, fit, proofs, staircase
+from lsqctl.deploy.certificate import (
+    Requantization,
+    _finest_factors,
+    _reproduces,
+    certify,
+    fit,
+    proofs,
+    staircase,
+)
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.network import Edge
 from lsqctl.deploy.onnx_graph import write_onnx
@@ -93,6 +101,46 @@ def test_no_reachable_value_is_closer_to_a_border_between_codes_than_the_margin(
         1, initial=np.inf
     )
     np.testing.assert_allclose(margins, distances, rtol=1e-6)
+
+
+@given(stairs(), st.integers(-3, 3))
+def test_integers_are_called_right_exactly_where_a_walk_over_all_accumulators_says_so(one, moved):
+    u, reachable, codes = every_code(one)
+    _, integers = fit(one)
+    biases = integers.biases + moved * integers.factors * one.direction
+    integers = replace(integers, biases=biases)
+    right = ((integers.codes(u * one.direction[:, None]) == codes) | ~reachable).all(1)
+    assert (_reproduces(one, integers, np.arange(4)) == right).all()
+
+
+def small_layer(codes, *, scale=0.0, highest=15):
+    grid = Grid(torch.tensor(0.5), None, 0, highest)
+    scales, shifts = torch.full((len(codes),), scale), torch.full((len(codes),), 1.0)
+    return IntegerLayer("layer", grid, codes.to(torch.int8), 4, scales, shifts)
+
+
+def test_integers_that_pass_32_bits_are_not_called_right():
+    layer = small_layer(torch.ones(1, 8))
+    one = staircase(edge_through(RELU), layer, layer.grid)  # of the code 2, whatever comes in
+    for bias, right in (((1 << 31) - 1 - 120, True), ((1 << 31) - 120, False)):
+        multiplier = np.array([2 / bias], np.float32)
+        integers = Requantization(np.array([1]), np.array([bias]), multiplier, 0, 15)
+        assert (integers.codes(np.arange(121)[None]) == 2).all()
+        assert _reproduces(one, integers, np.arange(1)).tolist() == [right]
+
+
+def test_finer_weights_stay_bytes_and_no_pair_of_products_passes_16_bits():
+    codes = torch.tensor([[2, 2, -2, -2], [1, 0, 0, 0], [-8, 0, 0, 0], [7, 0, 0, 0]])
+    assert _finest_factors(small_layer(codes)).tolist() == [63, 127, 16, 18]
+    assert _finest_factors(small_layer(codes, highest=255)).tolist() == [32, 127, 16, 18]
+
+
+def test_of_a_sum_with_padding_the_margin_is_that_of_the_padded_channels():
+    layer = replace(small_layer(torch.ones(3, 8), scale=0.5), shift=torch.tensor([0.25, 0.3, 1]))
+    one = staircase(edge_through(RELU), layer, layer.grid)
+    assert one.margins() == pytest.approx([0, 0.1, 0.5], abs=1e-6)
+    some = replace(one, edge=replace(one.edge, channels=(1, 2)))
+    assert some.margins() == pytest.approx([np.inf, 0.1, 0.5], abs=1e-6)
 
 
 def test_a_layer_of_many_channels_is_fitted_by_the_block_and_each_integer_is_its_channel_s():

@@ -16,7 +16,14 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lsqctl.deploy.folder import check_folder, read_report, write_folder
+from lsqctl.deploy.folder import (
+    _manifest,
+    check_folder,
+    check_free,
+    npz_bytes,
+    read_report,
+    write_folder,
+)
 from lsqctl.deploy.runtime import require
 from lsqctl.errors import DataError, NotFound, UsageError
 from tests.conftest import CommandLine
@@ -158,9 +165,6 @@ def test_a_changed_report_and_a_missing_file_are_found(shipped):
     (shipped / "check.json").write_text(report[:100])
     with pytest.raises(DataError, match=r"check\.json is damaged: .*; deploy the run again"):
         check_folder(shipped)
-    (shipped / "README_.md").touch()
-    with pytest.raises(DataError, match=r"README_\.md is no folder: name the one that holds check"):
-        check_folder(shipped / "README_.md")
     (shipped / "check.json").write_text(report)
     (shipped / "expected.npz").unlink()
     with pytest.raises(DataError, match=r"expected\.npz is gone: deploy the run again"):
@@ -168,6 +172,91 @@ def test_a_changed_report_and_a_missing_file_are_found(shipped):
     (shipped / "check.json").unlink()
     with pytest.raises(NotFound, match=r"has no check\.json; `lsqctl deploy RUN -o DIR` writes"):
         check_folder(shipped)
+
+
+def with_report(folder: Path, change) -> Path:
+    """The folder with another report and an honest hash of that."""
+    report = json.loads((folder / "check.json").read_text())
+    del report["sha256_of_the_rest"]
+    change(report)
+    (folder / "check.json").write_bytes(_manifest(report))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.update(schema_version=2), "has version 2, this lsqctl reads 1: upgrade"),
+        (lambda r: r.pop("sha256"), "is not what a deployment writes"),
+        (lambda r: r.update(sha256=["config.json"]), "is not what a deployment writes"),
+        (lambda r: r.pop("forms"), "is not what a deployment writes"),
+        (lambda r: r.update(forms={"exact": 3}), "is not what a deployment writes"),
+        (lambda r: r["forms"]["exact"].pop("file"), "is not what a deployment writes"),
+        (lambda r: r["forms"]["exact"].update(expected_differing="0"), "is not what a deployment"),
+    ],
+)
+def test_a_report_of_a_newer_version_or_another_shape_ends_in_one_line(shipped, change, said):
+    with pytest.raises(DataError, match=said) as caught:
+        check_folder(with_report(shipped, change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_form_that_this_version_does_not_know_is_a_problem_and_the_rest_is_checked(shipped):
+    folder = with_report(shipped, lambda r: r["forms"]["exact"].update(form="new"))
+    (problem,) = check_folder(folder).problems
+    assert "has the form new, which is not known: upgrade lsqctl" in problem
+
+
+@pytest.mark.parametrize("text", ["hello", "[]", "null", "[" * 100_000, "\xff"])
+def test_a_report_that_is_no_report_ends_in_one_line(shipped, text):
+    (shipped / "check.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(
+        DataError, match=r"check\.json (is damaged|holds no JSON object): .*deploy the run again"
+    ) as caught:
+        check_folder(shipped)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images, logits: (images[:0], logits[:0]),
+        lambda images, logits: (images, logits[:10]),
+        lambda images, logits: (images.astype("f8"), logits),
+        lambda images, logits: (np.array(3), np.array(3)),
+        lambda images, logits: (np.array(["a"]), logits[:1]),
+    ],
+    ids=["none", "fewer logits", "fp64", "a number", "text"],
+)
+def test_expected_arrays_that_are_no_images_and_logits_end_in_one_line(shipped, change):
+    with np.load(shipped / "expected.npz") as arrays:
+        images, logits = change(arrays["images"], arrays["logits"])
+    (shipped / "expected.npz").write_bytes(npz_bytes(images=images, logits=logits))
+    with pytest.raises(DataError, match=r"expected\.npz holds no images and their logits"):
+        check_folder(shipped)
+
+
+def test_images_that_a_file_does_not_take_end_in_one_line(shipped):
+    with np.load(shipped / "expected.npz") as arrays:
+        images, logits = arrays["images"][..., :5], arrays["logits"]
+    (shipped / "expected.npz").write_bytes(npz_bytes(images=images, logits=logits))
+    problems = check_folder(shipped).problems
+    assert "onnxruntime cannot run" in problems[-1]
+    assert "\n" not in problems[-1]
+
+
+def test_what_is_no_folder_is_said_to_be_none(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(NotFound, match=r"file is a file; `lsqctl deploy RUN -o DIR` writes"):
+        check_folder(tmp_path / "file")
+    with pytest.raises(NotFound, match="none is not there; "):
+        check_folder(tmp_path / "none")
+
+
+def test_where_nothing_may_be_written_it_is_said_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # of root's files none is closed to root
+    with pytest.raises(UsageError, match="cannot be written into; name a folder elsewhere"):
+        check_free(tmp_path / "out")
 
 
 def forged(shipped: Path, change) -> Path:
@@ -242,9 +331,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(deployed):
     assert "no form is named `exat`; did you mean `exact`" in unknown.stderr
     assert "add --html FILE" in line("leaderboard", "--classify", "every", code=2).stderr
     assert "no run" in line("deploy", "nosuch", "-o", "x", code=3).stderr
-    assert (
-        "must be a whole number" in line("deploy", run, "-o", "x", "--check", "many", code=2).stderr
-    )
+    many = line("deploy", run, "-o", "x", "--check", "many", code=2).stderr
+    assert "'--check': must be a whole number, got `many`; all images: all" in many
     line("submit", "digits/resnet8-w4a4", "--seed", "9", "--hold")
     done = line("deploy", "@last", "-o", "x", code=3)
     assert "only a succeeded run can be deployed" in done.stderr

@@ -354,6 +354,17 @@ def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():
     assert refused.reason.startswith("openvino refuses model.onnx: ")
 
 
+def test_qonnx_refuses_what_is_no_network_before_it_executes_it():
+    pytest.importorskip("qonnx", reason="NO QONNX: pip install qonnx")
+    for data, said in ((b"", "is no network of the form qonnx"), (b"x", "is no ONNX file")):
+        with pytest.raises(DataError, match=f"model.qonnx.onnx {said}"):
+            list(
+                FORMS.load("qonnx")().runners(
+                    WrittenForm(data), name="model.qonnx.onnx", threads=1, trusted=False
+                )
+            )
+
+
 @pytest.fixture(scope="module")
 def every(resnet8, tmp_path_factory) -> Path:
     """A folder with every form of the digits network."""

@@ -144,3 +144,21 @@ def test_an_accumulator_beyond_32_bits_is_refused():
         linear.weight_quantizer.step_size.fill_(1 / 127)
     with pytest.raises(NotInteger, match="passes 32 bits"):
         integer_layer("wide", linear)
+
+
+def test_an_accumulator_of_2_to_31_of_the_lowest_codes_is_refused_and_one_less_is_not():
+    def linear(width):
+        specs = {"weight_spec": TensorSpec(), "input_spec": TensorSpec(signed=True)}
+        layer = QuantLinear(width, 1, **specs, bias=False)
+        nn.init.constant_(layer.weight, -1.0)
+        for quantizer in (layer.weight_quantizer, layer.input_quantizer):
+            quantizer.calibrate(torch.ones(4))
+        with torch.no_grad():
+            layer.weight_quantizer.step_size.fill_(1 / 128)
+        return layer
+
+    width = (1 << 31) // (128 * 128)
+    with pytest.raises(NotInteger, match="may accumulate 2147483648, which passes 32 bits"):
+        integer_layer("wide", linear(width))
+    bound = integer_layer("narrower", linear(width - 1)).accumulator_bound
+    assert bound == 128 * 128 * (width - 1)

@@ -140,8 +140,12 @@ def openvino_answers(
         raise DataError(f"openvino refuses {name}: {reason}") from None
 
     def answer(images: Array) -> Answers:
-        logits = np.array(plain(images)["logits"])
-        found = tapped(images) if tapped else {}
+        try:
+            logits = np.array(plain(images)["logits"])
+            found = tapped(images) if tapped else {}
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[-300:]
+            raise DataError(f"openvino cannot run {name}: {reason}") from None
         return Answers(logits, {edge: found[one].astype(np.int16) for edge, one in taps.items()})
 
     return answer

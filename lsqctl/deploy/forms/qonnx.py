@@ -157,9 +157,17 @@ def qonnx_answers(file: bytes, name: str) -> Callable[[Array], Answers]:
         proto: onnx.ModelProto = onnx.load_from_string(file)
     except DecodeError as error:
         raise DataError(f"{name} is no ONNX file: {error}") from None
+    (inputs, outputs) = (
+        [one.name for one in ends] for ends in (proto.graph.input, proto.graph.output)
+    )
+    if inputs != ["images"] or outputs != ["logits"] or not proto.graph.node:
+        raise DataError(f"{name} is no network of the form qonnx")
     model = ModelWrapper(proto).transform(InferShapes())
+    shape = tuple(model.get_tensor_shape("images") or ())
 
     def answer(images: Array) -> Answers:
+        if shape != (1, *images.shape[1:]):
+            raise DataError(f"{name} takes images {shape[1:]}, not {images.shape[1:]}")
         logits = [execute_onnx(model, {"images": one[None]})["logits"] for one in images]
         return Answers(np.concatenate(logits))
 
