@@ -96,9 +96,10 @@ def run_session(
     Raises DataError for a file that does not take them.
     """
     names = outputs or [output.name for output in session.get_outputs()]
+    refusals = (*_complaints(), ValueError)
     try:
         return dict(zip(names, session.run(names, {"images": images}), strict=True))
-    except (*_complaints(), ValueError) as error:
+    except refusals as error:
         reason = " ".join(str(error).split())
         raise DataError(f"onnxruntime cannot run {name}: {reason}") from None
 
