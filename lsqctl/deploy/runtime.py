@@ -96,7 +96,7 @@ def run_session(
     Raises DataError for a file that does not take them.
     """
     names = outputs or [output.name for output in session.get_outputs()]
-    refusals = (*_complaints(), ValueError)
+    refusals: tuple[type[Exception], ...] = (*_complaints(), ValueError)
     try:
         return dict(zip(names, session.run(names, {"images": images}), strict=True))
     except refusals as error:
