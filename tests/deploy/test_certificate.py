@@ -19,6 +19,7 @@ from lsqctl.deploy.certificate import (
     _reproduces,
     certify,
     fit,
+    pair_bounds,
     proofs,
     staircase,
 )
@@ -133,6 +134,21 @@ def test_finer_weights_stay_bytes_and_no_pair_of_products_passes_16_bits():
     codes = torch.tensor([[2, 2, -2, -2], [1, 0, 0, 0], [-8, 0, 0, 0], [7, 0, 0, 0]])
     assert _finest_factors(small_layer(codes)).tolist() == [63, 127, 16, 18]
     assert _finest_factors(small_layer(codes, highest=255)).tolist() == [32, 127, 16, 18]
+
+
+def test_a_code_that_the_largest_accumulator_alone_reaches_has_its_threshold():
+    layer = small_layer(torch.ones(1, 1), scale=0.5 * 2.51 / 15)
+    layer = replace(layer, shift=torch.zeros(1))
+    one = staircase(edge_through(RELU), layer, layer.grid)
+    assert (int(one.highest[0]), one.thresholds[0, :3].tolist()) == (15, [3, 9, 15])
+    assert one.inside[0].tolist() == [True] * 3 + [False] * 12
+
+
+def test_pairs_of_products_are_neighbours_channels_last_and_codes_count_from_the_smallest():
+    layer = small_layer(torch.tensor([[[[3, -1]], [[2, 5]]]]))  # two channels, a row of two
+    layer = replace(layer, grid=Grid(torch.tensor(0.5), None, -2, 5))
+    assert pair_bounds(layer).tolist() == [7 * (3 + 2)]
+    assert pair_bounds(replace(layer, weight_codes=-layer.weight_codes)).tolist() == [7 * (3 + 2)]
 
 
 def test_of_a_sum_with_padding_the_margin_is_that_of_the_padded_channels():
