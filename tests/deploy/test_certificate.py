@@ -28,6 +28,7 @@ from lsqctl.deploy.network import Edge
 from lsqctl.deploy.onnx_graph import write_onnx
 from lsqctl.deploy.runtime import open_session, run_session
 from lsqctl.deploy.settle import settle
+from lsqctl.deploy.sums import _integers as sum_integers
 from lsqctl.quant.arithmetic import Grid, IntegerLayer
 from tests.conftest import fewer
 from tests.deploy.networks import Chain, compared, exported, images, prepared, traced
@@ -338,6 +339,15 @@ def test_integers_give_a_sum_of_codes_its_code_for_every_pair(spec):
     assert 0 < certificate.margin < 0.01
 
 
+@pytest.mark.parametrize(("step", "fits"), [(2_000.0, True), (20_000.0, False)])
+def test_integers_of_a_sum_fit_in_32_bits_or_there_are_none(step, fits):
+    grids = tuple(Grid(torch.tensor(one), None, 0, 255) for one in (step, 0.5, 0.5))
+    codes = [torch.arange(256).float()] * 2
+    values = grids[0].values(codes[0])[:, None] + grids[1].values(codes[1])
+    found = sum_integers(grids, codes, grids[2].codes(values).double(), (0, 255))
+    assert (found is not None) == fits
+
+
 def test_a_bias_on_a_tie_is_moved_off_it_and_the_reference_s_codes_stay():
     network = chain_of()
     layer, edge = network.layers["conv2"], network.traced_edges()[2]
@@ -353,6 +363,8 @@ def test_a_bias_on_a_tie_is_moved_off_it_and_the_reference_s_codes_stay():
     assert (move.channel, move.edge) == (channel, "conv3")
     assert move.margin_before < 1e-6 < 1e-5 < move.margin_after
     assert all(abs(one.by) <= 2e-5 for one in moves)
+    moved = float(settled.layers["conv2"].shift[channel] - tied.shift[channel])
+    assert moved == pytest.approx(move.by * float(grid.step), rel=0.1)
     before, after = (staircase(edge, one.layers["conv2"], grid) for one in (network, settled))
     assert (before.thresholds == after.thresholds).all()
     others = np.arange(8) != channel
