@@ -350,3 +350,44 @@ def test_images_that_are_normalized_already_may_come_in():
     model = prepared()
     network = trace(model, (3, 8, 8))
     assert compared(network, normalized(images(4))).equal
+
+
+class Windows(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): padding that differs by side, and dilations that differ by axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(3, 6, (2, 4), padding="same")
+        self.wide = nn.Conv2d(6, 6, 3, padding=(2, 3), dilation=(2, 3))
+        self.both = nn.Conv2d(6, 6, (4, 2), padding="same", dilation=(1, 3))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.even(x).relu()
+        y = self.wide(x) + x  # a sum: what reads it lays its input out by itself
+        return self.head(self.both(y).relu().mean((2, 3)))
+
+
+EVEN = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+
+@EVEN
+@pytest.mark.parametrize("spec", [{}, {"act_signed": "signed", "act_bits": 8}], ids=str)
+def test_padding_by_side_and_dilation_by_axis_are_the_reference_s(spec):
+    network = traced(prepared(Windows(), **spec))
+    assert network.layers["even"].window.padding == ((0, 1), (1, 2))
+    counts = compared(network, images(8))
+    assert counts.equal, counts.first_differences
+
+
+@EVEN
+def test_a_chain_with_padding_by_side_is_proved_and_still_the_reference_s():
+    class Proved(Windows):
+        def forward(self, x):
+            x = self.wide(self.even(x).relu()).relu()
+            return self.head(self.both(x).relu().mean((2, 3)))
+
+    network = traced(prepared(Proved()))
+    assert {one.edge.name for one in certify(network) if one.proved} >= {"wide", "both"}
+    counts = compared(network, images(8))
+    assert counts.equal, counts.first_differences
