@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 
 import onnx
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -77,6 +78,25 @@ class Chain(nn.Module):
         out = F.relu6(self.norm2(self.conv2(out)))
         out = F.relu(self.conv3(out)).flatten(1)
         return self.linear2(F.relu(self.linear1(out)))
+
+
+EVEN = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+
+
+class Windows(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): padding that differs by side, and dilations that differ by axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(3, 6, (2, 4), padding="same")
+        self.wide = nn.Conv2d(6, 6, 3, padding=(2, 3), dilation=(2, 3))
+        self.both = nn.Conv2d(6, 6, (4, 2), padding="same", dilation=(1, 3))
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.even(x).relu()
+        y = self.wide(x) + x  # a sum: what reads it lays its input out by itself
+        return self.head(self.both(y).relu().mean((2, 3)))
 
 
 def images(count: int = 4, size: int = 8, seed: int = 0) -> Tensor:

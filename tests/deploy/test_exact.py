@@ -22,9 +22,11 @@ from lsqctl.quant import LayerOverride, QuantSpec, prepare, quantized_layers
 from lsqctl.quant.arithmetic import pad_codes
 from tests.conftest import FULL, fewer
 from tests.deploy.networks import (
+    EVEN,
     PIXELS,
     Checker,
     Everything,
+    Windows,
     base,
     compared,
     exported,
@@ -350,25 +352,6 @@ def test_images_that_are_normalized_already_may_come_in():
     model = prepared()
     network = trace(model, (3, 8, 8))
     assert compared(network, normalized(images(4))).equal
-
-
-class Windows(nn.Module):
-    """(B, 3, 8, 8) to (B, 5): padding that differs by side, and dilations that differ by axis."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.even = nn.Conv2d(3, 6, (2, 4), padding="same")
-        self.wide = nn.Conv2d(6, 6, 3, padding=(2, 3), dilation=(2, 3))
-        self.both = nn.Conv2d(6, 6, (4, 2), padding="same", dilation=(1, 3))
-        self.head = nn.Linear(6, 5)
-
-    def forward(self, x):
-        x = self.even(x).relu()
-        y = self.wide(x) + x  # a sum: what reads it lays its input out by itself
-        return self.head(self.both(y).relu().mean((2, 3)))
-
-
-EVEN = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
 
 
 @EVEN

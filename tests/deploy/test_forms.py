@@ -31,7 +31,7 @@ from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.quant import LayerOverride, QuantSpec, calibrate, prepare
 from tests.conftest import FULL, fewer
-from tests.deploy.networks import PIXELS, Everything, images, prepared, traced
+from tests.deploy.networks import EVEN, PIXELS, Everything, Windows, images, prepared, traced
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "deploy.md").read_text()
@@ -255,6 +255,19 @@ def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
     source = Sourced(traced(prepared(Joined())))
     assert [one.kind for one in source.program.operations].count("concat") == 2
     assert compared(source, form, images(5), runtime).equal
+
+
+@EVEN
+@pytest.mark.parametrize(
+    ("form", "runtime"), [("codes", "numpy"), ("c", "cc"), ("portable", "onnxruntime")]
+)
+def test_padding_by_side_and_dilation_by_axis_are_so_in_every_form(form, runtime):
+    if runtime == "cc" and COMPILER is None:
+        pytest.skip("NO C COMPILER: install gcc or clang")
+    source = Sourced(traced(prepared(Windows())))
+    assert compared(source, form, images(5), runtime).n_codes_differing == 0
+    if form != "portable":
+        assert compared(source, form, images(5), runtime).equal
 
 
 def test_what_is_no_plain_operation_is_refused_by_name():
