@@ -41,20 +41,20 @@ from torch import Tensor, nn
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.deploy_codes import PIXELS, public_network, read_images, trained  # noqa: E402
-from lsqctl.deploy.certificate import certify, proofs  # noqa: E402
+from bench.deploy_codes import PIXELS, normalized, public_network, read_images, trained  # noqa: E402
+from lsqctl.deploy.certificate import proofs  # noqa: E402
 from lsqctl.deploy.exact import ExactForm  # noqa: E402
 from lsqctl.deploy.forms.portable import Portable, openvino_answers  # noqa: E402
-from lsqctl.deploy.network import Network  # noqa: E402
 from lsqctl.deploy.onnx_graph import export, write_onnx  # noqa: E402
 from lsqctl.deploy.runtime import Array, open_session, run_session  # noqa: E402
 from lsqctl.deploy.source import FormSource  # noqa: E402
-from lsqctl.deploy.tracing import trace  # noqa: E402
+from lsqctl.deploy.tracing import FromPixels, trace  # noqa: E402
 from lsqctl.models.factory import build_model  # noqa: E402
 from lsqctl.quant import QuantSpec, calibrate, prepare  # noqa: E402
 from lsqctl.settings import load_settings  # noqa: E402
 
-SIZES = {"cifar_resnet20": 32}
+PUBLIC = "cifar_resnet20"
+SIZES = {PUBLIC: 32}
 CALIBRATION_IMAGES, WARM_UP, COUNTED_BATCH = 8, 3, 100
 PAUSE = 0.05  # seconds, until the threads of the contender before no longer wait for work awake
 FP32 = "onnxruntime fp32"
@@ -85,28 +85,26 @@ class Subject:
         return 3, self.size, self.size
 
     @cached_property
-    def network(self) -> Network:
-        """The prepared network, traced."""
-        return trace(self.prepared, self.shape, PIXELS)
+    def source(self) -> FormSource:
+        """What the forms of the prepared network are written from; made once."""
+        return FormSource(trace(self.prepared, self.shape, PIXELS), {}, plain=False)
 
     @cached_property
     def fp32_file(self) -> bytes:
         """The network without quantizers in ONNX, which takes bytes, too."""
-        return self._written(trace(self.full_precision, self.shape, PIXELS))
+        network = trace(self.full_precision, self.shape, PIXELS)
+        return write_onnx(export(network), ExactForm(network), {})[0].SerializeToString()
 
     def exact_file(self, *, proved: bool = True, plain: bool = False) -> bytes:
         """The form *exact*, its finite edges as they are proved, or as if nothing were."""
-        found = proofs(certify(self.network)) if proved else {}
-        return self._written(self.network, ExactForm(self.network, proofs=found, plain=plain))
-
-    def _written(self, network: Network, form: ExactForm | None = None) -> bytes:
-        model, _ = write_onnx(export(network), form or ExactForm(network), {})
-        return model.SerializeToString()
+        found = proofs(self.source.certificates) if proved else {}
+        form = ExactForm(self.source.network, plain, found)
+        return write_onnx(self.source.exported, form, {})[0].SerializeToString()
 
     @cached_property
     def portable_file(self) -> bytes:
         """The form *portable*."""
-        return Portable().write(FormSource(self.network, {}, plain=False)).data
+        return Portable().write(self.source).data
 
     @cached_property
     def qdq_file(self) -> bytes:
@@ -146,21 +144,6 @@ def in_openvino(file: bytes, threads: int) -> Contender:
     return Contender(len(file), lambda images: answer(images).logits)
 
 
-class Normalized(nn.Module):
-    """A network behind the normalization of its bytes, as every file has it."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of bytes (B, 3, H, W)."""
-        return self.network((images.float() / 255 - self.mean) / self.std)
-
-
 def in_torch(module: Callable[[Tensor], Tensor]) -> Contender:
     """A network in torch, without gradients."""
 
@@ -171,28 +154,25 @@ def in_torch(module: Callable[[Tensor], Tensor]) -> Contender:
     return Contender(None, logits)
 
 
-def compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The module, compiled apart for each batch size."""
-    return torch.compile(module, dynamic=False)
+def compiled(network: nn.Module) -> Contender:
+    """A network in torch, compiled apart for each batch size."""
+    return in_torch(torch.compile(FromPixels(network, PIXELS), dynamic=False))
 
 
 def pt2e(subject: Subject) -> Contender:
     """The network quantized to 8 bits by PyTorch's own path for x86, then compiled."""
-    from torchao.quantization.pt2e import move_exported_model_to_eval  # noqa: F401  (its patches)
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-    network = copy.deepcopy(subject.full_precision).eval()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
-    example = (subject.calibration_images().float() / 255 - mean) / std
+    example = normalized(subject.calibration_images())
     batch = {0: torch.export.Dim("batch", min=1, max=1024)}
     with torch.no_grad():
-        graph = torch.export.export(network, (example,), dynamic_shapes=(batch,)).module()
-        observed = prepare_pt2e(graph, quantizer)
+        exported = torch.export.export(subject.full_precision, (example,), dynamic_shapes=(batch,))
+        observed = prepare_pt2e(exported.module(), quantizer)
         observed(example)
-        return in_torch(compiled(Normalized(convert_pt2e(observed))))
+        return compiled(convert_pt2e(observed))
 
 
 CONTENDERS: Mapping[str, Callable[[Subject], Contender]] = {
@@ -204,10 +184,8 @@ CONTENDERS: Mapping[str, Callable[[Subject], Contender]] = {
     "onnxruntime QDQ": lambda s: in_onnxruntime(s.qdq_file, s.threads),
     "OpenVINO fp32": lambda s: in_openvino(s.fp32_file, s.threads),
     "OpenVINO portable": lambda s: in_openvino(s.portable_file, s.threads),
-    "torch eager": lambda s: in_torch(Normalized(s.full_precision)),
-    "torch compiled": lambda s: in_torch(
-        torch.compile(Normalized(s.full_precision), dynamic=False)
-    ),
+    "torch eager": lambda s: in_torch(FromPixels(s.full_precision, PIXELS)),
+    "torch compiled": lambda s: compiled(s.full_precision),
     "PT2E compiled": pt2e,
 }
 NEEDS = {"OpenVINO": "openvino", "PT2E": "torchao"}
@@ -310,7 +288,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nets", nargs="+", default=["cifar_resnet20", "resnet18"])
+    parser.add_argument("--nets", nargs="+", default=[PUBLIC, "resnet18"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(possible()))
     parser.add_argument("--rounds", type=int, default=31)
@@ -321,6 +299,8 @@ def main(words: Sequence[str] | None = None) -> None:
     kind = options.clock or ("cpu" if options.threads == 1 else "wall")
     if kind == "cpu" and options.threads != 1:
         parser.error("--clock cpu needs --threads 1: waiting threads count as busy")
+    if options.cifar10_steps and options.nets != [PUBLIC]:
+        parser.error(f"--cifar10-steps needs --nets {PUBLIC}: no other network is public")
     clock = {"cpu": time.process_time, "wall": time.perf_counter}[kind]
     pause = PAUSE if options.threads > 1 else 0
     warnings.filterwarnings("ignore")
@@ -332,13 +312,15 @@ def main(words: Sequence[str] | None = None) -> None:
     print("|---|---:|---|---:|---:|---:|---:|")
     for net in options.nets:
         steps = options.cifar10_steps
-        subject = trained_on_cifar10(steps, options.threads) if steps else None
-        contenders = opened(subject or calibrated(net, options.threads), names)
-        counted = {
-            name: f"{n_correct(one):,}" if subject else "" for name, one in contenders.items()
-        }
+        subject = (
+            trained_on_cifar10(steps, options.threads)
+            if steps
+            else calibrated(net, options.threads)
+        )
+        contenders = opened(subject, names)
+        counted = {name: f"{n_correct(one):,}" if steps else "" for name, one in contenders.items()}
         for batch in options.batches:
-            images = random_pixels(batch, SIZES.get(net, 224)).numpy()
+            images = random_pixels(batch, subject.size).numpy()
             seconds = measure(contenders, images, options.rounds, clock, pause)
             for name, values in seconds.items():
                 pairs = zip(seconds[FP32], values, strict=True)

@@ -28,7 +28,7 @@ from lsqctl.deploy.exact import ExactForm  # noqa: E402
 from lsqctl.deploy.forms import Answers  # noqa: E402
 from lsqctl.deploy.onnx_graph import export, write_onnx  # noqa: E402
 from lsqctl.deploy.runtime import open_session, run_session  # noqa: E402
-from lsqctl.deploy.tracing import Pixels, trace  # noqa: E402
+from lsqctl.deploy.tracing import FromPixels, Pixels, trace  # noqa: E402
 from lsqctl.models.factory import build_model  # noqa: E402
 from lsqctl.quant import LayerOverride, QuantSpec, calibrate, prepare  # noqa: E402
 from lsqctl.settings import load_settings  # noqa: E402
@@ -66,6 +66,11 @@ def read_images(file: Path) -> tuple[Tensor, Tensor]:
     return pixels, torch.from_numpy(records[:, 0].astype(np.int64))
 
 
+def normalized(pixels: Tensor) -> Tensor:
+    """Return bytes (N, 3, H, W) as the networks take them in training."""
+    return FromPixels(nn.Identity(), PIXELS)(pixels)
+
+
 def public_network(data_dir: Path) -> nn.Module:
     """Return the ResNet-20 with the public full-precision weights."""
     saved = torch.load(data_dir / WEIGHTS, map_location="cpu", weights_only=True)
@@ -85,8 +90,7 @@ def trained(
     else:
         model = public_network(data_dir)
     model = prepare(model, QuantSpec(**CASES[case]))
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PIXELS.mean, PIXELS.std))
-    inputs = (images.float() / 255 - mean) / std
+    inputs = normalized(images)
     calibrate(model, [inputs[:512]])
     optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE, momentum=0.9)
     for step in range(steps):

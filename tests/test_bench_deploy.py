@@ -59,3 +59,9 @@ def test_processor_time_of_several_threads_is_refused(bench, capsys):
     with pytest.raises(SystemExit):
         bench.main("--clock cpu --threads 2".split())
     assert "--clock cpu needs --threads 1" in capsys.readouterr().err
+
+
+def test_steps_on_cifar10_of_another_network_are_refused(bench, capsys):
+    with pytest.raises(SystemExit):
+        bench.main("--cifar10-steps 5 --nets resnet18".split())
+    assert "--cifar10-steps needs --nets cifar_resnet20" in capsys.readouterr().err

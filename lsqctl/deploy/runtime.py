@@ -70,6 +70,11 @@ def _complaints() -> tuple[type[Exception], ...]:
     )
 
 
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what a session raises of images that it does not take."""
+    return (*_complaints(), ValueError)
+
+
 def _with_outputs(file: bytes, taps: Iterable[str]) -> bytes:
     names = list(dict.fromkeys(taps))
     if not names:
@@ -96,10 +101,9 @@ def run_session(
     Raises DataError for a file that does not take them.
     """
     names = outputs or [output.name for output in session.get_outputs()]
-    refusals: tuple[type[Exception], ...] = (*_complaints(), ValueError)
     try:
         return dict(zip(names, session.run(names, {"images": images}), strict=True))
-    except refusals as error:
+    except _refusals() as error:
         reason = " ".join(str(error).split())
         raise DataError(f"onnxruntime cannot run {name}: {reason}") from None
 

@@ -265,9 +265,9 @@ def test_padding_by_side_and_dilation_by_axis_are_so_in_every_form(form, runtime
     if runtime == "cc" and COMPILER is None:
         pytest.skip("NO C COMPILER: install gcc or clang")
     source = Sourced(traced(prepared(Windows())))
-    assert compared(source, form, images(5), runtime).n_codes_differing == 0
-    if form != "portable":
-        assert compared(source, form, images(5), runtime).equal
+    counts = compared(source, form, images(5), runtime)
+    assert counts.n_codes_differing == 0
+    assert counts.equal or form == "portable"
 
 
 def test_what_is_no_plain_operation_is_refused_by_name():
