@@ -9,9 +9,21 @@ import psutil
 from lsqctl.run import RunState
 from lsqctl.store import Store, open_store
 from tests.conftest import TINY, CommandLine
+from tests.worker.injected import inject
 
 # some seconds of steps, so that a signal finds it at work
 LONG = TINY.replace("epochs: 2", "epochs: 8").replace("batch_size: 256", "batch_size: 64")
+# for tests in which it must not end of itself, however fast the machine
+ENDLESS = LONG.replace("epochs: 8", "epochs: 1000")
+
+_PACE = """
+import time
+
+def failpoint(name, _real=failpoint):
+    _real(name)
+    if name == "train.step":
+        time.sleep(0.02)
+"""
 
 
 def store_of(cli: CommandLine) -> Store:
@@ -21,6 +33,11 @@ def store_of(cli: CommandLine) -> Store:
 def submitted(cli: CommandLine, text: str, *options: str) -> str:
     cli.write("mine.yaml", text)
     return cli("submit", "mine.yaml", "-q", *options).stdout.split()[-1]
+
+
+def slow_down(cli: CommandLine) -> None:
+    """Let each step take 20 ms or more: what takes a command to do finds the run still at work."""
+    inject(cli, training_finetuning=_PACE)
 
 
 def trainers(worker: int) -> list[psutil.Process]:

@@ -26,7 +26,14 @@ from lsqctl.worker.recorder import Recorder, ingest_spool
 from tests.conftest import CommandLine, tmpfs, wait_for
 from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import identity, new, result, submit, take
-from tests.worker.long_run import LONG, at_work, final_hashes, reproducible, submitted
+from tests.worker.long_run import (
+    LONG,
+    at_work,
+    final_hashes,
+    reproducible,
+    slow_down,
+    submitted,
+)
 
 
 @pytest.fixture
@@ -210,6 +217,7 @@ def spooled(cli: CommandLine, run_id: str) -> bool:
 
 
 def hold_up(cli: CommandLine, uninterrupted, seconds: float) -> None:
+    slow_down(cli)
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
     with store_at(cli) as store:
@@ -249,6 +257,7 @@ def test_a_full_disk_under_the_database_loses_nothing_and_leaves_it_whole(
 ):
     with tmpfs(tmp_path / "disk", "4m") as disk:
         cli.environment["LSQCTL_DB"] = f"sqlite:///{disk / 'lsqctl.db'}"
+        slow_down(cli)
         run_id = submitted(cli, LONG)
         worker = cli.start("worker", "--until-empty", "--slots", "2")
         with store_at(cli) as store:
@@ -284,6 +293,7 @@ def test_a_killed_backend_and_a_restarted_postgresql_leave_training_uninterrupte
     uninterrupted,
 ):
     cli.environment |= {"LSQCTL_DB": postgresql_url, "LSQCTL_LEASE": "10"}
+    slow_down(cli)
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
     with store_at(cli) as store:

@@ -16,7 +16,7 @@ from lsqctl.store.file_checks import list_backups
 from tests.conftest import TINY, wait_for
 from tests.store.conftest import postgresql  # noqa: F401 (a fixture)
 from tests.store.samples import identity, new, submit, take
-from tests.worker.long_run import LONG, at_work, store_of, submitted
+from tests.worker.long_run import ENDLESS, at_work, store_of, submitted
 
 ENDED = 4
 
@@ -28,7 +28,7 @@ def database_of(cli):
 @pytest.fixture
 def at_step(cli):
     """A worker whose run has done some steps, and the run's id."""
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id, step=3), 150)
@@ -128,7 +128,7 @@ def on_server(postgresql, statement):  # noqa: F811
 def test_a_worker_whose_postgresql_database_is_dropped_ends(cli, postgresql):  # noqa: F811
     on_server(postgresql, "CREATE DATABASE dropped")
     cli.environment["LSQCTL_DB"] = postgresql % "dropped"
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     worker = cli.start("worker", "--slots", "2")
     with open_store(postgresql % "dropped", lease_seconds=1) as store:
         wait_for(lambda: at_work(store, run_id, step=3), 150)

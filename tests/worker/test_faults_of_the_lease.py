@@ -22,9 +22,11 @@ from tests.terminal import Terminal, start_there
 from tests.warm import WarmProcess
 from tests.worker.injected import inject
 from tests.worker.long_run import (
+    ENDLESS,
     LONG,
     assert_same_end,
     at_work,
+    slow_down,
     store_of,
     submitted,
     trainers,
@@ -75,6 +77,7 @@ def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
 def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and_say_so(
     cli, uninterrupted
 ):
+    slow_down(cli)
     run_id = submitted(cli, LONG)
     zombie = cli.start("worker", "--slots", "2", "--name", "sleeper")
     with store_of(cli) as store:
@@ -118,7 +121,7 @@ def test_a_trainer_whose_supervisor_closes_the_pipe_saves_and_stops(cli):
     """As when the supervisor's process is gone but the kernel's signal did not come."""
     from lsqctl.worker.messages import AttemptSpec, ExitReport
 
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     home = cli.folder / ".lsqctl"
     with store_of(cli) as store:
         me = this_worker("w", 1, "cpu")
@@ -238,7 +241,7 @@ def write_checkpoint(run_dir, content, **options):
 def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
     slow = cli.folder / "slow"
     inject(cli, training_session=SLOW_SAVE.format(marker=str(slow)))
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     with Terminal() as terminal, store_of(cli) as store:
         process = controlled(cli, terminal, "worker", "--slots", "2")
         wait_for(lambda: at_work(store, run_id, step=1))
@@ -254,7 +257,7 @@ def test_ctrl_c_in_a_terminal_is_graceful_once_and_an_abort_twice(cli):
 
 
 def test_closing_the_terminal_of_a_worker_saves_its_run_and_puts_it_back(cli):
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     with Terminal() as terminal, store_of(cli) as store:
         process = controlled(cli, terminal, "worker", "--slots", "2")
         wait_for(lambda: at_work(store, run_id))

@@ -12,11 +12,14 @@ import pytest
 
 from lsqctl.run import EndReason, RunState
 from tests.conftest import TINY, wait_for
+from tests.worker.injected import heal
 from tests.worker.long_run import (
+    ENDLESS,
     LONG,
     assert_same_end,
     at_work,
     lives,
+    slow_down,
     store_of,
     submitted,
     trainers,
@@ -59,7 +62,7 @@ def test_a_worker_without_a_run_says_that_it_waits_or_that_none_is_queued(cli):
 
 
 def test_a_worker_whose_workspace_is_removed_says_so_and_ends(cli):
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     worker = cli.start("worker", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: at_work(store, run_id))
@@ -137,8 +140,7 @@ def test_a_fork_server_that_is_killed_is_replaced_and_its_run_tried_again(cli, u
 
 
 def test_time_limits_save_a_run_and_say_how_it_goes_on(cli):
-    longer = LONG.replace("epochs: 8", "epochs: 40")
-    run_id = submitted(cli, longer, "--time-limit", "2s")
+    run_id = submitted(cli, ENDLESS, "--time-limit", "2s")
     cli("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
         run = store.runs.detail(run_id).run
@@ -173,6 +175,7 @@ def test_a_name_that_no_list_could_show_is_refused(here, name):
 
 
 def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterrupted):
+    slow_down(cli)
     run_id = submitted(cli, LONG)
     worker = cli.start("worker", "--until-empty", "--slots", "2")
     with store_of(cli) as store:
@@ -182,6 +185,7 @@ def test_a_running_run_that_is_cancelled_stops_and_can_be_retried(cli, uninterru
         assert worker.returncode == 0
         assert f"cancelled; lsqctl runs retry {run_id} goes on" in said
         assert store.runs.detail(run_id).run.state is RunState.CANCELLED
+    heal(cli)
     cli("runs", "retry", run_id)
     cli("worker", "--until-empty", "--slots", "2")
     assert_same_end(cli, run_id, uninterrupted)
@@ -203,7 +207,7 @@ def test_a_run_that_diverges_fails_with_its_reason_and_so_do_its_children(cli):
 
 
 def test_a_second_signal_ends_at_once_and_still_puts_the_run_back(cli):
-    run_id = submitted(cli, LONG)
+    run_id = submitted(cli, ENDLESS)
     worker = cli.start("worker", "--slots", "2")
     with store_of(cli) as store:
         wait_for(lambda: store.runs.detail(run_id).run.state is RunState.RUNNING)
