@@ -250,6 +250,7 @@ IfExistsOption = Annotated[
     IfExists, typer.Option(help="For a run that is there already: leave it, run anew, or refuse.")
 ]
 Priority = Annotated[int, typer.Option(parser=stored_int, metavar="N", help="Higher runs first.")]
+CheckOnly = Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")]
 Hold = Annotated[bool, typer.Option("--hold", help="Start none before `lsqctl runs release`.")]
 FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop the sweep at its first failed cell.")

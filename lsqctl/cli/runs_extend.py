@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from lsqctl.cli.options import (
+    CheckOnly,
     Hold,
     IfExistsOption,
     Json,
@@ -18,7 +19,7 @@ from lsqctl.cli.options import (
     open_store,
     positive_int,
 )
-from lsqctl.cli.submit import print_enqueued
+from lsqctl.cli.submit import print_enqueued, print_plan
 
 
 def register(app: typer.Typer) -> None:
@@ -43,6 +44,7 @@ def extend(
         str | None, typer.Option(help="Name of the new run; default: NAME-eEPOCHS.")
     ] = None,
     tags: Tags = None,
+    dry_run: CheckOnly = False,
     if_exists: IfExistsOption = "skip",
     priority: Priority = 0,
     hold: Hold = False,
@@ -63,5 +65,8 @@ def extend(
             store, settings, run_ref, epochs, schedule=schedule, lr=lr, name=name
         )
         plan = api.plan_loaded([recipe], settings=settings, store=store, options=options)
+        if dry_run:
+            print_plan(plan, json=json)
+            return
         enqueued = api.submit(plan, store, if_exists=if_exists)
     print_enqueued(enqueued, plan, json=json, quiet=quiet)

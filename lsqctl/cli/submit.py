@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from lsqctl.cli.console import note, print_json, print_table, say, warn_diagnostic
 from lsqctl.cli.options import (
+    CheckOnly,
     FailFast,
     Grids,
     Hold,
@@ -47,7 +48,7 @@ def submit(
     grids: Grids = None,
     seeds: Seeds = None,
     tags: Tags = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the plan.")] = False,
+    dry_run: CheckOnly = False,
     if_exists: IfExistsOption = "skip",
     priority: Priority = 0,
     hold: Hold = False,
@@ -81,13 +82,14 @@ def submit(
     )
     plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
     if dry_run:
-        _print_plan(plan, json=json)
+        print_plan(plan, json=json)
         return
     with open_store(ctx, create=True) as store:
         print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
 
 
-def _print_plan(plan: SubmitPlan, *, json: bool) -> None:
+def print_plan(plan: SubmitPlan, *, json: bool) -> None:
+    """Print what a submission would queue, instead of queueing it."""
     for diagnostic in plan.warnings:
         warn_diagnostic(diagnostic)
     for text in plan.notes:
@@ -123,8 +125,16 @@ def _new_run_json(new_run: NewRun) -> dict[str, object]:
 
 
 def _parent_names(new_run: NewRun, plan: SubmitPlan) -> str:
-    names = {planned_run.run_sha256: planned_run.name for planned_run in plan.runs}
-    return ", ".join(dict.fromkeys(names.get(sha, sha[:8]) for sha in new_run.parents.values()))
+    planned = {one.run_sha256: one.name for one in plan.runs}
+    names = [planned.get(sha) or _named_run(new_run, role) for role, sha in new_run.parents.items()]
+    return ", ".join(dict.fromkeys(names))
+
+
+def _named_run(new_run: NewRun, role: str) -> str:
+    """Return the run that the recipe itself names under a key: one that is there already."""
+    section, key = role.split(".")
+    named = new_run.recipe[section][key]
+    return str(named if isinstance(named, str) else named["run"])
 
 
 def print_enqueued(

@@ -67,6 +67,18 @@ def test_the_same_extension_is_not_queued_twice(extended):
     assert "mine" in extended("runs", "extend", "net", "--epochs", "7", "--name", "mine").stdout
 
 
+def test_an_extension_that_is_tried_is_checked_and_not_queued(extended):
+    before = listed(extended)
+    trial = ("runs", "extend", "net", "--epochs", "5", "--dry-run")
+    tried = extended(*trial)
+    assert tried.stdout.split() == ["net-e6", "0", "6", before["net"]["id"]]
+    assert "1 run would be queued; nothing was" in tried.stderr
+    (planned,) = json.loads(extended(*trial, "--json").stdout)["runs"]
+    assert planned["recipe"]["extension"] == {"run": before["net"]["id"]}
+    assert "--lr" in extended(*trial, "--lr", "-1", code=2).stderr
+    assert listed(extended) == before
+
+
 def test_an_extension_is_submitted_again_as_any_run_is(extended):
     assert extended("submit", "net-e2", "--dry-run", "--json").stdout
     told = extended("submit", "net-e2", "--set", "train.momentum=0.5", code=2).stderr
