@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import DataError, IllegalTransition, NotFound, UsageError
-from lsqctl.recipe import MAX_NAME_PART, Recipe, load_stored
+from lsqctl.recipe import MAX_NAME_PART, ExtensionSection, Recipe, load_stored
 from lsqctl.recipe_file import LoadedRecipe, load_run
 from lsqctl.recipe_file.serialization import flatten_recipe
 from lsqctl.run import EXTENSION_ROLE, Run, RunState
@@ -42,7 +42,8 @@ def extended_recipe(
     """Return the recipe that trains a finished run for ``epochs`` more.
 
     ``restart`` begins its schedule anew, warm-up included, ``constant`` keeps ``lr``; that is its
-    ``train.lr`` unless given. Raises UsageError and DataError for a run that cannot be extended.
+    ``train.lr`` unless given. Raises UsageError and DataError for a run that cannot be extended,
+    RecipeError for a name or a number that no recipe may have.
     """
     run = store.runs.resolve(run_ref)
     detail = store.runs.detail(run.id)
@@ -52,12 +53,15 @@ def extended_recipe(
     changes: dict[str, object] = {"epochs": total, "lr": recipe.train.lr if lr is None else lr}
     if schedule == "constant":
         changes |= {"schedule": "constant", "warmup_epochs": 0.0}
-    values = recipe.model_dump()
-    values["name"] = name or _extended_name(run.name, reached, total)
-    values["train"] |= changes
-    values["extension"] = {"run": run.id}
+    longer = recipe.model_copy(  # which checks nothing; as it is loaded, it is checked
+        update={
+            "name": name or _extended_name(run.name, reached, total),
+            "train": recipe.train.model_copy(update=changes),
+            "extension": ExtensionSection(run=run.id),
+        }
+    )
     path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
-    return load_run(Recipe.model_validate(values), run.id, path)
+    return load_run(longer, run.id, path)
 
 
 def _extended_name(name: str, reached: int, total: int) -> str:

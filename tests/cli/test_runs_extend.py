@@ -75,7 +75,23 @@ def test_an_extension_that_is_tried_is_checked_and_not_queued(extended):
     assert "1 run would be queued; nothing was" in tried.stderr
     (planned,) = json.loads(extended(*trial, "--json").stdout)["runs"]
     assert planned["recipe"]["extension"] == {"run": before["net"]["id"]}
-    assert "--lr" in extended(*trial, "--lr", "-1", code=2).stderr
+    assert listed(extended) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--lr", "-1"], "`train.lr` is out of range"),
+        (["--lr", "nan"], "bad value for `train.lr`"),
+        (["--epochs", "1000000"], "must be at most 100,000 epochs, got 1000001"),
+        (["--name", "a|b"], "bad name"),
+    ],
+)
+def test_what_no_recipe_may_say_is_refused_with_its_place(extended, words, said):
+    before = listed(extended)
+    refused = extended("runs", "extend", "net", "--epochs", "1", *words, code=2).stderr
+    assert said in refused
+    assert f"--> run {before['net']['id']}:" in refused
     assert listed(extended) == before
 
 
