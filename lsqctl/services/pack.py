@@ -64,7 +64,7 @@ def pack_folder(
     UsageError for a file that cannot be written; then there is none.
     """
     root = _find(folder, settings)
-    file = output or root.with_name(root.name + SUFFIX)
+    file = output or _file_beside(root)
     if file.suffix != SUFFIX:
         raise UsageError(f"{file}: the name of packed images ends in {SUFFIX}")
     check_overwrite(file, force=options.force)
@@ -84,6 +84,14 @@ def pack_folder(
     for note in notes:
         notify(note)
     return Packed(file, len(splits[0].classes), train, val, file.stat().st_size, notes)
+
+
+def _file_beside(folder: Path) -> Path:
+    """Return FOLDER.pack, whatever the folder was called by: `.` has its own name."""
+    named = folder.resolve() if folder.name in ("", "..") else folder
+    if not named.name:
+        raise UsageError(f"{folder} has no name to call the file by: say -o FILE{SUFFIX}")
+    return named.with_name(named.name + SUFFIX)
 
 
 def _find(folder: str, settings: Settings) -> Path:

@@ -206,6 +206,14 @@ def test_a_folder_that_cannot_be_packed_leaves_no_file(here, data):
     assert sorted(path.name for path in data.iterdir()) == ["flowers"]
 
 
+@pytest.mark.parametrize(("inside", "called"), [("", "."), ("train", "..")])
+def test_a_folder_that_is_called_by_dots_is_packed_under_its_own_name(here, data, inside, called):
+    here.monkeypatch.chdir(data / "flowers" / inside)
+    here("data", "pack", called, "--resize", "40")
+    assert (data / "flowers.pack").is_file()
+    assert "/ has no name to call the file by" in here("data", "pack", "/", code=2).stderr
+
+
 def test_a_file_that_is_there_is_kept_unless_forced(here, data):
     pack(here)
     before = (data / "flowers.pack").read_bytes()
