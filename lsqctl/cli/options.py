@@ -228,6 +228,10 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of every recipe; repeatable."),
 ]
+RecipeName = Annotated[
+    str | None,
+    typer.Option("--name", help="Call the recipe so, whatever --set makes of it."),
+]
 Grids = Annotated[
     list[str] | None,
     typer.Option(

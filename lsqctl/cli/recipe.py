@@ -228,14 +228,14 @@ def check(
 
     Exit 2 on an error, 1 when a smoke test fails.
     """
-    from lsqctl.recipe_file import load
+    from lsqctl.recipe_file import Changes, load
     from lsqctl.services.recipe_inputs import check_layers, network_warnings
 
     diagnostics: list[Diagnostic] = []
     loaded_recipes: list[LoadedRecipe] = []
     for recipe_ref in recipes:
         try:
-            loaded = load(recipe_ref, sets=tuple(overrides or ()))
+            loaded = load(recipe_ref, Changes(sets=tuple(overrides or ())))
         except RecipeError as error:
             diagnostics += error.diagnostics
             continue

@@ -19,6 +19,7 @@ from lsqctl.cli.options import (
     Overrides,
     Priority,
     Quiet,
+    RecipeName,
     Recipes,
     ReservedGpus,
     Seeds,
@@ -47,6 +48,7 @@ def submit(
     overrides: Overrides = None,
     grids: Grids = None,
     seeds: Seeds = None,
+    name: RecipeName = None,
     tags: Tags = None,
     dry_run: CheckOnly = False,
     if_exists: IfExistsOption = "skip",
@@ -79,6 +81,7 @@ def submit(
         time_limit_seconds=time_limit,
         grids=tuple(grids or ()),
         tags=tuple(tags or ()),
+        name=name,
     )
     plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
     if dry_run:

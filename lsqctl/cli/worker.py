@@ -15,12 +15,15 @@ import typer
 from lsqctl.cli.console import warn
 from lsqctl.cli.options import (
     CompileOption,
+    Grids,
     IfExistsOption,
     Overrides,
+    RecipeName,
     Recipes,
     Seeds,
     SkipDataCheck,
     Slots,
+    Tags,
     TensorBoard,
     WorkerGpus,
     get_settings,
@@ -57,7 +60,10 @@ def run(
     ctx: typer.Context,
     recipes: Recipes,
     overrides: Overrides = None,
+    grids: Grids = None,
     seeds: Seeds = None,
+    name: RecipeName = None,
+    tags: Tags = None,
     if_exists: IfExistsOption = "skip",
     skip_data_check: SkipDataCheck = False,
     slots: Slots = None,
@@ -71,7 +77,12 @@ def run(
 
     settings = _settings_with_compile(ctx, compile)
     submit_options = api.SubmitOptions(
-        tuple(overrides or ()), tuple(seeds or ()), not skip_data_check
+        overrides=tuple(overrides or ()),
+        seeds=tuple(seeds or ()),
+        check_data=not skip_data_check,
+        grids=tuple(grids or ()),
+        tags=tuple(tags or ()),
+        name=name,
     )
     plan = api.plan_in_workspace(recipes, settings, submit_options)
     with open_store(ctx, create=True) as store:

@@ -20,12 +20,15 @@ from lsqctl.recipe_file.loader import (
     recipe_summaries,
 )
 from lsqctl.recipe_file.serialization import dump, flatten_base, flatten_recipe
+from lsqctl.recipe_file.sweep_cells import NO_CHANGES, Changes
 from lsqctl.recipe_file.validation import layer_diagnostics
 
 __all__ = [
     "CODES",
+    "NO_CHANGES",
     "SCHEMA_FILE",
     "Cell",
+    "Changes",
     "Distribution",
     "ErrorCode",
     "KeyRow",

@@ -20,7 +20,7 @@ from lsqctl.recipe_file.find import (
 )
 from lsqctl.recipe_file.lint import lint, repeated_seeds
 from lsqctl.recipe_file.loaded_recipe import Cell, Distribution, LoadedRecipe
-from lsqctl.recipe_file.nodes import Entry, Node, Tree, preview
+from lsqctl.recipe_file.nodes import NAME_OPTION, Entry, Node, Tree, preview
 from lsqctl.recipe_file.serialization import dump
 from lsqctl.recipe_file.sweep_axes import (
     BAD_SWEEP,
@@ -30,12 +30,15 @@ from lsqctl.recipe_file.sweep_axes import (
     halving_of,
 )
 from lsqctl.recipe_file.sweep_cells import (
+    NO_CHANGES,
+    Changes,
     apply_changes,
     cell_labels,
     cell_name,
     describe_cell,
     duplicates,
     parse_grids,
+    parse_name,
     parse_sets,
     seed_nodes,
     varied_and_set,
@@ -48,31 +51,24 @@ IS_ABSTRACT = "an abstract recipe cannot be run"
 
 def load(
     ref: str | Path,
+    changes: Changes = NO_CHANGES,
     *,
-    sets: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    grids: Sequence[str] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe at a path or of a bundled name, complete in every cell.
 
-    ``sets`` are ``key=value`` texts applied last to every cell; ``seeds`` replace the file's, and
-    so do ``grids``, ``key=value,value`` texts that make a sweep. An abstract recipe is refused
-    unless ``abstract_ok``. Raises NotFound, or RecipeError with every mistake of the file, of its
-    bases and of its cells.
+    An abstract recipe is refused unless ``abstract_ok``. Raises NotFound, or RecipeError with
+    every mistake of the file, of its bases and of its cells.
     """
     recipe_file = find_recipe(ref)
-    return load_file(recipe_file, sets=sets, seeds=seeds, grids=grids, abstract_ok=abstract_ok)
+    return load_file(recipe_file, changes, abstract_ok=abstract_ok)
 
 
 def load_run(
     recipe: Recipe,
     run_id: str,
     path: Path,
-    *,
-    sets: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    grids: Sequence[str] = (),
+    changes: Changes = NO_CHANGES,
 ) -> LoadedRecipe:
     """Return the recipe that a run was stored with, as if it stood complete in a file at ``path``.
 
@@ -81,39 +77,36 @@ def load_run(
     """
     label = f"run {run_id}"
     document = parse_document(dump(recipe), RecipeFile(path, None, label), origin=label)
-    loaded = load_document(document, sets=sets, seeds=seeds, grids=grids)
+    loaded = load_document(document, changes)
     return replace(loaded, warnings=tuple(w for w in loaded.warnings if w.file != label))
 
 
 def load_file(
     recipe_file: RecipeFile,
+    changes: Changes = NO_CHANGES,
     *,
-    sets: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    grids: Sequence[str] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe in a file that was found.  As ``load``."""
     document = read_document(recipe_file)
-    return load_document(document, sets=sets, seeds=seeds, grids=grids, abstract_ok=abstract_ok)
+    return load_document(document, changes, abstract_ok=abstract_ok)
 
 
 def load_document(
     document: Document,
+    changes: Changes = NO_CHANGES,
     *,
-    sets: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    grids: Sequence[str] = (),
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
     """Return the recipe in a file that was read.  As ``load``."""
-    loader = _Loader(document, FileCache(), list(document.diagnostics))
+    given_name = None if changes.name is None else parse_name(changes.name)
+    loader = _Loader(document, FileCache(), list(document.diagnostics), given_name)
     abstract = loader.is_abstract(abstract_ok)
-    changes = loader.changes(sets, seeds, grids)
-    validations = [loader.validate_cell(change) for change in changes]
-    loader.collect_diagnostics(validations, changes, abstract)
+    assignments = loader.assignments(changes)
+    validations = [loader.validate_cell(change) for change in assignments]
+    loader.collect_diagnostics(validations, assignments, abstract)
     if not loader.diagnostics and not abstract:
-        cells = loader.name_cells(validations, changes)
+        cells = loader.name_cells(validations, assignments)
         halving = halving_of(document.entries.get("sweep"), cells, loader.diagnostics)
     if loader.diagnostics:
         raise RecipeError(
@@ -123,7 +116,7 @@ def load_document(
         name=str(loader.name),
         path=document.recipe_file.path,
         abstract=abstract,
-        is_sweep="sweep" in document.entries or len(changes) > 1,
+        is_sweep="sweep" in document.entries or len(assignments) > 1,
         cells=() if abstract else cells,
         description=str(validations[0].explicit.get("description", "")),
         explicit=validations[0].explicit,
@@ -140,6 +133,7 @@ class _Loader:
     document: Document
     file_cache: FileCache
     diagnostics: list[Diagnostic]
+    given_name: Node | None
     warnings: list[Diagnostic] = field(default_factory=list)
     space: Mapping[str, Distribution] = field(default_factory=dict)
     _trees: dict[str, Tree] = field(default_factory=dict)
@@ -152,12 +146,14 @@ class _Loader:
 
     @property
     def name_node(self) -> Node | None:
+        if self.given_name is not None:
+            return self.given_name
         entry = self.document.entries.get("name")
         return None if entry is None or entry.value.value is None else entry.value
 
     @property
     def name(self) -> object:
-        """The recipe's name as written, else by its path; not yet checked."""
+        """The recipe's name as given or written, else by its path; not yet checked."""
         return self.name_node.to_python() if self.name_node else self.document.recipe_file.name
 
     def is_abstract(self, allowed: bool) -> bool:
@@ -176,20 +172,20 @@ class _Loader:
             )
         return True
 
-    def changes(
-        self, sets: Sequence[str], seeds: Sequence[int], grids: Sequence[str]
-    ) -> list[Assignment]:
+    def assignments(self, changes: Changes) -> list[Assignment]:
         """Return what each cell changes in the file; one empty change without a sweep."""
         sweep = self.document.entries.get("sweep")
         if sweep is not None and sweep.value.value is None and sweep.value.text:
             sweep = None
-        fixed, diagnostics = parse_sets(sets)
+        fixed, diagnostics = parse_sets(changes.sets)
         axes = axes_of(sweep, self.diagnostics, seed=self.draw_seed(fixed))
-        varied, grid_diagnostics = parse_grids(grids)
+        varied, grid_diagnostics = parse_grids(changes.grids)
         self.diagnostics += [*diagnostics, *grid_diagnostics, *varied_and_set(varied, fixed)]
         self.space = axes.space
         self.warnings.extend(repeated_seeds(axes.grid.get("seed", ())))
-        axes = axes.varied(varied).varied({"seed": seed_nodes(seeds)} if seeds else {})
+        axes = axes.varied(varied).varied(
+            {"seed": seed_nodes(changes.seeds)} if changes.seeds else {}
+        )
         if axes.cell_count > MAX_CELLS:
             message = f"{axes.cell_count:,} cells; at most {MAX_CELLS:,} can be queued at once"
             self.diagnostics.append(
@@ -270,7 +266,7 @@ class _Loader:
     ) -> tuple[Cell, ...]:
         recipes = [validation.recipe for validation in validations if validation.recipe is not None]
         cells = []
-        suffixes = cell_labels(changes, recipes)
+        suffixes = cell_labels(changes, recipes, named=self.given_name is not None)
         for label, recipe, validation, change in zip(
             suffixes, recipes, validations, changes, strict=True
         ):
@@ -307,6 +303,7 @@ def _name_diagnostics(
     if (
         recipe_file.bundled_name is not None
         and node is not None
+        and node.source.file != NAME_OPTION
         and name != recipe_file.bundled_name
     ):
         message = f"lies at `{recipe_file.bundled_name}` under recipes/ and must be called so"

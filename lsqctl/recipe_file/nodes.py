@@ -13,6 +13,7 @@ Scalar = str | int | float | bool | None
 SET_OPTION = "--set"
 SEED_OPTION = "--seed"
 GRID_OPTION = "--grid"
+NAME_OPTION = "--name"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.quant.spec import FLOAT_BITS
@@ -14,6 +14,7 @@ from lsqctl.recipe import MAX_NAME_PART, Recipe
 from lsqctl.recipe_file.keys import SETTABLE_KEYS
 from lsqctl.recipe_file.nodes import (
     GRID_OPTION,
+    NAME_OPTION,
     SEED_OPTION,
     SET_OPTION,
     Entry,
@@ -24,9 +25,34 @@ from lsqctl.recipe_file.nodes import (
 from lsqctl.recipe_file.sweep_axes import BAD_SWEEP, Assignment, Axes, unknown_key_diagnostic
 from lsqctl.recipe_file.validation import overrides_label
 from lsqctl.recipe_file.yaml_reader import compose
+from lsqctl.text import sanitize
 
 BIT_KEYS = ("quant.weight_bits", "quant.act_bits")
 _UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+|\.{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a command line makes of a recipe.
+
+    ``sets`` are ``key=value`` texts applied last to every cell; ``seeds`` replace the file's, and
+    so do ``grids``, ``key=value,value`` texts that make a sweep. ``name`` is what the recipe is
+    called; None calls it as it is, with what ``sets`` say after it.
+    """
+
+    sets: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    grids: Sequence[str] = ()
+    name: str | None = None
+
+
+NO_CHANGES = Changes()
+
+
+def parse_name(name: str) -> Node:
+    """Return a name that was given by an option; whether a recipe may have it is not checked."""
+    source = Source(NAME_OPTION, (sanitize(f"{NAME_OPTION} {name}"),), NAME_OPTION)
+    return replace(_placeholder(name, source, len(NAME_OPTION) + 1), text=name, quoted=True)
 
 
 def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Diagnostic]]:
@@ -84,10 +110,7 @@ def varied_and_set(axes: Axes, fixed: Assignment) -> list[Diagnostic]:
 def _parse_option(text: str, option: str) -> tuple[Node, Node, list[Diagnostic]]:
     name, equals, value_text = text.partition("=")
     source = Source(option, (f"{option} {text}",), option)
-    key_root, _ = compose("x", source, column_offset=len(option) + 1)
-    assert key_root is not None
-    end_column = key_root.position.column + max(1, len(name))
-    key = replace(key_root, position=replace(key_root.position, end_column=end_column), value=name)
+    key = _placeholder(name, source, len(option) + 1)
     if not equals or not value_text.strip():
         message = "has no value"
         raise RecipeError(
@@ -99,6 +122,14 @@ def _parse_option(text: str, option: str) -> tuple[Node, Node, list[Diagnostic]]
     if value is None:
         raise RecipeError([key.diagnostic("R103", f"bad {option}", "has no value")])
     return key, value, diagnostics
+
+
+def _placeholder(value: str, source: Source, column_offset: int) -> Node:
+    """Return a node of a text that is no YAML, which begins at a column of its source."""
+    node, _ = compose("x", source, column_offset=column_offset)
+    assert node is not None
+    end_column = node.position.column + max(1, len(value))
+    return replace(node, position=replace(node.position, end_column=end_column), value=value)
 
 
 def seed_nodes(seeds: Iterable[int]) -> tuple[Node, ...]:
@@ -136,8 +167,15 @@ def apply_changes(tree: Tree, changes: Mapping[str, Node]) -> Tree:
     return changed
 
 
-def cell_labels(changes: Sequence[Mapping[str, Node]], recipes: Sequence[Recipe]) -> list[str]:
-    """Return what each cell is called after its base: ``w4a4``, ``w4a4-lr0.01``, or nothing."""
+def cell_labels(
+    changes: Sequence[Mapping[str, Node]], recipes: Sequence[Recipe], *, named: bool
+) -> list[str]:
+    """Return what each cell is called after its base: ``w4a4``, ``w4a4-lr0.01``, or nothing.
+
+    With ``named`` the base has a name that stands for what ``--set`` says.
+    """
+    if named:
+        changes = [_varied(change) for change in changes]
     bits = [_bits_label(recipe) for recipe in recipes]
     bases = [str(change["extends"].value) if "extends" in change else "" for change in changes]
     bits_identify_base = all(
@@ -177,9 +215,13 @@ def cell_name(base: str, label: str) -> str:
 
 def describe_cell(number: int, total: int, change: Mapping[str, Node]) -> str:
     """Return what a diagnostic says of the cell it is in; nothing where there is only one."""
-    swept = {key: node for key, node in change.items() if node.source.file != SET_OPTION}
-    values = ", ".join(f"{key}={_value_text(node)}" for key, node in swept.items())
+    values = ", ".join(f"{key}={_value_text(node)}" for key, node in _varied(change).items())
     return f"cell {number} of {total}: {values}" if total > 1 else ""
+
+
+def _varied(change: Mapping[str, Node]) -> dict[str, Node]:
+    """Return what a sweep changes in a cell, without what is set in all of them."""
+    return {key: node for key, node in change.items() if node.source.file != SET_OPTION}
 
 
 def duplicates(names: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:

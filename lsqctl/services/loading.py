@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound
 from lsqctl.recipe import load_stored
-from lsqctl.recipe_file import LoadedRecipe, load, load_run
+from lsqctl.recipe_file import NO_CHANGES, Changes, LoadedRecipe, load, load_run
 from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import Settings
 
@@ -22,21 +22,18 @@ def load_in_workspace(ref: str, settings: Settings, overrides: Sequence[str] = (
     No database is opened for a recipe.
     """
     try:
-        return load_recipe_or_run(ref, None, overrides=overrides)
+        return load_recipe_or_run(ref, None, Changes(sets=overrides))
     except NotFound:
         if not workspace_exists(settings):
             raise
     with open_workspace(settings) as store:
-        return load_recipe_or_run(ref, store, overrides=overrides)
+        return load_recipe_or_run(ref, store, Changes(sets=overrides))
 
 
 def load_recipe_or_run(
     ref: str,
     store: Store | None,
-    *,
-    overrides: Sequence[str] = (),
-    seeds: Sequence[int] = (),
-    grids: Sequence[str] = (),
+    changes: Changes = NO_CHANGES,
 ) -> LoadedRecipe:
     """Return a recipe by its path or name, or what a run was submitted with: an id, ``@last``.
 
@@ -45,7 +42,7 @@ def load_recipe_or_run(
     """
     if not ref.startswith("@"):
         try:
-            return load(ref, sets=overrides, seeds=seeds, grids=grids)
+            return load(ref, changes)
         except NotFound as not_found:
             if store is None:
                 raise
@@ -60,4 +57,4 @@ def load_recipe_or_run(
     detail = store.runs.detail(run_id)
     path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
     recipe = load_stored(detail.recipe)
-    return load_run(recipe, run_id, path, sets=overrides, seeds=seeds, grids=grids)
+    return load_run(recipe, run_id, path, changes)

@@ -31,6 +31,7 @@ def submit(
     grid: Mapping[str, Iterable[object]] | None = None,
     tags: Iterable[str] = (),
     seeds: Iterable[int] = (),
+    name: str | None = None,
     priority: int = 0,
     held: bool = False,
     if_exists: IfExists = "skip",
@@ -39,7 +40,8 @@ def submit(
     """Check recipes, queue a run for each (and for each parent that is missing), return them.
 
     ``recipes`` are names, files, or ids of runs, ``set`` overrides their keys, ``grid`` makes a run
-    of each combination of its values, ``seeds`` of each seed. A run that is there already is
+    of each combination of its values, ``seeds`` of each seed, ``name`` is what one recipe is
+    called. A run that is there already is
     returned and not doubled, unless ``if_exists`` is ``"rerun"``. A worker trains them:
     ``lsqctl worker`` in a shell. Raises RecipeError, with every mistake, before anything is queued.
 
@@ -54,6 +56,7 @@ def submit(
         grids=tuple(f"{key}={_override_text([*values])}" for key, values in (grid or {}).items()),
         tags=tuple(tags),
         seeds=tuple(seeds),
+        name=name,
         priority=priority,
         held=held,
     )

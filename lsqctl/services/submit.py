@@ -16,7 +16,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe, RunRef, check_ranks, fingerprint, possible_ranks
-from lsqctl.recipe_file import Cell, LoadedRecipe, Parent, bundled_recipes, find_parent
+from lsqctl.recipe_file import Cell, Changes, LoadedRecipe, Parent, bundled_recipes, find_parent
 from lsqctl.run import (
     EXTENSION_ROLE,
     EnqueuedRun,
@@ -71,6 +71,7 @@ class SubmitOptions:
     ``held`` keeps what is queued from being started; ``max_failures`` failed cells stop a sweep
     (0 lifts an earlier limit, None leaves it). ``grids`` make a sweep of each recipe; ``tags`` are
     given to the runs that are named, parents not among them. ``gpus`` processes share each run.
+    ``name`` is what one recipe is called, with what ``overrides`` say or not.
     """
 
     overrides: tuple[str, ...] = ()
@@ -83,10 +84,16 @@ class SubmitOptions:
     time_limit_seconds: float | None = None
     grids: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    name: str | None = None
 
     def __post_init__(self) -> None:
         for tag in self.tags:
             check_tag(tag)
+
+    @property
+    def changes(self) -> Changes:
+        """What is made of each recipe before it is checked."""
+        return Changes(self.overrides, self.seeds, self.grids, self.name)
 
 
 def plan_submit(
@@ -166,18 +173,13 @@ def load_recipes(
     recipe_refs: Sequence[str], options: SubmitOptions, store: Store | None
 ) -> list[LoadedRecipe]:
     """Load several recipes and raise the diagnostics of all of them together."""
+    if options.name is not None and len(recipe_refs) > 1:
+        raise UsageError(f"--name calls one recipe, not {len(recipe_refs)}: submit them one by one")
     loaded: list[LoadedRecipe] = []
     diagnostics: list[Diagnostic] = []
     for recipe_ref in recipe_refs:
         try:
-            source = load_recipe_or_run(
-                recipe_ref,
-                store,
-                overrides=options.overrides,
-                seeds=options.seeds,
-                grids=options.grids,
-            )
-            loaded.append(source)
+            loaded.append(load_recipe_or_run(recipe_ref, store, options.changes))
         except RecipeError as error:
             diagnostics += error.diagnostics
     diagnostics += check_layers(loaded)

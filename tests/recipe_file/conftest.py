@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from lsqctl.recipe_file import LoadedRecipe, load
+from lsqctl.recipe_file import Changes, LoadedRecipe, load
 
 MINIMAL = "model: {name: resnet18}\ndata: {name: cifar10}\n"
 
@@ -21,7 +21,7 @@ class Folder:
         return Path(name)
 
     def load(self, text: str, **options: Any) -> LoadedRecipe:
-        return load(self.write(text), **options)
+        return load(self.write(text), Changes(**options))
 
 
 @pytest.fixture

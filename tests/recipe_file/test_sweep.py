@@ -110,6 +110,29 @@ def test_set_is_applied_last_and_enters_the_name(folder):
     assert loaded.cells[0].origins["train.lr"] == "--set"
 
 
+def test_a_given_name_stands_for_what_is_set_and_cells_keep_what_tells_them_apart(folder):
+    text = "extends: paper/w4a4\n" + MINIMAL + "sweep: {grid: {train.epochs: [1, 2]}}\n"
+    loaded = folder.load(text, sets=["train.lr=1e-3", "quant.act_bits=8"], name="net/short")
+    assert loaded.name == "net/short"
+    names = [cell.recipe.name for cell in loaded.cells]
+    assert names == ["net/short-epochs1", "net/short-epochs2"]
+    assert [cell.origins["name"] for cell in loaded.cells] == ["--name", "--name"]
+    plain = folder.load(text, sets=["train.lr=1e-3", "quant.act_bits=8"])
+    unnamed = [cell.recipe.model_dump(exclude={"name"}) for cell in plain.cells]
+    assert [cell.recipe.model_dump(exclude={"name"}) for cell in loaded.cells] == unnamed
+
+
+@pytest.mark.parametrize("name", ["", "a|b", "1e3|", "x" * 65, "a\nb", "[1"])
+def test_a_given_name_that_no_recipe_may_have_is_pointed_at(folder, name):
+    with pytest.raises(RecipeError, match=r"--name:1:8: error\[R106\]"):
+        folder.load(MINIMAL, name=name)
+
+
+@pytest.mark.parametrize("name", ["1e3", "null", "true", "007"])
+def test_a_given_name_is_a_name_whatever_yaml_would_make_of_it(folder, name):
+    assert folder.load(MINIMAL, name=name).cells[0].recipe.name == name
+
+
 def test_set_takes_flow_values_and_yaml_1_2(folder):
     loaded = folder.load(MINIMAL, sets=["model.weights={run: a/b}"])
     assert loaded.cells[0].recipe.model.weights.run == "a/b"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lsqctl.cli.diagnostics import format_diagnostics, format_github, format_json
 from lsqctl.errors import NotFound, RecipeError
-from lsqctl.recipe_file import load
+from lsqctl.recipe_file import Changes, load
 
 PIECES = st.sampled_from(
     (
@@ -58,7 +58,7 @@ def test_yaml_soup_ends_in_a_recipe_or_a_recipe_error(tmp_path_factory, text):
 @given(st.lists(st.text(max_size=30), max_size=3))
 def test_any_set_option_ends_in_a_recipe_or_a_recipe_error(sets):
     with contextlib.suppress(RecipeError):
-        load("digits/resnet8-w4a4", sets=sets)
+        load("digits/resnet8-w4a4", Changes(sets=sets))
 
 
 @given(st.text(max_size=60))

@@ -13,7 +13,7 @@ import lsqctl
 from lsqctl.errors import DataError
 from lsqctl.leaderboard.rank import rank
 from lsqctl.recipe import DataSection
-from lsqctl.recipe_file import load
+from lsqctl.recipe_file import Changes, load
 from lsqctl.training.dataset_loader import open_dataset
 from tests.leaderboard.rows import published_result, row
 
@@ -126,7 +126,7 @@ def test_a_submission_with_a_limit_is_marked_as_partial(here):
             lambda db: db.exec_driver_sql("SELECT partial FROM runs ORDER BY seq").scalars().all()
         )
     assert marks == [1, 0]
-    (cell,) = load("digits/resnet8-fp32", sets=["data.limit_eval=3"]).cells
+    (cell,) = load("digits/resnet8-fp32", Changes(sets=["data.limit_eval=3"])).cells
     assert cell.recipe.data.partial
 
 

@@ -54,6 +54,15 @@ def test_a_missing_parent_is_planned_before_its_child(here):
     assert parent.parents == {}
 
 
+def test_a_name_is_given_to_one_recipe_and_not_to_its_parents(here):
+    runs = planned(here, "child.yaml", sets=["train.lr=0.3"], name="mine/short")
+    assert [run.name for run in runs] == ["base", "mine/short"]
+    (bundled,) = planned(here, "digits/resnet8-fp32", sets=["train.lr=0.3"], name="base2")
+    assert bundled.name == "base2"
+    with pytest.raises(UsageError, match="--name calls one recipe, not 2"):
+        planned(here, "base.yaml", "child.yaml", name="mine")
+
+
 def test_each_child_waits_for_the_parent_of_its_own_seed(here):
     runs = planned(here, "base.yaml", "child.yaml", seeds=(0, 1, 2))
     by_seed = {run.seed: run.run_sha256 for run in runs if run.name == "base"}
