@@ -230,7 +230,7 @@ Overrides = Annotated[
 ]
 RecipeName = Annotated[
     str | None,
-    typer.Option("--name", help="Call the recipe so, whatever --set makes of it."),
+    typer.Option("--name", metavar="NAME", help="Call the recipe so, whatever --set makes of it."),
 ]
 Grids = Annotated[
     list[str] | None,

@@ -41,7 +41,7 @@ def extend(
         float | None, typer.Option(metavar="LR", help="Learning rate; default: the run's train.lr.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the new run; default: NAME-eEPOCHS.")
+        str | None, typer.Option(metavar="NAME", help="Name of the new run; default: NAME-eEPOCHS.")
     ] = None,
     tags: Tags = None,
     dry_run: CheckOnly = False,
