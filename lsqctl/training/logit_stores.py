@@ -33,9 +33,10 @@ def stored_logits(data_dir: Path) -> list[StoredLogits]:
             about = json.loads(read_regular(path / ABOUT))
         except (OSError, ValueError):
             continue
-        files = [file.stat() for file in path.glob("view-*")]
+        files = [file.stat() for file in path.glob("view-*/part-*")]
+        views = len(list(path.glob("view-*/")))
         used_at = max((status.st_mtime for status in files), default=path.stat().st_mtime)
         size = sum(status.st_size for status in files)
         used = datetime.fromtimestamp(used_at, UTC)
-        found.append(StoredLogits(path, about, len(files), size, used))
+        found.append(StoredLogits(path, about, views, size, used))
     return found

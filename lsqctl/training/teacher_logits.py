@@ -2,9 +2,10 @@
 
 A store is a folder ``teachers/KEY`` in the data folder. Its key is the sha256 of what the logits
 depend on: the teacher's bytes and network, the images' digest, and how they are augmented. A view
-is one file: a sha256 for each chunk of images, then fp16 logits (images, classes), in the order of
-the dataset. A chunk counts where its hash fits; all others are computed, so that a file that was
-cut, or is half-made, is completed. Who computes holds a lock on the file. No torch.
+is a folder of at most 16 parts. A part is one file: a sha256 for each chunk of images, then fp16
+logits (images, classes), in the order of the dataset. A chunk counts where its hash fits; all
+others are computed, so that a file that was cut, or is half-made, is completed. Who computes a
+part holds a lock on its file; runs that need the same view at once take different parts. No torch.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lsqctl.run import JsonObject
 from lsqctl.training.logit_stores import ABOUT, FOLDER
 
 CHUNK_IMAGES = 250
+PARTS = 16  # of a view, at most: so many runs compute it together
 Logits = NDArray[np.float16]  # (images, classes)
 Compute = Callable[[Sequence[NDArray[np.int64]]], Iterable[NDArray[np.float32]]]
 
@@ -39,7 +41,10 @@ _LOGIT = np.dtype("<f2")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The logits of one view, their digest, and what had to be done to have them."""
+    """The logits of one view, their digest, and what had to be done to have them.
+
+    ``path`` is the folder of its parts. ``waited`` says whether another run computed one meanwhile.
+    """
 
     logits: Logits
     digest: str
@@ -56,7 +61,7 @@ class TeacherLogits:
     """
 
     def __init__(self, data_dir: Path, about: JsonObject, shape: tuple[int, int]) -> None:
-        text = json.dumps([about, shape, CHUNK_IMAGES], sort_keys=True)
+        text = json.dumps([about, shape, CHUNK_IMAGES, PARTS], sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
         self.folder = data_dir / FOLDER / self.key[:32]
         self.about = about
@@ -65,29 +70,36 @@ class TeacherLogits:
     def load(self, view: int, compute: Compute, check_stop: Callable[[], None]) -> View:
         """Return a view; ``compute`` gives the logits of the chunks of images that are missing.
 
-        ``check_stop`` may raise, while another run computes and between chunks: what is computed
-        stays. Raises DataError where the folder cannot be written or a logit is too large for
-        fp16, and OSError.
+        What another run computes is left to it, and waited for last. ``check_stop`` may raise,
+        while another run computes and between chunks: what is computed stays. Raises DataError
+        where the folder cannot be written or a logit is too large for fp16, and OSError.
         """
-        path = self.folder / f"view-{view:04d}"
-        self._make_folder()
-        with _locked(path, check_stop) as (descriptor, waited):
-            file = _ViewFile(descriptor, f"{self.key} {view}", self.shape)
-            missing, images_damaged = file.missing()
-            chunks = [file.indices(chunk) for chunk in missing]
-            for chunk, computed in zip(missing, compute(chunks) if chunks else (), strict=True):
-                file.write(chunk, _halved(computed))
-                check_stop()
-            if missing:
-                os.fsync(descriptor)
-            os.utime(descriptor)
-            logits, digest = file.content()
-        images_computed = sum(map(len, chunks))
-        return View(logits, digest, path, images_computed, images_damaged, waited)
+        folder = self.folder / f"view-{view:04d}"
+        self._make_folders(folder)
+        logits = np.empty(self.shape, _LOGIT)
+        parts = [
+            _Part(folder / f"part-{number:02d}", f"{self.key} {view}", chunks, logits)
+            for number, chunks in enumerate(self._chunks_of_parts())
+        ]
+        in_work = [part for part in parts if not part.complete(compute, check_stop)]
+        for part in in_work:
+            part.complete(compute, check_stop, wait=True)
+        digest = hashlib.sha256(b"".join(part.hashes for part in parts)).hexdigest()
+        images_computed = sum(part.images_computed for part in parts)
+        images_damaged = sum(part.images_damaged for part in parts)
+        return View(logits, digest, folder, images_computed, images_damaged, bool(in_work))
 
-    def _make_folder(self) -> None:
+    def _chunks_of_parts(self) -> Iterator[range]:
+        """Yield the chunks of each part, of equal numbers but for one."""
+        chunks = -(-self.shape[0] // CHUNK_IMAGES)
+        parts = min(PARTS, chunks)
+        for part in range(parts):
+            yield range(part * chunks // parts, (part + 1) * chunks // parts)
+
+    def _make_folders(self, view: Path) -> None:
         try:
-            make_private_dir(self.folder)
+            for folder in (self.folder, view):
+                make_private_dir(folder)
             if not (self.folder / ABOUT).exists():
                 temporary = self.folder / f"{ABOUT}.{os.getpid()}"
                 temporary.write_text(json.dumps(self.about, indent=2, sort_keys=True) + "\n")
@@ -96,81 +108,118 @@ class TeacherLogits:
             raise _unwritable(self.folder, error) from None
 
 
-class _ViewFile:
-    """One open file: hashes of chunks, then the chunks; ``name`` is part of every hash."""
+class _Part:
+    """One file of a view: hashes of chunks, then the chunks; ``name`` is part of every hash.
 
-    def __init__(self, descriptor: int, name: str, shape: tuple[int, int]) -> None:
-        self._descriptor, self._name = descriptor, name
-        self._images, self._classes = shape
-        self._chunks = -(-self._images // CHUNK_IMAGES)
-        self._row_bytes = self._classes * _LOGIT.itemsize
-        self._table_bytes = self._chunks * _HASH_BYTES
-        self._size = self._table_bytes + self._images * self._row_bytes
+    ``logits`` are those of the whole view; once the part is complete, it has filled in its own.
+    """
 
-    def indices(self, chunk: int) -> NDArray[np.int64]:
-        """Return the images of a chunk."""
-        start = chunk * CHUNK_IMAGES
-        return np.arange(start, min(start + CHUNK_IMAGES, self._images))
+    def __init__(self, path: Path, name: str, chunks: range, logits: Logits) -> None:
+        self._path, self._name, self._chunks = path, name, chunks
+        images = len(logits)
+        self._images = [
+            np.arange(chunk * CHUNK_IMAGES, min((chunk + 1) * CHUNK_IMAGES, images))
+            for chunk in chunks
+        ]
+        self._logits = logits[self._images[0][0] : self._images[-1][-1] + 1]
+        self._row_bytes: int = logits.shape[1] * _LOGIT.itemsize
+        self._table_bytes = len(chunks) * _HASH_BYTES
+        self._size = self._table_bytes + self._logits.nbytes
+        self.hashes = b""
+        self.images_computed = self.images_damaged = 0
 
-    def missing(self) -> tuple[list[int], int]:
-        """Return the chunks to compute, and how many images were there and are damaged."""
-        size = os.fstat(self._descriptor).st_size
+    def complete(
+        self, compute: Compute, check_stop: Callable[[], None], *, wait: bool = False
+    ) -> bool:
+        """Take the logits out of the file, computing what is missing, and return True.
+
+        Without ``wait``, a part that another run computes is left as it is, and False returned.
+        """
+        with _opened(self._path) as descriptor:
+            if self._take(descriptor):
+                return True
+            while not _try_lock(descriptor):
+                if not wait:
+                    return False
+                check_stop()
+                time.sleep(_LOCK_POLL_SECONDS)
+            if not self._take(descriptor):
+                self._compute_missing(descriptor, compute, check_stop)
+                self._take(descriptor)
+        return True
+
+    def _take(self, descriptor: int) -> bool:
+        """Fill in the logits if every hash fits; what is written meanwhile does not fit."""
+        data = _read(descriptor)
+        if len(data) != self._size or self._missing(data):
+            return False
+        os.utime(descriptor)
+        self.hashes = data[: self._table_bytes]
+        stored = np.frombuffer(data, _LOGIT, offset=self._table_bytes)
+        self._logits[:] = stored.reshape(self._logits.shape)
+        return True
+
+    def _compute_missing(
+        self, descriptor: int, compute: Compute, check_stop: Callable[[], None]
+    ) -> None:
+        size = os.fstat(descriptor).st_size
         if size != self._size:
-            os.ftruncate(self._descriptor, self._size)
-        data = self._read()
-        missing = [c for c in range(self._chunks) if self._stored(data, c) != self._hash(data, c)]
+            os.ftruncate(descriptor, self._size)
+        data = _read(descriptor)
+        missing = self._missing(data)
         was_cut = 0 < size < self._size
-        damaged = [c for c in missing if was_cut or any(self._stored(data, c))]
-        return missing, sum(len(self.indices(chunk)) for chunk in damaged)
+        damaged = [n for n in missing if was_cut or any(self._stored_hash(data, n))]
+        self.images_damaged += sum(len(self._images[n]) for n in damaged)
+        chunks = [self._images[n] for n in missing]
+        for n, computed in zip(missing, compute(chunks), strict=True):
+            self._write(descriptor, n, _halved(computed))
+            self.images_computed += len(self._images[n])
+            check_stop()
+        os.fsync(descriptor)
 
-    def write(self, chunk: int, logits: Logits) -> None:
+    def _missing(self, data: bytes) -> list[int]:
+        """Return which of the part's chunks do not have the hash that is stored."""
+        return [
+            n for n in range(len(self._chunks)) if self._stored_hash(data, n) != self._hash(data, n)
+        ]
+
+    def _write(self, descriptor: int, n: int, logits: Logits) -> None:
         """Write a chunk and then its hash, which makes it count."""
         data = np.ascontiguousarray(logits, _LOGIT).tobytes()
-        _write_all(self._descriptor, data, self._offset(chunk))
-        _write_all(self._descriptor, self._digest(chunk, data), chunk * _HASH_BYTES)
+        _write_all(descriptor, data, self._offset(n))
+        _write_all(descriptor, self._digest(n, data), n * _HASH_BYTES)
 
-    def content(self) -> tuple[Logits, str]:
-        """Return all logits, and the digest of the view."""
-        data = self._read()
-        logits = np.frombuffer(data, _LOGIT, offset=self._table_bytes)
-        digest = hashlib.sha256(data[: self._table_bytes]).hexdigest()
-        return logits.reshape(self._images, self._classes), digest
+    def _offset(self, n: int) -> int:
+        return self._table_bytes + n * CHUNK_IMAGES * self._row_bytes
 
-    def _read(self) -> bytes:
-        with os.fdopen(os.dup(self._descriptor), "rb") as file:
-            file.seek(0)
-            return file.read()
+    def _stored_hash(self, data: bytes, n: int) -> bytes:
+        return data[n * _HASH_BYTES : (n + 1) * _HASH_BYTES]
 
-    def _offset(self, chunk: int) -> int:
-        return self._table_bytes + chunk * CHUNK_IMAGES * self._row_bytes
+    def _hash(self, data: bytes, n: int) -> bytes:
+        length = len(self._images[n]) * self._row_bytes
+        return self._digest(n, data[self._offset(n) : self._offset(n) + length])
 
-    def _stored(self, data: bytes, chunk: int) -> bytes:
-        return data[chunk * _HASH_BYTES : (chunk + 1) * _HASH_BYTES]
-
-    def _hash(self, data: bytes, chunk: int) -> bytes:
-        length = len(self.indices(chunk)) * self._row_bytes
-        return self._digest(chunk, data[self._offset(chunk) : self._offset(chunk) + length])
-
-    def _digest(self, chunk: int, data: bytes) -> bytes:
-        return hashlib.sha256(f"{self._name} {chunk}\n".encode() + data).digest()
+    def _digest(self, n: int, data: bytes) -> bytes:
+        return hashlib.sha256(f"{self._name} {self._chunks[n]}\n".encode() + data).digest()
 
 
 @contextmanager
-def _locked(path: Path, check_stop: Callable[[], None]) -> Iterator[tuple[int, bool]]:
-    """Open a view's file, alone; yield its descriptor and whether another run had to be awaited."""
+def _opened(path: Path) -> Iterator[int]:
+    """Open a part's file; closing it gives up its lock."""
     try:
         descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise _unwritable(path, error) from None
-    waited = False
     try:
-        while not _try_lock(descriptor):
-            waited = True
-            check_stop()
-            time.sleep(_LOCK_POLL_SECONDS)
-        yield descriptor, waited
+        yield descriptor
     finally:
-        os.close(descriptor)  # which gives up the lock
+        os.close(descriptor)
+
+
+def _read(descriptor: int) -> bytes:
+    with os.fdopen(os.dup(descriptor), "rb") as file:
+        file.seek(0)
+        return file.read()
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from lsqctl.models.factory import build_model
 from lsqctl.recipe import cross_check, fingerprint
 from lsqctl.training.logit_stores import stored_logits
 from lsqctl.training.optimizer_step import train_step
-from lsqctl.training.teacher_logits import CHUNK_IMAGES, TeacherLogits
+from lsqctl.training.teacher_logits import CHUNK_IMAGES, PARTS, TeacherLogits
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from tests.training.attempts import assert_same_state, plain, rows, run
 from tests.training.conftest import session_of, tiny
@@ -60,8 +63,13 @@ def never():
     """Do not stop."""
 
 
-def store_in(folder, **about):
-    return TeacherLogits(folder, {"teacher": "abc"} | about, (IMAGES, CLASSES))
+def store_in(folder, images_count=IMAGES, **about):
+    return TeacherLogits(folder, {"teacher": "abc"} | about, (images_count, CLASSES))
+
+
+def files_of(view):
+    """Return the content of each part of a view, by its name."""
+    return {path.name: path.read_bytes() for path in sorted(view.path.iterdir())}
 
 
 def test_a_view_is_computed_once_and_read_by_whoever_names_the_same_teacher_and_images(tmp_path):
@@ -79,32 +87,42 @@ def test_a_view_is_computed_once_and_read_by_whoever_names_the_same_teacher_and_
     ]
 
 
-@pytest.mark.parametrize("kept", [0, 40, 1000, 2400])
-def test_a_view_that_was_cut_is_completed_and_is_what_it_was(tmp_path, kept):
-    whole = store_in(tmp_path).load(0, Computes(), never)
-    data = whole.path.read_bytes()
-    with whole.path.open("r+b") as file:
+@pytest.mark.parametrize("kept", [0, 40, 1000, 2400, 2900])
+def test_a_part_that_was_cut_is_completed_and_is_what_it_was(tmp_path, kept):
+    images = 2 * PARTS * CHUNK_IMAGES - 7  # two chunks a part
+    whole = store_in(tmp_path, images).load(0, Computes(), never)
+    files = files_of(whole)
+    assert len(files) == PARTS
+    with (whole.path / "part-15").open("r+b") as file:
         file.truncate(kept)
     again = Computes()
-    view = store_in(tmp_path).load(0, again, never)
-    assert whole.path.read_bytes() == data
+    view = store_in(tmp_path, images).load(0, again, never)
+    assert files_of(whole) == files
     assert (view.logits == whole.logits).all()
     assert view.digest == whole.digest
     assert view.images_damaged == (again.asked if kept else 0)
-    assert 0 < again.asked <= IMAGES
-    assert again.asked < IMAGES or kept < 2000
+    first = 2 * 32 + CHUNK_IMAGES * CLASSES * 2  # bytes of the hashes and of the first chunk
+    assert again.asked == (CHUNK_IMAGES - 7) + (CHUNK_IMAGES if kept < first else 0)
+
+
+@pytest.mark.parametrize("images", [1, 250, 251, 16 * 250, 16 * 250 + 1, 40 * 250 + 3])
+def test_every_image_has_its_logits_however_many_parts_there_are(tmp_path, images):
+    view = store_in(tmp_path, images).load(0, Computes(), never)
+    assert (view.logits[:, 0] == np.arange(images, dtype=np.float16)).all()
+    assert len(files_of(view)) == min(PARTS, -(-images // 250))
+    assert view.images_computed == images
 
 
 def test_a_flipped_bit_costs_its_chunk_and_a_view_of_another_store_counts_for_nothing(tmp_path):
     whole = store_in(tmp_path).load(0, Computes(), never)
-    data = bytearray(whole.path.read_bytes())
+    last = whole.path / "part-02"
+    data = bytearray(last.read_bytes())
     data[-1] ^= 1
-    whole.path.write_bytes(data)
+    last.write_bytes(data)
     again = Computes()
     assert store_in(tmp_path).load(0, again, never).images_damaged == again.asked == 7
     for store, view in ((store_in(tmp_path), 1), (store_in(tmp_path, images="others"), 0)):
-        store.folder.mkdir(exist_ok=True)
-        shutil.copy(whole.path, store.folder / f"view-{view:04d}")
+        shutil.copytree(whole.path, store.folder / f"view-{view:04d}")
         assert store.load(view, again, never).images_damaged == IMAGES
 
 
@@ -120,15 +138,70 @@ def test_what_was_computed_before_a_stop_is_not_computed_again(tmp_path):
     assert view.images_damaged == 0
 
 
-def test_a_view_that_another_run_computes_is_waited_for(tmp_path):
-    path = store_in(tmp_path).load(0, Computes(), never).path
-    with path.open("rb") as other:
+def test_what_another_run_computes_is_left_to_it_and_the_rest_computed_meanwhile(tmp_path):
+    whole = store_in(tmp_path).load(0, Computes(), never)
+    first, rest = whole.path / "part-00", Computes()
+    data = first.read_bytes()
+    for path in whole.path.iterdir():
+        path.write_bytes(b"")
+    with first.open("r+b") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
 
-        def asked_while_waiting():
+        def other_run_ends():
+            if rest.asked == IMAGES - CHUNK_IMAGES:
+                other.write(data)
+                other.flush()
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+        view = store_in(tmp_path).load(0, rest, other_run_ends)
+    assert (view.waited, view.images_computed) == (True, IMAGES - CHUNK_IMAGES)
+    assert (rest.asked, view.digest) == (view.images_computed, whole.digest)
+    assert (view.logits == whole.logits).all()
+
+
+def test_runs_that_need_a_view_at_once_compute_it_together_and_nothing_twice(tmp_path):
+    images = 32 * CHUNK_IMAGES
+    start = threading.Barrier(4)
+
+    def slowly(chunks):
+        for logits in Computes()(chunks):
+            time.sleep(0.01)
+            yield logits
+
+    def load(_):
+        start.wait()
+        return store_in(tmp_path, images).load(0, slowly, never)
+
+    with ThreadPoolExecutor(4) as pool:  # flock parts threads as it does processes
+        views = list(pool.map(load, range(4)))
+    assert sum(view.images_computed for view in views) == images
+    assert all(view.images_computed for view in views)
+    assert len({view.digest for view in views}) == 1
+    told = np.arange(images, dtype=np.float16)
+    assert all((view.logits[:, 0] == told).all() for view in views)
+
+
+def test_a_part_whose_run_ends_in_the_middle_is_taken_over(tmp_path):
+    store = store_in(tmp_path)
+    path = store.load(0, Computes(), never).path / "part-01"
+    path.write_bytes(b"")
+    with path.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def other_run_ends():
             fcntl.flock(other, fcntl.LOCK_UN)
 
-        assert store_in(tmp_path).load(0, Computes(), asked_while_waiting).waited
+        taken_over = Computes()
+        assert store.load(0, taken_over, other_run_ends).waited
+    assert taken_over.asked == CHUNK_IMAGES
+
+
+def test_a_view_that_is_there_is_read_whoever_holds_it(tmp_path):
+    whole = store_in(tmp_path).load(0, Computes(), never)
+    with (whole.path / "part-00").open("rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        view = store_in(tmp_path).load(0, Computes(), never)
+    assert (view.waited, view.images_computed, view.digest) == (False, 0, whole.digest)
 
 
 def test_a_logit_too_large_for_fp16_is_refused_and_not_kept(tmp_path):
@@ -145,9 +218,9 @@ def test_a_logit_too_large_for_fp16_is_refused_and_not_kept(tmp_path):
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path):
     (tmp_path / "else").write_text("")
     store = store_in(tmp_path)
-    store.folder.mkdir(parents=True)
-    (store.folder / "view-0000").symlink_to(tmp_path / "else")
-    with pytest.raises(DataError, match=r"view-0000: is a link.*leave distill\.cache out"):
+    (store.folder / "view-0000").mkdir(parents=True)
+    (store.folder / "view-0000" / "part-00").symlink_to(tmp_path / "else")
+    with pytest.raises(DataError, match=r"part-00: is a link.*leave distill\.cache out"):
         store.load(0, Computes(), never)
 
 
@@ -195,7 +268,7 @@ def test_a_run_with_a_cache_is_resumed_to_the_bit_also_where_its_store_was_lost(
 def test_a_run_that_meets_other_logits_of_a_view_says_so_and_is_no_longer_exact(taught):
     session = session_of(cached(data={"views": 1}), taught())
     assert len(load_teacher_view(session)) == 1
-    session.teacher_view.path.unlink()
+    shutil.rmtree(session.teacher_view.path)
     session.teacher_logits.load(
         0, lambda chunks: (np.zeros((len(one), 10), np.float32) for one in chunks), never
     )
