@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import QuantizerStats
 from lsqctl.recipe import OverrideSection, Recipe
-from lsqctl.recipe_file import find_parent
+from lsqctl.recipe_file import find_parent, flatten_recipe
 from lsqctl.run import RunState
 from lsqctl.services.cost import recipe_cost
 from lsqctl.services.layer_findings import last_epoch_stats
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _WEIGHT_FACTOR = 2.0  # of the steps of weights beside those of activations
 _OUTLIER = 1e4  # added to the importance of an outlier: far above any sum of step sizes
 _MAX_RUNS = 500  # the newest succeeded ones that are looked at
+# What says nothing of how a layer's step size was learned beside another run's at other bits.
+_OF_NO_ACCOUNT = {"name", "description", "seed", "quant.weight_bits", "quant.act_bits"}
 CostKind = Literal["size", "bops"]
 StepSizes = Mapping[tuple[str, str, int], float]  # by layer, kind (weight, input) and bits
 
@@ -128,23 +130,30 @@ def pick(choices: Sequence[Sequence[LayerBits]], budget: float) -> list[LayerBit
 def learned_steps(recipe: Recipe, store: Store) -> tuple[StepSizes, tuple[str, ...]]:
     """Return the last step sizes of runs of the recipe's network and dataset, and those runs.
 
-    The newest run that has a layer at some bits tells it.
+    Of several runs that have a layer at some bits, the one whose recipe differs least from this
+    one, bits aside, tells its step size; of those that differ alike, the newest.
     """
     steps: dict[tuple[str, str, int], float] = {}
     run_ids: list[str] = []
-    for run in store.runs.list(states=[RunState.SUCCEEDED], limit=_MAX_RUNS):
-        stored = store.runs.detail(run.id).recipe
-        if (stored["model"]["name"], stored["data"]["name"]) != (
-            recipe.model.name,
-            recipe.data.name,
-        ):
-            continue
-        stats = last_epoch_stats(store.metrics.quantizer_stats(run.id))
+    for run_id in _nearest_first(recipe, store):
+        stats = last_epoch_stats(store.metrics.quantizer_stats(run_id))
         new = {key: s.step_size for s in stats if (key := _step_key(s)) not in steps}
         if new:
             steps |= new
-            run_ids.append(run.id)
+            run_ids.append(run_id)
     return steps, tuple(run_ids)
+
+
+def _nearest_first(recipe: Recipe, store: Store) -> list[str]:
+    """Return succeeded runs of the recipe's network and dataset, the most alike first."""
+    mine = flatten_recipe(recipe)
+    differences: dict[str, int] = {}
+    for run in store.runs.list(states=[RunState.SUCCEEDED], limit=_MAX_RUNS):
+        theirs = flatten_recipe(store.runs.detail(run.id).recipe)
+        different = {key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key]}
+        if not different & {"model.name", "data.name"}:
+            differences[run.id] = len(different - _OF_NO_ACCOUNT)
+    return sorted(differences, key=lambda run_id: differences[run_id])
 
 
 def _step_key(stats: QuantizerStats) -> tuple[str, str, int]:

@@ -11,7 +11,7 @@ import pytest
 
 from lsqctl.events import QuantizerStats
 from lsqctl.recipe_file import load
-from lsqctl.services.bits import LayerBits, _options, pick
+from lsqctl.services.bits import LayerBits, _options, learned_steps, pick
 from lsqctl.settings import sqlite_url
 from lsqctl.store import open_store
 from tests.store.samples import identity, new, result, submit, take
@@ -81,6 +81,23 @@ def bits_of(path):
         layer: (override.weight_bits, override.act_bits)
         for layer, override in load(path).cells[0].recipe.quant.overrides.items()
     }
+
+
+def test_of_runs_at_the_same_bits_the_one_that_was_trained_most_alike_tells_the_steps(ladder):
+    (cell,) = load(ladder.folder / "mine.yaml").cells
+    with open_store(sqlite_url(ladder.folder / ".lsqctl" / "lsqctl.db")) as store:
+        of_all = learned_steps(cell.recipe, store)[1]
+        train = cell.recipe.train.model_copy(update={"lr": 9.0})
+        other = cell.recipe.model_copy(update={"train": train})
+        submit(store, replace(new("newer"), recipe=other.model_dump(mode="json")))
+        lease = take(store).lease
+        learned = [stats(LAYERS[0], "weight", 4, 7.0), stats(LAYERS[1], "weight", 5, 7.0)]
+        store.metrics.log(lease, learned)
+        store.queue.finish(lease, result())
+        steps, run_ids = learned_steps(cell.recipe, store)
+        assert (steps[LAYERS[0], "weight", 4], steps[LAYERS[1], "weight", 5]) == (0.1, 7.0)
+        assert run_ids == (*of_all, lease.run_id)
+        assert learned_steps(other, store)[0][LAYERS[0], "weight", 4] == 7.0
 
 
 def test_the_layer_that_loses_most_keeps_its_bits_and_the_file_is_a_recipe(ladder):
