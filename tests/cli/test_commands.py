@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from typer.main import get_command
 from lsqctl.bundled import bundled
 from lsqctl.cli.app import app, split_global_options
 from lsqctl.store.migrate import shipped_revisions
-from tests.conftest import TINY
+from tests.conftest import FULL, TINY
 
 
 def leaves(command, path=()):
@@ -334,3 +335,55 @@ def test_a_traceback_comes_only_with_debug(cli):
         check=False,
     )
     assert "Traceback" in done.stderr
+
+
+# What a hand or a script may put behind `=` by mistake.
+NASTY = (
+    *("", "-1", "0", "nan", "1e309", "9" * 20, "1,2", "x=y", "=", "a|b", "[1", "{", "null"),
+    *("/nonexistent/x", ".", "\u00e9\u202e", "\x1b[31m"),
+)
+ARGUMENTS = {"recipe": "tiny.yaml", "run": "tiny", "file": "some.file", "code": "R101"}
+# They train, take their time, or stay until they are stopped.
+NOT_QUESTIONS = (
+    *(("run",), ("worker",), ("serve",)),
+    *(("conformance",), ("deploy", "run"), ("cluster", "work")),
+)
+
+
+def arguments_of(command):
+    """Return something that each argument of a command may be."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            fitting = [told for name, told in ARGUMENTS.items() if name in parameter.name]
+            yield (fitting or ["tiny"])[0]
+
+
+def mistaken(path, command):
+    """Yield command lines with a nasty value: for each option and argument all, or two of them."""
+    fine = list(arguments_of(command))
+    if path == ("watch",):
+        fine.append("--once")
+    options = [
+        option
+        for parameter in command.params
+        if parameter.param_type_name == "option" and not parameter.is_flag
+        for option in parameter.opts[:1]
+    ]
+    for place in (*options, *range(len(fine))):
+        start = zlib.crc32(f"{path} {place}".encode()) % len(NASTY)
+        for value in NASTY if FULL else (NASTY * 2)[start : start + 2]:
+            if isinstance(place, str):
+                yield [*path, *fine, f"{place}={value}"]
+            elif not value.startswith("-"):
+                yield [*path, *fine[:place], value, *fine[place + 1 :]]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in COMMANDS if path not in NOT_QUESTIONS], ids=" ".join
+)
+def test_a_mistaken_value_never_ends_in_a_traceback(worked, here, path):
+    shutil.copytree(worked.folder, here.folder / "copy")
+    here.enter(here.folder / "copy")
+    for words in mistaken(path, COMMANDS[path]):
+        done = here(*words, code=None)
+        assert done.returncode in {0, 1, 2, 3, 4, 5, 6, 8}, (words, done)
