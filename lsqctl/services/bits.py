@@ -146,11 +146,11 @@ def learned_steps(recipe: Recipe, store: Store) -> tuple[StepSizes, tuple[str, .
 
 def _nearest_first(recipe: Recipe, store: Store) -> list[str]:
     """Return succeeded runs of the recipe's network and dataset, the most alike first."""
-    mine = flatten_recipe(recipe)
+    wanted = flatten_recipe(recipe)
     differences: dict[str, int] = {}
     for run in store.runs.list(states=[RunState.SUCCEEDED], limit=_MAX_RUNS):
-        theirs = flatten_recipe(store.runs.detail(run.id).recipe)
-        different = {key for key in mine.keys() & theirs.keys() if mine[key] != theirs[key]}
+        trained = flatten_recipe(store.runs.detail(run.id).recipe)
+        different = {key for key in wanted.keys() & trained.keys() if wanted[key] != trained[key]}
         if not different & {"model.name", "data.name"}:
             differences[run.id] = len(different - _OF_NO_ACCOUNT)
     return sorted(differences, key=lambda run_id: differences[run_id])
