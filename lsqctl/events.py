@@ -322,5 +322,6 @@ class PerImageResult:
     selection: str
     n_correct: int
     n_total: int
+    epochs: int
     hits: bytes
     cell: str = ""

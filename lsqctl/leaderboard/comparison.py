@@ -123,7 +123,9 @@ def compare(first: ComparisonSide, second: ComparisonSide) -> Comparison:
     """Answer whether the first side is better than the second.
 
     Paired by seed (and cell) where two or more match, else two single runs image by image, else
-    by Welch's test; with the hits of each image at hand, the images have their say as well.
+    by Welch's test. A single network that was evaluated and not trained, as a full-precision start
+    with public weights, has no seed: every run of the other side is paired with it. With the
+    hits of each image at hand, the images have their say as well.
     Raises UsageError when the sides were not evaluated on the same images, or share no cell, and
     DataError when nothing can tell them apart.
     """
@@ -194,6 +196,10 @@ def _images_text(run: PerImageResult) -> str:
 def _pair_runs(first: ComparisonSide, second: ComparisonSide) -> list[RunPair]:
     if len(first.runs) == len(second.runs) == 1:
         return [(first.runs[0], second.runs[0])]
+    if _is_untrained(second) and _is_one_recipe(first):
+        return [(run, second.runs[0]) for run in sorted(first.runs, key=lambda run: run.seed)]
+    if _is_untrained(first) and _is_one_recipe(second):
+        return [(first.runs[0], run) for run in sorted(second.runs, key=lambda run: run.seed)]
     second_by_key = {(run.cell, run.seed): run for run in second.runs}
     pairs = [
         (run, second_by_key[run.cell, run.seed])
@@ -210,6 +216,15 @@ def _pair_runs(first: ComparisonSide, second: ComparisonSide) -> list[RunPair]:
         )
         raise UsageError(f"the two do not pair cell by cell: {cells_text}; name one recipe of each")
     return []
+
+
+def _is_untrained(side: ComparisonSide) -> bool:
+    """Whether a side is one network as it came: of other seeds it would be the same."""
+    return [run.epochs for run in side.runs] == [0]
+
+
+def _is_one_recipe(side: ComparisonSide) -> bool:
+    return len({run.cell for run in side.runs}) == 1
 
 
 def _image_tests(
@@ -261,6 +276,7 @@ def _verdict(test: SignificanceTest) -> Verdict:
 
 
 def _summarize(side: ComparisonSide, runs: Sequence[PerImageResult]) -> SideSummary:
+    runs = list({run.run_id: run for run in runs}.values())
     values = [*map(top1_percent, runs)]
     seeds = tuple(sorted({run.seed for run in runs}))
     return SideSummary(
@@ -305,22 +321,38 @@ def _pair_row(first: PerImageResult, second: PerImageResult) -> ComparisonRow:
 
 
 def _caveats(*sides: tuple[ComparisonSide, Sequence[PerImageResult]]) -> Iterable[str]:
-    fewest_runs = min(len(compared) for _, compared in sides)
+    counts = [len({run.run_id for run in compared}) for _, compared in sides]
+    trained = [n for n, (side, _) in zip(counts, sides, strict=True) if not _is_untrained(side)]
+    fewest_runs = min(trained, default=1)
     if fewest_runs == 1:
         yield "one run a side tells two networks apart; recipes need three seeds or more of each"
     if fewest_runs == 2:
         yield "two seeds say little of their spread; three seeds or more say whether it is luck"
-    for side, compared in sides:
-        n_unpaired = len(side.runs) - len(compared)
+    for n_compared, (side, compared) in zip(counts, sides, strict=True):
+        n_unpaired = len(side.runs) - n_compared
         if n_unpaired:
             yield f"{n_unpaired} of {len(side.runs)} runs of {side.label} have no counterpart"
         if side.n_failed:
             yield f"{side.n_failed} failed runs of {side.label} are not in its mean"
+        if n_compared < len(compared):
+            yield f"{side.label} was evaluated as it came: each run stands against it"
         if any(run.selection == "best" for run in compared):
             yield f"{side.label}: the epoch was chosen by looking at these images"
         yield from side.notes
     runs = [run for _, compared in sides for run in compared]
     if len({run.data_digest for run in runs}) > 1:
         yield "the training images differ"
-    if len({run.preprocessing for run in runs}) > 1:
+    if len({_evaluated_as(run.preprocessing) for run in runs}) > 1:
         yield "the images were prepared differently"
+    elif len({run.preprocessing for run in runs if run.epochs}) > 1:
+        yield "the training images were prepared differently"
+
+
+def _evaluated_as(preprocessing: str) -> str:
+    """Return how images were prepared, without what is done in training alone.
+
+    >>> _evaluated_as("as it is, 32x32; /255; training: pad 4 and crop, mirror yes")
+    'as it is, 32x32; /255'
+    """
+    clauses = preprocessing.split("; ")
+    return "; ".join(clause for clause in clauses if not clause.startswith("training: "))

@@ -29,6 +29,7 @@ def scored(right, *, name="a", seed=0, **changes):
         "selection": "last",
         "n_correct": len(set(right)),
         "n_total": TOTAL,
+        "epochs": 9,
         "hits": bits.to_bytes(TOTAL // 8, "big"),
     }
     return PerImageResult(**{**values, **changes})
@@ -126,6 +127,32 @@ def test_a_run_is_compared_with_its_own_seed_of_a_recipe():
     assert [(row.first_run, row.second_run) for row in found.rows] == [("a1", "b1")]
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_every_seed_stands_against_a_network_that_was_not_trained(turned):
+    a = seeds("a", [380, 382, 384])
+    start = side("start", scored(range(370), name="start", seed=7, epochs=0))
+    found = compare(*[side("A", *a), start][:: -1 if turned else 1])
+    of_a, of_start = ("second", "first") if turned else ("first", "second")
+    assert [getattr(row, f"{of_a}_run") for row in found.rows] == ["a0", "a1", "a2"]
+    assert {getattr(row, f"{of_start}_run") for row in found.rows} == {"start7"}
+    assert (getattr(found, of_a).n, getattr(found, of_start).n) == (3, 1)
+    assert getattr(found, of_start).top1_std is None
+    assert found.difference == pytest.approx(-3.0 if turned else 3.0)
+    assert found.verdict == ("worse" if turned else "better")
+    assert {one.name for one in found.tests} == {
+        "a paired t-test over 3 seeds",
+        "McNemar's test over 3 runs a side on the same 400 images",
+    }
+    assert found.notes == ("start was evaluated as it came: each run stands against it",)
+
+
+def test_a_trained_run_stands_for_its_own_seed_alone():
+    trained = side("B", scored(range(370), name="b", seed=1))
+    found = compare(side("A", *seeds("a", [380, 382, 384])), trained)
+    assert [row.first_run for row in found.rows] == ["a1"]
+    assert "2 of 3 runs of A have no counterpart" in found.notes
+
+
 def test_a_run_against_other_seeds_is_compared_by_images_alone():
     found = compare(side("A", scored(range(380), seed=9)), side("B", *seeds("b", [340, 341])))
     assert [one.name for one in found.tests] == [
@@ -172,6 +199,16 @@ def test_other_training_images_and_preparation_are_allowed_and_said():
     )
     notes = compare(side("A", scored(range(380))), side("B", other)).notes
     assert {"the training images differ", "the images were prepared differently"} <= set(notes)
+
+
+def test_what_is_done_in_training_alone_is_said_apart():
+    plain = scored(range(380), preprocessing="as it is; training: pad 4 and crop, mirror yes")
+    views = "as it is; training: pad 4 and crop, mirror yes, 5 views"
+    notes = compare(
+        side("A", plain), side("B", scored(range(9), name="b", preprocessing=views))
+    ).notes
+    assert "the training images were prepared differently" in notes
+    assert "the images were prepared differently" not in notes
 
 
 def test_without_hits_the_seeds_decide_and_a_single_run_cannot():
