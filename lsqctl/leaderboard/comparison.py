@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from lsqctl.errors import DataError, UsageError
@@ -196,10 +197,10 @@ def _images_text(run: PerImageResult) -> str:
 def _pair_runs(first: ComparisonSide, second: ComparisonSide) -> list[RunPair]:
     if len(first.runs) == len(second.runs) == 1:
         return [(first.runs[0], second.runs[0])]
-    if _is_untrained(second) and _is_one_recipe(first):
-        return [(run, second.runs[0]) for run in sorted(first.runs, key=lambda run: run.seed)]
-    if _is_untrained(first) and _is_one_recipe(second):
-        return [(first.runs[0], run) for run in sorted(second.runs, key=lambda run: run.seed)]
+    sides = first, second
+    if any(map(_is_untrained, sides)) and all(map(_is_one_recipe, sides)):
+        first_runs, second_runs = (sorted(side.runs, key=lambda run: run.seed) for side in sides)
+        return list(product(first_runs, second_runs))
     second_by_key = {(run.cell, run.seed): run for run in second.runs}
     pairs = [
         (run, second_by_key[run.cell, run.seed])
@@ -208,11 +209,11 @@ def _pair_runs(first: ComparisonSide, second: ComparisonSide) -> list[RunPair]:
     ]
     if len(pairs) >= 2 or (pairs and 1 in (len(first.runs), len(second.runs))):
         return pairs
-    cells = [sorted({run.cell for run in side.runs}) for side in (first, second)]
+    cells = [sorted({run.cell for run in side.runs}) for side in sides]
     if cells[0] != cells[1] or len(cells[0]) > 1:
         cells_text = "; ".join(
             f"{side.label} has {', '.join(names) if names != [''] else 'one cell'}"
-            for side, names in zip((first, second), cells, strict=True)
+            for side, names in zip(sides, cells, strict=True)
         )
         raise UsageError(f"the two do not pair cell by cell: {cells_text}; name one recipe of each")
     return []

@@ -51,8 +51,7 @@ NO_CHANGES = Changes()
 
 def parse_name(name: str) -> Node:
     """Return a name that was given by an option; whether a recipe may have it is not checked."""
-    source = Source(NAME_OPTION, (sanitize(f"{NAME_OPTION} {name}"),), NAME_OPTION)
-    return replace(_placeholder(name, source, len(NAME_OPTION) + 1), text=name, quoted=True)
+    return replace(_option_node(NAME_OPTION, name, sanitize(name)), text=name, quoted=True)
 
 
 def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Diagnostic]]:
@@ -109,8 +108,7 @@ def varied_and_set(axes: Axes, fixed: Assignment) -> list[Diagnostic]:
 
 def _parse_option(text: str, option: str) -> tuple[Node, Node, list[Diagnostic]]:
     name, equals, value_text = text.partition("=")
-    source = Source(option, (f"{option} {text}",), option)
-    key = _placeholder(name, source, len(option) + 1)
+    key = _option_node(option, name, text)
     if not equals or not value_text.strip():
         message = "has no value"
         raise RecipeError(
@@ -118,15 +116,17 @@ def _parse_option(text: str, option: str) -> tuple[Node, Node, list[Diagnostic]]
         )
     if "\n" in value_text or not value_text.isprintable():
         raise RecipeError([key.diagnostic("R103", f"bad {option}", "must be one printable line")])
-    value, diagnostics = compose(value_text, source, column_offset=len(option) + 2 + len(name))
+    value_column = len(option) + 2 + len(name)
+    value, diagnostics = compose(value_text, key.source, column_offset=value_column)
     if value is None:
         raise RecipeError([key.diagnostic("R103", f"bad {option}", "has no value")])
     return key, value, diagnostics
 
 
-def _placeholder(value: str, source: Source, column_offset: int) -> Node:
-    """Return a node of a text that is no YAML, which begins at a column of its source."""
-    node, _ = compose("x", source, column_offset=column_offset)
+def _option_node(option: str, value: str, text: str) -> Node:
+    """Return what an option's text begins with, as a node that is not read as YAML."""
+    source = Source(option, (f"{option} {text}",), option)
+    node, _ = compose("x", source, column_offset=len(option) + 1)
     assert node is not None
     end_column = node.position.column + max(1, len(value))
     return replace(node, position=replace(node.position, end_column=end_column), value=value)
@@ -135,15 +135,8 @@ def _placeholder(value: str, source: Source, column_offset: int) -> Node:
 def seed_nodes(seeds: Iterable[int]) -> tuple[Node, ...]:
     """Return the values of ``--seed`` as nodes, each once."""
     return tuple(
-        replace(node, value=seed, text=str(seed))
+        replace(_option_node(SEED_OPTION, str(seed), str(seed)), value=seed, text=str(seed))
         for seed in dict.fromkeys(seeds)
-        if (
-            node := compose(
-                str(seed),
-                Source(SEED_OPTION, (f"{SEED_OPTION} {seed}",), SEED_OPTION),
-                column_offset=7,
-            )[0]
-        )
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 from lsqctl.ownership import read_regular
@@ -33,10 +34,11 @@ def stored_logits(data_dir: Path) -> list[StoredLogits]:
             about = json.loads(read_regular(path / ABOUT))
         except (OSError, ValueError):
             continue
-        files = [file.stat() for file in path.glob("view-*/part-*")]
-        views = len(list(path.glob("view-*/")))
+        views = list(path.glob("view-*"))
+        parts = [[*view.iterdir()] if view.is_dir() else [view] for view in views]
+        files = [file.stat() for file in chain.from_iterable(parts)]
         used_at = max((status.st_mtime for status in files), default=path.stat().st_mtime)
         size = sum(status.st_size for status in files)
         used = datetime.fromtimestamp(used_at, UTC)
-        found.append(StoredLogits(path, about, views, size, used))
+        found.append(StoredLogits(path, about, len(views), size, used))
     return found

@@ -90,7 +90,7 @@ class TeacherLogits:
         return View(logits, digest, folder, images_computed, images_damaged, bool(in_work))
 
     def _chunks_of_parts(self) -> Iterator[range]:
-        """Yield the chunks of each part, of equal numbers but for one."""
+        """Yield the chunks of each part, whose numbers differ by one at most."""
         chunks = -(-self.shape[0] // CHUNK_IMAGES)
         parts = min(PARTS, chunks)
         for part in range(parts):
@@ -143,9 +143,9 @@ class _Part:
                     return False
                 check_stop()
                 time.sleep(_LOCK_POLL_SECONDS)
+            self._compute_missing(descriptor, compute, check_stop)
             if not self._take(descriptor):
-                self._compute_missing(descriptor, compute, check_stop)
-                self._take(descriptor)
+                raise OSError(errno.EIO, "does not hold what was written to it", str(self._path))
         return True
 
     def _take(self, descriptor: int) -> bool:
@@ -167,6 +167,8 @@ class _Part:
             os.ftruncate(descriptor, self._size)
         data = _read(descriptor)
         missing = self._missing(data)
+        if not missing:  # another run has computed it since it was read
+            return
         was_cut = 0 < size < self._size
         damaged = [n for n in missing if was_cut or any(self._stored_hash(data, n))]
         self.images_damaged += sum(len(self._images[n]) for n in damaged)

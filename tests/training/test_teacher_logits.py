@@ -196,6 +196,18 @@ def test_a_part_whose_run_ends_in_the_middle_is_taken_over(tmp_path):
     assert taken_over.asked == CHUNK_IMAGES
 
 
+def test_a_part_that_does_not_keep_what_was_written_is_never_trained_on(tmp_path):
+    store, computes = store_in(tmp_path), Computes()
+
+    def cut_behind_its_back():
+        for part in store.folder.glob("view-0000/*"):
+            part.write_bytes(b"")
+
+    with pytest.raises(OSError, match=r"does not hold what was written to it.*part-00"):
+        store.load(0, computes, cut_behind_its_back)
+    assert computes.asked == CHUNK_IMAGES
+
+
 def test_a_view_that_is_there_is_read_whoever_holds_it(tmp_path):
     whole = store_in(tmp_path).load(0, Computes(), never)
     with (whole.path / "part-00").open("rb") as other:
