@@ -6,12 +6,11 @@ recorded in the user's own folder for settings, one record a file, and nowhere i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 
+from lsqctl.atomic_write import replace_file
 from lsqctl.errors import PluginError
 from lsqctl.ownership import check_private, make_private_dir, read_regular
 from lsqctl.settings import config_dir
@@ -31,13 +30,7 @@ def trust(path: Path) -> str:
     for private in (folder.parent, folder):
         make_private_dir(private)
     record = json.dumps({"path": str(path.resolve()), "sha256": sha256}).encode()
-    temporary = folder / f".{os.getpid()}.tmp"
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
-        file.write(record)
-    temporary.replace(_record_path(path))
+    replace_file(_record_path(path), record)
     return sha256
 
 

@@ -38,7 +38,7 @@ def metrics(
 
     Run, name, seed, metric, split, step.
     """
-    from lsqctl.services.atomic_write import write_atomic
+    from lsqctl.atomic_write import write_atomic
     from lsqctl.services.metric_series import metric_points, write_points
 
     chosen = output_format or _format_of(output)

@@ -37,7 +37,7 @@ def write_html_page(
     store: Store, board: Board, path: Path, *, force: bool, classify: Path | None = None
 ) -> None:
     """Write the page and say where it is."""
-    from lsqctl.services.atomic_write import check_overwrite
+    from lsqctl.atomic_write import check_overwrite
     from lsqctl.services.html_page import read_classifier, write_page
 
     check_overwrite(path, force=force)

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lsqctl.atomic_write import temporary_beside
 from lsqctl.deploy.forms import FORMS, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.runtime import Array
 from lsqctl.errors import DataError, NotFound, UsageError
@@ -64,7 +65,7 @@ def write_folder(directory: Path, files: Mapping[str, bytes], report: JsonObject
     check_free(directory)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     everything = {**files, CHECK: _manifest(report | {"sha256": digests})}
-    temporary = directory.absolute().with_name(f".lsqctl.{directory.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(directory.absolute())
     try:
         temporary.mkdir()
         for name, data in everything.items():

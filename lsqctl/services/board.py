@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lsqctl.atomic_write import check_overwrite, write_atomic
 from lsqctl.filters.expression import Comparison, narrowed, split_conjunction
 from lsqctl.filters.parser import parse
 from lsqctl.leaderboard.board import Board
@@ -20,7 +21,6 @@ from lsqctl.leaderboard.published_results import PWC_PAGE, PublishedResult
 from lsqctl.leaderboard.pwc_view import PwcLine, pwc_csv, pwc_json, pwc_lines, pwc_markdown
 from lsqctl.leaderboard.rank import Cost, rank
 from lsqctl.leaderboard.schema import RUN_SOURCES, WHERE_COLUMNS
-from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.published_results import load_published_results, load_workspace_results
 from lsqctl.settings import Settings
 

@@ -25,10 +25,10 @@ from urllib.parse import parse_qsl, quote, unquote
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from lsqctl import JSON_SCHEMA_VERSION
+from lsqctl.atomic_write import check_overwrite, write_atomic
 from lsqctl.errors import LsqctlError, StoreError, UsageError
 from lsqctl.ownership import open_regular
 from lsqctl.run import JsonObject
-from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.doctor import diagnose
 from lsqctl.services.provenance import installed_versions, version_line
 from lsqctl.services.redaction import KnownSecrets, Redactor

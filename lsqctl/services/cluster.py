@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from lsqctl import __version__
+from lsqctl.atomic_write import replace_file, temporary_beside, write_atomic
 from lsqctl.bundled import code_sha256
 from lsqctl.cluster.dispatcher import Dispatcher, PilotStatus
 from lsqctl.cluster.pilot_script import TOKEN_FILE, URL_FILE, PilotRequest, cluster_dir
@@ -21,7 +22,6 @@ from lsqctl.cluster.schedulers import SCHEDULERS, Examinable, Scheduler, pilot_n
 from lsqctl.cluster.schedulers.slurm import allocation_problem
 from lsqctl.errors import NotFound, PilotRefused, SchedulerAway, StoreError, UsageError
 from lsqctl.ownership import make_private_dir, read_regular
-from lsqctl.services.atomic_write import write_atomic
 from lsqctl.services.doctor_machine import Finding
 from lsqctl.services.provenance import newest_schema
 from lsqctl.services.watch import PILOTS_SUFFIX
@@ -36,6 +36,9 @@ NEEDS_POSTGRESQL = (
     "server that every node reaches, as docs/cluster.md sets up in five commands; then "
     "--db postgresql+psycopg://USER@HOST/NAME or LSQCTL_DB"
 )
+
+
+_TOKEN = re.compile(r"[0-9a-f]{8}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +93,17 @@ def open_cluster(settings: Settings, name: str, *, prepare: bool = True) -> Clus
 
 
 def _token(path: Path) -> str:
-    """Return the workspace's token, made by whoever comes first."""
-    with suppress(FileExistsError):
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        os.write(descriptor, secrets.token_hex(4).encode())
-        os.close(descriptor)
-    return read_regular(path).decode("ascii", "replace")
+    """Return the workspace's token, made by whoever comes first: it is there whole, or not."""
+    if not path.exists():
+        temporary = temporary_beside(path)
+        replace_file(temporary, secrets.token_hex(4).encode())
+        with suppress(FileExistsError):
+            path.hardlink_to(temporary)
+        temporary.unlink()
+    token = read_regular(path).decode("ascii", "replace")
+    if not _TOKEN.fullmatch(token):
+        raise StoreError(f"{path} holds no token; remove it while no pilot works or waits")
+    return token
 
 
 def expected_version() -> str:

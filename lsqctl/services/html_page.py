@@ -16,6 +16,7 @@ from pathlib import Path
 from socketserver import BaseRequestHandler
 from typing import TYPE_CHECKING, Literal
 
+from lsqctl.atomic_write import write_atomic
 from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.charts.history import step_size_charts, training_curves
@@ -23,7 +24,6 @@ from lsqctl.leaderboard.formats.csv_text import to_csv
 from lsqctl.leaderboard.formats.json_text import to_json
 from lsqctl.leaderboard.page.rendering import LiveStatus, RunHistory, render
 from lsqctl.run import RunState
-from lsqctl.services.atomic_write import write_atomic
 from lsqctl.services.board import build_board
 from lsqctl.services.http_handler import MIN_TOKEN_LENGTH, BoardRequestHandler, is_loopback
 from lsqctl.settings import Settings

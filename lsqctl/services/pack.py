@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from lsqctl.atomic_write import atomic_file, check_overwrite
 from lsqctl.datasets.image_folders import (
     FolderDataset,
     FolderSplit,
@@ -19,7 +20,6 @@ from lsqctl.datasets.image_folders import (
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX, SourceImage, write_pack
 from lsqctl.datasets.presence import image_folders
 from lsqctl.errors import NotFound, UsageError
-from lsqctl.services.atomic_write import atomic_file, check_overwrite
 from lsqctl.settings import Settings, expand_home
 from lsqctl.text import did_you_mean
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsqctl.atomic_write import check_overwrite, write_atomic
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import Metric
 from lsqctl.leaderboard.charts.accuracy import (
@@ -18,8 +19,8 @@ from lsqctl.leaderboard.charts.accuracy import (
 from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.charts.history import metric_by_run, step_size_charts
 from lsqctl.leaderboard.rank import rank
-from lsqctl.services.atomic_write import check_overwrite, write_atomic
 from lsqctl.services.board import build_board
+from lsqctl.services.diff import flatten
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
@@ -144,12 +145,8 @@ def _table(store: Store, dataset: str | None, settings: Settings | None) -> Tabl
 
 
 def _value_at(recipe: Mapping[str, object], key: str) -> object:
-    node: object = recipe
-    for part in key.split("."):
-        if not isinstance(node, Mapping):
-            return None
-        node = node.get(part)
-    return node if isinstance(node, str | int | float | bool) else None
+    value = flatten(recipe).get(key)
+    return value if isinstance(value, str | int | float | bool) else None
 
 
 def _flat_keys(recipe: Mapping[str, object], prefix: str = "") -> list[str]:

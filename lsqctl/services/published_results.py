@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from lsqctl.atomic_write import replace_file
 from lsqctl.errors import DataError, NotFound, StoreError, UsageError
 from lsqctl.leaderboard.published_results import (
     PublishedResult,
@@ -264,15 +265,7 @@ def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
 def _write_results(settings: Settings, results: WorkspaceResults) -> None:
     """Write the file whole or not at all."""
     path = settings.published_results_file
-    temporary = path.with_suffix(".tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-            file.write(dump_workspace_results(results))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, dump_workspace_results(results).encode())
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(f"cannot write {path}: {error.strerror}") from None

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, FromClause, case, func, or_, select, text
 
+from lsqctl.atomic_write import temporary_beside
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.store.audit import AttemptRow, History, MeasurementSpan, violations
@@ -153,7 +154,7 @@ class Maintenance(StorePart):
             raise UsageError(f"{path} is the database itself; name another path")
         if path.exists() and not force:
             raise UsageError(f"{path} exists; --force overwrites it")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = temporary_beside(path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import CreateTable
 
+from lsqctl.atomic_write import temporary_beside
 from lsqctl.bundled import bundled
 from lsqctl.errors import OlderSchema, StoreError, UnusableDatabase
 from lsqctl.run import RunState
@@ -193,9 +194,14 @@ def _back_up(path: Path, revision: str) -> None:
     copy = path.with_name(f"{path.name}.schema-{revision}.bak")
     if copy.exists():
         return
-    temporary = copy.with_suffix(".tmp")
-    temporary.unlink(missing_ok=True)
-    os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(temporary)) as target:
-        source.backup(target)
-    temporary.rename(copy)
+    temporary = temporary_beside(copy)
+    try:
+        os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        with (
+            closing(sqlite3.connect(path)) as source,
+            closing(sqlite3.connect(temporary)) as target,
+        ):
+            source.backup(target)
+        temporary.rename(copy)
+    finally:
+        temporary.unlink(missing_ok=True)

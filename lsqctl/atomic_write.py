@@ -1,0 +1,82 @@
+"""Write a file whole or not at all, and one that a user named over nothing unless told to."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from lsqctl.errors import UsageError
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a path in the folder of ``path`` that nobody else uses, to be renamed to it.
+
+    By chance and not by process: processes in two containers may have the same number.
+    """
+    return path.with_name(f".lsqctl.{secrets.token_hex(8)}.tmp")
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of ``path``, and is removed where the block fails.
+
+    A full disk or a crash leaves no half of it. ``mode`` is the file's, less what the umask takes
+    away. Raises OSError.
+    """
+    temporary = temporary_beside(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never through a link that lies in wait
+    descriptor = os.open(temporary, flags, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put ``data`` into ``path``, readable by its owner alone.  Raises OSError."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def check_overwrite(path: Path, *, force: bool = False) -> None:
+    """Raise UsageError for a link, for what is no plain file, and, unless forced, for a file."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UsageError(f"{path} is a link or not a plain file; name another path")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; --force overwrites it")
+
+
+def write_atomic(path: Path, data: bytes, *, force: bool = False, mode: int = 0o666) -> None:
+    """Write ``data`` to ``path`` as ``replacing`` does, over no file unless forced.
+
+    Raises UsageError, in one line, where it cannot.
+    """
+    with atomic_file(path, force=force, mode=mode) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic_file(path: Path, *, force: bool = False, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Yield a file that becomes ``path`` at the end, and is removed where the block fails.
+
+    Raises UsageError as ``write_atomic`` does. An OSError of the block that names a file of
+    another folder is raised as it is: it is not this file that cannot be written.
+    """
+    check_overwrite(path, force=force)
+    try:
+        with replacing(path, mode) as file:
+            yield file
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).parent != path.parent:
+            raise
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None

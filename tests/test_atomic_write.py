@@ -1,0 +1,44 @@
+"""Files that are written whole or not at all, two at once as well, with errors of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lsqctl.atomic_write import atomic_file, replace_file, write_atomic
+from lsqctl.errors import UsageError
+
+
+def test_two_files_of_one_folder_are_written_at_once(tmp_path: Path) -> None:
+    """By one process, or by two whose number is the same: each in a container."""
+    with atomic_file(tmp_path / "a") as first, atomic_file(tmp_path / "b") as second:
+        first.write(b"1")
+        second.write(b"2")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "a", b"old")
+    with pytest.raises(TypeError), atomic_file(tmp_path / "a", force=True) as file:
+        file.writelines([b"half", 0])  # type: ignore[list-item]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_source_that_cannot_be_read_is_named_and_not_the_file_that_is_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(FileNotFoundError, match="source"), atomic_file(tmp_path / "a"):
+        (tmp_path / "in" / "source").read_bytes()
+    with pytest.raises(UsageError, match=r"cannot write .*none/a: No such file"):
+        write_atomic(tmp_path / "none" / "a", b"")
+
+
+def test_an_error_without_a_number_is_told_in_its_words(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it broke"), atomic_file(tmp_path / "a"):
+        raise OSError("it broke")
+
+
+def test_a_file_that_is_replaced_is_its_owners_alone(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a", b"x")
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o600
