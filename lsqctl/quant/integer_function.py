@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from lsqctl.quant import cpu_kernel
 from lsqctl.quant.functional import lsq_codes, lsq_gradients
 from lsqctl.quant.integer import Geometry, Limits, Operands, convolve, multiply
+from lsqctl.quant.torch_faults import is_unsafe_channels_last
 
 Bounds = tuple[int, int]
 
@@ -180,6 +181,8 @@ def _operand_gradients(
         stride, padding, dilation, groups = geometry
         bias_sizes = [len(weight)] if wanted[2] else None
         place = (stride, padding, dilation, False, (0, 0), groups)
+        if is_unsafe_channels_last(weight, stride):
+            value = value.contiguous()
         found: tuple[Tensor | None, Tensor | None, Tensor | None] = (
             torch.ops.aten.convolution_backward(
                 grad, value, weight, bias_sizes, *place, list(wanted)

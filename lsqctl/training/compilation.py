@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from lsqctl.errors import CannotCompile, StoreError, UsageError
 from lsqctl.quant import integer, model_cost
 from lsqctl.quant.spec import Kernel
+from lsqctl.quant.torch_faults import unsafe_layers
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
+from lsqctl.training.pieces import microbatch_sizes
 from lsqctl.training.runtime import ExecutionContext, check_own_stop
 from lsqctl.training.train_state import TrainState
 
@@ -52,11 +54,33 @@ def decide_compile(
     requested, reason = context.compile == "on", ""
     if context.compile == "auto":
         requested, reason = _pays_off(recipe, context, pipeline, model)
+    if requested and (fault := _compiled_fault(recipe, context, pipeline, model)):
+        if context.compile == "on":
+            raise CannotCompile(f"{fault}; train with --compile auto or off")
+        requested = False
     enabled, notes = _available(requested, context)
     train_state.environment["compile"] = enabled
     large = pipeline.input_shape[-1] >= _CHANNELS_LAST_MIN_SIZE
     train_state.environment["channels_last"] = large and not enabled and context.device == "cpu"
     return [reason, *notes] if enabled and reason else notes
+
+
+def _compiled_fault(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module
+) -> str:
+    """Return why a compiled step would meet torch's fault, or nothing.
+
+    A compiler lays channels last itself: ``avoid_unsafe_channels_last`` is for eager steps.
+    """
+    layers = unsafe_layers(model)
+    batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
+    sizes = microbatch_sizes(batch_size, recipe.train.accumulate)
+    if context.device != "cpu" or not layers or not any(n % context.threads for n in sizes):
+        return ""
+    return (
+        f"torch damages memory in layer {layers[0]} (1 × 1, with a stride, of fewer than 16 input "
+        f"channels) where {context.threads} threads cannot share out a batch of {max(sizes)}"
+    )
 
 
 def eager_where_needed(recipe: Recipe, context: ExecutionContext) -> ExecutionContext:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from lsqctl.errors import CannotCompile, Preempted
 from lsqctl.events import Compiled, LogMessage
@@ -205,3 +206,24 @@ def test_where_others_could_plant_compiled_code_auto_trains_eagerly_and_on_is_an
     assert "writable by everyone" in notes[0]
     with pytest.raises(CannotCompile, match="writable by everyone"):
         decided(job(compile="on"), 30)
+
+
+def test_a_step_that_would_damage_memory_when_compiled_is_not_compiled(job):
+    """Torch's fault of lsqctl.quant.torch_faults, which a compiler's own layout would meet."""
+    model, recipe = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2)), tiny(train={"epochs": 9})
+
+    def decide(how, threads):
+        context = replace(job(), compile=how, threads=threads)
+        feed = open_pipeline(recipe, context, setup_torch(job(), 0))
+        cursor = initial_train_state(recipe, context)
+        compilation.decide_compile(
+            cursor, recipe=recipe, context=context, pipeline=feed, model=model
+        )
+        return cursor.environment["compile"]
+
+    assert decide("on", 1)
+    assert decide("on", 2)  # batches of 240
+    with pytest.raises(
+        CannotCompile, match=r"layer 0 .* 7 threads cannot share out a batch of 240"
+    ):
+        decide("on", 7)
