@@ -53,6 +53,8 @@ class DatasetInfo:
         return tuple(self.labels.split(", ")) if self.labels else ()
 
 
+ANY_CLASSES = 7  # where a folder decides how many, and a network must take any number
+
 DATASETS = Registry(__name__, "dataset", DatasetInfo, noun="dataset", group="lsqctl.datasets")
 dataset = DATASETS.declare
 

@@ -44,6 +44,7 @@ _IMAGE_ERRORS = (
     *(OSError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error, zlib.error),
 )
 MAX_IMAGE_PIXELS = 178_956_970  # above which Pillow opens none: half a gigabyte of RGB
+_DEEP_MODES = ("I", "F")  # of 16 or 32 bits: what is above 255 would be cut off
 MAX_HASHED_BYTES = 256_000_000  # about a second
 
 ImageFile = str | PackedImage  # the path of a file of its own, or a part of a packed one
@@ -233,6 +234,11 @@ def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Ima
     source = _source(file, data)
     try:
         with Image.open(source, formats=_FORMATS) as opened:
+            if opened.mode.startswith(_DEEP_MODES):
+                raise DataError(
+                    f"{file} has pixels of {opened.mode}, which do not fit into 8 bits: save it "
+                    "with 8 bits a channel"
+                )
             yield opened
     except (*_IMAGE_ERRORS, Image.DecompressionBombError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

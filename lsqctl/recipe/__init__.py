@@ -11,6 +11,7 @@ from lsqctl.recipe.quant_section import OverrideSection, QuantSection
 from lsqctl.recipe.ranks import check_ranks, possible_ranks
 from lsqctl.recipe.recipe import (
     MAX_NAME_PART,
+    NAME_PART_RULE,
     Recipe,
     fingerprint,
     is_valid_name,
@@ -18,6 +19,7 @@ from lsqctl.recipe.recipe import (
     plugins_of,
 )
 from lsqctl.recipe.sections import (
+    WEIGHT_SUFFIXES,
     DataSection,
     DistillSection,
     ExtensionSection,
@@ -29,6 +31,8 @@ from lsqctl.recipe.train_section import StopSection, TrainSection
 
 __all__ = [
     "MAX_NAME_PART",
+    "NAME_PART_RULE",
+    "WEIGHT_SUFFIXES",
     "DataSection",
     "DistillSection",
     "ExtensionSection",

@@ -89,6 +89,10 @@ def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
     if recipe.data.flip_order == "alternating" and not recipe.data.flip:
         hint = "set data.flip, or leave `flip_order` out"
         conflicts.append(KeyConflict("data.flip_order", "no image is mirrored", hint, "data.flip"))
+    if recipe.data.flip_order == "alternating" and recipe.data.views % 2:
+        message = f"{recipe.data.views} views do not alternate: the first follows the last"
+        hint = "make data.views even, or leave `flip_order` out"
+        conflicts.append(KeyConflict("data.flip_order", message, hint, "data.views"))
     return conflicts
 
 

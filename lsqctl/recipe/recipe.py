@@ -28,6 +28,10 @@ from lsqctl.run import EXTENSION_ROLE
 
 MAX_NAME_PART = 64  # letters between two `/`
 NAME_PART = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_NAME_PART - 1}}}")
+NAME_PART_RULE = (
+    "at most 64 letters, digits, `.`, `_` and `-`, beginning with a letter or digit, and none a "
+    "device of Windows such as `con`"
+)
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
@@ -42,10 +46,7 @@ def is_valid_name(text: str) -> bool:
 
 def _check_name(value: object) -> object:
     if isinstance(value, str) and not is_valid_name(value):
-        raise ValueError(
-            "must be one to four parts joined by `/`, each of at most 64 letters, digits, `.`, `_` "
-            "and `-`, beginning with a letter or digit, and none a device of Windows such as `con`"
-        )
+        raise ValueError(f"must be one to four parts joined by `/`, each of {NAME_PART_RULE}")
     return value
 
 

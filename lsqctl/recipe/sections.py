@@ -84,6 +84,8 @@ class RunRef(Section):
     run: str = Field(min_length=1, description="name of the recipe whose weights are taken")
 
 
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th")
+
 Weights = RunRef | Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
@@ -97,7 +99,7 @@ class ModelSection(Section):
     )
     weights: Weights | None = Field(
         None,
-        description="first weights: a file (.safetensors, .pth, .pt, .th) looked up beside the "
+        description=f"first weights: a file ({', '.join(WEIGHT_SUFFIXES)}) looked up beside the "
         "recipe and in the data folder, a torchvision weights name, or {run: NAME}; "
         "null starts from random ones",
     )
@@ -222,6 +224,18 @@ class DataSection(Section):
     def partial(self) -> bool:
         """Whether a part of the images is trained on or evaluated."""
         return self.limit_train is not None or self.limit_eval is not None
+
+    @property
+    def augmentation(self) -> dict[str, object]:
+        """The keys that decide, beside mean and deviation, what the training images look like.
+
+        Only those that this kind of dataset reads, and of these what is not as by default.
+        """
+        of_files = {"resize", "resize_mode", "crop", "train_crop", "interpolation", "decoder"}
+        read = of_files if DATASETS[self.name].is_image_folder else {"pad"}
+        return self.model_dump(
+            include={"limit_train", "flip", "flip_order"} | read, exclude_defaults=True
+        )
 
     @property
     def image_size(self) -> int:

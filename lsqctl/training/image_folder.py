@@ -14,19 +14,29 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lsqctl.datasets.image_folders import ImageFile, check_resized, file_size, open_image
+from lsqctl.datasets.image_folders import (
+    MAX_HASHED_BYTES,
+    ImageFile,
+    check_resized,
+    file_size,
+    open_image,
+)
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection
 from lsqctl.text import format_bytes
 from lsqctl.training.counter_rng import Stream, bits, randint, uniform
 from lsqctl.training.data_pipeline import Batch, Indices, mirrored
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _EVAL_EPOCH = -1  # instead of an epoch: as evaluation sees the image
 _CROP_ATTEMPTS = 10
@@ -102,6 +112,19 @@ class FolderImages:
             hasher.update(f"{name} {file_size(file)} {label}{bytes_sha256}\n".encode())
         return hasher.hexdigest()
 
+    def content_digest(self) -> str:
+        """Return the sha256 of the files' bytes as well; of very many that of their last changes.
+
+        A file that another has taken the place of, of the same name and size, is another image.
+        """
+        hasher = hashlib.sha256(self.digest().encode())
+        loose = [file for file, _ in self.files if not isinstance(file, PackedImage)]
+        reads_bytes = sum(map(file_size, loose)) <= MAX_HASHED_BYTES
+        for file in loose:
+            path = Path(file)
+            hasher.update(path.read_bytes() if reads_bytes else b"%d" % path.stat().st_mtime_ns)
+        return hasher.hexdigest()
+
     def _load_batches(self, items: list[list[SampleKey]]) -> Iterator[Batch]:
         loader: DataLoader[object] = DataLoader(
             _DecodedImages(self.files, self.data),
@@ -168,6 +191,7 @@ def _last_line(error: Exception) -> str:
 
 
 _TORCHCODEC_FORMATS = ("JPEG", "PNG", "WEBP")  # of those that lsqctl takes; the rest is Pillow's
+_ORIENTATION = 0x0112  # the tag of EXIF
 
 
 def decode(file: ImageFile, decoder: str) -> Tensor:
@@ -181,10 +205,15 @@ def decode(file: ImageFile, decoder: str) -> Tensor:
     if decoder == "torchcodec":
         data = file.read() if isinstance(file, PackedImage) else Path(file).read_bytes()
     with open_image(file, data) as opened:
-        if data is not None and opened.format in _TORCHCODEC_FORMATS:
+        if data is not None and opened.format in _TORCHCODEC_FORMATS and not _is_turned(opened):
             return _torchcodec_decode(file, data)
         image: Tensor = tv.pil_to_tensor(opened.convert("RGB"))
     return image
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Return whether EXIF says that an image is to be turned: torchcodec does, Pillow does not."""
+    return "exif" in image.info and image.getexif().get(_ORIENTATION, 1) != 1
 
 
 def _torchcodec_decode(file: ImageFile, data: bytes) -> Tensor:

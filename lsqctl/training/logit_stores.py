@@ -34,6 +34,8 @@ def stored_logits(data_dir: Path) -> list[StoredLogits]:
             about = json.loads(read_regular(path / ABOUT))
         except (OSError, ValueError):
             continue
+        if not isinstance(about, dict):
+            continue
         views = list(path.glob("view-*"))
         parts = [[*view.iterdir()] if view.is_dir() else [view] for view in views]
         files = [file.stat() for file in chain.from_iterable(parts)]

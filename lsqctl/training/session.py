@@ -17,14 +17,16 @@ from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.quant.methods import Methods, build_methods
+from lsqctl.quant.torch_faults import avoid_unsafe_channels_last
 from lsqctl.recipe import Recipe, fingerprint
 from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
 from lsqctl.training.checkpoint_files import remove_checkpoints
-from lsqctl.training.data_pipeline import DataPipeline, Indices
+from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, Indices
 from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.feature_distillation import FeatureDistillation, feature_layers
+from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
 from lsqctl.training.pieces import Share, deal, microbatch_sizes
 from lsqctl.training.ranks import STOPPED, any_rank, check_replicas
@@ -219,10 +221,10 @@ class TrainingSession:
             optimizer |= {"param_groups": self.optimizer.state_dict()["param_groups"]}
         self.optimizer.load_state_dict(optimizer)
         self.stepper.load_state_dict(checkpoint.training.get("scaler", {}))
-        if self.ema is not None:
-            self.ema.model.load_state_dict(checkpoint.training["ema"])
+        if self.ema is not None:  # a run of no epochs has none: its average is what it is
+            self.ema.model.load_state_dict(checkpoint.training.get("ema", checkpoint.model))
         self.methods.load_state_dict(checkpoint.training.get("methods", {}))
-        self.bn_statistics = checkpoint.training.get("bn")
+        self.bn_statistics = checkpoint.training.get("bn") if own else None
         if self.oscillations is not None:
             self.oscillations.load_state_dict(checkpoint.training.get("oscillations", {}))
         runtime.restore_rng_states(checkpoint.training["random"], checkpoint.state["random"])
@@ -299,6 +301,7 @@ def build_session(
     use_ema = train.ema_decay is not None and train.epochs > 0
     step_clamp = clamp_step_sizes(optimizer, model) if quantized else None
     methods.attach(optimizer)
+    avoid_unsafe_channels_last(model)
     return TrainingSession(
         recipe=recipe,
         context=context,
@@ -348,16 +351,21 @@ def _logit_store(
         "teacher": train_state.input_digests["distill.teacher"],
         "network": recipe.network_of("distill.teacher"),
         "dataset": data.name,
-        "images": dataset.digest,
+        "images": _training_images(dataset),
         "channels": pipeline.channels,
-        "augmentation": data.model_dump(
-            exclude={"name", "batch_size", "eval_batch_size", "views"}, exclude_defaults=True
-        ),
+        "augmentation": data.augmentation,
         "mean": dataset.mean,
         "std": dataset.std,
     }
     shape = (len(dataset.train), dataset.num_classes)
     return TeacherLogits(context.data_dir, about, shape)
+
+
+def _training_images(dataset: DatasetSplits) -> str:
+    """Return what names the very images that a teacher sees; those of evaluation are not asked."""
+    if isinstance(dataset.train, FolderImages):
+        return dataset.train.content_digest()
+    return dataset.digest[: -len(dataset.digest.partition(":")[2]) // 2]
 
 
 def _forwards(

@@ -24,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsqctl.errors import DataError
+from lsqctl.atomic_write import replace_file
+from lsqctl.errors import DataError, StoreError
 from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import JsonObject
 from lsqctl.training.logit_stores import ABOUT, FOLDER
@@ -101,9 +102,10 @@ class TeacherLogits:
             for folder in (self.folder, view):
                 make_private_dir(folder)
             if not (self.folder / ABOUT).exists():
-                temporary = self.folder / f"{ABOUT}.{os.getpid()}"
-                temporary.write_text(json.dumps(self.about, indent=2, sort_keys=True) + "\n")
-                temporary.replace(self.folder / ABOUT)
+                text = json.dumps(self.about, indent=2, sort_keys=True) + "\n"
+                replace_file(self.folder / ABOUT, text.encode())
+        except StoreError as error:
+            raise DataError(f"{error}; or leave distill.cache out") from None
         except OSError as error:
             raise _unwritable(self.folder, error) from None
 

@@ -52,6 +52,10 @@ def test_methods_that_exclude_each_other_or_have_nothing_to_act_on_are_refused_a
     assert conflict_of(quant=floats | ADAM) == []
     ((key, message, _),) = conflict_of(data={"flip_order": "alternating", "flip": False})
     assert (key, message) == ("data.flip_order", "no image is mirrored")
+    alternating = {"flip_order": "alternating", "flip": True}
+    ((_, message, _),) = conflict_of(data=alternating | {"views": 5})
+    assert message == "5 views do not alternate: the first follows the last"
+    assert conflict_of(data=alternating | {"views": 4}) == []
 
 
 def test_a_recipe_without_methods_has_the_hash_it_had_before_there_were_any():

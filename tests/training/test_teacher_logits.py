@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lsqctl.errors import DataError, Preempted
 from lsqctl.events import LogMessage
 from lsqctl.models.factory import build_model
-from lsqctl.recipe import cross_check, fingerprint
+from lsqctl.recipe import DataSection, cross_check, fingerprint
+from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.logit_stores import stored_logits
 from lsqctl.training.optimizer_step import train_step
 from lsqctl.training.teacher_logits import CHUNK_IMAGES, PARTS, TeacherLogits
@@ -259,6 +261,43 @@ def test_cached_logits_are_the_teachers_of_the_very_images_in_half_precision(tau
         with torch.no_grad():
             expected = session.teacher(images).half()
         torch.testing.assert_close(cached_logits(session, indices), expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "shared"),
+    [
+        ({"resize_mode": "square", "crop": 8}, True),  # what paper/w4a4 says, and no set in memory
+        ({"batch_size": 7, "views": 3}, True),
+        ({"limit_eval": 10}, True),
+        ({"limit_train": 10}, False),
+        ({"flip": True}, False),
+        ({"flip": True, "flip_order": "alternating"}, False),
+        ({"pad": 3}, False),
+        ({"normalize": "none"}, False),
+    ],
+)
+def test_runs_share_a_store_whose_images_look_alike_whatever_else_they_say(taught, data, shared):
+    stores = [session_of(cached(data=each), taught()).teacher_logits for each in ({}, data)]
+    assert (stores[0].folder == stores[1].folder) is shared
+
+
+def test_images_that_took_the_place_of_others_have_a_store_of_their_own(tmp_path, monkeypatch):
+    """The same names and sizes: bitmaps. Of very many files the time of change tells."""
+    files = [(str(tmp_path / f"{name}.bmp"), 0) for name in "ab"]
+    data = DataSection(name="imagefolder", resize=8, crop=8)
+
+    def written(shade):
+        for path, _ in files:
+            Image.new("RGB", (8, 8), (shade, shade, shade)).save(path)
+        images = FolderImages(files, data)
+        return images.digest(), images.content_digest()
+
+    first, same, other = written(1), written(1), written(2)
+    assert first == same
+    assert first[0] == other[0]
+    assert first[1] != other[1]
+    monkeypatch.setattr("lsqctl.training.image_folder.MAX_HASHED_BYTES", 10)
+    assert len({written(shade) for shade in (1, 2)}) == 2
 
 
 def test_a_run_with_a_cache_is_resumed_to_the_bit_also_where_its_store_was_lost(taught):
