@@ -11,6 +11,8 @@ from lsqctl.leaderboard.schema import COLUMN_NAMES, COLUMNS, Entry
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+__all__ = ["Board", "Counts", "DataFrame", "Deviations", "Table", "to_frame"]
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -87,8 +89,6 @@ class Board:
         """All rows of all tables, in order."""
         return tuple(entry for table in self.tables for entry in table.rows)
 
-
-__all__ = ["DataFrame", "to_frame"]
 
 _DTYPES: Mapping[type, str] = {int: "Int64", float: "Float64", str: "string", bool: "boolean"}
 

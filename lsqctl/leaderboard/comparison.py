@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-from lsqctl.errors import DataError, UsageError
+from lsqctl.errors import UsageError
 from lsqctl.events import PerImageResult
 from lsqctl.leaderboard.run_group import evaluation_digest
 from lsqctl.leaderboard.statistics import (
@@ -18,6 +18,7 @@ from lsqctl.leaderboard.statistics import (
     paired_t,
     percent,
     sample_std,
+    two_shares,
     welch,
 )
 from lsqctl.text import format_signed
@@ -125,10 +126,10 @@ def compare(first: ComparisonSide, second: ComparisonSide) -> Comparison:
 
     Paired by seed (and cell) where two or more match, else two single runs image by image, else
     by Welch's test. A single network that was evaluated and not trained, as a full-precision start
-    with public weights, has no seed: every run of the other side is paired with it. With the
-    hits of each image at hand, the images have their say as well.
-    Raises UsageError when the sides were not evaluated on the same images, or share no cell, and
-    DataError when nothing can tell them apart.
+    with public weights, has no seed: every run of the other side is paired with it. The images
+    always have their say as well, one by one where each run's hits are stored, else by their
+    number.
+    Raises UsageError when the sides were not evaluated on the same images, or share no cell.
     """
     _check_same_images(first, second)
     pairs = _pair_runs(first, second)
@@ -138,11 +139,6 @@ def compare(first: ComparisonSide, second: ComparisonSide) -> Comparison:
         *_image_tests(first_runs, second_runs),
         *_seed_tests(first_runs, second_runs, paired=bool(pairs)),
     ]
-    if not tests:
-        raise DataError(
-            f"{first.label} and {second.label} cannot be compared: no hits of single images are "
-            "stored, and two runs a side are needed without them"
-        )
     decisive = max(tests, key=lambda test: test.high - test.low)
     verdict = _verdict(decisive)
     sides = _summarize(first, first_runs), _summarize(second, second_runs)
@@ -232,7 +228,10 @@ def _image_tests(
     first_runs: Sequence[PerImageResult], second_runs: Sequence[PerImageResult]
 ) -> list[SignificanceTest]:
     if not all(_has_hits(run) for run in (*first_runs, *second_runs)):
-        return []
+        first, second = (
+            mean([run.n_correct for run in runs]) for runs in (first_runs, second_runs)
+        )
+        return [two_shares(first, second, first_runs[0].n_total)]
     if len(first_runs) == len(second_runs) == 1:
         return [mcnemar(*_discordant(first_runs[0], second_runs[0]), first_runs[0].n_total)]
     return [
@@ -333,6 +332,8 @@ def _caveats(*sides: tuple[ComparisonSide, Sequence[PerImageResult]]) -> Iterabl
         n_unpaired = len(side.runs) - n_compared
         if n_unpaired:
             yield f"{n_unpaired} of {len(side.runs)} runs of {side.label} have no counterpart"
+        if not all(map(_has_hits, compared)):
+            yield f"{side.label}: which images were right is not stored; so they are not paired"
         if side.n_failed:
             yield f"{side.n_failed} failed runs of {side.label} are not in its mean"
         if n_compared < len(compared):

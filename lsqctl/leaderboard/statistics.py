@@ -197,6 +197,23 @@ def clustered_mcnemar(
     return SignificanceTest(name, difference, difference - half_width, difference + half_width, p)
 
 
+def two_shares(first_correct: float, second_correct: float, n_total: int) -> SignificanceTest:
+    """Compare two counts of right images of ``n_total`` each; the means of a side's networks.
+
+    For networks of which nobody knows which images they got right. Agresti and Caffo 2000 (The
+    American Statistician 54): one right and one wrong image more a side. Taken as if the images
+    were others for each side, which asks more of a difference than McNemar's test does.
+    """
+    first, second = ((count + 1) / (n_total + 2) for count in (first_correct, second_correct))
+    variance = (first * (1 - first) + second * (1 - second)) / (n_total + 2)
+    centre, half_width = 100 * (first - second), 100 * Z95 * math.sqrt(variance)
+    name = f"a test of two shares of {n_total:,} images"
+    p = normal_two_sided((first - second) / math.sqrt(variance))
+    difference = percent(first_correct - second_correct, n_total)
+    ends = max(-100.0, centre - half_width), min(100.0, centre + half_width)
+    return SignificanceTest(name, difference, *ends, p)
+
+
 def paired_t(differences: Sequence[float], pair_kind: str = "seeds") -> SignificanceTest:
     """Compare by what each pair shows alone: Student's t of the differences, two or more."""
     std = sample_std(differences)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from lsqctl.errors import DataError, UsageError
+from lsqctl.errors import UsageError
 from lsqctl.events import PerImageResult
 from lsqctl.leaderboard.comparison import ComparisonSide, compare, format_p
 from lsqctl.text import format_signed
@@ -211,13 +211,26 @@ def test_what_is_done_in_training_alone_is_said_apart():
     assert "the images were prepared differently" not in notes
 
 
-def test_without_hits_the_seeds_decide_and_a_single_run_cannot():
-    a, b = seeds("a", [380, 381], hits=b""), seeds("b", [350, 351], hits=b"")
-    assert [one.name for one in compare(side("A", *a), side("B", *b)).tests] == [
-        "a paired t-test over 2 seeds"
+def test_without_hits_the_number_of_images_has_its_say():
+    """Recorded runs: two seeds that differ alike would be certain of any difference."""
+    a, b = seeds("a", [320, 324], hits=b""), seeds("b", [316, 320], hits=b"")
+    found = compare(side("A", *a), side("B", *b))
+    assert [one.name for one in found.tests] == [
+        "a test of two shares of 400 images",
+        "a paired t-test over 2 seeds",
     ]
-    with pytest.raises(DataError, match="no hits of single images are stored"):
-        compare(side("A", a[0]), side("B", b[0]))
+    assert (found.test, found.verdict) == (found.tests[0].name, "undecided")
+    assert found.difference == pytest.approx(1.0)
+    assert "A: which images were right is not stored; so they are not paired" in found.notes
+
+
+def test_without_hits_two_runs_are_told_apart_by_their_counts():
+    """By hand: 30/402 ± 1.96 · sqrt((381 · 21 + 351 · 51) / 402³)."""
+    found = compare(
+        side("A", scored(range(380), hits=b"")), side("B", scored(range(350), name="b", hits=b""))
+    )
+    assert found.verdict == "better"
+    assert (found.low, found.high) == pytest.approx((3.549, 11.376), abs=1e-3)
 
 
 def test_failed_runs_and_epochs_chosen_on_the_test_set_are_said():

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 
 from lsqctl.errors import UsageError
 from lsqctl.leaderboard.formats import FORMATS
+from lsqctl.leaderboard.formats.latex import _LATEX_SYMBOLS
 from lsqctl.leaderboard.output import (
     OutputOptions,
     board_tables,
@@ -24,7 +25,14 @@ from lsqctl.leaderboard.output import (
 )
 from lsqctl.leaderboard.page.rendering import render
 from lsqctl.leaderboard.rank import rank
-from lsqctl.leaderboard.table_view import DEFAULT_COLUMNS, board_view
+from lsqctl.leaderboard.table_view import (
+    DEFAULT_COLUMNS,
+    FULL_PRECISION_MARKER,
+    LOCAL_MARKER,
+    PUBLISHED_MARKER,
+    RECORDED_MARKER,
+    board_view,
+)
 from lsqctl.run import RunState
 from lsqctl.text import sanitize
 
@@ -319,3 +327,9 @@ def test_a_files_ending_tells_its_format_and_another_is_refused_with_the_nearest
     assert resolve_format(Path("x.json"), "pwc-json") == "pwc-json"
     with pytest.raises(UsageError, match=r"did you mean `.html`"):
         resolve_format(Path("x.htm"))
+
+
+def test_latex_has_a_sign_for_every_marker_of_a_row():
+    """PdfLaTeX refuses those that are no letters."""
+    markers = (LOCAL_MARKER, RECORDED_MARKER, PUBLISHED_MARKER, FULL_PRECISION_MARKER)
+    assert all("$" in marker.translate(_LATEX_SYMBOLS) for marker in markers)

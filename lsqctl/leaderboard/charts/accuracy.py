@@ -24,7 +24,6 @@ COST_UNITS: dict[Cost, tuple[str, tuple[tuple[float, str], ...]]] = {
     "size_bytes": ("size", ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))),
     "gbops": ("bit operations an image", ((1e3, "T"), (1.0, "G"), (1e-3, "M"))),
 }
-_FULL_BITS = 32
 
 
 def series_style(entry: Entry) -> SeriesStyle:

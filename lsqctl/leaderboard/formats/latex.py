@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.formats import board_format
 from lsqctl.leaderboard.output import OutputOptions, board_tables
-from lsqctl.leaderboard.table_view import ViewTable
+from lsqctl.leaderboard.table_view import (
+    FULL_PRECISION_MARKER,
+    LOCAL_MARKER,
+    PUBLISHED_MARKER,
+    RECORDED_MARKER,
+    ViewTable,
+)
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -29,9 +35,10 @@ _LATEX_SYMBOLS = str.maketrans(
         "·": r"$\cdot$",
         "×": r"$\times$",
         "Δ": r"$\Delta$",
-        "●": r"$\bullet$",
-        "○": r"$\circ$",
-        "◌": r"$\star$",
+        LOCAL_MARKER: r"$\bullet$",
+        RECORDED_MARKER: r"$\diamond$",
+        PUBLISHED_MARKER: r"$\circ$",
+        FULL_PRECISION_MARKER: r"$\star$",
         "…": r"\ldots{}",
         "<": r"\textless{}",
         ">": r"\textgreater{}",
