@@ -47,17 +47,18 @@ def bits(
     From the step sizes that runs of the same network and dataset have learned at several bits:
     the smaller they stay, the less a layer loses (LIMPQ, arXiv 2203.08368).
     """
-    from lsqctl.recipe_file import dump
-    from lsqctl.services.atomic_write import write_atomic
+    from lsqctl.atomic_write import write_atomic
+    from lsqctl.recipe_file import check_new_recipe, dump
     from lsqctl.services.bits import describe, plan_bits
 
     if (size is None) == (bops is None):
         raise UsageError("name one budget: --size 120kB, or --bops 0.5G")
     if output is not None:
-        _check_path(output, force=force)
+        check_new_recipe(output, force=force)
     kind: CostKind = "bops" if size is None else "size"
     plan = plan_bits(recipe, kind, size or bops or 0.0, get_settings(ctx))
     path = output or Path(plan.recipe.name.rpartition("/")[2] + "-bits.yaml")
+    check_new_recipe(path, force=force)
     named = plan.recipe.model_copy(update={"name": path.stem})
     write_atomic(path, f"# {describe(plan)}\n{dump(named)}".encode(), force=force)
     if json:
@@ -66,15 +67,6 @@ def bits(
         return
     _print_layers(plan)
     say(f"{describe(plan)}; wrote {path}; next: lsqctl submit {path}")
-
-
-def _check_path(path: Path, *, force: bool) -> None:
-    """Raise UsageError for a file that could not be written, before anything is computed."""
-    from lsqctl.services.atomic_write import check_overwrite
-
-    if path.suffix not in {".yaml", ".yml"}:
-        raise UsageError(f"{path}: a recipe's file ends in .yaml")
-    check_overwrite(path, force=force)
 
 
 def _print_layers(plan: BitPlan) -> None:

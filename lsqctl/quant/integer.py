@@ -20,6 +20,7 @@ from torch.backends import nnpack  # its convolutions are Winograd's
 from torch.nn import functional as F
 
 _PAIR_LIMIT = 32767  # what 16 bits hold: the sum of two products
+_SUM_LIMIT = 2**31 - 1  # of a sum
 EXACT_FP32 = 1 << 24  # integers below it are fp32 numbers, and so is each sum that stays below
 _ONEDNN_DTYPES = (torch.float32, torch.bfloat16)  # of what its kernels return, on every CPU
 
@@ -132,9 +133,12 @@ def _probe(code: int, weight: int) -> bool:
 def _adds_exactly(operands: Operands) -> bool:
     """Return whether the integer kernel is here and adds without clipping, by limits or values.
 
-    Weights of 8 bits seldom use all their codes: those of this moment are looked at.
+    Weights of 8 bits seldom use all their codes: those of this moment are looked at. A sum of very
+    many products may not fit into the kernel's 32 bits, whatever the processor.
     """
     limits = operands.limits
+    if limits.code * limits.weight * operands.weight[0].numel() > _SUM_LIMIT:
+        return False
     if products_are_wide() or 2 * limits.code * limits.weight <= _PAIR_LIMIT:
         return is_available()
     low, high = (int(end) for end in operands.weight.aminmax())

@@ -18,7 +18,7 @@ from lsqctl.quant.functional import (
     scale_gradient,
 )
 from lsqctl.quant.spec import StepInit
-from lsqctl.quant.step_init import as_rows, subsample
+from lsqctl.quant.step_init import as_rows, percentile_rank, subsample
 
 _SEARCH_SAMPLE = 1 << 16  # values that the search for the least error is made with
 _COARSE, _FINE = 20, 7  # cuts of each end of the range, and how often they are refined
@@ -74,7 +74,7 @@ def initial_step_and_offset(
     values = as_rows(x, ())[0]
     low, high = (float(end) for end in values.aminmax())
     if init == "percentile":
-        rank = max(1, math.ceil(percentile / 100 * values.numel()))
+        rank = percentile_rank(percentile, values.numel())
         low = float(values.kthvalue(values.numel() + 1 - rank).values)
         high = float(values.kthvalue(rank).values)
     elif init in ("mse", "lsq_plus") and high > low:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def initial_step_size(
         sigma, mu = torch.std_mean(rows, 1, correction=0)
         step = (mu.abs() + 3 * sigma) / (quant_max + 1)
     elif init == "percentile":
-        rank = max(math.ceil(percentile / 100 * rows.shape[1]), 1)
+        rank = percentile_rank(percentile, rows.shape[1])
         step = rows.abs().kthvalue(rank, dim=1).values / quant_max
     else:
         raise ValueError(f"init must be paper, mse, lsq_plus or percentile, got {init!r}")
@@ -61,6 +62,14 @@ def initial_step_size(
     step = torch.where(step > 0, step, largest / quant_max)  # e.g. a percentile that is zero
     step = torch.where(largest > 0, step, 1 / quant_max)
     return step.clamp_min(MIN_STEP_SIZE).reshape(step_shape)
+
+
+def percentile_rank(percentile: float, count: int) -> int:
+    """Return the place, from 1, of the least value that ``percentile`` percent do not exceed.
+
+    The percentile is taken for the decimal number it was written as: 99.9 of 1,000 is the 999th.
+    """
+    return max(math.ceil(Fraction(str(percentile)) * count / 100), 1)
 
 
 def check_sample(x: Tensor) -> None:

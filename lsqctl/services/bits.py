@@ -32,11 +32,12 @@ from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, pluralize
 
 if TYPE_CHECKING:
-    from lsqctl.quant import ModelCost
+    from lsqctl.quant.cost import LayerCost
     from lsqctl.store import Store
 
 _WEIGHT_FACTOR = 2.0  # of the steps of weights beside those of activations
 _OUTLIER = 1e4  # added to the importance of an outlier: far above any sum of step sizes
+_EVERY_LAYER = "?*"  # beside a recipe's own "*", whose other keys hold as well
 _MAX_RUNS = 500  # the newest succeeded ones that are looked at
 # What says nothing of how a layer's step size was learned beside another run's at other bits.
 _OF_NO_ACCOUNT = {"name", "description", "seed", "quant.weight_bits", "quant.act_bits"}
@@ -92,8 +93,8 @@ def plan_bits(ref: str, kind: CostKind, budget: float, settings: Settings) -> Bi
     if budget < smallest:
         form = format_bytes if kind == "size" else format_bops
         raise UsageError(
-            f"--{kind} {form(budget)}: no bits that the runs here were trained with meet it; the "
-            f"smallest possible is {form(smallest)}"
+            f"--{kind} {budget:g}: no bits that the runs here were trained with meet it; the "
+            f"smallest possible is {form(smallest)}: --{kind} {smallest}"
         )
     picked = pick(choices, budget - fixed)
     cost = fixed + sum(option.cost for option in picked)
@@ -151,7 +152,7 @@ def _nearest_first(recipe: Recipe, store: Store) -> list[str]:
     for run in store.runs.list(states=[RunState.SUCCEEDED], limit=_MAX_RUNS):
         trained = flatten_recipe(store.runs.detail(run.id).recipe)
         different = {key for key in wanted.keys() & trained.keys() if wanted[key] != trained[key]}
-        if not different & {"model.name", "data.name"}:
+        if not different & {"model.name", "data.name", "data.path"}:
             differences[run.id] = len(different - _OF_NO_ACCOUNT)
     return sorted(differences, key=lambda run_id: differences[run_id])
 
@@ -179,11 +180,11 @@ def _choices(
     """Return the cost of all that keeps its bits, and the options of each layer that does not."""
     own = recipe_cost(recipe, settings).cost
     weight_bits = sorted({bits for _, tensor, bits in steps if tensor == "weight"})
-    costs = {bits: _uniform_cost(recipe, bits, settings) for bits in weight_bits}
+    costs = {bits: _uniform_costs(recipe, bits, settings) for bits in weight_bits}
     fixed, choices = own.size_bytes if kind == "size" else own.bops, []
-    for index, layer in enumerate(own.layers):
+    for layer in own.layers:
         options = [
-            LayerBits(layer.name, bits, act, _cost(costs[bits], index, act, kind), importance)
+            LayerBits(layer.name, bits, act, _cost(costs[bits][layer.name], act, kind), importance)
             for bits, act, importance in _options(layer.name, layer.act_bits, steps, kind)
         ]
         if len(options) > 1:
@@ -223,12 +224,13 @@ def _outliers_last(sizes: Mapping[int, float]) -> dict[int, float]:
     }
 
 
-def _uniform_cost(recipe: Recipe, bits: int, settings: Settings) -> ModelCost:
-    return recipe_cost(_override(recipe, {"*": {"weight_bits": bits}}), settings).cost
+def _uniform_costs(recipe: Recipe, bits: int, settings: Settings) -> dict[str, LayerCost]:
+    """Return the cost of each layer by name; layers that ``recipe`` leaves float are new ones."""
+    uniform = _override(recipe, {_EVERY_LAYER: {"weight_bits": bits}})
+    return {layer.name: layer for layer in recipe_cost(uniform, settings).cost.layers}
 
 
-def _cost(cost: ModelCost, index: int, act_bits: int, kind: CostKind) -> int:
-    layer = cost.layers[index]
+def _cost(layer: LayerCost, act_bits: int, kind: CostKind) -> int:
     return layer.size_bytes if kind == "size" else layer.macs * layer.weight_bits * act_bits
 
 
@@ -243,8 +245,12 @@ def _with_bits(recipe: Recipe, picked: Iterable[LayerBits]) -> Recipe:
 
 
 def _override(recipe: Recipe, bits: Mapping[str, Mapping[str, int]]) -> Recipe:
-    """Return the recipe with overrides after its own, which they win over."""
-    added = {glob: OverrideSection(**keys) for glob, keys in bits.items()}
+    """Return the recipe with overrides after its own, which they win over in these keys alone."""
+    own = recipe.quant.overrides
+    added = {
+        glob: own[glob].model_copy(update=dict(keys)) if glob in own else OverrideSection(**keys)
+        for glob, keys in bits.items()
+    }
     overrides = {k: v for k, v in recipe.quant.overrides.items() if k not in added} | added
     quant = recipe.quant.model_copy(update={"overrides": overrides})
     return recipe.model_copy(update={"quant": quant})

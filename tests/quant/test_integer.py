@@ -6,6 +6,7 @@ import copy
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -369,3 +370,17 @@ def test_the_operators_keep_what_torch_demands_of_them():
     torch.library.opcheck(integer_function._convolve_op, (codes, weight, scale, *common, *place))
     matrix = torch.randint(-8, 8, (6, 5), dtype=torch.int8)
     torch.library.opcheck(integer_function._multiply_op, (codes, matrix, scale, *common))
+
+
+@pytest.mark.skipif(not integer.is_available(), reason="torch has no integer kernel here")
+def test_a_sum_that_32_bits_do_not_hold_is_counted_all_the_same():
+    x, found = torch.ones(3, 70_000), {}
+    for kernel in ("float", "integer"):
+        net = nn.Sequential(nn.Linear(70_000, 2, bias=False))
+        nn.init.ones_(net[0].weight)
+        spec = QuantSpec(weight_bits=8, act_bits=8, init="percentile", percentile=100.0)
+        prepare(net, replace(spec, kernel=kernel), x)
+        calibrate(net, [x])
+        found[kernel] = net.eval()(x).detach()
+    torch.testing.assert_close(found["integer"], found["float"], rtol=1e-4, atol=0)
+    assert found["integer"].min() > 60_000

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsqctl.quant import MIN_STEP_SIZE, TensorSpec, initial_step_size, lsq_codes, lsq_fake_quantize
-from lsqctl.quant.step_init import subsample
+from lsqctl.quant.step_init import percentile_rank, subsample
 
 RULES = ("paper", "mse", "lsq_plus", "percentile")
 rules = st.sampled_from(RULES)
@@ -81,6 +81,15 @@ def test_percentile_gives_that_value_the_highest_code():
     step = initial_step_size(x, -128, 127, init="percentile", percentile=99.0)
     assert step.item() == pytest.approx(990 / 127)
     assert initial_step_size(x, 0, 255, init="percentile", percentile=100.0) * 255 == 1000
+    assert initial_step_size(x, 0, 255, init="percentile", percentile=99.9) * 255 == 999
+
+
+def test_a_percentile_is_the_decimal_number_that_was_written():
+    """In binary 99.9 / 100 * 1000 is above 999, so that the largest value was taken."""
+    assert [percentile_rank(99.9, count) for count in (1000, 2000, 5000, 10_000)] == [
+        *(999, 1998, 4995, 9990)
+    ]
+    assert (percentile_rank(0.0, 5), percentile_rank(50, 5), percentile_rank(1e-7, 5)) == (1, 3, 1)
 
 
 @settings(deadline=None, max_examples=20)

@@ -153,10 +153,25 @@ def test_a_network_with_bits_by_layer_is_told_on_the_board(ladder):
 
 def test_a_budget_that_no_bits_meet_says_the_smallest_possible_and_writes_nothing(ladder):
     told = ladder("recipe", "bits", "mine.yaml", "--size", "1kB", code=2).stderr
-    assert "--size 1.00 kB: no bits that the runs here were trained with meet it" in told
-    assert "the smallest possible is" in told
+    assert "--size 1000: no bits that the runs here were trained with meet it" in told
     assert len(told.splitlines()) == 1
     assert not (ladder.folder / "mine-bits.yaml").exists()
+    smallest = told.split()[-2:]
+    assert smallest[0] == "--size"
+    ladder("recipe", "bits", "mine.yaml", *smallest)
+    assert set(bits_of(ladder.folder / "mine-bits.yaml").values()) == {(2, 4)}
+
+
+def test_what_a_recipe_says_of_layers_beside_their_bits_is_kept_and_counted(ladder):
+    own = 'overrides: {"*": {per_channel: true}, layer1.0.conv1: {act_signed: signed}}'
+    text = (ladder.folder / "mine.yaml").read_text().replace("act_bits: 4", f"act_bits: 4, {own}")
+    (ladder.folder / "own.yaml").write_text(text)
+    plan = json.loads(ladder("recipe", "bits", "own.yaml", "--size", "1MB", "--json").stdout)
+    overrides = load(ladder.folder / "own-bits.yaml").cells[0].recipe.quant.overrides
+    assert overrides["*"].per_channel
+    assert overrides["layer1.0.conv1"].act_signed == "signed"
+    shown = json.loads(ladder("recipe", "show", "own-bits.yaml", "--json").stdout)
+    assert shown["cells"][0]["cost"]["size_bytes"] == plan["cost"]
 
 
 REFUSED = {
