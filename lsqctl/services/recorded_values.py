@@ -8,12 +8,12 @@ import math
 import numbers
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import DataError, Diverged, LsqctlError, UsageError
+from lsqctl.errors import Diverged, LsqctlError, UsageError
 from lsqctl.events import Evaluation, Result
 from lsqctl.quant.spec import BIT_WIDTHS, FLOAT_BITS
 from lsqctl.run import RECORDED, JsonObject
@@ -134,7 +134,7 @@ def check_counts(n_correct: int, n_total: int, n_correct_top5: int | None) -> No
         raise UsageError(f"these counts cannot be ({said}): no more is right than was evaluated")
 
 
-def packed_hits(hits: Iterable[object] | None, n_correct: int, n_total: int) -> bytes:
+def packed_hits(hits: Sequence[bool] | None, n_correct: int, n_total: int) -> bytes:
     """Return one bit an image, most significant first; empty where ``hits`` is None.
 
     Raises UsageError where they are not ``n_total``, or do not add up to ``n_correct``.
@@ -143,7 +143,7 @@ def packed_hits(hits: Iterable[object] | None, n_correct: int, n_total: int) -> 
 
     if hits is None:
         return b""
-    right = np.asarray([bool(hit) for hit in hits], dtype=bool)
+    right = np.asarray(hits, dtype=bool)
     if len(right) != n_total or right.sum() != n_correct:
         raise UsageError(
             f"hits say {int(right.sum())} of {len(right)} images, the counts {n_correct} of "
@@ -229,7 +229,7 @@ def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, i
 
 
 def counted_evaluation(
-    counts: tuple[int, int | None, int],
+    counts: tuple[int | None, int | None, int | None],
     *,
     hits: Iterable[object] | None,
     loss: float | None,
@@ -237,9 +237,16 @@ def counted_evaluation(
 ) -> Evaluation:
     """Return the one evaluation of a loop; ``counts`` are right, right within five, and all.
 
-    Raises UsageError for counts and hits that do not fit each other.
+    The first and the last are those of ``hits`` where they are None. Raises UsageError for counts
+    and hits that do not fit each other, and where neither is there.
     """
+    right = None if hits is None else [bool(hit) for hit in hits]
     n_correct, n_correct_top5, n_total = counts
+    if right is not None:
+        n_total = len(right) if n_total is None else n_total
+        n_correct = sum(right) if n_correct is None else n_correct
+    if n_correct is None or n_total is None:
+        raise UsageError("finish needs n_correct and n_total, or hits, which tell both")
     check_counts(n_correct, n_total, n_correct_top5)
     return Evaluation(
         variant="raw",
@@ -248,7 +255,7 @@ def counted_evaluation(
         n_correct=int(n_correct),
         n_correct_top5=None if n_correct_top5 is None else int(n_correct_top5),
         n_total=int(n_total),
-        hits=packed_hits(hits, n_correct, n_total),
+        hits=packed_hits(right, n_correct, n_total),
         step=step,
         loss=None if loss is None else checked_metric("loss", loss, step),
     )
@@ -297,7 +304,7 @@ def _images_digest(dataset: str, evaluation: Evaluation, data_dir: Path) -> str:
         return ""
     try:
         splits = open_dataset(DataSection(name=dataset), data_dir)
-    except (DataError, LsqctlError):
+    except LsqctlError:
         return ""  # it lies elsewhere; what cannot be checked is not claimed
     if len(splits.evaluation) != evaluation.n_total:
         raise UsageError(

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from lsqctl.errors import LeaseLost, LsqctlError, StoreError, UsageError
 from lsqctl.events import Metric, Progress, Result
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
 
 __all__ = ["Loop", "Recording", "begin", "summarize_model"]
+
+T = TypeVar("T")
 
 FLUSH_SECONDS = 1.0
 _MISSPELLED = 2  # edits at most: a name further off is a dataset of somebody's own
@@ -115,8 +117,8 @@ class Recording:
     def finish(
         self,
         *,
-        n_correct: int,
-        n_total: int,
+        n_correct: int | None = None,
+        n_total: int | None = None,
         n_correct_top5: int | None = None,
         hits: Iterable[object] | None = None,
         loss: float | None = None,
@@ -129,9 +131,10 @@ class Recording:
         """Put the run onto the board: ``n_correct`` of ``n_total`` images were right.
 
         ``hits`` says of each image, in the order of the dataset, whether it was right: with them
-        ``compare`` works. ``checkpoint`` is a state dict, kept and hashed in the run's folder.
-        ``selected_on_test`` says that the epoch was chosen by these images; ``train_seconds`` is
-        since ``record`` unless given. Raises UsageError for counts that do not fit each other.
+        ``compare`` works, and the counts need not be given. ``checkpoint`` is a state dict, kept
+        and hashed in the run's folder. ``selected_on_test`` says that the epoch was chosen by these
+        images; ``train_seconds`` is since ``record`` unless given. Raises UsageError for counts
+        that do not fit each other.
         """
         with self._lock:
             self._check_open()
@@ -155,7 +158,7 @@ class Recording:
             if self._ended.is_set():
                 return
             try:
-                self._write(self._write_pending)
+                self._retry(self._write_pending)
                 self._store.queue.fail(self._lease, reason, message)
             except LeaseLost:
                 pass  # somebody else has ended it
@@ -195,11 +198,17 @@ class Recording:
             self._store.queue.finish(self._lease, result)
 
         try:
-            self._write(write)
+            self._retry(write)
         except LeaseLost as error:
-            self._close(str(error))
-            raise
+            if not self._is_finished():
+                self._close(str(error))
+                raise
         self._close("finished")
+
+    def _is_finished(self) -> bool:
+        from lsqctl.worker.recorder import is_finished_by
+
+        return self._retry(lambda: is_finished_by(self._store, self._lease))
 
     def _save(self, tensors: Mapping[str, Tensor]) -> str:
         """Write a checkpoint into the run's folder, record it, and return where it lies."""
@@ -210,16 +219,18 @@ class Recording:
             self._settings.run_dir(self.id),
             content,
             fence=self._lease.fence,
-            with_lease=partial(self._store.queue.run_with_lease, self._lease),
+            with_lease=lambda work: self._retry(
+                partial(self._store.queue.run_with_lease, self._lease, work)
+            ),
         )
-        self._write(partial(self._store.checkpoints.record, self._lease, written))
+        self._retry(partial(self._store.checkpoints.record, self._lease, written))
         return str(written.directory)
 
-    def _write(self, work: Callable[[], None]) -> None:
+    def _retry(self, work: Callable[[], T]) -> T:
         """Do what must not be lost: a database that is away is waited for."""
         from lsqctl.worker.retry import retry_store
 
-        retry_store(work, lease_seconds=self._store.lease_seconds)
+        return retry_store(work, lease_seconds=self._store.lease_seconds)
 
     def _write_pending(self) -> None:
         progress = Progress(

@@ -96,13 +96,13 @@ def method_name(recipe: Recipe) -> str:
 
 
 def first_last_bits(cost: ModelCost) -> str:
-    """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs."""
+    """Return e.g. ``w8a8``, or ``w8a8/w8a32`` where the last layer differs; nothing of no layer."""
     layers = [
         f"w{layer.weight_bits}a{layer.act_bits}"
         for layer in cost.layers
         if layer.name != OTHER_LAYER
     ]
-    return "/".join(dict.fromkeys((layers[0], layers[-1])))
+    return "/".join(dict.fromkeys((*layers[:1], *layers[-1:])))
 
 
 def weight_granularity(model: nn.Module) -> str:

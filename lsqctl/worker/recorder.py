@@ -229,15 +229,8 @@ class Recorder:
         try:
             self._retry(lambda: self._store.queue.finish(self._lease, result))
         except LeaseLost:
-            if not self._is_finished():  # or only the answer to an earlier try was lost
+            if not self._retry(lambda: is_finished_by(self._store, self._lease)):
                 raise
-
-    def _is_finished(self) -> bool:
-        attempts = self._retry(lambda: self._store.runs.detail(self._lease.run_id)).attempts
-        return any(
-            attempt.fence == self._lease.fence and attempt.reason is EndReason.COMPLETED
-            for attempt in attempts
-        )
 
     def _retry(self, work: Callable[[], T]) -> T:
         return retry_store(
@@ -322,3 +315,11 @@ def _read_spool(path: Path) -> Iterator[Measurement]:
             else:
                 name, split, step, value = values
                 yield Metric(str(name), str(split), int(step), float(value))
+
+
+def is_finished_by(store: Store, lease: Lease) -> bool:
+    """Return whether this very lease has stored its result, and only the answer was lost."""
+    return any(
+        attempt.fence == lease.fence and attempt.reason is EndReason.COMPLETED
+        for attempt in store.runs.detail(lease.run_id).attempts
+    )

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import lsqctl
-from lsqctl.errors import Diverged, IllegalTransition, UsageError
+from lsqctl.errors import Diverged, IllegalTransition, StoreError, UsageError
 from lsqctl.quant import QuantSpec, calibrate, prepare
 from lsqctl.run import EndReason, RunState
 from lsqctl.services.workspace import open_workspace
@@ -129,6 +129,16 @@ def test_compare_works_where_hits_are_given_in_the_order_of_the_dataset(here):
     with pytest.raises(UsageError, match="digits has 540 images"):
         other.finish(n_correct=1, n_total=2, hits=[0, 1])
     other.fail()
+
+
+def test_hits_tell_the_counts_and_without_either_it_says_what_is_needed(here):
+    run = begin()
+    with pytest.raises(UsageError, match="finish needs n_correct and n_total, or hits"):
+        run.finish()
+    run.finish(hits=torch.tensor([1, 0, 1] * 180))
+    with open_workspace(load_settings()) as store:
+        (one,) = store.results.evaluations(run.id)
+    assert (one.n_correct, one.n_total) == (360, 540)
 
 
 def test_without_hits_it_stands_beside_runs_of_the_same_dataset(here):
@@ -355,3 +365,28 @@ def test_verifying_all_passes_by_what_was_recorded_and_fails_only_where_its_byte
     assert {(one["run_id"], one["verified"], one["recorded"]) for one in results} == {
         (kept.id, False, True), (bare.id, None, True)
     }  # fmt: skip
+
+
+def test_a_result_whose_answer_was_lost_is_stored_and_not_called_lost(here, monkeypatch):
+    run = begin()
+    finish_run = run._store.queue.finish
+
+    def finish_and_lose_the_answer(*words):
+        monkeypatch.setattr(run._store.queue, "finish", finish_run)
+        finish_run(*words)
+        raise StoreError("the connection was closed")
+
+    monkeypatch.setattr(run._store.queue, "finish", finish_and_lose_the_answer)
+    finish(run)
+    assert detail(run.id).run.state is RunState.SUCCEEDED
+
+
+def test_a_network_without_convolutions_or_linear_layers_is_recorded(here):
+    run = begin(model=nn.Conv1d(3, 4, 3), input_shape=(3, 8))
+    finish(run)
+    assert detail(run.id).run.state is RunState.SUCCEEDED
+
+
+def test_a_board_with_recorded_rows_tells_the_deviations_of_the_others(here):
+    finish(begin(weight_bits=4, act_bits=4, arch="mine"))
+    assert NAME in here("leaderboard", "--published", "none", "--deviations").stdout
