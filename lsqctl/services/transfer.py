@@ -16,15 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl import __version__
+from lsqctl.atomic_write import atomic_file, check_overwrite
 from lsqctl.bundled import file_sha256
 from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
 from lsqctl.run import ACTIVE_STATES, JsonObject
-from lsqctl.services.atomic_write import atomic_file, check_overwrite
 from lsqctl.services.published_results import merge_published_results
 from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
-from lsqctl.services.transfer_file import ExportReader, ExportWriter, open_export
+from lsqctl.services.transfer_file import (
+    ExportReader,
+    ExportWriter,
+    is_file_name,
+    open_export,
+)
 from lsqctl.settings import Settings, sqlite_url
 from lsqctl.text import format_bytes
 
@@ -66,10 +71,11 @@ class TransferReport:
 
 @dataclass(frozen=True, slots=True)
 class _Bundle:
-    """One run on its way: its rows, and what lays its files out in a folder."""
+    """One run on its way: its rows, what lays its files out in a folder, and their bytes."""
 
     rows: RunRows
     unpack: Callable[[Path], None]
+    size_bytes: Callable[[], int]
 
     @property
     def id(self) -> str:
@@ -113,7 +119,8 @@ def _export_run(
     writer.add_rows(run_id, rows)
     kept = {Path(row["directory"]).name for row in rows["checkpoints"]}
     for path, name in _files(folder) if folder else ():
-        if name.endswith(".log") or name.partition("/")[0] in kept:
+        is_run_file = name.endswith(".log") or name.partition("/")[0] in kept
+        if is_run_file and is_file_name(name):  # another is one that somebody put there
             writer.add_file(run_id, path, name)
 
 
@@ -146,7 +153,6 @@ def import_runs(store: Store, settings: Settings, path: Path) -> TransferReport:
     reader = open_export(path)
     try:
         _check_schema(path, reader.manifest["schema"], store.maintenance.schema_version())
-        _check_room(settings, reader.size_bytes)
         bundles = [_read_bundle(reader, run_id) for run_id in reader.rows_of]
         bundles.sort(key=lambda bundle: bundle.rows["runs"][0]["created_at"])
         return _take_in(store, settings, bundles, source=path.name)
@@ -186,7 +192,7 @@ def _read_bundle(reader: ExportReader, run_id: str) -> _Bundle:
                 reader.write_file(run_id, name, file)
                 os.fsync(file.fileno())
 
-    return _Bundle(rows, unpack)
+    return _Bundle(rows, unpack, lambda: reader.size_of(run_id))
 
 
 def _check_texts(run_id: str, run: JsonObject) -> None:
@@ -228,7 +234,6 @@ def merge_workspace(
         unfinished = source.runs.list(states=ACTIVE_STATES)
         ids = source.transfer.finished()
         bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
-        _check_room(settings, tree_size(other_settings.runs_dir))
         # before anything is written: a damaged file of the other side raises
         planned = merge_published_results(settings, other_settings, dry_run=True)
         left_out = _unshared_files(settings, other_settings) | dict(planned.left_out)
@@ -293,7 +298,8 @@ def _stored_bundle(source: Store, other_settings: Settings, run_id: str) -> _Bun
             target.parent.mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(path, target, follow_symlinks=False)
 
-    return _Bundle(_rows_with_files(source, run_id, home), unpack)
+    rows = _rows_with_files(source, run_id, home)
+    return _Bundle(rows, unpack, lambda: tree_size(home) if home else 0)
 
 
 def _take_in(
@@ -307,6 +313,7 @@ def _take_in(
     known = store.transfer.compare([bundle.rows for bundle in bundles])
     clashes = {run_id: clash for run_id, clash in known.items() if clash}
     new = [bundle for bundle in bundles if bundle.id not in known]
+    _check_room(settings, sum(bundle.size_bytes() for bundle in new))
     if clashes or dry_run:
         planned = () if clashes else tuple(bundle.id for bundle in new)
         return TransferReport(planned, tuple(known.keys() - clashes.keys()), clashes=clashes)

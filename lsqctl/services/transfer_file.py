@@ -22,7 +22,7 @@ from typing import IO, Self
 
 from lsqctl.errors import DataError
 from lsqctl.ownership import open_regular
-from lsqctl.run import JsonObject
+from lsqctl.run import RUN_ID, JsonObject
 from lsqctl.text import sanitize
 
 FORMAT = 1
@@ -31,12 +31,17 @@ _CHUNK = 1 << 20
 _MAX_ROWS_BYTES = 512 << 20  # of one run: they are held in memory
 _MAX_MANIFEST_BYTES = 64 << 20
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_RUN_ID = r"[2-9bcdfghjkmnpqrstvwxz]{8}"
-_MEMBER = re.compile(rf"runs/({_RUN_ID})\.json|files/({_RUN_ID})/({_PART}(?:/{_PART})?)")
+_FILE = rf"{_PART}(?:/{_PART})?"
+_MEMBER = re.compile(rf"runs/({RUN_ID})\.json|files/({RUN_ID})/({_FILE})")
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, RecursionError),
     *(zipfile.BadZipFile, zlib.error, RuntimeError),  # the last: encrypted, or packed as by nobody
 )
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a file of this name, in a run's folder, can be taken in again."""
+    return re.fullmatch(_FILE, name) is not None
 
 
 class ExportWriter:
@@ -108,10 +113,10 @@ class ExportReader:
     files_of: Mapping[str, Mapping[str, str]]  # by run id: name in the folder to member
     _zip: zipfile.ZipFile = field(repr=False)
 
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of all that it holds, unpacked."""
-        return sum(entry["size"] for entry in self.manifest["files"].values())
+    def size_of(self, run_id: str) -> int:
+        """Return the bytes of a run's files, unpacked."""
+        members = self.files_of.get(run_id, {}).values()
+        return sum(self.manifest["files"][member]["size"] for member in members)
 
     def read_rows(self, run_id: str) -> Mapping[str, list[JsonObject]]:
         """Return the rows of a run by table.  Raises DataError where its bytes are not its own."""

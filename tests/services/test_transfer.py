@@ -442,3 +442,29 @@ def test_a_workspace_whose_published_rows_do_not_read_gives_nothing(
             assert store.runs.list() == []
     finally:
         others.published_results_file.unlink()
+
+
+def test_what_is_here_already_needs_no_room(
+    exported: Path, ours: Settings, others: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_workspace(ours) as store:
+        import_runs(store, ours, exported)
+        room = shutil.disk_usage(ours.home)._replace(free=0)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: room)
+        assert import_runs(store, ours, exported).imported == ()
+        assert merge_workspace(store, ours, others.home).imported == ()
+
+
+def test_a_file_that_somebody_put_into_a_runs_folder_does_not_spoil_the_export(
+    others: Settings, ours: Settings, tmp_path: Path
+) -> None:
+    with open_workspace(others) as store:
+        run = store.runs.list(states=[RunState.SUCCEEDED])[0]
+        strays = [others.run_dir(run.id) / name for name in ("my notes.log", ".x.log")]
+        for stray in strays:
+            stray.write_text("mine")
+        export_runs(store, others, [run.id], tmp_path / "out.lsq")
+        for stray in strays:
+            stray.unlink()
+    with open_workspace(ours) as store:
+        assert run.id in import_runs(store, ours, tmp_path / "out.lsq").imported
