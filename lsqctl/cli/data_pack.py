@@ -41,6 +41,7 @@ def pack(
     Larger images are reduced, smaller ones kept byte for byte. Nothing is left of a file that
     could not be completed.
     """
+    from lsqctl.recipe_file.serialization import dump_scalar
     from lsqctl.services.pack import PackOptions, pack_folder
 
     options = PackOptions(resize=resize, quality=quality, threads=threads, force=force)
@@ -50,4 +51,11 @@ def pack(
         return
     images, size = pluralize(packed.train + packed.val, "image"), format_bytes(packed.size_bytes)
     say(f"{packed.file}: {images}, classes: {packed.classes:,}, {size}")
-    say(f"a recipe says: data: {{name: imagefolder, path: {packed.file}}}")
+    path = dump_scalar(_path_in_recipe(packed.file, get_settings(ctx).data_dir))
+    say(f"a recipe says: data: {{name: imagefolder, path: {path}}}")
+
+
+def _path_in_recipe(file: Path, data_dir: Path) -> str:
+    """Return how ``data.path`` names a file: from the data folder, or absolutely."""
+    found, root = file.resolve(), data_dir.resolve()
+    return str(found.relative_to(root) if found.is_relative_to(root) else found)

@@ -23,7 +23,7 @@ from lsqctl.cli.console import (
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings
 from lsqctl.cli.recipe_bits import bits
-from lsqctl.errors import Diagnostic, LsqctlError, RecipeError, UsageError
+from lsqctl.errors import Diagnostic, LsqctlError, RecipeError
 from lsqctl.settings import Settings
 from lsqctl.text import plural_s, pluralize, sanitize
 
@@ -290,18 +290,11 @@ def new(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Begin a recipe: a commented file that loads as it is."""
-    from lsqctl.recipe_file import template
+    from lsqctl.atomic_write import write_atomic
+    from lsqctl.recipe_file import check_new_recipe, template
 
-    if path.suffix not in {".yaml", ".yml"}:
-        raise UsageError(f"{path}: a recipe's file ends in .yaml")
-    text = template(path.stem)
-    try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UsageError(f"{path} exists; --force overwrites it") from None
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+    check_new_recipe(path, force=force)
+    write_atomic(path, template(path.stem).encode(), force=force)
     say(f"wrote {path}; next: lsqctl recipe check {path}, lsqctl run {path}")
 
 

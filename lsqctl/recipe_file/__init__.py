@@ -1,7 +1,7 @@
 """Recipes as YAML files: load them with every mistake and its position, write, describe them."""
 
 from lsqctl.recipe_file.error_codes import CODES, ErrorCode
-from lsqctl.recipe_file.find import bundled_recipes
+from lsqctl.recipe_file.find import bundled_recipes, check_new_recipe
 from lsqctl.recipe_file.keys import (
     SCHEMA_FILE,
     KeyRow,
@@ -36,6 +36,7 @@ __all__ = [
     "Parent",
     "RecipeSummary",
     "bundled_recipes",
+    "check_new_recipe",
     "dump",
     "find_parent",
     "flatten_base",

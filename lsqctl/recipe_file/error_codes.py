@@ -156,9 +156,10 @@ END_REASONS: Mapping[str, ErrorCode] = {
         "lsqctl runs retry RUN",
     ),
     EndReason.INFRA: ErrorCode(
-        "the machine failed, not the recipe",
-        "Disk, memory for sharing, database, driver, or a process that decodes images. The message "
-        "says which. The run is queued again, as after a lost worker.",
+        "the machine failed, or a library",
+        "Disk, memory for sharing, database, driver, a process that decodes images, or native code "
+        "that crashed (SIGSEGV, SIGABRT; the log has Python's stack). The message says which. The "
+        "run is queued again, as after a lost worker.",
         "lsqctl doctor",
     ),
     EndReason.OOM: ErrorCode(

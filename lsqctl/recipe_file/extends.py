@@ -9,7 +9,7 @@ from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.recipe_file.find import RecipeFile, bundled_recipes, find_base
 from lsqctl.recipe_file.keys import SECTIONS
 from lsqctl.recipe_file.nodes import Entry, Node, Source, Tree, preview
-from lsqctl.recipe_file.yaml_reader import compose, lines_of, read_text
+from lsqctl.recipe_file.yaml_reader import UNREADABLE, compose, lines_of, read_text
 from lsqctl.text import closest_name
 
 MAX_CHAIN = 10
@@ -104,7 +104,7 @@ def parse_document(text: str, recipe_file: RecipeFile, *, origin: str = "") -> D
         message = "the file says nothing" if text.strip() else "the file is empty"
         hint = "begin with `model: {name: resnet18}` and `data: {name: cifar10}`"
         raise RecipeError(
-            [Diagnostic("R001", _UNREADABLE, message, recipe_file.display_path, hints=(hint,))]
+            [Diagnostic("R001", UNREADABLE, message, recipe_file.display_path, hints=(hint,))]
         )
     if not isinstance(root.value, Mapping):
         message = f"this is {preview(root)}"
@@ -117,7 +117,6 @@ def parse_document(text: str, recipe_file: RecipeFile, *, origin: str = "") -> D
     return Document(recipe_file, text, root, tuple(diagnostics))
 
 
-_UNREADABLE = "not readable as YAML"
 _NOT_A_MAPPING = "a recipe must be keys and values at its top level"
 
 

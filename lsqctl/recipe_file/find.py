@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lsqctl.atomic_write import check_overwrite
 from lsqctl.bundled import bundled
-from lsqctl.errors import NotFound
-from lsqctl.recipe import is_valid_name
+from lsqctl.errors import NotFound, UsageError
+from lsqctl.recipe import NAME_PART_RULE, is_valid_name
 from lsqctl.text import sanitize, three_closest_names
 
 SUFFIXES = (".yaml", ".yml")
@@ -52,6 +53,15 @@ def find_recipe(ref: str | Path) -> RecipeFile:
     if (recipe_file := find_bundled(text)) is not None:
         return recipe_file
     raise NotFound(_not_found_message(sanitize(text), path))
+
+
+def check_new_recipe(path: Path, *, force: bool = False) -> None:
+    """Raise UsageError for a file that cannot be written, or whose name no recipe can have."""
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: a recipe's file ends in .yaml")
+    if not is_valid_name(path.stem):
+        raise UsageError(f"{path}: a recipe is called as its file: {NAME_PART_RULE}")
+    check_overwrite(path, force=force)
 
 
 def find_bundled(name: str) -> RecipeFile | None:

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from lsqctl.datasets import DATASETS
 from lsqctl.recipe import OverrideSection, Recipe, RunRef, Section, StopSection, derived_defaults
+from lsqctl.recipe_file.serialization import dump_scalar
 from lsqctl.run import JsonObject
 
 FILE_KEYS: Mapping[str, str] = {
@@ -25,6 +26,16 @@ HALVING_METRICS = ("top1", "loss")
 # What one might look for and no recipe has, with the reason.
 NON_KEY_HINTS: Mapping[str, str] = {
     "act_per_channel": "activations have one step size a tensor; `per_channel` is of weights",
+    **dict.fromkeys(
+        ("bits", "n_bits", "nbits", "num_bits", "bit_width", "bitwidth", "precision_bits"),
+        "weights have `quant.weight_bits`, activations `quant.act_bits`",
+    ),
+    **dict.fromkeys(("wbits", "w_bit"), "weights have `quant.weight_bits`"),
+    **dict.fromkeys(("abits", "a_bit"), "activations have `quant.act_bits`"),
+    **dict.fromkeys(("quantization", "quantize", "quantizer"), "the section is called `quant`"),
+    **dict.fromkeys(("network", "arch"), "the section is called `model`, its key `model.name`"),
+    **dict.fromkeys(("optimizer", "optim"), "it is SGD: `train.momentum`, `train.nesterov`"),
+    "learning_rate": "it is called `train.lr`",
 }
 
 
@@ -230,7 +241,7 @@ def template(name: str) -> str:
 # yaml-language-server: $schema={SCHEMA_FILE}
 # {name}: say here what this recipe is for
 # (lsqctl recipe schema > {SCHEMA_FILE} lets your editor complete keys and underline mistakes)
-name: {name}
+name: {dump_scalar(name)}
 description: ""            # one line for `lsqctl recipe ls`
 # extends: paper/w4a4      # the paper's bits, epochs, learning rate and weight decay
 model:

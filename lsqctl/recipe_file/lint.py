@@ -69,7 +69,9 @@ def _lint_unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Diagnostic]:
                 "W003", f"`{explicit_keys[0]}` is not used", message, hint
             )
         ]
-    if "quant.percentile" in explicit_keys and quant.init != "percentile":
+    inits = {quant.init, *(override.init for override in quant.overrides.values())}
+    is_default = quant.percentile == type(quant).model_fields["percentile"].default
+    if "quant.percentile" in explicit_keys and "percentile" not in inits and not is_default:
         message = f"is read only with `init: percentile`; it is `{quant.init}`"
         node = nodes["quant.percentile"]
         return [node.diagnostic("W003", "`quant.percentile` is not used", message)]

@@ -191,18 +191,15 @@ def compose(
         mark, message, hints = explain_yaml_error(error)
         here = composer.position(mark)
         raise RecipeError(
-            [composer.node_at(here).diagnostic("R001", _UNREADABLE, message, *hints)]
+            [composer.node_at(here).diagnostic("R001", UNREADABLE, message, *hints)]
         ) from None
     except (ValueError, OverflowError):  # "\U00110000" and %YAML 9999…: not caught by the parser
         here = composer.position(composer.loader.get_mark())
         message = "a number or an escape here is too large"
         raise RecipeError(
-            [composer.node_at(here).diagnostic("R001", _UNREADABLE, message)]
+            [composer.node_at(here).diagnostic("R001", UNREADABLE, message)]
         ) from None
     return node, composer.diagnostics
-
-
-_UNREADABLE = "not readable as YAML"
 
 
 class _Mark(Protocol):
@@ -243,7 +240,7 @@ class _Composer:
             second = self.node_at(self.position(self.loader.peek_event().start_mark))
             message = "a second document begins here"
             raise RecipeError(
-                [second.diagnostic("R001", _UNREADABLE, message, "keep one recipe a file")]
+                [second.diagnostic("R001", UNREADABLE, message, "keep one recipe a file")]
             )
         return node
 
@@ -279,7 +276,7 @@ class _Composer:
             message = f"nothing is marked `&{anchor}` above"
             near = ", ".join(f"`&{name}`" for name in self.anchors) or "none"
             raise RecipeError(
-                [here.diagnostic("R001", _UNREADABLE, message, f"marked so far: {near}")]
+                [here.diagnostic("R001", UNREADABLE, message, f"marked so far: {near}")]
             )
         anchored = self.anchors[anchor]
         if anchored is None:

@@ -275,6 +275,10 @@ def test_recipe_new_writes_a_recipe_that_checks_and_refuses_to_overwrite(cli):
     cli("recipe", "check", "mine.yaml")
     cli("recipe", "new", "mine.yaml", code=2)
     cli("recipe", "new", "mine.txt", code=2)
+    cli("recipe", "new", "2026.yaml")  # a number, were it not quoted
+    cli("recipe", "check", "2026.yaml")
+    assert "at most 64 letters" in cli("recipe", "new", "my recipe.yaml", code=2).stderr
+    assert not (cli.folder / "my recipe.yaml").exists()
 
 
 def test_faults_come_as_text_json_or_annotations_and_exit_with_2(cli):

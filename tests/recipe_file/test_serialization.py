@@ -147,6 +147,14 @@ def test_a_likely_mistake_is_a_warning_and_runs(folder, text, code):
     assert format_summary(loaded.warnings, "x") == "x: 1 warning"
 
 
+@pytest.mark.parametrize(
+    "text", ["percentile: 99.9", "percentile: 99, overrides: {layer1.*: {init: percentile}}"]
+)
+def test_a_percentile_that_is_read_or_says_nothing_new_is_no_mistake(folder, text):
+    """The first is what `lsqctl recipe show` and `recipe bits` write."""
+    assert folder.load(f"{MINIMAL}quant: {{weight_bits: 4, {text}}}\n").warnings == ()
+
+
 FAULT = Diagnostic(
     "R104", "a title", "a label", "a,b.yaml", Position(2, 3, 5), "  ab", ("do: 100%",)
 )
