@@ -41,6 +41,12 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
 ACTIVE_STATES = frozenset({RunState.WAITING, RunState.QUEUED, RunState.RUNNING})
 
 
+# No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
+ID_ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
+ID_LENGTH = 8
+RUN_ID = rf"[{ID_ALPHABET}]{{{ID_LENGTH}}}"  # a regular expression
+
+
 class EndReason(StrEnum):
     """Why an attempt, or a run, ended."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,6 +32,9 @@ from lsqctl.cli.run_detail import (
 from lsqctl.run import ACTIVE_STATES, RECORDED, EndReason, Run, RunState
 from lsqctl.settings import current_user
 from lsqctl.text import ago, join_counts
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -199,11 +204,7 @@ def logs(
 def cancel(ctx: typer.Context, run_refs: RunArguments, json: Json = False) -> None:
     """Cancel queued runs at once, running ones at the next step."""
     with open_store(ctx) as store:
-        ids = [store.runs.resolve(ref).id for ref in run_refs]
-        for run_id in ids:
-            store.runs.cancel(run_id)
-        runs = [store.runs.detail(run_id).run for run_id in ids]
-    _print_changed(runs, json=json)
+        _change_each(store, run_refs, store.runs.cancel, json=json)
 
 
 @app.command(epilog="Example: lsqctl runs retry 7kq2")
@@ -222,11 +223,8 @@ def retry(
     from lsqctl.services.run_control import retry_run
 
     with open_store(ctx) as store:
-        ids = [store.runs.resolve(ref).id for ref in run_refs]
-        for run_id in ids:
-            retry_run(store, get_settings(ctx), run_id, from_scratch=from_scratch)
-        runs = [store.runs.detail(run_id).run for run_id in ids]
-    _print_changed(runs, json=json)
+        change = partial(retry_run, store, get_settings(ctx), from_scratch=from_scratch)
+        _change_each(store, run_refs, change, json=json)
 
 
 @app.command(epilog="Example: lsqctl runs diff @last~1 @last")
@@ -277,6 +275,21 @@ def _end_text(run: Run) -> str:
     if run.state is RunState.FAILED:
         return f"{run.reason}: {run.message}"
     return run.message if run.reason is EndReason.STOPPED else ""
+
+
+def _change_each(
+    store: Store, run_refs: Sequence[str], change: Callable[[str], object], *, json: bool
+) -> None:
+    """Change runs one by one; what was done is told, also where the next one cannot be."""
+    ids = [store.runs.resolve(ref).id for ref in run_refs]
+    changed = []
+    try:
+        for run_id in ids:
+            change(run_id)
+            changed.append(run_id)
+    finally:
+        if changed:
+            _print_changed([store.runs.detail(run_id).run for run_id in changed], json=json)
 
 
 def _print_changed(runs: list[Run], *, json: bool) -> None:

@@ -13,10 +13,10 @@ from lsqctl.datasets.image_lists import is_list
 from lsqctl.datasets.image_pack import SPLITS, read_pack
 from lsqctl.datasets.presence import image_folders, is_dataset_present
 from lsqctl.errors import DataError, LsqctlError
+from lsqctl.recipe import WEIGHT_SUFFIXES
 from lsqctl.settings import Settings
 
 MAX_COUNTED = 100_000  # images of a split; counting ImageNet's takes seconds
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".th")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def find_weights_files(settings: Settings) -> list[WeightsFile]:
     return [
         WeightsFile(str(path.relative_to(data_dir)), path.stat().st_size)
         for path in sorted(paths)
-        if path.suffix in _WEIGHTS and path.is_file()
+        if path.suffix in WEIGHT_SUFFIXES and path.is_file()
     ]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound, UsageError
+from lsqctl.errors import NotFound, PluginError, UsageError
 from lsqctl.leaderboard.board import Board, Deviations
 from lsqctl.leaderboard.schema import Entry
 from lsqctl.recipe import load_stored
@@ -229,17 +230,14 @@ def with_deviations(board: Board, store: Store) -> Board:
     """Return the board with the deviations of each of its local rows from the paper's recipe.
 
     A row is compared by the run that stands for it. Of bits for which the paper has no recipe,
-    ``base`` is empty.
+    ``base`` is empty; of a run that was recorded, or whose plugin is gone, nothing is told.
     """
-    local_entries = {
-        entry.best_run: entry for entry in board.entries if entry.is_local and entry.best_run
-    }
-    return replace(
-        board,
-        deviations={
-            run: _deviations_from_paper(entry, store) for run, entry in local_entries.items()
-        },
-    )
+    deviations = {}
+    for entry in board.entries:
+        if entry.is_local and entry.best_run and not entry.is_recorded:
+            with suppress(PluginError):
+                deviations[entry.best_run] = _deviations_from_paper(entry, store)
+    return replace(board, deviations=deviations)
 
 
 def _deviations_from_paper(entry: Entry, store: Store) -> Deviations:

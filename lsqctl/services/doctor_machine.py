@@ -160,7 +160,8 @@ def _check_shared_memory() -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{message}: data loaders with worker processes may run out of it",
-            "docker run --ipc=host or --shm-size=1g; or keep data.workers at 0",
+            "docker run --ipc=host or --shm-size=1g; or work with more --slots, "
+            "which leaves each run fewer processes",
         )
     else:
         yield Finding("ok", message)

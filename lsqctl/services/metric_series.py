@@ -10,6 +10,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import DataError, UsageError
+from lsqctl.leaderboard.formats.json_text import json_value
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -65,7 +66,10 @@ def write_points(points: Sequence[MetricPoint], output_format: SeriesFormat) -> 
             writer.writerows([_COLUMNS, *map(astuple, points)])
             return text.getvalue().encode()
         case "json":
-            rows = [dict(zip(_COLUMNS, astuple(point), strict=True)) for point in points]
+            rows = [
+                dict(zip(_COLUMNS, map(json_value, astuple(point)), strict=True))
+                for point in points
+            ]
             return (json.dumps({"points": rows}, indent=1, ensure_ascii=False) + "\n").encode()
         case "parquet":
             return _parquet(points)

@@ -79,15 +79,18 @@ def git_state(folder: Path) -> JsonObject:
     checkout, or git is not installed.
 
     A checkout may come out of somebody's archive, with commands in its configuration that git would
-    run: none is.  Where its files go through filters of its own only the commit is told.
+    run: none is.  Where its files go through filters of its own, or git does not answer in time,
+    only the commit is told.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
     if _has_own_filters(folder):
         return {"commit": commit.decode().strip()}
-    diff = _git(folder, "diff", "HEAD", *_DIFF_OPTIONS) or b""
-    untracked = _git(folder, "ls-files", "--others", "--exclude-standard") or b""
+    diff = _git(folder, "diff", "HEAD", *_DIFF_OPTIONS)
+    untracked = _git(folder, "ls-files", "--others", "--exclude-standard")
+    if diff is None or untracked is None:  # git failed, or took too long
+        return {"commit": commit.decode().strip()}
     dirty = bool(diff or untracked)
     return {
         "commit": commit.decode().strip(),
@@ -136,7 +139,7 @@ def installed_versions(names: Iterable[str]) -> dict[str, str]:
 def version_line() -> str:
     """Return version, commit of the checkout (if it is one), code digest, and database schema."""
     git = git_state(package_root()) if (package_root().parent / ".git").exists() else {}
-    commit = f"commit {git['commit'][:12]}{'+' if git['dirty'] else ''}, " if git else ""
+    commit = f"commit {git['commit'][:12]}{'+' if git.get('dirty') else ''}, " if git else ""
     return f"lsqctl {__version__} ({commit}code {code_sha256()[:12]}, schema {newest_schema()})"
 
 

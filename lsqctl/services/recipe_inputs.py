@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.datasets import DATASETS
+from lsqctl.datasets import ANY_CLASSES, DATASETS
 from lsqctl.discovery import is_plugin_name
 from lsqctl.errors import DataError, Diagnostic, LsqctlError, UsageError
 from lsqctl.models import MODELS, TIMM_PREFIX, input_channels
 from lsqctl.quant.spec import FLOAT_BITS
-from lsqctl.recipe import DataSection, Recipe
+from lsqctl.recipe import WEIGHT_SUFFIXES, DataSection, Recipe
 from lsqctl.recipe_file import Cell, LoadedRecipe, layer_diagnostics
 from lsqctl.settings import Settings
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-_ANY_CLASSES = 7  # where a folder decides how many: a network must take any number
 TORCHVISION_CLASSES = 1000  # of every classifier's weights
 # Where the weights files that the bundled recipes name come from, by their folder.
 _WEIGHTS_HINTS: Mapping[str, str] = {
@@ -52,7 +51,7 @@ def resolve_torchvision_weights(key: str, weights_name: str, recipe: Recipe) -> 
     if model.startswith(TIMM_PREFIX):
         raise DataError(
             f"{recipe.name}: {key}: `{weights_name}` is no file; the weights of {model} are a file "
-            "(.safetensors, .pth, .pt, .th)"
+            f"({', '.join(WEIGHT_SUFFIXES)})"
         )
     check_torchvision_weights(weights_name, model)
     check_classes(key, weights_name, TORCHVISION_CLASSES, recipe)
@@ -165,7 +164,7 @@ def check_plugin_networks(recipe: Recipe) -> None:
 
             build_model(
                 name,
-                num_classes=dataset_info.classes or _ANY_CLASSES,
+                num_classes=dataset_info.classes or ANY_CLASSES,
                 in_channels=input_channels(name, dataset_info.channels),
                 image_size=recipe.data.image_size,
             )

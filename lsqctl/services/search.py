@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.recipe_file import Distribution, LoadedRecipe
-from lsqctl.run import ACTIVE_STATES, EndReason, JsonObject, Run, RunState
+from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
+from lsqctl.services.diff import flatten
 from lsqctl.services.loading import load_in_workspace
 from lsqctl.services.submit import SubmitOptions, plan_submit, submit
 from lsqctl.settings import Settings
@@ -216,15 +217,10 @@ def _tried(store: Store, loaded: LoadedRecipe) -> dict[str, tuple[Mapping[str, o
         if cell.run is None:
             continue
         recipe = store.runs.detail(cell.run.id).recipe
-        values = {key: _value_at(recipe, key) for key in loaded.space}
+        values = {key: flatten(recipe).get(key) for key in loaded.space}
         if all(loaded.space[key].has(value) for key, value in values.items()):
             found.setdefault(repr(values), (values, []))[1].append(cell.run)
     return found
-
-
-def _value_at(recipe: JsonObject, key: str) -> object:
-    section, _, leaf = key.rpartition(".")
-    return recipe[section][leaf] if section else recipe[leaf]
 
 
 def _import_optuna() -> ModuleType:

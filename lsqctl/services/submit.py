@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lsqctl.datasets import DATASETS
 from lsqctl.errors import Diagnostic, LsqctlError, NotFound, RecipeError, UsageError
 from lsqctl.failpoint import failpoint
-from lsqctl.recipe import Recipe, RunRef, check_ranks, fingerprint, possible_ranks
+from lsqctl.recipe import WEIGHT_SUFFIXES, Recipe, RunRef, check_ranks, fingerprint, possible_ranks
 from lsqctl.recipe_file import Cell, Changes, LoadedRecipe, Parent, bundled_recipes, find_parent
 from lsqctl.run import (
     EXTENSION_ROLE,
@@ -48,7 +48,6 @@ from lsqctl.text import did_you_mean
 if TYPE_CHECKING:
     from lsqctl.store import Store
 
-_WEIGHT_EXTENSIONS = (".safetensors", ".pth", ".pt", ".th")
 MAX_PARENT_CHAIN = 100  # recipes; each takes some of Python's stack
 _Inputs = tuple[dict[str, str], dict[str, dict[str, str]], dict[str, str]]
 _REUSABLE_STATES = frozenset(RunState) - {RunState.FAILED, RunState.CANCELLED}
@@ -298,7 +297,7 @@ class _Planner:
                 identities[key] = f"run:{recipe_sha256}"
                 self._head_notes.append(new_head_note(key, None, recipe))
                 parents[key] = run_sha256
-            elif input_ref.endswith(_WEIGHT_EXTENSIONS) or "/" in input_ref:
+            elif input_ref.endswith(WEIGHT_SUFFIXES) or "/" in input_ref:
                 entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
                 if self._datasets.classes(recipe.data) is None:
                     self._head_notes.append(new_head_note(key, None, recipe))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound, UsageError
+from lsqctl.errors import NotFound, StoreError, UnusableDatabase, UsageError
 from lsqctl.run import ACTIVE_STATES, EndReason, RunState
 from lsqctl.services.run_control import resolve_sweep
 
@@ -59,13 +59,21 @@ def wait(
     """Return once every run has ended, or ``timeout`` seconds have passed; 0 checks once.
 
     ``on_end`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
-    has failed. A run that was requeued for another try is pending.
+    has failed. A run that was requeued for another try is pending. A store that goes away later
+    than at the beginning is asked again.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
+    result: WaitResult | None = None
     while True:
-        store.ensure_usable()
-        result = _by_state(store.runs.statuses(ids), ids)
+        try:
+            store.ensure_usable()
+            result = _by_state(store.runs.statuses(ids), ids)
+        except UnusableDatabase:
+            raise
+        except StoreError:
+            if result is None:
+                raise
         for status in (*result.succeeded, *result.stopped, *result.failed):
             if status.id not in reported:
                 reported.add(status.id)
@@ -83,12 +91,12 @@ def _by_state(statuses: Sequence[RunStatus], ids: Sequence[str]) -> WaitResult:
     succeeded = tuple(status for status in statuses if status.state is RunState.SUCCEEDED)
     pending = tuple(status for status in statuses if status.state in ACTIVE_STATES)
     stopped = tuple(status for status in statuses if status.reason is EndReason.STOPPED)
-    ended_well = (*succeeded, *stopped, *pending)
+    ended_well = {status.id for status in (*succeeded, *stopped, *pending)}
     existing_ids = {status.id for status in statuses}
     return WaitResult(
         succeeded=succeeded,
         stopped=stopped,
-        failed=tuple(status for status in statuses if status not in ended_well),
+        failed=tuple(status for status in statuses if status.id not in ended_well),
         pending=pending,
         removed=tuple(run_id for run_id in ids if run_id not in existing_ids),
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, StoreError, UnusableDatabase
 from lsqctl.ownership import check_not_public, check_private
+from lsqctl.run import RUN_ID
 from lsqctl.settings import WORKSPACE, Settings, sqlite_path, sqlite_url
 from lsqctl.text import pluralize
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.store.maintenance import Backup
 
-_RUN_FOLDER = re.compile(r"[2-9bcdfghjkmnpqrstvwxz]{8}")
+_RUN_FOLDER = re.compile(RUN_ID)
 
 
 def open_workspace(

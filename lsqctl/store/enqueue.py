@@ -12,6 +12,8 @@ from lsqctl.errors import NotFound, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.run import (
     ACTIVE_STATES,
+    ID_ALPHABET,
+    ID_LENGTH,
     EndReason,
     EnqueuedRun,
     EnqueueOutcome,
@@ -39,10 +41,6 @@ from lsqctl.store.tables import (
     sweeps,
 )
 from lsqctl.store.transitions import record_event
-
-# No vowels, so that no id is a word; no 0, 1 or l, which are taken for O, I and 1.
-ID_ALPHABET = "23456789bcdfghjkmnpqrstvwxz"
-ID_LENGTH = 8
 
 # What a cell keeps of its NewRun beside its own columns, to be enqueued again from.
 RESUBMIT_FIELDS = (

@@ -252,7 +252,8 @@ def _is_out_of_inodes(run_dir: Path) -> bool:
 def _no_inode(run_dir: Path, code: int) -> OSError:
     free = format_bytes(shutil.disk_usage(run_dir).free)
     return OSError(
-        code, f"disk full: no inode is free on {run_dir} ({free} are); remove files, however small"
+        code,
+        f"disk full: no inode is free on {run_dir}, though {free} are; remove files, however small",
     )
 
 

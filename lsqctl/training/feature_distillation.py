@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lsqctl.datasets import DATASETS
+from lsqctl.datasets import ANY_CLASSES, DATASETS
 from lsqctl.errors import DataError
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_on_meta
@@ -91,10 +91,7 @@ def check_features(recipe: Recipe) -> None:
     """Raise DataError where a worker could not compare the features that a recipe names."""
     if recipe.distill is not None and recipe.distill.features is not None:
         info = DATASETS[recipe.data.name]
-        feature_layers(recipe, info.channels, info.classes or _ANY_CLASSES)
-
-
-_ANY_CLASSES = 7  # where a folder decides how many: features do not depend on it
+        feature_layers(recipe, info.channels, info.classes or ANY_CLASSES)
 
 
 def _last_layer(

@@ -116,7 +116,10 @@ def _warm_up_batchnorm(name: str, pipeline: DataPipeline) -> nn.Module:
 
 
 def _shrink_recipe(recipe: Recipe) -> Recipe:
-    data = {"batch_size": _BATCH_SIZE, "eval_batch_size": _BATCH_SIZE}
+    data = {
+        **dict.fromkeys(("batch_size", "eval_batch_size"), _BATCH_SIZE),
+        **dict.fromkeys(("limit_train", "limit_eval"), None),
+    }
     return recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update={"weights": None}),

@@ -43,6 +43,7 @@ class Child:
         self.cancel_requested = False
         self.stop_requested = False
         self.timed_out = False  # over its time limit
+        self.stored_end: ExitReport | None = None  # once its end is in the database
         self.renewed_at = clock()  # start of the last renewal that succeeded
         self.started_at = self.renewed_at
         self._exit_report: ExitReport | None = None

@@ -9,6 +9,7 @@ becomes of the run when it fails: it says why (exit report, exit code) and the s
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import signal
@@ -86,6 +87,7 @@ def execute(report_fd: int, parent_pid: int | None) -> int:
     for ignored in (signal.SIGINT, signal.SIGUSR1):  # a terminal's, Slurm's: the supervisor's part
         signal.signal(ignored, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # blocked until here by the fork server
+    faulthandler.enable()  # a crash in native code leaves its Python stack in the log
     ranks = fork_ranks(spec) if spec.ranks > 1 else None
     if isinstance(ranks, OtherRank):
         return _execute_other_rank(spec, stop, ranks, report_fd)

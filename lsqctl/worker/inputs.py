@@ -72,7 +72,7 @@ def parent_checkpoint(store: Store, run_id: str, run_dir: Path, *, last: bool = 
     headline = next((row for row in store.results.evaluations(run_id) if row.headline), None)
     chosen = newest
     if headline is not None and headline.selection == "best" and not last:
-        chosen = _at_step(store.checkpoints.list(run_id), headline.step) or newest
+        chosen = _at_step(store.checkpoints.list(run_id), headline.step)
     if chosen is None:
         raise DataError(
             f"the parent run {run_id} has no checkpoint any more; submit its recipe again with "

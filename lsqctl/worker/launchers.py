@@ -25,6 +25,7 @@ from typing import Protocol
 from lsqctl.errors import LsqctlError
 from lsqctl.launchers import launched_words
 from lsqctl.settings import child_environment, module_command, thread_variables
+from lsqctl.worker.reasons import signal_name
 
 # SIGUSR1 is what `sbatch --signal=USR1@60` sends before the time is up
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -322,7 +323,7 @@ class _ForkServerHandle:
 
     def _describe_exit(self, code: int | None) -> str:
         if code is not None and code < 0:
-            return f"killed by {signal.Signals(-code).name}"
+            return f"killed by {signal_name(-code)}"
         self._output.seek(0)
         lines = self._output.read().decode(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"exit code {code}"

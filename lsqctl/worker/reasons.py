@@ -151,5 +151,13 @@ def report_from_exit_code(code: int, log: Path, memory: MemoryMonitor) -> ExitRe
     if code == -signal.SIGKILL:
         return ExitReport(EndReason.INFRA, memory.explain_sigkill())
     if code < 0:
-        return ExitReport(EndReason.INFRA, f"killed by {signal.Signals(-code).name}; see {log}")
+        return ExitReport(EndReason.INFRA, f"killed by {signal_name(-code)}; see {log}")
     return ExitReport(EXIT_REASONS.get(code, EndReason.CODE), f"exit code {code}; see {log}")
+
+
+def signal_name(number: int) -> str:
+    """Return a signal's name, or its number where it has none, as most real-time ones."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -206,6 +206,7 @@ class Supervisor:
             exit_report = ExitReport(EndReason.INFRA, str(error))
             self._slots.release(allocation, exit_report)
             self._store.queue.fail(claim.lease, exit_report.reason, exit_report.message)
+            self._tell_end(claim.run, exit_report)
             return
         self._children.append(child)
         failpoint("worker.launched")
@@ -236,7 +237,7 @@ class Supervisor:
 
     def _check_ownership(self, child: Child) -> None:
         """Stop a child that owns its run no more, unless that is because it has just finished."""
-        run = self._current_run(child)
+        run = self._current_run(child.claim.run)
         if run.state is RunState.RUNNING or run.attempt != child.claim.lease.attempt:
             self._observer.notify(f"{run.name} ({run.id}): its lease was lost; stopping it")
             child.kill()
@@ -245,6 +246,7 @@ class Supervisor:
         """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
         for run in self._store.queue.reap(is_dead=is_dead):
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
+            self._hooks.ended(run, self._settings.run_dir(run.id))
         self._store.rungs.decide_due()
 
     def _finalize_ended(self) -> None:
@@ -275,20 +277,24 @@ class Supervisor:
 
     def _finalize(self, child: Child) -> None:
         self._log_errors(self._store.ensure_usable)  # or it would be stored in what has gone
-        exit_report = finalize_attempt(self._store, child)
+        if child.stored_end is None:  # else it was stored, and then the database was away
+            child.stored_end = finalize_attempt(self._store, child)
         failpoint("worker.end-stored")
-        if exit_report.ends_worker:
-            self._give_up(UnusableDatabase(exit_report.message))
-        run = self._current_run(child)
+        if child.stored_end.ends_worker:
+            self._give_up(UnusableDatabase(child.stored_end.message))
+        self._tell_end(child.claim.run, child.stored_end)
+
+    def _tell_end(self, claimed: Run, exit_report: ExitReport) -> None:
+        run = self._current_run(claimed)
         self._observer.ended(run, exit_report)
         self._hooks.ended(run, self._settings.run_dir(run.id))
 
-    def _current_run(self, child: Child) -> Run:
-        """Return its run as it is now, or as it was claimed when it was removed meanwhile."""
+    def _current_run(self, claimed: Run) -> Run:
+        """Return a run as it is now, or as it was claimed when it was removed meanwhile."""
         try:
-            return self._store.runs.detail(child.claim.run.id).run
+            return self._store.runs.detail(claimed.id).run
         except NotFound:
-            return child.claim.run
+            return claimed
 
     def _is_finished(self) -> bool:
         if self._children:

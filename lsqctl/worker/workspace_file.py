@@ -86,7 +86,9 @@ def _on_end(path: Path, data: Mapping[str, object]) -> OnEnd:
     if not isinstance(webhook, str) or (
         webhook and not webhook.startswith(("https://", "http://"))
     ):
-        raise UsageError(f"{path}: `on_end.webhook` must be a URL that begins with https://")
+        raise UsageError(
+            f"{path}: `on_end.webhook` must be a URL that begins with https:// or http://"
+        )
     try:
         seconds = parse_duration(str(timeout))
     except ValueError as error:

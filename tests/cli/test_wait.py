@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsqctl.errors import StoreError
 from lsqctl.run import EndReason
+from lsqctl.services.wait import wait
 from lsqctl.store import Store, open_store
 from lsqctl.text import parse_duration
 from tests.conftest import TINY, CommandLine
@@ -131,3 +133,30 @@ def test_units_add_up(days, hours, minutes, seconds):
 def test_a_time_limit_is_above_zero_and_said_so_in_one_line(cli, words):
     done = cli("submit", "digits/resnet8-fp32", "--time-limit", words, code=2)
     assert "must be" in done.stderr
+
+
+def test_a_database_that_is_away_for_a_moment_is_asked_again(queued, monkeypatch):
+    with store_of(queued) as store:
+        run = take(store).run
+        seen, answers = [], iter(["first", "away", "later"])
+
+        def statuses(ids, ask=store.runs.statuses):
+            if (answer := next(answers)) == "away":
+                raise StoreError("the database is locked")
+            seen.append(answer)
+            return ask(ids)
+
+        monkeypatch.setattr(store.runs, "statuses", statuses)
+        monkeypatch.setattr("lsqctl.services.wait.POLL_SECONDS", 0.01)
+        found = wait(store, [run.id], timeout=0.015)
+    assert (seen, len(found.pending)) == (["first", "later"], 1)
+
+
+def test_what_was_cancelled_is_told_though_the_next_run_cannot_be(queued):
+    with store_of(queued) as store:
+        done = take(store)
+        store.queue.finish(done.lease, result())
+        waiting = next(run.id for run in store.runs.list() if run.id != done.run.id)
+    told = queued("runs", "cancel", waiting, done.run.id, code=1).stderr
+    assert f"{waiting}  tiny  cancelled" in told
+    assert "succeeded" in told.splitlines()[-1]

@@ -9,7 +9,7 @@ import math
 import pytest
 
 import lsqctl
-from lsqctl.services.metric_series import metric_points, write_points
+from lsqctl.services.metric_series import MetricPoint, metric_points, write_points
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import load_settings
 
@@ -71,3 +71,9 @@ def test_a_run_is_shown_with_its_moments_in_utc(recorded):
     told = recorded("runs", "show", "@last").stdout
     assert all(f"{word}\t20" in told for word in ("created", "started", "finished"))
     assert told.count(" UTC (") == 3
+
+
+def test_a_number_that_json_has_not_is_a_text_there(recorded):
+    point = MetricPoint("a", "mine", 0, "loss", "train", 1, math.nan)
+    (row,) = json.loads(write_points([point], "json"), parse_constant=pytest.fail)["points"]
+    assert row["value"] == "nan"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
 
+import lsqctl
 from lsqctl.bundled import code_sha256
-from lsqctl.services.provenance import git_state
+from lsqctl.services.provenance import git_state, version_line
 from tests.conftest import TINY
 
 
@@ -67,6 +69,8 @@ def test_no_command_that_a_checkout_brings_with_it_is_run(checkout, key, dirty):
     state = git_state(checkout)
     assert not ran.exists()
     assert state.get("dirty") is dirty
+    (checkout / "a.txt").write_text("one")  # as it was, but written later: the index is refreshed
+    os.utime(checkout / "a.txt", (1, 1))
     subprocess.run(["git", "diff", "HEAD"], cwd=checkout, check=True, capture_output=True)
     subprocess.run(["git", "status"], cwd=checkout, check=True, capture_output=True)
     assert ran.exists()  # git alone does
@@ -94,3 +98,21 @@ def test_the_commit_of_a_submission_reaches_the_board(cli):
     row = next(row for row in rows if row["model"] == "tiny")
     assert row["code_commit"] == git_state(cli.folder)["commit"]
     assert row["code_dirty"] == "true"
+
+
+def test_a_checkout_with_filters_of_its_own_has_a_version_line_without_a_dirty_flag(monkeypatch):
+    """As `git lfs install --local` leaves it."""
+    from lsqctl.services import provenance
+
+    monkeypatch.setattr(provenance, "git_state", lambda folder: {"commit": "a" * 40})
+    assert version_line().startswith(f"lsqctl {lsqctl.__version__} (")
+
+
+def test_where_git_does_not_answer_nothing_is_said_of_changes(checkout, monkeypatch):
+    from lsqctl.services import provenance
+
+    ask = provenance._git
+    monkeypatch.setattr(
+        provenance, "_git", lambda folder, *words: None if "diff" in words else ask(folder, *words)
+    )
+    assert git_state(checkout).keys() == {"commit"}

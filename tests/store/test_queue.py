@@ -13,11 +13,10 @@ import pytest
 
 from lsqctl.errors import IllegalTransition, LeaseLost, NotFound, StoreError, UsageError
 from lsqctl.events import Metric
-from lsqctl.run import EndReason, EnqueueOutcome, IfExists, Lease, RunState
+from lsqctl.run import ID_ALPHABET, EndReason, EnqueueOutcome, IfExists, Lease, RunState
 from lsqctl.services.run_control import retry_run
 from lsqctl.settings import Settings
 from lsqctl.store import Store, open_store
-from lsqctl.store.enqueue import ID_ALPHABET
 from lsqctl.training.checkpoint_files import checkpoint_dir
 from tests.store.samples import (
     checkpoint,

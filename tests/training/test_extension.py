@@ -106,3 +106,27 @@ def test_what_is_no_end_of_a_training_or_of_other_images_is_refused(extends, par
     monkeypatch.setattr("lsqctl.training.beginning.read_checkpoint", lambda folder: other)
     with pytest.raises(DataError, match="is not what step 6 was trained on: its digest"):
         run(extension(), extends())
+
+
+def test_a_run_of_no_epochs_is_extended_and_its_averages_begin_with_its_weights(job):
+    untrained = run(tiny(train=TRAIN | {"epochs": 0}), job("untrained"))
+    start = next(one for one in untrained if isinstance(one, Checkpoint)).directory
+    facts = run(extension(epochs=1), job("grown", inputs={"extension.run": start}))
+    assert facts[-1].epochs == 1
+    assert (
+        "ema"
+        in read_checkpoint(
+            [one for one in facts if isinstance(one, Checkpoint)][-1].directory
+        ).training
+    )
+
+
+def test_statistics_that_the_parent_estimated_are_not_those_of_the_run_that_goes_on(job):
+    """They belong to weights that are no more, until the new end estimates them again."""
+    train = {"epochs": 1, "lr": 0.05, "bn_reestimate_images": 120, "headline_variant": "bn"}
+    ended = run(tiny(train=train), job("ended"))
+    end = [one for one in ended if isinstance(one, Checkpoint)][-1].directory
+    assert "bn" in read_checkpoint(end).training
+    longer = tiny(train=train | {"epochs": 3}, extension={"run": "parent"})
+    cut = run(longer, job("cut", inputs={"extension.run": end}), stop_after=3)
+    assert "bn" not in read_checkpoint(cut[-1].directory).training

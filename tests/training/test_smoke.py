@@ -92,3 +92,11 @@ def test_every_imagenet_recipe_takes_its_step(name):
     torch.set_num_threads(threads)
     assert found
     assert [one.error for one in found if one.error] == []
+
+
+@pytest.mark.parametrize("limits", fewer([{"limit_train": 1}, {"limit_eval": 1}], 1))
+def test_a_recipe_of_one_image_is_tried_with_more(tmp_path, limits):
+    tiny = Recipe.model_validate(
+        {"name": "x", "model": {"name": "resnet8"}, "data": {"name": "digits"} | limits}
+    )
+    assert smoke(tiny, tmp_path).loss > 0

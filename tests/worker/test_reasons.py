@@ -16,6 +16,7 @@ from lsqctl.worker.reasons import (
     error_message,
     oom_kills,
     report_from_exit_code,
+    signal_name,
 )
 
 V2 = "0::/user/job\n", "user/job/memory.events", "low 0\nhigh 3\noom 2\noom_kill {}\n"
@@ -78,3 +79,8 @@ def test_what_a_signal_to_the_whole_group_ends_is_the_stop_and_not_a_fault(error
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), DataError("no file")])
 def test_a_stop_hides_no_other_fault(error):
     assert end_reason_of(error, stopped=True) is end_reason_of(error) is not EndReason.PREEMPTED
+
+
+def test_a_signal_without_a_name_is_told_by_its_number():
+    """Most real-time signals have none."""
+    assert (signal_name(15), signal_name(35)) == ("SIGTERM", "signal 35")

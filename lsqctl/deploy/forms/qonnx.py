@@ -33,9 +33,10 @@ MAX_IMAGES = 8  # its executor runs node by node
 import numpy as np
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
+from qonnx.transformation.infer_shapes import InferShapes
 
 expected = np.load("expected.npz")
-model = ModelWrapper("{file}")
+model = ModelWrapper("{file}").transform(InferShapes())
 logits = execute_onnx(model, {{"images": expected["images"][:1]}})["logits"]
 print((logits == expected["logits"][:1]).all(), logits.argmax(1))
 """,
