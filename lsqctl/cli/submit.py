@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -30,7 +30,7 @@ from lsqctl.cli.options import (
     open_store,
 )
 from lsqctl.errors import UsageError
-from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun
+from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
 from lsqctl.text import join_counts, pluralize
 
 if TYPE_CHECKING:
@@ -85,32 +85,54 @@ def submit(
     )
     plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
     if dry_run:
-        print_plan(plan, json=json)
+        settings = get_settings(ctx)
+        print_plan(plan, api.preview_in_workspace(plan, settings, if_exists), json=json)
         return
     with open_store(ctx, create=True) as store:
         print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
 
 
-def print_plan(plan: SubmitPlan, *, json: bool) -> None:
-    """Print what a submission would queue, instead of queueing it."""
+def print_plan(plan: SubmitPlan, existing: Mapping[str, tuple[Run, bool]], *, json: bool) -> None:
+    """Print what a submission would queue, instead of queueing it.
+
+    ``existing`` are runs that are there, by ``run_sha256``, and whether they would be queued again.
+    """
     for diagnostic in plan.warnings:
         warn_diagnostic(diagnostic)
     for text in plan.notes:
         say(text)
     if json:
-        runs = [_new_run_json(new_run) for new_run in plan.runs]
+        runs = [
+            _new_run_json(new_run) | {"existing": run and {"id": run.id, "state": run.state}}
+            for new_run in plan.runs
+            for run, _ in [existing.get(new_run.run_sha256, (None, False))]
+        ]
         print_json({"runs": runs, "notes": plan.notes})
         return
     print_table(
-        ("run", "seed", "epochs", "waits for"),
+        ("run", "seed", "epochs", "waits for", "there already"),
         [
-            (new_run.name, str(new_run.seed), str(new_run.epochs), _parent_names(new_run, plan))
+            (
+                *(new_run.name, str(new_run.seed), str(new_run.epochs)),
+                _parent_names(new_run, plan),
+                _existing_text(existing.get(new_run.run_sha256)),
+            )
             for new_run in plan.runs
         ],
         right_aligned=("seed", "epochs"),
     )
-    run_count = pluralize(len({planned_run.run_sha256 for planned_run in plan.runs}), "run")
-    say(f"{run_count} would be queued; nothing was")
+    hashes = {new_run.run_sha256 for new_run in plan.runs}
+    n_there = sum(not again for sha, (_, again) in existing.items() if sha in hashes)
+    there = f", {n_there:,} {'is' if n_there == 1 else 'are'} there already" if n_there else ""
+    say(f"{pluralize(len(hashes) - n_there, 'run')} would be queued{there}; nothing was")
+
+
+def _existing_text(existing: tuple[Run, bool] | None) -> str:
+    """Return ``7kq2m8xd (name, failed), again``: which run it is, and whether it is tried again."""
+    if existing is None:
+        return ""
+    run, again = existing
+    return f"{run.id} ({run.name}, {run.state})" + (", again" if again else "")
 
 
 def _new_run_json(new_run: NewRun) -> dict[str, object]:

@@ -19,6 +19,7 @@ from lsqctl.run import (
     EnqueueOutcome,
     IfExists,
     NewRun,
+    Run,
     RunState,
 )
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
@@ -89,6 +90,23 @@ class Enqueues(StorePart):
             )
             enqueued += portion
         return enqueued
+
+    def preview(
+        self, new: Sequence[NewRun], *, if_exists: IfExists = "skip"
+    ) -> dict[str, tuple[Run, bool]]:
+        """Return, by ``run_sha256``, runs that are there, and whether they would be queued again.
+
+        Nothing is changed. Raises what ``enqueue`` would raise.
+        """
+        retryable = self._check_submission(new, if_exists)
+        hashes = [one.run_sha256 for one in new if if_exists != "rerun" or not one.explicit]
+        return {sha: (run, run.id in retryable) for sha, run in self._canonical_runs(hashes)}
+
+    @read_tx
+    def _canonical_runs(self, db: Connection, hashes: Sequence[str]) -> list[tuple[str, Run]]:
+        found = [(sha, row.id) for sha in hashes if (row := canonical_run(db, sha)) is not None]
+        loaded = load_runs(db, [run_id for _, run_id in found])
+        return [(sha, loaded[run_id]) for sha, run_id in found]
 
     @read_tx
     def _check_submission(

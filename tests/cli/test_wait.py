@@ -160,3 +160,20 @@ def test_what_was_cancelled_is_told_though_the_next_run_cannot_be(queued):
     told = queued("runs", "cancel", waiting, done.run.id, code=1).stderr
     assert f"{waiting}  tiny  cancelled" in told
     assert "succeeded" in told.splitlines()[-1]
+
+
+def test_a_dry_run_tells_what_is_there_already_and_what_would_be_tried_again(queued):
+    with store_of(queued) as store:
+        failed = take(store)
+        store.queue.fail(failed.lease, EndReason.CODE, "no")
+    dry = ("submit", "tiny.yaml", "--dry-run")
+    told = queued(*dry)
+    assert "1 run would be queued, 2 are there already; nothing was" in told.stderr
+    assert f"{failed.run.id} (tiny, failed), again" in told.stdout
+    assert "3 runs would be queued; nothing was" in queued(*dry, "--if-exists", "rerun").stderr
+    assert "exists already as run" in queued(*dry, "--if-exists", "error", code=2).stderr
+    rows = json.loads(queued(*dry, "--json").stdout)["runs"]
+    assert sorted(row["existing"]["state"] for row in rows) == ["failed", "queued", "queued"]
+    queued("submit", "tiny.yaml")
+    with store_of(queued) as store:
+        assert store.runs.detail(failed.run.id).run.state.value == "queued"
