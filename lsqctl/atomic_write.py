@@ -11,13 +11,15 @@ from typing import BinaryIO
 
 from lsqctl.errors import UsageError
 
+_PREFIX = ".lsqctl."
+
 
 def temporary_beside(path: Path) -> Path:
     """Return a path in the folder of ``path`` that nobody else uses, to be renamed to it.
 
     By chance and not by process: processes in two containers may have the same number.
     """
-    return path.with_name(f".lsqctl.{secrets.token_hex(8)}.tmp")
+    return path.with_name(f"{_PREFIX}{secrets.token_hex(8)}.tmp")
 
 
 @contextmanager
@@ -70,13 +72,18 @@ def atomic_file(path: Path, *, force: bool = False, mode: int = 0o666) -> Iterat
     """Yield a file that becomes ``path`` at the end, and is removed where the block fails.
 
     Raises UsageError as ``write_atomic`` does. An OSError of the block that names a file of
-    another folder is raised as it is: it is not this file that cannot be written.
+    its own is raised as it is: it is not this file that cannot be written.
     """
     check_overwrite(path, force=force)
     try:
         with replacing(path, mode) as file:
             yield file
     except OSError as error:
-        if error.filename is not None and Path(error.filename).parent != path.parent:
+        named = error.filename
+        if named is not None and not (isinstance(named, str) and _is_temporary(Path(named), path)):
             raise
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _is_temporary(file: Path, path: Path) -> bool:
+    return file == path or (file.parent == path.parent and file.name.startswith(_PREFIX))

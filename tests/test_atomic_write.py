@@ -29,7 +29,7 @@ def test_a_source_that_cannot_be_read_is_named_and_not_the_file_that_is_written(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(FileNotFoundError, match="source"), atomic_file(tmp_path / "a"):
-        (tmp_path / "in" / "source").read_bytes()
+        (tmp_path / "source").read_bytes()
     with pytest.raises(UsageError, match=r"cannot write .*none/a: No such file"):
         write_atomic(tmp_path / "none" / "a", b"")
 

@@ -103,9 +103,10 @@ def print_plan(plan: SubmitPlan, existing: Mapping[str, tuple[Run, bool]], *, js
         say(text)
     if json:
         runs = [
-            _new_run_json(new_run) | {"existing": run and {"id": run.id, "state": run.state}}
+            _new_run_json(new_run)
+            | {"existing": run and {"id": run.id, "state": run.state, "again": again}}
             for new_run in plan.runs
-            for run, _ in [existing.get(new_run.run_sha256, (None, False))]
+            for run, again in [existing.get(new_run.run_sha256, (None, False))]
         ]
         print_json({"runs": runs, "notes": plan.notes})
         return

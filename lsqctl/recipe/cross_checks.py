@@ -90,7 +90,7 @@ def _distill_conflicts(recipe: Recipe) -> list[KeyConflict]:
         hint = "set data.flip, or leave `flip_order` out"
         conflicts.append(KeyConflict("data.flip_order", "no image is mirrored", hint, "data.flip"))
     if recipe.data.flip_order == "alternating" and recipe.data.views % 2:
-        message = f"{recipe.data.views} views do not alternate: the first follows the last"
+        message = f"with {recipe.data.views} views the first follows the last, mirrored alike"
         hint = "make data.views even, or leave `flip_order` out"
         conflicts.append(KeyConflict("data.flip_order", message, hint, "data.views"))
     return conflicts

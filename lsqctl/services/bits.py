@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from fnmatch import fnmatchcase
+from itertools import dropwhile, pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import NotFound, UsageError
@@ -93,7 +94,7 @@ def plan_bits(ref: str, kind: CostKind, budget: float, settings: Settings) -> Bi
     if budget < smallest:
         form = format_bytes if kind == "size" else format_bops
         raise UsageError(
-            f"--{kind} {budget:g}: no bits that the runs here were trained with meet it; the "
+            f"--{kind} {budget:.12g}: no bits that the runs here were trained with meet it; the "
             f"smallest possible is {form(smallest)}: --{kind} {smallest}"
         )
     picked = pick(choices, budget - fixed)
@@ -245,12 +246,16 @@ def _with_bits(recipe: Recipe, picked: Iterable[LayerBits]) -> Recipe:
 
 
 def _override(recipe: Recipe, bits: Mapping[str, Mapping[str, int]]) -> Recipe:
-    """Return the recipe with overrides after its own, which they win over in these keys alone."""
+    """Return the recipe with overrides after its own, which they win over in these keys alone.
+
+    An own one of the same glob goes with it, and so do those after it that hold for its layers.
+    """
     own = recipe.quant.overrides
-    added = {
-        glob: own[glob].model_copy(update=dict(keys)) if glob in own else OverrideSection(**keys)
-        for glob, keys in bits.items()
-    }
+    added = {}
+    for glob, keys in bits.items():
+        kept = [own[name] for name in _from(glob, own) if fnmatchcase(glob, name)]
+        changes = (*(one.model_dump(exclude_none=True) for one in kept), keys)
+        added[glob] = OverrideSection(**{k: v for change in changes for k, v in change.items()})
     overrides = {k: v for k, v in recipe.quant.overrides.items() if k not in added} | added
     quant = recipe.quant.model_copy(update={"overrides": overrides})
     return recipe.model_copy(update={"quant": quant})
@@ -263,3 +268,8 @@ def describe(plan: BitPlan) -> str:
         f"{form(plan.cost)}, between {form(plan.smallest)} and {form(plan.largest)}; step sizes of "
         f"{pluralize(len(plan.run_ids), 'run')}: {', '.join(plan.run_ids[:8])}"
     )
+
+
+def _from(glob: str, globs: Iterable[str]) -> Iterable[str]:
+    """Return those from ``glob`` on; nothing where it is not among them."""
+    return dropwhile(lambda name: name != glob, globs)

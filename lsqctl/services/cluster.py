@@ -97,9 +97,14 @@ def _token(path: Path) -> str:
     if not path.exists():
         temporary = temporary_beside(path)
         replace_file(temporary, secrets.token_hex(4).encode())
-        with suppress(FileExistsError):
+        try:
             path.hardlink_to(temporary)
-        temporary.unlink()
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links, where two at once are not told apart
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
     token = read_regular(path).decode("ascii", "replace")
     if not _TOKEN.fullmatch(token):
         raise StoreError(f"{path} holds no token; remove it while no pilot works or waits")

@@ -54,10 +54,6 @@ def decide_compile(
     requested, reason = context.compile == "on", ""
     if context.compile == "auto":
         requested, reason = _pays_off(recipe, context, pipeline, model)
-    if requested and (fault := _compiled_fault(recipe, context, pipeline, model)):
-        if context.compile == "on":
-            raise CannotCompile(f"{fault}; train with --compile auto or off")
-        requested = False
     enabled, notes = _available(requested, context)
     train_state.environment["compile"] = enabled
     large = pipeline.input_shape[-1] >= _CHANNELS_LAST_MIN_SIZE
@@ -65,22 +61,31 @@ def decide_compile(
     return [reason, *notes] if enabled and reason else notes
 
 
-def _compiled_fault(
+def eager_where_unsafe(
     recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module
-) -> str:
-    """Return why a compiled step would meet torch's fault, or nothing.
+) -> ExecutionContext:
+    """Return the context, with ``compile`` off where a compiled step would meet torch's fault.
 
     A compiler lays channels last itself: ``avoid_unsafe_channels_last`` is for eager steps.
+    Raises CannotCompile where it demands both.
     """
     layers = unsafe_layers(model)
+    batch_size = compiled_batch_size(recipe, pipeline)
+    if context.device != "cpu" or not layers or not batch_size % context.threads:
+        return context
+    if context.compile == "on":
+        raise CannotCompile(
+            f"torch damages memory in layer {layers[0]} (1 × 1, with a stride, of fewer than 16 "
+            f"input channels) where {context.threads} threads cannot share out a batch of "
+            f"{batch_size}: train with --compile auto or off"
+        )
+    return replace(context, compile="off")
+
+
+def compiled_batch_size(recipe: Recipe, pipeline: DataPipeline) -> int:
+    """Return how many images a compiled step has; of another number it is not compiled."""
     batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
-    sizes = microbatch_sizes(batch_size, recipe.train.accumulate)
-    if context.device != "cpu" or not layers or not any(n % context.threads for n in sizes):
-        return ""
-    return (
-        f"torch damages memory in layer {layers[0]} (1 × 1, with a stride, of fewer than 16 input "
-        f"channels) where {context.threads} threads cannot share out a batch of {max(sizes)}"
-    )
+    return microbatch_sizes(batch_size, recipe.train.accumulate)[0]
 
 
 def eager_where_needed(recipe: Recipe, context: ExecutionContext) -> ExecutionContext:

@@ -41,7 +41,12 @@ from lsqctl.training.beginning import (
     shared_resume_point,
 )
 from lsqctl.training.checkpoint import CheckpointContent
-from lsqctl.training.compilation import decide_compile, decide_kernel, eager_where_needed
+from lsqctl.training.compilation import (
+    decide_compile,
+    decide_kernel,
+    eager_where_needed,
+    eager_where_unsafe,
+)
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
     EvalCounts,
@@ -101,6 +106,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     start = checkpoint or extended_start(recipe, context)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
+    context = eager_where_unsafe(recipe, context, pipeline, model)
     train_state, environment_notes = _open_train_state(
         start, recipe, context, pipeline=pipeline, model=model
     )

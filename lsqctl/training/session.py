@@ -28,7 +28,7 @@ from lsqctl.training.evaluation import ModelEma, check_reestimation
 from lsqctl.training.feature_distillation import FeatureDistillation, feature_layers
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.optimizer_step import OptimizerStepper, build_optimizer
-from lsqctl.training.pieces import Share, deal, microbatch_sizes
+from lsqctl.training.pieces import Share, deal
 from lsqctl.training.ranks import STOPPED, any_rank, check_replicas
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.teacher_logits import TeacherLogits, View
@@ -377,10 +377,9 @@ def _forwards(
 ) -> tuple[compilation.Forward, compilation.Forward | None]:
     """Return what a step calls for the model and the teacher: compiled, channels last or plain."""
     if train_state.environment.get("compile"):
-        batch_size = min(recipe.data.batch_size, len(pipeline.dataset.train))
         compile_forward = partial(
             compilation.compile_forward,
-            batch_size=microbatch_sizes(batch_size, recipe.train.accumulate)[0],
+            batch_size=compilation.compiled_batch_size(recipe, pipeline),
         )
         return compile_forward(model), compile_forward(teacher) if teacher else None
     if train_state.environment.get("channels_last"):

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from lsqctl.errors import LeaseLost, LockedDatabase, NotFound, StoreError, UnusableDatabase
 from lsqctl.failpoint import failpoint
-from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
+from lsqctl.run import RECORDED, Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.text import pluralize
@@ -246,7 +246,8 @@ class Supervisor:
         """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
         for run in self._store.queue.reap(is_dead=is_dead):
             self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
-            self._hooks.ended(run, self._settings.run_dir(run.id))
+            if run.origin != RECORDED:
+                self._hooks.ended(run, self._settings.run_dir(run.id))
         self._store.rungs.decide_due()
 
     def _finalize_ended(self) -> None:
@@ -287,7 +288,8 @@ class Supervisor:
     def _tell_end(self, claimed: Run, exit_report: ExitReport) -> None:
         run = self._current_run(claimed)
         self._observer.ended(run, exit_report)
-        self._hooks.ended(run, self._settings.run_dir(run.id))
+        if exit_report.reason is not EndReason.WORKER_LOST:  # else who found it lost has told
+            self._hooks.ended(run, self._settings.run_dir(run.id))
 
     def _current_run(self, claimed: Run) -> Run:
         """Return a run as it is now, or as it was claimed when it was removed meanwhile."""

@@ -137,19 +137,21 @@ def test_a_time_limit_is_above_zero_and_said_so_in_one_line(cli, words):
 
 def test_a_database_that_is_away_for_a_moment_is_asked_again(queued, monkeypatch):
     with store_of(queued) as store:
-        run = take(store).run
+        claim = take(store)
         seen, answers = [], iter(["first", "away", "later"])
 
         def statuses(ids, ask=store.runs.statuses):
             if (answer := next(answers)) == "away":
                 raise StoreError("the database is locked")
             seen.append(answer)
+            if answer == "later":
+                store.queue.fail(claim.lease, EndReason.CODE, "ended")
             return ask(ids)
 
         monkeypatch.setattr(store.runs, "statuses", statuses)
         monkeypatch.setattr("lsqctl.services.wait.POLL_SECONDS", 0.01)
-        found = wait(store, [run.id], timeout=0.015)
-    assert (seen, len(found.pending)) == (["first", "later"], 1)
+        found = wait(store, [claim.run.id], timeout=3600)
+    assert (seen, len(found.failed)) == (["first", "later"], 1)
 
 
 def test_what_was_cancelled_is_told_though_the_next_run_cannot_be(queued):

@@ -163,13 +163,17 @@ def test_a_budget_that_no_bits_meet_says_the_smallest_possible_and_writes_nothin
 
 
 def test_what_a_recipe_says_of_layers_beside_their_bits_is_kept_and_counted(ladder):
-    own = 'overrides: {"*": {per_channel: true}, layer1.0.conv1: {act_signed: signed}}'
+    own = (
+        'overrides: {"*": {per_channel: true}, layer1.0.conv1: {act_signed: signed, init: paper}, '
+        "layer1.*: {init: mse}}"
+    )
     text = (ladder.folder / "mine.yaml").read_text().replace("act_bits: 4", f"act_bits: 4, {own}")
     (ladder.folder / "own.yaml").write_text(text)
     plan = json.loads(ladder("recipe", "bits", "own.yaml", "--size", "1MB", "--json").stdout)
     overrides = load(ladder.folder / "own-bits.yaml").cells[0].recipe.quant.overrides
     assert overrides["*"].per_channel
     assert overrides["layer1.0.conv1"].act_signed == "signed"
+    assert overrides["layer1.0.conv1"].init == "mse"  # as the later one had it
     shown = json.loads(ladder("recipe", "show", "own-bits.yaml", "--json").stdout)
     assert shown["cells"][0]["cost"]["size_bytes"] == plan["cost"]
 

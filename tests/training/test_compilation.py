@@ -210,20 +210,15 @@ def test_where_others_could_plant_compiled_code_auto_trains_eagerly_and_on_is_an
 
 def test_a_step_that_would_damage_memory_when_compiled_is_not_compiled(job):
     """Torch's fault of lsqctl.quant.torch_faults, which a compiler's own layout would meet."""
-    model, recipe = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2)), tiny(train={"epochs": 9})
+    model, recipe = nn.Sequential(nn.Conv2d(8, 16, 1, stride=2)), tiny()
+    feed = open_pipeline(recipe, job(), setup_torch(job(), 0))
 
-    def decide(how, threads):
+    def taken(how, threads, network=model):
         context = replace(job(), compile=how, threads=threads)
-        feed = open_pipeline(recipe, context, setup_torch(job(), 0))
-        cursor = initial_train_state(recipe, context)
-        compilation.decide_compile(
-            cursor, recipe=recipe, context=context, pipeline=feed, model=model
-        )
-        return cursor.environment["compile"]
+        return compilation.eager_where_unsafe(recipe, context, feed, network).compile
 
-    assert decide("on", 1)
-    assert decide("on", 2)  # batches of 240
-    with pytest.raises(
-        CannotCompile, match=r"layer 0 .* 7 threads cannot share out a batch of 240"
-    ):
-        decide("on", 7)
+    assert [taken("on", 1), taken("on", 2)] == ["on", "on"]  # of batches of 240
+    assert [taken("auto", 7), taken("auto", 8)] == ["off", "auto"]
+    assert taken("on", 7, nn.Sequential(nn.Conv2d(16, 16, 1, stride=2))) == "on"
+    with pytest.raises(CannotCompile, match=r"layer 0 .* 7 threads cannot share out .* 240"):
+        taken("on", 7)

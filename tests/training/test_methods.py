@@ -54,7 +54,7 @@ def test_methods_that_exclude_each_other_or_have_nothing_to_act_on_are_refused_a
     assert (key, message) == ("data.flip_order", "no image is mirrored")
     alternating = {"flip_order": "alternating", "flip": True}
     ((_, message, _),) = conflict_of(data=alternating | {"views": 5})
-    assert message == "5 views do not alternate: the first follows the last"
+    assert message == "with 5 views the first follows the last, mirrored alike"
     assert conflict_of(data=alternating | {"views": 4}) == []
 
 
