@@ -6,11 +6,13 @@ transaction: what fails on the way leaves nothing behind. The same run twice is 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from lsqctl.store.soft_delete import RunRows
 
 
-_STAGING = ".import-"  # and the process's id
+_STAGING = ".import-"  # and a number by chance
 _SETTINGS_FILES = {"workspace.toml": "trackers, launcher and hooks", "cluster.toml": "profiles"}
 
 
@@ -329,11 +331,13 @@ def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mappin
     What is cut off leaves folders without rows, which the next import, or `runs gc`, removes.
     """
     _remove_left_over(settings.runs_dir)
-    staging = settings.runs_dir / f"{_STAGING}{os.getpid()}"
+    staging = settings.runs_dir / f"{_STAGING}{secrets.token_hex(8)}"
+    staging.mkdir(mode=0o700, parents=True)
+    lock = _lock(staging)
     moved: list[Path] = []
     try:
         for bundle in bundles:
-            (staging / bundle.id).mkdir(mode=0o700, parents=True)
+            (staging / bundle.id).mkdir(mode=0o700)
             bundle.unpack(staging / bundle.id)
         failpoint("import.before-move")
         for bundle in bundles:
@@ -348,15 +352,26 @@ def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mappin
             remove_tree(folder)
         raise
     finally:
-        if staging.exists():
-            remove_tree(staging)
+        remove_tree(staging)
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that holds a folder's lock, None where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _remove_left_over(runs_dir: Path) -> None:
-    """Remove what an import that was cut off has laid out, unless its process lives."""
-    import psutil
-
+    """Remove what an import that was cut off has laid out; one at work holds its folder's lock."""
     for folder in runs_dir.glob(f"{_STAGING}*"):
-        pid = folder.name.removeprefix(_STAGING)
-        if not (pid.isdigit() and psutil.pid_exists(int(pid))):
-            remove_tree(folder)
+        with suppress(FileNotFoundError):  # another one has just removed it
+            if (lock := _lock(folder)) is not None:
+                remove_tree(folder)
+                os.close(lock)

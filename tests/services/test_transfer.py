@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -468,3 +469,20 @@ def test_a_file_that_somebody_put_into_a_runs_folder_does_not_spoil_the_export(
             stray.unlink()
     with open_workspace(ours) as store:
         assert run.id in import_runs(store, ours, tmp_path / "out.lsq").imported
+
+
+def test_an_import_at_work_keeps_what_it_has_laid_out_whoever_else_imports(
+    exported: Path, ours: Settings
+) -> None:
+    """Also one in another container, whose processes nobody here can see."""
+    at_work, cut_off = (ours.runs_dir / f".import-{name}" for name in ("1", "2"))
+    for folder in (at_work, cut_off):
+        (folder / "run").mkdir(parents=True)
+    descriptor = os.open(at_work, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        with open_workspace(ours) as store:
+            assert len(import_runs(store, ours, exported).imported) == 2
+    finally:
+        os.close(descriptor)
+    assert [one.name for one in ours.runs_dir.glob(".import-*")] == [at_work.name]
