@@ -247,6 +247,18 @@ class EnqueueOutcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class RunStatus:
+    """What `wait` needs to know of a run."""
+
+    id: str
+    name: str
+    seed: int
+    state: RunState
+    reason: EndReason | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class EnqueuedRun:
     """One run of a submission and what became of it."""
 

@@ -15,8 +15,8 @@ from lsqctl.text import format_duration, join_counts, pluralize, sanitize
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from lsqctl.run import RunStatus
     from lsqctl.store import Store
-    from lsqctl.store.runs import RunStatus
     from lsqctl.worker.messages import ExitReport
     from lsqctl.worker.slots import Allocation
     from lsqctl.worker.supervisor import Observer

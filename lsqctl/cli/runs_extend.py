@@ -66,7 +66,7 @@ def extend(
         )
         plan = api.plan_loaded([recipe], settings=settings, store=store, options=options)
         if dry_run:
-            existing = store.queue.preview(plan.runs, if_exists=if_exists)
+            existing = store.runs.preview(plan.runs, if_exists=if_exists)
             print_plan(plan, existing, json=json)
             return
         enqueued = api.submit(plan, store, if_exists=if_exists)

@@ -28,6 +28,7 @@ from lsqctl.cli.options import (
     TimeLimit,
     get_settings,
     open_store,
+    open_store_if_any,
 )
 from lsqctl.errors import UsageError
 from lsqctl.run import EnqueuedRun, EnqueueOutcome, NewRun, Run
@@ -85,8 +86,9 @@ def submit(
     )
     plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
     if dry_run:
-        settings = get_settings(ctx)
-        print_plan(plan, api.preview_in_workspace(plan, settings, if_exists), json=json)
+        with open_store_if_any(ctx) as store:
+            existing = store.runs.preview(plan.runs, if_exists=if_exists) if store else {}
+        print_plan(plan, existing, json=json)
         return
     with open_store(ctx, create=True) as store:
         print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)

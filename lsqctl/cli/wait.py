@@ -15,8 +15,8 @@ from lsqctl.run import EndReason, RunState
 from lsqctl.text import join_counts
 
 if TYPE_CHECKING:
+    from lsqctl.run import RunStatus
     from lsqctl.services.wait import WaitResult
-    from lsqctl.store.runs import RunStatus
 
 _MAX_LISTED = 5
 

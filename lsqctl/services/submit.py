@@ -6,7 +6,7 @@ among the recipes of the same call, then among recipe files, then among the runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -159,16 +159,6 @@ def readiness_problem(
     except LsqctlError as error:
         return str(error)
     return ""
-
-
-def preview_in_workspace(
-    plan: SubmitPlan, settings: Settings, if_exists: IfExists
-) -> Mapping[str, tuple[Run, bool]]:
-    """Return what ``store.queue.preview`` says of a plan; nothing where there is no workspace."""
-    if not workspace_exists(settings):
-        return {}
-    with open_workspace(settings, read_only=True) as store:
-        return store.queue.preview(plan.runs, if_exists=if_exists)
 
 
 def submit(plan: SubmitPlan, store: Store, *, if_exists: IfExists = "skip") -> list[EnqueuedRun]:

@@ -12,8 +12,8 @@ from lsqctl.run import ACTIVE_STATES, EndReason, RunState
 from lsqctl.services.run_control import resolve_sweep
 
 if TYPE_CHECKING:
+    from lsqctl.run import RunStatus
     from lsqctl.store import Store
-    from lsqctl.store.runs import RunStatus
 
 POLL_SECONDS = 0.5
 

@@ -19,7 +19,6 @@ from lsqctl.run import (
     EnqueueOutcome,
     IfExists,
     NewRun,
-    Run,
     RunState,
 )
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx
@@ -91,39 +90,11 @@ class Enqueues(StorePart):
             enqueued += portion
         return enqueued
 
-    def preview(
-        self, new: Sequence[NewRun], *, if_exists: IfExists = "skip"
-    ) -> dict[str, tuple[Run, bool]]:
-        """Return, by ``run_sha256``, runs that are there, and whether they would be queued again.
-
-        Nothing is changed. Raises what ``enqueue`` would raise.
-        """
-        retryable = self._check_submission(new, if_exists)
-        hashes = [one.run_sha256 for one in new if if_exists != "rerun" or not one.explicit]
-        return {sha: (run, run.id in retryable) for sha, run in self._canonical_runs(hashes)}
-
-    @read_tx
-    def _canonical_runs(self, db: Connection, hashes: Sequence[str]) -> list[tuple[str, Run]]:
-        found = [(sha, row.id) for sha in hashes if (row := canonical_run(db, sha)) is not None]
-        loaded = load_runs(db, [run_id for _, run_id in found])
-        return [(sha, loaded[run_id]) for sha, run_id in found]
-
     @read_tx
     def _check_submission(
         self, db: Connection, new: Sequence[NewRun], if_exists: IfExists
     ) -> set[str]:
-        """Return which of the runs are there and retryable; raise what would stop a portion."""
-        earlier: set[str] = set()
-        for new_run in new:
-            for role, run_sha256 in new_run.parents.items():
-                if run_sha256 not in earlier and canonical_run(db, run_sha256) is None:
-                    raise _no_parent_error(new_run, role, run_sha256)
-            if if_exists == "error" and new_run.explicit and new_run.run_sha256 not in earlier:
-                existing = canonical_run(db, new_run.run_sha256)
-                if existing is not None:
-                    raise _exists_error(new_run, existing)
-            earlier.add(new_run.run_sha256)
-        return retryable_run_ids(db, [new_run.run_sha256 for new_run in new])
+        return check_submission(db, new, if_exists)
 
     @exclusive_tx
     def _enqueue_portion(
@@ -143,6 +114,21 @@ class Enqueues(StorePart):
             set_failure_limit(db, {new_run.sweep for new_run in new if new_run.sweep}, max_failures)
         failpoint("submit.before-commit")
         return as_enqueued(db, outcomes), submission.added
+
+
+def check_submission(db: Connection, new: Sequence[NewRun], if_exists: IfExists) -> set[str]:
+    """Return which of the runs are there and retryable; raise what would stop a portion."""
+    earlier: set[str] = set()
+    for new_run in new:
+        for role, run_sha256 in new_run.parents.items():
+            if run_sha256 not in earlier and canonical_run(db, run_sha256) is None:
+                raise _no_parent_error(new_run, role, run_sha256)
+        if if_exists == "error" and new_run.explicit and new_run.run_sha256 not in earlier:
+            existing = canonical_run(db, new_run.run_sha256)
+            if existing is not None:
+                raise _exists_error(new_run, existing)
+        earlier.add(new_run.run_sha256)
+    return retryable_run_ids(db, [new_run.run_sha256 for new_run in new])
 
 
 def as_enqueued(

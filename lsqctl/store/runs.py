@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
@@ -18,10 +17,13 @@ from lsqctl.run import (
     RECORDED,
     Attempt,
     EndReason,
+    IfExists,
+    NewRun,
     Run,
     RunDetail,
     RunEvent,
     RunState,
+    RunStatus,
     check_tag,
 )
 from lsqctl.store.database import StorePart, exclusive_tx, read_tx, write_tx
@@ -32,6 +34,7 @@ from lsqctl.store.dependencies import (
     requeue,
 )
 from lsqctl.store.dialects import from_json, now, upsert
+from lsqctl.store.enqueue import canonical_run, check_submission
 from lsqctl.store.rows import (
     batches,
     is_live,
@@ -57,18 +60,6 @@ from lsqctl.text import did_you_mean
 
 _LAST_PATTERN = re.compile(r"@last(?:~(\d{1,9}))?")
 _MAX_SHOWN = 5
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """What `wait` needs to know of a run."""
-
-    id: str
-    name: str
-    seed: int
-    state: RunState
-    reason: EndReason | None
-    message: str
 
 
 class Runs(StorePart):
@@ -187,6 +178,20 @@ class Runs(StorePart):
             for row in db.execute(select(*columns).where(live_runs.c.id.in_(batch)))
         }
         return [status_by_id[run_id] for run_id in ids if run_id in status_by_id]
+
+    @read_tx
+    def preview(
+        self, db: Connection, new: Sequence[NewRun], *, if_exists: IfExists = "skip"
+    ) -> dict[str, tuple[Run, bool]]:
+        """Return, by ``run_sha256``, runs that are there, and whether they would be queued again.
+
+        Nothing is changed. Raises what ``store.queue.enqueue`` would raise.
+        """
+        retryable = check_submission(db, new, if_exists)
+        hashes = [one.run_sha256 for one in new if if_exists != "rerun" or not one.explicit]
+        ids = {sha: row.id for sha in hashes if (row := canonical_run(db, sha)) is not None}
+        loaded = load_runs(db, list(ids.values()))
+        return {sha: (loaded[run_id], run_id in retryable) for sha, run_id in ids.items()}
 
     @exclusive_tx
     def cancel(self, db: Connection, run_id: str) -> RunState:
