@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, FromClause, case, func, or_, select, text
 
-from lsqctl.atomic_write import temporary_beside
+from lsqctl.atomic_write import check_overwrite, temporary_beside
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.store.audit import AttemptRow, History, MeasurementSpan, violations
@@ -147,13 +147,10 @@ class Maintenance(StorePart):
         """
         if not self._database.sqlite:
             raise UsageError(f"PostgreSQL has its own tool: {self._pg_dump(path)}")
-        if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise UsageError(f"{path} is a link or not a plain file; name another path")
         source = Path(str(self._database.url.database))
-        if path.exists() and path.samefile(source):
+        if path.exists() and not path.is_symlink() and path.samefile(source):
             raise UsageError(f"{path} is the database itself; name another path")
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists; --force overwrites it")
+        check_overwrite(path, force=force)
         temporary = temporary_beside(path)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
