@@ -228,6 +228,7 @@ READS: dict[str, Callable[[Store, str], Any]] = {
     "runs.counts": lambda s, _: s.runs.counts(),
     "runs.statuses": lambda s, run_id: s.runs.statuses([run_id]),
     "runs.tags": lambda s, run_id: s.runs.tags([run_id]),
+    "runs.preview": lambda s, _: s.runs.preview([new(name) for name in "fdhq"]),
     "metrics.points": lambda s, run_id: s.metrics.points(run_id),
     "metrics.summaries": lambda s, run_id: s.metrics.summaries(run_id),
     "metrics.quantizer_stats": lambda s, run_id: s.metrics.quantizer_stats(run_id),
