@@ -101,10 +101,13 @@ class KernelUse:
     """What this attempt's quantized layers compute with: ``integer`` or ``float``.
 
     ``float_layers`` says by layer why it computes in floats though the others do in integers.
+    ``evaluation`` is ``integer`` where the network is counted by docs/arithmetic.md, else
+    ``trained``.
     """
 
     kernel: str
     float_layers: Mapping[str, str]
+    evaluation: str = "trained"
 
 
 @dataclass(frozen=True, slots=True)

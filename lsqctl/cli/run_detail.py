@@ -120,6 +120,10 @@ def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
     return fields
 
 
+_EVALUATED = {
+    "integer": "evaluated in the integers of the deployed file",
+    "trained": "evaluated as trained",
+}
 QUANTIZER_COLUMNS = ("layer", "bits", "step", "clip %", "codes", "R", "osc %", "clamped")
 
 
@@ -131,8 +135,9 @@ def print_quantizers(detail: RunDetail, stats: Sequence[QuantizerStats], *, json
     layer_findings = evaluate_rules(last_epoch)
     environment = detail.attempts[-1].environment if detail.attempts else {}
     kernel, float_layers = environment.get("kernel", ""), environment.get("float_layers", {})
+    evaluation = environment.get("evaluation", "trained")
     if json:
-        kernels = {"kernel": kernel, "float_layers": float_layers}
+        kernels = {"kernel": kernel, "float_layers": float_layers, "evaluation": evaluation}
         stated = {"layers": last_epoch, "findings": layer_findings, "epochs": stats}
         print_json({"run": detail.run.id, **stated, **kernels})
         return
@@ -150,7 +155,7 @@ def print_quantizers(detail: RunDetail, stats: Sequence[QuantizerStats], *, json
     )
     _print_findings(layer_findings)
     if kernel:
-        note(kernel_text(kernel, float_layers))
+        note(f"{kernel_text(kernel, float_layers)}; {_EVALUATED[evaluation]}")
     when = (
         f"after epoch {last_epoch[0].epoch}" if last_epoch[0].epoch else "right after calibration"
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -21,13 +20,20 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Graph, Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lsqctl.deploy.network import LAYER, QUANTIZER, Network, layer_node_name
+from lsqctl.deploy.network import LAYER, QUANTIZER, Network
 from lsqctl.errors import DataError
 from lsqctl.quant import LsqQuantizer, quantized_layers, quantizers
-from lsqctl.quant.arithmetic import Grid, IntegerLayer, NotInteger, integer_layer, norm_affine
+from lsqctl.quant.arithmetic import (
+    Grid,
+    IntegerLayer,
+    NotInteger,
+    integer_layer,
+    window_of_mean,
+    window_of_pool,
+)
+from lsqctl.quant.integer_network import fold_norms, integer_layers, replace_forward
 from lsqctl.quant.layers import QuantLayer
 
-_FOLDED = "folded_gain", "folded_bias"
 BATCH = 2  # of the sample that is traced; torch takes 0 and 1 for constants
 
 
@@ -56,12 +62,9 @@ def trace(model: nn.Module, image_shape: tuple[int, ...], pixels: Pixels | None 
     whole = FromPixels(copied, pixels) if pixels is not None else copied
     dtype = torch.uint8 if pixels is not None else torch.float32
     sample = torch.zeros((BATCH, *image_shape), dtype=dtype)
-    layers = {
-        name: layer
-        for name, layer in quantized_layers(copied).items()
-        if layer.input_quantizer is not None and layer.weight_quantizer is not None
-    }
-    norms = _insert_stand_ins(whole, copied, layers, sample)
+    layers = integer_layers(copied)
+    n_channels = image_shape[0] if pixels is None else pixels.channels
+    norms = _insert_stand_ins(copied, layers, (n_channels, *image_shape[1:]))
     integer = {name: _integer(name, layer, norms.get(name)) for name, layer in layers.items()}
     grids = {name: Grid.of(q) for name, q in _own_quantizers(copied, layers)}
     return Network(
@@ -130,33 +133,20 @@ def _own_quantizers(
 
 
 def _insert_stand_ins(
-    whole: nn.Module, model: nn.Module, layers: dict[str, QuantLayer], sample: Tensor
+    model: nn.Module, layers: dict[str, QuantLayer], image_shape: tuple[int, ...]
 ) -> dict[str, _BatchNorm]:
     """Replace what computes; return the batch norm that is folded into each layer, by its name."""
+    norms = fold_norms(model, layers, torch.zeros((1, *image_shape)))
     for name, quantizer in _own_quantizers(model, layers):
-        _replace_forward(quantizer, _QuantizerStandIn(name))
+        replace_forward(quantizer, _QuantizerStandIn(name))
     for layer in quantized_layers(model).values():
         if layer.input_quantizer is None and layer.weight_quantizer is not None:
             with torch.no_grad():
                 layer.master_weight.copy_(layer.weight_quantizer(layer.master_weight))
-            _replace_forward(layer.weight_quantizer, _same)
+            replace_forward(layer.weight_quantizer, _same)
     for name, layer in layers.items():
-        _replace_forward(layer, _LayerStandIn(name, layer))
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
-    norms = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
-    if not norms:
-        return {}
-    prefix = "" if whole is model else "network."
-    folded = _foldable(_export(whole, sample), prefix)
-    for norm in norms.values():
-        is_folded = any(norms.get(name) is norm for name in folded.values())
-        _replace_forward(norm, _same if is_folded else _NormStandIn(norm))
-    return {layer: norms[norm] for layer, norm in folded.items() if norm in norms}
-
-
-def _replace_forward(module: nn.Module, forward: Callable[..., Tensor]) -> None:
-    """Compute otherwise; hooks, as those that quantize residual additions, stay."""
-    module.forward = forward
+        replace_forward(layer, _LayerStandIn(name, layer))
+    return norms
 
 
 def _same(x: Tensor, *rest: object) -> Tensor:
@@ -201,20 +191,6 @@ class _LayerStandIn:
             back = 2 * (len(conv.kernel_size) - 1 - i)
             padded = size + padding[back] + padding[back + 1]
             yield (padded - conv.dilation[i] * (conv.kernel_size[i] - 1) - 1) // conv.stride[i] + 1
-
-
-class _NormStandIn:
-    """A batch norm of its own: one product and one sum in fp32."""
-
-    def __init__(self, norm: _BatchNorm) -> None:
-        for name, value in zip(_FOLDED, norm_affine(norm, norm.num_features), strict=True):
-            norm.register_buffer(name, value.float())
-        self.norm = (norm,)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        shape = (-1, *(1,) * (x.dim() - 2))
-        gain, bias = (self.norm[0].get_buffer(name).view(shape) for name in _FOLDED)
-        return x * gain + bias
 
 
 def _export(model: nn.Module, sample: Tensor) -> ExportedProgram:
@@ -265,40 +241,8 @@ def _window_of_mean(node: Node) -> list[int] | None:
     """Return the windows (height, width) of a mean over images (B, C, H, W), None for others."""
     if node.target not in (torch.ops.aten.mean.dim, torch.ops.aten.adaptive_avg_pool2d.default):
         return None
-    source = cast("Node", node.args[0]).meta["val"]
-    if source.dim() != 4:
-        return None
-    sizes, wanted = list(source.shape[2:]), cast("list[int]", node.args[1])
+    shape = cast("Node", node.args[0]).meta["val"].shape
+    wanted = cast("list[int]", node.args[1])
     if node.target is torch.ops.aten.mean.dim:
-        return sizes if {dim % 4 for dim in wanted} == {2, 3} and not node.kwargs else None
-    whole = all(size % count == 0 for size, count in zip(sizes, wanted, strict=True))
-    return [size // count for size, count in zip(sizes, wanted, strict=True)] if whole else None
-
-
-def _foldable(program: ExportedProgram, prefix: str) -> dict[str, str]:
-    """Return, by layer, the batch norm that reads it and nothing else does; each used once."""
-    buffers = program.graph_signature.inputs_to_buffers
-    calls: Counter[str] = Counter()
-    pairs: dict[str, str] = {}
-    for node in program.graph.nodes:
-        if (name := layer_node_name(node)) is not None:
-            calls[name] += 1
-        elif (norm := _norm_name(node, buffers)) is not None:
-            calls[norm] += 1
-            source = node.args[0]
-            layer = layer_node_name(source)
-            if layer is not None and len(source.users) == 1:
-                pairs[layer] = norm
-    return {
-        layer: norm.removeprefix(prefix)
-        for layer, norm in pairs.items()
-        if calls[layer] == calls[norm] == 1
-    }
-
-
-def _norm_name(node: Node, buffers: dict[str, str]) -> str | None:
-    if node.op != "call_function" or "batch_norm" not in str(node.target):
-        return None
-    names = [buffers.get(arg.name, "") for arg in node.args if isinstance(arg, Node)]
-    means = [name for name in names if name.endswith(".running_mean")]
-    return means[0].removesuffix(".running_mean") if means else None
+        return None if node.kwargs else window_of_mean(shape, wanted)
+    return window_of_pool(shape, wanted)

@@ -7,7 +7,7 @@ or kernel can change a bit. A fake-quantized network in fp32 is not one function
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -155,6 +155,11 @@ def pad_codes(codes: Tensor, window: Window, zero_code: int) -> Tensor:
     return F.pad(codes, amounts, mode=window.pad_mode)
 
 
+def has_integer_form(layer: QuantLayer) -> bool:
+    """Return whether this arithmetic knows a layer's kind: linear, or a convolution."""
+    return layer.master_weight.dim() <= 2 or isinstance(layer, QuantConv1d | QuantConv2d)
+
+
 @torch.no_grad()
 def integer_layer(name: str, layer: QuantLayer, norm: _BatchNorm | None = None) -> IntegerLayer:
     """Return a quantized layer in integers, with the batch norm that alone reads its output.
@@ -165,7 +170,7 @@ def integer_layer(name: str, layer: QuantLayer, norm: _BatchNorm | None = None) 
     """
     if layer.input_quantizer is None or layer.weight_quantizer is None:
         raise NotInteger(f"layer {name!r} has a float operand: its weight or input has 32 bits")
-    if layer.master_weight.dim() > 2 and not isinstance(layer, QuantConv1d | QuantConv2d):
+    if not has_integer_form(layer):
         raise NotInteger(f"layer {name!r} is a {type(layer).__name__}, which has no integer form")
     grid = Grid.of(layer.input_quantizer)
     codes = layer.weight_quantizer.codes(layer.master_weight.detach().float()).cpu()
@@ -218,6 +223,20 @@ def norm_affine(norm: _BatchNorm | None, n_channels: int) -> tuple[Tensor, Tenso
         gain, bias = norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu()
     gain = gain / torch.sqrt(variance + norm.eps)
     return gain, bias - mean * gain
+
+
+def window_of_mean(shape: Sequence[int], dims: Sequence[int]) -> list[int] | None:
+    """Return the window (height, width) that a mean over ``dims`` of images is; None for others."""
+    is_whole = len(shape) == 4 and {dim % 4 for dim in dims} == {2, 3}
+    return list(shape[2:]) if is_whole else None
+
+
+def window_of_pool(shape: Sequence[int], output_size: Sequence[int]) -> list[int] | None:
+    """Return the window of an adaptive mean over (B, C, H, W); None where windows differ."""
+    if len(shape) != 4:
+        return None
+    pairs = list(zip(shape[2:], output_size, strict=True))
+    return [size // n for size, n in pairs] if all(size % n == 0 for size, n in pairs) else None
 
 
 def _window(layer: nn.Module) -> Window:

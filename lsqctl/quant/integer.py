@@ -67,6 +67,10 @@ def convolve(operands: Operands, geometry: Geometry) -> Tensor:
         with exact_sums("cpu"):
             sums = F.conv2d(codes, weight, None, *geometry)
         return _scaled(sums, operands, (-1, 1, 1))
+    return _convolve_by_kernel(operands, geometry)
+
+
+def _convolve_by_kernel(operands: Operands, geometry: Geometry) -> Tensor:
     codes, weight, scale, bias, zero_point, *_ = operands
     stride, padding, dilation, groups = geometry
     place, op = (stride, padding, dilation, groups), torch.ops.onednn
@@ -83,6 +87,10 @@ def multiply(operands: Operands) -> Tensor:
         with exact_sums("cpu"):
             sums = F.linear(codes, weight)
         return _scaled(sums, operands, (-1,))
+    return _multiply_by_kernel(operands)
+
+
+def _multiply_by_kernel(operands: Operands) -> Tensor:
     codes, weight, scale, bias, zero_point, *_ = operands
     packed = torch.ops.onednn.qlinear_prepack(weight, codes.shape)
     arguments = (codes, 1.0, zero_point, packed, scale, _zeros(scale), bias, 1.0, 0)
@@ -110,24 +118,54 @@ def products_are_wide() -> bool:
     return is_available() and all(_probe(255, weight) for weight in (-128, 127))
 
 
+@functools.cache
+def rounds_twice() -> bool:
+    """Return whether kernels round the product with a scale, and then the sum with a bias: tried.
+
+    One that fuses both rounds once, and gives another function.
+    """
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 16, (1, 32, 4, 4), dtype=torch.uint8, generator=generator)
+    scale, bias = (torch.rand(32, generator=generator) for _ in range(2))
+    exact = []
+    for shape, groups in _PROBED:
+        weight = torch.randint(-8, 8, shape, dtype=torch.int8, generator=generator)
+        found, sums = (
+            _kernel_product(codes, weight, groups, factors, shift)
+            for factors, shift in ((scale, bias), (torch.ones(1), None))
+        )
+        channels = (-1,) if len(shape) == 2 else (-1, 1, 1)
+        exact.append(torch.equal(found, sums * scale.view(channels) + bias.view(channels)))
+    return all(exact)
+
+
+_PROBED = (((32, 32, 1, 1), 1), ((32, 32, 3, 3), 1), ((32, 1, 3, 3), 32), ((32, 32), 1))
+"""A weight of each kind of kernel, and its groups."""
+
+
 def _probe(code: int, weight: int) -> bool:
     """Return whether kernels of each kind give the exact sum of equal products."""
-    codes = torch.full((1, 32, 4, 4), code, dtype=torch.uint8)
-    codes = codes.contiguous(memory_format=torch.channels_last)
-    op, one, zero = torch.ops.onednn, torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    codes, one = torch.full((1, 32, 4, 4), code, dtype=torch.uint8), torch.ones(1)
     right = []
-    for size, groups in ((1, 1), (3, 1), (3, 32)):
-        kernel = torch.full((32, 32 // groups, size, size), weight, dtype=torch.int8)
-        place = ([1, 1], [0, 0], [1, 1])
-        packed = op.qconv_prepack(kernel, one, 1.0, 0, *place, groups, codes.shape)
-        arguments = (codes, 1.0, 0, packed, one, zero, None, *place, groups, 1.0, 0)
-        out = op.qconv_pointwise(*arguments, torch.float32, "none", [], "")
+    for shape, groups in _PROBED:
+        kernel = torch.full(shape, weight, dtype=torch.int8)
+        out = _kernel_product(codes, kernel, groups, one, None)
         right.append(bool((out == code * weight * kernel[0].numel()).all()))
-    matrix = torch.full((32, 32), weight, dtype=torch.int8)
-    packed = op.qlinear_prepack(matrix, [16, 32])
-    operands = (codes.reshape(16, 32), 1.0, 0, packed, one, zero, None, 1.0, 0)
-    out = op.qlinear_pointwise(*operands, torch.float32, "none", [], "")
-    return all(right) and bool((out == code * weight * 32).all())
+    return all(right)
+
+
+def _kernel_product(
+    codes: Tensor, weight: Tensor, groups: int, scale: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Return what oneDNN's kernels make of codes (1, 32, 4, 4), whatever they do to sums."""
+    limits = Limits(255, 128)
+    operands = Operands(codes, weight, scale, bias, 0, limits, torch.float32)
+    if weight.dim() == 2:
+        return _multiply_by_kernel(operands._replace(codes=codes.reshape(16, 32)))
+    codes = codes.contiguous(memory_format=torch.channels_last)
+    return _convolve_by_kernel(
+        operands._replace(codes=codes), Geometry((1, 1), (0, 0), (1, 1), groups)
+    )
 
 
 def _adds_exactly(operands: Operands) -> bool:

@@ -75,8 +75,8 @@ class _IntegerProduct(torch.autograd.Function):
         ctx.product = how = Product(*product)
         if how.geometry is not None and not torch.compiler.is_compiling():
             x = x.contiguous(memory_format=torch.channels_last)
-        x, codes, mark, input_on_kernel = _codes(x, input_step, how.input_bounds, first=0)
-        weight, weight_codes, weight_mark, weight_on_kernel = _codes(
+        x, codes, mark, input_on_kernel = operand_codes(x, input_step, how.input_bounds, first=0)
+        weight, weight_codes, weight_mark, weight_on_kernel = operand_codes(
             weight, weight_step, how.weight_bounds, first=how.weight_bounds[0]
         )
         ctx.on_cpu_kernel = input_on_kernel, weight_on_kernel
@@ -113,7 +113,7 @@ class _IntegerProduct(torch.autograd.Function):
         return (*grads, *weight_grads, grad_bias, *(None for _ in how))
 
 
-def _codes(
+def operand_codes(
     x: Tensor, step: Tensor, bounds: Bounds, *, first: int
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
     """Return dense ``x``, its codes, a mark, and whether the CPU kernel made them.

@@ -122,6 +122,12 @@ class TrainSection(Section):
         description="arithmetic of layers: fp32, or bf16 or fp16 autocast (quantizers stay in "
         "fp32; fp16 scales the loss and leaves out steps that overflow)",
     )
+    evaluation: Literal["auto", "integer", "trained"] = Field(
+        "auto",
+        description="arithmetic in which a quantized network is evaluated: `integer`, that of its "
+        "deployed file, to the last bit; `trained`, that of the training; auto is the first where "
+        "that is possible: on a CPU, with layers that have an integer form",
+    )
     stop: StopSection | None = Field(
         None,
         description="ends the training once `metric` (top1 or loss of the evaluation split, of "

@@ -200,7 +200,8 @@ def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:
     kernel = train_state.environment["kernel"]
     layers = quantized_layers(model) if kernel == "integer" else {}
     reasons = {name: layer.float_reason() for name, layer in layers.items()}
-    return KernelUse(kernel, {name: reason for name, reason in reasons.items() if reason})
+    found = {name: reason for name, reason in reasons.items() if reason}
+    return KernelUse(kernel, found, train_state.environment["evaluation"])
 
 
 def initial_step_sizes(

@@ -1,11 +1,16 @@
-"""Count the images a network gets right: by raw weights, their EMA, or new BN statistics."""
+"""Count the images a network gets right: by raw weights, their EMA, or new BN statistics.
+
+A quantized network is counted in the integers of its deployed file, or as it was trained.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lsqctl.errors import UsageError
 from lsqctl.failpoint import failpoint
+from lsqctl.models.heads import example_of
+from lsqctl.quant import quantized_layers
+from lsqctl.quant.integer_network import integer_network, no_integer_network
 from lsqctl.training.ranks import World, any_rank
+from lsqctl.training.runtime import autocast
+
+EvaluationArithmetic = Literal["integer", "trained"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +82,39 @@ class EvalShare:
     def any_has_top5(self, has_top5: bool) -> bool:
         """Return whether a rank that had a batch has counted Top-5."""
         return any_rank(self._world, has_top5)[0]
+
+
+def decide_evaluation(
+    wanted: Literal["auto", "integer", "trained"], model: nn.Module, device: torch.device
+) -> EvaluationArithmetic:
+    """Return how a run's network is evaluated, for all of its attempts.
+
+    Raises UsageError when the recipe demands integers, and there are none for this network here.
+    """
+    if wanted == "trained" or (wanted == "auto" and not quantized_layers(model)):
+        return "trained"
+    reason = no_integer_network(model)
+    if device.type != "cpu":
+        reason = f"sums on {device.type} are not known to be exact"
+    if wanted == "integer" and reason:
+        raise UsageError(f"train.evaluation: integer: {reason}; say auto or trained")
+    return "trained" if reason else "integer"
+
+
+def as_evaluated(
+    model: nn.Module, arithmetic: EvaluationArithmetic, input_shape: tuple[int, int, int]
+) -> nn.Module:
+    """Return ``model``, or a copy of it that computes in integers, for images (C, H, W)."""
+    if arithmetic == "trained":
+        return model
+    return integer_network(model, example_of(model, input_shape))
+
+
+def evaluation_autocast(
+    arithmetic: EvaluationArithmetic, precision: str, device: torch.device
+) -> AbstractContextManager[object]:
+    """Return the context of an evaluation: what is no integer is fp32 beside integers."""
+    return nullcontext() if arithmetic == "integer" else autocast(precision, device)
 
 
 @torch.no_grad()

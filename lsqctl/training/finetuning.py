@@ -51,8 +51,11 @@ from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
     EvalCounts,
     EvalShare,
+    as_evaluated,
     bn_statistics,
+    decide_evaluation,
     evaluate,
+    evaluation_autocast,
     freeze_bn,
     reestimate_bn,
 )
@@ -120,6 +123,9 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     model = quantize_model(model, recipe, pipeline.input_shape, train_state.environment["kernel"])
     if not start:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
+        train_state.environment["evaluation"] = decide_evaluation(
+            recipe.train.evaluation, model, device
+        )
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
@@ -277,17 +283,19 @@ def evaluate_variants(session: TrainingSession) -> dict[str, EvalCounts]:
     """
     pipeline, train = session.pipeline, session.recipe.train
     share = EvalShare(pipeline.eval_indices(), session.context.world)
+    arithmetic = session.train_state.environment["evaluation"]
     models = {"raw": session.model}
     if session.ema is not None:
         models["ema"] = session.ema.model
-    with autocast(train.precision, pipeline.device):
-        if train.bn_reestimate_images and session.trained:
-            sample = pipeline.reestimation_batches(train.bn_reestimate_images)
+    if train.bn_reestimate_images and session.trained:
+        sample = pipeline.reestimation_batches(train.bn_reestimate_images)
+        with autocast(train.precision, pipeline.device):
             models["bn"] = reestimate_bn(session.model, _with_stop_check(sample, session))
-            session.bn_statistics = bn_statistics(models["bn"])
+        session.bn_statistics = bn_statistics(models["bn"])
+    with evaluation_autocast(arithmetic, train.precision, pipeline.device):
         return {
             variant: evaluate(
-                model,
+                as_evaluated(model, arithmetic, pipeline.input_shape),
                 pipeline.eval_batches(share.batches),
                 before_batch=session.check_stop,
                 share=share,

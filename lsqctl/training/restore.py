@@ -5,16 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.models.heads import example_of
 from lsqctl.quant import prepare
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import open_pipeline
 from lsqctl.training.checkpoint import load_model_state, read_state, verify_checkpoint
-from lsqctl.training.evaluation import EvalCounts, evaluate, reestimate_bn
+from lsqctl.training.evaluation import (
+    EvalCounts,
+    EvaluationArithmetic,
+    as_evaluated,
+    evaluate,
+    evaluation_autocast,
+    reestimate_bn,
+)
 from lsqctl.training.runtime import ExecutionContext, autocast, setup_torch
 from lsqctl.training.train_state import TrainState
 
@@ -64,8 +72,9 @@ def reevaluate(
 
     ``bn`` is estimated again from the raw weights, by the images that the training took for it.
 
-    On the same machine, with as many threads, they are those of the training to the last image.
-    Raises DataError for a dataset that is missing, damaged, or not the one of ``data_digest``.
+    Of a run that was evaluated in integers they are those of the training to the last image; of
+    another on the same machine, with as many threads. Raises DataError for a dataset that is
+    missing, damaged, or not the one of ``data_digest``, and UsageError for integers on a GPU.
     """
     device = setup_torch(context, recipe.seed)
     pipeline = open_pipeline(recipe, context, device)
@@ -75,10 +84,21 @@ def reevaluate(
             "its digest "
             f"is {actual_digest}, the database says {data_digest}"
         )
+    train, arithmetic = recipe.train, _evaluation_arithmetic(directory, device)
     model = restore_model(recipe, directory, "raw" if variant == "bn" else variant).to(device)
-    with autocast(recipe.train.precision, device):
-        if variant == "bn":
-            model = reestimate_bn(
-                model, pipeline.reestimation_batches(recipe.train.bn_reestimate_images)
-            )
-        return evaluate(model, pipeline.eval_batches())
+    if variant == "bn":
+        with autocast(train.precision, device):
+            images = pipeline.reestimation_batches(train.bn_reestimate_images)
+            model = reestimate_bn(model, images)
+    with evaluation_autocast(arithmetic, train.precision, device):
+        network = as_evaluated(model, arithmetic, pipeline.input_shape)
+        return evaluate(network, pipeline.eval_batches())
+
+
+def _evaluation_arithmetic(directory: Path, device: torch.device) -> EvaluationArithmetic:
+    """Return how a checkpoint's training counted; raises UsageError where ``device`` cannot."""
+    environment = TrainState.from_state(read_state(directory)["cursor"]).environment
+    arithmetic: EvaluationArithmetic = environment.get("evaluation", "trained")
+    if arithmetic == "integer" and device.type != "cpu":
+        raise UsageError("the run was evaluated in integers: verify it with --device cpu")
+    return arithmetic

@@ -265,10 +265,19 @@ def restore_state(
     train_state = TrainState.from_state(checkpoint.state["cursor"])
     if train_state.recipe_hash != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
-    absent_from_older = {"compile": False, "channels_last": False, "kernel": "float"}
+    absent_from_older = {
+        "compile": False,
+        "channels_last": False,
+        "kernel": "float",
+        "evaluation": "trained",
+    }
     train_state.environment = absent_from_older | train_state.environment
     compile_enabled, notes = compilation.resume_compile(train_state, context)
-    kept = {name: train_state.environment[name] for name in ("channels_last", "kernel")}
+    kept = {
+        name: train_state.environment[name] for name in ("channels_last", "kernel", "evaluation")
+    }
+    if context.device != "cpu":
+        kept["evaluation"] = "trained"
     current = runtime.execution_environment(context, recipe) | kept | {"compile": compile_enabled}
     changed = [name for name in current if current[name] != train_state.environment.get(name)]
     if not changed:

@@ -145,7 +145,11 @@ class Recorder:
                 )
             case KernelUse():
                 self._record_environment(
-                    {"kernel": event.kernel, "float_layers": dict(event.float_layers)}
+                    {
+                        "kernel": event.kernel,
+                        "float_layers": dict(event.float_layers),
+                        "evaluation": event.evaluation,
+                    }
                 )
             case LogMessage():
                 print(f"lsqctl: {event.text}", flush=True)

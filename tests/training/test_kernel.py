@@ -89,7 +89,7 @@ def test_later_attempts_keep_the_kernel_of_the_first_one_to_the_bit(job, monkeyp
     monkeypatch.undo()  # a later attempt would decide otherwise
     second = run(recipe, job("cut"))
     for facts in (whole, first, second):
-        assert KernelUse("integer", {}) in facts
+        assert KernelUse("integer", {}, "integer") in facts
     assert rows(first) + rows(second) == rows(whole)
     assert plain(second[-1]) == plain(whole[-1])
     assert second[-1].deterministic == "bitwise"
@@ -102,7 +102,7 @@ def test_an_attempt_elsewhere_keeps_the_kernel_and_so_does_the_one_after_it(job,
     monkeypatch.undo()
     for stop_after in (1, None):
         facts = run(recipe, job(threads=2), stop_after)
-        assert KernelUse("integer", {}) in facts
+        assert KernelUse("integer", {}, "integer") in facts
     assert facts[-1].deterministic == "statistical"
 
 
@@ -112,13 +112,14 @@ def test_a_checkpoint_from_before_kernels_goes_on_in_floats_to_the_bit(job, monk
 
     def forget(parts):
         cursor = parts["state"]["cursor"]
-        kept = {key: value for key, value in cursor["circumstances"].items() if key != "kernel"}
+        newer = ("kernel", "evaluation")
+        kept = {key: value for key, value in cursor["circumstances"].items() if key not in newer}
         parts["state"] = parts["state"] | {"cursor": cursor | {"circumstances": kept}}
 
     rewritten(forget)(job().run_dir)
     monkeypatch.setattr(compilation, "_INTEGER_MIN_SIZE", 8)
     facts = run(recipe, job())
-    assert KernelUse("float", {}) in facts
+    assert KernelUse("float", {}, "trained") in facts
     assert not [one for one in facts if isinstance(one, LogMessage) and "elsewhere" in one.text]
     assert facts[-1].deterministic == "bitwise"
 
@@ -140,4 +141,4 @@ def test_a_layer_that_stays_float_is_recorded_with_its_reason(job):
     overrides = {"linear": {"weight_bits": 32}}
     recipe = tiny(train={"epochs": 1}, quant=INTEGERS | {"overrides": overrides})
     facts = run(recipe, job())
-    assert KernelUse("integer", {"linear": "its weight has 32 bits"}) in facts
+    assert KernelUse("integer", {"linear": "its weight has 32 bits"}, "integer") in facts
