@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -164,8 +164,12 @@ class _Readers(TorchFunctionMode):
         self._norms: dict[str, str] = {}
 
     def __torch_function__(
-        self, func: Forward, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run an operation; one that gives tensors has read those that it was given."""
         result = func(*args, **(kwargs or {}))
         if any(isinstance(one, Tensor) for one in tree_leaves(result)):
@@ -300,16 +304,18 @@ class _OrderedMeans(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes means over images as means over windows: ``avg_pool2d`` adds one number by one."""
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run an operation of torch, a mean in another way."""
-        if func is torch.ops.aten.mean.dim and not kwargs:
-            source, dims, *keep = args
-            if (window := window_of_mean(source.shape, dims)) is not None:
+        is_pool = func is torch.ops.aten._adaptive_avg_pool2d.default
+        if is_pool or (func is torch.ops.aten.mean.dim and not kwargs):
+            source, sizes = cast("tuple[Tensor, list[int]]", args[:2])
+            window = (window_of_pool if is_pool else window_of_mean)(source.shape, sizes)
+            if window is not None:
                 mean = F.avg_pool2d(source, window)
-                return mean if keep and keep[0] else mean.flatten(1)
-        if func is torch.ops.aten._adaptive_avg_pool2d.default:
-            source, size = args
-            if (window := window_of_pool(source.shape, cast("list[int]", size))) is not None:
-                return F.avg_pool2d(source, window)
+                return mean if is_pool or args[2:3] == (True,) else mean.flatten(1)
         return func(*args, **(kwargs or {}))

@@ -26,6 +26,7 @@ from lsqctl.recipe import DataSection, Recipe
 from lsqctl.training.beginning import build_on_device, initial_step_sizes, quantize_model
 from lsqctl.training.data_pipeline import DataPipeline, DatasetSplits, ImageSet, InMemoryImages
 from lsqctl.training.dataset_loader import normalization, open_dataset
+from lsqctl.training.evaluation import decide_evaluation
 from lsqctl.training.finetuning import evaluate_epoch, train_epoch
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.optimizer_step import freeze_teacher
@@ -83,7 +84,12 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
         recipe,
         context,
         pipeline=pipeline,
-        train_state=TrainState(recipe_hash="smoke"),
+        train_state=TrainState(
+            recipe_hash="smoke",
+            environment={
+                "evaluation": decide_evaluation(recipe.train.evaluation, model, pipeline.device)
+            },
+        ),
     )
     events = [*train_epoch(session), *evaluate_epoch(session)]
     if (name := first_non_finite(model)) is not None:
