@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -102,7 +104,7 @@ def test_a_part_that_was_cut_is_completed_and_is_what_it_was(tmp_path, kept):
     assert files_of(whole) == files
     assert (view.logits == whole.logits).all()
     assert view.digest == whole.digest
-    assert view.images_damaged == (again.asked if kept else 0)
+    assert view.images_damaged == again.asked
     first = 2 * 32 + CHUNK_IMAGES * CLASSES * 2  # bytes of the hashes and of the first chunk
     assert again.asked == (CHUNK_IMAGES - 7) + (CHUNK_IMAGES if kept < first else 0)
 
@@ -229,13 +231,32 @@ def test_a_logit_too_large_for_fp16_is_refused_and_not_kept(tmp_path):
     assert fine.asked == IMAGES
 
 
-def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path):
-    (tmp_path / "else").write_text("")
-    store = store_in(tmp_path)
-    (store.folder / "view-0000").mkdir(parents=True)
-    (store.folder / "view-0000" / "part-00").symlink_to(tmp_path / "else")
-    with pytest.raises(DataError, match=r"part-00: is a link.*leave distill\.cache out"):
-        store.load(0, Computes(), never)
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        (lambda path: path.symlink_to(path.parent), "is a link"),
+        (lambda path: path.mkdir(), "is a directory"),
+        (os.mkfifo, "is no regular file"),
+        (lambda path: os.mknod(path, stat.S_IFSOCK | 0o600), "no such device"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_part_is_refused_in_one_line(tmp_path, place, what):
+    view = store_in(tmp_path).folder / "view-0000"
+    view.mkdir(parents=True)
+    place(view / "part-00")
+    refusal = rf"part-00: {what}.*remove it, or leave distill\.cache out"
+    with pytest.raises(DataError, match=refusal):
+        store_in(tmp_path).load(0, Computes(), never)
+
+
+@pytest.mark.parametrize("up", [0, 1, 2])
+def test_a_file_in_the_place_of_a_folder_is_refused_by_its_name(tmp_path, up):
+    view = store_in(tmp_path).folder / "view-0000"
+    folder = (view, *view.parents)[up]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("")
+    with pytest.raises(DataError, match=rf"{folder}: not a directory: .*remove it"):
+        store_in(tmp_path).load(0, Computes(), never)
 
 
 def test_with_views_an_epoch_sees_what_the_same_view_showed_whatever_the_seed(job):
