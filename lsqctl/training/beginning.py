@@ -78,7 +78,7 @@ def check_same_environment(train_state: TrainState, context: ExecutionContext) -
 
 _KEPT_BY_EXTENSION: tuple[str, ...] = (
     *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
-    *("input_digests", "environment", "deterministic", "new_head"),
+    *("input_digests", "environment", "deterministic", "new_head", "teacher_views"),
 )
 
 

@@ -9,6 +9,7 @@ import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ import torch
 from PIL import Image
 
 from lsqctl.errors import DataError, Preempted
-from lsqctl.events import LogMessage
+from lsqctl.events import Checkpoint, LogMessage
 from lsqctl.models.factory import build_model
-from lsqctl.recipe import DataSection, cross_check, fingerprint
+from lsqctl.recipe import DataSection, ExtensionSection, cross_check, fingerprint
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.logit_stores import stored_logits
 from lsqctl.training.optimizer_step import train_step
@@ -348,6 +349,25 @@ def test_a_run_that_meets_other_logits_of_a_view_says_so_and_is_no_longer_exact(
     assert "are other ones than in earlier epochs" in text
     assert session.train_state.deterministic == "statistical"
     assert load_teacher_view(session) == []
+
+
+def test_a_run_that_goes_on_from_another_knows_the_logits_that_its_parent_saw(taught):
+    context, first = taught("parent"), cached(data={"views": 1})
+    parent = [one for one in run(first, context) if isinstance(one, Checkpoint)][-1].directory
+    longer = first.model_copy(
+        update={
+            "train": first.train.model_copy(update={"epochs": 2}),
+            "extension": ExtensionSection(run="parent"),
+        }
+    )
+    inputs = {**context.inputs, "extension.run": parent}
+    assert run(longer, replace(taught("same"), inputs=inputs))[-1].deterministic == "bitwise"
+    store = session_of(first, context).teacher_logits
+    shutil.rmtree(store.folder)
+    store.load(0, lambda chunks: (np.zeros((len(one), 10), np.float32) for one in chunks), never)
+    events = run(longer, replace(taught("other"), inputs=inputs))
+    assert "are other ones than in earlier epochs" in "".join(texts(events))
+    assert events[-1].deterministic == "statistical"
 
 
 def test_pieces_of_a_batch_are_taught_by_their_own_images(taught):
