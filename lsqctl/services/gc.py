@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Literal
 
 from lsqctl.atomic_write import STALE_SECONDS, stale_temporaries
 from lsqctl.cluster.pilot_script import cluster_dir
+from lsqctl.datasets import data_digest
 from lsqctl.run import ACTIVE_STATES
 from lsqctl.services.removal import remove_tree, tree_size
 from lsqctl.services.transfer import abandoned_imports
 from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings, sqlite_path
+from lsqctl.training import logit_stores
 from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
-from lsqctl.training.logit_stores import FOLDER, stored_logits
+from lsqctl.training.logit_stores import stored_logits
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -129,8 +131,9 @@ def _written_folders(settings: Settings) -> list[Path]:
     """Return where lsqctl itself writes files whole or not at all, but for the folders of runs."""
     database = sqlite_path(settings.db_url) or settings.home
     folders = [
-        *(settings.home, database.parent, cluster_dir(settings.home), settings.data_dir),
-        *(settings.data_dir / FOLDER).glob("*"),
+        *(settings.home, database.parent, cluster_dir(settings.home)),
+        *(settings.data_dir, settings.data_dir / data_digest.FOLDER),
+        *(settings.data_dir / logit_stores.FOLDER).glob("*"),
     ]
     return list({folder.resolve(): folder for folder in folders}.values())
 
