@@ -1,9 +1,15 @@
-"""Write a file whole or not at all, and one that a user named over nothing unless told to."""
+"""Write a file whole or not at all, and one that a user named over nothing unless told to.
+
+What a process that is killed leaves of it is found by its name.
+"""
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,7 +17,12 @@ from typing import BinaryIO
 
 from lsqctl.errors import UsageError
 
+STALE_SECONDS = 24 * 3600.0  # untouched for so long, a temporary file is nobody's any more
 _PREFIX = ".lsqctl."
+_TEMPORARY_NAME = re.compile(
+    rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}\.tmp(-journal|-wal|-shm)?"  # SQLite's own beside a copy
+    r"|\.fetch-[0-9]+-\w+"  # a download of 0.1
+)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -20,6 +31,32 @@ def temporary_beside(path: Path) -> Path:
     By chance and not by process: processes in two containers may have the same number.
     """
     return path.with_name(f"{_PREFIX}{secrets.token_hex(8)}.tmp")
+
+
+def stale_temporaries(folder: Path, seconds: float = STALE_SECONDS) -> list[Path]:
+    """Return the temporary files and folders in ``folder`` that were not touched for ``seconds``.
+
+    By age and not by process: who writes may be on another machine. Links are none.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if _TEMPORARY_NAME.fullmatch(entry.name) and not entry.is_symlink()
+            )
+    except OSError:
+        return []
+    before = time.time() - seconds
+    return [folder / name for name in names if _last_touched(folder / name) < before]
+
+
+def _last_touched(path: Path) -> float:
+    """Return when a file, or anything in a folder, was written last; inf where that is unknown."""
+    try:
+        return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))
+    except OSError:  # as where whoever wrote it is done
+        return math.inf
 
 
 @contextmanager

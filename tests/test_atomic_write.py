@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from lsqctl.atomic_write import atomic_file, replace_file, write_atomic
+from lsqctl.atomic_write import (
+    atomic_file,
+    replace_file,
+    stale_temporaries,
+    temporary_beside,
+    write_atomic,
+)
 from lsqctl.errors import UsageError
 
 
@@ -37,6 +47,42 @@ def test_a_source_that_cannot_be_read_is_named_and_not_the_file_that_is_written(
 def test_an_error_without_a_number_is_told_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it broke"), atomic_file(tmp_path / "a"):
         raise OSError("it broke")
+
+
+CUT = """
+import os, signal, sys
+from pathlib import Path
+from lsqctl.atomic_write import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_found_once_nothing_of_it_was_touched_for_a_day(
+    tmp_path: Path,
+) -> None:
+    def age(path: Path, hours: float) -> None:
+        os.utime(path, (time.time() - hours * 3600,) * 2, follow_symlinks=False)
+
+    subprocess.run([sys.executable, "-c", CUT, tmp_path / "a"], check=False)
+    (cut,) = tmp_path.iterdir()
+    folder, link = temporary_beside(tmp_path / "b"), temporary_beside(tmp_path / "c")
+    folder.mkdir()
+    (folder / "part").write_bytes(b"half")
+    link.symlink_to(folder)
+    others = [tmp_path / ".lsqctl.mine.tmp", tmp_path / ".lsqctl", tmp_path / "data.tmp"]
+    for path in others:
+        path.write_bytes(b"!")
+    assert stale_temporaries(tmp_path) == []
+    for path in (cut, folder, link, *others):
+        age(path, 25)
+    assert stale_temporaries(tmp_path) == [cut]  # the folder is written to
+    age(folder / "part", 25)
+    assert stale_temporaries(tmp_path) == sorted([cut, folder])
+    assert stale_temporaries(tmp_path, 26 * 3600) == []
+    assert stale_temporaries(tmp_path / "none") == []
 
 
 def test_a_file_that_is_replaced_is_its_owners_alone(tmp_path: Path) -> None:

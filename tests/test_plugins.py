@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lsqctl import discovery, trust
 from lsqctl.datasets import DATASETS
@@ -24,10 +26,11 @@ from lsqctl.testing import board_format_laws, dataset_laws, model_laws
 from lsqctl.trackers import TRACKERS
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.runtime import ExecutionContext, execution_environment
+from lsqctl.training.teacher_logits import TeacherLogits
 from lsqctl.worker.execute import code_change_messages
 from tests.inside import Here
 from tests.training.attempts import run
-from tests.training.conftest import tiny
+from tests.training.conftest import session_of, tiny
 
 NET = """
 from torch import nn
@@ -456,6 +459,31 @@ def test_package_version_and_digest_are_provenance_and_a_change_is_told_to_the_r
     assert execution_environment(context, recipe) != before
     (message,) = code_change_messages(detail.provenance, recipe)
     assert "the plugin of model flowers/tinynet has changed" in message.text
+
+
+def test_a_teachers_outputs_are_kept_by_the_source_of_its_plugin(desk, tmp_path):
+    """The same weights in a network that computes otherwise give other outputs."""
+
+    def kept(network: str) -> TeacherLogits:
+        weights = tmp_path / f"{network.replace('/', '-')}.pt"
+        if not weights.exists():
+            torch.save(build_model(network, num_classes=10, in_channels=1).state_dict(), weights)
+        job = ExecutionContext(tmp_path, tmp_path, inputs={"distill.teacher": weights})
+        distill = {"teacher": "teacher.pt", "teacher_model": network, "cache": True}
+        store = session_of(tiny(distill=distill, data={"views": 1}), job).teacher_logits
+        assert store is not None
+        return store
+
+    path = desk.write(NET)
+    first = kept("flowers/tinynet")
+    assert first.about["plugin"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    desk.write(
+        NET.replace("nn.Conv2d(in_channels, 4, 3)", "nn.Conv2d(in_channels, 4, 3, padding=1)")
+    )
+    other = kept("flowers/tinynet")
+    assert {key for key in first.about if first.about[key] != other.about[key]} == {"plugin"}
+    assert other.folder != first.folder
+    assert "plugin" not in kept("resnet8").about  # what was kept of others before is found
 
 
 def test_a_run_whose_plugin_is_gone_is_still_listed_and_shown(desk):

@@ -16,6 +16,7 @@ from lsqctl.errors import StoreError
 from lsqctl.text import format_bytes, pluralize, sanitize
 
 if TYPE_CHECKING:
+    from lsqctl.services.data_check import CheckedData
     from lsqctl.services.data_folder import ImageFolder, RecipeData, WeightsFile
     from lsqctl.training.logit_stores import StoredLogits
 
@@ -298,6 +299,50 @@ def _print_recipes_data(found: Sequence[RecipeData], *, json: bool) -> None:
         ],
         right_aligned=("train", "eval"),
     )
+
+
+@data_app.command("check", epilog="Example: lsqctl data check flowers --threads 4")
+def check_images(
+    ctx: typer.Context,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH|NAME", help="A folder, packed file or list of images, or a dataset."
+        ),
+    ],
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Cores that decode.")] = 1,
+    json: Json = False,
+) -> None:
+    """Read every image of a dataset, and list all that cannot be read.
+
+    Exit 1 if there is one. The bytes of packed images are compared with their hashes; a dataset of
+    lsqctl's own is read as training reads it, by its published digests.
+    """
+    from lsqctl.services.data_check import check_data
+
+    checked = check_data(target, get_settings(ctx), threads=threads, notify=say)
+    if json:
+        print_json({"checked": checked})
+    else:
+        _print_checked(checked)
+    if checked.unreadable:
+        raise typer.Exit(1)
+
+
+def _print_checked(checked: CheckedData) -> None:
+    unreadable, images = checked.unreadable, pluralize(checked.train + checked.val, "image")
+    if unreadable:
+        rows = [(sanitize(image.path), sanitize(image.reason)) for image in unreadable]
+        print_table(("image", "cannot be read"), rows)
+    for note in checked.notes:
+        say(note)
+    if unreadable:
+        say(
+            f"{checked.name}: {len(unreadable):,} of {images} cannot be read: remove or replace "
+            "them, and pack packed ones again"
+        )
+    else:
+        say(f"{checked.name}: {images}, all readable")
 
 
 @data_app.command(epilog="Example: lsqctl data fetch cifar10")

@@ -213,12 +213,13 @@ def collect_garbage(
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only list.")] = False,
     json: Json = False,
 ) -> None:
-    """Find checkpoints and folders that nothing needs.
+    """Find checkpoints, folders and half-written files that nothing needs.
 
     Remove them with --apply.
 
     What unfinished runs have stays, and of finished ones the newest checkpoint, the best, and
-    those that a result names. A teacher's cached logits go when no run read them for 30 days.
+    those that a result names. A teacher's cached logits go when no run read them for 30 days, and
+    what a killed process left of a file or a download a day later.
     """
     from lsqctl.services.gc import find_garbage, remove_garbage
 

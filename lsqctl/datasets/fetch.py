@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from urllib.error import URLError
 
-import psutil
-
+from lsqctl.atomic_write import stale_temporaries, temporary_beside
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.in_memory import InMemoryDataset
 from lsqctl.errors import DataError
-
-_TEMP_PREFIX = ".fetch-"
 
 
 def fetch_dataset(name: str, data_dir: Path) -> Path | None:
@@ -49,15 +44,18 @@ def _download(dataset: InMemoryDataset, data_dir: Path) -> Path:
     target = data_dir / relative_path
     if _is_complete(dataset, data_dir):
         return target
-    _remove_stale_downloads(data_dir)
-    with tempfile.TemporaryDirectory(
-        prefix=f"{_TEMP_PREFIX}{os.getpid()}-", dir=data_dir
-    ) as temp_dir:
-        dataset.download(Path(temp_dir))
+    for leftover in stale_temporaries(data_dir):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary = temporary_beside(data_dir / dataset.name)
+    temporary.mkdir(mode=0o700)
+    try:
+        dataset.download(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             shutil.rmtree(target)
-        (Path(temp_dir) / relative_path).replace(target)
+        (temporary / relative_path).replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 
@@ -67,11 +65,3 @@ def _is_complete(dataset: InMemoryDataset, data_dir: Path) -> bool:
         return dataset.is_complete(data_dir)
     except DataError:
         return False
-
-
-def _remove_stale_downloads(data_dir: Path) -> None:
-    """Remove the temporary folders of killed downloads."""
-    for leftover in data_dir.glob(f"{_TEMP_PREFIX}*"):
-        pid = leftover.name.removeprefix(_TEMP_PREFIX).partition("-")[0]
-        if not psutil.pid_exists(int(pid)):
-            shutil.rmtree(leftover, ignore_errors=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import Literal
 
+from lsqctl.datasets.data_digest import DataDigest, same_images
 from lsqctl.errors import UsageError
 from lsqctl.events import PerImageResult
-from lsqctl.leaderboard.run_group import evaluation_digest
 from lsqctl.leaderboard.statistics import (
     SignificanceTest,
     clustered_mcnemar,
@@ -179,11 +179,24 @@ def _check_same_images(first: ComparisonSide, second: ComparisonSide) -> None:
                 f"{first.label} and {second.label} were not evaluated on the same images: "
                 f"{_images_text(first_run)}, and {_images_text(run)}"
             )
-        if evaluation_digest(run.data_digest) != evaluation_digest(first_run.data_digest):
+    by_digest: dict[str, PerImageResult] = {}
+    for run in (*first.runs, *second.runs):
+        by_digest.setdefault(run.data_digest, run)
+    for left, right in combinations(by_digest.values(), 2):
+        if same_images(left.data_digest, right.data_digest) is False:
             raise UsageError(
                 f"{first.label} and {second.label} were not evaluated on the same images: the "
-                f"data of runs {first_run.run_id} and {run.run_id} have different digests"
+                f"data of runs {left.run_id} and {right.run_id} have different digests"
+                + _unknown_bytes(left, right)
             )
+
+
+def _unknown_bytes(*runs: PerImageResult) -> str:
+    """Say of which run only names and sizes of the images are known, if there is one."""
+    for run in runs:
+        if not DataDigest.parse(run.data_digest).images:
+            return f" (of {run.run_id} only the names and sizes of the images are recorded)"
+    return ""
 
 
 def _images_text(run: PerImageResult) -> str:
@@ -342,12 +355,20 @@ def _caveats(*sides: tuple[ComparisonSide, Sequence[PerImageResult]]) -> Iterabl
             yield f"{side.label}: the epoch was chosen by looking at these images"
         yield from side.notes
     runs = [run for _, compared in sides for run in compared]
-    if len({run.data_digest for run in runs}) > 1:
-        yield "the training images differ"
+    yield from _digest_caveats({run.data_digest for run in runs})
     if len({_evaluated_as(run.preprocessing) for run in runs}) > 1:
         yield "the images were prepared differently"
     elif len({run.preprocessing for run in runs if run.epochs}) > 1:
         yield "the training images were prepared differently"
+
+
+def _digest_caveats(digests: set[str]) -> Iterable[str]:
+    parsed = [DataDigest.parse(digest) for digest in digests if digest]
+    if not all(digest.images for digest in parsed):
+        yield "that the images are the same is told by their names and sizes, not by their bytes"
+    if len({digest.train for digest in parsed}) > 1:
+        listed = any(digest.startswith("listing-") for digest in digests)
+        yield "the training images differ" + (", or only one side's are packed" if listed else "")
 
 
 def _evaluated_as(preprocessing: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from lsqctl.datasets.data_digest import evaluation_keys
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import BoardRow
 from lsqctl.leaderboard.board import Board, Counts, Table
@@ -22,7 +23,6 @@ from lsqctl.leaderboard.entries import (
 from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.leaderboard.run_group import (
     RunGroup,
-    evaluation_digest,
     group_of,
     recency_key,
     select_best_run,
@@ -112,15 +112,16 @@ def _image_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]
     first. A run without a result stands where its recipe has its newest one, else there.
     """
     counted = sorted((row for row in rows if _names_images(row)), key=recency_key)
-    digests = Counter(evaluation_digest(row.data_digest) for row in counted)
+    keys = evaluation_keys(row.data_digest for row in counted)
+    digests = Counter(keys[row.data_digest] for row in counted)
     if len(digests) < 2:
         return [((), rows)]
     first, *others = sorted(digests, key=lambda digest: (-digests[digest], digest))
-    homes = {row.recipe_sha256: evaluation_digest(row.data_digest) for row in counted}
+    homes = {row.recipe_sha256: keys[row.data_digest] for row in counted}
     by_digest: dict[str, list[BoardRow]] = defaultdict(list)
     for row in rows:
         home = homes.get(row.recipe_sha256, first)
-        by_digest[evaluation_digest(row.data_digest) if _names_images(row) else home].append(row)
+        by_digest[keys[row.data_digest] if _names_images(row) else home].append(row)
     return [((("images", digest[:8]),), by_digest[digest]) for digest in (first, *others)]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,8 +10,6 @@ from typing import TypeVar
 
 from lsqctl.events import BoardRow
 from lsqctl.leaderboard.statistics import mean, percent, top1_interval
-
-_DIGEST = re.compile(r"(?:listing-)?sha256:[0-9a-f]{32}([0-9a-f]{32})")  # training, evaluation
 
 Value = str | int | float | bool | None
 T = TypeVar("T")
@@ -193,12 +190,6 @@ def to_utc(time: datetime) -> datetime:
 
 def _first_not_none(values: Iterable[T | None]) -> T | None:
     return next((value for value in values if value is not None), None)
-
-
-def evaluation_digest(data_digest: str) -> str:
-    """Return the digest of the evaluated images; of all data where it is not known apart."""
-    match = _DIGEST.fullmatch(data_digest)
-    return match[1] if match else data_digest.rpartition(":")[2]
 
 
 def difference(left: float | None, right: float | None) -> float | None:

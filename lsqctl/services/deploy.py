@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsqctl.datasets.data_digest import same_data
 from lsqctl.errors import DataError, NotFound
 from lsqctl.run import RunDetail, RunState
 from lsqctl.settings import Settings
@@ -177,7 +178,7 @@ def _pipeline(recipe: Recipe, detail: RunDetail, settings: Settings, threads: in
 
 
 def _check_dataset(pipeline: DataPipeline, recipe: Recipe, expected: str) -> None:
-    if (digest := pipeline.dataset.digest) != expected:
+    if same_data(expected, digest := pipeline.dataset.digest) is False:
         raise DataError(
             f"{recipe.data.name} here is not the dataset of the training: its digest is {digest}, "
             f"the database says {expected}"

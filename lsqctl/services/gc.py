@@ -2,8 +2,9 @@
 
 Kept are: everything of unfinished runs, the newest checkpoints of finished ones, the best, and
 those that a result names.  Logits of a teacher that nobody read for a month go, for other
-workspaces may share the data folder: a run that wants them computes them again.  Files of people
-are never touched: only names that lsqctl gives.
+workspaces may share the data folder: a run that wants them computes them again.  What a killed
+process left of a file or a download goes a day later.  Files of people are never touched: only
+names that lsqctl gives.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from lsqctl.atomic_write import STALE_SECONDS, stale_temporaries
+from lsqctl.cluster.pilot_script import cluster_dir
+from lsqctl.datasets import data_digest
 from lsqctl.run import ACTIVE_STATES
 from lsqctl.services.removal import remove_tree, tree_size
+from lsqctl.services.transfer import abandoned_imports
 from lsqctl.services.workspace import run_folders
-from lsqctl.settings import Settings
+from lsqctl.settings import Settings, sqlite_path
+from lsqctl.training import logit_stores
 from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
 from lsqctl.training.logit_stores import stored_logits
 
@@ -31,7 +37,7 @@ _LOGITS_UNUSED = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """One folder that may go, of which run (none: a teacher's logits), and why."""
+    """One folder or file that may go, of which run (none: a workspace's or data's), and why."""
 
     run_id: str
     path: Path
@@ -66,6 +72,7 @@ def find_garbage(
         retention = retentions.get(folder.name)
         if retention is not None:
             garbage += _half_written(folder.name, temporaries[folder], retention.fence)
+            garbage += _temporary_files(folder.name, folder, older_than)
             garbage += _old_checkpoints(
                 folder, retention, keep_last=max(1, keep_last), cutoff=cutoff
             )
@@ -73,6 +80,9 @@ def find_garbage(
             continue  # on its way into the trash, or out of it
         elif retentions and _untouched_since(folder, cutoff):
             garbage.append(Garbage(folder.name, folder, "no run", tree_size(folder)))
+    garbage += _left_by_imports(settings.runs_dir)
+    for folder in _written_folders(settings):
+        garbage += _temporary_files("", folder, older_than)
     garbage += _unused_logits(settings.data_dir, min(cutoff, datetime.now(UTC) - _LOGITS_UNUSED))
     return GarbageReport(tuple(garbage), unknown_dirs=0 if retentions else len(folders))
 
@@ -110,6 +120,27 @@ def _half_written(
     for path, fence in fences.items():
         if fence != current:
             yield Garbage(run_id, path, "half-written", tree_size(path))
+
+
+def _left_by_imports(runs_dir: Path) -> Iterator[Garbage]:
+    for path in abandoned_imports(runs_dir):
+        yield Garbage("", path, "half-written", tree_size(path))
+
+
+def _written_folders(settings: Settings) -> list[Path]:
+    """Return where lsqctl itself writes files whole or not at all, but for the folders of runs."""
+    database = sqlite_path(settings.db_url) or settings.home
+    folders = [
+        *(settings.home, database.parent, cluster_dir(settings.home)),
+        *(settings.data_dir, settings.data_dir / data_digest.FOLDER),
+        *(settings.data_dir / logit_stores.FOLDER).glob("*"),
+    ]
+    return list({folder.resolve(): folder for folder in folders}.values())
+
+
+def _temporary_files(run_id: str, folder: Path, older_than: float) -> Iterator[Garbage]:
+    for path in stale_temporaries(folder, max(older_than, STALE_SECONDS)):
+        yield Garbage(run_id, path, "half-written", tree_size(path))
 
 
 def _old_checkpoints(

@@ -129,10 +129,10 @@ def remove_tree(path: Path) -> None:
 
 
 def tree_size(path: Path) -> int:
-    """Return the bytes of all files in a folder; links count as nothing."""
+    """Return the bytes of a file, or of all files in a folder; links count as nothing."""
     if path.is_symlink():
         return 0
-    total = 0
+    total = path.stat().st_size if path.is_file() else 0
     for folder, _, names in os.walk(path):
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # a run at work may sweep its own

@@ -368,6 +368,17 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
+def abandoned_imports(runs_dir: Path) -> list[Path]:
+    """Return what imports that were cut off have laid out; one at work holds its folder's lock."""
+    found = []
+    for folder in sorted(runs_dir.glob(f"{_STAGING}*")):
+        with suppress(OSError):  # another one has just removed it, or it is none
+            if (lock := _lock(folder)) is not None:
+                found.append(folder)
+                os.close(lock)
+    return found
+
+
 def _remove_left_over(runs_dir: Path) -> None:
     """Remove what an import that was cut off has laid out; one at work holds its folder's lock."""
     for folder in runs_dir.glob(f"{_STAGING}*"):

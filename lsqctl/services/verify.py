@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsqctl.datasets.data_digest import DataDigest
 from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.events import DEPLOYED, Evaluation
 from lsqctl.run import RECORDED, Run, RunDetail, RunState
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.training.evaluation import EvalCounts
     from lsqctl.training.runtime import ExecutionContext
+
+
+# Of results of before 0.2, the bytes of the evaluated files of a folder are not part.
+_UNKNOWN_IMAGES = (
+    "; it may be the checkpoint or the images, of which only names and sizes were recorded: "
+    "neither confirmed nor refuted"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +99,14 @@ def verify_run(
         return
     context = _execution_context(detail, settings, threads, device)
     reevaluator = _reevaluator(store, detail, context, result.data_digest)
+    images_known = bool(DataDigest.parse(result.data_digest).images)
     for stored in result.evaluations:
         key = stored.variant, stored.selection
         sha256 = store.results.manifest_sha256(run_id, key)
         remeasure = partial(reevaluator, sha256=sha256, variant=stored.variant)
         verdict = _verdict(detail.run, stored, remeasure, settings)
+        if verdict.verified is False and verdict.measured is not None and not images_known:
+            verdict = replace(verdict, verified=None, message=f"{verdict.message}{_UNKNOWN_IMAGES}")
         if verdict.verified is not None:
             store.results.mark_verified(run_id, key, verified=verdict.verified)
         yield verdict

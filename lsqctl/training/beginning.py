@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lsqctl.datasets.data_digest import same_data
 from lsqctl.errors import DataError, RankFailed, UsageError
 from lsqctl.events import (
     KernelUse,
@@ -78,7 +79,7 @@ def check_same_environment(train_state: TrainState, context: ExecutionContext) -
 
 _KEPT_BY_EXTENSION: tuple[str, ...] = (
     *("epoch", "step", "train_seconds", "skipped_before", "fp32"),
-    *("input_digests", "environment", "deterministic", "new_head"),
+    *("input_digests", "environment", "deterministic", "new_head", "teacher_views"),
 )
 
 
@@ -171,8 +172,9 @@ def parent_fp32_eval(source: str | Path, pipeline: DataPipeline) -> EvalRecord |
     if not isinstance(source, Path) or not source.is_dir():
         return None
     state = read_state(source)
-    same_images = state.get("data") == pipeline.dataset.digest
-    return TrainState.from_state(state["cursor"]).fp32 if same_images else None
+    if same_data(state.get("data", ""), pipeline.dataset.digest) is False:
+        return None
+    return TrainState.from_state(state["cursor"]).fp32
 
 
 def quantize_model(

@@ -11,6 +11,7 @@ import torch
 
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
+from lsqctl.datasets.data_digest import folder_digest, images_sha256
 from lsqctl.datasets.identity import load_dataset
 from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.datasets.image_pack import PackedImage
@@ -101,11 +102,13 @@ def _open_folder(
         image_size=data.crop,
         mean=mean,
         std=std,
-        digest=f"listing-sha256:{train.digest()[:32]}{evaluation.digest()[:32]}",
+        digest=folder_digest(
+            train.digest(), evaluation.digest(), images_sha256(evaluation.files, data_dir)
+        ),
         preprocessing=_folder_preprocessing(data),
         notes=(
             f"{data.label}: {len(train)} and {len(evaluation)} "
-            + ("packed images, each checked" if packed else "files, bytes not verified"),
+            + ("packed images, each checked" if packed else "files; what is evaluated is hashed"),
             *_partial_note((train, evaluation), whole),
             *train_split.notes,
             *eval_split.notes,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
+from lsqctl.datasets.data_digest import same_data
 from lsqctl.errors import DataError, Preempted
 from lsqctl.events import (
     Checkpoint,
@@ -183,7 +184,7 @@ def _open_train_state(
     Raises DataError where what it goes on from was trained on other images.
     """
     if start:
-        if start.state["data"] != (digest := pipeline.dataset.digest):
+        if same_data(start.state["data"], digest := pipeline.dataset.digest) is False:
             raise DataError(
                 f"{recipe.data.label} in {context.data_dir} is not what step {start.step} was "
                 f"trained on: its digest is {digest}, it was {start.state['data']}; restore it, or "

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lsqctl.datasets.data_digest import same_data
 from lsqctl.errors import DataError, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.models.heads import example_of
@@ -78,7 +79,7 @@ def reevaluate(
     """
     device = setup_torch(context, recipe.seed)
     pipeline = open_pipeline(recipe, context, device)
-    if (actual_digest := pipeline.dataset.digest) != data_digest:
+    if same_data(data_digest, actual_digest := pipeline.dataset.digest) is False:
         raise DataError(
             f"{recipe.data.name} in {context.data_dir} is not the dataset of the training: "
             "its digest "

@@ -18,7 +18,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.quant.methods import Methods, build_methods
 from lsqctl.quant.torch_faults import avoid_unsafe_channels_last
-from lsqctl.recipe import Recipe, fingerprint
+from lsqctl.recipe import Recipe, fingerprint, plugins_of
 from lsqctl.run import JsonObject
 from lsqctl.training import compilation, runtime
 from lsqctl.training.checkpoint import CheckpointContent, write_checkpoint
@@ -356,9 +356,12 @@ def _logit_store(
     if recipe.distill is None or not recipe.distill.cache:
         return None
     dataset, data = pipeline.dataset, recipe.data
+    network = recipe.network_of("distill.teacher")
+    plugin = plugins_of(recipe).get(f"model {network}")
     about = {
         "teacher": train_state.input_digests["distill.teacher"],
-        "network": recipe.network_of("distill.teacher"),
+        "network": network,
+        **({"plugin": plugin.sha256()} if plugin else {}),
         "dataset": data.name,
         "images": _training_images(dataset),
         "channels": pipeline.channels,

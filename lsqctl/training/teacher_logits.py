@@ -1,11 +1,12 @@
 """A teacher's logits for views of each training image: computed once, used by every run.
 
 A store is a folder ``teachers/KEY`` in the data folder. Its key is the sha256 of what the logits
-depend on: the teacher's bytes and network, the images' digest, and how they are augmented. A view
-is a folder of at most 16 parts. A part is one file: a sha256 for each chunk of images, then fp16
-logits (images, classes), in the order of the dataset. A chunk counts where its hash fits; all
-others are computed, so that a file that was cut, or is half-made, is completed. Who computes a
-part holds a lock on its file; runs that need the same view at once take different parts. No torch.
+depend on: the teacher's bytes and network (of a plugin's its source), the images' digest, and how
+they are augmented. A view is a folder of at most 16 parts. A part is one file: a sha256 for each
+chunk of images, then fp16 logits (images, classes), in the order of the dataset. A chunk counts
+where its hash fits; all others are computed, so that a file that was cut, or is half-made, is
+completed. Who computes a part holds a lock on its file; runs that need the same view at once take
+different parts. No torch.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class _Part:
 
         Without ``wait``, a part that another run computes is left as it is, and False returned.
         """
-        with _opened(self._path) as descriptor:
+        with _opened(self._path, self._size) as descriptor:
             if self._take(descriptor):
                 return True
             while not _try_lock(descriptor):
@@ -171,7 +172,7 @@ class _Part:
         missing = self._missing(data)
         if not missing:  # another run has computed it since it was read
             return
-        was_cut = 0 < size < self._size
+        was_cut = size < self._size
         damaged = [n for n in missing if was_cut or any(self._stored_hash(data, n))]
         self.images_damaged += sum(len(self._images[n]) for n in damaged)
         chunks = [self._images[n] for n in missing]
@@ -208,16 +209,27 @@ class _Part:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    """Open a part's file; closing it gives up its lock."""
+def _opened(path: Path, size: int) -> Iterator[int]:
+    """Open a part's file, made at its full length; closing it gives up its lock."""
     try:
-        descriptor = open_regular(path, os.O_RDWR | os.O_CREAT)
+        descriptor, is_new = _open_or_make(path)
     except OSError as error:
         raise _unwritable(path, error) from None
     try:
+        if is_new:  # so that one of no bytes was cut
+            os.ftruncate(descriptor, size)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _open_or_make(path: Path) -> tuple[int, bool]:
+    """Return a descriptor of a file, and whether this call has made it."""
+    flags = os.O_RDWR | os.O_CREAT
+    try:
+        return open_regular(path, flags | os.O_EXCL), True
+    except FileExistsError:
+        return open_regular(path, flags), False
 
 
 def _read(descriptor: int) -> bytes:
@@ -252,12 +264,18 @@ def _halved(logits: NDArray[np.float32]) -> Logits:
     return half
 
 
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_OF_ANOTHER_KIND = (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ENXIO)
+
+
 def _unwritable(path: Path, error: OSError) -> Exception:
-    """Return what an error means: a folder that is not ours to write, or a machine's fault."""
-    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP, errno.EINVAL):
+    """Return what an error means: not ours to write, of another kind, or a machine's fault."""
+    if error.errno not in (*_NOT_OURS, *_OF_ANOTHER_KIND):
         return error
-    reason = str(error.strerror).lower()
+    if error.errno == errno.ENOTDIR:  # a file in a folder's place
+        path = next(place for place in (path, *path.parents) if place.exists())
+    remedy = "make it writable" if error.errno in _NOT_OURS else "remove it"
     return DataError(
-        f"{path}: {reason}: the teacher's logits are kept in the data folder; make it writable, or "
-        "leave distill.cache out"
+        f"{path}: {str(error.strerror).lower()}: the teacher's logits are kept in the data folder; "
+        f"{remedy}, or leave distill.cache out"
     )

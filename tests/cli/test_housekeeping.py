@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
+from lsqctl.atomic_write import temporary_beside
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store, open_store
 from tests.conftest import TINY, CommandLine
@@ -93,6 +97,44 @@ def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli
     assert all(path.exists() for path in stay)
     assert not any(path.exists() for path in go)
     assert (outside / "precious").exists()
+
+
+def test_gc_names_and_removes_what_killed_processes_left_half_written_a_day_ago(cli):
+    with store_of(cli) as store:
+        (run_id,) = submit(store, new("waiting"))
+    data, runs = cli.folder / "data", home(cli) / "runs"
+    folders = [home(cli), home(cli) / "cluster", runs / run_id, data, data / "teachers" / "abc"]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    left = [temporary_beside(folder / "file") for folder in folders]
+    download, before_0_2 = temporary_beside(data / "cifar10"), data / ".fetch-123-ab_c1234"
+    imported, at_work = runs / ".import-00ff", runs / ".import-11ff"
+    fresh = temporary_beside(data / "fresh")
+    for path in (*left, fresh):
+        path.write_text("x" * 1000)
+    for path in (download, before_0_2, imported, at_work):
+        path.mkdir()
+        (path / "part").write_text("x" * 1000)
+    long_ago = (time.time() - 25 * 3600,) * 2
+    for path in (*left, *(each for one in (download, before_0_2) for each in (one, one / "part"))):
+        os.utime(path, long_ago)
+    go = {*left, download, before_0_2, imported}
+    environment = {"LSQCTL_DATA": str(data)}
+    descriptor = os.open(at_work, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        found = json.loads(cli("runs", "gc", "--json", **environment).stdout)
+        assert {one["path"] for one in found["garbage"]} == set(map(str, go))
+        assert {one["kind"] for one in found["garbage"]} == {"half-written"}
+        assert {one["run_id"] for one in found["garbage"]} == {run_id, ""}
+        assert found["bytes"] == 1000 * len(go)
+        assert all(path.exists() for path in go)
+        cli("runs", "gc", "--apply", **environment)
+    finally:
+        os.close(descriptor)
+    assert not any(path.exists() for path in go)
+    assert fresh.exists()
+    assert at_work.exists()
 
 
 def test_gc_keeps_the_best_checkpoint_though_later_ones_follow(cli):

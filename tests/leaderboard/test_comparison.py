@@ -193,6 +193,47 @@ def test_what_was_not_evaluated_on_the_same_images_is_refused(change, message):
         compare(side("A", scored(range(9))), side("B", scored(range(9), name="b", **change)))
 
 
+OLD, NEW = ("listing-sha256:" + "1" * 32 + "2" * 32 + more for more in ("", "a" * 32))
+PACKED = "listing-sha256:" + "8" * 32 + "9" * 32 + "a" * 32
+BY_NAMES = "that the images are the same is told by their names and sizes, not by their bytes"
+
+
+@pytest.mark.parametrize(
+    ("digests", "notes"),
+    [
+        ((OLD, OLD), {BY_NAMES}),
+        ((OLD, NEW), {BY_NAMES}),
+        ((NEW, NEW), set()),
+        ((NEW, PACKED), {"the training images differ, or only one side's are packed"}),
+    ],
+)
+def test_images_are_told_by_their_bytes_where_those_are_recorded_else_it_is_said(digests, notes):
+    sides = (
+        side(name, scored(range(9), name=name, data_digest=digest))
+        for name, digest in zip("AB", digests, strict=True)
+    )
+    said = {note for note in compare(*sides).notes if "image" in note}
+    assert {note for note in said if "right" not in note and "chosen" not in note} == notes
+
+
+@pytest.mark.parametrize(
+    ("digests", "message"),
+    [
+        ((NEW, NEW[:-32] + "b" * 32), "A0 and B0 have different digests$"),
+        (
+            (OLD, PACKED),
+            r"different digests \(of A0 only the names and sizes of the images are rec",
+        ),
+        ((OLD, NEW, NEW[:-32] + "b" * 32), "A1 and B0 have different digests$"),
+    ],
+)
+def test_images_of_other_bytes_are_refused_also_behind_a_run_that_recorded_none(digests, message):
+    *left, right = digests
+    runs = (scored(range(9), name="A", seed=n, data_digest=one) for n, one in enumerate(left))
+    with pytest.raises(UsageError, match=message):
+        compare(side("A", *runs), side("B", scored(range(9), name="B", data_digest=right)))
+
+
 def test_other_training_images_and_preparation_are_allowed_and_said():
     other = scored(
         *(range(360),), name="b", data_digest="sha256:" + "9" * 32 + "2" * 32, preprocessing="crop"

@@ -279,6 +279,15 @@ def test_what_was_counted_on_different_images_is_not_ranked_together():
     assert rank([rows[0], failed("a")]).tables[0].group == ()
 
 
+def test_runs_whose_images_bytes_were_not_recorded_stand_with_those_that_are_listed_alike():
+    listing = "listing-" + digest("1", "a")
+    rows = [row("a", data_digest=listing), row("b", data_digest=listing + "c" * 32)]
+    (table,) = rank(rows).tables
+    assert len(table.rows) == 2
+    other = row("d", data_digest=listing + "d" * 32)
+    assert [len(table.rows) for table in rank([*rows, other]).tables] == [1, 1, 1]
+
+
 def test_a_recipe_whose_images_changed_has_a_row_for_each():
     before = row("a", data_digest=digest("1", "a"))
     after = row("a", run_id="later", n_correct=100, data_digest=digest("1", "b"))

@@ -145,6 +145,22 @@ def test_other_counts_are_refused_with_what_was_expected_and_found(here, change,
     assert shown(here) is False
 
 
+def test_other_counts_on_images_whose_bytes_were_not_recorded_are_nobodys_fault_yet(here):
+    store = here[1]
+    run = succeeded(store)
+    listed = "listing-" + store.results.get(run.id).data_digest  # as of a folder, before 0.2
+    store._database.write(lambda db: db.execute(update(results).values(data_digest=listed)))
+    assert {one.verified for one in verify(here)} == {True}
+    store._database.write(lambda db: db.execute(update(results).values(n_correct=1)))
+    for one in verify(here):
+        assert one.verified is None
+        assert "expected 1 right answers, found" in one.message
+        assert one.message.endswith(
+            "only names and sizes were recorded: neither confirmed nor refuted"
+        )
+    assert shown(here) is True
+
+
 def test_other_data_and_a_missing_gpu_mark_nothing(here):
     store = here[1]
     verify(here)

@@ -13,10 +13,13 @@ from lsqctl.datasets import DATASETS, image_folders
 from lsqctl.datasets.digits import read_digits
 from lsqctl.datasets.image_folders import list_images
 from lsqctl.errors import DataError
+from lsqctl.events import Checkpoint
 from lsqctl.recipe import DataSection
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.training.restore import reevaluate
 
+from .attempts import run
 from .conftest import tiny
 
 
@@ -180,6 +183,26 @@ def test_an_empty_class_and_a_broken_image_are_named(tmp_path):
     (tmp_path / "imagefolder" / "train" / "empty" / "notes.txt").touch()
     with pytest.raises(DataError, match=r"train/empty has no image: every class needs some"):
         open_dataset(data, tmp_path)
+
+
+def test_a_checkpoint_is_not_measured_on_images_that_were_altered_at_their_size(tmp_path, job):
+    from PIL import Image
+
+    context = job()
+    for number, name in enumerate(("train/a/0", "train/b/0", "val/a/0", "val/b/0")):
+        path = context.data_dir / "imagefolder" / f"{name}.bmp"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    data = {"name": "imagefolder", "resize": 8, "crop": 8, "batch_size": 2, "eval_batch_size": 2}
+    recipe = tiny(data=data, train={"epochs": 0})
+    events = run(recipe, context)
+    result = events[-1]
+    (folder,) = {one.directory for one in events if isinstance(one, Checkpoint)}
+    again = reevaluate(recipe, folder, context, data_digest=result.data_digest)
+    assert again.hits == result.evaluations[0].hits
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(path)
+    with pytest.raises(DataError, match="is not the dataset of the training"):
+        reevaluate(recipe, folder, context, data_digest=result.data_digest)
 
 
 def test_a_pipe_in_a_class_is_passed_over_and_a_loop_of_links_followed_once_and_both_are_said(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +17,9 @@ import torch
 from PIL import Image
 
 from lsqctl.errors import DataError, Preempted
-from lsqctl.events import LogMessage
+from lsqctl.events import Checkpoint, LogMessage
 from lsqctl.models.factory import build_model
-from lsqctl.recipe import DataSection, cross_check, fingerprint
+from lsqctl.recipe import DataSection, ExtensionSection, cross_check, fingerprint
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.logit_stores import stored_logits
 from lsqctl.training.optimizer_step import train_step
@@ -102,7 +105,7 @@ def test_a_part_that_was_cut_is_completed_and_is_what_it_was(tmp_path, kept):
     assert files_of(whole) == files
     assert (view.logits == whole.logits).all()
     assert view.digest == whole.digest
-    assert view.images_damaged == (again.asked if kept else 0)
+    assert view.images_damaged == again.asked
     first = 2 * 32 + CHUNK_IMAGES * CLASSES * 2  # bytes of the hashes and of the first chunk
     assert again.asked == (CHUNK_IMAGES - 7) + (CHUNK_IMAGES if kept < first else 0)
 
@@ -229,13 +232,32 @@ def test_a_logit_too_large_for_fp16_is_refused_and_not_kept(tmp_path):
     assert fine.asked == IMAGES
 
 
-def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path):
-    (tmp_path / "else").write_text("")
-    store = store_in(tmp_path)
-    (store.folder / "view-0000").mkdir(parents=True)
-    (store.folder / "view-0000" / "part-00").symlink_to(tmp_path / "else")
-    with pytest.raises(DataError, match=r"part-00: is a link.*leave distill\.cache out"):
-        store.load(0, Computes(), never)
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        (lambda path: path.symlink_to(path.parent), "is a link"),
+        (lambda path: path.mkdir(), "is a directory"),
+        (os.mkfifo, "is no regular file"),
+        (lambda path: os.mknod(path, stat.S_IFSOCK | 0o600), "no such device"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_part_is_refused_in_one_line(tmp_path, place, what):
+    view = store_in(tmp_path).folder / "view-0000"
+    view.mkdir(parents=True)
+    place(view / "part-00")
+    refusal = rf"part-00: {what}.*remove it, or leave distill\.cache out"
+    with pytest.raises(DataError, match=refusal):
+        store_in(tmp_path).load(0, Computes(), never)
+
+
+@pytest.mark.parametrize("up", [0, 1, 2])
+def test_a_file_in_the_place_of_a_folder_is_refused_by_its_name(tmp_path, up):
+    view = store_in(tmp_path).folder / "view-0000"
+    folder = (view, *view.parents)[up]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("")
+    with pytest.raises(DataError, match=rf"{folder}: not a directory: .*remove it"):
+        store_in(tmp_path).load(0, Computes(), never)
 
 
 def test_with_views_an_epoch_sees_what_the_same_view_showed_whatever_the_seed(job):
@@ -327,6 +349,25 @@ def test_a_run_that_meets_other_logits_of_a_view_says_so_and_is_no_longer_exact(
     assert "are other ones than in earlier epochs" in text
     assert session.train_state.deterministic == "statistical"
     assert load_teacher_view(session) == []
+
+
+def test_a_run_that_goes_on_from_another_knows_the_logits_that_its_parent_saw(taught):
+    context, first = taught("parent"), cached(data={"views": 1})
+    parent = [one for one in run(first, context) if isinstance(one, Checkpoint)][-1].directory
+    longer = first.model_copy(
+        update={
+            "train": first.train.model_copy(update={"epochs": 2}),
+            "extension": ExtensionSection(run="parent"),
+        }
+    )
+    inputs = {**context.inputs, "extension.run": parent}
+    assert run(longer, replace(taught("same"), inputs=inputs))[-1].deterministic == "bitwise"
+    store = session_of(first, context).teacher_logits
+    shutil.rmtree(store.folder)
+    store.load(0, lambda chunks: (np.zeros((len(one), 10), np.float32) for one in chunks), never)
+    events = run(longer, replace(taught("other"), inputs=inputs))
+    assert "are other ones than in earlier epochs" in "".join(texts(events))
+    assert events[-1].deterministic == "statistical"
 
 
 def test_pieces_of_a_batch_are_taught_by_their_own_images(taught):
