@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.settings import color_forced
@@ -126,29 +126,40 @@ def print_table(
     *,
     right_aligned: Sequence[str] = (),
     hide_first: Sequence[str] = (),
+    names: Sequence[str] = (),
+    texts: Sequence[str] = (),
     styles: Mapping[str, str] = STATE_STYLES,
 ) -> None:
     """Draw a table in a terminal; in a pipe, tab-separated lines without a cut.
 
-    In a terminal a column without a value is left out.  Where the rest is too wide, the columns
-    of ``hide_first`` are hidden, one by one; then the last one is cut, and never another.
+    In a terminal a column without a value is left out.  Where the rest is too wide, ``texts`` lose
+    their end and ``names`` their middle, then the columns of ``hide_first`` are hidden, one by one.
+    No other column is ever cut; where neither names nor texts are given, the last one is.
     """
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(map(sanitize, row)))
         return
-    from lsqctl.cli.table import Column, styled_row, table_lines, to_text
+    from lsqctl.cli.table import (
+        MIN_NAME_WIDTH,
+        MIN_TEXT_WIDTH,
+        Column,
+        styled_row,
+        table_lines,
+        to_text,
+    )
+
+    def column(title: str) -> Column:
+        align: Literal["left", "right"] = "right" if title in right_aligned else "left"
+        priority = hide_first.index(title) + 1 if title in hide_first else 0
+        if title in names:
+            return Column(title, align, priority, "middle", MIN_NAME_WIDTH, optional=True)
+        if title in texts:
+            return Column(title, align, priority, "end", MIN_TEXT_WIDTH, optional=True)
+        cut: Literal["", "end"] = "" if names or texts else "end"
+        return Column(title, align, priority, cut, optional=True)
 
     console = stdout_console()
-    table_columns = [
-        Column(
-            name,
-            align="right" if name in right_aligned else "left",
-            priority=hide_first.index(name) + 1 if name in hide_first else 0,
-            cut="end",
-            optional=True,
-        )
-        for name in columns
-    ]
+    table_columns = [column(title) for title in columns]
     lines = table_lines(table_columns, [styled_row(row, styles) for row in rows], console.width)
     console.print(to_text(lines, console.width))

@@ -46,6 +46,7 @@ app = typer.Typer(
 States = Annotated[
     list[RunState] | None, typer.Option("--state", help="Only runs in this state; repeatable.")
 ]
+_LEAST_IMPORTANT = ("created", "note", "user", "tags", "epoch", "seed", "reason", "Top-1 %")
 
 
 @app.command("ls", epilog="Example: lsqctl runs ls --state failed")
@@ -104,7 +105,9 @@ def list_runs(
                 for run in shown
             ],
             right_aligned=("seed", "epoch", "Top-1 %"),
-            hide_first=("created", "note", "user", "tags", "seed", "epoch"),
+            hide_first=_LEAST_IMPORTANT,
+            names=("run",),
+            texts=("reason", "tags", "note"),
         )
         counts_text = join_counts(counts)
         note(

@@ -191,6 +191,7 @@ def print_enqueued(
         ("id", "run", "seed", "outcome"),
         [(item.run.id, item.run.name, str(item.run.seed), item.outcome) for item in enqueued],
         right_aligned=("seed",),
+        names=("run",),
     )
     _print_counts(enqueued, worked_here=worked_here)
 
