@@ -161,10 +161,7 @@ def show(
             }
         )
         return
-    host = "" if folder.is_dir() else detail.host_of()
-    print_run(
-        detail, f"{folder} (not here: it ran on {host})" if host else str(folder), tags, result
-    )
+    print_run(detail, folder, tags, result)
     print_metrics(summaries)
     print_attempts(detail)
     print_layer_costs(costs)

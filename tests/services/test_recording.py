@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
@@ -72,6 +73,19 @@ def test_runs_of_one_name_are_one_row_with_seeds_metrics_cost_and_provenance(her
     assert [a["reason"] for a in told["attempts"]] == ["completed"]
     (loss, top1) = told["metrics"]
     assert (loss["name"], loss["last"], loss["last_step"], top1["best"]) == ("loss", 0.25, 2, 92.5)
+
+
+def test_where_a_recorded_run_was_made_is_told_and_that_it_has_no_log(here):
+    run_id = finish(begin())
+    script = detail(run_id).provenance["script"]["path"]
+    made = f"recorded of {script} on {platform.node()}, which lsqctl did not run"
+    shown = here("runs", "show", run_id).stdout
+    assert f"origin\t{made}\n" in shown
+    assert "folder\tnone here: it has no log, and no checkpoint was recorded" in shown
+    for words in (("runs", "logs", run_id), ("runs", "logs", "-f", run_id)):
+        told = here(*words, code=3)
+        assert told.stdout == ""
+        assert f"run {run_id} has no log here: it was {made}" in told.stderr
 
 
 def test_a_prepared_network_tells_its_bits_and_its_cost(here):
