@@ -53,8 +53,8 @@ class Ticker:
 class Observer(Protocol):
     """Who watches a supervisor: a terminal, a log, a test."""
 
-    def started(self, run: Run, allocation: Allocation) -> None:
-        """An attempt begins."""
+    def started(self, run: Run, allocation: Allocation, threads: int) -> None:
+        """An attempt begins, with so many threads in all: a later one has those of the first."""
 
     def ended(self, run: Run, exit_report: ExitReport) -> None:
         """An attempt ended; ``run`` is as the store has it now."""
@@ -210,7 +210,7 @@ class Supervisor:
             return
         self._children.append(child)
         failpoint("worker.launched")
-        self._observer.started(claim.run, allocation)
+        self._observer.started(claim.run, allocation, spec.threads * spec.ranks)
 
     def _renew(self) -> None:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
