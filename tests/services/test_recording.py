@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import load_settings
 from lsqctl.store import open_store
 from tests.conftest import FULL, wait_for
+from tests.worker.test_faults_of_the_database import Held
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 540  # images of digits' evaluation split
@@ -325,6 +327,25 @@ def test_a_database_that_is_away_loses_no_metric_and_stops_no_loop(here):
         blocked.close()
         finish(run)
         assert len(store.metrics.points(run.id)) == 1
+
+
+def test_why_a_loop_failed_is_stored_though_the_database_is_locked_just_then(here):
+    run = begin()
+    run._store.close()
+    run._store = open_store(load_settings().db_url, busy_seconds=0.05)
+    write_pending, held = run._write_pending, []
+
+    def locked_afterwards():
+        write_pending()
+        if not held:
+            held.append(Held(here.folder / ".lsqctl" / "lsqctl.db"))
+            threading.Timer(3.0, held[0].release).start()
+
+    run._write_pending = locked_afterwards
+    run.fail("the disk is full", EndReason.INFRA)
+    failed = detail(run.id).run
+    assert held
+    assert (failed.reason, failed.message) == (EndReason.INFRA, "the disk is full")
 
 
 def cells() -> list[str]:
