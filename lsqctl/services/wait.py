@@ -55,25 +55,19 @@ def wait(
     timeout: float | None = None,
     fail_fast: bool = False,
     on_end: Callable[[RunStatus], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> WaitResult:
     """Return once every run has ended, or ``timeout`` seconds have passed; 0 checks once.
 
     ``on_end`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
     has failed. A run that was requeued for another try is pending. A store that goes away later
-    than at the beginning is asked again.
+    than at the beginning is asked again: ``notify`` hears of it once, and when it is back.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
-    result: WaitResult | None = None
+    result = _read(store, ids)
+    is_away = False
     while True:
-        try:
-            store.ensure_usable()
-            result = _by_state(store.runs.statuses(ids), ids)
-        except UnusableDatabase:
-            raise
-        except StoreError:
-            if result is None:
-                raise
         for status in (*result.succeeded, *result.stopped, *result.failed):
             if status.id not in reported:
                 reported.add(status.id)
@@ -85,6 +79,23 @@ def wait(
         if remaining <= 0:
             return result
         time.sleep(min(POLL_SECONDS, remaining))
+        was_away, is_away = is_away, False
+        try:
+            result = _read(store, ids)
+        except UnusableDatabase:
+            raise
+        except StoreError as error:
+            is_away = True
+            if not was_away:
+                notify(f"{error}; going on as soon as the database answers")
+        else:
+            if was_away:
+                notify("the database answers again")
+
+
+def _read(store: Store, ids: Sequence[str]) -> WaitResult:
+    store.ensure_usable()
+    return _by_state(store.runs.statuses(ids), ids)
 
 
 def _by_state(statuses: Sequence[RunStatus], ids: Sequence[str]) -> WaitResult:
