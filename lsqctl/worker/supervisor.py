@@ -17,7 +17,7 @@ from typing import Protocol
 
 from lsqctl.errors import LeaseLost, LockedDatabase, NotFound, StoreError, UnusableDatabase
 from lsqctl.failpoint import failpoint
-from lsqctl.run import RECORDED, Claim, EndReason, Run, RunState, WorkerIdentity
+from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.text import pluralize
@@ -244,10 +244,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
-        for run in self._store.queue.reap(is_dead=is_dead):
-            self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
-            if run.origin != RECORDED:
-                self._hooks.ended(run, self._settings.run_dir(run.id))
+        self._hooks.reap(self._store, self._settings)
         self._store.rungs.decide_due()
 
     def _finalize_ended(self) -> None:
