@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.settings import color_forced
@@ -140,26 +140,19 @@ def print_table(
         for row in rows:
             print("\t".join(map(sanitize, row)))
         return
-    from lsqctl.cli.table import (
-        MIN_NAME_WIDTH,
-        MIN_TEXT_WIDTH,
-        Column,
-        styled_row,
-        table_lines,
-        to_text,
-    )
-
-    def column(title: str) -> Column:
-        align: Literal["left", "right"] = "right" if title in right_aligned else "left"
-        priority = hide_first.index(title) + 1 if title in hide_first else 0
-        if title in names:
-            return Column(title, align, priority, "middle", MIN_NAME_WIDTH, optional=True)
-        if title in texts:
-            return Column(title, align, priority, "end", MIN_TEXT_WIDTH, optional=True)
-        cut: Literal["", "end"] = "" if names or texts else "end"
-        return Column(title, align, priority, cut, optional=True)
+    from lsqctl.cli.table import Column, cut_columns, styled_row, table_lines, to_text
 
     console = stdout_console()
-    table_columns = [column(title) for title in columns]
+    table_columns = [
+        Column(
+            title,
+            align="right" if title in right_aligned else "left",
+            priority=hide_first.index(title) + 1 if title in hide_first else 0,
+            cut="" if names or texts else "end",
+            optional=True,
+        )
+        for title in columns
+    ]
+    table_columns = cut_columns(table_columns, names, texts)
     lines = table_lines(table_columns, [styled_row(row, styles) for row in rows], console.width)
     console.print(to_text(lines, console.width))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.settings import color_forced
@@ -51,6 +51,22 @@ class Cell:
 
 Row = Sequence[Cell]
 Line = list[Cell]  # pieces, side by side
+
+
+def cut_columns(
+    columns: Iterable[Column], names: Sequence[str], texts: Sequence[str]
+) -> list[Column]:
+    """Return columns of which those called so lose their middle (names) or their end (texts)."""
+    cuts: dict[str, tuple[Literal["middle", "end"], int]] = {
+        **dict.fromkeys(names, ("middle", MIN_NAME_WIDTH)),
+        **dict.fromkeys(texts, ("end", MIN_TEXT_WIDTH)),
+    }
+    return [
+        replace(column, cut=cuts[column.title][0], uncut_width=cuts[column.title][1])
+        if column.title in cuts
+        else column
+        for column in columns
+    ]
 
 
 def styled_row(texts: Iterable[str], styles: Mapping[str, str]) -> list[Cell]:

@@ -44,8 +44,7 @@ def read_log(
         raise NotFound(f"run {run_id} has not been started; `lsqctl worker` starts queued runs")
     log = _LogReader(log_path(run_dir, number), tail_lines)
     if log.missing:
-        detail = store.runs.detail(run_id)
-        _refuse_recorded(detail)
+        detail = _unless_recorded(store.runs.detail(run_id))
         raise NotFound(
             f"run {run_id} has no log of attempt {number} here: no file {log.path}; it ran on "
             f"{detail.host_of(number) or 'another machine'}"
@@ -74,9 +73,8 @@ def follow_log(
     log, quiet_polls = _LogReader(log_path(run_dir, attempt), tail_lines), 0
     while True:
         store.ensure_usable()
-        detail = store.runs.detail(run_id)  # before the file: what it says, the file has by now
-        _refuse_recorded(detail)
-        run = detail.run
+        # before the file: what the store says, the file has by now
+        run = _unless_recorded(store.runs.detail(run_id)).run
         if piece := log.read():
             quiet_polls = 0
             yield piece
@@ -96,12 +94,14 @@ def follow_log(
         time.sleep(POLL_SECONDS)
 
 
-def _refuse_recorded(detail: RunDetail) -> None:
+def _unless_recorded(detail: RunDetail) -> RunDetail:
+    """Return it; raises NotFound for a recorded run, which has no log."""
     if detail.run.origin == RECORDED:
         raise NotFound(
             f"run {detail.run.id} has no log here: it was recorded of {detail.recorded_of()}, "
             "which lsqctl did not run; what that printed is where it ran"
         )
+    return detail
 
 
 class _LogReader:

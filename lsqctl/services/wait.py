@@ -79,18 +79,29 @@ def wait(
         if remaining <= 0:
             return result
         time.sleep(min(POLL_SECONDS, remaining))
-        was_away, is_away = is_away, False
-        try:
-            result = _read(store, ids)
-        except UnusableDatabase:
-            raise
-        except StoreError as error:
-            is_away = True
-            if not was_away:
-                notify(f"{error}; going on as soon as the database answers")
-        else:
-            if was_away:
-                notify("the database answers again")
+        result, is_away = _read_again(store, ids, result, notify, was_away=is_away)
+
+
+def _read_again(
+    store: Store,
+    ids: Sequence[str],
+    last: WaitResult,
+    notify: Callable[[str], None],
+    *,
+    was_away: bool,
+) -> tuple[WaitResult, bool]:
+    """Return how the runs stand, and whether the store is away: then as they last stood."""
+    try:
+        result = _read(store, ids)
+    except UnusableDatabase:
+        raise
+    except StoreError as error:
+        if not was_away:
+            notify(f"{error}; going on as soon as the database answers")
+        return last, True
+    if was_away:
+        notify("the database answers again")
+    return result, False
 
 
 def _read(store: Store, ids: Sequence[str]) -> WaitResult:
