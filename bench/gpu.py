@@ -30,6 +30,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 ROOT = Path(__file__).resolve().parent.parent
+NEEDED = ("torch", "numpy", "pydantic", "psutil")
 WEIGHTS = "cifar-resnet/resnet20-12fca82f.th"
 PAGE = """\
 # On a GPU
@@ -343,6 +344,11 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     """Run the parts and write the page, where there is a GPU."""
     given = arguments(words)
+    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+        sys.exit(
+            f"{', '.join(missing)} not installed for {sys.executable}: "
+            "`make .venv/.ready-dev` installs into .venv what `make gpu` needs"
+        )
     import torch
 
     if given.device != "cpu" and not torch.cuda.is_available():

@@ -187,6 +187,13 @@ class RunDetail:
         ]
         return hosts[-1] if hosts else ""
 
+    def recorded_of(self) -> str:
+        """Return which loop a recorded run is of: its script and its machine, as far as known."""
+        script = self.provenance.get("script")
+        loop = str(script["path"]) if isinstance(script, dict) else "a loop"
+        host = self.host_of()
+        return f"{loop} on {host}" if host else loop
+
 
 @dataclass(frozen=True, slots=True)
 class NewRun:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,22 @@ def test_without_a_gpu_it_says_so_and_writes_nothing(bench, capsys, tmp_path):
     bench.main(["--write", str(tmp_path / "gpu.md")])
     assert "no GPU: torch" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_torch_one_line_says_what_installs_it(tmp_path):
+    venv.create(tmp_path / "bare", symlinks=True)
+    done = subprocess.run(
+        [tmp_path / "bare" / "bin" / "python", ROOT / "bench" / "gpu.py", "--write", "gpu.md"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("torch, numpy, pydantic, psutil not installed for ")
+    assert done.stderr.count("\n") == 1
+    (target,) = re.findall("`make (.*)` installs", done.stderr)
+    assert f"\n{target}: " in (ROOT / "Makefile").read_text()
 
 
 def test_the_page_in_the_repository_is_what_it_writes_or_says_that_nothing_was_measured(bench):

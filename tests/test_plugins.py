@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from lsqctl.training.runtime import ExecutionContext, execution_environment
 from lsqctl.training.teacher_logits import TeacherLogits
 from lsqctl.worker.execute import code_change_messages
 from tests.inside import Here
+from tests.store.samples import identity, result, take
 from tests.training.attempts import run
 from tests.training.conftest import session_of, tiny
 
@@ -496,6 +498,39 @@ def test_a_run_whose_plugin_is_gone_is_still_listed_and_shown(desk):
     stored = {"name": "x", "model": {"name": "flowers/tinynet"}, "data": {"name": "digits"}}
     with pytest.raises(PluginError, match="x: no plugin is named `flowers`"):
         load_stored(stored)
+
+
+def test_an_import_says_which_plugins_its_runs_need_and_what_makes_them_known(
+    desk, installed, tmp_path
+):
+    desk.write(NET)
+    installed("gardens", {"lsqctl.datasets": "gardens = gardens.data"}, data=DATA)
+    desk.here("submit", desk.recipe(RECIPE.replace("digits", "gardens/dots")))
+    with open_store(f"sqlite:///{tmp_path}/.lsqctl/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        store.queue.finish(take(store).lease, result())
+    desk.here("runs", "export", "@last", "mine.lsq")
+    assert "plugin" not in desk.here("runs", "import", "mine.lsq").stderr
+    shutil.rmtree(tmp_path / "site" / "gardens")
+    shutil.rmtree(tmp_path / "site" / "gardens-1.2.dist-info")
+    discovery._installed.cache_clear()
+    elsewhere = ("--home", "other")
+    told = desk.here(*elsewhere, "runs", "import", "mine.lsq")
+    folder = tmp_path / "other" / "plugins"
+    assert "1 run taken in" in told.stderr
+    assert f"put it into {folder}, and `lsqctl plugins trust flowers.py`" in told.stderr
+    assert (
+        "the dataset gardens/dots is of a plugin that cannot be used here, but for its results: "
+        "install the package gardens 1.2" in told.stderr
+    )
+    assert told.stdout.strip() in desk.here(*elsewhere, "leaderboard", "--json").stdout
+    other = tmp_path / "third" / "plugins"
+    other.mkdir(parents=True, mode=0o700)
+    other.parent.chmod(0o700)
+    (other / "flowers.py").write_text(NET)
+    told = desk.here("--home", "third", "runs", "import", "mine.lsq", "--json")
+    missing = json.loads(told.stdout)["transfer"]["missing_plugins"]
+    assert f"lsqctl plugins trust {other / 'flowers.py'}" in missing["model flowers/tinynet"]
 
 
 def test_doctor_names_what_plugins_declare_and_what_is_wrong_with_one(desk):

@@ -126,29 +126,33 @@ def print_table(
     *,
     right_aligned: Sequence[str] = (),
     hide_first: Sequence[str] = (),
+    names: Sequence[str] = (),
+    texts: Sequence[str] = (),
     styles: Mapping[str, str] = STATE_STYLES,
 ) -> None:
     """Draw a table in a terminal; in a pipe, tab-separated lines without a cut.
 
-    In a terminal a column without a value is left out.  Where the rest is too wide, the columns
-    of ``hide_first`` are hidden, one by one; then the last one is cut, and never another.
+    In a terminal a column without a value is left out.  Where the rest is too wide, ``texts`` lose
+    their end and ``names`` their middle, then the columns of ``hide_first`` are hidden, one by one.
+    No other column is ever cut; where neither names nor texts are given, the last one is.
     """
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(map(sanitize, row)))
         return
-    from lsqctl.cli.table import Column, styled_row, table_lines, to_text
+    from lsqctl.cli.table import Column, cut_columns, styled_row, table_lines, to_text
 
     console = stdout_console()
     table_columns = [
         Column(
-            name,
-            align="right" if name in right_aligned else "left",
-            priority=hide_first.index(name) + 1 if name in hide_first else 0,
-            cut="end",
+            title,
+            align="right" if title in right_aligned else "left",
+            priority=hide_first.index(title) + 1 if title in hide_first else 0,
+            cut="" if names or texts else "end",
             optional=True,
         )
-        for name in columns
+        for title in columns
     ]
+    table_columns = cut_columns(table_columns, names, texts)
     lines = table_lines(table_columns, [styled_row(row, styles) for row in rows], console.width)
     console.print(to_text(lines, console.width))

@@ -156,15 +156,17 @@ def _say_that_we_wait(error: LockedDatabase, _failures: int) -> float:
 
 
 @contextmanager
-def open_store_if_any(ctx: typer.Context) -> Iterator[Store | None]:
-    """Open the store as ``open_store``; None, and a word on stderr, where there is none yet."""
+def open_store_if_any(
+    ctx: typer.Context, *, without: str = "published results only"
+) -> Iterator[Store | None]:
+    """Open the store as ``open_store``; None where there is none yet, and on stderr what then."""
     from lsqctl.cli.console import say
     from lsqctl.services.workspace import open_workspace
 
     try:
         store = open_workspace(get_settings(ctx))
     except NotFound as error:
-        say(f"published results only: {error}")
+        say(f"{without}: {error}")
         yield None
         return
     with _using(store):

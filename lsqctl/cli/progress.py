@@ -62,13 +62,13 @@ class LineObserver:
         self._started_at: dict[str, float] = {}
         self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
 
-    def started(self, run: Run, allocation: Allocation) -> None:
+    def started(self, run: Run, allocation: Allocation, threads: int) -> None:
         """Say which run began where."""
         self._started_at[run.id] = time.monotonic()
         attempt_text = f", attempt {run.attempt}" if run.attempt > 1 else ""
         self._say(
             f"{run.id}  {run_label(run)}  started on {device_text(allocation)}, "
-            f"{pluralize(allocation.threads, 'thread')}{attempt_text}"
+            f"{pluralize(threads, 'thread')}{attempt_text}"
         )
 
     def ended(self, run: Run, exit_report: ExitReport) -> None:
@@ -109,12 +109,12 @@ class LiveObserver(LineObserver):
         self._next_draw_at = 0.0
         self._row_run_ids: list[str] = []  # the run of each row, which keeps it until it has ended
 
-    def started(self, run: Run, allocation: Allocation) -> None:
+    def started(self, run: Run, allocation: Allocation, threads: int) -> None:
         """Give it the row of one that has ended, or a new one."""
         ended = (n for n, run_id in enumerate(self._row_run_ids) if run_id not in self._started_at)
         row = next(ended, len(self._row_run_ids))
         self._row_run_ids[row : row + 1] = [run.id]
-        super().started(run, allocation)
+        super().started(run, allocation, threads)
 
     def tick(self) -> None:
         """Draw anew, a few times a second at most."""

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 def bits(
     ctx: typer.Context,
-    recipe: Annotated[
+    recipe_ref: Annotated[
         str,
         typer.Argument(
+            metavar="RECIPE",
             help="A file, a bundled recipe, a cell of a sweep, or a run: its id or @last.",
             autocompletion=completion.recipes,
         ),
@@ -49,16 +50,16 @@ def bits(
     """
     from lsqctl.atomic_write import write_atomic
     from lsqctl.recipe_file import check_new_recipe, dump
-    from lsqctl.services.bits import describe, plan_bits
+    from lsqctl.services.bits import default_file, describe, one_recipe, plan_bits
 
     if (size is None) == (bops is None):
         raise UsageError("name one budget: --size 120kB, or --bops 0.5G")
-    if output is not None:
-        check_new_recipe(output, force=force)
+    settings = get_settings(ctx)
+    recipe = one_recipe(recipe_ref, settings)
+    path = output or default_file(recipe)
+    check_new_recipe(path, force=force)  # before the search, which takes long
     kind: CostKind = "bops" if size is None else "size"
-    plan = plan_bits(recipe, kind, size or bops or 0.0, get_settings(ctx))
-    path = output or Path(plan.recipe.name.rpartition("/")[2] + "-bits.yaml")
-    check_new_recipe(path, force=force)
+    plan = plan_bits(recipe, kind, size or bops or 0.0, settings)
     named = plan.recipe.model_copy(update={"name": path.stem})
     write_atomic(path, f"# {describe(plan)}\n{dump(named)}".encode(), force=force)
     if json:

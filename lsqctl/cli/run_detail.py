@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
@@ -17,12 +18,11 @@ if TYPE_CHECKING:
     from lsqctl.services.layer_findings import LayerFinding
 
 
-_RECORDED_TEXT = "recorded of a loop that lsqctl did not run"
 _MOMENTS = ("created", "started", "finished")
 
 
 def print_run(
-    detail: RunDetail, folder: str, tags: Sequence[str] = (), result: Result | None = None
+    detail: RunDetail, folder: Path, tags: Sequence[str] = (), result: Result | None = None
 ) -> None:
     """Print the fields of a run, one a line."""
     run = detail.run
@@ -45,14 +45,26 @@ def print_run(
         "tags": " ".join(tags),
         "note": run.note,
         "user": run.user,
-        "origin": _RECORDED_TEXT if run.origin == RECORDED else "",
+        "origin": f"recorded of {detail.recorded_of()}, which lsqctl did not run"
+        if run.origin == RECORDED
+        else "",
         **{moment: when_text(getattr(run, f"{moment}_at")) for moment in _MOMENTS},
         "recipe": run.recipe_sha256[:16],
         "commit": _commit_text(detail.provenance),
         "code": _changed_code(detail),
-        "folder": folder,
+        "folder": _folder_text(folder, detail),
     }
     print_table(("", ""), [(key, value) for key, value in fields.items() if value])
+
+
+def _folder_text(folder: Path, detail: RunDetail) -> str:
+    """Return where a run's files are, and where else when they are not here."""
+    if folder.is_dir():
+        return str(folder)
+    if detail.run.origin == RECORDED:
+        return "none here: it has no log, and no checkpoint was recorded on this machine"
+    host = detail.host_of()
+    return f"{folder} (not here: it ran on {host})" if host else str(folder)
 
 
 def _commit_text(provenance: Mapping[str, object]) -> str:

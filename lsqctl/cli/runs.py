@@ -46,6 +46,7 @@ app = typer.Typer(
 States = Annotated[
     list[RunState] | None, typer.Option("--state", help="Only runs in this state; repeatable.")
 ]
+_LEAST_IMPORTANT = ("created", "note", "user", "tags", "epoch", "seed", "reason", "Top-1 %")
 
 
 @app.command("ls", epilog="Example: lsqctl runs ls --state failed")
@@ -104,7 +105,9 @@ def list_runs(
                 for run in shown
             ],
             right_aligned=("seed", "epoch", "Top-1 %"),
-            hide_first=("created", "note", "user", "tags", "seed", "epoch"),
+            hide_first=_LEAST_IMPORTANT,
+            names=("run",),
+            texts=("reason", "tags", "note"),
         )
         counts_text = join_counts(counts)
         note(
@@ -158,10 +161,7 @@ def show(
             }
         )
         return
-    host = "" if folder.is_dir() else detail.host_of()
-    print_run(
-        detail, f"{folder} (not here: it ran on {host})" if host else str(folder), tags, result
-    )
+    print_run(detail, folder, tags, result)
     print_metrics(summaries)
     print_attempts(detail)
     print_layer_costs(costs)

@@ -154,6 +154,8 @@ def _print_removals(removals: list[Removal]) -> None:
             for removal in removals
         ],
         right_aligned=("seed", "size"),
+        hide_first=("size", "seed"),
+        names=("run",),
     )
 
 
@@ -172,6 +174,8 @@ def _print_trashed(trashed: Sequence[TrashedRun]) -> None:
             for run in trashed
         ],
         right_aligned=("seed", "size"),
+        hide_first=("size", "removed", "seed"),
+        names=("run",),
     )
 
 

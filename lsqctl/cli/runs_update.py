@@ -160,5 +160,6 @@ def _print_runs(runs: Sequence[Run], *, json: bool, quiet: bool) -> None:
                 for run in runs
             ],
             right_aligned=("seed", "priority"),
+            names=("run",),
         )
         note(f"{len(runs)} changed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -84,12 +84,14 @@ def submit(
         tags=tuple(tags or ()),
         name=name,
     )
-    plan = api.plan_in_workspace(recipes, get_settings(ctx), options)
+    settings = get_settings(ctx)
     if dry_run:
-        with open_store_if_any(ctx) as store:
+        with open_store_if_any(ctx, without="checked only") as store:
+            plan = api.plan_submit(recipes, settings=settings, store=store, options=options)
             existing = store.runs.preview(plan.runs, if_exists=if_exists) if store else {}
         print_plan(plan, existing, json=json)
         return
+    plan = api.plan_in_workspace(recipes, settings, options)
     with open_store(ctx, create=True) as store:
         print_enqueued(api.submit(plan, store, if_exists=if_exists), plan, json=json, quiet=quiet)
 
@@ -176,7 +178,7 @@ def print_enqueued(
     """Print what became of each run of a submission, and, unless it is done here, what is next."""
     for diagnostic in plan.warnings:
         warn_diagnostic(diagnostic)
-    for text in plan.notes:
+    for text in (*plan.notes, *_other_names(enqueued, plan)):
         say(text)
     if json:
         print_json(
@@ -191,8 +193,25 @@ def print_enqueued(
         ("id", "run", "seed", "outcome"),
         [(item.run.id, item.run.name, str(item.run.seed), item.outcome) for item in enqueued],
         right_aligned=("seed",),
+        names=("run",),
     )
     _print_counts(enqueued, worked_here=worked_here)
+
+
+def _other_names(enqueued: Sequence[EnqueuedRun], plan: SubmitPlan) -> Iterator[str]:
+    """Yield that runs are there under another name than they were submitted by, in one line."""
+    named_otherwise = [
+        (item.run, new_run.name)
+        for item, new_run in zip(enqueued, plan.runs, strict=True)
+        if new_run.explicit and item.run.name != new_run.name
+    ]
+    if named_otherwise:
+        run, name = named_otherwise[0]
+        others = f", and {pluralize(n, 'other')}" if (n := len(named_otherwise) - 1) else ""
+        yield (
+            f"`{name}` is run {run.id}, there already as `{run.name}`{others}: a run keeps its "
+            "name; --if-exists rerun trains it anew under this one"
+        )
 
 
 def _enqueued_json(item: EnqueuedRun) -> dict[str, object]:

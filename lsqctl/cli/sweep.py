@@ -58,7 +58,9 @@ def list_sweeps(ctx: typer.Context, json: Json = False, quiet: Quiet = False) ->
                 for summary in summaries
             ],
             right_aligned=("cells",),
-            hide_first=("created",),
+            hide_first=("created", "cells"),
+            names=("sweep",),
+            texts=("states",),
         )
 
 
@@ -99,6 +101,8 @@ def status(
             for cell in cells
         ],
         right_aligned=("seed", "Top-1 %"),
+        hide_first=("Top-1 %",),
+        names=("cell",),
     )
     note(f"{sweep_name}: {_counts_text(counts)}")
     for pilot in pilots:
@@ -176,6 +180,7 @@ def _print_resumed(
             ("run", "seed", "outcome"),
             [(item.run.name, str(item.run.seed), item.outcome) for item in resumed],
             right_aligned=("seed",),
+            names=("run",),
         )
     if dry_run:
         say(f"{pluralize(len(resumed), 'cell')} would be requeued; nothing was changed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.settings import color_forced
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 GAP = 2
 NOTE_INDENT = "    "  # of a line under a row
-MIN_NAME_WIDTH = 24  # cells that a model's name keeps before any column is hidden for it
+MIN_NAME_WIDTH = 24  # cells that a name keeps before any column is hidden for it
+MIN_TEXT_WIDTH = 16  # cells of a sentence, as a reason or a note
 _HIGHLIGHT_STYLES = {"good": "green", "bad": "red", "": ""}
 
 
@@ -26,9 +27,10 @@ _HIGHLIGHT_STYLES = {"good": "green", "bad": "red", "": ""}
 class Column:
     """How one column gives way where a table is too wide.
 
-    The column with the lowest ``priority`` is hidden first, 0 never. Then the last visible one with
-    a ``cut`` loses its end or its middle; ``uncut_width`` is what a cut leaves of it before another
-    column is hidden, None all. An ``optional`` column is left out where no row has a value.
+    One with a ``cut`` loses its end or its middle, the last column first, down to ``uncut_width``
+    (None: not at all). Where that is not enough, the column with the lowest ``priority`` is hidden
+    first, 0 never; then the last visible one with a ``cut`` loses more. An ``optional`` column is
+    left out where no row has a value.
     """
 
     title: str
@@ -49,6 +51,22 @@ class Cell:
 
 Row = Sequence[Cell]
 Line = list[Cell]  # pieces, side by side
+
+
+def cut_columns(
+    columns: Iterable[Column], names: Sequence[str], texts: Sequence[str]
+) -> list[Column]:
+    """Return columns of which those called so lose their middle (names) or their end (texts)."""
+    cuts: dict[str, tuple[Literal["middle", "end"], int]] = {
+        **dict.fromkeys(names, ("middle", MIN_NAME_WIDTH)),
+        **dict.fromkeys(texts, ("end", MIN_TEXT_WIDTH)),
+    }
+    return [
+        replace(column, cut=cuts[column.title][0], uncut_width=cuts[column.title][1])
+        if column.title in cuts
+        else column
+        for column in columns
+    ]
 
 
 def styled_row(texts: Iterable[str], styles: Mapping[str, str]) -> list[Cell]:
@@ -107,8 +125,12 @@ def fit_columns(
             break
         visible.remove(min(hideable, key=lambda index: columns[index].priority))
     excess = 0 if width is None else max(0, _total_width(widths, visible) - width)
-    for index in [index for index in visible if columns[index].cut][-1:]:
-        widths[index] = max(1, widths[index] - excess)
+    cut_last_first = [index for index in reversed(visible) if columns[index].cut]
+    floors = [(index, min_widths[index]) for index in cut_last_first]
+    for index, floor in [*floors, *((index, 1) for index in cut_last_first[:1])]:
+        cut = min(excess, max(0, widths[index] - floor))
+        widths[index] -= cut
+        excess -= cut
     return [(index, widths[index]) for index in visible]
 
 

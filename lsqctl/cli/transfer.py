@@ -141,6 +141,8 @@ def _print_report(report: TransferReport, *, json: bool, dry_run: bool = False) 
     published = f" and {pluralize(report.published, 'published row')}" if report.published else ""
     taken_in = pluralize(len(report.imported), "run")
     say(f"{taken_in}{published} {verb}, {len(report.existing)} here already")
+    for name, advice in islice(report.missing_plugins.items(), _MAX_SHOWN):
+        say(f"the {name} is of a plugin that cannot be used here, but for its results: {advice}")
 
 
 def _print_left_out(left_out: Mapping[str, str]) -> None:

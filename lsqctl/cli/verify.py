@@ -101,6 +101,8 @@ def _print_verdicts(verdicts: list[Verdict]) -> None:
             for verdict in verdicts
         ],
         right_aligned=("stored", "measured"),
+        hide_first=("result", "measured", "stored"),
+        names=("run",),
         styles={"verified": "green", "NOT verified": "red", "not tried": "yellow"},
     )
     n_verified = sum(verdict.verified is True for verdict in verdicts)

@@ -58,7 +58,9 @@ def wait(
 
     with open_store(ctx) as store:
         ids = run_ids(store, run_refs or [], sweep)
-        result = wait_for(store, ids, timeout=timeout, fail_fast=fail_fast, on_end=_print_ended)
+        result = wait_for(
+            store, ids, timeout=timeout, fail_fast=fail_fast, on_end=_print_ended, notify=say
+        )
     if json:
         print_json(
             {

@@ -14,7 +14,6 @@ from lsqctl.cluster.demand import PilotInUse, PilotRole, plan
 from lsqctl.cluster.pilot_script import PilotRequest
 from lsqctl.cluster.schedulers import Pilot, Scheduler
 from lsqctl.errors import PilotRefused, SchedulerAway
-from lsqctl.run import WorkerIdentity
 from lsqctl.store import Store
 from lsqctl.store.queue_overview import Demand, PilotWorker
 from lsqctl.text import pluralize
@@ -39,7 +38,7 @@ class Dispatcher:
 
     ``largest`` are the most GPUs that a run may reserve to be served, None for any number.
     ``make_request`` makes a pilot's request of its GPUs and of the nodes to avoid; ``notify`` is
-    told in a line what a person should know.
+    told in a line what a person should know; ``reap`` takes back the runs of dead workers.
     """
 
     def __init__(
@@ -53,14 +52,14 @@ class Dispatcher:
         largest: int | None,
         make_request: Callable[[int, frozenset[str]], PilotRequest],
         notify: Callable[[str], object],
-        is_dead: Callable[[WorkerIdentity], bool] | None = None,
+        reap: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._scheduler = store, scheduler
         self._scheduler_name, self._prefix, self._most = scheduler_name, prefix, most
         self._largest = largest
         self._make_request, self._notify = make_request, notify
-        self._is_dead, self._clock = is_dead, clock
+        self._reap, self._clock = reap, clock
         self._running_since: dict[str, float] = {}
         self._refused: dict[int, tuple[float, float]] = {}  # by GPUs: not before, and the delay
         self._said: dict[str, str] = {}
@@ -70,8 +69,7 @@ class Dispatcher:
 
         Raises StoreError.
         """
-        for run in self._store.queue.reap(is_dead=self._is_dead):
-            self._notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
+        self._reap()
         try:
             pilots = self._scheduler.jobs(self._prefix)
         except SchedulerAway as error:  # nothing may be concluded from that

@@ -18,11 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import dropwhile, pairwise, product
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import QuantizerStats
-from lsqctl.recipe import OverrideSection, Recipe
+from lsqctl.recipe import MAX_NAME_PART, OverrideSection, Recipe
 from lsqctl.recipe_file import find_parent, flatten_recipe
 from lsqctl.run import RunState
 from lsqctl.services.cost import recipe_cost
@@ -74,16 +75,15 @@ class BitPlan:
     run_ids: tuple[str, ...]
 
 
-def plan_bits(ref: str, kind: CostKind, budget: float, settings: Settings) -> BitPlan:
+def plan_bits(recipe: Recipe, kind: CostKind, budget: float, settings: Settings) -> BitPlan:
     """Return the bits of least importance lost that cost at most ``budget`` bytes or BOPs.
 
     With ``size``, activations keep the recipe's bits. A layer keeps its own where runs are there
     with one number of bits alone, as of the first and the last layer.
 
-    Raises UsageError, saying the smallest possible, for a budget that no bits meet, and for a
-    recipe of several networks; NotFound where no two runs tell steps of different bits.
+    Raises UsageError, saying the smallest possible, for a budget that no bits meet; NotFound where
+    no two runs tell steps of different bits.
     """
-    recipe = _one_recipe(ref, settings)
     with open_workspace(settings) as store:
         steps, run_ids = learned_steps(recipe, store)
     fixed, choices = _choices(recipe, steps, kind, settings)
@@ -101,6 +101,16 @@ def plan_bits(ref: str, kind: CostKind, budget: float, settings: Settings) -> Bi
     cost = fixed + sum(option.cost for option in picked)
     planned = _with_bits(recipe, picked)
     return BitPlan(planned, kind, tuple(picked), cost, smallest, largest, run_ids)
+
+
+def default_file(recipe: Recipe) -> Path:
+    """Return what the written recipe is called unless told: ``NAME-bits.yaml``.
+
+    A long name is cut, so that a recipe may have it.
+    """
+    suffix = "-bits"
+    name = recipe.name.rpartition("/")[2]
+    return Path(f"{name[: MAX_NAME_PART - len(suffix)]}{suffix}.yaml")
 
 
 def pick(choices: Sequence[Sequence[LayerBits]], budget: float) -> list[LayerBits]:
@@ -162,8 +172,11 @@ def _step_key(stats: QuantizerStats) -> tuple[str, str, int]:
     return stats.layer, stats.kind, stats.bits
 
 
-def _one_recipe(ref: str, settings: Settings) -> Recipe:
-    """Return the recipe of a file, a name, a cell or a run, where they differ in seeds at most."""
+def one_recipe(ref: str, settings: Settings) -> Recipe:
+    """Return the recipe of a file, a name, a cell or a run.
+
+    Raises UsageError for several that differ in more than their seeds.
+    """
     try:
         cells = load_in_workspace(ref, settings).cells
     except NotFound:

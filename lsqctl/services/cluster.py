@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -29,7 +30,8 @@ from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings, allocation_variables
 from lsqctl.store import Store
 from lsqctl.text import format_bytes
-from lsqctl.worker.identity import is_dead
+from lsqctl.worker.on_end import EndHooks
+from lsqctl.worker.workspace_file import read_on_end
 
 NEEDS_POSTGRESQL = (
     "pilots on other machines need PostgreSQL (SQLite on a shared disk loses runs): one small "
@@ -124,7 +126,12 @@ def _exported(settings: Settings) -> dict[str, str]:
     return variables if settings.warm else {**variables, "LSQCTL_WARM": "0"}
 
 
-def make_dispatcher(cluster: Cluster, store: Store, notify: Callable[[str], object]) -> Dispatcher:
+def make_dispatcher(
+    cluster: Cluster,
+    store: Store,
+    notify: Callable[[str], object] = lambda _: None,
+    reap: Callable[[], object] = lambda: None,
+) -> Dispatcher:
     """Return the dispatcher of a profile."""
     profile = cluster.profile
     most = min(profile.most, len(profile.hosts)) if profile.hosts else profile.most
@@ -137,7 +144,7 @@ def make_dispatcher(cluster: Cluster, store: Store, notify: Callable[[str], obje
         largest=None if profile.gres else 1,
         make_request=cluster.request,
         notify=notify,
-        is_dead=is_dead,
+        reap=reap,
     )
 
 
@@ -151,9 +158,28 @@ def dispatch(
 ) -> None:
     """Turn the dispatcher until interrupted, or until no run is left that can go on by itself.
 
-    A database that is away is said, and asked again. Raises UnusableDatabase.
+    A database that is away is said, and asked again. The hooks of the workspace are told of runs
+    that were lost for good, as by a worker. Raises UnusableDatabase.
     """
-    dispatcher = make_dispatcher(cluster, store, notify)
+    hooks = EndHooks(read_on_end(cluster.settings.home), notify=notify)
+    reap = partial(hooks.reap, store, cluster.settings)
+    dispatcher = make_dispatcher(cluster, store, notify, reap)
+    try:
+        for _ in _turns(dispatcher, cluster, store, notify, until_empty=until_empty):
+            hooks.tick()
+            time.sleep(poll_seconds)
+    finally:
+        hooks.close()
+
+
+def _turns(
+    dispatcher: Dispatcher,
+    cluster: Cluster,
+    store: Store,
+    notify: Callable[[str], object],
+    *,
+    until_empty: bool,
+) -> Iterator[None]:
     said = ""
     while True:
         store.ensure_usable()
@@ -167,12 +193,12 @@ def dispatch(
         except StoreError as error:
             if str(error) != said:
                 notify(said := str(error))
-        time.sleep(poll_seconds)
+        yield
 
 
 def read_status(cluster: Cluster, store: Store) -> list[PilotStatus]:
     """Return the pilots that there are now; nothing is sent.  Raises SchedulerAway."""
-    return make_dispatcher(cluster, store, lambda _: None).statuses()
+    return make_dispatcher(cluster, store).statuses()
 
 
 def write_pilots(cluster: Cluster, statuses: Sequence[PilotStatus]) -> None:

@@ -55,7 +55,7 @@ def extended_recipe(
         changes |= {"schedule": "constant", "warmup_epochs": 0.0}
     longer = recipe.model_copy(  # which checks nothing; as it is loaded, it is checked
         update={
-            "name": name or _extended_name(run.name, reached, total),
+            "name": _extended_name(run.name, reached, total) if name is None else name,
             "train": recipe.train.model_copy(update=changes),
             "extension": ExtensionSection(run=run.id),
         }

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from lsqctl.errors import DataError, NotFound
 from lsqctl.ownership import open_regular
-from lsqctl.run import ACTIVE_STATES, RunState
+from lsqctl.run import ACTIVE_STATES, RECORDED, RunState
 from lsqctl.text import sanitize
 from lsqctl.worker.messages import log_path
 
 if TYPE_CHECKING:
+    from lsqctl.run import RunDetail
     from lsqctl.store import Store
 
 POLL_SECONDS = 0.3
@@ -43,9 +44,10 @@ def read_log(
         raise NotFound(f"run {run_id} has not been started; `lsqctl worker` starts queued runs")
     log = _LogReader(log_path(run_dir, number), tail_lines)
     if log.missing:
+        detail = _unless_recorded(store.runs.detail(run_id))
         raise NotFound(
             f"run {run_id} has no log of attempt {number} here: no file {log.path}; it ran on "
-            f"{store.runs.detail(run_id).host_of(number) or 'another machine'}"
+            f"{detail.host_of(number) or 'another machine'}"
         )
     while piece := log.read():
         yield piece
@@ -66,12 +68,13 @@ def follow_log(
     A log is left only when the store says that its attempt is over and nothing came for a moment
     after that: a trainer's last words come after it has told the store. ``tail_lines`` leaves out
     all but the last lines of what the first log holds by now. ``notify`` hears of a log that is
-    not on this machine.
+    not on this machine. Raises NotFound for a recorded run.
     """
     log, quiet_polls = _LogReader(log_path(run_dir, attempt), tail_lines), 0
     while True:
         store.ensure_usable()
-        run = store.runs.detail(run_id).run  # before the file: what it says, the file has by now
+        # before the file: what the store says, the file has by now
+        run = _unless_recorded(store.runs.detail(run_id)).run
         if piece := log.read():
             quiet_polls = 0
             yield piece
@@ -89,6 +92,16 @@ def follow_log(
         if quiet_polls == _ELSEWHERE_POLLS and run.state is RunState.RUNNING and log.missing:
             notify(f"no log of attempt {attempt} here yet; it lies on the machine of {run.worker}")
         time.sleep(POLL_SECONDS)
+
+
+def _unless_recorded(detail: RunDetail) -> RunDetail:
+    """Return it; raises NotFound for a recorded run, which has no log."""
+    if detail.run.origin == RECORDED:
+        raise NotFound(
+            f"run {detail.run.id} has no log here: it was recorded of {detail.recorded_of()}, "
+            "which lsqctl did not run; what that printed is where it ran"
+        )
+    return detail
 
 
 class _LogReader:

@@ -11,10 +11,12 @@ from pathlib import Path
 from lsqctl.datasets import DATASETS
 from lsqctl.discovery import (
     GROUPS,
+    SEPARATOR,
     Plugin,
     all_plugins,
     clash_message,
     has_clash,
+    is_plugin_name,
     workspace_files,
     workspace_plugins_dir,
 )
@@ -125,6 +127,45 @@ def trust_plugin(file: Path) -> tuple[Path, str]:
             "and .py"
         )
     return path, trust(path)
+
+
+def missing_plugins(needed: Mapping[str, object]) -> dict[str, str]:
+    """Return which of the plugins that runs were made with cannot be used here, and what to do.
+
+    ``needed`` is what provenances say of them: package and version, by kind and name.
+    """
+    missing = {}
+    for declared, source in needed.items():
+        kind, _, name = declared.partition(" ")
+        registry = DATASETS if kind == DATASETS.noun else MODELS
+        if not is_plugin_name(name):  # no plugin's: a file that somebody made up
+            continue
+        try:
+            registry.find(name)
+        except LsqctlError as error:
+            is_here = any(p.name == _plugin_name(name) for p in all_plugins(registry.group))
+            is_unknown = isinstance(error, NotFound) and not is_here  # else untrusted, or broken
+            missing[declared] = _how_to_get(name, source) if is_unknown else str(error)
+    return missing
+
+
+def _plugin_name(name: str) -> str:
+    return name.partition(SEPARATOR)[0]
+
+
+def _how_to_get(name: str, source: object) -> str:
+    """Return how a plugin comes here: by its package, or by the file that their workspace has."""
+    package, version = (
+        str(source.get(key) or "") if isinstance(source, Mapping) else ""
+        for key in ("package", "version")
+    )
+    if package:
+        return f"install the package {package} {version}".rstrip()
+    file = f"{_plugin_name(name)}.py"
+    return (
+        f"ask for their file {file}, read it, put it into {workspace_plugins_dir()}, "
+        f"and `lsqctl plugins trust {file}`"
+    )
 
 
 @dataclass(frozen=True, slots=True)

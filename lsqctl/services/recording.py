@@ -159,9 +159,9 @@ class Recording:
                 return
             try:
                 self._retry(self._write_pending)
-                self._store.queue.fail(self._lease, reason, message)
+                self._retry(partial(self._store.queue.fail, self._lease, reason, message))
             except LeaseLost:
-                pass  # somebody else has ended it
+                pass  # somebody else has ended it, or we have, and only the answer was lost
             finally:
                 self._close(str(reason))
 

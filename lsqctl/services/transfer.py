@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +61,7 @@ class TransferReport:
 
     ``clashes`` says by id why a run cannot be taken in; where there are any, nothing was.
     ``published`` counts published rows that came along; ``left_out`` says what did not, and why.
+    ``missing_plugins`` says which plugins the runs were made with and are not here, and what to do.
     """
 
     imported: tuple[str, ...]
@@ -69,6 +70,7 @@ class TransferReport:
     clashes: Mapping[str, str] = field(default_factory=dict)
     published: int = 0
     left_out: Mapping[str, str] = field(default_factory=dict)
+    missing_plugins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,8 @@ def import_runs(store: Store, settings: Settings, path: Path) -> TransferReport:
         _check_schema(path, reader.manifest["schema"], store.maintenance.schema_version())
         bundles = [_read_bundle(reader, run_id) for run_id in reader.rows_of]
         bundles.sort(key=lambda bundle: bundle.rows["runs"][0]["created_at"])
-        return _take_in(store, settings, bundles, source=path.name)
+        report = _take_in(store, settings, bundles, source=path.name)
+        return _with_missing_plugins(report, bundles)
     finally:
         reader.close()
 
@@ -244,6 +247,7 @@ def merge_workspace(
         if on_left_out:
             on_left_out(left_out)
         report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)
+        report = _with_missing_plugins(report, bundles)
     reads_only = dry_run or bool(report.clashes)
     published = merge_published_results(settings, other_settings, dry_run=reads_only)
     return replace(
@@ -322,6 +326,20 @@ def _take_in(
     with _laid_out(settings, new) as folders:
         store.transfer.insert([bundle.rows for bundle in new], folders, source=source)
     return TransferReport(tuple(bundle.id for bundle in new), tuple(known))
+
+
+def _with_missing_plugins(report: TransferReport, bundles: Iterable[_Bundle]) -> TransferReport:
+    """Add what the runs taken in cannot go on without: their numbers need no plugin."""
+    from lsqctl.services.plugins import missing_plugins
+
+    needed: dict[str, object] = {}
+    imported = set(report.imported)
+    for bundle in bundles:
+        if bundle.id in imported:
+            provenance = _json_object(bundle.rows["runs"][0]["provenance"]) or {}
+            plugins = provenance.get("plugins")
+            needed |= plugins if isinstance(plugins, dict) else {}
+    return replace(report, missing_plugins=missing_plugins(needed))
 
 
 @contextmanager

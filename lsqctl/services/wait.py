@@ -55,25 +55,19 @@ def wait(
     timeout: float | None = None,
     fail_fast: bool = False,
     on_end: Callable[[RunStatus], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> WaitResult:
     """Return once every run has ended, or ``timeout`` seconds have passed; 0 checks once.
 
     ``on_end`` hears of each end as it is seen. ``fail_fast`` does not wait for the others once one
     has failed. A run that was requeued for another try is pending. A store that goes away later
-    than at the beginning is asked again.
+    than at the beginning is asked again: ``notify`` hears of it once, and when it is back.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
-    result: WaitResult | None = None
+    result = _read(store, ids)
+    is_away = False
     while True:
-        try:
-            store.ensure_usable()
-            result = _by_state(store.runs.statuses(ids), ids)
-        except UnusableDatabase:
-            raise
-        except StoreError:
-            if result is None:
-                raise
         for status in (*result.succeeded, *result.stopped, *result.failed):
             if status.id not in reported:
                 reported.add(status.id)
@@ -85,6 +79,34 @@ def wait(
         if remaining <= 0:
             return result
         time.sleep(min(POLL_SECONDS, remaining))
+        result, is_away = _read_again(store, ids, result, notify, was_away=is_away)
+
+
+def _read_again(
+    store: Store,
+    ids: Sequence[str],
+    last: WaitResult,
+    notify: Callable[[str], None],
+    *,
+    was_away: bool,
+) -> tuple[WaitResult, bool]:
+    """Return how the runs stand, and whether the store is away: then as they last stood."""
+    try:
+        result = _read(store, ids)
+    except UnusableDatabase:
+        raise
+    except StoreError as error:
+        if not was_away:
+            notify(f"{error}; going on as soon as the database answers")
+        return last, True
+    if was_away:
+        notify("the database answers again")
+    return result, False
+
+
+def _read(store: Store, ids: Sequence[str]) -> WaitResult:
+    store.ensure_usable()
+    return _by_state(store.runs.statuses(ids), ids)
 
 
 def _by_state(statuses: Sequence[RunStatus], ids: Sequence[str]) -> WaitResult:

@@ -18,11 +18,16 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsqctl.ownership import open_regular
-from lsqctl.run import ACTIVE_STATES, Run
-from lsqctl.settings import module_command
+from lsqctl.run import ACTIVE_STATES, RECORDED, Run
+from lsqctl.settings import Settings, module_command
+from lsqctl.worker.identity import is_dead
 from lsqctl.worker.workspace_file import OnEnd
+
+if TYPE_CHECKING:
+    from lsqctl.store import Store
 
 _LOG = "on_end.log"
 _WORD = re.compile(r"\{(\w+)\}")
@@ -43,11 +48,18 @@ class EndHooks:
         self,
         on_end: OnEnd,
         *,
-        notify: Callable[[str], None],
+        notify: Callable[[str], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._on_end, self._notify, self._clock = on_end, notify, clock
         self._hooks: list[_Hook] = []
+
+    def reap(self, store: Store, settings: Settings) -> None:
+        """Take back the runs of dead workers, say so, and start the hooks of those that ended."""
+        for run in store.queue.reap(is_dead=is_dead):
+            self._notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
+            if run.origin != RECORDED:
+                self.ended(run, settings.run_dir(run.id))
 
     def ended(self, run: Run, run_dir: Path) -> None:
         """Start the hooks of a run; nothing for one that is only requeued.  Never raises."""
@@ -65,6 +77,7 @@ class EndHooks:
 
     def _start(self, name: str, words: list[str], body: bytes, run_dir: Path) -> None:
         try:
+            run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a lost one may have none yet
             log = open_regular(run_dir / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 pipe = subprocess.PIPE

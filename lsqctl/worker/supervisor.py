@@ -17,7 +17,7 @@ from typing import Protocol
 
 from lsqctl.errors import LeaseLost, LockedDatabase, NotFound, StoreError, UnusableDatabase
 from lsqctl.failpoint import failpoint
-from lsqctl.run import RECORDED, Claim, EndReason, Run, RunState, WorkerIdentity
+from lsqctl.run import Claim, EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.text import pluralize
@@ -53,8 +53,8 @@ class Ticker:
 class Observer(Protocol):
     """Who watches a supervisor: a terminal, a log, a test."""
 
-    def started(self, run: Run, allocation: Allocation) -> None:
-        """An attempt begins."""
+    def started(self, run: Run, allocation: Allocation, threads: int) -> None:
+        """An attempt begins, with so many threads in all: a later one has those of the first."""
 
     def ended(self, run: Run, exit_report: ExitReport) -> None:
         """An attempt ended; ``run`` is as the store has it now."""
@@ -210,7 +210,7 @@ class Supervisor:
             return
         self._children.append(child)
         failpoint("worker.launched")
-        self._observer.started(claim.run, allocation)
+        self._observer.started(claim.run, allocation, spec.threads * spec.ranks)
 
     def _renew(self) -> None:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
@@ -244,10 +244,7 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Take back runs whose worker is dead, and decide rungs that they, or others, held up."""
-        for run in self._store.queue.reap(is_dead=is_dead):
-            self._observer.notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
-            if run.origin != RECORDED:
-                self._hooks.ended(run, self._settings.run_dir(run.id))
+        self._hooks.reap(self._store, self._settings)
         self._store.rungs.decide_due()
 
     def _finalize_ended(self) -> None:

@@ -44,18 +44,8 @@ def read_workspace_file(home: Path) -> WorkspaceFile:
     """Return what a workspace's file says.  Raises UsageError, naming file and key, and NotFound
     or PluginError for a tracker or a launcher that cannot be used.
     """
-    path = home / WORKSPACE_FILE
-    try:
-        data = tomllib.loads(read_regular(path).decode())
-    except FileNotFoundError:
-        return WorkspaceFile()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}") from None
-    _check_keys(path, data, _KEYS)
-    on_end = data.get("on_end", {})
-    if not isinstance(on_end, dict):
-        raise UsageError(f"{path}: `on_end` must be a table: [on_end]")
-    _check_keys(path, on_end, _ON_END_KEYS, "on_end.")
+    path, data = _read(home)
+    on_end = _on_end(path, data)
     trackers = _words(path, "trackers", data.get("trackers", []))
     check_trackers(trackers)
     launcher = data.get("launcher", "")
@@ -63,7 +53,24 @@ def read_workspace_file(home: Path) -> WorkspaceFile:
         raise UsageError(f'{path}: `launcher` must be a name, as "nice"')
     if launcher:
         LAUNCHERS.find(launcher)
-    return WorkspaceFile(trackers, launcher, _on_end(path, on_end))
+    return WorkspaceFile(trackers, launcher, on_end)
+
+
+def read_on_end(home: Path) -> OnEnd:
+    """Return the hooks alone, for who trains nothing.  Raises UsageError."""
+    return _on_end(*_read(home))
+
+
+def _read(home: Path) -> tuple[Path, Mapping[str, object]]:
+    path = home / WORKSPACE_FILE
+    try:
+        data = tomllib.loads(read_regular(path).decode())
+    except FileNotFoundError:
+        return path, {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    _check_keys(path, data, _KEYS)
+    return path, data
 
 
 def _check_keys(
@@ -81,7 +88,11 @@ def _words(path: Path, key: str, value: object) -> tuple[str, ...]:
     raise UsageError(f'{path}: `{key}` must be a list of words, as ["tensorboard"]')
 
 
-def _on_end(path: Path, data: Mapping[str, object]) -> OnEnd:
+def _on_end(path: Path, workspace: Mapping[str, object]) -> OnEnd:
+    data = workspace.get("on_end", {})
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: `on_end` must be a table: [on_end]")
+    _check_keys(path, data, _ON_END_KEYS, "on_end.")
     webhook, timeout = data.get("webhook", ""), data.get("timeout", "30s")
     if not isinstance(webhook, str) or (
         webhook and not webhook.startswith(("https://", "http://"))

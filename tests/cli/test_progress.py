@@ -58,7 +58,7 @@ def test_a_live_table_keeps_each_runs_row_and_in_80_columns_epoch_loss_and_time_
         observer = LiveObserver(store, print, draw=drawn.append, width=lambda: 80)
         claims = [take(store) for _ in range(2)]
         for claim in claims:
-            observer.started(claim.run, Allocation((Slot(0, 1),)))
+            observer.started(claim.run, Allocation((Slot(0, 1),)), 1)
             store.metrics.resume_at(claim.lease, None)
             loss = [Metric("loss", "train", 4, 0.125)]
             store.metrics.log(claim.lease, loss, Progress(4, 90, 2, 9))
@@ -66,7 +66,7 @@ def test_a_live_table_keeps_each_runs_row_and_in_80_columns_epoch_loss_and_time_
         observer.tick()
         store.queue.fail(claims[0].lease, EndReason.OOM, "out of memory")
         observer.ended(claims[0].run, ExitReport(EndReason.OOM, "out of memory"))
-        observer.started(take(store).run, Allocation((Slot(0, 1),)))
+        observer.started(take(store).run, Allocation((Slot(0, 1),)), 1)
         observer._next_draw_at = 0.0
         observer.tick()
     before, after = (text.plain.splitlines() for text in drawn)

@@ -85,6 +85,7 @@ def test_an_extension_that_is_tried_is_checked_and_not_queued(extended):
         (["--lr", "nan"], "bad value for `train.lr`"),
         (["--epochs", "1000000"], "must be at most 100,000 epochs, got 1000001"),
         (["--name", "a|b"], "bad name"),
+        (["--name", ""], "bad name"),
     ],
 )
 def test_what_no_recipe_may_say_is_refused_with_its_place(extended, words, said):

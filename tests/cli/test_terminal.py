@@ -8,7 +8,10 @@ import re
 import pytest
 from rich.cells import cell_len
 
+from lsqctl.run import EndReason
+from lsqctl.store import open_store
 from tests.conftest import CommandLine
+from tests.store.samples import identity, new, submit, take
 from tests.terminal import Terminal, start_there
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\]8;[^\x1b]*\x1b\\")
@@ -48,6 +51,56 @@ def test_an_id_is_never_cut(queued, columns):
     text = ESCAPES.sub("", seen(queued, columns, "runs", "ls"))
     for run_id in queued("runs", "ls", "-q").stdout.split():
         assert run_id in text
+
+
+LONG_NAME = "cifar10/a-network-of-a-long-name-w4a4"
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory) -> CommandLine:
+    """A run with a long name that failed for a long reason, with a tag and a note."""
+    line = CommandLine(tmp_path_factory.mktemp("failed"))
+    (line.folder / ".lsqctl").mkdir(mode=0o700)
+    with open_store(f"sqlite:///{line.folder}/.lsqctl/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        submit(store, new(LONG_NAME, sweep="sweep", cell=LONG_NAME))
+        store.queue.fail(take(store).lease, EndReason.DATA, "a sentence that has no end " * 9)
+    line("runs", "tag", "@last", "+paper")
+    line("runs", "note", "@last", "a note that " + "goes on and " * 9)
+    return line
+
+
+@pytest.mark.parametrize(
+    ("columns", "hidden", "shown"),
+    [
+        (40, "reason Top-1 epoch seed tags note created", "run state"),
+        (60, "created note tags epoch seed", "run state reason"),
+        (100, "created", "seed epoch reason tags note run state"),
+    ],
+)
+def test_what_matters_least_gives_way_first_and_never_an_id_or_a_state(
+    failed, columns, hidden, shown
+):
+    heading, row, *_ = ESCAPES.sub("", seen(failed, columns, "runs", "ls")).splitlines()
+    (run_id,) = failed("runs", "ls", "-q").stdout.split()
+    assert run_id in row
+    assert "failed" in row
+    assert row.split()[1].startswith("cifar10/")
+    assert "-w4a4 " in row
+    assert [word for word in shown.split() if word not in heading] == []
+    assert [word for word in hidden.split() if word in heading] == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("sweep", "status"), ("runs", "rm", "@last", "--dry-run")],
+    ids=" ".join,
+)
+def test_no_table_of_runs_cuts_an_id_or_a_state(failed, words):
+    text = ESCAPES.sub("", seen(failed, 40, *words))
+    (run_id,) = failed("runs", "ls", "-q").stdout.split()
+    assert run_id in text
+    assert re.search(r"\bfailed\b", text)
 
 
 def test_colour_is_on_in_a_terminal_and_off_by_no_color(queued):

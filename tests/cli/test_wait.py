@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,9 @@ from lsqctl.services.wait import wait
 from lsqctl.store import Store, open_store
 from lsqctl.text import parse_duration
 from tests.conftest import TINY, CommandLine
+from tests.store.conftest import postgresql, postgresql_url  # noqa: F401 (fixtures)
 from tests.store.samples import identity, result, take
+from tests.worker.test_faults_of_the_database import control
 
 
 @pytest.fixture
@@ -138,7 +141,7 @@ def test_a_time_limit_is_above_zero_and_said_so_in_one_line(cli, words):
 def test_a_database_that_is_away_for_a_moment_is_asked_again(queued, monkeypatch):
     with store_of(queued) as store:
         claim = take(store)
-        seen, answers = [], iter(["first", "away", "later"])
+        seen, said, answers = [], [], iter(["first", "away", "away", "later"])
 
         def statuses(ids, ask=store.runs.statuses):
             if (answer := next(answers)) == "away":
@@ -150,8 +153,36 @@ def test_a_database_that_is_away_for_a_moment_is_asked_again(queued, monkeypatch
 
         monkeypatch.setattr(store.runs, "statuses", statuses)
         monkeypatch.setattr("lsqctl.services.wait.POLL_SECONDS", 0.01)
-        found = wait(store, [claim.run.id], timeout=3600)
+        found = wait(store, [claim.run.id], timeout=3600, notify=said.append)
     assert (seen, len(found.failed)) == (["first", "later"], 1)
+    assert said == [
+        "the database is locked; going on as soon as the database answers",
+        "the database answers again",
+    ]
+
+
+def test_a_server_that_is_stopped_is_said_once_and_so_is_its_return(
+    cli,
+    postgresql_url,  # noqa: F811
+):
+    cli.environment |= {"LSQCTL_DB": postgresql_url}
+    cli.write("tiny.yaml", TINY)
+    first, second = cli("submit", "tiny.yaml", "--seed", "0", "--seed", "1", "-q").stdout.split()
+    waiting = cli.start("wait", first, second)
+    assert waiting.stdout is not None
+    assert "store: " in waiting.stdout.readline()
+    cli("runs", "cancel", first)
+    assert "cancelled" in waiting.stdout.readline()
+    control(postgresql_url, "-m", "immediate", "stop")
+    try:
+        assert "going on as soon as the database answers" in waiting.stdout.readline()
+        time.sleep(2)
+    finally:
+        control(postgresql_url, "start")
+    assert waiting.stdout.readline() == "the database answers again\n"
+    cli("runs", "cancel", second)
+    assert "cancelled" in waiting.stdout.readline()
+    assert waiting.wait(60) == 5
 
 
 def test_what_was_cancelled_is_told_though_the_next_run_cannot_be(queued):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from lsqctl.run import RunState
 from tests.cluster.conftest import ROOT, ClusterLine
 from tests.cluster.private_slurm import free_ports
 from tests.conftest import TINY, wait_for
+from tests.store.samples import identity, lapse, take
 from tests.worker.long_run import LONG, at_work, submitted
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
@@ -96,6 +98,22 @@ def pilots(line: ClusterLine) -> list[psutil.Process]:
         and (one.info["environ"] or {}).get("LSQCTL_HOME", "").startswith(home)
         and any(word.startswith("ssh-") for word in one.info["cmdline"])
     ]
+
+
+def test_the_dispatcher_tells_the_hooks_of_a_run_that_it_finds_lost(on_hosts):
+    on_hosts.write("tiny.yaml", TINY)
+    on_hosts("submit", "tiny.yaml")
+    got = on_hosts.folder / "got"
+    file = on_hosts.home / "workspace.toml"
+    file.write_text(f'[on_end]\ncommand = ["sh", "-c", "cat > {got}"]\n')
+    with on_hosts.store() as store:
+        store.workers.register(identity("w1"))
+        run_id = take(store).run.id
+        store.runs.cancel(run_id)
+        lapse(store, run_id)
+    said = on_hosts("cluster", "work", "lab", "--until-empty", "--poll", "1s").stderr
+    assert f"({run_id}): its worker was lost; now cancelled" in said
+    assert json.loads(got.read_text())["state"] == "cancelled"
 
 
 @pytest.mark.slow

@@ -193,6 +193,20 @@ def test_what_cannot_be_meant_is_refused_in_one_line(ladder):
         assert said in ladder("recipe", "bits", "mine.yaml", *words, code=2).stderr
 
 
+def test_the_file_is_refused_before_the_search(ladder):
+    (ladder.folder / "mine-bits.yaml").write_text("mine")
+    told = ladder("recipe", "bits", "mine.yaml", "--size", "1kB", code=2).stderr
+    assert "mine-bits.yaml exists; --force overwrites it" in told
+    assert "--size" not in told
+
+
+def test_the_recipe_of_a_long_name_is_called_so_that_a_recipe_may_be(ladder):
+    name = "n" * 60 + "-w4a"
+    (ladder.folder / f"{name}.yaml").write_text((ladder.folder / "mine.yaml").read_text())
+    ladder("recipe", "bits", f"{name}.yaml", "--size", "1MB")
+    assert load(ladder.folder / f"{'n' * 59}-bits.yaml").cells[0].recipe.name == "n" * 59 + "-bits"
+
+
 def test_without_runs_at_several_bits_it_says_what_to_run(ladder):
     (ladder.folder / "other.yaml").write_text(
         "model: {name: cifar_resnet20}\ndata: {name: digits}\nquant: {weight_bits: 4}\n"

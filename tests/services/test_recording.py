@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import load_settings
 from lsqctl.store import open_store
 from tests.conftest import FULL, wait_for
+from tests.worker.test_faults_of_the_database import Held
 
 ROOT = Path(__file__).resolve().parents[2]
 N = 540  # images of digits' evaluation split
@@ -72,6 +75,19 @@ def test_runs_of_one_name_are_one_row_with_seeds_metrics_cost_and_provenance(her
     assert [a["reason"] for a in told["attempts"]] == ["completed"]
     (loss, top1) = told["metrics"]
     assert (loss["name"], loss["last"], loss["last_step"], top1["best"]) == ("loss", 0.25, 2, 92.5)
+
+
+def test_where_a_recorded_run_was_made_is_told_and_that_it_has_no_log(here):
+    run_id = finish(begin())
+    script = detail(run_id).provenance["script"]["path"]
+    made = f"recorded of {script} on {platform.node()}, which lsqctl did not run"
+    shown = here("runs", "show", run_id).stdout
+    assert f"origin\t{made}\n" in shown
+    assert "folder\tnone here: it has no log, and no checkpoint was recorded" in shown
+    for words in (("runs", "logs", run_id), ("runs", "logs", "-f", run_id)):
+        told = here(*words, code=3)
+        assert told.stdout == ""
+        assert f"run {run_id} has no log here: it was {made}" in told.stderr
 
 
 def test_a_prepared_network_tells_its_bits_and_its_cost(here):
@@ -311,6 +327,25 @@ def test_a_database_that_is_away_loses_no_metric_and_stops_no_loop(here):
         blocked.close()
         finish(run)
         assert len(store.metrics.points(run.id)) == 1
+
+
+def test_why_a_loop_failed_is_stored_though_the_database_is_locked_just_then(here):
+    run = begin()
+    run._store.close()
+    run._store = open_store(load_settings().db_url, busy_seconds=0.05)
+    write_pending, held = run._write_pending, []
+
+    def locked_afterwards():
+        write_pending()
+        if not held:
+            held.append(Held(here.folder / ".lsqctl" / "lsqctl.db"))
+            threading.Timer(3.0, held[0].release).start()
+
+    run._write_pending = locked_afterwards
+    run.fail("the disk is full", EndReason.INFRA)
+    failed = detail(run.id).run
+    assert held
+    assert (failed.reason, failed.message) == (EndReason.INFRA, "the disk is full")
 
 
 def cells() -> list[str]:

@@ -45,6 +45,38 @@ def test_a_run_submitted_unchanged_is_there_already(here):
     assert "warning" not in told.stderr
 
 
+def test_a_run_that_is_there_under_another_name_keeps_it_and_that_is_said_once(here):
+    words = (NAME, "--seed", "0", "--seed", "1")
+    first = here("submit", *words, "-q").stdout.split()[0]
+    said = f"`mine` is run {first}, there already as `{NAME}`, and 1 other: a run keeps its name"
+    for quiet in ((), ("-q",), ("--json",)):
+        told = here("submit", *words, "--name", "mine", *quiet)
+        assert first in told.stdout
+        assert told.stderr.count(said) == 1
+        assert "--if-exists rerun" in told.stderr
+    assert "keeps its name" not in here("submit", *words).stderr
+    again = here("submit", *words, "--name", "mine", "--if-exists", "rerun")
+    assert "keeps its name" not in again.stderr
+    assert {line.split("\t")[1] for line in again.stdout.splitlines()} == {"mine"}
+
+
+def test_a_dry_run_opens_the_store_once_and_makes_none(here, monkeypatch):
+    opened = []
+
+    def counted(*words, **options):
+        opened.append(words)
+        return open_store(*words, **options)
+
+    monkeypatch.setattr("lsqctl.store.open_store", counted)
+    told = here("submit", NAME, "--dry-run")
+    assert "checked only: no workspace here" in told.stderr
+    assert (opened, [*here.folder.iterdir()]) == ([], [])
+    run = one_run(here, NAME)
+    opened.clear()
+    assert run in here("submit", NAME, "--dry-run").stdout
+    assert len(opened) == 1
+
+
 def test_a_run_goes_on_to_mean_what_it_was_when_its_file_has_changed_or_is_gone(here):
     path = here.folder / "own.yaml"
     path.write_text("model: {name: resnet8}\ndata: {name: digits}\ntrain: {epochs: 2, lr: 0.3}\n")

@@ -280,9 +280,16 @@ KILL = (
 
 def restart(url: str) -> None:
     """Restart the server as a crash would."""
+    control(url, "-m", "immediate", "restart")
+
+
+def control(url: str, *what: str) -> None:
+    """Let pg_ctl start or end the server, which then listens where it did."""
     home = Path(str(make_url(url).query["host"]))
     (program,) = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))[-1:]
-    words = [program, "-D", home / "data", "-m", "immediate", "-w", "-l", home / "log", "restart"]
+    words = [program, "-D", home / "data", "-w", "-l", home / "log", *what]
+    if what == ("start",):
+        words += ["-o", f"-c listen_addresses='' -c fsync=off -c unix_socket_directories={home}"]
     user = {"user": "postgres"} if os.getuid() == 0 else {}
     subprocess.run(words, check=True, cwd=home, stdout=subprocess.DEVNULL, **user)
 

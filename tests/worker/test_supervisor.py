@@ -12,6 +12,7 @@ import pytest
 
 from lsqctl.run import EndReason, RunState
 from tests.conftest import TINY, wait_for
+from tests.store.samples import identity, take
 from tests.worker.injected import heal
 from tests.worker.long_run import (
     ENDLESS,
@@ -49,6 +50,19 @@ def test_a_sweep_waits_for_its_parent_and_every_run_gets_a_result(cli):
         assert len(rows[name].checkpoint_sha256) == 64
     assert runs["sweep-w4a4"].started_at > runs["base"].finished_at
     assert runs["base"].epoch == runs["base"].epochs == 2
+
+
+def test_a_later_attempt_says_how_many_threads_it_has_which_are_those_of_the_first(cli):
+    run_id = submitted(cli, TINY)
+    with store_of(cli) as store:
+        store.workers.register(identity("w1"))
+        lease = take(store).lease
+        store.queue.record_environment(lease, {"device": "cpu", "threads": 3, "compile": False})
+        store.queue.release(lease)
+        told = cli("worker", "--until-empty", "--slots", "1").stderr
+        attempts = store.runs.detail(run_id).attempts
+    assert "started on cpu, 3 threads, attempt 2" in told
+    assert [attempt.environment["threads"] for attempt in attempts] == [3, 3]
 
 
 def test_a_worker_without_a_run_says_that_it_waits_or_that_none_is_queued(cli):

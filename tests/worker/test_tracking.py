@@ -7,6 +7,7 @@ import json
 import math
 import re
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from lsqctl.discovery import use_workspace
 from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.events import Metric, Resumed
 from lsqctl.run import EndReason, Run, RunDetail, RunState
+from lsqctl.settings import Settings
+from lsqctl.store import open_store
 from lsqctl.testing import tracker_laws
 from lsqctl.trackers import TRACKERS, Number, TrackedRun
 from lsqctl.trackers.tensorboard import TensorBoard
@@ -27,6 +30,7 @@ from lsqctl.worker.on_end import EndHooks
 from lsqctl.worker.tracking import Tracking
 from lsqctl.worker.workspace_file import OnEnd, read_workspace_file
 from tests.conftest import wait_for
+from tests.store.samples import identity, lapse, new, submit, take
 
 RUN = Run(
     id="23456789",
@@ -144,6 +148,30 @@ def test_a_command_is_told_of_a_run_that_ended_and_of_no_other(tmp_path):
     assert told["text"] == "mine seed 1 succeeded, Top-1 91.25 %"
     assert (tmp_path / "word").read_text() == "mine: succeeded {nothing}\n"
     assert watched.said == []
+
+
+@pytest.fixture
+def lost(tmp_path):
+    """A store with a run that was cancelled while it ran, and whose worker is no more."""
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db", lease_seconds=0.2) as store:
+        store.workers.register(identity("w1"))
+        submit(store, new("mine"))
+        run_id = take(store).run.id
+        store.runs.cancel(run_id)
+        lapse(store, run_id)
+        yield store
+
+
+def test_the_hooks_are_told_of_a_run_whose_worker_was_lost_for_good(lost, tmp_path):
+    watched = Watched(OnEnd(("sh", "-c", f"cat > {tmp_path}/got")))
+    settings = Settings(tmp_path / "home", lost.url, tmp_path)
+    watched.hooks.reap(lost, settings)  # which has now seen the lease, and sees no renewal
+    time.sleep(0.3)
+    watched.hooks.reap(lost, settings)
+    watched.hooks.close()
+    assert json.loads((tmp_path / "got").read_text())["state"] == "cancelled"
+    (said,) = watched.said
+    assert "its worker was lost; now cancelled" in said
 
 
 def test_a_hook_that_hangs_is_ended_with_all_that_it_started_and_one_that_fails_is_said(tmp_path):
