@@ -259,6 +259,11 @@ def override_diagnostic(error: ErrorDetails, inner: tuple[str, ...], node: Node)
     return replace(diagnostic, title=diagnostic.title.replace(f"quant.{leaf}", f"{path}.{leaf}"))
 
 
+def conflict_diagnostic(conflict: KeyConflict, cell: Cell) -> Diagnostic:
+    """Return the diagnostic of a conflict that a cell's network has shown."""
+    return _conflict_diagnostic(conflict, cell.recipe, cell.nodes, cell.nodes["model.name"])
+
+
 def layer_diagnostics(cell: Cell, names: Sequence[str], *, residual: bool) -> list[Diagnostic]:
     """Return what a cell says of layers that its network does not have.
 

@@ -28,13 +28,13 @@ from lsqctl.run import (
     check_tag,
 )
 from lsqctl.services.extension import extended_run
+from lsqctl.services.layer_checks import check_layers
 from lsqctl.services.loading import load_recipe_or_run
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     TORCHVISION_CLASSES,
     DatasetFiles,
     WeightFiles,
-    check_layers,
     check_networks,
     check_parent,
     choose_parent_seed,

@@ -29,6 +29,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import (
     build_on_device,
+    check_integer_layers,
     check_same_environment,
     extended_start,
     initial_step_sizes,
@@ -120,6 +121,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     model = quantize_model(model, recipe, pipeline.input_shape, train_state.environment["kernel"])
     if not start:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
+        check_integer_layers(model, recipe)
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
     )
