@@ -59,6 +59,11 @@ class FolderSplit:
     notes: tuple[str, ...]
 
 
+def images_root(data_dir: Path, folder: str) -> Path:
+    """Return what ``data.path`` names: in the data folder, at home (``~``), or an absolute path."""
+    return data_dir / os.path.expanduser(folder)  # unlike Path.expanduser, leaves an unknown ~user
+
+
 class FolderDataset:
     """A folder in the data folder: ``train`` and ``val``, one folder a class in each, a file
     that `lsqctl data pack` made of one, or a list (``image_lists``).
@@ -72,7 +77,7 @@ class FolderDataset:
 
     def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
         """Return training and evaluation split; raises DataError where they do not fit."""
-        root = data_dir / self.folder
+        root = images_root(data_dir, self.folder)
         train, evaluation = self._list_root(root)
         expected = self.info.classes
         if train.classes != evaluation.classes or (expected and len(train.classes) != expected):
@@ -109,7 +114,7 @@ class FolderDataset:
         what is to decode them is not installed.
         """
         check_decoder(decoder)
-        root = data_dir / self.folder
+        root = images_root(data_dir, self.folder)
         entries = read_folder_list(root) if is_list(root) and root.suffix == FOLDER_LIST else [root]
         for pack in entries:
             if pack.is_file() and not is_list(pack) and read_pack(pack).resize < resize:

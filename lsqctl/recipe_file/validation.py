@@ -227,13 +227,9 @@ def _conflict_diagnostic(
         for part in conflict.other_key.split("."):
             value = getattr(value, part)
         other_node = nodes.get(conflict.other_key)
-        origin = _position_text(other_node) if other_node else "default"
+        origin = other_node.where if other_node else "default"
         hints.append(f"`{conflict.other_key}` is {dump_scalar(value)} ({origin})")
     return node.diagnostic("R105", f"`{conflict.key}` does not fit", conflict.message, *hints)
-
-
-def _position_text(node: Node) -> str:
-    return f"{node.source.file}:{node.position.line}:{node.position.column}"
 
 
 OVERRIDES_KEY = "quant.overrides"

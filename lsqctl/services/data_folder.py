@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import FolderDataset, ImageWalk, class_names
+from lsqctl.datasets.image_folders import FolderDataset, ImageWalk, class_names, images_root
 from lsqctl.datasets.image_lists import is_list
 from lsqctl.datasets.image_pack import SPLITS, read_pack
 from lsqctl.datasets.presence import image_folders, is_dataset_present
@@ -118,7 +118,7 @@ def data_of_recipes(names: Sequence[str], settings: Settings) -> Iterator[Recipe
     for name in names:
         loaded = load(name)
         for data in dict.fromkeys(cell.recipe.data for cell in loaded.cells):
-            folder = settings.data_dir / (data.path or data.name)
+            folder = images_root(settings.data_dir, data.path or data.name)
             paths = DATASETS[data.name].paths
             location = "installed with lsqctl"
             if data.path or paths:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import ANY_CLASSES, DATASETS
 from lsqctl.discovery import is_plugin_name
-from lsqctl.errors import DataError, LsqctlError, UsageError
+from lsqctl.errors import DataError, LsqctlError, NotFound, PluginError, UsageError
 from lsqctl.models import MODELS, TIMM_PREFIX, input_channels
 from lsqctl.recipe import WEIGHT_SUFFIXES, DataSection, Recipe
-from lsqctl.recipe_file import LoadedRecipe
+from lsqctl.recipe_file import Cell, LoadedRecipe
 from lsqctl.settings import Settings
+from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +29,18 @@ _WEIGHTS_HINTS: Mapping[str, str] = {
     "timm/": "timm has it: save timm.create_model(NAME, pretrained=True).state_dict() there with "
     "safetensors.torch.save_file",
 }
+
+
+@contextmanager
+def located(cell: Cell, key: str) -> Iterator[None]:
+    """Say with an error where the recipe has the key that it begins with, or else ``key``."""
+    try:
+        yield
+    except (DataError, NotFound, PluginError, UsageError) as error:
+        keys = str(error).partition(":")[0], key, "data.name"
+        if node := next((cell.nodes[one] for one in keys if one in cell.nodes), None):
+            error.args = (f"{sanitize(node.where)}: {error}",)
+        raise
 
 
 def choose_parent_seed(name: str, seeds: set[int], child_seed: int) -> int:

@@ -72,6 +72,40 @@ def test_a_folder_may_lie_elsewhere_and_the_same_images_are_the_same_run(here, d
     assert other["recipe_sha256"] != inside["recipe_sha256"]
 
 
+def test_a_path_may_begin_with_the_home_folder_wherever_that_is(here, data, tmp_path):
+    (inside,) = planned(here, write(here, "flowers"))
+    (tmp_path / "home").mkdir()
+    (data / "flowers").rename(tmp_path / "home" / "flowers")
+    here.monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (at_home,) = planned(here, write(here, "~/flowers"))
+    assert at_home["recipe_sha256"] == inside["recipe_sha256"]
+    assert at_home["recipe"]["data"]["path"] == "~/flowers"
+    section = DataSection(name="imagefolder", path="~/flowers", resize=36, crop=32)
+    assert len(open_dataset(section, data).train) == 6
+    assert f"{tmp_path}/home/flowers" in here("data", "ls", "own.yaml").stdout
+    assert '"classes": 2' in here("recipe", "show", "own.yaml", "--json").stdout
+    told = here("submit", write(here, "~/leaves"), code=1).stderr
+    assert f"there is no folder {tmp_path}/home/leaves with" in told
+    make_folder(tmp_path / "home", "leaves", classes=4, images=1)
+    assert "real images" in here("recipe", "check", "own.yaml", "--smoke").stdout
+
+
+def test_what_a_recipe_lacks_is_said_with_file_line_and_column(here, data):
+    name = write(here, "flower")
+    for command, code in (("submit", 1), ("recipe check", 0)):
+        told = here(*command.split(), name, code=code).stderr
+        assert f"own.yaml:2:33: data.path: there is no folder {data}/flower" in told
+    by_name = RECIPE.replace("path: PATH, ", "")
+    (here.folder / name).write_text(by_name)
+    assert "own.yaml:2:14: no imagefolder data in" in here("recipe", "check", name).stderr
+    told = here("recipe", "check", name, "--set", "data.path=nowhere").stderr
+    assert "as it is: --set: data.path: there is no folder" in told
+    (here.folder / name).write_text(by_name.replace("squeezenet1_1", "resnet18, weights: w.pt"))
+    (data / "flowers").rename(data / "imagefolder")
+    told = here("recipe", "check", name).stderr
+    assert "own.yaml:1:34: own: model.weights: no file w.pt beside the recipe" in told
+
+
 def test_a_folder_that_is_not_there_is_refused_with_the_nearest(here, data):
     told = here("submit", write(here, "flower"), code=1).stderr
     assert f"there is no folder {data}/flower with a folder train" in told
