@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS, DatasetInfo
 from lsqctl.datasets.image_lists import FOLDER_LIST, is_list, read_file_list, read_folder_list
-from lsqctl.datasets.image_pack import SPLITS, PackedImage, check_packed_images, read_pack
+from lsqctl.datasets.image_pack import (
+    SPLITS,
+    PackedImage,
+    check_class_names,
+    check_packed_images,
+    read_pack,
+)
 from lsqctl.errors import DataError
-from lsqctl.text import pluralize
+from lsqctl.text import pluralize, sanitize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -304,9 +310,14 @@ def check_class_folders(split: Path) -> None:
 
 
 def class_names(split: Path) -> list[str]:
-    """Return the names of the folders in ``split``, one a class, sorted: their labels in order."""
+    """Return the names of the folders in ``split``, one a class, sorted: their labels in order.
+
+    Raises DataError for one that is no text: results name the classes.
+    """
     with os.scandir(split) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    check_class_names(names, split)
+    return names
 
 
 def list_images(split: Path) -> tuple[list[tuple[ImageFile, int]], tuple[str, ...]]:
@@ -369,7 +380,8 @@ class ImageWalk:
             (self.repeated, "folder", "listed already, through a link"),
         )
         return tuple(
-            f"{split}: passed over {pluralize(len(paths), noun)} ({reason}), first {min(paths)}"
+            f"{split}: passed over {pluralize(len(paths), noun)} ({reason}), first "
+            + sanitize(min(paths))
             for paths, noun, reason in kinds
             if paths
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from lsqctl.errors import DataError
 from lsqctl.leaderboard.rank import rank
 from lsqctl.recipe import DataSection
 from lsqctl.recipe_file import Changes, load
+from lsqctl.run import EndReason
 from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.worker.reasons import error_message
 from tests.leaderboard.rows import published_result, row
 
 RECIPE = """\
@@ -88,6 +91,36 @@ def test_a_path_may_begin_with_the_home_folder_wherever_that_is(here, data, tmp_
     assert f"there is no folder {tmp_path}/home/leaves with" in told
     make_folder(tmp_path / "home", "leaves", classes=4, images=1)
     assert "real images" in here("recipe", "check", "own.yaml", "--smoke").stdout
+
+
+def test_a_class_whose_name_is_no_text_is_refused_wherever_folders_are_listed(here, data):
+    for split in ("train", "val"):
+        folder = os.fsencode(data / "flowers" / split)
+        os.rename(folder + b"/class0", folder + b"/caf\xe9")
+    reason = f"{data}/flowers/train: the name of the class caf\\xe9 is no text in UTF-8: rename"
+    assert reason in here("submit", write(here, "flowers"), code=1).stderr
+    assert f"own.yaml:2:33: {reason}" in here("recipe", "check", "own.yaml").stderr
+    assert reason in here("data", "pack", str(data / "flowers"), code=1).stderr
+    listed = here("data", "ls")
+    assert reason in listed.stderr
+    assert "flowers\t0\t0\t0\tdoes not read" in listed.stdout
+    assert "birds\t3\t9\t9\tdata: " in listed.stdout
+    section = DataSection(name="imagefolder", path="flowers", resize=36, crop=32)
+    with pytest.raises(DataError, match="is no text in UTF-8"):
+        open_dataset(section, data)
+
+
+def test_files_may_have_any_name_and_messages_of_them_are_text(here, data):
+    folder = os.fsencode(data / "flowers" / "train" / "class0")
+    os.rename(folder + b"/0.png", folder + b"/caf\xe9.png")
+    os.mkfifo(folder + b"/pipe\xe9.png")
+    assert planned(here, write(here, "flowers"))
+    section = DataSection(name="imagefolder", path="flowers", resize=36, crop=32)
+    splits = open_dataset(section, data)
+    assert len(splits.train) == 6
+    assert "pipe\\udce9.png" in "\n".join(splits.notes).encode().decode()
+    message = error_message(DataError(f"{os.fsdecode(folder)}/caf\udce9.png"), EndReason.DATA)
+    assert message.endswith("/caf\\udce9.png")
 
 
 def test_what_a_recipe_lacks_is_said_with_file_line_and_column(here, data):

@@ -123,6 +123,9 @@ def test_a_packed_file_is_a_recipe_s_images_wherever_it_lies_and_data_ls_has_it(
     ]
 
 
+NO_TEXT = ["caf\udce9", "class1"]
+
+
 def with_index(content, change):
     """Return a packed file with a changed index whose hash is right."""
     length = struct.unpack("<Q", content[-48:-40])[0]
@@ -163,6 +166,10 @@ DAMAGES = {
     "no list": (
         lambda content: with_index(content, lambda index: index["splits"].update(val={})),
         "its index is none of layout 1",
+    ),
+    "a class that is no text": (
+        lambda content: with_index(content, lambda index: index.update(classes=NO_TEXT)),
+        "the name of the class caf\\xe9 is no text in UTF-8",
     ),
     "no image of a class": (
         lambda content: with_index(content, lambda index: index["splits"].update(val=[])),
