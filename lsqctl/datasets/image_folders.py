@@ -116,9 +116,7 @@ class FolderDataset:
         return FolderSplit(files, classes, notes)
 
     def check_use(self, data_dir: Path, *, resize: int, decoder: str) -> None:
-        """Raise DataError for packed images that are smaller than a recipe wants them, and where
-        what is to decode them is not installed.
-        """
+        """Raise DataError for images packed smaller than ``resize``, and for no such decoder."""
         check_decoder(decoder)
         root = images_root(data_dir, self.folder)
         entries = read_folder_list(root) if is_list(root) and root.suffix == FOLDER_LIST else [root]
@@ -283,12 +281,22 @@ def check_resized(path: ImageFile, size: tuple[int, int], *, resize: int, mode: 
 
 
 def check_decoder(decoder: str) -> None:
-    """Raise DataError where what ``data.decoder`` names is not installed."""
-    if decoder == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
+    """Raise DataError where what ``data.decoder`` names is not installed, or does not load."""
+    if decoder != "torchcodec":
+        return
+    if importlib.util.find_spec("torchcodec") is None:
         raise DataError(
             "data.decoder: torchcodec is not installed: pip install 'lsqctl[torchcodec]', or say "
             "`decoder: pil`"
         )
+    try:
+        importlib.import_module("torchcodec.decoders")  # and torch, for those alone who decode so
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"data.decoder: torchcodec is installed and does not load: {reason}; install FFmpeg's "
+            "libraries and a version for this torch, or say `decoder: pil`"
+        ) from None
 
 
 def is_image_name(name: str) -> bool:

@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import FolderDataset, ImageFile, images_root, is_image_name
+from lsqctl.datasets.image_folders import (
+    FolderDataset,
+    ImageFile,
+    check_decoder,
+    images_root,
+    is_image_name,
+)
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
 from lsqctl.models import input_channels
@@ -153,6 +159,7 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
 
 
 def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
+    check_decoder(data.decoder)
     real_files = _real_images(data_dir, data.path or data.name)
     files = [(path, label) for label, path in enumerate(real_files or _noise_images(scratch))]
     return (
