@@ -2,6 +2,7 @@
 
 * LsqctlError                  1
   * UsageError                 2   the command line asks for something that does not fit together
+    * UnfitKey                 2   a recipe's key asks for what its network's layers cannot do
     * FilterError              2   a --where that is no filter, or names no column
   * RecipeError                2   one or more mistakes in a recipe; nothing was queued
   * NotFound                   3   no run, recipe, model or dataset has this name
@@ -44,6 +45,14 @@ class UsageError(LsqctlError):
     """The command line asks for something that does not fit together."""
 
     exit_code = 2
+
+
+class UnfitKey(UsageError):
+    """A key of a recipe asks for what its network's layers cannot do; ``hint`` says what would."""
+
+    def __init__(self, key: str, reason: str, hint: str) -> None:
+        self.key, self.reason, self.hint = key, reason, hint
+        super().__init__(f"{key}: {reason}; {hint}")
 
 
 class NotFound(LsqctlError):

@@ -9,7 +9,7 @@ import pytest
 
 from lsqctl.recipe import OverrideSection, QuantSection
 from lsqctl.recipe_file import load
-from lsqctl.services.recipe_inputs import check_layers
+from lsqctl.services.layer_checks import check_layers
 from tests.conftest import run_python
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "quantization.md").read_text()

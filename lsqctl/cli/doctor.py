@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.console import print_json, print_table, say
+from lsqctl.cli.console import print_json, print_table, say, warn
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
 from lsqctl.errors import StoreError
@@ -267,6 +267,8 @@ def _print_data_folder(
             ],
             right_aligned=("classes", "train", "val"),
         )
+    for problem in filter(None, (folder.problem for folder in folders)):
+        warn(problem)
     if weights:
         print()
         rows = [(file.path, format_bytes(file.size_bytes)) for file in weights]
@@ -276,8 +278,7 @@ def _print_data_folder(
 
 def _recipe_words(folder: ImageFolder) -> str:
     if folder.damaged:
-        packed = folder.path.endswith(".pack")
-        return "damaged: pack it again" if packed else "does not read: `submit --dry-run` says why"
+        return "damaged: pack it again" if folder.path.endswith(".pack") else "does not read"
     return f"data: {{name: imagefolder, path: {folder.path}}}"
 
 

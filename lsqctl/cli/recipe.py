@@ -229,7 +229,8 @@ def check(
     Exit 2 on an error, 1 when a smoke test fails.
     """
     from lsqctl.recipe_file import Changes, load
-    from lsqctl.services.recipe_inputs import check_layers, network_warnings
+    from lsqctl.services.layer_checks import check_layers
+    from lsqctl.services.recipe_inputs import network_warnings
 
     diagnostics: list[Diagnostic] = []
     loaded_recipes: list[LoadedRecipe] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import FolderDataset, images_digest
+from lsqctl.datasets.image_folders import FolderDataset, images_digest, images_root
 from lsqctl.datasets.presence import check_dataset_present, missing_dataset_error
 from lsqctl.discovery import plugin_faults
 
@@ -26,7 +26,9 @@ def dataset_identity(name: str, data_dir: Path, folder: str | None = None) -> st
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
         dataset = load_dataset(name, folder)
         if isinstance(dataset, FolderDataset):
-            return images_digest(data_dir / dataset.folder, dataset.list_splits(data_dir))
+            return images_digest(
+                images_root(data_dir, dataset.folder), dataset.list_splits(data_dir)
+            )
         if plugin:
             from lsqctl.datasets.array_checks import read_plugin_dataset
 

@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS, DatasetInfo
 from lsqctl.datasets.image_lists import FOLDER_LIST, is_list, read_file_list, read_folder_list
-from lsqctl.datasets.image_pack import SPLITS, PackedImage, check_packed_images, read_pack
+from lsqctl.datasets.image_pack import (
+    SPLITS,
+    PackedImage,
+    check_class_names,
+    check_packed_images,
+    read_pack,
+)
 from lsqctl.errors import DataError
-from lsqctl.text import pluralize
+from lsqctl.text import pluralize, sanitize
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,6 +65,11 @@ class FolderSplit:
     notes: tuple[str, ...]
 
 
+def images_root(data_dir: Path, folder: str) -> Path:
+    """Return what ``data.path`` names: in the data folder, at home (``~``), or an absolute path."""
+    return data_dir / os.path.expanduser(folder)  # unlike Path.expanduser, leaves an unknown ~user
+
+
 class FolderDataset:
     """A folder in the data folder: ``train`` and ``val``, one folder a class in each, a file
     that `lsqctl data pack` made of one, or a list (``image_lists``).
@@ -72,7 +83,7 @@ class FolderDataset:
 
     def list_splits(self, data_dir: Path) -> tuple[FolderSplit, FolderSplit]:
         """Return training and evaluation split; raises DataError where they do not fit."""
-        root = data_dir / self.folder
+        root = images_root(data_dir, self.folder)
         train, evaluation = self._list_root(root)
         expected = self.info.classes
         if train.classes != evaluation.classes or (expected and len(train.classes) != expected):
@@ -105,11 +116,9 @@ class FolderDataset:
         return FolderSplit(files, classes, notes)
 
     def check_use(self, data_dir: Path, *, resize: int, decoder: str) -> None:
-        """Raise DataError for packed images that are smaller than a recipe wants them, and where
-        what is to decode them is not installed.
-        """
+        """Raise DataError for images packed smaller than ``resize``, and for no such decoder."""
         check_decoder(decoder)
-        root = data_dir / self.folder
+        root = images_root(data_dir, self.folder)
         entries = read_folder_list(root) if is_list(root) and root.suffix == FOLDER_LIST else [root]
         for pack in entries:
             if pack.is_file() and not is_list(pack) and read_pack(pack).resize < resize:
@@ -272,12 +281,22 @@ def check_resized(path: ImageFile, size: tuple[int, int], *, resize: int, mode: 
 
 
 def check_decoder(decoder: str) -> None:
-    """Raise DataError where what ``data.decoder`` names is not installed."""
-    if decoder == "torchcodec" and importlib.util.find_spec("torchcodec") is None:
+    """Raise DataError where what ``data.decoder`` names is not installed, or does not load."""
+    if decoder != "torchcodec":
+        return
+    if importlib.util.find_spec("torchcodec") is None:
         raise DataError(
             "data.decoder: torchcodec is not installed: pip install 'lsqctl[torchcodec]', or say "
             "`decoder: pil`"
         )
+    try:
+        importlib.import_module("torchcodec.decoders")  # and torch, for those alone who decode so
+    except (AttributeError, ImportError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"data.decoder: torchcodec is installed and does not load: {reason}; install FFmpeg's "
+            "libraries and a version for this torch, or say `decoder: pil`"
+        ) from None
 
 
 def is_image_name(name: str) -> bool:
@@ -299,9 +318,14 @@ def check_class_folders(split: Path) -> None:
 
 
 def class_names(split: Path) -> list[str]:
-    """Return the names of the folders in ``split``, one a class, sorted: their labels in order."""
+    """Return the names of the folders in ``split``, one a class, sorted: their labels in order.
+
+    Raises DataError for one that is no text: results name the classes.
+    """
     with os.scandir(split) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir())
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    check_class_names(names, split)
+    return names
 
 
 def list_images(split: Path) -> tuple[list[tuple[ImageFile, int]], tuple[str, ...]]:
@@ -364,7 +388,8 @@ class ImageWalk:
             (self.repeated, "folder", "listed already, through a link"),
         )
         return tuple(
-            f"{split}: passed over {pluralize(len(paths), noun)} ({reason}), first {min(paths)}"
+            f"{split}: passed over {pluralize(len(paths), noun)} ({reason}), first "
+            + sanitize(min(paths))
             for paths, noun, reason in kinds
             if paths
         )

@@ -130,11 +130,24 @@ def _read_pack(path: Path, _inode: int, _size: int, _mtime_ns: int) -> ImagePack
         pack = _parse(str(path), json.loads(text), hashlib.sha256(text).hexdigest(), start)
     except (ValueError, RecursionError):
         raise DataError(f"{path}: its index is none of layout {LAYOUT}: {_AGAIN}") from None
+    check_class_names(pack.classes, path)
     for split, images in pack.files.items():
         if empty := sorted({*range(len(pack.classes))} - {label for _, label in images}):
             name = pack.classes[empty[0]]
             raise DataError(f"{path}: {split} has no image of {name}: every class needs some")
     return pack
+
+
+def check_class_names(classes: Iterable[str], where: Path) -> None:
+    """Raise DataError for a class whose name is no text: results name the classes."""
+    for name in classes:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(name).decode(errors="backslashreplace")
+            raise DataError(
+                f"{where}: the name of the class {shown} is no text in UTF-8: rename its folder"
+            ) from None
 
 
 def _read_index(path: Path) -> tuple[bytes, int]:

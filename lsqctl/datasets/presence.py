@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import check_class_folders
+from lsqctl.datasets.image_folders import check_class_folders, images_root
 from lsqctl.datasets.image_lists import begins_as_list, is_list
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX
 from lsqctl.errors import DataError
@@ -19,7 +19,7 @@ def check_dataset_present(name: str, data_dir: Path, folder: str | None = None) 
     """
     if not is_dataset_present(name, data_dir, folder):
         raise missing_dataset_error(name, data_dir, folder)
-    root = data_dir / (folder or name)
+    root = images_root(data_dir, folder or name)
     for split in SPLITS if DATASETS[name].is_image_folder and not root.is_file() else ():
         check_class_folders(root / split)
 
@@ -28,7 +28,8 @@ def is_dataset_present(name: str, data_dir: Path, folder: str | None = None) -> 
     """Return whether one of the dataset's paths, or the ``folder``, is there, or it needs none."""
     paths = DATASETS.find(name).paths
     if folder is not None:
-        return (data_dir / folder).is_file() or (data_dir / folder / SPLITS[0]).exists()
+        root = images_root(data_dir, folder)
+        return root.is_file() or (root / SPLITS[0]).exists()
     return not paths or any((data_dir / path).exists() for path in paths)
 
 
@@ -37,8 +38,9 @@ def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) 
     info = DATASETS.find(name)
     if folder is not None:
         near = did_you_mean(folder, image_folders(data_dir))
+        root = images_root(data_dir, folder)
         return DataError(
-            f"data.path: there is no folder {data_dir / folder} with a folder train{near}; put a "
+            f"data.path: there is no folder {root} with a folder train{near}; put a "
             "folder of images for each class into its train and val, or name what `lsqctl data "
             "pack` wrote, or a list (docs/data-layouts.md)"
         )

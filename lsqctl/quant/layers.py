@@ -97,15 +97,19 @@ class QuantLayer(nn.Module):
         return weight
 
     def float_reason(self) -> str:
-        """Return why this layer computes in floats whatever its kernel, or nothing."""
+        """Return why this layer computes in floats whatever its kernel, or nothing.
+
+        A sign that is still open may turn out unsigned, where a learned offset is not in use.
+        """
         for quantizer, tensor in (
             (self.weight_quantizer, "weight"),
             (self.input_quantizer, "input"),
         ):
             if quantizer is None:
                 return f"its {tensor} has 32 bits"
-        assert self.input_quantizer is not None
-        if self.input_quantizer.active_offset is not None:
+        quantizer = self.input_quantizer
+        assert quantizer is not None
+        if quantizer.signed is not None and quantizer.active_offset is not None:
             return "its input has a learned offset"
         return self.no_integer_kernel
 

@@ -110,7 +110,7 @@ def _method_conflicts(quant: QuantSection) -> list[KeyConflict]:
         if key == "freezing" and fewest_bits > FREEZABLE_BITS:
             message = f"no weight has {FREEZABLE_BITS} bits or fewer"
         elif key == "step_optimizer" and spec.quantized:
-            weights_only = spec.bits_of("act") == {FLOAT_BITS}
+            weights_only = spec.bits_of("act") == {FLOAT_BITS} == {spec.residual_bits}
             if not (weights_only and "weight_steps" in on):
                 continue
             message = "no step size is left that adam could train"

@@ -21,7 +21,7 @@ from lsqctl.recipe_file.loader import (
 )
 from lsqctl.recipe_file.serialization import dump, flatten_base, flatten_recipe
 from lsqctl.recipe_file.sweep_cells import NO_CHANGES, Changes
-from lsqctl.recipe_file.validation import layer_diagnostics
+from lsqctl.recipe_file.validation import conflict_diagnostic, layer_diagnostics
 
 __all__ = [
     "CODES",
@@ -37,6 +37,7 @@ __all__ = [
     "RecipeSummary",
     "bundled_recipes",
     "check_new_recipe",
+    "conflict_diagnostic",
     "dump",
     "find_parent",
     "flatten_base",

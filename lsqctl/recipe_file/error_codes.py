@@ -68,8 +68,8 @@ CODES: Mapping[str, ErrorCode] = {
     ),
     "R105": ErrorCode(
         "keys that do not fit together",
-        "Each value is fine alone, but not beside another one. "
-        "The hint names the other key and its position.",
+        "Each value is fine alone, but not beside another one, or not for the network's layers as "
+        "the other keys quantize them. The hint names the other key, or says what would do.",
         "train:\n  epochs: 5\n  warmup_epochs: 10",
     ),
     "R106": ErrorCode(

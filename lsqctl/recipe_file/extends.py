@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from lsqctl.errors import Diagnostic, RecipeError
-from lsqctl.recipe_file.find import RecipeFile, bundled_recipes, find_base
+from lsqctl.recipe_file.find import RecipeFile, bundled_recipes, find_base, nearest_beside
 from lsqctl.recipe_file.keys import SECTIONS
 from lsqctl.recipe_file.nodes import Entry, Node, Source, Tree, preview
 from lsqctl.recipe_file.yaml_reader import UNREADABLE, compose, lines_of, read_text
@@ -71,7 +71,7 @@ class FileCache:
             raise RecipeError([extends.diagnostic("R003", _BAD_EXTENDS, message)])
         recipe_file = find_base(name, child)
         if recipe_file is None:
-            raise RecipeError([_unknown_base(extends, name)])
+            raise RecipeError([_unknown_base(extends, name, child)])
         _check_chain(extends, (*chain, recipe_file))
         document = self._read(recipe_file)
         if "sweep" in document.entries:
@@ -144,8 +144,10 @@ def _is_mapping(node: Node) -> bool:
     return isinstance(node.value, Mapping)
 
 
-def _unknown_base(extends: Node, name: str) -> Diagnostic:
-    near = closest_name(name, bundled_recipes())
+def _unknown_base(extends: Node, name: str, child: RecipeFile) -> Diagnostic:
+    path = child.path.parent / name
+    beside = None if name.startswith("/") else nearest_beside(name, path, other_than=child.path)
+    near = beside or closest_name(name, bundled_recipes())
     hints = [f"did you mean `{near}`?"] if near else []
     hints.append("give a bundled name, or a path from this file's folder")
     return extends.diagnostic("R003", _BAD_EXTENDS, f"there is no recipe `{name}`", *hints)

@@ -11,7 +11,7 @@ from lsqctl.atomic_write import check_overwrite
 from lsqctl.bundled import bundled
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.recipe import NAME_PART_RULE, is_valid_name
-from lsqctl.text import sanitize, three_closest_names
+from lsqctl.text import closest_name, sanitize, three_closest_names
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -87,6 +87,17 @@ def find_base(name: str, child: RecipeFile) -> RecipeFile | None:
     return find_bundled(name)
 
 
+def nearest_beside(ref: str, path: Path, *, other_than: Path | None = None) -> str | None:
+    """Return ``ref``, of which ``path`` is no file, with the name of the nearest recipe there."""
+    try:
+        files = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES]
+    except (OSError, ValueError):  # no folder, or no path: NUL
+        return None
+    names = {file.stem: file.name for file in files if file != other_than and _is_file(file)}
+    near = names.get(closest_name(path.stem, names) or closest_name(path.name, names) or "")
+    return sanitize(str(Path(ref).with_name(near))) if near and Path(ref).name else None
+
+
 def recipe_file_at(path: Path) -> RecipeFile:
     """Return the recipe file at ``path``; one that lies under the shipped folder is bundled."""
     root = bundled("recipes").resolve()
@@ -133,7 +144,13 @@ def _not_found_message(text: str, path: Path) -> str:
         return f"no bundled recipe `{text}`; to read the file beside you, write `{text}.yaml`"
     if re.match(r"[a-z_]+\.[a-z_.]+=", text):
         return f"`{text}` is no recipe; a key is changed by `--set {text}`"
+    return _nearest_message(text, path)
+
+
+def _nearest_message(text: str, path: Path) -> str:
+    kind = "no file and no bundled recipe" if is_path_like(text) else "no bundled recipe"
+    if beside := nearest_beside(text, path):
+        return f"no file and no bundled recipe `{text}`; did you mean the file `{beside}`?"
     near = three_closest_names(text.removesuffix(".yaml"), bundled_recipes())
     names = ", ".join(f"`{name}`" for name in near)
-    kind = "no file and no bundled recipe" if is_path_like(text) else "no bundled recipe"
     return f"{kind} `{text}`; the nearest are {names} (all: lsqctl recipe ls)"

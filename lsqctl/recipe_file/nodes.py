@@ -52,6 +52,13 @@ class Node:
         """Where the value comes from, in words."""
         return self.source.origin or f"{self.source.file}:{self.position.line}"
 
+    @property
+    def where(self) -> str:
+        """File, line and column; of what is no file, the option."""
+        file, position = self.source.file, self.position
+        on_command_line = file.startswith("--")
+        return file if on_command_line else f"{file}:{position.line}:{position.column}"
+
     def to_python(self) -> Any:
         """Return the value as Python data."""
         if isinstance(self.value, Mapping):

@@ -227,13 +227,9 @@ def _conflict_diagnostic(
         for part in conflict.other_key.split("."):
             value = getattr(value, part)
         other_node = nodes.get(conflict.other_key)
-        origin = _position_text(other_node) if other_node else "default"
+        origin = other_node.where if other_node else "default"
         hints.append(f"`{conflict.other_key}` is {dump_scalar(value)} ({origin})")
     return node.diagnostic("R105", f"`{conflict.key}` does not fit", conflict.message, *hints)
-
-
-def _position_text(node: Node) -> str:
-    return f"{node.source.file}:{node.position.line}:{node.position.column}"
 
 
 OVERRIDES_KEY = "quant.overrides"
@@ -257,6 +253,11 @@ def override_diagnostic(error: ErrorDetails, inner: tuple[str, ...], node: Node)
         )
     diagnostic = bad_value_diagnostic(error, f"quant.{leaf}", (), leaf_entry.value)
     return replace(diagnostic, title=diagnostic.title.replace(f"quant.{leaf}", f"{path}.{leaf}"))
+
+
+def conflict_diagnostic(conflict: KeyConflict, cell: Cell) -> Diagnostic:
+    """Return the diagnostic of a conflict that a cell's network has shown."""
+    return _conflict_diagnostic(conflict, cell.recipe, cell.nodes, cell.nodes["model.name"])
 
 
 def layer_diagnostics(cell: Cell, names: Sequence[str], *, residual: bool) -> list[Diagnostic]:

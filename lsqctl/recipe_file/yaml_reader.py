@@ -82,6 +82,12 @@ _EXPLANATIONS = (
         at_start=True,
     ),
     _Explanation(
+        "an unquoted `*` begins an alias of YAML, and this is none",
+        'quote the pattern: "*.conv1"',
+        context="while scanning an alias",
+        at_start=True,
+    ),
+    _Explanation(
         "a backslash in double quotes begins an escape, and this is none",
         "use single quotes, or write two backslashes",
         problem="unknown escape character",
@@ -275,9 +281,8 @@ class _Composer:
         if anchor is None or anchor not in self.anchors:
             message = f"nothing is marked `&{anchor}` above"
             near = ", ".join(f"`&{name}`" for name in self.anchors) or "none"
-            raise RecipeError(
-                [here.diagnostic("R001", UNREADABLE, message, f"marked so far: {near}")]
-            )
+            hints = f"marked so far: {near}", f'quote a pattern or a text: "*{anchor}"'
+            raise RecipeError([here.diagnostic("R001", UNREADABLE, message, *hints)])
         anchored = self.anchors[anchor]
         if anchored is None:
             raise RecipeError(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import FolderDataset
+from lsqctl.datasets.image_folders import FolderDataset, images_root
 from lsqctl.errors import DataError
 from lsqctl.models import input_channels
 from lsqctl.recipe import DataSection, Recipe
@@ -93,7 +93,7 @@ class CostCache:
 def _num_classes(data: DataSection, declared: int | None, settings: Settings) -> tuple[int, str]:
     if declared is not None:
         return declared, "dataset"
-    root = settings.data_dir / (data.path or data.name)
+    root = images_root(settings.data_dir, data.path or data.name)
     if root.is_file():
         train, _ = FolderDataset(data.name, data.path).list_splits(settings.data_dir)
         return len(train.classes), "folder"

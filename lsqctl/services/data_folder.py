@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import FolderDataset, ImageWalk, class_names
+from lsqctl.datasets.image_folders import FolderDataset, ImageWalk, class_names, images_root
 from lsqctl.datasets.image_lists import is_list
 from lsqctl.datasets.image_pack import SPLITS, read_pack
 from lsqctl.datasets.presence import image_folders, is_dataset_present
@@ -23,8 +23,8 @@ MAX_COUNTED = 100_000  # images of a split; counting ImageNet's takes seconds
 class ImageFolder:
     """A folder that ``data.path`` may name; of more than MAX_COUNTED images so many are counted.
 
-    ``resize`` is that of a packed one, else None. Of a list whatever it names is counted; one that
-    does not read, and a packed one whose index is damaged, is ``damaged`` and counts 0.
+    ``resize`` is that of a packed one, else None. Of a list whatever it names is counted. One that
+    cannot be read, as a submit would refuse it, is ``damaged``, counts 0 and has its ``problem``.
     """
 
     path: str
@@ -33,6 +33,7 @@ class ImageFolder:
     val: int
     resize: int | None = None
     damaged: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,23 +68,27 @@ def _count(data_dir: Path, name: str) -> ImageFolder:
         return _count_listed(data_dir, name)
     if (data_dir / name).is_file():
         return _count_packed(data_dir, name)
-    train, val = (_count_images(data_dir / name / split) for split in SPLITS)
-    return ImageFolder(name, len(class_names(data_dir / name / SPLITS[0])), train, val)
+    try:
+        train, val = (_count_images(data_dir / name / split) for split in SPLITS)
+        classes = len(class_names(data_dir / name / SPLITS[0]))
+    except DataError as error:
+        return ImageFolder(name, 0, 0, 0, damaged=True, problem=str(error))
+    return ImageFolder(name, classes, train, val)
 
 
 def _count_listed(data_dir: Path, name: str) -> ImageFolder:
     try:
         train, val = FolderDataset("imagefolder", name).list_splits(data_dir)
-    except DataError:
-        return ImageFolder(name, 0, 0, 0, damaged=True)
+    except DataError as error:
+        return ImageFolder(name, 0, 0, 0, damaged=True, problem=str(error))
     return ImageFolder(name, len(train.classes), len(train.files), len(val.files))
 
 
 def _count_packed(data_dir: Path, name: str) -> ImageFolder:
     try:
         pack = read_pack(data_dir / name)
-    except DataError:
-        return ImageFolder(name, 0, 0, 0, damaged=True)
+    except DataError as error:
+        return ImageFolder(name, 0, 0, 0, damaged=True, problem=str(error))
     train, val = (len(pack.files[split]) for split in SPLITS)
     return ImageFolder(name, len(pack.classes), train, val, resize=pack.resize)
 
@@ -118,7 +123,7 @@ def data_of_recipes(names: Sequence[str], settings: Settings) -> Iterator[Recipe
     for name in names:
         loaded = load(name)
         for data in dict.fromkeys(cell.recipe.data for cell in loaded.cells):
-            folder = settings.data_dir / (data.path or data.name)
+            folder = images_root(settings.data_dir, data.path or data.name)
             paths = DATASETS[data.name].paths
             location = "installed with lsqctl"
             if data.path or paths:

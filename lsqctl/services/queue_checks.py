@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import LsqctlError
 from lsqctl.run import Run, RunDetail, RunState
+from lsqctl.services.layer_checks import check_quantization
 from lsqctl.services.recipe_inputs import (
     DatasetFiles,
     check_networks,
@@ -74,3 +75,4 @@ class _Checker:
             for run_id in detail.parents.values():
                 parent_checkpoint(self._store, run_id, self._settings.run_dir(run_id))
         check_networks(recipe)
+        check_quantization(recipe)

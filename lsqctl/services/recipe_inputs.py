@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.datasets import ANY_CLASSES, DATASETS
 from lsqctl.discovery import is_plugin_name
-from lsqctl.errors import DataError, Diagnostic, LsqctlError, UsageError
+from lsqctl.errors import DataError, LsqctlError, NotFound, PluginError, UsageError
 from lsqctl.models import MODELS, TIMM_PREFIX, input_channels
-from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import WEIGHT_SUFFIXES, DataSection, Recipe
-from lsqctl.recipe_file import Cell, LoadedRecipe, layer_diagnostics
+from lsqctl.recipe_file import Cell, LoadedRecipe
 from lsqctl.settings import Settings
+from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,18 @@ _WEIGHTS_HINTS: Mapping[str, str] = {
     "timm/": "timm has it: save timm.create_model(NAME, pretrained=True).state_dict() there with "
     "safetensors.torch.save_file",
 }
+
+
+@contextmanager
+def located(cell: Cell, key: str) -> Iterator[None]:
+    """Say with an error where the recipe has the key that it begins with, or else ``key``."""
+    try:
+        yield
+    except (DataError, NotFound, PluginError, UsageError) as error:
+        keys = str(error).partition(":")[0], key, "data.name"
+        if node := next((cell.nodes[one] for one in keys if one in cell.nodes), None):
+            error.args = (f"{sanitize(node.where)}: {error}",)
+        raise
 
 
 def choose_parent_seed(name: str, seeds: set[int], child_seed: int) -> int:
@@ -329,39 +342,8 @@ def new_head_note(key: str, classes: int | None, recipe: Recipe) -> str:
     return f"{recipe.name}: a new classifier, where {recipe.data.name} has other classes"
 
 
-def check_layers(recipes: Sequence[LoadedRecipe]) -> list[Diagnostic]:
-    """Return the diagnostics of globs and keys that fit no layer of their network, each once.
-
-    Only a recipe with such a key has its network built, without memory for its weights.
-    """
-    return [diagnostic for recipe in recipes for diagnostic in _layer_diagnostics(recipe)]
-
-
-def _layer_diagnostics(recipe: LoadedRecipe) -> list[Diagnostic]:
-    """Return a recipe's diagnostics; one that only some cells have names the first of them."""
-    cells_by_diagnostic: dict[Diagnostic, list[Cell]] = {}
-    for cell in recipe.cells:
-        if _names_layers(cell.recipe):
-            from lsqctl.models.factory import network_layers
-
-            size = cell.recipe.data.image_size
-            names, residual = network_layers(cell.recipe.model.name, image_size=size)
-            for diagnostic in layer_diagnostics(cell, names, residual=residual):
-                cells_by_diagnostic.setdefault(diagnostic, []).append(cell)
-    return [
-        diagnostic
-        if len(cells) == len(recipe.cells)
-        else replace(diagnostic, cell=f"cell {cells[0].label}")
-        for diagnostic, cells in cells_by_diagnostic.items()
-    ]
-
-
-def _names_layers(recipe: Recipe) -> bool:
-    return bool(recipe.quant.overrides) or recipe.quant.residual_bits != FLOAT_BITS
-
-
 # What a network may raise when it is built, or given images that it cannot take.
-_NETWORK_ERRORS = (
+NETWORK_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
     *(OSError, RuntimeError, TypeError, ValueError),
 )
@@ -391,7 +373,7 @@ def run_smoke_tests(recipes: Iterable[LoadedRecipe], settings: Settings) -> Iter
                 result = smoke(recipe, settings.data_dir)
             except LsqctlError as error:
                 yield SmokeReport(name, 0.0, None, "", str(error))
-            except _NETWORK_ERRORS as error:
+            except NETWORK_ERRORS as error:
                 reason = (str(error).splitlines() or [""])[0]
                 yield SmokeReport(name, 0.0, None, "", f"{type(error).__name__}: {reason}")
             else:

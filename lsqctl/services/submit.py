@@ -28,16 +28,17 @@ from lsqctl.run import (
     check_tag,
 )
 from lsqctl.services.extension import extended_run
+from lsqctl.services.layer_checks import check_layers
 from lsqctl.services.loading import load_recipe_or_run
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
 from lsqctl.services.recipe_inputs import (
     TORCHVISION_CLASSES,
     DatasetFiles,
     WeightFiles,
-    check_layers,
     check_networks,
     check_parent,
     choose_parent_seed,
+    located,
     new_head_note,
     resolve_torchvision_weights,
 )
@@ -222,9 +223,9 @@ class _Planner:
     def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
         """Plan one run and, before it, its parents."""
         recipe = cell.recipe
-        identities, entries, parents = self._resolve_inputs(recipe, source)
+        identities, entries, parents = self._resolve_inputs(cell, source)
         if self.options.check_data:
-            self._check_data(recipe)
+            self._check_data(cell)
         new = NewRun(
             name=recipe.name,
             recipe=recipe.model_dump(mode="json"),
@@ -265,11 +266,12 @@ class _Planner:
             return self.options.gpus
         return possible_ranks(recipe, self.options.gpus)[-1]
 
-    def _resolve_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
+    def _resolve_inputs(self, cell: Cell, source: LoadedRecipe) -> _Inputs:
         """Return identities for the hash, entries for the provenance, parents by run_sha256.
 
         Of each recipe once: a chain of parents is asked for twice a level, for hash and for run.
         """
+        recipe = cell.recipe
         if recipe.name in self._chain:
             chain = " -> ".join((*self._chain, recipe.name))
             raise UsageError(f"recipes wait for each other: {chain}")
@@ -281,12 +283,16 @@ class _Planner:
         key = source.path, recipe.model_dump_json()
         if key not in self._resolved:
             self._chain.append(recipe.name)
-            self._resolved[key] = self._resolve_new_inputs(recipe, source)
+            self._resolved[key] = self._resolve_new_inputs(cell, source)
             self._chain.pop()
         return self._resolved[key]
 
-    def _resolve_new_inputs(self, recipe: Recipe, source: LoadedRecipe) -> _Inputs:
-        identities, entries, parents = {}, {}, {}
+    def _resolve_new_inputs(self, cell: Cell, source: LoadedRecipe) -> _Inputs:
+        recipe, identities, entries, parents = cell.recipe, {}, {}, {}
+        if self.options.check_data and DATASETS[recipe.data.name].is_image_folder:
+            with located(cell, "data.path"):
+                images = self._datasets.identity(recipe.data)
+            identities["data.name"] = f"{recipe.data.name}@{images}"  # others are another run
         for key, input_ref in recipe.input_refs().items():
             if key == EXTENSION_ROLE:
                 extended = extended_run(self.store, self.settings, recipe)
@@ -298,17 +304,17 @@ class _Planner:
                 self._head_notes.append(new_head_note(key, None, recipe))
                 parents[key] = run_sha256
             elif input_ref.endswith(WEIGHT_SUFFIXES) or "/" in input_ref:
-                entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
+                with located(cell, key):
+                    entries[key] = self._files.resolve(key, input_ref, recipe, source.path.parent)
                 if self._datasets.classes(recipe.data) is None:
                     self._head_notes.append(new_head_note(key, None, recipe))
                 identities[key] = f"file:{entries[key]['sha256']}"
             else:
-                entries[key] = {"torchvision": resolve_torchvision_weights(key, input_ref, recipe)}
+                with located(cell, key):
+                    weights = resolve_torchvision_weights(key, input_ref, recipe)
+                entries[key] = {"torchvision": weights}
                 self._head_notes.append(new_head_note(key, TORCHVISION_CLASSES, recipe))
                 identities[key] = f"torchvision:{input_ref}"
-        if self.options.check_data and DATASETS[recipe.data.name].is_image_folder:
-            images = self._datasets.identity(recipe.data)
-            identities["data.name"] = f"{recipe.data.name}@{images}"  # others are another run
         return identities, entries, parents
 
     def _resolve_parent(
@@ -341,7 +347,7 @@ class _Planner:
         return None
 
     def _recipe_sha256(self, cell: Cell, source: LoadedRecipe) -> str:
-        identities, _, _ = self._resolve_inputs(cell.recipe, source)
+        identities, _, _ = self._resolve_inputs(cell, source)
         return fingerprint(cell.recipe, identities, with_seed=False)
 
     def _reusable_runs(self, recipe_sha256: str) -> list[Run]:
@@ -374,23 +380,21 @@ class _Planner:
             names |= {run.name for run in self.store.runs.list()}
         return NotFound(f"{said}{did_you_mean(name, names)}")
 
-    def _check_data(self, recipe: Recipe) -> None:
-        self._datasets.identity(recipe.data)
-        self._datasets.check_images(recipe.data)
-        check_networks(recipe)
+    def _check_data(self, cell: Cell) -> None:
+        with located(cell, "data.path"):
+            self._datasets.identity(cell.recipe.data)
+            self._datasets.check_images(cell.recipe.data)
+        check_networks(cell.recipe)
 
     def _collect_provenance(self, source: LoadedRecipe, recipe: Recipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""
         if not self._provenance:
             self._provenance = collect_provenance(Path.cwd())
+        data = self._datasets.identity(recipe.data) if self.options.check_data else ""
         return self._provenance | {
             "data_dir": str(self.settings.data_dir),
             "recipe_path": str(source.path),
             "overrides": list(self.options.overrides),
-            **({"data": data} if (data := self._data_identity(recipe)) else {}),
+            **({"data": data} if data else {}),  # what a worker will compare them with
             **({"plugins": plugins} if (plugins := plugin_provenance(recipe)) else {}),
         }
-
-    def _data_identity(self, recipe: Recipe) -> str:
-        """Return what a worker will compare the data with; nothing where they are not looked at."""
-        return self._datasets.identity(recipe.data) if self.options.check_data else ""

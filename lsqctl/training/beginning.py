@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.datasets.data_digest import same_data
-from lsqctl.errors import DataError, RankFailed, UsageError
+from lsqctl.errors import DataError, RankFailed, UnfitKey, UsageError
 from lsqctl.events import (
     KernelUse,
 )
 from lsqctl.models import input_channels
 from lsqctl.models.factory import build_model
 from lsqctl.models.heads import classifier_name, example_of
-from lsqctl.quant import calibrate, prepare, quantized_layers
+from lsqctl.quant import calibrate, prepare, quantized_layers, quantizers
 from lsqctl.quant.spec import Kernel
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXTENSION_ROLE
@@ -192,9 +192,30 @@ def quantize_model(
     if not spec.quantized:
         return model
     try:
-        return prepare(model, spec, example_of(model, input_shape))
+        model = prepare(model, spec, example_of(model, input_shape))
     except ValueError as error:
         raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
+    if not quantizers(model):
+        raise UnfitKey(
+            "quant.overrides" if spec.overrides else "quant.weight_bits",
+            f"no layer of {recipe.model.name} is left with fewer than 32 bits",
+            "give one layer fewer, or all bits of the quant section 32",
+        )
+    return model
+
+
+def check_integer_layers(model: nn.Module, recipe: Recipe) -> None:
+    """Raise UnfitKey where a recipe demands integers and no layer of its model can have them."""
+    reasons = {name: one.float_reason() for name, one in quantized_layers(model).items()}
+    if recipe.quant.kernel != "integer" or not all(reasons.values()):
+        return
+    first = next((f"{name}: {reason}" for name, reason in reasons.items()), "nothing is quantized")
+    raise UnfitKey(
+        "quant.kernel",
+        f"no layer multiplies integers ({first})",
+        "give one layer at least weights and inputs of 8 bits or fewer without an offset, or say "
+        "auto or float",
+    )
 
 
 def kernel_use(model: nn.Module, train_state: TrainState) -> KernelUse:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lsqctl.errors import UsageError
+from lsqctl.errors import UnfitKey, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.models.heads import example_of
 from lsqctl.quant import quantized_layers
@@ -89,7 +89,7 @@ def decide_evaluation(
 ) -> EvaluationArithmetic:
     """Return how a run's network is evaluated, for all of its attempts.
 
-    Raises UsageError when the recipe demands integers, and there are none for this network here.
+    Raises UnfitKey when the recipe demands integers, and there are none for this network here.
     """
     if wanted == "trained" or (wanted == "auto" and not quantized_layers(model)):
         return "trained"
@@ -97,7 +97,7 @@ def decide_evaluation(
     if device.type != "cpu":
         reason = f"sums on {device.type} are not known to be exact"
     if wanted == "integer" and reason:
-        raise UsageError(f"train.evaluation: integer: {reason}; say auto or trained")
+        raise UnfitKey("train.evaluation", reason, "say auto or trained")
     return "trained" if reason else "integer"
 
 

@@ -30,6 +30,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import (
     build_on_device,
+    check_integer_layers,
     check_same_environment,
     extended_start,
     initial_step_sizes,
@@ -124,6 +125,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     model = quantize_model(model, recipe, pipeline.input_shape, train_state.environment["kernel"])
     if not start:
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
+        check_integer_layers(model, recipe)
         train_state.environment["evaluation"] = decide_evaluation(
             recipe.train.evaluation, model, device
         )

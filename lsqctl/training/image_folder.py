@@ -109,7 +109,8 @@ class FolderImages:
             path = Path(file.name if isinstance(file, PackedImage) else file)
             bytes_sha256 = f" {file.sha256}" if isinstance(file, PackedImage) else ""
             name = f"{path.parent.name}/{path.name}"
-            hasher.update(f"{name} {file_size(file)} {label}{bytes_sha256}\n".encode())
+            line = f"{name} {file_size(file)} {label}{bytes_sha256}\n"
+            hasher.update(line.encode(errors="surrogateescape"))  # any bytes may name a file
         return hasher.hexdigest()
 
     def content_digest(self) -> str:

@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lsqctl.errors import DataError, Diverged, Preempted
+from lsqctl.errors import DataError, Diverged, Preempted, UnfitKey
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
-from lsqctl.quant.methods import Methods, build_methods
+from lsqctl.quant.methods import MethodError, Methods, build_methods
 from lsqctl.quant.torch_faults import avoid_unsafe_channels_last
 from lsqctl.recipe import Recipe, fingerprint, plugins_of
 from lsqctl.run import JsonObject
@@ -265,17 +265,10 @@ def restore_state(
     train_state = TrainState.from_state(checkpoint.state["cursor"])
     if train_state.recipe_hash != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
-    absent_from_older = {
-        "compile": False,
-        "channels_last": False,
-        "kernel": "float",
-        "evaluation": "trained",
-    }
-    train_state.environment = absent_from_older | train_state.environment
+    older = {"compile": False, "channels_last": False, "kernel": "float", "evaluation": "trained"}
+    train_state.environment = older | train_state.environment
     compile_enabled, notes = compilation.resume_compile(train_state, context)
-    kept = {
-        name: train_state.environment[name] for name in ("channels_last", "kernel", "evaluation")
-    }
+    kept = {name: train_state.environment[name] for name in older.keys() - {"compile"}}
     if context.device != "cpu":
         kept["evaluation"] = "trained"
     current = runtime.execution_environment(context, recipe) | kept | {"compile": compile_enabled}
@@ -302,7 +295,7 @@ def build_session(
 ) -> TrainingSession:
     """Return the session: optimizer, clamp of step sizes, EMA, compiled forward passes."""
     train, optimizer = recipe.train, build_optimizer(model, recipe)
-    methods = _build_methods(model, optimizer, recipe)
+    methods = build_methods_of(model, optimizer, recipe)
     if train.bn_reestimate_images:
         check_reestimation(model, recipe.model.name)
     quantized = recipe.quant.to_spec().quantized
@@ -342,11 +335,16 @@ def _feature_distillation(
     return FeatureDistillation(model, teacher, layers)
 
 
-def _build_methods(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Methods:
+def build_methods_of(model: nn.Module, optimizer: torch.optim.Optimizer, recipe: Recipe) -> Methods:
+    """Return the methods that a recipe trains a quantized model with.
+
+    Raises UnfitKey where nothing of the model is what one is about.
+    """
     try:
         return build_methods(model, optimizer, recipe.quant.method_values())
-    except ValueError as error:
-        raise DataError(f"{recipe.model.name} cannot be trained so: {error}") from None
+    except MethodError as error:
+        hint = f"leave `{error.key}` out, or quantize what it would act on"
+        raise UnfitKey(f"quant.{error.key}", error.reason, hint) from None
 
 
 def _logit_store(

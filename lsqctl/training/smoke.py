@@ -18,7 +18,13 @@ import torch
 from torch import nn
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import FolderDataset, ImageFile, is_image_name
+from lsqctl.datasets.image_folders import (
+    FolderDataset,
+    ImageFile,
+    check_decoder,
+    images_root,
+    is_image_name,
+)
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
 from lsqctl.models import input_channels
@@ -159,6 +165,7 @@ def _small_dataset(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Da
 
 
 def _folder_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Splits, bool]:
+    check_decoder(data.decoder)
     real_files = _real_images(data_dir, data.path or data.name)
     files = [(path, label) for label, path in enumerate(real_files or _noise_images(scratch))]
     return (
@@ -185,13 +192,15 @@ def _memory_splits(data: DataSection, data_dir: Path, scratch: Path) -> tuple[Sp
 
 def _real_images(data_dir: Path, name: str) -> list[ImageFile]:
     """Return real images to try with, two to train on and two to evaluate; or none."""
-    if (data_dir / name).is_file():
+    if images_root(data_dir, name).is_file():
         splits = FolderDataset("imagefolder", name).list_splits(data_dir)
         images = [image for split in splits for image, _ in split.files]
         return [*images[: 2 * _BATCH_SIZE]] if len(images) >= 2 * _BATCH_SIZE else []
     for folder_name in (name, "imagefolder", "imagenet-sample"):
         for split in ("train", "val"):
-            paths = _take(_one_image_per_class(data_dir / folder_name / split), 2 * _BATCH_SIZE)
+            paths = _take(
+                _one_image_per_class(images_root(data_dir, folder_name) / split), 2 * _BATCH_SIZE
+            )
             if len(paths) == 2 * _BATCH_SIZE:
                 return paths
     return []

@@ -21,7 +21,7 @@ from lsqctl.errors import (
 )
 from lsqctl.recipe import Recipe
 from lsqctl.run import EXIT_REASONS, EndReason
-from lsqctl.text import format_bytes
+from lsqctl.text import format_bytes, sanitize
 from lsqctl.worker.messages import ExitReport
 
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -59,7 +59,7 @@ def end_reason_of(error: Exception, *, stopped: bool = False) -> EndReason:
 
 def error_message(error: Exception, reason: EndReason) -> str:
     """Return what a person should read of an error: its first line, and what to do."""
-    first = (str(error).splitlines() or [""])[0]
+    first = sanitize((str(error).splitlines() or [""])[0])  # a file's name may be no text
     match reason:
         case EndReason.OOM:
             details = "; ".join([first or "out of memory", *getattr(error, "__notes__", [])])

@@ -142,6 +142,43 @@ def test_a_bundled_recipe_is_found_with_and_without_its_ending():
         load("cifar10/resnet20-w4a5")
 
 
+@pytest.mark.parametrize(
+    ("ref", "near"),
+    [
+        ("mine.ymal", "mine.yaml"),
+        ("mien.yaml", "mine.yaml"),
+        ("./mine.yam", "mine.yaml"),
+        ("mien", "mine.yaml"),
+        ("mine.yml", "mine.yaml"),
+        ("sub/other.yaml", "sub/other.yml"),
+    ],
+)
+def test_a_misspelled_file_is_answered_with_the_file_in_its_folder(folder, ref, near):
+    folder.write(MINIMAL, "mine.yaml")
+    folder.write(MINIMAL, "sub/other.yml")
+    folder.write("no recipe", "mine.yam.txt")
+    with pytest.raises(NotFound, match=rf"`{ref}`; did you mean the file `{near}`\?"):
+        load(ref)
+    folder.write(f"extends: {ref}\n", "child.yaml")
+    with pytest.raises(RecipeError) as refused:
+        load("child.yaml")
+    assert refused.value.diagnostics[0].hints[0] == f"did you mean `{near}`?"
+
+
+def test_no_file_is_proposed_where_none_is_near_or_only_the_file_itself(folder):
+    folder.write("extends: w2\n", "w.yaml")
+    with pytest.raises(RecipeError) as refused:
+        load("w.yaml")
+    assert "w.yaml" not in refused.value.diagnostics[0].hints[0]
+    folder.write('extends: ""\n', "empty.yaml")
+    with pytest.raises(RecipeError):
+        load("empty.yaml")
+    (folder.path / "gone.yaml").symlink_to("nowhere")
+    for ref in ("gone.yaml", "digits/resnet8-fp23", "elsewhere/w.ymal", "quantize.yaml"):
+        with pytest.raises(NotFound, match=r"bundled recipe `.*`; the nearest are `"):
+            load(ref)
+
+
 def test_a_file_without_its_ending_is_pointed_out(folder):
     folder.write(MINIMAL, "mine.yaml")
     with pytest.raises(NotFound, match=r"write `mine\.yaml`"):

@@ -15,7 +15,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.errors import RecipeError
 from lsqctl.models import MODELS
 from lsqctl.recipe_file import load
-from lsqctl.services.recipe_inputs import check_layers
+from lsqctl.services.layer_checks import check_layers
 
 REGISTERED = {
     "{datasets}": " or ".join(", ".join(DATASETS).rsplit(", ", 1)),

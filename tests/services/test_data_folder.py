@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from lsqctl.errors import DataError
 from lsqctl.leaderboard.rank import rank
 from lsqctl.recipe import DataSection
 from lsqctl.recipe_file import Changes, load
+from lsqctl.run import EndReason
 from lsqctl.training.dataset_loader import open_dataset
+from lsqctl.worker.reasons import error_message
 from tests.leaderboard.rows import published_result, row
 
 RECIPE = """\
@@ -70,6 +73,70 @@ def test_a_folder_may_lie_elsewhere_and_the_same_images_are_the_same_run(here, d
     assert inside["recipe_sha256"] == outside["recipe_sha256"]
     (other,) = planned(here, write(here, "birds"))
     assert other["recipe_sha256"] != inside["recipe_sha256"]
+
+
+def test_a_path_may_begin_with_the_home_folder_wherever_that_is(here, data, tmp_path):
+    (inside,) = planned(here, write(here, "flowers"))
+    (tmp_path / "home").mkdir()
+    (data / "flowers").rename(tmp_path / "home" / "flowers")
+    here.monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (at_home,) = planned(here, write(here, "~/flowers"))
+    assert at_home["recipe_sha256"] == inside["recipe_sha256"]
+    assert at_home["recipe"]["data"]["path"] == "~/flowers"
+    section = DataSection(name="imagefolder", path="~/flowers", resize=36, crop=32)
+    assert len(open_dataset(section, data).train) == 6
+    assert f"{tmp_path}/home/flowers" in here("data", "ls", "own.yaml").stdout
+    assert '"classes": 2' in here("recipe", "show", "own.yaml", "--json").stdout
+    told = here("submit", write(here, "~/leaves"), code=1).stderr
+    assert f"there is no folder {tmp_path}/home/leaves with" in told
+    make_folder(tmp_path / "home", "leaves", classes=4, images=1)
+    assert "real images" in here("recipe", "check", "own.yaml", "--smoke").stdout
+
+
+def test_a_class_whose_name_is_no_text_is_refused_wherever_folders_are_listed(here, data):
+    for split in ("train", "val"):
+        folder = os.fsencode(data / "flowers" / split)
+        os.rename(folder + b"/class0", folder + b"/caf\xe9")
+    reason = f"{data}/flowers/train: the name of the class caf\\xe9 is no text in UTF-8: rename"
+    assert reason in here("submit", write(here, "flowers"), code=1).stderr
+    assert f"own.yaml:2:33: {reason}" in here("recipe", "check", "own.yaml").stderr
+    assert reason in here("data", "pack", str(data / "flowers"), code=1).stderr
+    listed = here("data", "ls")
+    assert reason in listed.stderr
+    assert "flowers\t0\t0\t0\tdoes not read" in listed.stdout
+    assert "birds\t3\t9\t9\tdata: " in listed.stdout
+    section = DataSection(name="imagefolder", path="flowers", resize=36, crop=32)
+    with pytest.raises(DataError, match="is no text in UTF-8"):
+        open_dataset(section, data)
+
+
+def test_files_may_have_any_name_and_messages_of_them_are_text(here, data):
+    folder = os.fsencode(data / "flowers" / "train" / "class0")
+    os.rename(folder + b"/0.png", folder + b"/caf\xe9.png")
+    os.mkfifo(folder + b"/pipe\xe9.png")
+    assert planned(here, write(here, "flowers"))
+    section = DataSection(name="imagefolder", path="flowers", resize=36, crop=32)
+    splits = open_dataset(section, data)
+    assert len(splits.train) == 6
+    assert "pipe\\udce9.png" in "\n".join(splits.notes).encode().decode()
+    message = error_message(DataError(f"{os.fsdecode(folder)}/caf\udce9.png"), EndReason.DATA)
+    assert message.endswith("/caf\\udce9.png")
+
+
+def test_what_a_recipe_lacks_is_said_with_file_line_and_column(here, data):
+    name = write(here, "flower")
+    for command, code in (("submit", 1), ("recipe check", 0)):
+        told = here(*command.split(), name, code=code).stderr
+        assert f"own.yaml:2:33: data.path: there is no folder {data}/flower" in told
+    by_name = RECIPE.replace("path: PATH, ", "")
+    (here.folder / name).write_text(by_name)
+    assert "own.yaml:2:14: no imagefolder data in" in here("recipe", "check", name).stderr
+    told = here("recipe", "check", name, "--set", "data.path=nowhere").stderr
+    assert "as it is: --set: data.path: there is no folder" in told
+    (here.folder / name).write_text(by_name.replace("squeezenet1_1", "resnet18, weights: w.pt"))
+    (data / "flowers").rename(data / "imagefolder")
+    told = here("recipe", "check", name).stderr
+    assert "own.yaml:1:34: own: model.weights: no file w.pt beside the recipe" in told
 
 
 def test_a_folder_that_is_not_there_is_refused_with_the_nearest(here, data):

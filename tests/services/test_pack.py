@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,9 @@ def test_a_packed_file_is_a_recipe_s_images_wherever_it_lies_and_data_ls_has_it(
     ]
 
 
+NO_TEXT = ["caf\udce9", "class1"]
+
+
 def with_index(content, change):
     """Return a packed file with a changed index whose hash is right."""
     length = struct.unpack("<Q", content[-48:-40])[0]
@@ -163,6 +167,10 @@ DAMAGES = {
     "no list": (
         lambda content: with_index(content, lambda index: index["splits"].update(val={})),
         "its index is none of layout 1",
+    ),
+    "a class that is no text": (
+        lambda content: with_index(content, lambda index: index.update(classes=NO_TEXT)),
+        "the name of the class caf\\xe9 is no text in UTF-8",
     ),
     "no image of a class": (
         lambda content: with_index(content, lambda index: index["splits"].update(val=[])),
@@ -274,3 +282,25 @@ def test_a_decoder_that_is_not_installed_is_refused_at_submit_in_one_line(here, 
     assert "torchcodec is not installed: pip install 'lsqctl[torchcodec]'" in told
     (conflict,) = cross_check(tiny(data={"decoder": "torchcodec"}))
     assert (conflict.key, conflict.hint) == ("data.decoder", "leave `decoder` out")
+
+
+@pytest.mark.parametrize("error", ["OSError", "RuntimeError", "ImportError"])
+def test_a_decoder_that_does_not_load_is_blamed_at_submit_and_before_any_image(here, data, error):
+    broken = here.folder / "packages" / "torchcodec"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text(f"raise {error}('libavutil.so.59: no such file\\nmore')\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchcodec"]:
+        here.monkeypatch.delitem(sys.modules, name)
+    here.monkeypatch.syspath_prepend(broken.parent)
+    recipe, codec = write(here, "flowers"), ("--set", "data.decoder=torchcodec")
+    reason = (
+        "data.decoder: torchcodec is installed and does not load: libavutil.so.59: no such file;"
+    )
+    told = here("submit", recipe, *codec, code=1).stderr
+    assert told.startswith(f"error: --set: {reason}")
+    assert len(told.splitlines()) == 1
+    assert reason in here("recipe", "check", recipe, *codec, "--smoke", code=1).stdout
+    section = SECTION.model_copy(update={"path": "flowers", "decoder": "torchcodec"})
+    (data / "flowers" / "train" / "class0" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=re.escape(reason)):
+        open_dataset(section, data)

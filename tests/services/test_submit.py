@@ -158,11 +158,13 @@ def test_a_file_that_does_not_fit_its_network_is_refused_before_anything_is_queu
 ):
     Path("w.yaml").write_text(f"{where}\ndata: {{name: digits}}\n")
     save_resnet8("w.pt", num_classes=12)
-    with pytest.raises(DataError, match=rf"^{told}.*trained for 12 classes, and the data have 10"):
+    with pytest.raises(
+        DataError, match=rf"^w.yaml:\d:\d+: {told}.*trained for 12 classes, and the data have 10"
+    ):
         planned(here, "w.yaml")
     torch.save({"fc": torch.ones(1)}, "w.pt")
     with pytest.raises(
-        DataError, match=rf"^{told}.*lacks in the file: conv1.weight, .* and 32 more"
+        DataError, match=rf"^w.yaml:\d:\d+: {told}.*lacks in the file: conv1.weight, .* and 32 more"
     ):
         planned(here, "w.yaml")
     Path("w.pt").write_text("no tensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lsqctl.errors import UsageError
+from lsqctl.errors import UnfitKey
 from lsqctl.events import KernelUse
 from lsqctl.models.factory import build_model
 from lsqctl.quant import QuantSpec, prepare
@@ -64,12 +64,12 @@ def test_integers_are_taken_where_they_can_be_and_refused_where_they_cannot():
 
     assert decide_evaluation("auto", network(), CPU) == "integer"
     assert decide_evaluation("auto", network(), torch.device("cuda", 0)) == "trained"
-    with pytest.raises(UsageError, match="integer: sums on cuda are not known to be exact; say"):
+    with pytest.raises(UnfitKey, match=r"train\.evaluation: sums on cuda are not known to be"):
         decide_evaluation("integer", network(), torch.device("cuda", 0))
     assert decide_evaluation("trained", network(), CPU) == "trained"
     full = build_model("resnet8", num_classes=10, in_channels=1)
     assert decide_evaluation("auto", full, CPU) == "trained"
-    with pytest.raises(UsageError, match="integer: no layer of it has both its"):
+    with pytest.raises(UnfitKey, match="no layer of it has both its"):
         decide_evaluation("integer", full, CPU)
 
 

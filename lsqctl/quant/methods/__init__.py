@@ -100,6 +100,14 @@ class MethodConflict(NamedTuple):
     hint: str
 
 
+class MethodError(ValueError):
+    """The method of ``key`` cannot be used so; ``reason`` says why."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        self.key, self.reason = key, reason
+        super().__init__(f"{key}: {reason}")
+
+
 def conflicts(values: Mapping[str, object]) -> Iterator[MethodConflict]:
     """Yield which of the methods that are on, by key, exclude each other."""
     is_on = {key for key, value in values.items() if value != OFF[key]}
@@ -182,17 +190,21 @@ def build_methods(model: nn.Module, optimizer: Optimizer, values: Mapping[str, o
     ``values`` are by key, as in a recipe's quant section: ``{"dampening": 0.01}``.
 
     Raises:
-        ValueError: two of them exclude each other, a key is unknown, or nothing of the model is
-            what a method is about.
+        ValueError: a key is unknown.
+        MethodError: two of them exclude each other, or nothing of the model is what a method is
+            about.
     """
     if unknown := values.keys() - METHODS.keys():
         raise ValueError(f"unknown method {min(unknown)}; known are {', '.join(METHODS)}")
     for key, other_key, message, hint in conflicts({**OFF, **values}):
-        raise ValueError(f"{key} and {other_key}: {message}; {hint}")
+        raise MethodError(key, f"beside {other_key}: {message}; {hint}")
     by_key = {}
     for key, path in METHODS.items():
         if values.get(key, OFF[key]) != OFF[key]:
             module, _, name = path.partition(".")
             make: type[Method] = getattr(import_module(f"{__name__}.{module}"), name)
-            by_key[key] = make(model, optimizer, values[key])
+            try:
+                by_key[key] = make(model, optimizer, values[key])
+            except ValueError as error:
+                raise MethodError(key, str(error)) from error
     return Methods(by_key)

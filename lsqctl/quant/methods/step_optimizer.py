@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lsqctl.quant.methods import Method, MethodState, find_group
+from lsqctl.quant.surgery import quantizers
 
 
 class AdamSteps(Method):
@@ -23,12 +24,15 @@ class AdamSteps(Method):
     the group's rate is to be far below the weights'.
 
     Raises:
-        ValueError: the optimizer has no group ``step_sizes`` (``param_groups``).
+        ValueError: no step size is trained, or the optimizer has no group ``step_sizes``
+            (``param_groups``).
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, value: object) -> None:
         super().__init__(model, optimizer, value)
         self._optimizer = optimizer
+        if not any(one.step_size.requires_grad for one in quantizers(model).values()):
+            raise ValueError("no step size of the model is trained")
         group = find_group(optimizer, "step_sizes")
         self._adam = torch.optim.AdamW(
             group["params"], lr=group["lr"], weight_decay=group["weight_decay"]
