@@ -71,7 +71,12 @@ from lsqctl.training.quantizer_stats import (
     start_oscillations,
     update_oscillations,
 )
-from lsqctl.training.run_result import build_result, chance_level_warnings, stop_notes
+from lsqctl.training.run_result import (
+    build_result,
+    chance_level_warnings,
+    clamp_warnings,
+    stop_notes,
+)
 from lsqctl.training.runtime import (
     ExecutionContext,
     autocast,
@@ -240,6 +245,7 @@ def train_epoch(
         sample = indices[: sample_size(pipeline.input_shape)]
         (images,) = pipeline.view_batches(pipeline.view_of(epoch), [sample])
     yield from epoch_stats(session, images)
+    yield from map(LogMessage, clamp_warnings(train_state))
     train_state.clamped = {}
     train_state.epoch += 1
     train_state.batch, train_state.evaluation_pending = 0, True

@@ -177,3 +177,18 @@ def chance_level_warnings(session: TrainingSession) -> list[str]:
         f"suspect: {last.n_correct} of {last.n_total} right is no better than guessing among "
         f"{classes} classes; it may have diverged: lower train.lr"
     ]
+
+
+def clamp_warnings(train_state: TrainState) -> list[str]:
+    """Return a warning where step sizes fell to their floor in the epoch that ends.
+
+    There every value is clipped, and the next gradient may throw the step as far the other way.
+    """
+    names = [name for name, count in train_state.clamped.items() if count and name]
+    if not names:
+        return []
+    which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    return [
+        f"suspect: epoch {train_state.epoch + 1}: the step size of {which} fell to its floor, and "
+        "what the layer has learned may be lost: lower quant.step_lr_scale or train.lr"
+    ]

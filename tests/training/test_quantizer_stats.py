@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lsqctl.events import Metric, QuantizerStats
+from lsqctl.events import LogMessage, Metric, QuantizerStats
 from lsqctl.training import quantizer_stats, session
 
 from .attempts import assert_same_state, run
@@ -67,6 +67,9 @@ def test_clamps_are_told_of_the_quantizer_that_had_them(job, monkeypatch):
         one.value for one in facts if isinstance(one, Metric) and one.name == "clamped_steps"
     ]
     assert sum(one.clamped for one in seen(facts)) == total > 0
+    (warning,) = [one.text for one in facts if isinstance(one, LogMessage) and "floor" in one.text]
+    assert warning.startswith("suspect: epoch 1: the step size of ")
+    assert warning.endswith("lower quant.step_lr_scale or train.lr")
 
 
 def test_full_precision_has_nothing_to_tell(job):
