@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lsqctl.datasets import DATASETS
-from lsqctl.errors import RecipeError
+from lsqctl.errors import RecipeError, UsageError
 from lsqctl.models import MODELS
 from lsqctl.recipe import (
     Recipe,
@@ -119,6 +119,19 @@ def test_a_fingerprint_needs_the_bytes_behind_every_reference():
 def test_a_recipe_stored_complete_keeps_its_fingerprint():
     recipe = Recipe.model_validate(BASE)
     assert identity(load_stored(recipe.model_dump(mode="json"))) == identity(recipe)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"tomorrow": 1}, "`train.tomorrow`: extra inputs"), ({"epochs": "x"}, "`train.epochs`: ")],
+)
+def test_a_recipe_that_another_version_stored_is_told_in_one_line(change, reason):
+    stored = Recipe.model_validate(BASE).model_dump(mode="json")
+    stored["train"] |= change
+    with pytest.raises(UsageError) as refused:
+        load_stored(stored)
+    assert f"{stored['name']}: {reason}" in str(refused.value)
+    assert str(refused.value).endswith("submitted it; upgrade the older one")
 
 
 def read(folder: Any, text: str) -> Recipe:

@@ -92,7 +92,7 @@ def load_stored(data: Mapping[str, object]) -> Recipe:
     """Return the recipe that a run was stored with.
 
     Raises PluginError where it names what a plugin declares, and that cannot be used here, and
-    UsageError for a run that was recorded: it has none.
+    UsageError for a run that was recorded, which has none, and for keys of another version.
     """
     if "recorded" in data:
         raise UsageError(
@@ -102,10 +102,15 @@ def load_stored(data: Mapping[str, object]) -> Recipe:
     try:
         return Recipe.model_validate(dict(data))
     except ValidationError as error:
-        for details in error.errors(include_url=False):
-            if details["type"] == "plugin":
-                raise PluginError(f"{data.get('name')}: {details['msg']}") from None
-        raise
+        found = error.errors(include_url=False)
+    for details in found:
+        if details["type"] == "plugin":
+            raise PluginError(f"{data.get('name')}: {details['msg']}")
+    key, reason = ".".join(map(str, found[0]["loc"])), found[0]["msg"].lower()
+    raise UsageError(
+        f"{data.get('name')}: `{key}`: {reason}: another version of lsqctl has submitted it; "
+        "upgrade the older one"
+    )
 
 
 def plugins_of(recipe: Recipe) -> dict[str, Plugin]:
