@@ -6,9 +6,9 @@
 
 Every variant has the same network, the same sites, bits (W4A4, first and last layers W8A8) and
 first step sizes; only the module at each site differs.  ``lsqctl`` multiplies integers, ``lsqctl
-float`` values.  Eager runs train on images of 32 pixels or more with channels last, and evaluate
-them plain.  In each round every variant takes one
-whole training step, in an order that turns; a ratio is taken to full precision of the same round,
+float`` values; evaluated, ``lsqctl`` computes what its deployed file does, in fp32.  Eager runs
+train on images of 32 pixels or more with channels last, and evaluate them plain.  In each round
+every variant takes one whole training step, in an order that turns; a ratio is taken to full precision of the same round,
 mode and precision, and the median of the rounds is printed, so that a busy moment hits both sides.
 ``--clock cpu`` counts processor time instead, which neighbours disturb less; it needs one thread
 (waiting threads of OpenMP count as busy).  Memory is the most that one step holds above what was
@@ -50,6 +50,7 @@ from lsqctl.quant import (  # noqa: E402
     prepare,
     quantizers,
 )
+from lsqctl.quant.integer_network import integer_network  # noqa: E402
 from lsqctl.recipe import Recipe  # noqa: E402
 from lsqctl.training.compilation import compile_forward, share_compile_cache  # noqa: E402
 from lsqctl.training.data_pipeline import (  # noqa: E402
@@ -57,6 +58,7 @@ from lsqctl.training.data_pipeline import (  # noqa: E402
     DatasetSplits,
     InMemoryImages,
 )
+from lsqctl.training.evaluation import evaluation_autocast  # noqa: E402
 from lsqctl.training.runtime import autocast, use_deterministic_kernels  # noqa: E402
 
 
@@ -184,11 +186,16 @@ class Variant:
         self.network = (
             compile_forward(self.model, batch_size=len(images)) if compiled else self.model
         )
+        self.in_integers = mode == "evaluation" and peer == "lsqctl" and images.device.type == "cpu"
+        if self.in_integers:
+            self.network = integer_network(self.model, images[:1])
 
     def step(self) -> None:
         """Take one training step, or evaluate one batch."""
         if self.mode == "evaluation":
-            with autocast(self.precision, self.images.device), torch.no_grad():
+            arithmetic = "integer" if self.in_integers else "trained"
+            context = evaluation_autocast(arithmetic, self.precision, self.images.device)
+            with context, torch.no_grad():
                 self.network(self.images)
             return
         with autocast(self.precision, self.images.device):
