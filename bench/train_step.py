@@ -8,8 +8,9 @@ Every variant has the same network, the same sites, bits (W4A4, first and last l
 first step sizes; only the module at each site differs.  ``lsqctl`` multiplies integers, ``lsqctl
 float`` values; evaluated, ``lsqctl`` computes what its deployed file does, in fp32.  Eager runs
 train on images of 32 pixels or more with channels last, and evaluate them plain.  In each round
-every variant takes one whole training step, in an order that turns; a ratio is taken to full precision of the same round,
-mode and precision, and the median of the rounds is printed, so that a busy moment hits both sides.
+every variant takes one whole training step, in an order that turns; a ratio is taken to full
+precision of the same round, mode and precision, and the median of the rounds is printed, so that a
+busy moment hits both sides.
 ``--clock cpu`` counts processor time instead, which neighbours disturb less; it needs one thread
 (waiting threads of OpenMP count as busy).  Memory is the most that one step holds above what was
 held before it.  Brevitas takes part where it is installed.
