@@ -154,7 +154,9 @@ def test_lists_are_submitted_and_listed_and_a_bad_one_queues_nothing(data, here)
     found = {one["path"]: (one["classes"], one["train"], one["val"]) for one in folders}
     assert found.keys() == {"day", "night", "some.csv", "both.txt", "broken.txt"}
     assert (found["some.csv"], found["both.txt"]) == ((2, 6, 4), (3, 12, 12))
-    assert "says why" in here("data", "ls").stdout
+    listed = here("data", "ls")
+    assert "broken.txt\t0\t0\t0\tdoes not read" in listed.stdout
+    assert f"warning: {data}/broken.txt:2: there is no {data}/nihgt; did you mean" in listed.stderr
     told = here("submit", write(here, "broken.txt", "c"), code=1).stderr
     assert "broken.txt:2: there is no" in told
     assert "did you mean `night`?" in told

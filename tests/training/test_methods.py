@@ -50,6 +50,8 @@ def test_methods_that_exclude_each_other_or_have_nothing_to_act_on_are_refused_a
     ((key, message, _),) = conflict_of(quant=acts | ADAM | {"weight_steps": "fixed"})
     assert (key, message) == ("quant.step_optimizer", "no step size is left that adam could train")
     assert conflict_of(quant=floats | ADAM) == []
+    residual = {"weight_steps": "fixed", "residual_bits": 8}  # which have step sizes of their own
+    assert conflict_of(quant=acts | ADAM | residual) == []
     ((key, message, _),) = conflict_of(data={"flip_order": "alternating", "flip": False})
     assert (key, message) == ("data.flip_order", "no image is mirrored")
     alternating = {"flip_order": "alternating", "flip": True}
