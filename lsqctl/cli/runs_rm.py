@@ -217,7 +217,7 @@ def collect_garbage(
     apply: Annotated[bool, typer.Option("--apply", help="Remove it; without, only list.")] = False,
     json: Json = False,
 ) -> None:
-    """Find checkpoints, folders and half-written files that nothing needs.
+    """Find checkpoints, folders and part files that nothing needs.
 
     Remove them with --apply.
 

@@ -19,8 +19,8 @@ from lsqctl.atomic_write import STALE_SECONDS, stale_temporaries
 from lsqctl.cluster.pilot_script import cluster_dir
 from lsqctl.datasets import data_digest
 from lsqctl.run import ACTIVE_STATES
+from lsqctl.services.import_staging import abandoned_imports
 from lsqctl.services.removal import remove_tree, tree_size
-from lsqctl.services.transfer import abandoned_imports
 from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings, sqlite_path
 from lsqctl.training import logit_stores

@@ -6,13 +6,11 @@ transaction: what fails on the way leaves nothing behind. The same run twice is 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +22,7 @@ from lsqctl.errors import DataError, IllegalTransition, NotFound, StoreError, Us
 from lsqctl.failpoint import failpoint
 from lsqctl.recipe import is_valid_name
 from lsqctl.run import ACTIVE_STATES, JsonObject
+from lsqctl.services.import_staging import staging_folder
 from lsqctl.services.published_results import merge_published_results
 from lsqctl.services.removal import existing_run_dir, remove_tree, tree_size
 from lsqctl.services.transfer_file import (
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from lsqctl.store.soft_delete import RunRows
 
 
-_STAGING = ".import-"  # and a number by chance
 _SETTINGS_FILES = {"workspace.toml": "trackers, launcher and hooks", "cluster.toml": "profiles"}
 
 
@@ -348,59 +346,21 @@ def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mappin
 
     What is cut off leaves folders without rows, which the next import, or `runs gc`, removes.
     """
-    _remove_left_over(settings.runs_dir)
-    staging = settings.runs_dir / f"{_STAGING}{secrets.token_hex(8)}"
-    staging.mkdir(mode=0o700, parents=True)
-    lock = _lock(staging)
     moved: list[Path] = []
-    try:
-        for bundle in bundles:
-            (staging / bundle.id).mkdir(mode=0o700)
-            bundle.unpack(staging / bundle.id)
-        failpoint("import.before-move")
-        for bundle in bundles:
-            folder = settings.run_dir(bundle.id)
-            if folder.is_symlink() or folder.exists():  # left by an import that was cut off
+    with staging_folder(settings.runs_dir) as staging:
+        try:
+            for bundle in bundles:
+                (staging / bundle.id).mkdir(mode=0o700)
+                bundle.unpack(staging / bundle.id)
+            failpoint("import.before-move")
+            for bundle in bundles:
+                folder = settings.run_dir(bundle.id)
+                if folder.is_symlink() or folder.exists():  # left by an import that was cut off
+                    remove_tree(folder)
+                (staging / bundle.id).rename(folder)
+                moved.append(folder)
+            yield {bundle.id: settings.run_dir(bundle.id) for bundle in bundles}
+        except BaseException:
+            for folder in moved:
                 remove_tree(folder)
-            (staging / bundle.id).rename(folder)
-            moved.append(folder)
-        yield {bundle.id: settings.run_dir(bundle.id) for bundle in bundles}
-    except BaseException:
-        for folder in moved:
-            remove_tree(folder)
-        raise
-    finally:
-        remove_tree(staging)
-        if lock is not None:
-            os.close(lock)
-
-
-def _lock(folder: Path) -> int | None:
-    """Return a descriptor that holds a folder's lock, None where another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def abandoned_imports(runs_dir: Path) -> list[Path]:
-    """Return what imports that were cut off have laid out; one at work holds its folder's lock."""
-    found = []
-    for folder in sorted(runs_dir.glob(f"{_STAGING}*")):
-        with suppress(OSError):  # another one has just removed it, or it is none
-            if (lock := _lock(folder)) is not None:
-                found.append(folder)
-                os.close(lock)
-    return found
-
-
-def _remove_left_over(runs_dir: Path) -> None:
-    """Remove what an import that was cut off has laid out; one at work holds its folder's lock."""
-    for folder in runs_dir.glob(f"{_STAGING}*"):
-        with suppress(FileNotFoundError):  # another one has just removed it
-            if (lock := _lock(folder)) is not None:
-                remove_tree(folder)
-                os.close(lock)
+            raise

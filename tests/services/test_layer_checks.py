@@ -21,7 +21,6 @@ from lsqctl.training.runtime import ExecutionContext
 W4A4 = "model: {name: resnet8}\ndata: {name: digits}\nquant:\n  weight_bits: 4\n  act_bits: 4\n"
 NO_FEW_BITS = "no weight of the model is quantized to at most 4 bits"
 UNFIT = [
-    "kernel: auto\ntrain: {evaluation: integer}",
     ("freezing: 0.1", "{weight_bits: 8}", NO_FEW_BITS),
     ("dampening: 0.1", "{weight_bits: 32}", "no weight of the model is quantized to at most 8"),
     ("weight_steps: fixed", "{weight_bits: 32}", "no weight of the model is quantized"),

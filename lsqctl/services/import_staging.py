@@ -1,0 +1,56 @@
+"""Where an import lays folders out before their rows are added: locked, and swept where cut off."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lsqctl.services.removal import remove_tree
+
+_STAGING = ".import-"  # and a number by chance
+
+
+@contextmanager
+def staging_folder(runs_dir: Path) -> Iterator[Path]:
+    """Make a folder to lay runs out in, with a lock of this process; it is removed at the end.
+
+    What imports that were cut off have left is removed first.
+    """
+    for folder in abandoned_imports(runs_dir):
+        with suppress(FileNotFoundError):  # another one has just removed it
+            remove_tree(folder)
+    staging = runs_dir / f"{_STAGING}{secrets.token_hex(8)}"
+    staging.mkdir(mode=0o700, parents=True)
+    lock = _lock(staging)
+    try:
+        yield staging
+    finally:
+        remove_tree(staging)
+        if lock is not None:
+            os.close(lock)
+
+
+def abandoned_imports(runs_dir: Path) -> list[Path]:
+    """Return what imports that were cut off have laid out; one at work holds its folder's lock."""
+    found = []
+    for folder in sorted(runs_dir.glob(f"{_STAGING}*")):
+        with suppress(OSError):  # another one has just removed it, or it is none
+            if (lock := _lock(folder)) is not None:
+                found.append(folder)
+                os.close(lock)
+    return found
+
+
+def _lock(folder: Path) -> int | None:
+    """Return a descriptor that holds a folder's lock, None where another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
