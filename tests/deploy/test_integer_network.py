@@ -144,6 +144,35 @@ def test_a_norm_goes_into_a_layer_that_it_alone_reads_once():
     assert model.training
     assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
     assert_same_bits(model.eval())
+    network, x = in_integers(model).network, torch.randn(1, 4, 2, 2)
+    assert network.norm_alone(x) is x
+    assert not torch.equal(network.norm_shared(x), x)
+
+
+class Means(nn.Module):
+    """Means over images as networks write them, of more numbers than a vector holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x):
+        x = self.conv(self.first(x).relu())
+        pooled = F.adaptive_avg_pool2d(x, 1).flatten(1), torch.mean(x, dim=[-1, -2])
+        return torch.cat([*pooled, x.mean((2, 3), keepdim=True).flatten(1)], 1)
+
+
+def test_means_over_images_are_added_row_by_row():
+    model, pixels = prepared(Means(), size=31), images(20, 31)
+    assert_same_bits(model, 31)
+    x = model.first(normalized(pixels))
+    with integer_network._OrderedMeans():
+        found = x.mean((2, 3))
+    row_by_row = torch.zeros(x.shape[:2])
+    for value in x.flatten(2).unbind(2):
+        row_by_row += value
+    assert torch.equal(found, row_by_row / 31**2)
+    assert not torch.equal(found, x.mean((2, 3)))
 
 
 def test_the_model_itself_is_left_as_it_was():
