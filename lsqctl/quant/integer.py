@@ -34,6 +34,20 @@ class Geometry(NamedTuple):
     groups: int
 
 
+def pad_unevenly(
+    x: Tensor, sides: tuple[int, int, int, int], mode: str
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return ``x``, padded where a kernel cannot, and what is left for the kernel to pad.
+
+    ``sides`` are (left, right, top, bottom), ``mode`` as ``F.pad`` has it. A kernel pads zeros,
+    alike at both sides.
+    """
+    left, right, top, bottom = sides
+    if mode == "constant" and (left, top) == (right, bottom):
+        return x, (top, left)
+    return F.pad(x, sides, mode), (0, 0)
+
+
 class Limits(NamedTuple):
     """The largest code of an input, counted from 0 on, and of a weight, without its sign."""
 

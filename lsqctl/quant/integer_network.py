@@ -35,6 +35,7 @@ from lsqctl.quant.integer import (
     Operands,
     convolve,
     multiply,
+    pad_unevenly,
     rounds_twice,
 )
 from lsqctl.quant.integer_function import operand_codes
@@ -260,9 +261,7 @@ class _IntegerForward:
         window = self._integer.window
         assert window is not None
         (top, bottom), (left, right) = window.padding
-        padding = top, left
-        if window.pad_mode != "constant" or (top, left) != (bottom, right):
-            x, padding = F.pad(x, (left, right, top, bottom), window.pad_mode), (0, 0)
+        x, padding = pad_unevenly(x, (left, right, top, bottom), window.pad_mode)
         geometry = Geometry(window.stride, padding, window.dilation, window.groups)
         x = x.contiguous(memory_format=torch.channels_last)
         return self._affine(lambda operands: convolve(operands, geometry), x)

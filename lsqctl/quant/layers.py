@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.conv import _ConvNd
 
-from lsqctl.quant.integer import Geometry
+from lsqctl.quant.integer import Geometry, pad_unevenly
 from lsqctl.quant.integer_function import Product, integer_product
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import TensorSpec
@@ -233,10 +233,9 @@ class _QuantForwardConv(_QuantConv):
         layer, quantizer = cast("nn.Conv2d", self), self.input_quantizer
         assert quantizer is not None
         left, right, top, bottom = self._reversed_padding_repeated_twice
-        x, padding = input if input.dim() == 4 else input[None], (top, left)
-        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode), (0, 0)
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        x = input if input.dim() == 4 else input[None]
+        x, padding = pad_unevenly(x, (left, right, top, bottom), mode)
         geometry = Geometry(layer.stride, padding, layer.dilation, layer.groups)
         out = self._integer_product(x, layer.bias, geometry, quantizer.grad_scale_numel(input))
         return out if input.dim() == 4 else out[0]

@@ -22,7 +22,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lsqctl.errors import UnfitKey, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.models.heads import example_of
-from lsqctl.quant import quantized_layers
 from lsqctl.quant.integer_network import integer_network, no_integer_network
 from lsqctl.training.ranks import World, any_rank
 from lsqctl.training.runtime import autocast
@@ -91,7 +90,7 @@ def decide_evaluation(
 
     Raises UnfitKey when the recipe demands integers, and there are none for this network here.
     """
-    if wanted == "trained" or (wanted == "auto" and not quantized_layers(model)):
+    if wanted == "trained":
         return "trained"
     reason = no_integer_network(model)
     if device.type != "cpu":

@@ -184,7 +184,7 @@ def clamp_warnings(train_state: TrainState) -> list[str]:
 
     There every value is clipped, and the next gradient may throw the step as far the other way.
     """
-    names = [name for name, count in train_state.clamped.items() if count and name]
+    names = list(filter(None, train_state.clamped))  # an older checkpoint has a sum without a name
     if not names:
         return []
     which = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
