@@ -175,6 +175,11 @@ class RunDetail:
     parents: Mapping[str, str]
     attempts: tuple[Attempt, ...]
 
+    @property
+    def environment(self) -> JsonObject:
+        """What the last attempt ran in: device, threads, kernel; nothing before there is one."""
+        return self.attempts[-1].environment if self.attempts else {}
+
     def host_of(self, number: int | None = None) -> str:
         """Return the machine of an attempt, by default the last: its files lie there.
 

@@ -145,7 +145,7 @@ def print_quantizers(detail: RunDetail, stats: Sequence[QuantizerStats], *, json
 
     last_epoch = last_epoch_stats(stats)
     layer_findings = evaluate_rules(last_epoch)
-    environment = detail.attempts[-1].environment if detail.attempts else {}
+    environment = detail.environment
     kernel, float_layers = environment.get("kernel", ""), environment.get("float_layers", {})
     evaluation = environment.get("evaluation", "trained")
     if json:

@@ -8,7 +8,7 @@ or kernel can change a bit. A fake-quantized network in fp32 is not one function
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -71,10 +71,19 @@ class Grid:
         scaled = codes * self.step
         return scaled if self.offset is None else scaled + self.offset
 
+    def to(self, device: torch.device) -> Grid:
+        """Return the grid of tensors on a device.
+
+        A step that stays on the CPU will not do: a GPU takes a product with its reciprocal for a
+        division by it.
+        """
+        offset = None if self.offset is None else self.offset.to(device)
+        return replace(self, step=self.step.to(device), offset=offset)
+
     @property
     def zero_code(self) -> int:
         """The code of zero, which is what padding holds; 0 without an offset."""
-        return int(self.codes(torch.zeros(())))
+        return int(self.codes(torch.zeros((), device=self.step.device)))
 
     @property
     def largest(self) -> int:
@@ -93,6 +102,9 @@ class Window:
     pad_mode: str
 
 
+_TENSORS = "weight_codes", "scale", "shift"
+
+
 @dataclass(frozen=True, slots=True)
 class IntegerLayer:
     """One layer in integers: y = fl(fl(acc) * scale) + shift, acc = sum of code * weight code.
@@ -109,6 +121,11 @@ class IntegerLayer:
     shift: Tensor
     window: Window | None = None
 
+    def to(self, device: torch.device) -> IntegerLayer:
+        """Return the layer for inputs on a device."""
+        tensors = {name: getattr(self, name).to(device) for name in _TENSORS}
+        return replace(self, grid=self.grid.to(device), **tensors)
+
     @property
     def accumulator_bound(self) -> int:
         """The largest magnitude that an accumulator can reach, or any partial sum of one."""
@@ -118,31 +135,58 @@ class IntegerLayer:
         """Return the exact accumulators of ``codes``, as whole numbers.
 
         ``codes`` is (B, C, …) for a convolution, (…, I) for a linear layer. They are fp32 below the
-        bound 2**24 and fp64 above it, where each product and sum is a whole number that fits. On a
-        CPU: cuDNN may choose Winograd's algorithm, whose transforms are not of whole numbers.
+        bound 2**24 and fp64 above it, where each product and sum is a whole number that fits.
         """
         dtype = exact_dtype(self.accumulator_bound)
-        weight = self.weight_codes.to(codes.device, dtype)
         with exact_sums(codes.device.type):
-            return self._accumulate(codes.to(dtype), weight)
+            return self._accumulate(codes.to(dtype), self.weight_codes.to(dtype))
 
     def _accumulate(self, codes: Tensor, weight: Tensor) -> Tensor:
         if (window := self.window) is None:
             return F.linear(codes, weight)
         padded = pad_codes(codes, window, self.grid.zero_code)
+        if codes.device.type != "cpu":
+            return convolve_by_columns(padded, weight, window)
         convolve = F.conv2d if weight.dim() == 4 else F.conv1d
         return convolve(padded, weight, None, window.stride, 0, window.dilation, window.groups)
 
     def outputs(self, accumulators: Tensor) -> Tensor:
         """Return fl(fl(acc) * scale) + shift in fp32; channels are last without a window."""
         shape = (-1,) if self.window is None else (-1, *(1,) * len(self.window.stride))
-        device = accumulators.device
-        scaled = accumulators.float() * self.scale.to(device).view(shape)
-        return scaled + self.shift.to(device).view(shape)
+        return accumulators.float() * self.scale.view(shape) + self.shift.view(shape)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the layer's output for fp32 ``x``."""
         return self.outputs(self.accumulators(self.grid.codes(x)))
+
+
+_COLUMNS = 1 << 27
+"""How many numbers of columns are held at once: half a gigabyte of fp32."""
+
+
+def convolve_by_columns(codes: Tensor, weight: Tensor, window: Window) -> Tensor:
+    """Return a convolution of padded ``codes`` (B, C, …) as a product of matrices.
+
+    For a GPU, whose kernels of convolutions may be Winograd's: its transforms round.
+    """
+    if weight.dim() == 3:  # of a signal (B, C, L)
+        flat = replace(window, stride=(1, *window.stride), dilation=(1, *window.dilation))
+        return convolve_by_columns(codes.unsqueeze(2), weight.unsqueeze(2), flat).squeeze(2)
+    size = weight.shape[2:]
+    height, width = (
+        (length - step * (taps - 1) - 1) // stride + 1
+        for length, taps, step, stride in zip(
+            codes.shape[2:], size, window.dilation, window.stride, strict=True
+        )
+    )
+    kernel = weight.reshape(window.groups, weight.shape[0] // window.groups, -1)
+    an_image = codes.shape[1] * size.numel() * height * width
+    sums = []
+    for part in torch.split(codes, max(1, _COLUMNS // an_image)):
+        columns = F.unfold(part, size, window.dilation, 0, window.stride)
+        shape = (len(part), window.groups, kernel.shape[2], height * width)
+        sums.append(kernel @ columns.view(shape))
+    return torch.cat(sums).view(len(codes), len(weight), height, width)
 
 
 def pad_codes(codes: Tensor, window: Window, zero_code: int) -> Tensor:

@@ -44,6 +44,7 @@ from lsqctl.quant.surgery import quantized_layers
 
 Forward = Callable[..., Tensor]
 _FOLDED = "folded_gain", "folded_bias"
+_TRIED = 4  # images; one of ResNet-20 has 188 thousand codes
 
 
 def integer_layers(model: nn.Module) -> dict[str, QuantLayer]:
@@ -72,22 +73,48 @@ def no_integer_network(model: nn.Module) -> str:
     return ""
 
 
+def no_integers_on(
+    device: torch.device, model: nn.Module, input_shape: tuple[int, int, int]
+) -> str:
+    """Return why a device does not compute a calibrated model in integers, or nothing.
+
+    Elsewhere than on a CPU it is tried with images (C, H, W).
+    """
+    if device.type == "cpu" or computes_alike(device, model, input_shape):
+        return ""
+    return f"its logits on {device.type} are not those of a CPU to the last bit"
+
+
+@torch.no_grad()
+def computes_alike(
+    device: torch.device, model: nn.Module, input_shape: tuple[int, int, int]
+) -> bool:
+    """Return whether integers on a device give every bit of a CPU's logits of random images."""
+    images = torch.randn(_TRIED, *input_shape, generator=torch.Generator().manual_seed(0))
+    expected, found = (
+        integer_network(model, images[:1].to(place))(images.to(place)).cpu()
+        for place in (torch.device("cpu"), device)
+    )
+    return torch.equal(expected, found)
+
+
 @torch.no_grad()
 def integer_network(model: nn.Module, example: Tensor) -> nn.Module:
     """Return a copy of a prepared, calibrated model in evaluation mode, that computes in integers.
 
-    ``example`` is an image (1, C, H, W), whatever its values, on the CPU as the model is. Layers
-    with a float operand, and what is no layer, stay as they are, in fp32.
+    ``example`` is an image (1, C, H, W), whatever its values, on the device where the copy is to
+    compute. Layers with a float operand, and what is no layer, stay as they are, in fp32.
 
     Raises:
         NotInteger: a layer has no integer form; ``no_integer_network`` says so before.
     """
-    copied = copy.deepcopy(model).eval().float().requires_grad_(False)
+    copied = copy.deepcopy(model).cpu().eval().float().requires_grad_(False)
     layers = {name: layer for name, layer in integer_layers(copied).items() if _calibrated(layer)}
-    norms = fold_norms(copied, layers, example)
+    norms = fold_norms(copied, layers, example.cpu())
     for name, layer in layers.items():
-        replace_forward(layer, _IntegerForward(layer, integer_layer(name, layer, norms.get(name))))
-    return _WithOrderedMeans(copied)
+        integer = integer_layer(name, layer, norms.get(name)).to(example.device)
+        replace_forward(layer, _IntegerForward(layer, integer))
+    return _WithOrderedMeans(copied).to(example.device)
 
 
 def _calibrated(layer: QuantLayer) -> bool:
@@ -245,7 +272,8 @@ class _IntegerForward:
         self._limits = _limits(layer)
         self._shape = (-1,) if integer.window is None else (-1, 1, 1)
         dims = integer.weight_codes.dim()
-        self._has_kernel = dims in (2, 4) and integer.grid.offset is None
+        on_cpu = integer.scale.device.type == "cpu"
+        self._has_kernel = on_cpu and dims in (2, 4) and integer.grid.offset is None
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         window = self._integer.window

@@ -206,8 +206,7 @@ def diff_runs(store: Store, left_run_id: str, right_run_id: str) -> list[RunDevi
 def _comparable_values(store: Store, run_id: str) -> dict[str, object]:
     detail = store.runs.detail(run_id)
     values: dict[str, object] = flatten({"recipe": detail.recipe, "submit": detail.provenance})
-    if detail.attempts:
-        values |= flatten({"attempt": detail.attempts[-1].environment})
+    values |= flatten({"attempt": detail.environment})
     for evaluation in store.results.evaluations(run_id):
         values[f"result.{evaluation.variant}.{evaluation.selection}.top1"] = (
             100 * evaluation.n_correct / evaluation.n_total

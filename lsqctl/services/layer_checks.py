@@ -92,9 +92,10 @@ def check_quantization(recipe: Recipe) -> None:
     with suppress(DataError, *NETWORK_ERRORS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of weights that stay float, as some may
         model = build_meta_network(recipe.model.name, recipe)
-        model = quantize_model(model, recipe, (channels, size, size))
+        shape = channels, size, size
+        model = quantize_model(model, recipe, shape)
         check_integer_layers(model, recipe)
-        decide_evaluation(recipe.train.evaluation, model, torch.device("cpu"))
+        decide_evaluation(recipe.train.evaluation, model, torch.device("cpu"), shape)
         build_methods_of(model, build_optimizer(model, recipe), recipe)
 
 

@@ -98,7 +98,8 @@ def verify_run(
         yield _recorded_verdict(store, detail.run, result.evaluations[0], settings)
         return
     context = _execution_context(detail, settings, threads, device)
-    reevaluator = _reevaluator(store, detail, context, result.data_digest)
+    anywhere = device is None and detail.environment.get("evaluation") == "integer"
+    reevaluator = _reevaluator(store, detail, context, result.data_digest, anywhere=anywhere)
     images_known = bool(DataDigest.parse(result.data_digest).images)
     for stored in result.evaluations:
         key = stored.variant, stored.selection
@@ -113,13 +114,22 @@ def verify_run(
 
 
 class _Reevaluator:
-    """Measures the checkpoints of one run, each variant once."""
+    """Measures the checkpoints of one run, each variant once.
+
+    What was counted in integers may be counted ``anywhere``: on a CPU where the GPU is missing.
+    """
 
     def __init__(
-        self, recipe: Recipe, context: ExecutionContext, data_digest: str, *, settled: bool
+        self,
+        recipe: Recipe,
+        context: ExecutionContext,
+        data_digest: str,
+        *,
+        settled: bool,
+        anywhere: bool,
     ) -> None:
         self._recipe, self._context, self._data_digest = recipe, context, data_digest
-        self._settled = settled
+        self._settled, self._anywhere = settled, anywhere
         self._cache: dict[tuple[str, str], EvalCounts] = {}
 
     def __call__(self, directory: Path, sha256: str, variant: str) -> EvalCounts:
@@ -146,18 +156,27 @@ class _Reevaluator:
         recipe, context, digest = self._recipe, self._context, self._data_digest
         if variant == DEPLOYED:
             return remeasure_deployed(recipe, directory, context, digest, settled=self._settled)
+        if self._anywhere and variant != "bn" and not _is_here(context.device):
+            context = replace(context, device="cpu")  # bn is of statistics that the GPU took
         _check_device(context.device)
         return reevaluate(recipe, directory, context, data_digest=digest, variant=variant)
 
 
 def _reevaluator(
-    store: Store, detail: RunDetail, context: ExecutionContext, data_digest: str
+    store: Store,
+    detail: RunDetail,
+    context: ExecutionContext,
+    data_digest: str,
+    *,
+    anywhere: bool,
 ) -> _Reevaluator:
     from lsqctl.recipe import load_stored
 
     deployed = store.results.deployed(detail.run.id)
     settled = deployed is not None and deployed.exactness == "settled"
-    return _Reevaluator(load_stored(detail.recipe), context, data_digest, settled=settled)
+    return _Reevaluator(
+        load_stored(detail.recipe), context, data_digest, settled=settled, anywhere=anywhere
+    )
 
 
 def _verdict(
@@ -239,7 +258,7 @@ def _execution_context(
     """Return the execution environment of the run's last attempt, perhaps changed."""
     from lsqctl.training.runtime import ExecutionContext
 
-    environment = detail.attempts[-1].environment if detail.attempts else {}
+    environment = detail.environment
     return ExecutionContext(
         run_dir=settings.run_dir(detail.run.id),
         data_dir=settings.data_dir_of(detail.provenance.get("data_dir")),
@@ -248,10 +267,14 @@ def _execution_context(
     )
 
 
-def _check_device(device: str) -> None:
+def _is_here(device: str) -> bool:
     import torch
 
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    return not device.startswith("cuda") or torch.cuda.is_available()
+
+
+def _check_device(device: str) -> None:
+    if not _is_here(device):
         raise CannotVerify(
             "it was trained on a GPU and there is none here; --device cpu measures it all the "
             "same, and may round differently"

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lsqctl.errors import UnfitKey, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.models.heads import example_of
-from lsqctl.quant.integer_network import integer_network, no_integer_network
+from lsqctl.quant.integer_network import integer_network, no_integer_network, no_integers_on
 from lsqctl.training.ranks import World, any_rank
 from lsqctl.training.runtime import autocast
 
@@ -84,17 +84,19 @@ class EvalShare:
 
 
 def decide_evaluation(
-    wanted: Literal["auto", "integer", "trained"], model: nn.Module, device: torch.device
+    wanted: Literal["auto", "integer", "trained"],
+    model: nn.Module,
+    device: torch.device,
+    input_shape: tuple[int, int, int],
 ) -> EvaluationArithmetic:
     """Return how a run's network is evaluated, for all of its attempts.
 
-    Raises UnfitKey when the recipe demands integers, and there are none for this network here.
+    ``model`` is calibrated, its images are (C, H, W). Raises UnfitKey when the recipe demands
+    integers, and there are none for this network here.
     """
     if wanted == "trained":
         return "trained"
-    reason = no_integer_network(model)
-    if device.type != "cpu":
-        reason = f"sums on {device.type} are not known to be exact"
+    reason = no_integer_network(model) or no_integers_on(device, model, input_shape)
     if wanted == "integer" and reason:
         raise UnfitKey("train.evaluation", reason, "say auto or trained")
     return "trained" if reason else "integer"

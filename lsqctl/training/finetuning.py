@@ -27,6 +27,7 @@ from lsqctl.events import (
     TrainingEvent,
 )
 from lsqctl.failpoint import failpoint
+from lsqctl.quant.integer_network import no_integers_on
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import (
     build_on_device,
@@ -132,7 +133,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
         yield from map(LogMessage, initial_step_sizes(model, recipe, pipeline, parent_steps))
         check_integer_layers(model, recipe)
         train_state.environment["evaluation"] = decide_evaluation(
-            recipe.train.evaluation, model, device
+            recipe.train.evaluation, model, device, pipeline.input_shape
         )
     session = build_session(
         model, teacher, recipe, context, pipeline=pipeline, train_state=train_state
@@ -166,16 +167,28 @@ def _begin(
     session: TrainingSession,
     checkpoint: CheckpointContent | None,
     start: CheckpointContent | None,
-) -> Iterator[KernelUse | Measurement | Checkpoint]:
+) -> Iterator[LogMessage | KernelUse | Measurement | Checkpoint]:
     """Take over what the run goes on from; of a run that begins, save that first."""
     if start:
         session.restore(start, own=start is checkpoint)
+        yield from _evaluate_here(session)
     yield kernel_use(session.model, session.train_state)
     if not start:  # right after calibration
         yield from initial_stats(session)
     if not checkpoint:
         yield from session.save()
         failpoint("train.calibrated")
+
+
+def _evaluate_here(session: TrainingSession) -> Iterator[LogMessage]:
+    """Let a run of integers be evaluated as trained from here on, where they are others here."""
+    train_state, pipeline = session.train_state, session.pipeline
+    if train_state.environment["evaluation"] == "integer" and (
+        reason := no_integers_on(pipeline.device, session.model, pipeline.input_shape)
+    ):
+        train_state.environment["evaluation"] = "trained"
+        train_state.deterministic = "statistical"
+        yield LogMessage(f"evaluated as it is trained from here on, for {reason}")
 
 
 def _open_train_state(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from lsqctl.datasets.data_digest import same_data
@@ -13,9 +12,11 @@ from lsqctl.errors import DataError, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.models.heads import example_of
 from lsqctl.quant import prepare
+from lsqctl.quant.integer_network import no_integers_on
 from lsqctl.recipe import Recipe
 from lsqctl.training.beginning import open_pipeline
 from lsqctl.training.checkpoint import load_model_state, read_state, verify_checkpoint
+from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
     EvalCounts,
     EvaluationArithmetic,
@@ -75,7 +76,8 @@ def reevaluate(
 
     Of a run that was evaluated in integers they are those of the training to the last image; of
     another on the same machine, with as many threads. Raises DataError for a dataset that is
-    missing, damaged, or not the one of ``data_digest``, and UsageError for integers on a GPU.
+    missing, damaged, or not the one of ``data_digest``, and UsageError on a device that computes
+    integers otherwise than a CPU.
     """
     device = setup_torch(context, recipe.seed)
     pipeline = open_pipeline(recipe, context, device)
@@ -85,8 +87,11 @@ def reevaluate(
             "its digest "
             f"is {actual_digest}, the database says {data_digest}"
         )
-    train, arithmetic = recipe.train, _evaluation_arithmetic(directory, device)
-    model = restore_model(recipe, directory, "raw" if variant == "bn" else variant).to(device)
+    train, arithmetic = recipe.train, _evaluation_arithmetic(directory)
+    model = restore_model(recipe, directory, "raw" if variant == "bn" else variant)
+    if arithmetic == "integer":
+        _check_integers(model, pipeline)
+    model = model.to(device)
     if variant == "bn":
         with autocast(train.precision, device):
             images = pipeline.reestimation_batches(train.bn_reestimate_images)
@@ -96,10 +101,13 @@ def reevaluate(
         return evaluate(network, pipeline.eval_batches())
 
 
-def _evaluation_arithmetic(directory: Path, device: torch.device) -> EvaluationArithmetic:
-    """Return how a checkpoint's training counted; raises UsageError where ``device`` cannot."""
+def _evaluation_arithmetic(directory: Path) -> EvaluationArithmetic:
+    """Return how a checkpoint's training counted."""
     environment = TrainState.from_state(read_state(directory)["cursor"]).environment
     arithmetic: EvaluationArithmetic = environment.get("evaluation", "trained")
-    if arithmetic == "integer" and device.type != "cpu":
-        raise UsageError("the run was evaluated in integers: verify it with --device cpu")
     return arithmetic
+
+
+def _check_integers(model: nn.Module, pipeline: DataPipeline) -> None:
+    if reason := no_integers_on(pipeline.device, model, pipeline.input_shape):
+        raise UsageError(f"the run was evaluated in integers, and {reason}: take --device cpu")

@@ -269,8 +269,6 @@ def restore_state(
     train_state.environment = older | train_state.environment
     compile_enabled, notes = compilation.resume_compile(train_state, context)
     kept = {name: train_state.environment[name] for name in older.keys() - {"compile"}}
-    if context.device != "cpu":
-        kept["evaluation"] = "trained"
     current = runtime.execution_environment(context, recipe) | kept | {"compile": compile_enabled}
     changed = [name for name in current if current[name] != train_state.environment.get(name)]
     if not changed:

@@ -93,7 +93,9 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
         train_state=TrainState(
             recipe_hash="smoke",
             environment={
-                "evaluation": decide_evaluation(recipe.train.evaluation, model, pipeline.device)
+                "evaluation": decide_evaluation(
+                    recipe.train.evaluation, model, pipeline.device, pipeline.input_shape
+                )
             },
         ),
     )

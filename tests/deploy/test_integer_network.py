@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lsqctl.models.factory import build_model
 from lsqctl.quant import LayerOverride, integer_network
+from lsqctl.quant.arithmetic import IntegerLayer
 from lsqctl.quant.integer import rounds_twice
 from tests.deploy.networks import (
     EVEN,
@@ -71,6 +72,25 @@ def test_batches_threads_and_the_order_of_memory_change_no_bit():
             assert torch.equal(torch.cat([network(one) for one in batches]), expected)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_another_device_is_tried_against_the_cpu(monkeypatch):
+    model, device, shape = prepared(), torch.device("cpu"), (3, 8, 8)
+    assert integer_network.computes_alike(device, model, shape)
+    outputs, calls = IntegerLayer.outputs, []
+
+    def fused(layer, accumulators):
+        calls.append(layer.name)
+        if len(calls) <= n_layers:  # of the CPU
+            return outputs(layer, accumulators)
+        exact = accumulators.double() * layer.scale.double().view(-1, 1, 1)
+        return (exact + layer.shift.double().view(-1, 1, 1)).float()
+
+    n_layers = len(integer_network.integer_layers(model))
+    spread = prepared(act_offset="learned", act_signed="unsigned")  # no kernels: by definition
+    monkeypatch.setattr(IntegerLayer, "outputs", fused)
+    assert not integer_network.computes_alike(device, spread, shape)
+    assert len(calls) == 2 * n_layers
 
 
 def test_kernels_that_round_otherwise_are_not_given_the_scale(monkeypatch):

@@ -9,12 +9,21 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from lsqctl.quant import QuantConv2d, QuantLinear, QuantSpec, TensorSpec, calibrate, prepare
+from lsqctl.quant import (
+    QuantConv2d,
+    QuantLinear,
+    QuantSpec,
+    TensorSpec,
+    arithmetic,
+    calibrate,
+    prepare,
+)
 from lsqctl.quant.arithmetic import (
     Grid,
     IntegerLayer,
     NotInteger,
     Window,
+    convolve_by_columns,
     integer_layer,
     norm_affine,
 )
@@ -55,6 +64,46 @@ def test_below_the_bound_the_order_of_a_convolution_does_not_matter():
     forward = layer.accumulators(codes.float())
     backward = F.conv2d(codes.flip(1).double(), weight.flip(1).double())
     assert torch.equal(forward.double(), backward)
+
+
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 2, 4]),
+    st.sampled_from([(3,), (3, 2), (1, 1)]),
+)
+def test_a_convolution_by_columns_is_the_convolution(seed, stride, dilation, groups, size):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(0, 16, (3, 8, 11, 13)[: 2 + len(size)], generator=generator).float()
+    weight = torch.randint(-8, 8, (12, 8 // groups, *size), generator=generator).float()
+    n = len(size)
+    window = Window((stride,) * n, ((0, 0),) * n, (dilation,) * n, groups, "constant")
+    direct = {1: F.conv1d, 2: F.conv2d}[n](codes, weight, None, stride, 0, dilation, groups)
+    with pytest.MonkeyPatch.context() as patch:
+        for columns_at_once in (1, 1 << 20):  # image by image, all at once
+            patch.setattr(arithmetic, "_COLUMNS", columns_at_once)
+            assert torch.equal(convolve_by_columns(codes, weight, window), direct)
+    assert convolve_by_columns(codes[:0], weight, window).shape == (0, *direct.shape[1:])
+
+
+def test_elsewhere_than_on_a_cpu_convolutions_are_products_of_matrices(monkeypatch):
+    window = Window((2, 1), ((1, 1), (0, 0)), (1, 1), 2, "constant")
+    layer = layer_of(torch.ones(16, 4, 3, 3), highest=15, window=window)
+    expected = layer.accumulators(torch.ones(2, 8, 9, 9)).shape
+    devices = []
+
+    def watched(codes, *rest):
+        devices.append(codes.device.type)
+        return convolve_by_columns(codes, *rest)
+
+    monkeypatch.setattr(arithmetic, "convolve_by_columns", watched)
+    monkeypatch.setattr(Grid, "zero_code", 0)  # meta has shapes and no values
+    elsewhere = layer.to(torch.device("meta"))
+    codes = torch.ones(2, 8, 9, 9, device="meta")
+    found = elsewhere._accumulate(codes, elsewhere.weight_codes.float())
+    assert (found.shape, devices) == (expected, ["meta"])
+    assert {elsewhere.grid.step.device.type, elsewhere.scale.device.type} == {"meta"}
 
 
 def test_autocast_around_it_changes_nothing():

@@ -177,6 +177,16 @@ def test_other_data_and_a_missing_gpu_mark_nothing(here):
     assert shown(here) is True
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_what_a_gpu_has_counted_in_integers_a_cpu_counts_too(here):
+    store = here[1]
+    gpu = json.dumps({"device": "cuda", "threads": 1, "evaluation": "integer"})
+    store._database.write(lambda db: db.execute(update(attempts).values(environment=gpu)))
+    found = {(one.variant == "bn", one.verified) for one in verify(here)}
+    assert found == {(False, True), (True, None)}  # the GPU's statistics are its own
+    assert {one.verified for one in verify(here, device="cuda")} == {None}  # as it was asked for
+
+
 def test_a_run_without_a_result_is_said_and_all_means_those_that_have_one(here):
     store = here[1]
     with pytest.raises(NotFound, match="is queued: only a succeeded run has a result"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lsqctl.errors import UnfitKey
-from lsqctl.events import KernelUse
+from lsqctl.errors import UnfitKey, UsageError
+from lsqctl.events import KernelUse, LogMessage
 from lsqctl.models.factory import build_model
-from lsqctl.quant import QuantSpec, prepare
+from lsqctl.quant import QuantSpec, integer_network, prepare
 from lsqctl.services.deploy import remeasure_deployed
+from lsqctl.training import finetuning, restore
 from lsqctl.training.evaluation import decide_evaluation, evaluate
 from lsqctl.training.restore import reevaluate, restore_model
 
@@ -57,20 +58,52 @@ def test_a_recipe_may_have_the_count_as_it_was_trained(job):
     assert counts.loss == stored.loss
 
 
-def test_integers_are_taken_where_they_can_be_and_refused_where_they_cannot():
+SHAPE = (1, 8, 8)
+
+
+def test_integers_are_taken_where_they_can_be_and_refused_where_they_cannot(monkeypatch):
     def network(**bits):
         spec = QuantSpec(weight_bits=4, act_bits=4, **bits)
         return prepare(build_model("resnet8", num_classes=10, in_channels=1), spec)
 
-    assert decide_evaluation("auto", network(), CPU) == "integer"
-    assert decide_evaluation("auto", network(), torch.device("cuda", 0)) == "trained"
-    with pytest.raises(UnfitKey, match=r"train\.evaluation: sums on cuda are not known to be"):
-        decide_evaluation("integer", network(), torch.device("cuda", 0))
-    assert decide_evaluation("trained", network(), CPU) == "trained"
+    assert decide_evaluation("auto", network(), CPU, SHAPE) == "integer"
+    assert decide_evaluation("trained", network(), CPU, SHAPE) == "trained"
     full = build_model("resnet8", num_classes=10, in_channels=1)
-    assert decide_evaluation("auto", full, CPU) == "trained"
+    assert decide_evaluation("auto", full, CPU, SHAPE) == "trained"
     with pytest.raises(UnfitKey, match="no layer of it has both its"):
-        decide_evaluation("integer", full, CPU)
+        decide_evaluation("integer", full, CPU, SHAPE)
+    for alike, found in ((True, "integer"), (False, "trained")):
+        monkeypatch.setattr(integer_network, "computes_alike", lambda *_, alike=alike: alike)
+        assert decide_evaluation("auto", network(), torch.device("cuda", 0), SHAPE) == found
+    with pytest.raises(UnfitKey, match=r"train\.evaluation: its logits on cuda are not those of"):
+        decide_evaluation("integer", network(), torch.device("cuda", 0), SHAPE)
+
+
+def test_where_integers_are_others_a_run_goes_on_as_it_is_trained(job, monkeypatch):
+    recipe = tiny(train={"epochs": 2})
+    run(recipe, job(), stop_after=2)
+    monkeypatch.setattr(finetuning, "no_integers_on", lambda *_: "they are others here")
+    facts = run(recipe, job())
+    assert "evaluated as it is trained from here on, for they are others here" in [
+        one.text for one in facts if isinstance(one, LogMessage)
+    ]
+    assert next(one for one in facts if isinstance(one, KernelUse)).evaluation == "trained"
+    assert facts[-1].deterministic == "statistical"
+    stored = facts[-1].evaluations[0]
+    monkeypatch.setattr(restore, "no_integers_on", lambda *_: "they are others here")
+    again = reevaluate(
+        recipe, job().run_dir / stored.checkpoint, job(), data_digest=facts[-1].data_digest
+    )
+    assert again.loss == stored.loss
+
+
+def test_integers_are_not_measured_again_where_they_are_others(job, monkeypatch):
+    recipe = tiny(train={"epochs": 1})
+    result = run(recipe, job())[-1]
+    directory = job().run_dir / result.evaluations[0].checkpoint
+    monkeypatch.setattr(restore, "no_integers_on", lambda *_: "they are others here")
+    with pytest.raises(UsageError, match="integers, and they are others here: take --device cpu"):
+        reevaluate(recipe, directory, job(), data_digest=result.data_digest)
 
 
 def test_a_run_that_goes_on_from_before_there_were_integers_is_counted_as_it_was(job):

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from lsqctl.events import Metric
+from lsqctl.models.factory import build_model
 from lsqctl.quant import QuantSpec, calibrate, lsq_codes, lsq_fake_quantize, prepare
+from lsqctl.quant.integer_network import computes_alike
 from lsqctl.training.beginning import build_on_device, open_pipeline
+from lsqctl.training.restore import reevaluate
 from lsqctl.training.runtime import setup_torch
 from tests.training.attempts import assert_same_state, plain, rows, run
 from tests.training.conftest import tiny
@@ -111,3 +114,27 @@ def test_logits_of_a_quantized_network_are_those_of_the_cpu(job):
         ours = model.eval()(images)
         theirs = model.to(DEVICE)(images.to(DEVICE)).cpu()
     assert (ours.argmax(1) == theirs.argmax(1)).float().mean() > 0.97  # ties between two codes
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet18", "mobilenet_v2", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_integers_are_those_of_the_cpu_to_the_last_bit(name, bits):
+    torch.manual_seed(bits)
+    model = build_model(name, num_classes=10, in_channels=3, image_size=64)
+    model = prepare(model, QuantSpec(weight_bits=bits, act_bits=bits))
+    calibrate(model, [torch.randn(16, 3, 64, 64)])
+    assert computes_alike(torch.device(DEVICE), model.to(DEVICE), (3, 64, 64))
+
+
+def test_a_run_counts_there_what_a_cpu_does(job):
+    recipe = tiny(train={"epochs": 1, "precision": "bf16", "evaluation": "integer"})
+    result = run(recipe, replace(job(), device=DEVICE, compile="off"))[-1]
+    stored = result.evaluations[0]
+    for device in ("cpu", DEVICE):
+        again = reevaluate(
+            recipe,
+            job().run_dir / stored.checkpoint,
+            replace(job(), device=device),
+            data_digest=result.data_digest,
+        )
+        assert again.hits == stored.hits
