@@ -14,7 +14,8 @@ busy moment hits both sides.
 ``--clock cpu`` counts processor time instead, which neighbours disturb less; it needs one thread
 (waiting threads of OpenMP count as busy).  Memory is the most that one step holds above what was
 held before it.  Brevitas takes part where it is installed.
-Goals: lsqctl at most 1.15 x full precision eager, 1.05 x compiled, and ahead of every peer.
+Goals, in full precision's time: 1.00 eager, 0.85 compiled and 0.65 evaluated in fp32, 0.95 compiled
+in bf16, and ahead of every peer (docs/speed.md says what is met).
 """
 
 from __future__ import annotations

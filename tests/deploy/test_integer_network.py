@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -130,6 +131,32 @@ def test_a_processor_without_wide_products_gives_the_same_bits(tmp_path):
         command = [sys.executable, "-c", code, str(tmp_path / isa)]
         subprocess.run(command, env=environment, check=True, timeout=120)
     assert torch.equal(torch.load(tmp_path / "AVX2"), torch.load(tmp_path / "ALL"))
+
+
+def of_whole_numbers(model):
+    """Give a prepared model values that no machine rounds or draws otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            low, high = (5, 17) if "step" in name else (24, 96) if "var" in name else (-64, 64)
+            drawn = torch.randint(low, high, value.shape, generator=generator)
+            value.copy_(drawn / (256 if "step" in name else 64))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [
+        ({}, "e0a9c64f66667634"),
+        ({"weight_bits": 8, "act_bits": 8}, "120fbc07ab64dfa9"),
+        ({"act_offset": "learned", "act_signed": "unsigned"}, "94ab744ff04bf079"),
+    ],
+)
+def test_logits_are_those_of_the_machines_before_to_the_last_bit(spec, digest):
+    network = in_integers(of_whole_numbers(prepared(**spec)))
+    logits = network(normalized(images(20)))
+    assert len(logits.unique()) > 90
+    assert hashlib.sha256(logits.numpy().tobytes()).hexdigest()[:16] == digest
 
 
 class Readers(nn.Module):
