@@ -61,7 +61,8 @@ from lsqctl.training.data_pipeline import (  # noqa: E402
     InMemoryImages,
 )
 from lsqctl.training.evaluation import evaluation_autocast  # noqa: E402
-from lsqctl.training.runtime import autocast, use_deterministic_kernels  # noqa: E402
+from lsqctl.training.precision import autocast  # noqa: E402
+from lsqctl.training.runtime import use_deterministic_kernels  # noqa: E402
 
 
 @dataclass(frozen=True)

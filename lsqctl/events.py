@@ -90,10 +90,14 @@ class LogMessage:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Whether this attempt trains with a compiled network, or with channels laid out last."""
+    """Whether this attempt trains with a compiled network, or with channels laid out last.
+
+    ``precision`` is that of its layers: fp32, bf16 or fp16.
+    """
 
     compiled: bool
     channels_last: bool = False
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True, slots=True)

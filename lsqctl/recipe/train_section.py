@@ -117,10 +117,11 @@ class TrainSection(Section):
         "statistics again after training, counted as variant bn; 0 does not",
         json_schema_extra=unit_schema("images"),
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "fp32",
         description="arithmetic of layers: fp32, or bf16 or fp16 autocast (quantizers stay in "
-        "fp32; fp16 scales the loss and leaves out steps that overflow)",
+        "fp32; fp16 scales the loss and leaves out steps that overflow); auto is bf16 where the "
+        "device multiplies it, else fp32, decided at the first attempt",
     )
     evaluation: Literal["auto", "integer", "trained"] = Field(
         "auto",

@@ -21,6 +21,7 @@ from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.pieces import microbatch_sizes
+from lsqctl.training.precision import multiplies_bf16
 from lsqctl.training.runtime import ExecutionContext, check_own_stop
 from lsqctl.training.train_state import TrainState
 
@@ -133,13 +134,9 @@ def decide_kernel(
     if quant.kernel == "integer":
         return "integer"
     pays_off = pipeline.input_shape[-1] >= _INTEGER_MIN_SIZE and not (
-        compiled and recipe.train.precision == "bf16" and _multiplies_bf16()
+        compiled and recipe.train.precision == "bf16" and multiplies_bf16(pipeline.device)
     )
     return "integer" if pays_off and not reason else "float"
-
-
-def _multiplies_bf16() -> bool:
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def _no_integers_reason(context: ExecutionContext) -> str:

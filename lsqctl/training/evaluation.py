@@ -23,8 +23,8 @@ from lsqctl.errors import UnfitKey, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.models.heads import example_of
 from lsqctl.quant.integer_network import integer_network, no_integer_network, no_integers_on
+from lsqctl.training.precision import autocast
 from lsqctl.training.ranks import World, any_rank
-from lsqctl.training.runtime import autocast
 
 EvaluationArithmetic = Literal["integer", "trained"]
 

@@ -65,6 +65,7 @@ from lsqctl.training.evaluation import (
 from lsqctl.training.optimizer_step import (
     train_step,
 )
+from lsqctl.training.precision import autocast, decide_precision, in_precision, precision_notes
 from lsqctl.training.quantizer_stats import (
     epoch_stats,
     initial_stats,
@@ -78,11 +79,7 @@ from lsqctl.training.run_result import (
     clamp_warnings,
     stop_notes,
 )
-from lsqctl.training.runtime import (
-    ExecutionContext,
-    autocast,
-    setup_torch,
-)
+from lsqctl.training.runtime import ExecutionContext, setup_torch
 from lsqctl.training.session import (
     TrainingSession,
     build_session,
@@ -90,6 +87,8 @@ from lsqctl.training.session import (
 )
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from lsqctl.training.train_state import EvalRecord, TrainState
+
+_COMPILED = "compile", "channels_last", "precision"
 
 
 def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEvent]:
@@ -125,8 +124,10 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
     if not start:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
-    yield Compiled(*(train_state.environment[name] for name in ("compile", "channels_last")))
-    notes = (*resume_notes, *environment_notes, *pipeline.dataset.notes, train_state.new_head)
+    yield Compiled(*(train_state.environment[name] for name in _COMPILED))
+    recipe = in_precision(recipe, train_state.environment["precision"])
+    notes = (*resume_notes, *environment_notes, *precision_notes(recipe, device))
+    notes += (*pipeline.dataset.notes, train_state.new_head)
     yield from map(LogMessage, filter(None, notes))
     model = quantize_model(model, recipe, pipeline.input_shape, train_state.environment["kernel"])
     if not start:
@@ -215,8 +216,11 @@ def _open_train_state(
     notes = decide_compile(
         train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
     )
+    precision = decide_precision(recipe, pipeline.device)
     compiled = bool(train_state.environment["compile"])
-    train_state.environment["kernel"] = decide_kernel(recipe, context, pipeline, compiled=compiled)
+    recipe = in_precision(recipe, precision)
+    kernel = decide_kernel(recipe, context, pipeline, compiled=compiled)
+    train_state.environment |= {"precision": precision, "kernel": kernel}
     return train_state, notes
 
 

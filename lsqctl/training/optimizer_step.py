@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from lsqctl.quant import param_groups
 from lsqctl.recipe import DistillSection, Recipe, TrainSection
 from lsqctl.training.pieces import Share
+from lsqctl.training.precision import autocast
 from lsqctl.training.reduction import sum_pieces
-from lsqctl.training.runtime import autocast
 
 if TYPE_CHECKING:
     from lsqctl.training.session import TrainingSession

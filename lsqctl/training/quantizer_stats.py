@@ -11,7 +11,7 @@ from torch import Tensor
 from lsqctl.events import QuantizerStats
 from lsqctl.quant import QuantizerReading, collect_stats
 from lsqctl.run import JsonObject
-from lsqctl.training.runtime import autocast
+from lsqctl.training.precision import autocast
 from lsqctl.training.session import TrainingSession
 
 _UPDATES_PER_READING = 10  # of the weights' codes, between two readings

@@ -25,7 +25,8 @@ from lsqctl.training.evaluation import (
     evaluation_autocast,
     reestimate_bn,
 )
-from lsqctl.training.runtime import ExecutionContext, autocast, setup_torch
+from lsqctl.training.precision import autocast
+from lsqctl.training.runtime import ExecutionContext, setup_torch
 from lsqctl.training.train_state import TrainState
 
 
@@ -87,25 +88,20 @@ def reevaluate(
             "its digest "
             f"is {actual_digest}, the database says {data_digest}"
         )
-    train, arithmetic = recipe.train, _evaluation_arithmetic(directory)
+    environment = TrainState.from_state(read_state(directory)["cursor"]).environment
+    arithmetic: EvaluationArithmetic = environment.get("evaluation", "trained")
+    precision = environment.get("precision", recipe.train.precision)
     model = restore_model(recipe, directory, "raw" if variant == "bn" else variant)
     if arithmetic == "integer":
         _check_integers(model, pipeline)
     model = model.to(device)
     if variant == "bn":
-        with autocast(train.precision, device):
-            images = pipeline.reestimation_batches(train.bn_reestimate_images)
+        with autocast(precision, device):
+            images = pipeline.reestimation_batches(recipe.train.bn_reestimate_images)
             model = reestimate_bn(model, images)
-    with evaluation_autocast(arithmetic, train.precision, device):
+    with evaluation_autocast(arithmetic, precision, device):
         network = as_evaluated(model, arithmetic, pipeline.input_shape)
         return evaluate(network, pipeline.eval_batches())
-
-
-def _evaluation_arithmetic(directory: Path) -> EvaluationArithmetic:
-    """Return how a checkpoint's training counted."""
-    environment = TrainState.from_state(read_state(directory)["cursor"]).environment
-    arithmetic: EvaluationArithmetic = environment.get("evaluation", "trained")
-    return arithmetic
 
 
 def _check_integers(model: nn.Module, pipeline: DataPipeline) -> None:

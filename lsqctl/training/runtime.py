@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import random
 import resource
@@ -117,14 +116,6 @@ def execution_environment(context: ExecutionContext, recipe: Recipe) -> dict[str
         **{f"plugin {name}": p.sha256()[:16] for name, p in plugins_of(recipe).items()},
         **({"torchcodec": version("torchcodec")} if recipe.data.decoder == "torchcodec" else {}),
     }
-
-
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the context of a forward pass: bf16 or fp16 autocast, or nothing for fp32."""
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in dtypes:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=dtypes[precision])
 
 
 def torch_rng_states() -> JsonObject:

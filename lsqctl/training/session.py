@@ -32,7 +32,7 @@ from lsqctl.training.pieces import Share, deal
 from lsqctl.training.ranks import STOPPED, any_rank, check_replicas
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.teacher_logits import TeacherLogits, View
-from lsqctl.training.train_state import TrainState
+from lsqctl.training.train_state import OLDER_ENVIRONMENT, TrainState
 
 
 @dataclass(slots=True)
@@ -265,7 +265,7 @@ def restore_state(
     train_state = TrainState.from_state(checkpoint.state["cursor"])
     if train_state.recipe_hash != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
-    older = {"compile": False, "channels_last": False, "kernel": "float", "evaluation": "trained"}
+    older = OLDER_ENVIRONMENT | {"precision": recipe.train.precision}
     train_state.environment = older | train_state.environment
     compile_enabled, notes = compilation.resume_compile(train_state, context)
     kept = {name: train_state.environment[name] for name in older.keys() - {"compile"}}

@@ -36,6 +36,7 @@ from lsqctl.training.evaluation import decide_evaluation
 from lsqctl.training.finetuning import evaluate_epoch, train_epoch
 from lsqctl.training.image_folder import FolderImages
 from lsqctl.training.optimizer_step import freeze_teacher
+from lsqctl.training.precision import decide_precision, in_precision
 from lsqctl.training.runtime import ExecutionContext
 from lsqctl.training.session import build_session, first_non_finite
 from lsqctl.training.train_state import TrainState
@@ -77,6 +78,7 @@ def _train_and_evaluate(recipe: Recipe, dataset: DatasetSplits, scratch: Path) -
     channels = input_channels(recipe.model.name, dataset.channels)
     pipeline = DataPipeline(dataset, recipe, torch.device("cpu"), channels=channels)
     context = ExecutionContext(scratch, scratch, threads=torch.get_num_threads())
+    recipe = in_precision(recipe, decide_precision(recipe, pipeline.device))
     model = quantize_model(
         _warm_up_batchnorm(recipe.model.name, pipeline), recipe, pipeline.input_shape
     )

@@ -38,6 +38,15 @@ class EvalRecord:
 _STORED_KEYS = {"recipe_hash": "recipe", "input_digests": "digests", "environment": "circumstances"}
 
 
+OLDER_ENVIRONMENT: JsonObject = {
+    "compile": False,
+    "channels_last": False,
+    "kernel": "float",
+    "evaluation": "trained",
+}
+"""What checkpoints of before do not say of their environment."""
+
+
 @dataclass(slots=True)
 class TrainState:
     """How far a run is, and the sums it has begun.

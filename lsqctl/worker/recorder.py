@@ -141,7 +141,11 @@ class Recorder:
                 self._retry(partial(self._resume, event.step))
             case Compiled():
                 self._record_environment(
-                    {"compile": event.compiled, "channels_last": event.channels_last}
+                    {
+                        "compile": event.compiled,
+                        "channels_last": event.channels_last,
+                        "precision": event.precision,
+                    }
                 )
             case KernelUse():
                 self._record_environment(

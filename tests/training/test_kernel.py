@@ -112,7 +112,7 @@ def test_a_checkpoint_from_before_kernels_goes_on_in_floats_to_the_bit(job, monk
 
     def forget(parts):
         cursor = parts["state"]["cursor"]
-        newer = ("kernel", "evaluation")
+        newer = ("kernel", "evaluation", "precision")
         kept = {key: value for key, value in cursor["circumstances"].items() if key not in newer}
         parts["state"] = parts["state"] | {"cursor": cursor | {"circumstances": kept}}
 
