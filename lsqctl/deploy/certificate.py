@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 AVX2_PAIR = 32767
-"""What the sum of two products may reach on processors with AVX2 and without VNNI."""
+"""What the sum of two products may reach on processors without VNNI."""
 MAX_TRIES = 12  # units of the bias, from the finest on
 _BLOCK = 128  # channels at a time: a linear layer has thousands, with 255 thresholds each
 
@@ -368,18 +368,19 @@ def _reproduces(stairs: Staircase, found: Requantization, channels: Integers) ->
 
 
 def pair_bounds(layer: IntegerLayer) -> Integers:
-    """Return, by channel (O), what two neighbouring products of bytes may add up to, in magnitude.
+    """Return, by channel (O), what two products of bytes may add up to, in magnitude.
 
-    Processors with AVX2 and no VNNI add such pairs in 16 bits: above 32,767 they saturate, and the
-    accumulator is wrong there.
+    Processors with AVX2 or AVX-512 and no VNNI add two products in 16 bits: above 32,767 they
+    saturate, and the accumulator is wrong there. Which two is a runtime's secret: any may be.
     """
-    codes = layer.weight_codes.numpy().astype(np.int64)
-    if codes.ndim > 2:
-        codes = np.moveaxis(codes, 1, -1)
-    flat = codes.reshape(len(codes), -1)
-    flat = np.pad(flat, ((0, 0), (0, flat.shape[1] % 2)))
-    pairs = flat.reshape(len(flat), -1, 2)
-    sums = [np.clip(pairs, low, high).sum(-1) for low, high in ((0, None), (None, 0))]
+    codes = layer.weight_codes.flatten(1).numpy().astype(np.int64)
+    two = np.sort(np.pad(codes, ((0, 0), (2, 2))), axis=1)  # with zeros: of either sign
     highest_byte = layer.grid.quant_max - layer.grid.quant_min
-    bounds: Integers = np.maximum(*(abs(one).max(1) for one in sums)) * highest_byte
+    bounds: Integers = np.maximum(two[:, -2:].sum(1), -two[:, :2].sum(1)) * highest_byte
     return bounds
+
+
+def is_pair_safe(layer: IntegerLayer, factors: Integers | None = None) -> bool:
+    """Return whether no two products pass 16 bits, weights multiplied by ``factors`` (O) if any."""
+    bounds = pair_bounds(layer) * (1 if factors is None else factors.flatten())
+    return int(bounds.max()) <= AVX2_PAIR

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
-from lsqctl.deploy.certificate import AVX2_PAIR, Certificate, certificates_json, pair_bounds
+from lsqctl.deploy.certificate import Certificate, certificates_json, is_pair_safe
 from lsqctl.deploy.checking import (
     CheckCounts,
     Comparison,
@@ -308,7 +308,7 @@ def _report(
             "codes": taps.get(name, ""),
             "weight_bits": layer.weight_bits,
             "accumulator_bound": layer.accumulator_bound,
-            "avx2_safe": int(pair_bounds(layer).max()) <= AVX2_PAIR,
+            "avx2_safe": is_pair_safe(layer),
         }
         for name, layer in network.layers.items()
     ]

@@ -3,7 +3,8 @@
 A convolution is written as slices of its input, side by side, times a matrix, for onnxruntime's
 ``ConvInteger`` is slow; grouped ones keep it. The accumulator becomes fp32 and is scaled and
 shifted by two operations, as the reference says. Where a certificate proves integers that do the
-same for every input, ``QLinearConv`` gives the next layer's codes at once.
+same for every input, ``QLinearConv`` gives the next layer's codes at once. Weights of which two
+products could pass 16 bits are bytes around 128, whose products every processor adds in 32.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.fx import Node
 
-from lsqctl.deploy.certificate import Requantization
+from lsqctl.deploy.certificate import Requantization, is_pair_safe
 from lsqctl.deploy.lowering import pair
 from lsqctl.deploy.network import Edge, Network
-from lsqctl.deploy.onnx_graph import GraphWriter
+from lsqctl.deploy.onnx_graph import GraphWriter, Integers
 from lsqctl.deploy.runtime import Array
 from lsqctl.quant.arithmetic import Grid, IntegerLayer, Window
 
 _ONNX_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 MICROSOFT = "com.microsoft"
+_MIDDLE = 128
 POINTWISE = Window((1,), ((0, 0),), (1,), 1, "constant")
 
 
@@ -76,13 +78,13 @@ class ExactForm:
 
     def _product(self, graph: GraphWriter, layer: IntegerLayer, codes: str, weight: Array) -> str:
         """Add (…, K) times (K, O), scaled and shifted."""
-        matrix = graph.weight_codes(np.ascontiguousarray(weight), layer.weight_bits)
+        matrix, weight_zero_point = _weights(graph, layer, np.ascontiguousarray(weight))
         zero_point = _zero_point(graph, layer.grid)
         scale, shift = (graph.constant(t.numpy()) for t in (layer.scale, layer.shift))
         if self.plain:
-            acc = graph.add("MatMulInteger", codes, matrix, zero_point)
+            acc = graph.add("MatMulInteger", codes, matrix, zero_point, weight_zero_point)
             return _scaled(graph, acc, scale, shift)
-        one, no_zero_point = graph.constant(1.0), ""
+        one = graph.constant(1.0)
         return graph.add(
             "MatMulIntegerToFloat",
             codes,
@@ -90,10 +92,21 @@ class ExactForm:
             one,
             scale,
             zero_point,
-            no_zero_point,
+            weight_zero_point,
             shift,
             domain=MICROSOFT,
         )
+
+
+def _weights(
+    graph: GraphWriter, layer: IntegerLayer, codes: Array, factors: Integers | None = None
+) -> tuple[str, str]:
+    """Add weight codes, by ``factors`` if any, and the zero point that they have."""
+    if is_pair_safe(layer, factors):
+        weight = graph.weight_codes(codes, layer.weight_bits, factors)
+        return weight, graph.constant(0, np.int8)
+    whole = codes.astype(np.int64) * (1 if factors is None else factors)
+    return graph.constant(whole + _MIDDLE, np.uint8), graph.constant(_MIDDLE, np.uint8)
 
 
 def _codes(graph: GraphWriter, edge: str, grid: Grid, x: str) -> str:
@@ -114,14 +127,15 @@ def _requantized(
     pads, codes = _pads(graph, layer, codes)
     factors = proof.factors.reshape(-1, *(1,) * (weight.ndim - 1))
     one, zero_point = graph.constant(1.0), _zero_point(graph, grid)
+    codes_of_weight, weight_zero_point = _weights(graph, layer, weight, factors)
     out = graph.add(
         "QLinearConv",
         codes,
         one,
         _zero_point(graph, layer.grid),
-        graph.weight_codes(weight, layer.weight_bits, factors),
+        codes_of_weight,
         graph.constant(proof.multipliers),
-        graph.constant(0, np.int8),
+        weight_zero_point,
         one,
         zero_point,
         graph.constant(proof.biases, np.int32),
@@ -211,12 +225,13 @@ def _grouped(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
     assert layer.window is not None
     window = layer.window
     x = add_padding(graph, layer, codes, channels_last=False)
-    weight = graph.weight_codes(layer.weight_codes.numpy(), layer.weight_bits)
+    weight, weight_zero_point = _weights(graph, layer, layer.weight_codes.numpy())
     accumulators = graph.add(
         "ConvInteger",
         x,
         weight,
         _zero_point(graph, layer.grid),
+        weight_zero_point,
         strides=list(window.stride),
         dilations=list(window.dilation),
         group=window.groups,

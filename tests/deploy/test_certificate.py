@@ -19,6 +19,7 @@ from lsqctl.deploy.certificate import (
     _reproduces,
     certify,
     fit,
+    is_pair_safe,
     pair_bounds,
     proofs,
     staircase,
@@ -145,11 +146,21 @@ def test_a_code_that_the_largest_accumulator_alone_reaches_has_its_threshold():
     assert one.inside[0].tolist() == [True] * 3 + [False] * 12
 
 
-def test_pairs_of_products_are_neighbours_channels_last_and_codes_count_from_the_smallest():
+def test_any_two_products_of_one_sign_may_be_added_and_codes_count_from_the_smallest():
     layer = small_layer(torch.tensor([[[[3, -1]], [[2, 5]]]]))  # two channels, a row of two
     layer = replace(layer, grid=Grid(torch.tensor(0.5), None, -2, 5))
-    assert pair_bounds(layer).tolist() == [7 * (3 + 2)]
-    assert pair_bounds(replace(layer, weight_codes=-layer.weight_codes)).tolist() == [7 * (3 + 2)]
+    assert pair_bounds(layer).tolist() == [7 * (3 + 5)]
+    assert pair_bounds(replace(layer, weight_codes=-layer.weight_codes)).tolist() == [7 * (3 + 5)]
+    alone = replace(layer, weight_codes=torch.tensor([[4], [-6]], dtype=torch.int8))
+    assert pair_bounds(alone).tolist() == [7 * 4, 7 * 6]
+    byte = replace(alone, grid=Grid(torch.tensor(0.5), None, 0, 255))
+    safe, unsafe = ([[64, -64, 64, -1]], [[64, -64, 65, -1]])
+    for codes, expected in ((safe, True), (unsafe, False)):
+        layer = replace(byte, weight_codes=torch.tensor(codes, dtype=torch.int8))
+        assert is_pair_safe(layer) is expected
+    layer = replace(byte, weight_codes=torch.tensor([[8, 8], [-8, -8]], dtype=torch.int8))
+    assert is_pair_safe(layer, np.array([8, 8]))
+    assert not is_pair_safe(layer, np.array([8, 9]))
 
 
 def test_of_a_sum_with_padding_the_margin_is_that_of_the_padded_channels():

@@ -11,7 +11,7 @@ from onnx import TensorProto, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from lsqctl.deploy.certificate import certify, pair_bounds, proofs
+from lsqctl.deploy.certificate import certify, is_pair_safe, proofs
 from lsqctl.deploy.checking import FakeQuantized, FloatComparison, reference_answers
 from lsqctl.deploy.exact import ExactForm
 from lsqctl.deploy.onnx_graph import write_onnx
@@ -24,6 +24,7 @@ from tests.conftest import FULL, fewer
 from tests.deploy.networks import (
     EVEN,
     PIXELS,
+    Chain,
     Checker,
     Everything,
     Windows,
@@ -292,16 +293,39 @@ def test_what_has_no_integer_form_or_no_step_size_is_refused_by_name():
         traced(uncalibrated)
 
 
-def test_neighbouring_products_that_could_saturate_without_vnni_are_told():
-    network = base()
-    assert all(pair_bounds(layer).max() <= 255 * 254 for layer in network.layers.values())
-    assert pair_bounds(network.layers["conv3"]).max() <= 15 * 16  # 4 bits cannot
-    layer = network.layers["linear"]
-    pairs = layer.weight_codes.numpy().astype(int).reshape(5, -1, 2)
-    expected = max(
-        abs(np.clip(pairs, 0, None).sum(-1)).max(), abs(np.clip(pairs, None, 0).sum(-1)).max()
-    )
-    assert pair_bounds(layer).max() == expected * (layer.grid.quant_max - layer.grid.quant_min)
+def steep(model, **spec):
+    """A network whose weights all have the largest code."""
+    model = prepared(model, **spec)
+    for layer in quantized_layers(model).values():
+        high = layer.weight_quantizer.bounds[1] * layer.weight_quantizer.step_size.abs()
+        flat = layer.master_weight.data.sign() * high.detach()
+        layer.master_weight.data.copy_(flat)
+    return model
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["microsoft", "plain"])
+@pytest.mark.parametrize("kind", [Everything, Chain])
+def test_products_that_some_processors_clip_are_written_as_those_that_none_does(plain, kind):
+    """Without VNNI two products of bytes and signed bytes are added in 16 bits."""
+    network = traced(steep(kind(), weight_bits=8, act_bits=8))
+    assert not any(is_pair_safe(layer) for layer in network.layers.values())
+    form = ExactForm(network, plain, proofs(certify(network)))
+    model, taps = write_onnx(exported(network), form, {})
+    kinds = [one.data_type for one in model.graph.initializer if len(one.dims) > 1]
+    assert TensorProto.INT8 not in kinds
+    assert kinds.count(TensorProto.UINT8) == len(network.layers)
+    checker = Checker(network, model.SerializeToString(), taps)
+    checker.add(255 - images(20) % 3)
+    assert checker.counts.equal
+
+
+def test_weights_whose_products_none_clips_keep_their_sign():
+    network = traced(steep(Chain(), weight_bits=4, act_bits=8))
+    safe = [is_pair_safe(layer) for layer in network.layers.values()]
+    assert safe == [False, True, True, True, False]  # the first and the last have 8 bits
+    model, _ = write_onnx(exported(network), ExactForm(network), {})
+    kinds = [one.data_type for one in model.graph.initializer if len(one.dims) > 1]
+    assert (kinds.count(TensorProto.UINT8), kinds.count(TensorProto.INT4)) == (2, 3)
 
 
 FAMILIES = {
