@@ -148,10 +148,22 @@ def check_lines(report: JsonObject) -> list[str]:
     for name, form in report["forms"].items():
         lines += ["", *_form_lines(name, form, _REFERENCE if n_integer else "the network in torch")]
     if n_integer:
-        lines += ["", _fake_quantized_line(report["fake_quantized"])]
+        lines += [*_clipping_lines(report), "", _fake_quantized_line(report["fake_quantized"])]
     for name, reason in report["left_out"].items():
         lines += ["", f"{name} was left out: {reason}."]
     return lines
+
+
+def _clipping_lines(report: JsonObject) -> list[str]:
+    """Return which layers a runtime may compute otherwise on processors without VNNI."""
+    clipped = [f"`{one['name']}`" for one in report["integer_layers"] if not one["avx2_safe"]]
+    if not clipped or not any(form["form"] == "portable" for form in report["forms"].values()):
+        return []
+    return [
+        "",
+        f"Two products of {', '.join(clipped)} may pass 16 bits: OpenVINO clips them on processors "
+        "without VNNI or AMX. Weights of 7 bits pass none.",
+    ]
 
 
 def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:

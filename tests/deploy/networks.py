@@ -18,7 +18,7 @@ from lsqctl.deploy.network import Network
 from lsqctl.deploy.onnx_graph import export, write_onnx
 from lsqctl.deploy.runtime import Array, onnx_answers
 from lsqctl.deploy.tracing import Pixels, trace
-from lsqctl.quant import QuantSpec, calibrate, prepare
+from lsqctl.quant import QuantSpec, calibrate, prepare, quantized_layers
 
 PIXELS = Pixels((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 3)
 
@@ -115,6 +115,16 @@ def prepared(model: nn.Module | None = None, *, size: int = 8, **spec: object) -
     model = prepare(model or Everything(), QuantSpec(**spec))
     calibrate(model, [normalized(images(8, size, seed=1))])
     return model.eval()
+
+
+def steep(model: nn.Module, **spec: object) -> nn.Module:
+    """A prepared model whose weights all have the largest code."""
+    model = prepared(model, **spec)
+    for layer in quantized_layers(model).values():
+        high = layer.weight_quantizer.bounds[1] * layer.weight_quantizer.step_size.abs()
+        flat = layer.master_weight.data.sign() * high.detach()
+        layer.master_weight.data.copy_(flat)
+    return model
 
 
 def traced(model: nn.Module, size: int = 8) -> Network:

@@ -34,6 +34,7 @@ from tests.deploy.networks import (
     images,
     normalized,
     prepared,
+    steep,
     traced,
 )
 
@@ -291,16 +292,6 @@ def test_what_has_no_integer_form_or_no_step_size_is_refused_by_name():
     uncalibrated = prepare(Everything(), QuantSpec())
     with pytest.raises(DataError, match=r"conv1\.input_quantizer has no step size yet"):
         traced(uncalibrated)
-
-
-def steep(model, **spec):
-    """A network whose weights all have the largest code."""
-    model = prepared(model, **spec)
-    for layer in quantized_layers(model).values():
-        high = layer.weight_quantizer.bounds[1] * layer.weight_quantizer.step_size.abs()
-        flat = layer.master_weight.data.sign() * high.detach()
-        layer.master_weight.data.copy_(flat)
-    return model
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["microsoft", "plain"])

@@ -31,7 +31,17 @@ from lsqctl.errors import DataError, NotFound, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.quant import LayerOverride, QuantSpec, calibrate, prepare
 from tests.conftest import FULL, fewer
-from tests.deploy.networks import EVEN, PIXELS, Everything, Windows, images, prepared, traced
+from tests.deploy.networks import (
+    EVEN,
+    PIXELS,
+    Chain,
+    Everything,
+    Windows,
+    images,
+    prepared,
+    steep,
+    traced,
+)
 
 HERE = Path(__file__).parent
 PAGE = (HERE.parents[1] / "docs" / "deploy.md").read_text()
@@ -495,6 +505,27 @@ def test_qonnx_says_which_of_the_packages_that_it_imports_is_missing(package, mo
 def test_what_differs_is_counted_in_the_singular_and_the_plural(counts, said):
     names = ("codes_differing", "images_differing", "predictions_differing")
     assert _difference({"codes": 5000, **dict(zip(names, counts, strict=True))}).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("first_bits", "forms", "told"),
+    [
+        (8, ("portable",), True),
+        (8, ("exact",), False),
+        (7, ("portable",), False),
+    ],
+)
+def test_layers_that_openvino_may_clip_are_named_where_portable_is_written(
+    tmp_path, first_bits, forms, told
+):
+    bits = {"first_weight_bits": first_bits, "last_weight_bits": 4}
+    model = steep(Chain(), weight_bits=4, act_bits=4, **bits)
+    convert(model, tmp_path / "d", [(images(2), None)], pixels=PIXELS, options=Options(forms))
+    card = (tmp_path / "d" / "README.md").read_text()
+    assert ("Two products of `conv1` may pass 16 bits: OpenVINO" in card) is told
+    report = read_report(tmp_path / "d")
+    unsafe = [one["name"] for one in report["integer_layers"] if not one["avx2_safe"]]
+    assert unsafe == (["conv1"] if first_bits == 8 else [])
 
 
 @pytest.mark.slow
