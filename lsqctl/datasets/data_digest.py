@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.atomic_write import replace_file
-from lsqctl.datasets.image_folders import MAX_HASHED_BYTES, ImageFile
+from lsqctl.datasets.image_files import ImageFile
+from lsqctl.datasets.image_folders import MAX_HASHED_BYTES
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError, LsqctlError
 from lsqctl.ownership import make_private_dir, read_regular

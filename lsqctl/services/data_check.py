@@ -11,7 +11,8 @@ from pathlib import Path
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.identity import load_dataset
-from lsqctl.datasets.image_folders import FolderDataset, ImageFile, open_image
+from lsqctl.datasets.image_files import ImageFile, open_image
+from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.datasets.in_memory import InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, image_folders, missing_dataset_error
 from lsqctl.discovery import plugin_faults

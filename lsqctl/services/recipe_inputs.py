@@ -250,7 +250,8 @@ class DatasetFiles:
 
         Only of sets that are small enough: opening ImageNet's files takes minutes.
         """
-        from lsqctl.datasets.image_folders import FolderDataset, check_image, small_splits
+        from lsqctl.datasets.image_files import check_image
+        from lsqctl.datasets.image_folders import FolderDataset, small_splits
 
         use = (data.name, data.path), data.resize, data.resize_mode, data.decoder
         if not DATASETS[data.name].is_image_folder or use in self._checked_images:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.datasets import DATASETS, image_folders
+from lsqctl.datasets import DATASETS, image_files
 from lsqctl.datasets.digits import read_digits
 from lsqctl.datasets.image_folders import list_images
 from lsqctl.errors import DataError
@@ -269,7 +269,7 @@ def test_an_image_of_a_format_that_was_not_asked_for_reaches_no_decoder(tmp_path
 def test_whatever_is_wrong_with_an_image_its_file_is_named(
     tmp_path, monkeypatch, workers, damage, said
 ):
-    monkeypatch.setattr(image_folders, "MAX_IMAGE_PIXELS", 10_000_000)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 10_000_000)
     image_folder(tmp_path)
     path = tmp_path / "imagefolder" / "val" / "dog" / "0.png"
     path.write_bytes(damage(path.read_bytes()))
