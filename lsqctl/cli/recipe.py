@@ -263,7 +263,8 @@ def check(
 def _readiness_problem(
     ctx: typer.Context, recipes: Sequence[str], overrides: tuple[str, ...]
 ) -> str:
-    from lsqctl.services.submit import SubmitOptions, readiness_problem
+    from lsqctl.services.submit import readiness_problem
+    from lsqctl.services.submit_planner import SubmitOptions
 
     try:
         settings = get_settings(ctx)

@@ -12,7 +12,8 @@ import torch
 from lsqctl.errors import DataError, NotFound, RecipeError, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.run import EnqueueOutcome
-from lsqctl.services.submit import SubmitOptions, plan_submit, submit
+from lsqctl.services.submit import plan_submit, submit
+from lsqctl.services.submit_planner import SubmitOptions
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
 
