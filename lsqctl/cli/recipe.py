@@ -242,7 +242,7 @@ def check(
             continue
         diagnostics += check_layers([loaded])
         loaded_recipes.append(loaded)
-        for text in network_warnings(cell.recipe for cell in loaded.cells):
+        for text in network_warnings(loaded.cells):
             warn(text)
         for warning in loaded.warnings:
             warn_diagnostic(warning)

@@ -6,7 +6,7 @@ recipe files, then among the runs in the store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from lsqctl.datasets import DATASETS
 from lsqctl.errors import LsqctlError, NotFound, UsageError
 from lsqctl.recipe import WEIGHT_SUFFIXES, Recipe, RunRef, check_ranks, fingerprint, possible_ranks
-from lsqctl.recipe_file import Cell, Changes, LoadedRecipe, Parent, bundled_recipes, find_parent
+from lsqctl.recipe_file import (
+    Cell,
+    Changes,
+    LoadedRecipe,
+    Parent,
+    bundled_recipes,
+    find_parent,
+    load,
+)
 from lsqctl.run import EXTENSION_ROLE, JsonObject, NewRun, Run, RunState, check_tag
 from lsqctl.services.extension import extended_run
 from lsqctl.services.provenance import collect_provenance, plugin_provenance
@@ -31,7 +39,7 @@ from lsqctl.services.recipe_inputs import (
     resolve_torchvision_weights,
 )
 from lsqctl.settings import Settings, current_user
-from lsqctl.text import did_you_mean
+from lsqctl.text import did_you_mean, three_closest_names
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -113,6 +121,8 @@ class Planner:
     def add(self, cell: Cell, source: LoadedRecipe, *, submitted: bool = False) -> NewRun:
         """Plan one run and, before it, its parents."""
         recipe = cell.recipe
+        if self.options.check_data:
+            check_networks(cell)
         identities, entries, parents = self._resolve_inputs(cell, source)
         if self.options.check_data:
             self._check_data(cell)
@@ -185,11 +195,12 @@ class Planner:
             identities["data.name"] = f"{recipe.data.name}@{images}"  # others are another run
         for key, input_ref in recipe.input_refs().items():
             if key == EXTENSION_ROLE:
-                extended = extended_run(self.store, self.settings, recipe)
+                with located(cell, key):
+                    extended = extended_run(self.store, self.settings, recipe)
                 identities[key] = f"run:{extended.recipe_sha256}"
                 parents[key] = extended.run_sha256
             elif isinstance(input_ref, RunRef):
-                recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, recipe, source)
+                recipe_sha256, run_sha256 = self._resolve_parent(key, input_ref.run, cell, source)
                 identities[key] = f"run:{recipe_sha256}"
                 self._head_notes.append(new_head_note(key, None, recipe))
                 parents[key] = run_sha256
@@ -208,20 +219,23 @@ class Planner:
         return identities, entries, parents
 
     def _resolve_parent(
-        self, key: str, name: str, child: Recipe, source: LoadedRecipe
+        self, key: str, name: str, child: Cell, source: LoadedRecipe
     ) -> tuple[str, str]:
         """Return (recipe_sha256, run_sha256) of the run that ``child`` waits for."""
         in_submission = self._find_in_submission(name)
         try:
             loaded, cells = in_submission or find_parent(name, source.path)
         except NotFound:
-            return self._resolve_stored_parent(key, name, child)
+            with located(child, key):
+                return self._resolve_stored_parent(key, name, child.recipe, source)
         parent_recipe = cells[0].recipe
-        check_parent(key, name, parent_recipe.model.name, parent_recipe.data.name, child)
+        with located(child, key):
+            check_parent(key, name, parent_recipe.model.name, parent_recipe.data.name, child.recipe)
         recipe_sha256 = self._recipe_sha256(cells[0], loaded)
         stored = [] if in_submission else self._reusable_runs(recipe_sha256)
         seeds = {run.seed for run in stored} or {cell.recipe.seed for cell in cells}
-        seed = choose_parent_seed(name, seeds, child.seed)
+        with located(child, key):
+            seed = choose_parent_seed(name, seeds, child.recipe.seed)
         for run in stored:
             if run.seed == seed:
                 return recipe_sha256, run.run_sha256
@@ -244,13 +258,15 @@ class Planner:
         runs = self.store.runs.list(recipe_sha256=recipe_sha256) if self.store else []
         return [run for run in runs if run.state in _REUSABLE_STATES]
 
-    def _resolve_stored_parent(self, key: str, name: str, child: Recipe) -> tuple[str, str]:
+    def _resolve_stored_parent(
+        self, key: str, name: str, child: Recipe, source: LoadedRecipe
+    ) -> tuple[str, str]:
         """Find a parent that is only known by its runs, e.g. one from a recipe since deleted."""
         runs_of_name = self.store.runs.list(name=name) if self.store else []
         runs = [run for run in runs_of_name if run.state in _REUSABLE_STATES]
         hashes = {run.recipe_sha256 for run in runs}
         if not runs or self.store is None:
-            raise self._unknown_parent(name)
+            raise self._unknown_parent(name, source.path)
         if len(hashes) > 1:
             raise UsageError(f"{{run: {name}}}: {len(hashes)} different recipes ran by this name")
         seed = choose_parent_seed(name, {run.seed for run in runs}, child.seed)
@@ -261,9 +277,11 @@ class Planner:
         )
         return run.recipe_sha256, run.run_sha256
 
-    def _unknown_parent(self, name: str) -> NotFound:
+    def _unknown_parent(self, name: str, near: Path) -> NotFound:
         said = f"{{run: {name}}}: no recipe and no run has this name"
-        names = set(bundled_recipes())
+        names = {*bundled_recipes(), *_names_beside(name, near)}
+        names |= {cell.recipe.name for loaded in self.loaded for cell in loaded.cells}
+        names -= {*self._chain}
         if self.store is not None:
             with suppress(LsqctlError):
                 return NotFound(f"{said}, but an id: write `{self.store.runs.resolve(name).name}`")
@@ -274,7 +292,6 @@ class Planner:
         with located(cell, "data.path"):
             self._datasets.identity(cell.recipe.data)
             self._datasets.check_images(cell.recipe.data)
-        check_networks(cell.recipe)
 
     def _collect_provenance(self, source: LoadedRecipe, recipe: Recipe) -> JsonObject:
         """Return what is true at submit; of the code, asked once a submission."""
@@ -288,3 +305,13 @@ class Planner:
             **({"data": data} if data else {}),  # what a worker will compare them with
             **({"plugins": plugins} if (plugins := plugin_provenance(recipe)) else {}),
         }
+
+
+def _names_beside(name: str, near: Path) -> Iterator[str]:
+    """Yield the recipes beside a file that a parent may be, of the files called most like it."""
+    files = {path.stem: path for path in near.parent.glob("*.yaml")}
+    for stem in three_closest_names(name.rpartition("/")[2], files):
+        with suppress(LsqctlError):  # a recipe with errors, or a base, is none that can be run
+            for cell in load(files[stem]).cells:
+                if cell.recipe.name.rpartition("/")[2].startswith(stem):
+                    yield cell.recipe.name
