@@ -238,7 +238,7 @@ def _print_stores(stores: Sequence[StoredLogits]) -> None:
                 store.path.name,
                 sanitize(str(store.about.get("network"))),
                 sanitize(str(store.about.get("dataset"))),
-                str(store.views),
+                f"{store.views}" + (f" (+{n} in part)" if (n := store.views_in_part) else ""),
                 format_bytes(store.size_bytes),
             )
             for store in stores
