@@ -1,12 +1,12 @@
 """A teacher's logits for views of each training image: computed once, used by every run.
 
 A store is a folder ``teachers/KEY`` in the data folder. Its key is the sha256 of what the logits
-depend on: the teacher's bytes and network (of a plugin's its source), the images' digest, and how
-they are augmented. A view is a folder of at most 16 parts. A part is one file: a sha256 for each
-chunk of images, then fp16 logits (images, classes), in the order of the dataset. A chunk counts
-where its hash fits; all others are computed, so that a file that was cut, or is half-made, is
-completed. Who computes a part holds a lock on its file; runs that need the same view at once take
-different parts. No torch.
+depend on: the teacher's bytes and network (of a plugin's its source, of torchvision's and timm's
+their version), the images' digest, and how they are augmented. A view is a folder of at most 16
+parts. A part is one file: a sha256 for each chunk of images, then fp16 logits (images, classes),
+in the order of the dataset. A chunk counts where its hash fits; all others are computed, so that a
+file that was cut, or is half-made, is completed. Who computes a part holds a lock on its file; runs
+that need the same view at once take different parts. No torch.
 """
 
 from __future__ import annotations

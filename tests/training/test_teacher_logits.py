@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -334,6 +335,19 @@ def test_cached_logits_are_the_teachers_of_the_very_images_in_half_precision(tau
 def test_runs_share_a_store_whose_images_look_alike_whatever_else_they_say(taught, data, shared):
     stores = [session_of(cached(data=each), taught()).teacher_logits for each in ({}, data)]
     assert (stores[0].folder == stores[1].folder) is shared
+
+
+def test_a_teacher_of_another_package_has_a_store_for_each_version_of_it(taught):
+    def about(network):
+        weights = taught().inputs["distill.teacher"]
+        torch.save(build_model(network, num_classes=10, in_channels=1).state_dict(), weights)
+        recipe = tiny(distill=CACHED | {"teacher_model": network}, data=VIEWS)
+        return session_of(recipe, taught()).teacher_logits.about
+
+    assert about("resnet18")["package"] == f"torchvision {version('torchvision')}"
+    assert "package" not in about("resnet8")  # what was kept of lsqctl's own before is found
+    pytest.importorskip("timm")
+    assert about("timm/resnet10t")["package"] == f"timm {version('timm')}"
 
 
 def test_images_that_took_the_place_of_others_have_a_store_of_their_own(tmp_path, monkeypatch):
