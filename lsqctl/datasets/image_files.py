@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError
@@ -40,6 +40,7 @@ _IMAGE_ERRORS = (
 MAX_IMAGE_PIXELS = 178_956_970  # above which Pillow opens none: half a gigabyte of RGB
 _DEEP_MODES = ("I", "F")  # of 16 or 32 bits: what is above 255 would be cut off
 
+Decoder = Literal["pil", "torchcodec"]
 ImageFile = str | PackedImage  # the path of a file of its own, or a part of a packed one
 
 
