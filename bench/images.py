@@ -25,7 +25,7 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from lsqctl.datasets.image_folders import ImageFile  # noqa: E402
+from lsqctl.datasets.image_files import ImageFile  # noqa: E402
 from lsqctl.recipe import DataSection  # noqa: E402
 from lsqctl.services.pack import PackOptions, pack_folder  # noqa: E402
 from lsqctl.settings import load_settings  # noqa: E402

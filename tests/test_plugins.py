@@ -207,7 +207,7 @@ def test_what_a_plugin_raises_when_it_is_imported_is_one_line_with_its_place(des
     with pytest.raises(PluginError, match=f"the plugin `flowers` {said}"):
         build_model("flowers/tinynet", num_classes=3)
     told = desk.here("submit", desk.recipe(), code=1).stderr
-    assert told.startswith("error: the plugin `flowers` raised")
+    assert told.startswith("error: flower.yaml:1:15: the plugin `flowers` raised")
     assert len(told.splitlines()) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,19 +33,46 @@ def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json
     The difference in Top-1, its interval, the test and p.
 
     Runs are paired by seed and image by image where they match (McNemar's test, a paired t-test),
-    else compared by Welch's test. Of several tests the most cautious one decides.
+    else compared by Welch's test. Of several tests the most cautious one decides. A sweep is
+    compared with another cell by cell, and with one recipe each of its cells by itself.
     """
-    from lsqctl.services.compare import compare as api
+    from lsqctl.services.compare import CellComparisons, compare_cells
 
     with open_store(ctx) as store:
-        comparison = api(store, first_ref, second_ref)
+        found = compare_cells(store, first_ref, second_ref)
     if json:
-        print_json(to_json_types(comparison))
+        print_json(to_json_types(found))
         return
-    print(sanitize(comparison.answer))
-    _print_comparison(comparison)
-    for text in comparison.notes:
+    print(sanitize(found.answer))
+    if isinstance(found, CellComparisons):
+        _print_cells(found.comparisons)
+    else:
+        _print_comparison(found)
+    for text in found.notes:
         note(text)
+
+
+def _print_cells(comparisons: Sequence[Comparison]) -> None:
+    print_table(
+        ("A", "n", "A %", "B", "n", "B %", "A − B", "95 % interval", "p", "A is"),
+        [
+            (
+                one.first.label,
+                str(one.first.n),
+                f"{one.first.top1_mean:.2f}",
+                one.second.label,
+                str(one.second.n),
+                f"{one.second.top1_mean:.2f}",
+                format_signed(one.difference),
+                f"{format_signed(one.low)} to {format_signed(one.high)}",
+                f"{one.p:.2g}",
+                one.verdict,
+            )
+            for one in comparisons
+        ],
+        right_aligned=("n", "A %", "B %", "A − B", "95 % interval", "p"),
+        hide_first=("n", "95 % interval"),
+    )
 
 
 def _print_comparison(comparison: Comparison) -> None:

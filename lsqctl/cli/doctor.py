@@ -12,6 +12,7 @@ from lsqctl.cli import completion
 from lsqctl.cli.console import print_json, print_table, say, warn
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
+from lsqctl.datasets.image_files import Decoder
 from lsqctl.errors import StoreError
 from lsqctl.text import format_bytes, pluralize, sanitize
 
@@ -238,7 +239,7 @@ def _print_stores(stores: Sequence[StoredLogits]) -> None:
                 store.path.name,
                 sanitize(str(store.about.get("network"))),
                 sanitize(str(store.about.get("dataset"))),
-                str(store.views),
+                f"{store.views}" + (f" (+{n} in part)" if (n := store.views_in_part) else ""),
                 format_bytes(store.size_bytes),
             )
             for store in stores
@@ -312,6 +313,7 @@ def check_images(
         ),
     ],
     threads: Annotated[int, typer.Option(min=1, max=256, help="Cores that decode.")] = 1,
+    decoder: Annotated[Decoder, typer.Option(help="What decodes, as data.decoder says.")] = "pil",
     json: Json = False,
 ) -> None:
     """Read every image of a dataset, and list all that cannot be read.
@@ -321,7 +323,7 @@ def check_images(
     """
     from lsqctl.services.data_check import check_data
 
-    checked = check_data(target, get_settings(ctx), threads=threads, notify=say)
+    checked = check_data(target, get_settings(ctx), threads=threads, decoder=decoder, notify=say)
     if json:
         print_json({"checked": checked})
     else:

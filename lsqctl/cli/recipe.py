@@ -242,7 +242,7 @@ def check(
             continue
         diagnostics += check_layers([loaded])
         loaded_recipes.append(loaded)
-        for text in network_warnings(cell.recipe for cell in loaded.cells):
+        for text in network_warnings(loaded.cells):
             warn(text)
         for warning in loaded.warnings:
             warn_diagnostic(warning)
@@ -263,7 +263,8 @@ def check(
 def _readiness_problem(
     ctx: typer.Context, recipes: Sequence[str], overrides: tuple[str, ...]
 ) -> str:
-    from lsqctl.services.submit import SubmitOptions, readiness_problem
+    from lsqctl.services.submit import readiness_problem
+    from lsqctl.services.submit_planner import SubmitOptions
 
     try:
         settings = get_settings(ctx)

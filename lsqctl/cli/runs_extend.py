@@ -57,8 +57,9 @@ def extend(
     """
     from lsqctl.services import submit as api
     from lsqctl.services.extension import extended_recipe
+    from lsqctl.services.submit_planner import SubmitOptions
 
-    options = api.SubmitOptions(priority=priority, held=hold, tags=tuple(tags or ()))
+    options = SubmitOptions(priority=priority, held=hold, tags=tuple(tags or ()))
     settings = get_settings(ctx)
     with open_store(ctx) as store:
         recipe = extended_recipe(

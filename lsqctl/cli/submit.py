@@ -68,10 +68,11 @@ def submit(
     A parent that is missing is queued along.
     """
     from lsqctl.services import submit as api
+    from lsqctl.services.submit_planner import SubmitOptions
 
     if fail_fast and max_failures not in {None, 1}:
         raise UsageError(f"--fail-fast is --max-failures 1, not {max_failures}; give one of them")
-    options = api.SubmitOptions(
+    options = SubmitOptions(
         overrides=tuple(overrides or ()),
         seeds=tuple(seeds or ()),
         check_data=not skip_data_check,

@@ -73,10 +73,11 @@ def run(
 ) -> None:
     """Submit recipes and work the queue here, until it is empty."""
     from lsqctl.services import submit as api
+    from lsqctl.services.submit_planner import SubmitOptions
     from lsqctl.worker.supervisor import WorkerOptions as Working
 
     settings = _settings_with_compile(ctx, compile)
-    submit_options = api.SubmitOptions(
+    submit_options = SubmitOptions(
         overrides=tuple(overrides or ()),
         seeds=tuple(seeds or ()),
         check_data=not skip_data_check,

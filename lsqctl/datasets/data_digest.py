@@ -15,14 +15,15 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.atomic_write import replace_file
-from lsqctl.datasets.image_folders import MAX_HASHED_BYTES, ImageFile
+from lsqctl.datasets.image_files import ImageFile
+from lsqctl.datasets.image_folders import MAX_HASHED_BYTES
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError, LsqctlError
 from lsqctl.ownership import make_private_dir, read_regular
@@ -30,6 +31,7 @@ from lsqctl.ownership import make_private_dir, read_regular
 FOLDER = "digests"  # of the data folder: what was hashed already
 _PARTS = re.compile(r"(listing-)?sha256:([0-9a-f]{32})([0-9a-f]{32})([0-9a-f]{32})?")
 _READERS = 8  # threads: a disk or a network answers several at once
+_TOGETHER = 64  # files that are asked for at once
 _SETTLED_SECONDS = 2.0  # a file changed again within it may bear the same time
 
 
@@ -93,21 +95,25 @@ def folder_digest(train: str, listing: str, images: str) -> str:
     return f"listing-sha256:{train[:32]}{listing[:32]}{images[:32]}"
 
 
-def images_sha256(files: Sequence[tuple[ImageFile, int]], data_dir: Path) -> str:
+def images_sha256(
+    files: Sequence[tuple[ImageFile, int]],
+    data_dir: Path,
+    check_stop: Callable[[], None] = lambda: None,
+) -> str:
     """Return the sha256 of the bytes and labels of images, in their order, however they lie.
 
     Of packed ones the index has them. What loose files of more than MAX_HASHED_BYTES hold is read
     once, and kept in the data folder with their sizes and times of change, while these stay as
-    they are. Raises DataError for a file that cannot be read.
+    they are. ``check_stop`` may raise, between files. Raises DataError for one that cannot be read.
     """
     loose = [file for file, _ in files if not isinstance(file, PackedImage)]
     try:
         state, size, newest = _state(loose)
         if size <= MAX_HASHED_BYTES:
-            return _hash_images(files)
+            return _hash_images(files, check_stop)
         kept = data_dir / FOLDER / hashlib.sha256(repr(files).encode()).hexdigest()[:32]
         if (digest := _recall(kept, state)) is None:
-            digest = _hash_images(files)
+            digest = _hash_images(files, check_stop)
             if newest < time.time() - _SETTLED_SECONDS:
                 _keep(kept, state, digest)
     except OSError as error:
@@ -126,11 +132,15 @@ def _state(paths: Iterable[str]) -> tuple[str, int, float]:
     return hasher.hexdigest(), size, newest
 
 
-def _hash_images(files: Sequence[tuple[ImageFile, int]]) -> str:
+def _hash_images(files: Sequence[tuple[ImageFile, int]], check_stop: Callable[[], None]) -> str:
     hasher = hashlib.sha256()
-    with ThreadPoolExecutor(_READERS) as pool:
-        for sha256, (_, label) in zip(pool.map(_sha256, [f for f, _ in files]), files, strict=True):
-            hasher.update(f"{sha256} {label}\n".encode())
+    with ThreadPoolExecutor(_READERS) as pool:  # which reads what it was asked for, come what may
+        for start in range(0, len(files), _TOGETHER):
+            check_stop()
+            part = files[start : start + _TOGETHER]
+            hashes = pool.map(_sha256, [file for file, _ in part])
+            for sha256, (_, label) in zip(hashes, part, strict=True):
+                hasher.update(f"{sha256} {label}\n".encode())
     return hasher.hexdigest()
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from lsqctl.datasets.image_files import IMAGE_DECODERS, is_image_name
 from lsqctl.datasets.image_pack import SPLITS
 from lsqctl.errors import DataError
 from lsqctl.ownership import open_regular
@@ -112,8 +113,6 @@ def _rows(path: Path) -> Iterator[tuple[int, ListedImage, str]]:
 
 
 def _image_path(path: Path, number: int, name: str) -> str:
-    from lsqctl.datasets.image_folders import IMAGE_DECODERS, is_image_name
-
     image = os.path.normpath(path.parent / name)
     if not is_image_name(name):
         raise DataError(

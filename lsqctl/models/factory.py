@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib.metadata import version
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,15 @@ def build_model(
     if plugin:
         _check_logits(network, name, plugin, (in_channels, image_size, image_size), num_classes)
     return network
+
+
+def package_of(network: nn.Module) -> str:
+    """Return which package built a network, with its version, where torchvision or timm did.
+
+    Another version may compute a network of the same name otherwise. Else nothing.
+    """
+    package = type(network).__module__.partition(".")[0]
+    return f"{package} {version(package)}" if package in {"torchvision", "timm"} else ""
 
 
 def _build(

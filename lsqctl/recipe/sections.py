@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from lsqctl.datasets import DATASETS
+from lsqctl.datasets.image_files import Decoder
 from lsqctl.discovery import NAME_PATTERN, is_plugin_name
 from lsqctl.errors import LsqctlError
 from lsqctl.models import MODELS, TIMM_PATTERN, TIMM_PREFIX
@@ -208,7 +209,7 @@ class DataSection(Section):
     interpolation: Literal["bilinear", "bicubic", "nearest"] = Field(
         "bilinear", description="how images are resized (with antialiasing)"
     )
-    decoder: Literal["pil", "torchcodec"] = Field(
+    decoder: Decoder = Field(
         "pil",
         description="what decodes image files: Pillow, or the faster torchcodec, an extra, whose "
         "pixels differ (image folders)",

@@ -59,6 +59,12 @@ class Node:
         on_command_line = file.startswith("--")
         return file if on_command_line else f"{file}:{position.line}:{position.column}"
 
+    @property
+    def written(self) -> str:
+        """What stands in the node's line, as it was written."""
+        line, position = self.source.line(self.position.line), self.position
+        return line[position.column - 1 : position.end_column - 1]
+
     def to_python(self) -> Any:
         """Return the value as Python data."""
         if isinstance(self.value, Mapping):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ from lsqctl.text import sanitize
 class _Explanation(NamedTuple):
     message: str
     hint: str
-    problem: str = ""  # a part of the parser's problem
+    problem: str = ""  # a pattern in the parser's problem
     context: str = ""  # a part of its context
     at_start: bool = False  # point at where the broken thing begins, not at where it broke
 
@@ -32,7 +33,7 @@ _EXPLANATIONS = (
     _Explanation(
         "a tab cannot indent or separate here",
         "use spaces; most editors can convert tabs",
-        problem="'\\t' that cannot start",
+        problem=r"'\\t' that cannot start",
     ),
     _Explanation(
         "a value cannot begin with this character",
@@ -58,14 +59,7 @@ _EXPLANATIONS = (
     _Explanation(
         "a quotation mark is never closed",
         "close the quote",
-        problem="unexpected end of stream",
-        context="quoted",
-        at_start=True,
-    ),
-    _Explanation(
-        "a quotation mark is never closed",
-        "close the quote",
-        problem="document separator",
+        problem="unexpected end of stream|document separator",
         context="quoted",
         at_start=True,
     ),
@@ -105,13 +99,23 @@ _EXPLANATIONS = (
 )
 
 
-def explain_yaml_error(error: yaml.MarkedYAMLError) -> tuple[yaml.Mark, str, tuple[str, ...]]:
+_LIST_AS_KEY = re.compile(r"(?:^|[{,])\s*(\[[^\]]*\][^\s:]*)\s*:")  # `[ab].conv1:`
+
+
+def explain_yaml_error(
+    error: yaml.MarkedYAMLError, lines: Sequence[str]
+) -> tuple[yaml.Mark, str, tuple[str, ...]]:
     """Return the mark to point at, what is wrong, and what to do about it where that is known."""
     problem, context = error.problem or "", error.context or ""
     end = error.problem_mark or error.context_mark
     assert end is not None  # the parser always tells where
+    for mark in filter(None, (error.context_mark, end)):
+        if mark.line < len(lines) and (key := _LIST_AS_KEY.search(lines[mark.line])):
+            hint = f'quote the pattern: "{key[1]}"'
+            start = yaml.Mark(mark.name, 0, mark.line, key.start(1), None, 0)
+            return start, "an unquoted `[` begins a list of YAML", (hint,)
     for explanation in _EXPLANATIONS:
-        if explanation.problem in problem and explanation.context in context:
+        if re.search(explanation.problem, problem) and explanation.context in context:
             start = error.context_mark if explanation.at_start and error.context_mark else end
             return start, explanation.message, (explanation.hint,)
     return end, f"{context}: {problem}".strip(": "), ()
@@ -194,7 +198,7 @@ def compose(
     try:
         node = composer.document()
     except yaml.MarkedYAMLError as error:
-        mark, message, hints = explain_yaml_error(error)
+        mark, message, hints = explain_yaml_error(error, lines_of(text))
         here = composer.position(mark)
         raise RecipeError(
             [composer.node_at(here).diagnostic("R001", UNREADABLE, message, *hints)]
@@ -358,7 +362,8 @@ class _Composer:
     def accept_key(self, key: Node, entries: Tree) -> bool:
         if not isinstance(key.value, str):
             message = f"a key must be a word, got {preview(key)}"
-            self.diagnostics.append(key.diagnostic("R002", NOT_PLAIN_DATA, message))
+            hints = [f'quote a pattern: "{key.written}"'] if isinstance(key.value, tuple) else []
+            self.diagnostics.append(key.diagnostic("R002", NOT_PLAIN_DATA, message, *hints))
             return False
         if key.value == "<<" and not key.quoted:
             message = "merge keys are not part of YAML 1.2"

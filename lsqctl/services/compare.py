@@ -1,21 +1,34 @@
-"""Answer "is A better than B?", where each is a run, a recipe's name or a sweep."""
+"""Answer "is A better than B?", where each is a run, a recipe's name or a sweep.
+
+A sweep of several recipes against one other is answered cell by cell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound
 from lsqctl.events import DEPLOYED
 from lsqctl.leaderboard import comparison
-from lsqctl.leaderboard.comparison import Comparison, ComparisonSide
+from lsqctl.leaderboard.comparison import SIGNIFICANCE_LEVEL, Comparison, ComparisonSide
 from lsqctl.run import Run, RunState
-from lsqctl.text import did_you_mean, pluralize
+from lsqctl.text import did_you_mean, join_counts, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.events import PerImageResult
     from lsqctl.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class CellComparisons:
+    """The answer for each cell of a sweep against one recipe, which is ``first`` or ``second``."""
+
+    answer: str
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
 
 
 def compare(store: Store, first: str, second: str) -> Comparison:
@@ -26,10 +39,64 @@ def compare(store: Store, first: str, second: str) -> Comparison:
     NotFound for what is not there or has no result yet, UsageError for sides that were not
     evaluated on the same images.
     """
+    return comparison.compare(*_resolve_sides(store, first, second))
+
+
+def compare_cells(store: Store, first: str, second: str) -> Comparison | CellComparisons:
+    """Compare as ``compare``, and a sweep of several recipes with one recipe cell by cell."""
+    sides = _resolve_sides(store, first, second)
+    cells = [_cells_of(side) for side in sides]
+    if sorted(len(of_side) > 1 for of_side in cells) != [False, True]:
+        return comparison.compare(*sides)
+    pairs = [(a, b) for a in cells[0] for b in cells[1] if a.runs != b.runs]
+    found = tuple(comparison.compare(a, b) for a, b in pairs)
+    n_of_verdicts = Counter(one.verdict for one in found)
+    counts = {verdict: n_of_verdicts[verdict] for verdict in ("better", "worse", "undecided")}
+    several = 0 if len(cells[0]) > 1 else 1
+    return CellComparisons(
+        f"{sides[0].label} against {sides[1].label}, cell by cell: {join_counts(counts)}",
+        found,
+        (
+            *_notes_of_cells(store, (first, second)[several], sides[several], cells[several]),
+            *dict.fromkeys(note for one in found for note in one.notes),
+            f"{pluralize(len(found), 'comparison')}: one in {1 / SIGNIFICANCE_LEVEL:.0f} differs "
+            f"by luck alone, unless p is below {SIGNIFICANCE_LEVEL / len(found):.2g} (Bonferroni)",
+        ),
+    )
+
+
+def _cells_of(side: ComparisonSide) -> list[ComparisonSide]:
+    """Return a side for each cell of a sweep of several recipes, else the side itself."""
+    names = sorted({run.name for run in side.runs})
+    if len({run.cell for run in side.runs}) == 1:
+        return [side]
+    _, colon, variant = side.label.partition(":")
+    return [
+        ComparisonSide(
+            f"{name}{colon}{variant}",
+            tuple(replace(run, cell="") for run in side.runs if run.name == name),
+        )
+        for name in names
+    ]
+
+
+def _notes_of_cells(
+    store: Store, ref: str, side: ComparisonSide, cells: Sequence[ComparisonSide]
+) -> Iterator[str]:
+    """Say which cells of a sweep were not compared, and what no mean holds."""
+    sweep, compared = ref.partition(":")[0], {cell.label.partition(":")[0] for cell in cells}
+    names = {cell.run.name for cell in store.sweeps.cells(sweep) if cell.run}
+    if missing := sorted(names - compared):
+        yield f"without a result yet: {', '.join(missing)}"
+    if side.n_failed:
+        yield f"{pluralize(side.n_failed, 'failed run')} of {sweep} in no mean"
+
+
+def _resolve_sides(store: Store, first: str, second: str) -> tuple[ComparisonSide, ComparisonSide]:
     sides = _resolve_side(store, first), _resolve_side(store, second)
     if sides[0].label == sides[1].label:
         sides = replace(sides[0], label=first), replace(sides[1], label=second)
-    return comparison.compare(*sides)
+    return sides
 
 
 def _resolve_side(store: Store, ref: str) -> ComparisonSide:

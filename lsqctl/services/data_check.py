@@ -6,12 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.array_checks import read_plugin_dataset
 from lsqctl.datasets.identity import load_dataset
-from lsqctl.datasets.image_folders import FolderDataset, ImageFile, open_image
+from lsqctl.datasets.image_files import Decoder, ImageFile, check_decoder, open_image
+from lsqctl.datasets.image_folders import FolderDataset
 from lsqctl.datasets.in_memory import InMemoryDataset
 from lsqctl.datasets.presence import check_dataset_present, image_folders, missing_dataset_error
 from lsqctl.discovery import plugin_faults
@@ -43,18 +45,28 @@ class CheckedData:
 
 
 def check_data(
-    target: str, settings: Settings, *, threads: int = 1, notify: Callable[[str], None]
+    target: str,
+    settings: Settings,
+    *,
+    threads: int = 1,
+    decoder: Decoder = "pil",
+    notify: Callable[[str], None],
 ) -> CheckedData:
     """Decode every image of a folder, packed file, list or dataset; a packed one's bytes, too.
 
-    Datasets in memory are read as training reads them. Raises NotFound for what is not there, and
-    DataError for what cannot be listed, or is damaged as a whole.
+    ``decoder`` is a recipe's ``data.decoder``. Datasets in memory are read as training reads them.
+    Raises NotFound for what is not there, and DataError for what cannot be listed, or is damaged as
+    a whole, and for a decoder that is not installed.
     """
+    check_decoder(decoder)
     dataset, data_dir = _find(target, settings), settings.data_dir
     plugin = DATASETS.plugin_of(dataset.name)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
         if isinstance(dataset, FolderDataset):
-            return _check_images(target, dataset, data_dir, threads, notify)
+            unreadable = partial(
+                _unreadable, fault=partial(_fault, decoder), threads=threads, notify=notify
+            )
+            return _check_images(target, dataset, data_dir, unreadable)
         splits = read_plugin_dataset(dataset, data_dir) if plugin else dataset.read(data_dir)
     if splits is None:
         raise missing_dataset_error(dataset.name, data_dir)
@@ -82,8 +94,7 @@ def _check_images(
     target: str,
     dataset: FolderDataset,
     data_dir: Path,
-    threads: int,
-    notify: Callable[[str], None],
+    unreadable: Callable[[Sequence[ImageFile]], Iterator[UnreadableImage]],
 ) -> CheckedData:
     train, evaluation = dataset.list_splits(data_dir)
     files = list(dict.fromkeys(file for split in (train, evaluation) for file, _ in split.files))
@@ -91,33 +102,43 @@ def _check_images(
         target,
         len(train.files),
         len(evaluation.files),
-        tuple(_unreadable(files, threads, notify)),
+        tuple(unreadable(files)),
         train.notes + evaluation.notes,
     )
 
 
 def _unreadable(
-    files: Sequence[ImageFile], threads: int, notify: Callable[[str], None]
+    files: Sequence[ImageFile],
+    fault: Callable[[ImageFile], str],
+    threads: int,
+    notify: Callable[[str], None],
 ) -> Iterator[UnreadableImage]:
     """Yield what does not decode, in order, and say how far it is."""
     found = 0
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(files), _TOGETHER):
             part = files[start : start + _TOGETHER]
-            for file, fault in zip(part, pool.map(_fault, part), strict=True):
-                if fault:
+            for file, reason in zip(part, pool.map(fault, part), strict=True):
+                if reason:
                     found += 1
-                    yield UnreadableImage(str(file), fault)
+                    yield UnreadableImage(str(file), reason)
             done = start + len(part)
             if start // _REPORT_EVERY != done // _REPORT_EVERY:
                 notify(f"{done:,} of {len(files):,} images, {found:,} cannot be read")
 
 
-def _fault(file: ImageFile) -> str:
+def _fault(decoder: Decoder, file: ImageFile) -> str:
     """Return why an image cannot be read, or nothing."""
     try:
-        with open_image(file) as opened:
-            opened.convert("RGB")
+        if decoder == "pil":
+            with open_image(file) as opened:
+                opened.convert("RGB")
+        else:
+            from lsqctl.training.image_folder import decode
+
+            decode(file, decoder)
     except DataError as error:
         return str(error).removeprefix(f"{file} ")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return ""

@@ -14,7 +14,7 @@ from lsqctl.quant.methods import OFF
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.recipe import KeyConflict, Recipe
 from lsqctl.recipe_file import Cell, LoadedRecipe, conflict_diagnostic, layer_diagnostics
-from lsqctl.services.recipe_inputs import NETWORK_ERRORS, build_meta_network
+from lsqctl.services.recipe_inputs import NETWORK_ERRORS, build_meta_network, located
 
 _Checked = dict[tuple[object, ...], KeyConflict | None]  # by all that decides
 
@@ -48,7 +48,8 @@ def _cell_diagnostics(cell: Cell, checked: _Checked) -> list[Diagnostic]:
     if _names_layers(recipe):
         from lsqctl.models.factory import network_layers
 
-        names, residual = network_layers(recipe.model.name, image_size=recipe.data.image_size)
+        with located(cell, "model.name"):
+            names, residual = network_layers(recipe.model.name, image_size=recipe.data.image_size)
         diagnostics = layer_diagnostics(cell, names, residual=residual)
     if diagnostics:
         return diagnostics

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.atomic_write import atomic_file, check_overwrite
-from lsqctl.datasets.image_folders import (
-    FolderDataset,
-    FolderSplit,
-    ImageFile,
-    check_class_folders,
-    open_image,
-)
+from lsqctl.datasets.image_files import ImageFile, open_image
+from lsqctl.datasets.image_folders import FolderDataset, FolderSplit, check_class_folders
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX, SourceImage, write_pack
 from lsqctl.datasets.presence import image_folders
 from lsqctl.errors import NotFound, UsageError

@@ -48,10 +48,11 @@ def submit(
     >>> submit("digits/resnet8-w4a4", set={"train.epochs": 2}, seeds=[0, 1])  # doctest: +SKIP
     """
     from lsqctl.services import submit as service
+    from lsqctl.services.submit_planner import SubmitOptions
     from lsqctl.services.workspace import open_workspace
 
     resolved = _in_use(settings)
-    options = service.SubmitOptions(
+    options = SubmitOptions(
         overrides=tuple(f"{key}={_override_text(value)}" for key, value in (set or {}).items()),
         grids=tuple(f"{key}={_override_text([*values])}" for key, values in (grid or {}).items()),
         tags=tuple(tags),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import LsqctlError
+from lsqctl.recipe_file import Cell
 from lsqctl.run import Run, RunDetail, RunState
 from lsqctl.services.layer_checks import check_quantization
 from lsqctl.services.recipe_inputs import (
@@ -74,5 +75,5 @@ class _Checker:
         if detail.run.state is RunState.QUEUED:  # else its parents have not ended
             for run_id in detail.parents.values():
                 parent_checkpoint(self._store, run_id, self._settings.run_dir(run_id))
-        check_networks(recipe)
+        check_networks(Cell(recipe))
         check_quantization(recipe)

@@ -125,76 +125,77 @@ def build_meta_network(network: str, recipe: Recipe, num_classes: int | None = N
     )
 
 
-def check_timm_networks(recipe: Recipe) -> None:
-    """Raise NotFound for a network that timm does not have, DataError where timm is missing."""
-    teacher = recipe.distill.teacher_model if recipe.distill else None
-    for name in (recipe.model.name, teacher):
-        if name is not None and name.startswith(TIMM_PREFIX):
-            from lsqctl.models.timm_models import check_timm_name
-
-            check_timm_name(name)
-
-
-def check_networks(recipe: Recipe) -> None:
+def check_networks(cell: Cell) -> None:
     """Check what a worker will of the recipe's networks before it trains.
 
     Only those that may refuse are built, mostly without memory for their weights. Raises DataError
     for images of a size that one cannot take, UsageError where one lacks what a key is about,
     PluginError and NotFound for what a plugin or timm does not have.
     """
-    check_timm_networks(recipe)
-    check_plugin_networks(recipe)
+    recipe = cell.recipe
+    for key, network in _networks(recipe):
+        with located(cell, key):
+            _check_network(network, recipe)
     if recipe.distill is not None and recipe.distill.features is not None:
         from lsqctl.training.feature_distillation import check_features
 
-        check_features(recipe)
-    teacher = recipe.distill.teacher_model if recipe.distill else None
-    if teacher is not None and not _takes_any_size(teacher):
-        build_meta_network(teacher, recipe)
-    reestimates = recipe.train.bn_reestimate_images > 0
-    if reestimates or not _takes_any_size(recipe.model.name):
-        model = build_meta_network(recipe.model.name, recipe)
-        if reestimates:
-            from lsqctl.training.evaluation import check_reestimation
+        with located(cell, "distill.features"):
+            check_features(recipe)
+    if recipe.train.bn_reestimate_images > 0:
+        from lsqctl.training.evaluation import check_reestimation
 
-            check_reestimation(model, recipe.model.name)
+        with located(cell, "train.bn_reestimate_images"):
+            check_reestimation(build_meta_network(recipe.model.name, recipe), recipe.model.name)
 
 
-def _takes_any_size(network: str) -> bool:
-    return not network.startswith(TIMM_PREFIX) and MODELS.find(network).any_size
+def _networks(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Yield the key and the name of each network that a recipe names."""
+    yield "model.name", recipe.model.name
+    if recipe.distill is not None and recipe.distill.teacher_model is not None:
+        yield "distill.teacher_model", recipe.distill.teacher_model
 
 
-def check_plugin_networks(recipe: Recipe) -> None:
-    """Build what plugins declare and try it on one image, as a worker will.
+def _check_network(network: str, recipe: Recipe) -> None:
+    """Raise where there is no such network, or it cannot take the recipe's images.
 
-    Raises PluginError and DataError where it cannot be built, or gives other logits than wanted.
+    What a plugin declares is built and tried on one image, as a worker will.
     """
-    teacher = recipe.distill.teacher_model if recipe.distill else None
-    dataset_info = DATASETS[recipe.data.name]
-    for name in {recipe.model.name, teacher} - {None}:
-        if name is not None and is_plugin_name(name):
-            from lsqctl.models.factory import build_model
+    if is_plugin_name(network):
+        from lsqctl.models.factory import build_model
 
-            build_model(
-                name,
-                num_classes=dataset_info.classes or ANY_CLASSES,
-                in_channels=input_channels(name, dataset_info.channels),
-                image_size=recipe.data.image_size,
-            )
+        dataset_info = DATASETS[recipe.data.name]
+        build_model(
+            network,
+            num_classes=dataset_info.classes or ANY_CLASSES,
+            in_channels=input_channels(network, dataset_info.channels),
+            image_size=recipe.data.image_size,
+        )
+    elif network.startswith(TIMM_PREFIX) or not MODELS.find(network).any_size:
+        build_meta_network(network, recipe)
 
 
-def network_warnings(recipes: Iterable[Recipe]) -> list[str]:
+def network_warnings(cells: Iterable[Cell]) -> list[str]:
     """Return, each once, why a network could not be looked up here: timm is missing.
 
     Raises NotFound for one that timm does not have.
     """
     warnings: dict[str, None] = {}
-    for recipe in recipes:
+    for cell in cells:
         try:
-            check_timm_networks(recipe)
+            check_timm_networks(cell)
         except DataError as error:
-            warnings[f"{recipe.name}: {error}"] = None
+            warnings[str(error)] = None
     return list(warnings)
+
+
+def check_timm_networks(cell: Cell) -> None:
+    """Raise NotFound for a network that timm does not have, DataError where timm is missing."""
+    for key, network in _networks(cell.recipe):
+        if network.startswith(TIMM_PREFIX):
+            from lsqctl.models.timm_models import check_timm_name
+
+            with located(cell, key):
+                check_timm_name(network)
 
 
 def download_dataset(
@@ -250,7 +251,8 @@ class DatasetFiles:
 
         Only of sets that are small enough: opening ImageNet's files takes minutes.
         """
-        from lsqctl.datasets.image_folders import FolderDataset, check_image, small_splits
+        from lsqctl.datasets.image_files import check_image
+        from lsqctl.datasets.image_folders import FolderDataset, small_splits
 
         use = (data.name, data.path), data.resize, data.resize_mode, data.decoder
         if not DATASETS[data.name].is_image_folder or use in self._checked_images:

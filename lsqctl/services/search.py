@@ -20,7 +20,8 @@ from lsqctl.recipe_file import Distribution, LoadedRecipe
 from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
 from lsqctl.services.diff import flatten
 from lsqctl.services.loading import load_in_workspace
-from lsqctl.services.submit import SubmitOptions, plan_submit, submit
+from lsqctl.services.submit import plan_submit, submit
+from lsqctl.services.submit_planner import SubmitOptions
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ from lsqctl.training.optimizer_step import (
 from lsqctl.training.ranks import from_first, ranks_that_differ
 from lsqctl.training.runtime import (
     ExecutionContext,
+    check_own_stop,
     check_stop,
     determinism_level,
     execution_environment,
@@ -110,8 +112,16 @@ def extended_start(recipe: Recipe, context: ExecutionContext) -> CheckpointConte
 
 
 def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.device) -> DataPipeline:
-    """Return the batches of the recipe's dataset, with the channels that its network takes."""
-    dataset = open_dataset(recipe.data, context.data_dir, num_workers=context.threads - 1)
+    """Return the batches of the recipe's dataset, with the channels that its network takes.
+
+    Raises Preempted when asked to stop while a folder's images are hashed.
+    """
+    dataset = open_dataset(
+        recipe.data,
+        context.data_dir,
+        num_workers=context.threads - 1,
+        check_stop=partial(check_own_stop, context),
+    )
     channels = input_channels(recipe.model.name, dataset.channels)
     return DataPipeline(dataset, recipe, device, channels=channels)
 

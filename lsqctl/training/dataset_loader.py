@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +24,24 @@ from lsqctl.training.counter_rng import Stream
 from lsqctl.training.data_pipeline import DatasetSplits, Indices, InMemoryImages
 
 
-def open_dataset(data: DataSection, data_dir: Path, *, num_workers: int = 0) -> DatasetSplits:
+def open_dataset(
+    data: DataSection,
+    data_dir: Path,
+    *,
+    num_workers: int = 0,
+    check_stop: Callable[[], None] = lambda: None,
+) -> DatasetSplits:
     """Return the dataset; raises DataError when it is missing, partial or damaged.
 
-    ``num_workers`` processes decode image files; sets in memory need none.
+    ``num_workers`` processes decode image files; sets in memory need none. ``check_stop`` may
+    raise, while the images of a folder are hashed.
     """
     check_dataset_present(data.name, data_dir, data.path)
     plugin = DATASETS.plugin_of(data.name)
     with plugin_faults(plugin) if plugin else contextlib.nullcontext():
         dataset = load_dataset(data.name, data.path)
         if isinstance(dataset, FolderDataset):
-            return _open_folder(dataset, data, data_dir, num_workers)
+            return _open_folder(dataset, data, data_dir, num_workers, check_stop)
         splits = (read_plugin_dataset if plugin else _read)(dataset, data_dir)
         return _open_in_memory(dataset, splits, data)
 
@@ -79,7 +86,11 @@ def _in_memory(arrays: Arrays, data: DataSection) -> InMemoryImages:
 
 
 def _open_folder(
-    dataset: FolderDataset, data: DataSection, data_dir: Path, num_workers: int
+    dataset: FolderDataset,
+    data: DataSection,
+    data_dir: Path,
+    num_workers: int,
+    check_stop: Callable[[], None],
 ) -> DatasetSplits:
     from lsqctl.training.image_folder import FolderImages
 
@@ -93,6 +104,7 @@ def _open_folder(
     )
     train, evaluation = (FolderImages(files, data, num_workers=num_workers) for files in taken)
     mean, std = normalization(data)
+    images = images_sha256(evaluation.files, data_dir, check_stop)
     return DatasetSplits(
         train,
         evaluation,
@@ -102,9 +114,7 @@ def _open_folder(
         image_size=data.crop,
         mean=mean,
         std=std,
-        digest=folder_digest(
-            train.digest(), evaluation.digest(), images_sha256(evaluation.files, data_dir)
-        ),
+        digest=folder_digest(train.digest(), evaluation.digest(), images),
         preprocessing=_folder_preprocessing(data),
         notes=(
             f"{data.label}: {len(train)} and {len(evaluation)} "

@@ -21,13 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lsqctl.datasets.image_folders import (
-    MAX_HASHED_BYTES,
-    ImageFile,
-    check_resized,
-    file_size,
-    open_image,
-)
+from lsqctl.datasets.image_files import ImageFile, check_resized, file_size, open_image
+from lsqctl.datasets.image_folders import MAX_HASHED_BYTES
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError
 from lsqctl.recipe import DataSection

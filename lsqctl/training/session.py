@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lsqctl.errors import DataError, Diverged, Preempted, UnfitKey
 from lsqctl.events import Checkpoint, Progress
 from lsqctl.failpoint import failpoint
+from lsqctl.models.factory import package_of
 from lsqctl.quant import OscillationTracker, StepSizeClamp, clamp_step_sizes
 from lsqctl.quant.methods import MethodError, Methods, build_methods
 from lsqctl.quant.torch_faults import avoid_unsafe_channels_last
@@ -302,7 +303,7 @@ def build_session(
     step_clamp = clamp_step_sizes(optimizer, model) if quantized else None
     methods.attach(optimizer)
     avoid_unsafe_channels_last(model)
-    return TrainingSession(
+    session = TrainingSession(
         recipe=recipe,
         context=context,
         pipeline=pipeline,
@@ -317,9 +318,10 @@ def build_session(
         stepper=OptimizerStepper(optimizer, train, pipeline.device),
         ema=ModelEma(model, train.ema_decay or 0.0) if use_ema else None,
         oscillations=OscillationTracker(model) if quantized else None,
-        teacher_logits=_logit_store(recipe, context, pipeline, train_state),
         features=_feature_distillation(model, teacher, recipe, pipeline),
     )
+    session.teacher_logits = _logit_store(session)
+    return session
 
 
 def _feature_distillation(
@@ -345,19 +347,19 @@ def build_methods_of(model: nn.Module, optimizer: torch.optim.Optimizer, recipe:
         raise UnfitKey(f"quant.{error.key}", error.reason, hint) from None
 
 
-def _logit_store(
-    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, train_state: TrainState
-) -> TeacherLogits | None:
+def _logit_store(session: TrainingSession) -> TeacherLogits | None:
     """Return the store of the teacher's logits, where the recipe keeps them."""
-    if recipe.distill is None or not recipe.distill.cache:
+    recipe, pipeline, teacher = session.recipe, session.pipeline, session.teacher
+    if teacher is None or recipe.distill is None or not recipe.distill.cache:
         return None
     dataset, data = pipeline.dataset, recipe.data
     network = recipe.network_of("distill.teacher")
     plugin = plugins_of(recipe).get(f"model {network}")
     about = {
-        "teacher": train_state.input_digests["distill.teacher"],
+        "teacher": session.train_state.input_digests["distill.teacher"],
         "network": network,
         **({"plugin": plugin.sha256()} if plugin else {}),
+        **({"package": package} if (package := package_of(teacher)) else {}),
         "dataset": data.name,
         "images": _training_images(dataset),
         "channels": pipeline.channels,
@@ -366,7 +368,7 @@ def _logit_store(
         "std": dataset.std,
     }
     shape = (len(dataset.train), dataset.num_classes)
-    return TeacherLogits(context.data_dir, about, shape)
+    return TeacherLogits(session.context.data_dir, about, shape)
 
 
 def _training_images(dataset: DatasetSplits) -> str:

@@ -18,13 +18,8 @@ import torch
 from torch import nn
 
 from lsqctl.datasets import DATASETS
-from lsqctl.datasets.image_folders import (
-    FolderDataset,
-    ImageFile,
-    check_decoder,
-    images_root,
-    is_image_name,
-)
+from lsqctl.datasets.image_files import ImageFile, check_decoder, is_image_name
+from lsqctl.datasets.image_folders import FolderDataset, images_root
 from lsqctl.errors import DataError, Diverged
 from lsqctl.events import Metric
 from lsqctl.models import input_channels

@@ -1,12 +1,12 @@
 """A teacher's logits for views of each training image: computed once, used by every run.
 
 A store is a folder ``teachers/KEY`` in the data folder. Its key is the sha256 of what the logits
-depend on: the teacher's bytes and network (of a plugin's its source), the images' digest, and how
-they are augmented. A view is a folder of at most 16 parts. A part is one file: a sha256 for each
-chunk of images, then fp16 logits (images, classes), in the order of the dataset. A chunk counts
-where its hash fits; all others are computed, so that a file that was cut, or is half-made, is
-completed. Who computes a part holds a lock on its file; runs that need the same view at once take
-different parts. No torch.
+depend on: the teacher's bytes and network (of a plugin's its source, of torchvision's and timm's
+their version), the images' digest, and how they are augmented. A view is a folder of at most 16
+parts. A part is one file: a sha256 for each chunk of images, then fp16 logits (images, classes),
+in the order of the dataset. A chunk counts where its hash fits; all others are computed, so that a
+file that was cut, or is half-made, is completed. Who computes a part holds a lock on its file; runs
+that need the same view at once take different parts. No torch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ from lsqctl.atomic_write import replace_file
 from lsqctl.errors import DataError, StoreError
 from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import JsonObject
-from lsqctl.training.logit_stores import ABOUT, FOLDER
+from lsqctl.training.logit_stores import (
+    ABOUT,
+    CHUNK_IMAGES,
+    FOLDER,
+    HASH_BYTES,
+    PARTS,
+    chunks_of_parts,
+    part_name,
+)
 
-CHUNK_IMAGES = 250
-PARTS = 16  # of a view, at most: so many runs compute it together
 Logits = NDArray[np.float16]  # (images, classes)
 Compute = Callable[[Sequence[NDArray[np.int64]]], Iterable[NDArray[np.float32]]]
 
-_HASH_BYTES = 32
 _LOCK_POLL_SECONDS = 0.2
 _LOGIT = np.dtype("<f2")
 
@@ -80,8 +85,8 @@ class TeacherLogits:
         self._make_folders(folder)
         logits = np.empty(self.shape, _LOGIT)
         parts = [
-            _Part(folder / f"part-{number:02d}", f"{self.key} {view}", chunks, logits)
-            for number, chunks in enumerate(self._chunks_of_parts())
+            _Part(folder / part_name(number), f"{self.key} {view}", chunks, logits)
+            for number, chunks in enumerate(chunks_of_parts(self.shape[0]))
         ]
         in_work = [part for part in parts if not part.complete(compute, check_stop)]
         for part in in_work:
@@ -91,19 +96,13 @@ class TeacherLogits:
         images_damaged = sum(part.images_damaged for part in parts)
         return View(logits, digest, folder, images_computed, images_damaged, bool(in_work))
 
-    def _chunks_of_parts(self) -> Iterator[range]:
-        """Yield the chunks of each part, whose numbers differ by one at most."""
-        chunks = -(-self.shape[0] // CHUNK_IMAGES)
-        parts = min(PARTS, chunks)
-        for part in range(parts):
-            yield range(part * chunks // parts, (part + 1) * chunks // parts)
-
     def _make_folders(self, view: Path) -> None:
         try:
             for folder in (self.folder, view):
                 make_private_dir(folder)
             if not (self.folder / ABOUT).exists():
-                text = json.dumps(self.about, indent=2, sort_keys=True) + "\n"
+                about = self.about | {"shape": self.shape}
+                text = json.dumps(about, indent=2, sort_keys=True) + "\n"
                 replace_file(self.folder / ABOUT, text.encode())
         except StoreError as error:
             raise DataError(f"{error}; or leave distill.cache out") from None
@@ -126,7 +125,7 @@ class _Part:
         ]
         self._logits = logits[self._images[0][0] : self._images[-1][-1] + 1]
         self._row_bytes: int = logits.shape[1] * _LOGIT.itemsize
-        self._table_bytes = len(chunks) * _HASH_BYTES
+        self._table_bytes = len(chunks) * HASH_BYTES
         self._size = self._table_bytes + self._logits.nbytes
         self.hashes = b""
         self.images_computed = self.images_damaged = 0
@@ -192,13 +191,13 @@ class _Part:
         """Write a chunk and then its hash, which makes it count."""
         data = np.ascontiguousarray(logits, _LOGIT).tobytes()
         _write_all(descriptor, data, self._offset(n))
-        _write_all(descriptor, self._digest(n, data), n * _HASH_BYTES)
+        _write_all(descriptor, self._digest(n, data), n * HASH_BYTES)
 
     def _offset(self, n: int) -> int:
         return self._table_bytes + n * CHUNK_IMAGES * self._row_bytes
 
     def _stored_hash(self, data: bytes, n: int) -> bytes:
-        return data[n * _HASH_BYTES : (n + 1) * _HASH_BYTES]
+        return data[n * HASH_BYTES : (n + 1) * HASH_BYTES]
 
     def _hash(self, data: bytes, n: int) -> bytes:
         length = len(self._images[n]) * self._row_bytes

@@ -19,6 +19,7 @@ def worked(tmp_path_factory):
     line.write("bad.yaml", LOW)
     line("submit", "good.yaml", "--seed", "0", "--seed", "1")
     line("submit", "bad.yaml", "--seed", "0", "--seed", "1")
+    line("submit", "bad.yaml", "--name", "both", "--grid", "train.lr=0.1,0.002")
     line("worker", "--until-empty", "--slots", "2")
     line("submit", "good.yaml", "--seed", "7")
     return line
@@ -56,6 +57,18 @@ def test_two_runs_are_compared_by_the_images_that_only_one_gets_right(worked):
     assert data["difference"] == pytest.approx(100 * images / 540)
     assert data["verdict"] == "better"
     assert "McNemar's exact test on the same 540 images" in data["answer"]
+
+
+def test_each_cell_of_a_sweep_is_compared_with_one_recipe(worked):
+    done = worked("compare", "both", "good")
+    answer, *rows = (line.split("\t") for line in done.stdout.splitlines())
+    assert answer == ["both against good, cell by cell: 2 worse"]
+    assert [(row[0], row[3], row[-1]) for row in rows] == [
+        ("bad", "good", "worse"),  # the cell that had run already, by its own name
+        ("both-lr0.1", "good", "worse"),
+    ]
+    data = json.loads(worked("compare", "both", "good", "--json").stdout)
+    assert [one["verdict"] for one in data["comparisons"]] == ["worse", "worse"]
 
 
 def test_a_run_is_not_better_than_itself(worked):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 
 import numpy as np
@@ -40,12 +41,14 @@ def test_logits_of_teachers_are_listed_and_those_unused_for_a_month_are_garbage(
         )
         for name in ("resnet8", "cifar_resnet20")
     )
+    shutil.copytree(used.path, used.path.with_name("view-0001"))
+    (used.path.with_name("view-0001") / "part-00").write_bytes(b"")
     long_ago = time.time() - 31 * 24 * 3600
     for part in unused.path.iterdir():
         os.utime(part, (long_ago, long_ago))
     rows = [line.split("\t") for line in here("data", "ls").stdout.splitlines()]
     assert {tuple(row[:4]) for row in rows[-2:]} == {
-        (used.path.parent.name, "resnet8", "digits", "1"),
+        (used.path.parent.name, "resnet8", "digits", "1 (+1 in part)"),
         (unused.path.parent.name, "cifar_resnet20", "digits", "1"),
     }
     listed = json.loads(here("data", "ls", "--json").stdout)["teacher_logits"]

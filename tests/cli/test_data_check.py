@@ -58,6 +58,25 @@ def test_all_images_of_a_folder_that_cannot_be_read_are_named_at_once_with_the_r
     assert [one["path"] for one in checked["unreadable"]] == [path for path, _ in rows(done)]
 
 
+def test_images_are_checked_by_the_decoder_that_a_recipe_names(here, flowers):
+    """Pillow does not compare the checksum of a PNG's pixels, torchcodec does."""
+    pytest.importorskip("torchcodec")
+    image = flowers / "train" / "class0" / "0.png"
+    Image.fromarray(PIXELS).save(image)
+    content = bytearray(image.read_bytes())
+    content[-13] ^= 1  # of the checksum before the last chunk, of 12 bytes
+    image.write_bytes(content)
+    here("data", "check", "flowers")
+    ((named, reason),) = rows(here("data", "check", "flowers", "--decoder", "torchcodec", code=1))
+    assert named == str(image)
+    assert "CRC error" in reason
+    here("data", "pack", "flowers")
+    pack = flowers.parent / "flowers.pack"
+    ((named, reason),) = rows(here("data", "check", str(pack), "--decoder", "torchcodec", code=1))
+    assert named.startswith(f"{pack}: class0/")
+    assert "--decoder" in here("data", "check", "flowers", "--decoder", "opencv", code=2).stderr
+
+
 def test_packed_images_are_checked_by_their_hashes_too(here, flowers):
     here("data", "pack", "flowers", "--resize", "40")
     pack = flowers.parent / "flowers.pack"

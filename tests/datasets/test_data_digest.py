@@ -17,7 +17,7 @@ from lsqctl.datasets.data_digest import (
     same_images,
 )
 from lsqctl.datasets.image_pack import SourceImage, read_pack, write_pack
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, Preempted
 from lsqctl.recipe import DataSection
 from lsqctl.training.dataset_loader import open_dataset
 
@@ -131,6 +131,22 @@ def test_what_many_files_hold_is_read_once_while_they_stay_as_they_are(flowers, 
     reads.clear()
     assert images_sha256(files, data_dir) == fresh
     assert len(reads) == len(files)
+
+
+def test_hashing_many_files_ends_soon_after_it_is_asked_to(flowers, monkeypatch):
+    (image, *_) = sorted((flowers / "val").rglob("*.bmp"))
+    files = [(str(image), 0)] * 1000
+    reads: list[str] = []
+    hash_file = data_digest._sha256
+    monkeypatch.setattr(data_digest, "_sha256", lambda file: reads.append(file) or hash_file(file))
+
+    def stop():
+        if reads:
+            raise Preempted("stop")
+
+    with pytest.raises(Preempted):
+        images_sha256(files, flowers.parent, stop)
+    assert 0 < len(reads) < len(files) / 10
 
 
 def test_what_cannot_be_kept_or_is_damaged_is_read_again_and_a_file_that_is_gone_is_named(

@@ -9,7 +9,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.datasets.digits import read_digits
 from lsqctl.datasets.fetch import fetch_dataset
 from lsqctl.datasets.idx_files import parse_idx
-from lsqctl.datasets.image_folders import IMAGE_DECODERS
+from lsqctl.datasets.image_files import IMAGE_DECODERS
 from lsqctl.datasets.mnist import Mnist
 from lsqctl.errors import DataError, NotFound
 

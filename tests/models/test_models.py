@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from lsqctl.errors import DataError, NotFound
 from lsqctl.models import MODELS
-from lsqctl.models.factory import build_model
+from lsqctl.models.factory import build_model, build_on_meta, package_of
 from lsqctl.quant import QuantSpec, calibrate, prepare, quantized_layers, unquantized_layers
 from lsqctl.quant.cost import model_cost
 from tests.conftest import fewer
@@ -19,6 +20,16 @@ def test_the_registry_holds_every_torchvision_classifier():
     import torchvision.models
 
     assert set(torchvision.models.list_models(module=torchvision.models)) <= set(MODELS)
+
+
+def test_it_is_told_which_networks_torchvision_builds():
+    import torchvision.models
+
+    own = sorted(set(MODELS) - set(torchvision.models.list_models()))
+    size = {"num_classes": 10, "in_channels": 3, "image_size": 32}
+    assert [package_of(build_on_meta(name, **size)) for name in own] == [""] * len(own)
+    torchvisions = package_of(build_on_meta("mobilenet_v2", **size))
+    assert torchvisions == f"torchvision {version('torchvision')}"
 
 
 class _EmptyOnMeta(TorchFunctionMode):

@@ -155,4 +155,4 @@ def test_weights_by_a_torchvision_name_are_refused():
 def test_adliks_recipes_name_networks_that_there_are():
     from lsqctl.services.recipe_inputs import check_timm_networks
 
-    check_timm_networks(load("imagenet/adlik-resnet50-w4a4").cells[0].recipe)
+    check_timm_networks(load("imagenet/adlik-resnet50-w4a4").cells[0])

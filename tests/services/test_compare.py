@@ -9,7 +9,7 @@ import pytest
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import DEPLOYED, DeployedResult
 from lsqctl.run import EndReason
-from lsqctl.services.compare import compare
+from lsqctl.services.compare import CellComparisons, compare, compare_cells
 from lsqctl.store import open_store
 from tests.store.samples import evaluation, identity, new, result, submit, take
 
@@ -75,6 +75,38 @@ def test_sweeps_are_compared_cell_by_cell(store):
     assert "a paired t-test over 4 cells and seeds" in {one.name for one in found.tests}
     with pytest.raises(UsageError, match="x has w2, w4; x-w2 has one cell; name one recipe"):
         compare(store, "x", "x-w2")
+
+
+def test_each_cell_of_a_sweep_is_compared_with_one_recipe(store):
+    for cell, right in (("w2", 3), ("w4", 9)):
+        done(store, f"x-{cell}", right, sweep="x")
+    submit(store, new("x-w8", sweep="x"))
+    store.queue.fail(take(store).lease, EndReason.DIVERGED, "nan")
+    done(store, "base", 8)
+    found = compare_cells(store, "x", "base")
+    assert isinstance(found, CellComparisons)
+    pairs = [(one.first.label, one.second.label, one.difference) for one in found.comparisons]
+    assert pairs == [("x-w2", "base", -50.0), ("x-w4", "base", 10.0)]
+    assert found.answer == "x against base, cell by cell: 2 undecided"
+    assert {"without a result yet: x-w8", "1 failed run of x in no mean"} < {*found.notes}
+    assert "2 comparisons: one in 20 differs by luck alone, unless p is below 0.025" in str(found)
+    turned = compare_cells(store, "base", "x")
+    assert isinstance(turned, CellComparisons)
+    assert [one.difference for one in turned.comparisons] == [50.0, -10.0]
+    own = compare_cells(store, "x", "x-w2")
+    assert isinstance(own, CellComparisons)
+    assert [one.first.label for one in own.comparisons] == ["x-w4"]
+
+
+def test_each_cell_of_a_sweep_is_compared_as_its_files_answered(store):
+    for cell, right in (("w2", 3), ("w4", 9)):
+        run_id = done(store, f"x-{cell}", right, sweep="x")
+        deployed(store, run_id, right)
+    done(store, "base", 8)
+    found = compare_cells(store, "x:deployed", "base")
+    assert isinstance(found, CellComparisons)
+    labels = [one.first.label for one in found.comparisons]
+    assert labels == ["x-w2:deployed", "x-w4:deployed"]
 
 
 def test_a_sweep_of_one_recipe_is_compared_with_any_other(store):

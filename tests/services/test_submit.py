@@ -12,7 +12,8 @@ import torch
 from lsqctl.errors import DataError, NotFound, RecipeError, UsageError
 from lsqctl.models.factory import build_model
 from lsqctl.run import EnqueueOutcome
-from lsqctl.services.submit import SubmitOptions, plan_submit, submit
+from lsqctl.services.submit import plan_submit, submit
+from lsqctl.services.submit_planner import SubmitOptions
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
 
@@ -241,18 +242,29 @@ def test_an_image_that_a_worker_would_stumble_over_is_refused_by_name(here):
 
 
 @pytest.mark.parametrize(
-    ("network", "sets", "said"),
+    ("recipe", "said"),
     [
-        ("vit_b_32", (), "vit_b_32 cannot take images of 8 pixels"),
-        ("squeezenet1_1", ("train.bn_reestimate_images=100",), "squeezenet1_1 has no batch norm"),
+        (BASE.replace("resnet8", "vit_b_32"), "1:15: vit_b_32 cannot take images of 8 pixels"),
+        (
+            BASE.replace("resnet8", "squeezenet1_1") + "train:\n  bn_reestimate_images: 100\n",
+            r"4:25: train\.bn_reestimate_images: squeezenet1_1 has no batch norm",
+        ),
+        (
+            BASE + "distill:\n  teacher: {run: base}\n  features: 0.5\n",
+            r"5:13: distill\.features: the input of linear, .* has 32 bits",
+        ),
+        (
+            BASE + "distill:\n  teacher: {run: base}\n  teacher_model: vit_b_32\n",
+            "5:18: vit_b_32 cannot take images of 8 pixels",
+        ),
     ],
 )
 def test_a_network_that_a_worker_would_refuse_is_refused_before_anything_is_queued(
-    here, network, sets, said
+    here, recipe, said
 ):
-    Path("n.yaml").write_text(BASE.replace("resnet8", network))
-    with pytest.raises((DataError, UsageError), match=said):
-        planned(here, "n.yaml", sets=sets)
+    Path("n.yaml").write_text(recipe)
+    with pytest.raises((DataError, UsageError), match=rf"^n\.yaml:{said}"):
+        planned(here, "n.yaml")
 
 
 def test_a_damaged_dataset_is_refused_before_anything_is_queued(here):
@@ -375,6 +387,45 @@ def test_one_bad_recipe_among_several_queues_none(here, store):
 def test_an_unknown_parent_is_not_found(here):
     Path("child.yaml").write_text(CHILD.replace("base", "bse"))
     with pytest.raises(NotFound, match="bse"):
+        planned(here, "child.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [("model: {name: resnet8, weights: {run: NAME}}", 33), ("distill: {teacher: {run: NAME}}", 20)],
+)
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("mybsae", "mybase"), ("gird-lr0.1", "grid-lr0.1"), ("ours/tecaher", "ours/teacher")],
+)
+def test_a_misspelled_parent_gets_the_nearest_recipe_beside_its_child(
+    here, key, where, name, meant
+):
+    Path("mybase.yaml").write_text(BASE)
+    Path("grid.yaml").write_text(BASE + "sweep: {grid: {train.lr: [0.1, 0.2]}}\n")
+    Path("teacher.yaml").write_text("name: ours/teacher\n" + BASE)
+    Path("mybsea.yaml").write_text("a recipe with errors\n")
+    text = BASE.replace("model: {name: resnet8}\n", "") if "model" in key else BASE
+    Path("child.yaml").write_text(key.replace("NAME", name) + "\n" + text)
+    said = rf"child\.yaml:1:{where}: {{run: {name}}}: no recipe .*; did you mean `{meant}`\?"
+    with pytest.raises(NotFound, match=said):
+        planned(here, "child.yaml")
+    Path("child.yaml").write_text(key.replace("NAME", meant) + "\n" + text)
+    assert planned(here, "child.yaml")[0].name == meant
+
+
+def test_a_misspelled_parent_gets_no_name_that_would_wait_for_itself(here):
+    Path("child.yaml").write_text(CHILD.replace("base", "chlid"))
+    with pytest.raises(NotFound, match=r"no recipe and no run has this name$"):
+        planned(here, "child.yaml")
+
+
+def test_what_is_wrong_with_a_parent_is_said_where_its_child_names_it(here):
+    Path("base.yaml").write_text(BASE + "sweep: {grid: {seed: [1, 2]}}\n")
+    with pytest.raises(UsageError, match=r"^child\.yaml:1:33: {run: base}: it has seeds 1, 2"):
+        planned(here, "child.yaml")
+    Path("base.yaml").write_text(BASE.replace("resnet8", "cifar_resnet20"))
+    with pytest.raises(UsageError, match=r"^child\.yaml:1:33: child: .* is a cifar_resnet20"):
         planned(here, "child.yaml")
 
 

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from lsqctl.datasets import DATASETS, image_folders
+from lsqctl.datasets import DATASETS, image_files
 from lsqctl.datasets.digits import read_digits
 from lsqctl.datasets.image_folders import list_images
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, Preempted
 from lsqctl.events import Checkpoint
 from lsqctl.recipe import DataSection
+from lsqctl.training.beginning import open_pipeline
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.dataset_loader import open_dataset
 from lsqctl.training.restore import reevaluate
+from lsqctl.training.runtime import ExecutionContext
 
 from .attempts import run
 from .conftest import tiny
@@ -131,6 +133,15 @@ def image_folder(root, *, classes=("cat", "dog")):
             for number in range(count):
                 pixels = draw.integers(0, 256, (40 + number, 50, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def test_a_run_that_is_asked_to_stop_hashes_no_folder_to_its_end(tmp_path):
+    image_folder(tmp_path)
+    data = DataSection(name="imagefolder", resize=24, crop=16)
+    recipe = tiny().model_copy(update={"data": data})
+    context = ExecutionContext(run_dir=tmp_path, data_dir=tmp_path, stop=lambda: True)
+    with pytest.raises(Preempted):
+        open_pipeline(recipe, context, torch.device("cpu"))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than there are cores
@@ -269,7 +280,7 @@ def test_an_image_of_a_format_that_was_not_asked_for_reaches_no_decoder(tmp_path
 def test_whatever_is_wrong_with_an_image_its_file_is_named(
     tmp_path, monkeypatch, workers, damage, said
 ):
-    monkeypatch.setattr(image_folders, "MAX_IMAGE_PIXELS", 10_000_000)
+    monkeypatch.setattr(image_files, "MAX_IMAGE_PIXELS", 10_000_000)
     image_folder(tmp_path)
     path = tmp_path / "imagefolder" / "val" / "dog" / "0.png"
     path.write_bytes(damage(path.read_bytes()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from lsqctl.datasets.image_folders import check_image
+from lsqctl.datasets.image_files import check_image
 from lsqctl.errors import DataError
 from lsqctl.services.pack import PackOptions, pack_folder
 from lsqctl.settings import load_settings

@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ from lsqctl.events import Checkpoint, LogMessage
 from lsqctl.models.factory import build_model
 from lsqctl.recipe import DataSection, ExtensionSection, cross_check, fingerprint
 from lsqctl.training.image_folder import FolderImages
-from lsqctl.training.logit_stores import stored_logits
+from lsqctl.training.logit_stores import CHUNK_IMAGES, PARTS, stored_logits
 from lsqctl.training.optimizer_step import train_step
-from lsqctl.training.teacher_logits import CHUNK_IMAGES, PARTS, TeacherLogits
+from lsqctl.training.teacher_logits import TeacherLogits
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
 from tests.training.attempts import assert_same_state, plain, rows, run
 from tests.training.conftest import session_of, tiny
@@ -141,6 +142,39 @@ def test_what_was_computed_before_a_stop_is_not_computed_again(tmp_path):
     view = store_in(tmp_path).load(0, second, never)
     assert (first.asked, second.asked) == (CHUNK_IMAGES, IMAGES - CHUNK_IMAGES)
     assert view.images_damaged == 0
+
+
+def test_a_view_is_listed_as_one_once_all_of_it_is_computed(tmp_path):
+    def stop():
+        raise Preempted("stop")
+
+    def views():
+        (one,) = stored_logits(tmp_path)
+        return one.views, one.views_in_part
+
+    store, two_chunks_a_part = store_in(tmp_path), 2 * PARTS * CHUNK_IMAGES
+    with pytest.raises(Preempted):
+        store.load(0, Computes(), stop)
+    assert views() == (0, 1)
+    made = store.load(1, Computes(), never)
+    assert views() == (1, 1)
+    store.load(0, Computes(), never)
+    assert views() == (2, 0)
+    (made.path / "part-01").write_bytes(b"")
+    assert views() == (1, 1)
+    shutil.rmtree(store.folder)
+    with pytest.raises(Preempted):
+        store_in(tmp_path, two_chunks_a_part).load(0, Computes(), stop)
+    assert views() == (0, 1)
+
+
+def test_a_store_that_does_not_say_its_shape_is_listed_by_its_folders(tmp_path):
+    store = store_in(tmp_path)
+    store.load(0, Computes(), never)
+    (store.folder / "about.json").write_text('{"teacher": "abc"}')
+    (listed,) = stored_logits(tmp_path)
+    assert (listed.views, listed.views_in_part) == (1, 0)
+    assert store_in(tmp_path).load(0, Computes(), never).images_computed == 0
 
 
 def test_what_another_run_computes_is_left_to_it_and_the_rest_computed_meanwhile(tmp_path):
@@ -301,6 +335,19 @@ def test_cached_logits_are_the_teachers_of_the_very_images_in_half_precision(tau
 def test_runs_share_a_store_whose_images_look_alike_whatever_else_they_say(taught, data, shared):
     stores = [session_of(cached(data=each), taught()).teacher_logits for each in ({}, data)]
     assert (stores[0].folder == stores[1].folder) is shared
+
+
+def test_a_teacher_of_another_package_has_a_store_for_each_version_of_it(taught):
+    def about(network):
+        weights = taught().inputs["distill.teacher"]
+        torch.save(build_model(network, num_classes=10, in_channels=1).state_dict(), weights)
+        recipe = tiny(distill=CACHED | {"teacher_model": network}, data=VIEWS)
+        return session_of(recipe, taught()).teacher_logits.about
+
+    assert about("resnet18")["package"] == f"torchvision {version('torchvision')}"
+    assert "package" not in about("resnet8")  # what was kept of lsqctl's own before is found
+    pytest.importorskip("timm")
+    assert about("timm/resnet10t")["package"] == f"timm {version('timm')}"
 
 
 def test_images_that_took_the_place_of_others_have_a_store_of_their_own(tmp_path, monkeypatch):
