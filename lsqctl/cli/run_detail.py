@@ -159,19 +159,22 @@ def print_quantizers(detail: RunDetail, stats: Sequence[QuantizerStats], *, json
             "yet, or an older lsqctl trained it"
         )
         return
-    print_table(
-        QUANTIZER_COLUMNS,
-        [_quantizer_row(quantizer) for quantizer in last_epoch],
-        right_aligned=QUANTIZER_COLUMNS[2:],
-        hide_first=QUANTIZER_COLUMNS[:4:-1],
-    )
+    _print_quantizer_table(last_epoch)
     _print_findings(layer_findings)
     if kernel:
         note(f"{kernel_text(kernel, float_layers)}; {_EVALUATED[evaluation]}")
-    when = (
-        f"after epoch {last_epoch[0].epoch}" if last_epoch[0].epoch else "right after calibration"
+    epoch, step = last_epoch[0].epoch, last_epoch[0].step
+    when = f"after epoch {epoch}" if epoch else "right after calibration"
+    note(f"{when}, step {step} · docs/layers.md says what each column is")
+
+
+def _print_quantizer_table(stats: Sequence[QuantizerStats]) -> None:
+    print_table(
+        QUANTIZER_COLUMNS,
+        [_quantizer_row(quantizer) for quantizer in stats],
+        right_aligned=QUANTIZER_COLUMNS[2:],
+        hide_first=QUANTIZER_COLUMNS[:4:-1],
     )
-    note(f"{when}, step {last_epoch[0].step} · docs/layers.md says what each column is")
 
 
 def kernel_text(kernel: str, float_layers: Mapping[str, str]) -> str:
