@@ -62,16 +62,17 @@ def remove(
     Rows, metrics, results, logs and checkpoints.
     """
     from lsqctl.services.removal import move_to_trash, plan_removal, remove_runs
+    from lsqctl.services.run_control import resolve_runs
 
     settings = get_settings(ctx)
     with open_store(ctx) as store:
-        runs = {run.id: run for run in map(store.runs.resolve, run_refs)}
-        removals = plan_removal(settings, list(runs.values()))
+        removals = plan_removal(settings, resolve_runs(store, run_refs))
         size = format_bytes(sum(removal.size_bytes for removal in removals))
         if for_good and not (dry_run or force or yes):
             _confirm(f"remove {pluralize(len(removals), 'run')} and {size} for good?")
         if dry_run:
-            store.trash.check_removable(list(runs), for_good=for_good, force=force)
+            ids = [removal.run.id for removal in removals]
+            store.trash.check_removable(ids, for_good=for_good, force=force)
             outcome = "would be removed; nothing was"
         elif for_good:
             remove_runs(store, removals, force=force)
@@ -272,13 +273,15 @@ def tag(
 
     `runs ls --tag` finds them.
     """
+    from lsqctl.services.run_control import resolve_runs
+
     added_tags = [word[1:] for word in words if word.startswith("+")]
     removed_tags = [word[1:] for word in words if word.startswith("-")]
     run_refs = [word for word in words if not word.startswith(("+", "-"))]
     if not run_refs or not (added_tags or removed_tags):
         raise UsageError("name runs, and tags as +word or -word: lsqctl runs tag @last +paper")
     with open_store(ctx) as store:
-        runs = list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
+        runs = resolve_runs(store, run_refs)
         for run in runs:
             store.runs.update_tags(run.id, added_tags, removed_tags)
         tags = store.runs.tags([run.id for run in runs])

@@ -11,14 +11,13 @@ from lsqctl.atomic_write import check_overwrite, write_atomic
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import Metric
 from lsqctl.leaderboard.charts.accuracy import (
-    Cost,
     accuracy_by_bits,
     accuracy_by_key,
     network_accuracy_by_cost,
 )
 from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.charts.history import metric_by_run, step_size_charts
-from lsqctl.leaderboard.rank import rank
+from lsqctl.leaderboard.rank import Cost, rank
 from lsqctl.services.board import BoardSelection, build_board
 from lsqctl.services.diff import flatten
 from lsqctl.services.run_control import resolve_sweep

@@ -31,6 +31,11 @@ class WaitResult:
     pending: tuple[RunStatus, ...]
     removed: tuple[str, ...]
 
+    @property
+    def ended(self) -> tuple[RunStatus, ...]:
+        """Those that are not pending, however they ended."""
+        return (*self.succeeded, *self.stopped, *self.failed)
+
 
 def run_ids(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[str]:
     """Return the ids of the runs that are named and of a sweep's cells, each one time.
@@ -68,7 +73,7 @@ def wait(
     result = _read(store, ids)
     is_away = False
     while True:
-        for status in (*result.succeeded, *result.stopped, *result.failed):
+        for status in result.ended:
             if status.id not in reported:
                 reported.add(status.id)
                 on_end(status)
