@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
+from lsqctl.events import COST_FIELDS
 from lsqctl.run import RECORDED, RunDetail, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, format_duration, when_text
@@ -236,9 +237,6 @@ def _print_findings(layer_findings: Sequence[LayerFinding]) -> None:
     print()
 
 
-_COST_FIELDS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
-
-
 class CostTotals(Protocol):
     """What a result and a counted model both have: bytes, and operations for one image."""
 
@@ -268,7 +266,7 @@ def cost_line(cost: CostTotals) -> str:
 
 def result_cost_json(result: Result | None) -> dict[str, int] | None:
     """Return the sums that a finished run was stored with, for JSON."""
-    return {name: getattr(result, name) for name in _COST_FIELDS} if result else None
+    return {name: getattr(result, name) for name in COST_FIELDS} if result else None
 
 
 def stored_recipe_cost(recipe: Mapping[str, object], settings: Settings) -> RecipeCost:

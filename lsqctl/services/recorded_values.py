@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import Diverged, LsqctlError, UsageError
-from lsqctl.events import Evaluation, Result
+from lsqctl.events import COST_FIELDS, Evaluation, Result
 from lsqctl.quant.spec import BIT_WIDTHS, FLOAT_BITS
 from lsqctl.run import RECORDED, JsonObject
 
@@ -222,7 +222,7 @@ def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, i
         reason = str(error).splitlines()[0]
         raise UsageError(f"the model does not take an input of {shape}: {reason}") from None
     return {
-        **{name: getattr(cost, name) for name in _COSTS},
+        **{name: getattr(cost, name) for name in COST_FIELDS},
         "first_last_bits": first_last_bits(cost),
         "granularity": weight_granularity(model),
     }
@@ -261,9 +261,6 @@ def counted_evaluation(
     )
 
 
-_COSTS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
-
-
 def recorded_result(
     loop: Loop, model: ModelSummary, evaluation: Evaluation, data_dir: Path
 ) -> Result:
@@ -286,7 +283,7 @@ def recorded_result(
         data_digest=_images_digest(loop.dataset, evaluation, data_dir),
         notes="recorded: as its own loop counted",
         evaluations=(evaluation,),
-        **{name: getattr(model, name) for name in _COSTS},
+        **{name: getattr(model, name) for name in COST_FIELDS},
     )
 
 

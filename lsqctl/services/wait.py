@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,10 +69,9 @@ def wait(
     has failed. A run that was requeued for another try is pending. A store that goes away later
     than at the beginning is asked again: ``notify`` hears of it once, and when it is back.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
-    result = _read(store, ids)
-    is_away = False
+    result, is_away = _read(store, ids), False
     while True:
         for status in result.ended:
             if status.id not in reported:
@@ -80,7 +80,7 @@ def wait(
         reported -= {status.id for status in result.pending}  # tried again
         if not result.pending or (fail_fast and result.failed):
             return result
-        remaining = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+        remaining = deadline - time.monotonic()
         if remaining <= 0:
             return result
         time.sleep(min(POLL_SECONDS, remaining))

@@ -233,10 +233,9 @@ def _open_attempt(
     A short wait for each try: the recorder retries by itself and must not hold up training.
     """
     from lsqctl.store import open_store
-    from lsqctl.worker.inputs import input_digests, resolve_inputs
     from lsqctl.worker.retry import retry_store
 
-    lease, run_dir = spec.lease_seconds, Path(spec.run_dir)
+    lease = spec.lease_seconds
     environment = attempt_environment(spec)
 
     def open_once() -> tuple[Store, RunDetail, dict[str, str | Path]]:
@@ -245,21 +244,30 @@ def _open_attempt(
             spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds
         )
         try:
-            detail = store.runs.detail(spec.run_id)
-            inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
-            failpoint("child.before-environment")
-            store.checkpoints.relocate(spec.lease, run_dir)
-            store.queue.record_environment(
-                spec.lease, environment | {"inputs": input_digests(inputs, detail)}
-            )
+            return store, *_record_beginning(store, spec, environment)
         except LsqctlError:
             store.close()
             raise
-        return store, detail, inputs
 
     opened = retry_store(open_once, lease_seconds=lease, stop=stop)
     failpoint("child.environment-stored")
     return opened
+
+
+def _record_beginning(
+    store: Store, spec: AttemptSpec, environment: dict[str, object]
+) -> tuple[RunDetail, dict[str, str | Path]]:
+    """Store what the attempt is: its environment, its inputs, and where its run's folder lies."""
+    from lsqctl.worker.inputs import input_digests, resolve_inputs
+
+    run_dir = Path(spec.run_dir)
+    detail = store.runs.detail(spec.run_id)
+    inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
+    failpoint("child.before-environment")
+    store.checkpoints.relocate(spec.lease, run_dir)
+    digests = input_digests(inputs, detail)
+    store.queue.record_environment(spec.lease, environment | {"inputs": digests})
+    return detail, inputs
 
 
 def _execution_context(

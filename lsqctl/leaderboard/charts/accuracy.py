@@ -270,9 +270,7 @@ def accuracy_by_key(
             precision = f"W{row.weight_bits}A{row.act_bits}" if by_precision else ""
             groups[row.arch or "", precision].append((value, row))
     distinct_values = {value for value_rows in groups.values() for value, _ in value_rows}
-    ordered_values = sorted(
-        distinct_values, key=lambda value: (isinstance(value, str), _value_order(value))
-    )
+    ordered_values = sorted(distinct_values, key=_value_order)
     x_of_value = {value: float(number) for number, value in enumerate(ordered_values)}
     return Chart(
         f"{sanitize(dataset)}: Top-1 by {key}",
@@ -289,9 +287,10 @@ def accuracy_by_key(
     )
 
 
-def _value_order(value: object) -> tuple[float, str]:
+def _value_order(value: object) -> tuple[bool, float, str]:
+    """Return a key that orders numbers by their size, and texts behind them."""
     number = float(value) if isinstance(value, int | float) else 0.0
-    return number, str(value)
+    return isinstance(value, str), number, str(value)
 
 
 def _key_series(
