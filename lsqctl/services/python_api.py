@@ -186,10 +186,10 @@ def record(
     ...     run.log(epoch=1, loss=0.5, top1=80.0)
     ...     run.finish(n_correct=8000, n_total=10000, checkpoint=net.state_dict())
     """
-    from lsqctl.services import recording
+    from lsqctl.services import recorded_values, recording
 
-    known = recording.summarize_model(model, input_shape)
-    loop = recording.Loop(
+    known = recorded_values.summarize_model(model, input_shape)
+    loop = recorded_values.Loop(
         name=name,
         dataset=dataset,
         seed=seed,
