@@ -33,7 +33,7 @@ from lsqctl.cli.options import (
 )
 from lsqctl.cli.submit import print_enqueued
 from lsqctl.errors import RunFailed, UsageError
-from lsqctl.run import EndReason, Run, RunState
+from lsqctl.run import EndReason, Run
 from lsqctl.settings import CompileMode, Settings, cpp_compiler
 from lsqctl.text import pluralize
 
@@ -100,13 +100,8 @@ def run(
 
 
 def _check_all_succeeded(runs: Sequence[Run]) -> None:
-    """Raise RunFailed unless each succeeded, or was stopped by its sweep at a rung."""
-    unsuccessful = [
-        run
-        for run in runs
-        if run.state is not RunState.SUCCEEDED and run.reason is not EndReason.STOPPED
-    ]
-    if unsuccessful:
+    """Raise RunFailed for those that did not end well."""
+    if unsuccessful := [run for run in runs if not run.ended_well]:
         unsuccessful.sort(key=lambda run: run.reason is EndReason.PARENT)  # causes first
         run_list = ", ".join(f"{run.name} ({run.id}) {run.state}" for run in unsuccessful[:5])
         raise RunFailed(f"{len(unsuccessful)} of {len(runs)} runs did not succeed: {run_list}")

@@ -242,11 +242,7 @@ def counted_evaluation(
     """
     right = None if hits is None else [bool(hit) for hit in hits]
     n_correct, n_correct_top5, n_total = counts
-    if right is not None:
-        n_total = len(right) if n_total is None else n_total
-        n_correct = sum(right) if n_correct is None else n_correct
-    if n_correct is None or n_total is None:
-        raise UsageError("finish needs n_correct and n_total, or hits, which tell both")
+    n_correct, n_total = _counts_of(right, n_correct, n_total)
     check_counts(n_correct, n_total, n_correct_top5)
     return Evaluation(
         variant="raw",
@@ -259,6 +255,18 @@ def counted_evaluation(
         step=step,
         loss=None if loss is None else checked_metric("loss", loss, step),
     )
+
+
+def _counts_of(
+    right: Sequence[bool] | None, n_correct: int | None, n_total: int | None
+) -> tuple[int, int]:
+    """Return how many are right, and of how many: as they were given, else of the hits."""
+    if right is not None:
+        n_total = len(right) if n_total is None else n_total
+        n_correct = sum(right) if n_correct is None else n_correct
+    if n_correct is None or n_total is None:
+        raise UsageError("finish needs n_correct and n_total, or hits, which tell both")
+    return n_correct, n_total
 
 
 def recorded_result(
