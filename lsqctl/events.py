@@ -151,6 +151,10 @@ class Evaluation:
     loss: float | None = None
 
 
+COST_FIELDS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
+"""The fields of a result that say what its network costs."""
+
+
 @dataclass(frozen=True)
 class ResultValues:
     """What a result says of its run beside the counts: a field of ``Result`` and ``BoardRow``, and

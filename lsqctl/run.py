@@ -136,6 +136,11 @@ class Run:
     origin: str = LOCAL
     user: str = ""
 
+    @property
+    def ended_well(self) -> bool:
+        """Whether it succeeded, or was stopped at a rung of its sweep, which is no failure."""
+        return self.state is RunState.SUCCEEDED or self.reason is EndReason.STOPPED
+
 
 @dataclass(frozen=True, slots=True)
 class Halving:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,14 @@ from lsqctl.cli.options import (
     open_store_if_any,
     positive_int,
 )
-from lsqctl.cli.serve import ClassifyFolder, Force, HtmlFile, write_html_page
+from lsqctl.cli.serve import (
+    ClassifyFolder,
+    Dataset,
+    Force,
+    HtmlFile,
+    ShowPublished,
+    write_html_page,
+)
 from lsqctl.errors import UsageError
 from lsqctl.settings import current_user
 from lsqctl.text import pluralize
@@ -28,35 +35,9 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.leaderboard.output import OutputOptions
     from lsqctl.leaderboard.rank import Cost
+    from lsqctl.services.board import BoardSelection
 
 
-class _BoardArgs(TypedDict):
-    """What both forms of the board are made from."""
-
-    dataset: str | None
-    show_published: Literal["auto", "all", "none"]
-    per_run: bool
-    best_seed: bool
-
-
-class _QueryArgs(TypedDict):
-    """Which rows of the board are shown, and how."""
-
-    where: str | None
-    user: str | None
-    group_by: tuple[str, ...]
-    sort: tuple[str, ...]
-    limit: int | None
-
-
-Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
-ShowPublished = Annotated[
-    Literal["auto", "all", "none"],
-    typer.Option(
-        "--published",
-        help="Published results: of local datasets and the paper's page, all, or none.",
-    ),
-]
 BoardWhere = Annotated[
     str | None,
     typer.Option(
@@ -127,7 +108,6 @@ def output_options(
     columns: str, pivot: str, *, raw: bool, excel: Literal["", ",", ";"] = ""
 ) -> OutputOptions:
     """Return how the board is written.  Raises UsageError."""
-    from lsqctl.errors import UsageError
     from lsqctl.leaderboard.output import OutputOptions
     from lsqctl.leaderboard.pivot import Pivot
 
@@ -186,40 +166,26 @@ def leaderboard(
 
     Mean over seeds, interval, difference to full precision, size, source.
     """
+    from lsqctl.leaderboard.board_query import BoardQuery
     from lsqctl.leaderboard.output import format_board
-    from lsqctl.services.board import build_board
+    from lsqctl.services.board import AS_RANKED, BoardSelection, board_filter, build_board
 
     options = output_options(columns, pivot, raw=raw)
     chosen_format = "json" if json else output_format
-    board_args: _BoardArgs = {
-        "dataset": dataset,
-        "show_published": show_published,
-        "per_run": per_run,
-        "best_seed": best_seed,
-    }
-    query_args: _QueryArgs = {
-        "where": where,
-        "user": current_user() if only_own else None,
-        "group_by": split_commas(group_by),
-        "sort": split_commas(sort),
-        "limit": limit,
-    }
+    selection = BoardSelection(dataset, show_published, per_run, best_seed, _cost_column(pareto))
+    row_filter = board_filter(where, user=current_user() if only_own else None)
+    query = BoardQuery(row_filter, split_commas(group_by), split_commas(sort), limit)
     if view == "pwc":
-        if any([*query_args.values(), output, html, deviations, options.columns, options.pivot]):
+        shaped = options.columns or options.pivot or query != AS_RANKED
+        if shaped or output or html or deviations:
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
-        _print_pwc_view(ctx, chosen_format or "table", **board_args)
+        _print_pwc_view(ctx, chosen_format or "table", selection)
         return
     if classify and not html:
         raise UsageError("--classify is for the page: add --html FILE")
     opened = open_store(ctx) if html else open_store_if_any(ctx)
     with opened as store:
-        ranked = build_board(
-            store,
-            pareto=_cost_column(pareto),
-            settings=get_settings(ctx),
-            **board_args,
-            **query_args,
-        )
+        ranked = build_board(store, selection, query, settings=get_settings(ctx))
         if deviations and store:
             from lsqctl.services.diff import with_deviations  # reads recipes, which takes longer
 
@@ -267,22 +233,15 @@ def export(
     force: Force = False,
 ) -> None:
     """Write the leaderboard to a file, by its ending."""
-    from lsqctl.services.board import build_board
+    from lsqctl.leaderboard.board_query import BoardQuery
+    from lsqctl.services.board import BoardSelection, board_filter, build_board
 
     options = output_options(columns, pivot, raw=raw, excel=_locale_separator() if excel else "")
+    selection = BoardSelection(dataset, show_published, per_run, best_seed, _cost_column(pareto))
+    row_filter = board_filter(where, user=current_user() if only_own else None)
+    query = BoardQuery(row_filter, sort=split_commas(sort))
     with open_store_if_any(ctx) as store:
-        ranked = build_board(
-            store,
-            dataset=dataset,
-            show_published=show_published,
-            per_run=per_run,
-            best_seed=best_seed,
-            pareto=_cost_column(pareto),
-            settings=get_settings(ctx),
-            where=where,
-            user=current_user() if only_own else None,
-            sort=split_commas(sort),
-        )
+        ranked = build_board(store, selection, query, settings=get_settings(ctx))
     _write_board(ranked, path, output_format, options, force=force)
 
 
@@ -315,9 +274,7 @@ def _warn_raw(options: OutputOptions) -> None:
         warn("--raw leaves texts that a spreadsheet may run as formulas")
 
 
-def _print_pwc_view(
-    ctx: typer.Context, output_format: str, **board_args: Unpack[_BoardArgs]
-) -> None:
+def _print_pwc_view(ctx: typer.Context, output_format: str, selection: BoardSelection) -> None:
     """Print the board in the form of a Papers With Code page."""
     from lsqctl.cli.table import print_tables
     from lsqctl.leaderboard.pwc_view import pwc_table
@@ -326,7 +283,7 @@ def _print_pwc_view(
     if output_format not in ("table", *PWC_FORMATS):
         raise UsageError(f"--view pwc is printed as table, csv, json or md, not as {output_format}")
     with open_store_if_any(ctx) as store:
-        lines = build_pwc_view(store, get_settings(ctx), **board_args)
+        lines = build_pwc_view(store, get_settings(ctx), selection)
     if output_format == "table":
         print_tables([pwc_table(lines)])
     else:

@@ -92,18 +92,10 @@ def run(
     from lsqctl.services.deploy import deploy_run
 
     with open_store(ctx) as store:
-        deployment = deploy_run(
-            store,
-            get_settings(ctx),
-            run_ref,
-            output,
-            forms=tuple(form or ["exact"]),
-            check=check,
-            plain=plain,
-            settle=settle,
-            hub=hub,
-            threads=threads,
-        )
+        from lsqctl.deploy import Options  # imports torch, which takes longer
+
+        options = Options(tuple(form or ["exact"]), plain, settle, hub, threads)
+        deployment = deploy_run(store, get_settings(ctx), run_ref, output, options, check=check)
     if json:
         print_json(_as_json(deployment))
     else:

@@ -19,6 +19,7 @@ from lsqctl.text import format_bytes, pluralize, sanitize
 if TYPE_CHECKING:
     from lsqctl.services.data_check import CheckedData
     from lsqctl.services.data_folder import ImageFolder, RecipeData, WeightsFile
+    from lsqctl.settings import Settings
     from lsqctl.training.logit_stores import StoredLogits
 
 _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "error": "red"}
@@ -190,16 +191,22 @@ def list_datasets(
 
     After them come the teachers' logits that runs with distill.cache keep there.
     """
-    from lsqctl.datasets import DATASETS
-    from lsqctl.datasets.presence import is_dataset_present
     from lsqctl.services import data_folder
-    from lsqctl.training.logit_stores import stored_logits
 
     settings = get_settings(ctx)
     if recipes or of_all_recipes:
         names = (*(recipes or ()), *(data_folder.all_recipes() if of_all_recipes else ()))
         _print_recipes_data([*data_folder.data_of_recipes(names, settings)], json=json)
-        return
+    else:
+        _list_data_folder(settings, json=json)
+
+
+def _list_data_folder(settings: Settings, *, json: bool) -> None:
+    from lsqctl.datasets import DATASETS
+    from lsqctl.datasets.presence import is_dataset_present
+    from lsqctl.services import data_folder
+    from lsqctl.training.logit_stores import stored_logits
+
     present = {name: is_dataset_present(name, settings.data_dir) for name in DATASETS}
     folders = data_folder.find_image_folders(settings)
     weights = data_folder.find_weights_files(settings)

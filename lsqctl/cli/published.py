@@ -62,20 +62,24 @@ def list_published(
     filters = {"dataset": dataset, "arch": arch, "method": method}
     for field, value in (filters | {"source_kind": source_kind, "page": page}).items():
         results = _filter_results(results, field, value)
-    not_on_board = (
-        []
-        if any((arch, method, source_kind, page))
-        else _not_on_board(load_workspace_results(get_settings(ctx)).pwc_rows)
-    )
-    not_on_board = [
-        result
-        for result in not_on_board
-        if dataset in (None, result["dataset"], result["dataset_key"])
-    ]
+    not_on_board = []
+    if not any((arch, method, source_kind, page)):  # which imported rows do not tell
+        imported = load_workspace_results(get_settings(ctx)).pwc_rows
+        not_on_board = _not_on_board(imported, dataset)
     if json:
         rows = [{**to_json_types(result), "bundled": result in bundled} for result in results]
         print_json({"published": rows, "not_on_board": not_on_board})
         return
+    _print_results(results, bundled)
+    hidden_hint = (
+        f"; {len(not_on_board)} imported results are not for the board, --json lists them"
+        if not_on_board
+        else ""
+    )
+    note(f"{len(results)} published results; --json adds the words each was read from{hidden_hint}")
+
+
+def _print_results(results: Iterable[PublishedResult], bundled: set[PublishedResult]) -> None:
     print_table(
         ("dataset", "model", "W", "A", "Top-1 %", "FP %", "source", "set", "where"),
         [
@@ -95,12 +99,6 @@ def list_published(
         right_aligned=("W", "A", "Top-1 %", "FP %"),
         hide_first=("set", "FP %"),
     )
-    hidden_hint = (
-        f"; {len(not_on_board)} imported results are not for the board, --json lists them"
-        if not_on_board
-        else ""
-    )
-    note(f"{len(results)} published results; --json adds the words each was read from{hidden_hint}")
 
 
 def _filter_results(
@@ -121,15 +119,15 @@ def _filter_results(
     return matching
 
 
-def _not_on_board(rows: Iterable[PwcRow]) -> list[dict[str, object]]:
-    """Return the imported rows that do not amount to a row of the board, and why."""
+def _not_on_board(rows: Iterable[PwcRow], dataset: str | None) -> list[dict[str, object]]:
+    """Return the imported rows of a dataset that do not amount to a row of the board, and why."""
     from lsqctl.leaderboard.published_results import dataset_key, to_published_result
 
-    pairs = ((row, to_published_result(row)) for row in rows)
     return [
         {**to_json_types(row), "dataset_key": dataset_key(row.dataset), "reason": reason}
-        for row, reason in pairs
-        if isinstance(reason, str)
+        for row in rows
+        if dataset in (None, row.dataset, dataset_key(row.dataset))
+        and isinstance(reason := to_published_result(row), str)
     ]
 
 
@@ -206,12 +204,10 @@ def add(
     if json:
         print_json({"outcome": outcome, "dry_run": dry_run, "published_result": result})
         return
-    outcome_text = {"added": "added", "exists": "is there already", "replaced": "replaced"}[outcome]
-    message = (
-        f"would be {outcome_text}; nothing was changed"
-        if dry_run and outcome != "exists"
-        else outcome_text
-    )
+    if outcome == "exists":
+        message = "is there already"
+    else:
+        message = f"would be {outcome}; nothing was changed" if dry_run else outcome
     say(f"{model} ({dataset}): {message}; next: lsqctl leaderboard --dataset {dataset}")
 
 

@@ -228,24 +228,9 @@ def check(
 
     Exit 2 on an error, 1 when a smoke test fails.
     """
-    from lsqctl.recipe_file import Changes, load
-    from lsqctl.services.layer_checks import check_layers
-    from lsqctl.services.recipe_inputs import network_warnings
-
-    diagnostics: list[Diagnostic] = []
-    loaded_recipes: list[LoadedRecipe] = []
-    for recipe_ref in recipes:
-        try:
-            loaded = load(recipe_ref, Changes(sets=tuple(overrides or ())))
-        except RecipeError as error:
-            diagnostics += error.diagnostics
-            continue
-        diagnostics += check_layers([loaded])
-        loaded_recipes.append(loaded)
-        for text in network_warnings(loaded.cells):
-            warn(text)
-        for warning in loaded.warnings:
-            warn_diagnostic(warning)
+    loaded_recipes, diagnostics = _load_and_check(recipes, tuple(overrides or ()))
+    for loaded in loaded_recipes:
+        _warn_of(loaded)
     chosen_format = DiagnosticFormat.JSON if json else output_format
     if diagnostics or not smoke:
         _print_diagnostics(diagnostics, chosen_format)
@@ -258,6 +243,35 @@ def check(
     elif chosen_format is DiagnosticFormat.TEXT:
         runs = sum(len(loaded.cells) for loaded in loaded_recipes)
         say(f"{pluralize(len(recipes), 'recipe')}, {pluralize(runs, 'run')}: no errors")
+
+
+def _load_and_check(
+    recipes: Sequence[str], overrides: tuple[str, ...]
+) -> tuple[list[LoadedRecipe], list[Diagnostic]]:
+    """Return the recipes that can be loaded, and all that is wrong with any."""
+    from lsqctl.recipe_file import Changes, load
+    from lsqctl.services.layer_checks import check_layers
+
+    loaded_recipes: list[LoadedRecipe] = []
+    diagnostics: list[Diagnostic] = []
+    for recipe_ref in recipes:
+        try:
+            loaded = load(recipe_ref, Changes(sets=overrides))
+        except RecipeError as error:
+            diagnostics += error.diagnostics
+            continue
+        diagnostics += check_layers([loaded])
+        loaded_recipes.append(loaded)
+    return loaded_recipes, diagnostics
+
+
+def _warn_of(loaded: LoadedRecipe) -> None:
+    from lsqctl.services.recipe_inputs import network_warnings
+
+    for text in network_warnings(loaded.cells):
+        warn(text)
+    for warning in loaded.warnings:
+        warn_diagnostic(warning)
 
 
 def _readiness_problem(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
+from lsqctl.events import COST_FIELDS
 from lsqctl.run import RECORDED, RunDetail, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, format_duration, when_text
@@ -159,19 +160,22 @@ def print_quantizers(detail: RunDetail, stats: Sequence[QuantizerStats], *, json
             "yet, or an older lsqctl trained it"
         )
         return
-    print_table(
-        QUANTIZER_COLUMNS,
-        [_quantizer_row(quantizer) for quantizer in last_epoch],
-        right_aligned=QUANTIZER_COLUMNS[2:],
-        hide_first=QUANTIZER_COLUMNS[:4:-1],
-    )
+    _print_quantizer_table(last_epoch)
     _print_findings(layer_findings)
     if kernel:
         note(f"{kernel_text(kernel, float_layers)}; {_EVALUATED[evaluation]}")
-    when = (
-        f"after epoch {last_epoch[0].epoch}" if last_epoch[0].epoch else "right after calibration"
+    epoch, step = last_epoch[0].epoch, last_epoch[0].step
+    when = f"after epoch {epoch}" if epoch else "right after calibration"
+    note(f"{when}, step {step} · docs/layers.md says what each column is")
+
+
+def _print_quantizer_table(stats: Sequence[QuantizerStats]) -> None:
+    print_table(
+        QUANTIZER_COLUMNS,
+        [_quantizer_row(quantizer) for quantizer in stats],
+        right_aligned=QUANTIZER_COLUMNS[2:],
+        hide_first=QUANTIZER_COLUMNS[:4:-1],
     )
-    note(f"{when}, step {last_epoch[0].step} · docs/layers.md says what each column is")
 
 
 def kernel_text(kernel: str, float_layers: Mapping[str, str]) -> str:
@@ -233,9 +237,6 @@ def _print_findings(layer_findings: Sequence[LayerFinding]) -> None:
     print()
 
 
-_COST_FIELDS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
-
-
 class CostTotals(Protocol):
     """What a result and a counted model both have: bytes, and operations for one image."""
 
@@ -265,7 +266,7 @@ def cost_line(cost: CostTotals) -> str:
 
 def result_cost_json(result: Result | None) -> dict[str, int] | None:
     """Return the sums that a finished run was stored with, for JSON."""
-    return {name: getattr(result, name) for name in _COST_FIELDS} if result else None
+    return {name: getattr(result, name) for name in COST_FIELDS} if result else None
 
 
 def stored_recipe_cost(recipe: Mapping[str, object], settings: Settings) -> RecipeCost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,28 +91,31 @@ def list_runs(
     elif not shown:
         say("no runs yet; try `lsqctl recipe ls`, then `lsqctl submit RECIPE`")
     else:
-        several_users = len({run.user for run in shown}) > 1
-        labels = ("user", "tags", "note")
-        print_table(
-            ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason", *labels),
-            [
-                (
-                    *_run_row(run),
-                    run.user if several_users else "",
-                    " ".join(tags.get(run.id, ())),
-                    run.note,
-                )
-                for run in shown
-            ],
-            right_aligned=("seed", "epoch", "Top-1 %"),
-            hide_first=_LEAST_IMPORTANT,
-            names=("run",),
-            texts=("reason", "tags", "note"),
-        )
-        counts_text = join_counts(counts)
-        note(
-            f"{counts_text}" + (f"; the newest {limit} shown, --limit for more" if has_more else "")
-        )
+        _print_runs(shown, tags)
+        more = f"; the newest {limit} shown, --limit for more" if has_more else ""
+        note(f"{join_counts(counts)}{more}")
+
+
+def _print_runs(runs: Sequence[Run], tags: Mapping[str, Sequence[str]]) -> None:
+    """Print a line for each run; whose it is only where they are of several users."""
+    several_users = len({run.user for run in runs}) > 1
+    labels = ("user", "tags", "note")
+    print_table(
+        ("id", "run", "seed", "state", "epoch", "Top-1 %", "created", "reason", *labels),
+        [
+            (
+                *_run_row(run),
+                run.user if several_users else "",
+                " ".join(tags.get(run.id, ())),
+                run.note,
+            )
+            for run in runs
+        ],
+        right_aligned=("seed", "epoch", "Top-1 %"),
+        hide_first=_LEAST_IMPORTANT,
+        names=("run",),
+        texts=("reason", "tags", "note"),
+    )
 
 
 @app.command(epilog="Example: lsqctl runs show @last")
@@ -132,11 +135,10 @@ def show(
 
     with open_store(ctx) as store:
         run = store.runs.resolve(run_ref)
+        detail = store.runs.detail(run.id)
         if layers:
-            detail = store.runs.detail(run.id)
             print_quantizers(detail, store.metrics.quantizer_stats(run.id), json=json)
             return
-        detail = store.runs.detail(run.id)
         summaries = store.metrics.summaries(run.id)
         result = store.results.get(run.id)
         checkpoints = store.checkpoints.list(run.id)
@@ -255,14 +257,17 @@ def diff(
     )
 
 
+def _held_mark(run: Run) -> str:
+    return " (held)" if run.held and run.state in ACTIVE_STATES else ""
+
+
 def _run_row(run: Run) -> tuple[str, ...]:
     state = "lease expired" if run.lease_expired else run.state.value
-    held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
     return (
         run.id,
         run.name,
         str(run.seed),
-        state + held + (" (recorded)" if run.origin == RECORDED else ""),
+        state + _held_mark(run) + (" (recorded)" if run.origin == RECORDED else ""),
         f"{run.epoch}/{run.epochs}",
         "" if run.top1 is None else f"{run.top1:.2f}",
         ago(run.created_at),
@@ -300,8 +305,7 @@ def _print_changed(runs: list[Run], *, json: bool) -> None:
         cancelling = (
             " (asked to stop)" if run.cancel_requested and run.state is RunState.RUNNING else ""
         )
-        held = " (held)" if run.held and run.state in ACTIVE_STATES else ""
-        say(f"{run.id}  {run.name}  {run.state}{held}{cancelling}")
+        say(f"{run.id}  {run.name}  {run.state}{_held_mark(run)}{cancelling}")
 
 
 def _value_text(value: object) -> str:

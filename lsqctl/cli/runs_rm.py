@@ -24,6 +24,7 @@ from lsqctl.errors import UsageError
 from lsqctl.text import ago, format_bytes, pluralize
 
 if TYPE_CHECKING:
+    from lsqctl.services.gc import Garbage
     from lsqctl.services.removal import Removal, TrashedRun
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would go.")]
@@ -61,33 +62,30 @@ def remove(
     Rows, metrics, results, logs and checkpoints.
     """
     from lsqctl.services.removal import move_to_trash, plan_removal, remove_runs
+    from lsqctl.services.run_control import resolve_runs
 
     settings = get_settings(ctx)
     with open_store(ctx) as store:
-        runs = {run.id: run for run in map(store.runs.resolve, run_refs)}
-        removals = plan_removal(settings, list(runs.values()))
+        removals = plan_removal(settings, resolve_runs(store, run_refs))
         size = format_bytes(sum(removal.size_bytes for removal in removals))
         if for_good and not (dry_run or force or yes):
             _confirm(f"remove {pluralize(len(removals), 'run')} and {size} for good?")
         if dry_run:
-            store.trash.check_removable(list(runs), for_good=for_good, force=force)
+            ids = [removal.run.id for removal in removals]
+            store.trash.check_removable(ids, for_good=for_good, force=force)
+            outcome = "would be removed; nothing was"
+        elif for_good:
+            remove_runs(store, removals, force=force)
+            outcome = "removed for good"
         else:
-            (
-                remove_runs(store, removals, force=force)
-                if for_good
-                else move_to_trash(store, settings, removals, force=force)
-            )
+            move_to_trash(store, settings, removals, force=force)
+            back = f"lsqctl runs restore {removals[0].run.id}"
+            outcome = f"removed to the trash; back with: {back}"
     if json:
         print_json({"removed": not dry_run, "for_good": for_good, "runs": removals})
         return
     _print_removals(removals)
-    where = "for good" if for_good else "to the trash"
-    outcome = "would be removed; nothing was" if dry_run else f"removed {where}"
-    restore_hint = f"; back with: lsqctl runs restore {removals[0].run.id}"
-    say(
-        f"{pluralize(len(removals), 'run')}, {size}, {outcome}"
-        + restore_hint * (not dry_run and not for_good)
-    )
+    say(f"{pluralize(len(removals), 'run')}, {size}, {outcome}")
 
 
 def trash(
@@ -230,28 +228,15 @@ def collect_garbage(
     with open_store(ctx) as store:
         report = find_garbage(store, get_settings(ctx), keep_last=keep_last, older_than=older_than)
         garbage = remove_garbage(store, report.garbage) if apply else list(report.garbage)
-    size = sum(item.size_bytes for item in garbage)
+    unknown_dirs, size = report.unknown_dirs, sum(item.size_bytes for item in garbage)
     if json:
-        print_json(
-            {
-                "removed": apply,
-                "bytes": size,
-                "garbage": garbage,
-                "unknown_dirs": report.unknown_dirs,
-            }
-        )
+        found = {"bytes": size, "garbage": garbage, "unknown_dirs": unknown_dirs}
+        print_json({"removed": apply, **found})
         return
-    print_table(
-        ("run", "kind", "size", "folder"),
-        [
-            (item.run_id, item.kind, format_bytes(item.size_bytes), str(item.path))
-            for item in garbage
-        ],
-        right_aligned=("size",),
-    )
-    if report.unknown_dirs:
+    _print_garbage(garbage)
+    if unknown_dirs:
         say(
-            f"{report.unknown_dirs} run folders, and the database knows none of them: is it "
+            f"{unknown_dirs} run folders, and the database knows none of them: is it "
             "another workspace's? They stay"
         )
     kinds = ", ".join(
@@ -263,6 +248,17 @@ def collect_garbage(
         say(f"{format_bytes(size)} freed: {kinds}")
     else:
         say(f"{format_bytes(size)} would be freed: {kinds}; next: lsqctl runs gc --apply")
+
+
+def _print_garbage(garbage: Sequence[Garbage]) -> None:
+    print_table(
+        ("run", "kind", "size", "folder"),
+        [
+            (item.run_id, item.kind, format_bytes(item.size_bytes), str(item.path))
+            for item in garbage
+        ],
+        right_aligned=("size",),
+    )
 
 
 def tag(
@@ -277,13 +273,15 @@ def tag(
 
     `runs ls --tag` finds them.
     """
+    from lsqctl.services.run_control import resolve_runs
+
     added_tags = [word[1:] for word in words if word.startswith("+")]
     removed_tags = [word[1:] for word in words if word.startswith("-")]
     run_refs = [word for word in words if not word.startswith(("+", "-"))]
     if not run_refs or not (added_tags or removed_tags):
         raise UsageError("name runs, and tags as +word or -word: lsqctl runs tag @last +paper")
     with open_store(ctx) as store:
-        runs = list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
+        runs = resolve_runs(store, run_refs)
         for run in runs:
             store.runs.update_tags(run.id, added_tags, removed_tags)
         tags = store.runs.tags([run.id for run in runs])

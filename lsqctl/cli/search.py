@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lsqctl.cli import completion
 from lsqctl.cli.console import print_json, say
 from lsqctl.cli.options import Json, get_settings, open_store, positive_int
+
+if TYPE_CHECKING:
+    from lsqctl.services.search import TrialResult
 
 
 def register(app: typer.Typer) -> None:
@@ -47,14 +50,13 @@ def search(
 
     Begun again, it goes on from what the sweep has. Ctrl-C leaves what is queued in the queue.
     """
-    from lsqctl.services.search import SearchOptions, TrialResult
+    from lsqctl.services.search import SearchOptions
     from lsqctl.services.search import search as run_search
 
     def print_trial(result: TrialResult) -> None:
-        values = ", ".join(f"{key}={value}" for key, value in result.values.items())
         mean = "failed" if result.mean is None else f"{metric} {result.mean:.4g}"
         if not json:
-            print(f"{', '.join(result.run_ids)}\t{values}\t{mean}")
+            print(f"{', '.join(result.run_ids)}\t{_values_text(result)}\t{mean}")
 
     options = SearchOptions(trials, parallel, sampler, metric)
     with open_store(ctx, create=True) as store:
@@ -64,5 +66,8 @@ def search(
     known = [result for result in results if result.mean is not None]
     if known:
         best = (max if metric == "top1" else min)(known, key=lambda result: result.mean or 0.0)
-        values = ", ".join(f"{key}={value}" for key, value in best.values.items())
-        say(f"best of {len(results)} trials: {metric} {best.mean:.4g} with {values}")
+        say(f"best of {len(results)} trials: {metric} {best.mean:.4g} with {_values_text(best)}")
+
+
+def _values_text(result: TrialResult) -> str:
+    return ", ".join(f"{key}={value}" for key, value in result.values.items())

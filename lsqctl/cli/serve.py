@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Board
     from lsqctl.store import Store
 
+Dataset = Annotated[str | None, typer.Option(help="Only this dataset.")]
+ShowPublished = Annotated[
+    Literal["auto", "all", "none"],
+    typer.Option(
+        "--published",
+        help="Published results: of local datasets and the paper's page, all, or none.",
+    ),
+]
 HtmlFile = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Write a page with charts, in one file, instead."),
@@ -59,21 +67,16 @@ def serve(
         str | None,
         typer.Option(metavar="TEXT", help="Who asks must know it; `auto` makes one up."),
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="Only this dataset.")] = None,
-    show_published: Annotated[
-        Literal["auto", "all", "none"],
-        typer.Option(
-            "--published",
-            help="Published results: of local datasets and the paper's page, all, or none.",
-        ),
-    ] = "auto",
+    dataset: Dataset = None,
+    show_published: ShowPublished = "auto",
     classify: ClassifyFolder = None,
 ) -> None:
     """Show the live board in a browser, read-only, until Ctrl-C.
 
     The page refreshes itself when the database has changed.
     """
-    from lsqctl.services.html_page import BoardSelection, BoardServer, make_server, read_classifier
+    from lsqctl.services.board import BoardSelection
+    from lsqctl.services.html_page import BoardServer, ServedPage, make_server, read_classifier
     from lsqctl.services.workspace import open_workspace
 
     settings = get_settings(ctx)
@@ -82,8 +85,8 @@ def serve(
     server: BoardServer | None = None
     try:
         classifier = read_classifier(classify) if classify else None
-        selection = BoardSelection(dataset, show_published, settings, classifier)
-        server = make_server(store, selection, host=host, port=port, token=token)
+        served = ServedPage(BoardSelection(dataset, show_published), settings, classifier)
+        server = make_server(store, served, host=host, port=port, token=token)
         print(server.address, flush=True)
         say("serving this address until Ctrl-C")
         server.serve_forever(poll_interval=0.2)

@@ -88,6 +88,15 @@ def status(
     if not cells:
         say(NO_SWEEPS)
         return
+    _print_cells(cells)
+    note(f"{sweep_name}: {_counts_text(counts)}")
+    for pilot in pilots:
+        details = " ".join(filter(None, (pilot.state, pilot.node, pilot.reason)))
+        note(f"pilot {pilot.job} ({pilot.profile}): {details}")
+    _print_first_failure(cells, str(sweep_name))
+
+
+def _print_cells(cells: Sequence[SweepCell]) -> None:
     print_table(
         ("cell", "seed", "state", "Top-1 %", "run"),
         [
@@ -104,11 +113,6 @@ def status(
         hide_first=("Top-1 %",),
         names=("cell",),
     )
-    note(f"{sweep_name}: {_counts_text(counts)}")
-    for pilot in pilots:
-        details = " ".join(filter(None, (pilot.state, pilot.node, pilot.reason)))
-        note(f"pilot {pilot.job} ({pilot.profile}): {details}")
-    _print_first_failure(cells, str(sweep_name))
 
 
 @app.command(epilog="Example: lsqctl sweep resume digits/resnet8-lsq --failed --from-scratch")
@@ -159,14 +163,9 @@ def _print_resumed(
     resumed: Sequence[EnqueuedRun], *, dry_run: bool, json: bool, quiet: bool
 ) -> None:
     if json:
+        keys = ("id", "name", "seed", "state")
         rows = [
-            {
-                "outcome": item.outcome,
-                "id": item.run.id,
-                "name": item.run.name,
-                "seed": item.run.seed,
-                "state": item.run.state,
-            }
+            {"outcome": item.outcome, **{key: getattr(item.run, key) for key in keys}}
             for item in resumed
         ]
         print_json({"dry_run": dry_run, "runs": rows})

@@ -61,26 +61,32 @@ def verify(
         raise UsageError("name a run, or use --all or --sweep NAME")
     verdicts: list[Verdict] = []
     with open_store(ctx) as store:
-        for run in api.runs_to_verify(
-            store, run_refs or (), sweep=sweep, all_succeeded=all_succeeded
-        ):
-            run_verdicts = api.verify_run(
+        runs = api.runs_to_verify(store, run_refs or (), sweep=sweep, all_succeeded=all_succeeded)
+        for run in runs:
+            verified = api.verify_run(
                 store, get_settings(ctx), run.id, threads=threads, device=device
             )
-            for verdict in run_verdicts:
+            for verdict in verified:
                 verdicts.append(verdict)
-                if verdict.message:
-                    print_error(f"{verdict.run_id} {_result_label(verdict)}: {verdict.message}")
+                _print_message(verdict)
     if json:
         print_json({"results": verdicts})
     else:
         _print_verdicts(verdicts)
     named = not (all_succeeded or sweep)
-    if any(
-        verdict.verified is False or (verdict.verified is None and (named or not verdict.recorded))
-        for verdict in verdicts
-    ):
+    if any(_is_failure(verdict, named=named) for verdict in verdicts):
         raise typer.Exit(1)
+
+
+def _is_failure(verdict: Verdict, *, named: bool) -> bool:
+    """Return whether a verdict ends the command with 1: a recorded run is tried only if named."""
+    untried_counts = named or not verdict.recorded
+    return verdict.verified is False or (verdict.verified is None and untried_counts)
+
+
+def _print_message(verdict: Verdict) -> None:
+    if verdict.message:
+        print_error(f"{verdict.run_id} {_result_label(verdict)}: {verdict.message}")
 
 
 def _print_verdicts(verdicts: list[Verdict]) -> None:

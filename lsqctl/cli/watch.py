@@ -161,20 +161,7 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
         "now": to_json_types(overview.now),
         "sweep": status.sweep,
         "counts": to_json_types(overview.counts),
-        "workers": [
-            {
-                "id": entry.worker.identity.id,
-                "name": entry.worker.identity.name,
-                "host": entry.worker.identity.host,
-                "device": entry.worker.identity.device,
-                "slots": entry.worker.identity.slots,
-                "running_runs": entry.running_runs,
-                "seconds_since_heartbeat": round(entry.seconds_since_heartbeat, 3),
-                "stale": entry.stale,
-                "notice": entry.notice,
-            }
-            for entry in status.workers
-        ],
+        "workers": [_worker_json(entry) for entry in status.workers],
         "pilots": to_json_types(status.pilots),
         "running": [
             {
@@ -189,6 +176,21 @@ def _status_json(status: QueueStatus) -> dict[str, object]:
         "no_estimate_reason": status.estimate.reason,
         "first_failure": to_json_types(overview.first_failure),
         "retrying": to_json_types(overview.retrying),
+    }
+
+
+def _worker_json(status: WorkerStatus) -> dict[str, object]:
+    identity = status.worker.identity
+    return {
+        "id": identity.id,
+        "name": identity.name,
+        "host": identity.host,
+        "device": identity.device,
+        "slots": identity.slots,
+        "running_runs": status.running_runs,
+        "seconds_since_heartbeat": round(status.seconds_since_heartbeat, 3),
+        "stale": status.stale,
+        "notice": status.notice,
     }
 
 

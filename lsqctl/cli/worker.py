@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, TextIO, TypedDict, cast
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypedDict, cast
 
 import typer
 
@@ -33,12 +33,13 @@ from lsqctl.cli.options import (
 )
 from lsqctl.cli.submit import print_enqueued
 from lsqctl.errors import RunFailed, UsageError
-from lsqctl.run import EndReason, RunState
+from lsqctl.run import EndReason, Run
 from lsqctl.settings import CompileMode, Settings, cpp_compiler
 from lsqctl.text import pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
+    from lsqctl.worker.slots import SlotAllocator
     from lsqctl.worker.supervisor import WorkerOptions as Working
     from lsqctl.worker.workspace_file import OnEnd
 
@@ -96,15 +97,15 @@ def run(
         finished = [store.runs.detail(item.run.id).run for item in enqueued]
     if code:
         raise typer.Exit(code)
-    unsuccessful = [
-        item
-        for item in finished
-        if item.state is not RunState.SUCCEEDED and item.reason is not EndReason.STOPPED
-    ]
-    if unsuccessful:
-        unsuccessful.sort(key=lambda item: item.reason is EndReason.PARENT)  # causes first
-        run_list = ", ".join(f"{item.name} ({item.id}) {item.state}" for item in unsuccessful[:5])
-        raise RunFailed(f"{len(unsuccessful)} of {len(finished)} runs did not succeed: {run_list}")
+    _check_all_succeeded(finished)
+
+
+def _check_all_succeeded(runs: Sequence[Run]) -> None:
+    """Raise RunFailed for those that did not end well."""
+    if unsuccessful := [run for run in runs if not run.ended_well]:
+        unsuccessful.sort(key=lambda run: run.reason is EndReason.PARENT)  # causes first
+        run_list = ", ".join(f"{run.name} ({run.id}) {run.state}" for run in unsuccessful[:5])
+        raise RunFailed(f"{len(unsuccessful)} of {len(runs)} runs did not succeed: {run_list}")
 
 
 def worker(
@@ -218,24 +219,15 @@ def _work_queue(
     options: Working,
 ) -> int:
     from lsqctl.cli.progress import observe_worker
-    from lsqctl.worker.gpus import open_probe, select_with_health
     from lsqctl.worker.identity import this_worker
-    from lsqctl.worker.slots import SlotAllocator, make_slots
     from lsqctl.worker.supervisor import Supervisor
 
-    gpu_probe = open_probe()
-    gpus, gpu_health = select_with_health(gpu_choice, gpu_probe)
-    slot_allocator = SlotAllocator(make_slots(gpus, slots), gpu_health if gpus else None)
-    if gpus and gpu_choice == "auto" and gpu_probe.unavailable_reason:
-        warn(
-            "a GPU that others use cannot be told from an idle one "
-            f"({gpu_probe.unavailable_reason})"
-        )
+    slot_allocator, device = _allocate_slots(slots, gpu_choice)
     ranks = slot_allocator.pool.most_ranks
     if options.only_gpus is not None and options.only_gpus > ranks:
-        room = pluralize(ranks, "GPU" if gpus else "slot")
+        room = pluralize(ranks, "GPU" if device == "cuda" else "slot")
         raise UsageError(f"--only-gpus {options.only_gpus}: this worker has {room}")
-    identity = this_worker(name, len(slot_allocator.pool.slots), "cuda" if gpus else "cpu")
+    identity = this_worker(name, len(slot_allocator.pool.slots), device)
     with ignore_broken_pipes(), observe_worker(store) as observer:
         supervisor = Supervisor(
             store,
@@ -246,6 +238,24 @@ def _work_queue(
             options=options,
         )
         return supervisor.run()
+
+
+def _allocate_slots(
+    slots: int | None, gpu_choice: str
+) -> tuple[SlotAllocator, Literal["cpu", "cuda"]]:
+    """Return the slots that a worker has, of its GPUs or of the CPU, and on which device."""
+    from lsqctl.worker.gpus import open_probe, select_with_health
+    from lsqctl.worker.slots import SlotAllocator, make_slots
+
+    gpu_probe = open_probe()
+    gpus, gpu_health = select_with_health(gpu_choice, gpu_probe)
+    slot_allocator = SlotAllocator(make_slots(gpus, slots), gpu_health if gpus else None)
+    if gpus and gpu_choice == "auto" and gpu_probe.unavailable_reason:
+        warn(
+            "a GPU that others use cannot be told from an idle one "
+            f"({gpu_probe.unavailable_reason})"
+        )
+    return slot_allocator, "cuda" if gpus else "cpu"
 
 
 class _BrokenPipeSafeStream:

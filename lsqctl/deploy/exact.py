@@ -18,7 +18,7 @@ from torch.fx import Node
 from lsqctl.deploy.certificate import Requantization, is_pair_safe
 from lsqctl.deploy.lowering import pair
 from lsqctl.deploy.network import Edge, Network
-from lsqctl.deploy.onnx_graph import GraphWriter, Integers
+from lsqctl.deploy.onnx_graph import GraphWriter, Integers, add_scale_and_shift
 from lsqctl.deploy.runtime import Array
 from lsqctl.quant.arithmetic import Grid, IntegerLayer, Window
 
@@ -80,10 +80,10 @@ class ExactForm:
         """Add (…, K) times (K, O), scaled and shifted."""
         matrix, weight_zero_point = _weights(graph, layer, np.ascontiguousarray(weight))
         zero_point = _zero_point(graph, layer.grid)
-        scale, shift = (graph.constant(t.numpy()) for t in (layer.scale, layer.shift))
         if self.plain:
             acc = graph.add("MatMulInteger", codes, matrix, zero_point, weight_zero_point)
-            return _scaled(graph, acc, scale, shift)
+            return add_scale_and_shift(graph, layer, _as_float(graph, acc), (-1,))
+        scale, shift = (graph.constant(t.numpy()) for t in (layer.scale, layer.shift))
         one = graph.constant(1.0)
         return graph.add(
             "MatMulIntegerToFloat",
@@ -124,12 +124,13 @@ def _requantized(
     if layer.window is None:
         axes = graph.constant([2], np.int64)
         codes, weight = graph.add("Unsqueeze", codes, axes), weight[..., None]
-    pads, codes = _pads(graph, layer, codes)
+    pads, codes = add_window_padding(graph, layer, codes)
     factors = proof.factors.reshape(-1, *(1,) * (weight.ndim - 1))
     one, zero_point = graph.constant(1.0), _zero_point(graph, grid)
     codes_of_weight, weight_zero_point = _weights(graph, layer, weight, factors)
-    out = graph.add(
+    out = graph.convolve(
         "QLinearConv",
+        window,
         codes,
         one,
         _zero_point(graph, layer.grid),
@@ -139,9 +140,6 @@ def _requantized(
         one,
         zero_point,
         graph.constant(proof.biases, np.int32),
-        strides=list(window.stride),
-        dilations=list(window.dilation),
-        group=window.groups,
         pads=pads,
     )
     if layer.window is None:
@@ -166,8 +164,10 @@ def _pooled(graph: GraphWriter, pool: Node, codes: str) -> str:
     )
 
 
-def _pads(graph: GraphWriter, layer: IntegerLayer, codes: str) -> tuple[list[int], str]:
-    """Return the padding of ``QLinearConv``, which pads codes of 0, and what it reads."""
+def add_window_padding(
+    graph: GraphWriter, layer: IntegerLayer, codes: str
+) -> tuple[list[int], str]:
+    """Return the padding that a convolution does itself, which is of codes of 0, and its input."""
     if layer.window is None:
         return [0, 0], codes
     if layer.window.pad_mode != "constant" or layer.grid.zero_code:
@@ -196,11 +196,10 @@ def _zero_point(graph: GraphWriter, grid: Grid) -> str:
     return graph.constant(-grid.quant_min, np.uint8)
 
 
-def _scaled(graph: GraphWriter, accumulators: str, scale: str, shift: str) -> str:
+def _as_float(graph: GraphWriter, accumulators: str) -> str:
     from onnx import TensorProto
 
-    as_float = graph.add("Cast", accumulators, to=TensorProto.FLOAT)
-    return graph.add("Add", graph.add("Mul", as_float, scale), shift)
+    return graph.add("Cast", accumulators, to=TensorProto.FLOAT)
 
 
 def add_padding(graph: GraphWriter, layer: IntegerLayer, codes: str, *, channels_last: bool) -> str:
@@ -226,19 +225,10 @@ def _grouped(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
     window = layer.window
     x = add_padding(graph, layer, codes, channels_last=False)
     weight, weight_zero_point = _weights(graph, layer, layer.weight_codes.numpy())
-    accumulators = graph.add(
-        "ConvInteger",
-        x,
-        weight,
-        _zero_point(graph, layer.grid),
-        weight_zero_point,
-        strides=list(window.stride),
-        dilations=list(window.dilation),
-        group=window.groups,
-    )
+    operands = x, weight, _zero_point(graph, layer.grid), weight_zero_point
+    accumulators = graph.convolve("ConvInteger", window, *operands)
     shape = (-1, *(1,) * len(window.stride))
-    scale, shift = (graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift))
-    return _scaled(graph, accumulators, scale, shift)
+    return add_scale_and_shift(graph, layer, _as_float(graph, accumulators), shape)
 
 
 def add_columns(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:

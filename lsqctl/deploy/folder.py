@@ -109,26 +109,13 @@ def read_report(directory: Path) -> JsonObject:
         what = "is a file" if directory.exists() else "is not there"
         raise NotFound(f"{directory} {what}; `lsqctl deploy RUN -o DIR` writes a folder to check")
     path = directory / CHECK
-    try:
-        data = path.read_bytes()
-        report: JsonObject = json.loads(data)
-        rest = {key: value for key, value in report.items() if key != _OWN_DIGEST}
-    except FileNotFoundError:
-        raise NotFound(
-            f"{directory} has no {CHECK}; `lsqctl deploy RUN -o DIR` writes such a folder"
-        ) from None
-    except AttributeError:
-        raise DataError(f"{path} holds no JSON object: deploy the run again") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged: {error}; deploy the run again") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    data, report = _read_json(path)
     version = report.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise DataError(
             f"{path} has version {version}, this lsqctl reads {SCHEMA_VERSION}: upgrade lsqctl"
         )
-    if _manifest(rest) != data:
+    if _manifest({key: value for key, value in report.items() if key != _OWN_DIGEST}) != data:
         raise DataError(f"{path} has changed since it was written: deploy the run again")
     if not _is_whole(report):
         raise DataError(f"{path} is not what a deployment writes: deploy the run again")
@@ -136,6 +123,24 @@ def read_report(directory: Path) -> JsonObject:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise DataError(f"{path} names a file outside of the folder: {name!r}")
     return report
+
+
+def _read_json(path: Path) -> tuple[bytes, JsonObject]:
+    """Return the bytes of a report, and the object that they are."""
+    try:
+        data = path.read_bytes()
+        report: JsonObject | None = json.loads(data)
+    except FileNotFoundError:
+        raise NotFound(
+            f"{path.parent} has no {CHECK}; `lsqctl deploy RUN -o DIR` writes such a folder"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged: {error}; deploy the run again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not isinstance(report, dict):
+        raise DataError(f"{path} holds no JSON object: deploy the run again")
+    return data, report
 
 
 def _is_whole(report: JsonObject) -> bool:
@@ -182,14 +187,13 @@ def check_folder(directory: Path, *, threads: int = 1, trusted: bool = False) ->
             continue
         try:
             runner = _runner(path, entry, threads=threads, trusted=trusted)
-            if isinstance(runner, Unavailable):
-                if runner.refused and "not_run" not in entry:
-                    problems.append(runner.reason)
-                    continue
+            if not isinstance(runner, Unavailable):
+                problems += _compare(path, entry, images, logits, runner)
+                models.append(f"{path.name} in {runner.runtime}")
+            elif runner.refused and "not_run" not in entry:
+                problems.append(runner.reason)
+            else:
                 not_run.append(f"{path} was not run in {runner.runtime}: {runner.reason}")
-                continue
-            problems += _compare(path, entry, images, logits, runner)
-            models.append(f"{path.name} in {runner.runtime}")
         except DataError as error:
             problems.append(str(error))
     n_files = len(report["sha256"]) + 1

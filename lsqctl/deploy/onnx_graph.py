@@ -19,6 +19,8 @@ from lsqctl.deploy.runtime import Array
 if TYPE_CHECKING:
     import onnx
 
+    from lsqctl.quant.arithmetic import IntegerLayer, Window
+
 Integers = npt.NDArray[np.int64]
 OPSET = 21  # the first with 4-bit integers
 PRODUCER = "lsqctl"
@@ -62,6 +64,18 @@ class GraphWriter:
         self.nodes.append(node)
         return output
 
+    def convolve(self, op: str, window: Window, *inputs: str, **attributes: object) -> str:
+        """Add a kind of convolution with a window's strides, dilations and groups."""
+        return self.add(
+            op,
+            *inputs,
+            domain="",
+            strides=list(window.stride),
+            dilations=list(window.dilation),
+            group=window.groups,
+            **attributes,
+        )
+
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         """Return the name of a constant; equal ones are one."""
         from onnx import numpy_helper
@@ -97,6 +111,14 @@ class GraphWriter:
         return value
 
 
+def add_scale_and_shift(
+    graph: GraphWriter, layer: IntegerLayer, accumulators: str, shape: tuple[int, ...]
+) -> str:
+    """Add what makes a layer's values of its accumulators; ``shape`` lets channels broadcast."""
+    scale, shift = (graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift))
+    return graph.add("Add", graph.add("Mul", accumulators, scale), shift)
+
+
 def write_onnx(
     exported: onnx.ModelProto, form: Form, metadata: Mapping[str, str]
 ) -> tuple[onnx.ModelProto, dict[str, str]]:
@@ -109,6 +131,18 @@ def write_onnx(
     source_model, exported = exported, ModelProto()
     exported.CopyFrom(source_model)
     graph = GraphWriter()
+    outputs = _expand(graph, exported, form)
+    graph.nodes = _read_nodes(graph.nodes, outputs)
+    names = _short_names(graph, exported.graph.input[0].name, outputs)
+    model = _assemble(graph, exported, names, outputs, form.opset_imports)
+    helper.set_model_props(model, dict(sorted(metadata.items())))
+    return model, {edge: names[value] for edge, value in graph.taps.items()}
+
+
+def _expand(graph: GraphWriter, exported: onnx.ModelProto, form: Form) -> list[str]:
+    """Add each node, those of the domain ``lsq`` as the form writes them; return the outputs."""
+    from onnx import helper
+
     renamed: dict[str, str] = {}
     for tensor in exported.graph.initializer:
         graph.initializers[tensor.name] = tensor
@@ -122,12 +156,7 @@ def write_onnx(
             del node.input[:]
             node.input.extend(inputs)
             graph.nodes.append(node)
-    outputs = [renamed.get(value.name, value.name) for value in exported.graph.output]
-    graph.nodes = _read_nodes(graph.nodes, outputs)
-    names = _short_names(graph, exported.graph.input[0].name, outputs)
-    model = _assemble(graph, exported, names, outputs, form.opset_imports)
-    helper.set_model_props(model, dict(sorted(metadata.items())))
-    return model, {edge: names[value] for edge, value in graph.taps.items()}
+    return [renamed.get(value.name, value.name) for value in exported.graph.output]
 
 
 def export(network: Network) -> onnx.ModelProto:

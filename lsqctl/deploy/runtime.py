@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lsqctl.errors import DataError, UsageError
+from lsqctl.errors import DataError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.generic]
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-def require(*packages: str) -> None:
-    """Raise UsageError, with the command that helps, unless all of these can be imported."""
-    if missing := missing_packages(*packages):
-        raise UsageError(missing)
 
 
 def missing_packages(*packages: str, extra: str = "deploy") -> str:

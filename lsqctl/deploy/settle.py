@@ -76,14 +76,14 @@ def _settle_layer(
     moves = [
         Move(
             layer.name,
-            int(channel),
-            edges[worst[channel]].name,
-            float(by[channel]),
-            float(before[channel]),
-            float(after[channel]),
+            int(n),
+            edges[worst[n]].name,
+            float(by[n]),
+            float(before[n]),
+            float(after[n]),
         )
-        for channel in channels
-        if better[channel]
+        for n in channels
+        if better[n]
     ]
     return replace(layer, shift=shift), moves
 

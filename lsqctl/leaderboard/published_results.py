@@ -53,6 +53,11 @@ class PublishedResult:
     page: str = ""
     notes: str = ""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its dataset and model, which tell it from every other row of its source."""
+        return self.dataset, self.model
+
     def __post_init__(self) -> None:
         for name in ("dataset", "model", "source_kind", "source_url", "quote"):
             _check_text(name, getattr(self, name), may_be_empty=False)
@@ -99,12 +104,7 @@ def _parse_entry(entry: object, location: str) -> PublishedResult:
     if not isinstance(entry, Mapping):
         raise DataError(f"{location}: must be a table of keys")
     location += f" ({entry.get('model', 'without a model')})"
-    field_names = [field.name for field in fields(PublishedResult)]
-    for key in sorted(entry.keys() - set(field_names)):
-        raise DataError(f"{location}: unknown key `{key}`{did_you_mean(key, field_names)}")
-    required = [field.name for field in fields(PublishedResult) if field.default is MISSING]
-    if missing := [name for name in required if name not in entry]:
-        raise DataError(f"{location}: {', '.join(missing)} missing")
+    _check_keys(entry, PublishedResult, location)
     values: JsonObject = dict(entry)
     try:
         return PublishedResult(**values)
@@ -112,16 +112,27 @@ def _parse_entry(entry: object, location: str) -> PublishedResult:
         raise DataError(f"{location}: {error}") from error
 
 
+def _check_keys(
+    values: Mapping[str, object], result_class: type[PublishedResult] | type[PwcRow], location: str
+) -> None:
+    """Raise DataError for a key that the class does not have, and for one that is missing."""
+    field_names = [field.name for field in fields(result_class)]
+    for key in sorted(values.keys() - set(field_names)):
+        raise DataError(f"{location}: unknown key `{key}`{did_you_mean(key, field_names)}")
+    required = [field.name for field in fields(result_class) if field.default is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise DataError(f"{location}: {', '.join(missing)} missing")
+
+
 def _check_distinct(results: list[PublishedResult], source_name: str) -> None:
     seen: set[tuple[str, str]] = set()
     for number, result in enumerate(results, 1):
-        key = (result.dataset, result.model)
-        if key in seen:
+        if result.key in seen:
             raise DataError(
                 f"{source_name}: entry {number} ({result.model}): this model stands twice for "
                 f"{result.dataset}; give each row a name of its own"
             )
-        seen.add(key)
+        seen.add(result.key)
 
 
 def _check_text(name: str, value: object, *, may_be_empty: bool) -> None:
@@ -351,12 +362,7 @@ def _parse_line(line: str, location: str) -> PublishedResult | PwcRow:
     if kind not in _CLASSES:
         raise DataError(f'{location}: not a published row: `"kind": "row"` or `"pwc"` is missing')
     result_class = _CLASSES[kind]
-    field_names = [field.name for field in fields(result_class)]
-    for key in sorted(values.keys() - set(field_names)):
-        raise DataError(f"{location}: unknown key `{key}`{did_you_mean(key, field_names)}")
-    required = [field.name for field in fields(result_class) if field.default is MISSING]
-    if missing := [name for name in required if name not in values]:
-        raise DataError(f"{location}: {', '.join(missing)} missing")
+    _check_keys(values, result_class, location)
     try:
         return PublishedResult(**values) if result_class is PublishedResult else _to_pwc_row(values)
     except (TypeError, ValueError) as error:

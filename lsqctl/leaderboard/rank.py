@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lsqctl.datasets.data_digest import evaluation_keys
@@ -65,22 +65,16 @@ def rank(
     if dataset is not None:
         _check_dataset(dataset, datasets)
         datasets &= {dataset}
-    local_datasets = {row.dataset for row in ended_rows}
     paper_results = paper_baselines(baselines)
     tables = tuple(
         _build_table(
-            name,
-            _group_runs(image_set_rows, per_run=per_run),
-            [result for result in published if result.dataset == name] if not n else [],
-            group,
+            comparable,
+            _group_runs(comparable.rows, per_run=per_run),
             best_seed=best_seed,
             pareto=pareto,
             baselines=paper_results,
         )
-        for name in sorted(datasets, key=lambda name: (name not in local_datasets, name))
-        for n, (group, image_set_rows) in enumerate(
-            _comparable_sets([row for row in ended_rows if row.dataset == name])
-        )
+        for comparable in _comparable_sets(ended_rows, published, datasets)
     )
     shown = tuple(table for table in tables if table.rows or table.counts.runs)
     return Board(shown, best_seed=best_seed, per_run=per_run)
@@ -97,8 +91,33 @@ def _check_dataset(dataset: str, datasets: set[str]) -> None:
 _Group = tuple[tuple[str, str], ...]
 
 
-def _comparable_sets(rows: list[BoardRow]) -> Iterable[tuple[_Group, list[BoardRow]]]:
-    """Return the rows of a dataset that may be ranked together, runs on parts of it at the end."""
+@dataclass(frozen=True, slots=True)
+class _ComparableSet:
+    """What may be ranked together: rows of one dataset, evaluated on the same images.
+
+    ``group`` tells the images from others of the dataset, ``published`` stand among them.
+    """
+
+    dataset: str
+    group: _Group
+    rows: Sequence[BoardRow]
+    published: Sequence[PublishedResult]
+
+
+def _comparable_sets(
+    rows: Sequence[BoardRow], published: Sequence[PublishedResult], datasets: set[str]
+) -> Iterator[_ComparableSet]:
+    """Yield what makes a table: datasets with local runs first, published rows in their first."""
+    local_datasets = {row.dataset for row in rows}
+    for name in sorted(datasets, key=lambda name: (name not in local_datasets, name)):
+        beside = [result for result in published if result.dataset == name]
+        for group, image_set_rows in _sets_of_dataset([row for row in rows if row.dataset == name]):
+            yield _ComparableSet(name, group, image_set_rows, beside)
+            beside = []
+
+
+def _sets_of_dataset(rows: list[BoardRow]) -> Iterator[tuple[_Group, list[BoardRow]]]:
+    """Yield the rows of a dataset that may be ranked together, runs on parts of it at the end."""
     yield from _image_sets([row for row in rows if not row.partial])
     if partial_rows := [row for row in rows if row.partial]:
         for group, image_set_rows in _image_sets(partial_rows):
@@ -138,10 +157,8 @@ def _group_runs(rows: Iterable[BoardRow], *, per_run: bool) -> list[list[BoardRo
 
 
 def _build_table(
-    dataset: str,
+    comparable: _ComparableSet,
     groups: list[list[BoardRow]],
-    published: list[PublishedResult],
-    group: _Group,
     *,
     best_seed: bool,
     pareto: Cost,
@@ -151,7 +168,7 @@ def _build_table(
     local_entries = [
         flag_suspect(local_entry(runs), runs, baselines) for runs in counted_groups if runs
     ]
-    entries = [*local_entries, *map(published_entry, published)]
+    entries = [*local_entries, *map(published_entry, comparable.published)]
     entries = _with_pareto(_with_ranks(entries), pareto)
     counts = Counts(
         groups=len(local_entries),
@@ -159,12 +176,12 @@ def _build_table(
         failed=sum(_count_runs(runs, RunState.FAILED) for runs in groups),
         cancelled=sum(_count_runs(runs, RunState.CANCELLED) for runs in groups),
         empty_groups=len(groups) - len(local_entries),
-        published=len(published),
+        published=len(comparable.published),
     )
     rank_counts = Counter(entry.rank for entry in entries if entry.rank is not None)
     tied_ranks = frozenset(rank for rank, count in rank_counts.items() if count > 1)
     rows = tuple(sorted(entries, key=_sort_key))
-    return Table(dataset, rows, counts, group, tied_ranks=tied_ranks)
+    return Table(comparable.dataset, rows, counts, comparable.group, tied_ranks=tied_ranks)
 
 
 def _counted_group(group: list[BoardRow], *, best_seed: bool) -> RunGroup | None:

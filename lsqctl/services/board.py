@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.atomic_write import check_overwrite, write_atomic
-from lsqctl.filters.expression import Comparison, narrowed, split_conjunction
+from lsqctl.filters.expression import Comparison, Expression, narrowed, split_conjunction
 from lsqctl.filters.parser import parse
 from lsqctl.leaderboard.board import Board
 from lsqctl.leaderboard.board_query import (
@@ -32,64 +32,77 @@ ShowPublished = Literal["auto", "all", "none"]
 PWC_FORMATS = {"csv": pwc_csv, "json": pwc_json, "md": pwc_markdown}
 
 
-def build_board(
-    store: Store | None,
-    *,
-    dataset: str | None = None,
-    show_published: ShowPublished = "auto",
-    per_run: bool = False,
-    best_seed: bool = False,
-    pareto: Cost = "gbops",
-    settings: Settings | None = None,
-    where: str | None = None,
-    user: str | None = None,
-    group_by: Sequence[str] = (),
-    sort: Sequence[str] = (),
-    limit: int | None = None,
-) -> Board:
-    """Return the ranked board of one dataset, or of all that have a row.
+@dataclass(frozen=True, slots=True)
+class BoardSelection:
+    """Which results are ranked, and how: of one dataset, or of all that have a row.
 
-    Without a store it has published results only.
+    Published rows stand beside local runs of their dataset; of one without any, ``auto`` shows
+    those of the LSQ paper's page, unless that dataset is asked for. ``per_run``, ``best_seed`` and
+    ``pareto`` are as in ``rank``.
+    """
 
-    ``settings`` name the workspace whose added published rows count as well; ``best_seed``,
-    ``per_run`` and ``pareto`` are as in ``rank``, the rest as in ``BoardQuery``. Published rows
-    stand beside local runs of their dataset; of one without any, ``auto`` shows those of the LSQ
-    paper's page, unless that dataset is asked for. Conditions of ``where`` on what a run
-    has choose what is ranked; those on what only ranking makes (``rank``, ``top1_mean``,
-    ``pareto_optimal``, …) choose what is shown of it; ``user`` keeps the runs that this one
-    submitted. Raises FilterError, UsageError, NotFound.
+    dataset: str | None = None
+    show_published: ShowPublished = "auto"
+    per_run: bool = False
+    best_seed: bool = False
+    pareto: Cost = "gbops"
+
+    def shows(self, published: PublishedResult, local_datasets: set[str]) -> bool:
+        """Return whether a published result stands on the board beside local runs of datasets."""
+        if self.show_published == "auto":
+            wanted = {*local_datasets, self.dataset}
+            return published.page == PWC_PAGE or published.dataset in wanted
+        return self.show_published == "all"
+
+
+EVERYTHING = BoardSelection()
+AS_RANKED = BoardQuery()
+
+
+def board_filter(where: str | None, *, user: str | None = None) -> Expression | None:
+    """Return the filter of a board's rows; ``user`` keeps the runs that this one submitted.
+
+    Raises FilterError.
     """
     tree = None if where is None else parse(where, WHERE_COLUMNS)
-    if user is not None:
-        tree = narrowed(tree, Comparison("user", "=", (user,)))
-    run_filter, row_filter = split_conjunction(tree, RUN_SOURCES)
-    query = BoardQuery(row_filter, tuple(group_by), tuple(sort), limit)
+    return tree if user is None else narrowed(tree, Comparison("user", "=", (user,)))
+
+
+def build_board(
+    store: Store | None,
+    selection: BoardSelection = EVERYTHING,
+    query: BoardQuery = AS_RANKED,
+    *,
+    settings: Settings | None = None,
+) -> Board:
+    """Return the ranked board; without a store it has published results only.
+
+    ``settings`` name the workspace whose added published rows count as well. Conditions of the
+    query's ``where`` on what a run has choose what is ranked; those on what only ranking makes
+    (``rank``, ``top1_mean``, ``pareto_optimal``, …) choose what is shown of it. Raises UsageError,
+    NotFound.
+    """
+    run_filter, row_filter = split_conjunction(query.where, RUN_SOURCES)
     rows = filter_runs(store.results.board_rows() if store else [], run_filter)
-    local_datasets = {row.dataset for row in rows} | ({dataset} if dataset else set())
+    local_datasets = {row.dataset for row in rows}
     all_published = load_published_results(settings)
     published = filter_published(
-        (r for r in all_published if _is_shown(r, show_published, local_datasets)), run_filter
+        (result for result in all_published if selection.shows(result, local_datasets)), run_filter
     )
     ranked = rank(
         rows,
         published,
-        dataset=dataset,
+        dataset=selection.dataset,
         baselines=all_published,
-        per_run=per_run,
-        best_seed=best_seed,
-        pareto=pareto,
+        per_run=selection.per_run,
+        best_seed=selection.best_seed,
+        pareto=selection.pareto,
     )
-    return apply_query(ranked, query)
+    return apply_query(ranked, replace(query, where=row_filter))
 
 
 def build_pwc_view(
-    store: Store | None,
-    settings: Settings,
-    *,
-    dataset: str | None = None,
-    show_published: ShowPublished = "auto",
-    per_run: bool = False,
-    best_seed: bool = False,
+    store: Store | None, settings: Settings, selection: BoardSelection
 ) -> list[PwcLine]:
     """Return published and local results in the form of a Papers With Code page.
 
@@ -97,21 +110,13 @@ def build_pwc_view(
     leaves the first two out.
     """
     rows = store.results.board_rows() if store else []
-    local_board = rank(rows, per_run=per_run, best_seed=best_seed)
+    local_board = rank(rows, per_run=selection.per_run, best_seed=selection.best_seed)
     return pwc_lines(
         local_board,
         load_workspace_results(settings).pwc_rows,
-        dataset=dataset,
-        include_published=show_published != "none",
+        dataset=selection.dataset,
+        include_published=selection.show_published != "none",
     )
-
-
-def _is_shown(
-    published: PublishedResult, show_published: ShowPublished, local_datasets: set[str]
-) -> bool:
-    if show_published == "auto":
-        return published.page == PWC_PAGE or published.dataset in local_datasets
-    return show_published == "all"
 
 
 def export_board(

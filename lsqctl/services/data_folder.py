@@ -64,31 +64,28 @@ def find_image_folders(settings: Settings) -> list[ImageFolder]:
 
 
 def _count(data_dir: Path, name: str) -> ImageFolder:
-    if is_list(data_dir / name):
-        return _count_listed(data_dir, name)
-    if (data_dir / name).is_file():
-        return _count_packed(data_dir, name)
     try:
-        train, val = (_count_images(data_dir / name / split) for split in SPLITS)
-        classes = len(class_names(data_dir / name / SPLITS[0]))
+        if is_list(data_dir / name):
+            return _count_listed(data_dir, name)
+        if (data_dir / name).is_file():
+            return _count_packed(data_dir, name)
+        return _count_by_class(data_dir, name)
     except DataError as error:
         return ImageFolder(name, 0, 0, 0, damaged=True, problem=str(error))
-    return ImageFolder(name, classes, train, val)
+
+
+def _count_by_class(data_dir: Path, name: str) -> ImageFolder:
+    train, val = (_count_images(data_dir / name / split) for split in SPLITS)
+    return ImageFolder(name, len(class_names(data_dir / name / SPLITS[0])), train, val)
 
 
 def _count_listed(data_dir: Path, name: str) -> ImageFolder:
-    try:
-        train, val = FolderDataset("imagefolder", name).list_splits(data_dir)
-    except DataError as error:
-        return ImageFolder(name, 0, 0, 0, damaged=True, problem=str(error))
+    train, val = FolderDataset("imagefolder", name).list_splits(data_dir)
     return ImageFolder(name, len(train.classes), len(train.files), len(val.files))
 
 
 def _count_packed(data_dir: Path, name: str) -> ImageFolder:
-    try:
-        pack = read_pack(data_dir / name)
-    except DataError as error:
-        return ImageFolder(name, 0, 0, 0, damaged=True, problem=str(error))
+    pack = read_pack(data_dir / name)
     train, val = (len(pack.files[split]) for split in SPLITS)
     return ImageFolder(name, len(pack.classes), train, val, resize=pack.resize)
 

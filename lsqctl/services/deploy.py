@@ -15,7 +15,7 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lsqctl.deploy import Conversion, Pixels
+    from lsqctl.deploy import Conversion, Options, Pixels
     from lsqctl.deploy.card import Card
     from lsqctl.events import DeployedResult, Evaluation, Result
     from lsqctl.recipe import Recipe
@@ -45,38 +45,34 @@ def deploy_run(
     settings: Settings,
     run_ref: str,
     directory: Path,
+    options: Options,
     *,
-    forms: tuple[str, ...] = ("exact",),
     check: int | None = None,
-    plain: bool = False,
-    settle: bool = False,
-    hub: bool = False,
-    threads: int = 1,
 ) -> Deployment:
     """Write the network of a run's headline result as a folder of files, and check them.
 
-    ``forms`` are those to write; ``check`` is how many images of the evaluation split are compared,
-    None all. Raises NotFound for a run without a result, DataError for a damaged checkpoint, a
-    missing dataset or a layer that has no integer form, UsageError where the folder exists; nothing
-    is written then.
+    Their card and who listens come from the run, whatever ``options`` say; ``check`` is how many
+    images of the evaluation split are compared, None all. Raises NotFound for a run without a
+    result, DataError for a damaged checkpoint, a missing dataset or a layer that has no integer
+    form, UsageError where the folder exists; nothing is written then.
     """
-    from lsqctl.deploy import Options, convert
+    from lsqctl.deploy import convert
     from lsqctl.deploy.conversion import check_forms
     from lsqctl.deploy.folder import check_free
     from lsqctl.recipe import load_stored
     from lsqctl.training.evaluation import RunningCounts
 
     check_free(directory)
-    check_forms(forms)
+    check_forms(options.forms)
     detail = store.runs.detail(store.runs.resolve(run_ref).id)
     result, headline = _headline(store, detail)
     recipe = load_stored(detail.recipe)
     model = _restore(store, settings, detail, recipe, headline)
-    pipeline = _pipeline(recipe, detail, settings, threads)
+    pipeline = _pipeline(recipe, detail, settings, options.threads)
     _check_dataset(pipeline, recipe, result.data_digest)
     card = replace(_card(recipe, detail, result, headline), labels=pipeline.dataset.labels)
     running = RunningCounts()
-    options = Options(forms, plain, settle, hub, threads, card, {"exact": running.add})
+    options = replace(options, card=card, listeners={"exact": running.add})
     batches = _batches(pipeline, check)
     conversion = convert(model, directory, batches, pixels=_pixels(pipeline), options=options)
     deployed = _deployed_result(directory, headline, running, len(pipeline.dataset.evaluation))

@@ -136,12 +136,13 @@ def _sides_of_recipe(loaded: LoadedRecipe) -> list[DiffSide]:
         return [
             DiffSide(loaded.name, values, loaded.origins, loaded.base, open_keys, abstract=True)
         ]
-    return _sides_of_cells(loaded, loaded.cells)
+    return _sides_of_cells(loaded.cells)
 
 
 def _sides_of_cell_or_run(ref: str, settings: Settings, not_found: NotFound) -> list[DiffSide]:
     try:
-        return _sides_of_cells(*find_parent(ref))
+        _, cells = find_parent(ref)
+        return _sides_of_cells(cells)
     except NotFound:
         pass
     try:
@@ -150,7 +151,7 @@ def _sides_of_cell_or_run(ref: str, settings: Settings, not_found: NotFound) -> 
         raise not_found from None
 
 
-def _sides_of_cells(loaded: LoadedRecipe, cells: tuple[Cell, ...]) -> list[DiffSide]:
+def _sides_of_cells(cells: tuple[Cell, ...]) -> list[DiffSide]:
     """Return a side for each name among ``cells``: seeds do not make a recipe another one."""
     by_name = {cell.recipe.name: cell for cell in reversed(cells)}
     return [

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.store.queue_overview import QueueHealth
 
-__all__ = ["Finding", "diagnose"]
-
 
 def diagnose(settings: Settings, *, opens_data: bool = True) -> list[Finding]:
     """Return findings on Python, libraries, devices, disk, data, the database and the queue.

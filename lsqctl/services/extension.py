@@ -7,7 +7,6 @@ again by its worker.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import DataError, IllegalTransition, NotFound, UsageError
@@ -15,6 +14,7 @@ from lsqctl.recipe import MAX_NAME_PART, ExtensionSection, Recipe, load_stored
 from lsqctl.recipe_file import LoadedRecipe, load_run
 from lsqctl.recipe_file.serialization import flatten_recipe
 from lsqctl.run import EXTENSION_ROLE, Run, RunState
+from lsqctl.services.loading import submitted_path
 from lsqctl.settings import Settings
 from lsqctl.training.checkpoint_files import manifest_sha256, read_manifest, read_verified
 
@@ -60,8 +60,7 @@ def extended_recipe(
             "extension": ExtensionSection(run=run.id),
         }
     )
-    path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
-    return load_run(longer, run.id, path)
+    return load_run(longer, run.id, submitted_path(detail))
 
 
 def _extended_name(name: str, reached: int, total: int) -> str:

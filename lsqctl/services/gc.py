@@ -73,13 +73,9 @@ def find_garbage(
         if retention is not None:
             garbage += _half_written(folder.name, temporaries[folder], retention.fence)
             garbage += _temporary_files(folder.name, folder, older_than)
-            garbage += _old_checkpoints(
-                folder, retention, keep_last=max(1, keep_last), cutoff=cutoff
-            )
-        elif (settings.trash_dir / folder.name).exists():
-            continue  # on its way into the trash, or out of it
-        elif retentions and _untouched_since(folder, cutoff):
-            garbage.append(Garbage(folder.name, folder, "no run", tree_size(folder)))
+            garbage += _old_checkpoints(folder, retention, max(1, keep_last), cutoff)
+        elif retentions:
+            garbage += _folder_of_no_run(folder, settings.trash_dir, cutoff)
     garbage += _left_by_imports(settings.runs_dir)
     for folder in _written_folders(settings):
         garbage += _temporary_files("", folder, older_than)
@@ -144,7 +140,7 @@ def _temporary_files(run_id: str, folder: Path, older_than: float) -> Iterator[G
 
 
 def _old_checkpoints(
-    folder: Path, retention: RunRetention, *, keep_last: int, cutoff: datetime
+    folder: Path, retention: RunRetention, keep_last: int, cutoff: datetime
 ) -> Iterator[Garbage]:
     if (
         retention.state in ACTIVE_STATES
@@ -160,5 +156,8 @@ def _old_checkpoints(
             yield Garbage(folder.name, path, "checkpoint", tree_size(path))
 
 
-def _untouched_since(folder: Path, cutoff: datetime) -> bool:
-    return datetime.fromtimestamp(folder.lstat().st_mtime, UTC) <= cutoff
+def _folder_of_no_run(folder: Path, trash_dir: Path, cutoff: datetime) -> Iterator[Garbage]:
+    """Yield a folder that was not touched since; none on its way into the trash, or out of it."""
+    is_moving = (trash_dir / folder.name).exists()
+    if not is_moving and datetime.fromtimestamp(folder.lstat().st_mtime, UTC) <= cutoff:
+        yield Garbage(folder.name, folder, "no run", tree_size(folder))

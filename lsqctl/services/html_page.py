@@ -14,7 +14,7 @@ from http.server import ThreadingHTTPServer
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from socketserver import BaseRequestHandler
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from lsqctl.atomic_write import write_atomic
 from lsqctl.errors import DataError, NotFound, UsageError
@@ -24,7 +24,7 @@ from lsqctl.leaderboard.formats.csv_text import to_csv
 from lsqctl.leaderboard.formats.json_text import to_json
 from lsqctl.leaderboard.page.rendering import LiveStatus, RunHistory, render
 from lsqctl.run import RunState
-from lsqctl.services.board import build_board
+from lsqctl.services.board import EVERYTHING, BoardSelection, build_board
 from lsqctl.services.http_handler import MIN_TOKEN_LENGTH, BoardRequestHandler, is_loopback
 from lsqctl.settings import Settings
 
@@ -114,14 +114,13 @@ DATABASE_POLL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class BoardSelection:
-    """Which part of the board is served; ``settings`` name the workspace's added rows.
+class ServedPage:
+    """What is served: a part of the board; ``settings`` name the workspace's added rows.
 
     ``classifier`` is a deployed network that the page runs.
     """
 
-    dataset: str | None = None
-    show_published: Literal["auto", "all", "none"] = "auto"
+    selection: BoardSelection = EVERYTHING
     settings: Settings | None = None
     classifier: Classifier | None = None
 
@@ -129,8 +128,8 @@ class BoardSelection:
 class ResponseCache:
     """What is answered at each path, made anew when the database's board has changed."""
 
-    def __init__(self, store: Store, selection: BoardSelection) -> None:
-        self._store, self._selection = store, selection
+    def __init__(self, store: Store, served: ServedPage) -> None:
+        self._store, self._served = store, served
         self._lock = threading.Lock()
         self._refreshed_at = float("-inf")
         self._state: object = None
@@ -147,22 +146,15 @@ class ResponseCache:
 
     def _refresh(self) -> None:
         self._store.ensure_usable()
-        selection = self._selection
-        ranked = build_board(
-            self._store,
-            dataset=selection.dataset,
-            show_published=selection.show_published,
-            settings=selection.settings,
-        )
+        served = self._served
+        ranked = build_board(self._store, served.selection, settings=served.settings)
         counts = self._store.runs.counts()
         if (ranked, counts) == self._state:
             return
         etag = f'"{hashlib.sha256(repr((ranked, counts)).encode()).hexdigest()[:32]}"'
         live = LiveStatus(queue_text=_queue_text(counts), etag=etag, poll_seconds=PAGE_POLL_SECONDS)
         self._bodies = {
-            "/": render_page(
-                self._store, ranked, live=live, classifier=selection.classifier
-            ).encode(),
+            "/": render_page(self._store, ranked, live=live, classifier=served.classifier).encode(),
             "/board.json": to_json(ranked).encode(),
             "/board.csv": to_csv(ranked).encode(),
         }
@@ -198,7 +190,7 @@ class BoardServer(ThreadingHTTPServer):
 
 def make_server(
     store: Store,
-    selection: BoardSelection,
+    served: ServedPage,
     *,
     host: str = "127.0.0.1",
     port: int = 0,
@@ -211,7 +203,7 @@ def make_server(
     if token == RANDOM_TOKEN:
         token = secrets.token_urlsafe(24)
     _check_address(host, port, token)
-    cache = ResponseCache(store, selection)
+    cache = ResponseCache(store, served)
     cache.get("/")
     handler = partial(BoardRequestHandler, cache.get, host, token)
     try:

@@ -20,12 +20,13 @@ def staging_folder(runs_dir: Path) -> Iterator[Path]:
 
     What imports that were cut off have left is removed first.
     """
-    for folder in abandoned_imports(runs_dir):
-        with suppress(FileNotFoundError):  # another one has just removed it
+    runs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _one_at_a_time(runs_dir):  # between mkdir and lock it would be taken for abandoned
+        for folder in _unlocked_folders(runs_dir):
             remove_tree(folder)
-    staging = runs_dir / f"{_STAGING}{secrets.token_hex(8)}"
-    staging.mkdir(mode=0o700, parents=True)
-    lock = _lock(staging)
+        staging = runs_dir / f"{_STAGING}{secrets.token_hex(8)}"
+        staging.mkdir(mode=0o700)
+        lock = _lock(staging)
     try:
         yield staging
     finally:
@@ -36,6 +37,25 @@ def staging_folder(runs_dir: Path) -> Iterator[Path]:
 
 def abandoned_imports(runs_dir: Path) -> list[Path]:
     """Return what imports that were cut off have laid out; one at work holds its folder's lock."""
+    if not runs_dir.is_dir():
+        return []
+    with _one_at_a_time(runs_dir):
+        return _unlocked_folders(runs_dir)
+
+
+@contextmanager
+def _one_at_a_time(runs_dir: Path) -> Iterator[None]:
+    """Let one process at a time begin an import, or tell which ones were cut off."""
+    descriptor = os.open(runs_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # a file system may lock no folders, as NFS
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _unlocked_folders(runs_dir: Path) -> list[Path]:
     found = []
     for folder in sorted(runs_dir.glob(f"{_STAGING}*")):
         with suppress(OSError):  # another one has just removed it, or it is none

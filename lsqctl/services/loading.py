@@ -13,6 +13,7 @@ from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
+    from lsqctl.run import RunDetail
     from lsqctl.store import Store
 
 
@@ -55,6 +56,9 @@ def load_recipe_or_run(
     else:
         run_id = store.runs.resolve(ref).id
     detail = store.runs.detail(run_id)
-    path = Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")
-    recipe = load_stored(detail.recipe)
-    return load_run(recipe, run_id, path, changes)
+    return load_run(load_stored(detail.recipe), run_id, submitted_path(detail), changes)
+
+
+def submitted_path(detail: RunDetail) -> Path:
+    """Return the file that a run was submitted from; paths in its recipe are relative to that."""
+    return Path(detail.provenance.get("recipe_path") or Path.cwd() / "run.yaml")

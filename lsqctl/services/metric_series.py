@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import DataError, UsageError
 from lsqctl.leaderboard.formats.json_text import json_value
+from lsqctl.services.run_control import resolve_runs
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -41,10 +42,9 @@ def metric_points(
 
     Raises NotFound for a run, and UsageError for a name or split that none of them has.
     """
-    runs = {run.id: run for run in map(store.runs.resolve, run_refs)}
     points = [
         MetricPoint(run.id, run.name, run.seed, point.name, point.split, point.step, point.value)
-        for run in runs.values()
+        for run in resolve_runs(store, run_refs)
         for point in store.metrics.points(run.id)
     ]
     for what, wanted in (("name", name), ("split", split)):

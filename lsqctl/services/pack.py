@@ -60,9 +60,7 @@ def pack_folder(
     """
     root = _find(folder, settings)
     file = output or _file_beside(root)
-    if file.suffix != SUFFIX:
-        raise UsageError(f"{file}: the name of packed images ends in {SUFFIX}")
-    check_overwrite(file, force=options.force)
+    _check_writable(file, force=options.force)
     for split in SPLITS:
         check_class_folders(root / split)
     splits = FolderDataset("imagefolder", str(root.absolute())).list_splits(settings.data_dir)
@@ -87,6 +85,12 @@ def _file_beside(folder: Path) -> Path:
     if not named.name:
         raise UsageError(f"{folder} has no name to call the file by: say -o FILE{SUFFIX}")
     return named.with_name(named.name + SUFFIX)
+
+
+def _check_writable(file: Path, *, force: bool) -> None:
+    if file.suffix != SUFFIX:
+        raise UsageError(f"{file}: the name of packed images ends in {SUFFIX}")
+    check_overwrite(file, force=force)
 
 
 def _find(folder: str, settings: Settings) -> Path:

@@ -11,15 +11,14 @@ from lsqctl.atomic_write import check_overwrite, write_atomic
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import Metric
 from lsqctl.leaderboard.charts.accuracy import (
-    Cost,
     accuracy_by_bits,
     accuracy_by_key,
     network_accuracy_by_cost,
 )
 from lsqctl.leaderboard.charts.chart import Chart
 from lsqctl.leaderboard.charts.history import metric_by_run, step_size_charts
-from lsqctl.leaderboard.rank import rank
-from lsqctl.services.board import build_board
+from lsqctl.leaderboard.rank import Cost, rank
+from lsqctl.services.board import BoardSelection, build_board
 from lsqctl.services.diff import flatten
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
@@ -118,7 +117,14 @@ def plot_ablation(
     }
     values = {sha: _value_at(recipe, key) for sha, recipe in recipes.items()}
     if all(value is None for value in values.values()):
-        recipe_keys = sorted({name for recipe in recipes.values() for name in _flat_keys(recipe)})
+        recipe_keys = sorted(
+            {
+                name
+                for recipe in recipes.values()
+                for name, value in flatten(recipe).items()
+                if value is not None
+            }
+        )
         raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, recipe_keys)}")
     return [accuracy_by_key(tables[0].rows, key, values, dataset=tables[0].dataset)]
 
@@ -138,7 +144,7 @@ def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> i
 
 def _table(store: Store, dataset: str | None, settings: Settings | None) -> Table:
     """Return the table of one dataset; that with local runs where none is named."""
-    tables = build_board(store, dataset=dataset, settings=settings).tables
+    tables = build_board(store, BoardSelection(dataset), settings=settings).tables
     if not tables:
         raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")
     return tables[0]
@@ -147,13 +153,3 @@ def _table(store: Store, dataset: str | None, settings: Settings | None) -> Tabl
 def _value_at(recipe: Mapping[str, object], key: str) -> object:
     value = flatten(recipe).get(key)
     return value if isinstance(value, str | int | float | bool) else None
-
-
-def _flat_keys(recipe: Mapping[str, object], prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            keys += _flat_keys(value, f"{prefix}{name}.")
-        elif value is not None:
-            keys.append(f"{prefix}{name}")
-    return keys

@@ -183,15 +183,15 @@ def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
 
     Raises NotFound and PluginError for a name that cannot be found.
     """
-    listed = {row.name: row for row in list_plugins()}
+    rows = list_plugins()
+    listed = {row.name: row for row in rows}
     for name in names or listed:
         row = listed.get(name)
         if row is not None and row.problem:
             yield CheckedLaw(name, row.kind, "it can be used", row.problem)
             continue
-        kinds = {row.kind for row in list_plugins() if row.name == name and not row.problem}
-        kinds = kinds or {_kind_of(name)}
-        for kind in sorted(kinds):
+        kinds = {row.kind for row in rows if row.name == name and not row.problem}
+        for kind in sorted(kinds or {_kind_of(name)}):
             yield from _check(name, kind, settings)
 
 

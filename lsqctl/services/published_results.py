@@ -93,21 +93,19 @@ def add_published_result(
     that was added here: bundled rows stay.
     """
     with _locked(settings, dry_run=dry_run):
-        results = load_workspace_results(settings)
-        key = (published.dataset, published.model)
-        if published in (*load_bundled_results(), *results.published):
+        results, bundled = load_workspace_results(settings), load_bundled_results()
+        if published in (*bundled, *results.published):
             return "exists"
-        if any((row.dataset, row.model) == key for row in load_bundled_results()):
+        name = f"{published.model} of {published.dataset}"
+        if published.key in {row.key for row in bundled}:
             raise UsageError(
-                f"{published.model} of {published.dataset} ships with lsqctl, with other values; "
-                "give the row a name of its own"
+                f"{name} ships with lsqctl, with other values; give the row a name of its own"
             )
-        kept = tuple(row for row in results.published if (row.dataset, row.model) != key)
+        kept = tuple(row for row in results.published if row.key != published.key)
         existed = len(kept) < len(results.published)
         if existed and not overwrite:
             raise UsageError(
-                f"{published.model} of {published.dataset} was added with other values; --replace "
-                "puts this row in its place"
+                f"{name} was added with other values; --replace puts this row in its place"
             )
         if not dry_run:
             _write_results(settings, replace(results, published=(*kept, published)))
@@ -134,9 +132,9 @@ def merge_published_results(
         return MergedResults(0, {})
     with _locked(settings, dry_run=dry_run):
         ours = load_workspace_results(settings)
-        here = {(row.dataset, row.model): row for row in (*ours.published, *bundled)}
+        here = {row.key: row for row in (*ours.published, *bundled)}
         unknown = [row for row in others.published if row not in here.values()]
-        clashing = [row for row in unknown if (row.dataset, row.model) in here]
+        clashing = [row for row in unknown if row.key in here]
         new = tuple(row for row in unknown if row not in clashing)
         new_pwc = tuple(row for row in others.pwc_rows if row not in {*ours.pwc_rows})
         if (new or new_pwc) and not dry_run:

@@ -187,10 +187,10 @@ def record(
     ...     run.log(epoch=1, loss=0.5, top1=80.0)
     ...     run.finish(n_correct=8000, n_total=10000, checkpoint=net.state_dict())
     """
-    from lsqctl.services import recording
+    from lsqctl.services import recorded_values, recording
 
-    known = recording.summarize_model(model, input_shape)
-    loop = recording.Loop(
+    known = recorded_values.summarize_model(model, input_shape)
+    loop = recorded_values.Loop(
         name=name,
         dataset=dataset,
         seed=seed,
@@ -222,20 +222,15 @@ def load_board(
     >>> load_board(where="weight_bits <= 4")[["model", "top1_mean"]]  # doctest: +SKIP
     """
     from lsqctl.leaderboard.board import to_frame
-    from lsqctl.services.board import build_board
+    from lsqctl.leaderboard.board_query import BoardQuery
+    from lsqctl.services.board import BoardSelection, board_filter, build_board
     from lsqctl.services.workspace import open_workspace
 
     resolved = _in_use(settings)
+    selection = BoardSelection(dataset, "auto" if include_published else "none", per_run)
     with open_workspace(resolved) as store:
-        board = build_board(
-            store,
-            where=where,
-            dataset=dataset,
-            per_run=per_run,
-            show_published="auto" if include_published else "none",
-            settings=resolved,
-        )
-    return to_frame(board)
+        query = BoardQuery(board_filter(where))
+        return to_frame(build_board(store, selection, query, settings=resolved))
 
 
 def load_model(run: str | Run, *, settings: Settings | None = None) -> nn.Module:

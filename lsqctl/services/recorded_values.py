@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import Diverged, LsqctlError, UsageError
-from lsqctl.events import Evaluation, Result
+from lsqctl.events import COST_FIELDS, Evaluation, Result
 from lsqctl.quant.spec import BIT_WIDTHS, FLOAT_BITS
 from lsqctl.run import RECORDED, JsonObject
 
@@ -222,7 +222,7 @@ def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, i
         reason = str(error).splitlines()[0]
         raise UsageError(f"the model does not take an input of {shape}: {reason}") from None
     return {
-        **{name: getattr(cost, name) for name in _COSTS},
+        **{name: getattr(cost, name) for name in COST_FIELDS},
         "first_last_bits": first_last_bits(cost),
         "granularity": weight_granularity(model),
     }
@@ -242,11 +242,7 @@ def counted_evaluation(
     """
     right = None if hits is None else [bool(hit) for hit in hits]
     n_correct, n_correct_top5, n_total = counts
-    if right is not None:
-        n_total = len(right) if n_total is None else n_total
-        n_correct = sum(right) if n_correct is None else n_correct
-    if n_correct is None or n_total is None:
-        raise UsageError("finish needs n_correct and n_total, or hits, which tell both")
+    n_correct, n_total = _counts_of(right, n_correct, n_total)
     check_counts(n_correct, n_total, n_correct_top5)
     return Evaluation(
         variant="raw",
@@ -261,7 +257,16 @@ def counted_evaluation(
     )
 
 
-_COSTS = ("params", "size_bytes", "naive_bytes", "macs", "bops")
+def _counts_of(
+    right: Sequence[bool] | None, n_correct: int | None, n_total: int | None
+) -> tuple[int, int]:
+    """Return how many are right, and of how many: as they were given, else of the hits."""
+    if right is not None:
+        n_total = len(right) if n_total is None else n_total
+        n_correct = sum(right) if n_correct is None else n_correct
+    if n_correct is None or n_total is None:
+        raise UsageError("finish needs n_correct and n_total, or hits, which tell both")
+    return n_correct, n_total
 
 
 def recorded_result(
@@ -286,7 +291,7 @@ def recorded_result(
         data_digest=_images_digest(loop.dataset, evaluation, data_dir),
         notes="recorded: as its own loop counted",
         evaluations=(evaluation,),
-        **{name: getattr(model, name) for name in _COSTS},
+        **{name: getattr(model, name) for name in COST_FIELDS},
     )
 
 

@@ -38,7 +38,6 @@ from lsqctl.services.recorded_values import (
     checked_step,
     counted_evaluation,
     recorded_result,
-    summarize_model,
 )
 from lsqctl.settings import Settings, current_user
 from lsqctl.text import closest_name, edit_distance
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lsqctl.store import Store
-
-__all__ = ["Loop", "Recording", "begin", "summarize_model"]
 
 T = TypeVar("T")
 

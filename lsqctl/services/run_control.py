@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
@@ -26,6 +26,11 @@ def resolve_sweep(store: Store, name: str | None) -> str | None:
     if name not in names:
         raise NotFound(f"no sweep `{name}`{did_you_mean(name, names)}")
     return name
+
+
+def resolve_runs(store: Store, run_refs: Iterable[str]) -> list[Run]:
+    """Return the runs that are named, each once.  Raises NotFound."""
+    return list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
 
 
 def resume_sweep(
@@ -56,7 +61,7 @@ def active_runs(store: Store, run_refs: Sequence[str], sweep: str | None) -> lis
     if sweep is not None:
         cells = store.sweeps.cells(str(resolve_sweep(store, sweep)))
         return [cell.run for cell in cells if cell.run and cell.run.state in ACTIVE_STATES]
-    runs = list({run.id: run for run in map(store.runs.resolve, run_refs)}.values())
+    runs = resolve_runs(store, run_refs)
     for run in runs:
         if run.state not in ACTIVE_STATES:
             raise IllegalTransition(f"run {run.id} has finished ({run.state}); nothing was changed")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.recipe_file import Distribution, LoadedRecipe
-from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
+from lsqctl.run import ACTIVE_STATES, Run
 from lsqctl.services.diff import flatten
 from lsqctl.services.loading import load_in_workspace
 from lsqctl.services.submit import plan_submit, submit
@@ -192,9 +192,7 @@ class _Search:
         return sum(known) / len(known) if known and len(known) == len(values) else None
 
     def _value(self, run: Run | None) -> float | None:
-        if run is None or (
-            run.state is not RunState.SUCCEEDED and run.reason is not EndReason.STOPPED
-        ):
+        if run is None or not run.ended_well:
             return None
         if self.options.metric == "top1":
             return run.top1

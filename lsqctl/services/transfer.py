@@ -239,9 +239,12 @@ def merge_workspace(
         bundles = [_stored_bundle(source, other_settings, run_id) for run_id in ids]
         # before anything is written: a damaged file of the other side raises
         planned = merge_published_results(settings, other_settings, dry_run=True)
-        left_out = _unshared_files(settings, other_settings) | dict(planned.left_out)
-        left_out |= {f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished}
-        left_out |= dict.fromkeys(_runs_in_trash(source, other_settings), "is in the trash there")
+        left_out = {
+            **_unshared_files(settings, other_settings),
+            **planned.left_out,
+            **{f"run {run.id} ({run.name})": f"is {run.state} there" for run in unfinished},
+            **dict.fromkeys(_runs_in_trash(source, other_settings), "is in the trash there"),
+        }
         if on_left_out:
             on_left_out(left_out)
         report = _take_in(store, settings, bundles, source=str(other), dry_run=dry_run)

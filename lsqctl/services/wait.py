@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class WaitResult:
     failed: tuple[RunStatus, ...]
     pending: tuple[RunStatus, ...]
     removed: tuple[str, ...]
+
+    @property
+    def ended(self) -> tuple[RunStatus, ...]:
+        """Those that are not pending, however they ended."""
+        return (*self.succeeded, *self.stopped, *self.failed)
 
 
 def run_ids(store: Store, run_refs: Sequence[str], sweep: str | None) -> list[str]:
@@ -63,19 +69,18 @@ def wait(
     has failed. A run that was requeued for another try is pending. A store that goes away later
     than at the beginning is asked again: ``notify`` hears of it once, and when it is back.
     """
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
     reported: set[str] = set()
-    result = _read(store, ids)
-    is_away = False
+    result, is_away = _read(store, ids), False
     while True:
-        for status in (*result.succeeded, *result.stopped, *result.failed):
+        for status in result.ended:
             if status.id not in reported:
                 reported.add(status.id)
                 on_end(status)
         reported -= {status.id for status in result.pending}  # tried again
         if not result.pending or (fail_fast and result.failed):
             return result
-        remaining = POLL_SECONDS if deadline is None else deadline - time.monotonic()
+        remaining = deadline - time.monotonic()
         if remaining <= 0:
             return result
         time.sleep(min(POLL_SECONDS, remaining))

@@ -101,6 +101,14 @@ class AttemptCompletion(StorePart):
             return _end_run(db, lease, RunState.CANCELLED, EndReason.CANCELLED, cancel_message)
         if not requeues:
             return _end_run(db, lease, RunState.FAILED, reason, message)
+        self._requeue(db, lease, reason, message, failures)
+        failpoint("end.before-commit")
+        return RunState.QUEUED
+
+    def _requeue(
+        self, db: Connection, lease: Lease, reason: EndReason, message: str, failures: int
+    ) -> None:
+        """Send the run back to the queue, after a failure not to be claimed before a while."""
         delay = 0.0 if reason is EndReason.PREEMPTED else self._backoff_delay(failures)
         transition(
             db,
@@ -116,8 +124,6 @@ class AttemptCompletion(StorePart):
             reason=reason,
             message=message,
         )
-        failpoint("end.before-commit")
-        return RunState.QUEUED
 
     def _count_failures(
         self, db: Connection, lease: Lease, reason: EndReason, previous: int

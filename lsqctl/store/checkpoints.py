@@ -65,23 +65,7 @@ class Checkpoints(StorePart):
         db.execute(delete(checkpoints).where(of_run, checkpoints.c.directory.in_(directories)))
         if checkpoint.best:
             db.execute(update(checkpoints).where(of_run).values(best=False))
-        upsert(
-            db,
-            checkpoints,
-            [
-                {
-                    "run_id": lease.run_id,
-                    "directory": str(checkpoint.directory),
-                    "step": checkpoint.step,
-                    "epoch": checkpoint.epoch,
-                    "sha256": checkpoint.sha256,
-                    "size_bytes": checkpoint.size_bytes,
-                    "best": checkpoint.best,
-                    "fence": lease.fence,
-                    "created_at": now(),
-                }
-            ],
-        )
+        upsert(db, checkpoints, [_row(lease, checkpoint)])
         _record_progress(db, lease, checkpoint.step)
         failpoint("checkpoint.before-commit")
 
@@ -154,6 +138,20 @@ class Checkpoints(StorePart):
         ]
         db.execute(delete(checkpoints).where(of_run, checkpoints.c.directory.in_(directories)))
         return True
+
+
+def _row(lease: Lease, checkpoint: Checkpoint) -> dict[str, object]:
+    return {
+        "run_id": lease.run_id,
+        "directory": str(checkpoint.directory),
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "sha256": checkpoint.sha256,
+        "size_bytes": checkpoint.size_bytes,
+        "best": checkpoint.best,
+        "fence": lease.fence,
+        "created_at": now(),
+    }
 
 
 def _record_progress(db: Connection, lease: Lease, step: int) -> None:

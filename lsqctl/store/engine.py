@@ -217,27 +217,30 @@ def _begin_immediate(raw: sqlite3.Connection, seconds: float) -> bool:
     return True
 
 
-def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool) -> Engine:
+def _session_settings(
+    busy_seconds: float, lease_seconds: float, *, read_only: bool
+) -> dict[str, object]:
     peer_timeout = max(2, int(lease_seconds / 3))  # a dead peer is noticed well within a lease
+    return {
+        "connect_timeout": max(2, peer_timeout // 2),
+        "tcp_user_timeout": peer_timeout * 1000,
+        "keepalives_idle": peer_timeout,
+        "client_encoding": "utf8",  # else a server of SQL_ASCII answers in bytes
+        "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
+        " -c idle_in_transaction_session_timeout=60000"
+        + (" -c default_transaction_read_only=on" if read_only else ""),
+    }
+
+
+def _postgresql(url: URL, busy_seconds: float, lease_seconds: float, *, read_only: bool) -> Engine:
     try:
         from lsqctl.store.read_timeout import TimeoutConnection
     except ModuleNotFoundError as error:
         raise StoreError(
             "PostgreSQL needs the driver psycopg: pip install 'lsqctl[postgres]'"
         ) from error
-    engine = create_engine(
-        url,
-        pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": max(2, peer_timeout // 2),
-            "tcp_user_timeout": peer_timeout * 1000,
-            "keepalives_idle": peer_timeout,
-            "client_encoding": "utf8",  # else a server of SQL_ASCII answers in bytes
-            "options": f"-c timezone=utc -c lock_timeout={int(busy_seconds * 1000)}"
-            " -c idle_in_transaction_session_timeout=60000"
-            + (" -c default_transaction_read_only=on" if read_only else ""),
-        },
-    )
+    settings = _session_settings(busy_seconds, lease_seconds, read_only=read_only)
+    engine = create_engine(url, pool_pre_ping=True, connect_args=settings)
 
     def connect(
         _dialect: object, _record: object, args: tuple[str, ...], kwargs: JsonObject

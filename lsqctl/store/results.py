@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 
 from sqlalchemy import (
@@ -31,7 +31,7 @@ from lsqctl.run import EXTENSION_ROLE, JsonObject, RunState
 from lsqctl.store.database import StorePart, read_tx, write_tx
 from lsqctl.store.dialects import from_json, now
 from lsqctl.store.rows import batches, is_live
-from lsqctl.store.tables import AnyRow, checkpoints, live_runs, results, run_parents
+from lsqctl.store.tables import AnyRow, AnySelect, checkpoints, live_runs, results, run_parents
 
 _RESULT_FIELDS = tuple(f.name for f in fields(ResultValues))
 _STORED_APART = ("hits", "checkpoint")  # under other names, or not where rows are listed
@@ -189,6 +189,17 @@ def _to_evaluation(row: AnyRow) -> Evaluation:
 def _headline_rows(db: Connection) -> list[BoardRow]:
     added_to_few = {"chain", "mixed"}
     names = [f.name for f in fields(BoardRow) if f.name not in added_to_few]
+    state_index = names.index("state")
+    board_rows = []
+    for row in db.execute(_headline_query(names)):
+        values = list(row)  # by position: with keywords ten thousand rows take twice as long
+        values[state_index] = RunState(values[state_index])
+        board_rows.append(BoardRow(*values))
+    return board_rows
+
+
+def _headline_query(names: Sequence[str]) -> AnySelect:
+    """Return the query for these fields of headlines, with those of their sibling evaluations."""
     last, best = results.alias("last"), results.alias("best")
     deployed = results.alias("deployed")
     aliased_columns = {
@@ -204,7 +215,7 @@ def _headline_rows(db: Connection) -> list[BoardRow]:
         else (live_runs if name in _RUN_FIELDS else results).c[name]
         for name in names
     ]
-    query = (
+    return (
         select(*columns)
         .join(live_runs, live_runs.c.id == results.c.run_id)
         .outerjoin(last, _same_variant(last, "last"))
@@ -216,13 +227,6 @@ def _headline_rows(db: Connection) -> list[BoardRow]:
         .where(results.c.headline.is_(True), live_runs.c.state == RunState.SUCCEEDED)
         .order_by(live_runs.c.seq)
     )
-    state_index = names.index("state")
-    board_rows = []
-    for row in db.execute(query):
-        values = list(row)  # by position: with keywords ten thousand rows take twice as long
-        values[state_index] = RunState(values[state_index])
-        board_rows.append(BoardRow(*values))
-    return board_rows
 
 
 def _chains(db: Connection) -> dict[str, str]:

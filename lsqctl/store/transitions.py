@@ -101,15 +101,7 @@ def transition_all(
     if db.execute(statement, [dict(change) for change in changes]).rowcount != len(changes):
         raise IllegalTransition(f"a run of {len(changes)} is no longer where it was")
     events_of_runs = [
-        {
-            "run_id": change["run"],
-            "kind": kind,
-            "from_state": change["from_state"],
-            "to_state": change["state"],
-            "attempt": 0,
-            "fence": "",
-            "detail": detail,
-        }
+        _event_row(change["run"], kind, change["from_state"], change["state"], detail)
         for change, detail in zip(changes, details, strict=True)
     ]
     db.execute(_INSERT_EVENT, events_of_runs)
@@ -126,16 +118,25 @@ def record_event(
     lease: Lease | None = None,
 ) -> None:
     """Write an event of a run; with a ``lease`` it is that attempt's."""
-    values = {
+    values = _event_row(run_id, kind, from_state, to_state, detail)
+    if lease:
+        values |= {"attempt": lease.attempt, "fence": lease.fence}
+    db.execute(_INSERT_EVENT, values)
+
+
+def _event_row(
+    run_id: object, kind: str, from_state: object, to_state: object, detail: str
+) -> dict[str, object]:
+    """Return an event of no attempt."""
+    return {
         "run_id": run_id,
         "kind": kind,
         "from_state": from_state,
         "to_state": to_state,
-        "attempt": lease.attempt if lease else 0,
-        "fence": lease.fence if lease else "",
+        "attempt": 0,
+        "fence": "",
         "detail": detail,
     }
-    db.execute(_INSERT_EVENT, values)
 
 
 def begin_attempt(

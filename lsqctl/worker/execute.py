@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.discovery import use_workspace
 from lsqctl.errors import LsqctlError, RankFailed, UnusableDatabase
-from lsqctl.events import LogMessage, Paused
+from lsqctl.events import LogMessage, Paused, TrainingEvent
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, JsonObject, RunDetail
 from lsqctl.worker.messages import AttemptSpec, ExitReport
@@ -150,7 +150,7 @@ def run_attempt(
 def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: int) -> EndReason:
     """Run the training as one rank more, which records nothing; return how it ended."""
     from lsqctl.recipe import load_stored
-    from lsqctl.training import ExecutionContext, finetune
+    from lsqctl.training import finetune
 
     own.watch(spec, report_fd)
     shared = own.read_inputs()
@@ -158,26 +158,29 @@ def _train_along(spec: AttemptSpec, stop: StopFlag, own: OtherRank, report_fd: i
         return EndReason.PREEMPTED
     use_workspace(Path(spec.run_dir).parent.parent)
     recipe, device = load_stored(shared.recipe), _device_of_rank(spec, own.rank)
-    reason = EndReason.COMPLETED
     try:
         with annotate_oom(recipe, device):
-            context = ExecutionContext(
-                run_dir=Path(spec.run_dir),
-                data_dir=Path(spec.data_dir),
+            context = replace(
+                _base_context(spec, stop, shared.inputs),
                 device=device,
-                threads=spec.threads,
-                fence=spec.fence,
-                inputs=shared.inputs,
-                stop=stop,
-                compile=spec.compile,
                 pause_epoch=shared.pause_epoch,
                 world=_meet(spec, own.rank),
             )
-            for event in finetune(recipe, context):
-                if isinstance(event, Paused):
-                    reason = EndReason.RUNG
+            return _run_to_end(finetune(recipe, context))
     except RankFailed:  # another rank has failed, and rank 0 finds out why
         return EndReason.INFRA
+
+
+def _run_to_end(
+    events: Iterable[TrainingEvent], *listeners: Callable[[TrainingEvent], None]
+) -> EndReason:
+    """Run a training to its end, tell each of its events, and return how it ended."""
+    reason = EndReason.COMPLETED
+    for event in events:
+        for listener in listeners:
+            listener(event)
+        if isinstance(event, Paused):
+            reason = EndReason.RUNG
     return reason
 
 
@@ -211,13 +214,7 @@ def _train_and_record(
         ):
             for message in code_change_messages(detail.provenance, recipe):
                 recorder.record(message)
-            reason = EndReason.COMPLETED
-            for event in finetune(recipe, context):
-                recorder.record(event)
-                tracking.record(event)
-                if isinstance(event, Paused):
-                    reason = EndReason.RUNG
-            return reason
+            return _run_to_end(finetune(recipe, context), recorder.record, tracking.record)
     finally:
         store.close()
 
@@ -236,10 +233,9 @@ def _open_attempt(
     A short wait for each try: the recorder retries by itself and must not hold up training.
     """
     from lsqctl.store import open_store
-    from lsqctl.worker.inputs import input_digests, resolve_inputs
     from lsqctl.worker.retry import retry_store
 
-    lease, run_dir = spec.lease_seconds, Path(spec.run_dir)
+    lease = spec.lease_seconds
     environment = attempt_environment(spec)
 
     def open_once() -> tuple[Store, RunDetail, dict[str, str | Path]]:
@@ -248,32 +244,56 @@ def _open_attempt(
             spec.db_url, lease_seconds=lease, migrate=False, busy_seconds=busy_seconds
         )
         try:
-            detail = store.runs.detail(spec.run_id)
-            inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
-            failpoint("child.before-environment")
-            store.checkpoints.relocate(spec.lease, run_dir)
-            store.queue.record_environment(
-                spec.lease, environment | {"inputs": input_digests(inputs, detail)}
-            )
+            return store, *_record_beginning(store, spec, environment)
         except LsqctlError:
             store.close()
             raise
-        return store, detail, inputs
 
     opened = retry_store(open_once, lease_seconds=lease, stop=stop)
     failpoint("child.environment-stored")
     return opened
 
 
+def _record_beginning(
+    store: Store, spec: AttemptSpec, environment: dict[str, object]
+) -> tuple[RunDetail, dict[str, str | Path]]:
+    """Store what the attempt is: its environment, its inputs, and where its run's folder lies."""
+    from lsqctl.worker.inputs import input_digests, resolve_inputs
+
+    run_dir = Path(spec.run_dir)
+    detail = store.runs.detail(spec.run_id)
+    inputs = resolve_inputs(detail, store, Path(spec.data_dir), run_dir.parent)
+    failpoint("child.before-environment")
+    store.checkpoints.relocate(spec.lease, run_dir)
+    digests = input_digests(inputs, detail)
+    store.queue.record_environment(spec.lease, environment | {"inputs": digests})
+    return detail, inputs
+
+
 def _execution_context(
     spec: AttemptSpec, stop: StopFlag, inputs: dict[str, str | Path], store: Store
 ) -> ExecutionContext:
-    from lsqctl.training.runtime import ExecutionContext
     from lsqctl.worker.retry import retry_store
 
     def with_lease(work: Callable[[], None]) -> None:
         leased_work = partial(store.queue.run_with_lease, spec.lease, work)
         retry_store(leased_work, lease_seconds=spec.lease_seconds, stop=stop)
+
+    return replace(
+        _base_context(spec, stop, inputs),
+        recorded_checkpoints={
+            checkpoint.sha256 for checkpoint in store.checkpoints.list(spec.run_id)
+        },
+        with_lease=with_lease,
+        pause_epoch=store.rungs.next_rung(spec.run_id),
+    )
+
+
+def _base_context(
+    spec: AttemptSpec, stop: StopFlag, inputs: Mapping[str, str | Path]
+) -> ExecutionContext:
+    """Return what every rank of an attempt trains with."""
+    from lsqctl.training.runtime import ExecutionContext
 
     return ExecutionContext(
         run_dir=Path(spec.run_dir),
@@ -284,11 +304,6 @@ def _execution_context(
         inputs=inputs,
         stop=stop,
         compile=spec.compile,
-        recorded_checkpoints={
-            checkpoint.sha256 for checkpoint in store.checkpoints.list(spec.run_id)
-        },
-        with_lease=with_lease,
-        pause_epoch=store.rungs.next_rung(spec.run_id),
     )
 
 

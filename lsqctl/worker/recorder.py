@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple
 from functools import partial
 from pathlib import Path
@@ -139,22 +139,8 @@ class Recorder:
                 self._epoch_log.print(event)
             case Resumed():
                 self._retry(partial(self._resume, event.step))
-            case Compiled():
-                self._record_environment(
-                    {
-                        "compile": event.compiled,
-                        "channels_last": event.channels_last,
-                        "precision": event.precision,
-                    }
-                )
-            case KernelUse():
-                self._record_environment(
-                    {
-                        "kernel": event.kernel,
-                        "float_layers": dict(event.float_layers),
-                        "evaluation": event.evaluation,
-                    }
-                )
+            case Compiled() | KernelUse():
+                self._record_environment(event)
             case LogMessage():
                 print(f"lsqctl: {event.text}", flush=True)
                 self._log_messages.append(event)
@@ -173,7 +159,21 @@ class Recorder:
         if self._clock() >= self._next_flush:
             self._flush()
 
-    def _record_environment(self, environment: Mapping[str, object]) -> None:
+    def _record_environment(self, event: Compiled | KernelUse) -> None:
+        environment: dict[str, object]
+        match event:
+            case Compiled():
+                environment = {
+                    "compile": event.compiled,
+                    "channels_last": event.channels_last,
+                    "precision": event.precision,
+                }
+            case KernelUse():
+                environment = {
+                    "kernel": event.kernel,
+                    "float_layers": dict(event.float_layers),
+                    "evaluation": event.evaluation,
+                }
         self._retry(lambda: self._store.queue.record_environment(self._lease, environment))
 
     def _resume(self, step: int | None) -> None:

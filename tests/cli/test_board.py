@@ -17,7 +17,7 @@ from lsqctl.leaderboard.output import board_tables
 from lsqctl.leaderboard.published_results import load_bundled_results
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import board_view
-from lsqctl.services.board import build_board
+from lsqctl.services.board import BoardSelection, build_board
 from lsqctl.services.diff import with_deviations
 from lsqctl.store import open_store
 from tests.conftest import CommandLine
@@ -230,7 +230,9 @@ def test_every_table_that_is_written_has_room_for_deviations(made, style):
 
 def test_deviations_fold_at_words_and_no_line_is_wider_than_the_terminal(filled):
     with open_store(f"sqlite:///{filled}/.lsqctl/lsqctl.db") as store:
-        (table,) = board_view(with_deviations(build_board(store, show_published="none"), store))
+        (table,) = board_view(
+            with_deviations(build_board(store, BoardSelection(show_published="none")), store)
+        )
     lines = render_table(table, 60).plain.splitlines()
     assert max(map(cell_len, lines)) <= 60
     assert sum("deviates from" in line for line in lines) == 4

@@ -13,7 +13,8 @@ import pytest
 
 from lsqctl.run import EndReason, WorkerIdentity
 from lsqctl.services import doctor_machine
-from lsqctl.services.doctor import Finding, diagnose
+from lsqctl.services.doctor import diagnose
+from lsqctl.services.doctor_machine import Finding
 from lsqctl.settings import load_settings
 from lsqctl.store import Store, engine, open_store
 from tests.services.test_submit import make_images, one_pixel, save_resnet8

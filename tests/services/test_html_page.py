@@ -18,7 +18,8 @@ import pytest
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import NewRun, WorkerIdentity
 from lsqctl.services import html_page
-from lsqctl.services.html_page import BoardSelection, make_server
+from lsqctl.services.board import BoardSelection
+from lsqctl.services.html_page import ServedPage, make_server
 from lsqctl.services.http_handler import host_allowed, host_name
 from lsqctl.store import open_store
 from tests.conftest import TINY, wait_for
@@ -54,7 +55,7 @@ def database(tmp_path):
 @contextmanager
 def serving(database, **options):
     with open_store(url_of(database), read_only=True) as store:
-        server = make_server(store, BoardSelection(show_published="none"), **options)
+        server = make_server(store, ServedPage(BoardSelection(show_published="none")), **options)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -237,9 +238,9 @@ def test_a_host_header_loses_its_port_only():
 def test_an_address_that_others_reach_needs_a_token(database, host):
     with open_store(f"sqlite:///{database}", read_only=True) as store:
         with pytest.raises(UsageError, match="--token auto"):
-            make_server(store, BoardSelection(), host=host)
+            make_server(store, ServedPage(), host=host)
         with pytest.raises(UsageError, match="16 characters"):
-            make_server(store, BoardSelection(), host=host, token="short")
+            make_server(store, ServedPage(), host=host, token="short")
 
 
 def test_with_a_token_only_who_knows_it_is_answered(database):
@@ -277,9 +278,9 @@ def test_the_sixth_protocol_is_served_where_the_machine_has_it(database):
 def test_a_port_that_is_taken_is_one_clear_line(shared, database):
     with open_store(f"sqlite:///{database}", read_only=True) as store:
         with pytest.raises(UsageError, match=r"cannot listen at 127\.0\.0\.1, port"):
-            make_server(store, BoardSelection(), port=shared.server_port)
+            make_server(store, ServedPage(), port=shared.server_port)
         with pytest.raises(UsageError, match="65535"):
-            make_server(store, BoardSelection(), port=70_000)
+            make_server(store, ServedPage(), port=70_000)
 
 
 def test_ctrl_c_ends_it_with_130_and_one_line(cli):

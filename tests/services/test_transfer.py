@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from math import nan
 from pathlib import Path
@@ -27,6 +28,7 @@ from lsqctl.errors import (
 from lsqctl.events import Checkpoint, Metric
 from lsqctl.leaderboard.published_results import PublishedResult
 from lsqctl.run import RunState
+from lsqctl.services.import_staging import staging_folder
 from lsqctl.services.published_results import add_published_result, load_workspace_results
 from lsqctl.services.transfer import export_runs, import_runs, merge_workspace
 from lsqctl.services.workspace import open_workspace
@@ -486,3 +488,14 @@ def test_an_import_at_work_keeps_what_it_has_laid_out_whoever_else_imports(
     finally:
         os.close(descriptor)
     assert [one.name for one in ours.runs_dir.glob(".import-*")] == [at_work.name]
+
+
+def test_imports_that_begin_at_once_take_no_folder_away_from_each_other(tmp_path: Path) -> None:
+    def lay_out(_: int) -> None:
+        with staging_folder(tmp_path / "runs") as folder:
+            (folder / "files").mkdir()
+            assert list(folder.iterdir()) == [folder / "files"]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lay_out, range(400)))
+    assert list((tmp_path / "runs").iterdir()) == []

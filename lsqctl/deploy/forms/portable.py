@@ -86,39 +86,23 @@ class _Standard:
 
     def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add codes, their convolution or product, scale and shift."""
-        from lsqctl.deploy.exact import add_codes, add_padding
+        from lsqctl.deploy.exact import add_codes, add_window_padding
+        from lsqctl.deploy.onnx_graph import add_scale_and_shift
 
         layer = self.network.layers[edge]
         codes = graph.tap(edge, add_codes(graph, layer.grid, x))
         one = graph.constant(1.0)
         window, weight = layer.window, layer.weight_codes.numpy()
         zero_point = graph.constant(-layer.grid.quant_min, np.uint8)
-        pads: list[int] = []
-        if window is not None:
-            pads = [pair[side] for side in (0, 1) for pair in window.padding]
-            if layer.grid.zero_code or window.pad_mode != "constant":
-                codes = add_padding(graph, layer, codes, channels_last=False)
-                pads = [0] * len(pads)
+        pads, codes = add_window_padding(graph, layer, codes)
         values = graph.add("DequantizeLinear", codes, one, zero_point)
         stored = weight if window is not None else np.ascontiguousarray(weight.T)
         matrix = graph.add("DequantizeLinear", graph.weight_codes(stored, layer.weight_bits), one)
         if window is None:
             out = graph.add("MatMul", values, matrix)
-        else:
-            out = graph.add(
-                "Conv",
-                values,
-                matrix,
-                pads=pads,
-                strides=list(window.stride),
-                dilations=list(window.dilation),
-                group=window.groups,
-            )
-        shape = (-1,) if window is None else (-1, *(1,) * len(window.stride))
-        scale, shift = (
-            graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift)
-        )
-        return graph.add("Add", graph.add("Mul", out, scale), shift)
+            return add_scale_and_shift(graph, layer, out, (-1,))
+        out = graph.convolve("Conv", window, values, matrix, pads=pads)
+        return add_scale_and_shift(graph, layer, out, (-1, *(1,) * len(window.stride)))
 
 
 def openvino_answers(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lsqctl.deploy.network import Network
     from lsqctl.deploy.onnx_graph import GraphWriter
     from lsqctl.deploy.source import FormSource
-    from lsqctl.quant.arithmetic import Grid
+    from lsqctl.quant.arithmetic import Grid, Window
 
 DOMAIN = "qonnx.custom_op.general"
 MAX_IMAGES = 8  # its executor runs node by node
@@ -84,39 +84,39 @@ class _Quant:
 
     def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add codes, their convolution or product, scale and shift."""
+        from lsqctl.deploy.onnx_graph import add_scale_and_shift
+
         layer = self.network.layers[edge]
-        shape: tuple[int, ...] = (-1,)
         window, weight = layer.window, layer.weight_codes.numpy().astype(np.float32)
         codes = _codes(graph, layer.grid, x)
-        if window is not None and window.pad_mode != "constant":
-            raise DataError(f"the form qonnx has no {window.pad_mode} padding (layer {edge})")
         if window is None:
-            matrix = _quant(
-                graph, graph.constant(np.ascontiguousarray(weight.T)), layer.weight_bits
-            )
-            out = graph.add("MatMul", codes, matrix)
-        else:
-            pads = [pair[side] for side in (0, 1) for pair in window.padding]
-            if layer.grid.zero_code:
-                ends = [0, 0, *pads[: len(pads) // 2], 0, 0, *pads[len(pads) // 2 :]]
-                zero = graph.constant(layer.grid.zero_code)
-                codes = graph.add("Pad", codes, graph.constant(ends, np.int64), zero)
-                pads = [0] * len(pads)
-            out = graph.add(
-                "Conv",
-                codes,
-                _quant(graph, graph.constant(weight), layer.weight_bits),
-                kernel_shape=list(weight.shape[2:]),
-                pads=pads,
-                strides=list(window.stride),
-                dilations=list(window.dilation),
-                group=window.groups,
-            )
-            shape = (1, -1, *(1,) * len(window.stride))
-        scale, shift = (
-            graph.constant(t.numpy().reshape(shape)) for t in (layer.scale, layer.shift)
+            stored = graph.constant(np.ascontiguousarray(weight.T))
+            out = graph.add("MatMul", codes, _quant(graph, stored, layer.weight_bits))
+            return add_scale_and_shift(graph, layer, out, (-1,))
+        if window.pad_mode != "constant":
+            raise DataError(f"the form qonnx has no {window.pad_mode} padding (layer {edge})")
+        pads, codes = _padded(graph, codes, window, zero_code=layer.grid.zero_code)
+        out = graph.convolve(
+            "Conv",
+            window,
+            codes,
+            _quant(graph, graph.constant(weight), layer.weight_bits),
+            kernel_shape=list(weight.shape[2:]),
+            pads=pads,
         )
-        return graph.add("Add", graph.add("Mul", out, scale), shift)
+        return add_scale_and_shift(graph, layer, out, (1, -1, *(1,) * len(window.stride)))
+
+
+def _padded(
+    graph: GraphWriter, codes: str, window: Window, *, zero_code: int
+) -> tuple[list[int], str]:
+    """Return the padding that the convolution does itself, which is of zeros, and its input."""
+    before, after = ([pair[side] for pair in window.padding] for side in (0, 1))
+    if not zero_code:
+        return [*before, *after], codes
+    zero = graph.constant(zero_code)
+    ends = graph.constant([0, 0, *before, 0, 0, *after], np.int64)
+    return [0] * 2 * len(window.padding), graph.add("Pad", codes, ends, zero)
 
 
 def _codes(graph: GraphWriter, grid: Grid, x: str) -> str:

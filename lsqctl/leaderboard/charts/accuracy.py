@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from lsqctl.leaderboard.board import Table
 from lsqctl.leaderboard.charts.chart import POINT_STYLES, Axis, Chart, Point, Series, SeriesStyle
 from lsqctl.leaderboard.entries import undominated
+from lsqctl.leaderboard.rank import Cost
 from lsqctl.leaderboard.schema import Entry
 from lsqctl.text import sanitize
 
-Cost = Literal["size_bytes", "gbops"]
 TOP1_AXIS = Axis("Top-1 %")
 _STYLE_LABELS: dict[SeriesStyle, str] = {
     "local": "local runs",
@@ -263,18 +262,15 @@ def accuracy_by_key(
 
     ``values`` gives the value by a row's ``recipe_sha256``; rows without one are left out.
     """
+    by_precision = key not in ("quant.weight_bits", "quant.act_bits")  # else it is compared
     groups: dict[tuple[str, str], list[tuple[object, Entry]]] = defaultdict(list)
     for row in rows:
         value = values.get(row.recipe_sha256 or "")
         if row.is_local and value is not None:
-            group = row.arch or "", f"W{row.weight_bits}A{row.act_bits}"
-            groups[group].append((value, row))
-    if key in ("quant.weight_bits", "quant.act_bits"):
-        groups = _merge_precisions(groups)
+            precision = f"W{row.weight_bits}A{row.act_bits}" if by_precision else ""
+            groups[row.arch or "", precision].append((value, row))
     distinct_values = {value for value_rows in groups.values() for value, _ in value_rows}
-    ordered_values = sorted(
-        distinct_values, key=lambda value: (isinstance(value, str), _value_order(value))
-    )
+    ordered_values = sorted(distinct_values, key=_value_order)
     x_of_value = {value: float(number) for number, value in enumerate(ordered_values)}
     return Chart(
         f"{sanitize(dataset)}: Top-1 by {key}",
@@ -291,19 +287,10 @@ def accuracy_by_key(
     )
 
 
-def _merge_precisions(
-    groups: Mapping[tuple[str, str], list[tuple[object, Entry]]],
-) -> defaultdict[tuple[str, str], list[tuple[object, Entry]]]:
-    """Return the groups by network alone: the precision is what is compared."""
-    merged: defaultdict[tuple[str, str], list[tuple[object, Entry]]] = defaultdict(list)
-    for (arch, _), rows in groups.items():
-        merged[arch, ""] += rows
-    return merged
-
-
-def _value_order(value: object) -> tuple[float, str]:
+def _value_order(value: object) -> tuple[bool, float, str]:
+    """Return a key that orders numbers by their size, and texts behind them."""
     number = float(value) if isinstance(value, int | float) else 0.0
-    return number, str(value)
+    return isinstance(value, str), number, str(value)
 
 
 def _key_series(

@@ -65,6 +65,14 @@ class Chart:
     series: tuple[Series, ...]
     description: str = ""
 
+    def has_place(self, point: Point) -> bool:
+        """Return whether both of a point's numbers have a place on their axes."""
+        return is_drawable(point[0], self.x) and is_drawable(point[1], self.y)
+
+    def drawable_indices(self, series: Series) -> list[int]:
+        """Return which points of a series have a place."""
+        return [n for n, point in enumerate(series.points) if self.has_place(point)]
+
     @property
     def points(self) -> Iterator[Point]:
         """All points of all series."""
@@ -116,7 +124,7 @@ def is_drawable(value: float, axis: Axis) -> bool:
 
 def axis_ranges(chart: Chart) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return the ranges of x and y that hold all there is to draw, with some room."""
-    drawn = [p for p in chart.points if is_drawable(p[0], chart.x) and is_drawable(p[1], chart.y)]
+    drawn = [point for point in chart.points if chart.has_place(point)]
     xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
     xs += chart.x.ticks
     ys += [end for series in chart.series for ends in series.intervals if ends for end in ends]

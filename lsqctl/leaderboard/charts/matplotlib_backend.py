@@ -13,7 +13,6 @@ from lsqctl.leaderboard.charts.chart import (
     Series,
     axis_ranges,
     format_ticks,
-    is_drawable,
     ticks,
 )
 
@@ -125,15 +124,8 @@ def _name_curves(axes: Axes, curves: Sequence[Series]) -> None:
 def _draw_series(
     axes: Axes, chart: Chart, series: Series, label_number: int, *, is_labeled: bool
 ) -> None:
-    drawable_points = [
-        n
-        for n, (x, y) in enumerate(series.points)
-        if is_drawable(x, chart.x) and is_drawable(y, chart.y)
-    ]
-    xs, ys = (
-        [series.points[n][0] for n in drawable_points],
-        [series.points[n][1] for n in drawable_points],
-    )
+    indices = chart.drawable_indices(series)
+    xs, ys = [series.points[n][0] for n in indices], [series.points[n][1] for n in indices]
     crowded = len(chart.series) > _MAX_LEGEND
     color = (
         _LEVEL_COLOR if label_number < 0 else COLORS[0 if crowded else label_number % len(COLORS)]
@@ -147,18 +139,10 @@ def _draw_series(
     if series.joined:
         axes.plot(*zip(*series.line_points, strict=True), color=color)
     if series.intervals:
-        _draw_intervals(axes, series, drawable_points, color)
+        _draw_intervals(axes, series, indices, color)
     axes.plot(xs, ys, linestyle="none", marker=_MARKERS[label_number % len(_MARKERS)], **plot_args)
-    for n, x, y in zip(drawable_points, xs, ys, strict=True):
-        if series.short_labels:
-            axes.annotate(
-                series.short_labels[n],
-                (x, y),
-                (3, 3),
-                textcoords="offset points",
-                fontsize=6,
-                color=color,
-            )
+    if series.short_labels:
+        _name_points(axes, series, indices, color)
 
 
 def _line_style(series: Series, label_number: int, *, crowded: bool) -> dict[str, object]:
@@ -176,9 +160,22 @@ def _line_style(series: Series, label_number: int, *, crowded: bool) -> dict[str
     return style
 
 
-def _draw_intervals(axes: Axes, series: Series, drawable_points: Sequence[int], color: str) -> None:
-    points = [series.points[n] for n in drawable_points]
-    intervals = [series.intervals[n] or (series.points[n][1],) * 2 for n in drawable_points]
+def _name_points(axes: Axes, series: Series, indices: Sequence[int], color: str) -> None:
+    """Write its short label beside each point."""
+    for n in indices:
+        axes.annotate(
+            series.short_labels[n],
+            series.points[n],
+            (3, 3),
+            textcoords="offset points",
+            fontsize=6,
+            color=color,
+        )
+
+
+def _draw_intervals(axes: Axes, series: Series, indices: Sequence[int], color: str) -> None:
+    points = [series.points[n] for n in indices]
+    intervals = [series.intervals[n] or (series.points[n][1],) * 2 for n in indices]
     low = [max(0.0, y - low) for (_, y), (low, _) in zip(points, intervals, strict=True)]
     high = [max(0.0, high - y) for (_, y), (_, high) in zip(points, intervals, strict=True)]
     xs, ys = [x for x, _ in points], [y for _, y in points]

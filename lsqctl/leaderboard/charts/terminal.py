@@ -13,7 +13,6 @@ from lsqctl.leaderboard.charts.chart import (
     Series,
     axis_ranges,
     format_ticks,
-    is_drawable,
     ticks,
 )
 
@@ -85,9 +84,8 @@ def _plot_cells(chart: Chart, x: Scale, y: Scale, columns: int, rows: int) -> li
 
 
 def _positions(points: Iterable[Point], chart: Chart, x: Scale, y: Scale) -> Iterator[Point]:
-    for px, py in points:
-        if is_drawable(px, chart.x) and is_drawable(py, chart.y):
-            yield x.to_pixel(px), y.to_pixel(py)
+    for px, py in filter(chart.has_place, points):
+        yield x.to_pixel(px), y.to_pixel(py)
 
 
 def _staircase(positions: Sequence[Point]) -> list[Point]:

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 from lsqctl.leaderboard.board import Board, Table
 from lsqctl.leaderboard.charts.accuracy import (
-    Cost,
     accuracy_by_bits,
     accuracy_by_cost,
     cost_unit,
@@ -35,6 +34,7 @@ from lsqctl.leaderboard.page.svg_layout import (
     Drawing,
     layout_chart,
 )
+from lsqctl.leaderboard.rank import Cost
 from lsqctl.leaderboard.schema import COLUMNS_BY_NAME, Entry
 from lsqctl.leaderboard.table_view import (
     DEFAULT_COLUMNS,

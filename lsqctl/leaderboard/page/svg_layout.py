@@ -14,7 +14,6 @@ from lsqctl.leaderboard.charts.chart import (
     Series,
     axis_ranges,
     format_ticks,
-    is_drawable,
     ticks,
 )
 
@@ -23,6 +22,7 @@ _MAX_LABELS = 6
 _MAX_BITS_LABELS = 12
 _LETTER_WIDTH = 6.0  # about the width of one at the size of labels
 _LINE_HEIGHT = 13.0
+_Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,48 +127,44 @@ def _name_extremes(chart: Chart, size: CanvasSize, y: Scale) -> Iterator[TextMar
 
 
 def _path_mark(series: Series, chart: Chart, x: Scale, y: Scale) -> PathMark:
-    drawable_points = [
-        number
-        for number, (px, py) in enumerate(series.points)
-        if is_drawable(px, chart.x) and is_drawable(py, chart.y)
-    ]
+    indices = chart.drawable_indices(series)
     positions = [
-        (x.to_pixel(series.points[n][0]), y.to_pixel(series.points[n][1])) for n in drawable_points
+        (x.to_pixel(series.points[n][0]), y.to_pixel(series.points[n][1])) for n in indices
     ]
-    is_dotted = series.style in POINT_STYLES
+    if series.style in POINT_STYLES:
+        path = _dots_path(positions)
+    elif series.style == "front":
+        path = _staircase_path(positions, x.start + x.length)
+    else:
+        path = _line_path(positions)
     joined = series.line_points if series.joined else ()
-    spans = (
-        [
-            (position, series.intervals[n])
-            for n, position in zip(drawable_points, positions, strict=True)
-        ]
-        if (series.intervals and len(positions) <= _MAX_INTERVALS)
-        else []
-    )
     return PathMark(
         series.style,
         series.label,
-        _dots_path(positions)
-        if is_dotted
-        else _staircase_path(positions, x.start + x.length)
-        if series.style == "front"
-        else _line_path(positions),
+        path,
         color_index=series.color_index,
-        whiskers="".join(
-            f"M{_number(position[0])} {_number(y.to_pixel(ends[0]))}V{_number(y.to_pixel(ends[1]))}"
-            for position, ends in spans
-            if ends
-        ),
+        whiskers=_whiskers_path(series, indices, x, y),
         line=_line_path([(x.to_pixel(px), y.to_pixel(py)) for px, py in joined])
         if len(joined) > 1
         else "",
-        rows=tuple(series.rows[n] for n in drawable_points) if series.rows else (),
+        rows=tuple(series.rows[n] for n in indices) if series.rows else (),
     )
 
 
 def _dots_path(positions: Iterable[Point]) -> str:
     """Return a path of strokes without length: with round ends each is a dot."""
     return "".join(f"M{_number(x)} {_number(y)}h0" for x, y in positions)
+
+
+def _whiskers_path(series: Series, indices: Sequence[int], x: Scale, y: Scale) -> str:
+    """Return a stroke from end to end of each point's interval, where they are not too many."""
+    if not series.intervals or len(indices) > _MAX_INTERVALS:
+        return ""
+    spans = [(series.points[n][0], ends) for n in indices if (ends := series.intervals[n])]
+    return "".join(
+        f"M{_number(x.to_pixel(px))} {_number(y.to_pixel(low))}V{_number(y.to_pixel(high))}"
+        for px, (low, high) in spans
+    )
 
 
 def _line_path(positions: Sequence[Point]) -> str:
@@ -192,20 +188,9 @@ def _place_labels(chart: Chart, size: CanvasSize, x: Scale, y: Scale) -> Iterato
         for series in chart.series
         for point, label in zip(series.points, series.labels, strict=False)
     }
-    best = [point for series in chart.series if series.style == "front" for point in series.points]
-    occupied = [(x.to_pixel(px), y.to_pixel(py)) for px, py in chart.points]
-    front = [(x.to_pixel(px), y.to_pixel(py)) for px, py in best]
-    occupied += _staircase_positions([*front, *((x.start + x.length, py) for _, py in front[-1:])])
-    occupied += [
-        (x.to_pixel(px), y.to_pixel(ends[0]) + (y.to_pixel(ends[1]) - y.to_pixel(ends[0])) * n / 6)
-        for series in chart.series
-        if len(series.points) <= _MAX_INTERVALS
-        for (px, _), ends in zip(series.points, series.intervals, strict=False)
-        if ends
-        for n in range(7)
-    ]
-    boxes: list[tuple[float, float, float, float]] = []
-    names = [(point, _short_label(label_of.get(point, ""))) for point in reversed(best)]
+    occupied = list(_occupied_positions(chart, x, y))
+    names = [(point, _short_label(label_of.get(point, ""))) for point in reversed(_front(chart))]
+    boxes: list[_Box] = []
     placed: set[Point] = set()
     for point, label in [*names[:_MAX_LABELS], *_bits_labels(chart)]:
         if point in placed:
@@ -213,12 +198,31 @@ def _place_labels(chart: Chart, size: CanvasSize, x: Scale, y: Scale) -> Iterato
         position = x.to_pixel(point[0]), y.to_pixel(point[1])
         for text in _label_candidates(position, label, size):
             box = _box(text)
-            free = not any(_overlap(box, other) for other in boxes)
-            if free and sum(_inside(box, occupied_point) for occupied_point in occupied) == 0:
+            if not any(_overlap(box, other) for other in boxes) and not any(
+                _inside(box, dot) for dot in occupied
+            ):
                 boxes.append(box)
                 placed.add(point)
                 yield text
                 break
+
+
+def _front(chart: Chart) -> list[Point]:
+    return [point for series in chart.series if series.style == "front" for point in series.points]
+
+
+def _occupied_positions(chart: Chart, x: Scale, y: Scale) -> Iterator[Point]:
+    """Yield where no label may lie: on points, along the front's staircase, and on intervals."""
+    yield from ((x.to_pixel(px), y.to_pixel(py)) for px, py in chart.points)
+    front = [(x.to_pixel(px), y.to_pixel(py)) for px, py in _front(chart)]
+    yield from _staircase_positions([*front, *((x.start + x.length, py) for _, py in front[-1:])])
+    for series in chart.series:
+        if len(series.points) > _MAX_INTERVALS:
+            continue
+        for (px, _), ends in zip(series.points, series.intervals, strict=False):
+            if ends:
+                low, high = map(y.to_pixel, ends)
+                yield from ((x.to_pixel(px), low + (high - low) * n / 6) for n in range(7))
 
 
 def _bits_labels(chart: Chart) -> list[tuple[Point, str]]:
@@ -249,17 +253,17 @@ def _label_candidates(position: Point, label: str, size: CanvasSize) -> Iterator
             yield TextMark(_round(x + dx), _round(y + dy), label, anchor)
 
 
-def _box(text: TextMark) -> tuple[float, float, float, float]:
+def _box(text: TextMark) -> _Box:
     width = _LETTER_WIDTH * len(text.text)
     left = text.x - {"start": 0.0, "end": width, "middle": width / 2}[text.anchor]
     return left - 2, text.y - _LINE_HEIGHT + 3, left + width + 2, text.y + 3
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _inside(box: tuple[float, float, float, float], dot: Point) -> bool:
+def _inside(box: _Box, dot: Point) -> bool:
     return box[0] - 3 < dot[0] < box[2] + 3 and box[1] - 3 < dot[1] < box[3] + 3
 
 
