@@ -222,7 +222,8 @@ Recipes = Annotated[
     list[str],
     typer.Argument(
         metavar="RECIPE",
-        help="Recipe files, names of bundled recipes, or runs (an id, @last) to submit changed.",
+        help="Recipe files, bundled recipes or cells of one by name, or runs (an id, @last) to "
+        "submit changed.",
         autocompletion=completion.recipes,
     ),
 ]

@@ -11,14 +11,8 @@ from lsqctl.recipe_file.keys import (
     template,
 )
 from lsqctl.recipe_file.loaded_recipe import Cell, Distribution, LoadedRecipe
-from lsqctl.recipe_file.loader import (
-    Parent,
-    RecipeSummary,
-    find_parent,
-    load,
-    load_run,
-    recipe_summaries,
-)
+from lsqctl.recipe_file.loader import RecipeSummary, load_complete, recipe_summaries
+from lsqctl.recipe_file.lookup import Parent, find_parent, load
 from lsqctl.recipe_file.serialization import dump, flatten_base, flatten_recipe
 from lsqctl.recipe_file.sweep_cells import NO_CHANGES, Changes
 from lsqctl.recipe_file.validation import conflict_diagnostic, layer_diagnostics
@@ -47,7 +41,7 @@ __all__ = [
     "keys_table",
     "layer_diagnostics",
     "load",
-    "load_run",
+    "load_complete",
     "recipe_summaries",
     "template",
 ]

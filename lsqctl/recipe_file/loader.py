@@ -1,13 +1,12 @@
-"""A recipe file to checked recipes: read, lay over its bases, vary, check, name; find parents."""
+"""A recipe file to checked recipes: read, lay over its bases, vary, check, name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from lsqctl.errors import Diagnostic, NotFound, RecipeError
+from lsqctl.errors import Diagnostic, RecipeError
 from lsqctl.recipe import Recipe, is_valid_name
 from lsqctl.recipe_file.extends import Document, FileCache, parse_document, read_document
 from lsqctl.recipe_file.find import (
@@ -15,8 +14,6 @@ from lsqctl.recipe_file.find import (
     bundled_recipes,
     find_base,
     find_bundled,
-    find_recipe,
-    recipe_file_at,
 )
 from lsqctl.recipe_file.lint import lint, repeated_seeds
 from lsqctl.recipe_file.loaded_recipe import Cell, Distribution, LoadedRecipe
@@ -44,38 +41,22 @@ from lsqctl.recipe_file.sweep_cells import (
     varied_and_set,
 )
 from lsqctl.recipe_file.validation import Validation, validate
-from lsqctl.text import pluralize, sanitize, three_closest_names
+from lsqctl.text import pluralize
 
 IS_ABSTRACT = "an abstract recipe cannot be run"
 
 
-def load(
-    ref: str | Path,
-    changes: Changes = NO_CHANGES,
-    *,
-    abstract_ok: bool = False,
-) -> LoadedRecipe:
-    """Return the recipe at a path or of a bundled name, complete in every cell.
-
-    An abstract recipe is refused unless ``abstract_ok``. Raises NotFound, or RecipeError with
-    every mistake of the file, of its bases and of its cells.
-    """
-    recipe_file = find_recipe(ref)
-    return load_file(recipe_file, changes, abstract_ok=abstract_ok)
-
-
-def load_run(
+def load_complete(
     recipe: Recipe,
-    run_id: str,
+    label: str,
     path: Path,
     changes: Changes = NO_CHANGES,
 ) -> LoadedRecipe:
-    """Return the recipe that a run was stored with, as if it stood complete in a file at ``path``.
+    """Return the recipe of a run or a cell, as if it stood complete in a file at ``path``.
 
-    What it names by path is looked for beside that. Of its keys, which nobody wrote one by one,
-    nothing is said to be a likely mistake. As ``load``.
+    What it names by path is looked for beside that; ``label`` is what errors call it. Of its keys,
+    which nobody wrote one by one, nothing is said to be a likely mistake. As ``load_file``.
     """
-    label = f"run {run_id}"
     document = parse_document(dump(recipe), RecipeFile(path, None, label), origin=label)
     loaded = load_document(document, changes)
     return replace(loaded, warnings=tuple(w for w in loaded.warnings if w.file != label))
@@ -87,7 +68,11 @@ def load_file(
     *,
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
-    """Return the recipe in a file that was found.  As ``load``."""
+    """Return the recipe in a file that was found, complete in every cell.
+
+    An abstract recipe is refused unless ``abstract_ok``. Raises RecipeError with every mistake of
+    the file, of its bases and of its cells.
+    """
     document = read_document(recipe_file)
     return load_document(document, changes, abstract_ok=abstract_ok)
 
@@ -98,7 +83,7 @@ def load_document(
     *,
     abstract_ok: bool = False,
 ) -> LoadedRecipe:
-    """Return the recipe in a file that was read.  As ``load``."""
+    """Return the recipe in a file that was read.  As ``load_file``."""
     given_name = None if changes.name is None else parse_name(changes.name)
     loader = _Loader(document, FileCache(), list(document.diagnostics), given_name)
     abstract = loader.is_abstract(abstract_ok)
@@ -330,33 +315,6 @@ def _sort_position(diagnostic: Diagnostic) -> tuple[str, int, int]:
     )
 
 
-class Parent(NamedTuple):
-    """The file a parent is in, and its cells of that name, one for each seed."""
-
-    loaded: LoadedRecipe
-    cells: tuple[Cell, ...]
-
-
-def find_parent(name: str, near: Path | None = None) -> Parent:
-    """Return the recipe called ``name``, be it a cell of a sweep.
-
-    It is looked for beside the file ``near``, then among the bundled ones; ``a/b-w4a4-lr0.1`` may
-    be a cell of ``a/b-w4a4`` or of ``a/b``. Raises NotFound, and RecipeError for one with errors.
-    """
-    stem = name
-    while stem:
-        for recipe_file in _candidate_files(stem, near):
-            loaded = load_file(recipe_file, abstract_ok=True)
-            if cells := tuple(cell for cell in loaded.cells if cell.recipe.name == name):
-                return Parent(loaded, cells)
-        stem = stem.rpartition("-")[0]
-    nearest = ", ".join(f"`{bundled}`" for bundled in three_closest_names(name, bundled_recipes()))
-    beside = f"beside {near.name} or " if near else ""
-    raise NotFound(
-        f"no recipe `{sanitize(name)}` {beside}among the bundled ones; the nearest are {nearest}"
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class RecipeSummary:
     """One line of ``recipe ls``. ``cells`` counts the runs that the recipe stands for."""
@@ -385,13 +343,3 @@ def _recipe_summaries() -> Iterator[RecipeSummary]:
             yield RecipeSummary(name, description, False, 0)
         else:
             yield RecipeSummary(name, loaded.description, loaded.abstract, len(loaded.cells))
-
-
-def _candidate_files(name: str, near: Path | None) -> Iterator[RecipeFile]:
-    if near is not None and "\0" not in name and ".." not in name and len(name) < 256:
-        leaf = name.rpartition("/")[2]
-        for path in dict.fromkeys((near.parent / f"{name}.yaml", near.parent / f"{leaf}.yaml")):
-            if path.is_file():
-                yield recipe_file_at(path)
-    if (recipe_file := find_bundled(name)) is not None:
-        yield recipe_file

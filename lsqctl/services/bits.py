@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 from lsqctl.errors import NotFound, UsageError
 from lsqctl.events import QuantizerStats
 from lsqctl.recipe import MAX_NAME_PART, OverrideSection, Recipe
-from lsqctl.recipe_file import find_parent, flatten_recipe
+from lsqctl.recipe_file import flatten_recipe
 from lsqctl.run import RunState
 from lsqctl.services.cost import recipe_cost
 from lsqctl.services.layer_findings import last_epoch_stats
@@ -177,10 +177,7 @@ def one_recipe(ref: str, settings: Settings) -> Recipe:
 
     Raises UsageError for several that differ in more than their seeds.
     """
-    try:
-        cells = load_in_workspace(ref, settings).cells
-    except NotFound:
-        cells = tuple(find_parent(ref)[1])
+    cells = load_in_workspace(ref, settings).cells
     names = list(dict.fromkeys(cell.recipe.name for cell in cells))
     if len(names) > 1:
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

@@ -15,7 +15,6 @@ from lsqctl.recipe import load_stored
 from lsqctl.recipe_file import (
     Cell,
     LoadedRecipe,
-    find_parent,
     flatten_base,
     flatten_recipe,
     load,
@@ -126,7 +125,7 @@ def _sides_of_ref(ref: str, settings: Settings) -> list[DiffSide]:
     try:
         loaded = load(ref, abstract_ok=True)
     except NotFound as error:
-        return _sides_of_cell_or_run(ref, settings, error)
+        return [_side_of_run_called(ref, settings, error)]
     return _sides_of_recipe(loaded)
 
 
@@ -139,14 +138,9 @@ def _sides_of_recipe(loaded: LoadedRecipe) -> list[DiffSide]:
     return _sides_of_cells(loaded.cells)
 
 
-def _sides_of_cell_or_run(ref: str, settings: Settings, not_found: NotFound) -> list[DiffSide]:
+def _side_of_run_called(ref: str, settings: Settings, not_found: NotFound) -> DiffSide:
     try:
-        _, cells = find_parent(ref)
-        return _sides_of_cells(cells)
-    except NotFound:
-        pass
-    try:
-        return [_side_of_stored_run(ref, settings)]
+        return _side_of_stored_run(ref, settings)
     except NotFound:
         raise not_found from None
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import DataError, IllegalTransition, NotFound, UsageError
 from lsqctl.recipe import MAX_NAME_PART, ExtensionSection, Recipe, load_stored
-from lsqctl.recipe_file import LoadedRecipe, load_run
+from lsqctl.recipe_file import LoadedRecipe, load_complete
 from lsqctl.recipe_file.serialization import flatten_recipe
 from lsqctl.run import EXTENSION_ROLE, Run, RunState
 from lsqctl.services.loading import submitted_path
@@ -60,7 +60,7 @@ def extended_recipe(
             "extension": ExtensionSection(run=run.id),
         }
     )
-    return load_run(longer, run.id, submitted_path(detail))
+    return load_complete(longer, f"run {run.id}", submitted_path(detail))
 
 
 def _extended_name(name: str, reached: int, total: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound
 from lsqctl.recipe import load_stored
-from lsqctl.recipe_file import NO_CHANGES, Changes, LoadedRecipe, load, load_run
+from lsqctl.recipe_file import NO_CHANGES, Changes, LoadedRecipe, load, load_complete
 from lsqctl.services.workspace import open_workspace, workspace_exists
 from lsqctl.settings import Settings
 
@@ -56,7 +56,9 @@ def load_recipe_or_run(
     else:
         run_id = store.runs.resolve(ref).id
     detail = store.runs.detail(run_id)
-    return load_run(load_stored(detail.recipe), run_id, submitted_path(detail), changes)
+    return load_complete(
+        load_stored(detail.recipe), f"run {run_id}", submitted_path(detail), changes
+    )
 
 
 def submitted_path(detail: RunDetail) -> Path:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsqctl.errors import RecipeError
+from lsqctl.errors import NotFound, RecipeError
 from lsqctl.recipe import is_valid_name
-from lsqctl.recipe_file import find_parent, load
+from lsqctl.recipe_file import Changes, find_parent, load
 
 from .conftest import MINIMAL
 
@@ -194,6 +194,33 @@ def test_a_seed_given_twice_runs_once_and_is_warned_of(folder):
     loaded = folder.load(MINIMAL + "sweep: {grid: {seed: [0, 1, 1]}}\n")
     assert [cell.recipe.seed for cell in loaded.cells] == [0, 1]
     assert [warning.code for warning in loaded.warnings] == ["W002"]
+
+
+def test_a_cell_of_a_bundled_sweep_is_a_recipe_by_its_own_name():
+    name = "digits/resnet8-lsq-w3a3"
+    sweep, alone = load("digits/resnet8-lsq"), load(name)
+    (cell,) = (cell for cell in sweep.cells if cell.recipe.name == name)
+    assert [one.recipe for one in alone.cells] == [cell.recipe]
+    assert (alone.name, alone.is_sweep, alone.cells[0].label) == (name, False, "")
+    assert alone.cells[0].origins == cell.origins
+    changes = Changes(sets=["train.lr=0.02"], seeds=[3, 4])
+    changed = [one.recipe for one in load("digits/resnet8-lsq", changes).cells]
+    expected = [one for one in changed if one.name == f"{name}-lr0.02"]
+    assert [one.recipe for one in load(name, changes).cells] == expected
+    assert len(expected) == 2
+
+
+def test_a_cell_of_several_seeds_keeps_them():
+    alone = load("cifar10/resnet20-lsq-distill-w4a4")
+    assert [one.recipe.seed for one in alone.cells] == [0, 1, 2]
+    assert alone.is_sweep
+    changed = load("cifar10/resnet20-lsq-distill-w4a4", Changes(sets=["train.epochs=2"]))
+    assert [one.recipe.seed for one in changed.cells] == [0, 1, 2]
+
+
+def test_a_cell_that_no_sweep_has_is_no_recipe():
+    with pytest.raises(NotFound, match="no bundled recipe `digits/resnet8-lsq-w5a5`; the nearest"):
+        load("digits/resnet8-lsq-w5a5")
 
 
 def test_a_parent_may_be_a_cell_of_a_sweep(folder):
