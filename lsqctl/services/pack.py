@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lsqctl.atomic_write import atomic_file, check_overwrite
 from lsqctl.datasets.image_folders import (
+    JPEG_FORMATS,
     FolderDataset,
     FolderSplit,
     ImageFile,
@@ -138,7 +139,7 @@ def _encode(file: ImageFile, options: PackOptions) -> bytes:
         size = [side * options.resize // short for side in opened.size]
         reduced = opened.convert("RGB").resize((size[0], size[1]), Resampling.BILINEAR)
         buffer = io.BytesIO()
-        if opened.format == "JPEG":
+        if opened.format in JPEG_FORMATS:
             reduced.save(buffer, "JPEG", quality=options.quality, subsampling=0)
         else:
             reduced.save(buffer, "PNG")

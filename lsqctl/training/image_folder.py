@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lsqctl.datasets.image_folders import (
+    JPEG_FORMATS,
     MAX_HASHED_BYTES,
     ImageFile,
     check_resized,
@@ -191,7 +192,11 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[-1]
 
 
-_TORCHCODEC_FORMATS = ("JPEG", "PNG", "WEBP")  # of those that lsqctl takes; the rest is Pillow's
+_TORCHCODEC_FORMATS = (
+    *JPEG_FORMATS,
+    "PNG",
+    "WEBP",
+)  # of those that lsqctl takes; the rest is Pillow's
 _ORIENTATION = 0x0112  # the tag of EXIF
 
 
