@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -12,6 +13,7 @@ from lsqctl.ownership import read_regular
 from lsqctl.run import JsonObject
 
 FOLDER = "teachers"  # of the data folder
+KEY_DIGITS = 32  # of a store's key: the name of its folder
 ABOUT = "about.json"  # of a store: what its logits depend on
 
 
@@ -27,9 +29,11 @@ class StoredLogits:
 
 
 def stored_logits(data_dir: Path) -> list[StoredLogits]:
-    """Return the stores of a data folder; folders that hold no store's description are none."""
+    """Return the stores of a data folder: those named by a key, with a store's description."""
     found = []
     for path in sorted((data_dir / FOLDER).glob("*")):
+        if not re.fullmatch(rf"[0-9a-f]{{{KEY_DIGITS}}}", path.name):
+            continue
         try:
             about = json.loads(read_regular(path / ABOUT))
         except (OSError, ValueError):
