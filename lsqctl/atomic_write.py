@@ -9,15 +9,19 @@ import math
 import os
 import re
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 
 from lsqctl.errors import UsageError
 
 STALE_SECONDS = 24 * 3600.0  # untouched for so long, a temporary file is nobody's any more
+_ENDING = (signal.SIGTERM, signal.SIGHUP)  # SIGINT raises KeyboardInterrupt
 _PREFIX = ".lsqctl."
 _TEMPORARY_NAME = re.compile(
     rf"{re.escape(_PREFIX)}[0-9a-f]{{16}}\.tmp(-journal|-wal|-shm)?"  # SQLite's own beside a copy
@@ -63,22 +67,56 @@ def _last_touched(path: Path) -> float:
 def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     """Yield a file that takes the place of ``path``, and is removed where the block fails.
 
-    A full disk or a crash leaves no half of it. ``mode`` is the file's, less what the umask takes
-    away. Raises OSError.
+    A full disk, a crash or a signal leaves no half of it. ``mode`` is the file's, less what the
+    umask takes away. Raises OSError.
     """
     temporary = temporary_beside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never through a link that lies in wait
-    descriptor = os.open(temporary, flags, mode)
+    with _removed_at_a_signal(temporary):
+        descriptor = os.open(temporary, flags, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+_half_made: set[Path] = set()
+
+
+@contextmanager
+def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
+    """Remove a file where a signal ends the process that nobody handles.
+
+    Only the main thread may ask for that; what another thread writes is left as by SIGKILL.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ending = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
+    _half_made.add(temporary)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        for one in ending:
+            signal.signal(one, _end)
+        yield
+    finally:
+        for one in ending:
+            signal.signal(one, signal.SIG_DFL)
+        _half_made.discard(temporary)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    """Remove what is half made, and end by the signal as if it had not been handled."""
+    for path in _half_made:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+            path.unlink(missing_ok=True)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def replace_file(path: Path, data: bytes) -> None:

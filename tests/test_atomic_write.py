@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,6 +48,44 @@ def test_a_source_that_cannot_be_read_is_named_and_not_the_file_that_is_written(
 def test_an_error_without_a_number_is_told_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it broke"), atomic_file(tmp_path / "a"):
         raise OSError("it broke")
+
+
+ENDED = """
+import os, signal, sys
+from pathlib import Path
+from lsqctl.atomic_write import replacing
+with replacing(Path("a")) as first, replacing(Path("b")) as second:
+    with replacing(Path("whole")) as file:
+        file.write(b"whole")
+    first.write(b"half")
+    first.flush()
+    os.kill(os.getpid(), int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_process_as_ever_and_leaves_no_half_of_a_file(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    command = [sys.executable, "-c", ENDED, str(int(number))]
+    ended = subprocess.run(command, cwd=tmp_path, check=False)
+    assert ended.returncode == -number
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert left == {"a": b"old", "whole": b"whole"}
+
+
+def test_who_handles_a_signal_goes_on_handling_it(tmp_path: Path) -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        with atomic_file(tmp_path / "a") as file:
+            os.kill(os.getpid(), signal.SIGTERM)
+            file.write(b"whole")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"whole"]
 
 
 CUT = """

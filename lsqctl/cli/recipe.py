@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -311,7 +312,8 @@ def new(
 
     check_new_recipe(path, force=force)
     write_atomic(path, template(path.stem).encode(), force=force)
-    say(f"wrote {path}; next: lsqctl recipe check {path}, lsqctl run {path}")
+    quoted = quote(str(path))
+    say(f"wrote {path}; next: lsqctl recipe check {quoted}, lsqctl run {quoted}")
 
 
 def _print_diagnostics(diagnostics: list[Diagnostic], output_format: DiagnosticFormat) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,7 +68,7 @@ def bits(
         print_json({"file": str(path), **values, "recipe": named.model_dump(mode="json")})
         return
     _print_layers(plan)
-    say(f"{describe(plan)}; wrote {path}; next: lsqctl submit {path}")
+    say(f"{describe(plan)}; wrote {path}; next: lsqctl submit {quote(str(path))}")
 
 
 def _print_layers(plan: BitPlan) -> None:

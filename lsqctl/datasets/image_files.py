@@ -32,6 +32,7 @@ IMAGE_DECODERS: Mapping[str, str] = {
     ".webp": "WEBP",
 }
 _FORMATS = tuple(dict.fromkeys(IMAGE_DECODERS.values()))
+JPEG_FORMATS = ("JPEG", "MPO")  # a photo with a second picture, as telephones write them, is MPO
 # What Pillow raises for bytes that are damaged, or were made to harm.
 _IMAGE_ERRORS = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError),

@@ -100,10 +100,7 @@ def _count_macs(
 ) -> tuple[Counter[str], int]:
     """Return the MACs of each layer, and those of the whole model."""
     macs: Counter[str] = Counter()
-    state = {
-        name: torch.empty_like(tensor, device="meta")
-        for name, tensor in (*model.named_parameters(), *model.named_buffers())
-    }
+    state = _state_on_meta(model)
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     inputs = torch.empty(1, *input_shape, dtype=dtype, device="meta")
     handles = [
@@ -112,11 +109,24 @@ def _count_macs(
     ]
     try:
         with eval_mode(model), torch.no_grad(), FlopCounterMode(display=False) as flops:
-            functional_call(model, state, (inputs,))
+            functional_call(model, state, (inputs,), tie_weights=False)
     finally:
         for handle in handles:
             handle.remove()
     return macs, flops.get_total_flops() // 2
+
+
+def _state_on_meta(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers without values, of each module by its first name.
+
+    By two names torch would take the second one's for the module's own, and leave it there.
+    """
+    return {
+        f"{name}.{key}".lstrip("."): torch.empty_like(tensor, device="meta")
+        for name, module in model.named_modules()
+        for key, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
 
 
 def _add_macs(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lsqctl.atomic_write import atomic_file, check_overwrite
-from lsqctl.datasets.image_files import ImageFile, open_image
+from lsqctl.datasets.image_files import JPEG_FORMATS, ImageFile, open_image
 from lsqctl.datasets.image_folders import FolderDataset, FolderSplit, check_class_folders
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX, SourceImage, write_pack
 from lsqctl.datasets.presence import image_folders
@@ -137,7 +137,7 @@ def _encode(file: ImageFile, options: PackOptions) -> bytes:
         size = [side * options.resize // short for side in opened.size]
         reduced = opened.convert("RGB").resize((size[0], size[1]), Resampling.BILINEAR)
         buffer = io.BytesIO()
-        if opened.format == "JPEG":
+        if opened.format in JPEG_FORMATS:
             reduced.save(buffer, "JPEG", quality=options.quality, subsampling=0)
         else:
             reduced.save(buffer, "PNG")

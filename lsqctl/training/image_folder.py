@@ -21,7 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lsqctl.datasets.image_files import ImageFile, check_resized, file_size, open_image
+from lsqctl.datasets.image_files import (
+    JPEG_FORMATS,
+    ImageFile,
+    check_resized,
+    file_size,
+    open_image,
+)
 from lsqctl.datasets.image_folders import MAX_HASHED_BYTES
 from lsqctl.datasets.image_pack import PackedImage
 from lsqctl.errors import DataError
@@ -186,7 +192,11 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[-1]
 
 
-_TORCHCODEC_FORMATS = ("JPEG", "PNG", "WEBP")  # of those that lsqctl takes; the rest is Pillow's
+_TORCHCODEC_FORMATS = (
+    *JPEG_FORMATS,
+    "PNG",
+    "WEBP",
+)  # of those that lsqctl takes; the rest is Pillow's
 _ORIENTATION = 0x0112  # the tag of EXIF
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from lsqctl.ownership import open_regular, read_regular
 from lsqctl.run import JsonObject
 
 FOLDER = "teachers"  # of the data folder
+KEY_DIGITS = 32  # of a store's key: the name of its folder
 ABOUT = "about.json"  # of a store: what its logits depend on, and their shape
 CHUNK_IMAGES = 250
 PARTS = 16  # of a view, at most: so many runs compute it together
@@ -46,9 +48,11 @@ class StoredLogits:
 
 
 def stored_logits(data_dir: Path) -> list[StoredLogits]:
-    """Return the stores of a data folder; folders that hold no store's description are none."""
+    """Return the stores of a data folder: those named by a key, with a store's description."""
     found = []
     for path in sorted((data_dir / FOLDER).glob("*")):
+        if not re.fullmatch(rf"[0-9a-f]{{{KEY_DIGITS}}}", path.name):
+            continue
         try:
             about = json.loads(read_regular(path / ABOUT))
         except (OSError, ValueError):

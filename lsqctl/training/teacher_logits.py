@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,11 +30,13 @@ from lsqctl.atomic_write import replace_file
 from lsqctl.errors import DataError, StoreError
 from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import JsonObject
+from lsqctl.text import format_bytes
 from lsqctl.training.logit_stores import (
     ABOUT,
     CHUNK_IMAGES,
     FOLDER,
     HASH_BYTES,
+    KEY_DIGITS,
     PARTS,
     chunks_of_parts,
     part_name,
@@ -70,7 +73,7 @@ class TeacherLogits:
     def __init__(self, data_dir: Path, about: JsonObject, shape: tuple[int, int]) -> None:
         text = json.dumps([about, shape, CHUNK_IMAGES, PARTS], sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        self.folder = data_dir / FOLDER / self.key[:32]
+        self.folder = data_dir / FOLDER / self.key[:KEY_DIGITS]
         self.about = about
         self.shape = shape
 
@@ -166,7 +169,8 @@ class _Part:
     ) -> None:
         size = os.fstat(descriptor).st_size
         if size != self._size:
-            os.ftruncate(descriptor, self._size)
+            with _written(self._path):
+                os.ftruncate(descriptor, self._size)
         data = _read(descriptor)
         missing = self._missing(data)
         if not missing:  # another run has computed it since it was read
@@ -176,10 +180,12 @@ class _Part:
         self.images_damaged += sum(len(self._images[n]) for n in damaged)
         chunks = [self._images[n] for n in missing]
         for n, computed in zip(missing, compute(chunks), strict=True):
-            self._write(descriptor, n, _halved(computed))
+            with _written(self._path):
+                self._write(descriptor, n, _halved(computed))
             self.images_computed += len(self._images[n])
             check_stop()
-        os.fsync(descriptor)
+        with _written(self._path):
+            os.fsync(descriptor)
 
     def _missing(self, data: bytes) -> list[int]:
         """Return which of the part's chunks do not have the hash that is stored."""
@@ -216,7 +222,8 @@ def _opened(path: Path, size: int) -> Iterator[int]:
         raise _unwritable(path, error) from None
     try:
         if is_new:  # so that one of no bytes was cut
-            os.ftruncate(descriptor, size)
+            with _written(path):
+                os.ftruncate(descriptor, size)
         yield descriptor
     finally:
         os.close(descriptor)
@@ -263,12 +270,30 @@ def _halved(logits: NDArray[np.float32]) -> Logits:
     return half
 
 
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Let an error of writing to an open file say which: the kernel does not."""
+    try:
+        yield
+    except OSError as error:
+        raise _unwritable(path, OSError(error.errno, error.strerror, str(path))) from None
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OF_ANOTHER_KIND = (errno.ELOOP, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.ENXIO)
 
 
 def _unwritable(path: Path, error: OSError) -> Exception:
     """Return what an error means: not ours to write, of another kind, or a machine's fault."""
+    if error.errno in _FULL:
+        folder = next(place for place in path.parents if place.exists())
+        free = format_bytes(shutil.disk_usage(folder).free)
+        return OSError(
+            error.errno,
+            f"disk full: {free} free on {folder}, where the teacher's logits are kept; make room, "
+            "or leave distill.cache out",
+        )
     if error.errno not in (*_NOT_OURS, *_OF_ANOTHER_KIND):
         return error
     if error.errno == errno.ENOTDIR:  # a file in a folder's place

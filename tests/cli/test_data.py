@@ -57,3 +57,17 @@ def test_logits_of_teachers_are_listed_and_those_unused_for_a_month_are_garbage(
     assert (garbage["kind"], garbage["path"]) == ("teacher logits", str(unused.path.parent))
     assert used.path.exists()
     assert not unused.path.exists()
+
+
+def test_a_folder_of_somebody_elses_beside_the_logits_of_teachers_is_no_garbage(here):
+    theirs = here.folder / ".lsqctl" / "data" / "teachers" / "portraits"
+    theirs.mkdir(parents=True)
+    with open_store(sqlite_url(here.folder / ".lsqctl" / "lsqctl.db")):
+        pass
+    (theirs / "about.json").write_text("{}")
+    (theirs / "1.jpg").write_bytes(b"!")
+    long_ago = time.time() - 31 * 24 * 3600
+    os.utime(theirs, (long_ago, long_ago))
+    assert json.loads(here("data", "ls", "--json").stdout)["teacher_logits"] == []
+    assert json.loads(here("runs", "gc", "--apply", "--json").stdout)["garbage"] == []
+    assert (theirs / "1.jpg").exists()

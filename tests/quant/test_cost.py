@@ -141,6 +141,18 @@ def test_a_layer_used_twice_counts_its_work_twice_and_its_bytes_once():
     assert (twice.size_bytes, twice.params) == (once.size_bytes, once.params)
 
 
+def test_a_layer_of_two_names_keeps_its_weight_when_it_is_counted():
+    shared = nn.Linear(4, 4)
+    weight = shared.weight
+    tied = nn.Linear(4, 4, bias=False)
+    tied.weight = weight
+    model = nn.Sequential(shared, nn.BatchNorm1d(4), shared, tied)
+    assert model_cost(model, (4,)).macs == 3 * 16
+    assert shared.weight is weight
+    assert tied.weight is weight
+    assert all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
+
+
 def test_tied_weights_count_once():
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
     model[1].weight = model[0].weight

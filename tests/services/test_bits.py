@@ -200,6 +200,15 @@ def test_the_file_is_refused_before_the_search(ladder):
     assert "--size" not in told
 
 
+def test_the_command_that_comes_next_can_be_pasted_whatever_the_folder_is_called(ladder):
+    (ladder.folder / "my nets").mkdir()
+    bits = ladder("recipe", "bits", "mine.yaml", "--size", "1MB", "-o", "my nets/small.yaml").stderr
+    assert bits.endswith("next: lsqctl submit 'my nets/small.yaml'\n")
+    new = ladder("recipe", "new", "my nets/new.yaml").stderr
+    quoted = "'my nets/new.yaml'"
+    assert new.endswith(f"next: lsqctl recipe check {quoted}, lsqctl run {quoted}\n")
+
+
 def test_the_recipe_of_a_long_name_is_called_so_that_a_recipe_may_be(ladder):
     name = "n" * 60 + "-w4a"
     (ladder.folder / f"{name}.yaml").write_text((ladder.folder / "mine.yaml").read_text())

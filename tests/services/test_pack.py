@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import struct
@@ -19,6 +20,7 @@ from lsqctl.errors import DataError, UsageError
 from lsqctl.recipe import DataSection, cross_check
 from lsqctl.services.pack import PackOptions, pack_folder
 from lsqctl.settings import load_settings
+from lsqctl.training import image_folder
 from lsqctl.training.dataset_loader import open_dataset
 from tests.services.test_data_folder import make_folder, planned, write
 from tests.training.conftest import tiny
@@ -66,6 +68,19 @@ def test_packed_images_are_those_of_the_folder_the_larger_ones_reduced(here, dat
         assert torch.equal(ours[0], theirs[0])
     assert splits.digest != folder.digest
     assert splits.notes[0] == "flowers.pack: 7 and 7 packed images, each checked"
+
+
+def test_a_photo_with_a_second_picture_is_a_jpeg_as_any_other(here, data, monkeypatch):
+    photo, second = (Image.fromarray(np.full((50, 90, 3), grey, np.uint8)) for grey in (9, 200))
+    file = data / "flowers" / "train" / "class0" / "phone.jpg"
+    photo.save(file, format="MPO", save_all=True, append_images=[second])
+    pack(here)
+    packed = read_pack(data / "flowers.pack").files["train"]
+    (image,) = (image for image, _ in packed if image.name == "class0/phone.jpg")
+    with Image.open(io.BytesIO(image.read())) as opened:
+        assert (opened.format, opened.getpixel((0, 0))) == ("JPEG", (9, 9, 9))
+    monkeypatch.setattr(image_folder, "_torchcodec_decode", lambda path, _: path)
+    assert image_folder.decode(str(file), "torchcodec") == str(file)
 
 
 def test_packing_twice_gives_the_same_bytes_whatever_the_threads_and_the_place(here, data):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 import stat
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ from lsqctl.training.logit_stores import CHUNK_IMAGES, PARTS, stored_logits
 from lsqctl.training.optimizer_step import train_step
 from lsqctl.training.teacher_logits import TeacherLogits
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
+from tests.conftest import tmpfs
 from tests.training.attempts import assert_same_state, plain, rows, run
 from tests.training.conftest import session_of, tiny
 
@@ -245,6 +248,23 @@ def test_a_part_that_does_not_keep_what_was_written_is_never_trained_on(tmp_path
     with pytest.raises(OSError, match=r"does not hold what was written to it.*part-00"):
         store.load(0, computes, cut_behind_its_back)
     assert computes.asked == CHUNK_IMAGES
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a full file system (needs root: mount)")
+@pytest.mark.parametrize(("inodes", "where"), [(0, "teachers/\\w+/view-0000"), (2, "teachers")])
+def test_a_full_disk_is_said_with_its_place_and_what_was_computed_is_kept(tmp_path, inodes, where):
+    with tmpfs(tmp_path / "small", "24k", inodes=inodes) as small:
+        store, computes = store_in(small, 20 * IMAGES), Computes()
+        with pytest.raises(
+            OSError, match=rf"disk full: .+ free on {small}/{where}, where"
+        ) as error:
+            store.load(0, computes, never)
+        assert error.value.errno == errno.ENOSPC
+        assert "make room, or leave distill.cache out" in str(error.value)
+        remount = ["mount", "-o", "remount,size=1m,nr_inodes=0", str(small)]
+        subprocess.run(remount, check=True)
+        found = store.load(0, computes, never)
+        assert (found.images_damaged, found.images_computed < 20 * IMAGES) == (0, not inodes)
 
 
 def test_a_view_that_is_there_is_read_whoever_holds_it(tmp_path):
