@@ -573,6 +573,7 @@ BROKEN = {
     "the same seed gives the same first weights": ("nn.Flatten()", "nn.Flatten(), Noise()"),
     "in evaluation, an image is judged without the others of its batch": ("nn.Flatten()", "Mean()"),
     "quantized to 4 bits, every step size and weight is trained": ("nn.Flatten()", "Cut()"),
+    "quantized to 4 bits, every step size and weight is trained ": ("nn.Flatten()", "Spare()"),
     "it declares depthwise convolutions where it has some": (
         "nn.Conv2d(in_channels, 4, 3)",
         "nn.Conv2d(in_channels, 3, 3, groups=3), nn.Conv2d(3, 4, 1)",
@@ -601,6 +602,12 @@ class Mean(nn.Module):
     def forward(self, x):
         x = x.flatten(1)
         return x - x.mean(0, keepdim=True)
+class Spare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.never = nn.Linear(2, 2)
+    def forward(self, x):
+        return x.flatten(1)
 class Cut(nn.Module):
     def forward(self, x):
         return x.flatten(1).detach()
@@ -616,7 +623,16 @@ def test_a_network_that_breaks_a_law_is_told_which(desk, sentence):
             law()
         except PluginError:
             broken.append(str(law))
-    assert sentence in broken
+    assert sentence.strip() in broken
+
+
+def test_a_layer_that_is_never_reached_is_found_before_a_run_is_queued(desk):
+    desk.write(NET.replace("nn.Flatten()", "Spare()") + LAYERS)
+    recipe = desk.recipe(RECIPE + "quant: {weight_bits: 4, act_bits: 4}\n")
+    said = desk.here("submit", recipe, "--dry-run", code=2).stderr
+    assert "flower.yaml:1:15: flowers/tinynet cannot be quantized: the forward pass in eval" in said
+    assert "does not reach 2.never: remove what it leaves out" in said
+    desk.here("submit", desk.recipe(), "--dry-run")  # of full precision: nothing is calibrated
 
 
 def test_check_asks_every_law_and_ends_with_1_where_one_is_broken(desk):

@@ -157,9 +157,9 @@ class _Calibration:
         self._pass(forward, self._calibrate_first_use, list(self.targets))
         if unreached := [name for name in self.targets if not self.uses[name]]:
             raise ValueError(
-                f"{len(unreached)} layers were not reached by the forward pass in eval mode: "
-                f"{', '.join(unreached[:5])}; remove them from the model (e.g. aux_logits=False), "
-                "or reach them"
+                "the forward pass in eval mode does not reach "
+                f"{', '.join(unreached[:5])}: remove what it leaves out from the model (e.g. "
+                "aux_logits=False), or reach it"
             )
         reused = [name for name, count in self.uses.items() if count > 1]
         if not reused:

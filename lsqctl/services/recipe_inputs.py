@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,20 +159,36 @@ def _networks(recipe: Recipe) -> Iterator[tuple[str, str]]:
 def _check_network(network: str, recipe: Recipe) -> None:
     """Raise where there is no such network, or it cannot take the recipe's images.
 
-    What a plugin declares is built and tried on one image, as a worker will.
+    What a plugin declares is built and tried on one image, as a worker will, and quantized.
     """
     if is_plugin_name(network):
         from lsqctl.models.factory import build_model
 
-        dataset_info = DATASETS[recipe.data.name]
-        build_model(
+        dataset_info, size = DATASETS[recipe.data.name], recipe.data.image_size
+        channels = input_channels(network, dataset_info.channels)
+        model = build_model(
             network,
             num_classes=dataset_info.classes or ANY_CLASSES,
-            in_channels=input_channels(network, dataset_info.channels),
-            image_size=recipe.data.image_size,
+            in_channels=channels,
+            image_size=size,
         )
+        if network == recipe.model.name:
+            _check_quantized(model, recipe, (channels, size, size))
     elif network.startswith(TIMM_PREFIX) or not MODELS.find(network).any_size:
         build_meta_network(network, recipe)
+
+
+def _check_quantized(model: nn.Module, recipe: Recipe, input_shape: tuple[int, int, int]) -> None:
+    """Quantize a network as a worker will, and calibrate it with noise."""
+    import torch
+
+    from lsqctl.training.beginning import calibrate_model, quantize_model
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of weights that stay float, as some may
+        model = quantize_model(model, recipe, input_shape)
+        if recipe.quant.to_spec().quantized:
+            calibrate_model(model, recipe, [torch.randn(2, *input_shape)])
 
 
 def network_warnings(cells: Iterable[Cell]) -> list[str]:

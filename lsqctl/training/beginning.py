@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -250,11 +250,17 @@ def initial_step_sizes(
     if not recipe.quant.to_spec().quantized:
         return []
     notes = load_step_sizes(model, parent_steps)
+    batches = pipeline.calibration_batches(recipe.quant.calibration_images)
+    calibrate_model(model, recipe, batches)
+    return notes
+
+
+def calibrate_model(model: nn.Module, recipe: Recipe, batches: Iterable[Tensor]) -> None:
+    """Calibrate a prepared model; raises UsageError for one that cannot be quantized."""
     try:
-        calibrate(model, pipeline.calibration_batches(recipe.quant.calibration_images))
+        calibrate(model, batches)
     except ValueError as error:
         raise UsageError(f"{recipe.model.name} cannot be quantized: {error}") from None
-    return notes
 
 
 def load_teacher(
