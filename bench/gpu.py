@@ -344,6 +344,8 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 def main(words: list[str] | None = None) -> None:
     """Run the parts and write the page, where there is a GPU."""
     given = arguments(words)
+    if given.seconds <= 0:
+        sys.exit(f"--seconds {given.seconds:g}: a positive number of seconds")
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         sys.exit(
             f"{', '.join(missing)} not installed for {sys.executable}: "

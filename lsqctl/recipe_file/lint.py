@@ -31,7 +31,8 @@ def lint(recipe: Recipe, validation: Validation, start: Node) -> list[Diagnostic
         warnings.append(
             node.diagnostic("W004", "nothing to evaluate", message, "set `model.weights`")
         )
-    return warnings + _lint_depthwise(recipe, nodes, start) + _lint_unused(recipe, nodes)
+    warnings += _lint_depthwise(recipe, nodes, start)
+    return warnings + _lint_unused(recipe, nodes) + _lint_teacher(recipe, nodes)
 
 
 def _lint_depthwise(recipe: Recipe, nodes: dict[str, Node], start: Node) -> list[Diagnostic]:
@@ -82,6 +83,17 @@ def _lint_unused(recipe: Recipe, nodes: dict[str, Node]) -> list[Diagnostic]:
             nodes["quant.act_offset"].diagnostic("W003", "`quant.act_offset` is not used", message)
         ]
     return []
+
+
+def _lint_teacher(recipe: Recipe, nodes: dict[str, Node]) -> list[Diagnostic]:
+    """Warn of a teacher who is asked, and whose answers have no weight."""
+    distill = recipe.distill
+    if distill is None or distill.soft_weight or distill.features is not None:
+        return []
+    message = "the teacher's outputs are computed and have no weight in the loss"
+    node = nodes["distill.soft_weight"]
+    hint = "give them some, set `distill.features`, or leave `distill` out"
+    return [node.diagnostic("W003", "`distill.teacher` is not used", message, hint)]
 
 
 def repeated_seeds(seeds: Sequence[Node]) -> list[Diagnostic]:

@@ -137,6 +137,7 @@ def test_every_code_is_raised_somewhere_and_explained():
         ("quant: {weight_bits: 4, percentile: 99}", "W003"),
         ("train: {epochs: 0}", "W004"),
         ("quant: {weight_bits: 4, act_offset: learned}", "W003"),
+        ("distill: {teacher: t.pt, soft_weight: 0}", "W003"),
     ],
 )
 def test_a_likely_mistake_is_a_warning_and_runs(folder, text, code):
@@ -153,6 +154,11 @@ def test_a_likely_mistake_is_a_warning_and_runs(folder, text, code):
 def test_a_percentile_that_is_read_or_says_nothing_new_is_no_mistake(folder, text):
     """The first is what `lsqctl recipe show` and `recipe bits` write."""
     assert folder.load(f"{MINIMAL}quant: {{weight_bits: 4, {text}}}\n").warnings == ()
+
+
+def test_a_teacher_whose_features_alone_are_followed_is_used(folder):
+    text = "quant: {weight_bits: 4}\ndistill: {teacher: t.pt, soft_weight: 0, features: 1}\n"
+    assert folder.load(MINIMAL + text).warnings == ()
 
 
 FAULT = Diagnostic(
