@@ -86,7 +86,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
             raise
 
 
-_half_made: set[Path] = set()
+_half_made: set[tuple[int, Path]] = set()  # by process: a forked one removes nothing of another
 
 
 @contextmanager
@@ -99,7 +99,8 @@ def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
         yield
         return
     ending = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
-    _half_made.add(temporary)
+    half_made = os.getpid(), temporary
+    _half_made.add(half_made)
     try:
         for one in ending:
             signal.signal(one, _end)
@@ -107,14 +108,15 @@ def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
     finally:
         for one in ending:
             signal.signal(one, signal.SIG_DFL)
-        _half_made.discard(temporary)
+        _half_made.discard(half_made)
 
 
 def _end(number: int, _: FrameType | None) -> None:
     """Remove what is half made, and end by the signal as if it had not been handled."""
-    for path in _half_made:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+    for process, path in _half_made:
+        if process == os.getpid():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 

@@ -75,6 +75,25 @@ def test_a_signal_ends_the_process_as_ever_and_leaves_no_half_of_a_file(
     assert left == {"a": b"old", "whole": b"whole"}
 
 
+FORKED = """
+import os, signal
+from pathlib import Path
+from lsqctl.atomic_write import replacing
+
+with replacing(Path("a")) as file:
+    child = os.fork()
+    if not child:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+    file.write(b"new")
+"""
+
+
+def test_a_forked_process_that_a_signal_ends_removes_nothing_of_its_parent(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKED], cwd=tmp_path, check=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"new"}
+
+
 def test_who_handles_a_signal_goes_on_handling_it(tmp_path: Path) -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
