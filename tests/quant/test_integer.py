@@ -29,6 +29,7 @@ from lsqctl.quant import (
 from lsqctl.quant.conformance import CHECKS, run_check
 from lsqctl.quant.conformance.golden import Pointwise
 from lsqctl.quant.conformance.matrix import Implementation
+from lsqctl.quant.integer import Geometry, Limits, Operands, convolve
 from lsqctl.quant.integer_function import Product, integer_product
 
 ACTIVATIONS = TensorSpec(bits=4, signed=None)
@@ -384,3 +385,24 @@ def test_a_sum_that_32_bits_do_not_hold_is_counted_all_the_same():
         found[kernel] = net.eval()(x).detach()
     torch.testing.assert_close(found["integer"], found["float"], rtol=1e-4, atol=0)
     assert found["integer"].min() > 60_000
+
+
+@pytest.mark.parametrize("channels", [8, 24, 104])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_kernel_of_one_pixel_with_a_stride_adds_right_on_several_threads(channels, padding):
+    """OneDNN's own way to stride gave wrong sums there, not each time."""
+    generator = torch.Generator().manual_seed(channels)
+    weight = torch.randint(-8, 8, (256, channels, 1, 1), dtype=torch.int8, generator=generator)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for n_images in (3, 4, 8, 8, 8, 8):
+            shape = (n_images, channels, 12, 12)
+            codes = torch.randint(0, 16, shape, dtype=torch.uint8, generator=generator)
+            codes = codes.contiguous(memory_format=torch.channels_last)
+            operands = Operands(codes, weight, torch.ones(1), None, 5, Limits(15, 8), torch.float32)
+            found = convolve(operands, Geometry((2, 3), (padding, padding), (1, 1), 1))
+            exact = F.conv2d(codes.double() - 5, weight.double(), None, (2, 3), padding)
+            assert torch.equal(found.double(), exact)
+    finally:
+        torch.set_num_threads(threads)
