@@ -388,23 +388,26 @@ def test_a_sum_that_32_bits_do_not_hold_is_counted_all_the_same():
 
 
 @pytest.mark.parametrize("channels", [8, 24, 104])
-@pytest.mark.parametrize(("stride", "padding"), [((2, 2), 0), ((2, 3), 1)])
+@pytest.mark.parametrize(
+    ("stride", "padding", "zero_point"), [((2, 2), 0, 0), ((2, 2), 0, 5), ((2, 3), 1, 5)]
+)
 def test_a_kernel_of_one_pixel_with_a_stride_adds_right_on_several_threads(
-    channels, stride, padding
+    channels, stride, padding, zero_point
 ):
-    """OneDNN's own way to stride gave wrong sums there, not each time."""
+    """oneDNN's own way to stride gave wrong sums there, not each time."""
     generator = torch.Generator().manual_seed(channels)
     weight = torch.randint(-8, 8, (256, channels, 1, 1), dtype=torch.int8, generator=generator)
+    limits, geometry = Limits(15, 8), Geometry(stride, (padding, padding), (1, 1), 1)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        for n_images in (3, 4, 8, 8, 8, 8):
+        for n_images in (3, 4, *[8] * 8):
             shape = (n_images, channels, 12, 12)
             codes = torch.randint(0, 16, shape, dtype=torch.uint8, generator=generator)
             codes = codes.contiguous(memory_format=torch.channels_last)
-            operands = Operands(codes, weight, torch.ones(1), None, 5, Limits(15, 8), torch.float32)
-            found = convolve(operands, Geometry(stride, (padding, padding), (1, 1), 1))
-            exact = F.conv2d(codes.double() - 5, weight.double(), None, stride, padding)
+            place = torch.ones(1), None, zero_point, limits, torch.float32
+            found = convolve(Operands(codes, weight, *place), geometry)
+            exact = F.conv2d(codes.double() - zero_point, weight.double(), None, stride, padding)
             assert torch.equal(found.double(), exact)
     finally:
         torch.set_num_threads(threads)
