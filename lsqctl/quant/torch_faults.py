@@ -13,8 +13,8 @@ def is_unsafe_channels_last(weight: Tensor, stride: Sequence[int]) -> bool:
     """Return whether the gradient of a convolution's weight may write beyond its memory.
 
     So it does with torch 2.15 on a CPU where channels are last, kernels are 1 × 1 with a stride,
-    input channels are fewer than 16, and the threads cannot share out the batch evenly: a batch
-    of 15 on two threads ends the process, or damages what lies next to it.
+    and input channels are fewer than 16. With AVX-512 a batch of 15 on two threads ends the
+    process, or damages what lies next to it; with AVX2 any batch does below 8 channels.
     """
     pointwise = weight.dim() == 4 and set(weight.shape[2:]) == {1}
     return pointwise and max(stride) > 1 and weight.shape[1] < _FULL_BLOCK
@@ -32,7 +32,7 @@ def unsafe_layers(model: nn.Module) -> list[str]:
 def avoid_unsafe_channels_last(model: nn.Module) -> None:
     """Have such layers compute on plain images while they are trained, step by step.
 
-    A compiled step lays out its images itself: it is safe where the threads share out its batch.
+    A compiled step lays out its images itself: with such layers nothing is compiled.
     """
     for name in unsafe_layers(model):
         model.get_submodule(name).register_forward_pre_hook(_plain_input)

@@ -62,23 +62,19 @@ def decide_compile(
     return [reason, *notes] if enabled and reason else notes
 
 
-def eager_where_unsafe(
-    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module
-) -> ExecutionContext:
+def eager_where_unsafe(context: ExecutionContext, model: nn.Module) -> ExecutionContext:
     """Return the context, with ``compile`` off where a compiled step would meet torch's fault.
 
     A compiler lays channels last itself: ``avoid_unsafe_channels_last`` is for eager steps.
     Raises CannotCompile where it demands both.
     """
     layers = unsafe_layers(model)
-    batch_size = compiled_batch_size(recipe, pipeline)
-    if context.device != "cpu" or not layers or not batch_size % context.threads:
+    if context.device != "cpu" or not layers:
         return context
     if context.compile == "on":
         raise CannotCompile(
             f"torch damages memory in layer {layers[0]} (1 × 1, with a stride, of fewer than 16 "
-            f"input channels) where {context.threads} threads cannot share out a batch of "
-            f"{batch_size}: train with --compile auto or off"
+            "input channels) whose channels are last: train with --compile auto or off"
         )
     return replace(context, compile="off")
 

@@ -116,7 +116,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     start = checkpoint or extended_start(recipe, context)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
-    context = eager_where_unsafe(recipe, context, pipeline, model)
+    context = eager_where_unsafe(context, model)
     train_state, environment_notes = _open_train_state(
         start, recipe, context, pipeline=pipeline, model=model
     )
