@@ -77,6 +77,7 @@ def _print_cells(comparisons: Sequence[Comparison]) -> None:
         ],
         right_aligned=("n", "A %", "B %", "A − B", "95 % interval", "p"),
         hide_first=("n", "95 % interval"),
+        names=("A", "B"),
     )
 
 

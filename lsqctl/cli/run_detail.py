@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
+from lsqctl.cli.console import (
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    stdout_console,
+    to_json_types,
+)
 from lsqctl.events import COST_FIELDS
 from lsqctl.run import RECORDED, RunDetail, RunState
 from lsqctl.settings import Settings
@@ -56,7 +64,7 @@ def print_run(
         "code": _changed_code(detail),
         "folder": _folder_text(folder, detail),
     }
-    print_table(("", ""), [(key, value) for key, value in fields.items() if value])
+    print_fields(fields)
 
 
 IMITATED = (
