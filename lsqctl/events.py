@@ -92,12 +92,14 @@ class LogMessage:
 class Compiled:
     """Whether this attempt trains with a compiled network, or with channels laid out last.
 
-    ``precision`` is that of its layers: fp32, bf16 or fp16.
+    ``precision`` is that of its layers: fp32, bf16 or fp16; ``imitated``: bf16 that the device is
+    not known to multiply itself.
     """
 
     compiled: bool
     channels_last: bool = False
     precision: str = "fp32"
+    imitated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

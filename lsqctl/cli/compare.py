@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lsqctl.cli import completion
 from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
 from lsqctl.cli.options import Json, open_store
 from lsqctl.text import format_signed, sanitize
@@ -18,8 +19,12 @@ _HELP = (
     "A run (id, prefix, @last), a recipe's name (all its seeds), or a sweep; with :deployed, "
     "their files."
 )
-First = Annotated[str, typer.Argument(metavar="A", help=_HELP)]
-Second = Annotated[str, typer.Argument(metavar="B", help="The same.")]
+First = Annotated[
+    str, typer.Argument(metavar="A", help=_HELP, autocompletion=completion.runs_and_sweeps)
+]
+Second = Annotated[
+    str, typer.Argument(metavar="B", help="The same.", autocompletion=completion.runs_and_sweeps)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -72,6 +77,7 @@ def _print_cells(comparisons: Sequence[Comparison]) -> None:
         ],
         right_aligned=("n", "A %", "B %", "A − B", "95 % interval", "p"),
         hide_first=("n", "95 % interval"),
+        names=("A", "B"),
     )
 
 

@@ -36,11 +36,29 @@ def sweeps(ctx: typer.Context, incomplete: str) -> list[CompletionItem]:
 
 
 def recipes(incomplete: str) -> list[CompletionItem]:
-    """Return the bundled recipes, and the recipe files and folders that lie here."""
+    """Return bundled recipes, the cells of a sweep that is written out, and what lies here."""
     from lsqctl.recipe_file.find import bundled_recipes
+    from lsqctl.recipe_file.lookup import cell_names
 
     bundled = [(name, "bundled") for name in bundled_recipes() if _matches(name, incomplete)]
-    return [*bundled, *_file_items(incomplete)]
+    cells = [
+        (cell, "cell")
+        for sweep in bundled_recipes()
+        if incomplete.startswith(sweep)
+        for cell in cell_names(sweep)
+        if _matches(cell, incomplete)
+    ]
+    return [*bundled, *cells, *_file_items(incomplete)]
+
+
+def recipes_and_runs(ctx: typer.Context, incomplete: str) -> list[CompletionItem]:
+    """Return what a recipe may be compared with: recipes, and runs."""
+    return [*recipes(incomplete), *runs(ctx, incomplete)]
+
+
+def runs_and_sweeps(ctx: typer.Context, incomplete: str) -> list[CompletionItem]:
+    """Return what a result may be compared with: runs, and sweeps."""
+    return [*runs(ctx, incomplete), *sweeps(ctx, incomplete)]
 
 
 def columns(incomplete: str) -> list[str]:

@@ -120,6 +120,23 @@ def _to_json_leaf(value: object) -> object:
     return value
 
 
+def print_fields(fields: Mapping[str, str]) -> None:
+    """Print those that have a value, one a line; a terminal folds long ones, and cuts none."""
+    pairs = [(key, sanitize(value)) for key, value in fields.items() if value]
+    if not sys.stdout.isatty():
+        for pair in pairs:
+            print("\t".join(pair))
+        return
+    from rich.text import Text
+
+    console = stdout_console()
+    indent = max(len(key) for key, _ in pairs) + 2
+    for key, value in pairs:
+        text = Text(value, STATE_STYLES.get(value, ""))
+        for number, line in enumerate(text.wrap(console, max(1, console.width - indent))):
+            console.print(Text(("" if number else key).ljust(indent)) + line)
+
+
 def print_table(
     columns: Sequence[str],
     rows: Iterable[Sequence[str]],

@@ -180,7 +180,11 @@ def list_datasets(
     ctx: typer.Context,
     recipes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE", help="What these recipes would use, instead."),
+        typer.Argument(
+            metavar="RECIPE",
+            help="What these recipes would use, instead.",
+            autocompletion=completion.recipes,
+        ),
     ] = None,
     of_all_recipes: Annotated[
         bool, typer.Option("--recipes", help="What each recipe, here and bundled, would use.")

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from lsqctl.cli.console import say, stderr_console
+from lsqctl.cli.run_detail import IMITATED
 from lsqctl.cli.table import Cell, Column, styled_row, table_lines, to_text
+from lsqctl.errors import NotFound
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.text import format_duration, join_counts, pluralize, sanitize
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 REDRAW_INTERVAL_SECONDS = 0.5
 LINE_INTERVAL_SECONDS = 30.0
+POLL_INTERVAL_SECONDS = 2.0
 _BAR_WIDTH = 20
 _COLUMNS = (
     Column("run", cut="end"),
@@ -61,10 +64,13 @@ class LineObserver:
         self._say = say
         self._started_at: dict[str, float] = {}
         self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
+        self._next_poll_at = 0.0
+        self._precision_unknown: set[str] = set()  # the ids of runs that have not decided it yet
 
     def started(self, run: Run, allocation: Allocation, threads: int) -> None:
         """Say which run began where."""
         self._started_at[run.id] = time.monotonic()
+        self._precision_unknown.add(run.id)
         attempt_text = f", attempt {run.attempt}" if run.attempt > 1 else ""
         self._say(
             f"{run.id}  {run_label(run)}  started on {device_text(allocation)}, "
@@ -73,6 +79,7 @@ class LineObserver:
 
     def ended(self, run: Run, exit_report: ExitReport) -> None:
         """Say how it ended."""
+        self._precision_unknown.discard(run.id)
         self._say(
             attempt_end_text(
                 run, exit_report, time.monotonic() - self._started_at.pop(run.id, time.monotonic())
@@ -84,13 +91,29 @@ class LineObserver:
         self._say(text)
 
     def tick(self) -> None:
-        """Twice a minute, say where the running runs are."""
+        """Twice a minute, say where the running runs are; at once, which is slow."""
+        self._tell_imitations()
         if time.monotonic() < self._next_line_at:
             return
         self._next_line_at = time.monotonic() + LINE_INTERVAL_SECONDS
         for run in self._store.runs.list(states=[RunState.RUNNING]):
             if run.id in self._started_at:
                 self._say(f"{run.id}  {run_label(run)}  {progress_text(run)}")
+
+    def _tell_imitations(self) -> None:
+        """Say once of an attempt that its device imitates its precision, when it has decided it."""
+        if not self._precision_unknown or time.monotonic() < self._next_poll_at:
+            return
+        self._next_poll_at = time.monotonic() + POLL_INTERVAL_SECONDS
+        for run_id in sorted(self._precision_unknown):
+            try:
+                detail = self._store.runs.detail(run_id)
+            except NotFound:  # removed meanwhile
+                continue
+            if "precision" in detail.environment:
+                self._precision_unknown.discard(run_id)
+            if detail.environment.get("imitated"):
+                self._say(f"{run_id}  {run_label(detail.run)}  computes in {IMITATED}")
 
 
 class LiveObserver(LineObserver):
@@ -118,6 +141,7 @@ class LiveObserver(LineObserver):
 
     def tick(self) -> None:
         """Draw anew, a few times a second at most."""
+        self._tell_imitations()
         if time.monotonic() < self._next_draw_at:
             return
         self._next_draw_at = time.monotonic() + REDRAW_INTERVAL_SECONDS

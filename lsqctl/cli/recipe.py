@@ -34,10 +34,18 @@ if TYPE_CHECKING:
     from lsqctl.services.recipe_inputs import SmokeReport
 
 LeftRecipe = Annotated[
-    str, typer.Argument(help="A recipe, a cell of a sweep by its name, or a run.")
+    str,
+    typer.Argument(
+        help="A recipe, a cell of a sweep by its name, or a run.",
+        autocompletion=completion.recipes_and_runs,
+    ),
 ]
 RightRecipe = Annotated[
-    str | None, typer.Argument(help="The same, or a base; left out: what each cell extends.")
+    str | None,
+    typer.Argument(
+        help="The same, or a base; left out: what each cell extends.",
+        autocompletion=completion.recipes_and_runs,
+    ),
 ]
 ExitCode = Annotated[
     bool, typer.Option("--exit-code", help="End with 1 where something differs, as `git diff`.")

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lsqctl.cli.console import note, print_json, print_table, say, stdout_console, to_json_types
+from lsqctl.cli.console import (
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    stdout_console,
+    to_json_types,
+)
 from lsqctl.events import COST_FIELDS
 from lsqctl.run import RECORDED, RunDetail, RunState
 from lsqctl.settings import Settings
@@ -39,6 +47,7 @@ def print_run(
         "seed": str(run.seed),
         "epoch": f"{run.epoch} of {run.epochs}, step {run.step} of {run.total_steps}",
         "Top-1": "" if run.top1 is None else f"{run.top1:.2f} %",
+        "computes": arithmetic_text(detail.environment),
         "cost": cost_line(result) if result and result.size_bytes is not None else "",
         "waits for" if run.state is RunState.WAITING else "parents": ", ".join(
             f"{role}: {parent}" for role, parent in detail.parents.items()
@@ -55,7 +64,28 @@ def print_run(
         "code": _changed_code(detail),
         "folder": _folder_text(folder, detail),
     }
-    print_table(("", ""), [(key, value) for key, value in fields.items() if value])
+    print_fields(fields)
+
+
+IMITATED = (
+    "bf16, which its device is not known to multiply: an imitation takes many times as long as "
+    "fp32, which `train.precision: auto` takes there"
+)
+
+
+def arithmetic_text(environment: Mapping[str, object]) -> str:
+    """Return in what the newest attempt computes, as it decided; nothing before it has.
+
+    >>> arithmetic_text({"precision": "fp32", "compile": True})
+    'in fp32, compiled'
+    """
+    if not (precision := environment.get("precision")):
+        return ""
+    parts = [
+        f"in {IMITATED if environment.get('imitated') else precision}",
+        "compiled" if environment.get("compile") else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _folder_text(folder: Path, detail: RunDetail) -> str:

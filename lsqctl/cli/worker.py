@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TextIO, TypedDict, cast
 
 import typer
 
-from lsqctl.cli.console import warn
+from lsqctl.cli.console import say, warn
 from lsqctl.cli.options import (
     CompileOption,
     Grids,
@@ -96,6 +96,8 @@ def run(
         )
         finished = [store.runs.detail(item.run.id).run for item in enqueued]
     if code:
+        if any(not run.finished_at for run in finished):
+            say("the same command goes on with them, or `lsqctl worker --until-empty`")
         raise typer.Exit(code)
     _check_all_succeeded(finished)
 

@@ -46,6 +46,11 @@ class Table:
     hidden: int = 0
     tied_ranks: frozenset[int] = frozenset()
 
+    @property
+    def partial(self) -> bool:
+        """Whether its runs saw a part of the dataset's images."""
+        return any(row.partial for row in self.rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Deviations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lsqctl.errors import UsageError
@@ -21,6 +22,7 @@ from lsqctl.leaderboard.table_view import (
 from lsqctl.text import sanitize
 
 PivotKey = Value
+_DIGITS = re.compile("([0-9]{1,18})")
 BITS = "bits"  # weight and activation bits as one: W3A4
 _BITS_SUFFIX = re.compile(r"[-+_ ]?w[0-9]+a[0-9]+\b", re.IGNORECASE)
 
@@ -55,7 +57,7 @@ class PivotTable:
 
 
 def build_pivot(board: Board, pivot: Pivot) -> tuple[PivotTable, ...]:
-    """Return a crossing a table: rows by their best entry, columns in ascending order."""
+    """Return a crossing a table: bits and numbers ascending, other rows by their best entry."""
     return tuple(_pivot_table(table, pivot) for table in board.tables)
 
 
@@ -80,9 +82,11 @@ def _pivot_table(table: Table, pivot: Pivot) -> PivotTable:
     cells: dict[tuple[PivotKey, PivotKey], Entry] = {}
     for entry in sorted(table.rows, key=lambda entry: -entry.top1_mean):
         cells.setdefault((_pivot_key(entry, pivot.row), _pivot_key(entry, pivot.column)), entry)
-    rows = tuple(dict.fromkeys(row for row, _ in cells))
-    columns = sorted({column for _, column in cells}, key=lambda key: (_key_order(key), key))
-    return PivotTable(table, rows, tuple(columns), cells)
+    rows: Sequence[PivotKey] = list(dict.fromkeys(row for row, _ in cells))
+    if pivot.row == BITS or not any(isinstance(row, str) for row in rows):
+        rows = sorted(rows, key=_ascending)
+    columns = sorted({column for _, column in cells}, key=_ascending)
+    return PivotTable(table, tuple(rows), tuple(columns), cells)
 
 
 def _pivot_key(entry: Entry, name: str) -> PivotKey:
@@ -94,8 +98,18 @@ def _pivot_key(entry: Entry, name: str) -> PivotKey:
     return value
 
 
-def _key_order(key: PivotKey) -> int:
-    return 2 if key is None else 1 if isinstance(key, str) else 0
+def _ascending(key: PivotKey) -> tuple[int, float, Sequence[str | int]]:
+    """Return what orders keys: numbers, then text with its numbers as such, last what is missing.
+
+    >>> sorted(["W32A32", None, "W4A4", 8], key=_ascending)
+    [8, 'W4A4', 'W32A32', None]
+    """
+    if key is None:
+        return 2, 0.0, ()
+    if isinstance(key, str):
+        parts = _DIGITS.split(key)  # every second one is a number
+        return 1, 0.0, [int(part) if n % 2 else part for n, part in enumerate(parts)]
+    return 0, float(key), ()
 
 
 def _pivot_view_table(pivot_table: PivotTable, pivot: Pivot, heading: str) -> ViewTable:

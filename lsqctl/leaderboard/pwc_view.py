@@ -62,6 +62,8 @@ def pwc_lines(
         )
     lines = [line for row, origin in origins.items() for line in _published_lines(row, origin)]
     for table in board.tables:
+        if table.partial:
+            continue
         ranked = [entry for entry in table.rows if entry.is_local and not entry.is_full_precision]
         for entry in sorted(ranked, key=lambda entry: -entry.top1_mean):
             lines += _local_lines(entry)

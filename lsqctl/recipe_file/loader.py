@@ -40,7 +40,7 @@ from lsqctl.recipe_file.sweep_cells import (
     seed_nodes,
     varied_and_set,
 )
-from lsqctl.recipe_file.validation import Validation, validate
+from lsqctl.recipe_file.validation import OWN_NAME, Validation, validate
 from lsqctl.text import pluralize
 
 IS_ABSTRACT = "an abstract recipe cannot be run"
@@ -258,9 +258,10 @@ class _Loader:
             name = cell_name(str(self.name), label)
             self.warnings.extend(lint(recipe, validation, self.start))
             named = recipe.model_copy(update={"name": name})
-            cells.append(
-                Cell(named, label, validation.origins, validation.nodes, self.base_ref(change))
-            )
+            origins = validation.origins
+            if label and origins["name"] == OWN_NAME:
+                origins = {**origins, "name": f"{OWN_NAME}, and what this cell changes"}
+            cells.append(Cell(named, label, origins, validation.nodes, self.base_ref(change)))
         cells = list({_cell_key(cell): cell for cell in cells}.values())
         sweep = self.document.entries.get("sweep")
         anchor = sweep.key if sweep else self.start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -41,13 +41,37 @@ def _load_cell(name: str, changes: Changes, not_found: NotFound) -> LoadedRecipe
     try:
         sweep, cells = find_parent(name)
     except NotFound:
-        raise not_found from None
+        raise _nearest_cells(name) or not_found from None
     if changes == NO_CHANGES:
         alone = tuple(replace(cell, label="") for cell in cells)
         sweep = replace(sweep, halving=None, space={}, is_sweep=len(alone) > 1)
         return replace(sweep, name=name, cells=alone, origins=cells[0].origins)
     seeds = changes.seeds or tuple(cell.recipe.seed for cell in cells)
     return load_complete(cells[0].recipe, name, sweep.path, replace(changes, seeds=seeds))
+
+
+def cell_names(name: str) -> Sequence[str]:
+    """Return what the cells of a bundled sweep are called; nothing for what is no sweep."""
+    if (recipe_file := find_bundled(name)) is None:
+        return []
+    cells = load_file(recipe_file, abstract_ok=True).cells
+    return [cell for cell in dict.fromkeys(cell.recipe.name for cell in cells) if cell != name]
+
+
+def _nearest_cells(name: str) -> NotFound | None:
+    """Return the refusal of what looks like a cell of a bundled sweep; None where nothing does."""
+    stem = name.rpartition("-")[0]
+    while stem and not (cells := cell_names(stem)):
+        stem = stem.rpartition("-")[0]
+    if not stem:
+        return None
+    nearest = ", ".join(
+        f"`{one}`" for one in three_closest_names(name, [*bundled_recipes(), *cells])
+    )
+    return NotFound(
+        f"no bundled recipe `{sanitize(name)}`; the nearest are {nearest} (all cells of `{stem}`: "
+        f"lsqctl submit {stem} --dry-run)"
+    )
 
 
 class Parent(NamedTuple):

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+OWN_NAME = "the file's path"  # where a name is from that nobody gave
+
+
 class Validation(NamedTuple):
     """What became of a tree: a recipe, unless it has errors; and where each value is from."""
 
@@ -51,7 +54,7 @@ def validate(tree: Tree, name: object, *, start: Node, name_node: Node | None) -
         section, leaf = key.split(".")
         if isinstance(raw.setdefault(section, {}), dict):
             raw[section].setdefault(leaf, value)
-    origins = dict.fromkeys(FIELDS, "default") | {"name": "the file's path"}
+    origins = dict.fromkeys(FIELDS, "default") | {"name": OWN_NAME}
     origins |= {key: origin for key, (_, origin) in derived.items()}
     origins |= {key: node.origin for key, node in nodes.items()}
     try:

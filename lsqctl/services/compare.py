@@ -128,14 +128,16 @@ def _side(store: Store, ref: str) -> ComparisonSide:
     try:
         run = store.runs.resolve(ref)
     except NotFound as error:
-        raise NotFound(f"{error}{_sweep_hint(str(error), ref, sweeps)}") from None
+        raise NotFound(_with_nearest_sweep(str(error), ref, sweeps)) from None
     if run.state is not RunState.SUCCEEDED:
         raise NotFound(f"run {run.id} ({run.name}) is {run.state}: it has no result to compare")
     return _side_of_runs(store, f"{run.name} ({run.id})", [run])
 
 
-def _sweep_hint(message: str, ref: str, sweeps: list[str]) -> str:
-    return "" if "did you mean" in message else did_you_mean(ref, sweeps)
+def _with_nearest_sweep(message: str, ref: str, sweeps: Sequence[str]) -> str:
+    """Return what is said of a name that no run has, with the nearest name of runs and sweeps."""
+    said, _, run_name = message.removesuffix("`?").partition("; did you mean `")
+    return said + did_you_mean(ref, [*filter(None, [run_name]), *sweeps])
 
 
 def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> ComparisonSide:

@@ -103,7 +103,11 @@ def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:
 def plot_ablation(
     store: Store, key: str, *, dataset: str | None = None, sweep: str | None = None
 ) -> list[Chart]:
-    """Return Top-1 by the value of a recipe's key, over all runs or a sweep's.  Raises NotFound."""
+    """Return Top-1 by the value of a recipe's key, over all runs or a sweep's.
+
+    Runs in full precision are left out where the key is of `quant` and they do not use it. Raises
+    NotFound.
+    """
     rows = store.results.board_rows()
     if sweep is not None:
         run_ids = set(store.sweeps.run_ids(resolve_sweep(store, sweep) or ""))
@@ -114,6 +118,7 @@ def plot_ablation(
     recipes = {
         row.recipe_sha256 or "": store.runs.detail(row.best_run or "").recipe
         for row in tables[0].rows
+        if not (row.is_full_precision and _is_of_quantizers(key))
     }
     values = {sha: _value_at(recipe, key) for sha, recipe in recipes.items()}
     if all(value is None for value in values.values()):
@@ -148,6 +153,10 @@ def _table(store: Store, dataset: str | None, settings: Settings | None) -> Tabl
     if not tables:
         raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")
     return tables[0]
+
+
+def _is_of_quantizers(key: str) -> bool:
+    return key.startswith("quant.") and not key.endswith("_bits")
 
 
 def _value_at(recipe: Mapping[str, object], key: str) -> object:

@@ -65,7 +65,13 @@ from lsqctl.training.evaluation import (
 from lsqctl.training.optimizer_step import (
     train_step,
 )
-from lsqctl.training.precision import autocast, decide_precision, in_precision, precision_notes
+from lsqctl.training.precision import (
+    autocast,
+    decide_precision,
+    in_precision,
+    is_imitated,
+    precision_notes,
+)
 from lsqctl.training.quantizer_stats import (
     epoch_stats,
     initial_stats,
@@ -124,8 +130,9 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
     if not start:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
-    yield Compiled(*(train_state.environment[name] for name in _COMPILED))
     recipe = in_precision(recipe, train_state.environment["precision"])
+    compiled, channels_last, precision = (train_state.environment[name] for name in _COMPILED)
+    yield Compiled(compiled, channels_last, precision, is_imitated(recipe, device))
     notes = (*resume_notes, *environment_notes, *precision_notes(recipe, device))
     notes += (*pipeline.dataset.notes, train_state.new_head)
     yield from map(LogMessage, filter(None, notes))

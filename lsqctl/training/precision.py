@@ -32,9 +32,14 @@ def in_precision(recipe: Recipe, precision: str) -> Recipe:
     return recipe.model_copy(update={"train": train})
 
 
+def is_imitated(recipe: Recipe, device: torch.device) -> bool:
+    """Return whether the recipe's precision is one that the device may only imitate."""
+    return recipe.train.precision == "bf16" and not multiplies_bf16(device)
+
+
 def precision_notes(recipe: Recipe, device: torch.device) -> Sequence[str]:
     """Return what to say where a device imitates the recipe's precision."""
-    if recipe.train.precision != "bf16" or multiplies_bf16(device):
+    if not is_imitated(recipe, device):
         return []
     return [
         "this device is not known to multiply bf16, and an imitation takes many times as long as "

@@ -167,6 +167,7 @@ class Recorder:
                     "compile": event.compiled,
                     "channels_last": event.channels_last,
                     "precision": event.precision,
+                    "imitated": event.imitated,
                 }
             case KernelUse():
                 environment = {

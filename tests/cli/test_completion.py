@@ -43,7 +43,17 @@ def test_recipes_are_proposed_by_name_and_as_files_that_lie_here(proposed, here)
     assert proposed("lsqctl submit mi") == ["mine.yaml"]
     assert proposed("lsqctl submit more/") == ["more/two.yaml"]
     assert "paper/w4a4" in proposed("lsqctl recipe show paper/w4")
+    cells = [f"digits/resnet8-lsq-{bits}" for bits in ("w8a8", "w4a4", "w3a3", "w2a2", "w3a4")]
+    assert proposed("lsqctl run digits/resnet8-lsq") == ["digits/resnet8-lsq", *cells]
+    assert proposed("lsqctl data ls digits/resnet8-lsq-w3") == [cells[2], cells[4]]
     assert proposed("lsqctl submit nothing-like-this") == []
+
+
+def test_what_compares_proposes_runs_with_recipes_or_sweeps(proposed):
+    assert {"@last", "digits/resnet8-lsq-w3a3"} <= set(
+        proposed("lsqctl recipe diff digits/resnet8-lsq-w3") + proposed("lsqctl recipe diff @")
+    )
+    assert {"@last", "digits/resnet8-w3a3"} <= set(proposed("lsqctl compare @last "))
 
 
 def test_columns_are_proposed_for_the_last_name_of_a_list(proposed):

@@ -113,6 +113,13 @@ def test_every_plot_is_drawn_in_the_terminal_and_fits(inside, kind):
     assert "└──" in drawn
 
 
+def test_an_ablation_of_a_quantizers_key_leaves_out_full_precision(inside):
+    legend = inside("plot", "ablation", "quant.init").splitlines()[-1]
+    assert "W4A4" in legend
+    assert "W32A32" not in legend
+    assert "W32A32" in inside("plot", "ablation", "train.momentum").splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("words", "error", "said"),
     [

@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from lsqctl.cli.progress import LiveObserver, attempt_end_text, progress_text
+from lsqctl.cli.progress import LineObserver, LiveObserver, attempt_end_text, progress_text
+from lsqctl.cli.run_detail import IMITATED
 from lsqctl.events import Metric, Progress
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import open_store
 from lsqctl.worker.messages import ExitReport
 from lsqctl.worker.slots import Allocation, Slot
+from tests.conftest import TINY
 from tests.store.samples import identity, new, submit, take
 
 RUN = Run("k7x2m9qd", "a", RunState.RUNNING, 0, "r", "s", datetime(2026, 1, 1, tzinfo=UTC))
@@ -76,3 +78,35 @@ def test_a_live_table_keeps_each_runs_row_and_in_80_columns_epoch_loss_and_time_
     assert [line.split()[0][-1] for line in before[2:]] == ["a", "b"]
     assert [line.split()[0][-1] for line in after[2:]] == ["c", "b"]
     assert max(map(len, before + after)) <= 80
+
+
+@pytest.mark.parametrize("observe", [LineObserver, LiveObserver])
+def test_a_worker_says_once_that_a_runs_precision_is_imitated(tmp_path, observe):
+    said = []
+    extras = {} if observe is LineObserver else {"draw": id, "width": lambda: 80}
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        submit(store, new("slow", epochs=9), new("fast", epochs=9))
+        observer = observe(store, said.append, **extras)
+        slow, fast = take(store), take(store)
+        for claim in (slow, fast):
+            observer.started(claim.run, Allocation((Slot(0, 1),)), 1)
+        del said[:]
+        for precision in (None, "bf16", "bf16"):
+            if precision:
+                slow_facts = {"precision": precision, "imitated": True}
+                store.queue.record_environment(slow.lease, slow_facts)
+                store.queue.record_environment(fast.lease, slow_facts | {"imitated": False})
+            observer._next_poll_at = 0.0
+            observer.tick()
+    assert said == [f"{slow.run.id}  slow  computes in {IMITATED}"]
+
+
+@pytest.mark.parametrize(("code", "told"), [(130, True), (0, False)])
+def test_a_run_in_the_foreground_that_was_interrupted_says_how_it_goes_on(
+    here, monkeypatch, code, told
+):
+    (here.folder / "tiny.yaml").write_text(TINY)
+    monkeypatch.setattr("lsqctl.cli.worker._work_queue", lambda *_, **__: code)
+    ended = here("run", "tiny.yaml", code=code or 5)
+    assert ("the same command goes on with them" in ended.stderr) is told

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from lsqctl.run import EndReason
 from lsqctl.store import open_store
 from tests.conftest import CommandLine
+from tests.services.test_compare import done
 from tests.store.samples import identity, new, submit, take
 from tests.terminal import Terminal, start_there
 
@@ -68,6 +69,27 @@ def failed(tmp_path_factory) -> CommandLine:
     line("runs", "tag", "@last", "+paper")
     line("runs", "note", "@last", "a note that " + "goes on and " * 9)
     return line
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_a_run_is_shown_whole_however_long_its_fields_are(failed, columns):
+    lines = ESCAPES.sub("", seen(failed, columns, "runs", "show", "@last")).splitlines()
+    assert lines[0].split()[0] == "run"
+    text = " ".join(" ".join(lines).split())
+    assert text.count("a sentence that has no end") >= 9
+    assert text.count("goes on and") == 9
+
+
+def test_a_table_of_comparisons_cuts_names_before_verdicts(tmp_path):
+    line = CommandLine(tmp_path)
+    (line.folder / ".lsqctl").mkdir(mode=0o700)
+    with open_store(f"sqlite:///{line.folder}/.lsqctl/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        for bits in ("w2a2", "w4a4"):
+            done(store, f"{LONG_NAME}-{bits}", 9, sweep="both")
+        done(store, f"{LONG_NAME}-base", 8)
+    rows = seen(line, 80, "compare", "both", f"{LONG_NAME}-base").splitlines()
+    assert [ESCAPES.sub("", row).split()[-1] for row in rows[2:4]] == ["undecided"] * 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from lsqctl.leaderboard.output import (
     resolve_format,
 )
 from lsqctl.leaderboard.page.rendering import render
+from lsqctl.leaderboard.pwc_view import pwc_lines
 from lsqctl.leaderboard.rank import rank
 from lsqctl.leaderboard.table_view import (
     DEFAULT_COLUMNS,
@@ -286,6 +287,18 @@ def test_the_hubs_own_reader_takes_the_model_index():
         name, results = hub.model_index_to_eval_results([one])
         assert name == one["name"]
         assert [result.metric_name for result in results] == ["Top-1 accuracy", "Top-5 accuracy"]
+
+
+def test_what_is_published_elsewhere_leaves_out_runs_on_a_part_of_the_images():
+    whole = row("whole", n_correct=9000, n_total=10_000, dataset="cifar10")
+    part = row("part", n_correct=990, n_total=1000, dataset="cifar10", partial=True)
+    for output_format in ("hf-model-index", "hf-eval-results", "pwc-json"):
+        assert format_board(rank([whole, part]), output_format) == format_board(
+            rank([whole]), output_format
+        )
+    assert "part" in format_board(rank([whole, part]), "csv")
+    lines = pwc_lines(rank([whole, part]), include_published=False)
+    assert {line.model for line in lines} == {"whole"}
 
 
 def test_eval_results_name_the_hubs_dataset_and_how_the_value_came_about():

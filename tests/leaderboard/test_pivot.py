@@ -60,6 +60,18 @@ def _rows():
         yield row(f"net-{name}", n_correct=n, weight_bits=bits, size_bytes=bits * 1000)
 
 
+def test_bits_and_numbers_ascend_as_numbers_whatever_ranks_first():
+    rows = [
+        row(f"net-{bits}", n_correct=500 - bits, weight_bits=bits, act_bits=bits)
+        for bits in (32, 4, 8, 2)
+    ]
+    board = rank(rows)
+    (table,) = build_pivot(board, Pivot("weight_bits", "bits"))
+    assert (table.rows, table.columns) == ((2, 4, 8, 32), ("W2A2", "W4A4", "W8A8", "W32A32"))
+    (table,) = build_pivot(board, Pivot("bits", "arch"))
+    assert table.rows == ("W2A2", "W4A4", "W8A8", "W32A32")
+
+
 def test_another_value_stands_in_the_cells_in_its_own_unit():
     (table,) = pivot_view(rank(list(_rows())), Pivot("arch", "weight_bits", "size_bytes"))
     assert [cell.text for cell in table.rows[0]] == ["resnet8", "2.00 kB", "3.00 kB", "4.00 kB"]

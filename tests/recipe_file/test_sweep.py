@@ -203,6 +203,7 @@ def test_a_cell_of_a_bundled_sweep_is_a_recipe_by_its_own_name():
     assert [one.recipe for one in alone.cells] == [cell.recipe]
     assert (alone.name, alone.is_sweep, alone.cells[0].label) == (name, False, "")
     assert alone.cells[0].origins == cell.origins
+    assert cell.origins["name"] == "the file's path, and what this cell changes"
     changes = Changes(sets=["train.lr=0.02"], seeds=[3, 4])
     changed = [one.recipe for one in load("digits/resnet8-lsq", changes).cells]
     expected = [one for one in changed if one.name == f"{name}-lr0.02"]
@@ -219,8 +220,15 @@ def test_a_cell_of_several_seeds_keeps_them():
 
 
 def test_a_cell_that_no_sweep_has_is_no_recipe():
-    with pytest.raises(NotFound, match="no bundled recipe `digits/resnet8-lsq-w5a5`; the nearest"):
+    nearest = "`digits/resnet8-lsq-w2a2`, `digits/resnet8-lsq-w3a3`, `digits/resnet8-lsq-w3a4`"
+    with pytest.raises(NotFound) as caught:
         load("digits/resnet8-lsq-w5a5")
+    assert str(caught.value) == (
+        f"no bundled recipe `digits/resnet8-lsq-w5a5`; the nearest are {nearest} (all cells of "
+        "`digits/resnet8-lsq`: lsqctl submit digits/resnet8-lsq --dry-run)"
+    )
+    with pytest.raises(NotFound, match="the nearest are `cifar10/resnet20-lsq-distill`"):
+        load("cifar10/resnet20-lsq-distil")
 
 
 def test_a_parent_may_be_a_cell_of_a_sweep(folder):

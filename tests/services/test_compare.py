@@ -125,12 +125,14 @@ def test_runs_are_named_by_id_or_its_beginning(store):
 
 def test_what_has_no_result_is_said(store):
     done(store, "a", 9)
-    submit(store, new("waiting", sweep="plan"))
+    submit(store, new("waits-swee", sweep="waits-sweep"), new("waiting", sweep="plan"))
     for reference, message in (
         ("waiting", r"no run of waiting has a result yet \(queued\)"),
         ("@last", r"\(waiting\) is queued: it has no result to compare"),
         ("plan", "plan has no result to compare yet"),
         ("plam", r"no run is `plam`; did you mean `plan`\?"),
+        ("waitin", r"no run is `waitin`; did you mean `waiting`\?"),
+        ("wait-sweep", r"no run is `wait-sweep`; did you mean `waits-sweep`\?"),
     ):
         with pytest.raises(NotFound, match=message):
             compare(store, "a", reference)

@@ -1,6 +1,7 @@
 """The board as Hugging Face's model cards hold it; JSON, which YAML readers accept too.
 
-A card can hold it between its ``---``.
+A card can hold it between its ``---``. Runs on a part of the images are no result of a dataset, and
+are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def write_model_index(board: Board, _: OutputOptions) -> str:
 
     Accuracies are fractions, the mean over seeds. Published rows are no models of ours.
     """
-    local_entries = [entry for entry in board.entries if entry.is_local]
+    local_entries = [one for one in board.entries if one.is_local and not one.partial]
     return json_text({"model-index": [_hf_model(entry) for entry in local_entries]})
 
 
@@ -42,12 +43,13 @@ def write_eval_results(board: Board, _: OutputOptions) -> str:
 
     Raises UsageError when no local row is of a dataset that the Hub has a name for.
     """
-    local_entries = [entry for entry in board.entries if entry.is_local and _hub_id(entry)]
+    whole_entries = [one for one in board.entries if one.is_local and not one.partial]
+    local_entries = [entry for entry in whole_entries if _hub_id(entry)]
     if not local_entries:
         on_hub = ", ".join(name for name, info in DATASETS.items() if info.hub_id)
         raise UsageError(
-            f"hf-eval-results knows the Hub's names of {on_hub} only, and no local row is of "
-            "these; hf-model-index takes any dataset"
+            f"hf-eval-results knows the Hub's names of {on_hub} only, and no local row is of all "
+            "images of these; hf-model-index takes any dataset"
         )
     return json_text([_hf_eval_result(entry) for entry in local_entries])
 

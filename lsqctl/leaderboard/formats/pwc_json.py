@@ -22,7 +22,7 @@ def write(board: Board, _: OutputOptions) -> str:
     """Return the evaluation tables of Papers With Code's archive (the sota-extractor format).
 
     One task, Quantization; a dataset each; metrics as texts. A row's ``paper_url`` is where a
-    published row was read, and empty for local runs.
+    published row was read, and empty for local runs. Runs on a part of the images are left out.
     """
     task = {
         "task": "Quantization",
@@ -31,7 +31,7 @@ def write(board: Board, _: OutputOptions) -> str:
         "source_link": None,
         "synonyms": [],
         "subtasks": [],
-        "datasets": [_pwc_dataset(table) for table in board.tables],
+        "datasets": [_pwc_dataset(table) for table in board.tables if not table.partial],
     }
     return json_text([task])
 
