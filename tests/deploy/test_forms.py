@@ -309,6 +309,25 @@ def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
     assert compared(source, form, images(5), runtime).equal
 
 
+class Maxima(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): maxima whose stride is their size, and beyond the edge."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 2), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv(x)), 2)
+        return self.head(F.max_pool2d(x, 2, ceil_mode=True).flatten(1))
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("codes", "numpy"), ("c", "cc")])
+def test_maxima_move_by_their_size_where_no_stride_is_given(form, runtime):
+    if runtime == "cc" and COMPILER is None:
+        pytest.skip("NO C COMPILER: install gcc or clang")
+    assert compared(Sourced(traced(prepared(Maxima()))), form, images(5), runtime).equal
+
+
 @EVEN
 @pytest.mark.parametrize(
     ("form", "runtime"), [("codes", "numpy"), ("c", "cc"), ("portable", "onnxruntime")]
