@@ -156,7 +156,7 @@ def check_lines(report: JsonObject) -> list[str]:
 
 def _clipping_lines(report: JsonObject) -> list[str]:
     """Return which layers a runtime may compute otherwise on processors without VNNI."""
-    clipped = [f"`{one['name']}`" for one in report["integer_layers"] if not one["avx2_safe"]]
+    clipped = [f"`{one['name']}`" for one in report["integer_layers"] if one["openvino_may_clip"]]
     if not clipped or not any(form["form"] == "portable" for form in report["forms"].values()):
         return []
     return [

@@ -309,6 +309,7 @@ def _report(
             "weight_bits": layer.weight_bits,
             "accumulator_bound": layer.accumulator_bound,
             "avx2_safe": is_pair_safe(layer),
+            "openvino_may_clip": layer.window is not None and not is_pair_safe(layer),
         }
         for name, layer in network.layers.items()
     ]

@@ -78,7 +78,7 @@ class ExactForm:
 
     def _product(self, graph: GraphWriter, layer: IntegerLayer, codes: str, weight: Array) -> str:
         """Add (…, K) times (K, O), scaled and shifted."""
-        matrix, weight_zero_point = _weights(graph, layer, np.ascontiguousarray(weight))
+        matrix, weight_zero_point = add_weights(graph, layer, np.ascontiguousarray(weight))
         zero_point = _zero_point(graph, layer.grid)
         if self.plain:
             acc = graph.add("MatMulInteger", codes, matrix, zero_point, weight_zero_point)
@@ -98,7 +98,7 @@ class ExactForm:
         )
 
 
-def _weights(
+def add_weights(
     graph: GraphWriter, layer: IntegerLayer, codes: Array, factors: Integers | None = None
 ) -> tuple[str, str]:
     """Add weight codes, by ``factors`` if any, and the zero point that they have."""
@@ -127,7 +127,7 @@ def _requantized(
     pads, codes = add_window_padding(graph, layer, codes)
     factors = proof.factors.reshape(-1, *(1,) * (weight.ndim - 1))
     one, zero_point = graph.constant(1.0), _zero_point(graph, grid)
-    codes_of_weight, weight_zero_point = _weights(graph, layer, weight, factors)
+    codes_of_weight, weight_zero_point = add_weights(graph, layer, weight, factors)
     out = graph.convolve(
         "QLinearConv",
         window,
@@ -224,7 +224,7 @@ def _grouped(graph: GraphWriter, layer: IntegerLayer, codes: str) -> str:
     assert layer.window is not None
     window = layer.window
     x = add_padding(graph, layer, codes, channels_last=False)
-    weight, weight_zero_point = _weights(graph, layer, layer.weight_codes.numpy())
+    weight, weight_zero_point = add_weights(graph, layer, layer.weight_codes.numpy())
     operands = x, weight, _zero_point(graph, layer.grid), weight_zero_point
     accumulators = graph.convolve("ConvInteger", window, *operands)
     shape = (-1, *(1,) * len(window.stride))

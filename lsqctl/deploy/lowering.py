@@ -279,7 +279,7 @@ def pair(value: object) -> list[int]:
 
 def _max_pool(node: Node, shape: Shape) -> Taken:
     _, kernel, *rest = node.args
-    stride, padding, dilation = (*rest, *([kernel], [0], [1])[len(rest) :])[:3]
+    stride, padding, dilation = (*rest, *(kernel, 0, 1)[len(rest) :])[:3]
     if not stride:
         stride = kernel
     settings = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}

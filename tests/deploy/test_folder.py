@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -205,6 +206,38 @@ def test_a_form_that_this_version_does_not_know_is_a_problem_and_the_rest_is_che
     folder = with_report(shipped, lambda r: r["forms"]["exact"].update(form="new"))
     (problem,) = check_folder(folder).problems
     assert "has the form new, which is not known: upgrade lsqctl" in problem
+
+
+def one_bit_off(folder: Path) -> tuple[str, ...]:
+    """What a check says where one expected logit is another, by its last bit."""
+    with np.load(folder / "expected.npz") as arrays:
+        images, logits = arrays["images"], arrays["logits"].copy()
+    logits[5, 0] = np.nextafter(logits[5, 0], np.float32(np.inf))
+    (folder / "expected.npz").write_bytes(npz_bytes(images=images, logits=logits))
+    digest = hashlib.sha256((folder / "expected.npz").read_bytes()).hexdigest()
+    folder = with_report(folder, lambda r: r["sha256"].update({"expected.npz": digest}))
+    return check_folder(folder).problems
+
+
+def test_of_a_file_of_before_it_is_said_that_processors_may_clip_its_sums(shipped):
+    def older(report):
+        del report["forms"]["exact"]["unclipped"]
+
+    (problem,) = one_bit_off(shipped)
+    assert problem.endswith("(image 5 is the first; 0 were so when it was written)")
+    (problem,) = check_folder(with_report(shipped, older)).problems
+    assert "were so when it was written); an older lsqctl wrote its weights so that" in problem
+    assert "processors without VNNI or AMX may clip sums of them: deploy the run again" in problem
+
+
+def test_bits_that_were_other_ones_when_a_file_was_written_are_none_that_were_expected(shipped):
+    def written_so(report):
+        report["forms"]["exact"]["expected_differing"] = 1
+
+    assert check_folder(with_report(shipped, written_so)).problems == ()
+    (problem,) = one_bit_off(shipped)
+    assert "logits of 1 of 64 images are not the expected ones" in problem
+    assert "(image 5 is the first; 1 were so when it was written)" in problem
 
 
 @pytest.mark.parametrize("text", ["hello", "[]", "null", "[" * 100_000, "\xff"])

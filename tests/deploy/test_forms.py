@@ -18,9 +18,16 @@ from torch.nn import functional as F
 
 from lsqctl.deploy import Options, convert
 from lsqctl.deploy.card import Card, _difference
+from lsqctl.deploy.certificate import is_pair_safe
 from lsqctl.deploy.checking import Comparison, reference_answers
-from lsqctl.deploy.folder import check_folder, npz_bytes, read_report, write_folder
-from lsqctl.deploy.forms import FORMS, Unavailable, WrittenForm, forms_markdown
+from lsqctl.deploy.folder import (
+    check_folder,
+    npz_bytes,
+    read_report,
+    unlike_images,
+    write_folder,
+)
+from lsqctl.deploy.forms import FORMS, Runner, Unavailable, WrittenForm, forms_markdown
 from lsqctl.deploy.forms.c import FLAGS
 from lsqctl.deploy.forms.codes import read_program
 from lsqctl.deploy.forms.portable import Portable, in_openvino
@@ -94,6 +101,20 @@ class Joined(nn.Module):
         return self.head(torch.cat([self.conv2(twice), x, twice], -3).mean((2, 3)))
 
 
+class Tokens(nn.Module):
+    """(B, 3, 8, 8) to (B, 20): a linear layer of each of four tokens, or of all as one row."""
+
+    def __init__(self, *, as_one: bool) -> None:
+        super().__init__()
+        self.as_one = as_one
+        self.conv = nn.Conv2d(3, 32, 4, 4)
+        self.linear = nn.Linear(128, 20) if as_one else nn.Linear(32, 5)
+
+    def forward(self, x):
+        tokens = F.relu(self.conv(x)).flatten(2).transpose(1, 2)
+        return self.linear(tokens.flatten(1) if self.as_one else tokens).flatten(1)
+
+
 @pytest.fixture(scope="module", params=fewer(KINDS, 2), ids=str)
 def network(request):
     return Sourced(traced(prepared(Plain(), **KINDS[request.param])))
@@ -122,12 +143,18 @@ class Sourced(FormSource):
         return self.written[form]
 
 
-def compared(source: Sourced, form: str, pixels, runtime: str):
-    """What a form answers in a runtime, held against the reference."""
+def runner_of(source: Sourced, form: str, runtime: str) -> Runner:
+    """A form, opened in a runtime."""
     written = source.write(form)
     runners = FORMS.load(form)().runners(written, name="it", threads=1, trusted=True)
     (runner,) = (one for one in runners if one.runtime == runtime)
     assert not isinstance(runner, Unavailable), runner
+    return runner
+
+
+def compared(source: Sourced, form: str, pixels, runtime: str):
+    """What a form answers in a runtime, held against the reference."""
+    runner = runner_of(source, form, runtime)
     comparison = Comparison(source.network)
     comparison.compare(reference_answers(source.network, pixels), runner.answer(pixels.numpy()))
     return comparison.counts
@@ -231,6 +258,21 @@ def test_portable_runs_in_openvino_with_int8_kernels(network):
     assert precisions <= {"i8", "u8"}, kinds
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("as_one", [False, True], ids=["tokens", "one row"])
+def test_products_of_linear_layers_are_clipped_by_no_runtime(runtime, as_one):
+    """Both make integer products of them; without VNNI those of signed bytes may be clipped."""
+    pytest.importorskip(runtime, reason=f"NO {runtime.upper()}: pip install {runtime}")
+    bits = {"first_weight_bits": 4, "last_weight_bits": 8}
+    source = Sourced(traced(steep(Tokens(as_one=as_one), **bits)))
+    unsafe = [name for name, one in source.network.layers.items() if not is_pair_safe(one)]
+    assert unsafe == ["linear"]
+    pixels = 255 - images(20) % 3
+    found = runner_of(source, "portable", runtime).answer(pixels.numpy()).logits
+    expected = source.network(pixels).numpy()
+    assert not unlike_images(expected, found, bits=False).any()
+
+
 def test_qonnx_of_any_bits_gives_the_reference_s_logits(network):
     pytest.importorskip("qonnx", reason="NO QONNX: pip install qonnx")
     assert compared(network, "qonnx", images(2), "qonnx").equal
@@ -265,6 +307,25 @@ def test_channels_laid_one_behind_another_are_so_in_codes_and_c(form, runtime):
     source = Sourced(traced(prepared(Joined())))
     assert [one.kind for one in source.program.operations].count("concat") == 2
     assert compared(source, form, images(5), runtime).equal
+
+
+class Maxima(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): maxima whose stride is their size, and beyond the edge."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 2), nn.Linear(24, 5)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv(x)), 2)
+        return self.head(F.max_pool2d(x, 2, ceil_mode=True).flatten(1))
+
+
+@pytest.mark.parametrize(("form", "runtime"), [("codes", "numpy"), ("c", "cc")])
+def test_maxima_move_by_their_size_where_no_stride_is_given(form, runtime):
+    if runtime == "cc" and COMPILER is None:
+        pytest.skip("NO C COMPILER: install gcc or clang")
+    assert compared(Sourced(traced(prepared(Maxima()))), form, images(5), runtime).equal
 
 
 @EVEN
@@ -515,17 +576,17 @@ def test_what_differs_is_counted_in_the_singular_and_the_plural(counts, said):
         (7, ("portable",), False),
     ],
 )
-def test_layers_that_openvino_may_clip_are_named_where_portable_is_written(
+def test_convolutions_that_openvino_may_clip_are_named_where_portable_is_written(
     tmp_path, first_bits, forms, told
 ):
-    bits = {"first_weight_bits": first_bits, "last_weight_bits": 4}
+    bits = {"first_weight_bits": first_bits, "last_weight_bits": 8}
     model = steep(Chain(), weight_bits=4, act_bits=4, **bits)
     convert(model, tmp_path / "d", [(images(2), None)], pixels=PIXELS, options=Options(forms))
     card = (tmp_path / "d" / "README.md").read_text()
     assert ("Two products of `conv1` may pass 16 bits: OpenVINO" in card) is told
     report = read_report(tmp_path / "d")
     unsafe = [one["name"] for one in report["integer_layers"] if not one["avx2_safe"]]
-    assert unsafe == (["conv1"] if first_bits == 8 else [])
+    assert unsafe == ["conv1", "linear2"][first_bits != 8 :]
 
 
 @pytest.mark.slow

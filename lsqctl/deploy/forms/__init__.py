@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMS",
+    "UNCLIPPED",
     "Answers",
     "Codes",
     "Form",
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 Codes = NDArray[np.int16]
+UNCLIPPED = "unclipped"
+"""In a report, of an exact form whose sums no processor clips; files of before have not got it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

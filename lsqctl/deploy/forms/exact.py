@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lsqctl.deploy.forms import Runner, Unavailable, WrittenForm, form
+from lsqctl.deploy.forms import UNCLIPPED, Runner, Unavailable, WrittenForm, form
 from lsqctl.deploy.runtime import missing_packages, onnx_answers
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Exact:
         model, taps = write_onnx(source.exported, dialect, source.metadata)
         operators = "standard" if source.plain else "standard and com.microsoft"
         data = model.SerializeToString(deterministic=True)
-        return WrittenForm(data, taps, {"operators": operators})
+        return WrittenForm(data, taps, {"operators": operators, UNCLIPPED: True})
 
     def runners(
         self, written: WrittenForm, *, name: str, threads: int, trusted: bool

@@ -86,7 +86,7 @@ class _Standard:
 
     def layer(self, graph: GraphWriter, edge: str, x: str) -> str:
         """Add codes, their convolution or product, scale and shift."""
-        from lsqctl.deploy.exact import add_codes, add_window_padding
+        from lsqctl.deploy.exact import add_codes, add_weights, add_window_padding
         from lsqctl.deploy.onnx_graph import add_scale_and_shift
 
         layer = self.network.layers[edge]
@@ -96,11 +96,12 @@ class _Standard:
         zero_point = graph.constant(-layer.grid.quant_min, np.uint8)
         pads, codes = add_window_padding(graph, layer, codes)
         values = graph.add("DequantizeLinear", codes, one, zero_point)
-        stored = weight if window is not None else np.ascontiguousarray(weight.T)
-        matrix = graph.add("DequantizeLinear", graph.weight_codes(stored, layer.weight_bits), one)
-        if window is None:
+        if window is None:  # runtimes make a product of integers of it
+            stored, weight_zero_point = add_weights(graph, layer, np.ascontiguousarray(weight.T))
+            matrix = graph.add("DequantizeLinear", stored, one, weight_zero_point)
             out = graph.add("MatMul", values, matrix)
             return add_scale_and_shift(graph, layer, out, (-1,))
+        matrix = graph.add("DequantizeLinear", graph.weight_codes(weight, layer.weight_bits), one)
         out = graph.convolve("Conv", window, values, matrix, pads=pads)
         return add_scale_and_shift(graph, layer, out, (-1, *(1,) * len(window.stride)))
 
