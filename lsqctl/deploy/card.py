@@ -101,11 +101,15 @@ def readme(card: Card, report: JsonObject, sizes: Mapping[str, int]) -> bytes:
 
 
 def _model_index(card: Card, report: JsonObject) -> JsonObject:
-    """Return what the Hub shows of a model: the first form's own right answers; {} without any."""
+    """Return what the Hub shows of a model: the first form's own right answers.
+
+    Nothing without any, and of a part of a known test set: its readers take it for the whole.
+    """
     measured = [entry for entry in report["forms"].values() if entry.get("labelled")]
-    if not (measured and card.dataset):
-        return {}
     info = DATASETS.get(card.dataset)
+    whole = info and info.eval_images
+    if not (measured and card.dataset) or (whole and measured[0]["labelled"] < whole):
+        return {}
     result = {
         "task": {"type": "image-classification"},
         "dataset": {"type": (info and info.hub_id) or card.dataset, "name": card.dataset},

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lsqctl.deploy import Options, convert
-from lsqctl.deploy.card import Card, _difference
+from lsqctl.deploy.card import Card, _difference, readme
 from lsqctl.deploy.certificate import is_pair_safe
 from lsqctl.deploy.checking import Comparison, reference_answers
 from lsqctl.deploy.folder import (
@@ -455,11 +455,20 @@ def every(resnet8, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("forms") / "every"
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (70, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    card = Card("a 'title': with \"quotes\"", "resnet8", "digits", {"run": "none"})
+    card = Card("a 'title': with \"quotes\"", "resnet8", "mine", {"run": "none"})
     options = Options(("all",), hub=True, card=card)
     batches = [(pixels[a:b], torch.arange(a, b) % 10) for a, b in ((0, 66), (66, 70))]
     convert(resnet8, folder, batches, pixels=GRAY, options=options)
     return folder
+
+
+def test_right_answers_on_a_part_of_a_test_set_are_not_shown_as_its_top1(every):
+    report = read_report(every)
+    assert b"model-index" in readme(Card("a", "resnet8", "mine"), report, {})
+    assert b"model-index" not in readme(Card("a", "resnet8", "digits"), report, {})
+    for form in report["forms"].values():
+        form["labelled"] = 540
+    assert b"model-index" in readme(Card("a", "resnet8", "digits"), report, {})
 
 
 def test_a_folder_has_every_form_and_says_what_could_not_run(every):
@@ -621,7 +630,7 @@ def test_the_layout_of_hugging_face_is_read_by_its_own_readers(every):
     assert read.data.pipeline_tag == "image-classification"
     (result,) = read.data.eval_results
     report = next(iter(read_report(every)["forms"].values()))
-    assert (result.metric_type, result.dataset_name) == ("accuracy", "digits")
+    assert (result.metric_type, result.dataset_name) == ("accuracy", "mine")
     assert result.metric_value == pytest.approx(report["right"] / 70)
     settings, name, _ = hub.load_model_config_from_path(every)
     assert (name, settings["num_classes"], settings["input_size"]) == ("resnet8", 10, [1, 8, 8])
