@@ -156,9 +156,10 @@ class _Calibration:
         """
         self._pass(forward, self._calibrate_first_use, list(self.targets))
         if unreached := [name for name in self.targets if not self.uses[name]]:
+            more = f" and {len(unreached) - 5} more" if len(unreached) > 5 else ""
             raise ValueError(
                 "the forward pass in eval mode does not reach "
-                f"{', '.join(unreached[:5])}: remove what it leaves out from the model (e.g. "
+                f"{', '.join(unreached[:5])}{more}: remove what it leaves out from the model (e.g. "
                 "aux_logits=False), or reach it"
             )
         reused = [name for name, count in self.uses.items() if count > 1]
