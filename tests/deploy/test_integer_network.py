@@ -126,11 +126,11 @@ def test_a_processor_without_wide_products_gives_the_same_bits(tmp_path):
         "network = in_integers(prepared(weight_bits=8, act_bits=8))\n"
         "torch.save(network(normalized(images(20))), sys.argv[1])\n"
     )
-    for isa in ("AVX2", "ALL"):
-        environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa}
-        command = [sys.executable, "-c", code, str(tmp_path / isa)]
-        subprocess.run(command, env=environment, check=True, timeout=120)
-    assert torch.equal(torch.load(tmp_path / "AVX2"), torch.load(tmp_path / "ALL"))
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    command = [sys.executable, "-c", code, str(tmp_path / "logits")]
+    subprocess.run(command, env=environment, check=True, timeout=120)
+    here = in_integers(prepared(weight_bits=8, act_bits=8))(normalized(images(20)))
+    assert torch.equal(torch.load(tmp_path / "logits"), here)
 
 
 def of_whole_numbers(model):

@@ -55,8 +55,6 @@ def test_where_bf16_is_imitated_a_run_says_so_and_does_it(job, native):
     assert note.endswith("many times as long as fp32: train.precision: auto or fp32")
     assert decided(facts) == "bf16"
     assert next(one.imitated for one in facts if isinstance(one, Compiled))
-    native(value=True)
-    assert imitation_notes(run(recipe_in("bf16"), job("native"))) == []
 
 
 def test_what_the_first_attempt_decided_is_kept_where_another_would_be(job, native):
