@@ -308,10 +308,11 @@ def _report(
             "codes": taps.get(name, ""),
             "weight_bits": layer.weight_bits,
             "accumulator_bound": layer.accumulator_bound,
-            "avx2_safe": is_pair_safe(layer),
-            "openvino_may_clip": layer.window is not None and not is_pair_safe(layer),
+            "avx2_safe": is_safe,
+            "openvino_may_clip": layer.window is not None and not is_safe,
         }
         for name, layer in network.layers.items()
+        for is_safe in (is_pair_safe(layer),)
     ]
     return {
         "schema_version": SCHEMA_VERSION,

@@ -76,14 +76,14 @@ def _settle_layer(
     moves = [
         Move(
             layer.name,
-            int(n),
-            edges[worst[n]].name,
-            float(by[n]),
-            float(before[n]),
-            float(after[n]),
+            int(channel),
+            edges[worst[channel]].name,
+            float(by[channel]),
+            float(before[channel]),
+            float(after[channel]),
         )
-        for n in channels
-        if better[n]
+        for channel in channels
+        if better[channel]
     ]
     return replace(layer, shift=shift), moves
 
