@@ -14,8 +14,9 @@ from lsqctl.failpoint import failpoint
 from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import Claim, EndReason
 from lsqctl.store import Store
+from lsqctl.training.checkpoint_files import remove_checkpoints, temporary_dir
 from lsqctl.worker.launchers import Launcher, Pipes, ProcessHandle
-from lsqctl.worker.messages import AttemptSpec, ExitReport, log_path
+from lsqctl.worker.messages import AttemptSpec, ExitReport, log_path, meeting_file
 from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code
 from lsqctl.worker.recorder import ingest_spool
 from lsqctl.worker.slots import Allocation
@@ -151,6 +152,7 @@ def finalize_attempt(store: Store, child: Child) -> ExitReport:
     """
     exit_report = child.exit_report()
     failpoint("worker.child-ended")
+    _remove_half_written(child.spec)
     if exit_report.reason is EndReason.COMPLETED:
         if not store.has_its_file():
             _give_back_completed(store, child)
@@ -163,6 +165,13 @@ def finalize_attempt(store: Store, child: Child) -> ExitReport:
             EndReason.WORKER_LOST, "another attempt owns the run; nothing was changed"
         )
     return exit_report
+
+
+def _remove_half_written(spec: AttemptSpec) -> None:
+    """Remove what a killed child was writing: it is this attempt's own, whoever owns the run."""
+    remove_checkpoints([temporary_dir(Path(spec.run_dir), spec.fence)])
+    with contextlib.suppress(OSError):
+        meeting_file(spec).unlink(missing_ok=True)
 
 
 def _give_back_completed(store: Store, child: Child) -> None:

@@ -29,14 +29,13 @@ from lsqctl.errors import LsqctlError, RankFailed, UnusableDatabase
 from lsqctl.events import LogMessage, Paused, TrainingEvent
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, JsonObject, RunDetail
-from lsqctl.worker.messages import AttemptSpec, ExitReport
+from lsqctl.worker.messages import AttemptSpec, ExitReport, meeting_file
 from lsqctl.worker.ranks import (
     EXIT_CODES,
     AttemptInputs,
     OtherRank,
     Siblings,
     fork_ranks,
-    meeting_file,
     set_parent_death_signal,
 )
 from lsqctl.worker.reasons import annotate_oom, end_reason_of, error_message

@@ -104,3 +104,8 @@ def attempt_spec(
 def log_path(run_dir: Path, attempt: int) -> Path:
     """Return the log file of one attempt."""
     return run_dir / f"attempt-{attempt}.log"
+
+
+def meeting_file(spec: AttemptSpec) -> Path:
+    """Return the file by which the ranks of an attempt find each other."""
+    return Path(spec.run_dir) / f"ranks-{spec.attempt}"

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from lsqctl.errors import RankFailed
 from lsqctl.run import EXIT_REASONS, EndReason, JsonObject
-from lsqctl.worker.messages import AttemptSpec, ExitReport, log_path
+from lsqctl.worker.messages import AttemptSpec, ExitReport, log_path, meeting_file
 from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code
 
 EXIT_CODES = {reason: code for code, reason in EXIT_REASONS.items()}
@@ -99,11 +99,6 @@ class AttemptInputs:
         recipe, inputs, pause_epoch = json.loads(line)
         sources = {key: Path(text) if is_path else text for key, (text, is_path) in inputs.items()}
         return cls(recipe, sources, pause_epoch)
-
-
-def meeting_file(spec: AttemptSpec) -> Path:
-    """Return the file by which the ranks of an attempt find each other."""
-    return Path(spec.run_dir) / f"ranks-{spec.attempt}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from tests.worker.long_run import (
     LONG,
     assert_same_end,
     at_work,
+    lives,
     slow_down,
     store_of,
     submitted,
@@ -49,9 +50,16 @@ def everything(cli: CommandLine, run_id: str) -> dict[str, object]:
             store.checkpoints.list,
             store.results.evaluations,
         )
-        return {"files": files} | {
-            part.__name__: part(run_id) for part in (*parts, store.runs.events)
+        return {f"file {name}": content for name, content in files.items()} | {
+            part.__qualname__: part(run_id) for part in (*parts, store.runs.events)
         }
+
+
+def changes(before: dict[str, object], after: dict[str, object]) -> dict[str, object]:
+    """Return what differs, before and after: all that is stored fills pages."""
+    names = sorted(before.keys() | after.keys())
+    both = {name: (before.get(name), after.get(name)) for name in names}
+    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
 
 
 def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
@@ -74,9 +82,70 @@ def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
     return True
 
 
+# a save that waits to begin while there is a file `hold`, and half way while there is `slow`
+BEGIN = """
+import time
+from pathlib import Path
+
+def failpoint(name, _real=failpoint, folder=Path({folder!r})):
+    _real(name)
+    while name == "checkpoint.begin" and (folder / "hold").exists():
+        (folder / "begun").touch()
+        time.sleep(0.01)
+"""
+HALF_WAY = """
+import time
+from pathlib import Path
+
+def failpoint(name, _real=failpoint, folder=Path({folder!r})):
+    _real(name)
+    while name == "checkpoint.before-manifest" and (folder / "slow").exists():
+        (folder / "half-way").touch()
+        time.sleep(0.01)
+"""
+
+
+def hold_saves(cli: CommandLine) -> None:
+    folder = str(cli.folder)
+    begin, half_way = BEGIN.format(folder=folder), HALF_WAY.format(folder=folder)
+    inject(cli, training_session=begin, training_checkpoint=half_way)
+
+
 def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and_say_so(
     cli, uninterrupted
 ):
+    """They sleep where a save begins, and the trainer is killed half way through it."""
+    hold_saves(cli)
+    run_id = submitted(cli, LONG)
+    zombie = cli.start("worker", "--slots", "2", "--name", "sleeper")
+    with store_of(cli) as store:
+        wait_for(lambda: at_work(store, run_id))
+    (cli.folder / "hold").touch()
+    wait_for((cli.folder / "begun").exists)
+    (trainer,) = trainers(zombie.pid)
+    asleep = [psutil.Process(zombie.pid), trainer]
+    wait_for(lambda: put_to_sleep(cli, asleep))
+    (cli.folder / "hold").unlink()
+    cli("worker", "--until-empty", "--slots", "2", "--name", "heir")
+    assert_same_end(cli, run_id, uninterrupted)
+    before = everything(cli, run_id)
+    (cli.folder / "slow").touch()
+    trainer.resume()
+    wait_for((cli.folder / "half-way").exists)
+    asleep[0].resume()
+    wait_for(lambda: not lives(trainer))
+    time.sleep(1)  # a lease: what the worker itself would still write
+    zombie.send_signal(signal.SIGTERM)
+    told, _ = zombie.communicate(timeout=60)
+    assert "lease lost: another attempt owns the run; nothing was changed" in told
+    assert changes(before, everything(cli, run_id)) == {}
+    with store_of(cli) as store:
+        attempts = store.runs.detail(run_id).attempts
+    reasons = [(one.worker.split("-")[0], one.reason) for one in attempts]
+    assert reasons == [("sleeper", EndReason.WORKER_LOST), ("heir", EndReason.COMPLETED)]
+
+
+def test_a_trainer_that_sleeps_past_its_lease_is_stopped_by_its_own_fence(cli, uninterrupted):
     slow_down(cli)
     run_id = submitted(cli, LONG)
     zombie = cli.start("worker", "--slots", "2", "--name", "sleeper")
@@ -88,16 +157,9 @@ def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and
     cli("worker", "--until-empty", "--slots", "2", "--name", "heir")
     assert_same_end(cli, run_id, uninterrupted)
     before = everything(cli, run_id)
-    for process in reversed(asleep):  # the trainer first: nobody stops it but its own fence
-        process.resume()
-    wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
-    time.sleep(1)  # a lease: what the worker itself would still write
-    zombie.send_signal(signal.SIGTERM)
-    told, _ = zombie.communicate(timeout=60)
-    assert "lease lost: another attempt owns the run; nothing was changed" in told
-    assert everything(cli, run_id) == before
-    reasons = [(one.worker.split("-")[0], one.reason) for one in before["detail"].attempts]
-    assert reasons == [("sleeper", EndReason.WORKER_LOST), ("heir", EndReason.COMPLETED)]
+    trainer.resume()  # its supervisor sleeps on
+    wait_for(lambda: not lives(trainer))
+    assert changes(before, everything(cli, run_id)) == {}
 
 
 def test_a_reused_pid_is_not_taken_for_the_worker_that_had_it():
