@@ -15,14 +15,14 @@ from lsqctl.training.evaluation import decide_evaluation, evaluate
 from lsqctl.training.restore import reevaluate, restore_model
 
 from .attempts import run
-from .conftest import session_of, tiny
+from .conftest import session_of, small
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_s_own_count_is_that_of_its_file_in_onnxruntime(job, precision):
-    recipe = tiny(train={"epochs": 1, "lr": 0.2, "precision": precision})
+    recipe = small(train={"epochs": 1, "lr": 0.2, "precision": precision})
     facts = run(recipe, job())
     assert next(one for one in facts if isinstance(one, KernelUse)).evaluation == "integer"
     (stored, *_), digest = facts[-1].evaluations, facts[-1].data_digest
@@ -35,7 +35,7 @@ def test_a_run_s_own_count_is_that_of_its_file_in_onnxruntime(job, precision):
 
 def test_all_variants_are_counted_in_integers_and_so_again(job):
     kept = {"ema_decay": 0.5, "bn_reestimate_images": 240, "headline_variant": "ema"}
-    recipe = tiny(train=kept | {"epochs": 1, "precision": "bf16"})
+    recipe = small(train=kept | {"epochs": 1, "precision": "bf16"})
     result = run(recipe, job())[-1]
     assert {one.variant for one in result.evaluations} == {"raw", "ema", "bn"}
     for stored in result.evaluations:
@@ -49,7 +49,7 @@ def test_all_variants_are_counted_in_integers_and_so_again(job):
 
 
 def test_a_recipe_may_have_the_count_as_it_was_trained(job):
-    recipe = tiny(train={"epochs": 1, "evaluation": "trained"})
+    recipe = small(train={"epochs": 1, "evaluation": "trained"})
     facts = run(recipe, job())
     assert next(one for one in facts if isinstance(one, KernelUse)).evaluation == "trained"
     stored = facts[-1].evaluations[0]
@@ -80,7 +80,7 @@ def test_integers_are_taken_where_they_can_be_and_refused_where_they_cannot(monk
 
 
 def test_where_integers_are_others_a_run_goes_on_as_it_is_trained(job, monkeypatch):
-    recipe = tiny(train={"epochs": 2})
+    recipe = small(train={"epochs": 2})
     run(recipe, job(), stop_after=2)
     monkeypatch.setattr(finetuning, "no_integers_on", lambda *_: "they are others here")
     facts = run(recipe, job())
@@ -98,7 +98,7 @@ def test_where_integers_are_others_a_run_goes_on_as_it_is_trained(job, monkeypat
 
 
 def test_integers_are_not_measured_again_where_they_are_others(job, monkeypatch):
-    recipe = tiny(train={"epochs": 1})
+    recipe = small(train={"epochs": 1})
     result = run(recipe, job())[-1]
     directory = job().run_dir / result.evaluations[0].checkpoint
     monkeypatch.setattr(restore, "no_integers_on", lambda *_: "they are others here")
@@ -107,7 +107,7 @@ def test_integers_are_not_measured_again_where_they_are_others(job, monkeypatch)
 
 
 def test_a_run_that_goes_on_from_before_there_were_integers_is_counted_as_it_was(job):
-    recipe = tiny(train={"epochs": 2, "evaluation": "trained"})
+    recipe = small(train={"epochs": 2, "evaluation": "trained"})
     whole = run(recipe, job())[-1]
     other = job("other")
     run(recipe, other, stop_after=2)

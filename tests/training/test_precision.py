@@ -9,7 +9,7 @@ from lsqctl.events import Compiled, LogMessage
 from lsqctl.training.restore import reevaluate
 
 from .attempts import plain, rows, run
-from .conftest import tiny
+from .conftest import small
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def native(monkeypatch):
 
 
 def recipe_in(precision, **train):
-    return tiny(train={"epochs": 1, "precision": precision} | train)
+    return small(train={"epochs": 1, "precision": precision} | train)
 
 
 def decided(facts):
