@@ -116,6 +116,7 @@ _PROSE = {
     re.compile(rf"(?<![\w-])(?:{pattern})(?![\w-])", re.IGNORECASE): instead
     for pattern, instead in RETIRED_PROSE.items()
 }
+_ANY_PROSE = re.compile("|".join(pattern.pattern for pattern in _PROSE), re.IGNORECASE)
 
 
 def names_in(source: str) -> Iterator[tuple[int, str]]:
@@ -155,11 +156,13 @@ def prose_of(source: str) -> Iterator[tuple[int, str]]:
 
 
 def retired_prose(pieces: Iterable[tuple[int, str]]) -> list[str]:
+    in_one_line = ((line, re.sub(r"\s+", " ", text)) for line, text in pieces)
     return [
         f"line {line}: “{match[0]}”: {instead}"
-        for line, text in pieces
+        for line, text in in_one_line
+        if _ANY_PROSE.search(text)
         for pattern, instead in _PROSE.items()
-        for match in pattern.finditer(re.sub(r"\s+", " ", text))
+        for match in pattern.finditer(text)
     ]
 
 
