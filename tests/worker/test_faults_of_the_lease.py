@@ -82,14 +82,17 @@ def put_to_sleep(cli: CommandLine, processes: list[psutil.Process]) -> bool:
     return True
 
 
-# a save that waits to begin while there is a file `hold`, and half way while there is `slow`
+# the second save waits to begin while there is a file `hold`, each half way while there is `slow`
 BEGIN = """
 import time
 from pathlib import Path
 
+begins = []
+
 def failpoint(name, _real=failpoint, folder=Path({folder!r})):
     _real(name)
-    while name == "checkpoint.begin" and (folder / "hold").exists():
+    begins.extend([name] * (name == "checkpoint.begin"))
+    while len(begins) == 2 and (folder / "hold").exists():
         (folder / "begun").touch()
         time.sleep(0.01)
 """
@@ -117,10 +120,8 @@ def test_a_worker_and_its_trainer_that_sleep_past_their_lease_change_nothing_and
     """They sleep where a save begins, and the trainer is killed half way through it."""
     hold_saves(cli)
     run_id = submitted(cli, LONG)
-    zombie = cli.start("worker", "--slots", "2", "--name", "sleeper")
-    with store_of(cli) as store:
-        wait_for(lambda: at_work(store, run_id))
     (cli.folder / "hold").touch()
+    zombie = cli.start("worker", "--slots", "2", "--name", "sleeper")
     wait_for((cli.folder / "begun").exists)
     (trainer,) = trainers(zombie.pid)
     asleep = [psutil.Process(zombie.pid), trainer]
