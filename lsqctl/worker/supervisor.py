@@ -197,20 +197,14 @@ class Supervisor:
         self._store.workers.set_notice(self._identity.id, notice)
 
     def _launch(self, claim: Claim) -> None:
+        """Launch what was claimed; what cannot be launched is finalized as what has ended."""
         allocation = self._slots.allocate(claim.run.gpus)
-        try:
-            failpoint("worker.claimed")
-            spec = attempt_spec(claim, allocation, self._settings, self._options.trackers)
-            child = Child(claim, allocation, spec, self._launcher, self._clock)
-        except (OSError, StoreError) as error:
-            exit_report = ExitReport(EndReason.INFRA, str(error))
-            self._slots.release(allocation, exit_report)
-            self._store.queue.fail(claim.lease, exit_report.reason, exit_report.message)
-            self._tell_end(claim.run, exit_report)
-            return
+        spec = attempt_spec(claim, allocation, self._settings, self._options.trackers)
+        child = Child(claim, allocation, spec, self._launcher, self._clock)
         self._children.append(child)
-        failpoint("worker.launched")
-        self._observer.started(claim.run, allocation, spec.threads * spec.ranks)
+        if child.is_launched:
+            failpoint("worker.launched")
+            self._observer.started(claim.run, allocation, spec.threads * spec.ranks)
 
     def _renew(self) -> None:
         """Renew every lease; stop a child whose run was cancelled or taken over."""

@@ -107,6 +107,19 @@ def test_a_child_whose_lease_was_renewed_in_time_is_not_stopped(scene):
         assert not scene.child.stop_requested
 
 
+def test_a_child_that_was_killed_while_the_database_was_away_was_not_stopped_by_its_worker(scene):
+    late = scene.child
+    os.kill(late._process.pid, signal.SIGKILL)
+    wait_for(lambda: late.exit_code() is not None)
+    with scene.locked():
+        scene.tick_at(LEASE + 5)
+        scene.tick_at(LEASE + 10)
+    scene.supervisor._finalize_ended()
+    (attempt,) = scene.store.runs.detail(scene.run_id).attempts
+    assert attempt.reason is EndReason.INFRA
+    assert "killed by SIGKILL" in attempt.message
+
+
 def test_a_child_over_its_time_limit_is_asked_to_save_and_killed_when_that_takes_too_long(scene):
     scene.tick_at(LIMIT - 1)
     assert not scene.child.stop_requested
