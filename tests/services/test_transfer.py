@@ -490,6 +490,27 @@ def test_an_import_at_work_keeps_what_it_has_laid_out_whoever_else_imports(
     assert [one.name for one in ours.runs_dir.glob(".import-*")] == [at_work.name]
 
 
+def test_an_import_that_sleeps_while_another_takes_in_the_same_runs_leaves_them_their_files(
+    exported: Path, others: Settings, ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_import(name: str) -> None:
+        monkeypatch.undo()
+        if name == "import.before-move":
+            with open_workspace(ours) as faster:
+                assert len(import_runs(faster, ours, exported).imported) == 2
+
+    with open_workspace(ours) as store:
+        monkeypatch.setattr("lsqctl.services.transfer.failpoint", other_import)
+        late = import_runs(store, ours, exported)
+        assert (len(late.imported), len(late.existing)) == (0, 2)
+        with open_workspace(others) as source:
+            assert everything(store, ours) == everything(source, others)
+        for run in store.runs.list():
+            (kept,) = store.checkpoints.list(run.id)
+            assert (Path(kept.directory) / "model.pt").read_bytes() == bytes(range(256))
+    assert list(ours.runs_dir.glob(".import-*")) == []
+
+
 def test_imports_that_begin_at_once_take_no_folder_away_from_each_other(tmp_path: Path) -> None:
     def lay_out(_: int) -> None:
         with staging_folder(tmp_path / "runs") as folder:
