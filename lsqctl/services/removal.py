@@ -18,12 +18,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import NotFound, StoreError, UsageError
 from lsqctl.ownership import read_regular
+from lsqctl.retry import retry
 from lsqctl.run import Run, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
@@ -117,15 +119,29 @@ def existing_run_dir(settings: Settings, run_id: str) -> Path | None:
     return folder if folder.is_symlink() or folder.exists() else None
 
 
+_REMOVAL_TRIES = 100  # each ends where another process was faster with one file more
+
+
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; of a link only the link itself.  Raises StoreError."""
+    """Remove a folder and all in it; of a link only the link itself.  Raises StoreError.
+
+    What another process removes at the same time is no error.
+    """
+
+    def delay_after(_: FileNotFoundError, failures: int) -> float | None:
+        return 0.0 if failures < _REMOVAL_TRIES else None
+
     try:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(path)
+        retry(partial(_remove, path), FileNotFoundError, delay_after)
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename or path}: {error.strerror}") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def tree_size(path: Path) -> int:

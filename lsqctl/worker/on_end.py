@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from lsqctl.ownership import open_regular
 from lsqctl.run import ACTIVE_STATES, RECORDED, Run
 from lsqctl.settings import Settings, module_command
+from lsqctl.training.checkpoint_files import remove_checkpoints, temporary_dirs
 from lsqctl.worker.identity import is_dead
 from lsqctl.worker.workspace_file import OnEnd
 
@@ -56,10 +57,13 @@ class EndHooks:
 
     def reap(self, store: Store, settings: Settings) -> None:
         """Take back the runs of dead workers, say so, and start the hooks of those that ended."""
-        for run in store.queue.reap(is_dead=is_dead):
+        reaped = store.queue.reap(is_dead=is_dead)
+        for run in reaped:
             self._notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
             if run.origin != RECORDED:
                 self.ended(run, settings.run_dir(run.id))
+        for run in reaped:
+            _remove_half_written(store, run.id, settings.run_dir(run.id))
 
     def ended(self, run: Run, run_dir: Path) -> None:
         """Start the hooks of a run; nothing for one that is only requeued.  Never raises."""
@@ -116,6 +120,13 @@ class EndHooks:
         while self._hooks:
             self.tick()
             time.sleep(_POLL_SECONDS)
+
+
+def _remove_half_written(store: Store, run_id: str, run_dir: Path) -> None:
+    """Remove the checkpoints that dead attempts were writing: no attempt may come after them."""
+    fences = temporary_dirs(run_dir)  # before the row: what an attempt begins meanwhile stays
+    if fences and (retention := store.checkpoints.retention([run_id]).get(run_id)):
+        remove_checkpoints(path for path, fence in fences.items() if fence != retention.fence)
 
 
 def end_message(run: Run) -> Mapping[str, object]:

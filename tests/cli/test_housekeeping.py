@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -17,6 +18,9 @@ import pytest
 
 from lsqctl.atomic_write import temporary_beside
 from lsqctl.run import EndReason, RunState
+from lsqctl.services.gc import find_garbage, remove_garbage
+from lsqctl.services.removal import remove_tree
+from lsqctl.settings import Settings
 from lsqctl.store import Store, open_store
 from tests.conftest import TINY, CommandLine
 from tests.store.samples import checkpoint, identity, new, submit, take
@@ -76,11 +80,13 @@ def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli
         runs / running / "ckpt-00000002",
         runs / failed / "ckpt-00000005",  # a retry takes it up
         runs / "my-own-folder",
+        runs / failed / "damaged-by-me",
     ]
     go = [
         runs / running / "ckpt.tmp.00ff",
         runs / failed / "ckpt.tmp.00ff",
         runs / failed / "ckpt-00000004",
+        runs / failed / "damaged-ckpt-00000003",
         runs / "zzzzzzzz",
     ]
     for path in (*stay, *go):
@@ -151,6 +157,42 @@ def test_gc_keeps_the_best_checkpoint_though_later_ones_follow(cli):
         store.queue.fail(claim.lease, EndReason.OOM, "")  # so that no result names one
     cli("runs", "gc", "--apply")
     assert folders(cli) == {"ckpt-00000002", "ckpt-00000004"}
+
+
+def test_gc_that_sleeps_takes_no_checkpoint_that_a_later_attempt_has_written(tmp_path, monkeypatch):
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path}/lsqctl.db", tmp_path / "data")
+
+    def later_attempt(path):
+        monkeypatch.undo()
+        store.runs.retry(run_id, from_scratch=True, delete_files=lambda _: None)
+        old.mkdir()
+        remove_tree(path)
+
+    with open_store(settings.db_url) as store:
+        store.workers.register(identity("w1"))
+        (run_id,) = submit(store, new("a"))
+        store.queue.fail(take(store).lease, EndReason.OOM, "")
+        old, newest = (settings.run_dir(run_id) / f"ckpt-{step:08}" for step in (1, 2))
+        for folder in (old, newest):
+            folder.mkdir(parents=True)
+        monkeypatch.setattr("lsqctl.services.gc.remove_tree", later_attempt)
+        remove_garbage(store, find_garbage(store, settings).garbage)
+    assert sorted(old.parent.iterdir()) == [old, newest]
+
+
+def test_a_folder_that_two_processes_remove_at_once_goes_without_an_error(tmp_path, monkeypatch):
+    folder, unlink = tmp_path / "folder", os.unlink
+
+    def faster(*args, **options):
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+        unlink(*args, **options)
+
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").touch()
+    monkeypatch.setattr(os, "unlink", faster)
+    remove_tree(folder)
+    assert not folder.exists()
 
 
 def test_gc_with_another_workspaces_database_removes_no_run(worked):
