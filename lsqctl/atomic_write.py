@@ -51,8 +51,12 @@ def stale_temporaries(folder: Path, seconds: float = STALE_SECONDS) -> list[Path
             )
     except OSError:
         return []
-    before = time.time() - seconds
-    return [folder / name for name in names if _last_touched(folder / name) < before]
+    return [folder / name for name in names if is_stale(folder / name, seconds)]
+
+
+def is_stale(path: Path, seconds: float = STALE_SECONDS) -> bool:
+    """Return whether a file, and all in a folder, was not touched for so long."""
+    return _last_touched(path) < time.time() - seconds
 
 
 def _last_touched(path: Path) -> float:
@@ -164,3 +168,9 @@ def atomic_file(path: Path, *, force: bool = False, mode: int = 0o666) -> Iterat
 
 def _is_temporary(file: Path, path: Path) -> bool:
     return file == path or (file.parent == path.parent and file.name.startswith(_PREFIX))
+
+
+def is_out_of_inodes(folder: Path) -> bool:
+    """Return whether no file can be made, however small; some file systems count none."""
+    status = os.statvfs(folder)
+    return status.f_files > 0 and status.f_favail == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from lsqctl.leaderboard.published_results import (
     to_published_result,
 )
 from lsqctl.leaderboard.pwc_archive import ArchiveTable, read_tables
-from lsqctl.ownership import read_regular
+from lsqctl.ownership import lock_file, read_regular
 from lsqctl.services.workspace import create_workspace
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
@@ -254,10 +253,19 @@ def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        lock_file(descriptor, path, wait=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot lock {path}: {error.strerror}; put the workspace on another"
+        ) from None
 
 
 def _write_results(settings: Settings, results: WorkspaceResults) -> None:
