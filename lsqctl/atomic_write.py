@@ -9,6 +9,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import signal
 import threading
 import time
@@ -74,20 +75,35 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     A full disk, a crash or a signal leaves no half of it. ``mode`` is the file's, less what the
     umask takes away. Raises OSError.
     """
-    temporary = temporary_beside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never through a link that lies in wait
+    with half_made(path) as temporary:
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def half_made(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` for a file or folder that is to be renamed to it.
+
+    What lies there at the end, or when a signal ends the process, is removed.
+    """
+    temporary = temporary_beside(path)
     with _removed_at_a_signal(temporary):
-        descriptor = os.open(temporary, flags, mode)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+            yield temporary
+        finally:
+            _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what is half made, and SQLite's own files beside a copy."""
+    for ending in ("", "-journal", "-wal", "-shm"):
+        path = temporary.with_name(f"{temporary.name}{ending}")
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 _half_made: set[tuple[int, Path]] = set()  # by process: a forked one removes nothing of another
@@ -95,7 +111,7 @@ _half_made: set[tuple[int, Path]] = set()  # by process: a forked one removes no
 
 @contextmanager
 def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
-    """Remove a file where a signal ends the process that nobody handles.
+    """Remove a file or folder where a signal ends the process that nobody handles.
 
     Only the main thread may ask for that; what another thread writes is left as by SIGKILL.
     """
@@ -103,8 +119,8 @@ def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
         yield
         return
     ending = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
-    half_made = os.getpid(), temporary
-    _half_made.add(half_made)
+    entry = os.getpid(), temporary
+    _half_made.add(entry)
     try:
         for one in ending:
             signal.signal(one, _end)
@@ -112,15 +128,14 @@ def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
     finally:
         for one in ending:
             signal.signal(one, signal.SIG_DFL)
-        _half_made.discard(half_made)
+        _half_made.discard(entry)
 
 
 def _end(number: int, _: FrameType | None) -> None:
     """Remove what is half made, and end by the signal as if it had not been handled."""
     for process, path in _half_made:
         if process == os.getpid():
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            _remove(path)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
