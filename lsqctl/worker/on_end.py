@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -83,19 +84,15 @@ class EndHooks:
         try:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a lost one may have none yet
             log = open_regular(run_dir / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            try:
-                pipe = subprocess.PIPE
+            with open(log, "wb") as output, tempfile.TemporaryFile() as stdin:
+                stdin.write(body)  # which may be more than a pipe holds
+                stdin.seek(0)
                 process = subprocess.Popen(
-                    words, stdin=pipe, stdout=log, stderr=log, start_new_session=True
+                    words, stdin=stdin, stdout=output, stderr=output, start_new_session=True
                 )
-            finally:
-                os.close(log)
         except OSError as error:
             self._notify(f"{name} did not start: {error}")
             return
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-            stdin.write(body)  # less than a pipe holds
         deadline = self._clock() + self._on_end.timeout_seconds
         self._hooks.append(_Hook(name, process, deadline))
 

@@ -179,6 +179,13 @@ def test_the_hooks_are_told_of_a_run_whose_worker_was_lost_for_good(lost, tmp_pa
     assert not half_written.exists()
 
 
+def test_a_hook_that_reads_nothing_of_a_long_message_holds_up_no_worker(tmp_path):
+    watched = Watched(OnEnd(("sleep", "60"), timeout_seconds=1.0))
+    watched.hooks.ended(replace(RUN, message="\N{BUG}" * 4000), tmp_path)
+    watched.hooks.close()
+    assert "took longer than 1 s" in watched.said[0]
+
+
 def test_a_hook_that_hangs_is_ended_with_all_that_it_started_and_one_that_fails_is_said(tmp_path):
     script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
     watched = Watched(OnEnd(("sh", "-c", script), timeout_seconds=1.0))
