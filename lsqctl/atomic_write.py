@@ -5,6 +5,7 @@ What a process that is killed leaves of it is found by its name.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -20,6 +21,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from lsqctl.errors import UsageError
+from lsqctl.text import format_bytes
 
 STALE_SECONDS = 24 * 3600.0  # untouched for so long, a temporary file is nobody's any more
 _ENDING = (signal.SIGTERM, signal.SIGHUP)  # SIGINT raises KeyboardInterrupt
@@ -178,7 +180,8 @@ def atomic_file(path: Path, *, force: bool = False, mode: int = 0o666) -> Iterat
         named = error.filename
         if named is not None and not (isinstance(named, str) and _is_temporary(Path(named), path)):
             raise
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        reason = f"{error.strerror or error}{inode_hint(error, path)}"
+        raise UsageError(f"cannot write {path}: {reason}") from None
 
 
 def _is_temporary(file: Path, path: Path) -> bool:
@@ -189,3 +192,12 @@ def is_out_of_inodes(folder: Path) -> bool:
     """Return whether no file can be made, however small; some file systems count none."""
     status = os.statvfs(folder)
     return status.f_files > 0 and status.f_favail == 0
+
+
+def inode_hint(error: OSError, path: Path) -> str:
+    """Return what "no space left" does not say where a file system lacks inodes; else nothing."""
+    folder = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if error.errno != errno.ENOSPC or not is_out_of_inodes(folder):
+        return ""
+    free = format_bytes(shutil.disk_usage(folder).free)
+    return f" (no inode is free, though {free} are; remove files, however small)"

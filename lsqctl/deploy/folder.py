@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsqctl.atomic_write import half_made
+from lsqctl.atomic_write import half_made, inode_hint
 from lsqctl.deploy.forms import FORMS, UNCLIPPED, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.runtime import Array
 from lsqctl.errors import DataError, NotFound, UsageError
@@ -75,8 +75,9 @@ def write_folder(directory: Path, files: Mapping[str, bytes], report: JsonObject
                     os.fsync(file.fileno())
             temporary.rename(directory)
     except OSError as error:
+        reason = f"{error.strerror}{inode_hint(error, directory)}"
         raise UsageError(
-            f"cannot write {directory}: {error.strerror}; nothing is left of it, so name a folder "
+            f"cannot write {directory}: {reason}; nothing is left of it, so name a folder "
             "elsewhere or make room"
         ) from None
 

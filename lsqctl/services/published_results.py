@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lsqctl.atomic_write import replace_file
+from lsqctl.atomic_write import inode_hint, replace_file
 from lsqctl.errors import DataError, NotFound, StoreError, UsageError
 from lsqctl.leaderboard.published_results import (
     PublishedResult,
@@ -251,7 +251,8 @@ def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        reason = f"{error.strerror}{inode_hint(error, path)}"
+        raise StoreError(f"cannot write {path}: {reason}") from None
     try:
         _lock(descriptor, path)
         yield
@@ -274,4 +275,5 @@ def _write_results(settings: Settings, results: WorkspaceResults) -> None:
     try:
         replace_file(path, dump_workspace_results(results).encode())
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        reason = f"{error.strerror}{inode_hint(error, path)}"
+        raise StoreError(f"cannot write {path}: {reason}") from None

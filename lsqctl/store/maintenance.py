@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, FromClause, case, func, or_, select, text
 
-from lsqctl.atomic_write import check_overwrite, half_made
+from lsqctl.atomic_write import check_overwrite, half_made, inode_hint
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.store.audit import AttemptRow, History, MeasurementSpan, violations
@@ -161,7 +161,8 @@ class Maintenance(StorePart):
         except FileExistsError:
             raise UsageError(f"{path} exists; --force overwrites it") from None
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from None
+            reason = f"{error.strerror}{inode_hint(error, path)}"
+            raise StoreError(f"cannot write {path}: {reason}") from None
         except sqlite3.Error as error:
             raise StoreError(f"cannot copy {source} to {path}: {error}") from None
         return Backup(path, path.stat().st_size, *runs_and_schema)

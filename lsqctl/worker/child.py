@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from lsqctl.atomic_write import inode_hint
 from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.failpoint import failpoint
 from lsqctl.ownership import make_private_dir, open_regular
@@ -63,7 +64,9 @@ class Child:
                 self._pipes.append(ends[ours])
                 its_ends.append(ends[its])
             return self._launch(launcher, *its_ends)
-        except (OSError, StoreError) as error:
+        except OSError as error:
+            return NeverStarted(f"{error}{inode_hint(error, Path(self.spec.run_dir))}")
+        except StoreError as error:
             return NeverStarted(str(error))
         finally:
             for end in its_ends:

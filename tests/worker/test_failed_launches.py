@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
 
 import pytest
 
+from lsqctl.atomic_write import write_atomic
+from lsqctl.errors import UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.store import Store, open_store
 from lsqctl.worker.launchers import Pipes, ProcessHandle
 from lsqctl.worker.supervisor import CLAIM_POLL_SECONDS, Supervisor
+from tests.conftest import tmpfs
 from tests.store.samples import Clock, identity, lapse, new, no_back_off, submit, take
 from tests.worker.test_dead_workers import supervisor
 
@@ -79,6 +83,20 @@ def test_why_a_launch_failed_is_stored_once_the_database_is_back(worker, store, 
     worker.tick()
     assert ends(store) == [(RunState.QUEUED, [(EndReason.INFRA, CAUSE)])]
     assert not worker._children
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a full file system (needs root: mount)")
+def test_what_needs_an_inode_that_is_not_free_says_so(worker, store, tmp_path):
+    with tmpfs(tmp_path / "runs", "1m", inodes=1) as runs:  # which is its own
+        worker.tick()
+        worker.tick()
+        with pytest.raises(UsageError, match=r"No space left on device \(no inode is free, though"):
+            write_atomic(runs / "file", b"")
+    ((_, ((reason, message),)),) = ends(store)
+    assert reason is EndReason.INFRA
+    assert re.fullmatch(
+        r".*No space left.*/runs/\w+' \(no inode is free, though 1.05 MB .*", message
+    )
 
 
 def test_a_launch_that_fails_after_its_lease_was_lost_changes_nothing_and_ends_no_worker(
