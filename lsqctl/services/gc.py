@@ -168,10 +168,12 @@ def _old_checkpoints(
         or retention.finished_at > cutoff
     ):
         return
-    kept = set(retention.needed)
     newest = [path for path in checkpoint_dirs(folder) if path.is_dir() and not path.is_symlink()]
-    kept |= {path.name for path in newest[:keep_last]}
-    not_kept = [path for path in reversed(newest) if path.name not in kept]
+    # a retry goes on from what has a row; by stems, for of one step both the old and the new count
+    with_row = [path for path in newest if path.stem in retention.stored]
+    last = list(dict.fromkeys(path.stem for path in with_row or newest))[:keep_last]
+    kept = {*retention.needed, *last}
+    not_kept = [path for path in reversed(newest) if path.stem not in kept]
     for path in (*quarantined_dirs(folder), *not_kept):
         yield Garbage(folder.name, path, "checkpoint", tree_size(path))
 

@@ -195,6 +195,26 @@ def test_a_folder_that_two_processes_remove_at_once_goes_without_an_error(tmp_pa
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_gc_keeps_what_a_retry_goes_on_from_and_not_what_was_never_recorded(tmp_path, replaced):
+    """As after a kill between a checkpoint's rename and its row."""
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path}/lsqctl.db", tmp_path / "data")
+    with open_store(settings.db_url) as store:
+        store.workers.register(identity("w1"))
+        (run_id,) = submit(store, new("a"))
+        claim, folder = take(store), settings.run_dir(run_id)
+        for step in (1, 2):
+            saved = replace(checkpoint(step), directory=folder / f"ckpt-{step:08}")
+            store.checkpoints.record(claim.lease, saved)
+        store.queue.fail(claim.lease, EndReason.OOM, "")
+        unrecorded = "ckpt-00000002.old" if replaced else "ckpt-00000003"
+        for name in ("ckpt-00000001", "ckpt-00000002", unrecorded):
+            (folder / name).mkdir(parents=True)
+        remove_garbage(store, find_garbage(store, settings).garbage)
+    kept = {"ckpt-00000002", "ckpt-00000002.old"} if replaced else {"ckpt-00000002"}
+    assert {path.name for path in folder.iterdir()} == kept
+
+
 def test_gc_with_another_workspaces_database_removes_no_run(worked):
     before = folders(worked)
     other = f"sqlite:///{worked.folder / 'other' / 'lsqctl.db'}"
