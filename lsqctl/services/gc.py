@@ -147,7 +147,7 @@ def _written_folders(settings: Settings) -> list[Path]:
     """Return where lsqctl itself writes files whole or not at all, but for the folders of runs."""
     database = sqlite_path(settings.db_url) or settings.home
     folders = [
-        *(settings.home, database.parent, cluster_dir(settings.home)),
+        *(settings.home, settings.runs_dir, database.parent, cluster_dir(settings.home)),
         *(settings.data_dir, settings.data_dir / data_digest.FOLDER),
         *(settings.data_dir / logit_stores.FOLDER).glob("*"),
     ]

@@ -23,6 +23,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsqctl.atomic_write import half_made
 from lsqctl.errors import NotFound, StoreError, UsageError
 from lsqctl.ownership import read_regular
 from lsqctl.retry import retry
@@ -270,6 +271,18 @@ def _move(source: Path, target: Path) -> None:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if target.is_symlink() or target.exists():
             remove_tree(target)
-        shutil.move(source, target)
+        if source.is_symlink() or source.stat().st_dev == target.parent.stat().st_dev:
+            shutil.move(source, target)
+        else:
+            _move_to_another_file_system(source, target)
     except OSError as error:
         raise StoreError(f"cannot move {source} to {target}: {error.strerror or error}") from None
+
+
+def _move_to_another_file_system(source: Path, target: Path) -> None:
+    """Move a folder so that neither name ever stands for a part of it, wherever it is cut off."""
+    with half_made(target) as copy:
+        shutil.copytree(source, copy, symlinks=True)
+        copy.rename(target)
+    with half_made(source) as aside:
+        source.rename(aside)

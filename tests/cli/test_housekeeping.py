@@ -109,7 +109,8 @@ def test_gc_names_and_removes_what_killed_processes_left_half_written_a_day_ago(
     with store_of(cli) as store:
         (run_id,) = submit(store, new("waiting"))
     data, runs = cli.folder / "data", home(cli) / "runs"
-    folders = [home(cli), home(cli) / "cluster", runs / run_id, data, data / "teachers" / "abc"]
+    folders = [home(cli), home(cli) / "cluster", runs, runs / run_id, data]
+    folders.append(data / "teachers" / "abc")
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     left = [temporary_beside(folder / "file") for folder in folders]
