@@ -5,10 +5,12 @@ What a process that is killed leaves of it is found by its name.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
 import secrets
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +21,7 @@ from types import FrameType
 from typing import BinaryIO
 
 from lsqctl.errors import UsageError
+from lsqctl.text import format_bytes
 
 STALE_SECONDS = 24 * 3600.0  # untouched for so long, a temporary file is nobody's any more
 _ENDING = (signal.SIGTERM, signal.SIGHUP)  # SIGINT raises KeyboardInterrupt
@@ -51,8 +54,12 @@ def stale_temporaries(folder: Path, seconds: float = STALE_SECONDS) -> list[Path
             )
     except OSError:
         return []
-    before = time.time() - seconds
-    return [folder / name for name in names if _last_touched(folder / name) < before]
+    return [folder / name for name in names if is_stale(folder / name, seconds)]
+
+
+def is_stale(path: Path, seconds: float = STALE_SECONDS) -> bool:
+    """Return whether a file, and all in a folder, was not touched for so long."""
+    return _last_touched(path) < time.time() - seconds
 
 
 def _last_touched(path: Path) -> float:
@@ -70,20 +77,35 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     A full disk, a crash or a signal leaves no half of it. ``mode`` is the file's, less what the
     umask takes away. Raises OSError.
     """
-    temporary = temporary_beside(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # never through a link that lies in wait
+    with half_made(path) as temporary:
+        with os.fdopen(os.open(temporary, flags, mode), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+@contextmanager
+def half_made(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` for a file or folder that is to be renamed to it.
+
+    What lies there at the end, or when a signal ends the process, is removed.
+    """
+    temporary = temporary_beside(path)
     with _removed_at_a_signal(temporary):
-        descriptor = os.open(temporary, flags, mode)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+            yield temporary
+        finally:
+            _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what is half made, and SQLite's own files beside a copy."""
+    for ending in ("", "-journal", "-wal", "-shm"):
+        path = temporary.with_name(f"{temporary.name}{ending}")
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 _half_made: set[tuple[int, Path]] = set()  # by process: a forked one removes nothing of another
@@ -91,7 +113,7 @@ _half_made: set[tuple[int, Path]] = set()  # by process: a forked one removes no
 
 @contextmanager
 def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
-    """Remove a file where a signal ends the process that nobody handles.
+    """Remove a file or folder where a signal ends the process that nobody handles.
 
     Only the main thread may ask for that; what another thread writes is left as by SIGKILL.
     """
@@ -99,8 +121,8 @@ def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
         yield
         return
     ending = [one for one in _ENDING if signal.getsignal(one) is signal.SIG_DFL]
-    half_made = os.getpid(), temporary
-    _half_made.add(half_made)
+    entry = os.getpid(), temporary
+    _half_made.add(entry)
     try:
         for one in ending:
             signal.signal(one, _end)
@@ -108,15 +130,14 @@ def _removed_at_a_signal(temporary: Path) -> Iterator[None]:
     finally:
         for one in ending:
             signal.signal(one, signal.SIG_DFL)
-        _half_made.discard(half_made)
+        _half_made.discard(entry)
 
 
 def _end(number: int, _: FrameType | None) -> None:
     """Remove what is half made, and end by the signal as if it had not been handled."""
     for process, path in _half_made:
         if process == os.getpid():
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
+            _remove(path)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
@@ -159,8 +180,24 @@ def atomic_file(path: Path, *, force: bool = False, mode: int = 0o666) -> Iterat
         named = error.filename
         if named is not None and not (isinstance(named, str) and _is_temporary(Path(named), path)):
             raise
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+        reason = f"{error.strerror or error}{inode_hint(error, path)}"
+        raise UsageError(f"cannot write {path}: {reason}") from None
 
 
 def _is_temporary(file: Path, path: Path) -> bool:
     return file == path or (file.parent == path.parent and file.name.startswith(_PREFIX))
+
+
+def is_out_of_inodes(folder: Path) -> bool:
+    """Return whether no file can be made, however small; some file systems count none."""
+    status = os.statvfs(folder)
+    return status.f_files > 0 and status.f_favail == 0
+
+
+def inode_hint(error: OSError, path: Path) -> str:
+    """Return what "no space left" does not say where a file system lacks inodes; else nothing."""
+    folder = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if error.errno != errno.ENOSPC or not is_out_of_inodes(folder):
+        return ""
+    free = format_bytes(shutil.disk_usage(folder).free)
+    return f" (no inode is free, though {free} are; remove files, however small)"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterable
@@ -117,3 +118,18 @@ def read_regular(path: Path) -> bytes:
     """Return the content of a regular file.  Raises OSError as ``open_regular`` does."""
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read()
+
+
+def lock_file(descriptor: int, path: Path, *, wait: bool = False) -> bool:
+    """Lock an open file or folder; return False where another process holds it.
+
+    Raises OSError, which says so, where the file system locks none.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        reason = f"its file system locks no files ({str(error.strerror).lower()})"
+        raise OSError(error.errno, reason, str(path)) from None
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -256,6 +257,11 @@ def wait_for(what: Callable[[], object], seconds: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
+
+
+def no_locks(descriptor: int, operation: int) -> None:
+    """Answer ``fcntl.flock`` as a file system without locks."""
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 @contextmanager

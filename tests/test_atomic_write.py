@@ -75,6 +75,61 @@ def test_a_signal_ends_the_process_as_ever_and_leaves_no_half_of_a_file(
     assert left == {"a": b"old", "whole": b"whole"}
 
 
+# in a process for each: what is written piece by piece, and SIGTERM in the middle of it
+IN_THE_MIDDLE = """
+import os, signal
+from pathlib import Path
+from types import SimpleNamespace
+from lsqctl.datasets import fetch
+from lsqctl.deploy import folder
+from lsqctl.store import maintenance, migrate, open_store
+
+
+def end(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def download(folder):
+    (folder / "half").touch()
+    end()
+
+
+def deployed():
+    folder.os = SimpleNamespace(fsync=end, access=os.access, W_OK=os.W_OK, X_OK=os.X_OK)
+    folder.write_folder(Path("deployed"), {"a/b": b"x"}, {})
+
+
+def fetched():
+    info = SimpleNamespace(paths=("half",))
+    fetch._download(SimpleNamespace(info=info, name="d", is_complete=no, download=download), here)
+
+
+def backed_up():
+    maintenance._publish_copy = end
+    open_store("sqlite:///own/lsqctl.db").maintenance.backup(here / "copy.db")
+
+
+def upgraded():
+    migrate.sqlite3 = SimpleNamespace(connect=end)
+    migrate._back_up(here / "old.db", "1")
+
+
+no, here = (lambda _: False), Path.cwd()
+for writes in (deployed, fetched, backed_up, upgraded):
+    child = os.fork()
+    if not child:
+        writes()
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM, writes
+"""
+
+
+def test_a_signal_leaves_no_half_of_a_deployment_a_download_or_a_copy_of_a_database(
+    tmp_path: Path,
+) -> None:
+    subprocess.run([sys.executable, "-c", IN_THE_MIDDLE], cwd=tmp_path, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
 FORKED = """
 import os, signal
 from pathlib import Path

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from urllib.error import URLError
 
-from lsqctl.atomic_write import stale_temporaries, temporary_beside
+from lsqctl.atomic_write import half_made, stale_temporaries
 from lsqctl.datasets import DATASETS
 from lsqctl.datasets.in_memory import InMemoryDataset
 from lsqctl.errors import DataError
@@ -46,16 +46,13 @@ def _download(dataset: InMemoryDataset, data_dir: Path) -> Path:
         return target
     for leftover in stale_temporaries(data_dir):
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = temporary_beside(data_dir / dataset.name)
-    temporary.mkdir(mode=0o700)
-    try:
+    with half_made(data_dir / dataset.name) as temporary:
+        temporary.mkdir(mode=0o700)
         dataset.download(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.is_dir():
             shutil.rmtree(target)
         (temporary / relative_path).replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return target
 
 

@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsqctl.atomic_write import temporary_beside
+from lsqctl.atomic_write import half_made, inode_hint
 from lsqctl.deploy.forms import FORMS, UNCLIPPED, Form, Runner, Unavailable, WrittenForm
 from lsqctl.deploy.runtime import Array
 from lsqctl.errors import DataError, NotFound, UsageError
@@ -65,23 +64,22 @@ def write_folder(directory: Path, files: Mapping[str, bytes], report: JsonObject
     check_free(directory)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
     everything = {**files, CHECK: _manifest(report | {"sha256": digests})}
-    temporary = temporary_beside(directory.absolute())
     try:
-        temporary.mkdir()
-        for name, data in everything.items():
-            (temporary / name).parent.mkdir(exist_ok=True)
-            with (temporary / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.rename(directory)
+        with half_made(directory.absolute()) as temporary:
+            temporary.mkdir()
+            for name, data in everything.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                with (temporary / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            temporary.rename(directory)
     except OSError as error:
+        reason = f"{error.strerror}{inode_hint(error, directory)}"
         raise UsageError(
-            f"cannot write {directory}: {error.strerror}; nothing is left of it, so name a folder "
+            f"cannot write {directory}: {reason}; nothing is left of it, so name a folder "
             "elsewhere or make room"
         ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def npz_bytes(**arrays: Array) -> bytes:

@@ -9,22 +9,30 @@ names that lsqctl gives.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lsqctl.atomic_write import STALE_SECONDS, stale_temporaries
 from lsqctl.cluster.pilot_script import cluster_dir
 from lsqctl.datasets import data_digest
+from lsqctl.errors import StoreError
 from lsqctl.run import ACTIVE_STATES
 from lsqctl.services.import_staging import abandoned_imports
 from lsqctl.services.removal import remove_tree, tree_size
 from lsqctl.services.workspace import run_folders
 from lsqctl.settings import Settings, sqlite_path
 from lsqctl.training import logit_stores
-from lsqctl.training.checkpoint_files import checkpoint_dirs, temporary_dirs
+from lsqctl.training.checkpoint_files import (
+    checkpoint_dirs,
+    quarantined_dirs,
+    temporary_dir,
+    temporary_dirs,
+)
 from lsqctl.training.logit_stores import stored_logits
 
 if TYPE_CHECKING:
@@ -95,13 +103,25 @@ def remove_garbage(store: Store, garbage: Sequence[Garbage]) -> list[Garbage]:
     for item in garbage:
         if item.kind == "no run" and store.checkpoints.retention([item.run_id]):
             continue
-        if item.kind == "checkpoint" and not store.checkpoints.delete(
-            item.run_id, [item.path.name]
-        ):
-            continue
-        remove_tree(item.path)
+        path = item.path
+        if item.kind == "checkpoint":
+            path = temporary_dir(item.path.parent, secrets.token_hex(16))
+            set_aside = partial(_rename, item.path, path)
+            if not store.checkpoints.delete(item.run_id, [item.path.name], set_aside):
+                continue
+        remove_tree(path)
         removed.append(item)
     return removed
+
+
+def _rename(path: Path, aside: Path) -> None:
+    """Let a checkpoint be a half-written one of nobody, if another process has not done so."""
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot remove {path}: {error.strerror}") from None
 
 
 def _unused_logits(data_dir: Path, cutoff: datetime) -> Iterator[Garbage]:
@@ -127,7 +147,7 @@ def _written_folders(settings: Settings) -> list[Path]:
     """Return where lsqctl itself writes files whole or not at all, but for the folders of runs."""
     database = sqlite_path(settings.db_url) or settings.home
     folders = [
-        *(settings.home, database.parent, cluster_dir(settings.home)),
+        *(settings.home, settings.runs_dir, database.parent, cluster_dir(settings.home)),
         *(settings.data_dir, settings.data_dir / data_digest.FOLDER),
         *(settings.data_dir / logit_stores.FOLDER).glob("*"),
     ]
@@ -148,12 +168,14 @@ def _old_checkpoints(
         or retention.finished_at > cutoff
     ):
         return
-    kept = set(retention.needed)
     newest = [path for path in checkpoint_dirs(folder) if path.is_dir() and not path.is_symlink()]
-    kept |= {path.name for path in newest[:keep_last]}
-    for path in reversed(newest):
-        if path.name not in kept:
-            yield Garbage(folder.name, path, "checkpoint", tree_size(path))
+    # a retry goes on from what has a row; by stems, for of one step both the old and the new count
+    with_row = [path for path in newest if path.stem in retention.stored]
+    last = list(dict.fromkeys(path.stem for path in with_row or newest))[:keep_last]
+    kept = {*retention.needed, *last}
+    not_kept = [path for path in reversed(newest) if path.stem not in kept]
+    for path in (*quarantined_dirs(folder), *not_kept):
+        yield Garbage(folder.name, path, "checkpoint", tree_size(path))
 
 
 def _folder_of_no_run(folder: Path, trash_dir: Path, cutoff: datetime) -> Iterator[Garbage]:

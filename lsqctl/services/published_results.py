@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lsqctl.atomic_write import replace_file
+from lsqctl.atomic_write import inode_hint, replace_file
 from lsqctl.errors import DataError, NotFound, StoreError, UsageError
 from lsqctl.leaderboard.published_results import (
     PublishedResult,
@@ -23,7 +22,7 @@ from lsqctl.leaderboard.published_results import (
     to_published_result,
 )
 from lsqctl.leaderboard.pwc_archive import ArchiveTable, read_tables
-from lsqctl.ownership import read_regular
+from lsqctl.ownership import lock_file, read_regular
 from lsqctl.services.workspace import create_workspace
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
@@ -252,12 +251,22 @@ def _locked(settings: Settings, *, dry_run: bool) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        reason = f"{error.strerror}{inode_hint(error, path)}"
+        raise StoreError(f"cannot write {path}: {reason}") from None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, path)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    try:
+        lock_file(descriptor, path, wait=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot lock {path}: {error.strerror}; put the workspace on another"
+        ) from None
 
 
 def _write_results(settings: Settings, results: WorkspaceResults) -> None:
@@ -266,4 +275,5 @@ def _write_results(settings: Settings, results: WorkspaceResults) -> None:
     try:
         replace_file(path, dump_workspace_results(results).encode())
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+        reason = f"{error.strerror}{inode_hint(error, path)}"
+        raise StoreError(f"cannot write {path}: {reason}") from None

@@ -18,12 +18,15 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsqctl.atomic_write import half_made
 from lsqctl.errors import NotFound, StoreError, UsageError
 from lsqctl.ownership import read_regular
+from lsqctl.retry import retry
 from lsqctl.run import Run, RunState
 from lsqctl.settings import Settings
 from lsqctl.text import did_you_mean
@@ -117,15 +120,29 @@ def existing_run_dir(settings: Settings, run_id: str) -> Path | None:
     return folder if folder.is_symlink() or folder.exists() else None
 
 
+_REMOVAL_TRIES = 100  # each ends where another process was faster with one file more
+
+
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it; of a link only the link itself.  Raises StoreError."""
+    """Remove a folder and all in it; of a link only the link itself.  Raises StoreError.
+
+    What another process removes at the same time is no error.
+    """
+
+    def delay_after(_: FileNotFoundError, failures: int) -> float | None:
+        return 0.0 if failures < _REMOVAL_TRIES else None
+
     try:
-        if path.is_symlink() or not path.is_dir():
-            path.unlink(missing_ok=True)
-        else:
-            shutil.rmtree(path)
+        retry(partial(_remove, path), FileNotFoundError, delay_after)
     except OSError as error:
         raise StoreError(f"cannot remove {error.filename or path}: {error.strerror}") from None
+
+
+def _remove(path: Path) -> None:
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path)
 
 
 def tree_size(path: Path) -> int:
@@ -254,6 +271,18 @@ def _move(source: Path, target: Path) -> None:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if target.is_symlink() or target.exists():
             remove_tree(target)
-        shutil.move(source, target)
+        if source.is_symlink() or source.stat().st_dev == target.parent.stat().st_dev:
+            shutil.move(source, target)
+        else:
+            _move_to_another_file_system(source, target)
     except OSError as error:
         raise StoreError(f"cannot move {source} to {target}: {error.strerror or error}") from None
+
+
+def _move_to_another_file_system(source: Path, target: Path) -> None:
+    """Move a folder so that neither name ever stands for a part of it, wherever it is cut off."""
+    with half_made(target) as copy:
+        shutil.copytree(source, copy, symlinks=True)
+        copy.rename(target)
+    with half_made(source) as aside:
+        source.rename(aside)

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -324,9 +325,10 @@ def _take_in(
     if clashes or dry_run:
         planned = () if clashes else tuple(bundle.id for bundle in new)
         return TransferReport(planned, tuple(known.keys() - clashes.keys()), clashes=clashes)
-    with _laid_out(settings, new) as folders:
-        store.transfer.insert([bundle.rows for bundle in new], folders, source=source)
-    return TransferReport(tuple(bundle.id for bundle in new), tuple(known))
+    with _laid_out(settings, new) as placed:
+        added = store.transfer.insert([bundle.rows for bundle in new], placed, source=source)
+    existing = (*known, *(bundle.id for bundle in new if bundle.id not in added))
+    return TransferReport(tuple(added), existing)
 
 
 def _with_missing_plugins(report: TransferReport, bundles: Iterable[_Bundle]) -> TransferReport:
@@ -343,27 +345,40 @@ def _with_missing_plugins(report: TransferReport, bundles: Iterable[_Bundle]) ->
     return replace(report, missing_plugins=missing_plugins(needed))
 
 
+_Placed = Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Path]]]
+
+
 @contextmanager
-def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[Mapping[str, Path]]:
-    """Lay out the folder of each run, complete; on any error remove them all again.
+def _laid_out(settings: Settings, bundles: Sequence[_Bundle]) -> Iterator[_Placed]:
+    """Lay out the folder of each run, complete; yield what puts them in their places.
 
     What is cut off leaves folders without rows, which the next import, or `runs gc`, removes.
     """
-    moved: list[Path] = []
     with staging_folder(settings.runs_dir) as staging:
-        try:
-            for bundle in bundles:
-                (staging / bundle.id).mkdir(mode=0o700)
-                bundle.unpack(staging / bundle.id)
-            failpoint("import.before-move")
-            for bundle in bundles:
-                folder = settings.run_dir(bundle.id)
-                if folder.is_symlink() or folder.exists():  # left by an import that was cut off
-                    remove_tree(folder)
-                (staging / bundle.id).rename(folder)
-                moved.append(folder)
-            yield {bundle.id: settings.run_dir(bundle.id) for bundle in bundles}
-        except BaseException:
-            for folder in moved:
+        for bundle in bundles:
+            (staging / bundle.id).mkdir(mode=0o700)
+            bundle.unpack(staging / bundle.id)
+        failpoint("import.before-move")
+        yield partial(_placed, settings, staging)
+
+
+@contextmanager
+def _placed(
+    settings: Settings, staging: Path, run_ids: Sequence[str]
+) -> Iterator[Mapping[str, Path]]:
+    """Move folders to where their runs belong, and back on an error: nobody else adds runs now."""
+    folders = {run_id: settings.run_dir(run_id) for run_id in run_ids}
+    moved: list[str] = []
+    try:
+        for run_id, folder in folders.items():
+            if not (staging / run_id).exists():  # moved before a commit that is tried again
+                continue
+            if folder.is_symlink() or folder.exists():  # left by an import that was cut off
                 remove_tree(folder)
-            raise
+            (staging / run_id).rename(folder)
+            moved.append(run_id)
+        yield folders
+    except BaseException:
+        for run_id in moved:
+            folders[run_id].rename(staging / run_id)
+        raise

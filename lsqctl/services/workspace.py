@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsqctl.atomic_write import inode_hint
 from lsqctl.errors import NotFound, StoreError, UnusableDatabase
 from lsqctl.ownership import check_not_public, check_private
 from lsqctl.run import RUN_ID
@@ -87,8 +88,9 @@ def create_workspace(settings: Settings) -> None:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         settings.runs_dir.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
+        reason = f"{error.strerror}{inode_hint(error, settings.home)}"
         raise StoreError(
-            f"cannot make the workspace {settings.home}: {error.strerror}; --home names another"
+            f"cannot make the workspace {settings.home}: {reason}; --home names another"
         ) from None
     if is_new:
         check_private((settings.home, settings.runs_dir), advice="or name another with --home")

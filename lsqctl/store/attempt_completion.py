@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, case, select
 
-from lsqctl.errors import LeaseLost, UsageError
+from lsqctl.errors import LeaseLost, StoreError, UsageError
 from lsqctl.events import Result
 from lsqctl.failpoint import failpoint
 from lsqctl.run import (
@@ -206,7 +206,20 @@ class Reaper(AttemptCompletion):
             if self._unchanged_seconds(row) >= self.lease_seconds
             or (is_dead is not None and is_dead(to_identity(row)))
         ]
-        return [run for row in dead if (run := self._expire(row)) is not None]
+        return self._expire_all(dead)
+
+    def _expire_all(self, dead: Sequence[AnyRow]) -> list[Run]:
+        """End attempts one by one; where the database goes away, the rest is found again."""
+        ended: list[Run] = []
+        for row in dead:
+            try:
+                run = self._expire(row)
+            except StoreError:
+                if not ended:  # else nobody would hear of those that have
+                    raise
+                break
+            ended += [run] if run is not None else []
+        return ended
 
     def _unchanged_seconds(self, row: AnyRow) -> float:
         mark, since = self._unchanged_since.get(row.id, (None, 0.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -126,8 +126,18 @@ class Checkpoints(StorePart):
         return retention_by_run
 
     @write_tx
-    def delete(self, db: Connection, run_id: str, names: Sequence[str]) -> bool:
-        """Drop the rows of these checkpoint folders of a run; False when it is unfinished again."""
+    def delete(
+        self,
+        db: Connection,
+        run_id: str,
+        names: Sequence[str],
+        set_aside: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Drop the rows of these checkpoint folders of a run; False when it is unfinished again.
+
+        ``set_aside`` moves the folders while no attempt can begin, which might write one of the
+        same name; it may be called more than once.
+        """
         if RunState(select_for_update(db, run_id).state) in ACTIVE_STATES:
             return False
         of_run = checkpoints.c.run_id == run_id
@@ -137,6 +147,7 @@ class Checkpoints(StorePart):
             if _folder_name(directory) in names
         ]
         db.execute(delete(checkpoints).where(of_run, checkpoints.c.directory.in_(directories)))
+        set_aside()
         return True
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
+from lsqctl.atomic_write import inode_hint
 from lsqctl.errors import StoreError
 from lsqctl.ownership import is_public, make_missing_dirs
 from lsqctl.retry import jitter, retry
@@ -67,7 +68,7 @@ def prepare_file(path: Path) -> None:
         _create_private_file(path)
     except OSError as error:
         raise StoreError(
-            f"cannot use the database {path}: {error.strerror or error}; "
+            f"cannot use the database {path}: {error.strerror or error}{inode_hint(error, path)}; "
             "choose another folder with --home or --db"
         ) from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, FromClause, case, func, or_, select, text
 
-from lsqctl.atomic_write import check_overwrite, temporary_beside
+from lsqctl.atomic_write import check_overwrite, half_made, inode_hint
 from lsqctl.errors import StoreError, UsageError
 from lsqctl.run import EndReason, RunState
 from lsqctl.store.audit import AttemptRow, History, MeasurementSpan, violations
@@ -151,20 +151,20 @@ class Maintenance(StorePart):
         if path.exists() and not path.is_symlink() and path.samefile(source):
             raise UsageError(f"{path} is the database itself; name another path")
         check_overwrite(path, force=force)
-        temporary = temporary_beside(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-            runs_and_schema = _copy_and_check(source, temporary)
-            _publish_copy(temporary, path, force=force)
+            with half_made(path) as temporary:
+                os.close(os.open(temporary, flags, 0o600))
+                runs_and_schema = _copy_and_check(source, temporary)
+                _publish_copy(temporary, path, force=force)
         except FileExistsError:
             raise UsageError(f"{path} exists; --force overwrites it") from None
         except OSError as error:
-            raise StoreError(f"cannot write {path}: {error.strerror}") from None
+            reason = f"{error.strerror}{inode_hint(error, path)}"
+            raise StoreError(f"cannot write {path}: {reason}") from None
         except sqlite3.Error as error:
             raise StoreError(f"cannot copy {source} to {path}: {error}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
         return Backup(path, path.stat().st_size, *runs_and_schema)
 
     def _pg_dump(self, path: Path) -> str:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.schema import CreateTable
 
-from lsqctl.atomic_write import temporary_beside
+from lsqctl.atomic_write import half_made
 from lsqctl.bundled import bundled
 from lsqctl.errors import OlderSchema, StoreError, UnusableDatabase
 from lsqctl.run import RunState
@@ -194,8 +194,7 @@ def _back_up(path: Path, revision: str) -> None:
     copy = path.with_name(f"{path.name}.schema-{revision}.bak")
     if copy.exists():
         return
-    temporary = temporary_beside(copy)
-    try:
+    with half_made(copy) as temporary:
         os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         with (
             closing(sqlite3.connect(path)) as source,
@@ -203,5 +202,3 @@ def _back_up(path: Path, revision: str) -> None:
         ):
             source.backup(target)
         temporary.rename(copy)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -91,18 +92,29 @@ class Transfer(StorePart):
         self,
         db: Connection,
         bundles: Sequence[RunRows],
-        run_dirs: Mapping[str, Path],
+        placed: Callable[[Sequence[str]], AbstractContextManager[Mapping[str, Path]]],
         *,
         source: str,
-    ) -> None:
-        """Add runs with all that belongs to them, all or none; parents first.
+    ) -> Sequence[str]:
+        """Add runs with all that belongs to them, all or none; parents first. Return their ids.
 
-        ``run_dirs`` says where the folder of each lies here, ``source`` what they are from.
+        One that another import has added meanwhile is left as it is. ``placed`` puts the folders
+        of the others where they belong while nobody else can add runs, says where that is, and
+        takes them back on an error; it may be asked more than once. ``source`` is what they are
+        from.
         """
-        for rows in bundles:
-            _insert_bundle(db, rows, run_dirs[rows["runs"][0]["id"]])
-            record_event(db, rows["runs"][0]["id"], "imported", detail=source)
-        failpoint("import.before-commit")
+        new = {rows["runs"][0]["id"]: rows for rows in bundles}
+        new = {run_id: rows for run_id, rows in new.items() if not _exists(db, run_id)}
+        with placed(list(new)) as run_dirs:
+            for run_id, rows in new.items():
+                _insert_bundle(db, rows, run_dirs[run_id])
+                record_event(db, run_id, "imported", detail=source)
+            failpoint("import.before-commit")
+        return list(new)
+
+
+def _exists(db: Connection, run_id: str) -> bool:
+    return db.scalar(select(1).where(runs.c.id == run_id)) is not None
 
 
 def _select(db: Connection, table: Table, condition: object) -> list[JsonObject]:

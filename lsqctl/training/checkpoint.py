@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import io
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable, Collection
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from lsqctl.atomic_write import is_out_of_inodes
 from lsqctl.errors import DataError
 from lsqctl.events import Checkpoint
 from lsqctl.failpoint import failpoint
@@ -91,7 +91,7 @@ def write_checkpoint(
             break
         except OSError as error:
             needed = sum(entry.stat().st_size for entry in _files_in(temporary))
-            out_of_inodes = _is_out_of_inodes(run_dir)  # before some become free again
+            out_of_inodes = is_out_of_inodes(run_dir)  # before some become free again
             shutil.rmtree(temporary, ignore_errors=True)
             if error.errno in _DISK_FULL_ERRNOS and out_of_inodes:
                 raise _no_inode(run_dir, error.errno) from None
@@ -236,17 +236,11 @@ def _last_checkpoint_bytes(run_dir: Path) -> int:
 
 
 def _check_free_space(run_dir: Path) -> None:
-    if _is_out_of_inodes(run_dir):
+    if is_out_of_inodes(run_dir):
         raise _no_inode(run_dir, errno.ENOSPC)
     needed = _FREE_SPACE_FACTOR * _last_checkpoint_bytes(run_dir)
     if shutil.disk_usage(run_dir).free < needed:
         raise _disk_full(run_dir, needed, errno.ENOSPC)
-
-
-def _is_out_of_inodes(run_dir: Path) -> bool:
-    """Return whether no file can be made, however small; some file systems count none."""
-    status = os.statvfs(run_dir)
-    return status.f_files > 0 and status.f_favail == 0
 
 
 def _no_inode(run_dir: Path, code: int) -> OSError:

@@ -169,7 +169,9 @@ def quarantine(folder: Path) -> None:
 
 def quarantined_dirs(run_dir: Path) -> list[Path]:
     """Return the damaged checkpoints."""
-    return sorted(run_dir.glob(f"{_DAMAGED_PREFIX}*"))
+    paths = sorted(run_dir.glob(f"{_DAMAGED_PREFIX}*"))
+    names = {path: path.name.removeprefix(_DAMAGED_PREFIX) for path in paths}
+    return [path for path, name in names.items() if _CHECKPOINT_NAME.fullmatch(name)]
 
 
 def without_lease(work: Callable[[], None]) -> None:

@@ -12,7 +12,6 @@ that need the same view at once take different parts. No torch.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lsqctl.atomic_write import replace_file
+from lsqctl.atomic_write import is_out_of_inodes, replace_file
 from lsqctl.errors import DataError, StoreError
-from lsqctl.ownership import make_private_dir, open_regular
+from lsqctl.ownership import lock_file, make_private_dir, open_regular
 from lsqctl.run import JsonObject
 from lsqctl.text import format_bytes
 from lsqctl.training.logit_stores import (
@@ -143,7 +142,7 @@ class _Part:
         with _opened(self._path, self._size) as descriptor:
             if self._take(descriptor):
                 return True
-            while not _try_lock(descriptor):
+            while not _try_lock(descriptor, self._path):
                 if not wait:
                     return False
                 check_stop()
@@ -244,12 +243,14 @@ def _read(descriptor: int) -> bytes:
         return file.read()
 
 
-def _try_lock(descriptor: int) -> bool:
+def _try_lock(descriptor: int, path: Path) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return lock_file(descriptor, path)
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror}: the teacher's logits are kept in the data folder; put it "
+            "on another, or leave distill.cache out"
+        ) from None
 
 
 def _write_all(descriptor: int, data: bytes, offset: int) -> None:
@@ -289,6 +290,8 @@ def _unwritable(path: Path, error: OSError) -> Exception:
     if error.errno in _FULL:
         folder = next(place for place in path.parents if place.exists())
         free = format_bytes(shutil.disk_usage(folder).free)
+        if is_out_of_inodes(folder):
+            free = f"no inode, though {free}, are"
         return OSError(
             error.errno,
             f"disk full: {free} free on {folder}, where the teacher's logits are kept; make room, "

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from lsqctl.atomic_write import inode_hint
 from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.failpoint import failpoint
 from lsqctl.ownership import make_private_dir, open_regular
 from lsqctl.run import Claim, EndReason
 from lsqctl.store import Store
 from lsqctl.training.checkpoint_files import remove_checkpoints, temporary_dir
-from lsqctl.worker.launchers import Launcher, Pipes, ProcessHandle
+from lsqctl.worker.launchers import Launcher, NeverStarted, Pipes, ProcessHandle
 from lsqctl.worker.messages import AttemptSpec, ExitReport, log_path, meeting_file
 from lsqctl.worker.reasons import MemoryMonitor, report_from_exit_code
 from lsqctl.worker.recorder import ingest_spool
@@ -50,17 +51,31 @@ class Child:
         self._exit_report: ExitReport | None = None
         self._server_silent_since: float | None = self.started_at
         self._memory = MemoryMonitor()
-        self._report_fd, write_fd = os.pipe()
-        stdin_fd, self._parent_death_pipe = os.pipe()
+        self._pipes: list[int] = []  # our ends: of the parent-death pipe, and of its report's
+        self._process = self._start(launcher)
+
+    def _start(self, launcher: Launcher) -> ProcessHandle:
+        """Launch it; one that cannot be launched has ended at once, and says why."""
+        its_ends: list[int] = []
         try:
-            self._process = self._launch(launcher, stdin_fd, write_fd)
-        except (OSError, StoreError):
-            os.close(self._parent_death_pipe)
-            os.close(self._report_fd)
-            raise
+            failpoint("worker.claimed")
+            for ours, its in ((1, 0), (0, 1)):
+                ends = os.pipe()
+                self._pipes.append(ends[ours])
+                its_ends.append(ends[its])
+            return self._launch(launcher, *its_ends)
+        except OSError as error:
+            return NeverStarted(f"{error}{inode_hint(error, Path(self.spec.run_dir))}")
+        except StoreError as error:
+            return NeverStarted(str(error))
         finally:
-            os.close(stdin_fd)
-            os.close(write_fd)
+            for end in its_ends:
+                os.close(end)
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether there is, or was, a process of it."""
+        return not isinstance(self._process, NeverStarted)
 
     def _launch(self, launcher: Launcher, stdin_fd: int, report_fd: int) -> ProcessHandle:
         run_dir = Path(self.spec.run_dir)
@@ -69,7 +84,7 @@ class Child:
         log = open_regular(log_path(run_dir, self.spec.attempt), flags)
         try:
             # less than a pipe holds
-            os.write(self._parent_death_pipe, self.spec.to_line().encode())
+            os.write(self._pipes[0], self.spec.to_line().encode())
             return launcher.launch(Pipes(stdin_fd, log, report_fd), self.allocation.env)
         finally:
             os.close(log)
@@ -80,15 +95,16 @@ class Child:
         return self._process.poll()
 
     def stop(self) -> None:
-        """Ask once for a save and an end."""
-        if not self.stop_requested:
+        """Ask once for a save and an end; one that has ended did so by itself."""
+        if not self.stop_requested and self.exit_code() is None:
             self.stop_requested = True
             self._process.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it now, with all that it started."""
-        self.stop_requested = True
-        self._process.signal(signal.SIGKILL)
+        """End it now, with all that it started; one that has ended did so by itself."""
+        if self.exit_code() is None:
+            self.stop_requested = True
+            self._process.signal(signal.SIGKILL)
 
     def enforce_time_limit(self, now: float) -> None:
         """Stop it when it is over its run's time limit; kill it when saving takes too long too."""
@@ -138,11 +154,14 @@ class Child:
 
     def _drain_report_pipe(self) -> str:
         """Read its report in one piece; what it started may hold the pipe open for longer."""
-        os.close(self._parent_death_pipe)
-        os.set_blocking(self._report_fd, False)
-        with contextlib.suppress(BlockingIOError), os.fdopen(self._report_fd, "rb") as pipe:
-            return (pipe.read() or b"").decode()
-        return ""
+        text = b""
+        for report in self._pipes[1:]:
+            os.set_blocking(report, False)
+            with suppress(BlockingIOError), os.fdopen(report, "rb", closefd=False) as pipe:
+                text = pipe.read() or b""
+        for descriptor in self._pipes:
+            os.close(descriptor)
+        return text.decode()
 
 
 def finalize_attempt(store: Store, child: Child) -> ExitReport:
@@ -170,7 +189,7 @@ def finalize_attempt(store: Store, child: Child) -> ExitReport:
 def _remove_half_written(spec: AttemptSpec) -> None:
     """Remove what a killed child was writing: it is this attempt's own, whoever owns the run."""
     remove_checkpoints([temporary_dir(Path(spec.run_dir), spec.fence)])
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         meeting_file(spec).unlink(missing_ok=True)
 
 
@@ -179,7 +198,7 @@ def _give_back_completed(store: Store, child: Child) -> None:
 
     It goes on from its last checkpoint, and stores the result once more.
     """
-    with contextlib.suppress(LeaseLost):  # the other file has the result, or knows no such attempt
+    with suppress(LeaseLost):  # the other file has the result, or knows no such attempt
         store.queue.release(child.claim.lease)
 
 

@@ -29,7 +29,7 @@ from lsqctl.errors import LsqctlError, RankFailed, UnusableDatabase
 from lsqctl.events import LogMessage, Paused, TrainingEvent
 from lsqctl.failpoint import failpoint
 from lsqctl.run import EndReason, JsonObject, RunDetail
-from lsqctl.worker.messages import AttemptSpec, ExitReport, meeting_file
+from lsqctl.worker.messages import AttemptSpec, ExitReport, log_line, meeting_file
 from lsqctl.worker.ranks import (
     EXIT_CODES,
     AttemptInputs,
@@ -96,7 +96,7 @@ def execute(report_fd: int, parent_pid: int | None) -> int:
     else:
         exit_report = _execute_first_rank(spec, stop, ranks, report_fd)
     if exit_report.message:
-        print(f"lsqctl: {exit_report.reason}: {exit_report.message}", flush=True)
+        log_line(f"{exit_report.reason}: {exit_report.message}")
     _send_report(exit_report, report_fd)
     return EXIT_CODES.get(exit_report.reason, 1)
 
@@ -123,7 +123,7 @@ def _execute_other_rank(spec: AttemptSpec, stop: StopFlag, own: OtherRank, repor
     """Train along with rank 0, tell it how that ended, and return the exit code."""
     exit_report = run_attempt(lambda: _train_along(spec, stop, own, report_fd), stop)
     if exit_report.message:
-        print(f"lsqctl: rank {own.rank}: {exit_report.reason}: {exit_report.message}", flush=True)
+        log_line(f"rank {own.rank}: {exit_report.reason}: {exit_report.message}")
     with contextlib.suppress(OSError):
         own.channel.sendall(exit_report.to_line().encode())
     return EXIT_CODES.get(exit_report.reason, 1)
@@ -140,7 +140,8 @@ def run_attempt(
             return siblings.explain(error)
         reason = end_reason_of(error, stopped=stop())
         if reason is EndReason.CODE:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a log that takes no more
+                traceback.print_exc()
         message = error_message(error, reason)
         return ExitReport(reason, message, ends_worker=isinstance(error, UnusableDatabase))
     return ExitReport(reason, "")

@@ -80,6 +80,26 @@ class ProcessHandle(Protocol):
         """Return whether it is for the fork server to tell that it has started, or ended."""
 
 
+class NeverStarted:
+    """A child that could not be started, and has ended at that."""
+
+    pid = None
+
+    def __init__(self, exit_cause: str) -> None:
+        self.exit_cause = exit_cause
+
+    def poll(self) -> int | None:
+        """Return an exit code that says nothing: ``exit_cause`` does."""
+        return 1
+
+    def signal(self, number: signal.Signals) -> None:
+        """Nobody is there."""
+
+    def awaits_server(self) -> bool:
+        """Return False: it waits for nobody."""
+        return False
+
+
 class Launcher(Protocol):
     """How a worker starts its children."""
 

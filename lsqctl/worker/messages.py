@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -104,6 +105,12 @@ def attempt_spec(
 def log_path(run_dir: Path, attempt: int) -> Path:
     """Return the log file of one attempt."""
     return run_dir / f"attempt-{attempt}.log"
+
+
+def log_line(text: str) -> None:
+    """Print a line into the attempt's log; where its disk takes none, the attempt goes on."""
+    with suppress(OSError):
+        print(f"lsqctl: {text}", flush=True)
 
 
 def meeting_file(spec: AttemptSpec) -> Path:

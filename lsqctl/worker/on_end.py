@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 from lsqctl.ownership import open_regular
 from lsqctl.run import ACTIVE_STATES, RECORDED, Run
 from lsqctl.settings import Settings, module_command
+from lsqctl.training.checkpoint_files import remove_checkpoints, temporary_dirs
 from lsqctl.worker.identity import is_dead
 from lsqctl.worker.workspace_file import OnEnd
 
@@ -56,10 +58,13 @@ class EndHooks:
 
     def reap(self, store: Store, settings: Settings) -> None:
         """Take back the runs of dead workers, say so, and start the hooks of those that ended."""
-        for run in store.queue.reap(is_dead=is_dead):
+        reaped = store.queue.reap(is_dead=is_dead)
+        for run in reaped:
             self._notify(f"{run.name} ({run.id}): its worker was lost; now {run.state}")
             if run.origin != RECORDED:
                 self.ended(run, settings.run_dir(run.id))
+        for run in reaped:
+            _remove_half_written(store, run.id, settings.run_dir(run.id))
 
     def ended(self, run: Run, run_dir: Path) -> None:
         """Start the hooks of a run; nothing for one that is only requeued.  Never raises."""
@@ -79,19 +84,15 @@ class EndHooks:
         try:
             run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # a lost one may have none yet
             log = open_regular(run_dir / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            try:
-                pipe = subprocess.PIPE
+            with open(log, "wb") as output, tempfile.TemporaryFile() as stdin:
+                stdin.write(body)  # which may be more than a pipe holds
+                stdin.seek(0)
                 process = subprocess.Popen(
-                    words, stdin=pipe, stdout=log, stderr=log, start_new_session=True
+                    words, stdin=stdin, stdout=output, stderr=output, start_new_session=True
                 )
-            finally:
-                os.close(log)
         except OSError as error:
             self._notify(f"{name} did not start: {error}")
             return
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:
-            stdin.write(body)  # less than a pipe holds
         deadline = self._clock() + self._on_end.timeout_seconds
         self._hooks.append(_Hook(name, process, deadline))
 
@@ -116,6 +117,13 @@ class EndHooks:
         while self._hooks:
             self.tick()
             time.sleep(_POLL_SECONDS)
+
+
+def _remove_half_written(store: Store, run_id: str, run_dir: Path) -> None:
+    """Remove the checkpoints that dead attempts were writing: no attempt may come after them."""
+    fences = temporary_dirs(run_dir)  # before the row: what an attempt begins meanwhile stays
+    if fences and (retention := store.checkpoints.retention([run_id]).get(run_id)):
+        remove_checkpoints(path for path, fence in fences.items() if fence != retention.fence)
 
 
 def end_message(run: Run) -> Mapping[str, object]:

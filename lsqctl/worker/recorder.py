@@ -36,6 +36,7 @@ from lsqctl.failpoint import failpoint
 from lsqctl.ownership import read_regular
 from lsqctl.retry import backoff_delay
 from lsqctl.run import EndReason, Lease
+from lsqctl.worker.messages import log_line
 from lsqctl.worker.retry import retry_store
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class _EpochLog:
         if self._evaluated:
             values = ", ".join(f"{name} {value:.4g}" for name, value in self._values.items())
             epoch = f"epoch {progress.epoch}/{progress.epochs}"
-            print(f"lsqctl: {epoch}, step {progress.step}: {values}", flush=True)
+            log_line(f"{epoch}, step {progress.step}: {values}")
             self._values, self._evaluated = {}, False
 
 
@@ -142,7 +143,7 @@ class Recorder:
             case Compiled() | KernelUse():
                 self._record_environment(event)
             case LogMessage():
-                print(f"lsqctl: {event.text}", flush=True)
+                log_line(event.text)
                 self._log_messages.append(event)
             case Checkpoint():
                 self._retry(partial(self._record_checkpoint, event))
@@ -202,10 +203,10 @@ class Recorder:
             self._failures += 1
             self._next_flush = self._clock() + FLUSH_SECONDS + backoff_delay(self._failures)
             if self._failures == 1:
-                print(f"lsqctl: {error}; training goes on, metrics wait on the disk", flush=True)
+                log_line(f"{error}; training goes on, metrics wait on the disk")
             return False
         if self._failures:
-            print("lsqctl: the database is back; nothing was lost", flush=True)
+            log_line("the database is back; nothing was lost")
         self._failures = 0
         self._spool.clear()
         self._next_flush = self._clock() + FLUSH_SECONDS
@@ -290,7 +291,8 @@ class Spool:
             os.close(self._fd)
             self._fd = None
         if not (keep and self._has_lines):
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that only reads by now
+                self.path.unlink(missing_ok=True)
 
     def pending_from_previous(self) -> list[Measurement]:
         """Return what earlier attempts could not store, oldest first."""
@@ -307,9 +309,12 @@ class Spool:
 
 
 def ingest_spool(store: Store, lease: Lease, run_dir: Path) -> None:
-    """Store what an attempt's trainer left in its spool, and remove it.  Raises LeaseLost."""
+    """Store what an attempt's trainer left in its spool, and remove it.  Raises LeaseLost.
+
+    On a disk that fails, or only reads by now, it is left to the attempt that goes on.
+    """
     path = run_dir / _SPOOL_NAME.format(lease.attempt)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         if measurements := list(_read_spool(path)):
             store.metrics.log(lease, measurements)
         path.unlink()

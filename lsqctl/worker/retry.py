@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from lsqctl import retry
 from lsqctl.errors import StoreError, UnusableDatabase
+from lsqctl.worker.messages import log_line
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ def retry_store(
         if clock() + delay > min(deadlines):
             return None
         if failures == 1:
-            print(f"lsqctl: trying again: {error}", flush=True)
+            log_line(f"trying again: {error}")
         return delay
 
     return retry.retry(work, StoreError, delay_after, sleep=sleep)

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Protocol
 
@@ -142,7 +143,8 @@ class Supervisor:
             finally:
                 self._shutdown()
                 self._hooks.close()
-                self._log_errors(lambda: self._store.workers.deregister(self._identity.id))
+                with contextlib.suppress(NotFound):
+                    self._log_errors(lambda: self._store.workers.deregister(self._identity.id))
         if self._unusable is not None:
             raise self._unusable
         return self._exit_code or 0
@@ -171,7 +173,17 @@ class Supervisor:
             self._log_errors(self._reap)
         can_claim = self._slots.pool.has_room and self._exit_code is None
         if can_claim and self._ticker.due("claim", self._options.poll_seconds):
-            self._log_errors(self._claim_available)
+            self._log_errors(lambda: self._as_known(self._claim_available))
+
+    def _as_known(self, action: Callable[[], object]) -> None:
+        """Do what a registered worker may, and register again where none is known of our id."""
+        try:
+            action()
+        except NotFound:
+            self._observer.notify(
+                "the database does not know this worker: it was restored from a copy; registering"
+            )
+            self._store.workers.register(self._identity)
 
     def _claim_available(self) -> None:
         """Claim as many runs as there is room for."""
@@ -197,24 +209,19 @@ class Supervisor:
         self._store.workers.set_notice(self._identity.id, notice)
 
     def _launch(self, claim: Claim) -> None:
+        """Launch what was claimed; what cannot be launched is finalized as what has ended."""
         allocation = self._slots.allocate(claim.run.gpus)
-        try:
-            failpoint("worker.claimed")
-            spec = attempt_spec(claim, allocation, self._settings, self._options.trackers)
-            child = Child(claim, allocation, spec, self._launcher, self._clock)
-        except (OSError, StoreError) as error:
-            exit_report = ExitReport(EndReason.INFRA, str(error))
-            self._slots.release(allocation, exit_report)
-            self._store.queue.fail(claim.lease, exit_report.reason, exit_report.message)
-            self._tell_end(claim.run, exit_report)
-            return
+        spec = attempt_spec(claim, allocation, self._settings, self._options.trackers)
+        child = Child(claim, allocation, spec, self._launcher, self._clock)
         self._children.append(child)
-        failpoint("worker.launched")
-        self._observer.started(claim.run, allocation, spec.threads * spec.ranks)
+        if child.is_launched:
+            failpoint("worker.launched")
+            self._observer.started(claim.run, allocation, spec.threads * spec.ranks)
 
     def _renew(self) -> None:
         """Renew every lease; stop a child whose run was cancelled or taken over."""
-        self._log_errors(lambda: self._store.workers.heartbeat(self._identity.id))
+        heartbeat = partial(self._store.workers.heartbeat, self._identity.id)
+        self._log_errors(lambda: self._as_known(heartbeat))
         for child in self._children:
             asked_at = self._clock()
             try:

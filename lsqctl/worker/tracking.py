@@ -14,6 +14,7 @@ from lsqctl.errors import LsqctlError
 from lsqctl.events import Metric, QuantizerStats, Resumed, TrainingEvent
 from lsqctl.run import RunDetail
 from lsqctl.trackers import TRACKERS, Number, TrackedRun, Tracker
+from lsqctl.worker.messages import log_line
 
 CLOSE_SECONDS = 10.0  # how long the end of an attempt waits for a tracker
 _MAX_WAITING = 100_000  # numbers; more than that of a tracker that hangs are dropped
@@ -65,7 +66,7 @@ class _TrackerThread:
                 return
 
     def _say(self, text: str) -> None:
-        print(f"lsqctl: the tracker {self._name} {text}; the run goes on", flush=True)
+        log_line(f"the tracker {self._name} {text}; the run goes on")
 
 
 class Tracking:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -17,6 +18,9 @@ import pytest
 
 from lsqctl.atomic_write import temporary_beside
 from lsqctl.run import EndReason, RunState
+from lsqctl.services.gc import find_garbage, remove_garbage
+from lsqctl.services.removal import remove_tree
+from lsqctl.settings import Settings
 from lsqctl.store import Store, open_store
 from tests.conftest import TINY, CommandLine
 from tests.store.samples import checkpoint, identity, new, submit, take
@@ -76,11 +80,13 @@ def test_gc_takes_leftovers_and_folders_without_a_run_but_nothing_that_lives(cli
         runs / running / "ckpt-00000002",
         runs / failed / "ckpt-00000005",  # a retry takes it up
         runs / "my-own-folder",
+        runs / failed / "damaged-by-me",
     ]
     go = [
         runs / running / "ckpt.tmp.00ff",
         runs / failed / "ckpt.tmp.00ff",
         runs / failed / "ckpt-00000004",
+        runs / failed / "damaged-ckpt-00000003",
         runs / "zzzzzzzz",
     ]
     for path in (*stay, *go):
@@ -103,7 +109,8 @@ def test_gc_names_and_removes_what_killed_processes_left_half_written_a_day_ago(
     with store_of(cli) as store:
         (run_id,) = submit(store, new("waiting"))
     data, runs = cli.folder / "data", home(cli) / "runs"
-    folders = [home(cli), home(cli) / "cluster", runs / run_id, data, data / "teachers" / "abc"]
+    folders = [home(cli), home(cli) / "cluster", runs, runs / run_id, data]
+    folders.append(data / "teachers" / "abc")
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     left = [temporary_beside(folder / "file") for folder in folders]
@@ -151,6 +158,62 @@ def test_gc_keeps_the_best_checkpoint_though_later_ones_follow(cli):
         store.queue.fail(claim.lease, EndReason.OOM, "")  # so that no result names one
     cli("runs", "gc", "--apply")
     assert folders(cli) == {"ckpt-00000002", "ckpt-00000004"}
+
+
+def test_gc_that_sleeps_takes_no_checkpoint_that_a_later_attempt_has_written(tmp_path, monkeypatch):
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path}/lsqctl.db", tmp_path / "data")
+
+    def later_attempt(path):
+        monkeypatch.undo()
+        store.runs.retry(run_id, from_scratch=True, delete_files=lambda _: None)
+        old.mkdir()
+        remove_tree(path)
+
+    with open_store(settings.db_url) as store:
+        store.workers.register(identity("w1"))
+        (run_id,) = submit(store, new("a"))
+        store.queue.fail(take(store).lease, EndReason.OOM, "")
+        old, newest = (settings.run_dir(run_id) / f"ckpt-{step:08}" for step in (1, 2))
+        for folder in (old, newest):
+            folder.mkdir(parents=True)
+        monkeypatch.setattr("lsqctl.services.gc.remove_tree", later_attempt)
+        remove_garbage(store, find_garbage(store, settings).garbage)
+    assert sorted(old.parent.iterdir()) == [old, newest]
+
+
+def test_a_folder_that_two_processes_remove_at_once_goes_without_an_error(tmp_path, monkeypatch):
+    folder, unlink = tmp_path / "folder", os.unlink
+
+    def faster(*args, **options):
+        monkeypatch.undo()
+        shutil.rmtree(folder)
+        unlink(*args, **options)
+
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").touch()
+    monkeypatch.setattr(os, "unlink", faster)
+    remove_tree(folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_gc_keeps_what_a_retry_goes_on_from_and_not_what_was_never_recorded(tmp_path, replaced):
+    """As after a kill between a checkpoint's rename and its row."""
+    settings = Settings(tmp_path, f"sqlite:///{tmp_path}/lsqctl.db", tmp_path / "data")
+    with open_store(settings.db_url) as store:
+        store.workers.register(identity("w1"))
+        (run_id,) = submit(store, new("a"))
+        claim, folder = take(store), settings.run_dir(run_id)
+        for step in (1, 2):
+            saved = replace(checkpoint(step), directory=folder / f"ckpt-{step:08}")
+            store.checkpoints.record(claim.lease, saved)
+        store.queue.fail(claim.lease, EndReason.OOM, "")
+        unrecorded = "ckpt-00000002.old" if replaced else "ckpt-00000003"
+        for name in ("ckpt-00000001", "ckpt-00000002", unrecorded):
+            (folder / name).mkdir(parents=True)
+        remove_garbage(store, find_garbage(store, settings).garbage)
+    kept = {"ckpt-00000002", "ckpt-00000002.old"} if replaced else {"ckpt-00000002"}
+    assert {path.name for path in folder.iterdir()} == kept
 
 
 def test_gc_with_another_workspaces_database_removes_no_run(worked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ from lsqctl.services.published_results import (
     load_workspace_results,
 )
 from lsqctl.settings import Settings
+from tests.conftest import no_locks
 from tests.leaderboard.test_pwc_view import ELEVEN
 
 ROW = {
@@ -179,6 +181,12 @@ def test_a_link_in_the_files_place_is_not_followed(here, tmp_path):
     with pytest.raises(StoreError, match="cannot write"):
         add_published_result(here, load_bundled_results()[0])
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_system_without_locks_is_said(here, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StoreError, match=r"references\.lock: its file system locks no files \("):
+        add_published_result(here, load_bundled_results()[0])
 
 
 def test_adding_listing_and_importing_by_the_command_line(cli):

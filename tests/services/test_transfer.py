@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ from lsqctl.services.transfer import export_runs, import_runs, merge_workspace
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings, sqlite_url
 from lsqctl.store import Store
-from tests.conftest import FULL, TINY, CommandLine
+from tests.conftest import FULL, TINY, CommandLine, no_locks
 from tests.inside import Here
 from tests.store.samples import evaluation, identity, new, result, submit, take
 
@@ -488,6 +489,40 @@ def test_an_import_at_work_keeps_what_it_has_laid_out_whoever_else_imports(
     finally:
         os.close(descriptor)
     assert [one.name for one in ours.runs_dir.glob(".import-*")] == [at_work.name]
+
+
+def test_where_the_file_system_has_no_locks_imports_work_and_what_they_left_goes_a_day_later(
+    exported: Path, ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    at_work, cut_off = (ours.runs_dir / f".import-{name}" for name in ("1", "2"))
+    for folder in (at_work, cut_off):
+        folder.mkdir()
+    os.utime(cut_off, (time.time() - 25 * 3600,) * 2)
+    with open_workspace(ours) as store:
+        assert len(import_runs(store, ours, exported).imported) == 2
+    assert [one.name for one in ours.runs_dir.glob(".import-*")] == [at_work.name]
+
+
+def test_an_import_that_sleeps_while_another_takes_in_the_same_runs_leaves_them_their_files(
+    exported: Path, others: Settings, ours: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_import(name: str) -> None:
+        monkeypatch.undo()
+        if name == "import.before-move":
+            with open_workspace(ours) as faster:
+                assert len(import_runs(faster, ours, exported).imported) == 2
+
+    with open_workspace(ours) as store:
+        monkeypatch.setattr("lsqctl.services.transfer.failpoint", other_import)
+        late = import_runs(store, ours, exported)
+        assert (len(late.imported), len(late.existing)) == (0, 2)
+        with open_workspace(others) as source:
+            assert everything(store, ours) == everything(source, others)
+        for run in store.runs.list():
+            (kept,) = store.checkpoints.list(run.id)
+            assert (Path(kept.directory) / "model.pt").read_bytes() == bytes(range(256))
+    assert list(ours.runs_dir.glob(".import-*")) == []
 
 
 def test_imports_that_begin_at_once_take_no_folder_away_from_each_other(tmp_path: Path) -> None:

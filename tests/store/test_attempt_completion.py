@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lsqctl.errors import LeaseLost
+from lsqctl.errors import LeaseLost, StoreError
 from lsqctl.run import MAX_CONSECUTIVE_FAILURES, EndReason, Run, RunState
 from lsqctl.store import Store
 from tests.store.conftest import LEASE
@@ -126,6 +126,26 @@ def test_a_dead_workers_run_is_reaped_after_a_lease_on_both_clocks(
     assert (found.state, found.reason) == (RunState.QUEUED, EndReason.WORKER_LOST)
     with pytest.raises(LeaseLost):
         store.queue.renew(claim.lease)
+
+
+def test_runs_that_were_taken_back_before_the_database_went_away_are_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = submit(store, new("a"), new("b"), new("c"))
+    for run_id in lost:
+        take(store)
+        lapse(store, run_id)
+    reached: list[str] = []
+
+    def away_at_the_second(name: str) -> None:
+        reached.append(name)
+        if reached.count("reap.before-expire") == 2:
+            raise StoreError("the database is away")
+
+    monkeypatch.setattr("lsqctl.store.attempt_completion.failpoint", away_at_the_second)
+    told = [[run.id for run in store.queue.reap(is_dead=lambda _: True)] for _ in range(2)]
+    assert [len(ids) for ids in told] == [1, 2]
+    assert sorted([*told[0], *told[1]]) == sorted(lost)
 
 
 def test_a_clock_that_jumps_reaps_nobody_who_renews(store: Store, clock: Clock) -> None:

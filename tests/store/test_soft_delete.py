@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +23,7 @@ from lsqctl.settings import Settings
 from lsqctl.store import Store
 from lsqctl.store.database import StorePart
 from lsqctl.store.tables import metadata
+from tests.conftest import tmpfs
 from tests.store.samples import checkpoint, evaluation, new, result, submit, take
 
 
@@ -173,6 +176,47 @@ def test_what_lies_in_the_way_is_not_written_over(store: Store, here) -> None:
         restore_runs(store, here, [run_id])
     assert (made / "attempt-1.log").read_text() == "another"
     assert [one.id for one in list_trash(store, here)] == [run_id]
+
+
+def killed_at_the_second_file(work: Callable[[], object]) -> None:
+    """Do something in a process that is killed where it copies a second file."""
+    child = os.fork()
+    if child:
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        return
+    copyfile, copied = shutil.copyfile, []
+
+    def until_the_second(*args, **options):
+        copied.append(args)
+        if len(copied) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return copyfile(*args, **options)
+
+    try:
+        shutil.copyfile = until_the_second
+        work()
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: two file systems (needs root: mount)")
+def test_a_kill_on_the_way_to_another_file_system_or_back_leaves_the_folder_whole(
+    store: Store, here
+) -> None:
+    """As where `runs` is a link to a larger disk."""
+    (run_id,) = submit(store, new("a"))
+    with tmpfs(here.runs_dir, "1m"):
+        made = folder(here, run_id)
+        (made / "attempt-2.log").write_text("more")
+        killed_at_the_second_file(lambda: remove(store, here, run_id))
+        restore_runs(store, here, [run_id])
+        assert len(list(made.iterdir())) == 2
+        remove(store, here, run_id)
+        assert list(here.runs_dir.iterdir()) == []
+        killed_at_the_second_file(lambda: restore_runs(store, here, [run_id]))
+        restore_runs(store, here, [run_id])
+        assert len(list(made.iterdir())) == 2
+    assert not (here.trash_dir / run_id).exists()
 
 
 def test_a_run_that_is_not_in_the_trash_is_not_restored(store: Store) -> None:

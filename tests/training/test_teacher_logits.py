@@ -28,7 +28,7 @@ from lsqctl.training.logit_stores import CHUNK_IMAGES, PARTS, stored_logits
 from lsqctl.training.optimizer_step import train_step
 from lsqctl.training.teacher_logits import TeacherLogits
 from lsqctl.training.teacher_view import cached_logits, load_teacher_view
-from tests.conftest import tmpfs
+from tests.conftest import no_locks, tmpfs
 from tests.training.attempts import assert_same_state, plain, rows, run
 from tests.training.conftest import session_of, tiny
 
@@ -251,12 +251,20 @@ def test_a_part_that_does_not_keep_what_was_written_is_never_trained_on(tmp_path
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a full file system (needs root: mount)")
-@pytest.mark.parametrize(("inodes", "where"), [(0, "teachers/\\w+/view-0000"), (2, "teachers")])
-def test_a_full_disk_is_said_with_its_place_and_what_was_computed_is_kept(tmp_path, inodes, where):
+@pytest.mark.parametrize(
+    ("inodes", "what", "where"),
+    [
+        (0, r"\S+ \w?B", "teachers/\\w+/view-0000"),
+        (2, r"no inode, though \S+ \w?B, are", "teachers"),
+    ],
+)
+def test_a_full_disk_is_said_with_its_place_and_what_was_computed_is_kept(
+    tmp_path, inodes, what, where
+):
     with tmpfs(tmp_path / "small", "24k", inodes=inodes) as small:
         store, computes = store_in(small, 20 * IMAGES), Computes()
         with pytest.raises(
-            OSError, match=rf"disk full: .+ free on {small}/{where}, where"
+            OSError, match=rf"disk full: {what} free on {small}/{where}, where"
         ) as error:
             store.load(0, computes, never)
         assert error.value.errno == errno.ENOSPC
@@ -265,6 +273,13 @@ def test_a_full_disk_is_said_with_its_place_and_what_was_computed_is_kept(tmp_pa
         subprocess.run(remount, check=True)
         found = store.load(0, computes, never)
         assert (found.images_damaged, found.images_computed < 20 * IMAGES) == (0, not inodes)
+
+
+def test_a_file_system_without_locks_is_said_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    said = r"part-00: its file system locks no files \(operation not supported\): .* leave distill"
+    with pytest.raises(DataError, match=said):
+        store_in(tmp_path).load(0, Computes(), never)
 
 
 def test_a_view_that_is_there_is_read_whoever_holds_it(tmp_path):

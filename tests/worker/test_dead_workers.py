@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from lsqctl.errors import UsageError
 from lsqctl.run import EndReason, Run, RunState, WorkerIdentity
 from lsqctl.settings import Settings
 from lsqctl.store import open_store
+from lsqctl.store.tables import workers
 from lsqctl.worker.identity import this_worker
 from lsqctl.worker.messages import ExitReport
 from lsqctl.worker.slots import Allocation, SlotAllocator, make_slots
@@ -61,6 +63,21 @@ def test_a_dead_worker_is_found_within_35_seconds_with_the_default_settings(tmp_
         assert died is not None
         assert clock.seconds - died >= store.lease_seconds, "not before its lease is over"
         assert store.runs.detail(claim.run.id).attempts[0].reason is EndReason.WORKER_LOST
+
+
+def test_a_worker_that_a_restored_database_does_not_know_registers_again(tmp_path):
+    clock = Clock()
+    with open_store(f"sqlite:///{tmp_path}/lsqctl.db") as store:
+        worker = supervisor(store, tmp_path, clock)
+        store._database.write(lambda db: db.execute(delete(workers)))
+        worker.tick()
+        (known,) = store.workers.list()
+        assert known.identity.id == worker._identity.id
+        store._database.write(lambda db: db.execute(delete(workers)))
+        submit(store, new("a"))
+        clock.seconds = 0.6  # no heartbeat is due, a claim is
+        worker.tick()
+        assert len(store.workers.list()) == 1
 
 
 def test_only_a_live_worker_keeps_its_name(tmp_path):

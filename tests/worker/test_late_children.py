@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from lsqctl.worker.identity import this_worker
 from lsqctl.worker.messages import log_path
 from lsqctl.worker.slots import SlotAllocator, make_slots
 from lsqctl.worker.supervisor import Supervisor
-from tests.conftest import wait_for
+from tests.conftest import tmpfs, wait_for
 from tests.store.samples import Clock, new, submit
 from tests.worker.test_dead_workers import Silent
 
@@ -105,6 +106,33 @@ def test_a_child_whose_lease_was_renewed_in_time_is_not_stopped(scene):
     with scene.locked():
         scene.tick_at(LEASE + 5)
         assert not scene.child.stop_requested
+
+
+def test_a_child_that_was_killed_while_the_database_was_away_was_not_stopped_by_its_worker(scene):
+    late = scene.child
+    os.kill(late._process.pid, signal.SIGKILL)
+    wait_for(lambda: late.exit_code() is not None)
+    with scene.locked():
+        scene.tick_at(LEASE + 5)
+        scene.tick_at(LEASE + 10)
+    scene.supervisor._finalize_ended()
+    (attempt,) = scene.store.runs.detail(scene.run_id).attempts
+    assert attempt.reason is EndReason.INFRA
+    assert "killed by SIGKILL" in attempt.message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a disk that only reads (needs root)")
+def test_a_run_whose_disk_only_reads_by_now_is_not_kept_for_ever_by_what_lies_on_it(scene):
+    late = scene.child
+    os.kill(late._process.pid, signal.SIGKILL)
+    wait_for(lambda: late.exit_code() is not None)
+    with tmpfs(scene.log.parent, "1m") as run_dir:
+        (run_dir / "spool-1.jsonl").write_text('["loss", "train", 1, 0.5]\n')
+        subprocess.run(["mount", "-o", "remount,ro", str(run_dir)], check=True)
+        scene.supervisor._finalize_ended()
+        assert (run_dir / "spool-1.jsonl").exists()
+    assert not scene.supervisor._children
+    assert [point.value for point in scene.store.metrics.points(scene.run_id)] == [0.5]
 
 
 def test_a_child_over_its_time_limit_is_asked_to_save_and_killed_when_that_takes_too_long(scene):

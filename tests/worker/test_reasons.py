@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 import pytest
 
 from lsqctl.errors import CannotCompile, DataError
 from lsqctl.run import EndReason
 from lsqctl.training.image_folder import DecoderEnded
-from lsqctl.worker import reasons
+from lsqctl.worker import execute, reasons
+from lsqctl.worker.messages import AttemptSpec, ExitReport
 from lsqctl.worker.reasons import (
     MemoryMonitor,
     end_reason_of,
@@ -84,3 +87,39 @@ def test_a_stop_hides_no_other_fault(error):
 def test_a_signal_without_a_name_is_told_by_its_number():
     """Most real-time signals have none."""
     assert (signal_name(15), signal_name(35)) == ("SIGTERM", "signal 35")
+
+
+def execute_with_a_full_log(error: Exception, report_fd: int) -> None:
+    """Execute an attempt that fails, in this process, which ends with it."""
+
+    def train(spec, stop):
+        raise error
+
+    execute._train_and_record = train
+    full = os.open("/dev/full", os.O_WRONLY)
+    spec_fd, write_end = os.pipe()
+    spec = AttemptSpec("a", 1, "f", "sqlite:///x", 1.0, "/x", "/x", "cpu", 1, os.getppid())
+    os.write(write_end, spec.to_line().encode())
+    for source, target in ((spec_fd, 0), (full, 1), (full, 2)):
+        os.dup2(source, target)
+    sys.stdout, sys.stderr = open(1, "w"), open(2, "w")  # noqa: SIM115 (until the end)
+    execute.execute(report_fd, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError("a bad disk"), EndReason.INFRA), (KeyError("bug"), EndReason.CODE)],
+)
+def test_why_an_attempt_ended_is_told_also_where_its_log_takes_no_line(error, reason):
+    report, write_end = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            execute_with_a_full_log(error, write_end)
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    with os.fdopen(report) as pipe:
+        told = ExitReport.from_line(pipe.read())
+    os.waitpid(child, 0)
+    assert (told.reason, told.message) == (reason, error_message(error, reason))

@@ -25,6 +25,7 @@ from lsqctl.store import open_store
 from lsqctl.testing import tracker_laws
 from lsqctl.trackers import TRACKERS, Number, TrackedRun
 from lsqctl.trackers.tensorboard import TensorBoard
+from lsqctl.training.checkpoint_files import temporary_dir
 from lsqctl.trust import trust
 from lsqctl.worker.on_end import EndHooks
 from lsqctl.worker.tracking import Tracking
@@ -165,6 +166,9 @@ def lost(tmp_path):
 def test_the_hooks_are_told_of_a_run_whose_worker_was_lost_for_good(lost, tmp_path):
     watched = Watched(OnEnd(("sh", "-c", f"cat > {tmp_path}/got")))
     settings = Settings(tmp_path / "home", lost.url, tmp_path)
+    (run,) = lost.runs.list()
+    half_written = temporary_dir(settings.run_dir(run.id), "00ff")
+    half_written.mkdir(parents=True)
     watched.hooks.reap(lost, settings)  # which has now seen the lease, and sees no renewal
     time.sleep(0.3)
     watched.hooks.reap(lost, settings)
@@ -172,6 +176,14 @@ def test_the_hooks_are_told_of_a_run_whose_worker_was_lost_for_good(lost, tmp_pa
     assert json.loads((tmp_path / "got").read_text())["state"] == "cancelled"
     (said,) = watched.said
     assert "its worker was lost; now cancelled" in said
+    assert not half_written.exists()
+
+
+def test_a_hook_that_reads_nothing_of_a_long_message_holds_up_no_worker(tmp_path):
+    watched = Watched(OnEnd(("sleep", "60"), timeout_seconds=1.0))
+    watched.hooks.ended(replace(RUN, message="\N{BUG}" * 4000), tmp_path)
+    watched.hooks.close()
+    assert "took longer than 1 s" in watched.said[0]
 
 
 def test_a_hook_that_hangs_is_ended_with_all_that_it_started_and_one_that_fails_is_said(tmp_path):
