@@ -92,7 +92,7 @@ def test_running_statistics_move_by_each_piece_as_if_the_pieces_were_batches(mom
         for batch in batches:
             ours(batch)
             table.append(statistics.read())
-        statistics.move(torch.stack(table), computed_here=4)
+        statistics.move(torch.stack(table))
     torch.testing.assert_close(dict(ours.state_dict()), dict(plain.state_dict()))
     assert ours.momentum == momentum
 
