@@ -214,8 +214,16 @@ def test_what_a_plugin_raises_when_it_is_imported_is_one_line_with_its_place(des
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('@model("tinynet")', "@model(NAME)", "line 5: @model takes literals"),
-        ('@model("tinynet")', '@model("tinynet", deptwise=True)', "unexpected keyword"),
+        (
+            '@model("tinynet")',
+            "@model(NAME)",
+            r"flowers\.py, line 5: @model .*: `NAME` is none",
+        ),
+        (
+            '@model("tinynet")',
+            '@model("tinynet", deptwise=True)',
+            "`deptwise`; did you mean `depth",
+        ),
         ('@model("tinynet")', '@model("tinynet tinynet")', "`tinynet` is declared twice"),
         ('@model("tinynet")', "def f(:", r"`flowers`: .*flowers.py, line 5\)"),
     ],
@@ -574,6 +582,10 @@ BROKEN = {
     "in evaluation, an image is judged without the others of its batch": ("nn.Flatten()", "Mean()"),
     "quantized to 4 bits, every step size and weight is trained": ("nn.Flatten()", "Cut()"),
     "quantized to 4 bits, every step size and weight is trained ": ("nn.Flatten()", "Spare()"),
+    "quantized to 4 bits, every step size and weight is trained  ": (
+        "nn.Conv2d(in_channels, 4, 3)",
+        "nn.utils.spectral_norm(nn.Conv2d(in_channels, 4, 3))",
+    ),
     "it declares depthwise convolutions where it has some": (
         "nn.Conv2d(in_channels, 4, 3)",
         "nn.Conv2d(in_channels, 3, 3, groups=3), nn.Conv2d(3, 4, 1)",
@@ -613,6 +625,20 @@ class Cut(nn.Module):
         return x.flatten(1).detach()
 """
 
+DROPPED = """
+import torch
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.a.bias.requires_grad_(False)
+    def forward(self, x):
+        for layer in (self.a, self.b):
+            if not self.training or torch.rand(()) < 0.3:
+                x = layer(x)
+        return x
+"""
+
 
 @pytest.mark.parametrize("sentence", BROKEN)
 def test_a_network_that_breaks_a_law_is_told_which(desk, sentence):
@@ -633,6 +659,27 @@ def test_a_layer_that_is_never_reached_is_found_before_a_run_is_queued(desk):
     assert "flower.yaml:1:15: flowers/tinynet cannot be quantized: the forward pass in eval" in said
     assert "does not reach 2.never: remove what it leaves out" in said
     desk.here("submit", desk.recipe(), "--dry-run")  # of full precision: nothing is calibrated
+
+
+def test_a_network_whose_layers_are_left_out_at_random_or_frozen_keeps_its_law(desk):
+    source = NET.replace("nn.AdaptiveAvgPool2d(1), ", "Dropped(), nn.AdaptiveAvgPool2d(1), ")
+    desk.write(source + DROPPED)
+    laws = {str(law): law for law in model_laws("flowers/tinynet", image_size=8)}
+    laws["quantized to 4 bits, every step size and weight is trained"]()
+
+
+def test_a_network_of_one_size_of_images_is_checked_at_that_size(desk):
+    refuses = "    if image_size != 12: raise ValueError('it takes 12 x 12')\n    return nn.Seq"
+    desk.write(NET.replace("    return nn.Seq", refuses))
+    told = desk.here("plugins", "check", "flowers/tinynet", code=1).stdout
+    assert "pixels: it takes 12 x 12; --image-size says which to try" in told
+    desk.here("plugins", "check", "flowers/tinynet", "--image-size", "12")
+
+
+def test_check_says_what_is_wrong_with_a_declaration_of_any_kind(desk):
+    desk.write(DATA.replace("classes=2", "classes=TWO") + NET)
+    said = desk.here("plugins", "check", "flowers/dots", code=1).stderr
+    assert "@dataset takes literals: `TWO` is none; write its value out" in said
 
 
 def test_check_asks_every_law_and_ends_with_1_where_one_is_broken(desk):
