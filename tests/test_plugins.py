@@ -337,12 +337,29 @@ def test_a_dataset_of_a_plugin_is_opened_as_a_built_in_one(desk, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ("classes=2", "classes=1", "classes is a whole number of at least 2, got 1"),
+        ("std=(0.25,)", "std=(0,)", r"std is of pixels in 0\.\.1, as \(0\.5,\), got \(0,\)"),
+        ("mean=(0.5,)", "mean=(127.5,)", r"mean is of pixels in 0\.\.1"),
+        ("mean=(0.5,)", "mean=0.5", "mean and std need 1 numbers, one a channel"),
+        ("channels=1", "channels='1'", "channels is a whole number of at least 1, got '1'"),
+    ],
+)
+def test_what_no_dataset_can_be_is_refused_where_it_is_declared(desk, old, new, said):
+    desk.write(DATA.replace(old, new))
+    with pytest.raises(PluginError, match=rf"flowers\.py, line 5: .*{said}"):
+        DATASETS.find("flowers/dots")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
         (".astype(np.uint8)", ".astype(np.float32)", "must have pixels of uint8, has float32"),
         ("8, 1, 4, 4", "8, 1, 2, 8", r"must have images of \(1, 4, 4\), as it declares"),
         ("dtype=np.int64) % 2", "dtype=np.int64) % 3", "must have labels of 0 to 1.*has 0 to 2"),
         ("dtype=np.int64)", "dtype=np.int32)", "must have labels of int64, has int32"),
         ("return (pixels, labels),", "return (pixels, labels[:7]),", "must have one label an"),
         ("return (pixels, labels),", "return pixels,", "must be a pair of arrays"),
+        (', "made up"', "", r"read\(data_dir\) must return three: training split, evaluation"),
         ("(InMemoryDataset)", "", "is a Dots, and no subclass of InMemoryDataset"),
         ("        return", "        1 / 0\n        return", r"raised ZeroDivisionError.*line 11"),
     ],
@@ -353,6 +370,16 @@ def test_a_dataset_that_is_not_as_declared_is_one_line(desk, tmp_path, old, new,
         source = source.replace("def read", "def __init__(self, name): pass\n    def read")
     desk.write(source)
     with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
+
+
+def test_a_dataset_may_return_tensors_and_one_that_finds_nothing_says_what_to_do(desk, tmp_path):
+    made = DATA.replace("        return", "        import torch as t\n        return")
+    tensors = "(t.tensor(pixels), t.tensor(labels))"
+    desk.write(made.replace("(pixels, labels), (pixels, labels)", f"{tensors}, {tensors}"))
+    assert len(open_dataset(DataSection(name="flowers/dots"), tmp_path).train) == 8
+    desk.write(DATA.replace("        return", "        return None\n        return"))
+    with pytest.raises(DataError, match="its plugin found none; put there what its plugin reads"):
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
 
@@ -433,10 +460,36 @@ def test_a_map_style_dataset_is_taken_and_each_item_read_once_but_for_a_sample(
         ("np.zeros((1, 4, 4))", r"item 0 .* must be an image uint8 \(1, 4, 4\), is float64"),
         ("np.zeros((1, 4, 4 + index // 30), np.uint8)", r"item 30 .* is uint8 \(1, 4, 5\)"),
         ("np.zeros((3, 4, 4), np.uint8)", r"item 0 .* is uint8 \(3, 4, 4\)"),
+        ("np.zeros((1, 4, 4), np.float32)", "leave out ToTensor and Normalize"),
     ],
 )
 def test_an_item_that_is_none_or_varies_is_one_line(desk, tmp_path, item, said):
     desk.write(MAP_STYLE.replace("ITEM", item))
+    with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
+
+
+@pytest.mark.parametrize("label", ["'cat'", "None", "0.5", "torch.eye(2)", "float('inf')"])
+def test_a_label_that_is_no_number_of_a_class_is_one_line(desk, tmp_path, label):
+    source = MAP_STYLE.replace("ITEM", f"{GREY}[None]")
+    desk.write(source.replace("torch.tensor(index % 2)", label))
+    said = "item 0 of the training split must have the number of its class as label, from 0, is "
+    with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        ("Items(40), Items(4)", "must return three: the training split, the evaluation split"),
+        ("Items(40), iter('ab'), ''", "test split, of the class str_.*, has no length"),
+        ("Items(10**15), Items(4), ''", "the 1,000,000,000,000,000 images of the training split"),
+        ("Items(40), Items(0), ''", "the test split must have one label an image, has"),
+    ],
+)
+def test_splits_that_cannot_be_read_are_one_line(desk, tmp_path, splits, said):
+    source = MAP_STYLE.replace("ITEM", f"{GREY}[None]")
+    desk.write(source.replace('*Dots.made, "one by one"', splits))
     with pytest.raises(PluginError, match=said):
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
