@@ -53,8 +53,8 @@ class DatasetInfo:
         for key, numbers in (("mean", self.mean), ("std", self.std)):
             if not isinstance(numbers, tuple | list) or len(numbers) != self.channels:
                 raise ValueError(f"mean and std need {self.channels} numbers, one a channel")
-            least = 0 if key == "mean" else 1e-6
-            if not all(isinstance(n, int | float) and least <= n <= 1 for n in numbers):
+            lowest = 0.0 if key == "mean" else 1e-6
+            if not all(isinstance(n, int | float) and lowest <= n <= 1 for n in numbers):
                 raise ValueError(f"{key} is of pixels in 0..1, as (0.5,), got {numbers!r}")
         if self.labels and len(self.label_names) != self.classes:
             raise ValueError(f"{len(self.label_names)} labels, {self.classes} classes")

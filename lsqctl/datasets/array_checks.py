@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -40,11 +41,12 @@ def read_plugin_dataset(dataset: object, data_dir: Path) -> ArraySplits:
     return splits
 
 
-def _as_arrays(split: Arrays) -> Arrays:
+def _as_arrays(split: object) -> Arrays:
     """Return a split with arrays in the place of tensors; what is no split stays as it is."""
-    if not isinstance(split, tuple):
-        return split
-    return tuple(part.numpy() if hasattr(part, "numpy") else part for part in split)  # type: ignore[return-value]  # split_problem asks what it is
+    parts = split
+    if isinstance(split, tuple):
+        parts = tuple(part.numpy() if hasattr(part, "numpy") else part for part in split)
+    return cast("Arrays", parts)  # split_problem asks what it is
 
 
 def split_problem(arrays: object, info: DatasetInfo) -> str:
