@@ -119,9 +119,10 @@ class PieceStatistics:
 
     def _factors(self, counts: Tensor) -> Tensor:
         """Return by how much a piece moves each norm (N); one without momentum takes the mean."""
-        takes_mean = torch.tensor([momentum is None for momentum in self._momenta])
+        takes_mean = [momentum is None for momentum in self._momenta]
         momenta = torch.tensor([momentum or 0.0 for momentum in self._momenta])
-        return torch.where(takes_mean.to(counts.device), 1 / counts, momenta.to(counts))
+        mask = torch.tensor(takes_mean, dtype=torch.bool, device=counts.device)
+        return torch.where(mask, 1 / counts, momenta.to(counts))
 
     def _buffers(self) -> Iterator[Tensor]:
         for norm in self._norms:
