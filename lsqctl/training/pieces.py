@@ -99,6 +99,8 @@ class PieceStatistics:
 
     def move(self, read: Tensor) -> None:
         """Move the running statistics by what was read of each piece (P, S + N), and count them."""
+        if not self._norms:
+            return
         statistics, computed = read.tensor_split([len(self._before)], dim=1)
         sizes = [2 * norm.num_features for norm in self._norms]
         owner = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(read.device)
