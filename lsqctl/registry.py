@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -183,7 +184,8 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
             assert isinstance(declared, ast.FunctionDef | ast.ClassDef)
             line = source.count("\n", 0, match.start()) + 1
             calls = _calls(declared.decorator_list, self._decorator)
-            found = [self._evaluate(f"{module}, line {line}", call) for call in calls]
+            place = plugin.path if plugin and plugin.is_workspace_file else module
+            found = [self._evaluate(f"{place}, line {line}", call) for call in calls]
             is_family = sum(len(names) for names, _ in found) > 1
             for names, info in found:
                 for name in names:
@@ -192,11 +194,28 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
     def _evaluate(self, where: str, call: ast.Call) -> tuple[list[str], Info]:
         """Return the names and the info of a declaration; raises ValueError where it is wrong."""
         try:
-            names, *args = map(ast.literal_eval, call.args)
-            kwargs = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+            names, *args = map(_literal, call.args)
+            kwargs = {str(word.arg): _literal(word.value) for word in call.keywords}
             return names.split(), self._info(*args, **kwargs)
         except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: @{self._decorator} takes literals: {error}") from None
+            problem = self._unknown_argument(call) or error
+            raise ValueError(f"{where}: @{self._decorator} takes literals: {problem}") from None
+
+    def _unknown_argument(self, call: ast.Call) -> str:
+        """Return what is wrong with an argument that the info does not have; empty for none."""
+        known = signature(self._info).parameters
+        unknown = [str(word.arg) for word in call.keywords if word.arg not in known]
+        if not unknown:
+            return ""
+        return f"there is no argument `{unknown[0]}`{did_you_mean(unknown[0], known)}"
+
+
+def _literal(node: ast.expr) -> Any:
+    """Return the value of a literal; raises ValueError that quotes anything else."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"`{ast.unparse(node)}` is none; write its value out") from None
 
 
 def _sources(package: str) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -62,10 +61,7 @@ class Law:
 
 
 def model_laws(name: str, *, image_size: int | None = None) -> tuple[Law, ...]:
-    """Return the laws of a model, tried on images of ``image_size`` pixels a side.
-
-    None tries 32, and 224 where the network cannot take 32.
-    """
+    """Return a model's laws, tried at ``image_size`` pixels a side; None: 32, else 224."""
     sizes = (32, 224) if image_size is None else (image_size,)
     laws: dict[str, Callable[[_ModelTrial], None]] = {
         "it gives one logit a class, for any number of classes": _gives_logits,
@@ -140,13 +136,14 @@ def _try_model(check: Callable[[_ModelTrial], None], name: str, sizes: tuple[int
     """Check at the first size that the network takes."""
     import torch
 
-    from lsqctl.models import input_channels
+    from lsqctl.models import MODELS, TIMM_PREFIX, input_channels
 
+    plugin = None if name.startswith(TIMM_PREFIX) else MODELS.plugin_of(name)
     channels = input_channels(name, 3)
     for size in sizes:
         trial = _ModelTrial(name, size, channels)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), plugin_faults(plugin):
                 return check(trial)
         except DataError:
             if size == sizes[-1]:
@@ -200,18 +197,21 @@ def _trains_quantized(trial: _ModelTrial) -> None:
     import torch
     from torch.nn import functional as F
 
-    from lsqctl.quant import QuantSpec, calibrate, prepare, quantizers
+    from lsqctl.quant import QuantSpec, calibrate, prepare
 
     images = trial.images(4)
-    model = prepare(trial.build(), QuantSpec(weight_bits=4, act_bits=4), images)
     try:
+        model = prepare(trial.build(), QuantSpec(weight_bits=4, act_bits=4), images)
         calibrate(model, [images])
     except ValueError as error:
         raise PluginError(str(error)) from None
-    _require(bool(quantizers(model)), "it has no convolution or linear layer to quantize")
-    torch.autograd.backward(F.cross_entropy(model.train()(images), torch.arange(4)))
-    untrained = [key for key, value in model.named_parameters() if value.grad is None]
-    _require(not untrained, f"no gradient reaches {', '.join(untrained[:3])}")
+    untrained = [key for key, value in model.named_parameters() if value.requires_grad]
+    for _ in range(20):  # at most: a network may leave layers out at random
+        torch.autograd.backward(F.cross_entropy(model.train()(images), torch.arange(4)))
+        untrained = [key for key in untrained if model.get_parameter(key).grad is None]
+        if not untrained:
+            return
+    raise PluginError(f"no gradient reaches {', '.join(untrained[:3])}")
 
 
 def _declares_depthwise(trial: _ModelTrial) -> None:
@@ -250,8 +250,8 @@ def _has_all_classes(name: str, data_dir: Path) -> None:
     import numpy as np
 
     splits = _open(name, data_dir)
-    indices = np.arange(len(splits.train))
-    batches = (indices[start : start + 256] for start in range(0, len(indices), 256))
+    n_images = len(splits.train)
+    batches = np.array_split(np.arange(n_images), n_images // 256 + 1)
     found = {int(label) for _, labels in splits.train.eval_batches(batches) for label in labels}
     missing = sorted(set(range(splits.num_classes)) - found)
     _require(not missing, f"no image to train on is of the classes {missing[:5]}")
@@ -347,8 +347,7 @@ def _try_tracker(name: str, attempts: int) -> None:
     """Log numbers of so many attempts, each of which begins while the one before is not ended."""
     from lsqctl.trackers import TRACKERS
 
-    plugin = TRACKERS.plugin_of(name)
-    with TemporaryDirectory() as folder, plugin_faults(plugin) if plugin else nullcontext():
+    with TemporaryDirectory() as folder, plugin_faults(TRACKERS.plugin_of(name)):
         tried = [_logged(name, Path(folder), attempt + 1) for attempt in range(attempts)]
         for one in reversed(tried):
             one.close()

@@ -214,8 +214,16 @@ def test_what_a_plugin_raises_when_it_is_imported_is_one_line_with_its_place(des
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('@model("tinynet")', "@model(NAME)", "line 5: @model takes literals"),
-        ('@model("tinynet")', '@model("tinynet", deptwise=True)', "unexpected keyword"),
+        (
+            '@model("tinynet")',
+            "@model(NAME)",
+            r"flowers\.py, line 5: @model .*: `NAME` is none",
+        ),
+        (
+            '@model("tinynet")',
+            '@model("tinynet", deptwise=True)',
+            "`deptwise`; did you mean `depth",
+        ),
         ('@model("tinynet")', '@model("tinynet tinynet")', "`tinynet` is declared twice"),
         ('@model("tinynet")', "def f(:", r"`flowers`: .*flowers.py, line 5\)"),
     ],
@@ -329,12 +337,29 @@ def test_a_dataset_of_a_plugin_is_opened_as_a_built_in_one(desk, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ("classes=2", "classes=1", "classes is a whole number of at least 2, got 1"),
+        ("std=(0.25,)", "std=(0,)", r"std is of pixels in 0\.\.1, as \(0\.5,\), got \(0,\)"),
+        ("mean=(0.5,)", "mean=(127.5,)", r"mean is of pixels in 0\.\.1"),
+        ("mean=(0.5,)", "mean=0.5", "mean and std need 1 numbers, one a channel"),
+        ("channels=1", "channels='1'", "channels is a whole number of at least 1, got '1'"),
+    ],
+)
+def test_what_no_dataset_can_be_is_refused_where_it_is_declared(desk, old, new, said):
+    desk.write(DATA.replace(old, new))
+    with pytest.raises(PluginError, match=rf"flowers\.py, line 5: .*{said}"):
+        DATASETS.find("flowers/dots")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
         (".astype(np.uint8)", ".astype(np.float32)", "must have pixels of uint8, has float32"),
         ("8, 1, 4, 4", "8, 1, 2, 8", r"must have images of \(1, 4, 4\), as it declares"),
         ("dtype=np.int64) % 2", "dtype=np.int64) % 3", "must have labels of 0 to 1.*has 0 to 2"),
         ("dtype=np.int64)", "dtype=np.int32)", "must have labels of int64, has int32"),
         ("return (pixels, labels),", "return (pixels, labels[:7]),", "must have one label an"),
         ("return (pixels, labels),", "return pixels,", "must be a pair of arrays"),
+        (', "made up"', "", r"read\(data_dir\) must return three: training split, evaluation"),
         ("(InMemoryDataset)", "", "is a Dots, and no subclass of InMemoryDataset"),
         ("        return", "        1 / 0\n        return", r"raised ZeroDivisionError.*line 11"),
     ],
@@ -345,6 +370,16 @@ def test_a_dataset_that_is_not_as_declared_is_one_line(desk, tmp_path, old, new,
         source = source.replace("def read", "def __init__(self, name): pass\n    def read")
     desk.write(source)
     with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
+
+
+def test_a_dataset_may_return_tensors_and_one_that_finds_nothing_says_what_to_do(desk, tmp_path):
+    made = DATA.replace("        return", "        import torch as t\n        return")
+    tensors = "(t.tensor(pixels), t.tensor(labels))"
+    desk.write(made.replace("(pixels, labels), (pixels, labels)", f"{tensors}, {tensors}"))
+    assert len(open_dataset(DataSection(name="flowers/dots"), tmp_path).train) == 8
+    desk.write(DATA.replace("        return", "        return None\n        return"))
+    with pytest.raises(DataError, match="its plugin found none; put there what its plugin reads"):
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
 
@@ -425,10 +460,36 @@ def test_a_map_style_dataset_is_taken_and_each_item_read_once_but_for_a_sample(
         ("np.zeros((1, 4, 4))", r"item 0 .* must be an image uint8 \(1, 4, 4\), is float64"),
         ("np.zeros((1, 4, 4 + index // 30), np.uint8)", r"item 30 .* is uint8 \(1, 4, 5\)"),
         ("np.zeros((3, 4, 4), np.uint8)", r"item 0 .* is uint8 \(3, 4, 4\)"),
+        ("np.zeros((1, 4, 4), np.float32)", "leave out ToTensor and Normalize"),
     ],
 )
 def test_an_item_that_is_none_or_varies_is_one_line(desk, tmp_path, item, said):
     desk.write(MAP_STYLE.replace("ITEM", item))
+    with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
+
+
+@pytest.mark.parametrize("label", ["'cat'", "None", "0.5", "torch.eye(2)", "float('inf')"])
+def test_a_label_that_is_no_number_of_a_class_is_one_line(desk, tmp_path, label):
+    source = MAP_STYLE.replace("ITEM", f"{GREY}[None]")
+    desk.write(source.replace("torch.tensor(index % 2)", label))
+    said = "item 0 of the training split must have the number of its class as label, from 0, is "
+    with pytest.raises(PluginError, match=said):
+        open_dataset(DataSection(name="flowers/dots"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        ("Items(40), Items(4)", "must return three: the training split, the evaluation split"),
+        ("Items(40), iter('ab'), ''", "test split, of the class str_.*, has no length"),
+        ("Items(10**15), Items(4), ''", "the 1,000,000,000,000,000 images of the training split"),
+        ("Items(40), Items(0), ''", "the test split must have one label an image, has"),
+    ],
+)
+def test_splits_that_cannot_be_read_are_one_line(desk, tmp_path, splits, said):
+    source = MAP_STYLE.replace("ITEM", f"{GREY}[None]")
+    desk.write(source.replace('*Dots.made, "one by one"', splits))
     with pytest.raises(PluginError, match=said):
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
@@ -574,6 +635,10 @@ BROKEN = {
     "in evaluation, an image is judged without the others of its batch": ("nn.Flatten()", "Mean()"),
     "quantized to 4 bits, every step size and weight is trained": ("nn.Flatten()", "Cut()"),
     "quantized to 4 bits, every step size and weight is trained ": ("nn.Flatten()", "Spare()"),
+    "quantized to 4 bits, every step size and weight is trained  ": (
+        "nn.Conv2d(in_channels, 4, 3)",
+        "nn.utils.spectral_norm(nn.Conv2d(in_channels, 4, 3))",
+    ),
     "it declares depthwise convolutions where it has some": (
         "nn.Conv2d(in_channels, 4, 3)",
         "nn.Conv2d(in_channels, 3, 3, groups=3), nn.Conv2d(3, 4, 1)",
@@ -613,6 +678,20 @@ class Cut(nn.Module):
         return x.flatten(1).detach()
 """
 
+DROPPED = """
+import torch
+class Dropped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.a.bias.requires_grad_(False)
+    def forward(self, x):
+        for layer in (self.a, self.b):
+            if not self.training or torch.rand(()) < 0.3:
+                x = layer(x)
+        return x
+"""
+
 
 @pytest.mark.parametrize("sentence", BROKEN)
 def test_a_network_that_breaks_a_law_is_told_which(desk, sentence):
@@ -633,6 +712,27 @@ def test_a_layer_that_is_never_reached_is_found_before_a_run_is_queued(desk):
     assert "flower.yaml:1:15: flowers/tinynet cannot be quantized: the forward pass in eval" in said
     assert "does not reach 2.never: remove what it leaves out" in said
     desk.here("submit", desk.recipe(), "--dry-run")  # of full precision: nothing is calibrated
+
+
+def test_a_network_whose_layers_are_left_out_at_random_or_frozen_keeps_its_law(desk):
+    source = NET.replace("nn.AdaptiveAvgPool2d(1), ", "Dropped(), nn.AdaptiveAvgPool2d(1), ")
+    desk.write(source + DROPPED)
+    laws = {str(law): law for law in model_laws("flowers/tinynet", image_size=8)}
+    laws["quantized to 4 bits, every step size and weight is trained"]()
+
+
+def test_a_network_of_one_size_of_images_is_checked_at_that_size(desk):
+    refuses = "    if image_size != 12: raise ValueError('it takes 12 x 12')\n    return nn.Seq"
+    desk.write(NET.replace("    return nn.Seq", refuses))
+    told = desk.here("plugins", "check", "flowers/tinynet", code=1).stdout
+    assert "pixels: it takes 12 x 12; --image-size says which to try" in told
+    desk.here("plugins", "check", "flowers/tinynet", "--image-size", "12")
+
+
+def test_check_says_what_is_wrong_with_a_declaration_of_any_kind(desk):
+    desk.write(DATA.replace("classes=2", "classes=TWO") + NET)
+    said = desk.here("plugins", "check", "flowers/dots", code=1).stderr
+    assert "@dataset takes literals: `TWO` is none; write its value out" in said
 
 
 def test_check_asks_every_law_and_ends_with_1_where_one_is_broken(desk):

@@ -31,9 +31,11 @@ def test_every_key_that_it_names_exists():
     assert named - {*FIELDS} == set()
 
 
-def test_its_loop_runs():
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    exec(code, {})
+def test_its_loops_run():
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        exec(code, {})
 
 
 def test_its_table_has_every_method():

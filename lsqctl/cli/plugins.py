@@ -82,6 +82,10 @@ def check(
         list[str] | None,
         typer.Argument(metavar="NAME", help="PLUGIN/NAME; left out: all that there are."),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pixels a side to try networks on; left out: 32, else 224."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Ask whether what plugins declare keeps its laws.
@@ -90,7 +94,7 @@ def check(
     """
     from lsqctl.services import plugins as api
 
-    checked = list(api.check_plugins(names or [], get_settings(ctx)))
+    checked = list(api.check_plugins(names or [], get_settings(ctx), image_size=image_size))
     if json:
         print_json({"laws": checked})
     else:

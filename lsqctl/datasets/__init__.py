@@ -42,8 +42,20 @@ class DatasetInfo:
     labels: str = ""
 
     def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mean and std need {self.channels} numbers, one a channel")
+        for key, value, least in (
+            ("classes", 2 if self.classes is None else self.classes, 2),
+            ("channels", self.channels, 1),
+            ("image_size", self.image_size, 1),
+            ("pad", self.pad, 0),
+        ):
+            if type(value) is not int or value < least:
+                raise ValueError(f"{key} is a whole number of at least {least}, got {value!r}")
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            if not isinstance(numbers, tuple | list) or len(numbers) != self.channels:
+                raise ValueError(f"mean and std need {self.channels} numbers, one a channel")
+            lowest = 0.0 if key == "mean" else 1e-6
+            if not all(isinstance(n, int | float) and lowest <= n <= 1 for n in numbers):
+                raise ValueError(f"{key} is of pixels in 0..1, as (0.5,), got {numbers!r}")
         if self.labels and len(self.label_names) != self.classes:
             raise ValueError(f"{len(self.label_names)} labels, {self.classes} classes")
 

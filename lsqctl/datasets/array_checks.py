@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from lsqctl.datasets import DatasetInfo
-from lsqctl.datasets.in_memory import ArraySplits, InMemoryDataset
+from lsqctl.datasets.in_memory import Arrays, ArraySplits, InMemoryDataset
 from lsqctl.datasets.presence import missing_dataset_error
 from lsqctl.errors import PluginError
 
@@ -15,9 +16,10 @@ from lsqctl.errors import PluginError
 def read_plugin_dataset(dataset: object, data_dir: Path) -> ArraySplits:
     """Return what a plugin reads, once; raise PluginError unless it is as its info says.
 
-    Pixels are uint8 (N, C, H, W), labels int64 (N) of classes that there are. Order and
-    augmentation are lsqctl's. What varies from one reading to the next is found by its digest: by
-    ``plugins check``, and when a run that began with other images is resumed.
+    Pixels are uint8 (N, C, H, W), labels int64 (N) of classes that there are, as arrays or as
+    torch's tensors. Order and augmentation are lsqctl's. What varies from one reading to the next
+    is found by its digest: by ``plugins check``, and when a run that began with other images is
+    resumed.
     """
     if not isinstance(dataset, InMemoryDataset):
         raise PluginError(
@@ -27,10 +29,24 @@ def read_plugin_dataset(dataset: object, data_dir: Path) -> ArraySplits:
     splits = dataset.read(data_dir)
     if splits is None:
         raise missing_dataset_error(dataset.name, data_dir)
+    if not isinstance(splits, tuple) or len(splits) != 3:
+        raise PluginError(
+            f"the plugin dataset {dataset.name}: read(data_dir) must return three: training split, "
+            "evaluation split, each (pixels, labels), and a note on the source"
+        )
+    splits = (_as_arrays(splits[0]), _as_arrays(splits[1]), str(splits[2] or ""))
     for split, arrays in {"training": splits[0], "test": splits[1]}.items():
         if problem := split_problem(arrays, dataset.info):
             raise PluginError(f"the plugin dataset {dataset.name}: the {split} split {problem}")
     return splits
+
+
+def _as_arrays(split: object) -> Arrays:
+    """Return a split with arrays in the place of tensors; what is no split stays as it is."""
+    parts = split
+    if isinstance(split, tuple):
+        parts = tuple(part.numpy() if hasattr(part, "numpy") else part for part in split)
+    return cast("Arrays", parts)  # split_problem asks what it is
 
 
 def split_problem(arrays: object, info: DatasetInfo) -> str:

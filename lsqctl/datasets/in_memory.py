@@ -90,24 +90,41 @@ class MapDataset(InMemoryDataset):
         found = self.splits(data_dir)
         if found is None:
             return None
+        if not isinstance(found, tuple) or len(found) != 3:
+            raise PluginError(
+                f"the dataset {self.name}: splits(data_dir) must return three: the training split, "
+                "the evaluation split and a note on the source"
+            )
         train, evaluation, note = found
         return (self._stack("training", train), self._stack("test", evaluation), note)
 
     def _stack(self, split: str, items: MapStyle) -> Arrays:
         """Return the items of a split as two arrays; some are asked for twice."""
-        pixels: list[NDArray[np.uint8]] = []
-        labels: list[int] = []
-        for index in range(len(items)):
-            image, label = self._item(split, items, index)
-            pixels.append(image)
-            labels.append(label)
+        pixels, labels = self._room_for(split, items)
+        for index in range(len(labels)):
+            pixels[index], labels[index] = self._item(split, items, index)
         for index in range(0, len(labels), max(1, len(labels) // _ASKED_TWICE)):
             image, label = self._item(split, items, index)
             if label != labels[index] or not np.array_equal(image, pixels[index]):
                 raise self._item_error(split, index, "varies: asked for twice, it is not the same")
-        shape = (0, self.info.channels, self.info.image_size, self.info.image_size)
-        stacked = np.stack(pixels) if pixels else np.empty(shape, np.uint8)
-        return stacked, np.array(labels, dtype=np.int64)
+        return pixels, labels
+
+    def _room_for(self, split: str, items: MapStyle) -> Arrays:
+        """Return two arrays as long as a split; raises PluginError where that cannot be."""
+        if not hasattr(items, "__len__"):
+            raise PluginError(
+                f"the dataset {self.name}: the {split} split, of the class {type(items).__name__}, "
+                "has no length: it must be map-style, with __len__ and __getitem__"
+            )
+        n, side = len(items), self.info.image_size
+        try:
+            pixels = np.empty((n, self.info.channels, side, side), np.uint8)
+            return pixels, np.empty(n, np.int64)
+        except (MemoryError, ValueError):
+            raise PluginError(
+                f"the dataset {self.name}: the {n:,} images of the {split} split do not fit into "
+                "memory, where a MapDataset is read to; a FolderDataset reads files as it trains"
+            ) from None
 
     def _item(self, split: str, items: MapStyle, index: int) -> tuple[NDArray[np.uint8], int]:
         item = items[index]
@@ -119,8 +136,18 @@ class MapDataset(InMemoryDataset):
         shape = (self.info.channels, self.info.image_size, self.info.image_size)
         if image.dtype != np.uint8 or image.shape != shape:
             found = f"{image.dtype} {image.shape}"
+            if image.dtype.kind == "f":
+                found += ": leave out ToTensor and Normalize, lsqctl normalizes pixels of 0 to 255"
             raise self._item_error(split, index, f"must be an image uint8 {shape}, is {found}")
-        return image, int(np.asarray(item[1]).item())
+        return image, self._label(split, index, item[1])
+
+    def _label(self, split: str, index: int, label: object) -> int:
+        number = np.asarray(label)
+        is_number = number.size == 1 and number.dtype.kind in "iubf"
+        if not is_number or not float(number.item()).is_integer():
+            problem = f"must have the number of its class as label, from 0, is {label!r:.40}"
+            raise self._item_error(split, index, problem)
+        return int(number.item())
 
     def _item_error(self, split: str, index: int, problem: str) -> PluginError:
         return PluginError(f"the dataset {self.name}: item {index} of the {split} split {problem}")

@@ -8,6 +8,7 @@ from lsqctl.datasets import DATASETS
 from lsqctl.datasets.image_folders import check_class_folders, images_root
 from lsqctl.datasets.image_lists import begins_as_list, is_list
 from lsqctl.datasets.image_pack import SPLITS, SUFFIX
+from lsqctl.discovery import is_plugin_name
 from lsqctl.errors import DataError
 from lsqctl.text import did_you_mean
 
@@ -47,8 +48,11 @@ def missing_dataset_error(name: str, data_dir: Path, folder: str | None = None) 
     remedy = f"`lsqctl data fetch {name}` downloads it"
     if info.is_image_folder:
         remedy = f"put a folder of images for each class into {name}/train and {name}/val"
+    elif is_plugin_name(name):
+        remedy = "put there what its plugin reads"
+    searched = f"searched {', '.join(info.paths)}" if info.paths else "its plugin found none"
     return DataError(
-        f"no {name} data in {data_dir}: searched {', '.join(info.paths)}; {remedy}, "
+        f"no {name} data in {data_dir}: {searched}; {remedy}, "
         "--data-dir or LSQCTL_DATA says where it lies"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lsqctl.quant.hooks import layer_input
 from lsqctl.quant.surgery import eval_mode
 
 
@@ -25,11 +26,13 @@ def classifier_of(
     """
     executed: list[tuple[str, tuple[int, ...]]] = [("", ())]
 
-    def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], object], None]:
-        return lambda module, inputs, output: executed.append((name, tuple(inputs[0].shape[1:])))
+    def remember(name: str) -> Callable[..., None]:
+        return lambda _, inputs, by_name, output: executed.append(
+            (name, tuple(layer_input(inputs, by_name).shape[1:]))
+        )
 
     hooks = [
-        module.register_forward_hook(remember(name))
+        module.register_forward_hook(remember(name), with_kwargs=True)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | nn.Conv2d)
     ]

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, distributed, nn
 
+from lsqctl.quant.hooks import layer_input
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
@@ -178,7 +179,8 @@ class _Calibration:
         self, forward: Callable[[], object], hook: Callable[..., None], names: list[str]
     ) -> None:
         handles = [
-            self.targets[name].register_forward_pre_hook(partial(hook, name)) for name in names
+            self.targets[name].register_forward_pre_hook(partial(hook, name), with_kwargs=True)
+            for name in names
         ]
         try:
             forward()
@@ -186,14 +188,19 @@ class _Calibration:
             for handle in handles:
                 handle.remove()
 
-    def _calibrate_first_use(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _calibrate_first_use(
+        self, name: str, _: nn.Module, inputs: tuple[Tensor, ...], by_name: Mapping[str, Tensor]
+    ) -> None:
         self.uses[name] += 1
         self.run_order.append(name)
         if self.uses[name] == 1:
-            self._calibrate(name, inputs[0])
+            self._calibrate(name, layer_input(inputs, by_name))
 
-    def _collect_input(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.inputs.setdefault(name, []).append(inputs[0].detach().flatten())
+    def _collect_input(
+        self, name: str, _: nn.Module, inputs: tuple[Tensor, ...], by_name: Mapping[str, Tensor]
+    ) -> None:
+        x = layer_input(inputs, by_name)
+        self.inputs.setdefault(name, []).append(x.detach().flatten())
 
     def _calibrate(self, name: str, x: Tensor) -> None:
         target = self.targets[name]

@@ -9,14 +9,15 @@ for what is float; sparsity is not discounted.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from lsqctl.quant.hooks import layer_input
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import FLOAT_BITS
@@ -103,8 +104,14 @@ def _count_macs(
     state = _state_on_meta(model)
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     inputs = torch.empty(1, *input_shape, dtype=dtype, device="meta")
+
+    def counter(name: str) -> Callable[..., None]:
+        return lambda layer, inputs, by_name, output: macs.update(
+            {name: _layer_macs(layer, layer_input(inputs, by_name), output)}
+        )
+
     handles = [
-        layer.register_forward_hook(partial(_add_macs, macs, name))
+        layer.register_forward_hook(counter(name), with_kwargs=True)
         for name, layer in layers.items()
     ]
     try:
@@ -129,12 +136,9 @@ def _state_on_meta(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _add_macs(
-    macs: Counter[str], name: str, layer: _Layer, inputs: tuple[Tensor, ...], output: Tensor
-) -> None:
+def _layer_macs(layer: _Layer, x: Tensor, output: Tensor) -> int:
     transposed = getattr(layer, "transposed", False)  # each input value meets weight[i]
-    values = inputs[0] if transposed else output
-    macs[name] += values.numel() * _float_weight(layer)[0].numel()
+    return (x if transposed else output).numel() * _float_weight(layer)[0].numel()
 
 
 def _layer_cost(

@@ -137,7 +137,8 @@ class QuantLayer(nn.Module):
             geometry,
             torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype,
         )
-        steps = (quantizer.step_size, weight_quantizer.step_size)
+        # of a network in half precision (model.half()), steps are so too: the kernel takes fp32
+        steps = (quantizer.step_size.float(), weight_quantizer.step_size.float())
         return integer_product(x, weight, steps, bias, product)
 
     def _linear(self, x: Tensor, bias: Tensor | None) -> Tensor:

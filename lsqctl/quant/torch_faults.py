@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
+
+from lsqctl.quant.hooks import layer_input
 
 _FULL_BLOCK = 16  # input channels
 
@@ -35,10 +37,13 @@ def avoid_unsafe_channels_last(model: nn.Module) -> None:
     A compiled step lays out its images itself: with such layers nothing is compiled.
     """
     for name in unsafe_layers(model):
-        model.get_submodule(name).register_forward_pre_hook(_plain_input)
+        model.get_submodule(name).register_forward_pre_hook(_plain_input, with_kwargs=True)
 
 
-def _plain_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    if not module.training or inputs[0].device.type != "cpu":
+def _plain_input(
+    module: nn.Module, inputs: tuple[Tensor, ...], by_name: Mapping[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]] | None:
+    x = layer_input(inputs, by_name)
+    if not module.training or x.device.type != "cpu":
         return None
-    return inputs[0].contiguous(), *inputs[1:]
+    return (x.contiguous(),), {}  # a convolution takes nothing else

@@ -110,10 +110,10 @@ def _parse_option(text: str, option: str) -> tuple[Node, Node, list[Diagnostic]]
     name, equals, value_text = text.partition("=")
     key = _option_node(option, name, text)
     if not equals or not value_text.strip():
-        message = "has no value"
-        raise RecipeError(
-            [key.diagnostic("R103", f"bad {option}", message, f"write {option} {name}=VALUE")]
-        )
+        colon = ":" in name and not equals
+        written = name.replace(":", "=", 1) if colon else f"{name or 'KEY'}=VALUE"
+        hint = f"write {option} {written}"
+        raise RecipeError([key.diagnostic("R103", f"bad {option}", "has no value", hint)])
     if "\n" in value_text or not value_text.isprintable():
         raise RecipeError([key.diagnostic("R103", f"bad {option}", "must be one printable line")])
     value_column = len(option) + 2 + len(name)

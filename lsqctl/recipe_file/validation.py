@@ -126,6 +126,10 @@ def _unknown_key(
     hints = []
     if key in NON_KEY_HINTS:
         hints.append(NON_KEY_HINTS[key])
+    elif not section and "." in key and key in FIELDS:
+        head, _, leaf = key.rpartition(".")
+        hints.append(f"write `{head}: {{{leaf}: {entry.value.text or '…'}}}`")
+        suggested.update((head, key))
     elif elsewhere:
         hints.append(
             f"`{key}` stands in " + " or ".join(_section_phrase(name) for name in elsewhere)

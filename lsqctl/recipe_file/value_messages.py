@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lsqctl.errors import Diagnostic
-from lsqctl.recipe_file.keys import choices_of, unit_of
-from lsqctl.recipe_file.nodes import Node, preview
+from lsqctl.recipe_file.keys import SETTABLE_KEYS, choices_of, unit_of
+from lsqctl.recipe_file.nodes import GRID_OPTION, Node, preview
 from lsqctl.text import closest_name, three_closest_names
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ def _type_hint(expected: str, key: str, node: Node) -> str:
     value, text = node.value, node.text
     if value is None:
         return "write a value, or leave the key out"
+    if isinstance(value, tuple) and key in SETTABLE_KEYS and expected != "a section of keys":
+        return _vary_hint(key, node)
     if expected == "text":
         return "put quotes around it" if isinstance(value, int | float) else ""
     if expected == "true or false" and text.lower() in _YAML_1_1_BOOLEANS:
@@ -117,6 +119,14 @@ def _type_hint(expected: str, key: str, node: Node) -> str:
     if expected == "a section of keys":
         return _section_hint(key, node)
     return _number_hint(node)
+
+
+def _vary_hint(key: str, node: Node) -> str:
+    """Return how a key is given several values: a list where one belongs means that."""
+    values = node.written if node.written.endswith("]") else "[…]"
+    if node.source.file.startswith("--"):
+        return f"to vary it, write {GRID_OPTION} {key}={values.strip('[]').replace(' ', '')}"
+    return f"to vary it, write `sweep: {{grid: {{{key}: {values}}}}}`"
 
 
 def _section_hint(key: str, node: Node) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from lsqctl.discovery import (
     workspace_files,
     workspace_plugins_dir,
 )
-from lsqctl.errors import LsqctlError, NotFound, UsageError
+from lsqctl.errors import DataError, LsqctlError, NotFound, UsageError
 from lsqctl.launchers import LAUNCHERS
 from lsqctl.leaderboard.formats import FORMATS
 from lsqctl.models import MODELS
@@ -178,10 +179,13 @@ class CheckedLaw:
     problem: str = ""
 
 
-def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
+def check_plugins(
+    names: list[str], settings: Settings, *, image_size: int | None = None
+) -> Iterator[CheckedLaw]:
     """Yield every law of these names, asked now; without names, of all that plugins declare.
 
-    Raises NotFound and PluginError for a name that cannot be found.
+    Networks are tried on images of ``image_size`` pixels a side, by default of 32, else 224. Raises
+    NotFound and PluginError for a name that cannot be found.
     """
     rows = list_plugins()
     listed = {row.name: row for row in rows}
@@ -192,20 +196,23 @@ def check_plugins(names: list[str], settings: Settings) -> Iterator[CheckedLaw]:
             continue
         kinds = {row.kind for row in rows if row.name == name and not row.problem}
         for kind in sorted(kinds or {_kind_of(name)}):
-            yield from _check(name, kind, settings)
+            yield from _check(name, kind, settings, image_size)
 
 
 def _kind_of(name: str) -> str:
     for registry in (DATASETS, FORMATS, TRACKERS, LAUNCHERS):
-        if name in registry:
+        with suppress(NotFound):  # a declaration that cannot be read is said, whatever it is of
+            registry.find(name)
             return registry.noun
     MODELS.find(name)
     return MODELS.noun
 
 
-def _check(name: str, kind: str, settings: Settings) -> Iterator[CheckedLaw]:
+def _check(
+    name: str, kind: str, settings: Settings, image_size: int | None
+) -> Iterator[CheckedLaw]:
     laws: Mapping[str, partial[tuple[Law, ...]]] = {
-        MODELS.noun: partial(model_laws, name),
+        MODELS.noun: partial(model_laws, name, image_size=image_size),
         DATASETS.noun: partial(dataset_laws, name, settings.data_dir),
         FORMATS.noun: partial(board_format_laws, name),
         TRACKERS.noun: partial(tracker_laws, name),
@@ -215,7 +222,9 @@ def _check(name: str, kind: str, settings: Settings) -> Iterator[CheckedLaw]:
         try:
             law()
         except LsqctlError as error:
-            yield CheckedLaw(name, kind, str(law), str(error))
+            asks = isinstance(error, DataError) and kind == MODELS.noun and image_size is None
+            hint = "; --image-size says which to try" if asks else ""
+            yield CheckedLaw(name, kind, str(law), f"{error}{hint}")
         else:
             yield CheckedLaw(name, kind, str(law))
 

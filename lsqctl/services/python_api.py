@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsqctl.errors import NotFound
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.run import IfExists, Run, RunState
 from lsqctl.settings import Settings, load_settings
 
@@ -55,7 +55,7 @@ def submit(
     options = SubmitOptions(
         overrides=tuple(f"{key}={_override_text(value)}" for key, value in (set or {}).items()),
         grids=tuple(f"{key}={_override_text([*values])}" for key, values in (grid or {}).items()),
-        tags=tuple(tags),
+        tags=_words(tags),
         seeds=tuple(seeds),
         name=name,
         priority=priority,
@@ -187,22 +187,29 @@ def record(
     ...     run.log(epoch=1, loss=0.5, top1=80.0)
     ...     run.finish(n_correct=8000, n_total=10000, checkpoint=net.state_dict())
     """
-    from lsqctl.services import recorded_values, recording
+    from lsqctl.services import recorded_model, recorded_values, recording
 
-    known = recorded_values.summarize_model(model, input_shape)
+    known = recorded_model.summarize_model(model, input_shape)
     loop = recorded_values.Loop(
         name=name,
         dataset=dataset,
-        seed=seed,
+        seed=recorded_values.plain_seed(seed),
         arch=arch or known.arch,
         weight_bits=known.weight_bits if weight_bits is None else weight_bits,
         act_bits=known.act_bits if act_bits is None else act_bits,
         method=method,
         epochs=epochs,
-        recipe=dict(recipe or {}),
+        recipe=recorded_values.plain_recipe(name, recipe),
     )
-    labels = tuple(tags)
+    labels = _words(tags)
     return recording.begin(loop, known, _in_use(settings), tags=labels, if_exists=if_exists)
+
+
+def _words(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return tags; raises UsageError for a text, whose letters would be taken for tags."""
+    if isinstance(tags, str):
+        raise UsageError(f"tags={tags!r}: a list of words, as [{tags!r}]")
+    return tuple(tags)
 
 
 def load_board(

@@ -1,28 +1,32 @@
-"""What a loop of somebody's own says of itself, checked: names, metrics, counts, hits, a model."""
+"""What a loop of somebody's own says of itself, checked: names, metrics, counts, hits."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import numbers
+import operator
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lsqctl.errors import Diverged, LsqctlError, UsageError
 from lsqctl.events import COST_FIELDS, Evaluation, Result
-from lsqctl.quant.spec import BIT_WIDTHS, FLOAT_BITS
+from lsqctl.quant.spec import BIT_WIDTHS
 from lsqctl.run import RECORDED, JsonObject
+from lsqctl.services.recorded_model import ModelSummary
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 _METRIC_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,63}")
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what a database takes for no text
+_NO_TEXT_IN_JSON = re.compile(r"[\ud800-\udfff]|(?<!\\)(?:\\\\)*\\u0000")
+_MOST = 2**53  # of steps and images
+MOST_EPOCHS = 2**31 - 1
 _PERCENT = re.compile(r"(?:^|[_./-])top[15](?:$|[_./-])")
 
 
@@ -46,10 +50,9 @@ class Loop:
 
     def __post_init__(self) -> None:
         _check_loop(self.name, self.dataset, self.seed, self.weight_bits, self.act_bits)
-        try:
-            json.dumps(dict(self.recipe), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"recipe of `{self.name}` must be plain values: {error}") from None
+        for what, text in (("arch", self.arch), ("method", self.method)):
+            checked_text(what, text)
+        checked_count("epochs", self.epochs, most=MOST_EPOCHS)
 
     def stored(self) -> JsonObject:
         """Return what stands in the place of a recipe; no recipe has the key ``recorded``."""
@@ -88,6 +91,58 @@ def _check_loop(name: str, dataset: str, seed: int, weight_bits: int, act_bits: 
             raise UsageError(f"{what}={bits!r}: 2 to 8, or 32 for not quantized")
 
 
+def plain_seed(seed: object) -> int:
+    """Return a seed as Python's int, of numpy's and torch's whole numbers too; else as it is."""
+    is_number = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    return operator.index(seed) if is_number else seed  # type: ignore[return-value,arg-type]  # Loop refuses it
+
+
+def plain_recipe(name: str, recipe: Mapping[str, object] | None) -> dict[str, object]:
+    """Return what a loop was told as JSON holds it; raises UsageError for what it does not hold."""
+    if recipe is not None and not isinstance(recipe, Mapping):
+        raise UsageError(
+            f"recipe of `{name}` must map names to plain values, got {type(recipe).__name__}; of "
+            "an argparse.Namespace, vars() makes such a mapping"
+        )
+    try:
+        text = json.dumps(dict(recipe or {}), allow_nan=False, ensure_ascii=False, default=_plain)
+    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise UsageError(f"recipe of `{name}` must be plain values: {error}") from None
+    if _NO_TEXT_IN_JSON.search(text):
+        raise UsageError(f"recipe of `{name}` holds a character that no text has")
+    plain: dict[str, object] = json.loads(text)
+    return plain
+
+
+def _plain(value: object) -> object:
+    """Return the number that numpy's or torch's holds."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} is none")
+
+
+def checked_text(what: str, text: object) -> str:
+    """Return a text; raises UsageError for anything else, and for what no database holds."""
+    if not isinstance(text, str) or _NO_TEXT.search(text):
+        raise UsageError(f"{what} must be a text, got {text!r:.60}")
+    return text
+
+
+def checked_split(split: object) -> str:
+    """Return what numbers were measured on; raises UsageError for what cannot name it."""
+    if not isinstance(split, str) or not _METRIC_NAME.fullmatch(split):
+        raise UsageError(f"split={split!r:.60}: letters, digits and _ . / -, as `val` or `test`")
+    return split
+
+
+def checked_seconds(what: str, value: object) -> float:
+    """Return a time; raises UsageError for what is none."""
+    seconds = _to_float(what, value)
+    if not 0 <= seconds < math.inf:
+        raise UsageError(f"{what} must be seconds, at least 0, got {seconds:g}")
+    return seconds
+
+
 def checked_metric(name: str, value: object, step: int) -> float:
     """Return a metric's value; raises UsageError for what is none, Diverged for NaN, infinity."""
     if not _METRIC_NAME.fullmatch(name):
@@ -108,26 +163,32 @@ def _to_float(name: str, value: object) -> float:
         plain = value.detach() if hasattr(value, "detach") else value  # a loss with gradients
         try:
             return float(plain)  # type: ignore[arg-type]  # or it raises
-        except (TypeError, ValueError, RuntimeError):
+        except (TypeError, ValueError, RuntimeError, OverflowError):
             pass
     raise UsageError(f"metric `{name}` must be one number, got {str(value)[:40]!r}")
 
 
 def checked_step(name: str, value: object, *, default: int) -> int:
     """Return a count of steps or epochs; raises UsageError for what is no whole number from 0."""
-    number = default if value is None else value
-    is_whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
-    if not is_whole or int(str(number)) < 0:
-        raise UsageError(f"{name} must be a whole number of at least 0, got {number!r}")
-    return int(str(number))
+    most = MOST_EPOCHS if name == "epoch" else _MOST
+    return checked_count(name, default if value is None else value, most=most)
+
+
+def checked_count(name: str, value: object, *, most: int = _MOST) -> int:
+    """Return a whole number, of Python, numpy or torch; raises UsageError for what is none."""
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]  # or it raises
+    except TypeError:
+        number = -1
+    if not 0 <= number <= most:
+        bound = f", {most} at most" if number > most else ""
+        raise UsageError(f"{name} must be a whole number of at least 0{bound}, got {value!r:.60}")
+    return number
 
 
 def check_counts(n_correct: int, n_total: int, n_correct_top5: int | None) -> None:
     """Raise UsageError unless 0 <= n_correct <= n_correct_top5 <= n_total, which is at least 1."""
     counts = {"n_correct": n_correct, "n_total": n_total, "n_correct_top5": n_correct_top5}
-    for name, count in counts.items():
-        if count is not None:
-            checked_step(name, count, default=0)
     top5 = n_total if n_correct_top5 is None else n_correct_top5
     if not n_correct <= top5 <= n_total or n_total < 1:
         said = ", ".join(f"{name} {count}" for name, count in counts.items() if count is not None)
@@ -156,6 +217,11 @@ def check_tensors(checkpoint: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return a state dict whose values are tensors; raises UsageError for another one."""
     import torch
 
+    if not isinstance(checkpoint, Mapping):
+        raise UsageError(
+            f"checkpoint must be a state dict, got {type(checkpoint).__name__}; of a network, its "
+            "state_dict()"
+        )
     others = [name for name, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
     if others or not checkpoint:
         raise UsageError(
@@ -163,69 +229,6 @@ def check_tensors(checkpoint: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             + (f"; `{others[0]}` is none" if others else ", and this one is empty")
         )
     return checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSummary:
-    """What is known of a loop's network: its bits where its layers say them, and what it costs."""
-
-    arch: str = ""
-    device: str = "cpu"
-    weight_bits: int = FLOAT_BITS
-    act_bits: int = FLOAT_BITS
-    params: int | None = None
-    size_bytes: int | None = None
-    naive_bytes: int | None = None
-    macs: int | None = None
-    bops: int | None = None
-    first_last_bits: str = ""
-    granularity: str = ""
-
-
-def summarize_model(model: nn.Module | None, input_shape: tuple[int, ...] | None) -> ModelSummary:
-    """Return what a network tells; its cost only where every bit of it is known here.
-
-    That is a network that ``lsqctl.quant.prepare`` made, or one in full precision, for which
-    MACs are counted for one input of ``input_shape`` (C, H, W). Raises UsageError for a shape that
-    the network does not take.
-    """
-    if model is None:
-        return ModelSummary()
-    from lsqctl.quant import quantized_layers
-
-    layers = [*quantized_layers(model).values()]  # the first and the last have bits of their own
-    device = next((str(parameter.device) for parameter in model.parameters()), "cpu")
-    bits = Counter(
-        tuple(
-            FLOAT_BITS if quantizer is None else quantizer.spec.bits
-            for quantizer in (layer.weight_quantizer, layer.input_quantizer)
-        )
-        for layer in layers[1:-1] or layers
-    )
-    weight_bits, act_bits = bits.most_common(1)[0][0] if bits else (FLOAT_BITS, FLOAT_BITS)
-    values = _costs(model, input_shape)
-    values |= {"arch": type(model).__name__, "device": device}
-    values |= {"weight_bits": weight_bits, "act_bits": act_bits}
-    return ModelSummary(**values)  # type: ignore[arg-type]  # as the fields are typed
-
-
-def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, int | str]:
-    from lsqctl.quant import model_cost
-    from lsqctl.training.run_result import first_last_bits, weight_granularity
-
-    if input_shape is None:
-        return {"params": sum(parameter.numel() for parameter in model.parameters())}
-    try:
-        cost = model_cost(model, input_shape)
-    except (RuntimeError, ValueError) as error:
-        shape = tuple(input_shape)
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"the model does not take an input of {shape}: {reason}") from None
-    return {
-        **{name: getattr(cost, name) for name in COST_FIELDS},
-        "first_last_bits": first_last_bits(cost),
-        "granularity": weight_granularity(model),
-    }
 
 
 def counted_evaluation(
@@ -240,21 +243,42 @@ def counted_evaluation(
     The first and the last are those of ``hits`` where they are None. Raises UsageError for counts
     and hits that do not fit each other, and where neither is there.
     """
-    right = None if hits is None else [bool(hit) for hit in hits]
-    n_correct, n_correct_top5, n_total = counts
+    right = None if hits is None else checked_hits(hits)
+    names = ("n_correct", "n_correct_top5", "n_total")
+    n_correct, n_correct_top5, n_total = (
+        None if count is None else checked_count(name, count)
+        for name, count in zip(names, counts, strict=True)
+    )
     n_correct, n_total = _counts_of(right, n_correct, n_total)
     check_counts(n_correct, n_total, n_correct_top5)
     return Evaluation(
         variant="raw",
         selection="last",
         headline=True,
-        n_correct=int(n_correct),
-        n_correct_top5=None if n_correct_top5 is None else int(n_correct_top5),
-        n_total=int(n_total),
+        n_correct=n_correct,
+        n_correct_top5=n_correct_top5,
+        n_total=n_total,
         hits=packed_hits(right, n_correct, n_total),
         step=step,
         loss=None if loss is None else checked_metric("loss", loss, step),
     )
+
+
+def checked_hits(hits: object) -> list[bool]:
+    """Return whether each image was right; raises UsageError for what says that of none."""
+    values: Any = hits.tolist() if hasattr(hits, "tolist") else hits
+    right: list[bool] = []
+    try:
+        for value in values:
+            if value not in (0, 1):
+                raise ValueError
+            right.append(bool(value))
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"hits must hold one truth value an image, in the order of the dataset; number "
+            f"{len(right)} is none, in {type(hits).__name__} {str(hits)[:40]!r}"
+        ) from None
+    return right
 
 
 def _counts_of(

@@ -30,12 +30,15 @@ from lsqctl.run import (
     NewRun,
     check_tag,
 )
+from lsqctl.services.recorded_model import ModelSummary
 from lsqctl.services.recorded_values import (
     Loop,
-    ModelSummary,
     check_tensors,
     checked_metric,
+    checked_seconds,
+    checked_split,
     checked_step,
+    checked_text,
     counted_evaluation,
     recorded_result,
 )
@@ -103,6 +106,7 @@ class Recording:
         """
         with self._lock:
             self._check_open()
+            split = checked_split(split)
             at = checked_step("step", step, default=self._step + 1 if epoch is None else epoch)
             now_epoch = checked_step("epoch", epoch, default=self._epoch)
             values = {name: checked_metric(name, value, at) for name, value in metrics.items()}
@@ -135,6 +139,9 @@ class Recording:
         """
         with self._lock:
             self._check_open()
+            split, notes = checked_split(split), checked_text("notes", notes)
+            if train_seconds is not None:
+                train_seconds = checked_seconds("train_seconds", train_seconds)
             evaluation = counted_evaluation(
                 (n_correct, n_correct_top5, n_total), hits=hits, loss=loss, step=self._step
             )
@@ -152,7 +159,7 @@ class Recording:
     def fail(self, message: str = "", reason: EndReason = EndReason.CODE) -> None:
         """End the run without a result; nothing where it has ended already."""
         with self._lock:
-            if self._ended.is_set():
+            if self._ended.is_set() or os.getpid() != self._pid:
                 return
             try:
                 self._retry(self._write_pending)
@@ -171,7 +178,7 @@ class Recording:
         error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
-        if self._ended.is_set():
+        if self._ended.is_set() or os.getpid() != self._pid:
             return
         if error is None:
             message = "the loop ended without run.finish(n_correct=…, n_total=…)"
@@ -186,6 +193,10 @@ class Recording:
             self.fail(type(error).__name__, EndReason.CANCELLED)
 
     def _check_open(self) -> None:
+        if os.getpid() != self._pid:
+            raise UsageError(
+                f"run {self.id} is of the process that called record, not of its forks"
+            )
         if self._ended.is_set():
             raise UsageError(f"run {self.id} (`{self.name}`) has ended: {self._end_message}")
 
@@ -283,8 +294,7 @@ class Recording:
             self._store.close()
 
     def _at_exit(self) -> None:
-        if os.getpid() == self._pid:
-            self.fail("the process ended without run.finish(n_correct=…, n_total=…)")
+        self.fail("the process ended without run.finish(n_correct=…, n_total=…)")
 
 
 def begin(
@@ -299,7 +309,7 @@ def begin(
     from lsqctl.services.workspace import open_workspace
 
     for tag in tags:
-        check_tag(tag)
+        check_tag(checked_text("a tag", tag))
     _warn_of_misspelled(loop.dataset)
     store = open_workspace(settings, create=True)
     try:

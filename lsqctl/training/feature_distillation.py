@@ -18,6 +18,7 @@ from lsqctl.models import input_channels
 from lsqctl.models.factory import build_on_meta
 from lsqctl.models.heads import classifier_of, example_of
 from lsqctl.quant import LsqQuantizer, prepare
+from lsqctl.quant.hooks import layer_input
 from lsqctl.recipe import Recipe
 
 
@@ -56,7 +57,10 @@ class FeatureDistillation:
 
     def _listen(self, layer: nn.Module, name: str) -> None:
         layer.register_forward_pre_hook(
-            lambda _, inputs: self._features.__setitem__(name, inputs[0])
+            lambda _, inputs, by_name: self._features.__setitem__(
+                name, layer_input(inputs, by_name)
+            ),
+            with_kwargs=True,
         )
 
 

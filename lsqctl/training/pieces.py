@@ -11,16 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from lsqctl.training.evaluation import batchnorms
 from lsqctl.training.ranks import SOLO, World
-
-if TYPE_CHECKING:
-    from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def microbatch_sizes(images: int, count: int) -> list[int]:
@@ -79,53 +75,56 @@ class PieceStatistics:
     """The running statistics of batch norm while the pieces of one batch are computed.
 
     Meanwhile they hold those of the last piece alone (momentum 1); ``move`` then moves them from
-    where they were, piece by piece. Norms in evaluation mode stay as they are.
+    where they were, piece by piece. Norms in evaluation mode stay as they are, and a piece whose
+    forward pass leaves a norm out, as with layers that are dropped at random, does not move it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._norms = [norm for norm in batchnorms(model).values() if norm.training]
         self._momenta = [norm.momentum for norm in self._norms]
-        self._before = self.read()
+        self._before = _joined(self._buffers())
+        self._first_counts = self._counts = _joined(self._counters())
         for norm in self._norms:
             norm.momentum = 1.0
 
     def read(self) -> Tensor:
-        """Return the statistics of all norms as one vector (S)."""
-        pieces = [buffer.flatten() for buffer in self._buffers()]
-        return torch.cat(pieces) if pieces else torch.empty(0)
+        """Return the statistics of all norms, then how often each computed in this piece (S + N).
 
-    def move(self, statistics: Tensor, computed_here: int) -> None:
-        """Move the running statistics by those of each piece (P, S), and count the pieces.
-
-        The layers have counted those that were ``computed_here``.
+        A piece ends where this is asked.
         """
-        moved, factors = self._before, torch.empty(0)
-        for piece, of_piece in enumerate(statistics):
-            if piece == 0 or None in self._momenta:
-                factors = self._factors(piece + 1 - computed_here)
-            moved = torch.lerp(moved, of_piece, factors)
-        sizes = [buffer.numel() for buffer in self._buffers()]
-        for buffer, values in zip(self._buffers(), torch.split(moved, sizes), strict=True):
-            buffer.copy_(values)
-        for norm in self._norms:
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked += len(statistics) - computed_here
+        counts = _joined(self._counters())
+        computed, self._counts = counts - self._counts, counts
+        statistics = _joined(self._buffers())
+        return torch.cat([statistics, computed.to(statistics)])
+
+    def move(self, read: Tensor) -> None:
+        """Move the running statistics by what was read of each piece (P, S + N), and count them."""
+        if not self._norms:
+            return
+        statistics, computed = read.tensor_split([len(self._before)], dim=1)
+        sizes = [2 * norm.num_features for norm in self._norms]
+        owner = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(read.device)
+        moved, counts = self._before, self._first_counts.to(read)
+        for of_piece, times in zip(statistics, computed, strict=True):
+            counts = counts + times
+            nearer = torch.lerp(moved, of_piece, self._factors(counts)[owner])
+            moved = torch.where(times[owner] > 0, nearer, moved)
+        for buffers, values in ((self._buffers, moved), (self._counters, counts)):
+            parts = torch.split(values, [buffer.numel() for buffer in buffers()])
+            for buffer, part in zip(buffers(), parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
 
     def restore_momenta(self) -> None:
         """Give the norms their own momentum again."""
         for norm, momentum in zip(self._norms, self._momenta, strict=True):
             norm.momentum = momentum
 
-    def _factors(self, batches_more: int) -> Tensor:
-        """Return by how much each statistic moves (S); a norm without momentum takes the mean."""
-        sizes = torch.tensor([2 * norm.num_features for norm in self._norms], dtype=torch.int64)
-        factors = torch.tensor(
-            [
-                1 / (_count(norm) + batches_more) if momentum is None else momentum
-                for norm, momentum in zip(self._norms, self._momenta, strict=True)
-            ]
-        )
-        return torch.repeat_interleave(factors, sizes).to(self._before)
+    def _factors(self, counts: Tensor) -> Tensor:
+        """Return by how much a piece moves each norm (N); one without momentum takes the mean."""
+        takes_mean = [momentum is None for momentum in self._momenta]
+        momenta = torch.tensor([momentum or 0.0 for momentum in self._momenta])
+        mask = torch.tensor(takes_mean, dtype=torch.bool, device=counts.device)
+        return torch.where(mask, 1 / counts, momenta.to(counts))
 
     def _buffers(self) -> Iterator[Tensor]:
         for norm in self._norms:
@@ -133,9 +132,15 @@ class PieceStatistics:
             assert norm.running_var is not None
             yield from (norm.running_mean, norm.running_var)
 
+    def _counters(self) -> Iterator[Tensor]:
+        for norm in self._norms:
+            assert norm.num_batches_tracked is not None
+            yield norm.num_batches_tracked
 
-def _count(norm: _BatchNorm) -> int:
-    return 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+
+def _joined(buffers: Iterator[Tensor]) -> Tensor:
+    pieces = [buffer.flatten() for buffer in buffers]
+    return torch.cat(pieces) if pieces else torch.empty(0)
 
 
 @contextmanager

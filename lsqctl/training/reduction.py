@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lsqctl.training.pieces import Share, piece_statistics, piece_streams
-from lsqctl.training.ranks import World
+from lsqctl.training.ranks import World, any_rank
 
 Gradients = list[Tensor | None]
 Piece = Callable[[int], tuple[Tensor, Tensor]]
@@ -43,7 +43,8 @@ def sum_pieces(
             figures[piece] = torch.cat([loss[None], n_correct[None], statistics.read().to(device)])
             return take_gradients(parameters)
 
-        gradients = tree_sum(gradients_of, share.own)
+        own = tree_sum(gradients_of, share.own)
+        gradients = completed(parameters, own, world)
         none = torch.zeros_like(figures[share.own[0]])
         table = [figures.get(piece, none) for piece in range(len(share.sizes))]
         flat = torch.cat([*(g.flatten() for g in gradients if g is not None), *table])
@@ -51,7 +52,7 @@ def sum_pieces(
             world.sum(flat)
         give_gradients(parameters, gradients, flat)
         results = flat[-len(table) * len(none) :].view(len(table), len(none))  # (P, 2 + S)
-        statistics.move(results[:, 2:], len(share.own))
+        statistics.move(results[:, 2:])
     return results[:, 0], results[:, 1].long()
 
 
@@ -70,6 +71,19 @@ def take_gradients(parameters: Sequence[nn.Parameter]) -> Gradients:
     for parameter in parameters:
         parameter.grad = None
     return gradients
+
+
+def completed(parameters: Sequence[nn.Parameter], gradients: Gradients, world: World) -> Gradients:
+    """Return a rank's gradients, with one that adds nothing where only other ranks have one.
+
+    So it is where a piece leaves layers out at random. Else each rank's vector would have its own
+    order. What adds nothing to the last bit is −0.
+    """
+    needed = any_rank(world, *(gradient is not None for gradient in gradients))
+    return [
+        torch.full_like(parameter, -0.0) if gradient is None and is_needed else gradient
+        for parameter, gradient, is_needed in zip(parameters, gradients, needed, strict=True)
+    ]
 
 
 def give_gradients(

@@ -427,3 +427,16 @@ def test_a_kernel_of_one_pixel_with_a_stride_adds_right_on_several_threads(
             assert torch.equal(found.double(), exact)
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_is_multiplied_as_codes_too(small_net, images, dtype):
+    model = prepare(small_net, QuantSpec(4, 4, kernel="integer"), images)
+    calibrate(model, images)
+    model.to(dtype)
+    out = model(images.to(dtype))
+    out.float().sum().backward()
+    for layer in quantized_layers(model).values():
+        layer.kernel = "float"
+    torch.testing.assert_close(out, model(images.to(dtype)), rtol=0.05, atol=0.05)
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from lsqctl.models.heads import classifier_of
 from lsqctl.quant import (
     LsqQuantizer,
     QuantSpec,
@@ -20,12 +21,14 @@ from lsqctl.quant import (
     calibrate,
     clamp_step_sizes,
     lsq_fake_quantize,
+    model_cost,
     param_groups,
     prepare,
     quantized_layers,
     quantizers,
     unquantized_layers,
 )
+from lsqctl.quant.torch_faults import avoid_unsafe_channels_last
 
 W8A8 = QuantSpec(weight_bits=8, act_bits=8)
 
@@ -369,3 +372,30 @@ def test_the_order_of_layers_of_equal_bits_is_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         calibrate(prepare(Backwards("head", "body", "stem"), W8A8), torch.randn(16, 4))
+
+
+class ByName(nn.Module):
+    """Calls its layers with their inputs by name, one of them twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = nn.Conv2d(3, 4, 1, stride=2), nn.Conv2d(4, 4, 1)
+        self.up, self.head = nn.ConvTranspose2d(4, 4, 1), nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.first(input=x)
+        for _ in range(2):
+            x = self.again(input=x)
+        return self.head(input=self.up(output_size=None, input=x).mean((2, 3)))
+
+
+def test_layers_that_are_called_with_their_input_by_name_are_as_others():
+    x = torch.randn(4, 3, 4, 4)
+    model = prepare(ByName(), W8A8, x)
+    calibrate(model, x)
+    avoid_unsafe_channels_last(model)
+    model(x.contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert all(q.calibrated for q in quantizers(model).values())
+    cost = model_cost(model, (3, 4, 4))
+    assert cost.macs == 4 * (3 * 4 + 2 * 4 * 4 + 4 * 4) + 4 * 10
+    assert classifier_of(model, (3, 4, 4)) == ("head", (4,))

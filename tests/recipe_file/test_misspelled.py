@@ -14,6 +14,8 @@ from lsqctl.recipe_file.keys import FIELDS, SECTIONS, TOP_KEYS
 from lsqctl.text import closest_name, edit_distance
 from tests.conftest import FULL
 
+from .conftest import MINIMAL
+
 LETTERS = string.ascii_lowercase + "_"
 
 
@@ -86,3 +88,21 @@ def test_a_distance_is_symmetric_and_zero_only_between_equals(one, other):
     assert edit_distance(one, other) == edit_distance(other, one)
     assert (edit_distance(one, other) == 0) == (one == other)
     assert edit_distance(one, other) <= max(len(one), len(other))
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "hint"),
+    [
+        ("train: {lr: [0.1, 0.2]}", (), "`sweep: {grid: {train.lr: [0.1, 0.2]}}`"),
+        ("seed: [0,\n  1]", (), "`sweep: {grid: {seed: […]}}`"),
+        ("train.lr: 0.1", (), "write `train: {lr: 0.1}`"),
+        ("", ("train.lr=[0.1, 0.2]",), "to vary it, write --grid train.lr=0.1,0.2"),
+        ("", ("train.lr:0.1",), "write --set train.lr=0.1"),
+        ("", ("",), "write --set KEY=VALUE"),
+    ],
+)
+def test_what_was_meant_is_said_where_a_form_is_wrong(folder, text, sets, hint):
+    with pytest.raises(RecipeError) as refused:
+        folder.load(f"{MINIMAL}{text}\n", sets=sets)
+    (diagnostic,) = refused.value.diagnostics
+    assert hint in diagnostic.hints[0]

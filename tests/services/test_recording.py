@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -177,6 +178,13 @@ def test_without_hits_it_stands_beside_runs_of_the_same_dataset(here):
         ({"top1": -1}, UsageError, "is in percent"),
         ({"a b": 1}, UsageError, "`a b` cannot name a metric"),
         ({"step": -1}, UsageError, "step must be a whole number of at least 0"),
+        (
+            {"step": 2**70},
+            UsageError,
+            "step must be a whole number of at least 0, 9007199254740992",
+        ),
+        ({"loss": 10**400}, UsageError, "metric `loss` must be one number"),
+        ({"loss": 1, "split": None}, UsageError, "split=None: letters, digits and"),
     ],
 )
 def test_a_bad_metric_is_one_line_and_nothing_of_its_call_is_stored(here, metrics, error, said):
@@ -200,6 +208,19 @@ def test_a_bad_metric_is_one_line_and_nothing_of_its_call_is_stored(here, metric
         ({"n_correct": 2, "n_total": 3, "hits": [1, 0, 0]}, "hits say 1 of 3 images"),
         ({"n_correct": 2, "n_total": 3, "loss": "low"}, "metric `loss` must be one number"),
         ({"n_correct": 2, "n_total": 3, "checkpoint": {"a": 1}}, "`a` is none"),
+        (
+            {"n_correct": 2, "n_total": 3, "checkpoint": 3},
+            "must be a state dict, got int; of a net",
+        ),
+        ({"n_correct": 2, "n_total": 2**70}, "n_total must be a whole number of at least 0, 9007"),
+        ({"n_correct": 2, "n_total": 3, "split": None}, "split=None: letters"),
+        ({"n_correct": 2, "n_total": 3, "notes": None}, "notes must be a text, got None"),
+        ({"n_correct": 2, "n_total": 3, "train_seconds": float("nan")}, "seconds, at least 0, got"),
+        ({"hits": [0.3, 0.9, 0.1]}, "hits must hold one truth value an image.*number 0 is none"),
+        ({"hits": "110"}, "hits must hold one truth value an image.*number 0 is none, in str"),
+        ({"hits": [1, 2]}, "hits must hold one truth value an image.*number 1 is none"),
+        ({"hits": torch.ones(2, 2)}, "hits must hold one truth value.*in Tensor"),
+        ({"hits": 3}, "hits must hold one truth value"),
     ],
 )
 def test_counts_that_cannot_be_are_refused_and_the_run_goes_on(here, words, said):
@@ -219,12 +240,47 @@ def test_counts_that_cannot_be_are_refused_and_the_run_goes_on(here, words, said
         ({"recipe": {"net": object()}}, "must be plain values"),
         ({"model": network(), "input_shape": (3, 8, 8)}, r"does not take an input of \(3, 8, 8\)"),
         ({"tags": ["-x"]}, "cannot be a tag"),
+        ({"tags": "paper"}, r"tags='paper': a list of words, as \['paper'\]"),
+        ({"epochs": -3}, "epochs must be a whole number of at least 0, got -3"),
+        ({"arch": "net\0"}, "arch must be a text"),
+        ({"recipe": ["lr", 0.1]}, "must map names to plain values, got list"),
+        ({"recipe": {"note": "\ud800"}}, "holds a character that no text has"),
+        ({"recipe": {"lr": torch.ones(2)}}, "must be plain values"),
+        ({"model": torch.nn.Linear}, "model must be a network, an nn.Module"),
+        ({"model": network(), "input_shape": 3}, "does not take an input of 3: "),
     ],
 )
 def test_what_could_not_stand_on_a_board_is_refused_before_anything_is_made(here, words, said):
     with pytest.raises(UsageError, match=said):
         begin(**words)
     assert not (here.folder / ".lsqctl" / "lsqctl.db").exists()
+
+
+def test_numbers_of_numpy_and_torch_are_as_pythons_own_and_wrapped_networks_as_bare_ones(here):
+    recipe = {"lr": np.float32(0.5), "width": torch.tensor(3), 1: "one"}
+    net = torch.nn.DataParallel(network())
+    run = begin(seed=np.int64(3), recipe=recipe, model=net, input_shape=(1, 8, 8))
+    run.log(epoch=torch.tensor(2), loss=torch.tensor(1.0, requires_grad=True))
+    run.finish(n_correct=torch.tensor(500), hits=torch.arange(N) < 500)
+    stored = detail(run.id)
+    assert (stored.run.seed, stored.run.state) == (3, RunState.SUCCEEDED)
+    assert stored.recipe["recorded"] == {"lr": 0.5, "width": 3, "1": "one"}
+    assert stored.recipe["model"] == {"name": "Sequential"}
+
+
+def test_a_fork_of_the_process_that_records_neither_writes_nor_ends_its_run(here):
+    with begin() as run:
+        if not (child := os.fork()):
+            try:
+                with pytest.raises(UsageError, match="is of the process that called record"):
+                    run.log(loss=1.0)
+                run.fail("not mine")
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        finish(run)
+    assert detail(run.id).run.state is RunState.SUCCEEDED
 
 
 def test_a_dataset_that_is_nearly_one_of_lsqctls_is_warned_of_and_recorded(here):

@@ -92,9 +92,25 @@ def test_running_statistics_move_by_each_piece_as_if_the_pieces_were_batches(mom
         for batch in batches:
             ours(batch)
             table.append(statistics.read())
-        statistics.move(torch.stack(table), computed_here=4)
+        statistics.move(torch.stack(table))
     torch.testing.assert_close(dict(ours.state_dict()), dict(plain.state_dict()))
     assert ours.momentum == momentum
+
+
+def test_a_network_without_batch_norm_has_no_statistics_to_move():
+    with piece_statistics(nn.Linear(2, 2)) as statistics:
+        statistics.move(torch.stack([statistics.read(), statistics.read()]))
+
+
+def test_a_batch_norm_that_a_piece_leaves_out_stays_where_it_was():
+    norm, batch = nn.BatchNorm2d(3), torch.randn(5, 3, 2, 2) + 1
+    with piece_statistics(norm) as statistics:
+        norm(batch)
+        table = [statistics.read(), statistics.read()]  # the second piece left it out
+        statistics.move(torch.stack(table))
+    plain = nn.BatchNorm2d(3)
+    plain(batch)
+    torch.testing.assert_close(dict(norm.state_dict()), dict(plain.state_dict()))
 
 
 def digests(folder: Path, cases: list[Any]) -> dict[str, list[str]]:
