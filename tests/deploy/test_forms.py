@@ -592,7 +592,12 @@ def test_a_file_of_codes_that_is_cut_short_or_names_no_operation_ends_in_one_lin
     def unknown(files):
         files["model.safetensors"] = files["model.safetensors"].replace(b"clamp", b"clasp")
 
-    for change in (cut, unknown):
+    def without_settings(files):
+        codes, old = files["model.safetensors"], rb"\"settings\":{\"low\":0,\"high\":null}"
+        assert old in codes
+        files["model.safetensors"] = codes.replace(old, rb"\"settings\":3".ljust(len(old)))
+
+    for change in (cut, unknown, without_settings):
         (problem,) = check_folder(
             forged(tmp_path / change.__name__, every, "codes", change)
         ).problems
