@@ -203,7 +203,7 @@ def _edge_lines(edges: Sequence[JsonObject]) -> list[str]:
 def _form_lines(name: str, form: JsonObject, reference: str) -> list[str]:
     sizes = _size_lines(form)
     if "not_run" in form:
-        return [f"{name} ({form['runtime']}) was not run: {form['not_run']}.", *sizes]
+        return [f"{name} ({form['runtime']}) was not compared: {form['not_run']}.", *sizes]
     images = pluralize(form["images"], "image")
     codes = f", {form['codes']:,} codes" if form["codes"] else ""
     if not form["codes_differing"] and not form["logits_differing"]:

@@ -16,6 +16,7 @@ from lsqctl.deploy.forms import Answers, Codes
 from lsqctl.deploy.network import Network
 from lsqctl.deploy.runtime import Array, open_session, run_session
 from lsqctl.deploy.tracing import FromPixels, Pixels
+from lsqctl.errors import DataError
 from lsqctl.quant import quantized_layers, quantizers
 from lsqctl.quant.arithmetic import Window
 
@@ -66,6 +67,21 @@ def reference_answers(network: Network, images: Tensor) -> Answers:
     codes: dict[str, Codes] = {}
     logits = network(images, lambda edge, values: _keep(codes, edge, values))
     return Answers(logits.numpy(), codes)
+
+
+def check_alike(reference: Answers, found: Answers, name: str) -> None:
+    """Raise DataError where a file's logits or codes are not of the reference's shape and type.
+
+    A runtime may compute a layer otherwise than ONNX says; what it gives is then no answer.
+    """
+    pairs = [
+        (f"codes of {edge}", codes, found.codes.get(edge, codes))
+        for edge, codes in reference.codes.items()
+    ]
+    for what, wanted, given in [*pairs, ("logits", reference.logits, found.logits)]:
+        if (given.shape, given.dtype) != (wanted.shape, wanted.dtype):
+            given_text, wanted_text = (f"{one.dtype} {one.shape}" for one in (given, wanted))
+            raise DataError(f"{name} gives {what} as {given_text}, expected {wanted_text}")
 
 
 class Comparison:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 import lsqctl
 from lsqctl.deploy.card import Card, config_json, readme
-from lsqctl.deploy.certificate import Certificate, certificates_json, is_pair_safe
+from lsqctl.deploy.certificate import certificates_json, is_pair_safe
 from lsqctl.deploy.checking import (
     CheckCounts,
     Comparison,
     FakeQuantized,
     FloatComparison,
+    check_alike,
     reference_answers,
 )
 from lsqctl.deploy.folder import (
@@ -58,17 +59,14 @@ Listeners = Mapping[str, Callable[[Tensor, Tensor], None]]
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What came of it: the folder, counts by form, bytes on the disk by file, and proofs.
+    """What came of it: the folder, counts, and bytes on the disk by file; the report has the rest.
 
     ``counts`` are of the first form, ``left_out`` has the reason for each that was not possible.
     """
 
     directory: Path
     counts: CheckCounts
-    n_integer_layers: int
-    float_layers: Mapping[str, str]
     file_bytes: Mapping[str, int]
-    certificates: tuple[Certificate, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -119,8 +117,9 @@ def convert(
     network, moves = settle(network) if options.settle else (network, [])
     source = FormSource(network, options.card.metadata(), plain=options.plain)
     written, left_out = _write(source, options.forms)
+    opened = _opened(written, left_out, options)
     names = {form: FORMS[form].file_in(hub=options.hub) for form in written}
-    checks = [_Check(network, names, one, options) for one in _opened(written, options.threads)]
+    checks = [_Check(network, names, one, options) for one in opened]
     trained = FloatComparison(FakeQuantized(model, network, pixels), network)
     expected = _compare(network, [*checks, trained], stream)
     report = _report(source, written, checks) | {"left_out": left_out}
@@ -131,8 +130,7 @@ def convert(
     files["README.md"] = readme(options.card, report, {k: len(v) for k, v in files.items()})
     write_folder(directory, files, report)
     sizes = {name: (directory / name).stat().st_size for name in sorted({*files, CHECK})}
-    rest = len(network.layers), network.float_layers, sizes, tuple(source.certificates), left_out
-    return Conversion(directory, checks[0].counts, *rest)
+    return Conversion(directory, checks[0].counts, sizes, left_out)
 
 
 def _shape_of(batches: Batches) -> tuple[tuple[int, ...], Batches]:
@@ -192,19 +190,32 @@ def _write(
             if EVERY_FORM not in names:
                 raise
             left_out[name] = str(error)
-    if not written:
-        raise UsageError(f"no form can be written: {'; '.join(left_out.values())}")
     return written, left_out
 
 
 def _opened(
-    written: Mapping[str, WrittenForm], threads: int
-) -> Iterator[tuple[str, Runner | Unavailable]]:
-    """Yield each form in each of its runtimes; we wrote its code, so it may run."""
-    for name, one in written.items():
+    written: dict[str, WrittenForm], left_out: dict[str, str], options: Options
+) -> list[tuple[str, Runner | Unavailable]]:
+    """Return each form in each of its runtimes; we wrote its code, so it may run.
+
+    One that its own runtime refuses is no longer written but left out, which ``all`` allows.
+    """
+    opened: list[tuple[str, Runner | Unavailable]] = []
+    for name, one in list(written.items()):
         form: Form = FORMS.load(name)()
-        for runner in form.runners(one, name=FORMS[name].file, threads=threads, trusted=True):
-            yield name, runner
+        try:
+            runners = form.runners(
+                one, name=FORMS[name].file, threads=options.threads, trusted=True
+            )
+            opened += [(name, runner) for runner in runners]
+        except DataError as error:
+            if EVERY_FORM not in options.forms:
+                raise
+            left_out[name] = str(error)
+            del written[name]
+    if not written:
+        raise UsageError(f"no form can be written: {'; '.join(left_out.values())}")
+    return opened
 
 
 class _Check:
@@ -221,9 +232,7 @@ class _Check:
         options: Options,
     ) -> None:
         self.form, self.runner = opened
-        self.promises_bits = not isinstance(self.runner, Unavailable) and (
-            self.runner.promises_bits and not network.float_operations
-        )
+        self._has_float = bool(network.float_operations)
         self._listener = options.listeners.get(self.key)
         self._file = names[self.form]
         self._comparison = Comparison(network)
@@ -235,19 +244,37 @@ class _Check:
         return f"{self.form}, {self.runner.runtime}" if is_second else self.form
 
     @property
+    def promises_bits(self) -> bool:
+        """Whether it must give the reference's logits to the last bit."""
+        runner = self.runner
+        is_bound = not isinstance(runner, Unavailable) and runner.promises_bits
+        return is_bound and not self._has_float
+
+    @property
     def counts(self) -> CheckCounts:
         return self._comparison.counts
 
     def add(self, images: Tensor, reference: Answers, labels: Tensor | None) -> None:
-        """Compare as many of a batch as the runtime is asked for."""
+        """Compare as many of a batch as the runtime is asked for.
+
+        A second runtime that fails is said to in the report; it is another's word on the same file.
+        Raises DataError where a form's own runtime fails.
+        """
         runner, n_before = self.runner, self.counts.n_images
         if isinstance(runner, Unavailable):
             return
         limit = len(images) if runner.max_images is None else max(0, runner.max_images - n_before)
         if limit == 0:
             return
-        found = runner.answer(images[:limit].numpy())
         part = Answers(reference.logits[:limit], {k: v[:limit] for k, v in reference.codes.items()})
+        try:
+            found = runner.answer(images[:limit].numpy())
+            check_alike(part, found, f"{self._file} in {runner.runtime}")
+        except DataError as error:
+            if runner.runtime not in SECOND_RUNTIMES:
+                raise
+            self.runner = Unavailable(runner.runtime, str(error), refused=True)
+            return
         self._comparison.compare(part, found, None if labels is None else labels[:limit])
         if self._listener is not None and labels is not None:
             self._listener(torch.from_numpy(found.logits), labels[:limit])
@@ -269,7 +296,8 @@ class _Check:
             **written.details,
         }
         if isinstance(self.runner, Unavailable):
-            return {**entry, "not_run": self.runner.reason, "expected_differing": 0}
+            why = {"not_run": self.runner.reason, "refused": self.runner.refused}
+            return {**entry, **why, "expected_differing": 0}
         counts = counts_json(self.counts)
         return {**entry, "expected_differing": self.n_expected_differing, **counts}
 

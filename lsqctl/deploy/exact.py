@@ -167,10 +167,14 @@ def _pooled(graph: GraphWriter, pool: Node, codes: str) -> str:
 def add_window_padding(
     graph: GraphWriter, layer: IntegerLayer, codes: str
 ) -> tuple[list[int], str]:
-    """Return the padding that a convolution does itself, which is of codes of 0, and its input."""
+    """Return the padding that a convolution does itself, which is of codes of 0, and its input.
+
+    Of a kernel of 1 × 1 that moves by a stride it does none: OpenVINO starts it in the image then.
+    """
     if layer.window is None:
         return [0, 0], codes
-    if layer.window.pad_mode != "constant" or layer.grid.zero_code:
+    starts_inside = {*layer.weight_codes.shape[2:]} == {1} != {*layer.window.stride}
+    if layer.window.pad_mode != "constant" or layer.grid.zero_code or starts_inside:
         padded = add_padding(graph, layer, codes, channels_last=False)
         return [0] * 2 * len(layer.window.padding), padded
     return [pair[side] for side in (0, 1) for pair in layer.window.padding], codes

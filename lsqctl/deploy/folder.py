@@ -147,8 +147,11 @@ def _is_whole(report: JsonObject) -> bool:
     if not isinstance(digests, dict) or not isinstance(forms, dict):
         return False
     types = {"form": str, "file": str, "runtime": str, "expected_differing": int}
-    return all(isinstance(digest, str) for digest in digests.values()) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(k), t) for k, t in types.items())
+    are_named = EXPECTED in digests and all(isinstance(digest, str) for digest in digests.values())
+    return are_named and all(
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(k), t) for k, t in types.items())
+        and entry["file"] in digests
         for entry in forms.values()
     )
 
@@ -178,26 +181,40 @@ def check_folder(directory: Path, *, threads: int = 1, trusted: bool = False) ->
     report = read_report(directory)
     problems = list(changed_files(directory, report["sha256"]))
     images, logits = read_expected(directory)
-    models, not_run = [], []
+    models: list[str] = []
+    not_run: list[str] = []
     for entry in report["forms"].values():
-        path = directory / entry["file"]
-        if entry["file"] not in report["sha256"] or not path.is_file():
-            continue
-        try:
-            runner = _runner(path, entry, threads=threads, trusted=trusted)
-            if not isinstance(runner, Unavailable):
-                problems += _compare(path, entry, images, logits, runner)
-                models.append(f"{path.name} in {runner.runtime}")
-            elif runner.refused and "not_run" not in entry:
-                problems.append(runner.reason)
-            else:
-                not_run.append(f"{path} was not run in {runner.runtime}: {runner.reason}")
-        except DataError as error:
-            problems.append(str(error))
+        if (path := directory / entry["file"]).is_file():
+            expected = images, logits
+            ran, found, reasons = _check_model(
+                path, entry, expected, threads=threads, trusted=trusted
+            )
+            models, problems, not_run = models + ran, problems + found, not_run + reasons
     n_files = len(report["sha256"]) + 1
     return FolderVerdict(
         directory, tuple(problems), n_files, len(images), tuple(models), tuple(not_run)
     )
+
+
+def _check_model(
+    path: Path, entry: JsonObject, expected: tuple[Array, Array], *, threads: int, trusted: bool
+) -> tuple[list[str], list[str], list[str]]:
+    """Return which model ran, what is wrong with it, and why it was not run: lines of each.
+
+    What a runtime refused, or computed as no other, when the file was written is no change since.
+    """
+    ran: list[str] = []
+    try:
+        runner = _runner(path, entry, threads=threads, trusted=trusted)
+        if isinstance(runner, Unavailable):
+            is_change = runner.refused and "not_run" not in entry
+            line = f"{path} was not run in {runner.runtime}: {runner.reason}"
+            return ([], [runner.reason], []) if is_change else ([], [], [line])
+        problems = list(_compare(path, entry, *expected, runner))
+        ran = [f"{path.name} in {runner.runtime}"]
+    except DataError as error:
+        problems = [str(error)]
+    return ([], [], problems) if problems and entry.get("refused") else (ran, problems, [])
 
 
 def _runner(path: Path, entry: JsonObject, *, threads: int, trusted: bool) -> Runner | Unavailable:
@@ -223,6 +240,12 @@ def changed_files(directory: Path, digests: Mapping[str, str]) -> Iterator[str]:
             yield f"{path} has changed: {says}; deploy the run again"
 
 
+_NO_ARRAYS = (
+    *(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error),
+    *(TypeError, RuntimeError, MemoryError),  # of one array, of a zip with a password, too large
+)
+
+
 def read_expected(directory: Path) -> tuple[Array, Array]:
     """Return the expected images and logits.  Raises DataError."""
     path = directory / EXPECTED
@@ -231,7 +254,7 @@ def read_expected(directory: Path) -> tuple[Array, Array]:
             images, logits = arrays["images"], arrays["logits"]
     except FileNotFoundError:
         raise DataError(f"{path} is gone: deploy the run again") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _NO_ARRAYS as error:
         raise DataError(f"{path} cannot be read: {error}; deploy the run again") from None
     shapes = images.ndim > 1 and logits.ndim == 2 and 0 < len(images) == len(logits)
     if not shapes or images.dtype not in (np.uint8, np.float32) or logits.dtype != np.float32:
@@ -287,7 +310,6 @@ def unlike_images(expected: Array, found: Array, *, bits: bool) -> NDArray[np.bo
         both = (np.ascontiguousarray(logits).view(np.uint32) for logits in (found, expected))
         return np.asarray(np.not_equal(*both).any(1), np.bool_)
     wanted = expected.astype(np.float64)
-    far: NDArray[np.bool_] = np.abs(wanted - found.astype(np.float64)).max(1) > NEAR * np.ptp(
-        wanted
-    )
-    return far
+    distances = np.abs(wanted - found.astype(np.float64)).max(1)
+    near: NDArray[np.bool_] = distances <= NEAR * np.ptp(wanted)
+    return ~near  # so that what is no number is not near

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from lsqctl.deploy.network import LAYER, Network, node_name, operation_of
 from lsqctl.deploy.program import Operation, Program, pack
@@ -19,10 +19,11 @@ from lsqctl.errors import DataError
 from lsqctl.quant.arithmetic import Grid, IntegerLayer
 
 _BINARY = {"add": "add", "sub": "sub", "mul": "mul", "div": "div", "add_": "add", "mul_": "mul"}
-_SAME = ("to", "dropout", "dropout_", "contiguous", "clone", "detach")
+_SAME = ("to", "dropout", "dropout_", "feature_dropout", "contiguous", "clone", "detach")
 _HARD = ("hardswish", "hardswish_", "hardsigmoid", "hardsigmoid_")
 _RESHAPED = ("flatten", "view", "reshape", "squeeze", "unsqueeze")
 _CLAMPED = {"relu": (0, None), "relu_": (0, None), "relu6": (0, 6), "relu6_": (0, 6)}
+_CLAMPS = "hardtanh hardtanh_ clamp clamp_ clamp_min clamp_min_ clamp_max clamp_max_".split()
 Shape = tuple[int, int, int]
 
 
@@ -90,8 +91,9 @@ class _Lowering:
 
     def _fold(self, node: Node) -> None:
         """Compute what is made of constants alone."""
-        args = [self._constants.get(a.name) if isinstance(a, Node) else a for a in node.args]
-        self._constants[node.name] = cast("Callable[..., Tensor]", node.target)(*args)
+        values = map_arg((node.args, node.kwargs), lambda one: self._constants[one.name])
+        args, kwargs = cast("tuple[tuple[object, ...], Mapping[str, object]]", values)
+        self._constants[node.name] = cast("Callable[..., Tensor]", node.target)(*args, **kwargs)
 
     def _number(self, arg: object) -> int:
         assert isinstance(arg, Node)
@@ -100,7 +102,8 @@ class _Lowering:
     def _add(
         self, node: Node, kind: str, shape: Shape, settings: Mapping[str, object] | None = None
     ) -> None:
-        inputs = [a for a in node.all_input_nodes if a.name not in self._constants]
+        values = [a for a in node.all_input_nodes if _value_of(a) is not None]  # no sizes
+        inputs = [a for a in values if a.name not in self._constants]
         numbers = tuple(self._number(one) for one in inputs)
         self._numbers[node.name] = self._append(kind, numbers, shape, settings)
 
@@ -144,7 +147,8 @@ class _Lowering:
             self._take_both(node, kind, shape)
             return
         values = np.asarray(constant, np.float32)
-        if values.size not in (1, shape[0]) or values.shape[-2:] not in ((), (1, 1)):
+        by_channel = values.size == shape[0] and values.shape[-2:] in ((), (1, 1))
+        if values.size != 1 and not by_channel:
             raise _refusal(f"{kind} with a constant of shape {values.shape}")
         self._add(node, kind, shape, self._constant(values))
 
@@ -179,7 +183,8 @@ class _Lowering:
         self.tensors[f"{name}.codes"] = pack(layer.weight_codes.numpy(), layer.weight_bits)
         self.tensors[f"{name}.scale"] = layer.scale.numpy()
         self.tensors[f"{name}.shift"] = layer.shift.numpy()
-        if layer.window is None and math.prod(shape[1:]) != 1:
+        (source,) = cast("Sequence[Node]", node.args[0])
+        if layer.window is None and source.meta["val"].dim() != 2:
             raise _refusal(f"the linear layer {name} on more than one row")
         self._quantized(node, "layer", shape, settings)
 
@@ -267,7 +272,12 @@ Taken = tuple[str, Shape, Mapping[str, object]]
 
 
 def _clamp(node: Node, shape: Shape) -> Taken:
-    low, high = _CLAMPED.get(operation_of(node)) or (*node.args[1:], -1, 1)[:2]
+    operation = operation_of(node)
+    defaults: tuple[object, ...] = (None, None) if operation.startswith("clamp") else (-1, 1)
+    given = (None, *node.args[1:]) if operation.startswith("clamp_max") else node.args[1:]
+    low, high = _CLAMPED.get(operation, (*given, *defaults[len(given) :]))
+    if any(isinstance(end, Node) for end in (low, high)):
+        raise _refusal(f"{operation} between values")
     return "clamp", shape, {"low": low, "high": high}
 
 
@@ -317,14 +327,14 @@ def _slice(node: Node, shape: Shape) -> Taken:
 
 def _pad(node: Node, shape: Shape) -> Taken:
     amounts = list(cast("Sequence[int]", node.args[1]))
-    if any(node.args[2:]) or min(amounts) < 0:
+    if any(one not in ("constant", None, 0) for one in node.args[2:]) or min(amounts) < 0:
         raise _refusal("padding with other values than zero")
     before = [*amounts[::2], 0, 0, 0][:3]
     return "pad", shape, {"before": before[::-1]}
 
 
 _TAKERS: Mapping[str, Callable[[Node, Shape], Taken]] = {
-    **dict.fromkeys((*_CLAMPED, "hardtanh", "hardtanh_", "clamp", "clamp_"), _clamp),
+    **dict.fromkeys((*_CLAMPED, *_CLAMPS), _clamp),
     "max_pool2d": _max_pool,
     "avg_pool2d": _mean_pool,
     "slice": _slice,

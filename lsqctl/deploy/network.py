@@ -19,13 +19,18 @@ LAYER, QUANTIZER = "Layer", "Quantizer"  # the symbolic nodes, of the domain lsq
 Observer = Callable[[str, Tensor], None]
 
 # Operations that act on each number alone and never decrease: a code stays a staircase behind them.
-_MONOTONE = {"relu", "relu_", "relu6", "clamp", "clamp_", "clamp_min", "hardtanh", "hardtanh_"}
+_MONOTONE = set("relu relu_ relu6 clamp clamp_ clamp_min clamp_max hardtanh hardtanh_".split())
 _POOLS = {"max_pool2d"}  # the largest of codes is the code of the largest
-_SAME = {"dropout", "dropout_", "clone", "contiguous"}  # in evaluation
-_RESHAPING = {"flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose"}
+_SAME = {"dropout", "dropout_", "feature_dropout", "clone", "contiguous"}  # in evaluation
+_RESHAPING = set("flatten unflatten view reshape unsqueeze squeeze permute transpose".split())
+_RESHAPING |= {"movedim", "moveaxis", "swapaxes", "swapdims"}
 _MOVING = set("cat stack slice select split chunk pad expand roll to alias lift_fresh_copy".split())
-_ROUNDING_ONCE = set("avg_pool2d add sub mul div neg hardswish hardsigmoid".split())
-_SAME_BITS = _MONOTONE | _POOLS | _SAME | _RESHAPING | _MOVING | _ROUNDING_ONCE
+_MOVING |= set("narrow flip repeat channel_shuffle pixel_shuffle pixel_unshuffle detach".split())
+_MOVING |= set("zeros zeros_like ones ones_like full full_like upsample_nearest2d".split())
+_CHOOSING = {"maximum", "minimum", "amax", "amin", "abs", "threshold", "adaptive_max_pool2d"}
+_ROUNDING_ONCE = set("avg_pool2d add sub rsub mul div neg hardswish hardsigmoid".split())
+_ROUNDING_ONCE |= {"leaky_relu", "prelu"}
+_SAME_BITS = _MONOTONE | _POOLS | _SAME | _RESHAPING | _MOVING | _CHOOSING | _ROUNDING_ONCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +178,16 @@ def _traced_edge(consumer: Node, calls: Counter[str | None]) -> Edge:
 
 def _walk_back(node: Node, path: list[Node]) -> Node:
     """Return what stands before operations that keep the order of values, added to ``path``."""
-    while layer_node_name(node) is None and operation_of(node) in _MONOTONE | _POOLS | _SAME:
+    while layer_node_name(node) is None and _keeps_order(node):
         path.append(node)
         node = cast("Node", node.args[0])
     return node
+
+
+def _keeps_order(node: Node) -> bool:
+    """Return whether a node keeps the order of the values of its only input."""
+    is_known = operation_of(node) in _MONOTONE | _POOLS | _SAME
+    return is_known and len(node.all_input_nodes) == 1
 
 
 def _padded_sum(node: Node) -> tuple[str | None, tuple[int, ...] | None]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lsqctl.deploy.network import QUANTIZER, Network
 from lsqctl.deploy.runtime import Array
+from lsqctl.errors import DataError
 
 if TYPE_CHECKING:
     import onnx
@@ -160,17 +161,34 @@ def _expand(graph: GraphWriter, exported: onnx.ModelProto, form: Form) -> list[s
 
 
 def export(network: Network) -> onnx.ModelProto:
-    """Return the network as ONNX, its quantized layers as nodes of the domain ``lsq``."""
+    """Return the network as ONNX, its quantized layers as nodes of the domain ``lsq``.
+
+    Raises DataError for an operation that torch does not write as ONNX.
+    """
     import torch
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
-        program = torch.onnx.export(
-            network.program, dynamo=True, opset_version=OPSET, verbose=False, external_data=False
-        )
+        try:
+            program = torch.onnx.export(
+                network.program,
+                dynamo=True,
+                opset_version=OPSET,
+                verbose=False,
+                external_data=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise DataError(f"torch cannot write this network as ONNX: {_cause(error)}") from None
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what an error was raised from at last: what the matter is."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0]
 
 
 def _read_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -52,16 +52,10 @@ def open_session(
 
 def _complaints() -> tuple[type[Exception], ...]:
     """Return what onnxruntime raises; its errors have no common base."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    return (
-        errors.Fail,
-        errors.InvalidArgument,
-        errors.InvalidGraph,
-        errors.InvalidProtobuf,
-        errors.NotImplemented,
-        errors.RuntimeException,
-    )
+    kinds = (one for one in vars(state).values() if isinstance(one, type))
+    return tuple(kind for kind in kinds if issubclass(kind, Exception))
 
 
 def _refusals() -> tuple[type[Exception], ...]:

@@ -9,6 +9,7 @@ same everywhere. All other operations stay as torch exports them.
 from __future__ import annotations
 
 import copy
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -202,30 +203,50 @@ def _export(model: nn.Module, sample: Tensor) -> ExportedProgram:
         except (RuntimeError, ValueError) as error:
             first_line = str(error).strip().partition("\n")[0]
             raise DataError(f"torch cannot export this network: {first_line}") from None
-    return _with_ordered_means(program)
+    _check_operations(program)
+    return _by_windows(program)
 
 
-def _with_ordered_means(program: ExportedProgram) -> ExportedProgram:
-    """Return a program in which means over images are means over windows, row by row.
+def _check_operations(program: ExportedProgram) -> None:
+    """Raise DataError for outputs that are no logits, and what torch writes otherwise in ONNX."""
+    outputs = [one for one in program.graph.output_node().args[0] if isinstance(one, Node)]
+    shapes = [tuple(one.meta["val"].shape) for one in outputs]
+    if [*map(len, shapes)] != [2] or not program.call_spec.out_spec.is_leaf():
+        given = " and ".join(str(("B", *shape[1:])).replace("'", "") for shape in shapes)
+        raise DataError(f"this network gives {given}, not a tensor of logits (B, classes) alone")
+    for node in program.graph.nodes:
+        if node.target is _AVERAGE and len(node.args) == 7 and node.args[6] is not None:
+            raise DataError("avg_pool2d with divisor_override has no form: scale its mean instead")
+
+
+def _by_windows(program: ExportedProgram) -> ExportedProgram:
+    """Return a program in which means and maxima over images are those over windows.
 
     torch and onnxruntime sum a mean as their vectors are wide; the numbers of a window
-    (``avg_pool2d``, ``AveragePool``) both of them add one by one.
+    (``avg_pool2d``, ``AveragePool``) both of them add one by one, row by row. A maximum is the same
+    number; ONNX has no adaptive one, and OpenVINO gives others for one over axes (``ReduceMax``).
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):
-        if (kernel := _window_of_mean(node)) is None:
+        source = node.args[0] if node.args else None
+        taken = source if node.target is operator.getitem else node
+        if not isinstance(taken, Node) or (kernel := _window(taken, node)) is None:
             continue
-        with graph.inserting_before(node):
-            mean = _call(graph, _AVERAGE, cast("Node", node.args[0]), kernel)
-            if mean.meta["val"].dim() != node.meta["val"].dim():
-                mean = _call(graph, torch.ops.aten.flatten.using_ints, mean, 1)
-        node.replace_all_uses_with(mean)
-        graph.erase_node(node)
+        pool = _AVERAGE if taken.target in _MEANS else _MAXIMUM
+        with graph.inserting_before(taken):
+            pooled = _call(graph, pool, cast("Node", taken.args[0]), kernel)
+            if pooled.meta["val"].dim() != node.meta["val"].dim():
+                pooled = _call(graph, torch.ops.aten.flatten.using_ints, pooled, 1)
+        node.replace_all_uses_with(pooled)
+    graph.eliminate_dead_code()
     program.graph_module.recompile()
     return program
 
 
-_AVERAGE = torch.ops.aten.avg_pool2d.default
+_AVERAGE, _MAXIMUM = torch.ops.aten.avg_pool2d.default, torch.ops.aten.max_pool2d.default
+_MEANS = torch.ops.aten.mean.dim, torch.ops.aten.adaptive_avg_pool2d.default
+_REDUCTIONS = torch.ops.aten.mean.dim, torch.ops.aten.amax.default
+_ADAPTIVE = torch.ops.aten.adaptive_avg_pool2d.default, torch.ops.aten.adaptive_max_pool2d.default
 
 
 def _call(
@@ -237,12 +258,15 @@ def _call(
     return node
 
 
-def _window_of_mean(node: Node) -> list[int] | None:
-    """Return the windows (height, width) of a mean over images (B, C, H, W), None for others."""
-    if node.target not in (torch.ops.aten.mean.dim, torch.ops.aten.adaptive_avg_pool2d.default):
+def _window(node: Node, given: Node) -> list[int] | None:
+    """Return the windows (height, width) of a mean or maximum over images, None for others.
+
+    ``given`` is the node of its values: itself, or the first of two where it gives places, too.
+    """
+    if node.target not in (*_REDUCTIONS, *_ADAPTIVE) or len(node.args) < 2 or node.kwargs:
+        return None
+    if not isinstance(given.meta.get("val"), Tensor) or (given is not node and given.args[1] != 0):
         return None
     shape = cast("Node", node.args[0]).meta["val"].shape
     wanted = cast("list[int]", node.args[1])
-    if node.target is torch.ops.aten.mean.dim:
-        return None if node.kwargs else window_of_mean(shape, wanted)
-    return window_of_pool(shape, wanted)
+    return (window_of_mean if node.target in _REDUCTIONS else window_of_pool)(shape, wanted)

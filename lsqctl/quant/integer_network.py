@@ -328,7 +328,10 @@ class _WithOrderedMeans(nn.Module):
 
 
 class _OrderedMeans(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Takes means over images as means over windows: ``avg_pool2d`` adds one number by one."""
+    """Takes means over images as means over windows: ``avg_pool2d`` adds one number by one.
+
+    A view of what lies in the order of the integer kernels, channels last, becomes a copy.
+    """
 
     def __torch_dispatch__(
         self,
@@ -337,7 +340,10 @@ class _OrderedMeans(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """Run an operation of torch, a mean in another way."""
+        """Run an operation of torch, a mean or a view in another way."""
+        if func is torch.ops.aten.view.default:
+            viewed, shape = cast("tuple[Tensor, list[int]]", args)
+            return viewed.reshape(shape)
         is_pool = func is torch.ops.aten._adaptive_avg_pool2d.default
         if is_pool or (func is torch.ops.aten.mean.dim and not kwargs):
             source, sizes = cast("tuple[Tensor, list[int]]", args[:2])

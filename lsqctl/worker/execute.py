@@ -135,7 +135,7 @@ def run_attempt(
     """Execute one attempt and return how it ended; nothing that torch raises gets past here."""
     try:
         reason = train()
-    except Exception as error:  # the one place: a run may fail in any way that torch can
+    except Exception as error:  # here and of qonnx alone: a run may fail in any way that torch can
         if isinstance(error, RankFailed) and error.is_lost and siblings is not None:
             return siblings.explain(error)
         reason = end_reason_of(error, stopped=stop())

@@ -22,6 +22,7 @@ from lsqctl.deploy.folder import (
     check_folder,
     check_free,
     npz_bytes,
+    read_expected,
     read_report,
     write_folder,
 )
@@ -193,6 +194,8 @@ def with_report(folder: Path, change) -> Path:
         (lambda r: r.pop("forms"), "is not what a deployment writes"),
         (lambda r: r.update(forms={"exact": 3}), "is not what a deployment writes"),
         (lambda r: r["forms"]["exact"].pop("file"), "is not what a deployment writes"),
+        (lambda r: r["sha256"].pop(MODEL), "is not what a deployment writes"),
+        (lambda r: r["sha256"].pop("expected.npz"), "is not what a deployment writes"),
         (lambda r: r["forms"]["exact"].update(expected_differing="0"), "is not what a deployment"),
     ],
 )
@@ -267,6 +270,37 @@ def test_expected_arrays_that_are_no_images_and_logits_end_in_one_line(shipped, 
     (shipped / "expected.npz").write_bytes(npz_bytes(images=images, logits=logits))
     with pytest.raises(DataError, match=r"expected\.npz holds no images and their logits"):
         check_folder(shipped)
+
+
+def npy_bytes(array) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def zipped(**attributes) -> bytes:
+    """A zip whose only file claims to be encrypted or compressed as its attributes say."""
+    data = bytearray(npz_bytes(images=np.zeros(3)))
+    for start in (data.find(b"PK\x03\x04") + 6, data.find(b"PK\x01\x02") + 8):
+        for key, offset in (("flags", 0), ("method", 2)):
+            data[start + offset] = attributes.get(key, data[start + offset])
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_bytes(npy_bytes(np.zeros(3))),
+        lambda path: path.write_bytes(zipped(flags=1)),
+        lambda path: path.write_bytes(zipped(method=99)),
+        lambda path: path.write_bytes(b""),
+    ],
+    ids=["one array", "a password", "another compression", "nothing"],
+)
+def test_expected_arrays_that_numpy_cannot_read_end_in_one_line(tmp_path, make):
+    make(tmp_path / "expected.npz")
+    with pytest.raises(DataError, match=r"expected\.npz cannot be read: .*deploy the run again"):
+        read_expected(tmp_path)
 
 
 def test_images_that_a_file_does_not_take_end_in_one_line(shipped):

@@ -20,14 +20,16 @@ from lsqctl.deploy import Options, convert
 from lsqctl.deploy.card import Card, _difference, readme
 from lsqctl.deploy.certificate import is_pair_safe
 from lsqctl.deploy.checking import Comparison, reference_answers
+from lsqctl.deploy.conversion import _Check
 from lsqctl.deploy.folder import (
+    _manifest,
     check_folder,
     npz_bytes,
     read_report,
     unlike_images,
     write_folder,
 )
-from lsqctl.deploy.forms import FORMS, Runner, Unavailable, WrittenForm, forms_markdown
+from lsqctl.deploy.forms import FORMS, Answers, Runner, Unavailable, WrittenForm, forms_markdown
 from lsqctl.deploy.forms.c import FLAGS
 from lsqctl.deploy.forms.codes import read_program
 from lsqctl.deploy.forms.portable import Portable, in_openvino
@@ -44,6 +46,7 @@ from tests.deploy.networks import (
     Chain,
     Everything,
     Windows,
+    base,
     images,
     prepared,
     steep,
@@ -438,6 +441,65 @@ def test_a_runtime_that_refuses_a_file_is_said_with_its_reason():
     assert refused.reason.startswith("openvino refuses model.onnx: ")
 
 
+@pytest.mark.parametrize("second", [False, True], ids=["its own", "a second"])
+def test_a_runtime_whose_answers_have_another_shape_is_said_with_it(second):
+    network, pixels = base(), images(2)
+    reference = reference_answers(network, pixels)
+    short = Answers(reference.logits, {k: v[..., :-1] for k, v in reference.codes.items()})
+    runner = Runner("openvino" if second else "onnxruntime", lambda _: short, promises_bits=False)
+    check = _Check(network, {"portable": "model.onnx"}, ("portable", runner), Options())
+    said = f"model.onnx in {runner.runtime} gives codes of conv1 as int16 (2, 3, 8, 7), expected"
+    if not second:
+        with pytest.raises(DataError, match=re.escape(said)):
+            check.add(pixels, reference, None)
+        return
+    check.add(pixels, reference, None)
+    entry = check.as_json(WrittenForm(b""))
+    assert entry["not_run"].startswith(said)
+    assert entry["refused"]
+
+
+def test_what_a_runtime_refused_when_a_file_was_written_is_no_change_since(every, tmp_path):
+    def garbled(files):
+        files["onnx/model.onnx"] = b"no ONNX at all"
+
+    folder = forged(tmp_path / "garbled", every, "portable", garbled)
+    (problem,) = check_folder(folder).problems
+    assert "onnxruntime refuses" in problem
+    report = read_report(folder)
+    report["forms"]["portable"] |= {"not_run": "it was so", "refused": True}
+    del report["sha256_of_the_rest"]
+    (folder / "check.json").write_bytes(_manifest(report))
+    verdict = check_folder(folder)
+    assert (verdict.problems, verdict.models) == ((), ())
+    assert "onnxruntime refuses" in verdict.not_run[0]
+
+
+class Strided(nn.Module):
+    """(B, 3, 8, 8) to (B, 5): kernels of one pixel whose stride starts in the padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second, self.third = (nn.Conv2d(8, 8, 1, s, 1) for s in (2, 3))
+        self.head = nn.Linear(72, 5)
+
+    def forward(self, x):
+        return self.head(self.third(self.second(self.first(x).relu()).relu()).relu().flatten(1))
+
+
+def test_a_stride_that_starts_in_the_padding_does_so_in_every_runtime():
+    pytest.importorskip("openvino", reason="NO OPENVINO: pip install openvino")
+    bits = {"first_weight_bits": 7, "last_weight_bits": 7}
+    source = Sourced(traced(prepared(Strided(), **bits)))
+    for form, runtime in (
+        ("exact", "onnxruntime"),
+        ("portable", "onnxruntime"),
+        ("portable", "openvino"),
+    ):
+        assert compared(source, form, images(5), runtime).n_codes_differing == 0, runtime
+
+
 def test_qonnx_refuses_what_is_no_network_before_it_executes_it():
     pytest.importorskip("qonnx", reason="NO QONNX: pip install qonnx")
     for data, said in ((b"", "is no network of the form qonnx"), (b"x", "is no ONNX file")):
@@ -530,7 +592,12 @@ def test_a_file_of_codes_that_is_cut_short_or_names_no_operation_ends_in_one_lin
     def unknown(files):
         files["model.safetensors"] = files["model.safetensors"].replace(b"clamp", b"clasp")
 
-    for change in (cut, unknown):
+    def without_settings(files):
+        codes, old = files["model.safetensors"], rb"\"settings\":{\"low\":0,\"high\":null}"
+        assert old in codes
+        files["model.safetensors"] = codes.replace(old, rb"\"settings\":3".ljust(len(old)))
+
+    for change in (cut, unknown, without_settings):
         (problem,) = check_folder(
             forged(tmp_path / change.__name__, every, "codes", change)
         ).problems

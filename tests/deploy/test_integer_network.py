@@ -222,6 +222,19 @@ def test_means_over_images_are_added_row_by_row():
     assert not torch.equal(found, x.mean((2, 3)))
 
 
+def test_a_view_of_what_a_kernel_laid_out_otherwise_is_taken_as_a_copy():
+    class Viewed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+            self.head = nn.Linear(96, 5)
+
+        def forward(self, x):
+            return self.head(self.conv(self.first(x).relu()).relu().view(x.shape[0], -1))
+
+    assert_same_bits(prepared(Viewed()))
+
+
 def test_the_model_itself_is_left_as_it_was():
     model, x = prepared(Everything()), normalized(images())
     before, state = model(x), {key: value.clone() for key, value in model.state_dict().items()}

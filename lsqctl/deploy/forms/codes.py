@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "lsqctl.program"
 MAX_IMAGES = 64  # numpy is slow
+_NO_PROGRAM = ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError
+"""What a description raises whose values have other types or sizes than a program's."""
 
 
 @form(
@@ -65,7 +67,7 @@ class PackedCodes:
         def answer(images: Array) -> Answers:
             try:
                 return Answers(program(images))
-            except (ValueError, KeyError, IndexError, TypeError) as error:
+            except _NO_PROGRAM as error:
                 reason = " ".join(str(error).split())
                 raise DataError(f"{name} cannot be run: {reason}") from None
 
@@ -85,6 +87,6 @@ def read_program(data: bytes, name: str) -> Program:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size])["__metadata__"]
         return Program.from_json(json.loads(metadata[PROGRAM]), load(data))
-    except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (SafetensorError, *_NO_PROGRAM) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{name} is no file of packed codes: {reason}") from None

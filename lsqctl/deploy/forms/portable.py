@@ -128,9 +128,10 @@ def openvino_answers(
         try:
             logits = np.array(plain(images)["logits"])
             found = tapped(images) if tapped else {}
-        except (RuntimeError, KeyError) as error:
+            codes = {edge: found[one].astype(np.int16) for edge, one in taps.items()}
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[-300:]
             raise DataError(f"openvino cannot run {name}: {reason}") from None
-        return Answers(logits, {edge: found[one].astype(np.int16) for edge, one in taps.items()})
+        return Answers(logits, codes)
 
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -163,13 +164,28 @@ def qonnx_answers(file: bytes, name: str) -> Callable[[Array], Answers]:
     )
     if inputs != ["images"] or outputs != ["logits"] or not proto.graph.node:
         raise DataError(f"{name} is no network of the form qonnx")
-    model = ModelWrapper(proto).transform(InferShapes())
-    shape = tuple(model.get_tensor_shape("images") or ())
+    with _complaints(name):
+        model = ModelWrapper(proto).transform(InferShapes())
+        shape = tuple(model.get_tensor_shape("images") or ())
+        knows_shapes = model.check_all_tensor_shapes_specified()
+    if not knows_shapes:
+        raise DataError(f"qonnx cannot run {name}: it does not know the shape of every value")
 
     def answer(images: Array) -> Answers:
         if shape != (1, *images.shape[1:]):
             raise DataError(f"{name} takes images {shape[1:]}, not {images.shape[1:]}")
-        logits = [execute_onnx(model, {"images": one[None]})["logits"] for one in images]
-        return Answers(np.concatenate(logits))
+        with _complaints(name):
+            logits = [execute_onnx(model, {"images": one[None]})["logits"] for one in images]
+            return Answers(np.concatenate(logits))
 
     return answer
+
+
+@contextmanager
+def _complaints(name: str) -> Iterator[None]:
+    """Let whatever stops qonnx end in one line: it raises Exception itself, and what it calls."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(f"qonnx cannot run {name}: {reason}") from None
