@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lsqctl.leaderboard.comparison import Comparison
 
 _HELP = (
-    "A run (id, prefix, @last), a recipe's name (all its seeds), or a sweep; with :deployed, "
-    "their files."
+    "A run (id, prefix, @last), a recipe's name (all its seeds), or else a sweep (always with "
+    ":sweep); with :deployed, their files."
 )
 First = Annotated[
     str, typer.Argument(metavar="A", help=_HELP, autocompletion=completion.runs_and_sweeps)
