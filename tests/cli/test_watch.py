@@ -38,6 +38,7 @@ def busy(tmp_path_factory) -> CommandLine:
         submit(store, *(new_run(name, epochs=10) for name in names))
         claim = take(store)
         store.metrics.resume_at(claim.lease, None)
+        store.metrics.start_at(claim.lease, 0)
         points = [Metric("loss", "train", step, math.exp(-step / 9)) for step in range(40)]
         points += [Metric("top1", "val", step, 90 + step / 5) for step in range(0, 40, 10)]
         store.metrics.log(claim.lease, points, Progress(40, 100, 4, 10))
