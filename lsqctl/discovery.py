@@ -204,11 +204,15 @@ def _locate(module: str) -> tuple[Path, Path]:
 
 
 @contextlib.contextmanager
-def plugin_faults(plugin: Plugin, *passing: type[Exception]) -> Iterator[None]:
+def plugin_faults(plugin: Plugin | None, *passing: type[Exception]) -> Iterator[None]:
     """Turn whatever a plugin's code raises into a PluginError that says where.
 
-    lsqctl's own errors and those of ``passing`` are raised as they are.
+    lsqctl's own errors and those of ``passing`` are raised as they are, and so is all where there
+    is no plugin.
     """
+    if plugin is None:
+        yield
+        return
     passed: tuple[type[Exception], ...] = (LsqctlError, *passing)
     try:
         yield

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -348,7 +347,7 @@ def _try_tracker(name: str, attempts: int) -> None:
     from lsqctl.trackers import TRACKERS
 
     plugin = TRACKERS.plugin_of(name)
-    with TemporaryDirectory() as folder, plugin_faults(plugin) if plugin else nullcontext():
+    with TemporaryDirectory() as folder, plugin_faults(plugin):
         tried = [_logged(name, Path(folder), attempt + 1) for attempt in range(attempts)]
         for one in reversed(tried):
             one.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ def dataset_identity(name: str, data_dir: Path, folder: str | None = None) -> st
     """
     check_dataset_present(name, data_dir, folder)
     plugin = DATASETS.plugin_of(name)
-    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+    with plugin_faults(plugin):
         dataset = load_dataset(name, folder)
         if isinstance(dataset, FolderDataset):
             return images_digest(

@@ -9,7 +9,6 @@ streams, its open descriptors, its process group and its exit code: as a wrapper
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from lsqctl.discovery import plugin_faults
@@ -38,7 +37,7 @@ def launched_words(
     Raises NotFound, and PluginError for one that raises or makes no words.
     """
     plugin = LAUNCHERS.plugin_of(name)
-    with plugin_faults(plugin) if plugin else nullcontext():
+    with plugin_faults(plugin):
         words = LAUNCHERS.load(name)(tuple(command), dict(variables))
     if not isinstance(words, list | tuple) or not words:
         raise PluginError(f"the launcher {name} must return a list of words, not {words!r:.80}")

@@ -84,7 +84,7 @@ def _written(board: Board, output_format: str, options: OutputOptions) -> object
         raise UsageError(f"{output_format} has its own columns; leave out --columns and --pivot")
     write = FORMATS.load(output_format)
     plugin = FORMATS.plugin_of(output_format)
-    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+    with plugin_faults(plugin):
         written: object = write(board, options)
     return written
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
@@ -53,9 +52,8 @@ def _build(
     name: str, plugin: Plugin | None, num_classes: int, in_channels: int, image_size: int
 ) -> nn.Module:
     build = MODELS.load(name)
-    faults = plugin_faults(plugin, ValueError) if plugin else contextlib.nullcontext()
     try:
-        with faults:
+        with plugin_faults(plugin, ValueError):
             network: nn.Module = build(
                 num_classes=num_classes, in_channels=in_channels, image_size=image_size
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ def check_data(
     check_decoder(decoder)
     dataset, data_dir = _find(target, settings), settings.data_dir
     plugin = DATASETS.plugin_of(dataset.name)
-    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+    with plugin_faults(plugin):
         if isinstance(dataset, FolderDataset):
             unreadable = partial(
                 _unreadable, fault=partial(_fault, decoder), threads=threads, notify=notify

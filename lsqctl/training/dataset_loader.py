@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sized
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def open_dataset(
     """
     check_dataset_present(data.name, data_dir, data.path)
     plugin = DATASETS.plugin_of(data.name)
-    with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+    with plugin_faults(plugin):
         dataset = load_dataset(data.name, data.path)
         if isinstance(dataset, FolderDataset):
             return _open_folder(dataset, data, data_dir, num_workers, check_stop)

@@ -44,7 +44,7 @@ class _TrackerThread:
     def _follow(self) -> None:
         try:
             plugin = TRACKERS.plugin_of(self._name)
-            with plugin_faults(plugin) if plugin else contextlib.nullcontext():
+            with plugin_faults(plugin):
                 followed: Tracker = TRACKERS.load(self._name)(self._run)
                 for batch in self._batches():
                     followed.log(batch)
