@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.console import print_json, print_table, say, warn
+from lsqctl.cli.console import print_advice, print_json, print_table, say, warn
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
 from lsqctl.datasets.image_files import Decoder
@@ -41,11 +41,9 @@ def doctor(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json({"findings": findings})
     else:
-        print_table(
-            ("", "finding", "fix"),
-            [(finding.level, finding.message, finding.fix) for finding in findings],
-            styles=_LEVEL_STYLES,
-        )
+        for finding in findings:
+            style = _LEVEL_STYLES.get(finding.level, "")
+            print_advice(finding.level, finding.message, finding.fix, style=style)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 
