@@ -123,6 +123,14 @@ def _to_json_leaf(value: object) -> object:
     return value
 
 
+def print_prose(text: str) -> None:
+    """Print sentences, in a terminal folded between words; in a pipe as they are."""
+    if sys.stdout.isatty():
+        stdout_console().print(sanitize(text), soft_wrap=False)
+    else:
+        print(sanitize(text))
+
+
 _LEVEL_WIDTH = len("warning")
 
 

@@ -95,6 +95,13 @@ def test_other_lists_do_not_wrap_either(busy, columns, words):
     assert words != ["doctor"] or "…" not in text
 
 
+def test_where_all_is_held_no_worker_is_asked_for(here):
+    with open_store(f"sqlite:///{here.folder / '.lsqctl' / 'lsqctl.db'}") as store:
+        (run_id,) = submit(store, new_run("a", epochs=1))
+        store.runs.hold(run_id)
+    assert "next: lsqctl runs release RUN" in here("watch", "--once").stdout
+
+
 def test_ctrl_c_ends_a_watch_quietly_with_0(busy):
     process = busy.start("watch", "--interval", "0.2s")
     while "queued" not in process.stdout.readline():
