@@ -207,17 +207,18 @@ def _locate(module: str) -> tuple[Path, Path]:
 def plugin_faults(plugin: Plugin | None, *passing: type[Exception]) -> Iterator[None]:
     """Turn whatever a plugin's code raises into a PluginError that says where.
 
-    lsqctl's own errors and those of ``passing`` are raised as they are, as all are where no plugin
-    is at work.
+    lsqctl's own errors and those of ``passing`` are raised as they are, and so is all where there
+    is no plugin.
     """
+    if plugin is None:
+        yield
+        return
     passed: tuple[type[Exception], ...] = (LsqctlError, *passing)
     try:
         yield
     except passed:
         raise
     except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-        if plugin is None:
-            raise
         first_line = (str(error).splitlines() or [""])[0]
         raise PluginError(
             f"the plugin `{plugin.name}` raised {type(error).__name__}: "

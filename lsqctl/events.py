@@ -82,6 +82,16 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingStarted:
+    """Data, network and teacher are there, the step sizes known: this attempt trains from a step.
+
+    What came before is no part of the time that steps take.
+    """
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogMessage:
     """A sentence for the log and the run's record, e.g. a bad checkpoint that was passed over."""
 
@@ -213,6 +223,7 @@ class Paused:
 
 TrainingEvent = (
     Resumed
+    | TrainingStarted
     | Compiled
     | KernelUse
     | Measurement

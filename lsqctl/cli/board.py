@@ -175,12 +175,16 @@ def leaderboard(
     selection = BoardSelection(dataset, show_published, per_run, best_seed, _cost_column(pareto))
     row_filter = board_filter(where, user=current_user() if only_own else None)
     query = BoardQuery(row_filter, split_commas(group_by), split_commas(sort), limit)
+    shaped = options.columns or options.pivot
     if view == "pwc":
-        shaped = options.columns or options.pivot or query != AS_RANKED
-        if shaped or output or html or deviations:
+        if shaped or query != AS_RANKED or output or html or deviations:
             raise UsageError("--view pwc has a form of its own; --dataset and --format fit it")
         _print_pwc_view(ctx, chosen_format or "table", selection)
         return
+    if html and (output or output_format or json or shaped or raw):
+        raise UsageError(
+            "--html writes the whole page: no --json, --format, --output, --columns, --pivot, --raw"
+        )
     if classify and not html:
         raise UsageError("--classify is for the page: add --html FILE")
     opened = open_store(ctx) if html else open_store_if_any(ctx)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.console import note, print_json, print_table, say, to_json_types
+from lsqctl.cli.console import note, print_json, print_prose, print_table, say, to_json_types
 from lsqctl.cli.options import Json, open_store
-from lsqctl.text import format_signed, sanitize
+from lsqctl.text import format_signed
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.comparison import Comparison
 
 _HELP = (
-    "A run (id, prefix, @last), a recipe's name (all its seeds), or a sweep; with :deployed, "
-    "their files."
+    "A run (id, prefix, @last), a recipe's name (all its seeds), or else a sweep (always with "
+    ":sweep); with :deployed, their files."
 )
 First = Annotated[
     str, typer.Argument(metavar="A", help=_HELP, autocompletion=completion.runs_and_sweeps)
@@ -48,7 +48,7 @@ def compare(ctx: typer.Context, first_ref: First, second_ref: Second, json: Json
     if json:
         print_json(to_json_types(found))
         return
-    print(sanitize(found.answer))
+    print_prose(found.answer)
     if isinstance(found, CellComparisons):
         _print_cells(found.comparisons)
     else:

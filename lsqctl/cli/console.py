@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -88,11 +89,11 @@ def print_json(value: object, **first_keys: object) -> None:
     """Print ``value`` for a machine; an object gets the schema's version."""
     if isinstance(value, Mapping):
         value = {"schema_version": JSON_SCHEMA_VERSION, **first_keys, **value}
-    print(json.dumps(to_json_types(value), indent=2, ensure_ascii=False, allow_nan=True))
+    print(json.dumps(to_json_types(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def to_json_types(value: object) -> Any:
-    """Return values that JSON has: dataclasses as objects, times in ISO 8601."""
+    """Return values that JSON has: dataclasses as objects, times in ISO 8601, NaN as a text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: to_json_types(getattr(value, field.name))
@@ -117,7 +118,20 @@ def _to_json_leaf(value: object) -> object:
             return str(value)
         case bytes():
             return value.hex()
+        case float() if not math.isfinite(value):
+            return repr(value)  # as the board's JSON has it: nan, inf, -inf
     return value
+
+
+def print_prose(text: str) -> None:
+    """Print sentences, in a terminal folded between words; in a pipe as they are."""
+    if sys.stdout.isatty():
+        stdout_console().print(sanitize(text), soft_wrap=False)
+    else:
+        print(sanitize(text))
+
+
+_LEVEL_WIDTH = len("warning")
 
 
 def print_fields(fields: Mapping[str, str]) -> None:
@@ -135,6 +149,21 @@ def print_fields(fields: Mapping[str, str]) -> None:
         text = Text(value, STATE_STYLES.get(value, ""))
         for number, line in enumerate(text.wrap(console, max(1, console.width - indent))):
             console.print(Text(("" if number else key).ljust(indent)) + line)
+
+
+def print_advice(level: str, message: str, advice: str, *, style: str = "") -> None:
+    """Print a finding, in a terminal folded with the advice beneath it; in a pipe, one line."""
+    texts = [sanitize(text) for text in (level, message, advice)]
+    if not sys.stdout.isatty():
+        print("\t".join(texts))
+        return
+    from rich.text import Text
+
+    console, indent = stdout_console(), _LEVEL_WIDTH + 2
+    width = max(1, console.width - indent)
+    lines = [*Text(texts[1]).wrap(console, width), *Text(texts[2], "dim").wrap(console, width)]
+    for number, line in enumerate(filter(None, lines)):
+        console.print(Text(("" if number else texts[0]).ljust(indent), style) + line)
 
 
 def print_table(

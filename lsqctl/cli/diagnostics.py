@@ -13,7 +13,7 @@ import typer
 
 from lsqctl import JSON_SCHEMA_VERSION
 from lsqctl.cli import completion
-from lsqctl.cli.console import print_json, print_table
+from lsqctl.cli.console import print_json, print_prose, print_table
 from lsqctl.cli.options import Json
 from lsqctl.errors import Diagnostic, NotFound
 from lsqctl.text import did_you_mean, is_invisible, pluralize, sanitize
@@ -57,7 +57,9 @@ def explain(code: CodeArgument = None, json: Json = False) -> None:
     else:
         entry = EXPLANATIONS[names[0]]
         example = "".join(f"    {line}\n" for line in entry.example.splitlines())
-        sys.stdout.write(f"{names[0]}: {entry.title}\n\n{entry.explanation}\n\n{example}")
+        print(f"{names[0]}: {entry.title}\n")
+        print_prose(entry.explanation)
+        sys.stdout.write(f"\n{example}")
 
 
 _RED, _YELLOW, _BLUE, _BOLD, _RESET = "\x1b[1;31m", "\x1b[1;33m", "\x1b[1;34m", "\x1b[1m", "\x1b[0m"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lsqctl.cli import completion
-from lsqctl.cli.console import print_json, print_table, say, warn
+from lsqctl.cli.console import print_advice, print_json, print_table, say, warn
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import Json, get_settings, open_store, setting_sources
 from lsqctl.datasets.image_files import Decoder
@@ -17,7 +17,7 @@ from lsqctl.errors import StoreError
 from lsqctl.text import format_bytes, pluralize, sanitize
 
 if TYPE_CHECKING:
-    from lsqctl.services.data_check import CheckedData
+    from lsqctl.services.data_check import CheckedData, Findings
     from lsqctl.services.data_folder import ImageFolder, RecipeData, WeightsFile
     from lsqctl.settings import Settings
     from lsqctl.training.logit_stores import StoredLogits
@@ -41,11 +41,9 @@ def doctor(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json({"findings": findings})
     else:
-        print_table(
-            ("", "finding", "fix"),
-            [(finding.level, finding.message, finding.fix) for finding in findings],
-            styles=_LEVEL_STYLES,
-        )
+        for finding in findings:
+            style = _LEVEL_STYLES.get(finding.level, "")
+            print_advice(finding.level, finding.message, finding.fix, style=style)
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
 
@@ -330,7 +328,8 @@ def check_images(
     """Read every image of a dataset, and list all that cannot be read.
 
     Exit 1 if there is one. The bytes of packed images are compared with their hashes; a dataset of
-    lsqctl's own is read as training reads it, by its published digests.
+    lsqctl's own is read as training reads it, by its published digests. Images that are in train
+    and val, and those of more than 8 bits a channel, are counted.
     """
     from lsqctl.services.data_check import check_data
 
@@ -350,6 +349,8 @@ def _print_checked(checked: CheckedData) -> None:
         print_table(("image", "cannot be read"), rows)
     for note in checked.notes:
         say(note)
+    _print_findings("more than 8 bits a channel, of which training sees 8", checked.deep)
+    _print_findings("in train and in val: Top-1 counts what was trained on", checked.in_both)
     if unreadable:
         say(
             f"{checked.name}: {len(unreadable):,} of {images} cannot be read: remove or replace "
@@ -357,6 +358,12 @@ def _print_checked(checked: CheckedData) -> None:
         )
     else:
         say(f"{checked.name}: {images}, all readable")
+
+
+def _print_findings(what: str, found: Findings) -> None:
+    if found.count:
+        more = ", …" if found.count > len(found.examples) else ""
+        warn(f"{pluralize(found.count, 'image')} {what} ({'; '.join(found.examples)}{more})")
 
 
 @data_app.command(epilog="Example: lsqctl data fetch cifar10")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from typer import BadParameter
 from typer.core import TyperGroup
 
 from lsqctl.errors import UsageError
@@ -120,8 +122,28 @@ class CommandGroup(TyperGroup):
         return did_you_mean(name, self.commands) or "; --help lists them"
 
 
+_NO_CHOICE = re.compile(r"Value error, '(?P<word>.*)' is not one of (?P<choices>'.*')\.", re.DOTALL)
+
+
+def _own_words(message: str) -> str:
+    """Return Typer's words on an option's value in lsqctl's, with the nearest of its choices."""
+    if not (match := _NO_CHOICE.fullmatch(message)):
+        return message.removeprefix("Value error, ")
+    choices = match["choices"].strip("'").split("', '")
+    hint = did_you_mean(match["word"], choices)
+    return f"`{match['word']}` is none of {' | '.join(choices)}{hint}"
+
+
 class TopLevel(CommandGroup):
     """The commands of ``lsqctl`` itself, by subject."""
+
+    def invoke(self, ctx: Context) -> object:
+        """Run the command that the words name; a wrong value of an option is said in own words."""
+        try:
+            return super().invoke(ctx)
+        except BadParameter as error:
+            error.message = _own_words(error.message)
+            raise
 
     def hint(self, ctx: Context, name: str) -> str:
         """Return what was probably meant, as the end of a sentence."""

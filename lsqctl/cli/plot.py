@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lsqctl.cli.console import say
+from lsqctl.cli.console import note, say
 from lsqctl.cli.groups import CommandGroup
 from lsqctl.cli.options import RunArgument, RunArguments, get_settings, open_store
 from lsqctl.cli.serve import Force
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Dataset = Annotated[
-    str | None, typer.Option(help="Of this dataset; else of the first with local runs.")
+    str | None, typer.Option(help="Of this dataset; else a chart for each with local runs.")
 ]
 Output = Annotated[
     Path | None,
@@ -68,8 +68,10 @@ def bits(
     from lsqctl.services.plots import plot_bits
 
     with open_store(ctx) as store:
-        charts = plot_bits(store, dataset=dataset, settings=get_settings(ctx))
+        charts, left_out = plot_bits(store, dataset=dataset, settings=get_settings(ctx))
     _write_or_print(charts, output, force=force)
+    if left_out:
+        note(left_out)
 
 
 @app.command(epilog="Example: lsqctl plot curves @last @last~1 --metric loss -o loss.pdf")

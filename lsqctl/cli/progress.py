@@ -131,12 +131,14 @@ class LiveObserver(LineObserver):
         self._draw, self._width = draw, width
         self._next_draw_at = 0.0
         self._row_run_ids: list[str] = []  # the run of each row, which keeps it until it has ended
+        self._paces: dict[str, _Pace] = {}  # of running runs that have begun to train
 
     def started(self, run: Run, allocation: Allocation, threads: int) -> None:
         """Give it the row of one that has ended, or a new one."""
         ended = (n for n, run_id in enumerate(self._row_run_ids) if run_id not in self._started_at)
         row = next(ended, len(self._row_run_ids))
         self._row_run_ids[row : row + 1] = [run.id]
+        self._paces.pop(run.id, None)
         super().started(run, allocation, threads)
 
     def tick(self) -> None:
@@ -175,11 +177,35 @@ class LiveObserver(LineObserver):
         )
 
     def _time_left(self, run: Run) -> str:
-        """Return an estimate of the time left, once there is a rate."""
-        elapsed = time.monotonic() - self._started_at[run.id]
-        if not run.step or run.total_steps <= run.step or run.attempt > 1:
-            return ""
-        return format_duration(elapsed / run.step * (run.total_steps - run.step))
+        """Return an estimate of the time left, once this attempt has a rate."""
+        moment = time.monotonic()
+        if run.id not in self._paces:
+            start = self._store.queue.training_start(run)
+            if start is None:
+                return ""
+            self._paces[run.id] = _Pace(start[0], moment - start[1])
+        seconds = self._paces[run.id].seconds_left(run, moment)
+        return "" if seconds is None else format_duration(seconds)
+
+
+class _Pace:
+    """The rate of the training steps of one attempt, by when its steps were told."""
+
+    def __init__(self, step: int, moment: float) -> None:
+        self._start = self._last = step, moment
+
+    def seconds_left(self, run: Run, moment: float) -> float | None:
+        """Return an estimate of the time left at a moment; None before steps were told.
+
+        Steps are told some at a time: since the last ones were, time passes at the rate until then.
+        """
+        if run.step > self._last[0]:
+            self._last = run.step, moment
+        done = self._last[0] - self._start[0]
+        if not done or run.total_steps <= run.step:
+            return None
+        per_step = (self._last[1] - self._start[1]) / done
+        return max(0.0, per_step * (run.total_steps - run.step) - (moment - self._last[1]))
 
 
 def _bar(step: int, total_steps: int) -> str:

@@ -29,9 +29,10 @@ from lsqctl.cli.run_detail import (
     print_quantizers,
     print_run,
 )
+from lsqctl.errors import NotFound
 from lsqctl.run import ACTIVE_STATES, RECORDED, EndReason, Run, RunState
 from lsqctl.settings import current_user
-from lsqctl.text import ago, join_counts
+from lsqctl.text import ago, join_counts, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.store import Store
@@ -192,6 +193,9 @@ def logs(
     with open_store(ctx) as store:
         run = store.runs.resolve(run_ref)
         folder = get_settings(ctx).run_dir(run.id)
+        if attempt and attempt > max(1, run.attempt):
+            n_attempts = pluralize(run.attempt, "attempt")
+            raise NotFound(f"run {run.id} has no attempt {attempt}: it has had {n_attempts}")
         if follow:
             first = attempt or (max(1, run.attempt) if tail else 1)
             pieces = follow_log(store, run.id, folder, first, tail_lines=tail, notify=note)
@@ -250,10 +254,7 @@ def diff(
         return
     print_table(
         ("key", f"{left.id} {left.name}", f"{right.id} {right.name}"),
-        [
-            (deviation.key, _value_text(deviation.left), _value_text(deviation.right))
-            for deviation in deviations
-        ],
+        [(d.key, _value_text(d.key, d.left), _value_text(d.key, d.right)) for d in deviations],
     )
 
 
@@ -308,5 +309,8 @@ def _print_changed(runs: list[Run], *, json: bool) -> None:
         say(f"{run.id}  {run.name}  {run.state}{_held_mark(run)}{cancelling}")
 
 
-def _value_text(value: object) -> str:
+def _value_text(key: str, value: object) -> str:
+    """Return a value as it was written; a result in percent, to a thousandth."""
+    if isinstance(value, float) and key.startswith("result."):
+        return f"{value:.3f}"
     return "–" if value is None else str(value)

@@ -348,6 +348,8 @@ def _last_line(status: QueueStatus) -> str:
         )
     if status.estimate.seconds is not None:
         return f"about {format_duration(status.estimate.seconds)} until the queue is empty"
+    if overview.pending and not overview.running and all(one.held for one in overview.pending):
+        return "all that is left is held; next: lsqctl runs release RUN"
     if not any(not worker_status.stale for worker_status in status.workers):
         return "no worker is at work; next: lsqctl worker --until-empty"
     return f"no estimate: {status.estimate.reason}"

@@ -6,6 +6,7 @@ No torch and no numpy: a recipe is refused for a damaged image before it is queu
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
 import io
 import os
@@ -81,6 +82,31 @@ def open_image(file: ImageFile, data: bytes | None = None) -> Iterator[Image.Ima
         raise DataError(
             f"{file} does not open as an image ({', '.join(_FORMATS)}): {reason}"
         ) from None
+
+
+def has_deep_channels(opened: Image.Image) -> bool:
+    """Return whether an image that was just opened stores more than 8 bits of each of its colours.
+
+    Pillow makes 8 of them when it decodes: the upper ones of a PNG or TIFF, rounded ones of a PPM.
+    """
+    for tile in getattr(opened, "tile", ()):  # what is not decoded yet
+        raw_mode, *others = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if ";16" in str(raw_mode):
+            return True
+        if opened.format == "PPM" and any(isinstance(one, int) and one > 255 for one in others):
+            return True
+    return False
+
+
+def file_sha256(file: ImageFile) -> str:
+    """Return the sha256 of an image's bytes as they are stored, of a packed one by its index.
+
+    Raises OSError.
+    """
+    if isinstance(file, PackedImage):
+        return file.sha256
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def check_image(path: ImageFile, *, resize: int, mode: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict, TypeGuard
 
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, NotFound
 
 ARCHIVE_LICENCE = "CC-BY-SA 4.0"
 MAX_BYTES = 2_000_000_000
@@ -65,6 +65,8 @@ def read_tables(path: Path) -> Iterator[ArchiveTable]:
                 yield from _iter_tables(task, f"{path}: task {number}", depth=0)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip file is truncated or damaged: {error}") from None
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {path}") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from None
 

@@ -28,7 +28,7 @@ from lsqctl.recipe_file import flatten_recipe
 from lsqctl.run import RunState
 from lsqctl.services.cost import recipe_cost
 from lsqctl.services.layer_findings import last_epoch_stats
-from lsqctl.services.loading import load_in_workspace
+from lsqctl.services.loading import load_in_workspace, single_recipe
 from lsqctl.services.workspace import open_workspace
 from lsqctl.settings import Settings
 from lsqctl.text import format_bops, format_bytes, pluralize
@@ -177,12 +177,10 @@ def one_recipe(ref: str, settings: Settings) -> Recipe:
 
     Raises UsageError for several that differ in more than their seeds.
     """
-    cells = load_in_workspace(ref, settings).cells
-    names = list(dict.fromkeys(cell.recipe.name for cell in cells))
-    if len(names) > 1:
-        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        raise UsageError(f"`{ref}` is {len(names)} recipes: name one of its cells: {shown}")
-    return cells[0].recipe
+    recipes: dict[str, Recipe] = {}
+    for cell in load_in_workspace(ref, settings).cells:
+        recipes.setdefault(cell.recipe.name, cell.recipe)
+    return single_recipe(ref, recipes)
 
 
 def _choices(

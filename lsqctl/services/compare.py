@@ -15,11 +15,14 @@ from lsqctl.events import DEPLOYED
 from lsqctl.leaderboard import comparison
 from lsqctl.leaderboard.comparison import SIGNIFICANCE_LEVEL, Comparison, ComparisonSide
 from lsqctl.run import Run, RunState
-from lsqctl.text import did_you_mean, join_counts, pluralize
+from lsqctl.services.run_control import SWEEP_SUFFIX, NamedRuns, resolve_name
+from lsqctl.text import join_counts, pluralize
 
 if TYPE_CHECKING:
     from lsqctl.events import PerImageResult
     from lsqctl.store import Store
+
+_SWEEP = SWEEP_SUFFIX.removeprefix(":")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,10 @@ class CellComparisons:
 def compare(store: Store, first: str, second: str) -> Comparison:
     """Compare what two names stand for: an id or its beginning, ``@last``, a name, or a sweep.
 
-    A name stands for all seeds of the newest recipe of that name that has a result. With
-    ``:deployed`` at its end, what the runs' deployed files answered is compared. Raises
-    NotFound for what is not there or has no result yet, UsageError for sides that were not
-    evaluated on the same images.
+    A name stands for all seeds of the newest recipe of that name that has a result, else for a
+    sweep; ``NAME:sweep`` is always a sweep. With ``:deployed`` at its end, what the runs' deployed
+    files answered is compared. Raises NotFound for what is not there or has no result yet,
+    UsageError for sides that were not evaluated on the same images.
     """
     return comparison.compare(*_resolve_sides(store, first, second))
 
@@ -70,10 +73,10 @@ def _cells_of(side: ComparisonSide) -> list[ComparisonSide]:
     names = sorted({run.name for run in side.runs})
     if len({run.cell for run in side.runs}) == 1:
         return [side]
-    _, colon, variant = side.label.partition(":")
+    suffix = f":{DEPLOYED}" if side.label.endswith(f":{DEPLOYED}") else ""
     return [
         ComparisonSide(
-            f"{name}{colon}{variant}",
+            f"{name}{suffix}",
             tuple(replace(run, cell="") for run in side.runs if run.name == name),
         )
         for name in names
@@ -100,11 +103,11 @@ def _resolve_sides(store: Store, first: str, second: str) -> tuple[ComparisonSid
 
 
 def _resolve_side(store: Store, ref: str) -> ComparisonSide:
-    ref_of_runs, _, variant = ref.partition(":")
-    if variant not in ("", DEPLOYED):
-        raise NotFound(f"{ref}: after `:` only `{DEPLOYED}` can stand")
-    side = _side(store, ref_of_runs)
-    return _deployed_side(store, side, ref) if variant else side
+    name, _, suffix = ref.partition(":")
+    if suffix not in ("", _SWEEP, DEPLOYED, f"{_SWEEP}:{DEPLOYED}"):
+        raise NotFound(f"{ref}: after `:` only `{DEPLOYED}` or `{_SWEEP}` can stand")
+    side = _side(store, f"{name}{SWEEP_SUFFIX}" if suffix.startswith(_SWEEP) else name)
+    return _deployed_side(store, side, ref) if suffix.endswith(DEPLOYED) else side
 
 
 def _deployed_side(store: Store, side: ComparisonSide, ref: str) -> ComparisonSide:
@@ -121,47 +124,43 @@ def _deployed_side(store: Store, side: ComparisonSide, ref: str) -> ComparisonSi
 
 
 def _side(store: Store, ref: str) -> ComparisonSide:
-    if runs_of_name := store.runs.list(name=ref):
-        return _recipe_side(store, ref, runs_of_name)
-    if ref in (sweeps := store.sweeps.names()):
-        return _sweep_side(store, ref)
-    try:
-        run = store.runs.resolve(ref)
-    except NotFound as error:
-        raise NotFound(_with_nearest_sweep(str(error), ref, sweeps)) from None
+    named = resolve_name(store, ref)
+    if named.kind == "recipe":
+        return _recipe_side(store, named)
+    if named.kind == "sweep":
+        return _sweep_side(store, named)
+    (run,) = named.runs
     if run.state is not RunState.SUCCEEDED:
         raise NotFound(f"run {run.id} ({run.name}) is {run.state}: it has no result to compare")
     return _side_of_runs(store, f"{run.name} ({run.id})", [run])
 
 
-def _with_nearest_sweep(message: str, ref: str, sweeps: Sequence[str]) -> str:
-    """Return what is said of a name that no run has, with the nearest name of runs and sweeps."""
-    said, _, run_name = message.removesuffix("`?").partition("; did you mean `")
-    return said + did_you_mean(ref, [*filter(None, [run_name]), *sweeps])
-
-
-def _recipe_side(store: Store, name: str, runs_of_name: Sequence[Run]) -> ComparisonSide:
+def _recipe_side(store: Store, named: NamedRuns) -> ComparisonSide:
     """Return all seeds of the newest recipe of a name that has a result."""
-    newest_succeeded = next((run for run in runs_of_name if run.state is RunState.SUCCEEDED), None)
+    name = named.name
+    as_sweep = f"; `{name}{SWEEP_SUFFIX}` is the sweep" if named.is_sweep_too else ""
+    newest_succeeded = next((run for run in named.runs if run.state is RunState.SUCCEEDED), None)
     if newest_succeeded is None:
-        states = ", ".join(sorted({run.state.value for run in runs_of_name}))
-        raise NotFound(f"no run of {name} has a result yet ({states}); `lsqctl runs ls` shows them")
-    n_others = len({run.recipe_sha256 for run in runs_of_name} - {newest_succeeded.recipe_sha256})
-    notes = (
-        (f"{name}: {pluralize(n_others, 'other recipe')} of this name left out; name its runs",)
-        if n_others
-        else ()
-    )
+        states = ", ".join(sorted({run.state.value for run in named.runs}))
+        raise NotFound(
+            f"no run of {name} has a result yet ({states}){as_sweep}; `lsqctl runs ls` shows them"
+        )
+    notes = []
     runs = store.runs.list(recipe_sha256=newest_succeeded.recipe_sha256)
-    return replace(_side_of_runs(store, name, runs), notes=notes)
+    if n_others := len({run.recipe_sha256 for run in (*runs, *named.runs)}) - 1:
+        others = pluralize(n_others, "other recipe")
+        notes.append(f"{name}: {others} of this name left out; name its runs")
+    if as_sweep and {run.id for run in runs} != set(store.sweeps.run_ids(name)):
+        notes.append(f"{name} names a recipe and a sweep of other runs: the recipe's{as_sweep}")
+    return replace(_side_of_runs(store, name, runs), notes=tuple(notes))
 
 
-def _sweep_side(store: Store, name: str) -> ComparisonSide:
+def _sweep_side(store: Store, sweep: NamedRuns) -> ComparisonSide:
     """Return a sweep's runs; of several recipes each run with what its recipe's name adds."""
-    side = _side_of_runs(store, name, [cell.run for cell in store.sweeps.cells(name) if cell.run])
+    side = _side_of_runs(store, sweep.name, sweep.runs)
     if len({run.recipe_sha256 for run in side.runs}) == 1:
         return side
-    runs = (replace(run, cell=run.name.removeprefix(f"{name}-")) for run in side.runs)
+    runs = (replace(run, cell=run.name.removeprefix(f"{sweep.name}-")) for run in side.runs)
     return replace(side, runs=tuple(runs))
 
 

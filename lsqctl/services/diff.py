@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -21,6 +21,7 @@ from lsqctl.recipe_file import (
 )
 from lsqctl.recipe_file.serialization import dump_scalar
 from lsqctl.run import RunDetail
+from lsqctl.services.loading import single_recipe
 from lsqctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,12 +112,8 @@ def diff_sides(left: DiffSide, right: DiffSide) -> RecipeDiff:
     )
 
 
-def _single_side(ref: str, sides: list[DiffSide]) -> DiffSide:
-    if len(sides) == 1:
-        return sides[0]
-    names = ", ".join(side.name for side in sides[:5])
-    more = ", …" if len(sides) > 5 else ""
-    raise UsageError(f"`{ref}` is {len(sides)} recipes: name one of its cells: {names}{more}")
+def _single_side(ref: str, sides: Sequence[DiffSide]) -> DiffSide:
+    return single_recipe(ref, {side.name: side for side in sides})
 
 
 def _sides_of_ref(ref: str, settings: Settings) -> list[DiffSide]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from lsqctl.errors import NotFound
+from lsqctl.errors import NotFound, UsageError
 from lsqctl.recipe import load_stored
 from lsqctl.recipe_file import NO_CHANGES, Changes, LoadedRecipe, load, load_complete
 from lsqctl.services.workspace import open_workspace, workspace_exists
@@ -15,6 +15,8 @@ from lsqctl.settings import Settings
 if TYPE_CHECKING:
     from lsqctl.run import RunDetail
     from lsqctl.store import Store
+
+T = TypeVar("T")
 
 
 def load_in_workspace(ref: str, settings: Settings, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -59,6 +61,17 @@ def load_recipe_or_run(
     return load_complete(
         load_stored(detail.recipe), f"run {run_id}", submitted_path(detail), changes
     )
+
+
+def single_recipe(ref: str, named: Mapping[str, T]) -> T:
+    """Return what is the only one among recipes by their names.
+
+    Raises UsageError, with the first names, where ``ref`` stands for several: seeds aside.
+    """
+    if len(named) > 1:
+        shown = ", ".join([*named][:5]) + (", …" if len(named) > 5 else "")
+        raise UsageError(f"`{ref}` is {len(named)} recipes: name one of its cells: {shown}")
+    return next(iter(named.values()))
 
 
 def submitted_path(detail: RunDetail) -> Path:

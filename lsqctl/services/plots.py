@@ -22,36 +22,54 @@ from lsqctl.services.board import BoardSelection, build_board
 from lsqctl.services.diff import flatten
 from lsqctl.services.run_control import resolve_sweep
 from lsqctl.settings import Settings
-from lsqctl.text import did_you_mean
+from lsqctl.text import did_you_mean, sanitize
 
 if TYPE_CHECKING:
     from lsqctl.leaderboard.board import Table
     from lsqctl.store import Store
 
 EVALUATION_SPLIT = "eval"
+_MAX_NETWORKS = 6  # of a dataset, side by side
 _NO_COST = "no row of it has a size and bit operations: only finished local runs have"
 
 
 def plot_cost(
     store: Store, cost: Cost, *, dataset: str | None = None, settings: Settings | None = None
 ) -> list[Chart]:
-    """Return Top-1 against a cost, a line a network.  Raises NotFound where nothing is to draw."""
-    table = _table(store, dataset, settings)
-    chart = network_accuracy_by_cost(table, cost)
-    if chart.empty:
-        raise NotFound(f"nothing to draw for {table.dataset}: {_NO_COST}")
-    return [chart]
+    """Return Top-1 against a cost, a chart a dataset, a line a network.
+
+    Raises NotFound where nothing is to draw.
+    """
+    tables = _tables(store, dataset, settings)
+    charts = [
+        chart for table in tables if not (chart := network_accuracy_by_cost(table, cost)).empty
+    ]
+    if not charts:
+        raise NotFound(f"nothing to draw for {_names(tables)}: {_NO_COST}")
+    return charts
 
 
 def plot_bits(
     store: Store, *, dataset: str | None = None, settings: Settings | None = None
-) -> list[Chart]:
-    """Return Top-1 against bits, a chart a network.  Raises NotFound."""
-    table = _table(store, dataset, settings)
-    charts = accuracy_by_bits(table, max_charts=6)
+) -> tuple[list[Chart], str]:
+    """Return Top-1 against bits, a chart a dataset and network; and which are left out, in words.
+
+    Raises NotFound.
+    """
+    tables = _tables(store, dataset, settings)
+    charts: list[Chart] = []
+    left_out = []
+    for table in tables:
+        drawn = accuracy_by_bits(table, max_charts=_MAX_NETWORKS)
+        if (n_networks := len(accuracy_by_bits(table, max_charts=len(table.rows)))) > len(drawn):
+            left_out.append(f"{len(drawn)} of {n_networks} networks of {table.dataset}")
+        prefix = f"{sanitize(table.dataset)}: " if len(tables) > 1 else ""
+        charts += [replace(chart, title=f"{prefix}{chart.title}") for chart in drawn]
     if not charts:
-        raise NotFound(f"nothing to draw for {table.dataset}: no quantized row")
-    return charts
+        raise NotFound(f"nothing to draw for {_names(tables)}: no quantized row")
+    if not left_out:
+        return charts, ""
+    return charts, f"{', '.join(left_out)}, those with the most rows; `leaderboard --html` has more"
 
 
 def plot_curves(store: Store, run_refs: Sequence[str], metric: str, split: str) -> list[Chart]:
@@ -103,7 +121,7 @@ def plot_step_sizes(store: Store, run_ref: str) -> list[Chart]:
 def plot_ablation(
     store: Store, key: str, *, dataset: str | None = None, sweep: str | None = None
 ) -> list[Chart]:
-    """Return Top-1 by the value of a recipe's key, over all runs or a sweep's.
+    """Return Top-1 by the value of a recipe's key, a chart a dataset, over all runs or a sweep's.
 
     Runs in full precision are left out where the key is of `quant` and they do not use it. Raises
     NotFound.
@@ -112,26 +130,27 @@ def plot_ablation(
     if sweep is not None:
         run_ids = set(store.sweeps.run_ids(resolve_sweep(store, sweep) or ""))
         rows = [row for row in rows if row.run_id in run_ids]
-    tables = [table for table in rank(rows, dataset=dataset).tables if table.counts.groups]
+    ranked = rank(rows, dataset=dataset).tables
+    tables = [_named(table) for table in ranked if table.counts.groups]
     if not tables:
         raise NotFound("no finished run to draw; `lsqctl runs ls` shows what there is")
     recipes = {
         row.recipe_sha256 or "": store.runs.detail(row.best_run or "").recipe
-        for row in tables[0].rows
+        for table in tables
+        for row in table.rows
         if not (row.is_full_precision and _is_of_quantizers(key))
     }
     values = {sha: _value_at(recipe, key) for sha, recipe in recipes.items()}
     if all(value is None for value in values.values()):
-        recipe_keys = sorted(
-            {
-                name
-                for recipe in recipes.values()
-                for name, value in flatten(recipe).items()
-                if value is not None
-            }
-        )
-        raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, recipe_keys)}")
-    return [accuracy_by_key(tables[0].rows, key, values, dataset=tables[0].dataset)]
+        raise NotFound(f"no recipe has a value for `{key}`{did_you_mean(key, _keys_of(recipes))}")
+    charts = (accuracy_by_key(table.rows, key, values, dataset=table.dataset) for table in tables)
+    return [chart for chart in charts if not chart.empty]
+
+
+def _keys_of(recipes: Mapping[str, Mapping[str, object]]) -> list[str]:
+    """Return the keys that a recipe has a value for."""
+    values = (item for recipe in recipes.values() for item in flatten(recipe).items())
+    return sorted({name for name, value in values if value is not None})
 
 
 def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> int:
@@ -147,12 +166,21 @@ def write_plot(charts: Sequence[Chart], path: Path, *, force: bool = False) -> i
     return len(data)
 
 
-def _table(store: Store, dataset: str | None, settings: Settings | None) -> Table:
-    """Return the table of one dataset; that with local runs where none is named."""
+def _tables(store: Store, dataset: str | None, settings: Settings | None) -> list[Table]:
+    """Return the tables of a dataset, or of all with local runs; without any, the first."""
     tables = build_board(store, BoardSelection(dataset), settings=settings).tables
     if not tables:
         raise NotFound(f"nothing is on the board of {dataset or 'any dataset'}")
-    return tables[0]
+    return list(map(_named, [table for table in tables if table.counts.groups] or tables[:1]))
+
+
+def _named(table: Table) -> Table:
+    """Return a table whose dataset is called apart from the same one with other images."""
+    return replace(table, dataset=" ".join((table.dataset, *map(" ".join, table.group))))
+
+
+def _names(tables: Sequence[Table]) -> str:
+    return ", ".join(table.dataset for table in tables)
 
 
 def _is_of_quantizers(key: str) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from lsqctl.errors import IllegalTransition, NotFound, UsageError
 from lsqctl.run import ACTIVE_STATES, EnqueuedRun, Run, RunState
@@ -13,6 +14,47 @@ from lsqctl.text import did_you_mean
 if TYPE_CHECKING:
     from lsqctl.store import Store
     from lsqctl.store.sweeps import ResumeOptions
+
+
+SWEEP_SUFFIX = ":sweep"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedRuns:
+    """The runs that a name stands for, as what, and whether a sweep has the recipe's name too."""
+
+    kind: Literal["run", "recipe", "sweep"]
+    name: str
+    runs: Sequence[Run]
+    is_sweep_too: bool = False
+
+
+def resolve_name(store: Store, ref: str) -> NamedRuns:
+    """Return the runs of a name that may be one of runs, recipes or sweeps: the first that fits.
+
+    ``@last`` and a full id, a recipe's name (all its runs, newest first), a sweep's, the beginning
+    of an id. ``NAME:sweep`` is the sweep, whatever else is called so. Raises NotFound, with the
+    nearest name of runs and sweeps, and UsageError for a prefix of several ids.
+    """
+    if ref.endswith(SWEEP_SUFFIX):
+        return _named_sweep(store, str(resolve_sweep(store, ref.removesuffix(SWEEP_SUFFIX))))
+    sweeps = store.sweeps.names()
+    runs_of_name = store.runs.list(name=ref)
+    if ref in sweeps and not runs_of_name:
+        return _named_sweep(store, ref)
+    try:
+        run = store.runs.resolve(ref)
+    except NotFound as error:
+        said, _, run_name = str(error).removesuffix("`?").partition("; did you mean `")
+        names = [*filter(None, [run_name]), *sweeps]
+        raise NotFound(said + did_you_mean(ref, names)) from None
+    if runs_of_name and run.id != ref.lower():
+        return NamedRuns("recipe", ref, runs_of_name, ref in sweeps)
+    return NamedRuns("run", run.name, (run,))
+
+
+def _named_sweep(store: Store, name: str) -> NamedRuns:
+    return NamedRuns("sweep", name, [cell.run for cell in store.sweeps.cells(name) if cell.run])
 
 
 def resolve_sweep(store: Store, name: str | None) -> str | None:

@@ -119,6 +119,15 @@ class Metrics(StorePart):
         record_event(db, lease.run_id, "resumed", lease=lease, detail=where)
         failpoint("resume.before-commit")
 
+    @write_tx
+    def start_at(self, db: Connection, lease: Lease, step: int) -> None:
+        """Note that an attempt is set up and takes its first step after this one; once each.
+
+        Raises LeaseLost.
+        """
+        require_lease(db, lease)
+        record_event(db, lease.run_id, "training", lease=lease, detail=f"from step {step}")
+
     @read_tx
     def points(
         self, db: Connection, run_id: str, name: str | None = None, split: str | None = None

@@ -18,7 +18,6 @@ from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     AnyColumn,
     AnySelect,
-    attempts,
     events,
     live_runs,
     metric_points,
@@ -173,6 +172,18 @@ class QueueOverviews(StorePart):
         )
 
     @read_tx
+    def training_start(self, db: Connection, run: Run) -> tuple[int, float] | None:
+        """Return the step that a run's attempt trains from, and for how many seconds it does.
+
+        None before it is set up.
+        """
+        step, since = _training_start(db, run)
+        if step is None or since is None:
+            return None
+        moment: datetime = db.execute(select(now())).scalar_one()
+        return step, (moment - since).total_seconds()
+
+    @read_tx
     def health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
         """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
         not_started = live_runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
@@ -266,15 +277,12 @@ def _with_points(db: Connection, run: Run) -> RunningRun:
 
 
 def _training_start(db: Connection, run: Run) -> tuple[int | None, datetime | None]:
-    """Return the step that the attempt took up at (0 from scratch), and when; None before."""
-    resumed = select(events.c.at).where(
-        events.c.run_id == run.id, events.c.kind == "resumed", events.c.attempt == run.attempt
+    """Return the step that the attempt trains from, and since when; None before it is set up."""
+    started = select(events.c.at, events.c.detail).where(
+        events.c.run_id == run.id, events.c.kind == "training", events.c.attempt == run.attempt
     )
-    at = db.scalar(resumed.limit(1))
-    if at is None:
-        return None, None
-    this_attempt = attempts.c.run_id == run.id, attempts.c.number == run.attempt
-    return db.scalar(select(attempts.c.resumed_step).where(*this_attempt)) or 0, at
+    row = db.execute(started.limit(1)).one_or_none()
+    return (int(row.detail.rpartition(" ")[2]), row.at) if row else (None, None)
 
 
 def _evaluation_split(db: Connection, run_id: str) -> str:

@@ -18,7 +18,7 @@ from lsqctl.events import (
     KernelUse,
 )
 from lsqctl.models import input_channels
-from lsqctl.models.factory import build_model
+from lsqctl.models.factory import build_model, build_on_meta, package_of
 from lsqctl.models.heads import classifier_name, example_of
 from lsqctl.quant import calibrate, prepare, quantized_layers, quantizers
 from lsqctl.quant.spec import Kernel
@@ -129,6 +129,17 @@ def open_pipeline(recipe: Recipe, context: ExecutionContext, device: torch.devic
 def build_on_device(name: str, pipeline: DataPipeline) -> nn.Module:
     """Return the network with random weights, on the device."""
     return build_model(name, **pipeline.model_args).to(pipeline.device)
+
+
+def network_packages(model: nn.Module, recipe: Recipe, pipeline: DataPipeline) -> dict[str, str]:
+    """Return the version of each package that builds the run's network or its teacher."""
+    networks = [model]
+    if recipe.distill is not None:
+        teacher = recipe.network_of("distill.teacher")
+        with torch.random.fork_rng(devices=[]):  # whoever asks changes no number of the training
+            networks.append(build_on_meta(teacher, **pipeline.model_args))
+    names = (package_of(network).partition(" ") for network in networks)
+    return {package: version for package, _, version in names if package}
 
 
 def initial_train_state(recipe: Recipe, context: ExecutionContext) -> TrainState:

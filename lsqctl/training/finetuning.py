@@ -25,6 +25,7 @@ from lsqctl.events import (
     Result,
     Resumed,
     TrainingEvent,
+    TrainingStarted,
 )
 from lsqctl.failpoint import failpoint
 from lsqctl.quant.integer_network import no_integers_on
@@ -39,6 +40,7 @@ from lsqctl.training.beginning import (
     kernel_use,
     load_initial_weights,
     load_teacher,
+    network_packages,
     open_pipeline,
     quantize_model,
     shared_resume_point,
@@ -175,7 +177,7 @@ def _begin(
     session: TrainingSession,
     checkpoint: CheckpointContent | None,
     start: CheckpointContent | None,
-) -> Iterator[LogMessage | KernelUse | Measurement | Checkpoint]:
+) -> Iterator[LogMessage | KernelUse | Measurement | Checkpoint | TrainingStarted]:
     """Take over what the run goes on from; of a run that begins, save that first."""
     if start:
         session.restore(start, own=start is checkpoint)
@@ -186,6 +188,7 @@ def _begin(
     if not checkpoint:
         yield from session.save()
         failpoint("train.calibrated")
+    yield TrainingStarted(session.train_state.step)
 
 
 def _evaluate_here(session: TrainingSession) -> Iterator[LogMessage]:
@@ -218,8 +221,9 @@ def _open_train_state(
                 f"trained on: its digest is {digest}, it was {start.state['data']}; restore it, or "
                 "submit it again"
             )
-        return restore_state(start, recipe, context)
+        return restore_state(start, recipe, context, network_packages(model, recipe, pipeline))
     train_state = initial_train_state(recipe, context)
+    train_state.environment |= network_packages(model, recipe, pipeline)
     notes = decide_compile(
         train_state, recipe=recipe, context=context, pipeline=pipeline, model=model
     )

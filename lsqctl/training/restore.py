@@ -14,6 +14,7 @@ from lsqctl.models.heads import example_of
 from lsqctl.quant import prepare
 from lsqctl.quant.integer_network import no_integers_on
 from lsqctl.recipe import Recipe
+from lsqctl.run import JsonObject
 from lsqctl.training.beginning import open_pipeline
 from lsqctl.training.checkpoint import load_model_state, read_state, verify_checkpoint
 from lsqctl.training.data_pipeline import DataPipeline
@@ -37,15 +38,20 @@ def restore_model(recipe: Recipe, directory: Path, variant: str | None = None) -
     headline. It computes with the kernel that it was trained with. Raises DataError for a damaged
     checkpoint, and for a variant that it does not hold.
     """
-    state = read_state(directory)
+    model = _network(recipe, read_state(directory))
+    model.load_state_dict(load_model_state(directory, variant))
+    return model.eval()
+
+
+def _network(recipe: Recipe, state: JsonObject) -> nn.Module:
+    """Return the network that a checkpoint with these plain values was written of, untrained."""
     model = build_model(recipe.model.name, **state["network"])
     if (spec := recipe.quant.to_spec()).quantized:
         environment = TrainState.from_state(state["cursor"]).environment
         size = recipe.data.image_size
         example = example_of(model, (state["network"]["in_channels"], size, size))
         model = prepare(model, replace(spec, kernel=environment.get("kernel", "float")), example)
-    model.load_state_dict(load_model_state(directory, variant))
-    return model.eval()
+    return model
 
 
 def verify_recorded_checkpoint(directory: Path, sha256: str) -> None:
@@ -88,10 +94,13 @@ def reevaluate(
             "its digest "
             f"is {actual_digest}, the database says {data_digest}"
         )
-    environment = TrainState.from_state(read_state(directory)["cursor"]).environment
+    state = read_state(directory)
+    environment = TrainState.from_state(state["cursor"]).environment
     arithmetic: EvaluationArithmetic = environment.get("evaluation", "trained")
     precision = environment.get("precision", recipe.train.precision)
-    model = restore_model(recipe, directory, "raw" if variant == "bn" else variant)
+    model = _network(recipe, state)
+    model.load_state_dict(load_model_state(directory, "raw" if variant == "bn" else variant))
+    model.eval()
     if arithmetic == "integer":
         _check_integers(model, pipeline)
     model = model.to(device)

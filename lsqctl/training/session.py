@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -257,30 +257,32 @@ def recipe_hash(recipe: Recipe) -> str:
 
 
 def restore_state(
-    checkpoint: CheckpointContent, recipe: Recipe, context: ExecutionContext
+    checkpoint: CheckpointContent,
+    recipe: Recipe,
+    context: ExecutionContext,
+    packages: Mapping[str, object],
 ) -> tuple[TrainState, list[str]]:
-    """Return a checkpoint's training state, and notes on what differs from the first attempt.
+    """Return a checkpoint's training state, and notes on what differs from the attempt before.
 
-    Raises DataError when the checkpoint is of another recipe.
+    Of ``packages``, which build the networks, older checkpoints say nothing. Raises DataError
+    when the checkpoint is of another recipe.
     """
     train_state = TrainState.from_state(checkpoint.state["cursor"])
     if train_state.recipe_hash != recipe_hash(recipe):
         raise DataError(f"the checkpoints in {context.run_dir} are of another recipe or seed")
     older = OLDER_ENVIRONMENT | {"precision": recipe.train.precision}
-    train_state.environment = older | train_state.environment
+    before = train_state.environment = {**packages, **older, **train_state.environment}
     compile_enabled, notes = compilation.resume_compile(train_state, context)
-    kept = {name: train_state.environment[name] for name in older.keys() - {"compile"}}
-    current = runtime.execution_environment(context, recipe) | kept | {"compile": compile_enabled}
-    changed = [name for name in current if current[name] != train_state.environment.get(name)]
-    if not changed:
-        return train_state, notes
-    train_state.deterministic = "statistical"
-    differences = ", ".join(
-        f"{name} {train_state.environment.get(name)} → {current[name]}" for name in changed
-    )
-    train_state.environment = dict(current)  # the next attempt is compared with this one
-    note = f"resumed elsewhere ({differences}): the numbers are no longer exact to the bit"
-    return train_state, [*notes, note]
+    kept = {name: before[name] for name in older.keys() - {"compile"}}
+    current = {**runtime.execution_environment(context, recipe), **kept, **packages}
+    current["compile"] = compile_enabled
+    changed = [name for name in current if current[name] != before.get(name)]
+    if changed:
+        train_state.deterministic = "statistical"
+        differences = ", ".join(f"{name} {before.get(name)} → {current[name]}" for name in changed)
+        train_state.environment = dict(current)  # the next attempt is compared with this one
+        notes.append(f"resumed elsewhere ({differences}): numbers are no longer exact to the bit")
+    return train_state, notes
 
 
 def build_session(

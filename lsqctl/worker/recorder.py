@@ -31,6 +31,7 @@ from lsqctl.events import (
     Result,
     Resumed,
     TrainingEvent,
+    TrainingStarted,
 )
 from lsqctl.failpoint import failpoint
 from lsqctl.ownership import read_regular
@@ -140,6 +141,8 @@ class Recorder:
                 self._epoch_log.print(event)
             case Resumed():
                 self._retry(partial(self._resume, event.step))
+            case TrainingStarted():
+                self._retry(partial(self._store.metrics.start_at, self._lease, event.step))
             case Compiled() | KernelUse():
                 self._record_environment(event)
             case LogMessage():

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.services.test_data_folder import make_folder
+from tests.training.test_image_modes import png16
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
 
@@ -56,6 +57,27 @@ def test_all_images_of_a_folder_that_cannot_be_read_are_named_at_once_with_the_r
     assert "flowers: 4 of " in done.stderr
     checked = json.loads(here("data", "check", str(flowers), "--json", code=1).stdout)["checked"]
     assert [one["path"] for one in checked["unreadable"]] == [path for path, _ in rows(done)]
+
+
+def test_images_of_16_bits_a_channel_and_those_in_train_and_val_are_counted(here, flowers):
+    copied, train = flowers / "val/class1/copy.png", flowers / "train/class0"
+    copied.write_bytes((train / "0.png").read_bytes())
+    (flowers / "val/class0/link.png").symlink_to(train / "1.png")
+    (train / "deep.png").write_bytes(png16(3))
+    (train / "again.png").write_bytes((train / "0.png").read_bytes())  # which leaks nothing
+    said = here("data", "check", "flowers").stderr
+    assert "1 image more than 8 bits a channel" in said
+    assert "deep.png" in said
+    assert "2 images in train and in val" in said
+    here("data", "pack", "flowers")
+    checked = {
+        what: json.loads(here("data", "check", what, "--json").stdout)["checked"]
+        for what in ("flowers", str(flowers.parent / "flowers.pack"))
+    }
+    counts = [(one["in_both"]["count"], one["deep"]["count"]) for one in checked.values()]
+    assert counts == [(2, 1)] * 2
+    assert f"{copied} is {train / '0.png'}" in checked["flowers"]["in_both"]["examples"]
+    assert len(checked["flowers"]["in_both"]["examples"]) == 2
 
 
 def test_images_are_checked_by_the_decoder_that_a_recipe_names(here, flowers):

@@ -12,10 +12,11 @@ from lsqctl.cli.run_detail import IMITATED
 from lsqctl.events import Metric, Progress
 from lsqctl.run import EndReason, Run, RunState
 from lsqctl.store import open_store
+from lsqctl.text import format_duration
 from lsqctl.worker.messages import ExitReport
 from lsqctl.worker.slots import Allocation, Slot
 from tests.conftest import TINY
-from tests.store.samples import identity, new, submit, take
+from tests.store.samples import Clock, identity, new, submit, take
 
 RUN = Run("k7x2m9qd", "a", RunState.RUNNING, 0, "r", "s", datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -62,9 +63,9 @@ def test_a_live_table_keeps_each_runs_row_and_in_80_columns_epoch_loss_and_time_
         for claim in claims:
             observer.started(claim.run, Allocation((Slot(0, 1),)), 1)
             store.metrics.resume_at(claim.lease, None)
+            store.metrics.start_at(claim.lease, 0)
             loss = [Metric("loss", "train", 4, 0.125)]
             store.metrics.log(claim.lease, loss, Progress(4, 90, 2, 9))
-        observer._started_at = dict.fromkeys(observer._started_at, -1e5)
         observer.tick()
         store.queue.fail(claims[0].lease, EndReason.OOM, "out of memory")
         observer.ended(claims[0].run, ExitReport(EndReason.OOM, "out of memory"))
@@ -78,6 +79,33 @@ def test_a_live_table_keeps_each_runs_row_and_in_80_columns_epoch_loss_and_time_
     assert [line.split()[0][-1] for line in before[2:]] == ["a", "b"]
     assert [line.split()[0][-1] for line in after[2:]] == ["c", "b"]
     assert max(map(len, before + after)) <= 80
+
+
+def test_the_time_left_is_that_of_this_attempts_training_steps(tmp_path, monkeypatch):
+    """Neither the start-up counts, nor the steps of an attempt before, nor the wait for a word."""
+    clock = Clock(1000.0)
+    monkeypatch.setattr("lsqctl.cli.progress.time.monotonic", clock)
+
+    def left(step: int, *, after: float) -> str:
+        clock.seconds += after
+        store.metrics.log(claim.lease, [], Progress(step, 100, 0, 1))
+        return observer._time_left(store.runs.detail(claim.run.id).run)
+
+    with open_store(f"sqlite:///{tmp_path}/home/lsqctl.db") as store:
+        store.workers.register(identity("w1"))
+        submit(store, new("a", epochs=1))
+        observer = LiveObserver(store, print, draw=print, width=lambda: 80)
+        for start in (0, 40):
+            claim = take(store)
+            observer.started(claim.run, Allocation((Slot(0, 1),)), 1)
+            store.metrics.resume_at(claim.lease, start or None)
+            assert left(start, after=500.0) == ""  # imports, data
+            store.metrics.start_at(claim.lease, start)
+            assert left(start, after=0.0) == ""
+            assert left(start + 10, after=20.0) == format_duration(2.0 * (90 - start))
+            assert left(start + 10, after=10.0) == format_duration(2.0 * (90 - start) - 10)
+            assert left(start + 20, after=10.0) == format_duration(2.0 * (80 - start))
+            store.queue.release(claim.lease)
 
 
 @pytest.mark.parametrize("observe", [LineObserver, LiveObserver])

@@ -38,8 +38,10 @@ def busy(tmp_path_factory) -> CommandLine:
         submit(store, *(new_run(name, epochs=10) for name in names))
         claim = take(store)
         store.metrics.resume_at(claim.lease, None)
+        store.metrics.start_at(claim.lease, 0)
         points = [Metric("loss", "train", step, math.exp(-step / 9)) for step in range(40)]
         points += [Metric("top1", "val", step, 90 + step / 5) for step in range(0, 40, 10)]
+        points += [Metric("lr", "train", 39, math.nan)]
         store.metrics.log(claim.lease, points, Progress(40, 100, 4, 10))
         store.queue.fail(take(store).lease, EndReason.OOM, "CUDA out of memory")
         store.queue.fail(take(store).lease, EndReason.INFRA, "disk full")
@@ -65,6 +67,13 @@ def test_the_look_in_json_is_complete(busy):
     assert data["workers"][0]["running_runs"] == 1
 
 
+def test_json_has_no_nan_which_is_none_of_its_values(busy):
+    (run_id,) = busy("runs", "ls", "--state", "running", "-q").stdout.split()
+    said = busy("runs", "show", run_id, "--json").stdout
+    metrics = json.loads(said, parse_constant=pytest.fail)["metrics"]
+    assert [one["last"] for one in metrics if one["name"] == "lr"] == ["nan"]
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120, 200])
 def test_no_line_is_wider_than_the_terminal_and_top1_is_always_there(busy, columns):
     text = ESCAPES.sub("", seen(busy, columns, "watch", "--once"))
@@ -83,6 +92,14 @@ def test_80_columns_keep_epoch_loss_and_time_left(busy):
 def test_other_lists_do_not_wrap_either(busy, columns, words):
     text = ESCAPES.sub("", seen(busy, columns, *words))
     assert all(cell_len(line) <= columns for line in text.splitlines()), text
+    assert words != ["doctor"] or "…" not in text
+
+
+def test_where_all_is_held_no_worker_is_asked_for(here):
+    with open_store(f"sqlite:///{here.folder / '.lsqctl' / 'lsqctl.db'}") as store:
+        (run_id,) = submit(store, new_run("a", epochs=1))
+        store.runs.hold(run_id)
+    assert "next: lsqctl runs release RUN" in here("watch", "--once").stdout
 
 
 def test_ctrl_c_ends_a_watch_quietly_with_0(busy):

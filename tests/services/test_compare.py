@@ -116,6 +116,34 @@ def test_a_sweep_of_one_recipe_is_compared_with_any_other(store):
     assert [row.seed for row in compare(store, "seeds of a", "b").rows] == [0, 1]
 
 
+def test_a_name_of_a_recipe_and_of_a_sweep_is_the_recipes_which_is_said(store):
+    done(store, "x-w2", 3, sweep="x")
+    done(store, "x-w4", 5, sweep="x")
+    done(store, "base", 8)
+    done(store, "x", 9)
+    found = compare(store, "x", "base")
+    assert (found.first.label, found.difference) == ("x", 10.0)
+    said = "x names a recipe and a sweep of other runs: the recipe's; `x:sweep` is the sweep"
+    assert said in found.notes
+    cells = compare_cells(store, "x:sweep", "base")
+    assert isinstance(cells, CellComparisons)
+    assert [one.first.label for one in cells.comparisons] == ["x-w2", "x-w4"]
+    against_itself = compare_cells(store, "x:sweep", "x")
+    assert isinstance(against_itself, CellComparisons)
+    assert against_itself.answer.startswith("x:sweep against x, cell by cell")
+    with pytest.raises(NotFound, match="no sweep `base`"):
+        compare(store, "base:sweep", "x")
+
+
+def test_a_sweep_of_the_very_runs_of_a_recipe_needs_no_word(store):
+    done(store, "x", 3, sweep="x")
+    done(store, "x", 4, seed=1, sweep="x")
+    done(store, "base", 8)
+    assert not [note for note in compare(store, "x", "base").notes if "sweep" in note]
+    submit(store, new("x", seed=7))
+    assert [note for note in compare(store, "x", "base").notes if "`x:sweep`" in note]
+
+
 def test_runs_are_named_by_id_or_its_beginning(store):
     first, second = done(store, "a", 9), done(store, "a", 8, seed=1)
     found = compare(store, first, "@last")
@@ -158,7 +186,7 @@ def test_a_deployed_file_is_compared_as_a_side_of_its_own_and_the_newest_one_cou
     assert (found.rows[0].only_first, found.rows[0].only_second) == (2, 0)
     kept = store.results.deployed(run_id)
     assert (kept.exactness, kept.file_bytes, kept.evaluation.n_correct) == ("exact", 1007, 7)
-    with pytest.raises(NotFound, match="after `:` only `deployed` can stand"):
+    with pytest.raises(NotFound, match="after `:` only `deployed` or `sweep` can stand"):
         compare(store, "a", "a:other")
 
 

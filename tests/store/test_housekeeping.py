@@ -131,6 +131,7 @@ def test_a_look_shows_running_runs_with_their_latest_points_only(store: Store) -
     submit(store, new("a", sweep="s"), new("b"))
     claim = take(store)
     store.metrics.resume_at(claim.lease, None)
+    store.metrics.start_at(claim.lease, 0)
     points = [Metric("loss", "train", step, float(step)) for step in range(100)]
     points += [Metric("top1", "val", 50, math.nan), Metric("top1", "train", 60, 1.0)]
     store.metrics.log(claim.lease, points, Progress(100, 200, 1, 2))
@@ -154,6 +155,10 @@ def test_the_rate_after_a_resume_counts_from_where_the_attempt_took_up(store: St
     assert read_queue_status(store).seconds_left == {}  # not a step yet: nobody can tell
     store.metrics.resume_at(again.lease, 90)
     assert read_queue_status(store).seconds_left == {}
+    assert store.queue.training_start(again.run) is None  # data are still being read
+    store.metrics.start_at(again.lease, 90)
+    started = store.queue.training_start(again.run)
+    assert started == (90, pytest.approx(0.0, abs=5.0))
     store.metrics.log(again.lease, [], Progress(91, 100, 9, 10))
     seen = read_queue_status(store)
     base = seen.overview.running[0]

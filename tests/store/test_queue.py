@@ -88,6 +88,7 @@ WRITES: dict[str, Any] = {
         lease, checkpoint(7), [Metric("top1", "test", 7, 1.0)], ["/runs/ckpt-5"]
     ),
     "resume_at": lambda s, lease: s.metrics.resume_at(lease, None),
+    "start_at": lambda s, lease: s.metrics.start_at(lease, 0),
     "log_event": lambda s, lease: s.queue.log_event(lease, "zombie"),
     "relocate": lambda s, lease: s.checkpoints.relocate(lease, Path("/elsewhere")),
     "finish": lambda s, lease: s.queue.finish(lease, result()),

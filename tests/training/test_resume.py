@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -300,6 +301,41 @@ def test_other_circumstances_are_said_and_no_longer_called_bitwise(job, name, ot
     facts = run(recipe, job())
     assert not [one for one in facts if isinstance(one, LogMessage) and "elsewhere" in one.text]
     assert facts[-1].deterministic == "statistical"
+
+
+@pytest.mark.parametrize(("stored", "told"), [("0.1.0", ["torchvision 0.1.0 → "]), (None, [])])
+def test_another_version_of_what_builds_the_network_is_said(job, stored, told):
+    """A checkpoint of before does not say which it was: that is no difference."""
+    recipe = small(
+        model={"name": "shufflenet_v2_x0_5"},
+        quant={"weight_bits": 32, "act_bits": 32},
+        train={"epochs": 1},
+    )
+    run(recipe, job(), stop_after=1)
+    versions = {"torchvision": stored} if stored else {}
+
+    def change(parts):
+        kept = parts["state"]["cursor"]["circumstances"]
+        assert kept.pop("torchvision") == version("torchvision")
+        _cursor(circumstances=kept | versions)(parts)
+
+    rewritten(change)(job().run_dir)
+    facts = run(recipe, job(), stop_after=0)
+    notes = [one.text for one in facts if isinstance(one, LogMessage) and "elsewhere" in one.text]
+    assert [one for one in notes if told and told[0] in one] == notes
+    assert len(notes) == len(told)
+
+
+def test_the_package_of_a_teacher_counts_as_that_of_the_network(job):
+    distill = {"teacher": "t.pt", "teacher_model": "shufflenet_v2_x0_5"}
+    recipe = small(distill=distill)
+    pipeline = beginning.open_pipeline(recipe, job(), torch.device("cpu"))
+    model = beginning.build_on_device(recipe.model.name, pipeline)
+    state = torch.get_rng_state()
+    packages = beginning.network_packages(model, recipe, pipeline)
+    assert packages == {"torchvision": version("torchvision")}
+    assert torch.equal(torch.get_rng_state(), state)
+    assert beginning.network_packages(model, small(), pipeline) == {}
 
 
 def test_a_checkpoint_without_its_row_is_removed_and_its_steps_are_done_again(job):
