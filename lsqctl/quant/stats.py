@@ -24,12 +24,16 @@ _MIN_UPDATES = 3  # to change and to change back
 
 
 def master_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the master weight of each weight quantizer, by the quantizer's name."""
-    return {
-        f"{name}.weight_quantizer".lstrip("."): layer.master_weight
-        for name, layer in quantized_layers(model).items()
-        if layer.weight_quantizer is not None
-    }
+    """Return the master weight of each weight quantizer, by the quantizer's name.
+
+    Layers that share a weight share its quantizer, which is here once, as in ``quantizers``.
+    """
+    names = {quantizer: name for name, quantizer in quantizers(model).items()}
+    weights: dict[str, Tensor] = {}
+    for layer in quantized_layers(model).values():
+        if layer.weight_quantizer is not None:
+            weights.setdefault(names[layer.weight_quantizer], layer.master_weight)
+    return weights
 
 
 class OscillationTracker:

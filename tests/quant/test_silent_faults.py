@@ -16,10 +16,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from lsqctl.models.heads import classifier_of
 from lsqctl.quant import (
     LsqQuantizer,
+    OscillationTracker,
     QuantSpec,
     TensorSpec,
     calibrate,
     clamp_step_sizes,
+    collect_stats,
     lsq_fake_quantize,
     model_cost,
     param_groups,
@@ -161,6 +163,21 @@ def test_layers_of_one_weight_share_one_step_size():
     prepare(model, QuantSpec())
     assert model[0].weight_quantizer is model[1].weight_quantizer
     assert model[0].input_quantizer is not model[1].input_quantizer
+
+
+def test_a_weight_of_two_layers_is_read_and_followed_once():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), torch.randn(8, 4)
+    model[1].weight = model[0].weight
+    calibrate(prepare(model, QuantSpec()), x)
+    tracker = OscillationTracker(model)
+    for _ in range(3):
+        tracker.update()
+    assert tracker.rates() == {"0.weight_quantizer": 0.0}
+    assert [reading.name for reading in collect_stats(model, x)] == [
+        "0.input_quantizer",
+        "0.weight_quantizer",
+        "1.input_quantizer",
+    ]
 
 
 def test_layers_of_one_weight_and_two_widths_are_refused():
