@@ -194,8 +194,9 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
     def _evaluate(self, where: str, call: ast.Call) -> tuple[list[str], Info]:
         """Return the names and the info of a declaration; raises ValueError where it is wrong."""
         try:
-            names, *args = map(_literal, call.args)
-            kwargs = {str(word.arg): _literal(word.value) for word in call.keywords}
+            _check_literals(*call.args, *(word.value for word in call.keywords))
+            names, *args = map(ast.literal_eval, call.args)
+            kwargs = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
             return names.split(), self._info(*args, **kwargs)
         except (AttributeError, TypeError, ValueError) as error:
             problem = self._unknown_argument(call) or error
@@ -210,12 +211,13 @@ class Registry(Mapping[str, Info], Generic[InfoArgs, Info]):
         return f"there is no argument `{unknown[0]}`{did_you_mean(unknown[0], known)}"
 
 
-def _literal(node: ast.expr) -> Any:
-    """Return the value of a literal; raises ValueError that quotes anything else."""
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        raise ValueError(f"`{ast.unparse(node)}` is none; write its value out") from None
+def _check_literals(*nodes: ast.expr) -> None:
+    """Raise ValueError that quotes what is no literal."""
+    for node in nodes:
+        try:
+            ast.literal_eval(node)
+        except ValueError:
+            raise ValueError(f"`{ast.unparse(node)}` is none; write its value out") from None
 
 
 def _sources(package: str) -> Iterator[tuple[str, str]]:

@@ -86,7 +86,7 @@ ONE_FILE_EACH = (
     "lsqctl/launchers",
     "lsqctl/deploy/forms",
 )
-MAX_MODULES, MAX_ANY = 262, 29
+MAX_MODULES, MAX_ANY = 263, 29
 SMALL, REASON = 60, "Apart because"
 
 

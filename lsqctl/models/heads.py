@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lsqctl.quant.hooks import layer_input
 from lsqctl.quant.surgery import eval_mode
+from lsqctl.quant.torch_faults import layer_input
 
 
 def classifier_name(model: nn.Module, input_shape: tuple[int, int, int]) -> str:

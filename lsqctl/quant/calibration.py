@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, distributed, nn
 
-from lsqctl.quant.hooks import layer_input
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
+from lsqctl.quant.torch_faults import layer_input
 
 Batch = Tensor | Sequence[object] | Mapping[str, object]
 CalibrationTarget = QuantLayer | LsqQuantizer

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from lsqctl.quant.hooks import layer_input
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.spec import FLOAT_BITS
 from lsqctl.quant.surgery import eval_mode, quantizers
+from lsqctl.quant.torch_faults import layer_input
 
 OTHER_LAYER = "(other)"
 

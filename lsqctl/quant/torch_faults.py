@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from lsqctl.quant.hooks import layer_input
-
 _FULL_BLOCK = 16  # input channels
 
 
@@ -47,3 +45,10 @@ def _plain_input(
     if not module.training or x.device.type != "cpu":
         return None
     return (x.contiguous(),), {}  # a convolution takes nothing else
+
+
+def layer_input(inputs: tuple[Tensor, ...], by_name: Mapping[str, Tensor]) -> Tensor:
+    """Return what a layer is called with, of what a hook of it is told: ``layer(input=x)``, too."""
+    if inputs:
+        return inputs[0]
+    return by_name["input"] if "input" in by_name else next(iter(by_name.values()))

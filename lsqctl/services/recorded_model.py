@@ -81,7 +81,7 @@ def _costs(model: nn.Module, input_shape: tuple[int, ...] | None) -> dict[str, i
         return {"params": sum(parameter.numel() for parameter in model.parameters())}
     try:
         cost = model_cost(model, input_shape)
-    except Exception as error:  # somebody else's network may raise anything
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise UsageError(f"the model does not take an input of {input_shape}: {reason}") from None
     return {

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from lsqctl.errors import Diverged, LsqctlError, UsageError
 from lsqctl.events import COST_FIELDS, Evaluation, Result
@@ -266,7 +266,7 @@ def counted_evaluation(
 
 def checked_hits(hits: object) -> list[bool]:
     """Return whether each image was right; raises UsageError for what says that of none."""
-    values: Any = hits.tolist() if hasattr(hits, "tolist") else hits
+    values = cast("Iterable[object]", hits.tolist() if hasattr(hits, "tolist") else hits)
     right: list[bool] = []
     try:
         for value in values:

@@ -18,7 +18,7 @@ from lsqctl.models import input_channels
 from lsqctl.models.factory import build_on_meta
 from lsqctl.models.heads import classifier_of, example_of
 from lsqctl.quant import LsqQuantizer, prepare
-from lsqctl.quant.hooks import layer_input
+from lsqctl.quant.torch_faults import layer_input
 from lsqctl.recipe import Recipe
 
 
