@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
+from lsqctl.quant.torch_faults import ViewsMayCopy
 
 Batch = Tensor | Sequence[object] | Mapping[str, object]
 CalibrationTarget = QuantLayer | LsqQuantizer
@@ -181,7 +182,8 @@ class _Calibration:
             self.targets[name].register_forward_pre_hook(partial(hook, name)) for name in names
         ]
         try:
-            forward()
+            with ViewsMayCopy():  # integer kernels lay channels last
+                forward()
         finally:
             for handle in handles:
                 handle.remove()

@@ -1,10 +1,12 @@
-"""A fault of torch's CPU kernels that a training must not meet, and the way around it."""
+"""What a training must not meet where channels lie last on a CPU, and the ways around it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _FULL_BLOCK = 16  # input channels
 
@@ -42,3 +44,20 @@ def _plain_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
     if not module.training or inputs[0].device.type != "cpu":
         return None
     return inputs[0].contiguous(), *inputs[1:]
+
+
+class ViewsMayCopy(TorchFunctionMode):
+    """Takes ``x.view(len(x), -1)`` as a copy, which torch refuses where channels lie last."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Run an operation of torch; where a view is one, ``reshape`` gives it, too."""
+        is_shape = len(args) > 1 and not isinstance(args[1], torch.dtype) and not kwargs
+        if func is torch.Tensor.view and is_shape:
+            func = torch.Tensor.reshape
+        return func(*args, **(kwargs or {}))

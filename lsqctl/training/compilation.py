@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lsqctl.errors import CannotCompile, StoreError, UsageError
 from lsqctl.quant import integer, model_cost
 from lsqctl.quant.spec import Kernel
-from lsqctl.quant.torch_faults import unsafe_layers
+from lsqctl.quant.torch_faults import ViewsMayCopy, unsafe_layers
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
@@ -167,7 +167,8 @@ def channels_last_forward(module: nn.Module) -> Forward:
     """
 
     def forward(images: Tensor) -> Tensor:
-        logits: Tensor = module(images.contiguous(memory_format=torch.channels_last))
+        with ViewsMayCopy():
+            logits: Tensor = module(images.contiguous(memory_format=torch.channels_last))
         return logits
 
     return forward
