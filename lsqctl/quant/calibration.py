@@ -13,7 +13,7 @@ from torch import Tensor, distributed, nn
 from lsqctl.quant.layers import QuantLayer
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
-from lsqctl.quant.torch_faults import layer_input
+from lsqctl.quant.torch_faults import layer_input, views_may_copy
 
 Batch = Tensor | Sequence[object] | Mapping[str, object]
 CalibrationTarget = QuantLayer | LsqQuantizer
@@ -47,7 +47,7 @@ def calibrate(
         return
     args, kwargs = _join_batches(data)
     calibration = _Calibration(targets, pending, keep_calibrated=not force)
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad(), views_may_copy(model):  # kernels lay channels last
         calibration.run(lambda: model(*args, **kwargs))
     if pending == set(targets):
         _warn_of_order(quantized_layers(model), calibration.run_order)

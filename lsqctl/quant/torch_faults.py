@@ -1,10 +1,13 @@
-"""A fault of torch's CPU kernels that a training must not meet, and the way around it."""
+"""What a training must not meet where channels lie last on a CPU, and the ways around it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _FULL_BLOCK = 16  # input channels
 
@@ -52,3 +55,31 @@ def layer_input(inputs: tuple[Tensor, ...], by_name: Mapping[str, Tensor]) -> Te
     if inputs:
         return inputs[0]
     return by_name["input"] if "input" in by_name else next(iter(by_name.values()))
+
+
+def views_may_copy(model: nn.Module) -> AbstractContextManager[object]:
+    """Return what lets a network flatten by ``view`` where channels lie last.
+
+    Torch computes attention by other kernels where anything looks at its calls: networks that have
+    some are left as they are.
+    """
+    attention = nn.MultiheadAttention, nn.TransformerEncoderLayer
+    watched = not any(isinstance(module, attention) for module in model.modules())
+    return _ViewsMayCopy() if watched else nullcontext()
+
+
+class _ViewsMayCopy(TorchFunctionMode):
+    """Takes ``x.view(len(x), -1)`` as a copy, which torch refuses where channels lie last."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        """Run an operation of torch; where a view is one, ``reshape`` gives it, too."""
+        is_shape = len(args) > 1 and not isinstance(args[1], torch.dtype) and not kwargs
+        if func is torch.Tensor.view and is_shape:
+            func = torch.Tensor.reshape
+        return func(*args, **(kwargs or {}))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lsqctl.errors import CannotCompile, StoreError, UsageError
 from lsqctl.quant import integer, model_cost
 from lsqctl.quant.spec import Kernel
-from lsqctl.quant.torch_faults import unsafe_layers
+from lsqctl.quant.torch_faults import unsafe_layers, views_may_copy
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
@@ -160,14 +160,17 @@ def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:
     return forward
 
 
-def channels_last_forward(module: nn.Module) -> Forward:
-    """Return what gives the module's outputs for images whose channels it has laid out last.
+def eager_forward(module: nn.Module, *, channels_last: bool = False) -> Forward:
+    """Return what gives the module's outputs, also of images whose channels it has laid out last.
 
     Its weights stay as they are, so that evaluation goes on as ``verify`` will measure it.
     """
 
     def forward(images: Tensor) -> Tensor:
-        logits: Tensor = module(images.contiguous(memory_format=torch.channels_last))
+        if channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with views_may_copy(module):
+            logits: Tensor = module(images)
         return logits
 
     return forward

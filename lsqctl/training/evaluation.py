@@ -23,6 +23,7 @@ from lsqctl.errors import UnfitKey, UsageError
 from lsqctl.failpoint import failpoint
 from lsqctl.models.heads import example_of
 from lsqctl.quant.integer_network import integer_network, no_integer_network, no_integers_on
+from lsqctl.quant.torch_faults import views_may_copy
 from lsqctl.training.precision import autocast
 from lsqctl.training.ranks import World, any_rank
 
@@ -138,7 +139,9 @@ def evaluate(
         for images, labels in batches:
             before_batch()
             failpoint("evaluate.batch")
-            running.add(model(images).float(), labels)
+            with views_may_copy(model):
+                logits = model(images)
+            running.add(logits.float(), labels)
         for _ in range(share.extra_rounds if share else 0):
             before_batch()
     finally:
@@ -263,7 +266,8 @@ def reestimate_bn(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         layer.momentum = None  # torch: the cumulative mean
         layer.train()
     for images in batches:
-        model(images)
+        with views_may_copy(model):
+            model(images)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     return model.eval()

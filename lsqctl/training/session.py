@@ -394,7 +394,6 @@ def _forwards(
             batch_size=compilation.compiled_batch_size(recipe, pipeline),
         )
         return compile_forward(model), compile_forward(teacher) if teacher else None
-    if train_state.environment.get("channels_last"):
-        channels_last = compilation.channels_last_forward
-        return channels_last(model), channels_last(teacher) if teacher else None
-    return model, teacher
+    channels_last = bool(train_state.environment.get("channels_last"))
+    eager_forward = partial(compilation.eager_forward, channels_last=channels_last)
+    return eager_forward(model), eager_forward(teacher) if teacher else None

@@ -352,6 +352,7 @@ SIZE_OF = {"inception_v3": 96, "maxvit_t": 224, "googlenet": 64, "alexnet": 64, 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:22 weights stay in float")  # tables that MaxViT adds
+@pytest.mark.timeout(900)  # MaxViT takes images of 224 pixels
 @pytest.mark.parametrize("name", ONE_EACH)
 def test_of_torchvision_s_classifiers_every_quantized_layer_is_integer(name):
     size = SIZE_OF.get(name, 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,10 +15,18 @@ from torch import nn
 
 from lsqctl.errors import CannotCompile, Preempted
 from lsqctl.events import Compiled, LogMessage
-from lsqctl.quant import lsq_codes, lsq_fake_quantize
+from lsqctl.quant import (
+    QuantSpec,
+    calibrate,
+    lsq_codes,
+    lsq_fake_quantize,
+    prepare,
+    quantized_layers,
+)
 from lsqctl.settings import child_environment
 from lsqctl.training import compilation
 from lsqctl.training.beginning import build_on_device, initial_train_state, open_pipeline
+from lsqctl.training.evaluation import evaluate
 from lsqctl.training.runtime import setup_torch
 from tests.training.attempts import assert_same_state, plain, rewritten, rows, run
 from tests.training.conftest import tiny
@@ -39,6 +48,42 @@ def decided(job, epochs):
         cursor, recipe=recipe, context=job, pipeline=feed, model=build_on_device("resnet8", feed)
     )
     return cursor.environment["compile"], told
+
+
+class Viewed(nn.Module):
+    """A network that flattens by ``view``, which torch refuses where channels lie last."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.conv = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3)
+        self.head = nn.Linear(96, 5)
+
+    def forward(self, x):
+        return self.head(self.conv(self.first(x).relu()).relu().view(len(x), -1))
+
+
+@pytest.mark.parametrize("kernel", ["float", "integer"])
+def test_a_network_that_flattens_by_view_is_trained_with_its_channels_last(kernel):
+    images = torch.randn(4, 3, 8, 8)
+    model = prepare(Viewed(), QuantSpec(kernel=kernel))
+    calibrate(model, [images])
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        model(images.contiguous(memory_format=torch.channels_last))
+    labels = torch.zeros(4, dtype=torch.int64)
+    assert math.isfinite(evaluate(model, [(images, labels)]).loss)  # kernels lay out images, too
+    unordered = compilation.eager_forward(model)(images)
+    logits = compilation.eager_forward(model, channels_last=True)(images)
+    torch.testing.assert_close(unordered, logits)
+    logits.sum().backward()
+    grads = [one.grad.clone() for one in model.parameters()]
+    model.zero_grad()
+    for layer in quantized_layers(model).values():
+        layer.kernel = "float"
+    expected = model(images)
+    expected.sum().backward()
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    for found, one in zip(grads, model.parameters(), strict=True):
+        torch.testing.assert_close(found, one.grad, rtol=1e-3, atol=1e-3)
 
 
 def test_a_short_run_is_not_worth_compiling_nor_one_that_was_told_off(job):
