@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from lsqctl.errors import DataError
+from lsqctl.errors import DataError, NotFound
 from lsqctl.ownership import open_regular
 from lsqctl.run import RUN_ID, JsonObject
 from lsqctl.text import sanitize
@@ -162,14 +162,15 @@ def _is_table(rows: object) -> bool:
 def open_export(path: Path) -> ExportReader:
     """Return a file of exported runs, its manifest and the names of its members checked.
 
-    Raises DataError for any other file, a newer format, and names that lead elsewhere.
+    Raises NotFound, and DataError for any other file, a newer format, and names that lead
+    elsewhere.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise DataError(f"{path} is no file of `lsqctl runs export`: it is no plain file")
     try:
         opened = zipfile.ZipFile(path)
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise NotFound(f"there is no file {path}") from None
     except _UNREADABLE as error:
         raise DataError(f"{path} is no file of `lsqctl runs export`: {error}") from None
     try:

@@ -206,6 +206,7 @@ def test_global_options_may_stand_anywhere(tmp_path):
         (["leaderboard", "--html", "b.html", "--json"], 2, "--html writes the whole page"),
         (["runs", "logs", "@last~1", "--attempt", "9"], 3, "attempt 9: it has had 1 attempt"),
         (["published", "import", "pwc", "none.json"], 3, "there is no file none.json"),
+        (["runs", "import", "none.lsqctl"], 3, "there is no file none.lsqctl"),
         (["submit", "tiny.yaml", "--set", "data.name=cifar10"], 1, "lsqctl data fetch cifar10"),
         (["submit", "tiny.yaml", "--set", "model.weights=a/b.pth"], 1, "a/b.pth"),
         (["submit", "tiny.yaml", "--set", "model.weights={run: nothing}"], 3, "nothing"),
