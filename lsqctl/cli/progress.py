@@ -180,7 +180,7 @@ class LiveObserver(LineObserver):
         """Return an estimate of the time left, once this attempt has a rate."""
         moment = time.monotonic()
         if run.id not in self._paces:
-            start = self._store.queue.training_start(run)
+            start = self._store.metrics.training_start(run.id)
             if start is None:
                 return ""
             self._paces[run.id] = _Pace(start[0], moment - start[1])

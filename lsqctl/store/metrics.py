@@ -9,6 +9,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, fields, replace
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
@@ -16,12 +17,14 @@ from lsqctl.events import Measurement, Metric, MetricSummary, Progress, Quantize
 from lsqctl.failpoint import failpoint
 from lsqctl.run import Lease
 from lsqctl.store.database import StorePart, read_tx, write_tx
-from lsqctl.store.dialects import decode_float, encode_float, upsert
+from lsqctl.store.dialects import decode_float, encode_float, now, upsert
 from lsqctl.store.rows import is_live
 from lsqctl.store.tables import (
     AnyRow,
     attempts,
     checkpoints,
+    events,
+    live_runs,
     metric_points,
     metric_summaries,
     quantizer_stats,
@@ -81,6 +84,19 @@ def is_better(name: str, value: float, other: float) -> bool:
     return value < other if _SMALLER_IS_BETTER.search(name) else value > other
 
 
+def training_start(db: Connection, run_id: str) -> tuple[int | None, datetime | None]:
+    """Return the step that the last attempt trains from, and since when; None before it is set up.
+
+    Of a run in the trash nothing is told.
+    """
+    is_last = events.c.run_id == live_runs.c.id, events.c.attempt == live_runs.c.attempt
+    started = select(events.c.at, events.c.detail).where(
+        live_runs.c.id == run_id, *is_last, events.c.kind == "training"
+    )
+    row = db.execute(started.limit(1)).one_or_none()
+    return (int(row.detail.rpartition(" ")[2]), row.at) if row else (None, None)
+
+
 class Metrics(StorePart):
     """Metrics and quantizer statistics: written under a lease, and read."""
 
@@ -127,6 +143,18 @@ class Metrics(StorePart):
         """
         require_lease(db, lease)
         record_event(db, lease.run_id, "training", lease=lease, detail=f"from step {step}")
+
+    @read_tx
+    def training_start(self, db: Connection, run_id: str) -> tuple[int, float] | None:
+        """Return the step that a run's last attempt trains from, and for how many seconds it does.
+
+        None before it is set up.
+        """
+        step, since = training_start(db, run_id)
+        if step is None or since is None:
+            return None
+        moment: datetime = db.execute(select(now())).scalar_one()
+        return step, (moment - since).total_seconds()
 
     @read_tx
     def points(

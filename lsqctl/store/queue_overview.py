@@ -14,11 +14,11 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, or_, select
 from lsqctl.run import ACTIVE_STATES, EndReason, Run, RunState
 from lsqctl.store.database import StorePart, read_tx
 from lsqctl.store.dialects import decode_float, now
+from lsqctl.store.metrics import training_start
 from lsqctl.store.rows import select_runs, to_run
 from lsqctl.store.tables import (
     AnyColumn,
     AnySelect,
-    events,
     live_runs,
     metric_points,
     metric_summaries,
@@ -172,18 +172,6 @@ class QueueOverviews(StorePart):
         )
 
     @read_tx
-    def training_start(self, db: Connection, run: Run) -> tuple[int, float] | None:
-        """Return the step that a run's attempt trains from, and for how many seconds it does.
-
-        None before it is set up.
-        """
-        step, since = _training_start(db, run)
-        if step is None or since is None:
-            return None
-        moment: datetime = db.execute(select(now())).scalar_one()
-        return step, (moment - since).total_seconds()
-
-    @read_tx
     def health(self, db: Connection, min_wait: timedelta) -> QueueHealth:
         """Return the state of what is not started; the oldest only if it waits for ``min_wait``."""
         not_started = live_runs.c.state.in_([RunState.WAITING, RunState.QUEUED])
@@ -270,19 +258,10 @@ def _running(db: Connection, conditions: _Conditions) -> list[RunningRun]:
 def _with_points(db: Connection, run: Run) -> RunningRun:
     return RunningRun(
         run,
-        *_training_start(db, run),
+        *training_start(db, run.id),
         _latest_points(db, run.id, "loss", "train"),
         _latest_points(db, run.id, "top1", _evaluation_split(db, run.id)),
     )
-
-
-def _training_start(db: Connection, run: Run) -> tuple[int | None, datetime | None]:
-    """Return the step that the attempt trains from, and since when; None before it is set up."""
-    started = select(events.c.at, events.c.detail).where(
-        events.c.run_id == run.id, events.c.kind == "training", events.c.attempt == run.attempt
-    )
-    row = db.execute(started.limit(1)).one_or_none()
-    return (int(row.detail.rpartition(" ")[2]), row.at) if row else (None, None)
 
 
 def _evaluation_split(db: Connection, run_id: str) -> str:

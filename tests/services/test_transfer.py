@@ -279,9 +279,11 @@ def test_a_file_that_is_no_zip_or_is_cut_off_is_refused(
     cut.write_bytes(exported.read_bytes()[:-100])
     other.write_text("not a zip")
     with open_workspace(ours) as store:
-        for path in (cut, other, tmp_path / "none.lsq"):
+        for path in (cut, other):
             with pytest.raises(DataError):
                 import_runs(store, ours, path)
+        with pytest.raises(NotFound):
+            import_runs(store, ours, tmp_path / "none.lsq")
         assert store.runs.list() == []
 
 

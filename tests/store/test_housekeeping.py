@@ -155,9 +155,9 @@ def test_the_rate_after_a_resume_counts_from_where_the_attempt_took_up(store: St
     assert read_queue_status(store).seconds_left == {}  # not a step yet: nobody can tell
     store.metrics.resume_at(again.lease, 90)
     assert read_queue_status(store).seconds_left == {}
-    assert store.queue.training_start(again.run) is None  # data are still being read
+    assert store.metrics.training_start(again.run.id) is None  # data are still being read
     store.metrics.start_at(again.lease, 90)
-    started = store.queue.training_start(again.run)
+    started = store.metrics.training_start(again.run.id)
     assert started == (90, pytest.approx(0.0, abs=5.0))
     store.metrics.log(again.lease, [], Progress(91, 100, 9, 10))
     seen = read_queue_status(store)

@@ -276,6 +276,7 @@ READS: dict[str, Callable[[Store, str], Any]] = {
     "metrics.points": lambda s, run_id: s.metrics.points(run_id),
     "metrics.summaries": lambda s, run_id: s.metrics.summaries(run_id),
     "metrics.quantizer_stats": lambda s, run_id: s.metrics.quantizer_stats(run_id),
+    "metrics.training_start": lambda s, run_id: [*(s.metrics.training_start(run_id) or [])][:1],
     "checkpoints.list": lambda s, run_id: s.checkpoints.list(run_id),
     "checkpoints.directories": lambda s, _: s.checkpoints.directories(),
     "results.get": lambda s, run_id: s.results.get(run_id),
@@ -333,6 +334,7 @@ def test_no_read_shows_what_is_in_the_trash(store: Store) -> None:
     failed, done = submit(store, new("f", sweep="s"), new("d", sweep="s"))
     store.queue.fail(take(store).lease, EndReason.OOM, "too big")
     claim = take(store)
+    store.metrics.start_at(claim.lease, 0)
     stats = QuantizerStats("q", "weight", 1, 10, 4, True, *[0.5] * 4, *[15] * 3)
     store.checkpoints.record(claim.lease, checkpoint(10), [Metric("top1", "val", 10, 1.0), stats])
     store.queue.finish(claim.lease, result())
