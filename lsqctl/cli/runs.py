@@ -94,7 +94,16 @@ def list_runs(
     else:
         _print_runs(shown, tags)
         more = f"; the newest {limit} shown, --limit for more" if has_more else ""
-        note(f"{join_counts(counts)}{more}")
+        is_narrowed = any((state, name, sweep, tag, expression))
+        note(f"{_counts_text(shown, counts, is_narrowed=is_narrowed)}{more}")
+
+
+def _counts_text(shown: Sequence[Run], counts: Mapping[RunState, int], *, is_narrowed: bool) -> str:
+    """Return how many runs are in each state; of those that a filter leaves, and of how many."""
+    if not is_narrowed:
+        return join_counts(counts)
+    left = {state: sum(run.state is state for run in shown) for state in RunState}
+    return f"{join_counts(left)} of {pluralize(sum(counts.values()), 'run')}"
 
 
 def _print_runs(runs: Sequence[Run], tags: Mapping[str, Sequence[str]]) -> None:

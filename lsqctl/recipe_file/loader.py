@@ -39,6 +39,7 @@ from lsqctl.recipe_file.sweep_cells import (
     parse_sets,
     seed_nodes,
     varied_and_set,
+    varied_by_both,
 )
 from lsqctl.recipe_file.validation import OWN_NAME, Validation, validate
 from lsqctl.text import pluralize
@@ -166,6 +167,7 @@ class _Loader:
         axes = axes_of(sweep, self.diagnostics, seed=self.draw_seed(fixed))
         varied, grid_diagnostics = parse_grids(changes.grids)
         self.diagnostics += [*diagnostics, *grid_diagnostics, *varied_and_set(varied, fixed)]
+        self.diagnostics += varied_by_both(varied, changes.seeds)
         self.space = axes.space
         self.warnings.extend(repeated_seeds(axes.grid.get("seed", ())))
         axes = axes.varied(varied).varied(

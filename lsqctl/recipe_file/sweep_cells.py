@@ -73,7 +73,7 @@ def parse_sets(sets: Sequence[str]) -> tuple[Assignment, list[Diagnostic]]:
 
 
 def parse_grids(grids: Sequence[str]) -> tuple[Axes, list[Diagnostic]]:
-    """Return ``key=value,value`` texts as axes of a grid; of two for one key, the later holds."""
+    """Return ``key=value,value`` texts as axes of a grid, one a key."""
     axes: Axes = {}
     diagnostics: list[Diagnostic] = []
     for text in grids:
@@ -88,11 +88,23 @@ def parse_grids(grids: Sequence[str]) -> tuple[Axes, list[Diagnostic]]:
         diagnostics.extend(value_diagnostics)
         if key.value not in SETTABLE_KEYS:
             diagnostics.append(unknown_key_diagnostic(key, GRID_OPTION))
+        elif key.value in axes:
+            hint = f"write all of its values after one {GRID_OPTION}"
+            message = f"`{key.value}` is varied twice"
+            diagnostics.append(key.diagnostic("R004", BAD_SWEEP, message, hint))
         elif isinstance(value.value, tuple) and value.value:
             axes[str(key.value)] = value.value
         else:
             diagnostics.append(value.diagnostic("R103", f"bad {GRID_OPTION}", "has no value"))
     return axes, diagnostics
+
+
+def varied_by_both(axes: Axes, seeds: Sequence[int]) -> list[Diagnostic]:
+    """Return the diagnostic of a seed that ``--grid`` and ``--seed`` vary."""
+    if "seed" not in axes or not seeds:
+        return []
+    message = f"`seed` is varied here and by {SEED_OPTION}"
+    return [axes["seed"][0].diagnostic("R004", BAD_SWEEP, message, "leave one out")]
 
 
 def varied_and_set(axes: Axes, fixed: Assignment) -> list[Diagnostic]:

@@ -258,6 +258,7 @@ def test_tags_and_notes_are_shown_and_found(cli):
     cli("runs", "tag", "b", "-paper")
     cli("runs", "note", "a", "the one in the talk")
     assert cli("runs", "ls", "--tag", "paper", "-q").stdout.split() == [a]
+    assert cli("runs", "ls", "--tag", "paper").stderr.endswith("1 queued of 2 runs\n")
     shown = cli("runs", "show", "a").stdout
     assert "draft paper" in shown
     assert "the one in the talk" in shown

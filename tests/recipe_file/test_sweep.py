@@ -266,6 +266,26 @@ def test_draws_are_a_function_of_seed_key_and_number_and_lie_within_their_bounds
     assert sum(rate < 1e-2 for rate, _ in twenty) in range(5, 16)  # half of them, on a log scale
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"grids": ["train.lr=1,2", "train.lr=3"]},
+            ["`train.lr` is varied twice", "after one --grid"],
+        ),
+        (
+            {"grids": ["seed=1,2"], "seeds": [3]},
+            ["`seed` is varied here and by --seed", "leave one"],
+        ),
+    ],
+)
+def test_a_key_that_two_options_vary_is_said(folder, changes, said):
+    with pytest.raises(RecipeError) as caught:
+        folder.load(MINIMAL, **changes)
+    (found,) = caught.value.diagnostics
+    assert all(part in "\n".join([found.message, *found.hints]) for part in said)
+
+
 def test_lists_are_drawn_from_and_draws_combine_with_the_grid_and_yield_to_the_command_line(folder):
     text = (
         MINIMAL + "sweep:\n  random:\n    train.lr: uniform(0.1, 0.2)\n"
