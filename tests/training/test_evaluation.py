@@ -9,7 +9,7 @@ from torch import nn
 
 from lsqctl.training.evaluation import evaluate
 
-from .conftest import session_of, tiny
+from .conftest import session_of, small
 
 
 def batches(logits, labels, size):
@@ -54,10 +54,10 @@ def test_what_is_called_before_a_batch_may_end_the_evaluation():
 
 def test_a_net_gets_the_same_images_right_one_by_one_in_odd_batches_and_all_at_once(job):
     found = []
-    for size in (1, 7, 250, 540):
-        session = session_of(tiny(data={"eval_batch_size": size}), job())
+    for size in (1, 7, 60, 135):
+        session = session_of(small(data={"eval_batch_size": size}), job())
         counts = evaluate(session.model, session.pipeline.eval_batches())
-        assert (counts.n_total, len(counts.hits)) == (540, 68)
+        assert (counts.n_total, len(counts.hits)) == (135, 17)
         found.append((counts.n_correct, counts.n_correct_top5, counts.hits))
     assert len(set(found)) == 1
     assert isinstance(found[0][0], int)
