@@ -37,7 +37,7 @@ lint: .venv/.ready-dev
 	$(BIN)/lint-imports
 
 tests: .venv/.ready-dev
-	$(BIN)/python -m pytest -n 4 -q
+	$(BIN)/python -m pytest -n 3 -q
 
 gpu:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) bench/gpu.py --write docs/gpu.md
