@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lsqctl.quant.quantizer import LsqQuantizer
 from lsqctl.quant.surgery import eval_mode, quantized_layers, quantizers
+from lsqctl.quant.torch_faults import views_may_copy
 
 _INT8_MIN = -128  # of int8, which holds the codes of every bit width once they start there
 _REVERSED = 2
@@ -162,7 +163,7 @@ def collect_stats(model: nn.Module, images: Tensor) -> list[QuantizerReading]:
     """
     by_name = quantizers(model)
     counts_by_name: dict[str, Tensor] = {}
-    with eval_mode(model), _input_hooks(by_name, counts_by_name):
+    with eval_mode(model), _input_hooks(by_name, counts_by_name), views_may_copy(model):
         model(images)
     for name, weight in master_weights(model).items():
         counts_by_name[name] = _code_counts(by_name[name], weight)

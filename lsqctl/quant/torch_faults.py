@@ -65,11 +65,15 @@ def views_may_copy(model: nn.Module) -> AbstractContextManager[object]:
     """
     attention = nn.MultiheadAttention, nn.TransformerEncoderLayer
     watched = not any(isinstance(module, attention) for module in model.modules())
-    return _ViewsMayCopy() if watched else nullcontext()
+    return ViewsMayCopy() if watched else nullcontext()
 
 
-class _ViewsMayCopy(TorchFunctionMode):
+class ViewsMayCopy(TorchFunctionMode):
     """Takes ``x.view(len(x), -1)`` as a copy, which torch refuses where channels lie last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.were_refused = False
 
     def __torch_function__(
         self,
@@ -78,8 +82,13 @@ class _ViewsMayCopy(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        """Run an operation of torch; where a view is one, ``reshape`` gives it, too."""
-        is_shape = len(args) > 1 and not isinstance(args[1], torch.dtype) and not kwargs
-        if func is torch.Tensor.view and is_shape:
-            func = torch.Tensor.reshape
-        return func(*args, **(kwargs or {}))
+        """Run an operation of torch; a view that is refused is taken by ``reshape``."""
+        is_view = func is torch.Tensor.view and len(args) > 1 and not kwargs
+        try:
+            return func(*args, **(kwargs or {}))
+        except RuntimeError:
+            if not is_view or isinstance(args[1], torch.dtype):
+                raise
+            reshape: Callable[..., object] = torch.Tensor.reshape
+            self.were_refused = True
+            return reshape(*args)

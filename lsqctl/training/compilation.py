@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from lsqctl.errors import CannotCompile, StoreError, UsageError
 from lsqctl.quant import integer, model_cost
 from lsqctl.quant.spec import Kernel
-from lsqctl.quant.torch_faults import unsafe_layers, views_may_copy
+from lsqctl.quant.surgery import eval_mode
+from lsqctl.quant.torch_faults import ViewsMayCopy, unsafe_layers, views_may_copy
 from lsqctl.recipe import Recipe
 from lsqctl.settings import make_compile_cache
 from lsqctl.training.data_pipeline import DataPipeline
@@ -77,6 +78,37 @@ def eager_where_unsafe(context: ExecutionContext, model: nn.Module) -> Execution
             "input channels) whose channels are last: train with --compile auto or off"
         )
     return replace(context, compile="off")
+
+
+def eager_where_viewed(
+    recipe: Recipe, context: ExecutionContext, pipeline: DataPipeline, model: nn.Module
+) -> ExecutionContext:
+    """Return the context, with ``compile`` off where a compiler would refuse a network's ``view``.
+
+    Behind a compiled step's integer kernels channels lie last, and a compiler copies nothing.
+    Raises CannotCompile where it demands both.
+    """
+    if context.compile == "off" or _no_integers_reason(context):
+        return context
+    kernel = decide_kernel(recipe, context, pipeline, compiled=True)
+    if kernel == "float" or not _is_viewed(model, pipeline.input_shape):
+        return context
+    if context.compile == "on":
+        raise CannotCompile(
+            "the network has a `view` of channels that lie last behind integer kernels: write "
+            "flatten or reshape there, or train with --compile auto or off"
+        )
+    return replace(context, compile="off")
+
+
+def _is_viewed(model: nn.Module, input_shape: tuple[int, int, int]) -> bool:
+    """Return whether torch refuses a network's ``view`` where channels lie last: it is tried."""
+    channels, *sides = input_shape
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    images = torch.zeros(2, *sides, channels, device=device).permute(0, 3, 1, 2)
+    with torch.random.fork_rng([]), eval_mode(model), torch.no_grad(), ViewsMayCopy() as views:
+        model(images)
+    return bool(views.were_refused)
 
 
 def compiled_batch_size(recipe: Recipe, pipeline: DataPipeline) -> int:
@@ -146,13 +178,15 @@ def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:
     from torch._dynamo.exc import TorchDynamoException  # 0.8 s: not for those who never compile
 
     compiled = torch.compile(module, dynamic=False, options=_inductor_options())
+    eager = eager_forward(module)
 
     def forward(images: Tensor) -> Tensor:
         if len(images) != batch_size:
-            logits: Tensor = module(images)
-            return logits
+            return eager(images)
         try:
-            logits = compiled(images)
+            logits: Tensor = compiled(
+                images.view(images.shape)
+            )  # of one channel: not as if it lay last
         except TorchDynamoException as error:
             raise CannotCompile(f"{_first_error_line(error)}; {_COMPILER_HINT}") from error
         return logits

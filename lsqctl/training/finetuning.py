@@ -51,6 +51,7 @@ from lsqctl.training.compilation import (
     decide_kernel,
     eager_where_needed,
     eager_where_unsafe,
+    eager_where_viewed,
 )
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
@@ -124,7 +125,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     start = checkpoint or extended_start(recipe, context)
     pipeline = open_pipeline(recipe, context, device)
     model = build_on_device(recipe.model.name, pipeline)
-    context = eager_where_unsafe(context, model)
+    context = eager_where_viewed(recipe, eager_where_unsafe(context, model), pipeline, model)
     train_state, environment_notes = _open_train_state(
         start, recipe, context, pipeline=pipeline, model=model
     )

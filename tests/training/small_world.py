@@ -52,6 +52,28 @@ def small_resnet(name: str, *, num_classes: int, in_channels: int, image_size: i
     return SmallResNet(num_classes, in_channels, dropout=0.5 if "dropout" in name else 0.0)
 
 
+class ViewingNet(nn.Module):
+    """Two convolutions whose output is flattened by ``view``, as many a network is written."""
+
+    def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 4, 3, padding=1)
+        self.linear = nn.Linear(4 * image_size**2, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of images (B, in_channels, H, W)."""
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        logits: Tensor = self.linear(x.view(x.shape[0], -1))
+        return logits
+
+
+@model("small_viewing_net")
+def small_viewing_net(*, num_classes: int, in_channels: int, image_size: int) -> ViewingNet:
+    """Return it for any size of images."""
+    return ViewingNet(num_classes, in_channels, image_size)
+
+
 @dataset(
     "few_digits",
     title="A quarter of the digits",

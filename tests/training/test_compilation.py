@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from lsqctl.errors import CannotCompile, Preempted
-from lsqctl.events import Compiled, LogMessage
+from lsqctl.events import Compiled, LogMessage, Metric, Result
 from lsqctl.quant import (
     QuantSpec,
     calibrate,
@@ -29,7 +29,7 @@ from lsqctl.training.beginning import build_on_device, initial_train_state, open
 from lsqctl.training.evaluation import evaluate
 from lsqctl.training.runtime import setup_torch
 from tests.training.attempts import assert_same_state, plain, rewritten, rows, run
-from tests.training.conftest import tiny
+from tests.training.conftest import small, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ from pathlib import Path
 from lsqctl.errors import CannotCompile, Preempted
 from lsqctl.training import ExecutionContext
 from tests.training.attempts import run
-from tests.training.conftest import tiny
+from tests.training.conftest import small, tiny
 from tests.training.test_compilation import decided
 folder = Path(sys.argv[1])
 job = ExecutionContext(run_dir=folder, data_dir=folder)
@@ -251,6 +251,41 @@ def test_where_others_could_plant_compiled_code_auto_trains_eagerly_and_on_is_an
     assert "writable by everyone" in notes[0]
     with pytest.raises(CannotCompile, match="writable by everyone"):
         decided(job(compile="on"), 30)
+
+
+def test_a_view_that_a_compiled_step_would_refuse_is_not_compiled(job):
+    recipe = tiny(quant={"kernel": "integer"})
+    pipeline = open_pipeline(recipe, job(), torch.device("cpu"))
+    flat = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(144, 10))
+    viewed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(), Rows(), nn.Linear(144, 10))
+
+    def taken(model, how="auto", **quant):
+        context = replace(job(), compile=how)
+        return compilation.eager_where_viewed(
+            tiny(quant=quant or {"kernel": "integer"}), context, pipeline, model
+        ).compile
+
+    before = torch.random.get_rng_state()
+    assert [taken(flat), taken(viewed), taken(viewed, kernel="float")] == ["auto", "off", "auto"]
+    assert [taken(flat, "on"), taken(viewed, "off")] == ["on", "off"]
+    with pytest.raises(CannotCompile, match="write flatten or reshape there"):
+        taken(viewed, "on")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert viewed.training
+
+
+class Rows(nn.Module):
+    def forward(self, x):
+        return x.view(x.shape[0], -1)
+
+
+@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=pytest.mark.slow)])
+def test_a_network_that_flattens_by_view_is_trained_on_images_of_one_channel(job, compiled):
+    """Their channel lies first and last, which torch takes for last."""
+    recipe = small(model={"name": "small_viewing_net"}, train={"epochs": 1})
+    facts = run(recipe, job(compile=compiled))
+    assert [one.split for one in facts if isinstance(one, Metric) and one.name == "top1"]
+    assert isinstance(facts[-1], Result)
 
 
 def test_a_step_that_would_damage_memory_when_compiled_is_not_compiled(job):
