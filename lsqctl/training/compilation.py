@@ -165,11 +165,12 @@ def eager_forward(module: nn.Module, *, channels_last: bool = False) -> Forward:
 
     Its weights stay as they are, so that evaluation goes on as ``verify`` will measure it.
     """
+    views = views_may_copy(module, channels_last=channels_last)
 
     def forward(images: Tensor) -> Tensor:
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with views_may_copy(module):
+        with views:
             logits: Tensor = module(images)
         return logits
 
