@@ -146,13 +146,13 @@ def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:
     from torch._dynamo.exc import TorchDynamoException  # 0.8 s: not for those who never compile
 
     compiled = torch.compile(module, dynamic=False, options=_inductor_options())
+    eager = eager_forward(module)
 
     def forward(images: Tensor) -> Tensor:
         if len(images) != batch_size:
-            logits: Tensor = module(images)
-            return logits
+            return eager(images)
         try:
-            logits = compiled(images)
+            logits: Tensor = compiled(images)
         except TorchDynamoException as error:
             raise CannotCompile(f"{_first_error_line(error)}; {_COMPILER_HINT}") from error
         return logits

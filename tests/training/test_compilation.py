@@ -74,6 +74,8 @@ def test_a_network_that_flattens_by_view_is_trained_with_its_channels_last(kerne
     labels = torch.zeros(4, dtype=torch.int64)
     assert math.isfinite(evaluate(model, [(images, labels)]).loss)  # kernels lay out images, too
     unordered = compilation.eager_forward(model)(images)
+    last_batch = compilation.compile_forward(model, batch_size=len(images) + 1)(images)
+    assert torch.equal(last_batch, unordered)  # which is smaller, and not compiled
     logits = compilation.eager_forward(model, channels_last=True)(images)
     torch.testing.assert_close(unordered, logits)
     logits.sum().backward()
