@@ -196,8 +196,10 @@ def is_out_of_inodes(folder: Path) -> bool:
 
 def inode_hint(error: OSError, path: Path) -> str:
     """Return what "no space left" does not say where a file system lacks inodes; else nothing."""
+    if error.errno != errno.ENOSPC:  # of another fault, as a name too long, `path` cannot be asked
+        return ""
     folder = next(place for place in (path, *path.absolute().parents) if place.exists())
-    if error.errno != errno.ENOSPC or not is_out_of_inodes(folder):
+    if not is_out_of_inodes(folder):
         return ""
     free = format_bytes(shutil.disk_usage(folder).free)
     return f" (no inode is free, though {free} are; remove files, however small)"

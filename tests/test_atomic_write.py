@@ -18,7 +18,8 @@ from lsqctl.atomic_write import (
     temporary_beside,
     write_atomic,
 )
-from lsqctl.errors import UsageError
+from lsqctl.errors import StoreError, UsageError
+from lsqctl.store.engine import prepare_file
 
 
 def test_two_files_of_one_folder_are_written_at_once(tmp_path: Path) -> None:
@@ -48,6 +49,12 @@ def test_a_source_that_cannot_be_read_is_named_and_not_the_file_that_is_written(
 def test_an_error_without_a_number_is_told_in_its_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it broke"), atomic_file(tmp_path / "a"):
         raise OSError("it broke")
+
+
+def test_a_path_that_cannot_even_be_asked_for_is_told_with_what_to_do(tmp_path: Path) -> None:
+    """Where nothing can be written, the search for free inodes must not be a second error."""
+    with pytest.raises(StoreError, match=r"cannot use .*name too long; choose another folder"):
+        prepare_file(tmp_path / ("a" * 300) / "lsqctl.db")
 
 
 ENDED = """

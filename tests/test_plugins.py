@@ -383,6 +383,17 @@ def test_a_dataset_may_return_tensors_and_one_that_finds_nothing_says_what_to_do
         open_dataset(DataSection(name="flowers/dots"), tmp_path)
 
 
+def test_a_dataset_may_return_its_three_in_a_list(desk, tmp_path):
+    pairs = '(pixels, labels), (pixels, labels), "made up"'
+    made_by_item = MAP_STYLE.replace("ITEM", f"{GREY}[None]")
+    for source in (
+        DATA.replace(pairs, f"[{pairs}]"),
+        made_by_item.replace('*Dots.made, "one by one"', '[*Dots.made, "one by one"]'),
+    ):
+        desk.write(source)
+        assert len(open_dataset(DataSection(name="flowers/dots"), tmp_path).train) in (8, 40)
+
+
 def test_a_dataset_that_is_not_as_declared_is_refused_at_submit_as_a_worker_would(desk):
     desk.write(DATA.replace(".astype(np.uint8)", ".astype(np.float32)"))
     recipe = "model: {name: resnet8}\ndata: {name: flowers/dots}\n"

@@ -29,7 +29,7 @@ def read_plugin_dataset(dataset: object, data_dir: Path) -> ArraySplits:
     splits = dataset.read(data_dir)
     if splits is None:
         raise missing_dataset_error(dataset.name, data_dir)
-    if not isinstance(splits, tuple) or len(splits) != 3:
+    if not isinstance(splits, tuple | list) or len(splits) != 3:
         raise PluginError(
             f"the plugin dataset {dataset.name}: read(data_dir) must return three: training split, "
             "evaluation split, each (pixels, labels), and a note on the source"

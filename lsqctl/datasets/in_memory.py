@@ -90,7 +90,7 @@ class MapDataset(InMemoryDataset):
         found = self.splits(data_dir)
         if found is None:
             return None
-        if not isinstance(found, tuple) or len(found) != 3:
+        if not isinstance(found, tuple | list) or len(found) != 3:
             raise PluginError(
                 f"the dataset {self.name}: splits(data_dir) must return three: the training split, "
                 "the evaluation split and a note on the source"

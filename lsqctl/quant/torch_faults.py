@@ -57,15 +57,25 @@ def layer_input(inputs: tuple[Tensor, ...], by_name: Mapping[str, Tensor]) -> Te
     return by_name["input"] if "input" in by_name else next(iter(by_name.values()))
 
 
-def views_may_copy(model: nn.Module) -> AbstractContextManager[object]:
-    """Return what lets a network flatten by ``view`` where channels lie last.
+def views_may_copy(
+    model: nn.Module, *, channels_last: bool = False
+) -> AbstractContextManager[object]:
+    """Return what lets a network flatten by ``view`` where channels lie last, to be entered often.
 
-    Torch computes attention by other kernels where anything looks at its calls: networks that have
-    some are left as they are.
+    They do of images that lie so, and behind the integer kernels. Elsewhere nothing looks at the
+    calls of torch, for that is slow. Torch computes attention by other kernels where anything
+    does: networks that have some are left as they are.
     """
     attention = nn.MultiheadAttention, nn.TransformerEncoderLayer
-    watched = not any(isinstance(module, attention) for module in model.modules())
-    return ViewsMayCopy() if watched else nullcontext()
+    modules = list(model.modules())
+    lie_last = channels_last or any(_has_integer_kernel(module) for module in modules)
+    has_attention = any(isinstance(module, attention) for module in modules)
+    return ViewsMayCopy() if lie_last and not has_attention else nullcontext()
+
+
+def _has_integer_kernel(module: nn.Module) -> bool:
+    kernel = getattr(module, "kernel", None)  # of a QuantLayer, which is built upon this
+    return isinstance(kernel, str) and kernel == "integer"
 
 
 class ViewsMayCopy(TorchFunctionMode):

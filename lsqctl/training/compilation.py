@@ -101,12 +101,23 @@ def eager_where_viewed(
     return replace(context, compile="off")
 
 
+def lay_out_for(pipeline: DataPipeline, *networks: nn.Module | None) -> None:
+    """Have images of one channel lie channel first where a network has a `view`.
+
+    That channel lies first and last, which torch takes for last; for others they stay as they are.
+    """
+    if pipeline.input_shape[0] == 1:
+        present = [network for network in networks if network is not None]
+        pipeline.lays_channel_first = any(_is_viewed(one, pipeline.input_shape) for one in present)
+
+
 def _is_viewed(model: nn.Module, input_shape: tuple[int, int, int]) -> bool:
     """Return whether torch refuses a network's ``view`` where channels lie last: it is tried."""
     channels, *sides = input_shape
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     images = torch.zeros(2, *sides, channels, device=device).permute(0, 3, 1, 2)
-    with torch.random.fork_rng([]), eval_mode(model), torch.no_grad(), ViewsMayCopy() as views:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), eval_mode(model), torch.no_grad(), ViewsMayCopy() as views:
         model(images)
     return bool(views.were_refused)
 
@@ -184,9 +195,7 @@ def compile_forward(module: nn.Module, *, batch_size: int) -> Forward:
         if len(images) != batch_size:
             return eager(images)
         try:
-            logits: Tensor = compiled(
-                images.view(images.shape)
-            )  # of one channel: not as if it lay last
+            logits: Tensor = compiled(images)
         except TorchDynamoException as error:
             raise CannotCompile(f"{_first_error_line(error)}; {_COMPILER_HINT}") from error
         return logits
@@ -199,11 +208,12 @@ def eager_forward(module: nn.Module, *, channels_last: bool = False) -> Forward:
 
     Its weights stay as they are, so that evaluation goes on as ``verify`` will measure it.
     """
+    views = views_may_copy(module, channels_last=channels_last)
 
     def forward(images: Tensor) -> Tensor:
         if channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        with views_may_copy(module):
+        with views:
             logits: Tensor = module(images)
         return logits
 

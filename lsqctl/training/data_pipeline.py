@@ -181,8 +181,11 @@ class DataPipeline:
     """The training and evaluation batches of one run: (images (B, C, H, W) fp32, labels (B)).
 
     ``channels`` is what the network takes; grey images are repeated to three after normalization.
-    A last batch of a single image is left out of training, for batch norm needs two.
+    A last batch of a single image is left out of training, for batch norm needs two. Where
+    ``lays_channel_first`` is set, torch does not take a channel that is alone for the last one.
     """
+
+    lays_channel_first = False
 
     def __init__(
         self, dataset: DatasetSplits, recipe: Recipe, device: torch.device, *, channels: int
@@ -282,6 +285,8 @@ class DataPipeline:
         images = pixels.to(self.device).float().div_(255).sub_(self._mean).div_(self._std)
         if images.shape[1] == 1 < self.channels:
             images = images.expand(-1, self.channels, -1, -1)
+        if self.lays_channel_first:
+            images = images.view(images.shape)
         return images, labels.to(self.device)
 
 

@@ -134,12 +134,12 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    running = RunningCounts()
+    running, views = RunningCounts(), views_may_copy(model)
     try:
         for images, labels in batches:
             before_batch()
             failpoint("evaluate.batch")
-            with views_may_copy(model):
+            with views:
                 logits = model(images)
             running.add(logits.float(), labels)
         for _ in range(share.extra_rounds if share else 0):
@@ -265,8 +265,9 @@ def reestimate_bn(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         layer.reset_running_stats()
         layer.momentum = None  # torch: the cumulative mean
         layer.train()
+    views = views_may_copy(model)
     for images in batches:
-        with views_may_copy(model):
+        with views:
             model(images)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

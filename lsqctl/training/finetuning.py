@@ -52,6 +52,7 @@ from lsqctl.training.compilation import (
     eager_where_needed,
     eager_where_unsafe,
     eager_where_viewed,
+    lay_out_for,
 )
 from lsqctl.training.data_pipeline import DataPipeline
 from lsqctl.training.evaluation import (
@@ -131,6 +132,7 @@ def finetune(recipe: Recipe, context: ExecutionContext) -> Iterator[TrainingEven
     )
     check_same_environment(train_state, context)
     teacher = load_teacher(recipe, context, pipeline, train_state) if recipe.distill else None
+    lay_out_for(pipeline, model, teacher)
     if not start:
         parent_steps = load_initial_weights(model, recipe, context, pipeline, train_state)
     recipe = in_precision(recipe, train_state.environment["precision"])

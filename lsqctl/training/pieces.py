@@ -82,19 +82,26 @@ class PieceStatistics:
     def __init__(self, model: nn.Module) -> None:
         self._norms = [norm for norm in batchnorms(model).values() if norm.training]
         self._momenta = [norm.momentum for norm in self._norms]
-        self._before = _joined(self._buffers())
+        self._before = self._last = _joined(self._buffers())
         self._first_counts = self._counts = _joined(self._counters())
+        sizes = torch.tensor([2 * norm.num_features for norm in self._norms], dtype=torch.int64)
+        self._owner = torch.repeat_interleave(sizes).to(self._before.device)  # of each statistic
         for norm in self._norms:
             norm.momentum = 1.0
 
     def read(self) -> Tensor:
         """Return the statistics of all norms, then how often each computed in this piece (S + N).
 
-        A piece ends where this is asked.
+        A piece ends where this is asked. A norm with a forward pass of its own may count no
+        batches: it has computed where its statistics are others than before.
         """
-        counts = _joined(self._counters())
-        computed, self._counts = counts - self._counts, counts
-        statistics = _joined(self._buffers())
+        if not self._norms:
+            return self._before
+        counts, statistics = _joined(self._counters()), _joined(self._buffers())
+        is_other = (statistics != self._last).to(counts)
+        has_moved = torch.zeros_like(counts).index_add_(0, self._owner, is_other).clamp_(max=1)
+        computed = torch.maximum(counts - self._counts, has_moved)
+        self._counts, self._last = counts, statistics
         return torch.cat([statistics, computed.to(statistics)])
 
     def move(self, read: Tensor) -> None:
@@ -102,8 +109,7 @@ class PieceStatistics:
         if not self._norms:
             return
         statistics, computed = read.tensor_split([len(self._before)], dim=1)
-        sizes = [2 * norm.num_features for norm in self._norms]
-        owner = torch.repeat_interleave(torch.tensor(sizes, dtype=torch.int64)).to(read.device)
+        owner = self._owner.to(read.device)
         moved, counts = self._before, self._first_counts.to(read)
         for of_piece, times in zip(statistics, computed, strict=True):
             counts = counts + times

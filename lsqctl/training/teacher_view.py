@@ -11,7 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lsqctl.quant.torch_faults import views_may_copy
 from lsqctl.training.data_pipeline import Indices
 from lsqctl.training.ranks import first_then_others
 from lsqctl.training.runtime import check_own_stop
@@ -66,9 +65,7 @@ def _teacher_logits(
     """Yield the teacher's logits of chunks of images: in fp32 and eager, whatever the recipe's."""
     assert session.teacher is not None
     for images in session.pipeline.view_batches(view, chunks):
-        with views_may_copy(session.teacher):
-            logits = session.teacher(images)
-        yield logits.float().cpu().numpy()
+        yield session.teacher(images).float().cpu().numpy()
 
 
 def _notes(view: View, index: int, seconds: float) -> list[str]:

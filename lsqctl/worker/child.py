@@ -27,6 +27,8 @@ SAVE_GRACE_SECONDS = 120.0
 # how long a fork server may take to tell of a child's start, its own imports included, or end
 SERVER_TIMEOUT_SECONDS = 120.0
 
+_ASKED_TO_END = tuple(-one for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
 
 class Child:
     """A running attempt: its process, its pipes, and what was asked of it."""
@@ -95,8 +97,11 @@ class Child:
         return self._process.poll()
 
     def stop(self) -> None:
-        """Ask once for a save and an end; one that has ended did so by itself."""
-        if not self.stop_requested and self.exit_code() is None:
+        """Ask once for a save and an end; one that has ended did so by itself.
+
+        Unless it was asked with us, as a system that stops asks all processes, and could not save.
+        """
+        if not self.stop_requested and self.exit_code() in (None, *_ASKED_TO_END):
             self.stop_requested = True
             self._process.signal(signal.SIGTERM)
 

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from lsqctl.models.factory import build_model
 from lsqctl.services.pack import PackOptions, pack_folder
@@ -111,6 +112,26 @@ def test_a_batch_norm_that_a_piece_leaves_out_stays_where_it_was():
     plain = nn.BatchNorm2d(3)
     plain(batch)
     torch.testing.assert_close(dict(norm.state_dict()), dict(plain.state_dict()))
+
+
+class UncountedNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, None, None, self.training, self.momentum or 0.0)
+
+
+def test_a_batch_norm_that_counts_no_batches_moves_by_the_pieces_that_it_computes():
+    norm, plain, batches = UncountedNorm(3), nn.BatchNorm2d(3), torch.randn(2, 5, 3, 2, 2) + 1
+    with piece_statistics(norm) as statistics:
+        table = []
+        for batch in batches:
+            norm(batch)
+            table += [statistics.read(), statistics.read()]  # each second piece left it out
+        statistics.move(torch.stack(table))
+    for batch in batches:
+        plain(batch)
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+    torch.testing.assert_close(norm.running_var, plain.running_var)
 
 
 def digests(folder: Path, cases: list[Any]) -> dict[str, list[str]]:

@@ -121,6 +121,17 @@ def test_a_child_that_was_killed_while_the_database_was_away_was_not_stopped_by_
     assert "killed by SIGKILL" in attempt.message
 
 
+def test_a_child_that_ended_by_the_signal_that_its_worker_got_too_is_given_back(scene):
+    """As where a system stops all processes at once, and the child is still at its imports."""
+    late = scene.child
+    os.kill(late._process.pid, signal.SIGHUP)  # which it does not handle
+    wait_for(lambda: late.exit_code() == -signal.SIGHUP)
+    scene.supervisor._begin_shutdown(128 + signal.SIGHUP, "SIGHUP")
+    scene.supervisor._finalize_ended()
+    (attempt,) = scene.store.runs.detail(scene.run_id).attempts
+    assert attempt.reason is EndReason.PREEMPTED
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a disk that only reads (needs root)")
 def test_a_run_whose_disk_only_reads_by_now_is_not_kept_for_ever_by_what_lies_on_it(scene):
     late = scene.child
