@@ -18,6 +18,7 @@ from lsqctl.text import sanitize
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from lsqctl.errors import Diagnostic
 
@@ -143,12 +144,9 @@ def print_fields(fields: Mapping[str, str]) -> None:
         return
     from rich.text import Text
 
-    console = stdout_console()
     indent = max(len(key) for key, _ in pairs) + 2
     for key, value in pairs:
-        text = Text(value, STATE_STYLES.get(value, ""))
-        for number, line in enumerate(text.wrap(console, max(1, console.width - indent))):
-            console.print(Text(("" if number else key).ljust(indent)) + line)
+        _print_folded(Text(key.ljust(indent)), Text(value, STATE_STYLES.get(value, "")))
 
 
 def print_advice(level: str, message: str, advice: str, *, style: str = "") -> None:
@@ -159,11 +157,17 @@ def print_advice(level: str, message: str, advice: str, *, style: str = "") -> N
         return
     from rich.text import Text
 
-    console, indent = stdout_console(), _LEVEL_WIDTH + 2
-    width = max(1, console.width - indent)
-    lines = [*Text(texts[1]).wrap(console, width), *Text(texts[2], "dim").wrap(console, width)]
-    for number, line in enumerate(filter(None, lines)):
-        console.print(Text(("" if number else texts[0]).ljust(indent), style) + line)
+    label = Text(texts[0].ljust(_LEVEL_WIDTH + 2), style)
+    _print_folded(label, Text(texts[1]), Text(texts[2], "dim"))
+
+
+def _print_folded(label: Text, *texts: Text) -> None:
+    """Print texts folded between words, one below the other, beside a label that stands once."""
+    console, blank = stdout_console(), label.blank_copy(" " * len(label))
+    width = max(1, console.width - len(label))
+    lines = [line for text in texts for line in text.wrap(console, width) if line]
+    for number, line in enumerate(lines):
+        console.print((blank if number else label) + line)
 
 
 def print_table(

@@ -72,12 +72,11 @@ def eager_where_unsafe(context: ExecutionContext, model: nn.Module) -> Execution
     layers = unsafe_layers(model)
     if context.device != "cpu" or not layers:
         return context
-    if context.compile == "on":
-        raise CannotCompile(
-            f"torch damages memory in layer {layers[0]} (1 × 1, with a stride, of fewer than 16 "
-            "input channels) whose channels are last: train with --compile auto or off"
-        )
-    return replace(context, compile="off")
+    return _without_compile(
+        context,
+        f"torch damages memory in layer {layers[0]} (1 × 1, with a stride, of fewer than 16 "
+        "input channels) whose channels are last: train with --compile auto or off",
+    )
 
 
 def eager_where_viewed(
@@ -93,12 +92,11 @@ def eager_where_viewed(
     kernel = decide_kernel(recipe, context, pipeline, compiled=True)
     if kernel == "float" or not _is_viewed(model, pipeline.input_shape):
         return context
-    if context.compile == "on":
-        raise CannotCompile(
-            "the network has a `view` of channels that lie last behind integer kernels: write "
-            "flatten or reshape there, or train with --compile auto or off"
-        )
-    return replace(context, compile="off")
+    return _without_compile(
+        context,
+        "the network has a `view` of channels that lie last behind integer kernels: write "
+        "flatten or reshape there, or train with --compile auto or off",
+    )
 
 
 def lay_out_for(pipeline: DataPipeline, *networks: nn.Module | None) -> None:
@@ -135,11 +133,17 @@ def eager_where_needed(recipe: Recipe, context: ExecutionContext) -> ExecutionCo
     """
     if recipe.distill is None or recipe.distill.features is None:
         return context
+    return _without_compile(
+        context,
+        "distill.features hears what enters the last layer, which a compiled network does not "
+        "tell: train with --compile auto or off",
+    )
+
+
+def _without_compile(context: ExecutionContext, reason: str) -> ExecutionContext:
+    """Return the context, with ``compile`` off; raises CannotCompile where it demands it."""
     if context.compile == "on":
-        raise CannotCompile(
-            "distill.features hears what enters the last layer, which a compiled network does not "
-            "tell: train with --compile auto or off"
-        )
+        raise CannotCompile(reason)
     return replace(context, compile="off")
 
 
